@@ -1,0 +1,53 @@
+"""A plan as lines of text: value, interval and reason of everything, at most 100 columns.
+
+The first lines say what is alarming, so that nothing below is read without it.
+"""
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+WIDTH = 100
+BLOCKS = ("budget", "pretrain", "forecast", "sft", "reward", "ppo")
+
+
+def derivation(plan: dict[str, Any]) -> list[str]:
+    """Return the lines of a plan's derivation."""
+    return list(_lines(plan))
+
+
+def shown(value: Any) -> str:
+    """Write a value for people: counts and rates in four digits, a shape as layers x width."""
+    if isinstance(value, dict):
+        return f"{value['n_layer']} x {value['d_model']}"
+    if isinstance(value, list):
+        return f"[{', '.join(shown(v) for v in value)}]"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, int) and abs(value) < 100_000:
+        return str(value)
+    return f"{value:.4g}".replace("e+", "e")
+
+
+def _lines(plan: dict[str, Any]) -> Iterator[str]:
+    for alarm in plan["alarms"]:
+        yield from textwrap.wrap(
+            f"ALARM {alarm['code']}: {alarm['sentence']}", WIDTH, subsequent_indent="  "
+        )
+    reach = (
+        f"{plan['extrapolation']:.4g} times the largest compute fitted"
+        if plan["extrapolation"]
+        else "extrapolation unknown"
+    )
+    yield f"plan for study {plan['study']}: {reach}"
+    for block in BLOCKS:
+        yield block
+        reasons = plan[block].get("reasons", {})
+        for key, value in plan[block].items():
+            if key != "reasons" and value is not None:
+                yield from _line(key, value, reasons.get(key, ""))
+
+
+def _line(key: str, value: Any, reason: str) -> list[str]:
+    head = f"  {key:<19} {shown(value):<11} "
+    return textwrap.wrap(head + reason, WIDTH, subsequent_indent=" " * 34, drop_whitespace=True)

@@ -1,0 +1,209 @@
+"""Approach 1: the lower envelope of the training curves over C, and lines through its N and D.
+
+Hoffmann et al. 2022 section 3.1, for any schedule. The curve of one trunk (or of one size where
+there are no trunks) joins its end points, each fully decayed, with what metrics.jsonl holds between
+them; the lower convex hull in log C and log L then drops points before the decay of the learning
+rate, which lie above the line between end points. Taking raw intermediate points instead
+would favour runs whose schedule is nearly over and bias the exponent (LAWS 2.2). Where no
+trunk has two points the envelope is that of the end points alone.
+
+At log-spaced C the least of the interpolated curves is taken, unless it belongs to the smallest
+or the largest size that reaches that C: there the grid, not the loss, chose the size. A minimum
+over noisy curves lies low by about a seed's deviation; that moves the loss, hardly the exponents.
+Intervals resample the trunks. Legend: S resamples, R curves, G grid points of C.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.forms import Array, column
+from scaling.schema import read_curve
+
+AXES = ("flops", "tokens", "loss")
+GRID = 200
+FEWEST_SIZES = 3
+MOST_CURVES = 1000  # beyond, no interval: resampling the envelope would take minutes
+FEWEST_CHOSEN = 2  # sizes that must appear on the envelope for a slope
+SKIPPED_SHARE = 0.05  # of a run's tokens: warm-up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Envelope:
+    """The chosen points (C, N, D, L) and the lines N = k_params C^a, D = k_tokens C^b."""
+
+    a: float
+    b: float
+    k_params: float
+    k_tokens: float
+    a_interval: list[float] | None
+    b_interval: list[float] | None
+    points: pd.DataFrame
+    source: str
+
+    def as_method(self) -> dict[str, Any]:
+        """Return the `methods.envelope` block of law.json."""
+        names = ("a", "b", "k_params", "k_tokens", "a_interval", "b_interval", "source")
+        points = self.points.to_dict(orient="records")
+        return {**{name: getattr(self, name) for name in names}, "points": points}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """The lower hull of one trunk or size: logs of C, D and L (points,), sorted by C."""
+
+    params: float
+    log_flops: Array
+    log_tokens: Array
+    log_loss: Array
+
+
+def envelope(
+    table: pd.DataFrame, *, resamples: int = 1000, level: float = 0.9, seed: int = 0
+) -> Envelope | None:
+    """Fit Approach 1; None with fewer than three curves or no interior optimum."""
+    curves, source = curves_of(table)
+    if len({c.params for c in curves}) < FEWEST_SIZES:
+        return None
+    reached = np.concatenate([c.log_flops for c in curves])
+    grid = np.linspace(reached.min(), reached.max(), GRID)
+    losses, tokens = _on_grid(curves, grid)
+    log_n = np.log([c.params for c in curves])
+    chosen = _least(losses, log_n, np.ones((1, len(curves)), dtype=bool))[0]
+    found = np.flatnonzero(chosen >= 0)
+    if len(np.unique(log_n[chosen[found]])) < FEWEST_CHOSEN:
+        return None
+    lines = _regress(grid, chosen[None], log_n, tokens)[0]
+    rng = np.random.default_rng(seed)
+    intervals: list[list[float] | None] = [None, None]
+    if resamples and len(curves) <= MOST_CURVES:
+        even = np.full(len(curves), 1 / len(curves))
+        present = rng.multinomial(len(curves), even, resamples) > 0
+        drawn = _regress(grid, _least(losses, log_n, present), log_n, tokens)
+        intervals = [_interval(drawn[:, k], level) for k in (0, 2)]
+    points = pd.DataFrame(
+        {
+            "flops": np.exp(grid[found]),
+            "params": np.exp(log_n[chosen[found]]),
+            "tokens": np.exp(tokens[chosen[found], found]),
+            "loss": np.exp(losses[chosen[found], found]),
+        }
+    )
+    return Envelope(
+        a=float(lines[0]),
+        b=float(lines[2]),
+        k_params=float(np.exp(lines[1])),
+        k_tokens=float(np.exp(lines[3])),
+        a_interval=intervals[0],
+        b_interval=intervals[1],
+        points=points,
+        source=source,
+    )
+
+
+def curves_of(table: pd.DataFrame) -> tuple[list[Curve], str]:
+    """Return one hull per trunk (or size, without trunks), and what they were made of."""
+    keys = [column(table, "params")]
+    if "trunk" in table and bool(np.all(table["trunk"].notna())):
+        keys.append(pd.factorize(table["trunk"])[0])
+    order = np.lexsort(keys)
+    changes = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
+    points = np.stack([column(table, name) for name in AXES], axis=1)
+    paths = table["curve"].tolist() if "curve" in table else [None] * len(table)
+    curves, source = [], "end points"
+    for rows in np.split(order, np.flatnonzero(changes) + 1):
+        between = [_readings(paths[row]) for row in rows if isinstance(paths[row], str)]
+        if any(len(b) for b in between):
+            source = "training curves"
+        hull = np.log(lower_hull(np.concatenate([points[rows], *between])))
+        curves.append(
+            Curve(
+                params=float(keys[0][rows[0]]),
+                log_flops=hull[:, 0],
+                log_tokens=hull[:, 1],
+                log_loss=hull[:, 2],
+            )
+        )
+    return curves, source
+
+
+def lower_hull(points: Array) -> Array:
+    """Return the falling part of the lower convex hull in log C and log L of rows (C, D, L)."""
+    points = points[np.lexsort((points[:, 2], points[:, 0]))]
+    x, y = np.log(points[:, 0]), np.log(points[:, 2])
+    kept: list[int] = []
+    for i in range(len(x)):
+        if kept and x[i] == x[kept[-1]]:
+            continue
+        while len(kept) > 1 and _above(x, y, kept[-2], kept[-1], i):
+            kept.pop()
+        kept.append(i)
+    while len(kept) > 1 and y[kept[-1]] >= y[kept[-2]]:
+        kept.pop()
+    return points[kept]
+
+
+def _above(x: Array, y: Array, first: int, middle: int, last: int) -> bool:
+    """Tell whether the middle point lies on or above the chord from first to last."""
+    chord = (y[last] - y[first]) * (x[middle] - x[first])
+    return bool((y[middle] - y[first]) * (x[last] - x[first]) >= chord)
+
+
+def _readings(path: str) -> Array:
+    """Return the evaluations of a curve after warm-up as rows (C, D, L)."""
+    names = ("flops", "tokens", "test_loss")
+    rows = [[r.get(name) or np.nan for name in names] for r in read_curve(path)]
+    points = np.array(rows, dtype=float).reshape(-1, 3)
+    points = points[np.isfinite(points).all(axis=1) & (points > 0).all(axis=1)]
+    return points[points[:, 1] > SKIPPED_SHARE * points[:, 1].max(initial=0.0)]
+
+
+def _on_grid(curves: list[Curve], grid: Array) -> tuple[Array, Array]:
+    """Interpolate log L and log D of each curve on the grid (R, G); infinite outside its span."""
+    losses = np.full((len(curves), len(grid)), np.inf)
+    tokens = losses.copy()
+    step = grid[1] - grid[0]
+    for row, curve in enumerate(curves):
+        x = curve.log_flops
+        inside = (grid >= x[0] - step / 2) & (grid <= x[-1] + step / 2)
+        losses[row, inside] = np.interp(grid[inside], x, curve.log_loss)
+        tokens[row, inside] = np.interp(grid[inside], x, curve.log_tokens)
+    return losses, tokens
+
+
+def _least(losses: Array, log_n: Array, present: Array) -> Array:
+    """Return the best curve (S, G) among those present (S, R), -1 where the grid's edge chose."""
+    out = np.empty((len(present), losses.shape[1]), dtype=int)
+    for row, here in enumerate(present):
+        seen = np.where(here[:, None], losses, np.inf)
+        best = seen.argmin(axis=0)
+        sizes = np.where(np.isfinite(seen), log_n[:, None], np.nan)
+        any_here = np.isfinite(seen).any(axis=0)
+        low = np.where(any_here, np.nanmin(np.where(any_here, sizes, 0.0), axis=0), 0.0)
+        high = np.where(any_here, np.nanmax(np.where(any_here, sizes, 0.0), axis=0), 0.0)
+        inside = any_here & (log_n[best] > low) & (log_n[best] < high)
+        out[row] = np.where(inside, best, -1)
+    return out
+
+
+def _regress(grid: Array, chosen: Array, log_n: Array, tokens: Array) -> Array:
+    """Return slope and intercept of log N, then of log D, in log C (S, 4); NaN where too few."""
+    out = np.full((len(chosen), 4), np.nan)
+    for row, best in enumerate(chosen):
+        at = np.flatnonzero(best >= 0)
+        if len(np.unique(log_n[best[at]])) < FEWEST_CHOSEN:
+            continue
+        x = grid[at] - grid[at].mean()
+        for k, values in enumerate((log_n[best[at]], tokens[best[at], at])):
+            slope = (x * values).sum() / (x * x).sum()
+            out[row, 2 * k : 2 * k + 2] = slope, values.mean() - slope * grid[at].mean()
+    return out
+
+
+def _interval(values: Array, level: float) -> list[float] | None:
+    kept = values[np.isfinite(values)]
+    if len(kept) < len(values) / 2:
+        return None
+    return [float(q) for q in np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])]

@@ -1,0 +1,259 @@
+"""Which figures a report shows, each with its caption; without data a figure is left out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import figures
+from analysis.bands import (
+    allocation_bands,
+    fitted_loss,
+    frontier_band,
+    has_optimum,
+    parabolas_of,
+    span,
+)
+from analysis.isoflop import vertices
+from analysis.laws import Law
+from analysis.material import Material, loss_curve
+from analysis.words import power
+
+RESIDUALS = ("params", "tokens", "flops", "tokens_per_param")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One figure and what it shows."""
+
+    svg: str
+    caption: str
+
+
+def law_pictures(material: Material, *, level: float) -> list[Picture]:
+    """Draw loss against compute and the IsoFLOP curves."""
+    cells, law, plan = material.cells(), material.law, material.plan
+    if not len(cells):
+        return []
+    flops = span(*_reach(cells, plan))
+    frontier = frontier_band(law, flops, level=level)
+    method = (law.methods.get("envelope") if law else None) or {}
+    envelope = pd.DataFrame(method.get("points") or []).rename(columns={"flops": "x", "loss": "y"})
+    planned = _planned(plan)
+    pictures = [
+        Picture(
+            svg=figures.loss_compute(
+                material.training(),
+                cells,
+                frontier=frontier,
+                envelope=envelope if len(envelope) else None,
+                planned=planned,
+            ),
+            caption=(
+                "Every cell (points) and its training curve (thin lines), coloured by N. The"
+                f" frontier is the law's least loss at each compute, with the {100 * level:g}%"
+                " interval of its mean"
+            )
+            + ("; the star is the plan's forecast." if planned else "."),
+        )
+    ]
+    points = _isoflop_points(law, cells)
+    chosen, parabolas, found = parabolas_of(points, cells)
+    if len(parabolas):
+        pictures.append(
+            Picture(
+                svg=figures.isoflop(chosen, parabolas, found),
+                caption=(
+                    f"Loss at equal compute. Diamonds are the minima of {len(found)} of"
+                    f" {len(points)} budgets; a budget without one has its least loss at the edge"
+                    " of the sizes or no minimum."
+                ),
+            )
+        )
+    return pictures
+
+
+def fit_pictures(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
+    """Draw observed against fitted loss and the residuals against N, D, C and D/N."""
+    if law is None or law.form == "allocation" or not len(cells):
+        return []
+    fitted = fitted_loss(law, cells)
+    spread = 100 * float(np.sqrt((np.log(fitted["loss"] / fitted["predicted"]) ** 2).mean()))
+    shown = [
+        Picture(
+            svg=figures.observed(fitted),
+            caption=f"Observed against fitted loss; root mean square residual {spread:.2g}%.",
+        )
+    ]
+    texts = {
+        "params": "model size",
+        "tokens": "tokens",
+        "flops": "compute",
+        "tokens_per_param": "tokens per parameter",
+    }
+    return shown + [
+        Picture(
+            svg=figures.residuals(fitted, name),
+            caption=f"Residuals against {texts[name]}; a trend would say the form is wrong.",
+        )
+        for name in RESIDUALS
+    ]
+
+
+def allocation_pictures(
+    law: Law | None, cells: pd.DataFrame, plan: dict[str, Any] | None, *, level: float
+) -> list[Picture]:
+    """Draw N*(C) and D*(C) of the three methods, with the planned point."""
+    if law is None or not has_optimum(law) or not len(cells):
+        return []
+    bands = allocation_bands(law, span(*_reach(cells, plan)), level=level)
+    planned = plan["pretrain"] if plan else None
+    return [
+        Picture(
+            svg=figures.allocation(
+                bands[what],
+                what=what,
+                planned=(planned["flops"], planned[what]) if planned else None,
+                fitted_to=max(cells["flops"]),
+            ),
+            caption=(
+                f"Compute-optimal {name} by {', '.join(bands[what])}, with {100 * level:g}% bands."
+            ),
+        )
+        for what, name in (("params", "model size"), ("tokens", "training tokens"))
+    ]
+
+
+def curve_pictures(material: Material) -> list[Picture]:
+    """Draw the training curves of all cells, and of the final run."""
+    curves = material.training()
+    if not len(curves):
+        return []
+    final = (
+        loss_curve(material.curves["pretrain"].to_dict(orient="records"))
+        if "pretrain" in material.curves
+        else None
+    )
+    return [
+        Picture(
+            svg=figures.training_curves(curves, final=final),
+            caption="Test loss during training, one line a cell.",
+        )
+    ]
+
+
+def final_pictures(material: Material) -> list[Picture]:
+    """Draw the forecast with its interval against the outcome."""
+    plan, record = material.plan, material.stages.get("pretrain")
+    if not plan or len(plan["forecast"].get("interval") or ()) != 2:
+        return []
+    outcome = record.test_loss if record else None
+    return [
+        Picture(
+            svg=figures.forecast(plan["forecast"], outcome),
+            caption=f"Test loss forecast for C = {power(plan['pretrain']['flops'], 3)} FLOPs"
+            + (" and what the run reached." if outcome is not None else "; the run has not ended."),
+        )
+    ]
+
+
+def stage_pictures(
+    stage: str, rows: pd.DataFrame, *, kl_budget: float | None = None
+) -> list[Picture]:
+    """Draw a stage's curves: those of its metrics that are there."""
+    shown = []
+    for name, series, y, caption in _STAGE_FIGURES.get(stage, ()):
+        present = {k: v for k, v in series.items() if k in rows and bool(rows[k].count())}
+        if not present or "step" not in rows:
+            continue
+        lines = {f"budget {kl_budget:g}": kl_budget} if name == "kl" and kl_budget else None
+        svg = figures.curve(rows, present, name=f"{stage}-{name}", y=y, title=caption, lines=lines)
+        shown.append(Picture(svg=svg, caption=caption))
+    return shown
+
+
+_STAGE_FIGURES: dict[str, tuple[tuple[str, dict[str, str], str, str], ...]] = {
+    "sft": (
+        (
+            "loss",
+            {"train_loss": "training", "test_loss": "held out"},
+            "loss (nats/token)",
+            "Fine-tuning loss on the completions.",
+        ),
+    ),
+    "reward": (
+        (
+            "loss",
+            {"train_loss": "training", "test_loss": "held out"},
+            "loss (nats/pair)",
+            "Bradley-Terry loss of the reward model.",
+        ),
+        (
+            "accuracy",
+            {"test_accuracy": "held out"},
+            "accuracy (share of pairs)",
+            "Pairs that the reward model orders as the judge does.",
+        ),
+    ),
+    "ppo": (
+        (
+            "reward",
+            {"reward": "reward model", "gold_reward": "gold judge"},
+            "reward (score)",
+            "Reward of the samples: what is optimised, and the judge behind it.",
+        ),
+        (
+            "kl",
+            {"kl": "measured"},
+            "KL (nats/sequence)",
+            "KL to the fine-tuned policy, with the budget.",
+        ),
+        ("entropy", {"entropy": "entropy"}, "entropy (nats/token)", "Entropy of the policy."),
+        (
+            "health",
+            {"clip_fraction": "clipped", "explained_variance": "explained variance of the critic"},
+            "share",
+            "Share of tokens at the clip, and how much of the returns the critic explains.",
+        ),
+        (
+            "coefficient",
+            {"kl_coefficient": "coefficient"},
+            "KL coefficient (reward per nat)",
+            "Coefficient of the KL penalty.",
+        ),
+    ),
+}
+
+
+def _reach(cells: pd.DataFrame, plan: dict[str, Any] | None) -> tuple[float, float]:
+    flops = [*cells["flops"], *([plan["pretrain"]["flops"]] if plan else [])]
+    return min(flops), max(flops)
+
+
+def _planned(plan: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not plan or "test_loss" not in plan["forecast"]:
+        return None
+    ends = plan["forecast"].get("interval") or None
+    return {
+        "flops": plan["pretrain"]["flops"],
+        "loss": plan["forecast"]["test_loss"],
+        "interval": tuple(ends) if ends else None,
+    }
+
+
+def _isoflop_points(law: Law | None, cells: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the law's IsoFLOP points, or fresh ones where its regression had too few vertices."""
+    method = law.methods.get("isoflop") if law else None
+    if method and method.get("points"):
+        return list(method["points"])
+    return [
+        {
+            "flops": v.flops,
+            "params": v.params,
+            "loss": v.loss,
+            "centre": v.centre,
+            "coefficients": v.coefficients,
+        }
+        for v in vertices(cells)
+    ]

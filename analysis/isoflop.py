@@ -1,0 +1,251 @@
+"""Approach 2: a parabola in log N at each FLOP budget, its vertex, and a line through the vertices.
+
+Hoffmann et al. 2022 section 3.2. A vertex counts only if the parabola opens upwards and the vertex
+lies inside the sizes that were run; the others are refused and listed. D at the vertex is read off
+the budget's own line of log D in log N, so it holds for any way of counting C. The vertices carry
+the bias of a parabola on an asymmetric valley (LAWS 2.3): near zero at alpha = beta, else a few
+per cent at +-8x, the same at every budget, so it moves the intercepts and not a or b. Wide grids
+are cut to the sizes near the best one: on the 15 experiments of Porian et al. 2024 a is then
+within 0.010 (median; at worst 0.033) of what they publish, with every size 0.019 (at worst 0.104).
+
+Intervals: residuals about the parabolas, inflated for their three parameters, are drawn afresh on
+the fixed design; the line weighs each vertex by its spread over draws, floored at a third of the
+grid's step (Porian et al. 2024). Legend: S resamples, n rows of a budget.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.forms import Array, column
+
+SAME_BUDGET = 0.12  # neighbours in log C closer than this share a budget
+WIDEST_BUDGET = 0.3  # spread of log C within a budget; wider is a continuum, not a budget
+NEAR = 6.0  # sizes beyond this factor of the best one tilt the parabola more than they steady it
+FEWEST_SIZES = 4  # a parabola through three points has no residual
+FEWEST_VERTICES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vertex:
+    """One budget: its optimum (None when refused, `why` says so) and what it was read from."""
+
+    flops: float
+    params: float | None
+    tokens: float | None
+    loss: float | None
+    n_runs: int
+    why: str | None = None
+    coefficients: tuple[float, ...] | None = None  # of L = c0 + c1 x + c2 x^2, x = log(N / centre)
+    centre: float | None = None
+    params_interval: list[float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Isoflop:
+    """The vertices and the lines N* = k_params C^a, D* = k_tokens C^b through them."""
+
+    a: float
+    b: float
+    k_params: float
+    k_tokens: float
+    a_interval: list[float] | None
+    b_interval: list[float] | None
+    vertices: tuple[Vertex, ...]
+
+    def as_method(self) -> dict[str, Any]:
+        """Return the `methods.isoflop` block of law.json."""
+        points = [
+            {
+                "flops": v.flops,
+                "params": v.params,
+                "tokens": v.tokens,
+                "loss": v.loss,
+                "n_runs": v.n_runs,
+                "why": v.why,
+                "coefficients": v.coefficients,
+                "centre": v.centre,
+                "params_interval": v.params_interval,
+            }
+            for v in self.vertices
+        ]
+        names = ("a", "b", "k_params", "k_tokens", "a_interval", "b_interval")
+        return {**{name: getattr(self, name) for name in names}, "points": points}
+
+    @property
+    def edges(self) -> list[float]:
+        """Budgets whose minimum is at the edge of the sizes or that have no minimum."""
+        return [v.flops for v in self.vertices if v.why]
+
+
+def budgets(table: pd.DataFrame) -> list[Array]:
+    """Return row positions of each IsoFLOP budget with at least `FEWEST_SIZES` sizes, by C."""
+    flops = np.log(table["flops"].to_numpy())
+    sizes = table["params"].to_numpy()
+    order = np.argsort(flops, kind="stable")
+    splits = np.flatnonzero(np.diff(flops[order]) > SAME_BUDGET) + 1
+    groups = np.split(order, splits)
+    return [
+        rows
+        for rows in groups
+        if np.ptp(flops[rows]) <= WIDEST_BUDGET and len(np.unique(sizes[rows])) >= FEWEST_SIZES
+    ]
+
+
+def isoflop(
+    table: pd.DataFrame, *, resamples: int = 1000, level: float = 0.9, seed: int = 0
+) -> Isoflop | None:
+    """Fit Approach 2; None when fewer than three budgets have a vertex.
+
+    The refused budgets can be had from `vertices(table)` even then.
+    """
+    groups = [_near(table, rows) for rows in budgets(table)]
+    points = [vertex(table.iloc[rows]) for rows in groups]
+    good = [i for i, v in enumerate(points) if v.why is None]
+    if len(good) < FEWEST_VERTICES:
+        return None
+    draws = _draws(table, [groups[i] for i in good], [points[i] for i in good], resamples, seed)
+    spread = _spread(draws[0], [table.iloc[groups[i]] for i in good])
+    log_c = np.log([points[i].flops for i in good])
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    lines, intervals = [], []
+    for k, name in enumerate(("params", "tokens")):
+        values = np.log([getattr(points[i], name) for i in good])
+        lines.append(_lines(log_c, values[None], spread)[:, 0])
+        slopes = _lines(log_c, draws[k], spread)[0]
+        kept = slopes[np.isfinite(slopes)]
+        usable = resamples and len(kept) > resamples / 2
+        intervals.append([float(q) for q in np.quantile(kept, tails)] if usable else None)
+    points = _with_intervals(points, good, draws[0], tails)
+    return Isoflop(
+        a=float(lines[0][0]),
+        b=float(lines[1][0]),
+        k_params=float(np.exp(lines[0][1])),
+        k_tokens=float(np.exp(lines[1][1])),
+        a_interval=intervals[0],
+        b_interval=intervals[1],
+        vertices=tuple(points),
+    )
+
+
+def vertices(table: pd.DataFrame) -> list[Vertex]:
+    """Return the vertex of every budget, refused ones included."""
+    return [vertex(table.iloc[_near(table, rows)]) for rows in budgets(table)]
+
+
+def vertex(rows: pd.DataFrame) -> Vertex:
+    """Fit L = c0 + c1 x + c2 x^2 in x = log(N / centre) to one budget's rows."""
+    log_n, loss = np.log(rows["params"].to_numpy()), rows["loss"].to_numpy()
+    flops = float(np.exp(np.log(rows["flops"]).mean()))
+    centre = log_n.mean()
+    c2, c1, c0 = np.polyfit(log_n - centre, loss, 2)
+    shared = {"flops": flops, "n_runs": len(rows), "centre": float(np.exp(centre))}
+    shared["coefficients"] = (float(c0), float(c1), float(c2))
+    why = _refusal(log_n, loss, c1, c2)
+    if why:
+        return Vertex(params=None, tokens=None, loss=None, why=why, **shared)
+    x = -c1 / (2 * c2)
+    slope, intercept = np.polyfit(log_n - centre, np.log(rows["tokens"].to_numpy()), 1)
+    return Vertex(
+        params=float(np.exp(centre + x)),
+        tokens=float(np.exp(intercept + slope * x)),
+        loss=float(c0 + c1 * x / 2),
+        **shared,
+    )
+
+
+def _near(table: pd.DataFrame, rows: Array) -> Array:
+    """Return a budget's rows within a factor `NEAR` of its best size, or the closest few sizes."""
+    log_n = np.log(column(table, "params")[rows])
+    sizes, which = np.unique(log_n, return_inverse=True)
+    means = np.bincount(which, weights=column(table, "loss")[rows]) / np.bincount(which)
+    distance = np.abs(sizes - sizes[means.argmin()])
+    reach = max(np.log(NEAR), np.sort(distance)[min(FEWEST_SIZES, len(sizes) - 1)])
+    return rows[np.abs(log_n - sizes[means.argmin()]) <= reach + 1e-9]
+
+
+def _refusal(log_n: Array, loss: Array, c1: float, c2: float) -> str | None:
+    if c2 <= 0:
+        return "the parabola opens downwards"
+    x = log_n.mean() - c1 / (2 * c2)
+    if not log_n.min() < x < log_n.max():
+        return "the vertex lies outside the sizes"
+    sizes, which = np.unique(log_n, return_inverse=True)
+    means = np.bincount(which, weights=loss) / np.bincount(which)
+    if means.argmin() in (0, len(sizes) - 1):
+        return "the least loss is at the edge of the sizes"
+    return None
+
+
+def _draws(
+    table: pd.DataFrame,
+    groups: Sequence[Array],
+    points: Sequence[Vertex],
+    resamples: int,
+    seed: int,
+) -> tuple[Array, Array]:
+    """Return log N* and log D* (S, budgets) of resampled residuals; NaN where refused."""
+    rng = np.random.default_rng(seed)
+    pools = [_residual(table.iloc[rows], v) for rows, v in zip(groups, points, strict=True)]
+    pool = np.concatenate(pools)
+    log_params = np.full((resamples, len(groups)), np.nan)
+    log_tokens = log_params.copy()
+    for k, rows in enumerate(groups):
+        log_n = np.log(table["params"].to_numpy()[rows])
+        x = log_n - log_n.mean()
+        powers = np.stack([np.ones_like(x), x, x * x], axis=1)  # (n, 3)
+        fitted = powers @ np.array(points[k].coefficients)
+        losses = fitted + rng.choice(pool, size=(resamples, len(rows)))
+        _, c1, c2 = np.linalg.pinv(powers) @ losses.T  # each (S,)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            at = np.where(c2 > 0, -c1 / (2 * c2), np.nan)
+        at = np.where((at > x.min()) & (at < x.max()), at, np.nan)
+        slope, intercept = np.polyfit(x, np.log(table["tokens"].to_numpy()[rows]), 1)
+        log_params[:, k] = log_n.mean() + at
+        log_tokens[:, k] = intercept + slope * at
+    return log_params, log_tokens
+
+
+def _residual(rows: pd.DataFrame, point: Vertex) -> Array:
+    x = np.log(rows["params"].to_numpy() / point.centre)
+    c0, c1, c2 = point.coefficients or (0.0, 0.0, 0.0)
+    left = rows["loss"].to_numpy() - (c0 + c1 * x + c2 * x * x)
+    return left * np.sqrt(len(left) / max(len(left) - 3, 1))
+
+
+def _spread(draws: Array, rows: Sequence[pd.DataFrame]) -> Array:
+    """Return the weight of each vertex's logarithm as a standard deviation (budgets,)."""
+    steps = [np.median(np.diff(np.unique(np.log(r["params"].to_numpy())))) / 3 for r in rows]
+    enough = np.isfinite(draws).sum(axis=0) > 1
+    sd = np.array([np.nanstd(d) if ok else np.inf for d, ok in zip(draws.T, enough, strict=True)])
+    return np.maximum(np.where(np.isfinite(sd), sd, 0.0), steps)
+
+
+def _lines(log_c: Array, values: Array, spread: Array) -> Array:
+    """Return slope and intercept (2, S) of weighted lines through values (S, budgets) with gaps."""
+    weights = np.where(np.isfinite(values), 1 / spread**2, 0.0)
+    enough = (weights > 0).sum(axis=1) >= 2
+    filled = np.where(np.isfinite(values), values, 0.0)
+    total = np.maximum(weights.sum(axis=1), 1e-300)
+    mean_c, mean_v = (weights * log_c).sum(axis=1) / total, (weights * filled).sum(axis=1) / total
+    across = log_c - mean_c[:, None]
+    square = np.where(enough, (weights * across**2).sum(axis=1), 1.0)
+    slope = (weights * across * (filled - mean_v[:, None])).sum(axis=1) / square
+    slope = np.where(enough, slope, np.nan)
+    return np.stack([slope, mean_v - slope * mean_c])
+
+
+def _with_intervals(
+    points: list[Vertex], good: Sequence[int], draws: Array, tails: Sequence[float]
+) -> list[Vertex]:
+    out = list(points)
+    for k, i in enumerate(good):
+        found = draws[:, k][np.isfinite(draws[:, k])]
+        if len(found) > 1:
+            out[i] = replace(
+                out[i], params_interval=[float(q) for q in np.exp(np.quantile(found, tails))]
+            )
+    return out

@@ -1,0 +1,113 @@
+"""Everything a report is made of, read from a study's folder; what is missing is None or empty."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.laws import Law
+from analysis.plan import read_plan
+from scaling.schema import Record, read_curve, read_json, read_record, read_records, sha256_file
+
+STAGES = ("pretrain", "sft", "reward", "ppo")
+CURVE_ROWS = 120  # of one cell in a figure: more is not seen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """A study, its law, its plan and its final run; `sha256` of each file that was read."""
+
+    folder: Path
+    records: list[Record]
+    law: Law | None
+    plan: dict[str, Any] | None
+    stages: dict[str, Record]
+    curves: dict[str, pd.DataFrame]
+    samples: list[dict[str, Any]]
+    sha256: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> str:
+        """The parameter count that the law was fitted on."""
+        return self.law.count if self.law else "non_embedding"
+
+    def cells(self) -> pd.DataFrame:
+        """Return the done cells: run, params (under `count`), tokens, flops, loss, seed, trunk."""
+        rows = [
+            {
+                "run": r.run_id,
+                "params": float(getattr(r.params, self.count)),
+                "tokens": float(r.tokens),
+                "flops": r.flops,
+                "loss": r.test_loss,
+                "seed": r.seed,
+                "trunk": r.trunk,
+            }
+            for r in self.records
+            if r.status == "done" and r.stage == "pretrain" and r.test_loss is not None
+        ]
+        return pd.DataFrame(
+            rows, columns=["run", "params", "tokens", "flops", "loss", "seed", "trunk"]
+        )
+
+    def training(self) -> pd.DataFrame:
+        """Return the cells' curves: run, params, tokens, flops, loss; `CURVE_ROWS` or so each."""
+        parts = []
+        for r in self.records:
+            curve = loss_curve(read_curve(self.folder / r.run_id / "metrics.jsonl"))
+            if len(curve):
+                step = max(1, len(curve) // CURVE_ROWS)
+                size = float(getattr(r.params, self.count))
+                parts.append(curve.iloc[::step].assign(run=r.run_id, params=size))
+        names = ["tokens", "flops", "loss", "run", "params"]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+
+
+def read_material(folder: str | Path, *, law: str = "", plan: str = "") -> Material:
+    """Read a study's folder; a named file must exist, a default one may be missing."""
+    folder = Path(folder)
+    records = read_records(folder)
+    if not records:
+        raise ValueError(
+            f"{folder} has no cell with a record; run the sweep first or check the path"
+        )
+    law_path, plan_path = Path(law or folder / "law.json"), Path(plan or folder / "plan.yaml")
+    final = folder / "final"
+    found = {s: final / s / "record.json" for s in STAGES if (final / s / "record.json").exists()}
+    samples, sealed = final / "ppo" / "samples.json", final / "forecast.json"
+    read = [p for p in (law_path, plan_path, sealed, *found.values(), samples) if p.exists()]
+    return Material(
+        folder=folder,
+        records=records,
+        law=Law.read(law_path) if law or law_path.exists() else None,
+        plan=read_plan(plan_path) if plan or plan_path.exists() else None,
+        stages={stage: read_record(path) for stage, path in found.items()},
+        curves={s: pd.DataFrame(read_curve(p.parent / "metrics.jsonl")) for s, p in found.items()},
+        samples=_samples(samples),
+        sha256={_name(p, folder): sha256_file(p) for p in read},
+    )
+
+
+def loss_curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return tokens, flops, loss of a curve: the test loss, else the training loss."""
+    measured = "test_loss" if any(r.get("test_loss") is not None for r in rows) else "train_loss"
+    kept = [r for r in rows if r.get(measured) is not None and r.get("flops") and r.get("tokens")]
+    return pd.DataFrame(
+        {
+            "tokens": [float(r["tokens"]) for r in kept],
+            "flops": [float(r["flops"]) for r in kept],
+            "loss": [float(r[measured]) for r in kept],
+        }
+    )
+
+
+def _samples(path: Path) -> list[dict[str, Any]]:
+    found = read_json(path) if path.exists() else []
+    if not isinstance(found, list) or not all(isinstance(s, dict) for s in found):
+        raise ValueError(f"{path} is not a list of samples; run the ppo stage again")
+    return found
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name

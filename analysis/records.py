@@ -1,0 +1,221 @@
+"""Read runs into one table, from a study's records or from any CSV, Parquet or JSONL.
+
+Columns afterwards: params (N, under the chosen count), tokens (D), loss (L, nats per token), flops
+(C; 6ND where the source has none), run, and where the source has them trunk, group, weight, seed,
+unique_tokens, curve (path of metrics.jsonl). Of a study only pretraining cells that are done enter;
+the others are listed in `dropped` with the reason. Every mistake is one sentence.
+"""
+
+import difflib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from scaling.schema import Record, read_record, sha256_file
+
+COUNTS = ("total", "non_embedding", "with_head", "active")
+NEEDED = ("params", "tokens", "loss")
+SHOWN_ROWS = 5
+
+
+@dataclass(kw_only=True)
+class Columns:
+    """Names of the table's columns; the optional ones may be absent from the table."""
+
+    params: str = "params"
+    tokens: str = "tokens"
+    loss: str = "loss"
+    flops: str = "flops"
+    group: str = "group"
+    weight: str = "weight"
+    seed: str = "seed"
+    unique_tokens: str = "unique_tokens"
+    trunk: str = "trunk"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """A table of runs (one row each), what was left out and why, and what it was read from."""
+
+    table: pd.DataFrame
+    dropped: list[dict[str, str]] = field(default_factory=list)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    count: str = "total"
+
+    def __len__(self) -> int:
+        """Count the runs."""
+        return len(self.table)
+
+
+def load_runs(
+    source: str | Path | pd.DataFrame,
+    *,
+    count: str = "total",
+    where: str | None = None,
+    columns: Columns | None = None,
+) -> Runs:
+    """Read a study's folder, a file, or a data frame into checked `Runs`.
+
+    `where` is a pandas query over the source's own columns. Raises ValueError or
+    FileNotFoundError with one sentence.
+    """
+    if count not in COUNTS:
+        raise ValueError(f"count={count} is not known; choose one of {', '.join(COUNTS)}")
+    columns = columns or Columns()
+    dropped: list[dict[str, str]] = []
+    if isinstance(source, pd.DataFrame):
+        raw, inputs = source.copy(), {"source": "data frame"}
+    elif Path(source).is_dir():
+        raw, dropped, inputs = _study(Path(source), count)
+    else:
+        raw, inputs = _read_file(Path(source))
+    if where:
+        raw, inputs = _filter(raw, where), {**inputs, "where": where}
+    table = canonical(raw, columns)
+    if asdict(columns) != asdict(Columns()):
+        renamed = {k: v for k, v in asdict(columns).items() if k != v}
+        inputs = {**inputs, "columns": renamed}
+    return Runs(table=table, dropped=dropped, inputs=inputs, count=count)
+
+
+def canonical(raw: pd.DataFrame, columns: Columns | None = None) -> pd.DataFrame:
+    """Return the table under our column names, every number positive and finite."""
+    columns = columns or Columns()
+    if not len(raw):
+        raise ValueError("the table has no rows; check the file, or loosen where=")
+    table = pd.DataFrame(index=pd.RangeIndex(len(raw)))
+    for name, source in asdict(columns).items():
+        if source in raw:
+            table[name] = raw[source].to_numpy()
+        elif name in NEEDED or source != name:
+            raise ValueError(_missing(name, source, list(map(str, raw.columns))))
+    table["run"] = raw["run"].astype(str).to_numpy() if "run" in raw else raw.index.astype(str)
+    if "curve" in raw:
+        table["curve"] = raw["curve"].to_numpy()
+    for name in (*NEEDED, "flops", "weight", "unique_tokens"):
+        if name in table:
+            table[name] = _positive(table, name, getattr(columns, name))
+    if "flops" not in table:
+        table["flops"] = 6 * table["params"] * table["tokens"]
+    return table
+
+
+def sha256_of(folder: Path) -> dict[str, str]:
+    """Hash every record of a study by cell."""
+    found = sorted(folder.glob("*/record.json"))
+    return {path.parent.name: sha256_file(path) for path in found}
+
+
+def _study(folder: Path, count: str) -> tuple[pd.DataFrame, list[dict[str, str]], dict[str, Any]]:
+    paths = sorted(folder.glob("*/record.json"))
+    if not paths:
+        raise ValueError(f"{folder} holds no record.json; run the sweep first or check the path")
+    kept, dropped = [], []
+    for path in paths:
+        record = read_record(path)
+        why = _why_not(record)
+        if why:
+            dropped.append({"run": record.run_id, "why": why})
+        else:
+            kept.append(_row(record, path.parent, count))
+    if not kept:
+        whys = sorted({d["why"] for d in dropped})
+        raise ValueError(
+            f"{folder} has {len(dropped)} records but none that is done and pretrain "
+            f"({'; '.join(whys)}); finish the sweep first"
+        )
+    inputs = {"source": folder.as_posix(), "sha256": sha256_of(folder)}
+    return pd.DataFrame(kept), dropped, inputs
+
+
+def _why_not(record: Record) -> str | None:
+    if record.stage != "pretrain":
+        return f"stage is {record.stage}, not pretrain"
+    if record.status != "done":
+        return f"status is {record.status}"
+    return None
+
+
+def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
+    curve = folder / "metrics.jsonl"
+    return {
+        "run": record.run_id,
+        "params": getattr(record.params, count),
+        "tokens": record.tokens,
+        "loss": record.test_loss,
+        "flops": record.flops,
+        "flops_6nd": record.flops_6nd,
+        "unique_tokens": record.unique_tokens,
+        "seed": record.seed,
+        "trunk": record.trunk,
+        "schedule": record.schedule,
+        "curve": str(curve) if curve.exists() else None,
+    }
+
+
+def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    if not path.exists():
+        raise FileNotFoundError(f"no table or study {path}; check the path given as runs=")
+    readers = {
+        ".csv": pd.read_csv,
+        ".parquet": pd.read_parquet,
+        ".jsonl": lambda p: pd.read_json(p, lines=True),
+    }
+    if path.suffix not in readers:
+        raise ValueError(f"{path} is not a table we read; give {', '.join(readers)} or a study")
+    try:
+        raw = readers[path.suffix](path)
+    except pd.errors.EmptyDataError as error:
+        raise ValueError(f"{path} is empty; a table needs a header and rows") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} does not read as {path.suffix[1:]} ({error})") from error
+    return raw, {"source": path.as_posix(), "sha256": sha256_file(path)}
+
+
+def _filter(raw: pd.DataFrame, where: str) -> pd.DataFrame:
+    names = ", ".join(map(str, raw.columns))
+    try:
+        kept = raw.query(where)
+    except (ValueError, TypeError, KeyError, NameError, AttributeError, SyntaxError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(
+            f"where={where} does not evaluate ({text}); columns are {names}"
+        ) from error
+    if not len(kept):
+        raise ValueError(f"where={where} keeps none of {len(raw)} rows; columns are {names}")
+    return kept
+
+
+def _missing(name: str, source: str, present: list[str]) -> str:
+    lowered = {p.lower(): p for p in present}
+    guesses = (*_ALIASES.get(name, ()), source, name)
+    close = [lowered[g.lower()] for g in guesses if g.lower() in lowered]
+    close += difflib.get_close_matches(source, present, n=3, cutoff=0.4)
+    close = list(dict.fromkeys(close))[:3]
+    hint = f"nearest are {', '.join(close)}: " if close else f"columns are {', '.join(present)}: "
+    example = close[0] if close else "NAME"
+    return f"the table has no column {source!r} for {name}; {hint}set columns.{name}={example}"
+
+
+_ALIASES = {
+    "params": ("N", "n_params", "parameters", "model_size", "Model Size"),
+    "tokens": ("D", "n_tokens", "training_tokens", "Training Tokens"),
+    "loss": ("L", "test_loss", "val_loss", "eval_loss"),
+    "flops": ("C", "compute", "training_flop", "Training FLOP"),
+}
+
+
+def _positive(table: pd.DataFrame, name: str, source: str) -> np.ndarray:
+    values = np.asarray(pd.to_numeric(table[name], errors="coerce"), dtype=float)
+    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    if len(bad):
+        rows = ", ".join(str(i) for i in bad[:SHOWN_ROWS])
+        more = f" and {len(bad) - SHOWN_ROWS} more" if len(bad) > SHOWN_ROWS else ""
+        raise ValueError(
+            f"column {source!r} is not a positive finite number in {len(bad)} of {len(values)} "
+            f"rows (rows {rows}{more}, counted from 0); repair or drop them with where="
+        )
+    return values

@@ -1,0 +1,181 @@
+"""Write one self-contained HTML file: what was asked, the answer, and everything it rests on.
+
+    python -m analysis.report runs=runs/quick [out=report.html]
+
+Reads the study's records and, where they exist, law.json, plan.yaml and final/<stage>; a part that
+does not exist yet is left out with a sentence. Alarms come first. No request goes anywhere.
+"""
+
+import re
+import sys
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from analysis import gallery, tables
+from analysis.answer import (
+    DEFAULT_LEVEL,
+    alarms,
+    cards,
+    commands,
+    formula,
+    formula_note,
+    question,
+    verdict,
+)
+from analysis.gallery import Picture
+from analysis.material import Material, read_material
+from analysis.words import number
+from conf.app import start, store
+from scaling.schema import write_text
+
+MOST_SAMPLES = 12
+PARTS = (
+    ("answer", "Answer"),
+    ("law", "Law"),
+    ("plan", "Plan"),
+    ("final", "Forecast"),
+    ("stages", "Stages"),
+    ("samples", "Samples"),
+    ("cost", "Cost"),
+    ("cells", "Cells"),
+    ("provenance", "Provenance"),
+)
+STAGE_NAMES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo": "PPO"}
+
+
+@dataclass(kw_only=True)
+class ReportConfig:
+    """The study's folder; law, plan and out default to law.json, plan.yaml, report.html in it."""
+
+    runs: str = ""
+    out: str = ""
+    law: str = ""
+    plan: str = ""
+
+
+def report(material: Material) -> str:
+    """Return the page."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = files("analysis").joinpath("report.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(**context(material))
+
+
+def context(material: Material) -> dict[str, Any]:
+    """Return everything the template shows, as text, tables and figures."""
+    law, plan, cells = material.law, material.plan, material.cells()
+    level = (law.intervals or {}).get("level", DEFAULT_LEVEL) if law else DEFAULT_LEVEL
+    ended = max(r.ended for r in material.records)
+    return {
+        "study": material.folder.name,
+        "lede": (
+            f"{len(cells)} of {len(material.records)} cells done, the last on"
+            f" {ended[:16].replace('T', ' ')}. Loss L in nats per token, N parameters"
+            f" ({material.count.replace('_', '-')}), D training tokens, C training FLOPs."
+        ),
+        "parts": PARTS,
+        "alarms": alarms(material),
+        "question": question(plan),
+        "cards": [asdict(c) for c in cards(material)],
+        "formula": formula(law),
+        "formula_note": formula_note(law),
+        "law_missing": (
+            ""
+            if law
+            else "No law has been fitted yet: run analysis.fit, then write the report again."
+        ),
+        "law_table": tables.law_grid(law),
+        "law_figures": _inline(gallery.law_pictures(material, level=level)),
+        "methods_table": tables.methods_grid(law),
+        "allocation_figures": _inline(gallery.allocation_pictures(law, cells, plan, level=level)),
+        "fit_figures": _inline(gallery.fit_pictures(law, cells)),
+        "power_table": tables.power_grid(law),
+        "backtest_table": tables.backtest_grid(law),
+        "plan_missing": (
+            "" if plan else "There is no plan yet: run analysis.plan, then write the report again."
+        ),
+        "plan_blocks": tables.plan_grids(plan),
+        **_final(material),
+        "cost_table": tables.cost_grid(material),
+        "curve_figures": _inline(gallery.curve_pictures(material)),
+        "cell_columns": [
+            {"label": c, "numeric": i >= tables.TEXT_COLUMNS}
+            for i, c in enumerate(tables.CELL_COLUMNS)
+        ],
+        "cells": tables.cell_rows(material),
+        "dropped": law.dropped if law else [],
+        "provenance_table": tables.provenance_grid(material),
+        "commands": commands(material),
+        "footer": (
+            "Made by analysis.report from the files named above; the page holds all it shows and"
+            " asks nothing of any network."
+        ),
+    }
+
+
+def main(config: ReportConfig) -> None:
+    """Read the study, write the page."""
+    if not config.runs:
+        raise ValueError("runs is not set; give the study's folder, as runs=runs/quick")
+    material = read_material(config.runs, law=config.law, plan=config.plan)
+    out = write_text(config.out or material.folder / "report.html", report(material))
+    sys.stdout.write(f"report written to {Path(out)}\n")
+
+
+def _final(material: Material) -> dict[str, Any]:
+    later = [s for s in ("sft", "reward", "ppo") if s in material.stages]
+    budget = (material.plan or {}).get("ppo", {}).get("kl_budget")
+    pretrained = "pretrain" in material.stages
+    return {
+        "final_missing": (
+            ""
+            if pretrained
+            else "The final run has not ended yet: run scaling.final, then write the report again."
+        ),
+        "verdict": verdict(material),
+        "final_figures": _inline(gallery.final_pictures(material)),
+        "stages_missing": "" if later else "No stage after pretraining has ended yet.",
+        "stages_table": tables.stages_grid(material),
+        "stages": [
+            {
+                "name": STAGE_NAMES[s],
+                "text": "",
+                "figures": _inline(gallery.stage_pictures(s, material.curves[s], kl_budget=budget)),
+            }
+            for s in later
+        ],
+        "samples_missing": (
+            "" if material.samples else "There are no samples yet: they are kept by the ppo stage."
+        ),
+        "samples": [_sample(i, s) for i, s in enumerate(material.samples[:MOST_SAMPLES], start=1)],
+    }
+
+
+def _sample(index: int, sample: dict[str, Any]) -> dict[str, str]:
+    pairs = [(k, sample.get(f"{k}_before"), sample.get(f"{k}_after")) for k in ("reward", "gold")]
+    scores = [
+        f"{k} {number(before, 3)} → {number(after, 3)}"
+        for k, before, after in pairs
+        if before is not None or after is not None
+    ]
+    texts = {k: str(sample.get(k, "")) for k in ("prompt", "before", "after")}
+    return {"title": f"Sample {index}", "scores": ", ".join(scores), **texts}
+
+
+def _inline(pictures: list[Picture]) -> list[dict[str, Any]]:
+    """Drop the namespaces, which a page does not need; the rest of a figure is our own markup."""
+    shown = []
+    for picture in pictures:
+        svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", picture.svg).replace("xlink:href", "href")
+        shown.append({"svg": Markup(svg), "caption": picture.caption})
+    return shown
+
+
+store("report", ReportConfig)
+
+if __name__ == "__main__":
+    start(main, config_name="report", schema=ReportConfig)

@@ -1,0 +1,279 @@
+"""Minimise the objective of a law from many starts, or for many resamples, at once.
+
+Newton's method with the full analytic Hessian, damped by the reweighted Gauss-Newton matrix
+(Levenberg's method in the problem's own metric, so units never matter). With delta = 1e-3 few
+residuals lie inside Huber's quadratic part, so its width is lowered in steps from the spread of
+the residuals, each step warm-starting the next; some starts go to the final width at once, since
+a robust objective may have several close minima. Bounds hold by projection.
+
+Every answer says whether it is a minimum: `Solution.converged` is computed at the end from the
+gradient and Hessian of the free parameters, not from the reason why iteration stopped.
+
+Legend: S problems, P parameters, n rows.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.forms import Array, Design
+from analysis.objective import Local, Problem, evaluate, residuals
+
+CHUNK = 24_000  # problem-rows handled at a time: one pass then stays in a core's cache
+TOLERANCE = 1e-12  # relative decrease of the objective that the quadratic model may still promise
+ROUNDING = 1e-28  # squared rounding error of a log residual
+MAX_CONDITION = 1e13  # of the Hessian scaled to a unit diagonal; beyond, a direction is flat
+RIDGE = 1e-6  # share of the damping that acts on every scaled parameter alike
+SCREEN_ROWS = 1500  # of a longer table so many rows find the minima that all rows then refine
+KEPT_STARTS = 16  # starts that survive the screening
+FIRST_STEPS = 40  # most starts end within 20; stragglers are not the best minimum
+FINISHED = 6  # end points iterated on when the best of them has not converged by then
+MAX_STEPS = 300
+EXPONENT_STARTS = (0.08, 0.25, 0.45, 0.8, 1.4)
+OFFSET_STARTS = (0.0, 0.35, 0.65, 0.85, 0.97)  # E as a share of the smallest loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """Where each problem ended: theta (S, P), value (S,), converged (S,), at_bound (S, P).
+
+    `converged`: the quadratic model promises no relative decrease above `TOLERANCE` and the Hessian
+    of the free parameters is positive definite. `condition` (S,) is the condition number of that
+    Hessian scaled to a unit diagonal (infinite where it is not positive definite).
+    """
+
+    theta: Array
+    value: Array
+    converged: NDArray[np.bool_]
+    at_bound: NDArray[np.bool_]
+    condition: Array
+
+    def part(self, chosen: Array | slice) -> "Solution":
+        """Return some of the problems."""
+        return Solution(
+            theta=self.theta[chosen],
+            value=self.value[chosen],
+            converged=self.converged[chosen],
+            at_bound=self.at_bound[chosen],
+            condition=self.condition[chosen],
+        )
+
+
+def minimise(problem: Problem, *, kept: int = KEPT_STARTS) -> Solution:
+    """Solve one problem from the default starts; returns every end point, best first.
+
+    All starts descend by least squares; the best `kept` distinct ones then pass through falling
+    widths and as many untouched starts go to the final width at once.
+    """
+    if problem.design.n_rows > SCREEN_ROWS:
+        sparse = _distinct(minimise(_screen(problem), kept=kept).theta)[:FINISHED]
+        return _sorted(polish(_lower_width(sparse, problem, steps=1), problem))
+    grid = starts(problem)
+    rough = _newton(grid, problem, width=np.inf, max_steps=15)[0]
+    order = np.argsort(evaluate(rough, problem, width=np.inf).value)
+    best = _distinct(rough[order])[:kept]
+    direct = grid[:: max(1, len(grid) // kept)]
+    ends = np.concatenate([_lower_width(best, problem), _lower_width(direct, problem, steps=1)])
+    found = _sorted(polish(ends, problem, max_steps=FIRST_STEPS))
+    if found.converged[0]:
+        return found
+    longer = polish(found.theta[:FINISHED], problem)
+    return _sorted(joined([longer, found.part(slice(FINISHED, None))]))
+
+
+def resolve(theta: Array, problem: Problem, *, widths: int = 0) -> Solution:
+    """Solve many problems, each from its own start theta (S, P), as for resamples.
+
+    `widths` intermediate widths are passed on the way; 0 goes to the final one at once.
+    """
+    chunk = max(1, CHUNK // problem.design.n_rows)
+    parts = []
+    for low in range(0, len(theta), chunk):
+        chosen = slice(low, low + chunk)
+        start, here = theta[chosen], problem.part(chosen)
+        parts.append(polish(_lower_width(start, here, steps=widths), here))
+    return joined(parts)
+
+
+def joined(parts: list[Solution]) -> Solution:
+    """Concatenate solutions along S."""
+    names = Solution.__dataclass_fields__
+    return Solution(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
+
+
+def polish(theta: Array, problem: Problem, *, max_steps: int = MAX_STEPS) -> Solution:
+    """Iterate at the final width until nothing is left to gain, then judge each end point."""
+    theta, local = _newton(theta, problem, width=None, max_steps=max_steps)
+    free = _free(theta, local.gradient, problem)
+    condition, promised = _judge(local, free)
+    floor = ROUNDING * np.broadcast_to(problem.weights.sum(axis=1), local.value.shape)
+    small = promised <= TOLERANCE * 10 * local.value + floor * _value_scale(problem)
+    low, high = problem.bounds
+    return Solution(
+        theta=theta,
+        value=local.value / problem.objective.unit,
+        converged=small & (condition < MAX_CONDITION),
+        at_bound=(theta <= low) | (theta >= high),
+        condition=condition,
+    )
+
+
+def starts(problem: Problem) -> Array:
+    """Return the grid of exponents and offsets, each with its least-squares amplitudes (S, P)."""
+    design, form = problem.design, problem.design.form
+    log_loss = problem.y[0]
+    smallest = np.exp(log_loss.min())
+    offsets = [smallest * s for s in OFFSET_STARTS] if form.offset else [0.0]
+    exponents = itertools.product(EXPONENT_STARTS, repeat=len(form.exponents))
+    theta = np.zeros(
+        (len(offsets) * len(EXPONENT_STARTS) ** len(form.exponents), len(form.parameters))
+    )
+    positions = [form.parameters.index(name) for name in form.exponents]
+    for row, (offset, values) in enumerate(itertools.product(offsets, exponents)):
+        theta[row, positions] = values
+        if form.offset:
+            theta[row, form.parameters.index(form.offset)] = offset
+    return _with_amplitudes(theta, design, np.exp(log_loss), problem.weights[0])
+
+
+def _with_amplitudes(theta: Array, design: Design, loss: Array, weights: Array) -> Array:
+    """Set log-amplitudes by least squares on relative residuals, kept away from 0."""
+    shapes = np.stack(
+        [
+            np.exp(theta[:, i[1:]] @ f[1:]) / loss
+            for i, f in zip(design.index, design.features, strict=True)
+        ],
+        axis=1,
+    )  # (S, K, n)
+    offset = (
+        theta[:, [design.form.parameters.index(design.form.offset)]] if design.form.offset else 0.0
+    )
+    target = (1 - offset / loss) * np.ones((len(theta), 1))  # (S, n)
+    normal = (shapes * weights) @ shapes.swapaxes(1, 2)
+    normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(shapes.shape[1])
+    wanted = ((shapes * weights) @ target[..., None])[..., 0]
+    amplitudes = np.linalg.solve(normal, wanted[..., None])[..., 0]
+    even = wanted / np.diagonal(normal, axis1=1, axis2=2) / shapes.shape[1]
+    amplitudes = np.maximum(amplitudes, 0.02 * even)
+    out = theta.copy()
+    for k, index in enumerate(design.index):
+        out[:, index[0]] = np.log(amplitudes[:, k])
+    return out
+
+
+def _sorted(found: Solution) -> Solution:
+    return found.part(np.argsort(np.where(np.isfinite(found.value), found.value, np.inf)))
+
+
+def _screen(problem: Problem) -> Problem:
+    """Return the problem on evenly spaced rows."""
+    n = problem.design.n_rows
+    return problem.rows(np.linspace(0, n - 1, SCREEN_ROWS).astype(int))
+
+
+def _distinct(theta: Array) -> Array:
+    """Drop rows that repeat an earlier one to three digits."""
+    _, first = np.unique(np.round(theta, 3), axis=0, return_index=True)
+    return theta[np.sort(first)]
+
+
+def _lower_width(theta: Array, problem: Problem, *, steps: int | None = None) -> Array:
+    """Lower Huber's width from the spread of the residuals to its final value.
+
+    `steps` intermediate widths, by default a factor of 3 apart. Nothing to do for least squares.
+    """
+    width = problem.objective.width
+    if not np.isfinite(width) or steps == 0:
+        return theta
+    spread = float(np.median(np.abs(residuals(theta, problem))))
+    if spread <= width:
+        return theta
+    wide = 3 * spread
+    if steps is None:
+        steps = int(np.ceil(np.log(wide / width) / np.log(3.0)))
+    for current in np.geomspace(wide, width, steps + 1)[:-1]:
+        theta = _newton(theta, problem, width=current, max_steps=8)[0]
+    return theta
+
+
+def _newton(
+    theta: Array, problem: Problem, *, width: float | None, max_steps: int
+) -> tuple[Array, Local]:
+    """Take damped Newton steps until every problem stops; returns theta and its derivatives."""
+    low, high = problem.bounds
+    theta = np.clip(theta, low, high)
+    local = evaluate(theta, problem, width=width)
+    damping = np.full(len(theta), 0.1)
+    active = np.arange(len(theta))
+    floor = ROUNDING * problem.weights.sum(axis=1).min() * _value_scale(problem)
+    for _ in range(max_steps):
+        here, now = theta[active], local.part(active)
+        step = _step(now, damping[active], _free(here, now.gradient, problem))
+        trial = np.clip(here + step, low, high)
+        moved = trial - here
+        promised = -(now.gradient * moved).sum(axis=1)
+        ahead = evaluate(trial, problem.part(active), width=width)
+        better = ahead.value < now.value
+        theta[active] = np.where(better[:, None], trial, here)
+        _store(local, active, now.keep(ahead, better))
+        damping[active] *= np.where(better, 0.1, 8.0)
+        small = np.abs(promised) <= TOLERANCE * now.value + floor
+        finished = (small & (damping[active] < 0.1)) | (damping[active] > 1e14)
+        active = active[~finished]
+        if not len(active):
+            break
+    return theta, local
+
+
+def _store(local: Local, active: Array, new: Local) -> None:
+    for name in Local.__dataclass_fields__:
+        getattr(local, name)[active] = getattr(new, name)
+
+
+def _free(theta: Array, gradient: Array, problem: Problem) -> NDArray[np.bool_]:
+    """Tell which parameters are not pressed against a bound (S, P)."""
+    low, high = problem.bounds
+    return ~(((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0)))
+
+
+def _masked(local: Local, matrix: Array, free: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Scale a matrix (S, P, P) to the metric's unit diagonal; fixed parameters decouple."""
+    scale = np.sqrt(np.maximum(np.diagonal(local.metric, axis1=1, axis2=2), 1e-300))
+    both = free[:, :, None] & free[:, None, :]
+    eye = np.eye(matrix.shape[1])
+    return np.where(both, matrix / (scale[:, :, None] * scale[:, None, :]), eye), scale
+
+
+def _step(local: Local, damping: Array, free: NDArray[np.bool_]) -> Array:
+    damped = local.hessian + damping[:, None, None] * local.metric
+    matrix, scale = _masked(local, damped, free)
+    ridge = 1e-15 + RIDGE * damping[:, None, None]  # the metric itself may be singular, as on a ray
+    matrix = matrix + ridge * np.eye(matrix.shape[1])
+    gradient = np.where(free, local.gradient / scale, 0.0)
+    try:
+        step = -np.linalg.solve(matrix, gradient[..., None])[..., 0]
+    except np.linalg.LinAlgError:
+        step = -gradient
+    uphill = (step * gradient).sum(axis=1) > 0  # an indefinite Hessian: go down the gradient
+    step = np.where(uphill[:, None], -gradient, step)
+    return step / scale
+
+
+def _judge(local: Local, free: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Return the scaled Hessian's condition number and the decrease its model promises, (S,)."""
+    matrix, scale = _masked(local, local.hessian, free)
+    finite = np.asarray(np.all(np.isfinite(matrix), axis=(1, 2)))
+    matrix = np.where(finite[:, None, None], matrix, np.eye(matrix.shape[1]))
+    values, vectors = np.linalg.eigh(matrix)
+    gradient = np.where(free, local.gradient / scale, 0.0)
+    along = (vectors.swapaxes(1, 2) @ gradient[..., None])[..., 0]
+    positive = finite & (np.min(values, axis=1) > 0)
+    safe = np.where(positive[:, None], values, 1.0)
+    condition = np.where(positive, np.max(safe, axis=1) / np.min(safe, axis=1), np.inf)
+    return condition, (along**2 / safe).sum(axis=1) / 2
+
+
+def _value_scale(problem: Problem) -> float:
+    return float(np.exp(2 * problem.y.max())) if problem.objective.name == "ls" else 1.0

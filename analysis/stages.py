@@ -1,0 +1,186 @@
+"""The plan's blocks after pretraining: fine-tuning, reward model, PPO.
+
+Until a study has fitted laws of its own for these stages, each value follows a published rule or a
+setting, and its reason says which of the two. KL is in nats per sequence, summed over tokens; the
+reward model's score is normalised to mean 0 and deviation 1 on samples of the fine-tuned model.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+INSTRUCTGPT = "Ouyang et al. 2022 (2203.02155)"
+GAO = "Gao et al. 2022 (2210.10760)"
+FEWEST_PAIRS = 2000  # below it a reward model is near chance, Gao et al. 2022
+LORA_FACTOR = 10.0  # Schulman et al. 2025, "LoRA Without Regret"
+PUBLISHED_FRACTION = 0.08  # 9.65e-6 over GPT-3's 1.2e-4 (6.7B); 5.03e-6 over 6e-5 (175B)
+
+
+@dataclass(kw_only=True)
+class SftSettings:
+    """Fine-tuning: sizes to spend, and the peak learning rate as a fraction of pretraining's."""
+
+    method: str = "full"
+    data: str = "docstrings"
+    examples: int = 2048
+    epochs: int = 2
+    batch_examples: int = 32
+    lr_fraction: float = PUBLISHED_FRACTION
+    lora_rank: int = 8
+
+    def __post_init__(self) -> None:
+        """Check the method."""
+        if self.method not in ("full", "lora"):
+            raise ValueError(f"sft.method={self.method} is unknown; choose one of full, lora")
+
+
+@dataclass(kw_only=True)
+class RewardSettings:
+    """Reward model: label budget and learning rate."""
+
+    data: str = "gold"
+    pairs: int = 2048
+    batch_pairs: int = 32
+    samples_per_prompt: int = 4
+    lr_fraction: float = PUBLISHED_FRACTION
+
+
+@dataclass(kw_only=True)
+class PpoSettings:
+    """PPO: the KL that may be spent, and sizes."""
+
+    kl_budget: float = 6.0
+    adaptive: bool = True
+    episodes: int = 2048
+    batch_episodes: int = 64
+    minibatch_episodes: int = 64
+    inner_epochs: int = 2
+    lr_fraction: float = PUBLISHED_FRACTION
+    missing_end_penalty: float = 1.0
+    max_new_tokens: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that allows no change."""
+        if not self.kl_budget > 0:
+            raise ValueError(
+                f"ppo.kl_budget={self.kl_budget} must be positive; 4 to 10 nats per sequence is"
+                " usual"
+            )
+
+
+def sft_block(chosen: SftSettings, *, pretrain_lr: float, seed: int) -> dict[str, Any]:
+    """Return the fine-tuning block; LoRA takes ten times the full learning rate."""
+    factor = LORA_FACTOR if chosen.method == "lora" else 1.0
+    values = {k: v for k, v in asdict(chosen).items() if k != "lr_fraction"}
+    values |= {"peak_lr": rounded(chosen.lr_fraction * factor * pretrain_lr), "seed": seed}
+    reason = _fraction(chosen.lr_fraction, "sft")
+    if factor != 1.0:
+        reason += (
+            f"; LoRA learns best at about {factor:g} x the full rate (Schulman et al. 2025, LoRA"
+            " Without Regret)"
+        )
+    reasons = {
+        "method": _setting("sft.method"),
+        "data": _setting("sft.data"),
+        "examples": (
+            f"{_setting('sft.examples')}; all that is at hand is best until an sft law says where"
+            " its return ends (Zhang et al. 2024, 2402.17193)"
+        ),
+        "epochs": (
+            f"{_setting('sft.epochs')}; 2 as the initialisation of PPO in {INSTRUCTGPT}, appendix C"
+        ),
+        "batch_examples": f"{_setting('sft.batch_examples')}; 32 in {INSTRUCTGPT}, appendix C",
+        "peak_lr": reason,
+        "lora_rank": f"{_setting('sft.lora_rank')}; used by method=lora alone",
+        "seed": "the study's",
+    }
+    return {**values, "reasons": reasons}
+
+
+def reward_block(chosen: RewardSettings, *, pretrain_lr: float, seed: int) -> dict[str, Any]:
+    """Return the reward-model block: one epoch, at least 2000 pairs where they can be had."""
+    values = {k: v for k, v in asdict(chosen).items() if k != "lr_fraction"}
+    values |= {"epochs": 1, "peak_lr": rounded(chosen.lr_fraction * pretrain_lr), "seed": seed}
+    enough = "at least" if chosen.pairs >= FEWEST_PAIRS else "FEWER than"
+    reasons = {
+        "data": _setting("reward.data"),
+        "pairs": (
+            f"{_setting('reward.pairs')}; {enough} the {FEWEST_PAIRS} below which a reward model"
+            f" is near chance ({GAO})"
+        ),
+        "epochs": f"1: repeating pairs is far worse than new ones ({GAO}); 1 in {INSTRUCTGPT}",
+        "samples_per_prompt": (
+            f"{_setting('reward.samples_per_prompt')}; {INSTRUCTGPT} ranked 4 to 9 answers a prompt"
+        ),
+        "batch_pairs": f"{_setting('reward.batch_pairs')}; {INSTRUCTGPT} used 64 prompts",
+        "peak_lr": _fraction(chosen.lr_fraction, "reward"),
+        "seed": "the study's",
+    }
+    return {**values, "reasons": reasons}
+
+
+def ppo_block(chosen: PpoSettings, *, pretrain_lr: float, seed: int) -> dict[str, Any]:
+    """Return the PPO block; the first KL coefficient is s_r / sqrt(2 KL) with s_r = 1."""
+    values = {k: v for k, v in asdict(chosen).items() if k != "lr_fraction"}
+    values |= {
+        "kl_coefficient": rounded(first_coefficient(chosen.kl_budget), 4),
+        "clip": 0.2,
+        "gae_lambda": 0.95,
+        "discount": 1.0,
+        "value_coefficient": 0.5,
+        "entropy_coefficient": 0.0,
+        "temperature": 1.0,
+        "peak_lr": rounded(chosen.lr_fraction * pretrain_lr),
+        "seed": seed,
+    }
+    reasons = {
+        "kl_budget": (
+            f"{_setting('ppo.kl_budget')} (nats/sequence); a start value, no over-optimisation law"
+            f" ({GAO}) is fitted yet"
+        ),
+        "kl_coefficient": (
+            f"s_r / sqrt(2 KL) = 1 / sqrt(2 x {chosen.kl_budget:g}): an exponentially tilted"
+            " policy of a reward with deviation s_r = 1 sits at that KL (Gaussian)"
+        ),
+        "adaptive": (
+            f"{_setting('ppo.adaptive')}; the coefficient follows the measured KL (Ziegler et al."
+            " 2019, 1909.08593)"
+        ),
+        "episodes": _setting("ppo.episodes"),
+        "batch_episodes": f"{_setting('ppo.batch_episodes')}; {INSTRUCTGPT} used 512",
+        "minibatch_episodes": f"{_setting('ppo.minibatch_episodes')}; 64 in {INSTRUCTGPT}",
+        "inner_epochs": f"{_setting('ppo.inner_epochs')}; {INSTRUCTGPT} used 1",
+        "clip": f"0.2: {INSTRUCTGPT}; Schulman et al. 2017 (1707.06347)",
+        "gae_lambda": "0.95: Schulman et al. 2017 (1707.06347)",
+        "discount": f"1, no discount: {INSTRUCTGPT}",
+        "value_coefficient": "0.5: a usual value where policy and critic share one step",
+        "entropy_coefficient": "0: the KL penalty already holds the entropy up",
+        "temperature": f"1: {INSTRUCTGPT}; the ratio needs samples of the policy itself",
+        "missing_end_penalty": (
+            f"{_setting('ppo.missing_end_penalty')}; in deviations of the reward, for a sample that"
+            " does not end (Huang et al. 2024, 2403.17031)"
+        ),
+        "max_new_tokens": _setting("ppo.max_new_tokens"),
+        "peak_lr": _fraction(chosen.lr_fraction, "ppo"),
+        "seed": "the study's",
+    }
+    return {**values, "reasons": reasons}
+
+
+def first_coefficient(kl: float, *, reward_sd: float = 1.0) -> float:
+    """Return the coefficient at which exponential tilting of a Gaussian reward costs `kl` nats."""
+    return reward_sd / math.sqrt(2 * kl)
+
+
+def rounded(value: float, digits: int = 3) -> float:
+    """Round to some significant digits."""
+    return float(f"{value:.{digits}g}")
+
+
+def _setting(key: str) -> str:
+    return f"set by {key} (by the user or conf/plan.yaml)"
+
+
+def _fraction(fraction: float, block: str) -> str:
+    text = f"{fraction:g} x the pretraining peak, {_setting(f'{block}.lr_fraction')}"
+    return f"{text}; {INSTRUCTGPT} fine-tuned at 0.05 to 0.08 of GPT-3's peak"

@@ -1,0 +1,163 @@
+"""What a study lends to a plan: shape family, recipe, schedule, speed, noise, bytes per token.
+
+`study_of` reads the done pretraining cells of a folder; `default_study` stands in for it when a
+published law is planned with alone, and says so in every reason. N parameters, C FLOPs.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaling.schema import Recipe, Record, Shape, read_records
+
+# (parameters, width / layers) of Chinchilla's shapes: Hoffmann et al. 2022 (2203.15556), table A9
+ASPECTS = ((3.06e8, 64.0), (1.143e9, 69.0), (9.293e9, 97.5), (1.6183e10, 109.0))
+SMALLEST_ASPECT = 16.0  # of ladders far below those shapes; between the two, log-linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """The part of a trained cell that a plan compares with."""
+
+    params: float
+    tokens: float
+    flops: float
+    aspect: float
+    flops_per_second: float
+    peak_lr: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Everything but the law that a plan needs; `source` is said in the reasons.
+
+    `recipe` is None where no study tuned one; `bytes_per_token` and `flops_per_second` are None
+    where nothing was measured; `seed_sd` and `eval_se` are in nats per token, 0 when unknown.
+    """
+
+    name: str
+    source: str
+    like: Shape
+    recipe: Recipe | None
+    schedule: str = "wsd"
+    decay: float = 0.2
+    warmup_steps: int | None = None
+    weight_decay: float = 0.1
+    seed: int = 0
+    device: str = ""
+    cells: tuple[Cell, ...] = ()
+    bytes_per_token: float | None = None
+    seed_sd: float = 0.0
+    eval_se: float = 0.0
+    unique_tokens: float | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def largest_flops(self) -> float | None:
+        """FLOPs of the largest cell."""
+        return max((c.flops for c in self.cells), default=None)
+
+    def aspect(self, target: float) -> float:
+        """Return width / layers for a size: that of the nearest cell, so never one untried."""
+        if not self.cells:
+            return chinchilla_aspect(target)
+        nearest = min(self.cells, key=lambda c: abs(math.log(c.params / target)))
+        same = [c.aspect for c in self.cells if c.params == nearest.params]
+        return float(np.median(same))
+
+    def speed(self, target: float) -> float | None:
+        """Return the measured FLOP/s near a size: the median of up to six cells."""
+        timed = [c for c in self.cells if c.flops_per_second > 0]
+        near = sorted(timed, key=lambda c: abs(math.log(c.params / target)))[:6]
+        return float(np.median([c.flops_per_second for c in near])) if near else None
+
+
+def study_of(folder: str | Path, *, count: str) -> Study:
+    """Read a study's done pretraining cells; ValueError when there are none."""
+    records = [r for r in read_records(folder) if r.status == "done" and r.stage == "pretrain"]
+    if not records:
+        raise ValueError(f"{folder} has no cell that is done; run the sweep first")
+    largest = max(records, key=lambda r: r.flops)
+    config, like = largest.config, _shape(largest)
+    schedule = config.get("schedule", {})
+    return Study(
+        name=largest.study,
+        source=f"study {largest.study}",
+        like=like,
+        recipe=Recipe.from_config(config["optim"]),
+        schedule=schedule.get("name", largest.schedule),
+        decay=schedule.get("decay", 0.2),
+        warmup_steps=schedule.get("warmup_steps"),
+        weight_decay=config["optim"].get("weight_decay", 0.1),
+        seed=largest.seed,
+        device=largest.device,
+        cells=tuple(_cell(r, count) for r in records),
+        bytes_per_token=_bytes_per_token(records),
+        seed_sd=_seed_sd(records),
+        eval_se=largest.test_loss_se or 0.0,
+        unique_tokens=max(r.unique_tokens for r in records),
+        config=config,
+    )
+
+
+def default_study() -> Study:
+    """Return a Llama-like family (Touvron et al. 2023, 2302.13971); nothing is measured."""
+    like = Shape(
+        n_layer=32, d_model=4096, n_head=32, n_kv_head=32, d_head=128, d_ff=11008,
+        vocab_size=32_000, context=2048, tied=False,
+    )  # fmt: skip
+    return Study(
+        name="final", source="default Llama-like family (no study)", like=like, recipe=None
+    )
+
+
+def chinchilla_aspect(params: float) -> float:
+    """Return width / layers of Chinchilla's shapes at a size, interpolated in log N."""
+    sizes, aspects = zip(*ASPECTS, strict=True)
+    small = (1e5, SMALLEST_ASPECT)
+    return float(np.interp(math.log(params), np.log([small[0], *sizes]), [small[1], *aspects]))
+
+
+def _shape(record: Record) -> Shape:
+    config = record.config
+    vocab_size, context = config["tokenizer"]["vocab_size"], config["data"]["context"]
+    return Shape.from_config(config["model"], vocab_size=vocab_size, context=context)
+
+
+def _cell(record: Record, count: str) -> Cell:
+    model = record.config["model"]
+    return Cell(
+        params=getattr(record.params, count),
+        tokens=record.tokens,
+        flops=record.flops,
+        aspect=model["d_model"] / model["n_layer"],
+        flops_per_second=record.tokens_per_second * record.flops / max(record.tokens, 1),
+        peak_lr=record.peak_lr,
+    )
+
+
+def _bytes_per_token(records: Sequence[Record]) -> float | None:
+    """Invert bits per byte = loss / (ln 2 x bytes per token), one number for a study."""
+    found = [
+        r.test_loss / (math.log(2) * r.bits_per_byte)
+        for r in records
+        if r.test_loss and r.bits_per_byte
+    ]
+    return float(np.median(found)) if found else None
+
+
+def _seed_sd(records: Sequence[Record]) -> float:
+    """Return the pooled standard deviation of the test loss between seeds of one cell."""
+    groups: dict[tuple[float, ...], list[float]] = defaultdict(list)
+    for r in records:
+        if r.test_loss is not None:
+            groups[r.params.total, r.tokens, r.batch_tokens, r.peak_lr].append(r.test_loss)
+    repeated = [np.array(losses) for losses in groups.values() if len(losses) > 1]
+    free = sum(len(losses) - 1 for losses in repeated)
+    squares = sum(float(((losses - losses.mean()) ** 2).sum()) for losses in repeated)
+    return math.sqrt(squares / free) if free else 0.0

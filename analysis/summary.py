@@ -1,0 +1,173 @@
+"""A law as text for the terminal, at most 100 columns: alarms, parameters, methods, power laws."""
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.laws import Law
+
+WIDTH = 100
+LABEL = 14
+_STATUS = {
+    "converged": "converged",
+    "offset_not_identified": "E NOT IDENTIFIED (the rest is a minimum)",
+    "bound_hit": "NOT A LAW: a parameter is at its bound",
+    "not_identified": "NOT IDENTIFIED: the runs do not determine this form",
+    "max_iter": "NO MINIMUM FOUND",
+}
+_METHODS = {
+    "parametric": "parametric",
+    "isoflop": "IsoFLOP",
+    "envelope": "envelope",
+}
+_LETTERS = {"flops": "C", "params": "N", "tokens": "D"}
+
+
+def summary(law: Law) -> str:
+    """Return the whole text, alarms first, without a trailing newline."""
+    blocks = [
+        _alarms(law),
+        _head(law),
+        _parameters(law),
+        _methods(law),
+        _optima(law),
+        _powers(law),
+        _hindcasts(law),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _alarms(law: Law) -> list[str]:
+    lines = []
+    for alarm in law.alarms:
+        text = f"! {alarm.code}: {alarm.sentence}"
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return lines
+
+
+def _head(law: Law) -> list[str]:
+    source = law.inputs.get("source", law.source)
+    kept = f"{law.n_runs} runs" if law.n_runs else "published"
+    left = f", {len(law.dropped)} left out" if law.dropped else ""
+    lines = textwrap.wrap(f"{kept} of {source}{left}, N counted as {law.count}", WIDTH)
+    objective = law.objective
+    value = objective.get("value")
+    if value is not None:
+        delta = f" delta {objective['delta']:g}" if objective["name"] == "huber_log" else ""
+        lines.append(
+            f"{law.form} by {objective['name']}{delta}: {value:.10g}; {_STATUS[law.status]}"
+        )
+    else:
+        lines += textwrap.wrap(f"{law.form}: {law.source}", WIDTH)
+    return lines
+
+
+def _parameters(law: Law) -> list[str]:
+    intervals = law.intervals or {}
+    shown = intervals.get("parameters", {})
+    lines = []
+    if intervals:
+        units = f"{intervals.get('units', '')} {intervals['unit']}s".strip()
+        method = f"{intervals['method']}, {intervals['resamples']} resamples of {units}"
+        lines.append(
+            f"{'parameter':<{LABEL}}{'value':>14}  {intervals['level']:.0%} interval ({method})"
+        )
+    for name, value in law.parameters.items():
+        lines.append(f"{name:<{LABEL}}{value:>14.6g}{_span(shown.get(name))}")
+    return lines
+
+
+def _methods(law: Law) -> list[str]:
+    if not law.methods:
+        return []
+    lines = [f"{'N* ~ C^a':<{LABEL}}{'a':>8}  {'interval':<18}{'b':>8}  {'interval':<18}  from"]
+    for key, label in _METHODS.items():
+        block = law.methods.get(key)
+        if block is None:
+            lines.append(f"{label:<{LABEL}}{'-':>8}  {_absent(key)}")
+            continue
+        if key == "parametric" and law.status == "not_identified":
+            lines.append(f"{label:<{LABEL}}{'-':>8}  not identified by these runs")
+            continue
+        a, b = (f"{block[k]:>8.4f}  {_pair(block[k + '_interval']):<18}" for k in ("a", "b"))
+        lines.append(f"{label:<{LABEL}}{a}{b}  {_origin(key, block, law)}")
+    return lines
+
+
+def _absent(key: str) -> str:
+    return {
+        "isoflop": "fewer than 3 budgets have 4 sizes and a minimum inside them",
+        "envelope": "fewer than 3 curves, or no optimum inside the sizes",
+    }.get(key, "")
+
+
+def _origin(key: str, block: dict[str, Any], law: Law) -> str:
+    if key == "isoflop":
+        good = sum(p["why"] is None for p in block["points"])
+        return f"{good} of {len(block['points'])} budgets"
+    if key == "envelope":
+        return str(block["source"])
+    return f"{law.n_runs} runs"
+
+
+def _optima(law: Law) -> list[str]:
+    stated = law.allocation.get("tokens_per_param") or []
+    if not stated or not law.usable:
+        return []
+    lines = [
+        f"{'optimum at C':<{LABEL}}{'N*':>12}{'D*':>12}{'D*/N*':>10}  {'interval':<22}{'loss':>8}"
+    ]
+    for o in stated:
+        pair = _pair(o["interval"], digits=4)
+        lines.append(
+            f"{o['flops']:<{LABEL}.3e}{o['params']:>12.4g}{o['tokens']:>12.4g}"
+            f"{o['tokens_per_param']:>10.4g}  {pair:<22}{o['loss']:>8.4f}"
+        )
+    return lines
+
+
+def _powers(law: Law) -> list[str]:
+    lines = []
+    for block in law.power_laws:
+        letter = _LETTERS[block["variable"]]
+        name = f"L({letter})" + (" + E" if block["offset"] else "")
+        if not block["parameters"]:
+            continue
+        values, spans = block["parameters"], block["intervals"] or {}
+        offset = f"  E {values['E']:.4g}{_span(spans.get('E'))}" if block["offset"] else ""
+        bound = "" if block["status"] == "converged" else f"  ({block['status']})"
+        lines.append(
+            f"{name:<{LABEL}}{values['exponent']:>8.4f}  {_pair(spans.get('exponent')):<18}"
+            f"{block['n_runs']:>5} runs{offset}{bound}"
+        )
+    if lines:
+        lines.insert(0, f"{'power law':<{LABEL}}{'exponent':>8}  {'interval':<18}frontier")
+    return lines
+
+
+def _hindcasts(law: Law) -> list[str]:
+    rows = [r for r in (law.backtest or {}).get("rows", []) if r["converged"]]
+    if not rows or not law.usable:
+        return []
+    lines = [
+        f"{'hindcast from':<{LABEL}}{'reach':>8}{'fitted':>8}{'tested':>8}"
+        f"{'rms error':>11}{'bias':>9}{'covered':>9}"
+    ]
+    for r in rows:
+        reach = f"x{r['distance']:.3g}"
+        lines.append(
+            f"{r['cutoff_flops']:<{LABEL}.3e}{reach:>8}{r['n_train']:>8}{r['n_test']:>8}"
+            f"{r['rms_relative_error']:>11.2%}{r['mean_relative_error']:>9.2%}{r['coverage']:>9.0%}"
+        )
+    return lines
+
+
+def _pair(interval: Sequence[float] | None, digits: int = 3) -> str:
+    if interval is None:
+        return ""
+    style = f"#.{digits}g" if digits > 3 else f".{digits}f"
+    return f"[{interval[0]:{style}}, {interval[1]:{style}}]"
+
+
+def _span(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"  [{interval[0]:.6g}, {interval[1]:.6g}]"

@@ -1,0 +1,296 @@
+"""Tables of the report as text: law, methods, plan, stages, cost, all cells, provenance."""
+
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.derivation import BLOCKS, shown
+from analysis.laws import Law
+from analysis.material import Material
+from analysis.words import duration, interval, number, power, short
+from scaling.schema import Record, code_version
+
+Row = tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A table: its name, column heads, rows; which columns are numbers and which hold sentences."""
+
+    name: str
+    columns: Row
+    rows: list[Row]
+    numeric: tuple[int, ...] = ()
+    wide: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellText:
+    """One cell of the sortable table: `sort` is None for text, empty for a missing number."""
+
+    text: str
+    sort: str | None = None
+
+
+def law_grid(law: Law | None) -> Grid:
+    """Return the law's parameters with their intervals."""
+    found = (law.intervals or {}) if law else {}
+    ends = found.get("parameters", {})
+    rows = [
+        (name, number(value, 6), interval(ends.get(name)))
+        for name, value in (law.parameters if law else {}).items()
+    ]
+    if law and law.allocation.get("a") is not None:
+        for name, text in (("a", "a (N ~ C^a)"), ("b", "b (D ~ C^b)")):
+            rows.append(
+                (
+                    text,
+                    number(law.allocation[name]),
+                    interval(law.allocation.get(f"{name}_interval")),
+                )
+            )
+    level = f"{100 * found['level']:g}% interval" if found.get("level") else "interval"
+    return Grid(
+        name="Parameters of the law",
+        columns=("parameter", "value", level),
+        rows=rows,
+        numeric=(1,),
+    )
+
+
+def methods_grid(law: Law | None) -> Grid:
+    """Return the exponents a and b of the three methods side by side."""
+    rows = [
+        (
+            name,
+            number(m.get("a")),
+            interval(m.get("a_interval")),
+            number(m.get("b")),
+            interval(m.get("b_interval")),
+        )
+        for name, m in (law.methods if law else {}).items()
+        if m and m.get("a") is not None
+    ]
+    return Grid(
+        name="Allocation by three methods",
+        columns=("method", "a", "interval of a", "b", "interval of b"),
+        rows=rows,
+        numeric=(1, 3),
+    )
+
+
+def power_grid(law: Law | None) -> Grid:
+    """Return the plain power laws."""
+    rows = []
+    for block in law.power_laws if law else []:
+        values, ends = block.get("parameters") or {}, block.get("intervals") or {}
+        if values:
+            text = ", ".join(f"{k} {number(v)}" for k, v in values.items())
+            rows.append(
+                (
+                    str(block.get("formula", block["variable"])),
+                    text,
+                    interval(ends.get("exponent")),
+                    str(block.get("n_runs", "–")),
+                )
+            )
+    return Grid(
+        name="Plain power laws",
+        columns=("form", "parameters", "interval of the exponent", "runs"),
+        rows=rows,
+        numeric=(3,),
+    )
+
+
+def backtest_grid(law: Law | None) -> Grid:
+    """Return the hindcasts: what the law would have said of the dearer runs."""
+    rows = [
+        (
+            power(row["cutoff_flops"], 3),
+            f"{row['n_train']}",
+            f"{row['n_test']}",
+            f"{row['distance']:.2g}",
+            f"{100 * row['rms_relative_error']:.2g}%",
+            f"{100 * row['coverage']:.0f}%",
+        )
+        for row in ((law.backtest or {}).get("rows", ()) if law else ())
+        if row.get("rms_relative_error") is not None
+    ]
+    columns = (
+        "fitted up to (FLOPs)",
+        "runs fitted",
+        "runs forecast",
+        "reach in C",
+        "rms error of loss",
+        "inside the interval",
+    )
+    return Grid(name="Held-out forecasts", columns=columns, rows=rows, numeric=(1, 2, 3, 4, 5))
+
+
+def plan_grids(plan: dict[str, Any] | None) -> list[Grid]:
+    """Return one table a block of the plan: value and reason."""
+    grids = []
+    if plan is None:
+        return grids
+    for block in BLOCKS:
+        reasons = plan[block].get("reasons", {})
+        rows = [
+            (k, shown(v), str(reasons.get(k, "")))
+            for k, v in plan[block].items()
+            if k != "reasons" and v not in (None, "")
+        ]
+        grids.append(
+            Grid(
+                name=block,
+                columns=("value of", "planned", "reason, and interval before rounding"),
+                rows=rows,
+                wide=(2,),
+            )
+        )
+    return grids
+
+
+def stages_grid(material: Material) -> Grid:
+    """Return the final figures of each stage."""
+    rows = []
+    for stage, record in material.stages.items():
+        finals = (
+            {"test loss": record.test_loss, **record.metrics} if stage != "ppo" else record.metrics
+        )
+        text = ", ".join(
+            f"{k.replace('_', ' ')} {number(v, 3)}"
+            for k, v in finals.items()
+            if isinstance(v, int | float)
+        )
+        rows.append(
+            (stage, record.status, text or "–", f"{record.steps}", duration(record.seconds))
+        )
+    columns = ("stage", "status", "reached", "steps", "time")
+    return Grid(
+        name="Stages of the final run", columns=columns, rows=rows, numeric=(3, 4), wide=(2,)
+    )
+
+
+def cost_grid(material: Material) -> Grid:
+    """Return FLOPs and time of the sweep and of each stage."""
+    done = [r for r in material.records if r.stage == "pretrain"]
+    rows = [_cost(f"sweep, {len(done)} cells", done)]
+    rows += [_cost(f"final run, {stage}", [record]) for stage, record in material.stages.items()]
+    if material.stages:
+        rows.append(_cost("in all", [*done, *material.stages.values()]))
+    columns = ("what", "FLOPs, trunks once", "wall seconds, summed", "device time", "peak memory")
+    return Grid(name="Cost", columns=columns, rows=rows, numeric=(1, 2, 3, 4))
+
+
+def _cost(name: str, records: list[Record]) -> Row:
+    memory = max((r.peak_memory_bytes for r in records), default=0)
+    return (
+        name,
+        power(flops_run(records), 3),
+        f"{sum(r.seconds for r in records):.0f}",
+        duration(sum(r.device_seconds for r in records)),
+        f"{memory / 2**20:.0f} MiB" if memory else "–",
+    )
+
+
+def flops_run(records: Sequence[Record]) -> float:
+    """Return the FLOPs that were run: a trunk once, and of its shorter branches the decay alone."""
+    trunks: dict[tuple[str, str], list[Record]] = {}
+    for r in records:
+        trunks.setdefault((r.stage, r.trunk), []).append(r)
+    total = 0.0
+    for branches in trunks.values():
+        *rest, longest = sorted(branches, key=lambda r: r.flops)
+        decay = longest.config.get("schedule", {}).get("decay", 1.0)
+        total += longest.flops + decay * sum(r.flops for r in rest)
+    return total
+
+
+CELL_COLUMNS = (
+    "run",
+    "status",
+    "schedule",
+    "seed",
+    "N",
+    "D",
+    "D/N",
+    "C (FLOPs)",
+    "test loss",
+    "±",
+    "bits/byte",
+    "steps",
+    "batch",
+    "peak lr",
+    "seconds",
+    "tokens/s",
+)
+TEXT_COLUMNS = 3
+
+
+def cell_rows(material: Material) -> list[list[CellText]]:
+    """Return every cell of the study, failed ones included, for the sortable table."""
+    return [list(_cell(r, material.count)) for r in material.records if r.stage == "pretrain"]
+
+
+def _cell(r: Record, count: str) -> Iterator[CellText]:
+    n = getattr(r.params, count)
+    yield from (CellText(text=t) for t in (r.run_id, r.status, r.schedule))
+    yield _number(r.seed, str(r.seed))
+    yield _number(n, short(n))
+    yield _number(r.tokens, short(r.tokens))
+    yield _number(r.tokens / n, f"{r.tokens / n:.3g}")
+    yield _number(r.flops, power(r.flops, 3))
+    yield _number(r.test_loss, f"{r.test_loss or 0:.4f}")
+    yield _number(r.test_loss_se, f"{r.test_loss_se or 0:.4f}")
+    yield _number(r.bits_per_byte, f"{r.bits_per_byte or 0:.4f}")
+    yield _number(r.steps, str(r.steps))
+    yield _number(r.batch_tokens, str(r.batch_tokens))
+    yield _number(r.peak_lr, f"{r.peak_lr:.3g}")
+    yield _number(r.seconds, f"{r.seconds:.1f}")
+    yield _number(r.tokens_per_second, short(r.tokens_per_second))
+
+
+def _number(value: float | None, text: str) -> CellText:
+    return (
+        CellText(text="–", sort="")
+        if value is None
+        else CellText(text=text, sort=repr(float(value)))
+    )
+
+
+def provenance_grid(material: Material) -> Grid:
+    """Return versions, hashes and machines."""
+    rows: list[Row] = []
+    code = code_version()
+    rows.append(
+        (
+            "this report",
+            (
+                f"version {code['version']}, commit {code['git_sha'] or 'not a checkout'}, Python"
+                f" {platform.python_version()}"
+            ),
+        )
+    )
+    shas = sorted({r.git_sha or "no checkout" for r in material.records})
+    rows.append(("cells trained by", f"commit {', '.join(shas)}"))
+    versions: dict[str, set[str]] = {}
+    for r in material.records:
+        for name, version in r.versions.items():
+            versions.setdefault(name, set()).add(str(version))
+    rows.append(
+        ("libraries", ", ".join(f"{k} {'/'.join(sorted(v))}" for k, v in sorted(versions.items())))
+    )
+    rows.append(("devices", ", ".join(sorted({r.device for r in material.records}))))
+    started, ended = (
+        min(r.started for r in material.records),
+        max(r.ended for r in material.records),
+    )
+    rows.append(("trained", f"{started} to {ended}"))
+    rows += [(f"sha256 of {name}", digest) for name, digest in material.sha256.items()]
+    if material.plan:
+        rows += [
+            (f"plan made from {name}", digest)
+            for name, digest in material.plan.get("made_from", {}).items()
+        ]
+    return Grid(name="Provenance", columns=("what", "value"), rows=rows, wide=(1,))

@@ -1,0 +1,34 @@
+"""Hydra's way into `scaling.launch`: one multirun is one call with all its cells."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class TrunkLauncher(Launcher):
+    """Compose every cell, then train the missing ones, trunk by trunk, here or on SLURM."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what composing needs; the task function is not called: cells are, by `scaling.launch`."""
+        self.loader, self.config = hydra_context.config_loader, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the cells that these override lists name."""
+        from scaling.launch import run_cells
+        from scaling.sweep import compose_cells
+
+        cells = compose_cells(self.loader, self.config, job_overrides)
+        run_cells(cells, **self.options)
+        done = []
+        for overrides in job_overrides:
+            job = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
+            job.return_value = None
+            done.append(job)
+        return done

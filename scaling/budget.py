@@ -1,0 +1,88 @@
+"""Translate a cell's config into numbers: shape, tokens, steps, learning rate, FLOPs, memory.
+
+The one module that knows both layers and widths, and N, D and C.
+"""
+
+from dataclasses import dataclass
+
+from scaling.config import CellConfig
+from scaling.schema import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """What a cell's config comes to. Tokens are whole steps; FLOPs are exact for them."""
+
+    shape: Shape
+    n_tokens: int
+    n_steps: int
+    batch_tokens: int
+    rows: int
+    peak_lr: float
+    warmup_steps: int
+    decay_start: int
+    flops: float
+    flops_6nd: float
+    memory_bytes: int
+
+    @property
+    def tokens_per_param(self) -> float:
+        """D/N with N the matrices that multiply, head included."""
+        return self.n_tokens / self.shape.params.with_head
+
+
+def resolve(cell: CellConfig) -> Resolved:
+    """Work out a cell; ValueError for a budget below one step or a batch that no row fills."""
+    shape = cell.model.shape(vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
+    recipe = cell.optim.recipe()
+    batch = cell.optim.batch_tokens or recipe.batch_tokens(shape.params.non_embedding, shape.context)
+    if batch % shape.context:
+        raise ValueError(
+            f"optim.batch_tokens={batch} is not a multiple of data.context={shape.context}; "
+            f"set {shape.context * max(1, round(batch / shape.context))}"
+        )
+    wanted = _tokens(cell, shape)
+    n_steps = round(wanted / batch)
+    if n_steps < 1:
+        raise ValueError(f"the budget gives {wanted:.3g} tokens, less than half a batch of {batch}; raise the budget or lower optim.batch_tokens")
+    n_tokens = n_steps * batch
+    return Resolved(
+        shape=shape,
+        n_tokens=n_tokens,
+        n_steps=n_steps,
+        batch_tokens=batch,
+        rows=batch // shape.context,
+        peak_lr=cell.optim.peak_lr or recipe.peak_lr(shape.d_model),
+        warmup_steps=cell.schedule.warmup_steps,
+        decay_start=n_steps - max(1, round(cell.schedule.decay * n_steps)),
+        flops=shape.flops_per_token * n_tokens,
+        flops_6nd=6.0 * shape.params.with_head * n_tokens,
+        memory_bytes=shape.training_bytes(batch),
+    )
+
+
+def _tokens(cell: CellConfig, shape: Shape) -> float:
+    name, value = cell.budget.chosen()
+    if name == "flops":
+        return value / shape.flops_per_token
+    if name == "n_tokens":
+        return value
+    return value * getattr(shape.params, cell.budget.count)
+
+
+def trunk_flops(cells: list[CellConfig]) -> float:
+    """FLOPs that training these branches of one trunk really takes, the shared part counted once."""
+    resolved = [resolve(c) for c in cells]
+    if cells[0].schedule.name != "wsd":
+        return sum(r.flops for r in resolved)
+    shared = max(r.decay_start for r in resolved)
+    steps = shared + sum(r.n_steps - r.decay_start for r in resolved)
+    return steps * resolved[0].batch_tokens * resolved[0].shape.flops_per_token
+
+
+def group_flops(cells: list[CellConfig]) -> float:
+    """FLOPs of a whole grid, every trunk counted once."""
+    trunks: dict[str, dict[str, CellConfig]] = {}
+    for cell in cells:
+        trunks.setdefault(cell.trunk_id(), {})[cell.run_id()] = cell
+    return sum(trunk_flops(list(members.values())) for members in trunks.values())

@@ -1,0 +1,418 @@
+"""Every setting of a cell and of a final run: types, defaults, checks. YAML only overrides them.
+
+A cell's identity is the hash of its science part (model, data, tokenizer, optim, schedule, budget,
+evaluation, seed), values and not differences from defaults; machine, launcher and logging stay out.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from scaling.schema import Recipe, Shape, sha256_json
+
+
+def check(what: str, value: Any, legal: bool, fix: str) -> None:
+    """Raise a ValueError of four parts: what, the value, what is legal, what to do."""
+    if not legal:
+        raise ValueError(f"{what}={value!r} {fix}")
+
+
+def one_of(what: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a value that is none of the choices, which are named."""
+    check(what, value, value in choices, f"is unknown; choose one of {', '.join(choices)}")
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """A decoder's shape; a 0 is derived: heads from d_head, d_ff from d_model."""
+
+    n_layer: int = 2
+    d_model: int = 32
+    d_head: int = 16
+    n_head: int = 0
+    n_kv_head: int = 0
+    d_ff: int = 0
+    mlp: str = "swiglu"
+    norm: str = "rmsnorm"
+    positions: str = "rope"
+    tied: bool = True
+    bias: bool = False
+    embedding_norm: bool = True
+
+    def __post_init__(self) -> None:
+        """Resolve the derived widths, so that two ways to say a model are one identity."""
+        one_of("model.mlp", self.mlp, ("swiglu", "gelu"))
+        one_of("model.norm", self.norm, ("rmsnorm", "layernorm"))
+        one_of("model.positions", self.positions, ("rope", "learned", "sinusoidal"))
+        for name in ("n_layer", "d_model", "d_head"):
+            check(f"model.{name}", getattr(self, name), getattr(self, name) >= 1, "must be at least 1; set a positive number")
+        if not self.n_head:
+            check(
+                "model.d_model", self.d_model, self.d_model % self.d_head == 0,
+                f"is not a multiple of model.d_head={self.d_head}; change one of them",
+            )
+            self.n_head = self.d_model // self.d_head
+        self.n_kv_head = self.n_kv_head or self.n_head
+        check(
+            "model.n_kv_head", self.n_kv_head, self.n_head % self.n_kv_head == 0,
+            f"does not divide model.n_head={self.n_head}; choose a divisor of it",
+        )
+        check(
+            "model.d_head", self.d_head, self.positions != "rope" or self.d_head % 2 == 0,
+            "is odd, but rotary positions turn pairs of dimensions; make it even",
+        )
+        self.d_ff = self.d_ff or (4 * self.d_model if self.mlp == "gelu" else 8 * -(-self.d_model // 3))
+
+    def shape(self, *, vocab_size: int, context: int) -> Shape:
+        """Return the countable shape at a vocabulary and context."""
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k in Shape.__dataclass_fields__}
+        return Shape(**values, vocab_size=vocab_size, context=context)
+
+
+def underived() -> ModelConfig:
+    """Return a default model whose derived widths are still 0.
+
+    Hydra merges a chosen model over the default: widths derived for the default's d_model would stay.
+    """
+    model = object.__new__(ModelConfig)
+    for f in dataclasses.fields(ModelConfig):
+        setattr(model, f.name, f.default)
+    return model
+
+
+@dataclass(kw_only=True)
+class TokenizerConfig:
+    """Byte-level byte-pair vocabulary, trained on the training part of the corpus."""
+
+    vocab_size: int = 1024
+    sample_bytes: int = 4_000_000
+
+    def __post_init__(self) -> None:
+        """Check that the 256 bytes and the special tokens fit."""
+        check("tokenizer.vocab_size", self.vocab_size, 264 <= self.vocab_size <= 2**32, "must hold 256 bytes and 8 special tokens; set 264 or more")
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Where text comes from: `stdlib` (the running interpreter's own source), files, or a hub set.
+
+    `source: files` reads `train` (folders, globs or files: .txt .py .md .jsonl[.gz|.xz] .parquet), and
+    `test` likewise or, when that is empty, a fixed hash share of the training documents.
+    `sha256` is the corpus' content: filled in when it is read, refused when it differs from a given one.
+    """
+
+    source: str = "stdlib"
+    train: list[str] = field(default_factory=list)
+    test: list[str] = field(default_factory=list)
+    text_key: str = "text"
+    test_share: float = 0.08
+    context: int = 128
+    max_bytes: int = 0
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        """Check source and shares."""
+        one_of("data.source", self.source, ("stdlib", "files", "hub"))
+        check("data.train", self.train, self.source == "stdlib" or bool(self.train), f"is empty; data.source={self.source} needs paths or a hub name")
+        check("data.test_share", self.test_share, 0 < self.test_share < 1, "must lie between 0 and 1")
+        check("data.context", self.context, self.context >= 2, "must be at least 2 tokens")
+
+
+@dataclass(kw_only=True)
+class OptimConfig:
+    """AdamW and the rule for its learning rate and batch; `sweeps/LOG.md` says how they were tuned.
+
+    `peak_lr` and `batch_tokens` of 0 follow the rule (scaling.schema.Recipe).
+    """
+
+    peak_lr: float = 0.0
+    batch_tokens: int = 0
+    lr_base: float = 0.006
+    lr_base_width: int = 32
+    lr_width_exponent: float = 1.0
+    lr_embedding: float = 0.02
+    batch_base: int = 256
+    batch_base_params: float = 200_000.0
+    batch_exponent: float = 0.5
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
+
+    def recipe(self) -> Recipe:
+        """Return the constants of the rule."""
+        return Recipe.from_config(dataclasses.asdict(self))
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    """`wsd`: warm-up, constant, then decay over the last `decay` of each budget (trunk and branches).
+
+    `cosine` decays to `floor` times the peak at the budget's end and trains each cell alone.
+    The decay of wsd is 1 - sqrt (Hägele et al. 2024, 2405.18392) or linear.
+    """
+
+    name: str = "wsd"
+    warmup_steps: int = 10
+    decay: float = 0.2
+    decay_shape: str = "sqrt"
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check names and fractions."""
+        one_of("schedule.name", self.name, ("wsd", "cosine"))
+        one_of("schedule.decay_shape", self.decay_shape, ("sqrt", "linear"))
+        check("schedule.decay", self.decay, 0 < self.decay <= 1, "must lie in (0, 1]; 0.2 is usual")
+
+
+@dataclass(kw_only=True)
+class BudgetConfig:
+    """How much a cell trains: exactly one of FLOPs, tokens, tokens per parameter (of `count`)."""
+
+    flops: float | None = None
+    n_tokens: float | None = None
+    tokens_per_param: float | None = None
+    count: str = "with_head"
+
+    def __post_init__(self) -> None:
+        """Refuse none or several, and budgets that are not positive."""
+        one_of("budget.count", self.count, ("total", "non_embedding", "with_head", "active"))
+        for name in ("flops", "n_tokens", "tokens_per_param"):
+            value = getattr(self, name)
+            check(f"budget.{name}", value, value is None or value > 0, "must be positive")
+
+    def chosen(self) -> tuple[str, float]:
+        """Return the one budget that is set; ValueError when none or several are."""
+        found = {n: getattr(self, n) for n in ("flops", "n_tokens", "tokens_per_param") if getattr(self, n) is not None}
+        if len(found) != 1:
+            text = " and ".join(f"{k}={v:g}" for k, v in found.items()) or "nothing"
+            raise ValueError(f"budget sets {text}; set exactly one of flops, n_tokens, tokens_per_param (got {len(found)})")
+        return next(iter(found.items()))
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """The fixed held-out tokens, the same in the same order for every cell, and the curve's grid."""
+
+    test_tokens: int = 65_536
+    curve_points: int = 24
+    curve_tokens: int = 8_192
+
+
+@dataclass(kw_only=True)
+class MachineConfig:
+    """What may differ between machines without changing what is measured."""
+
+    device: str = "auto"
+    precision: str = "fp32"
+    compile: bool = False
+    threads: int = 1
+    workers: int = 0
+    cache: str = ""
+    checkpoint_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Check device and precision."""
+        one_of("machine.device", self.device, ("auto", "cpu", "cuda"))
+        one_of("machine.precision", self.precision, ("fp32", "bf16"))
+
+
+@dataclass(kw_only=True)
+class LogConfig:
+    """The curve on disk is always written; wandb mirrors it."""
+
+    every_seconds: float = 10.0
+    wandb: str = "offline"
+    project: str = "scaling"
+
+    def __post_init__(self) -> None:
+        """Check the wandb mode."""
+        one_of("log.wandb", self.wandb, ("offline", "online", "disabled"))
+
+
+@dataclass(kw_only=True)
+class GridConfig:
+    """Which cells of the sweep's product are kept: limits on what a cell is, 0 for no limit.
+
+    `max_flops_repeated` bounds the cells of seeds other than 0: repeats where they are cheap.
+    """
+
+    min_steps: int = 0
+    min_tokens_per_param: float = 0.0
+    max_tokens_per_param: float = 0.0
+    max_flops: float = 0.0
+    max_flops_repeated: float = 0.0
+
+
+SCIENCE = ("model", "tokenizer", "data", "optim", "schedule", "budget", "eval", "seed")
+
+
+@dataclass(kw_only=True)
+class CellConfig:
+    """One cell: the science part, and where and how it runs."""
+
+    study: str = "quick"
+    model: ModelConfig = field(default_factory=underived)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    seed: int = 0
+    grid: GridConfig = field(default_factory=GridConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    runs: str = "runs"
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        """Derive the model's widths."""
+        self.model.__post_init__()
+
+    def science(self) -> dict[str, Any]:
+        """Return the part that makes the cell what it is, complete."""
+        values = dataclasses.asdict(self)
+        return {name: values[name] for name in SCIENCE}
+
+    def run_id(self) -> str:
+        """Ten hex digits of the science part's hash."""
+        return sha256_json(self.science())[:10]
+
+    def trunk_id(self) -> str:
+        """Ten hex digits of what the branches of a trunk share: everything but the budget.
+
+        A cosine cell is its own trunk, since its schedule needs the budget.
+        """
+        if self.schedule.name != "wsd":
+            return self.run_id()
+        shared = {k: v for k, v in self.science().items() if k != "budget"}
+        return sha256_json(shared)[:10]
+
+
+# --- the final run: what plan.yaml holds and scaling.final executes -----------------------------
+
+
+@dataclass(kw_only=True)
+class PretrainPlan:
+    """The planned pretraining; `params_target` is the law's N before the shape is rounded."""
+
+    params_target: float = 0.0
+    params: int = 0
+    count: str = "with_head"
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    model: ModelConfig = field(default_factory=underived)
+    context: int = 128
+    peak_lr: float = 0.0
+    batch_tokens: int = 0
+    warmup_steps: int = 30
+    weight_decay: float = 0.1
+    schedule: str = "wsd"
+    decay: float = 0.2
+    seed: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class SftPlan:
+    """Supervised fine-tuning on prompt/completion pairs, loss on the completion alone."""
+
+    method: str = "full"
+    data: str = "docstrings"
+    examples: int = 2048
+    epochs: int = 2
+    batch_examples: int = 32
+    peak_lr: float = 0.0
+    lora_rank: int = 8
+    seed: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class RewardPlan:
+    """Reward model: Bradley-Terry on pairs sampled from the fine-tuned model."""
+
+    data: str = "gold"
+    pairs: int = 2048
+    epochs: int = 1
+    batch_pairs: int = 32
+    samples_per_prompt: int = 4
+    peak_lr: float = 0.0
+    seed: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class PpoPlan:
+    """PPO with a per-token KL penalty to the fine-tuned model; KL in nats per sequence (LAWS 7)."""
+
+    kl_budget: float = 6.0
+    kl_coefficient: float = 0.1
+    adaptive: bool = True
+    episodes: int = 2048
+    batch_episodes: int = 64
+    minibatch_episodes: int = 64
+    inner_epochs: int = 2
+    clip: float = 0.2
+    peak_lr: float = 0.0
+    gae_lambda: float = 0.95
+    discount: float = 1.0
+    value_coefficient: float = 0.5
+    entropy_coefficient: float = 0.0
+    missing_end_penalty: float = 1.0
+    temperature: float = 1.0
+    max_new_tokens: int = 64
+    seed: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class PlanBudget:
+    """What may be spent, and on what; seconds follow from the measured FLOP/s."""
+
+    flops: float = 0.0
+    device: str = ""
+    flops_per_second: float = 0.0
+    seconds: float = 0.0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class Forecast:
+    """Test loss of the planned run in nats/token, with its prediction interval."""
+
+    test_loss: float = 0.0
+    interval: list[float] = field(default_factory=list)
+    level: float = 0.95
+    bits_per_byte: float | None = None
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class FinalConfig:
+    """plan.yaml, as `scaling.final` reads it; `cell` is the study's config that the plan keeps."""
+
+    schema: int = 1
+    study: str = "quick"
+    runs: str = "runs"
+    budget: PlanBudget = field(default_factory=PlanBudget)
+    forecast: Forecast = field(default_factory=Forecast)
+    extrapolation: float = 0.0
+    pretrain: PretrainPlan = field(default_factory=PretrainPlan)
+    sft: SftPlan = field(default_factory=SftPlan)
+    reward: RewardPlan = field(default_factory=RewardPlan)
+    ppo: PpoPlan = field(default_factory=PpoPlan)
+    cell: dict[str, Any] = field(default_factory=dict)
+    law: dict[str, Any] = field(default_factory=dict)
+    alarms: list[dict[str, str]] = field(default_factory=list)
+    made_from: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, Any] = field(default_factory=dict)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+    plan: str = ""
+    stages: str = "pretrain,sft,reward,ppo"
+    resume: bool = True
+    force: bool = False

@@ -1,0 +1,70 @@
+"""What the machine is: device, its name, its peak, its memory."""
+
+import contextlib
+import functools
+import platform
+import resource
+import time
+from pathlib import Path
+
+import torch
+
+from scaling.config import MachineConfig
+
+# Dense bf16 peak FLOP/s by a part of the device's name (vendors' data sheets).
+GPU_PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "A10G": 125e12, "V100": 125e12}
+
+
+def pick_device(config: MachineConfig) -> torch.device:
+    """Return the device of the config; ValueError where a GPU is asked for and absent."""
+    found = torch.cuda.is_available()
+    if config.device == "cuda" and not found:
+        raise ValueError("machine.device=cuda, but torch finds no GPU; set machine.device=cpu or install a CUDA build")
+    device = torch.device("cuda" if found and config.device != "cpu" else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, config.threads))
+    return device
+
+
+@functools.cache
+def device_name(device: torch.device) -> str:
+    """Return the device's model name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def peak_flops(device: torch.device, threads: int) -> float | None:
+    """Return the peak FLOP/s: a GPU's from its data sheet, a CPU's as measured on fp32 products now.
+
+    None for a GPU that is not in the table.
+    """
+    if device.type == "cuda":
+        return next((v for k, v in GPU_PEAKS.items() if k in device_name(device)), None)
+    n = 512
+    a = torch.randn(n, n)
+    best = float("inf")
+    for _ in range(12):
+        began = time.perf_counter()
+        torch.mm(a, a)
+        best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the peak bytes of this process, on the GPU where one is used."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """Return the context in which a forward pass runs."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()

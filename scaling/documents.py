@@ -1,0 +1,188 @@
+"""Read documents from the standard library, files or a hub set, and split them without leaks.
+
+A document is (name, text). The split goes by a fixed hash of the name, after near-duplicates are
+put into one group, so that no file of the test part has a twin in the training part.
+"""
+
+import gzip
+import hashlib
+import json
+import lzma
+import sysconfig
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from scaling.config import DataConfig
+
+Document = tuple[str, str]
+
+SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl", ".jsonl.gz", ".jsonl.xz", ".txt.gz", ".txt.xz", ".parquet")
+# Tests, installed packages, and pydoc_data, one generated 700 kB file that is no program.
+LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data"})
+SHARED_LINES = 0.5  # of the smaller file's lines: then the two are near-duplicates
+COMMON_LINE = 30  # a line in more files than this (a licence) says nothing about duplication
+SHORT_LINE = 20  # characters; shorter lines (`return None`) are everywhere
+
+
+def source_files(paths: Iterable[str]) -> list[Path]:
+    """Expand folders, globs and files to a sorted list of readable files.
+
+    Raises FileNotFoundError for a path that matches nothing and ValueError for an unknown ending.
+    """
+    found: list[Path] = []
+    for text in paths:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            here = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+        elif path.is_file():
+            here = [path]
+        else:
+            root = Path(path.anchor or ".")
+            here = sorted(p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file())
+        if not here:
+            raise FileNotFoundError(f"data path {text} matches no file; give a folder, a glob or a file")
+        found += here
+    for path in found:
+        if not path.name.endswith(SUFFIXES):
+            raise ValueError(f"{path} has an unknown ending; readable are {' '.join(SUFFIXES)}")
+    return found
+
+
+def stdlib_files() -> list[Path]:
+    """List the running interpreter's own library source, its tests and installed packages left out."""
+    root = Path(sysconfig.get_path("stdlib"))
+    return sorted(p for p in root.rglob("*.py") if LEFT_OUT.isdisjoint(p.relative_to(root).parts[:-1]))
+
+
+def read_documents(files: Iterable[Path], *, text_key: str, root: Path | None = None) -> Iterator[Document]:
+    """Yield the non-empty documents of files, one a text file, one a row of a table."""
+    for path in files:
+        name = str(path.relative_to(root)) if root else path.name
+        if ".jsonl" in path.name or path.suffix == ".parquet":
+            for number, text in enumerate(_rows(path, text_key)):
+                if text.strip():
+                    yield f"{name}:{number}", text
+        else:
+            text = _text(path)
+            if text.strip():
+                yield name, text
+
+
+def _text(path: Path) -> str:
+    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    with opener(path, "rt", encoding="utf-8", errors="replace", newline="\n") as stream:
+        return stream.read()
+
+
+def _rows(path: Path, key: str) -> Iterator[str]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as parquet
+
+        table = parquet.ParquetFile(path)
+        _need(key, table.schema_arrow.names, path)
+        for batch in table.iter_batches(columns=[key], batch_size=1024):
+            yield from (str(v) for v in batch.column(0).to_pylist() if v is not None)
+        return
+    for line in _text(path).split("\n"):
+        if line.strip():
+            row = json.loads(line)
+            _need(key, list(row), path)
+            yield str(row[key])
+
+
+def _need(key: str, names: list[str], path: Path) -> None:
+    if key not in names:
+        raise ValueError(f"{path} has no text column {key!r}; set data.text_key to one of {', '.join(names)}")
+
+
+def hub_documents(names: Iterable[str], *, split: str, text_key: str) -> Iterator[Document]:
+    """Stream documents of hub data sets (or local folders that `datasets` can load)."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError("data.source=hub needs the package `datasets`; install scaling-laws[hub]") from error
+    for name in names:
+        for number, row in enumerate(datasets.load_dataset(name, split=split, streaming=True)):
+            _need(text_key, list(row), Path(name))
+            yield f"{name}:{number}", str(row[text_key])
+
+
+def documents(config: DataConfig) -> tuple[list[Document], list[Document]]:
+    """Return the training and the test documents of a data config; ValueError when one is empty."""
+    if config.source == "stdlib":
+        root = Path(sysconfig.get_path("stdlib"))
+        train, test = list(read_documents(stdlib_files(), text_key="", root=root)), None
+    elif config.source == "files":
+        train = list(read_documents(source_files(config.train), text_key=config.text_key))
+        test = list(read_documents(source_files(config.test), text_key=config.text_key)) if config.test else None
+    else:
+        train = list(hub_documents(config.train, split="train", text_key=config.text_key))
+        test = list(hub_documents(config.test, split="test", text_key=config.text_key)) if config.test else None
+    train = _unique(train)
+    if test is None:
+        train, test = split(train, share=config.test_share)
+    else:
+        held_out = {_digest(text) for _, text in test}
+        train = [d for d in train if _digest(d[1]) not in held_out]
+    if config.max_bytes:
+        train = _limit(train, config.max_bytes)
+    for part, found in (("training", train), ("test", test)):
+        if not found:
+            raise ValueError(f"the corpus has no {part} documents; add text, or change data.test_share={config.test_share}")
+    return train, test
+
+
+def _limit(found: list[Document], max_bytes: int) -> list[Document]:
+    kept, size = [], 0
+    for name, text in sorted(found, key=lambda d: _digest(d[0])):
+        size += len(text.encode())
+        if kept and size > max_bytes:
+            break
+        kept.append((name, text))
+    return kept
+
+
+def _unique(found: list[Document]) -> list[Document]:
+    return list({_digest(text): (name, text) for name, text in reversed(found)}.values())[::-1]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def split(found: list[Document], *, share: float) -> tuple[list[Document], list[Document]]:
+    """Split by the hash of each near-duplicate group's first name; `share` of the groups is test."""
+    groups = near_duplicates([text for _, text in found])
+    first: dict[int, str] = {}
+    for (name, _), group in zip(found, groups, strict=True):
+        first[group] = min(name, first.get(group, name))
+    held_out = {g for g, name in first.items() if int(_digest(name)[:8], 16) / 16**8 < share}
+    train = [d for d, g in zip(found, groups, strict=True) if g not in held_out]
+    test = [d for d, g in zip(found, groups, strict=True) if g in held_out]
+    return train, sorted(test, key=lambda d: _digest(d[0]))
+
+
+def near_duplicates(texts: list[str]) -> list[int]:
+    """Label each text with its group: texts that share over half of the smaller one's lines."""
+    lines = [{hash(s) for line in text.split("\n") if len(s := line.strip()) >= SHORT_LINE} for text in texts]
+    holders: dict[int, list[int]] = defaultdict(list)
+    for index, own in enumerate(lines):
+        for line in own:
+            holders[line].append(index)
+    shared: Counter[tuple[int, int]] = Counter()
+    for held in holders.values():
+        if 1 < len(held) <= COMMON_LINE:
+            shared.update((a, b) for i, a in enumerate(held) for b in held[i + 1 :])
+    parent = list(range(len(texts)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for (a, b), count in shared.items():
+        if count > SHARED_LINES * min(len(lines[a]), len(lines[b])):
+            parent[max(find(a), find(b))] = min(find(a), find(b))
+    return [find(i) for i in range(len(texts))]

@@ -1,0 +1,275 @@
+"""Run the planned final run: pretraining, fine-tuning, reward model, PPO.
+
+    python -m scaling.final plan=plan.yaml [stages=pretrain,sft,reward,ppo] [ppo.episodes=4096 ...]
+
+The plan is merged strictly into FinalConfig; overrides apply on top of it. The forecast is sealed in
+runs/NAME/final/forecast.json before pretraining starts. A stage that is done with the same inputs
+is not run again, a killed one resumes from its checkpoint.
+"""
+
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.app import start, store
+from scaling.config import BudgetConfig, CellConfig, FinalConfig
+from scaling.schema import Record, read_json, read_record, sha256_file, sha256_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+
+    from scaling.data import Corpus
+
+log = logging.getLogger(__name__)
+
+STAGES = {"pretrain": (), "sft": ("pretrain",), "reward": ("sft",), "ppo": ("sft", "reward")}
+
+store("final", FinalConfig)
+
+
+def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
+    """Read a plan, then apply `key=value` overrides; unknown keys are refused by name.
+
+    Raises FileNotFoundError for a missing plan and ValueError for one that is none.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no plan {path}; write one with python -m analysis.plan law=... out={path}")
+    composed = OmegaConf.structured(FinalConfig)
+    try:
+        values = OmegaConf.load(path)
+    except Exception as error:  # yaml's errors share no base with ours
+        raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}); write it again") from error
+    if not isinstance(values, DictConfig) or "pretrain" not in values:
+        raise ValueError(f"{path} holds no plan (no block pretrain); write one with python -m analysis.plan")
+    try:
+        composed = OmegaConf.merge(composed, values)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}; write the plan again or mend the key") from error
+    apply(composed, overrides)
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, FinalConfig)
+    return replace(config, plan=str(path))
+
+
+def apply(composed: Any, overrides: Sequence[str]) -> None:
+    """Apply Hydra's overrides of values (not of groups) in place."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if key != "plan" and not key.startswith("hydra"):
+            OmegaConf.update(composed, key, override.value(), force_add=bool(override.is_add()))
+
+
+def run_final(config: FinalConfig) -> list[Record]:
+    """Run the stages that are asked for, in order; return their records.
+
+    ValueError when a stage diverges, so that no later one starts from it.
+    """
+    wanted = chosen_stages(config.stages)
+    cell = planned_cell(config)
+    from scaling.data import open_corpus
+    from scaling.device import pick_device
+
+    device, corpus = pick_device(config.machine), open_corpus(cell)
+    records = []
+    for name in wanted:
+        run = pretrain if name == "pretrain" else post_train
+        record = run(config, cell, name=name, corpus=corpus, device=device)
+        records.append(record)
+        if record.status != "done":
+            raise ValueError(f"stage {name} ended as {record.status}: {record.error}")
+    return records
+
+
+def chosen_stages(text: str) -> list[str]:
+    """Return the stages of a comma-separated list in their order; ValueError for an unknown one."""
+    names = [n.strip() for n in text.split(",") if n.strip()]
+    unknown = sorted(set(names) - set(STAGES))
+    if unknown or not names:
+        raise ValueError(f"stages={text!r} names {', '.join(unknown) or 'nothing'}; choose among {', '.join(STAGES)}")
+    return [n for n in STAGES if n in names]
+
+
+def planned_cell(config: FinalConfig) -> CellConfig:
+    """Return the pretraining cell: the study's science config with the plan's values put in."""
+    plan = config.pretrain
+    if plan.tokens < 1:
+        raise ValueError(f"pretrain.tokens={plan.tokens} must be positive; write the plan with python -m analysis.plan")
+    known = {k: v for k, v in config.cell.items() if k not in ("budget", "model")}
+    try:
+        composed = OmegaConf.merge(OmegaConf.structured(CellConfig), known)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"the plan's cell: {str(error).splitlines()[0]}; write the plan again") from error
+    cell = OmegaConf.to_object(composed)
+    assert isinstance(cell, CellConfig)
+    optim = {"weight_decay": plan.weight_decay}
+    optim |= {k: getattr(plan, k) for k in ("peak_lr", "batch_tokens") if getattr(plan, k)}
+    schedule = {"name": plan.schedule, "warmup_steps": plan.warmup_steps, "decay": plan.decay}
+    return replace(
+        cell,
+        study=config.study,
+        runs=config.runs,
+        model=plan.model,
+        data=replace(cell.data, context=plan.context),
+        optim=replace(cell.optim, **optim),
+        schedule=replace(cell.schedule, **schedule),
+        budget=BudgetConfig(n_tokens=plan.tokens, count=plan.count),
+        seed=plan.seed,
+        machine=config.machine,
+        log=config.log,
+    )
+
+
+def pretrain(
+    config: FinalConfig, cell: CellConfig, *, name: str, corpus: "Corpus", device: "torch.device"
+) -> Record:
+    """Train the planned cell, its forecast sealed first; a finished one is kept."""
+    from scaling.runlog import Progress
+    from scaling.trainer import train_trunk
+
+    folder = Path(config.runs) / config.study / "final" / name
+    inputs = {"cell": cell.run_id(), "corpus": corpus.sha256, "tokenizer": sha256_file(corpus.tokenizer_path)}
+    known = folder / "inputs.json"
+    if folder.is_dir() and not (known.is_file() and read_json(known) == inputs and config.resume):
+        shutil.rmtree(folder)
+    path = folder / "record.json"
+    if path.is_file() and read_record(path).status == "done":
+        log.info("pretrain: done before, kept")
+        return read_record(path)
+    path.unlink(missing_ok=True)
+    write_json(known, inputs)
+    seal_forecast(config, inputs)
+    total = planned_flops(cell)
+    progress = Progress(name, total=total, every_seconds=config.log.every_seconds)
+    record = train_trunk([cell], folders=[folder], report=progress.update)[0]
+    progress.close()
+    block = {k: v for k, v in asdict(config.pretrain).items() if k != "reasons"}
+    record = replace(record, inputs={**record.inputs, **inputs, "plan": sha256_json(block)})
+    record.write(path)
+    return record
+
+
+def planned_flops(cell: CellConfig) -> float:
+    """Return the counted FLOPs of the pretraining."""
+    from scaling.budget import resolve
+
+    return resolve(cell).flops
+
+
+def seal_forecast(config: FinalConfig, inputs: dict[str, str]) -> Path:
+    """Write what is expected, and from what, before the outcome can be known.
+
+    A forecast already sealed for the same inputs is left as it is.
+    """
+    from scaling.trainer import now
+
+    path = Path(config.runs) / config.study / "final" / "forecast.json"
+    if path.is_file() and read_json(path)["inputs"] == inputs:
+        return path
+    forecast = config.forecast
+    return write_json(
+        path,
+        {
+            "schema": 1,
+            "test_loss": forecast.test_loss,
+            "interval": list(forecast.interval),
+            "level": forecast.level,
+            "bits_per_byte": forecast.bits_per_byte,
+            "extrapolation": config.extrapolation,
+            "plan_sha256": sha256_file(config.plan) if config.plan else None,
+            "law": config.law,
+            "made_from": config.made_from,
+            "inputs": inputs,
+            "sealed": now(),
+        },
+    )
+
+
+def post_train(
+    config: FinalConfig, cell: CellConfig, *, name: str, corpus: "Corpus", device: "torch.device"
+) -> Record:
+    """Run one stage after pretraining, or keep it where it is done with the same inputs."""
+    from scaling.stage import finished, open_stage
+
+    stage = open_stage(config, cell, name=name, corpus=corpus, device=device, after=STAGES[name])
+    record = finished(stage)
+    if record is not None:
+        log.info("%s: done before, kept", name)
+        return record
+    run: Callable[..., Record] = getattr(import_module(f"scaling.{name}"), f"run_{name}")
+    return run(stage)
+
+
+def summary(config: FinalConfig, records: Sequence[Record]) -> list[str]:
+    """Return the closing lines: forecast against outcome, and each stage's result."""
+    lines = []
+    for record in records:
+        m = record.metrics
+        if record.stage == "pretrain":
+            text = outcome(config, record)
+        elif record.stage == "sft":
+            text = (
+                f"completion loss {m['test_loss_before']:.3f} -> {m['test_loss']:.3f} +- {m['test_loss_se']:.3f} "
+                f"nats/token, {m['examples']:.0f} examples"
+            )
+        elif record.stage == "reward":
+            text = (
+                f"accuracy {m['accuracy']:.3f} +- {m['accuracy_se']:.3f} on {m['test_pairs']:.0f} held-out pairs, "
+                f"{m['pairs']:.0f} trained on; correlation with gold {m['gold_correlation']:.2f}, with length {m['length_correlation']:.2f}"
+            )
+        else:
+            inside = "inside" if m["kl"] <= m["kl_budget"] else "OUTSIDE"
+            gold = f"gold {m['gold_before']:.3f} -> {m['gold_after']:.3f}, " if "gold_after" in m else ""
+            text = (
+                f"reward {m['reward_before']:.2f} -> {m['reward_after']:.2f}, {gold}KL {m['kl']:.2f} nats {inside} the "
+                f"budget of {m['kl_budget']:g}, {m['episodes']:.0f} episodes"
+            )
+        lines.append(f"{record.stage:>8}: {text}  ({record.seconds:.0f} s)")
+    return lines
+
+
+def outcome(config: FinalConfig, record: Record) -> str:
+    """Compare the pretraining's test loss with the sealed forecast."""
+    text = f"test loss {record.test_loss:.4f} +- {record.test_loss_se:.4f} nats/token"
+    path = Path(config.runs) / config.study / "final" / "forecast.json"
+    sealed = read_json(path) if path.is_file() else {}
+    if not sealed.get("test_loss") or record.test_loss is None:
+        return f"{text}, no forecast in the plan"
+    error = record.test_loss / sealed["test_loss"] - 1
+    text += f", forecast {sealed['test_loss']:.4f} ({error:+.1%})"
+    if len(sealed["interval"]) != 2:
+        return text
+    low, high = sealed["interval"]
+    where = "inside" if low <= record.test_loss <= high else "OUTSIDE"
+    return f"{text}, {where} the {sealed['level']:.0%} interval [{low:.4f}, {high:.4f}]"
+
+
+def main(config: FinalConfig) -> None:
+    """Run the final run of `config.plan`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not config.plan:
+        raise ValueError("no plan is named; give plan=plan.yaml (python -m analysis.plan writes one)")
+    planned = load_plan(config.plan, list(HydraConfig.get().overrides.task))
+    for line in summary(planned, run_final(planned)):
+        log.info(line)
+
+
+def quoted_stages(argument: str) -> str:
+    """Quote a list of stages, which Hydra would read as a sweep."""
+    key, equals, value = argument.partition("=")
+    return f"{key}='{value}'" if equals and key == "stages" and value[:1] not in ("'", '"') else argument
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = map(quoted_stages, sys.argv[1:])
+    start(main, config_name="final", schema=FinalConfig)

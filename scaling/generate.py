@@ -1,0 +1,175 @@
+"""Batched sampling with a key/value cache.
+
+Prompts are padded on the left, so that all rows write the same column of the cache; a mask hides
+the padding and positions count from each prompt's first token. Rows that have ended leave the batch.
+Each row has its own stream of uniform draws (inverse-CDF sampling), so what it gets depends neither
+on the batch it is in nor on when others end.
+
+Legend: B batch, P longest prompt, S keys so far, V vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from scaling.model import Cache, Transformer
+from scaling.tokenizer import END, PAD
+
+BATCH_ROWS = 256  # rows at a time; the cache of a small model still fits a core's own
+DROP_SHARE = 0.75  # ended rows are dropped once fewer than this share of the batch is alive
+DRAW_SEED = 2**31
+
+
+@dataclass(kw_only=True)
+class Samples:
+    """Completions in the order of their prompts; an ended one has END as its last token."""
+
+    completions: list[list[int]] = field(default_factory=list)
+    log_probs: list[list[float]] = field(default_factory=list)  # of the model at its temperature
+    ended: list[bool] = field(default_factory=list)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens sampled."""
+        return sum(map(len, self.completions))
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """Rows being sampled: what shrinks when rows end."""
+
+    rows: Tensor  # (B,) index into the chunk
+    cache: Cache
+    valid: Tensor  # (B, capacity) True where a key is a real token
+    positions: Tensor  # (B,) position of the next token
+    draws: Tensor  # (B, max_new) uniform in [0, 1)
+
+    def keep(self, alive: Tensor) -> None:
+        """Drop the rows that are not alive."""
+        index = alive.nonzero()[:, 0]
+        self.cache.keys = [k[index] for k in self.cache.keys]
+        self.cache.values = [v[index] for v in self.cache.values]
+        self.rows, self.valid = self.rows[index], self.valid[index]
+        self.positions, self.draws = self.positions[index], self.draws[index]
+
+
+@torch.inference_mode()
+def generate(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_rows: int = BATCH_ROWS,
+) -> Samples:
+    """Sample one completion a prompt (repeat a prompt for several); temperature 0 is greedy.
+
+    A completion ends with END or after `max_new_tokens`. Raises ValueError for no or empty prompts
+    and for those that leave no room in the context.
+    """
+    check_room(prompts, max_new_tokens=max_new_tokens, context=model.context)
+    generator = torch.Generator().manual_seed(DRAW_SEED + seed)
+    draws = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found = Samples(
+        completions=[[] for _ in prompts], log_probs=[[] for _ in prompts], ended=[False] * len(prompts)
+    )
+    was_training = model.training
+    model.eval()
+    for at in range(0, len(order), batch_rows):
+        chunk = order[at : at + batch_rows]
+        tokens, log_probs, counts = _sample([prompts[i] for i in chunk], model, draws[chunk], temperature)
+        for row, i in enumerate(chunk):
+            found.completions[i] = tokens[row][: counts[row]]
+            found.log_probs[i] = log_probs[row][: counts[row]]
+            found.ended[i] = found.completions[i][-1] == END
+    model.train(was_training)
+    return found
+
+
+def check_room(prompts: Sequence[Sequence[int]], *, max_new_tokens: int, context: int) -> None:
+    """Raise ValueError when there is nothing to complete or no room to do so."""
+    if not prompts or not all(prompts):
+        raise ValueError("there is an empty prompt, or none at all; give at least one token each (a prompt ends with SEP)")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    longest = max(map(len, prompts))
+    if longest + max_new_tokens > context:
+        raise ValueError(
+            f"the longest prompt ({longest} tokens) and max_new_tokens={max_new_tokens} exceed the context of "
+            f"{context}; shorten the prompts or the completions"
+        )
+
+
+def _sample(
+    prompts: list[Sequence[int]], model: Transformer, draws: Tensor, temperature: float
+) -> tuple[list[list[int]], list[list[float]], list[int]]:
+    """Sample one chunk; return tokens, log-probabilities and how many of them count, by row."""
+    n, max_new = draws.shape
+    device = model.device
+    tokens = torch.full((n, max_new), PAD, device=device)
+    log_probs = torch.zeros(n, max_new, device=device)
+    counts = torch.full((n,), max_new, device=device)
+    batch, logits = _prefill(prompts, model, draws.to(device))
+    alive = torch.ones(n, dtype=torch.bool, device=device)  # of the rows still in the batch
+    for step in range(max_new):
+        chosen, logp = choose(logits, batch.draws[:, step], temperature)  # (B,) each
+        tokens[batch.rows, step] = chosen
+        log_probs[batch.rows, step] = logp
+        counts[batch.rows[alive & (chosen == END)]] = step + 1
+        alive = alive & (chosen != END)
+        n_alive = int(alive.sum())
+        if n_alive == 0 or step == max_new - 1:
+            break
+        if n_alive < DROP_SHARE * len(alive):
+            batch.keep(alive)
+            chosen, alive = chosen[alive], alive[alive]
+        logits = _decode(chosen, model, batch)
+    return tokens.tolist(), log_probs.tolist(), counts.tolist()
+
+
+def _prefill(prompts: list[Sequence[int]], model: Transformer, draws: Tensor) -> tuple[Batch, Tensor]:
+    """Run the prompts through the model; return the batch and the next token's logits, (B, V)."""
+    device = model.device
+    lengths = torch.tensor([len(p) for p in prompts], device=device)
+    P = int(lengths.max())
+    tokens = torch.tensor([[PAD] * (P - len(p)) + list(p) for p in prompts], device=device)  # (B, P)
+    column = torch.arange(P, device=device)
+    real = column >= (P - lengths)[:, None]  # (B, P)
+    causal = column[:, None] >= column  # (P, P)
+    itself = torch.eye(P, dtype=torch.bool, device=device)  # padding looks at itself, at nothing else
+    mask = (causal & real[:, None, :] | itself)[:, None]  # (B, 1, P, P)
+    positions = (column - (P - lengths)[:, None]).clamp(min=0)
+    cache = model.new_cache(len(prompts), P + draws.shape[1])
+    hidden = model.hidden(tokens, positions=positions, mask=mask, cache=cache)  # (B, P, C)
+    valid = torch.ones(len(prompts), P + draws.shape[1], dtype=torch.bool, device=device)
+    valid[:, :P] = real
+    rows = torch.arange(len(prompts), device=device)
+    batch = Batch(rows=rows, cache=cache, valid=valid, positions=lengths, draws=draws)
+    return batch, model.head(hidden[:, -1])
+
+
+def _decode(chosen: Tensor, model: Transformer, batch: Batch) -> Tensor:
+    """Feed one token a row; return the next logits, (B, V)."""
+    mask = batch.valid[:, None, None, : batch.cache.length + 1]  # (B, 1, 1, S)
+    logits = model(chosen[:, None], positions=batch.positions[:, None], mask=mask, cache=batch.cache)
+    batch.positions = batch.positions + 1
+    return logits[:, 0]
+
+
+def choose(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Choose a token a row by its uniform draw; return it and its log-probability, (B,) each.
+
+    At temperature 0 the likeliest token, with its log-probability at temperature 1.
+    """
+    logp = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)  # (B, V)
+    if temperature == 0:
+        chosen = logp.argmax(-1)
+    else:
+        cumulative = logp.double().exp().cumsum(-1)
+        wanted = draws[:, None] * cumulative[:, -1:]
+        chosen = torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+    return chosen, logp.gather(1, chosen[:, None])[:, 0]

@@ -1,0 +1,63 @@
+"""Low-rank adapters on every linear layer (Hu et al. 2021, 2106.09685), merged exactly.
+
+A layer becomes W x + (alpha / r) B A x with W frozen, A random and B zero, so that nothing changes
+before the first step. The tied output head and the embedding stay as they are; all others are
+adapted, the MLP included (Schulman et al. 2025, "LoRA Without Regret").
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+ALPHA = 32.0  # of the same source; the best learning rate then hardly depends on the rank
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer with a trainable update of rank `rank`."""
+
+    def __init__(self, base: nn.Linear, *, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.base, self.scale = base, alpha / rank
+        like = base.weight
+        self.down = nn.Parameter(torch.empty(rank, base.in_features, dtype=like.dtype, device=like.device))
+        self.up = nn.Parameter(torch.zeros(base.out_features, rank, dtype=like.dtype, device=like.device))
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer and its update."""
+        return self.base(x) + self.scale * ((x @ self.down.T) @ self.up.T)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """Return the linear layer with the update added to its weight, in float64 and rounded once."""
+        update = self.scale * (self.up.double() @ self.down.double())
+        self.base.weight.copy_(self.base.weight.double() + update)
+        return self.base
+
+
+def add_lora(model: nn.Module, *, rank: int, alpha: float = ALPHA, skip: tuple[str, ...] = ("head",)) -> nn.Module:
+    """Freeze `model` and adapt its linear layers in place, those named in `skip` left out.
+
+    ValueError for a rank that is not below every layer's width.
+    """
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n not in skip}
+    narrowest = min(min(m.in_features, m.out_features) for m in layers.values())
+    if not 1 <= rank <= narrowest:
+        raise ValueError(f"sft.lora_rank={rank} must lie between 1 and {narrowest}, the narrowest layer's width")
+    model.requires_grad_(False)
+    for name, layer in layers.items():
+        _replace(model, name, LoraLinear(layer, rank=rank, alpha=alpha))
+    return model
+
+
+def merge_lora(model: nn.Module) -> nn.Module:
+    """Put merged linear layers in the place of adapted ones; everything is trainable again."""
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, LoraLinear)]:
+        _replace(model, name, layer.merged())
+    return model.requires_grad_(True)
+
+
+def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, layer)

@@ -1,0 +1,249 @@
+"""The decoder-only transformer, dense: RMSNorm, rotary positions, SwiGLU, grouped queries.
+
+The options `layernorm`, `gelu`, `learned`, `bias` give the GPT-2 shape (Radford et al. 2019);
+`sinusoidal` the positions of Vaswani et al. 2017. Rotary positions follow Su et al. 2021 in the
+half-split layout of Llama, so that weights export without a permutation.
+
+Legend: B batch, T time, S time of keys, C width, H heads, G key/value heads, K head width, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scaling.config import ModelConfig
+from scaling.loss import linear_cross_entropy
+
+ROPE_BASE = 10_000.0  # Su et al. 2021
+
+
+@dataclass
+class Cache:
+    """Keys and values of the tokens seen so far, one pair a layer, grown in place.
+
+    Made by `Transformer.new_cache`; `length` tokens of `capacity` are filled.
+    """
+
+    keys: list[Tensor]  # n_layer of (B, G, capacity, K)
+    values: list[Tensor]
+    length: int = 0
+
+
+class Attention(nn.Module):
+    """Causal self-attention with grouped key/value heads (Ainslie et al. 2023)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_head, self.n_kv_head, self.d_head = config.n_head, config.n_kv_head, config.d_head
+        out = (config.n_head + 2 * config.n_kv_head) * config.d_head
+        self.qkv = nn.Linear(config.d_model, out, bias=config.bias)
+        self.out = nn.Linear(config.n_head * config.d_head, config.d_model, bias=config.bias)
+
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, kv: "LayerCache | None"
+    ) -> Tensor:
+        """Attend; `mask` is True where a query may look, None for plain causal."""
+        B, T, _ = x.shape
+        heads = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2)  # (B, H+2G, T, K)
+        q, k, v = heads.split([self.n_head, self.n_kv_head, self.n_kv_head], dim=1)
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        if kv is not None:
+            k, v = kv.append(k, v)  # (B, G, S, K)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None and T > 1, enable_gqa=self.n_head != self.n_kv_head
+        )
+        return self.out(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
+
+
+@dataclass
+class LayerCache:
+    """One layer's view of a Cache."""
+
+    keys: Tensor
+    values: Tensor
+    start: int
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the new keys and values; return all up to now."""
+        end = self.start + k.shape[2]
+        self.keys[:, :, self.start : end] = k
+        self.values[:, :, self.start : end] = v
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class MLP(nn.Module):
+    """SwiGLU (Shazeer 2020), gate and up in one product, or GELU."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gated = config.mlp == "swiglu"
+        self.up = nn.Linear(config.d_model, (2 if self.gated else 1) * config.d_ff, bias=config.bias)
+        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map each position on its own."""
+        if not self.gated:
+            return self.down(F.gelu(self.up(x), approximate="tanh"))
+        gate, up = self.up(x).chunk(2, dim=-1)  # (B, T, F) each
+        return self.down(F.silu(gate) * up)
+
+
+def norm(config: ModelConfig) -> nn.Module:
+    """Return the norm of the config over the width."""
+    if config.norm == "rmsnorm":
+        return nn.RMSNorm(config.d_model, eps=1e-5)
+    return nn.LayerNorm(config.d_model, eps=1e-5)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm_attention, self.attention = norm(config), Attention(config)
+        self.norm_mlp, self.mlp = norm(config), MLP(config)
+
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, kv: LayerCache | None
+    ) -> Tensor:
+        """Add attention, then the MLP, to the stream."""
+        x = x + self.attention(self.norm_attention(x), rope, mask, kv)
+        return x + self.mlp(self.norm_mlp(x))
+
+
+class Transformer(nn.Module):
+    """Tokens to logits.
+
+    `context` bounds learned positions; rotary and sinusoidal ones are computed on demand.
+    """
+
+    def __init__(self, config: ModelConfig, *, vocab_size: int, context: int) -> None:
+        super().__init__()
+        self.config, self.vocab_size, self.context = config, vocab_size, context
+        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        if config.positions == "learned":
+            self.positions = nn.Embedding(context, config.d_model)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = norm(config)
+        self.head = nn.Linear(config.d_model, vocab_size, bias=False)
+        if config.tied:
+            self.head.weight = self.embedding.weight
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Matrices 1/sqrt(fan in), residual outputs smaller by sqrt(2 layers), embedding .02.
+
+        The logits then start near zero and the loss near log V.
+        """
+        residual = 1 / math.sqrt(2 * self.config.n_layer)
+        for name, weight in self.named_parameters():
+            if weight.ndim < 2:
+                nn.init.zeros_(weight) if name.endswith("bias") else nn.init.ones_(weight)
+            elif name.startswith(("embedding", "positions", "head")):
+                nn.init.normal_(weight, std=0.02)
+            else:
+                scale = residual if name.endswith(("out.weight", "down.weight")) else 1.0
+                nn.init.normal_(weight, std=scale / math.sqrt(weight.shape[1]))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.weight.device
+
+    def new_cache(self, batch: int, capacity: int) -> Cache:
+        """Return an empty key/value cache for `batch` rows of at most `capacity` tokens."""
+        c = self.config
+        like = self.embedding.weight
+
+        def empty() -> list[Tensor]:
+            size = (batch, c.n_kv_head, capacity, c.d_head)
+            return [torch.zeros(size, dtype=like.dtype, device=like.device) for _ in range(c.n_layer)]
+
+        return Cache(keys=empty(), values=empty())
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Return the normed last hidden states, (B, T, C).
+
+        `tokens` is (B, T) integers. `positions` (B, T) or (T,) counts from 0 and is the plain order by
+        default. `mask` (B or 1, 1, T, S) is True where a query may look; None means causal. With
+        a `cache` the new tokens follow those stored in it.
+        """
+        start = cache.length if cache is not None else 0
+        if positions is None:
+            positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+        if mask is None and start and tokens.shape[1] > 1:
+            mask = causal_mask(tokens.shape[1], start, tokens.device)
+        x, rope = self._embed(tokens, positions)
+        for i, block in enumerate(self.blocks):
+            kv = None if cache is None else LayerCache(cache.keys[i], cache.values[i], start)
+            x = block(x, rope, mask, kv)  # (B, T, C)
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        return self.norm(x)
+
+    def _embed(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        x = self.embedding(tokens)  # (B, T, C)
+        if self.config.embedding_norm:
+            x = F.rms_norm(x, (self.config.d_model,), eps=1e-8)
+        if self.config.positions == "rope":
+            return x, rotary_angles(positions, self.config.d_head, x.dtype)
+        if self.config.positions == "learned":
+            return x + self.positions(positions), None
+        return x + sinusoids(positions, self.config.d_model, x.dtype), None
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Return the logits, (B, T, V); arguments as in `hidden`."""
+        return self.head(self.hidden(tokens, positions=positions, mask=mask, cache=cache))
+
+    def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean cross-entropy in nats/token of (B, T) targets."""
+        hidden = self.hidden(tokens).flatten(0, 1)  # (B*T, C)
+        return linear_cross_entropy(hidden, self.head.weight, targets.flatten())
+
+
+def causal_mask(n_new: int, start: int, device: torch.device) -> Tensor:
+    """Return the (1, 1, T, S) mask of `n_new` queries after `start` stored tokens."""
+    queries = torch.arange(start, start + n_new, device=device)[:, None]
+    return (torch.arange(start + n_new, device=device)[None, :] <= queries)[None, None]
+
+
+def rotary_angles(positions: Tensor, d_head: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine, (T, K) or (B, 1, T, K), of the rotary angles (Su et al. 2021, eq. 15)."""
+    rates = ROPE_BASE ** (-torch.arange(0, d_head, 2, device=positions.device).float() / d_head)
+    angles = positions[..., None].float() * rates  # (..., T, K/2)
+    angles = torch.cat([angles, angles], dim=-1)
+    if positions.ndim == 2:
+        angles = angles[:, None]  # (B, 1, T, K)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the two halves of each head by the angles."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def sinusoids(positions: Tensor, d_model: int, dtype: torch.dtype) -> Tensor:
+    """Return the (..., T, C) sinusoidal positions (Vaswani et al. 2017, section 3.5)."""
+    half = -(-d_model // 2)
+    rates = ROPE_BASE ** (-torch.arange(half, device=positions.device).float() / half)
+    angles = positions[..., None].float() * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)[..., :d_model].to(dtype)

@@ -1,0 +1,323 @@
+"""The reward model: the transformer with a scalar head, trained on preferences by Bradley-Terry.
+
+Several completions of a prompt are sampled from the fine-tuned model and ordered by the gold judge;
+all pairs of a prompt are in one batch element (Ouyang et al. 2022, eq. 1), ties are dropped. Sampled
+token ids are scored as they are. The score is then shifted and divided to mean 0 and deviation 1 on
+samples of the fine-tuned model. A file of chosen/rejected rows is the same interface.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scaling import checkpoint
+from scaling.config import ModelConfig
+from scaling.evaluate import clustered_error
+from scaling.generate import Samples, generate
+from scaling.gold import correlation, gold_scores
+from scaling.model import Transformer
+from scaling.pairs import Pair, encode_all, read_preferences, split
+from scaling.rows import Rows, forward_flops, join
+from scaling.schema import Record, read_json, write_json
+from scaling.sft import load_pairs
+from scaling.stage import Stage, Tally, fit, shuffled, write_record
+from scaling.trainer import Diverged
+
+log = logging.getLogger(__name__)
+
+TIE = 0.01  # gold scores nearer than this are no preference
+SCORE_ROWS = 128
+HELD_OUT_PROMPTS = 128
+FEWEST_PAIRS = 8
+
+
+class RewardModel(Transformer):
+    """Token rows to one score each; `mean` and `deviation` make it standard on fine-tuned samples."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, config: ModelConfig, *, vocab_size: int, context: int) -> None:
+        super().__init__(config, vocab_size=vocab_size, context=context)
+        self.head = nn.Identity()
+        self.score = nn.Linear(config.d_model, 1)
+        nn.init.zeros_(self.score.bias)
+        nn.init.normal_(self.score.weight, std=1 / (config.d_model + 1))  # Stiennon et al. 2020
+        self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("deviation", torch.ones(()))
+
+    def start_from(self, model: Transformer) -> "RewardModel":
+        """Copy the body of a language model."""
+        own = self.state_dict()
+        own.update({k: v for k, v in model.state_dict().items() if k in own})
+        self.load_state_dict(own)
+        return self
+
+    def scores(self, rows: Rows) -> Tensor:
+        """Return the standardised score at each row's last token, (B,)."""
+        hidden = self.hidden(rows.tokens)  # (B, L, C)
+        at_last = hidden[torch.arange(len(rows.last), device=hidden.device), rows.last]  # (B, C)
+        return (self.score(at_last)[:, 0].float() - self.mean) / self.deviation
+
+    def values(self, rows: Rows) -> Tensor:
+        """Return the score at every state before a token, (B, L-1): a critic's values."""
+        return (self.score(self.hidden(rows.tokens))[:, :-1, 0].float() - self.mean) / self.deviation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """A prompt's completions as ids, with what orders them (gold scores, or 1 and 0)."""
+
+    prompt: list[int]
+    completions: list[list[int]]
+    labels: list[float]
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """Return (preferred, other) for every pair that is no tie."""
+        found = []
+        for i, j in combinations(range(len(self.labels)), 2):
+            if abs(self.labels[i] - self.labels[j]) > TIE:
+                found.append((i, j) if self.labels[i] > self.labels[j] else (j, i))
+        return found
+
+
+def run_reward(stage: Stage) -> Record:
+    """Sample and label pairs, train the reward model, standardise it; write weights and record."""
+    block = stage.config.reward
+    tuned = stage.new_model()
+    checkpoint.load_weights(stage.weights_of("sft"), tuned)
+    tally = Tally()
+    train, test = load_groups(stage, tuned, tally)
+    model = new_reward_model(stage).start_from(tuned)
+    batches = group_batches(train, stage)
+
+    def loss_of(step: int) -> tuple[Tensor, int, float]:
+        return preference_loss(model, [train[i] for i in batches[step]])
+
+    sampling = Tally(tokens=tally.tokens, flops=tally.flops, seconds=tally.seconds)
+    try:
+        fit(stage, model, tally, n_steps=len(batches), peak_lr=block.peak_lr, loss_of=loss_of)
+    except Diverged as error:
+        return write_record(stage, tally, error=str(error))
+    metrics = judge_reward_model(model, test) | standardise(model, stage, tuned, train)
+    metrics |= {
+        "pairs": sum(len(g.pairs()) for g in train),
+        "prompts": len(train),
+        "sampling_seconds": sampling.seconds,
+        "sampling_tokens": sampling.tokens,
+    }
+    checkpoint.save(stage.folder, model=model, name="model", state={"step": tally.step})
+    unique = sum(len(g.prompt) + len(c) for g in train for c in g.completions)
+    return write_record(stage, tally, unique_tokens=unique, metrics=metrics)
+
+
+def new_reward_model(stage: Stage) -> RewardModel:
+    """Return a reward model of the planned shape, its head from the stage's seed."""
+    torch.manual_seed(stage.block.seed)
+    cell = stage.cell
+    model = RewardModel(cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
+    return model.to(stage.device)
+
+
+def load_groups(stage: Stage, tuned: Transformer, tally: Tally) -> tuple[list[Group], list[Group]]:
+    """Return training and held-out groups: of a file, or sampled, labelled and kept in the folder.
+
+    What sampling cost is added to `tally`. ValueError when no pair is left.
+    """
+    if stage.config.reward.data != "gold":
+        parts = file_groups(stage)
+    else:
+        parts = sampled_groups(stage, tuned, tally)
+    for part, found in zip(("training", "held-out"), parts, strict=True):
+        if sum(len(g.pairs()) for g in found) < FEWEST_PAIRS:
+            raise ValueError(
+                f"the {part} prompts of reward.data={stage.config.reward.data} give fewer than {FEWEST_PAIRS} pairs that "
+                "differ; raise reward.pairs or give more prompts"
+            )
+    return parts
+
+
+def file_groups(stage: Stage) -> tuple[list[Group], list[Group]]:
+    """Read preferences as groups of two; rows beyond the context are left out."""
+    block, context = stage.config.reward, stage.cell.data.context
+    train, test = split(read_preferences(block.data))
+    coded = []
+    for part in (train, test):
+        sides = [[Pair(p.prompt, p.chosen) for p in part], [Pair(p.prompt, p.rejected) for p in part]]
+        chosen, rejected = (encode_all(stage.corpus.tokenizer, side) for side in sides)
+        coded.append(
+            [
+                Group(prompt=a.prompt, completions=[a.completion, b.completion], labels=[1.0, 0.0])
+                for a, b in zip(chosen, rejected, strict=True)
+                if len(a.prompt) + max(len(a.completion), len(b.completion)) <= context
+            ]
+        )
+    order = torch.randperm(len(coded[0]), generator=torch.Generator().manual_seed(block.seed)).tolist()
+    return [coded[0][i] for i in order[: block.pairs]], coded[1]
+
+
+def sampled_groups(stage: Stage, tuned: Transformer, tally: Tally) -> tuple[list[Group], list[Group]]:
+    """Sample completions from the fine-tuned model and label them by the gold judge, once.
+
+    They are kept in pairs.json, so that a resumed stage does not repeat it.
+    """
+    kept = stage.folder / "pairs.json"
+    if not kept.is_file():
+        write_json(kept, _sample_groups(stage, tuned))
+    found = read_json(kept)
+    for name in ("tokens", "flops", "seconds"):
+        setattr(tally, name, found["cost"][name])
+    wanted = stage.config.reward.pairs
+    train = limited([Group(**g) for g in found["train"]], wanted)
+    reached = sum(len(g.pairs()) for g in train)
+    if reached < wanted:
+        log.info("reward: %d pairs planned, %d could be made from the prompts at hand", wanted, reached)
+    return train, [Group(**g) for g in found["test"]]
+
+
+def _sample_groups(stage: Stage, tuned: Transformer) -> dict[str, Any]:
+    import time
+
+    if not stage.has_gold():
+        raise ValueError("reward.data=gold judges Python functions, but sft.data is a file; set reward.data=FILE.jsonl with chosen/rejected rows")
+    block, ppo = stage.config.reward, stage.config.ppo
+    K = block.samples_per_prompt
+    if K < 2:
+        raise ValueError(f"reward.samples_per_prompt={K} makes no pair; set 2 or more")
+    began = time.monotonic()
+    context = stage.cell.data.context
+    train, held_out = load_pairs(stage).prompts(context=context, max_new_tokens=ppo.max_new_tokens)
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(block.seed + 1)).tolist()
+    n_prompts = math.ceil(1.15 * block.pairs / (K * (K - 1) / 2))  # some of the pairs are ties
+    prompts = [train[i] for i in order[:n_prompts]]
+    held_out = held_out[:HELD_OUT_PROMPTS]
+    log.info("reward: sampling %d completions of %d prompts", K * (len(prompts) + len(held_out)), len(prompts) + len(held_out))
+    repeated = [p for p in [*prompts, *held_out] for _ in range(K)]
+    samples = generate(
+        tuned, repeated, max_new_tokens=ppo.max_new_tokens, temperature=ppo.temperature, seed=block.seed
+    )
+    gold = gold_of(stage, repeated, samples)
+    groups = [
+        {"prompt": repeated[i], "completions": samples.completions[i : i + K], "labels": gold[i : i + K]}
+        for i in range(0, len(repeated), K)
+    ]
+    rows = join(repeated, samples.completions)
+    cost = {
+        "tokens": rows.n_tokens,
+        "flops": forward_flops(tuned.config, tuned.vocab_size, rows),
+        "seconds": time.monotonic() - began,
+    }
+    return {"train": groups[: len(prompts)], "test": groups[len(prompts) :], "cost": cost}
+
+
+def gold_of(stage: Stage, prompts: Sequence[list[int]], samples: Samples) -> list[float]:
+    """Return the gold score of each sample."""
+    decode = stage.corpus.tokenizer.decode_batch
+    texts = decode(list(prompts), skip_special_tokens=True)
+    return gold_scores(texts, decode(samples.completions, skip_special_tokens=True), samples.ended)
+
+
+def limited(groups: list[Group], n_pairs: int) -> list[Group]:
+    """Return the first groups that hold `n_pairs` pairs, those without a pair left out."""
+    kept, total = [], 0
+    for group in groups:
+        if total >= n_pairs:
+            break
+        n = len(group.pairs())
+        kept += [group] if n else []
+        total += n
+    return kept
+
+
+def group_batches(groups: list[Group], stage: Stage) -> list[list[int]]:
+    """Cut the groups into batches of about `batch_pairs` pairs, rows of like length together."""
+    block = stage.config.reward
+    mean_pairs = sum(len(g.pairs()) for g in groups) / len(groups)
+    lengths = [len(g.prompt) + max(map(len, g.completions)) for g in groups]
+    size = max(1, round(block.batch_pairs / mean_pairs))
+    return shuffled(len(groups), batch=size, epochs=block.epochs, seed=block.seed, lengths=lengths)
+
+
+def preference_loss(model: RewardModel, groups: Sequence[Group]) -> tuple[Tensor, int, float]:
+    """Return the mean Bradley-Terry loss over the pairs of groups, the tokens passed and the FLOPs."""
+    rows = group_rows(groups, model.device)
+    better, worse = pair_indices(groups)
+    scores = model.scores(rows)  # (B,)
+    loss = -F.logsigmoid(scores[better] - scores[worse]).mean()
+    return loss, rows.n_tokens, 3 * forward_flops(model.config, model.vocab_size, rows, head=False)
+
+
+def group_rows(groups: Sequence[Group], device: torch.device) -> Rows:
+    """Lay out all completions of groups as rows, in order."""
+    return join([g.prompt for g in groups for _ in g.completions], [c for g in groups for c in g.completions], device)
+
+
+def pair_indices(groups: Sequence[Group]) -> tuple[list[int], list[int]]:
+    """Return the rows preferred and the others, pair by pair."""
+    better, worse, start = [], [], 0
+    for group in groups:
+        for i, j in group.pairs():
+            better.append(start + i)
+            worse.append(start + j)
+        start += len(group.completions)
+    return better, worse
+
+
+@torch.inference_mode()
+def score_all(model: RewardModel, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[float]:
+    """Return the standardised score of every completion."""
+    was_training = model.training
+    model.eval()
+    found: list[float] = []
+    for at in range(0, len(prompts), SCORE_ROWS):
+        rows = join(prompts[at : at + SCORE_ROWS], completions[at : at + SCORE_ROWS], model.device)
+        found += model.scores(rows).tolist()
+    model.train(was_training)
+    return found
+
+
+def judge_reward_model(model: RewardModel, test: Sequence[Group]) -> dict[str, float]:
+    """Measure the model on held-out prompts: pairs, and agreement with gold and with length."""
+    prompts = [g.prompt for g in test for _ in g.completions]
+    completions = [c for g in test for c in g.completions]
+    scores = score_all(model, prompts, completions)
+    better, worse = pair_indices(test)
+    owners = torch.tensor([i for i, g in enumerate(test) for _ in g.pairs()]).numpy()
+    margin = torch.tensor(scores)[better] - torch.tensor(scores)[worse]
+    right = (margin > 0).double() + 0.5 * (margin == 0).double()
+    losses = -F.logsigmoid(margin).double().numpy()
+    return {
+        "test_loss": float(losses.mean()),
+        "test_loss_se": clustered_error(losses, owners),
+        "accuracy": float(right.mean()),
+        "accuracy_se": clustered_error(right.numpy(), owners),
+        "margin": float(margin.mean()),
+        "test_pairs": len(better),
+        "gold_correlation": correlation(scores, [v for g in test for v in g.labels]),
+        "length_correlation": correlation(scores, [float(len(c)) for c in completions]),
+    }
+
+
+def standardise(model: RewardModel, stage: Stage, tuned: Transformer, train: Sequence[Group]) -> dict[str, float]:
+    """Set mean and deviation from samples of the fine-tuned model; return them."""
+    if stage.config.reward.data == "gold":
+        prompts = [g.prompt for g in train for _ in g.completions]
+        completions = [c for g in train for c in g.completions]
+    else:
+        ppo = stage.config.ppo
+        data = load_pairs(stage)
+        prompts = data.prompts(context=stage.cell.data.context, max_new_tokens=ppo.max_new_tokens)[0][:512]
+        completions = generate(
+            tuned, prompts, max_new_tokens=ppo.max_new_tokens, temperature=ppo.temperature, seed=stage.config.reward.seed
+        ).completions
+    scores = torch.tensor(score_all(model, prompts, completions), dtype=torch.float64)
+    model.mean.fill_(float(scores.mean()))
+    model.deviation.fill_(max(float(scores.std()), 1e-6))
+    return {"score_mean": float(scores.mean()), "score_deviation": float(scores.std())}

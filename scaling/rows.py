@@ -1,0 +1,99 @@
+"""Rows of prompt and completion as tensors: layout, log-probabilities, counted FLOPs.
+
+A row is prompt, completion, then padding on the right, so that plain causal attention never sees
+padding and needs no mask. Quantities per token sit at the index of the token they are about, less
+one: index t of a (B, L-1) tensor is about token t+1, predicted from the state at t.
+
+Legend: B batch, L row length, C width, V vocabulary, M completion tokens of the batch.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from scaling.config import ModelConfig
+from scaling.model import Transformer
+from scaling.tokenizer import PAD
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A batch of rows; `mask` is True at [b, t] where token t+1 belongs to the completion."""
+
+    tokens: Tensor  # (B, L)
+    mask: Tensor  # (B, L-1)
+    last: Tensor  # (B,) index of the last token before the padding
+
+    def take(self, index: Tensor) -> "Rows":
+        """Return some of the rows, cut to the longest of them."""
+        length = int(self.last[index].max()) + 1
+        return Rows(
+            tokens=self.tokens[index, :length], mask=self.mask[index, : length - 1], last=self.last[index]
+        )
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens without padding."""
+        return int(self.last.sum()) + len(self.last)
+
+
+def join(
+    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device | None = None
+) -> Rows:
+    """Lay out rows of token ids; every completion holds at least one token."""
+    lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+    tokens = torch.full((len(lengths), max(lengths)), PAD)
+    mask = torch.zeros(len(lengths), max(lengths) - 1, dtype=torch.bool)
+    for i, (p, c) in enumerate(zip(prompts, completions, strict=True)):
+        tokens[i, : lengths[i]] = torch.tensor([*p, *c])
+        mask[i, len(p) - 1 : lengths[i] - 1] = True
+    last = torch.tensor(lengths) - 1
+    return Rows(tokens=tokens.to(device), mask=mask.to(device), last=last.to(device))
+
+
+def log_probs(model: Transformer, rows: Rows, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Return log-probability and entropy (nats) of each completion token, (M,) each.
+
+    They are in row order, as `rows.mask` selects; `scatter` puts them back. Logits are computed for
+    completion tokens alone.
+    """
+    hidden = model.hidden(rows.tokens)[:, :-1][rows.mask]  # (M, C)
+    logits = model.head(hidden).float() / temperature  # (M, V)
+    logp = F.log_softmax(logits, dim=-1)
+    entropy = -(logp.exp() * logp).sum(-1)  # (M,)
+    return logp.gather(1, rows.tokens[:, 1:][rows.mask][:, None])[:, 0], entropy
+
+
+def completion_losses(model: Transformer, rows: Rows) -> Tensor:
+    """Return the cross-entropy (nats) of each completion token, (M,), as `rows.mask` selects."""
+    hidden = model.hidden(rows.tokens)[:, :-1][rows.mask]  # (M, C)
+    targets = rows.tokens[:, 1:][rows.mask]
+    return F.cross_entropy(model.head(hidden).float(), targets, reduction="none")
+
+
+def scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """Put (M,) values where `mask` is True, zero elsewhere, (B, L-1)."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
+def padded(lists: Sequence[Sequence[float]], mask: Tensor) -> Tensor:
+    """Put lists of per-token numbers of the rows where `mask` is True, (B, L-1), float32."""
+    flat = torch.tensor([v for row in lists for v in row], dtype=torch.float32)
+    return scatter(flat.to(mask.device), mask)
+
+
+def forward_flops(config: ModelConfig, vocab_size: int, rows: Rows, *, head: bool = True) -> float:
+    """Count the FLOPs of one forward pass over rows: matrices, attention, logits of completions.
+
+    As `Shape.flops_per_token` (forward and backward are three times this), with the attention square at
+    each row's own length and the head for completion tokens alone; padding is not counted.
+    """
+    shape = config.shape(vocab_size=vocab_size, context=1)
+    lengths = rows.last.double() + 1
+    matrices = 2.0 * shape.n_layer * shape.layer_matrices * float(lengths.sum())
+    attention = 4.0 * shape.n_layer * shape.n_head * shape.d_head * float((lengths**2).sum())
+    logits = 2.0 * vocab_size * shape.d_model * int(rows.mask.sum()) if head else 0.0
+    return matrices + attention + logits

@@ -1,0 +1,189 @@
+"""The curve on disk, its mirror in wandb, and progress with the time left.
+
+One line-buffered JSONL file is the truth: a row is whole or, after a kill, the torn last one, which
+readers drop. wandb may be absent, offline or unwritable: that is said once and changes nothing.
+"""
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from scaling.config import LogConfig
+from scaling.schema import read_curve, write_text
+
+log = logging.getLogger(__name__)
+_said: set[str] = set()
+
+
+def say_once(text: str) -> None:
+    """Log a warning the first time it is said in this process."""
+    if text not in _said:
+        _said.add(text)
+        log.warning(text)
+
+
+class RunLog:
+    """Append rows to `folder/metrics.jsonl` and mirror them to wandb as one run of a group.
+
+    Use as a context manager. `resume_step` drops rows after a step, which a killed run had written
+    beyond its checkpoint. The wandb run starts with the first row.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        config: LogConfig,
+        *,
+        name: str,
+        group: str,
+        details: dict[str, Any] | None = None,
+        resume_step: int | None = None,
+    ) -> None:
+        self.path = Path(folder) / "metrics.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [] if resume_step is None else [r for r in read_curve(self.path) if r["step"] <= resume_step]
+        write_text(self.path, "".join(map(_line, rows)))
+        self._stream: TextIO = self.path.open("a", encoding="utf-8", buffering=1)
+        self._mirror = Mirror(config, folder=self.path.parent.parent, name=name, group=group, details=details or {})
+        for row in rows:
+            self._mirror.log(row)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Write one row (it holds `step`); a non-finite value is left out of it."""
+        finite = {k: v for k, v in row.items() if not isinstance(v, float) or math.isfinite(v)}
+        self._stream.write(_line(finite))
+        self._mirror.log(finite)
+
+    def extend(self, rows: list[dict[str, Any]]) -> None:
+        """Write several rows."""
+        for row in rows:
+            self.log(row)
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """Put a run's results beside its curve in the mirror."""
+        self._mirror.summary(values)
+
+    def __enter__(self) -> "RunLog":
+        """Return the log itself."""
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the file and the mirror."""
+        self._stream.close()
+        self._mirror.finish(failed=kind is not None)
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+class Mirror:
+    """A wandb run that may fail at any time without harm."""
+
+    def __init__(self, config: LogConfig, *, folder: Path, name: str, group: str, details: dict[str, Any]) -> None:
+        self._config, self._folder, self._details = config, folder, details
+        self._name, self._group = name, group
+        self._run: Any = None
+        self._off = config.wandb == "disabled"
+
+    def _start(self) -> None:
+        try:
+            import wandb
+
+            probe = self._folder / "wandb"
+            probe.mkdir(parents=True, exist_ok=True)
+            (probe / ".writable").write_text("")
+            os.environ.setdefault("WANDB_SILENT", "true")
+            self._run = wandb.init(
+                project=self._config.project,
+                mode=self._config.wandb,  # type: ignore[arg-type]
+                dir=str(self._folder),
+                id=f"{self._group}-{self._name}".replace("/", "-"),
+                name=self._name,
+                group=self._group,
+                config=self._details,
+                resume="allow" if self._config.wandb == "online" else None,
+                reinit="finish_previous",
+                settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True),
+            )
+        except Exception as error:  # noqa: BLE001  the mirror's own faults, whatever they are
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        self._off, self._run = True, None
+        say_once(f"wandb is off for this run ({type(error).__name__}: {error}); records on disk are complete without it")
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Mirror a row under its own step."""
+        if self._off:
+            return
+        if self._run is None:
+            self._start()
+        if self._run is not None:
+            try:
+                self._run.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
+            except Exception as error:  # noqa: BLE001
+                self._fail(error)
+
+    def summary(self, values: dict[str, Any]) -> None:
+        """Mirror results."""
+        if self._run is not None:
+            self._run.summary.update(values)
+
+    def finish(self, *, failed: bool) -> None:
+        """End the run."""
+        if self._run is not None:
+            try:
+                self._run.finish(exit_code=int(failed))
+            except Exception as error:  # noqa: BLE001
+                self._fail(error)
+
+
+class Progress:
+    """One line of progress with the time left: redrawn on a terminal, a plain line in a log."""
+
+    def __init__(self, what: str, *, total: float, every_seconds: float = 10.0, done: float = 0.0) -> None:
+        self.what, self.total, self.every = what, total, every_seconds
+        self.terminal = sys.stderr.isatty()
+        self._began, self._done_at_start, self._last = time.monotonic(), done, time.monotonic()
+
+    def update(self, done: float, text: str = "") -> None:
+        """Show how much of `total` is done, when it is time to."""
+        now = time.monotonic()
+        if now - self._last < (0.5 if self.terminal else self.every):
+            return
+        self._last = now
+        gained = done - self._done_at_start
+        left = (now - self._began) * (self.total - done) / gained if gained > 0 else math.inf
+        line = f"{self.what}: {done / self.total:4.0%}, {clock(now - self._began)} gone, {clock(left)} left  {text}"
+        if self.terminal:
+            sys.stderr.write(f"\r\033[K{line}")
+            sys.stderr.flush()
+        else:
+            log.info(line)
+
+    def close(self) -> None:
+        """Leave the terminal line."""
+        if self.terminal:
+            sys.stderr.write("\r\033[K")
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as m:ss or h:mm:ss; an unknown time is `?`."""
+    if not math.isfinite(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def details(config: Any) -> dict[str, Any]:
+    """Return a config dataclass as the plain values that wandb keeps."""
+    return asdict(config)

@@ -1,0 +1,34 @@
+"""What crosses the wall between running and explaining: files, records, shapes, recipes.
+
+The only part of `scaling` that `analysis` imports; standard library alone, no torch.
+"""
+
+from scaling.schema.files import (
+    code_version,
+    read_json,
+    sha256_file,
+    sha256_json,
+    write_json,
+    write_text,
+)
+from scaling.schema.recipe import Recipe
+from scaling.schema.record import SCHEMA, Params, Record, read_curve, read_record, read_records
+from scaling.schema.shape import Shape, ladder_shape
+
+__all__ = [
+    "SCHEMA",
+    "Params",
+    "Recipe",
+    "Record",
+    "Shape",
+    "code_version",
+    "ladder_shape",
+    "read_curve",
+    "read_json",
+    "read_record",
+    "read_records",
+    "sha256_file",
+    "sha256_json",
+    "write_json",
+    "write_text",
+]

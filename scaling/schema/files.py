@@ -1,0 +1,68 @@
+"""Write small files so that they are whole or absent, and say what they were made from."""
+
+import functools
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from scaling import __version__
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write `text` to a temporary name, flush it to the disk, then rename: whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {error.strerror or error}; free space or change the folder") from error
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write `value` as JSON, atomically; a NaN or infinity raises ValueError."""
+    return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read one JSON file; a missing or torn file raises ValueError with its name."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no file {path}; check the path") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}); write it again") from error
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hash a file's bytes (64 hex digits)."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Hash a value by its canonical JSON text (64 hex digits)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def code_version() -> dict[str, str | None]:
+    """Return the package version and, from a checkout, the commit (with `+` when edited)."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        sha = found.stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        sha = None
+    return {"version": __version__, "git_sha": sha}

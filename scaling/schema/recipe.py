@@ -1,0 +1,38 @@
+"""The rule that sets learning rate and batch for a size, shared by the sweep and the plan.
+
+Hidden matrices take `lr_base * (lr_base_width / width)**lr_width_exponent` (an exponent of 1 is
+the width rule of muP, Yang et al. 2022); vectors and the embedding keep `lr_embedding`. The batch
+stays at its base up to a size and grows as a power of the non-embedding parameters beyond it,
+rounded to a power of two of sequences; a trunk, whose branches have different budgets, has one.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Constants of the rule; `batch_base` in tokens, up to `batch_base_params` non-embedding parameters."""
+
+    lr_base: float
+    lr_base_width: int
+    lr_width_exponent: float
+    lr_embedding: float
+    batch_base: int
+    batch_base_params: float
+    batch_exponent: float
+
+    def peak_lr(self, d_model: int) -> float:
+        """Return the peak learning rate of the hidden matrices at a width."""
+        return self.lr_base * (self.lr_base_width / d_model) ** self.lr_width_exponent
+
+    def batch_tokens(self, non_embedding: float, context: int) -> int:
+        """Return the batch in tokens: a power of two of sequences of `context` tokens."""
+        wanted = self.batch_base * max(1.0, non_embedding / self.batch_base_params) ** self.batch_exponent
+        return context * 2 ** max(0, round(math.log2(wanted / context)))
+
+    @classmethod
+    def from_config(cls, optim: dict[str, Any]) -> "Recipe":
+        """Read the constants from a record's `config["optim"]`."""
+        return cls(**{name: optim[name] for name in cls.__dataclass_fields__})

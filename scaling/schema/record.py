@@ -1,0 +1,141 @@
+"""The record of one trained cell, and the readers of records and curves.
+
+A record exists once its run has ended, and `status` says how. Fields and units are in the
+dataclass; a NaN is a status, never a number.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from scaling.schema.files import read_json, write_json
+
+SCHEMA = 1
+STATUSES = ("done", "diverged", "failed")
+STAGES = ("pretrain", "sft", "reward", "ppo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params:
+    """Parameter counts under the conventions of the field.
+
+    `non_embedding` is Kaplan's N; `with_head` counts every matrix that multiplies (Porian et al.
+    2024), so the head but no lookup; `active` is what one token passes through.
+    """
+
+    total: int
+    non_embedding: int
+    with_head: int
+    active: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One cell: what was trained, what it cost, what it reached."""
+
+    run_id: str
+    study: str
+    stage: str = "pretrain"
+    status: str
+    seed: int
+    params: Params
+    tokens: int
+    unique_tokens: int
+    flops: float
+    flops_6nd: float
+    test_loss: float | None
+    test_loss_se: float | None
+    bits_per_byte: float | None
+    train_loss: float | None
+    steps: int
+    batch_tokens: int
+    peak_lr: float
+    schedule: str
+    trunk: str
+    seconds: float
+    device: str
+    device_seconds: float
+    peak_memory_bytes: int
+    tokens_per_second: float
+    mfu: float | None
+    config: dict[str, Any]
+    versions: dict[str, str]
+    git_sha: str | None
+    started: str
+    ended: str
+    error: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    def __post_init__(self) -> None:
+        """Refuse a status, stage or schema that no reader knows."""
+        _expect("schema", self.schema, (SCHEMA,))
+        _expect("status", self.status, STATUSES)
+        _expect("stage", self.stage, STAGES)
+        if self.status == "done" and self.stage == "pretrain" and self.test_loss is None:
+            raise ValueError(f"record {self.run_id} is done but has no test_loss")
+
+    def write(self, path: str | Path) -> Path:
+        """Write the record atomically; non-finite numbers raise ValueError."""
+        return write_json(path, asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Record":
+        """Build a record, naming every unknown and every missing field."""
+        known = {f.name for f in fields(cls)}
+        optional = {"error", "metrics", "inputs", "schema", "stage"}
+        unknown, missing = sorted(set(values) - known), sorted(known - optional - set(values))
+        if unknown or missing:
+            raise ValueError(f"not a record: unknown fields {unknown}, missing fields {missing}")
+        return cls(**{**values, "params": Params(**values["params"])})
+
+
+def _expect(name: str, value: Any, legal: tuple[Any, ...]) -> None:
+    if value not in legal:
+        raise ValueError(f"record {name} is {value!r}; legal values are {', '.join(map(str, legal))}")
+
+
+def read_record(path: str | Path) -> Record:
+    """Read one record.json; raises ValueError naming the file and what is wrong with it."""
+    try:
+        return Record.from_dict(read_json(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def read_records(folder: str | Path) -> list[Record]:
+    """Read every `<cell>/record.json` of a study, ordered by run_id.
+
+    Cells without a record (queued, running, killed) are not there yet. Raises FileNotFoundError
+    for a folder that does not exist. Records of a final run (`final/<stage>`) are left out.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no study folder {folder}; run the sweep first or check the path")
+    return sorted(map(read_record, folder.glob("*/record.json")), key=lambda r: r.run_id)
+
+
+def read_curve(path: str | Path) -> list[dict[str, Any]]:
+    """Read a metrics.jsonl; a torn last line (a killed writer) is dropped.
+
+    Rows hold at least `step, tokens, flops, train_loss`; those of an evaluation `test_loss` too.
+    """
+    return list(_rows(Path(path)))
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                return
+            raise ValueError(f"{path}: line {number} is not JSON ({error})") from error

@@ -1,0 +1,119 @@
+"""The shape of a decoder and what it costs: parameters, FLOPs, bytes.
+
+Counts follow the matmuls: forward and backward are 3 x forward, embeddings are lookups, attention
+scores and values are counted as the full square, 4*T*d_attn per token and layer in the forward
+pass (PaLM, Chowdhery et al. 2022, appendix B); the causal half would be 2. `6 N D` is a named
+approximation, never the stored value.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scaling.schema.record import Params
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A decoder-only transformer as numbers; `vocab_size` and `context` in tokens."""
+
+    n_layer: int
+    d_model: int
+    n_head: int
+    n_kv_head: int
+    d_head: int
+    d_ff: int
+    vocab_size: int
+    context: int
+    mlp: str = "swiglu"
+    norm: str = "rmsnorm"
+    positions: str = "rope"
+    tied: bool = True
+    bias: bool = False
+
+    @property
+    def layer_matrices(self) -> int:
+        """Parameters of one layer that multiply."""
+        attention = 2 * self.d_model * self.d_head * (self.n_head + self.n_kv_head)
+        return attention + (3 if self.mlp == "swiglu" else 2) * self.d_model * self.d_ff
+
+    @property
+    def layer_vectors(self) -> int:
+        """Norm gains and biases of one layer."""
+        norms = 2 * self._norm
+        if not self.bias:
+            return norms
+        attention = self.d_head * (self.n_head + 2 * self.n_kv_head) + self.d_model
+        return norms + attention + self.d_model + (2 if self.mlp == "swiglu" else 1) * self.d_ff
+
+    @property
+    def _norm(self) -> int:
+        return self.d_model * (2 if self.norm == "layernorm" else 1)
+
+    @property
+    def params(self) -> Params:
+        """Parameter counts under the four conventions."""
+        body = self.n_layer * (self.layer_matrices + self.layer_vectors) + self._norm
+        table = self.vocab_size * self.d_model
+        positions = self.context * self.d_model if self.positions == "learned" else 0
+        total = body + table * (1 if self.tied else 2) + positions
+        return Params(total=total, non_embedding=body, with_head=body + table, active=total)
+
+    @property
+    def flops_per_token(self) -> float:
+        """Training FLOPs per token, forward and backward, at the full context."""
+        matrices = self.n_layer * self.layer_matrices + self.vocab_size * self.d_model
+        return 6.0 * matrices + 12.0 * self.n_layer * self.n_head * self.d_head * self.context
+
+    def training_bytes(self, batch_tokens: int) -> int:
+        """Estimate peak training memory: weights, gradients, two moments, activations (fp32)."""
+        activations = self.n_layer * (14 * self.d_model + 3 * self.d_ff + self.n_head * self.context)
+        return 4 * (4 * self.params.total + batch_tokens * (activations + 3 * self.vocab_size))
+
+    def as_model(self) -> dict[str, Any]:
+        """Return the values a model config is built from (all but vocabulary and context)."""
+        return {k: v for k, v in asdict(self).items() if k not in ("vocab_size", "context")}
+
+    @classmethod
+    def from_config(cls, model: dict[str, Any], *, vocab_size: int, context: int) -> "Shape":
+        """Read the shape from a record's `config["model"]`."""
+        names = cls.__dataclass_fields__.keys() - {"vocab_size", "context"}
+        chosen = {k: v for k, v in model.items() if k in names}
+        return cls(**chosen, vocab_size=vocab_size, context=context)
+
+
+def ladder_shape(target: float, *, like: Shape, count: str = "non_embedding", aspect: float = 16.0) -> Shape:
+    """Return the shape of `like`'s family whose parameter count is nearest to `target`.
+
+    Searches (layers, width) pairs with width/layers near `aspect` (rising slowly with width as the
+    ladder does) and width a multiple of the head width. Raises ValueError for a target below the
+    smallest pair.
+    """
+    best = min(_family(like, target=target, aspect=aspect), key=lambda s: abs(getattr(s.params, count) / target - 1))
+    reached = getattr(best.params, count)
+    if not 0.5 < reached / target < 2:
+        raise ValueError(
+            f"no shape has {target:.3g} {count} parameters: the nearest, {best.n_layer} layers of width "
+            f"{best.d_model}, has {reached:.3g}; choose another target, vocabulary or head width"
+        )
+    return best
+
+
+def _family(like: Shape, *, target: float, aspect: float) -> list[Shape]:
+    ratio = like.d_ff / like.d_model
+    group = max(1, like.n_head // like.n_kv_head)
+    shapes = []
+    width = like.d_head
+    while True:
+        for n_layer in {max(1, round(width / a)) for a in (aspect * 0.75, aspect, aspect * 1.5)}:
+            shapes.append(_at(like, n_layer=n_layer, width=width, ratio=ratio, group=group))
+        if shapes[-1].params.non_embedding > 2 * target:
+            return shapes
+        width += like.d_head
+
+
+def _at(like: Shape, *, n_layer: int, width: int, ratio: float, group: int) -> Shape:
+    n_head = width // like.d_head
+    n_kv_head = n_head // group if n_head % group == 0 else n_head
+    d_ff = 8 * max(1, round(ratio * width / 8))
+    changed = {"n_layer": n_layer, "d_model": width, "n_head": n_head, "n_kv_head": n_kv_head, "d_ff": d_ff}
+    return Shape(**{**asdict(like), **changed})

@@ -1,0 +1,161 @@
+"""Supervised fine-tuning on prompt/completion pairs, the loss on completions alone.
+
+All weights are tuned, or low-rank adapters on every linear layer that are merged at the end. The
+default pairs are docstring to body, cut from the corpus; a JSONL file is the same interface.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scaling import checkpoint
+from scaling.docstrings import corpus_pairs
+from scaling.evaluate import clustered_error
+from scaling.lora import add_lora, merge_lora
+from scaling.loss import linear_cross_entropy
+from scaling.model import Transformer
+from scaling.pairs import Example, encode, read_pairs, split
+from scaling.rows import completion_losses, forward_flops, join
+from scaling.schema import Record
+from scaling.stage import Stage, Tally, fit, shuffled, write_record
+from scaling.tokenizer import SEP
+from scaling.trainer import Diverged
+
+log = logging.getLogger(__name__)
+
+METHODS = ("full", "lora")
+TEST_EXAMPLES = 512  # at most so many held-out pairs are scored
+TEST_ROWS = 64
+BODY_SHARE = 0.5  # of the context, the longest body that is learned; longer ones cannot be sampled
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftData:
+    """Encoded pairs; `test` prompts never occur in `train`."""
+
+    train: list[Example]
+    test: list[Example]
+
+    def prompts(self, *, context: int, max_new_tokens: int) -> tuple[list[list[int]], list[list[int]]]:
+        """Return the different prompts, training and held-out, that leave room for a completion.
+
+        ValueError when either part has none.
+        """
+        room = context - max_new_tokens
+        found = [dict.fromkeys(tuple(e.prompt) for e in part if len(e.prompt) <= room) for part in (self.train, self.test)]
+        if not all(found):
+            shortest = min((len(e.prompt) for e in [*self.train, *self.test]), default=0)
+            raise ValueError(
+                f"every prompt is longer than the {room} tokens that ppo.max_new_tokens={max_new_tokens} leaves of the "
+                f"context of {context} (the shortest has {shortest}); lower it or train with a longer data.context"
+            )
+        return [list(p) for p in found[0]], [list(p) for p in found[1]]
+
+
+def load_pairs(stage: Stage) -> SftData:
+    """Return the pairs that `sft.data` names and that fit the context; ValueError where none does."""
+    data, context, tokenizer = stage.config.sft.data, stage.cell.data.context, stage.corpus.tokenizer
+    if data == "docstrings":
+        train, test = corpus_pairs(stage.corpus)
+        longest = round(BODY_SHARE * context)
+    else:
+        train, test = split(read_pairs(data))
+        longest = context
+    return SftData(
+        train=encode(tokenizer, train, context=context, longest=longest),
+        test=encode(tokenizer, test, context=context, longest=longest),
+    )
+
+
+def run_sft(stage: Stage) -> Record:
+    """Fine-tune the pretrained model; write weights and record."""
+    block = stage.config.sft
+    if block.method not in METHODS:
+        raise ValueError(f"sft.method={block.method!r} is unknown; choose one of {', '.join(METHODS)}")
+    data = load_pairs(stage)
+    train, test = chosen(data.train, block.examples, seed=block.seed), data.test[:TEST_EXAMPLES]
+    model = stage.new_model()
+    checkpoint.load_weights(stage.weights_of("pretrain"), model)
+    start_separator(model, stage)
+    before = test_loss(model, test)
+    if block.method == "lora":
+        add_lora(model, rank=block.lora_rank)
+    lengths = [len(e.prompt) + len(e.completion) for e in train]
+    batches = shuffled(
+        len(train), batch=block.batch_examples, epochs=block.epochs, seed=block.seed, lengths=lengths
+    )
+
+    def loss_of(step: int) -> tuple[Tensor, int, float]:
+        return sft_loss(model, [train[i] for i in batches[step]], lora=block.method == "lora")
+
+    tally = Tally()
+    try:
+        fit(stage, model, tally, n_steps=len(batches), peak_lr=block.peak_lr, loss_of=loss_of)
+    except Diverged as error:
+        return write_record(stage, tally, error=str(error))
+    if block.method == "lora":
+        merge_lora(model)
+    after = test_loss(model, test)
+    checkpoint.save(stage.folder, model=model, name="model", state={"step": tally.step})
+    metrics = {
+        "test_loss_before": before[0],
+        "test_loss_before_se": before[1],
+        "test_loss": after[0],
+        "test_loss_se": after[1],
+        "examples": len(train),
+        "test_examples": len(test),
+        "completion_tokens": sum(len(e.completion) for e in train),
+    }
+    return write_record(stage, tally, unique_tokens=sum(lengths), metrics=metrics)
+
+
+@torch.no_grad()
+def start_separator(model: Transformer, stage: Stage) -> None:
+    """Give the separator, which pretraining never saw, the embedding of a line end.
+
+    Small models otherwise spend most of a short fine-tuning on learning what it is.
+    """
+    line_end = stage.corpus.tokenizer.encode("\n").ids[-1]
+    for table in {model.embedding.weight, model.head.weight}:
+        table[SEP] = table[line_end]
+
+
+def chosen(found: Sequence[Example], wanted: int, *, seed: int) -> list[Example]:
+    """Draw `wanted` examples, the same first ones for every larger number; all where there are fewer."""
+    if wanted > len(found):
+        log.info("sft: %d examples planned, %d are at hand; all are used", wanted, len(found))
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [found[i] for i in order[:wanted]]
+
+
+def sft_loss(model: Transformer, examples: Sequence[Example], *, lora: bool = False) -> tuple[Tensor, int, float]:
+    """Return the mean loss of the completions' tokens (nats), the tokens passed and the FLOPs.
+
+    An update costs three forward passes; with adapters two, as frozen weights need no gradient (the
+    adapters' own share, some percent, is left out).
+    """
+    rows = join([e.prompt for e in examples], [e.completion for e in examples], model.device)
+    flops = (2 if lora else 3) * forward_flops(model.config, model.vocab_size, rows)
+    hidden = model.hidden(rows.tokens)[:, :-1][rows.mask]  # (M, C)
+    loss = linear_cross_entropy(hidden, model.head.weight, rows.tokens[:, 1:][rows.mask])
+    return loss, rows.n_tokens, flops
+
+
+@torch.inference_mode()
+def test_loss(model: Transformer, examples: Sequence[Example]) -> tuple[float, float]:
+    """Return the mean loss of held-out completions in nats/token and its error, clustered by example."""
+    model.eval()
+    losses, owners = [], []
+    for at in range(0, len(examples), TEST_ROWS):
+        part = examples[at : at + TEST_ROWS]
+        rows = join([e.prompt for e in part], [e.completion for e in part], model.device)
+        losses.append(completion_losses(model, rows).double().cpu())
+        owners += [at + i for i, e in enumerate(part) for _ in e.completion]
+    values = torch.cat(losses).numpy()
+    return float(values.mean()), clustered_error(values, torch.tensor(owners).numpy())
+
+
+test_loss.__test__ = False  # type: ignore[attr-defined]  not a test

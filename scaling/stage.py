@@ -1,0 +1,334 @@
+"""What the stages after pretraining share: inputs, resumption, a supervised loop, the record.
+
+A stage's identity is the hash of its plan block, its data, the vocabulary and the weights it starts
+from. A stage whose record is done under the same identity is not run again; one with another
+identity starts afresh. Its weights are in model.safetensors, its curve in metrics.jsonl.
+"""
+
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scaling import checkpoint
+from scaling.config import CellConfig, FinalConfig, OptimConfig, ScheduleConfig
+from scaling.data import Corpus
+from scaling.device import device_name, peak_flops, peak_memory
+from scaling.model import Transformer
+from scaling.optim import lr_factor, make_optimizer, set_lr
+from scaling.runlog import Progress, RunLog
+from scaling.schema import (
+    Record,
+    code_version,
+    read_json,
+    read_record,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
+from scaling.trainer import Diverged, now
+
+FLOOR = 0.1  # the rate's end as a share of its peak, Ouyang et al. 2022, appendix C
+WARMUP_SHARE = 0.05
+CURVE_ROWS = 400  # at most so many rows a curve
+STALE = ("record.json", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "pairs.json", "samples.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage of a final run and all that it is made from."""
+
+    name: str
+    config: FinalConfig
+    cell: CellConfig
+    corpus: Corpus
+    device: torch.device
+    inputs: dict[str, str]
+    started: str = field(default_factory=now)
+
+    @property
+    def folder(self) -> Path:
+        """Where the stage's files are."""
+        return root(self.config) / self.name
+
+    @property
+    def run_id(self) -> str:
+        """Ten hex digits of what the stage is made from."""
+        return sha256_json([self.name, self.inputs])[:10]
+
+    @property
+    def block(self) -> Any:
+        """The stage's block of the plan."""
+        return getattr(self.config, self.name)
+
+    def weights_of(self, stage: str) -> Path:
+        """Return the file of another stage's weights."""
+        return root(self.config) / stage / "model.safetensors"
+
+    def new_model(self) -> Transformer:
+        """Return a transformer of the planned shape, on the device, weights not yet read."""
+        torch.manual_seed(self.block.seed)
+        cell = self.cell
+        model = Transformer(cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
+        return model.to(self.device)
+
+    def has_gold(self) -> bool:
+        """Say whether the programmatic judge can score completions: prompts are documented functions."""
+        return self.config.sft.data == "docstrings"
+
+
+def root(config: FinalConfig) -> Path:
+    """Return the folder of a final run."""
+    return Path(config.runs) / config.study / "final"
+
+
+def open_stage(
+    config: FinalConfig, cell: CellConfig, *, name: str, corpus: Corpus, device: torch.device, after: tuple[str, ...]
+) -> Stage:
+    """Collect what a stage is made from; ValueError or FileNotFoundError where a part is missing.
+
+    `after` names the stages whose weights it starts from.
+    """
+    block = getattr(config, name)
+    inputs = {"plan": sha256_json({k: v for k, v in asdict(block).items() if k != "reasons"})}
+    if name == "reward":  # its pairs are sampled as PPO samples
+        inputs["sampling"] = f"{config.ppo.max_new_tokens} tokens at {config.ppo.temperature}"
+    if getattr(block, "data", "docstrings") not in ("docstrings", "gold"):
+        if not Path(block.data).is_file():
+            raise FileNotFoundError(f"{name}.data={block.data} is no file; give a .jsonl file or the default")
+        inputs["data"] = sha256_file(block.data)
+    inputs |= {"corpus": corpus.sha256, "tokenizer": sha256_file(corpus.tokenizer_path)}
+    for earlier in after:
+        folder = root(config) / earlier
+        if not (folder / "record.json").is_file() or not (folder / "model.safetensors").is_file():
+            raise FileNotFoundError(f"stage {name} needs {folder}, which is not finished; run stages={earlier},{name}")
+        check_tokenizer(folder, read_record(folder / "record.json"), inputs)
+        inputs[earlier] = sha256_file(folder / "model.safetensors")
+    return Stage(name=name, config=config, cell=cell, corpus=corpus, device=device, inputs=inputs)
+
+
+def check_tokenizer(folder: Path, record: Record, inputs: dict[str, str]) -> None:
+    """Refuse a checkpoint whose text or vocabulary is not the one at hand."""
+    if record.status != "done":
+        raise ValueError(f"{folder} ended as {record.status} ({record.error}); mend its block of the plan and run it again")
+    for name in ("corpus", "tokenizer"):
+        if record.inputs.get(name, inputs[name]) != inputs[name]:
+            raise ValueError(
+                f"{folder} was trained with another {name} ({record.inputs[name][:12]}, here {inputs[name][:12]}); "
+                "restore it or run all stages again"
+            )
+
+
+def finished(stage: Stage) -> Record | None:
+    """Return the record of a stage that is done with the same inputs; make room where they differ."""
+    known = stage.folder / "inputs.json"
+    if known.is_file() and read_json(known) == stage.inputs:
+        path = stage.folder / "record.json"
+        if path.is_file() and (record := read_record(path)).status == "done":
+            return record
+        path.unlink(missing_ok=True)
+        return None
+    for name in STALE:
+        (stage.folder / name).unlink(missing_ok=True)
+    write_json(known, stage.inputs)
+    return None
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What a stage has done so far; kept in its checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    values: dict[str, Any] = field(default_factory=dict)
+
+    def row(self, **values: Any) -> dict[str, Any]:
+        """Return a row of the curve."""
+        done = {k: getattr(self, k) for k in ("step", "tokens", "flops", "seconds")}
+        return {**done, **values}
+
+
+class Saver:
+    """Write a stage's checkpoint every so many seconds and keep its time."""
+
+    def __init__(self, stage: Stage, tally: Tally, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.stage, self.tally, self.model, self.optimizer = stage, tally, model, optimizer
+        self._before, self._began = 0.0, time.monotonic()
+        self._saved = self._began
+
+    def resume(self) -> bool:
+        """Continue from the checkpoint; False where there is none."""
+        if not self.stage.config.resume:
+            return False
+        state = checkpoint.load(self.stage.folder, model=self.model, optimizer=self.optimizer)
+        for name, value in (state or {}).items():
+            setattr(self.tally, name, value)
+        self._before = self.tally.seconds
+        return state is not None
+
+    def tick(self) -> None:
+        """Bring the time up to date and, when it is due, save."""
+        self.tally.seconds = self._before + time.monotonic() - self._began
+        if time.monotonic() - self._saved >= self.stage.config.machine.checkpoint_seconds:
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint now."""
+        state = asdict(self.tally)
+        checkpoint.save(self.stage.folder, model=self.model, optimizer=self.optimizer, state=state)
+        self._saved = time.monotonic()
+
+
+def open_curve(stage: Stage, *, resume_step: int) -> RunLog:
+    """Open the stage's curve, dropping rows beyond `resume_step`."""
+    return RunLog(
+        stage.folder,
+        stage.config.log,
+        name=f"final-{stage.name}",
+        group=stage.config.study,
+        details=asdict(stage.block),
+        resume_step=resume_step,
+    )
+
+
+def open_progress(stage: Stage, *, total: float, done: float) -> Progress:
+    """Return the stage's line of progress."""
+    return Progress(stage.name, total=total, every_seconds=stage.config.log.every_seconds, done=done)
+
+
+def fine_tuning(optim: OptimConfig) -> OptimConfig:
+    """Return the optimiser's settings for a stage that starts from trained weights: no decay."""
+    return replace(optim, weight_decay=0.0)
+
+
+def fit(
+    stage: Stage,
+    model: nn.Module,
+    tally: Tally,
+    *,
+    n_steps: int,
+    peak_lr: float,
+    loss_of: Callable[[int], tuple[Tensor, int, float]],
+) -> None:
+    """Minimise `loss_of(step) -> (loss, tokens, flops)` over `n_steps`, counting into `tally`.
+
+    Warm-up over a twentieth, then cosine to a tenth of the peak. Resumes from the checkpoint. Raises
+    Diverged when the loss is not finite.
+    """
+    optimizer = make_optimizer(model, fine_tuning(stage.cell.optim), peak_lr)
+    saver = Saver(stage, tally, model=model, optimizer=optimizer)
+    saver.resume()
+    schedule = ScheduleConfig(name="cosine", floor=FLOOR, warmup_steps=max(1, round(WARMUP_SHARE * n_steps)))
+    every = max(1, n_steps // CURVE_ROWS)
+    progress = open_progress(stage, total=n_steps, done=tally.step)
+    model.train()
+    with open_curve(stage, resume_step=tally.step) as curve:
+        while tally.step < n_steps:
+            set_lr(optimizer, lr_factor(tally.step, schedule=schedule, n_steps=n_steps, decay_start=n_steps))
+            loss, tokens, flops = loss_of(tally.step)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(model.parameters(), stage.cell.optim.clip or math.inf)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise Diverged(f"the loss of stage {stage.name} stopped being finite at step {tally.step}; lower {stage.name}.peak_lr")
+            tally.step, tally.tokens, tally.flops = tally.step + 1, tally.tokens + tokens, tally.flops + flops
+            tally.values["train_loss"] = value
+            saver.tick()
+            if tally.step % every == 0 or tally.step == n_steps:
+                curve.log(tally.row(train_loss=value, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"]))
+            progress.update(tally.step, f"loss {value:.3f}")
+        progress.close()
+    model.eval()
+
+
+def shuffled(n: int, *, batch: int, epochs: int, seed: int, lengths: list[int] | None = None) -> list[list[int]]:
+    """Return the batches of all epochs as indices, a pure function of the arguments.
+
+    With `lengths`, rows of like length go together (less padding): each run of 8 batches of an
+    epoch's random order is sorted by length and cut, and the batches are mixed again.
+    """
+    found: list[list[int]] = []
+    for epoch in range(epochs):
+        generator = torch.Generator().manual_seed(seed * 1_000 + epoch)
+        order = torch.randperm(n, generator=generator).tolist()
+        epoch_batches = list(_cut(order, batch, lengths))
+        mixed = torch.randperm(len(epoch_batches), generator=generator).tolist()
+        found += [epoch_batches[i] for i in mixed]
+    return found
+
+
+def _cut(order: list[int], batch: int, lengths: list[int] | None) -> Iterator[list[int]]:
+    for at in range(0, len(order), 8 * batch):
+        pool = order[at : at + 8 * batch]
+        if lengths is not None:
+            pool = sorted(pool, key=lengths.__getitem__)
+        for start in range(0, len(pool), batch):
+            yield pool[start : start + batch]
+
+
+def write_record(
+    stage: Stage,
+    tally: Tally,
+    *,
+    unique_tokens: int = 0,
+    metrics: dict[str, float] | None = None,
+    error: str | None = None,
+) -> Record:
+    """Write the stage's record; with an `error` its status is `diverged`.
+
+    FLOPs are counted (forward passes, updates, sampling), `flops_6nd` is 6 N D of the tokens passed.
+    """
+    import numpy
+
+    cell, block = stage.cell, stage.block
+    params = cell.model.shape(vocab_size=cell.tokenizer.vocab_size, context=cell.data.context).params
+    seconds = max(tally.seconds, 1e-9)
+    peak = peak_flops(stage.device, torch.get_num_threads())
+    versions = {"torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()}
+    record = Record(
+        run_id=stage.run_id,
+        study=stage.config.study,
+        stage=stage.name,
+        status="diverged" if error else "done",
+        seed=block.seed,
+        params=params,
+        tokens=tally.tokens,
+        unique_tokens=unique_tokens,
+        flops=tally.flops,
+        flops_6nd=6.0 * params.with_head * tally.tokens,
+        test_loss=None if error else (metrics or {}).get("test_loss"),
+        test_loss_se=None if error else (metrics or {}).get("test_loss_se"),
+        bits_per_byte=None,
+        train_loss=tally.values.get("train_loss"),
+        steps=tally.step,
+        batch_tokens=tally.tokens // max(1, tally.step),
+        peak_lr=block.peak_lr,
+        schedule="constant" if stage.name == "ppo" else "cosine",
+        trunk=cell.run_id(),
+        seconds=tally.seconds,
+        device=device_name(stage.device),
+        device_seconds=tally.seconds,
+        peak_memory_bytes=peak_memory(stage.device),
+        tokens_per_second=tally.tokens / seconds,
+        mfu=tally.flops / seconds / peak if peak else None,
+        config={"plan": asdict(block), "cell": cell.science()},
+        versions={**versions, "scaling": code_version()["version"] or ""},
+        git_sha=code_version()["git_sha"],
+        started=stage.started,
+        ended=now(),
+        error=error,
+        metrics={k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)},
+        inputs=stage.inputs,
+    )
+    record.write(stage.folder / "record.json")
+    return record

@@ -1,0 +1,81 @@
+"""Train a grid of cells.
+
+    python -m scaling.sweep -m [sweeps=NAME] [key=value ...] [hydra/launcher=slurm] [dry_run=true]
+
+One question per file in sweeps/. A cell whose record is done is skipped, so the same command
+resumes a killed sweep, retries what failed, and grows a grid. Without -m it trains one cell.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from conf.app import start, store, to_dataclass
+from scaling.budget import Resolved, group_flops, resolve
+from scaling.config import CellConfig
+from scaling.launch import run_cells, status_of
+from scaling.runlog import clock
+
+log = logging.getLogger(__name__)
+store("sweep", CellConfig)
+ASSUMED_FLOPS = 15e9  # per second and core, before any record of this study says better
+
+
+def compose_cells(loader: Any, config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[CellConfig]:
+    """Compose each cell of a multirun; drop those outside the limits of `grid`, and say how many."""
+    cells = []
+    for overrides in job_overrides:
+        composed = loader.load_sweep_config(config, list(overrides))
+        with open_dict(composed):
+            composed.pop("hydra")
+        OmegaConf.set_struct(composed, True)
+        cells.append(to_dataclass(composed, CellConfig))
+    kept = [c for c in cells if in_grid(c)]
+    if len(kept) < len(cells):
+        log.info("grid: %d of %d cells lie within its limits", len(kept), len(cells))
+    return kept
+
+
+def in_grid(cell: CellConfig) -> bool:
+    """Say whether a cell lies within its grid's limits (0 for no limit)."""
+    grid, r = cell.grid, resolve(cell)
+    return (
+        r.n_steps >= grid.min_steps
+        and r.tokens_per_param >= grid.min_tokens_per_param
+        and (not grid.max_tokens_per_param or r.tokens_per_param <= grid.max_tokens_per_param)
+        and (not grid.max_flops or r.flops <= grid.max_flops * 1.05)
+        and (not grid.max_flops_repeated or cell.seed == 0 or r.flops <= grid.max_flops_repeated * 1.05)
+    )
+
+
+def price(cells: list[CellConfig]) -> None:
+    """Print what the grid costs: N, D, tokens per parameter, FLOPs, time and memory of each cell."""
+    out = sys.stdout.write
+    out(f"{'cell':10} {'N (head)':>10} {'D':>11} {'D/N':>7} {'FLOPs':>9} {'steps':>6} {'lr':>8} {'time':>8} {'memory':>8} status\n")
+    for cell in sorted(cells, key=lambda c: (resolve(c).flops, resolve(c).shape.params.total)):
+        out(_row(cell, resolve(cell)))
+    total = group_flops(cells)
+    alone = sum(resolve(c).flops for c in cells)
+    out(
+        f"{len(cells)} cells, {total:.3g} FLOPs in trunks and branches ({alone:.3g} if each were trained alone), "
+        f"about {clock(total / ASSUMED_FLOPS)} of one core at {ASSUMED_FLOPS / 1e9:.0f} GFLOP/s\n"
+    )
+
+
+def _row(cell: CellConfig, r: Resolved) -> str:
+    return (
+        f"{cell.run_id():10} {r.shape.params.with_head:10,} {r.n_tokens:11,} {r.tokens_per_param:7.2f} {r.flops:9.2e} "
+        f"{r.n_steps:6} {r.peak_lr:8.2g} {clock(r.flops / ASSUMED_FLOPS):>8} {r.memory_bytes / 2**20:5.0f} MB {status_of(cell)}\n"
+    )
+
+
+def main(config: CellConfig) -> None:
+    """Train the one cell of the config."""
+    run_cells([config])
+
+
+if __name__ == "__main__":
+    start(main, config_name="sweep", schema=CellConfig)

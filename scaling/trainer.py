@@ -1,0 +1,356 @@
+"""Train a trunk and its branches: warm-up, constant rate, and a decay to every token budget.
+
+One trunk per model (and seed, and everything else but the budget); each branch leaves it at the
+start of its own decay and is a cell with its own record (Hägele et al. 2024, 2405.18392). A cosine
+cell is a trunk of one branch that leaves at step 0. Batches depend on seed and step alone, so a killed
+run that resumes gives the record of an unbroken one, bit for bit on CPU.
+"""
+
+import json
+import logging
+import math
+import platform
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from scaling import checkpoint
+from scaling.budget import Resolved, resolve
+from scaling.config import CellConfig
+from scaling.data import Batches, Corpus, open_corpus
+from scaling.device import autocast, device_name, peak_flops, peak_memory, pick_device
+from scaling.evaluate import Score, TestSet, evaluate, make_test_set
+from scaling.model import Transformer
+from scaling.optim import lr_factor, make_optimizer, set_lr
+from scaling.runlog import RunLog, details
+from scaling.schema import Record, code_version, read_curve, read_record, write_text
+
+log = logging.getLogger(__name__)
+Report = Callable[[float], None]  # called with the FLOPs done so far
+CHECK_STEPS = 20  # a loss that is not finite is noticed after at most this many steps
+CURVE_STEPS = sorted({round(10 * 1.22**k) for k in range(80)})  # rows of the curve, the same for every cell
+TEST_EVERY = 3  # of those rows, every third has a test loss too
+
+
+class Diverged(Exception):
+    """The loss or the gradient stopped being finite."""
+
+
+@dataclass
+class Run:
+    """A model in training: what changes from step to step."""
+
+    model: Transformer
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    seconds: float = 0.0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps beside the tensors."""
+        return {k: getattr(self, k) for k in ("step", "loss_sum", "loss_steps", "seconds")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What stays the same along a trunk."""
+
+    cell: CellConfig
+    device: torch.device
+    batches: Batches
+    test: TestSet
+    corpus: Corpus
+    report: Report
+    started: str
+    resolved: Resolved
+
+
+def train_trunk(
+    cells: list[CellConfig], *, folders: list[Path] | None = None, report: Report = lambda flops: None
+) -> list[Record]:
+    """Train the branches of one trunk and write each one's record; return the records.
+
+    `folders` (default: runs/<study>/<run_id>) holds a place per cell. A cell whose record is done is
+    left alone. `report` is called with the FLOPs done, from the trunk's start. Raises ValueError
+    for cells of different trunks or an impossible setting, before anything is trained.
+    """
+    if len({c.trunk_id() for c in cells}) != 1:
+        raise ValueError("the cells are of different trunks; group them by trunk_id first")
+    places = dict(zip((c.run_id() for c in cells), folders or [cell_folder(c) for c in cells], strict=True))
+    order = sorted(cells, key=lambda c: resolve(c).n_steps)
+    setting = prepare(order[-1], report)
+    trunk_folder = Path(order[0].runs) / order[0].study / ".trunks" / order[0].trunk_id()
+    if folders:
+        trunk_folder = folders[0] / ".trunk"
+    pending = [c for c in order if not is_done(places[c.run_id()] / "record.json")]
+    run = start_run(setting, trunk_folder, pending, places)
+    for cell in pending:
+        folder = places[cell.run_id()]
+        try:
+            advance(run, setting, cell, folder=trunk_folder, until=resolve(cell).decay_start)
+            save_run(run, trunk_folder)
+            train_branch(run, setting, cell, folder)
+        except Diverged as error:
+            finish(run, setting, cell, folder, score=None, error=str(error))
+    return [read_record(places[c.run_id()] / "record.json") for c in order]
+
+
+def cell_folder(cell: CellConfig) -> Path:
+    """Return where a cell's files are."""
+    return Path(cell.runs) / cell.study / cell.run_id()
+
+
+def is_done(path: Path) -> bool:
+    """Say whether a record is there and done."""
+    return path.is_file() and read_record(path).status == "done"
+
+
+def prepare(cell: CellConfig, report: Report) -> Setting:
+    """Open corpus and device, and work out what the branches share."""
+    corpus = open_corpus(cell)
+    resolved = resolve(cell)
+    context = cell.data.context
+    return Setting(
+        cell=cell,
+        device=pick_device(cell.machine),
+        batches=Batches(tokens=corpus.train, context=context, rows=resolved.rows, seed=cell.seed),
+        test=make_test_set(corpus, context=context, n_tokens=cell.eval.test_tokens),
+        corpus=corpus,
+        report=report,
+        started=now(),
+        resolved=resolved,
+    )
+
+
+def new_run(setting: Setting) -> Run:
+    """Initialise model and optimiser from the seed."""
+    cell = setting.cell
+    torch.manual_seed(cell.seed)
+    model = Transformer(cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
+    model.to(setting.device)
+    return Run(model=model, optimizer=make_optimizer(model, cell.optim, setting.resolved.peak_lr))
+
+
+def start_run(setting: Setting, folder: Path, pending: list[CellConfig], places: dict[str, Path]) -> Run:
+    """Return the trunk at its checkpoint, or at step 0 where a pending branch left before it."""
+    run = new_run(setting)
+    load_run(run, folder)
+    unstarted = [c for c in pending if not (places[c.run_id()] / "checkpoint.safetensors").is_file()]
+    if any(resolve(c).decay_start < run.step for c in unstarted):
+        return new_run(setting)
+    return run
+
+
+def load_run(run: Run, folder: Path) -> bool:
+    """Continue from a folder's checkpoint; False where there is none."""
+    state = checkpoint.load(folder, model=run.model, optimizer=run.optimizer)
+    if state is None:
+        return False
+    for name, value in state.items():
+        setattr(run, name, value)
+    run.rows = [r for r in read_curve(folder / "metrics.jsonl") if r["step"] <= run.step]
+    return True
+
+
+def save_run(run: Run, folder: Path) -> None:
+    """Write the trunk's curve and checkpoint."""
+    write_text(folder / "metrics.jsonl", "".join(f"{json.dumps(r)}\n" for r in run.rows))
+    checkpoint.save(folder, model=run.model, optimizer=run.optimizer, state=run.state())
+
+
+def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> None:
+    """Decay to the cell's budget, score it, write its record; the trunk is left as it was."""
+    held = checkpoint.snapshot(run.model, run.optimizer)
+    kept = replace(run, rows=list(run.rows))
+    load_run(run, folder)
+    with RunLog(folder, cell.log, name=cell.run_id(), group=cell.study, details=details(cell)) as curve:
+        curve.extend(run.rows)
+        advance(run, setting, cell, folder=folder, until=resolve(cell).n_steps, curve=curve)
+        score = evaluate(run.model, setting.test)
+        record = finish(run, setting, cell, folder, score=score)
+        curve.summary({"test_loss": record.test_loss, "flops": record.flops, "bits_per_byte": record.bits_per_byte})
+    checkpoint.restore(run.model, run.optimizer, held)
+    for name, value in kept.state().items():
+        setattr(run, name, value)
+    run.rows = kept.rows
+
+
+def advance(
+    run: Run, setting: Setting, cell: CellConfig, *, folder: Path, until: int, curve: RunLog | None = None
+) -> None:
+    """Train from `run.step` to step `until` on the cell's schedule, writing curve and checkpoints.
+
+    Raises Diverged when a loss is not finite.
+    """
+    resolved = resolve(cell)
+    every, clip = cell.machine.checkpoint_seconds, cell.optim.clip
+    saved = began = time.monotonic()
+    before = run.seconds
+    total = torch.tensor(run.loss_sum, dtype=torch.float64, device=setting.device)
+    gradient = torch.zeros(())
+    run.model.train()
+    while run.step < until:
+        set_lr(run.optimizer, lr_factor(run.step, schedule=cell.schedule, n_steps=resolved.n_steps, decay_start=resolved.decay_start))
+        loss, gradient = train_step(run, setting, clip)
+        total += loss
+        run.step, run.loss_steps = run.step + 1, run.loss_steps + 1
+        due = run.step in _CURVE
+        if due or run.step == resolved.n_steps or run.step % CHECK_STEPS == 0:
+            run.loss_sum = float(total)
+            run.seconds = before + time.monotonic() - began
+            if not math.isfinite(run.loss_sum) or not math.isfinite(float(gradient)):
+                raise Diverged(f"the loss stopped being finite before step {run.step}; lower optim.peak_lr or raise schedule.warmup_steps")
+            setting.report(resolved.shape.flops_per_token * resolved.batch_tokens * run.step)
+        if due or run.step == resolved.n_steps:
+            write_row(run, setting, resolved, gradient, curve)
+            total.zero_()
+        if time.monotonic() - saved > every:
+            run.loss_sum, run.seconds = float(total), before + time.monotonic() - began
+            if curve is None:
+                save_run(run, folder)
+            else:
+                checkpoint.save(folder, model=run.model, optimizer=run.optimizer, state=run.state())
+            saved = time.monotonic()
+    run.loss_sum = float(total)
+
+
+_CURVE = frozenset(CURVE_STEPS)
+
+
+def train_step(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]:
+    """Take one step; return the loss (nats/token) and the gradient norm before clipping."""
+    inputs, targets = setting.batches(run.step)  # (B, T) each
+    x, y = torch.from_numpy(inputs).to(setting.device), torch.from_numpy(targets).to(setting.device)
+    with autocast(setting.device, setting.cell.machine.precision):
+        loss = run.model.loss(x, y)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), clip if clip > 0 else math.inf)
+    run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return loss.detach(), norm
+
+
+def write_row(run: Run, setting: Setting, resolved: Resolved, gradient: Tensor, curve: RunLog | None) -> None:
+    """Add one row to the curve: the mean training loss since the last row, now and then a test loss."""
+    tokens = run.step * resolved.batch_tokens
+    row = {
+        "step": run.step,
+        "tokens": tokens,
+        "flops": resolved.shape.flops_per_token * tokens,
+        "train_loss": run.loss_sum / max(1, run.loss_steps),
+        "lr": run.optimizer.param_groups[0]["lr"],
+        "grad_norm": float(gradient),
+        "seconds": run.seconds,
+        "tokens_per_second": tokens / max(run.seconds, 1e-9),
+    }
+    if run.step in _CURVE and CURVE_STEPS.index(run.step) % TEST_EVERY == 0:
+        windows = max(1, setting.cell.eval.curve_tokens // resolved.shape.context)
+        row["test_loss"] = evaluate(run.model, setting.test, windows=windows).loss
+    run.rows.append(row)
+    run.loss_sum, run.loss_steps = 0.0, 0
+    if curve is not None:
+        curve.log(row)
+
+
+def finish(
+    run: Run, setting: Setting, cell: CellConfig, folder: Path, *, score: Score | None, error: str | None = None
+) -> Record:
+    """Write the cell's weights and, last of all, its record."""
+    resolved = resolve(cell)
+    if score is not None and not math.isfinite(score.loss):
+        score, error = None, "the test loss is not finite; lower optim.peak_lr"
+    if score is not None:
+        checkpoint.save(folder, model=run.model, name="model", state={"step": run.step})
+    train_loss = run.rows[-1]["train_loss"] if run.rows else None
+    seconds = max(run.seconds, 1e-9)
+    done_tokens = run.step * resolved.batch_tokens
+    speed = done_tokens / seconds
+    peak = peak_flops(setting.device, torch.get_num_threads())
+    versions = {"torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()}
+    record = Record(
+        run_id=cell.run_id(),
+        study=cell.study,
+        status="done" if score else "diverged",
+        seed=cell.seed,
+        params=resolved.shape.params,
+        tokens=resolved.n_tokens,
+        unique_tokens=min(resolved.n_tokens, setting.batches.windows * resolved.shape.context),
+        flops=resolved.flops,
+        flops_6nd=resolved.flops_6nd,
+        test_loss=score.loss if score else None,
+        test_loss_se=score.standard_error if score else None,
+        bits_per_byte=score.bits_per_byte if score else None,
+        train_loss=train_loss,
+        steps=run.step,
+        batch_tokens=resolved.batch_tokens,
+        peak_lr=resolved.peak_lr,
+        schedule=cell.schedule.name,
+        trunk=cell.trunk_id(),
+        seconds=run.seconds,
+        device=device_name(setting.device),
+        device_seconds=run.seconds,
+        peak_memory_bytes=peak_memory(setting.device),
+        tokens_per_second=speed,
+        mfu=speed * resolved.shape.flops_per_token / peak if peak else None,
+        config=asdict(cell),
+        versions={**versions, "scaling": code_version()["version"] or ""},
+        git_sha=code_version()["git_sha"],
+        started=setting.started,
+        ended=now(),
+        error=error,
+        inputs={"corpus": setting.corpus.sha256},
+    )
+    record.write(folder / "record.json")
+    return record
+
+
+def failed_record(cell: CellConfig, error: BaseException) -> Record:
+    """Return the record of a cell that raised, with the traceback."""
+    resolved, moment = resolve(cell), now()
+    return Record(
+        run_id=cell.run_id(),
+        study=cell.study,
+        status="failed",
+        seed=cell.seed,
+        params=resolved.shape.params,
+        tokens=resolved.n_tokens,
+        unique_tokens=0,
+        flops=resolved.flops,
+        flops_6nd=resolved.flops_6nd,
+        test_loss=None,
+        test_loss_se=None,
+        bits_per_byte=None,
+        train_loss=None,
+        steps=0,
+        batch_tokens=resolved.batch_tokens,
+        peak_lr=resolved.peak_lr,
+        schedule=cell.schedule.name,
+        trunk=cell.trunk_id(),
+        seconds=0.0,
+        device=platform.machine(),
+        device_seconds=0.0,
+        peak_memory_bytes=0,
+        tokens_per_second=0.0,
+        mfu=None,
+        config=asdict(cell),
+        versions={"torch": torch.__version__},
+        git_sha=code_version()["git_sha"],
+        started=moment,
+        ended=moment,
+        error="".join(traceback.format_exception(error)),
+    )
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,44 @@
+"""Hindcasts: the right rows withheld, no excess for a true law, growth for a false one."""
+
+import numpy as np
+import pytest
+
+from analysis.backtest import backtest, cutoffs
+from analysis.forms import FORMS
+from analysis.objective import Objective
+
+from .conftest import isoflop_table
+
+FORM = FORMS["chinchilla"]
+BUDGETS = tuple(1e18 * 4.0**i for i in range(6))
+
+
+def test_cutoffs_lie_between_budgets(refit_law):
+    flops = isoflop_table(refit_law, budgets=BUDGETS)["flops"].to_numpy()
+    assert cutoffs(flops) == pytest.approx(sorted(BUDGETS[:-1], reverse=True))
+
+
+def test_cutoffs_of_a_continuum_are_a_factor_apart():
+    found = cutoffs(np.geomspace(1e18, 1e21, 100))
+    assert found[0] == pytest.approx(5e20, rel=0.1)
+    assert len(found) == 5
+
+
+def test_an_exact_law_is_predicted_exactly(known_law):
+    tested = backtest(isoflop_table(known_law, budgets=BUDGETS), FORM, Objective())
+    assert len(tested["rows"]) >= 3
+    assert max(r["rms_relative_error"] for r in tested["rows"]) < 1e-8
+    assert tested["tau_per_log_flops"] < 1e-8
+
+
+def test_a_false_form_shows_as_tau(refit_law):
+    table = isoflop_table(refit_law, budgets=BUDGETS, noise=0.001)
+    c = np.log(table["flops"] / 1e18)
+    bent = table.assign(loss=table["loss"] * np.exp(-0.002 * c**2))
+    true, false = (backtest(t, FORM, Objective()) for t in (table, bent))
+    assert false["tau_per_log_flops"] > 0.003 > true["tau_per_log_flops"]
+    assert false["rows"][0]["distance"] == pytest.approx(4.0)
+
+
+def test_one_budget_cannot_be_backtested(refit_law):
+    assert backtest(isoflop_table(refit_law, budgets=(1e20,)), FORM, Objective()) is None

@@ -1,0 +1,262 @@
+import importlib.util
+import math
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from analysis.alarms import Alarm
+from analysis.budgets import Budget, budget_of
+from analysis.derivation import derivation
+from analysis.laws import Law
+from analysis.plan import PlanConfig, main, make_plan, read_plan, write_plan
+from analysis.published import load_law
+from analysis.stages import first_coefficient, ppo_block, sft_block
+from analysis.study import chinchilla_aspect, default_study, study_of
+from scaling.config import FinalConfig, ModelConfig
+
+_spec = importlib.util.spec_from_file_location(
+    "synthetic", Path(__file__).with_name("synthetic.py")
+)
+synthetic = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(synthetic)
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return synthetic.write_study(tmp_path_factory.mktemp("runs") / "small")
+
+
+@pytest.fixture(scope="module")
+def study(folder):
+    return study_of(folder, count="with_head")
+
+
+def small_law(**changed) -> Law:
+    """Return the synthetic study's true law, without draws."""
+    parameters = {
+        "E": synthetic.E,
+        "A": synthetic.A,
+        "B": synthetic.B,
+        "alpha": synthetic.ALPHA,
+        "beta": synthetic.BETA,
+    }
+    values = {
+        "form": "chinchilla",
+        "count": "with_head",
+        "parameters": parameters,
+        "objective": {"name": "exact"},
+        "status": "converged",
+        "ranges": {"flops": [1e11, 1e13], "flops_6nd": [1e11, 1e13]},
+    }
+    return Law(**{**values, **changed})
+
+
+def load(plan, path: Path) -> FinalConfig:
+    write_plan(path, plan)
+    merged = OmegaConf.merge(OmegaConf.structured(FinalConfig), OmegaConf.load(path))
+    return OmegaConf.to_object(merged)
+
+
+def test_gopher_budget_gives_the_refit_optimum():
+    plan = make_plan(load_law("besiroglu2024"), Budget(flops=5.76e23), default_study())
+    pretrain = plan["pretrain"]
+    assert pretrain["params_target"] == pytest.approx(72.3e9, rel=1e-3)
+    law = load_law("besiroglu2024").optimum(5.76e23)
+    assert law.tokens_per_param == pytest.approx(18.39, rel=1e-3)
+    assert pretrain["params"] == pytest.approx(pretrain["params_target"], rel=0.03)
+    assert pretrain["flops"] == pytest.approx(5.76e23, rel=1e-4)
+
+
+def test_exact_flops_of_whole_steps_keep_the_budget(study):
+    plan = make_plan(small_law(), Budget(flops=3e13), study)
+    pretrain = plan["pretrain"]
+    shape = ModelConfig(**pretrain["model"]).shape(vocab_size=1024, context=pretrain["context"])
+    assert shape.params.with_head == pretrain["params"]
+    assert pretrain["flops"] == pretrain["tokens"] * shape.flops_per_token <= 3e13
+    assert pretrain["flops"] > 0.99 * 3e13
+    assert pretrain["tokens"] % pretrain["batch_tokens"] == 0
+
+
+def test_forecast_is_the_law_at_the_rounded_shape(study):
+    plan = make_plan(small_law(), Budget(flops=3e13), study)
+    expected = synthetic.true_loss(plan["pretrain"]["params"], plan["pretrain"]["tokens"])
+    assert plan["forecast"]["test_loss"] == pytest.approx(expected, rel=1e-9)
+    per_byte = expected / (math.log(2) * synthetic.BYTES_PER_TOKEN)
+    assert plan["forecast"]["bits_per_byte"] == pytest.approx(per_byte, rel=1e-9)
+    assert plan["extrapolation"] == pytest.approx(3, rel=1e-2)
+
+
+def test_written_plan_loads_into_the_final_config(study, tmp_path):
+    plan = make_plan(small_law(), Budget(flops=3e13), study)
+    final = load(plan, tmp_path / "plan.yaml")
+    assert final.pretrain.tokens == plan["pretrain"]["tokens"]
+    assert final.pretrain.model.n_layer == plan["pretrain"]["model"]["n_layer"]
+    assert final.cell["data"]["context"] == 128
+    assert read_plan(tmp_path / "plan.yaml") == plan
+
+
+def test_published_law_without_a_study_loads_too(tmp_path):
+    plan = make_plan(load_law("hoffmann2022"), Budget(flops=1e21), default_study())
+    assert load(plan, tmp_path / "plan.yaml").forecast.interval == []
+
+
+@pytest.mark.parametrize("block", ["pretrain", "sft", "reward", "ppo"])
+def test_every_value_of_a_stage_is_planned_with_a_reason(study, block):
+    plan = make_plan(small_law(), Budget(flops=3e13), study)
+    values = set(plan[block]) - {"reasons"}
+    assert values == set(plan[block]["reasons"])
+    kind = type(getattr(FinalConfig(), block))
+    assert values == {f.name for f in fields(kind)} - {"reasons"}
+
+
+def test_intervals_come_from_the_draws(study):
+    law = small_law()
+    point = np.array(list(law.parameters.values()))
+    draws = point * np.exp(0.02 * np.random.default_rng(0).normal(size=(200, 5)))
+    plan = make_plan(small_law(draws=draws), Budget(flops=3e13), study)
+    low, high = plan["forecast"]["interval"]
+    assert low < plan["forecast"]["test_loss"] < high
+    assert "90% [" in plan["pretrain"]["reasons"]["params_target"]
+
+
+def test_rules_of_the_study_are_followed(study):
+    pretrain = make_plan(small_law(), Budget(flops=3e13), study)["pretrain"]
+    assert pretrain["peak_lr"] == pytest.approx(0.01 * 32 / pretrain["model"]["d_model"], rel=1e-5)
+    assert pretrain["warmup_steps"] == 30
+    assert (pretrain["schedule"], pretrain["decay"]) == ("wsd", 0.2)
+
+
+def test_measured_speed_gives_seconds(study):
+    budget = budget_of(PlanConfig(flops_multiple=3), small_law(), study)
+    assert budget.flops_per_second == pytest.approx(synthetic.SPEED, rel=1e-6)
+    assert budget.flops == pytest.approx(3 * study.largest_flops)
+
+
+def test_device_hours_become_flops():
+    asked = PlanConfig(gpu_hours=1000, device="h100", utilisation=0.5)
+    budget = budget_of(asked, load_law("besiroglu2024"), default_study())
+    assert budget.flops == pytest.approx(1000 * 3600 * 989e12 * 0.5)
+    assert "stated and not measured" in budget.reason
+
+
+def test_measured_hours_use_the_studys_speed(study):
+    budget = budget_of(PlanConfig(gpu_hours=2), small_law(), study)
+    assert budget.flops == pytest.approx(7200 * synthetic.SPEED, rel=1e-6)
+
+
+def test_unusable_law_needs_force(study):
+    law = small_law(status="not_identified")
+    with pytest.raises(ValueError, match=r"not_identified.*force=true"):
+        make_plan(law, Budget(flops=3e13), study)
+    plan = make_plan(law, Budget(flops=3e13), study, PlanConfig(force=True))
+    assert derivation(plan)[0].startswith("ALARM forced")
+
+
+@pytest.mark.parametrize(("flops", "code"), [(3e10, "below_range"), (2e16, "far")])
+def test_budget_outside_the_range_raises_an_alarm(study, flops, code):
+    plan = make_plan(small_law(), Budget(flops=flops), study)
+    assert code in [a["code"] for a in plan["alarms"]]
+
+
+def test_offset_not_identified_proceeds_with_an_alarm(study):
+    plan = make_plan(small_law(status="offset_not_identified"), Budget(flops=3e13), study)
+    assert plan["alarms"][0]["code"] == "offset"
+
+
+def test_law_alarms_are_carried(study):
+    law = small_law(alarms=(Alarm(code="single_ray", sentence="One ray."),))
+    plan = make_plan(law, Budget(flops=3e13), study)
+    assert {"code": "single_ray", "sentence": "One ray."} in plan["alarms"]
+
+
+def test_lines_fit_a_terminal(study):
+    lines = derivation(make_plan(small_law(), Budget(flops=3e13), study))
+    assert max(map(len, lines)) <= 100
+    assert any(line.split()[:1] == ["params_target"] for line in lines)
+
+
+def test_kl_coefficient_follows_gaussian_tilting():
+    settings = PlanConfig().ppo
+    block = ppo_block(settings, pretrain_lr=1e-3, seed=0)
+    assert block["kl_coefficient"] == pytest.approx(1 / math.sqrt(2 * settings.kl_budget), rel=1e-3)
+    assert first_coefficient(2.0) == 0.5
+
+
+def test_lora_learns_ten_times_faster():
+    settings = PlanConfig().sft
+    full = sft_block(settings, pretrain_lr=1e-3, seed=0)["peak_lr"]
+    settings.method = "lora"
+    assert sft_block(settings, pretrain_lr=1e-3, seed=0)["peak_lr"] == pytest.approx(10 * full)
+
+
+def test_aspects_follow_chinchilla_shapes():
+    assert chinchilla_aspect(1.143e9) == pytest.approx(69, rel=1e-3)
+    assert chinchilla_aspect(1e5) == 16
+    assert chinchilla_aspect(1e12) == 109
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["law=besiroglu2024"], "set exactly one of flops, gpu_hours, flops_multiple"),
+        (["law=besiroglu2024", "flops=1e20", "gpu_hours=3"], r"flops=1e+20 and gpu_hours=3"),
+        (
+            ["law=besiroglu2024", "gpu_hours=3", "device=abacus"],
+            "device=abacus is unknown; known devices are v100",
+        ),
+        (["law=besiroglu2024", "gpu_hours=3"], "needs a speed"),
+        (["law=besiroglu2024", "flops_multiple=3"], "needs a study to multiply"),
+        (["law=besiroglu2024", "flops=-1"], "must be positive"),
+        (["flops=1e20"], "law is not set"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments, sentence):
+    values = OmegaConf.merge(OmegaConf.structured(PlanConfig), OmegaConf.from_dotlist(arguments))
+    with pytest.raises((ValueError, OSError)) as caught:
+        main(OmegaConf.to_object(values))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def plan_command(*arguments, cwd):
+    command = [sys.executable, "-m", "analysis.plan", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_command_plans_a_study_from_its_law(folder, tmp_path):
+    small_law(inputs={"source": folder.as_posix()}).write(folder / "law.json")
+    done = plan_command(
+        f"law={folder}/law.json", "flops_multiple=3", f"out={tmp_path}/plan.yaml", cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    plan = yaml.safe_load((tmp_path / "plan.yaml").read_text())
+    assert plan["study"] == "small"
+    assert plan["runs"] == folder.parent.as_posix()
+    assert set(plan["made_from"]) == {"law", "records"}
+    assert "params_target" in done.stdout
+
+
+@pytest.mark.slow
+def test_command_fails_with_a_sentence_and_writes_nothing(tmp_path):
+    missing = plan_command("law=nothing.json", "flops=1e20", f"out={tmp_path}/plan.yaml", cwd=ROOT)
+    assert missing.returncode == 1
+    assert "nothing.json" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    assert not (tmp_path / "plan.yaml").exists()
+
+
+def test_allocation_law_prints_n_and_d_but_writes_no_plan(tmp_path, capsys):
+    config = PlanConfig(law="hoffmann2022_approach1", flops=1e21, out=f"{tmp_path}/plan.yaml")
+    with pytest.raises(ValueError, match="give a law that predicts loss"):
+        main(config)
+    assert "params_target" in capsys.readouterr().out
+    assert not (tmp_path / "plan.yaml").exists()

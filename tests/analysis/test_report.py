@@ -1,0 +1,282 @@
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from analysis.alarms import Alarm
+from analysis.answer import alarms, verdict
+from analysis.budgets import Budget
+from analysis.laws import Law
+from analysis.material import read_material
+from analysis.plan import make_plan, write_plan
+from analysis.report import ReportConfig, main, report
+from analysis.study import study_of
+from analysis.tables import flops_run
+from scaling.schema import read_record
+
+_spec = importlib.util.spec_from_file_location(
+    "synthetic", Path(__file__).with_name("synthetic.py")
+)
+synthetic = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(synthetic)
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+VOID = {"meta", "link", "br", "input", "img", "hr"}
+
+
+class Checker(HTMLParser):
+    """Collects ids, outward references, and tags that do not nest."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.references, self.wrong = [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.ids += [values["id"]] if "id" in values else []
+        self.references += [
+            values[k] for k in ("src", "href", "xlink:href", "action", "data") if values.get(k)
+        ]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A whole study: cells, law with draws, plan, final run."""
+    folder = synthetic.write_study(tmp_path_factory.mktemp("runs") / "small")
+    parameters = {
+        "E": synthetic.E,
+        "A": synthetic.A,
+        "B": synthetic.B,
+        "alpha": synthetic.ALPHA,
+        "beta": synthetic.BETA,
+    }
+    point = np.array(list(parameters.values()))
+    draws = point * np.exp(0.01 * np.random.default_rng(0).normal(size=(100, 5)))
+    points = [{"flops": c, "params": 1e5, "tokens": 1e6, "loss": 3.0} for c in (1e11, 1e12, 1e13)]
+    regression = {
+        "a": 0.5,
+        "b": 0.5,
+        "k_params": 0.1,
+        "k_tokens": 1.6,
+        "a_interval": [0.45, 0.55],
+        "b_interval": [0.45, 0.55],
+    }
+    law = Law(
+        form="chinchilla",
+        count="with_head",
+        parameters=parameters,
+        objective={"name": "exact"},
+        status="converged",
+        draws=draws,
+        n_runs=23,
+        ranges={"flops": [1e11, 1e13], "flops_6nd": [1e11, 1e13]},
+        intervals={
+            "level": 0.9,
+            "parameters": {k: [0.9 * v, 1.1 * v] for k, v in parameters.items()},
+        },
+        methods={"envelope": {**regression, "points": points}},
+    )
+    law.write(folder / "law.json")
+    plan = make_plan(law, Budget(flops=3e13), study_of(folder, count="with_head"))
+    write_plan(folder / "plan.yaml", plan)
+    synthetic.write_final(folder, loss=plan["forecast"]["test_loss"] + 0.001)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def material(folder):
+    return read_material(folder)
+
+
+@pytest.fixture(scope="module")
+def page(material) -> str:
+    return report(material)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory) -> str:
+    """The report of a study that has no law, plan or final run yet."""
+    folder = synthetic.write_study(tmp_path_factory.mktemp("runs") / "bare")
+    return report(read_material(folder))
+
+
+def test_page_asks_nothing_of_any_network(page):
+    checked = Checker()
+    checked.feed(page)
+    assert not re.search(r"https?:|//[a-z]", page.replace("</", ""))
+    assert all(r.startswith(("#", "data:")) for r in checked.references)
+    assert "@import" not in page
+    assert len(page) < 3_000_000
+
+
+def test_page_is_well_formed(page):
+    checked = Checker()
+    checked.feed(page)
+    assert not checked.wrong
+    assert not checked.open
+    assert len(checked.ids) == len(set(checked.ids))
+    assert {r[1:] for r in checked.references if r.startswith("#")} <= set(checked.ids)
+
+
+def test_samples_and_errors_are_escaped(page):
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+
+
+def test_first_screen_answers(page):
+    head = page[: page.index('id="law"')]
+    assert "Asked:" in head
+    assert "C = 3e13 training FLOPs" in head
+    for card in (
+        "model size N",
+        "training tokens D",
+        "forecast test loss",
+        "outcome of the final run",
+    ):
+        assert card in head
+    assert "90% intervals: E [" in head
+
+
+def test_every_part_is_there(page):
+    for anchor in ("law", "plan", "final", "stages", "samples", "cost", "cells", "provenance"):
+        assert f'id="{anchor}"' in page
+    for words in (
+        "KL (nats/sequence)",
+        "budget 6",
+        "Residuals against tokens",
+        "optimal training tokens D",
+    ):
+        assert words in page
+
+
+def test_missing_parts_are_said(bare):
+    for sentence in (
+        "No law has been fitted yet",
+        "There is no plan yet",
+        "The final run has not ended yet",
+        "There are no samples yet",
+    ):
+        assert sentence in bare
+
+
+def test_verdict_compares_with_the_interval(material):
+    told = verdict(material)
+    assert told["tone"] == "good"
+    assert told["head"].startswith("Inside the 90% interval")
+
+
+def test_alarms_come_before_the_answer_and_once(folder, tmp_path):
+    copy = Path(shutil.copytree(folder, tmp_path / "small"))
+    values = Law.read(copy / "law.json")
+    law = replace(
+        values,
+        status="not_identified",
+        alarms=(Alarm(code="single_ray", sentence="One ray only."),),
+    )
+    law.write(copy / "law.json")
+    page = report(read_material(copy))
+    assert page.index("not identified") < page.index("Asked:")
+    assert page.count("One ray only.") == 1
+    codes = [a["code"] for a in alarms(read_material(copy))]
+    assert codes[0] == "not_identified"
+    assert "stale_plan" in codes
+
+
+def test_failed_cells_are_shown_with_their_reason(folder, tmp_path):
+    copy = Path(shutil.copytree(folder, tmp_path / "small"))
+    path = next(copy.glob("*/record.json"))
+    record = replace(
+        read_record(path), status="diverged", test_loss=None, error="loss was <nan> at step 7"
+    )
+    record.write(path)
+    page = report(read_material(copy))
+    assert "loss was &lt;nan&gt; at step 7" in page
+
+
+def report_command(*arguments):
+    command = [sys.executable, "-m", "analysis.report", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=Path(__file__).parents[2]
+    )
+
+
+@pytest.mark.slow
+def test_command_writes_the_page_beside_the_study(folder):
+    done = report_command(f"runs={folder}")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "report.html").exists()
+    assert "report.html" in done.stdout
+
+
+def test_cost_counts_a_trunk_once(material):
+    long = max(material.records, key=lambda r: r.flops)
+    short = replace(long, run_id="x", flops=long.flops / 4)
+    assert flops_run([long, short]) == pytest.approx(long.flops * (1 + 0.2 / 4))
+
+
+def test_missing_study_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no study folder .*nothing"):
+        main(ReportConfig(runs=f"{tmp_path}/nothing"))
+
+
+SORT = """<script>
+addEventListener("load", () => {
+  const table = document.getElementById("celltable"), head = table.tHead.rows[0].cells[8];
+  const read = () => [...table.tBodies[0].rows].map(r => +r.cells[8].dataset.v);
+  head.querySelector("button").click(); const up = read();
+  head.querySelector("button").click(); const down = read();
+  const rises = list => list.every((v, i) => !i || v >= list[i - 1]);
+  const ordered = rises(up) && rises(down.reverse());
+  const wide = document.documentElement.scrollWidth > document.documentElement.clientWidth;
+  const aria = head.getAttribute("aria-sort");
+  document.title = `sorted=${ordered} aria=${aria} rows=${up.length} overflow=${wide}`;
+});
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_table_sorts_in_a_browser_without_errors(page, tmp_path):
+    (tmp_path / "page.html").write_text(page.replace("</body>", SORT + "</body>"))
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--enable-logging=stderr",
+        "--dump-dom",
+        "--window-size=800,900",
+    ]
+    command = [
+        CHROMIUM,
+        *flags,
+        f"--user-data-dir={tmp_path}/profile",
+        f"file://{tmp_path}/page.html",
+    ]
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert re.search(r"sorted=true aria=descending rows=\d\d overflow=false", done.stdout)
+    assert "CONSOLE" not in done.stderr

@@ -1,0 +1,129 @@
+"""The final run: reading a plan, the chain of stages, skipping, the sealed forecast."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from omegaconf import OmegaConf
+
+from scaling.final import chosen_stages, load_plan, planned_cell, run_final, summary
+from scaling.schema import read_json, sha256_file
+from scaling.stage import root
+
+
+@pytest.fixture
+def plan(final_config, tmp_path):
+    """A plan.yaml of the tiny run."""
+    final_config.forecast.test_loss, final_config.forecast.interval = 5.5, [5.0, 6.0]
+    path = tmp_path / "plan.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(final_config)))
+    return path
+
+
+def test_a_plan_is_read_back_as_written(plan, final_config):
+    assert load_plan(plan) == replace(final_config, plan=str(plan))
+
+
+def test_overrides_apply_on_top_of_the_plan(plan):
+    config = load_plan(plan, ["ppo.episodes=128", "machine.threads=1", "plan=ignored.yaml", "sft.data='a b.jsonl'"])
+    assert (config.ppo.episodes, config.sft.data, config.plan) == (128, "a b.jsonl", str(plan))
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("sft: {example: 3}\npretrain: {tokens: 1}", "example"),
+        ("pretrain: {tokens: many}", "many"),
+        ("just text", "holds no plan"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_a_plan_that_is_none_is_refused_by_name(tmp_path, text, match):
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=match):
+        load_plan(path)
+
+
+def test_a_missing_plan_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"analysis\.plan"):
+        load_plan(tmp_path / "absent.yaml")
+
+
+def test_stages_run_in_their_order():
+    assert chosen_stages("ppo, sft") == ["sft", "ppo"]
+    with pytest.raises(ValueError, match="choose among pretrain, sft, reward, ppo"):
+        chosen_stages("sft,rlhf")
+
+
+def test_the_cell_takes_the_plans_values(final_config):
+    cell = planned_cell(final_config)
+    assert cell.budget.n_tokens == final_config.pretrain.tokens
+    assert (cell.optim.peak_lr, cell.optim.batch_tokens) == (0.01, 384)
+    assert cell.data.context == 96
+    assert cell.schedule.warmup_steps == final_config.pretrain.warmup_steps
+
+
+def test_a_wrong_key_in_the_cell_is_named(final_config):
+    final_config.cell["modle"] = {}
+    with pytest.raises(ValueError, match="modle"):
+        planned_cell(final_config)
+
+
+def test_a_stage_without_the_one_before_says_what_to_run(final_config):
+    final_config.stages = "ppo"
+    with pytest.raises(FileNotFoundError, match="run stages=sft,ppo"):
+        run_final(final_config)
+
+
+def test_the_whole_run_and_then_nothing_again(plan, caplog):
+    config = load_plan(plan)
+    records = run_final(config)
+    folder = root(config)
+    assert [r.stage for r in records] == ["pretrain", "sft", "reward", "ppo"]
+    assert all((folder / r.stage / "record.json").is_file() for r in records)
+    sealed = read_json(folder / "forecast.json")
+    assert sealed["plan_sha256"] == sha256_file(plan)
+    assert sealed["sealed"] <= records[0].ended
+    lines = summary(config, records)
+    assert "forecast 5.5000" in lines[0]
+    assert "the 95% interval" in lines[0]
+    assert len(lines) == 4
+    with caplog.at_level("INFO"):
+        assert run_final(config) == records
+    assert caplog.text.count("done before, kept") == 4
+    again = run_final(replace(config, ppo=replace(config.ppo, episodes=16)))
+    assert again[:3] == records[:3]
+    assert again[3].metrics["episodes"] == 16
+
+
+def test_the_seal_is_not_broken_by_a_later_forecast(plan):
+    config = replace(load_plan(plan), stages="pretrain")
+    run_final(config)
+    config.forecast.test_loss = 1.0
+    run_final(config)
+    assert read_json(root(config) / "forecast.json")["test_loss"] == 5.5
+
+
+def test_another_tokenizer_is_refused(plan):
+    config = load_plan(plan)
+    run_final(replace(config, stages="pretrain"))
+    path = root(config) / "pretrain" / "record.json"
+    record = json.loads(path.read_text())
+    record["inputs"]["tokenizer"] = "0" * 64
+    path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="another tokenizer"):
+        run_final(replace(config, stages="sft"))
+
+
+def test_a_diverged_stage_ends_the_run(plan):
+    config = load_plan(plan, ["sft.peak_lr=1e30"])
+    with pytest.raises(ValueError, match="stage sft ended as diverged"):
+        run_final(config)
+    record = read_json(root(config) / "sft" / "record.json")
+    assert record["status"] == "diverged"
+    assert not (root(config) / "reward").exists()
+
+
+def test_a_plans_values_survive_as_plain_data(final_config):
+    json.dumps(asdict(final_config), allow_nan=False)

@@ -1,0 +1,129 @@
+"""The reward model: Bradley-Terry loss, pairs, standard scores."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from scaling.config import ModelConfig
+from scaling.model import Transformer
+from scaling.reward import (
+    Group,
+    RewardModel,
+    limited,
+    load_groups,
+    pair_indices,
+    preference_loss,
+    run_reward,
+    score_all,
+)
+from scaling.rows import join
+from scaling.sft import run_sft
+from scaling.stage import Tally, finished
+
+GROUPS = [
+    Group(prompt=[5, 6, 2], completions=[[7, 0], [8, 9, 0], [4]], labels=[0.2, 0.9, 0.2]),
+    Group(prompt=[5, 2], completions=[[7, 0], [3, 3, 3]], labels=[1.0, 0.0]),
+]
+
+
+def build() -> RewardModel:
+    torch.manual_seed(0)
+    return RewardModel(ModelConfig(n_layer=1, d_model=16, d_head=8), vocab_size=40, context=32)
+
+
+def test_the_loss_begins_near_log_2():
+    loss, tokens, _ = preference_loss(build(), GROUPS)
+    assert float(loss.detach()) == pytest.approx(math.log(2), abs=0.1)
+    assert tokens == 5 + 6 + 4 + 4 + 5
+
+
+def test_pairs_are_ordered_by_label_and_ties_dropped():
+    assert pair_indices(GROUPS) == ([1, 1, 3], [0, 2, 4])
+
+
+def test_scores_do_not_see_padding():
+    model = build()
+    alone = model.scores(join([[5, 2]], [[7, 0]]))
+    beside = model.scores(join([[5, 2], [5, 6, 7, 2]], [[7, 0], [8, 9, 4, 0]]))
+    torch.testing.assert_close(alone, beside[:1])
+
+
+def test_values_end_in_the_score_of_the_state_before():
+    model = build()
+    rows = join([[5, 2]], [[7, 0]])
+    before = model.scores(join([[5]], [[2]]))
+    torch.testing.assert_close(model.values(rows)[:, 1], before)
+
+
+def test_the_body_is_the_fine_tuned_models():
+    torch.manual_seed(3)
+    tuned = Transformer(ModelConfig(n_layer=1, d_model=16, d_head=8), vocab_size=40, context=32)
+    model = build().start_from(tuned)
+    tokens = torch.arange(8)[None]
+    torch.testing.assert_close(model.hidden(tokens), tuned.hidden(tokens))
+
+
+def test_one_pair_is_learned():
+    model = build()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(30):
+        loss, _, _ = preference_loss(model, GROUPS)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.1
+
+
+def test_limited_stops_at_the_wanted_pairs_and_drops_groups_of_ties():
+    tie = Group(prompt=[1], completions=[[2], [3]], labels=[0.5, 0.5])
+    assert limited([tie, *GROUPS, *GROUPS], 3) == GROUPS
+
+
+def test_the_stage_trains_and_standardises(pretrained):
+    run_sft(pretrained("sft"))
+    stage = pretrained("reward")
+    assert finished(stage) is None
+    record = run_reward(stage)
+    assert record.status == "done"
+    assert {"accuracy", "test_loss", "gold_correlation", "length_correlation", "pairs"} <= record.metrics.keys()
+    model = RewardModel(stage.cell.model, vocab_size=320, context=96)
+    from scaling import checkpoint
+
+    checkpoint.load_weights(stage.folder / "model.safetensors", model)
+    train, _ = load_groups(stage, stage.new_model(), Tally())  # kept, not sampled again
+    prompts = [g.prompt for g in train for _ in g.completions]
+    scores = torch.tensor(score_all(model, prompts, [c for g in train for c in g.completions]))
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(scores.std()) == pytest.approx(1, abs=1e-4)
+    assert finished(pretrained("reward")) == record
+
+
+def test_a_file_of_preferences_is_the_same_interface(final_config, pretrained, tmp_path):
+    run_sft(pretrained("sft"))
+    path = tmp_path / "prefs.jsonl"
+    rows = [{"prompt": f"say {i}", "chosen": "yes", "rejected": "no, never"} for i in range(200)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    final_config.reward.data, final_config.reward.pairs = str(path), 150
+    record = run_reward(pretrained("reward"))
+    assert record.metrics["pairs"] == 150
+    assert record.metrics["accuracy"] > 0.9
+
+
+def test_gold_labels_need_functions(final_config, pretrained):
+    run_sft(pretrained("sft"))
+    stage = pretrained("reward")
+    final_config.sft.data = "some.jsonl"
+    with pytest.raises(ValueError, match=r"set reward\.data"):
+        run_reward(stage)
+
+
+def test_too_few_pairs_are_refused(final_config, pretrained, tmp_path):
+    run_sft(pretrained("sft"))
+    path = tmp_path / "prefs.jsonl"
+    rows = [{"prompt": f"say {i}", "chosen": "yes", "rejected": "no"} for i in range(10)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    final_config.reward.data = str(path)
+    with pytest.raises(ValueError, match="fewer than 8 pairs"):
+        run_reward(pretrained("reward"))

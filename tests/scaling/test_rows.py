@@ -1,0 +1,64 @@
+"""Rows of prompt and completion: masks, log-probabilities, counted FLOPs."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from scaling.config import ModelConfig
+from scaling.model import Transformer
+from scaling.rows import completion_losses, forward_flops, join, log_probs, padded, scatter
+from scaling.tokenizer import PAD
+
+PROMPTS, COMPLETIONS = [[5, 6, 2], [7, 2]], [[8, 0], [9, 10, 11]]
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return Transformer(ModelConfig(n_layer=2, d_model=16, d_head=8), vocab_size=40, context=16)
+
+
+def test_the_mask_marks_completion_tokens_alone():
+    rows = join(PROMPTS, [[8, 0], [9]])
+    assert rows.tokens.tolist() == [[5, 6, 2, 8, 0], [7, 2, 9, PAD, PAD]]
+    assert rows.mask.tolist() == [[False, False, True, True], [False, True, False, False]]
+    assert rows.last.tolist() == [4, 2]
+    assert rows.n_tokens == 8
+
+
+def test_log_probs_are_those_of_the_full_logits(model):
+    rows = join(PROMPTS, COMPLETIONS)
+    found = scatter(log_probs(model, rows)[0], rows.mask)
+    full = model(rows.tokens).log_softmax(-1)[:, :-1].gather(2, rows.tokens[:, 1:, None])[..., 0]
+    torch.testing.assert_close(found, full * rows.mask)
+
+
+def test_padding_changes_no_log_prob(model):
+    alone = join(PROMPTS[:1], COMPLETIONS[:1])
+    padded_row = join([*PROMPTS[:1], [7] * 9], [*COMPLETIONS[:1], [1]])
+    torch.testing.assert_close(log_probs(model, alone)[0], log_probs(model, padded_row)[0][:2])
+
+
+def test_the_loss_is_that_of_completion_tokens(model):
+    rows = join(PROMPTS, COMPLETIONS)
+    torch.testing.assert_close(completion_losses(model, rows), -log_probs(model, rows)[0])
+
+
+def test_take_cuts_to_the_longest_row():
+    rows = join(PROMPTS, [[8, 0], [9]]).take(torch.tensor([1]))
+    assert rows.tokens.tolist() == [[7, 2, 9]]
+    assert rows.mask.tolist() == [[False, True]]
+
+
+def test_padded_puts_numbers_where_the_mask_is():
+    rows = join(PROMPTS, COMPLETIONS)
+    assert padded([[1, 2], [3, 4, 5]], rows.mask).tolist() == [[0, 0, 1, 2], [0, 3, 4, 5]]
+
+
+def test_forward_flops_equal_torchs_counter(model):
+    rows = join([[5, 6, 2]] * 3, [[8, 9, 0]] * 3)
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.nn.attention.sdpa_kernel(
+        torch.nn.attention.SDPBackend.MATH
+    ):
+        log_probs(model, rows)
+    assert forward_flops(model.config, 40, rows) == counter.get_total_flops()

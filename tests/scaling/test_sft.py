@@ -1,0 +1,119 @@
+"""Fine-tuning: what the loss sees, full and LoRA, resumption, errors."""
+
+import json
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from scaling import checkpoint
+from scaling.pairs import Example
+from scaling.schema import read_curve
+from scaling.sft import chosen, run_sft, sft_loss
+from scaling.stage import finished, shuffled
+
+
+def test_the_loss_sees_completions_alone(pretrained):
+    model = pretrained("sft").new_model()
+    examples = [Example([5, 6, 7, 2], [8, 9, 0]), Example([5, 2], [4, 0])]
+    loss, tokens, _ = sft_loss(model, examples)
+    targets = torch.full((2, 6), -100)
+    targets[0, 3:6], targets[1, 1:3] = torch.tensor([8, 9, 0]), torch.tensor([4, 0])
+    rows = torch.tensor([[5, 6, 7, 2, 8, 9, 0], [5, 2, 4, 0, 1, 1, 1]])
+    wanted = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), targets.flatten(), ignore_index=-100)
+    torch.testing.assert_close(loss, wanted)
+    assert tokens == 11
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_fine_tuning_lowers_the_held_out_loss(final_config, pretrained, method):
+    final_config.sft.method = method
+    final_config.sft.examples, final_config.sft.epochs = 64, 4
+    final_config.sft.peak_lr *= 3 if method == "lora" else 1
+    record = run_sft(pretrained("sft"))
+    assert record.status == "done"
+    assert record.test_loss == record.metrics["test_loss"] < record.metrics["test_loss_before"] - 0.1
+    assert record.flops > 0
+    stage = pretrained("reward")
+    checkpoint.load_weights(stage.weights_of("sft"), stage.new_model())  # of the plain shape
+
+
+def test_a_killed_stage_resumes_to_the_same_weights(final_config, pretrained, monkeypatch):
+    final_config.machine.checkpoint_seconds = 0.0
+    unbroken = run_sft(pretrained("sft"))
+    weights = (pretrained("sft").folder / "model.safetensors").read_bytes()
+    curve = read_curve(pretrained("sft").folder / "metrics.jsonl")
+    for path in pretrained("sft").folder.iterdir():
+        path.unlink()
+    stage = pretrained("sft")
+    assert finished(stage) is None
+
+    def killed(model, examples, *, lora):
+        if (stage.folder / "checkpoint.safetensors").is_file() and len(read_curve(stage.folder / "metrics.jsonl")) == 2:
+            raise KeyboardInterrupt
+        return sft_loss(model, examples, lora=lora)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scaling.sft.sft_loss", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_sft(stage)
+    assert finished(stage) is None
+    resumed = run_sft(stage)
+    assert (stage.folder / "model.safetensors").read_bytes() == weights
+    assert resumed.metrics == unbroken.metrics
+    assert (resumed.tokens, resumed.flops, resumed.steps) == (unbroken.tokens, unbroken.flops, unbroken.steps)
+    again = read_curve(stage.folder / "metrics.jsonl")
+    assert [r["train_loss"] for r in again] == [r["train_loss"] for r in curve]
+
+
+def test_a_done_stage_is_kept_until_its_plan_changes(final_config, pretrained):
+    stage = pretrained("sft")
+    assert finished(stage) is None
+    record = run_sft(stage)
+    assert finished(pretrained("sft")) == record
+    final_config.sft.reasons = {"examples": "another reason is no other plan"}
+    assert finished(pretrained("sft")) == record
+    final_config.sft.examples = 16
+    assert finished(pretrained("sft")) is None
+    assert not (stage.folder / "record.json").exists()
+
+
+def test_a_file_is_the_same_interface(final_config, pretrained, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"question": f"count {i}", "answer": f"the count is {i}"} for i in range(40)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    final_config.sft.data = str(path)
+    stage = pretrained("sft")
+    record = run_sft(stage)
+    assert record.status == "done"
+    assert "data" in record.inputs
+    assert not stage.has_gold()
+
+
+def test_a_loss_that_is_not_finite_ends_as_diverged(final_config, pretrained):
+    final_config.sft.peak_lr = 1e30
+    record = run_sft(pretrained("sft"))
+    assert record.status == "diverged"
+    assert "lower sft.peak_lr" in record.error
+    assert record.test_loss is None
+
+
+def test_mistakes_are_named(final_config, pretrained):
+    final_config.sft.method = "qlora"
+    with pytest.raises(ValueError, match="choose one of full, lora"):
+        run_sft(pretrained("sft"))
+    final_config.sft.data = "absent.jsonl"
+    with pytest.raises(FileNotFoundError, match="absent"):
+        pretrained("sft")
+    with pytest.raises(FileNotFoundError, match="run stages=sft,reward"):
+        pretrained("reward")
+
+
+def test_more_examples_begin_with_the_fewer():
+    found = [Example([i], [0]) for i in range(50)]
+    assert chosen(found, 30, seed=1)[:10] == chosen(found, 10, seed=1)
+
+
+def test_every_example_is_seen_once_an_epoch():
+    batches = shuffled(23, batch=4, epochs=2, seed=0, lengths=list(range(23)))
+    assert sorted(i for b in batches for i in b) == sorted([*range(23), *range(23)])
