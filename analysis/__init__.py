@@ -11,7 +11,14 @@ N parameters, D tokens, C training FLOPs, L nats per token. Names load on first 
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from analysis.estimate import fit
+    from analysis.laws import Law
+    from analysis.objective import Objective
+    from analysis.published import PUBLISHED, load_law
+    from analysis.records import Columns, Runs, load_runs
 
 _HOMES = {
     "fit": "analysis.estimate",

@@ -55,6 +55,22 @@ def residual_alarms(table: pd.DataFrame, residuals: Array) -> list[Alarm]:
     return [alarm for alarm in found if alarm]
 
 
+def status_alarm(status: str, form: str) -> Alarm | None:
+    """Say first that an answer is no law, for the statuses that no plan should rest on."""
+    what = {
+        "not_identified": f"These runs do not determine form={form}",
+        "bound_hit": f"A parameter of form={form} is at its bound, its term no power law here",
+        "max_iter": f"No minimum of form={form} was found",
+    }
+    if status not in what:
+        return None
+    return Alarm(
+        code=status,
+        sentence=f"{what[status]}: do not extrapolate; act on the alarms that follow, or choose a "
+        "form with fewer parameters.",
+    )
+
+
 def is_ray(table: pd.DataFrame) -> bool:
     """Tell whether D follows N along one line in logs, so that their terms cannot be told apart."""
     x, y = np.log(table["params"].to_numpy()), np.log(table["tokens"].to_numpy())

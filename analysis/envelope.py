@@ -10,7 +10,11 @@ trunk has two points the envelope is that of the end points alone.
 At log-spaced C the least of the interpolated curves is taken, unless it belongs to the smallest
 or the largest size that reaches that C: there the grid, not the loss, chose the size. A minimum
 over noisy curves lies low by about a seed's deviation; that moves the loss, hardly the exponents.
-Intervals resample the trunks. Legend: S resamples, R curves, G grid points of C.
+Intervals resample the trunks. On grids of a few sizes that loses most envelopes; there losses are
+perturbed by the scatter of runs and each size is drawn within half a step of the grid around it,
+since the envelope knows the optimum no better than that.
+
+Legend: S resamples, R curves, G grid points of C.
 """
 
 from dataclasses import dataclass
@@ -26,6 +30,7 @@ AXES = ("flops", "tokens", "loss")
 GRID = 200
 FEWEST_SIZES = 3
 MOST_CURVES = 1000  # beyond, no interval: resampling the envelope would take minutes
+LOST_SHARE = 0.1  # of resampled envelopes without a slope, beyond which the grid is too small
 FEWEST_CHOSEN = 2  # sizes that must appear on the envelope for a slope
 SKIPPED_SHARE = 0.05  # of a run's tokens: warm-up
 
@@ -42,10 +47,11 @@ class Envelope:
     b_interval: list[float] | None
     points: pd.DataFrame
     source: str
+    spread: str
 
     def as_method(self) -> dict[str, Any]:
         """Return the `methods.envelope` block of law.json."""
-        names = ("a", "b", "k_params", "k_tokens", "a_interval", "b_interval", "source")
+        names = ("a", "b", "k_params", "k_tokens", "a_interval", "b_interval", "source", "spread")
         points = self.points.to_dict(orient="records")
         return {**{name: getattr(self, name) for name in names}, "points": points}
 
@@ -61,9 +67,17 @@ class Curve:
 
 
 def envelope(
-    table: pd.DataFrame, *, resamples: int = 1000, level: float = 0.9, seed: int = 0
+    table: pd.DataFrame,
+    *,
+    resamples: int = 1000,
+    level: float = 0.9,
+    seed: int = 0,
+    scatter: float = 0.0,
 ) -> Envelope | None:
-    """Fit Approach 1; None with fewer than three curves or no interior optimum."""
+    """Fit Approach 1; None with fewer than three sizes or no interior optimum.
+
+    `scatter` is the standard deviation of one run's log loss, for the interval of small grids.
+    """
     curves, source = curves_of(table)
     if len({c.params for c in curves}) < FEWEST_SIZES:
         return None
@@ -78,10 +92,14 @@ def envelope(
     lines = _regress(grid, chosen[None], log_n, tokens)[0]
     rng = np.random.default_rng(seed)
     intervals: list[list[float] | None] = [None, None]
+    spread = "trunks resampled"
     if resamples and len(curves) <= MOST_CURVES:
         even = np.full(len(curves), 1 / len(curves))
         present = rng.multinomial(len(curves), even, resamples) > 0
         drawn = _regress(grid, _least(losses, log_n, present), log_n, tokens)
+        if np.isnan(drawn[:, 0]).mean() > LOST_SHARE:
+            drawn = _perturbed(grid, losses, log_n, tokens, rng, resamples, scatter)
+            spread = "losses perturbed, sizes within the grid's steps"
         intervals = [_interval(drawn[:, k], level) for k in (0, 2)]
     points = pd.DataFrame(
         {
@@ -100,6 +118,7 @@ def envelope(
         b_interval=intervals[1],
         points=points,
         source=source,
+        spread=spread,
     )
 
 
@@ -200,6 +219,28 @@ def _regress(grid: Array, chosen: Array, log_n: Array, tokens: Array) -> Array:
             slope = (x * values).sum() / (x * x).sum()
             out[row, 2 * k : 2 * k + 2] = slope, values.mean() - slope * grid[at].mean()
     return out
+
+
+def _perturbed(
+    grid: Array,
+    losses: Array,
+    log_n: Array,
+    tokens: Array,
+    rng: np.random.Generator,
+    resamples: int,
+    scatter: float,
+) -> Array:
+    """Return the lines (S, 4) under noise in each curve and in where its size stands."""
+    sizes = np.unique(log_n)
+    step = float(np.median(np.diff(sizes)))
+    everyone = np.ones((1, len(log_n)), dtype=bool)
+    out = []
+    for _ in range(resamples):
+        noisy = losses + scatter * rng.standard_normal((len(log_n), 1))
+        chosen = _least(noisy, log_n, everyone)
+        shift = rng.uniform(-step / 2, step / 2, len(sizes))[np.searchsorted(sizes, log_n)]
+        out.append(_regress(grid, chosen, log_n + shift, tokens - shift[:, None])[0])
+    return np.array(out)
 
 
 def _interval(values: Array, level: float) -> list[float] | None:

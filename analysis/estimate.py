@@ -135,7 +135,10 @@ def _law(
     )
     law = replace(law, allocation=_allocation(law, level)) if form.name == "chinchilla" else law
     raised = _fit_alarms(law, table, problem, found, boot, left)
-    law = replace(law, alarms=tuple(raised), status=_status(form, found, raised, boot))
+    status = _status(form, found, raised, boot)
+    stated = rules.status_alarm(status, form.name)
+    raised = [*([stated] if stated else []), *raised]
+    law = replace(law, alarms=tuple(raised), status=status)
     return law if law.status != "not_identified" else _without_intervals(law)
 
 
@@ -241,7 +244,8 @@ def _status(form: Form, found: Solution, raised: list[Alarm], boot: Bootstrap | 
 def _with_methods(law: Law, table: pd.DataFrame, *, resamples: int, level: float, seed: int) -> Law:
     """Add Approaches 1 and 2 beside the parametric fit, and the alarm of the IsoFLOP edges."""
     found = isoflop(table, resamples=resamples, level=level, seed=seed)
-    around = envelope(table, resamples=resamples, level=level, seed=seed)
+    scatter = law.residual_sd
+    around = envelope(table, resamples=resamples, level=level, seed=seed, scatter=scatter)
     points = list(found.vertices) if found else vertices(table)
     edge = rules.edge_alarm([v.flops for v in points if v.why], len(points))
     names = ("a", "b", "a_interval", "b_interval")

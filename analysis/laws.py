@@ -44,6 +44,7 @@ from scaling.schema import code_version, read_json, write_json
 SCHEMA = 1
 STATUSES = ("converged", "offset_not_identified", "bound_hit", "not_identified", "max_iter")
 USABLE = ("converged", "offset_not_identified")
+FAR = 300.0  # a log N this far is no model; it keeps hopeless fits within floating point
 CHINCHILLA: tuple[str, ...] = ("E", "A", "B", "alpha", "beta")
 
 
@@ -235,7 +236,7 @@ def chinchilla_optimum(parameters: Mapping[str, Any], flops: float) -> dict[str,
     total = alpha + beta
     log_ratio = np.log(alpha * parameters["A"]) - np.log(beta * parameters["B"])
     a, b = beta / total, alpha / total
-    log_params = log_ratio / total + a * np.log(flops / 6)
+    log_params = np.clip(log_ratio / total + a * np.log(flops / 6), -FAR, FAR)
     log_tokens = np.log(flops / 6) - log_params
     return {
         "params": np.exp(log_params),

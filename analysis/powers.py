@@ -71,7 +71,7 @@ def _fitted(
         "status": status,
         "parameters": dict(zip(form.parameters, values.tolist(), strict=True)),
     }
-    if resamples:
+    if resamples and status == "converged":
         boot = bootstrap(problem, found, units_of(rows), resamples=resamples, seed=seed)
         if len(boot.draws) > resamples / 2:
             block["intervals"] = {

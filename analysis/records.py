@@ -192,9 +192,10 @@ def _filter(raw: pd.DataFrame, where: str) -> pd.DataFrame:
 def _missing(name: str, source: str, present: list[str]) -> str:
     lowered = {p.lower(): p for p in present}
     guesses = (*_ALIASES.get(name, ()), source, name)
-    close = [lowered[g.lower()] for g in guesses if g.lower() in lowered]
-    close += difflib.get_close_matches(source, present, n=3, cutoff=0.4)
-    close = list(dict.fromkeys(close))[:3]
+    known = [lowered[g.lower()] for g in guesses if g.lower() in lowered]
+    alike = difflib.get_close_matches(source, present, n=3, cutoff=0.4)
+    both = known + alike if source == name else alike + known
+    close = list(dict.fromkeys(both))[:3]
     hint = f"nearest are {', '.join(close)}: " if close else f"columns are {', '.join(present)}: "
     example = close[0] if close else "NAME"
     return f"the table has no column {source!r} for {name}; {hint}set columns.{name}={example}"

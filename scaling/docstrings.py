@@ -27,7 +27,10 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 class Texts(Protocol):
     """What is needed of a corpus (scaling.data.Corpus)."""
 
-    folder: Path
+    @property
+    def folder(self) -> Path:
+        """Where the tokens are cached."""
+        ...
 
     def train_texts(self) -> Iterator[str]:
         """Yield the raw training documents."""
@@ -41,7 +44,7 @@ class Texts(Protocol):
 def corpus_pairs(corpus: Texts) -> tuple[list[Pair], list[Pair]]:
     """Return the pairs of the training and of the test documents, cached beside the tokens.
 
-    A held-out prompt that also occurs in training is left out. ValueError when either part has none.
+    A held-out prompt that also occurs in training is left out. ValueError when a part has none.
     """
     cached = corpus.folder / f"docstrings-{VERSION}.json"
     if cached.is_file():
@@ -50,7 +53,11 @@ def corpus_pairs(corpus: Texts) -> tuple[list[Pair], list[Pair]]:
     log.info("cutting docstring-to-body pairs from the corpus")
     train = unique(p for text in corpus.train_texts() for p in cut_pairs(text))
     known = {p.prompt for p in train}
-    test = [p for p in unique(p for t in corpus.test_texts() for p in cut_pairs(t)) if p.prompt not in known]
+    test = [
+        p
+        for p in unique(p for t in corpus.test_texts() for p in cut_pairs(t))
+        if p.prompt not in known
+    ]
     for part, found in (("training", train), ("test", test)):
         if not found:
             raise ValueError(
@@ -104,7 +111,12 @@ def cut_pair(function: Function, lines: list[str]) -> Pair | None:
         return None
     document, first, last = function.body[0], function.body[1], function.end_lineno or 0
     summary = re.sub(r"\s+", " ", text.split("\n\n")[0].strip())
-    if not summary or '"' in summary or "\\" in summary or first.lineno <= (document.end_lineno or 0):
+    if (
+        not summary
+        or '"' in summary
+        or "\\" in summary
+        or first.lineno <= (document.end_lineno or 0)
+    ):
         return None
     signature = lines[function.lineno - 1 : document.lineno - 1]
     body = lines[document.end_lineno : last]

@@ -2,9 +2,9 @@
 
     python -m scaling.final plan=plan.yaml [stages=pretrain,sft,reward,ppo] [ppo.episodes=4096 ...]
 
-The plan is merged strictly into FinalConfig; overrides apply on top of it. The forecast is sealed in
-runs/NAME/final/forecast.json before pretraining starts. A stage that is done with the same inputs
-is not run again, a killed one resumes from its checkpoint.
+The plan is merged strictly into FinalConfig; overrides apply on top of it. The forecast is sealed
+in runs/NAME/final/forecast.json before pretraining starts. A stage that is done with the same
+inputs is not run again, a killed one resumes from its checkpoint.
 """
 
 import logging
@@ -41,18 +41,26 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     Raises FileNotFoundError for a missing plan and ValueError for one that is none.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no plan {path}; write one with python -m analysis.plan law=... out={path}")
+        raise FileNotFoundError(
+            f"no plan {path}; write one with python -m analysis.plan law=... out={path}"
+        )
     composed = OmegaConf.structured(FinalConfig)
     try:
         values = OmegaConf.load(path)
     except Exception as error:  # yaml's errors share no base with ours
-        raise ValueError(f"{path} is not YAML ({' '.join(str(error).split())}); write it again") from error
+        raise ValueError(
+            f"{path} is not YAML ({' '.join(str(error).split())}); write it again"
+        ) from error
     if not isinstance(values, DictConfig) or "pretrain" not in values:
-        raise ValueError(f"{path} holds no plan (no block pretrain); write one with python -m analysis.plan")
+        raise ValueError(
+            f"{path} holds no plan (no block pretrain); write one with python -m analysis.plan"
+        )
     try:
         composed = OmegaConf.merge(composed, values)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{path}: {str(error).splitlines()[0]}; write the plan again or mend the key") from error
+        raise ValueError(
+            f"{path}: {str(error).splitlines()[0]}; write the plan again or mend the key"
+        ) from error
     apply(composed, overrides)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, FinalConfig)
@@ -95,7 +103,10 @@ def chosen_stages(text: str) -> list[str]:
     names = [n.strip() for n in text.split(",") if n.strip()]
     unknown = sorted(set(names) - set(STAGES))
     if unknown or not names:
-        raise ValueError(f"stages={text!r} names {', '.join(unknown) or 'nothing'}; choose among {', '.join(STAGES)}")
+        raise ValueError(
+            f"stages={text!r} names {', '.join(unknown) or 'nothing'}; "
+            f"choose among {', '.join(STAGES)}"
+        )
     return [n for n in STAGES if n in names]
 
 
@@ -103,12 +114,17 @@ def planned_cell(config: FinalConfig) -> CellConfig:
     """Return the pretraining cell: the study's science config with the plan's values put in."""
     plan = config.pretrain
     if plan.tokens < 1:
-        raise ValueError(f"pretrain.tokens={plan.tokens} must be positive; write the plan with python -m analysis.plan")
+        raise ValueError(
+            f"pretrain.tokens={plan.tokens} must be positive; "
+            "write the plan with python -m analysis.plan"
+        )
     known = {k: v for k, v in config.cell.items() if k not in ("budget", "model")}
     try:
         composed = OmegaConf.merge(OmegaConf.structured(CellConfig), known)
     except OmegaConfBaseException as error:
-        raise ValueError(f"the plan's cell: {str(error).splitlines()[0]}; write the plan again") from error
+        raise ValueError(
+            f"the plan's cell: {str(error).splitlines()[0]}; write the plan again"
+        ) from error
     cell = OmegaConf.to_object(composed)
     assert isinstance(cell, CellConfig)
     optim = {"weight_decay": plan.weight_decay}
@@ -137,7 +153,11 @@ def pretrain(
     from scaling.trainer import train_trunk
 
     folder = Path(config.runs) / config.study / "final" / name
-    inputs = {"cell": cell.run_id(), "corpus": corpus.sha256, "tokenizer": sha256_file(corpus.tokenizer_path)}
+    inputs = {
+        "cell": cell.run_id(),
+        "corpus": corpus.sha256,
+        "tokenizer": sha256_file(corpus.tokenizer_path),
+    }
     known = folder / "inputs.json"
     if folder.is_dir() and not (known.is_file() and read_json(known) == inputs and config.resume):
         shutil.rmtree(folder)
@@ -218,19 +238,28 @@ def summary(config: FinalConfig, records: Sequence[Record]) -> list[str]:
             text = outcome(config, record)
         elif record.stage == "sft":
             text = (
-                f"completion loss {m['test_loss_before']:.3f} -> {m['test_loss']:.3f} +- {m['test_loss_se']:.3f} "
+                f"completion loss {m['test_loss_before']:.3f} -> "
+                f"{m['test_loss']:.3f} +- {m['test_loss_se']:.3f} "
                 f"nats/token, {m['examples']:.0f} examples"
             )
         elif record.stage == "reward":
             text = (
-                f"accuracy {m['accuracy']:.3f} +- {m['accuracy_se']:.3f} on {m['test_pairs']:.0f} held-out pairs, "
-                f"{m['pairs']:.0f} trained on; correlation with gold {m['gold_correlation']:.2f}, with length {m['length_correlation']:.2f}"
+                f"accuracy {m['accuracy']:.3f} +- {m['accuracy_se']:.3f} "
+                f"on {m['test_pairs']:.0f} held-out pairs, "
+                f"{m['pairs']:.0f} trained on; "
+                f"correlation with gold {m['gold_correlation']:.2f}, "
+                f"with length {m['length_correlation']:.2f}"
             )
         else:
             inside = "inside" if m["kl"] <= m["kl_budget"] else "OUTSIDE"
-            gold = f"gold {m['gold_before']:.3f} -> {m['gold_after']:.3f}, " if "gold_after" in m else ""
+            gold = (
+                f"gold {m['gold_before']:.3f} -> {m['gold_after']:.3f}, "
+                if "gold_after" in m
+                else ""
+            )
             text = (
-                f"reward {m['reward_before']:.2f} -> {m['reward_after']:.2f}, {gold}KL {m['kl']:.2f} nats {inside} the "
+                f"reward {m['reward_before']:.2f} -> {m['reward_after']:.2f}, {gold}"
+                f"KL {m['kl']:.2f} nats {inside} the "
                 f"budget of {m['kl_budget']:g}, {m['episodes']:.0f} episodes"
             )
         lines.append(f"{record.stage:>8}: {text}  ({record.seconds:.0f} s)")
@@ -258,7 +287,9 @@ def main(config: FinalConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
 
     if not config.plan:
-        raise ValueError("no plan is named; give plan=plan.yaml (python -m analysis.plan writes one)")
+        raise ValueError(
+            "no plan is named; give plan=plan.yaml (python -m analysis.plan writes one)"
+        )
     planned = load_plan(config.plan, list(HydraConfig.get().overrides.task))
     for line in summary(planned, run_final(planned)):
         log.info(line)
@@ -267,7 +298,11 @@ def main(config: FinalConfig) -> None:
 def quoted_stages(argument: str) -> str:
     """Quote a list of stages, which Hydra would read as a sweep."""
     key, equals, value = argument.partition("=")
-    return f"{key}='{value}'" if equals and key == "stages" and value[:1] not in ("'", '"') else argument
+    return (
+        f"{key}='{value}'"
+        if equals and key == "stages" and value[:1] not in ("'", '"')
+        else argument
+    )
 
 
 if __name__ == "__main__":

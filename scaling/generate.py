@@ -1,7 +1,7 @@
 """Batched sampling with a key/value cache.
 
 Prompts are padded on the left, so that all rows write the same column of the cache; a mask hides
-the padding and positions count from each prompt's first token. Rows that have ended leave the batch.
+the padding and positions count from each prompt's first token. Rows that have ended leave.
 Each row has its own stream of uniform draws (inverse-CDF sampling), so what it gets depends neither
 on the batch it is in nor on when others end.
 
@@ -75,13 +75,17 @@ def generate(
     draws = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     found = Samples(
-        completions=[[] for _ in prompts], log_probs=[[] for _ in prompts], ended=[False] * len(prompts)
+        completions=[[] for _ in prompts],
+        log_probs=[[] for _ in prompts],
+        ended=[False] * len(prompts),
     )
     was_training = model.training
     model.eval()
     for at in range(0, len(order), batch_rows):
         chunk = order[at : at + batch_rows]
-        tokens, log_probs, counts = _sample([prompts[i] for i in chunk], model, draws[chunk], temperature)
+        tokens, log_probs, counts = _sample(
+            [prompts[i] for i in chunk], model, draws[chunk], temperature
+        )
         for row, i in enumerate(chunk):
             found.completions[i] = tokens[row][: counts[row]]
             found.log_probs[i] = log_probs[row][: counts[row]]
@@ -93,13 +97,17 @@ def generate(
 def check_room(prompts: Sequence[Sequence[int]], *, max_new_tokens: int, context: int) -> None:
     """Raise ValueError when there is nothing to complete or no room to do so."""
     if not prompts or not all(prompts):
-        raise ValueError("there is an empty prompt, or none at all; give at least one token each (a prompt ends with SEP)")
+        raise ValueError(
+            "there is an empty prompt, or none at all; "
+            "give at least one token each (a prompt ends with SEP)"
+        )
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
     longest = max(map(len, prompts))
     if longest + max_new_tokens > context:
         raise ValueError(
-            f"the longest prompt ({longest} tokens) and max_new_tokens={max_new_tokens} exceed the context of "
+            f"the longest prompt ({longest} tokens) and max_new_tokens={max_new_tokens} "
+            "exceed the context of "
             f"{context}; shorten the prompts or the completions"
         )
 
@@ -131,16 +139,22 @@ def _sample(
     return tokens.tolist(), log_probs.tolist(), counts.tolist()
 
 
-def _prefill(prompts: list[Sequence[int]], model: Transformer, draws: Tensor) -> tuple[Batch, Tensor]:
+def _prefill(
+    prompts: list[Sequence[int]], model: Transformer, draws: Tensor
+) -> tuple[Batch, Tensor]:
     """Run the prompts through the model; return the batch and the next token's logits, (B, V)."""
     device = model.device
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     P = int(lengths.max())
-    tokens = torch.tensor([[PAD] * (P - len(p)) + list(p) for p in prompts], device=device)  # (B, P)
+    tokens = torch.tensor(
+        [[PAD] * (P - len(p)) + list(p) for p in prompts], device=device
+    )  # (B, P)
     column = torch.arange(P, device=device)
     real = column >= (P - lengths)[:, None]  # (B, P)
     causal = column[:, None] >= column  # (P, P)
-    itself = torch.eye(P, dtype=torch.bool, device=device)  # padding looks at itself, at nothing else
+    itself = torch.eye(
+        P, dtype=torch.bool, device=device
+    )  # padding looks at itself, at nothing else
     mask = (causal & real[:, None, :] | itself)[:, None]  # (B, 1, P, P)
     positions = (column - (P - lengths)[:, None]).clamp(min=0)
     cache = model.new_cache(len(prompts), P + draws.shape[1])
@@ -155,7 +169,9 @@ def _prefill(prompts: list[Sequence[int]], model: Transformer, draws: Tensor) ->
 def _decode(chosen: Tensor, model: Transformer, batch: Batch) -> Tensor:
     """Feed one token a row; return the next logits, (B, V)."""
     mask = batch.valid[:, None, None, : batch.cache.length + 1]  # (B, 1, 1, S)
-    logits = model(chosen[:, None], positions=batch.positions[:, None], mask=mask, cache=batch.cache)
+    logits = model(
+        chosen[:, None], positions=batch.positions[:, None], mask=mask, cache=batch.cache
+    )
     batch.positions = batch.positions + 1
     return logits[:, 0]
 
@@ -171,5 +187,7 @@ def choose(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, T
     else:
         cumulative = logp.double().exp().cumsum(-1)
         wanted = draws[:, None] * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+        chosen = torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp(
+            max=logits.shape[1] - 1
+        )
     return chosen, logp.gather(1, chosen[:, None])[:, 0]

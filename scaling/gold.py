@@ -16,13 +16,13 @@ from functools import lru_cache
 
 WEIGHTS = {
     "ended": 0.1,
-    "parses": 0.2,
+    "parses": 0.15,
     "leading": 0.15,
     "known": 0.15,
     "arguments": 0.2,
     "acts": 0.05,
     "varied": 0.05,
-    "length": 0.1,
+    "length": 0.15,
 }
 SHORT, LONG = 60, 240  # characters of a body between which its length is not held against it
 WORD = re.compile(r"[A-Za-z_]\w*")
@@ -33,7 +33,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 BUILTINS = frozenset(dir(builtins))
 
 
-def gold_scores(prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]) -> list[float]:
+def gold_scores(
+    prompts: Sequence[str], completions: Sequence[str], ended: Sequence[bool]
+) -> list[float]:
     """Return the score of each completion for its prompt, in [0, 1]."""
     rows = zip(prompts, completions, ended, strict=True)
     return [sum(WEIGHTS[k] * v for k, v in verdict(p, c, ended=e).items()) for p, c, e in rows]
@@ -92,7 +94,11 @@ def share_before(error: SyntaxError, prompt: str, completion: str) -> float:
 def argument_names(prompt: str) -> frozenset[str]:
     """Return the arguments of the prompt's signature, `self` and `cls` included."""
     own, _ = parse(prompt, "    pass")
-    return frozenset(a.arg for a in ast.walk(own.args) if isinstance(a, ast.arg)) if own else frozenset()
+    return (
+        frozenset(a.arg for a in ast.walk(own.args) if isinstance(a, ast.arg))
+        if own
+        else frozenset()
+    )
 
 
 def known_share(function: Function) -> float:
@@ -113,7 +119,7 @@ def known_share(function: Function) -> float:
 
 
 def varied(text: str) -> float:
-    """Return the share of distinct runs of three tokens, 1 for a text too short to repeat itself."""
+    """Return the share of distinct runs of three tokens, 1 for a text too short for one."""
     tokens = TOKEN.findall(text)
     runs = [tuple(tokens[i : i + 3]) for i in range(len(tokens) - 2)]
     return len(set(runs)) / len(runs) if runs else float(bool(tokens))

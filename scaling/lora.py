@@ -20,8 +20,12 @@ class LoraLinear(nn.Module):
         super().__init__()
         self.base, self.scale = base, alpha / rank
         like = base.weight
-        self.down = nn.Parameter(torch.empty(rank, base.in_features, dtype=like.dtype, device=like.device))
-        self.up = nn.Parameter(torch.zeros(base.out_features, rank, dtype=like.dtype, device=like.device))
+        self.down = nn.Parameter(
+            torch.empty(rank, base.in_features, dtype=like.dtype, device=like.device)
+        )
+        self.up = nn.Parameter(
+            torch.zeros(base.out_features, rank, dtype=like.dtype, device=like.device)
+        )
         nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,13 +34,15 @@ class LoraLinear(nn.Module):
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
-        """Return the linear layer with the update added to its weight, in float64 and rounded once."""
+        """Return the linear layer with the update added to its weight, rounded once."""
         update = self.scale * (self.up.double() @ self.down.double())
         self.base.weight.copy_(self.base.weight.double() + update)
         return self.base
 
 
-def add_lora(model: nn.Module, *, rank: int, alpha: float = ALPHA, skip: tuple[str, ...] = ("head",)) -> nn.Module:
+def add_lora(
+    model: nn.Module, *, rank: int, alpha: float = ALPHA, skip: tuple[str, ...] = ("head",)
+) -> nn.Module:
     """Freeze `model` and adapt its linear layers in place, those named in `skip` left out.
 
     ValueError for a rank that is not below every layer's width.
@@ -44,7 +50,9 @@ def add_lora(model: nn.Module, *, rank: int, alpha: float = ALPHA, skip: tuple[s
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n not in skip}
     narrowest = min(min(m.in_features, m.out_features) for m in layers.values())
     if not 1 <= rank <= narrowest:
-        raise ValueError(f"sft.lora_rank={rank} must lie between 1 and {narrowest}, the narrowest layer's width")
+        raise ValueError(
+            f"sft.lora_rank={rank} must lie between 1 and {narrowest}, the narrowest layer's width"
+        )
     model.requires_grad_(False)
     for name, layer in layers.items():
         _replace(model, name, LoraLinear(layer, rank=rank, alpha=alpha))

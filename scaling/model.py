@@ -7,6 +7,7 @@ half-split layout of Llama, so that weights export without a permutation.
 Legend: B batch, T time, S time of keys, C width, H heads, G key/value heads, K head width, V vocabulary.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -48,9 +49,10 @@ class Attention(nn.Module):
         """Attend; `mask` is True where a query may look, None for plain causal."""
         B, T, _ = x.shape
         heads = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2)  # (B, H+2G, T, K)
-        q, k, v = heads.split([self.n_head, self.n_kv_head, self.n_kv_head], dim=1)
+        qk, v = heads.split([self.n_head + self.n_kv_head, self.n_kv_head], dim=1)
         if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
+            qk = rotate(qk, *rope)  # one call for queries and keys: small models are bound by calls
+        q, k = qk.split([self.n_head, self.n_kv_head], dim=1)
         if kv is not None:
             k, v = kv.append(k, v)  # (B, G, S, K)
         y = F.scaled_dot_product_attention(
@@ -124,6 +126,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, *, vocab_size: int, context: int) -> None:
         super().__init__()
         self.config, self.vocab_size, self.context = config, vocab_size, context
+        self._plain: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         if config.positions == "learned":
             self.positions = nn.Embedding(context, config.d_model)
@@ -181,7 +184,7 @@ class Transformer(nn.Module):
         """
         start = cache.length if cache is not None else 0
         if positions is None:
-            positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)
+            positions = _order(start, start + tokens.shape[1], tokens.device)
         if mask is None and start and tokens.shape[1] > 1:
             mask = causal_mask(tokens.shape[1], start, tokens.device)
         x, rope = self._embed(tokens, positions)
@@ -197,10 +200,19 @@ class Transformer(nn.Module):
         if self.config.embedding_norm:
             x = F.rms_norm(x, (self.config.d_model,), eps=1e-8)
         if self.config.positions == "rope":
-            return x, rotary_angles(positions, self.config.d_head, x.dtype)
+            return x, self._rotary(positions, x.dtype)
         if self.config.positions == "learned":
             return x + self.positions(positions), None
         return x + sinusoids(positions, self.config.d_model, x.dtype), None
+
+    def _rotary(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Angles of the positions; those of the plain order, asked for at every step, are kept."""
+        if self._plain is None or self._plain[0] is not positions:
+            angles = rotary_angles(positions, self.config.d_head, dtype)
+            if positions.ndim == 2:
+                return angles
+            self._plain = (positions, angles)
+        return self._plain[1]
 
     def forward(
         self,
@@ -219,6 +231,12 @@ class Transformer(nn.Module):
         return linear_cross_entropy(hidden, self.head.weight, targets.flatten())
 
 
+@functools.lru_cache(maxsize=256)
+def _order(start: int, end: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(mode=False):
+        return torch.arange(start, end, device=device)
+
+
 def causal_mask(n_new: int, start: int, device: torch.device) -> Tensor:
     """Return the (1, 1, T, S) mask of `n_new` queries after `start` stored tokens."""
     queries = torch.arange(start, start + n_new, device=device)[:, None]
@@ -227,12 +245,13 @@ def causal_mask(n_new: int, start: int, device: torch.device) -> Tensor:
 
 def rotary_angles(positions: Tensor, d_head: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return cosine and sine, (T, K) or (B, 1, T, K), of the rotary angles (Su et al. 2021, eq. 15)."""
-    rates = ROPE_BASE ** (-torch.arange(0, d_head, 2, device=positions.device).float() / d_head)
-    angles = positions[..., None].float() * rates  # (..., T, K/2)
-    angles = torch.cat([angles, angles], dim=-1)
-    if positions.ndim == 2:
-        angles = angles[:, None]  # (B, 1, T, K)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    with torch.inference_mode(mode=False):  # kept angles serve training too
+        rates = ROPE_BASE ** (-torch.arange(0, d_head, 2, device=positions.device).float() / d_head)
+        angles = positions[..., None].float() * rates  # (..., T, K/2)
+        angles = torch.cat([angles, angles], dim=-1)
+        if positions.ndim == 2:
+            angles = angles[:, None]  # (B, 1, T, K)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

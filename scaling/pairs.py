@@ -12,7 +12,6 @@ import gzip
 import hashlib
 import json
 import lzma
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -63,7 +62,9 @@ def read_preferences(path: str | Path) -> list[Preference]:
 def _filled(path: str | Path, found: list[T]) -> list[T]:
     kept = [p for p in found if all(text.strip() for text in p)]
     if not kept:
-        raise ValueError(f"{path} has no row with a prompt and non-empty, different completions; check the file")
+        raise ValueError(
+            f"{path} has no row with a prompt and non-empty, different completions; check the file"
+        )
     return kept
 
 
@@ -82,7 +83,9 @@ def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}: line {number} is not JSON ({error}); mend it") from error
             if not isinstance(row, dict):
-                raise ValueError(f"{path}: line {number} is not an object; give one JSON object a line")
+                raise ValueError(
+                    f"{path}: line {number} is not an object; give one JSON object a line"
+                )
             yield row
 
 
@@ -95,19 +98,23 @@ def _pair(row: dict[str, Any], path: str | Path) -> Pair:
                 text = str(row[prompt])  # the file decides about its spaces
             return Pair(text, str(row[completion]))
     legal = ", ".join("/".join(keys) for keys in COMPLETION_KEYS)
-    raise ValueError(f"{path} has rows with the keys {', '.join(sorted(row))}; readable layouts are {legal}")
+    raise ValueError(
+        f"{path} has rows with the keys {', '.join(sorted(row))}; readable layouts are {legal}"
+    )
 
 
 def _preference(row: dict[str, Any], path: str | Path) -> Preference:
     if not {"chosen", "rejected"} <= row.keys():
         raise ValueError(
-            f"{path} has rows with the keys {', '.join(sorted(row))}; preferences need chosen and rejected "
+            f"{path} has rows with the keys {', '.join(sorted(row))}; "
+            "preferences need chosen and rejected "
             "(and prompt, unless the two are dialogues)"
         )
     chosen, rejected = str(row["chosen"]), str(row["rejected"])
     if "prompt" in row:
         return Preference(str(row["prompt"]), chosen, rejected)
-    shared = len(os.path.commonprefix([chosen, rejected]))
+    same = (a == b for a, b in zip(chosen, rejected, strict=False))
+    shared = next((i for i, equal in enumerate(same) if not equal), min(len(chosen), len(rejected)))
     at = chosen.rfind(TURN, 0, shared + 1) + len(TURN) if TURN in chosen[:shared] else shared
     return Preference(chosen[:at], chosen[at:], rejected[at:])
 
@@ -117,12 +124,15 @@ def split(rows: Sequence[T], *, share: float = HELD_OUT) -> tuple[list[T], list[
 
     ValueError for fewer than two prompts.
     """
+
     def digest(row: T) -> str:
         return hashlib.sha256(row[0].encode("utf-8", "surrogatepass")).hexdigest()
 
     prompts = sorted({digest(row) for row in rows})
     if len(prompts) < 2:
-        raise ValueError(f"the file has {len(prompts)} different prompt; at least 2 are needed, one to hold out")
+        raise ValueError(
+            f"the file has {len(prompts)} different prompt; at least 2 are needed, one to hold out"
+        )
     held_out = set(prompts[: max(1, round(share * len(prompts)))])
     train = [row for row in rows if digest(row) not in held_out]
     return train, [row for row in rows if digest(row) in held_out]
@@ -132,21 +142,30 @@ def encode_all(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[Example]:
     """Turn pairs into ids, in order."""
     prompts = tokenizer.encode_batch_fast([p.prompt for p in pairs])
     completions = tokenizer.encode_batch_fast([p.completion for p in pairs])
-    return [Example([*p.ids, SEP], [*c.ids, END]) for p, c in zip(prompts, completions, strict=True)]
+    return [
+        Example([*p.ids, SEP], [*c.ids, END]) for p, c in zip(prompts, completions, strict=True)
+    ]
 
 
-def encode(tokenizer: Tokenizer, pairs: Sequence[Pair], *, context: int, longest: int = 0) -> list[Example]:
+def encode(
+    tokenizer: Tokenizer, pairs: Sequence[Pair], *, context: int, longest: int = 0
+) -> list[Example]:
     """Turn pairs into ids, without those longer than the context (or than a `longest` completion).
 
     ValueError when none is left.
     """
     found = encode_all(tokenizer, pairs)
     room = longest or context
-    kept = [e for e in found if len(e.prompt) + len(e.completion) <= context and len(e.completion) <= room]
+    kept = [
+        e
+        for e in found
+        if len(e.prompt) + len(e.completion) <= context and len(e.completion) <= room
+    ]
     if not kept:
         shortest = min((len(e.prompt) + len(e.completion) for e in found), default=0)
         raise ValueError(
-            f"no pair fits the context of {context} tokens (the shortest of {len(found)} has {shortest}); "
+            f"no pair fits the context of {context} tokens "
+            f"(the shortest of {len(found)} has {shortest}); "
             "train with a longer data.context or give shorter pairs"
         )
     return kept

@@ -1,21 +1,17 @@
 """PPO against a reward model, held near the fine-tuned model by a KL penalty per token.
 
-Follows Ouyang et al. 2022 (2203.02155) and Ziegler et al. 2019 (1909.08593): the reward of a token is
--coefficient * (log pi - log pi_ref), the last one gets the reward model's score too; advantages by
-GAE (Schulman et al. 2016), whitened; clipped ratio and clipped value loss (Schulman et al. 2017). The
-critic is a network of its own that starts as the reward model: a value head begun at zero on a shared
-trunk mostly explains less than nothing. KL is in nats per sequence, summed over tokens, and the
-KL that is logged is the KL that is trained on. Rewards need no whitening: the reward model's
-scores have deviation 1 on fine-tuned samples.
+Follows Ouyang et al. 2022 (2203.02155) and Ziegler et al. 2019 (1909.08593), with the clipped
+ratio and clipped value loss of Schulman et al. 2017 (1707.06347). The critic is a network of its
+own that starts as the reward model: a value head begun at zero on a shared trunk mostly explains
+less than nothing. An adaptive coefficient aims below the KL budget, and the budget stops the run.
 
-Legend: B episodes, L row length; per-token tensors are (B, L-1) with a mask (scaling.rows).
+Legend: M completion tokens of the episodes in hand; per-token tensors as in scaling.rows.
 """
 
 import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,13 +20,21 @@ from torch import Tensor, nn
 from scaling import checkpoint
 from scaling.config import PpoPlan
 from scaling.generate import generate
-from scaling.model import Transformer
 from scaling.optim import make_optimizer, set_lr
-from scaling.reward import RewardModel, gold_of, new_reward_model, score_all
-from scaling.rows import Rows, forward_flops, join, log_probs, padded, scatter
+from scaling.reward import gold_of, new_reward_model, score_all
+from scaling.rollouts import Models, Rollouts, sample_episodes
+from scaling.rows import forward_flops, join, log_probs, scatter
 from scaling.schema import Record, read_record, write_json
 from scaling.sft import load_pairs
-from scaling.stage import Saver, Stage, Tally, fine_tuning, open_curve, open_progress, write_record
+from scaling.stage import (
+    Saver,
+    Stage,
+    Tally,
+    fine_tuning,
+    open_curve,
+    open_progress,
+    write_record,
+)
 from scaling.trainer import Diverged
 
 log = logging.getLogger(__name__)
@@ -40,37 +44,9 @@ HORIZON_SHARE = 0.1  # of the episodes, the controller's horizon
 ERROR_CLIP = 0.2  # of the controller, Ziegler et al. 2019, section 2.2
 STOP_BATCHES = 4  # the budget stops the run when the mean KL of so many batches exceeds it
 WARMUP_STEPS = 3
-NOISE = 0.1  # advantages of a smaller deviation are not scaled up to 1
 EVAL_PROMPTS, EVAL_SAMPLES = 128, 2
 SHOWN = 12  # samples kept in samples.json
 CHANCE_ERRORS = 2.0  # accuracy within so many standard errors of 1/2 is chance
-
-
-@dataclass(kw_only=True)
-class Models:
-    """The four networks; `policy` and `critic` learn, `reference` and `reward` stay."""
-
-    policy: Transformer
-    critic: RewardModel
-    reference: Transformer
-    reward: RewardModel
-
-    def learning(self) -> nn.ModuleDict:
-        """Return what a checkpoint keeps."""
-        return nn.ModuleDict({"policy": self.policy, "critic": self.critic})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rollouts:
-    """Episodes with all that the update needs; numbers per token are zero outside `rows.mask`."""
-
-    rows: Rows
-    old_log_probs: Tensor  # (B, L-1) of the sampling policy
-    log_ratio: Tensor  # (B, L-1) log pi - log pi_ref
-    old_values: Tensor  # (B, L-1)
-    advantages: Tensor  # (B, L-1) whitened
-    returns: Tensor  # (B, L-1)
-    summary: dict[str, float]
 
 
 def run_ppo(stage: Stage) -> Record:
@@ -114,7 +90,8 @@ def refuse_chance(stage: Stage) -> None:
     accuracy, error = found["accuracy"], found.get("accuracy_se", 0.0)
     if accuracy - CHANCE_ERRORS * error <= 0.5 and not stage.config.force:
         raise ValueError(
-            f"the reward model's held-out accuracy is {accuracy:.3f} +- {error:.3f}, which is chance; raise reward.pairs "
+            f"the reward model's held-out accuracy is {accuracy:.3f} +- {error:.3f}, "
+            "which is chance; raise reward.pairs "
             "or the size of the model, or set force=true to run PPO on it all the same"
         )
 
@@ -156,12 +133,18 @@ def learn(stage: Stage, models: Models, tally: Tally, *, prompts: Sequence[Seque
             set_lr(optimizer, min(1.0, (tally.step + 1) / WARMUP_STEPS))
             chosen = batch_prompts(prompts, ppo, tally.step)
             rollouts = sample_episodes(stage, models, tally, chosen)
-            update = improve(models, optimizer, rollouts, ppo, clip=stage.cell.optim.clip, step=tally.step)
+            update = improve(
+                models, optimizer, rollouts, ppo, clip=stage.cell.optim.clip, step=tally.step
+            )
             control(values, ppo, kl=rollouts.summary["kl"], episodes=len(chosen))
             count(tally, models, rollouts, ppo, episodes=len(chosen))
             values["last"] = {**rollouts.summary, **update}
             saver.tick()
-            row = {"episodes": values["episodes"], **values["last"], "step_seconds": time.monotonic() - began}
+            row = {
+                "episodes": values["episodes"],
+                **values["last"],
+                "step_seconds": time.monotonic() - began,
+            }
             curve.log(tally.row(**row))
             progress.update(tally.step, f"reward {row['reward']:.2f}  KL {row['kl']:.2f}")
         progress.close()
@@ -181,102 +164,14 @@ def order_of(n: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed * 1_000 + epoch)).tolist()
 
 
-@torch.no_grad()
-def sample_episodes(stage: Stage, models: Models, tally: Tally, prompts: list[list[int]]) -> Rollouts:
-    """Sample a completion a prompt, score it, and work out rewards, advantages and returns."""
-    ppo, values = stage.config.ppo, tally.values
-    began = time.monotonic()
-    samples = generate(
-        models.policy,
-        prompts,
-        max_new_tokens=ppo.max_new_tokens,
-        temperature=ppo.temperature,
-        seed=ppo.seed * 1_000_003 + tally.step,
-    )
-    seconds = time.monotonic() - began
-    values["sampling_seconds"] = values.get("sampling_seconds", 0.0) + seconds
-    values["sampled"] = values.get("sampled", 0) + samples.n_tokens
-    rows = join(prompts, samples.completions, models.policy.device)
-    ended = torch.tensor(samples.ended, device=rows.tokens.device)
-    old = padded(samples.log_probs, rows.mask)  # (B, L-1)
-    reference = scatter(log_probs(models.reference, rows, temperature=ppo.temperature)[0], rows.mask)
-    log_ratio = old - reference
-    score = models.reward.scores(rows)  # (B,)
-    old_values = models.critic.values(rows) * rows.mask
-    rewards = token_rewards(rows, log_ratio, score - ppo.missing_end_penalty * ~ended, values["coefficient"])
-    advantages, returns = gae(rewards, old_values, rows.mask, discount=ppo.discount, decay=ppo.gae_lambda)
-    lengths = rows.mask.sum(1).float()
-    kl = log_ratio.sum(1)  # (B,) nats per sequence, k1
-    summary = {
-        "reward": float(score.mean()),
-        "reward_deviation": float(score.std(correction=0)),
-        "kl": float(kl.mean()),
-        "kl_k3": float(((-log_ratio).exp() - 1 + log_ratio).mul(rows.mask).sum(1).mean()),
-        "kl_per_token": float(kl.sum() / lengths.sum()),
-        "kl_coefficient": values["coefficient"],
-        "length": float(lengths.mean()),
-        "truncated": float((~ended).float().mean()),
-        "explained_variance": explained_variance(old_values, returns, rows.mask),
-        "tokens_per_second": samples.n_tokens / max(seconds, 1e-9),
-    }
-    if stage.has_gold():
-        gold = gold_of(stage, prompts, samples)
-        summary["gold_reward"] = sum(gold) / len(gold)
-    return Rollouts(
-        rows=rows,
-        old_log_probs=old,
-        log_ratio=log_ratio,
-        old_values=old_values,
-        advantages=whiten(advantages, rows.mask),
-        returns=returns,
-        summary=summary,
-    )
-
-
-def token_rewards(rows: Rows, log_ratio: Tensor, score: Tensor, coefficient: float) -> Tensor:
-    """Return the reward of each token, (B, L-1): the KL penalty, and at the last one the score, (B,)."""
-    rewards = -coefficient * log_ratio
-    return rewards.scatter_add(1, (rows.last - 1)[:, None], score[:, None].to(rewards.dtype))
-
-
-def gae(
-    rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float, decay: float
-) -> tuple[Tensor, Tensor]:
-    """Return advantages and returns, (B, L-1), by Schulman et al. 2016 (1506.02438), eq. 16.
-
-    A_t = delta_t + discount * decay * A_(t+1), delta_t = r_t + discount * V_(t+1) - V_t; the value after
-    the last token is zero. `values` and `rewards` are zero outside the mask.
-    """
-    advantages = torch.zeros_like(rewards)
-    following = torch.zeros_like(rewards[:, 0])
-    next_value = torch.zeros_like(rewards[:, 0])
-    for t in range(rewards.shape[1] - 1, -1, -1):
-        here = mask[:, t]
-        delta = rewards[:, t] + discount * next_value - values[:, t]
-        following = torch.where(here, delta + discount * decay * following, following)
-        advantages[:, t] = torch.where(here, following, 0.0)
-        next_value = torch.where(here, values[:, t], next_value)
-    return advantages, advantages + values
-
-
-def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale to mean 0 and deviation 1 over the mask; zero elsewhere.
-
-    Values that hardly differ are not blown up: the scale is at least NOISE, a tenth of the deviation
-    of the reward model's scores.
-    """
-    kept = values[mask]
-    return (values - kept.mean()) / kept.std(correction=0).clamp(min=NOISE) * mask
-
-
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """Return 1 - Var(returns - values) / Var(returns) over the mask."""
-    left, total = (returns - values)[mask].var(correction=0), returns[mask].var(correction=0)
-    return float(1 - left / total.clamp(min=1e-8))
-
-
 def improve(
-    models: Models, optimizer: torch.optim.Optimizer, rollouts: Rollouts, ppo: PpoPlan, *, clip: float, step: int
+    models: Models,
+    optimizer: torch.optim.Optimizer,
+    rollouts: Rollouts,
+    ppo: PpoPlan,
+    *,
+    clip: float,
+    step: int,
 ) -> dict[str, float]:
     """Take the inner epochs' steps; return the averages of what they measured."""
     n = len(rollouts.rows.last)
@@ -287,12 +182,19 @@ def improve(
         for index in order.split(ppo.minibatch_episodes):
             loss, measured = ppo_loss(models, rollouts, index, ppo)
             loss.backward()
-            norms = [nn.utils.clip_grad_norm_(m.parameters(), clip or math.inf) for m in (models.policy, models.critic)]
+            norms = [
+                nn.utils.clip_grad_norm_(m.parameters(), clip or math.inf)
+                for m in (models.policy, models.critic)
+            ]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            parts.append({k: float(v) for k, v in measured.items()} | {"grad_norm": float(norms[0])})
+            parts.append(
+                {k: float(v) for k, v in measured.items()} | {"grad_norm": float(norms[0])}
+            )
             if not math.isfinite(parts[-1]["loss"]):
-                raise Diverged(f"the loss of stage ppo stopped being finite at step {step}; lower ppo.peak_lr")
+                raise Diverged(
+                    f"the loss of stage ppo stopped being finite at step {step}; lower ppo.peak_lr"
+                )
     averages = {k: sum(p[k] for p in parts) / len(parts) for k in parts[0]}
     return averages | {"ratio_max": max(p["ratio_max"] for p in parts)}
 
@@ -316,7 +218,9 @@ def ppo_loss(
     target = flat(rollouts.returns)
     near = old_value + (value - old_value).clamp(-ppo.clip, ppo.clip)
     value_loss = 0.5 * torch.maximum((value - target) ** 2, (near - target) ** 2).mean()
-    loss = policy_loss + ppo.value_coefficient * value_loss - ppo.entropy_coefficient * entropy.mean()
+    loss = (
+        policy_loss + ppo.value_coefficient * value_loss - ppo.entropy_coefficient * entropy.mean()
+    )
     with torch.no_grad():
         measured = {
             "loss": loss.detach(),
@@ -342,11 +246,15 @@ def control(values: dict[str, Any], ppo: PpoPlan, *, kl: float, episodes: int) -
     recent = values["recent_kl"]
     if len(recent) == STOP_BATCHES and sum(recent) / STOP_BATCHES > ppo.kl_budget:
         values["stopped"] = True
-        log.info("ppo: the mean KL of %d batches exceeds the budget of %g nats; stopping", STOP_BATCHES, ppo.kl_budget)
+        log.info(
+            "ppo: the mean KL of %d batches exceeds the budget of %g nats; stopping",
+            STOP_BATCHES,
+            ppo.kl_budget,
+        )
 
 
 def count(tally: Tally, models: Models, rollouts: Rollouts, ppo: PpoPlan, *, episodes: int) -> None:
-    """Add a step's tokens and FLOPs: sampling, reference, reward, value, and 3 x 2 networks x epochs."""
+    """Add a step's tokens and FLOPs: sampling, three scorings, and the updates of two networks."""
     policy = models.policy
     language = forward_flops(policy.config, policy.vocab_size, rollouts.rows)
     scoring = forward_flops(policy.config, policy.vocab_size, rollouts.rows, head=False)
@@ -357,7 +265,9 @@ def count(tally: Tally, models: Models, rollouts: Rollouts, ppo: PpoPlan, *, epi
 
 
 @torch.no_grad()
-def evaluate_policy(models: Models, stage: Stage, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+def evaluate_policy(
+    models: Models, stage: Stage, prompts: Sequence[Sequence[int]]
+) -> dict[str, Any]:
     """Sample held-out prompts with a fixed seed; return samples, scores and their means.
 
     The policy's weights make the only difference between two calls.
@@ -365,14 +275,23 @@ def evaluate_policy(models: Models, stage: Stage, prompts: Sequence[Sequence[int
     ppo = stage.config.ppo
     repeated = [list(p) for p in prompts for _ in range(EVAL_SAMPLES)]
     samples = generate(
-        models.policy, repeated, max_new_tokens=ppo.max_new_tokens, temperature=ppo.temperature, seed=ppo.seed + 7
+        models.policy,
+        repeated,
+        max_new_tokens=ppo.max_new_tokens,
+        temperature=ppo.temperature,
+        seed=ppo.seed + 7,
     )
     scores = score_all(models.reward, repeated, samples.completions)
     gold = gold_of(stage, repeated, samples) if stage.has_gold() else []
     kl = []
     for at in range(0, len(repeated), 128):
-        rows = join(repeated[at : at + 128], samples.completions[at : at + 128], models.policy.device)
-        logp = [log_probs(m, rows, temperature=ppo.temperature)[0] for m in (models.policy, models.reference)]
+        rows = join(
+            repeated[at : at + 128], samples.completions[at : at + 128], models.policy.device
+        )
+        logp = [
+            log_probs(m, rows, temperature=ppo.temperature)[0]
+            for m in (models.policy, models.reference)
+        ]
         kl += scatter(logp[0] - logp[1], rows.mask).sum(1).tolist()
     n = len(repeated)
     summary = {
@@ -383,10 +302,18 @@ def evaluate_policy(models: Models, stage: Stage, prompts: Sequence[Sequence[int
     }
     if gold:
         summary["gold"] = sum(gold) / n
-        summary["gold_se"] = float(torch.tensor(gold).view(-1, EVAL_SAMPLES).mean(1).std()) / math.sqrt(len(prompts))
+        summary["gold_se"] = float(
+            torch.tensor(gold).view(-1, EVAL_SAMPLES).mean(1).std()
+        ) / math.sqrt(len(prompts))
     per_prompt = torch.tensor(scores).view(-1, EVAL_SAMPLES).mean(1)
     summary["reward_se"] = float(per_prompt.std()) / math.sqrt(len(prompts))
-    return {"prompts": repeated, "samples": samples, "scores": scores, "gold": gold, "summary": summary}
+    return {
+        "prompts": repeated,
+        "samples": samples,
+        "scores": scores,
+        "gold": gold,
+        "summary": summary,
+    }
 
 
 def compare(stage: Stage, before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,9 +1,9 @@
 """The reward model: the transformer with a scalar head, trained on preferences by Bradley-Terry.
 
 Several completions of a prompt are sampled from the fine-tuned model and ordered by the gold judge;
-all pairs of a prompt are in one batch element (Ouyang et al. 2022, eq. 1), ties are dropped. Sampled
-token ids are scored as they are. The score is then shifted and divided to mean 0 and deviation 1 on
-samples of the fine-tuned model. A file of chosen/rejected rows is the same interface.
+all pairs of a prompt are in one batch element (Ouyang et al. 2022, eq. 1), ties are dropped.
+Sampled token ids are scored as they are. The score is then shifted and divided to mean 0 and
+deviation 1 on samples of the fine-tuned model. A file of chosen/rejected rows is read alike.
 """
 
 import logging
@@ -39,7 +39,7 @@ FEWEST_PAIRS = 8
 
 
 class RewardModel(Transformer):
-    """Token rows to one score each; `mean` and `deviation` make it standard on fine-tuned samples."""
+    """Rows to one score each; `mean` and `deviation` make it standard on fine-tuned samples."""
 
     mean: Tensor
     deviation: Tensor
@@ -68,7 +68,9 @@ class RewardModel(Transformer):
 
     def values(self, rows: Rows) -> Tensor:
         """Return the score at every state before a token, (B, L-1): a critic's values."""
-        return (self.score(self.hidden(rows.tokens))[:, :-1, 0].float() - self.mean) / self.deviation
+        return (
+            self.score(self.hidden(rows.tokens))[:, :-1, 0].float() - self.mean
+        ) / self.deviation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +140,8 @@ def load_groups(stage: Stage, tuned: Transformer, tally: Tally) -> tuple[list[Gr
     for part, found in zip(("training", "held-out"), parts, strict=True):
         if sum(len(g.pairs()) for g in found) < FEWEST_PAIRS:
             raise ValueError(
-                f"the {part} prompts of reward.data={stage.config.reward.data} give fewer than {FEWEST_PAIRS} pairs that "
+                f"the {part} prompts of reward.data={stage.config.reward.data} "
+                f"give fewer than {FEWEST_PAIRS} pairs that "
                 "differ; raise reward.pairs or give more prompts"
             )
     return parts
@@ -150,7 +153,10 @@ def file_groups(stage: Stage) -> tuple[list[Group], list[Group]]:
     train, test = split(read_preferences(block.data))
     coded = []
     for part in (train, test):
-        sides = [[Pair(p.prompt, p.chosen) for p in part], [Pair(p.prompt, p.rejected) for p in part]]
+        sides = [
+            [Pair(p.prompt, p.chosen) for p in part],
+            [Pair(p.prompt, p.rejected) for p in part],
+        ]
         chosen, rejected = (encode_all(stage.corpus.tokenizer, side) for side in sides)
         coded.append(
             [
@@ -159,11 +165,15 @@ def file_groups(stage: Stage) -> tuple[list[Group], list[Group]]:
                 if len(a.prompt) + max(len(a.completion), len(b.completion)) <= context
             ]
         )
-    order = torch.randperm(len(coded[0]), generator=torch.Generator().manual_seed(block.seed)).tolist()
+    order = torch.randperm(
+        len(coded[0]), generator=torch.Generator().manual_seed(block.seed)
+    ).tolist()
     return [coded[0][i] for i in order[: block.pairs]], coded[1]
 
 
-def sampled_groups(stage: Stage, tuned: Transformer, tally: Tally) -> tuple[list[Group], list[Group]]:
+def sampled_groups(
+    stage: Stage, tuned: Transformer, tally: Tally
+) -> tuple[list[Group], list[Group]]:
     """Sample completions from the fine-tuned model and label them by the gold judge, once.
 
     They are kept in pairs.json, so that a resumed stage does not repeat it.
@@ -178,7 +188,9 @@ def sampled_groups(stage: Stage, tuned: Transformer, tally: Tally) -> tuple[list
     train = limited([Group(**g) for g in found["train"]], wanted)
     reached = sum(len(g.pairs()) for g in train)
     if reached < wanted:
-        log.info("reward: %d pairs planned, %d could be made from the prompts at hand", wanted, reached)
+        log.info(
+            "reward: %d pairs planned, %d could be made from the prompts at hand", wanted, reached
+        )
     return train, [Group(**g) for g in found["test"]]
 
 
@@ -186,7 +198,10 @@ def _sample_groups(stage: Stage, tuned: Transformer) -> dict[str, Any]:
     import time
 
     if not stage.has_gold():
-        raise ValueError("reward.data=gold judges Python functions, but sft.data is a file; set reward.data=FILE.jsonl with chosen/rejected rows")
+        raise ValueError(
+            "reward.data=gold judges Python functions, but sft.data is a file; "
+            "set reward.data=FILE.jsonl with chosen/rejected rows"
+        )
     block, ppo = stage.config.reward, stage.config.ppo
     K = block.samples_per_prompt
     if K < 2:
@@ -194,18 +209,32 @@ def _sample_groups(stage: Stage, tuned: Transformer) -> dict[str, Any]:
     began = time.monotonic()
     context = stage.cell.data.context
     train, held_out = load_pairs(stage).prompts(context=context, max_new_tokens=ppo.max_new_tokens)
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(block.seed + 1)).tolist()
+    order = torch.randperm(
+        len(train), generator=torch.Generator().manual_seed(block.seed + 1)
+    ).tolist()
     n_prompts = math.ceil(1.15 * block.pairs / (K * (K - 1) / 2))  # some of the pairs are ties
     prompts = [train[i] for i in order[:n_prompts]]
     held_out = held_out[:HELD_OUT_PROMPTS]
-    log.info("reward: sampling %d completions of %d prompts", K * (len(prompts) + len(held_out)), len(prompts) + len(held_out))
+    log.info(
+        "reward: sampling %d completions of %d prompts",
+        K * (len(prompts) + len(held_out)),
+        len(prompts) + len(held_out),
+    )
     repeated = [p for p in [*prompts, *held_out] for _ in range(K)]
     samples = generate(
-        tuned, repeated, max_new_tokens=ppo.max_new_tokens, temperature=ppo.temperature, seed=block.seed
+        tuned,
+        repeated,
+        max_new_tokens=ppo.max_new_tokens,
+        temperature=ppo.temperature,
+        seed=block.seed,
     )
     gold = gold_of(stage, repeated, samples)
     groups = [
-        {"prompt": repeated[i], "completions": samples.completions[i : i + K], "labels": gold[i : i + K]}
+        {
+            "prompt": repeated[i],
+            "completions": samples.completions[i : i + K],
+            "labels": gold[i : i + K],
+        }
         for i in range(0, len(repeated), K)
     ]
     rows = join(repeated, samples.completions)
@@ -246,7 +275,7 @@ def group_batches(groups: list[Group], stage: Stage) -> list[list[int]]:
 
 
 def preference_loss(model: RewardModel, groups: Sequence[Group]) -> tuple[Tensor, int, float]:
-    """Return the mean Bradley-Terry loss over the pairs of groups, the tokens passed and the FLOPs."""
+    """Return the mean Bradley-Terry loss over the groups' pairs, the tokens passed, the FLOPs."""
     rows = group_rows(groups, model.device)
     better, worse = pair_indices(groups)
     scores = model.scores(rows)  # (B,)
@@ -256,7 +285,11 @@ def preference_loss(model: RewardModel, groups: Sequence[Group]) -> tuple[Tensor
 
 def group_rows(groups: Sequence[Group], device: torch.device) -> Rows:
     """Lay out all completions of groups as rows, in order."""
-    return join([g.prompt for g in groups for _ in g.completions], [c for g in groups for c in g.completions], device)
+    return join(
+        [g.prompt for g in groups for _ in g.completions],
+        [c for g in groups for c in g.completions],
+        device,
+    )
 
 
 def pair_indices(groups: Sequence[Group]) -> tuple[list[int], list[int]]:
@@ -271,7 +304,9 @@ def pair_indices(groups: Sequence[Group]) -> tuple[list[int], list[int]]:
 
 
 @torch.inference_mode()
-def score_all(model: RewardModel, prompts: Sequence[list[int]], completions: Sequence[list[int]]) -> list[float]:
+def score_all(
+    model: RewardModel, prompts: Sequence[list[int]], completions: Sequence[list[int]]
+) -> list[float]:
     """Return the standardised score of every completion."""
     was_training = model.training
     model.eval()
@@ -305,7 +340,9 @@ def judge_reward_model(model: RewardModel, test: Sequence[Group]) -> dict[str, f
     }
 
 
-def standardise(model: RewardModel, stage: Stage, tuned: Transformer, train: Sequence[Group]) -> dict[str, float]:
+def standardise(
+    model: RewardModel, stage: Stage, tuned: Transformer, train: Sequence[Group]
+) -> dict[str, float]:
     """Set mean and deviation from samples of the fine-tuned model; return them."""
     if stage.config.reward.data == "gold":
         prompts = [g.prompt for g in train for _ in g.completions]
@@ -313,9 +350,15 @@ def standardise(model: RewardModel, stage: Stage, tuned: Transformer, train: Seq
     else:
         ppo = stage.config.ppo
         data = load_pairs(stage)
-        prompts = data.prompts(context=stage.cell.data.context, max_new_tokens=ppo.max_new_tokens)[0][:512]
+        prompts = data.prompts(context=stage.cell.data.context, max_new_tokens=ppo.max_new_tokens)[
+            0
+        ][:512]
         completions = generate(
-            tuned, prompts, max_new_tokens=ppo.max_new_tokens, temperature=ppo.temperature, seed=stage.config.reward.seed
+            tuned,
+            prompts,
+            max_new_tokens=ppo.max_new_tokens,
+            temperature=ppo.temperature,
+            seed=stage.config.reward.seed,
         ).completions
     scores = torch.tensor(score_all(model, prompts, completions), dtype=torch.float64)
     model.mean.fill_(float(scores.mean()))

@@ -31,7 +31,9 @@ class Rows:
         """Return some of the rows, cut to the longest of them."""
         length = int(self.last[index].max()) + 1
         return Rows(
-            tokens=self.tokens[index, :length], mask=self.mask[index, : length - 1], last=self.last[index]
+            tokens=self.tokens[index, :length],
+            mask=self.mask[index, : length - 1],
+            last=self.last[index],
         )
 
     @property
@@ -41,7 +43,9 @@ class Rows:
 
 
 def join(
-    prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], device: torch.device | None = None
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    device: torch.device | None = None,
 ) -> Rows:
     """Lay out rows of token ids; every completion holds at least one token."""
     lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
@@ -76,7 +80,9 @@ def completion_losses(model: Transformer, rows: Rows) -> Tensor:
 
 def scatter(values: Tensor, mask: Tensor) -> Tensor:
     """Put (M,) values where `mask` is True, zero elsewhere, (B, L-1)."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(
+        mask, values
+    )
 
 
 def padded(lists: Sequence[Sequence[float]], mask: Tensor) -> Tensor:
@@ -88,8 +94,8 @@ def padded(lists: Sequence[Sequence[float]], mask: Tensor) -> Tensor:
 def forward_flops(config: ModelConfig, vocab_size: int, rows: Rows, *, head: bool = True) -> float:
     """Count the FLOPs of one forward pass over rows: matrices, attention, logits of completions.
 
-    As `Shape.flops_per_token` (forward and backward are three times this), with the attention square at
-    each row's own length and the head for completion tokens alone; padding is not counted.
+    As `Shape.flops_per_token` (forward and backward are three times this), with the attention
+    square at each row's own length, the head for completion tokens alone, padding not counted.
     """
     shape = config.shape(vocab_size=vocab_size, context=1)
     lengths = rows.last.double() + 1

@@ -39,25 +39,37 @@ class SftData:
     train: list[Example]
     test: list[Example]
 
-    def prompts(self, *, context: int, max_new_tokens: int) -> tuple[list[list[int]], list[list[int]]]:
+    def prompts(
+        self, *, context: int, max_new_tokens: int
+    ) -> tuple[list[list[int]], list[list[int]]]:
         """Return the different prompts, training and held-out, that leave room for a completion.
 
         ValueError when either part has none.
         """
         room = context - max_new_tokens
-        found = [dict.fromkeys(tuple(e.prompt) for e in part if len(e.prompt) <= room) for part in (self.train, self.test)]
+        found = [
+            dict.fromkeys(tuple(e.prompt) for e in part if len(e.prompt) <= room)
+            for part in (self.train, self.test)
+        ]
         if not all(found):
             shortest = min((len(e.prompt) for e in [*self.train, *self.test]), default=0)
             raise ValueError(
-                f"every prompt is longer than the {room} tokens that ppo.max_new_tokens={max_new_tokens} leaves of the "
-                f"context of {context} (the shortest has {shortest}); lower it or train with a longer data.context"
+                f"every prompt is longer than the {room} tokens "
+                f"that ppo.max_new_tokens={max_new_tokens} "
+                "leaves of the "
+                f"context of {context} (the shortest has {shortest}); "
+                "lower it or train with a longer data.context"
             )
         return [list(p) for p in found[0]], [list(p) for p in found[1]]
 
 
 def load_pairs(stage: Stage) -> SftData:
-    """Return the pairs that `sft.data` names and that fit the context; ValueError where none does."""
-    data, context, tokenizer = stage.config.sft.data, stage.cell.data.context, stage.corpus.tokenizer
+    """Return the pairs of `sft.data` that fit the context; ValueError where none does."""
+    data, context, tokenizer = (
+        stage.config.sft.data,
+        stage.cell.data.context,
+        stage.corpus.tokenizer,
+    )
     if data == "docstrings":
         train, test = corpus_pairs(stage.corpus)
         longest = round(BODY_SHARE * context)
@@ -74,7 +86,9 @@ def run_sft(stage: Stage) -> Record:
     """Fine-tune the pretrained model; write weights and record."""
     block = stage.config.sft
     if block.method not in METHODS:
-        raise ValueError(f"sft.method={block.method!r} is unknown; choose one of {', '.join(METHODS)}")
+        raise ValueError(
+            f"sft.method={block.method!r} is unknown; choose one of {', '.join(METHODS)}"
+        )
     data = load_pairs(stage)
     train, test = chosen(data.train, block.examples, seed=block.seed), data.test[:TEST_EXAMPLES]
     model = stage.new_model()
@@ -85,7 +99,11 @@ def run_sft(stage: Stage) -> Record:
         add_lora(model, rank=block.lora_rank)
     lengths = [len(e.prompt) + len(e.completion) for e in train]
     batches = shuffled(
-        len(train), batch=block.batch_examples, epochs=block.epochs, seed=block.seed, lengths=lengths
+        len(train),
+        batch=block.batch_examples,
+        epochs=block.epochs,
+        seed=block.seed,
+        lengths=lengths,
     )
 
     def loss_of(step: int) -> tuple[Tensor, int, float]:
@@ -124,14 +142,16 @@ def start_separator(model: Transformer, stage: Stage) -> None:
 
 
 def chosen(found: Sequence[Example], wanted: int, *, seed: int) -> list[Example]:
-    """Draw `wanted` examples, the same first ones for every larger number; all where there are fewer."""
+    """Draw `wanted` examples (or all), a larger draw beginning with the smaller one."""
     if wanted > len(found):
         log.info("sft: %d examples planned, %d are at hand; all are used", wanted, len(found))
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()
     return [found[i] for i in order[:wanted]]
 
 
-def sft_loss(model: Transformer, examples: Sequence[Example], *, lora: bool = False) -> tuple[Tensor, int, float]:
+def sft_loss(
+    model: Transformer, examples: Sequence[Example], *, lora: bool = False
+) -> tuple[Tensor, int, float]:
     """Return the mean loss of the completions' tokens (nats), the tokens passed and the FLOPs.
 
     An update costs three forward passes; with adapters two, as frozen weights need no gradient (the
@@ -146,7 +166,7 @@ def sft_loss(model: Transformer, examples: Sequence[Example], *, lora: bool = Fa
 
 @torch.inference_mode()
 def test_loss(model: Transformer, examples: Sequence[Example]) -> tuple[float, float]:
-    """Return the mean loss of held-out completions in nats/token and its error, clustered by example."""
+    """Return the mean loss of completions in nats/token and its error, clustered by example."""
     model.eval()
     losses, owners = [], []
     for at in range(0, len(examples), TEST_ROWS):

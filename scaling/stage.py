@@ -37,7 +37,14 @@ from scaling.trainer import Diverged, now
 FLOOR = 0.1  # the rate's end as a share of its peak, Ouyang et al. 2022, appendix C
 WARMUP_SHARE = 0.05
 CURVE_ROWS = 400  # at most so many rows a curve
-STALE = ("record.json", "metrics.jsonl", "checkpoint.safetensors", "model.safetensors", "pairs.json", "samples.json")
+STALE = (
+    "record.json",
+    "metrics.jsonl",
+    "checkpoint.safetensors",
+    "model.safetensors",
+    "pairs.json",
+    "samples.json",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +82,13 @@ class Stage:
         """Return a transformer of the planned shape, on the device, weights not yet read."""
         torch.manual_seed(self.block.seed)
         cell = self.cell
-        model = Transformer(cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
+        model = Transformer(
+            cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context
+        )
         return model.to(self.device)
 
     def has_gold(self) -> bool:
-        """Say whether the programmatic judge can score completions: prompts are documented functions."""
+        """Say whether the programmatic judge can score completions: prompts are functions."""
         return self.config.sft.data == "docstrings"
 
 
@@ -89,7 +98,13 @@ def root(config: FinalConfig) -> Path:
 
 
 def open_stage(
-    config: FinalConfig, cell: CellConfig, *, name: str, corpus: Corpus, device: torch.device, after: tuple[str, ...]
+    config: FinalConfig,
+    cell: CellConfig,
+    *,
+    name: str,
+    corpus: Corpus,
+    device: torch.device,
+    after: tuple[str, ...],
 ) -> Stage:
     """Collect what a stage is made from; ValueError or FileNotFoundError where a part is missing.
 
@@ -101,13 +116,17 @@ def open_stage(
         inputs["sampling"] = f"{config.ppo.max_new_tokens} tokens at {config.ppo.temperature}"
     if getattr(block, "data", "docstrings") not in ("docstrings", "gold"):
         if not Path(block.data).is_file():
-            raise FileNotFoundError(f"{name}.data={block.data} is no file; give a .jsonl file or the default")
+            raise FileNotFoundError(
+                f"{name}.data={block.data} is no file; give a .jsonl file or the default"
+            )
         inputs["data"] = sha256_file(block.data)
     inputs |= {"corpus": corpus.sha256, "tokenizer": sha256_file(corpus.tokenizer_path)}
     for earlier in after:
         folder = root(config) / earlier
         if not (folder / "record.json").is_file() or not (folder / "model.safetensors").is_file():
-            raise FileNotFoundError(f"stage {name} needs {folder}, which is not finished; run stages={earlier},{name}")
+            raise FileNotFoundError(
+                f"stage {name} needs {folder}, which is not finished; run stages={earlier},{name}"
+            )
         check_tokenizer(folder, read_record(folder / "record.json"), inputs)
         inputs[earlier] = sha256_file(folder / "model.safetensors")
     return Stage(name=name, config=config, cell=cell, corpus=corpus, device=device, inputs=inputs)
@@ -116,17 +135,21 @@ def open_stage(
 def check_tokenizer(folder: Path, record: Record, inputs: dict[str, str]) -> None:
     """Refuse a checkpoint whose text or vocabulary is not the one at hand."""
     if record.status != "done":
-        raise ValueError(f"{folder} ended as {record.status} ({record.error}); mend its block of the plan and run it again")
+        raise ValueError(
+            f"{folder} ended as {record.status} ({record.error}); "
+            "mend its block of the plan and run it again"
+        )
     for name in ("corpus", "tokenizer"):
         if record.inputs.get(name, inputs[name]) != inputs[name]:
             raise ValueError(
-                f"{folder} was trained with another {name} ({record.inputs[name][:12]}, here {inputs[name][:12]}); "
+                f"{folder} was trained with another {name} "
+                f"({record.inputs[name][:12]}, here {inputs[name][:12]}); "
                 "restore it or run all stages again"
             )
 
 
 def finished(stage: Stage) -> Record | None:
-    """Return the record of a stage that is done with the same inputs; make room where they differ."""
+    """Return the record of a stage that is done with the same inputs; make room if they differ."""
     known = stage.folder / "inputs.json"
     if known.is_file() and read_json(known) == stage.inputs:
         path = stage.folder / "record.json"
@@ -159,7 +182,9 @@ class Tally:
 class Saver:
     """Write a stage's checkpoint every so many seconds and keep its time."""
 
-    def __init__(self, stage: Stage, tally: Tally, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, stage: Stage, tally: Tally, *, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> None:
         self.stage, self.tally, self.model, self.optimizer = stage, tally, model, optimizer
         self._before, self._began = 0.0, time.monotonic()
         self._saved = self._began
@@ -201,7 +226,9 @@ def open_curve(stage: Stage, *, resume_step: int) -> RunLog:
 
 def open_progress(stage: Stage, *, total: float, done: float) -> Progress:
     """Return the stage's line of progress."""
-    return Progress(stage.name, total=total, every_seconds=stage.config.log.every_seconds, done=done)
+    return Progress(
+        stage.name, total=total, every_seconds=stage.config.log.every_seconds, done=done
+    )
 
 
 def fine_tuning(optim: OptimConfig) -> OptimConfig:
@@ -220,19 +247,24 @@ def fit(
 ) -> None:
     """Minimise `loss_of(step) -> (loss, tokens, flops)` over `n_steps`, counting into `tally`.
 
-    Warm-up over a twentieth, then cosine to a tenth of the peak. Resumes from the checkpoint. Raises
-    Diverged when the loss is not finite.
+    Warm-up over a twentieth, then cosine to a tenth of the peak. Resumes from the checkpoint.
+    Raises Diverged when the loss is not finite.
     """
     optimizer = make_optimizer(model, fine_tuning(stage.cell.optim), peak_lr)
     saver = Saver(stage, tally, model=model, optimizer=optimizer)
     saver.resume()
-    schedule = ScheduleConfig(name="cosine", floor=FLOOR, warmup_steps=max(1, round(WARMUP_SHARE * n_steps)))
+    schedule = ScheduleConfig(
+        name="cosine", floor=FLOOR, warmup_steps=max(1, round(WARMUP_SHARE * n_steps))
+    )
     every = max(1, n_steps // CURVE_ROWS)
     progress = open_progress(stage, total=n_steps, done=tally.step)
     model.train()
     with open_curve(stage, resume_step=tally.step) as curve:
         while tally.step < n_steps:
-            set_lr(optimizer, lr_factor(tally.step, schedule=schedule, n_steps=n_steps, decay_start=n_steps))
+            set_lr(
+                optimizer,
+                lr_factor(tally.step, schedule=schedule, n_steps=n_steps, decay_start=n_steps),
+            )
             loss, tokens, flops = loss_of(tally.step)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(model.parameters(), stage.cell.optim.clip or math.inf)
@@ -240,18 +272,31 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise Diverged(f"the loss of stage {stage.name} stopped being finite at step {tally.step}; lower {stage.name}.peak_lr")
-            tally.step, tally.tokens, tally.flops = tally.step + 1, tally.tokens + tokens, tally.flops + flops
+                raise Diverged(
+                    f"the loss of stage {stage.name} stopped being finite "
+                    f"at step {tally.step}; lower {stage.name}.peak_lr"
+                )
+            tally.step, tally.tokens, tally.flops = (
+                tally.step + 1,
+                tally.tokens + tokens,
+                tally.flops + flops,
+            )
             tally.values["train_loss"] = value
             saver.tick()
             if tally.step % every == 0 or tally.step == n_steps:
-                curve.log(tally.row(train_loss=value, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"]))
+                curve.log(
+                    tally.row(
+                        train_loss=value, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"]
+                    )
+                )
             progress.update(tally.step, f"loss {value:.3f}")
         progress.close()
     model.eval()
 
 
-def shuffled(n: int, *, batch: int, epochs: int, seed: int, lengths: list[int] | None = None) -> list[list[int]]:
+def shuffled(
+    n: int, *, batch: int, epochs: int, seed: int, lengths: list[int] | None = None
+) -> list[list[int]]:
     """Return the batches of all epochs as indices, a pure function of the arguments.
 
     With `lengths`, rows of like length go together (less padding): each run of 8 batches of an
@@ -286,15 +331,21 @@ def write_record(
 ) -> Record:
     """Write the stage's record; with an `error` its status is `diverged`.
 
-    FLOPs are counted (forward passes, updates, sampling), `flops_6nd` is 6 N D of the tokens passed.
+    FLOPs are counted (forward passes, updates, sampling); `flops_6nd` is 6 N D of the tokens.
     """
     import numpy
 
     cell, block = stage.cell, stage.block
-    params = cell.model.shape(vocab_size=cell.tokenizer.vocab_size, context=cell.data.context).params
+    params = cell.model.shape(
+        vocab_size=cell.tokenizer.vocab_size, context=cell.data.context
+    ).params
     seconds = max(tally.seconds, 1e-9)
     peak = peak_flops(stage.device, torch.get_num_threads())
-    versions = {"torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()}
+    versions = {
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
     record = Record(
         run_id=stage.run_id,
         study=stage.config.study,

@@ -170,6 +170,24 @@ def test_a_table_that_cannot_carry_the_form_is_refused(refit_law, change, words)
         point(change(isoflop_table(refit_law)))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.assign(loss=3.0),
+        lambda t: t.assign(loss=3 + np.random.default_rng(0).random(len(t))),
+        lambda t: t.assign(loss=1 + (t["params"] / 1e8) ** 0.2),
+        lambda t: t.assign(loss=1 + (t["params"] / 1e8) ** 0.2 + (t["tokens"] / 1e10) ** 0.2),
+        lambda t: t.assign(loss=np.where(t["params"] > 1e8, 2.0, 4.0)),
+    ],
+    ids=["constant", "noise", "rising in N", "rising in both", "a step"],
+)
+def test_a_table_without_a_law_is_never_called_converged(refit_law, change, tmp_path):
+    law = fit(change(isoflop_table(refit_law)), resamples=20, hindcast=False)
+    assert not law.usable
+    assert law.alarms[0].code == law.status
+    assert Law.read(law.write(tmp_path / "law.json")).status == law.status
+
+
 def test_options_are_checked(refit_law):
     table = isoflop_table(refit_law)
     with pytest.raises(ValueError, match="choose one of"):

@@ -52,7 +52,10 @@ def post_cell(post_root) -> CellConfig:
         model=ModelConfig(n_layer=1, d_model=16, d_head=8),
         tokenizer=TokenizerConfig(vocab_size=320),
         data=DataConfig(
-            source="files", train=[str(post_root / "train")], test=[str(post_root / "test")], context=96
+            source="files",
+            train=[str(post_root / "train")],
+            test=[str(post_root / "test")],
+            context=96,
         ),
     )
 
@@ -69,7 +72,12 @@ def final_config(post_root, post_cell, tmp_path) -> FinalConfig:
         sft=SftPlan(examples=32, epochs=1, batch_examples=8, peak_lr=0.01, lora_rank=2),
         reward=RewardPlan(pairs=48, batch_pairs=12, samples_per_prompt=3, peak_lr=0.002),
         ppo=PpoPlan(
-            episodes=24, batch_episodes=8, minibatch_episodes=4, inner_epochs=2, peak_lr=0.002, max_new_tokens=12
+            episodes=24,
+            batch_episodes=8,
+            minibatch_episodes=4,
+            inner_epochs=2,
+            peak_lr=0.002,
+            max_new_tokens=12,
         ),
         cell=asdict(post_cell),
         force=True,
@@ -87,7 +95,7 @@ def pretrained(final_config):
     from scaling.data import open_corpus
     from scaling.final import STAGES, planned_cell
     from scaling.model import Transformer
-    from scaling.schema import Params, Record, code_version
+    from scaling.schema import Params, Record
     from scaling.stage import open_stage, root
 
     cell = planned_cell(final_config)
@@ -95,20 +103,38 @@ def pretrained(final_config):
     torch.manual_seed(0)
     model = Transformer(cell.model, vocab_size=320, context=96)
     checkpoint.save(folder, model=model, name="model", state={})
-    blank = {f: None for f in ("train_loss", "mfu", "git_sha")}
-    zero = {f: 0 for f in ("seed", "tokens", "unique_tokens", "steps", "batch_tokens", "peak_memory_bytes")}
-    zero |= {f: 0.0 for f in ("flops", "flops_6nd", "peak_lr", "seconds", "device_seconds", "tokens_per_second")}
-    text = {f: "" for f in ("schedule", "trunk", "device", "started", "ended")}
+    blank = dict.fromkeys(("train_loss", "mfu", "git_sha"))
+    zero = dict.fromkeys(
+        ("seed", "tokens", "unique_tokens", "steps", "batch_tokens", "peak_memory_bytes"), 0
+    )
+    zero |= dict.fromkeys(
+        ("flops", "flops_6nd", "peak_lr", "seconds", "device_seconds", "tokens_per_second"), 0.0
+    )
+    text = dict.fromkeys(("schedule", "trunk", "device", "started", "ended"), "")
     Record(
-        run_id="0", study="tiny", status="done", params=Params(total=1, non_embedding=1, with_head=1, active=1),
-        test_loss=1.0, test_loss_se=0.1, bits_per_byte=1.0, config={}, versions=dict(code_version()),
-        **blank, **zero, **text,
-    ).write(folder / "record.json")  # fmt: skip
+        run_id="0",
+        study="tiny",
+        status="done",
+        params=Params(total=1, non_embedding=1, with_head=1, active=1),
+        test_loss=1.0,
+        test_loss_se=0.1,
+        bits_per_byte=1.0,
+        config={},
+        versions={"scaling": "0"},
+        **blank,
+        **zero,
+        **text,
+    ).write(folder / "record.json")
     corpus = open_corpus(cell)
 
     def stage(name: str):
         return open_stage(
-            final_config, cell, name=name, corpus=corpus, device=torch.device("cpu"), after=STAGES[name]
+            final_config,
+            cell,
+            name=name,
+            corpus=corpus,
+            device=torch.device("cpu"),
+            after=STAGES[name],
         )
 
     return stage

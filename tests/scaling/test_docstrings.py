@@ -39,7 +39,10 @@ async def run(job):
 
 def test_pairs_are_prompt_and_body_at_column_0():
     first = next(cut_pairs(SOURCE))
-    assert first.prompt == 'def put(self, item, *, block=True):\n    """Put an item into the queue."""\n'
+    assert (
+        first.prompt
+        == 'def put(self, item, *, block=True):\n    """Put an item into the queue."""\n'
+    )
     assert first.completion == (
         "    # keep order\n    with self.lock:\n        self.items.append(item)\n"
     )

@@ -25,7 +25,9 @@ def test_a_plan_is_read_back_as_written(plan, final_config):
 
 
 def test_overrides_apply_on_top_of_the_plan(plan):
-    config = load_plan(plan, ["ppo.episodes=128", "machine.threads=1", "plan=ignored.yaml", "sft.data='a b.jsonl'"])
+    config = load_plan(
+        plan, ["ppo.episodes=128", "machine.threads=1", "plan=ignored.yaml", "sft.data='a b.jsonl'"]
+    )
     assert (config.ppo.episodes, config.sft.data, config.plan) == (128, "a b.jsonl", str(plan))
 
 

@@ -28,7 +28,13 @@ def greedy(model: Transformer, prompt: list[int], n: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "shape", [{}, {"n_kv_head": 1}, {"positions": "learned"}, {"positions": "sinusoidal", "norm": "layernorm"}]
+    "shape",
+    [
+        {},
+        {"n_kv_head": 1},
+        {"positions": "learned"},
+        {"positions": "sinusoidal", "norm": "layernorm"},
+    ],
 )
 def test_greedy_with_the_cache_equals_the_plain_model(shape):
     model = build(**shape)
@@ -75,7 +81,12 @@ def test_samples_follow_the_models_distribution():
 
 @pytest.mark.parametrize(
     ("prompts", "n", "match"),
-    [([[]], 4, "empty prompt"), ([], 4, "empty prompt"), ([[5] * 30], 4, "exceed the context"), ([[5]], 0, "at least 1")],
+    [
+        ([[]], 4, "empty prompt"),
+        ([], 4, "empty prompt"),
+        ([[5] * 30], 4, "exceed the context"),
+        ([[5]], 0, "at least 1"),
+    ],
 )
 def test_impossible_requests_are_refused(prompts, n, match):
     with pytest.raises(ValueError, match=match):

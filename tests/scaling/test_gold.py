@@ -44,7 +44,9 @@ def test_a_later_error_scores_more_than_an_early_one():
     assert score(late) > score(early)
 
 
-@pytest.mark.parametrize("strange", ["\0", "(" * 500, "    return '\\d'\n", "    '", "\\", "    é = 1 if 1is 1 else 2\n"])
+@pytest.mark.parametrize(
+    "strange", ["\0", "(" * 500, "    return '\\d'\n", "    '", "\\", "    é = 1 if 1is 1 else 2\n"]
+)
 def test_strange_code_neither_raises_nor_warns(strange):
     assert 0 <= score(strange) <= 1
 
@@ -61,7 +63,9 @@ def test_weights_sum_to_one():
 
 def test_bodies_of_the_corpus_score_high(pretrained):
     pairs = corpus_pairs(pretrained("sft").corpus)[0]
-    scores = gold_scores([p.prompt for p in pairs], [p.completion for p in pairs], [True] * len(pairs))
+    scores = gold_scores(
+        [p.prompt for p in pairs], [p.completion for p in pairs], [True] * len(pairs)
+    )
     assert min(scores) > 0.85
 
 

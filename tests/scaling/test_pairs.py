@@ -40,7 +40,9 @@ def test_dialogues_are_cut_at_their_last_shared_turn(tmp_path):
 
 def test_a_file_without_a_preference_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no row"):
-        read_preferences(write(tmp_path / "d.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "b"}]))
+        read_preferences(
+            write(tmp_path / "d.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "b"}])
+        )
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path):

@@ -10,17 +10,14 @@ from scaling.config import PpoPlan
 from scaling.ppo import (
     batch_prompts,
     control,
-    gae,
     improve,
     load_models,
     new_optimizer,
     ppo_loss,
     run_ppo,
-    sample_episodes,
-    token_rewards,
-    whiten,
 )
 from scaling.reward import run_reward
+from scaling.rollouts import gae, sample_episodes, token_rewards, whiten
 from scaling.rows import join, log_probs, scatter
 from scaling.schema import read_curve
 from scaling.sft import load_pairs, run_sft
@@ -115,7 +112,10 @@ def test_without_advantage_the_policy_stays(sampled):
     rollouts.advantages.zero_()
     before = [p.clone() for p in models.policy.parameters()]
     updated(stage, models, rollouts)
-    moved = [float((a - b).detach().abs().max()) for a, b in zip(before, models.policy.parameters(), strict=True)]
+    moved = [
+        float((a - b).detach().abs().max())
+        for a, b in zip(before, models.policy.parameters(), strict=True)
+    ]
     assert max(moved) < 1e-6
 
 
@@ -166,7 +166,9 @@ def test_the_stage_keeps_samples_and_resumes_to_the_same_record(final_config, re
     weights = (stage.folder / "model.safetensors").read_bytes()
     assert unbroken.metrics["episodes"] == 24
     rows = read_curve(stage.folder / "metrics.jsonl")
-    assert {"kl_k3", "entropy", "gold_reward", "explained_variance", "tokens_per_second"} <= rows[0].keys()
+    assert {"kl_k3", "entropy", "gold_reward", "explained_variance", "tokens_per_second"} <= rows[
+        0
+    ].keys()
     samples = json.loads((stage.folder / "samples.json").read_text())
     assert samples[0].keys() >= {"prompt", "before", "after", "reward_before", "gold_after"}
     for path in stage.folder.iterdir():
@@ -206,4 +208,7 @@ def test_the_critic_starts_as_the_reward_model(ready):
     own, source = models.critic.state_dict(), models.reward.state_dict()
     assert all(torch.equal(own[k], source[k]) for k in source)
     assert not any(p.requires_grad for p in models.reward.parameters())
-    assert checkpoint.weights(models.learning()).keys() >= {"policy.embedding.weight", "critic.score.weight"}
+    assert checkpoint.weights(models.learning()).keys() >= {
+        "policy.embedding.weight",
+        "critic.score.weight",
+    }

@@ -87,7 +87,13 @@ def test_the_stage_trains_and_standardises(pretrained):
     assert finished(stage) is None
     record = run_reward(stage)
     assert record.status == "done"
-    assert {"accuracy", "test_loss", "gold_correlation", "length_correlation", "pairs"} <= record.metrics.keys()
+    assert {
+        "accuracy",
+        "test_loss",
+        "gold_correlation",
+        "length_correlation",
+        "pairs",
+    } <= record.metrics.keys()
     model = RewardModel(stage.cell.model, vocab_size=320, context=96)
     from scaling import checkpoint
 

@@ -57,8 +57,10 @@ def test_padded_puts_numbers_where_the_mask_is():
 
 def test_forward_flops_equal_torchs_counter(model):
     rows = join([[5, 6, 2]] * 3, [[8, 9, 0]] * 3)
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.nn.attention.sdpa_kernel(
-        torch.nn.attention.SDPBackend.MATH
+    with (
+        FlopCounterMode(display=False) as counter,
+        torch.no_grad(),
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
     ):
         log_probs(model, rows)
     assert forward_flops(model.config, 40, rows) == counter.get_total_flops()

@@ -20,7 +20,9 @@ def test_the_loss_sees_completions_alone(pretrained):
     targets = torch.full((2, 6), -100)
     targets[0, 3:6], targets[1, 1:3] = torch.tensor([8, 9, 0]), torch.tensor([4, 0])
     rows = torch.tensor([[5, 6, 7, 2, 8, 9, 0], [5, 2, 4, 0, 1, 1, 1]])
-    wanted = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), targets.flatten(), ignore_index=-100)
+    wanted = F.cross_entropy(
+        model(rows[:, :-1]).flatten(0, 1), targets.flatten(), ignore_index=-100
+    )
     torch.testing.assert_close(loss, wanted)
     assert tokens == 11
 
@@ -32,7 +34,9 @@ def test_fine_tuning_lowers_the_held_out_loss(final_config, pretrained, method):
     final_config.sft.peak_lr *= 3 if method == "lora" else 1
     record = run_sft(pretrained("sft"))
     assert record.status == "done"
-    assert record.test_loss == record.metrics["test_loss"] < record.metrics["test_loss_before"] - 0.1
+    assert (
+        record.test_loss == record.metrics["test_loss"] < record.metrics["test_loss_before"] - 0.1
+    )
     assert record.flops > 0
     stage = pretrained("reward")
     checkpoint.load_weights(stage.weights_of("sft"), stage.new_model())  # of the plain shape
@@ -49,7 +53,9 @@ def test_a_killed_stage_resumes_to_the_same_weights(final_config, pretrained, mo
     assert finished(stage) is None
 
     def killed(model, examples, *, lora):
-        if (stage.folder / "checkpoint.safetensors").is_file() and len(read_curve(stage.folder / "metrics.jsonl")) == 2:
+        if (stage.folder / "checkpoint.safetensors").is_file() and len(
+            read_curve(stage.folder / "metrics.jsonl")
+        ) == 2:
             raise KeyboardInterrupt
         return sft_loss(model, examples, lora=lora)
 
@@ -61,7 +67,11 @@ def test_a_killed_stage_resumes_to_the_same_weights(final_config, pretrained, mo
     resumed = run_sft(stage)
     assert (stage.folder / "model.safetensors").read_bytes() == weights
     assert resumed.metrics == unbroken.metrics
-    assert (resumed.tokens, resumed.flops, resumed.steps) == (unbroken.tokens, unbroken.flops, unbroken.steps)
+    assert (resumed.tokens, resumed.flops, resumed.steps) == (
+        unbroken.tokens,
+        unbroken.flops,
+        unbroken.steps,
+    )
     again = read_curve(stage.folder / "metrics.jsonl")
     assert [r["train_loss"] for r in again] == [r["train_loss"] for r in curve]
 

@@ -1,0 +1,64 @@
+"""What all tests share: a tiny corpus, a tiny cell, and where the published data lie."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from scaling.config import (
+    BudgetConfig,
+    CellConfig,
+    DataConfig,
+    EvalConfig,
+    LogConfig,
+    MachineConfig,
+    ModelConfig,
+    OptimConfig,
+    TokenizerConfig,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of published runs and real text, which lies beside the project or nowhere."""
+    folder = Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder} with published data; set SCALING_SHARED to run this test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory) -> Path:
+    """Thirty small documents of which some are nearly the same."""
+    folder = tmp_path_factory.mktemp("corpus") / "text"
+    folder.mkdir()
+    for i in range(30):
+        lines = [f"the number {i * k} is the product of {i} and {k}, as anybody can see" for k in range(40)]
+        (folder / f"doc{i:02}.txt").write_text("\n".join(lines))
+    twin = (folder / "doc03.txt").read_text().replace("number 3 ", "figure 3 ")
+    (folder / "twin.txt").write_text(twin)
+    return folder
+
+
+@pytest.fixture
+def make_cell(corpus_folder, tmp_path):
+    """Return a maker of tiny cells: `make_cell(n_tokens=..., model=..., **fields)`."""
+
+    def make(*, n_tokens: float = 2048, model: dict | None = None, optim: dict | None = None, **fields) -> CellConfig:
+        return CellConfig(
+            study="tiny",
+            runs=str(tmp_path / "runs"),
+            model=ModelConfig(**({"n_layer": 1, "d_model": 16, "d_head": 8} | (model or {}))),
+            tokenizer=TokenizerConfig(vocab_size=300),
+            data=DataConfig(source="files", train=[str(corpus_folder)], test_share=0.2, context=32),
+            optim=OptimConfig(**({"batch_tokens": 64} | (optim or {}))),
+            budget=BudgetConfig(n_tokens=n_tokens),
+            eval=EvalConfig(test_tokens=512, curve_tokens=128),
+            machine=MachineConfig(device="cpu", cache=str(corpus_folder.parent / "cache")),
+            log=LogConfig(wandb="disabled"),
+            **fields,
+        )
+
+    return make

@@ -1,0 +1,52 @@
+import pytest
+
+from scaling.budget import resolve, trunk_flops
+from scaling.config import BudgetConfig, ModelConfig
+from scaling.schema import Shape, ladder_shape
+
+
+def test_exactly_one_budget_is_asked_for(make_cell):
+    cell = make_cell()
+    cell.budget = BudgetConfig(flops=1e13, n_tokens=2e6)
+    with pytest.raises(ValueError, match=r"flops=1e\+13 and n_tokens=2e\+06; set exactly one"):
+        resolve(cell)
+
+
+@pytest.mark.parametrize("budget", [{"flops": 5e8}, {"n_tokens": 4096}, {"tokens_per_param": 0.7}])
+def test_every_way_to_say_a_budget_gives_whole_steps(make_cell, budget):
+    cell = make_cell()
+    cell.budget = BudgetConfig(**budget)
+    r = resolve(cell)
+    assert r.n_tokens == r.n_steps * r.batch_tokens
+    assert r.flops == r.shape.flops_per_token * r.n_tokens
+    assert r.flops_6nd == 6 * r.shape.params.with_head * r.n_tokens
+
+
+def test_trunk_and_branches_cost_less_than_cells_alone(make_cell):
+    cells = [make_cell(n_tokens=n) for n in (1024, 2048, 4096)]
+    alone = sum(resolve(c).flops for c in cells)
+    assert resolve(cells[-1]).flops < trunk_flops(cells) < 0.8 * alone
+    for cell in cells:
+        cell.schedule.name = "cosine"
+    assert trunk_flops(cells) == alone
+
+
+def test_a_batch_that_no_window_fills_names_the_next_one(make_cell):
+    with pytest.raises(ValueError, match="set 96"):
+        resolve(make_cell(optim={"batch_tokens": 100}))
+
+
+def test_the_two_ways_to_say_a_model_are_one_cell(make_cell):
+    said = make_cell(model={"n_head": 2, "n_kv_head": 2, "d_ff": 48})
+    assert said.run_id() == make_cell().run_id()
+    assert make_cell(seed=1).run_id() != make_cell().run_id()
+    assert make_cell(n_tokens=4096).trunk_id() == make_cell().trunk_id()
+
+
+@pytest.mark.parametrize("target", [2e4, 3e5, 1e7, 1e9])
+def test_a_rung_is_found_for_any_target(target):
+    like = ModelConfig(n_layer=2, d_model=64).shape(vocab_size=1024, context=128)
+    found = ladder_shape(target, like=like)
+    assert abs(found.params.non_embedding / target - 1) < 0.35
+    assert isinstance(found, Shape)
+    assert found.d_model % found.n_head == 0

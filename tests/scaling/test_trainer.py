@@ -1,0 +1,177 @@
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from scaling import checkpoint, trainer
+from scaling.budget import resolve
+from scaling.schema import read_curve, read_record
+from scaling.trainer import cell_folder, new_run, prepare, train_step, train_trunk
+
+UNEQUAL = {"seconds", "device_seconds", "tokens_per_second", "mfu", "started", "ended", "peak_memory_bytes", "config"}
+
+
+def science(record) -> dict:
+    return {k: v for k, v in vars(record).items() if k not in UNEQUAL}
+
+
+def curve(cell) -> list[dict]:
+    rows = read_curve(cell_folder(cell) / "metrics.jsonl")
+    return [{k: v for k, v in r.items() if k not in ("seconds", "tokens_per_second")} for r in rows]
+
+
+class Killed(Exception):
+    """Stands for a kill between two steps."""
+
+
+def test_branches_of_a_trunk_equal_cells_trained_alone(make_cell, tmp_path):
+    together = train_trunk([make_cell(n_tokens=n) for n in (1024, 2048)])
+    alone = replace(make_cell(n_tokens=2048), runs=str(tmp_path / "alone"))
+    assert science(train_trunk([alone])[0]) == science(together[1])
+    assert together[0].test_loss > together[1].test_loss > 0
+    assert together[0].trunk == together[1].trunk
+
+
+@pytest.mark.parametrize("schedule", ["wsd", "cosine"])
+def test_resume_matches_unbroken_run(make_cell, tmp_path, monkeypatch, schedule):
+    cell = make_cell(n_tokens=4096)
+    cell.schedule.name = schedule
+    whole = train_trunk([replace(cell, runs=str(tmp_path / "whole"))])[0]
+    unbroken = curve(replace(cell, runs=str(tmp_path / "whole")))
+    cell.machine.checkpoint_seconds = 0.0
+    for stop in (7, 23, 58, 61):
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "train_step", dying(trainer.train_step, stop))
+            with pytest.raises(Killed):
+                train_trunk([cell])
+    assert not (cell_folder(cell) / "record.json").exists()
+    resumed = train_trunk([cell])[0]
+    assert science(resumed) == science(whole)
+    assert curve(cell) == unbroken
+
+
+def dying(step, stop):
+    def wrapped(run, setting, clip):
+        if run.step == stop:
+            raise Killed
+        return step(run, setting, clip)
+
+    return wrapped
+
+
+def test_a_done_cell_is_not_trained_again(make_cell, monkeypatch):
+    cell = make_cell()
+    first = train_trunk([cell])[0]
+    monkeypatch.setattr(trainer, "train_step", lambda *a: pytest.fail("trained again"))
+    assert train_trunk([cell])[0] == first
+
+
+def test_a_larger_budget_continues_the_trunk_and_a_smaller_one_is_the_same_as_before(make_cell, tmp_path):
+    train_trunk([make_cell(n_tokens=2048)])
+    grown = [train_trunk([make_cell(n_tokens=n)])[0] for n in (4096, 1024)]
+    fresh = [
+        train_trunk([replace(make_cell(n_tokens=n), runs=str(tmp_path / "fresh"))])[0] for n in (1024, 4096)
+    ]
+    assert [science(r) for r in grown] == [science(r) for r in reversed(fresh)]
+
+
+def test_a_diverging_cell_becomes_a_record_and_its_better_branch_stays(make_cell, monkeypatch):
+    cells = [make_cell(n_tokens=n) for n in (1024, 8192)]
+    late = resolve(cells[0]).n_steps + 5
+
+    def exploding(run, setting, clip):
+        loss, norm = train_step(run, setting, clip)
+        return (loss * math.nan if run.step > late else loss), norm
+
+    monkeypatch.setattr(trainer, "train_step", exploding)
+    small, large = train_trunk(cells)
+    assert (small.status, large.status) == ("done", "diverged")
+    assert large.test_loss is None
+    assert "lower optim.peak_lr" in large.error
+    assert "NaN" not in (cell_folder(cells[1]) / "record.json").read_text()
+
+
+def test_one_batch_overfits(make_cell):
+    cell = make_cell(model={"d_model": 32}, optim={"peak_lr": 0.02})
+    setting = prepare(cell, lambda flops: None)
+    run = new_run(setting)
+    setting = replace(setting, batches=lambda step, fixed=setting.batches(0): fixed)
+    losses = [float(train_step(run, setting, 1.0)[0]) for _ in range(200)]
+    assert losses[-1] < 0.2 * losses[0]
+
+
+def test_the_record_holds_what_the_contract_names(make_cell):
+    cell = make_cell()
+    record = train_trunk([cell])[0]
+    assert record == read_record(cell_folder(cell) / "record.json")
+    assert record.bits_per_byte == pytest.approx(
+        record.test_loss / math.log(2) / prepare(cell, lambda f: None).corpus.bytes_per_token
+    )
+    assert record.test_loss_se > 0
+    assert 0 < record.mfu < 1.5
+    assert record.config["model"]["d_ff"] == 48
+    rows = curve(cell)
+    assert [r["step"] for r in rows] == sorted({r["step"] for r in rows})
+    assert rows[-1]["tokens"] == record.tokens
+    assert rows[-1]["train_loss"] == record.train_loss
+
+
+def test_checkpoints_of_another_model_are_refused(make_cell, tmp_path):
+    run = new_run(prepare(make_cell(), lambda f: None))
+    other = new_run(prepare(make_cell(model={"d_model": 32}), lambda f: None))
+    checkpoint.save(tmp_path, model=run.model, state={"a": 1})
+    with pytest.raises(ValueError, match="is of another model"):
+        checkpoint.load(tmp_path, model=other.model)
+
+
+def test_a_failing_write_leaves_the_former_checkpoint(make_cell, tmp_path, monkeypatch):
+    run = new_run(prepare(make_cell(), lambda f: None))
+    checkpoint.save(tmp_path, model=run.model, state={"step": 1})
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match="free space"):
+        checkpoint.save(tmp_path, model=run.model, state={"step": 2})
+    assert checkpoint.load(tmp_path, model=run.model) == {"step": 1}
+    assert [p.name for p in Path(tmp_path).iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_wandb_that_cannot_write_is_said_once_and_harms_nothing(make_cell, monkeypatch, caplog):
+    from scaling import runlog
+
+    runlog._said.clear()
+    cells = [make_cell(n_tokens=n) for n in (1024, 2048)]
+    for cell in cells:
+        cell.log.wandb = "offline"
+        blocked = Path(cell.runs) / cell.study / "wandb"
+        blocked.parent.mkdir(parents=True, exist_ok=True)
+        blocked.write_text("a file where the mirror wants its folder")
+    records = train_trunk(cells)
+    assert [r.status for r in records] == ["done", "done"]
+    assert sum("wandb is off" in m for m in caplog.messages) == 1
+
+
+def test_the_learning_rate_warms_up_holds_and_decays():
+    from scaling.config import ScheduleConfig
+    from scaling.optim import lr_factor
+
+    wsd = [lr_factor(s, schedule=ScheduleConfig(), n_steps=100, decay_start=80) for s in range(100)]
+    assert wsd[0] == 0.1
+    assert wsd[9:80] == [1.0] * 71
+    assert all(a > b for a, b in zip(wsd[79:], wsd[80:], strict=False))
+    assert wsd[-1] < 0.05
+    cosine = ScheduleConfig(name="cosine", floor=0.1)
+    assert lr_factor(999, schedule=cosine, n_steps=1000, decay_start=0) == pytest.approx(0.1, abs=1e-4)
+
+
+def test_curve_rows_are_json_lines(make_cell):
+    cell = make_cell()
+    train_trunk([cell])
+    text = (cell_folder(cell) / "metrics.jsonl").read_text()
+    assert all(json.loads(line) for line in text.splitlines())
+    assert torch.get_num_threads() == 1
