@@ -1,4 +1,4 @@
-"""Alarms: what in a table or a fit should make its reader stop, and what to do about it (LAWS 5.8).
+"""Alarms: what in a table or a fit should make its reader stop, and what to do about it.
 
 Each is a code and one sentence. Alarms about the table look at N, D, C and L alone; those about the
 fit look at residuals, the second-best minimum and the bootstrap draws. Thresholds are named here.

@@ -1,4 +1,4 @@
-"""Hindcasts: withhold the largest budgets, refit, predict them (rolling origin, LAWS 5.4).
+"""Hindcasts: withhold the largest budgets, refit, predict them (rolling origin).
 
 Each row of the result withholds everything above one cutoff in C. What the error exceeds, beyond
 the scatter of runs and the bootstrap's own spread, is put down to the form and grows with distance:

@@ -4,7 +4,7 @@ Hoffmann et al. 2022 section 3.1, for any schedule. The curve of one trunk (or o
 there are no trunks) joins its end points, each fully decayed, with what metrics.jsonl holds between
 them; the lower convex hull in log C and log L then drops points before the decay of the learning
 rate, which lie above the line between end points. Taking raw intermediate points instead
-would favour runs whose schedule is nearly over and bias the exponent (LAWS 2.2). Where no
+would favour runs whose schedule is nearly over and bias the exponent. Where no
 trunk has two points the envelope is that of the end points alone.
 
 At log-spaced C the least of the interpolated curves is taken, unless it belongs to the smallest

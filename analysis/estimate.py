@@ -223,7 +223,7 @@ def _fit_alarms(
 
 
 def _status(form: Form, found: Solution, raised: list[Alarm], boot: Bootstrap | None) -> str:
-    """Say what kind of answer the best end point is (DESIGN: law.json)."""
+    """Say what kind of answer the best end point is."""
     codes = {alarm.code for alarm in raised}
     bound = found.at_bound[0].copy()
     if form.offset:

@@ -3,7 +3,7 @@
 L = [E +] sum_k amplitude_k * prod_j x_j^(weight_kj * exponent_kj), x_j among params N, tokens D and
 FLOPs C. A form names its parameters and, per term, which exponents multiply which logs; values,
 first and second derivatives follow from that in `analysis.solver`. Inside, variables are centred at
-their geometric means, so units of N and D shift an intercept and change nothing else (LAWS 5.1).
+their geometric means, so units of N and D shift an intercept and change nothing else.
 
 chinchilla: Hoffmann et al. 2022 (2203.15556) eq. 10. power_*: Kaplan et al. 2020 (2001.08361)
 eq. 1.1-1.3, with the offset E where the name ends in `_offset`.

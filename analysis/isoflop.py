@@ -3,7 +3,7 @@
 Hoffmann et al. 2022 section 3.2. A vertex counts only if the parabola opens upwards and the vertex
 lies inside the sizes that were run; the others are refused and listed. D at the vertex is read off
 the budget's own line of log D in log N, so it holds for any way of counting C. The vertices carry
-the bias of a parabola on an asymmetric valley (LAWS 2.3): near zero at alpha = beta, else a few
+the bias of a parabola on an asymmetric valley: near zero at alpha = beta, else a few
 per cent at +-8x, the same at every budget, so it moves the intercepts and not a or b. Wide grids
 are cut to the sizes near the best one: on the 15 experiments of Porian et al. 2024 a is then
 within 0.010 (median; at worst 0.033) of what they publish, with every size 0.019 (at worst 0.104).

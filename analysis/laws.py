@@ -23,9 +23,9 @@
     law.summary(), law.write(path)
 
 N parameters (under `count`), D tokens, C = 6ND training FLOPs, L nats per token. The closed forms
-are those of Hoffmann et al. 2022 eq. 4 (LAWS 2.1). A prediction interval joins three things: the
-bootstrap draws, the scatter of runs about the law, and the growth of hindcast error with distance
-(LAWS 5.4); `noise=False` leaves the last two out.
+are those of Hoffmann et al. 2022 eq. 4. A prediction interval joins three things: the
+bootstrap draws, the scatter of runs about the law, and the growth of hindcast error with
+distance; `noise=False` leaves the last two out.
 """
 
 from collections.abc import Mapping
@@ -248,7 +248,7 @@ def chinchilla_optimum(parameters: Mapping[str, Any], flops: float) -> dict[str,
 
 
 def frontier(parameters: Mapping[str, Any], flops: ArrayLike) -> Array:
-    """Return L*(C) = E + K (C/6)^-gamma, the least loss of a Chinchilla law (LAWS 2.1)."""
+    """Return L*(C) = E + K (C/6)^-gamma, the least loss of a Chinchilla law."""
     split = [chinchilla_optimum(parameters, c) for c in np.atleast_1d(flops)]
     n, d = np.array([s["params"] for s in split]), np.array([s["tokens"] for s in split])
     return FORMS["chinchilla"].predict(parameters, {"params": n, "tokens": d})

@@ -1,0 +1,125 @@
+"""What a user types: a tiny study from the command line, and its errors."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scaling.schema import read_records
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = [
+    "~sweeps",
+    "study=tiny",
+    "data=files",
+    "data.test_share=0.2",
+    "data.context=32",
+    "tokenizer.vocab_size=300",
+    "model.n_layer=1",
+    "model.d_head=8",
+    "optim.batch_tokens=64",
+    "eval.test_tokens=512",
+    "log.wandb=disabled",
+    "machine.device=cpu",
+]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | environment,
+        timeout=300,
+        check=False,
+    )
+
+
+def sweep(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return run("scaling.sweep", "-m", *arguments, **environment)
+
+
+@pytest.fixture
+def tiny(corpus_folder, tmp_path) -> list[str]:
+    return [*TINY, f"data.train=[{corpus_folder}]", f"runs={tmp_path}/runs", f"machine.cache={tmp_path}/cache"]
+
+
+@pytest.mark.slow
+def test_a_study_goes_from_sweep_to_report(tiny, tmp_path):
+    grid = ["model.d_model=8,16,24,32", "budget.n_tokens=1024,2048,4096", "seed=0"]
+    priced = sweep(*tiny, *grid, "dry_run=true")
+    assert priced.returncode == 0, priced.stderr
+    assert "12 cells" in priced.stdout
+    study = tmp_path / "runs/tiny"
+    assert not list(study.glob("*/record.json"))
+
+    first = sweep(*tiny, *grid)
+    assert first.returncode == 0, first.stderr
+    records = read_records(study)
+    assert [r.status for r in records] == ["done"] * 12
+    assert len({r.trunk for r in records}) == 4
+    times = {p: p.stat().st_mtime_ns for p in study.glob("*/record.json")}
+    grown = sweep(*tiny, *grid[:2], "seed=0,1")
+    assert "12 done already, 12 to train" in grown.stderr
+    assert all(p.stat().st_mtime_ns == t for p, t in times.items())
+
+    shown = run("scaling.status", str(study), "--json")
+    assert shown.returncode == 0
+    assert {c["state"] for c in json.loads(shown.stdout)} == {"done"}
+
+    law = run("analysis.fit", f"runs={study}", "intervals.resamples=50")
+    assert law.returncode == 0, law.stderr
+    assert json.loads((study / "law.json").read_text())["n_runs"] == 24
+    planned = run(
+        "analysis.plan", f"law={study}/law.json", f"runs={study}", "flops_multiple=2", "force=true",
+        "sft.examples=16", "reward.pairs=32", "ppo.episodes=128", "ppo.max_new_tokens=8",
+    )  # fmt: skip
+    assert planned.returncode == 0, planned.stderr
+    reported = run("analysis.report", f"runs={study}")
+    assert reported.returncode == 0, reported.stderr
+    page = (study / "report.html").read_text()
+    assert "<svg" in page
+    assert str(study / "report.html") in reported.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["modle=x"], "valid keys"),
+        (["model.n_layr=3"], "model.n_layer"),
+        (["model=huge"], "m25k"),
+        (["model.d_model=33"], "multiple of model.d_head"),
+        (["budget.flops=1e9", "budget.n_tokens=1e6"], "exactly one"),
+        (["data.train=[nowhere]", "budget.n_tokens=2048"], "matches no file"),
+        (["machine.device=cuda", "budget.n_tokens=2048"], "machine.device=cpu"),
+        (["machine.device=tpu"], "auto, cpu, cuda"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence_that_names_the_fix(tiny, tmp_path, arguments, words):
+    if words == "machine.device=cpu":
+        torch = pytest.importorskip("torch")
+        if torch.cuda.is_available():
+            pytest.skip("this machine has a GPU")
+    done = sweep(*tiny, *arguments)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert words in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "runs").glob("tiny/*/record.json"))
+
+
+@pytest.mark.slow
+def test_a_cell_that_raises_is_a_record_and_the_others_go_on(tiny, tmp_path):
+    grid = ["model.d_model=16", "optim.peak_lr=0.01", "budget.n_tokens=1024", "data.context=32,100000", "optim.batch_tokens=0"]
+    done = sweep(*[a for a in tiny if not a.startswith(("data.context", "optim.batch"))], *grid)
+    assert done.returncode == 1
+    records = read_records(tmp_path / "runs/tiny")
+    assert sorted(r.status for r in records) == ["done", "failed"]
+    assert "run the same command again" in done.stderr.splitlines()[-1]
+    shown = run("scaling.status", str(tmp_path / "runs/tiny"))
+    assert shown.returncode == 1
+    assert "1 done, 1 failed" in shown.stdout
