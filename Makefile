@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 STUDY ?= quick
+FITS ?= ../shared/fits
 
 .PHONY: study test check bench clean
 
@@ -20,7 +21,7 @@ check: $(VENV)/.installed-dev
 	$(RUN) -m ruff format --check . && $(RUN) -m ruff check . && $(RUN) -m pyright
 
 bench: $(VENV)/.installed-dev
-	$(RUN) benchmarks/fit.py
+	$(RUN) benchmarks/fit.py $(FITS)/chinchilla_epoch245.csv --where "dropped_by_authors==0"
 	$(RUN) benchmarks/train.py
 
 clean:

@@ -74,8 +74,7 @@ def fit(
         law = _with_methods(law, table, **options)
     if hindcast:
         tested = run_backtest(table, chosen, objective, level=level, seed=seed)
-        tau = tested["tau_per_log_flops"] if tested else 0.0
-        law = replace(law, backtest=tested, noise={**law.noise, "tau_per_log_flops": tau})
+        law = replace(law, backtest=tested)
     return law
 
 

@@ -19,7 +19,7 @@
     law.power_laws                        list of {variable, offset, parameters, intervals, points}
     law.ranges                            {"params": [lo, hi], "tokens", "flops", "flops_6nd",
                                           "loss"}; empty for a published law
-    law.backtest                          {"rows": [..], "tau_per_log_flops": ..} or None
+    law.backtest                          {"rows": [..], "tau": [[h, tau], ..]} or None
     law.summary(), law.write(path)
 
 N parameters (under `count`), D tokens, C = 6ND training FLOPs, L nats per token. The closed forms
@@ -227,7 +227,16 @@ class Law:
         """Standard deviation of log L at a point: runs about the law, and hindcast error."""
         reach = self.ranges.get("flops_6nd", [0.0, np.inf])[1]
         distance = np.maximum(np.log(6 * n * d / reach), 0.0)
-        return np.hypot(self.residual_sd, self.noise.get("tau_per_log_flops", 0.0) * distance)
+        knots = (self.backtest or {}).get("tau", [])
+        return np.hypot(self.residual_sd, tau_at(knots, distance))
+
+
+def tau_at(knots: list[list[float]], distance: Array) -> Array:
+    """Return tau at log-distances: between the knots linear, from 0 at 0, beyond them proportional."""
+    if not knots:
+        return np.zeros_like(distance)
+    h, tau = np.array([[0.0, 0.0], *knots]).T
+    return np.where(distance > h[-1], tau[-1] * distance / h[-1], np.interp(distance, h, tau))
 
 
 def chinchilla_optimum(parameters: Mapping[str, Any], flops: float) -> dict[str, Any]:

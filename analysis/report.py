@@ -123,7 +123,11 @@ def main(config: ReportConfig) -> None:
         raise ValueError("runs is not set; give the study's folder, as runs=runs/quick")
     material = read_material(config.runs, law=config.law, plan=config.plan)
     out = write_text(config.out or material.folder / "report.html", report(material))
-    sys.stdout.write(f"report written to {Path(out)}\n")
+    lines = [formula(material.law), formula_note(material.law)]
+    told = verdict(material)
+    if told:
+        lines += [told["text"], told["head"]]
+    sys.stdout.write("\n".join([*filter(None, lines), f"report written to {Path(out)}"]) + "\n")
 
 
 def _final(material: Material) -> dict[str, Any]:

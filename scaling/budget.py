@@ -70,19 +70,32 @@ def _tokens(cell: CellConfig, shape: Shape) -> float:
     return value * getattr(shape.params, cell.budget.count)
 
 
-def trunk_flops(cells: list[CellConfig]) -> float:
-    """FLOPs that training these branches of one trunk really takes, the shared part counted once."""
+STEP_SECONDS = 0.005  # of a step that no product fills, and ...
+CORE_FLOPS = 20e9  # ... FLOP/s of the rest, one core of a shared EPYC, before a study says better
+
+
+def trunk_steps(cells: list[CellConfig]) -> int:
+    """Steps that training these branches of one trunk takes, the shared part counted once."""
     resolved = [resolve(c) for c in cells]
     if cells[0].schedule.name != "wsd":
-        return sum(r.flops for r in resolved)
-    shared = max(r.decay_start for r in resolved)
-    steps = shared + sum(r.n_steps - r.decay_start for r in resolved)
-    return steps * resolved[0].batch_tokens * resolved[0].shape.flops_per_token
+        return sum(r.n_steps for r in resolved)
+    return max(r.decay_start for r in resolved) + sum(r.n_steps - r.decay_start for r in resolved)
 
 
-def group_flops(cells: list[CellConfig]) -> float:
-    """FLOPs of a whole grid, every trunk counted once."""
+def trunk_flops(cells: list[CellConfig]) -> float:
+    """FLOPs that training these branches of one trunk really takes."""
+    first = resolve(cells[0])
+    return trunk_steps(cells) * first.batch_tokens * first.shape.flops_per_token
+
+
+def core_seconds(flops: float, steps: int) -> float:
+    """Estimate the time on one core; small models are bound by the number of steps."""
+    return steps * STEP_SECONDS + flops / CORE_FLOPS
+
+
+def by_trunk(cells: list[CellConfig]) -> dict[str, list[CellConfig]]:
+    """Group cells by trunk, each cell once."""
     trunks: dict[str, dict[str, CellConfig]] = {}
     for cell in cells:
         trunks.setdefault(cell.trunk_id(), {})[cell.run_id()] = cell
-    return sum(trunk_flops(list(members.values())) for members in trunks.values())
+    return {name: list(members.values()) for name, members in trunks.items()}

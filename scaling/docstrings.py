@@ -6,6 +6,8 @@ that parses. Functions whose body holds another documented function keep it.
 """
 
 import ast
+import contextlib
+import gc
 import logging
 import re
 import textwrap
@@ -51,13 +53,11 @@ def corpus_pairs(corpus: Texts) -> tuple[list[Pair], list[Pair]]:
         parts = read_json(cached)
         return [Pair(*p) for p in parts["train"]], [Pair(*p) for p in parts["test"]]
     log.info("cutting docstring-to-body pairs from the corpus")
-    train = unique(p for text in corpus.train_texts() for p in cut_pairs(text))
+    with uncollected():
+        train = unique(p for text in corpus.train_texts() for p in cut_pairs(text))
+        held_out = unique(p for text in corpus.test_texts() for p in cut_pairs(text))
     known = {p.prompt for p in train}
-    test = [
-        p
-        for p in unique(p for t in corpus.test_texts() for p in cut_pairs(t))
-        if p.prompt not in known
-    ]
+    test = [p for p in held_out if p.prompt not in known]
     for part, found in (("training", train), ("test", test)):
         if not found:
             raise ValueError(
@@ -66,6 +66,16 @@ def corpus_pairs(corpus: Texts) -> tuple[list[Pair], list[Pair]]:
             )
     write_json(cached, {"train": [list(p) for p in train], "test": [list(p) for p in test]})
     return train, test
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Put the garbage collector off: it would walk the syntax trees again and again, freeing none."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def unique(pairs: Iterable[Pair]) -> list[Pair]:

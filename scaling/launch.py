@@ -10,13 +10,12 @@ import multiprocessing
 import os
 import signal
 import time
-from collections import defaultdict
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from scaling.budget import resolve, trunk_flops
+from scaling.budget import by_trunk, core_seconds, resolve, trunk_flops, trunk_steps
 from scaling.config import CellConfig
 from scaling.runlog import Progress, clock
 from scaling.schema import Record, read_record
@@ -45,14 +44,9 @@ def status_of(cell: CellConfig) -> str:
 
 
 def group(cells: list[CellConfig]) -> list[Trunk]:
-    """Group cells by trunk, the dearest first, so that the last process to end ends soon."""
-    members: dict[str, dict[str, CellConfig]] = defaultdict(dict)
-    for cell in cells:
-        members[cell.trunk_id()][cell.run_id()] = cell
-    trunks = [
-        Trunk(trunk_id=k, cells=list(v.values()), flops=trunk_flops(list(v.values()))) for k, v in members.items()
-    ]
-    return sorted(trunks, key=lambda t: -t.flops)
+    """Group cells by trunk, the longest first, so that the last process to end ends soon."""
+    trunks = [Trunk(trunk_id=k, cells=v, flops=trunk_flops(v)) for k, v in by_trunk(cells).items()]
+    return sorted(trunks, key=lambda t: -core_seconds(t.flops, trunk_steps(t.cells)))
 
 
 def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) -> list[Record]:

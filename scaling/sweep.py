@@ -14,14 +14,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from conf.app import start, store, to_dataclass
-from scaling.budget import Resolved, group_flops, resolve
+from scaling.budget import Resolved, by_trunk, core_seconds, resolve, trunk_flops, trunk_steps
 from scaling.config import CellConfig
-from scaling.launch import run_cells, status_of
+from scaling.launch import default_workers, run_cells, status_of
 from scaling.runlog import clock
 
 log = logging.getLogger(__name__)
 store("sweep", CellConfig)
-ASSUMED_FLOPS = 15e9  # per second and core, before any record of this study says better
 
 
 def compose_cells(loader: Any, config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[CellConfig]:
@@ -57,18 +56,21 @@ def price(cells: list[CellConfig]) -> None:
     out(f"{'cell':10} {'N (head)':>10} {'D':>11} {'D/N':>7} {'FLOPs':>9} {'steps':>6} {'lr':>8} {'time':>8} {'memory':>8} status\n")
     for cell in sorted(cells, key=lambda c: (resolve(c).flops, resolve(c).shape.params.total)):
         out(_row(cell, resolve(cell)))
-    total = group_flops(cells)
-    alone = sum(resolve(c).flops for c in cells)
+    trunks = by_trunk(cells).values()
+    total, alone = sum(map(trunk_flops, trunks)), sum(resolve(c).flops for c in cells)
+    seconds = sum(core_seconds(trunk_flops(t), trunk_steps(t)) for t in trunks)
     out(
-        f"{len(cells)} cells, {total:.3g} FLOPs in trunks and branches ({alone:.3g} if each were trained alone), "
-        f"about {clock(total / ASSUMED_FLOPS)} of one core at {ASSUMED_FLOPS / 1e9:.0f} GFLOP/s\n"
+        f"{len(cells)} cells, {total:.3g} FLOPs in trunks and branches ({alone:.3g} if each were trained "
+        f"alone), about {clock(seconds)} of one core, {clock(seconds / default_workers())} here\n"
     )
 
 
 def _row(cell: CellConfig, r: Resolved) -> str:
+    seconds = core_seconds(r.flops, r.n_steps)
     return (
-        f"{cell.run_id():10} {r.shape.params.with_head:10,} {r.n_tokens:11,} {r.tokens_per_param:7.2f} {r.flops:9.2e} "
-        f"{r.n_steps:6} {r.peak_lr:8.2g} {clock(r.flops / ASSUMED_FLOPS):>8} {r.memory_bytes / 2**20:5.0f} MB {status_of(cell)}\n"
+        f"{cell.run_id():10} {r.shape.params.with_head:10,} {r.n_tokens:11,} {r.tokens_per_param:7.2f} "
+        f"{r.flops:9.2e} {r.n_steps:6} {r.peak_lr:8.2g} {clock(seconds):>8} "
+        f"{r.memory_bytes / 2**20:5.0f} MB {status_of(cell)}\n"
     )
 
 

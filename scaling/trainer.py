@@ -308,6 +308,7 @@ def finish(
         started=setting.started,
         ended=now(),
         error=error,
+        metrics={"corpus_tokens": float(setting.batches.windows * resolved.shape.context)},
         inputs={"corpus": setting.corpus.sha256},
     )
     record.write(folder / "record.json")

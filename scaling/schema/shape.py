@@ -101,10 +101,11 @@ def ladder_shape(target: float, *, like: Shape, count: str = "non_embedding", as
 def _family(like: Shape, *, target: float, aspect: float) -> list[Shape]:
     ratio = like.d_ff / like.d_model
     group = max(1, like.n_head // like.n_kv_head)
+    least = min(2, like.n_layer)  # one layer is a family of its own: it cannot compose attention
     shapes = []
     width = like.d_head
     while True:
-        for n_layer in {max(1, round(width / a)) for a in (aspect * 0.75, aspect, aspect * 1.5)}:
+        for n_layer in {max(least, round(width / a)) for a in (aspect * 0.75, aspect, aspect * 1.5)}:
             shapes.append(_at(like, n_layer=n_layer, width=width, ratio=ratio, group=group))
         if shapes[-1].params.non_embedding > 2 * target:
             return shapes

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from analysis.backtest import backtest, cutoffs
+from analysis.backtest import backtest, cutoffs, tau_knots
 from analysis.forms import FORMS
+from analysis.laws import tau_at
 from analysis.objective import Objective
 
 from .conftest import isoflop_table
@@ -28,7 +29,7 @@ def test_an_exact_law_is_predicted_exactly(known_law):
     tested = backtest(isoflop_table(known_law, budgets=BUDGETS), FORM, Objective())
     assert len(tested["rows"]) >= 3
     assert max(r["rms_relative_error"] for r in tested["rows"]) < 1e-8
-    assert tested["tau_per_log_flops"] < 1e-8
+    assert max(t for _, t in tested["tau"]) < 1e-8
 
 
 def test_a_false_form_shows_as_tau(refit_law):
@@ -36,9 +37,20 @@ def test_a_false_form_shows_as_tau(refit_law):
     c = np.log(table["flops"] / 1e18)
     bent = table.assign(loss=table["loss"] * np.exp(-0.002 * c**2))
     true, false = (backtest(t, FORM, Objective()) for t in (table, bent))
-    assert false["tau_per_log_flops"] > 0.003 > true["tau_per_log_flops"]
+    assert tau_at(false["tau"], np.log(4.0)) > 0.003 > tau_at(true["tau"], np.log(4.0))
     assert false["rows"][0]["distance"] == pytest.approx(4.0)
 
 
 def test_one_budget_cannot_be_backtested(refit_law):
     assert backtest(isoflop_table(refit_law, budgets=(1e20,)), FORM, Objective()) is None
+
+
+def test_tau_never_falls_with_distance_and_goes_on_linearly():
+    rows = [
+        {"distance": np.exp(h), "rms_relative_error": e, "converged": True}
+        for h, e in ((3.0, 0.02), (1.0, 0.06), (2.0, 0.08))
+    ]
+    knots = tau_knots(rows)
+    assert np.array(knots) == pytest.approx(np.array([[1.0, 0.06], [2.0, 0.08], [3.0, 0.08]]))
+    assert tau_at(knots, np.array([0.0, 0.5, 1.5, 6.0])) == pytest.approx([0.0, 0.03, 0.07, 0.16])
+    assert tau_at([], np.array([2.0])) == pytest.approx([0.0])
