@@ -11,7 +11,7 @@ study: $(VENV)/.installed
 	$(RUN) -m scaling.sweep -m sweeps=$(STUDY)
 	$(RUN) -m analysis.fit runs=runs/$(STUDY) out=runs/$(STUDY)/law.json
 	$(RUN) -m analysis.plan law=runs/$(STUDY)/law.json runs=runs/$(STUDY) flops_multiple=3
-	$(RUN) -m scaling.final plan=runs/$(STUDY)/plan.yaml
+	$(RUN) -m scaling.final plan=runs/$(STUDY)/plan.yaml machine.threads=2
 	$(RUN) -m analysis.report runs=runs/$(STUDY)
 
 test: $(VENV)/.installed-dev

@@ -100,7 +100,10 @@ def study_of(folder: str | Path, *, count: str) -> Study:
         bytes_per_token=_bytes_per_token(records),
         seed_sd=_seed_sd(records),
         eval_se=largest.test_loss_se or 0.0,
-        unique_tokens=max((r.metrics["corpus_tokens"] for r in records if "corpus_tokens" in r.metrics), default=None),
+        unique_tokens=max(
+            (r.metrics["corpus_tokens"] for r in records if "corpus_tokens" in r.metrics),
+            default=None,
+        ),
         config=config,
     )
 

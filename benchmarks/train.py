@@ -13,7 +13,14 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from scaling.config import BudgetConfig, CellConfig, LogConfig, MachineConfig, ModelConfig, TokenizerConfig
+from scaling.config import (
+    BudgetConfig,
+    CellConfig,
+    LogConfig,
+    MachineConfig,
+    ModelConfig,
+    TokenizerConfig,
+)
 from scaling.device import device_name, peak_flops
 from scaling.trainer import new_run, prepare, train_step
 
@@ -44,8 +51,12 @@ def main(rungs: list[str]) -> None:
             speeds[rung].append(speed(runs[rung], setting))
     device = next(iter(settings.values())).device
     peak = peak_flops(device, 1) or float("nan")
-    print(f"{device_name(device)}, one thread, measured peak of 512 x 512 products {peak / 1e9:.1f} GFLOP/s")
-    print(f"{'rung':8} {'non-emb. N':>11} {'batch':>6} {'tokens/s':>9} {'GFLOP/s':>8} {'of peak':>8}")
+    print(
+        f"{device_name(device)}, one thread, measured peak of 512 x 512 products {peak / 1e9:.1f} GFLOP/s"
+    )
+    print(
+        f"{'rung':8} {'non-emb. N':>11} {'batch':>6} {'tokens/s':>9} {'GFLOP/s':>8} {'of peak':>8}"
+    )
     for rung, setting in settings.items():
         r = setting.resolved
         rate = statistics.median(speeds[rung])

@@ -31,7 +31,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).resolve().parent
 T = TypeVar("T")
-OWN_LOGS = ("hydra/job_logging=none", "hydra/hydra_logging=none")  # Hydra leaves our log lines alone
+OWN_LOGS = (
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
+)  # Hydra leaves our log lines alone
 
 
 def store(name: str, schema: type) -> None:
@@ -77,7 +80,9 @@ def start(
 
 def with_own_logs(arguments: list[str]) -> list[str]:
     """Add our logging overrides beside the others: argparse takes overrides in one run only."""
-    first = next((i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments))
+    first = next(
+        (i for i, a in enumerate(arguments) if "=" in a and not a.startswith("-")), len(arguments)
+    )
     return [*arguments[:first], *OWN_LOGS, *arguments[first:]]
 
 
@@ -106,9 +111,13 @@ def quoted(argument: str, free_text: Sequence[str]) -> str:
 def sentence(error: BaseException, schema: type) -> str:
     """Say in one sentence what was wrong; a wrong key is answered with the right ones."""
     text = " ".join(str(error).split()) or type(error).__name__
-    wrong = re.search(r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in|Could not find '([^']+)'", text)
+    wrong = re.search(
+        r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in|Could not find '([^']+)'", text
+    )
     if not wrong:
-        return text.removesuffix(" See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details")
+        return text.removesuffix(
+            " See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details"
+        )
     key = next(group for group in wrong.groups() if group)
     if "/" in key:
         return text
@@ -120,7 +129,13 @@ def nearest(key: str, schema: type) -> str:
     keys = list(leaves(schema))
     close = difflib.get_close_matches(key, keys, n=3, cutoff=0.5)
     parent = key.rpartition(".")[0]
-    level = sorted({k.removeprefix(f"{parent}.").split(".")[0] for k in keys if not parent or k.startswith(f"{parent}.")})
+    level = sorted(
+        {
+            k.removeprefix(f"{parent}.").split(".")[0]
+            for k in keys
+            if not parent or k.startswith(f"{parent}.")
+        }
+    )
     hint = f"; did you mean {' or '.join(close)}?" if close else ";"
     return f"{hint} valid keys{f' under {parent}' if level and parent else ''}: {', '.join(level or sorted(keys))}"
 
@@ -130,7 +145,9 @@ def leaves(schema: type, prefix: str = "") -> list[str]:
     names = []
     for field in dataclasses.fields(schema):
         name = f"{prefix}{field.name}"
-        kind = field.default_factory if dataclasses.is_dataclass(field.default_factory) else field.type
+        kind = (
+            field.default_factory if dataclasses.is_dataclass(field.default_factory) else field.type
+        )
         names += leaves(kind, f"{name}.") if dataclasses.is_dataclass(kind) else [name]  # type: ignore[arg-type]
     return names
 

@@ -35,7 +35,9 @@ def resolve(cell: CellConfig) -> Resolved:
     """Work out a cell; ValueError for a budget below one step or a batch that no row fills."""
     shape = cell.model.shape(vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
     recipe = cell.optim.recipe()
-    batch = cell.optim.batch_tokens or recipe.batch_tokens(shape.params.non_embedding, shape.context)
+    batch = cell.optim.batch_tokens or recipe.batch_tokens(
+        shape.params.non_embedding, shape.context
+    )
     if batch % shape.context:
         raise ValueError(
             f"optim.batch_tokens={batch} is not a multiple of data.context={shape.context}; "
@@ -44,7 +46,9 @@ def resolve(cell: CellConfig) -> Resolved:
     wanted = _tokens(cell, shape)
     n_steps = round(wanted / batch)
     if n_steps < 1:
-        raise ValueError(f"the budget gives {wanted:.3g} tokens, less than half a batch of {batch}; raise the budget or lower optim.batch_tokens")
+        raise ValueError(
+            f"the budget gives {wanted:.3g} tokens, less than half a batch of {batch}; raise the budget or lower optim.batch_tokens"
+        )
     n_tokens = n_steps * batch
     return Resolved(
         shape=shape,

@@ -34,13 +34,17 @@ def save(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         contiguous = {k: v.detach().contiguous() for k, v in tensors.items()}
-        save_file(contiguous, temporary, metadata={"state": json.dumps(state or {}, allow_nan=False)})
+        save_file(
+            contiguous, temporary, metadata={"state": json.dumps(state or {}, allow_nan=False)}
+        )
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {error.strerror or error}; free space or change the folder") from error
+        raise OSError(
+            f"cannot write {path}: {error.strerror or error}; free space or change the folder"
+        ) from error
     return path
 
 
@@ -73,7 +77,9 @@ def load(
 def load_weights(path: str | Path, model: nn.Module) -> None:
     """Read the weights of a checkpoint or model file into `model`; ValueError when they do not fit."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint {path}; run the stage that makes it, or correct the path")
+        raise FileNotFoundError(
+            f"no checkpoint {path}; run the stage that makes it, or correct the path"
+        )
     with safe_open(path, framework="pt") as file:
         tensors = {k: file.get_tensor(k) for k in file.keys() if k.startswith("model.")}  # noqa: SIM118
     _into_model(model, _part(tensors, "model."), Path(path))
@@ -98,7 +104,9 @@ def _into_model(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
     own = weights(model)
     unfit = sorted(own.keys() ^ found.keys()) or [k for k in own if own[k].shape != found[k].shape]
     if unfit:
-        raise ValueError(f"{path} is of another model ({', '.join(unfit[:3])} differ); use the config it was made with")
+        raise ValueError(
+            f"{path} is of another model ({', '.join(unfit[:3])} differ); use the config it was made with"
+        )
     for name, tensor in own.items():
         tensor.copy_(found[name])
 
@@ -115,7 +123,9 @@ def _into_optimizer(optimizer: torch.optim.Optimizer, found: dict[str, Tensor]) 
     for i, weight in enumerate(_parameters(optimizer)):
         own = _part(found, f"{i}.")
         if own:
-            optimizer.state[weight] = {k: v.to(weight.device) if k != "step" else v for k, v in own.items()}
+            optimizer.state[weight] = {
+                k: v.to(weight.device) if k != "step" else v for k, v in own.items()
+            }
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:

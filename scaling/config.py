@@ -45,27 +45,42 @@ class ModelConfig:
         one_of("model.norm", self.norm, ("rmsnorm", "layernorm"))
         one_of("model.positions", self.positions, ("rope", "learned", "sinusoidal"))
         for name in ("n_layer", "d_model", "d_head"):
-            check(f"model.{name}", getattr(self, name), getattr(self, name) >= 1, "must be at least 1; set a positive number")
+            check(
+                f"model.{name}",
+                getattr(self, name),
+                getattr(self, name) >= 1,
+                "must be at least 1; set a positive number",
+            )
         if not self.n_head:
             check(
-                "model.d_model", self.d_model, self.d_model % self.d_head == 0,
+                "model.d_model",
+                self.d_model,
+                self.d_model % self.d_head == 0,
                 f"is not a multiple of model.d_head={self.d_head}; change one of them",
             )
             self.n_head = self.d_model // self.d_head
         self.n_kv_head = self.n_kv_head or self.n_head
         check(
-            "model.n_kv_head", self.n_kv_head, self.n_head % self.n_kv_head == 0,
+            "model.n_kv_head",
+            self.n_kv_head,
+            self.n_head % self.n_kv_head == 0,
             f"does not divide model.n_head={self.n_head}; choose a divisor of it",
         )
         check(
-            "model.d_head", self.d_head, self.positions != "rope" or self.d_head % 2 == 0,
+            "model.d_head",
+            self.d_head,
+            self.positions != "rope" or self.d_head % 2 == 0,
             "is odd, but rotary positions turn pairs of dimensions; make it even",
         )
-        self.d_ff = self.d_ff or (4 * self.d_model if self.mlp == "gelu" else 8 * -(-self.d_model // 3))
+        self.d_ff = self.d_ff or (
+            4 * self.d_model if self.mlp == "gelu" else 8 * -(-self.d_model // 3)
+        )
 
     def shape(self, *, vocab_size: int, context: int) -> Shape:
         """Return the countable shape at a vocabulary and context."""
-        values = {k: v for k, v in dataclasses.asdict(self).items() if k in Shape.__dataclass_fields__}
+        values = {
+            k: v for k, v in dataclasses.asdict(self).items() if k in Shape.__dataclass_fields__
+        }
         return Shape(**values, vocab_size=vocab_size, context=context)
 
 
@@ -89,7 +104,12 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         """Check that the 256 bytes and the special tokens fit."""
-        check("tokenizer.vocab_size", self.vocab_size, 264 <= self.vocab_size <= 2**32, "must hold 256 bytes and 8 special tokens; set 264 or more")
+        check(
+            "tokenizer.vocab_size",
+            self.vocab_size,
+            264 <= self.vocab_size <= 2**32,
+            "must hold 256 bytes and 8 special tokens; set 264 or more",
+        )
 
 
 @dataclass(kw_only=True)
@@ -113,8 +133,15 @@ class DataConfig:
     def __post_init__(self) -> None:
         """Check source and shares."""
         one_of("data.source", self.source, ("stdlib", "files", "hub"))
-        check("data.train", self.train, self.source == "stdlib" or bool(self.train), f"is empty; data.source={self.source} needs paths or a hub name")
-        check("data.test_share", self.test_share, 0 < self.test_share < 1, "must lie between 0 and 1")
+        check(
+            "data.train",
+            self.train,
+            self.source == "stdlib" or bool(self.train),
+            f"is empty; data.source={self.source} needs paths or a hub name",
+        )
+        check(
+            "data.test_share", self.test_share, 0 < self.test_share < 1, "must lie between 0 and 1"
+        )
         check("data.context", self.context, self.context >= 2, "must be at least 2 tokens")
 
 
@@ -184,10 +211,16 @@ class BudgetConfig:
 
     def chosen(self) -> tuple[str, float]:
         """Return the one budget that is set; ValueError when none or several are."""
-        found = {n: getattr(self, n) for n in ("flops", "n_tokens", "tokens_per_param") if getattr(self, n) is not None}
+        found = {
+            n: getattr(self, n)
+            for n in ("flops", "n_tokens", "tokens_per_param")
+            if getattr(self, n) is not None
+        }
         if len(found) != 1:
             text = " and ".join(f"{k}={v:g}" for k, v in found.items()) or "nothing"
-            raise ValueError(f"budget sets {text}; set exactly one of flops, n_tokens, tokens_per_param (got {len(found)})")
+            raise ValueError(
+                f"budget sets {text}; set exactly one of flops, n_tokens, tokens_per_param (got {len(found)})"
+            )
         return next(iter(found.items()))
 
 

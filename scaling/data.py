@@ -134,11 +134,15 @@ def _identity(config: DataConfig) -> dict[str, Any]:
 def _stamp(config: DataConfig) -> list[tuple[str, int, int]]:
     if config.source == "hub":
         return []
-    files = stdlib_files() if config.source == "stdlib" else source_files([*config.train, *config.test])
+    files = (
+        stdlib_files() if config.source == "stdlib" else source_files([*config.train, *config.test])
+    )
     return [(str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
 
 
-def _build(folder: Path, config: CellConfig, sha256: str, train: list[Document], test: list[Document]) -> None:
+def _build(
+    folder: Path, config: CellConfig, sha256: str, train: list[Document], test: list[Document]
+) -> None:
     """Train the vocabulary, tokenise both parts, then put the folder in place in one rename."""
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
     scratch.mkdir(parents=True, exist_ok=True)
@@ -147,7 +151,12 @@ def _build(folder: Path, config: CellConfig, sha256: str, train: list[Document],
     tokenizer = train_tokenizer(_sample(train, config.tokenizer.sample_bytes), vocab_size=size)
     tokenizer.save(str(scratch / "tokenizer.json"))
     dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
-    meta: dict[str, Any] = {"version": VERSION, "sha256": sha256, "dtype": dtype, "vocab_size": tokenizer.get_vocab_size()}
+    meta: dict[str, Any] = {
+        "version": VERSION,
+        "sha256": sha256,
+        "dtype": dtype,
+        "vocab_size": tokenizer.get_vocab_size(),
+    }
     for part, found in (("train", train), ("test", test)):
         log.info("tokenising %d %s documents", len(found), part)
         meta |= _write_part(scratch, part, found, tokenizer, dtype)
@@ -160,7 +169,9 @@ def _build(folder: Path, config: CellConfig, sha256: str, train: list[Document],
             raise
     log.info(
         "corpus: %s training and %s test tokens, %.3f bytes per token",
-        f"{meta['train_tokens']:,}", f"{meta['test_tokens']:,}", meta["test_bytes"] / meta["test_tokens"],
+        f"{meta['train_tokens']:,}",
+        f"{meta['test_tokens']:,}",
+        meta["test_bytes"] / meta["test_tokens"],
     )
 
 
@@ -177,9 +188,14 @@ def _sample(found: list[Document], limit: int) -> Iterator[str]:
             yield text
 
 
-def _write_part(folder: Path, part: str, found: list[Document], tokenizer: Tokenizer, dtype: str) -> dict[str, int]:
+def _write_part(
+    folder: Path, part: str, found: list[Document], tokenizer: Tokenizer, dtype: str
+) -> dict[str, int]:
     starts, n_tokens, n_bytes = [], 0, 0
-    with (folder / f"{part}.bin").open("wb") as tokens, (folder / f"{part}.jsonl").open("w") as texts:
+    with (
+        (folder / f"{part}.bin").open("wb") as tokens,
+        (folder / f"{part}.jsonl").open("w") as texts,
+    ):
         for at in range(0, len(found), 256):
             chunk = [text for _, text in found[at : at + 256]]
             for text, encoding in zip(chunk, tokenizer.encode_batch_fast(chunk), strict=True):

@@ -12,14 +12,23 @@ import torch
 from scaling.config import MachineConfig
 
 # Dense bf16 peak FLOP/s by a part of the device's name (vendors' data sheets).
-GPU_PEAKS = {"A100": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "A10G": 125e12, "V100": 125e12}
+GPU_PEAKS = {
+    "A100": 312e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "L40S": 362e12,
+    "A10G": 125e12,
+    "V100": 125e12,
+}
 
 
 def pick_device(config: MachineConfig) -> torch.device:
     """Return the device of the config; ValueError where a GPU is asked for and absent."""
     found = torch.cuda.is_available()
     if config.device == "cuda" and not found:
-        raise ValueError("machine.device=cuda, but torch finds no GPU; set machine.device=cpu or install a CUDA build")
+        raise ValueError(
+            "machine.device=cuda, but torch finds no GPU; set machine.device=cpu or install a CUDA build"
+        )
     device = torch.device("cuda" if found and config.device != "cpu" else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(max(1, config.threads))

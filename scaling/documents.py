@@ -17,7 +17,18 @@ from scaling.config import DataConfig
 
 Document = tuple[str, str]
 
-SUFFIXES = (".txt", ".md", ".rst", ".py", ".jsonl", ".jsonl.gz", ".jsonl.xz", ".txt.gz", ".txt.xz", ".parquet")
+SUFFIXES = (
+    ".txt",
+    ".md",
+    ".rst",
+    ".py",
+    ".jsonl",
+    ".jsonl.gz",
+    ".jsonl.xz",
+    ".txt.gz",
+    ".txt.xz",
+    ".parquet",
+)
 # Tests, installed packages, and pydoc_data, one generated 700 kB file that is no program.
 LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data"})
 SHARED_LINES = 0.5  # of the smaller file's lines: then the two are near-duplicates
@@ -41,7 +52,9 @@ def source_files(paths: Iterable[str]) -> list[Path]:
             root = Path(path.anchor or ".")
             here = sorted(p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file())
         if not here:
-            raise FileNotFoundError(f"data path {text} matches no file; give a folder, a glob or a file")
+            raise FileNotFoundError(
+                f"data path {text} matches no file; give a folder, a glob or a file"
+            )
         found += here
     for path in found:
         if not path.name.endswith(SUFFIXES):
@@ -52,10 +65,14 @@ def source_files(paths: Iterable[str]) -> list[Path]:
 def stdlib_files() -> list[Path]:
     """List the running interpreter's own library source, its tests and installed packages left out."""
     root = Path(sysconfig.get_path("stdlib"))
-    return sorted(p for p in root.rglob("*.py") if LEFT_OUT.isdisjoint(p.relative_to(root).parts[:-1]))
+    return sorted(
+        p for p in root.rglob("*.py") if LEFT_OUT.isdisjoint(p.relative_to(root).parts[:-1])
+    )
 
 
-def read_documents(files: Iterable[Path], *, text_key: str, root: Path | None = None) -> Iterator[Document]:
+def read_documents(
+    files: Iterable[Path], *, text_key: str, root: Path | None = None
+) -> Iterator[Document]:
     """Yield the non-empty documents of files, one a text file, one a row of a table."""
     for path in files:
         name = str(path.relative_to(root)) if root else path.name
@@ -93,7 +110,9 @@ def _rows(path: Path, key: str) -> Iterator[str]:
 
 def _need(key: str, names: list[str], path: Path) -> None:
     if key not in names:
-        raise ValueError(f"{path} has no text column {key!r}; set data.text_key to one of {', '.join(names)}")
+        raise ValueError(
+            f"{path} has no text column {key!r}; set data.text_key to one of {', '.join(names)}"
+        )
 
 
 def hub_documents(names: Iterable[str], *, split: str, text_key: str) -> Iterator[Document]:
@@ -101,7 +120,9 @@ def hub_documents(names: Iterable[str], *, split: str, text_key: str) -> Iterato
     try:
         import datasets
     except ImportError as error:
-        raise ValueError("data.source=hub needs the package `datasets`; install scaling-laws[hub]") from error
+        raise ValueError(
+            "data.source=hub needs the package `datasets`; install scaling-laws[hub]"
+        ) from error
     for name in names:
         for number, row in enumerate(datasets.load_dataset(name, split=split, streaming=True)):
             _need(text_key, list(row), Path(name))
@@ -115,10 +136,18 @@ def documents(config: DataConfig) -> tuple[list[Document], list[Document]]:
         train, test = list(read_documents(stdlib_files(), text_key="", root=root)), None
     elif config.source == "files":
         train = list(read_documents(source_files(config.train), text_key=config.text_key))
-        test = list(read_documents(source_files(config.test), text_key=config.text_key)) if config.test else None
+        test = (
+            list(read_documents(source_files(config.test), text_key=config.text_key))
+            if config.test
+            else None
+        )
     else:
         train = list(hub_documents(config.train, split="train", text_key=config.text_key))
-        test = list(hub_documents(config.test, split="test", text_key=config.text_key)) if config.test else None
+        test = (
+            list(hub_documents(config.test, split="test", text_key=config.text_key))
+            if config.test
+            else None
+        )
     train = _unique(train)
     if test is None:
         train, test = split(train, share=config.test_share)
@@ -129,7 +158,9 @@ def documents(config: DataConfig) -> tuple[list[Document], list[Document]]:
         train = _limit(train, config.max_bytes)
     for part, found in (("training", train), ("test", test)):
         if not found:
-            raise ValueError(f"the corpus has no {part} documents; add text, or change data.test_share={config.test_share}")
+            raise ValueError(
+                f"the corpus has no {part} documents; add text, or change data.test_share={config.test_share}"
+            )
     return train, test
 
 
@@ -165,7 +196,10 @@ def split(found: list[Document], *, share: float) -> tuple[list[Document], list[
 
 def near_duplicates(texts: list[str]) -> list[int]:
     """Label each text with its group: texts that share over half of the smaller one's lines."""
-    lines = [{hash(s) for line in text.split("\n") if len(s := line.strip()) >= SHORT_LINE} for text in texts]
+    lines = [
+        {hash(s) for line in text.split("\n") if len(s := line.strip()) >= SHORT_LINE}
+        for text in texts
+    ]
     holders: dict[int, list[int]] = defaultdict(list)
     for index, own in enumerate(lines):
         for line in own:

@@ -46,7 +46,9 @@ def make_test_set(corpus: Corpus, *, context: int, n_tokens: int) -> TestSet:
     starts = np.sort(order) * context
     inputs, targets = cut(corpus.test, starts, context)
     documents = np.searchsorted(corpus.test_starts, starts, side="right")
-    return TestSet(inputs=inputs, targets=targets, documents=documents, bytes_per_token=corpus.bytes_per_token)
+    return TestSet(
+        inputs=inputs, targets=targets, documents=documents, bytes_per_token=corpus.bytes_per_token
+    )
 
 
 @torch.inference_mode()

@@ -59,7 +59,13 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
         raise ValueError("the sweep has no cells; widen grid.* or name a sweep with sweeps=NAME")
     cells = resolve_corpus(cells)
     missing = [c for c in cells if status_of(c) != "done"]
-    log.info("%s: %d cells, %d done already, %d to train", cells[0].study, len(cells), len(cells) - len(missing), len(missing))
+    log.info(
+        "%s: %d cells, %d done already, %d to train",
+        cells[0].study,
+        len(cells),
+        len(cells) - len(missing),
+        len(missing),
+    )
     if cells[0].dry_run:
         from scaling.sweep import price
 
@@ -97,7 +103,10 @@ def check_corpus(cells: list[CellConfig]) -> None:
     if wanted > unique:
         log.warning(
             "the largest budget takes %s tokens but the corpus has %s: up to %.1f epochs; "
-            "records keep unique_tokens", f"{wanted:,}", f"{unique:,}", wanted / unique,
+            "records keep unique_tokens",
+            f"{wanted:,}",
+            f"{unique:,}",
+            wanted / unique,
         )
 
 
@@ -110,11 +119,16 @@ def collect(cells: list[CellConfig]) -> list[Record]:
     failed = [r for r in records if r.status == "failed"]
     lost = len(cells) - len(records)
     if failed or lost:
-        why = f"; {failed[0].run_id}: {failed[0].error}" if failed else ""
+        why = f"; {failed[0].run_id}: {last_line(failed[0])}" if failed else ""
         raise RuntimeError(
             f"{len(failed) + lost} of {len(cells)} cells have no result{why}; run the same command again to retry them"
         )
     return records
+
+
+def last_line(record: Record) -> str:
+    """Return the sentence of a record's error, without the traceback before it."""
+    return ((record.error or "").strip().splitlines() or ["no reason was recorded"])[-1]
 
 
 # --- this machine --------------------------------------------------------------------------------
@@ -122,10 +136,17 @@ def collect(cells: list[CellConfig]) -> list[Record]:
 
 def run_local(trunks: list[Trunk], *, workers: int = 0, **_: Any) -> None:
     """Train trunks in at most `workers` processes at once (0: one a GPU, else one a core)."""
+    from scaling.device import pick_device
+
+    pick_device(trunks[0].cells[0].machine)  # a missing GPU is said once, before any process starts
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["scaling.trainer"])
     slots = workers or default_workers()
-    progress = Progress("sweep", total=sum(t.flops for t in trunks), every_seconds=trunks[0].cells[0].log.every_seconds)
+    progress = Progress(
+        "sweep",
+        total=sum(t.flops for t in trunks),
+        every_seconds=trunks[0].cells[0].log.every_seconds,
+    )
     waiting, running = list(trunks), {}
     counters = {t.trunk_id: context.Value("d", 0.0) for t in trunks}
     n_cells, began = sum(len(t.cells) for t in trunks), time.monotonic()
@@ -133,7 +154,9 @@ def run_local(trunks: list[Trunk], *, workers: int = 0, **_: Any) -> None:
         while waiting or running:
             while waiting and len(running) < slots:
                 trunk = waiting.pop(0)
-                process = context.Process(target=train_process, args=(trunk, counters[trunk.trunk_id], len(running)))
+                process = context.Process(
+                    target=train_process, args=(trunk, counters[trunk.trunk_id], len(running))
+                )
                 process.start()
                 running[process.sentinel] = (process, trunk)
             for sentinel in wait(list(running), timeout=0.5):
@@ -162,7 +185,11 @@ def after_process(code: int, trunk: Trunk) -> None:
     """Say at once when a trunk's process died without a Python error, as under kill -9."""
     if code < 0:
         name = signal.Signals(-code).name
-        log.error("trunk %s was ended by %s; its finished cells are kept, run the command again to resume it", trunk.trunk_id, name)
+        log.error(
+            "trunk %s was ended by %s; its finished cells are kept, run the command again to resume it",
+            trunk.trunk_id,
+            name,
+        )
 
 
 def train_process(trunk: Trunk, counter: Any, slot: int) -> None:
@@ -208,7 +235,12 @@ def run_slurm(trunks: list[Trunk], *, poll_seconds: float = 5.0, **options: Any)
                 del pending[trunk_id]
                 error = job.exception()
                 if error is not None:
-                    log.error("job %s (trunk %s) failed: %s", job.job_id, trunk_id, str(error).strip().splitlines()[-1])
+                    log.error(
+                        "job %s (trunk %s) failed: %s",
+                        job.job_id,
+                        trunk_id,
+                        str(error).strip().splitlines()[-1],
+                    )
         progress.update(len(jobs) - len(pending), f"{len(pending)} jobs left")
         if pending:
             time.sleep(poll_seconds)
@@ -223,11 +255,19 @@ def submit(trunks: list[Trunk], **options: Any) -> dict[str, Any]:
     try:
         executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
     except RuntimeError as error:
-        raise ValueError(f"no SLURM here ({error}); use hydra/launcher=local, or load your cluster's module") from error
-    executor.update_parameters(**slurm_parameters(**options), slurm_job_name=f"scaling-{trunks[0].cells[0].study}")
+        raise ValueError(
+            f"no SLURM here ({error}); use hydra/launcher=local, or load your cluster's module"
+        ) from error
+    executor.update_parameters(
+        **slurm_parameters(**options), slurm_job_name=f"scaling-{trunks[0].cells[0].study}"
+    )
     with executor.batch():
         jobs = [executor.submit(train_cells, t.cells) for t in trunks]
-    log.info("submitted %d jobs: %s", len(jobs), ", ".join(j.job_id for j in jobs[:4]) + (" ..." if len(jobs) > 4 else ""))
+    log.info(
+        "submitted %d jobs: %s",
+        len(jobs),
+        ", ".join(j.job_id for j in jobs[:4]) + (" ..." if len(jobs) > 4 else ""),
+    )
     return {t.trunk_id: j for t, j in zip(trunks, jobs, strict=True)}
 
 
@@ -250,7 +290,8 @@ def slurm_parameters(
         "mem_gb": mem_gb,
         "slurm_array_parallelism": array_parallelism,
         "slurm_setup": list(setup or []) or None,
-        "slurm_additional_parameters": dict(additional or {}) | ({"account": account} if account else {}),
+        "slurm_additional_parameters": dict(additional or {})
+        | ({"account": account} if account else {}),
     }
     if partition:
         values["slurm_partition"] = partition

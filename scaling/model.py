@@ -44,7 +44,11 @@ class Attention(nn.Module):
         self.out = nn.Linear(config.n_head * config.d_head, config.d_model, bias=config.bias)
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, kv: "LayerCache | None"
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+        kv: "LayerCache | None",
     ) -> Tensor:
         """Attend; `mask` is True where a query may look, None for plain causal."""
         B, T, _ = x.shape
@@ -56,7 +60,12 @@ class Attention(nn.Module):
         if kv is not None:
             k, v = kv.append(k, v)  # (B, G, S, K)
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None and T > 1, enable_gqa=self.n_head != self.n_kv_head
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            is_causal=mask is None and T > 1,
+            enable_gqa=self.n_head != self.n_kv_head,
         )
         return self.out(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
 
@@ -83,7 +92,9 @@ class MLP(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.gated = config.mlp == "swiglu"
-        self.up = nn.Linear(config.d_model, (2 if self.gated else 1) * config.d_ff, bias=config.bias)
+        self.up = nn.Linear(
+            config.d_model, (2 if self.gated else 1) * config.d_ff, bias=config.bias
+        )
         self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,7 +121,11 @@ class Block(nn.Module):
         self.norm_mlp, self.mlp = norm(config), MLP(config)
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, kv: LayerCache | None
+        self,
+        x: Tensor,
+        rope: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+        kv: LayerCache | None,
     ) -> Tensor:
         """Add attention, then the MLP, to the stream."""
         x = x + self.attention(self.norm_attention(x), rope, mask, kv)
@@ -164,7 +179,9 @@ class Transformer(nn.Module):
 
         def empty() -> list[Tensor]:
             size = (batch, c.n_kv_head, capacity, c.d_head)
-            return [torch.zeros(size, dtype=like.dtype, device=like.device) for _ in range(c.n_layer)]
+            return [
+                torch.zeros(size, dtype=like.dtype, device=like.device) for _ in range(c.n_layer)
+            ]
 
         return Cache(keys=empty(), values=empty())
 
@@ -195,7 +212,9 @@ class Transformer(nn.Module):
             cache.length += tokens.shape[1]
         return self.norm(x)
 
-    def _embed(self, tokens: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def _embed(
+        self, tokens: Tensor, positions: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         x = self.embedding(tokens)  # (B, T, C)
         if self.config.embedding_norm:
             x = F.rms_norm(x, (self.config.d_model,), eps=1e-8)

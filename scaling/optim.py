@@ -55,7 +55,9 @@ def lr_factor(step: int, *, schedule: ScheduleConfig, n_steps: int, decay_start:
     if schedule.name == "cosine":
         warmup = (step + 1) / max(1, min(schedule.warmup_steps, n_steps // 4))
         progress = step / n_steps
-        return min(warmup, schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+        return min(
+            warmup, schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+        )
     if step < decay_start:
         return min(1.0, warmup)
     done = (step - decay_start + 1) / (n_steps - decay_start + 1)

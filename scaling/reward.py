@@ -28,6 +28,7 @@ from scaling.rows import Rows, forward_flops, join
 from scaling.schema import Record, read_json, write_json
 from scaling.sft import load_pairs
 from scaling.stage import Stage, Tally, fit, shuffled, write_record
+from scaling.tokenizer import END
 from scaling.trainer import Diverged
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ TIE = 0.01  # gold scores nearer than this are no preference
 SCORE_ROWS = 128
 HELD_OUT_PROMPTS = 128
 FEWEST_PAIRS = 8
+EMPTY_EVERY = 4  # one training prompt in so many shows the empty completion too
 
 
 class RewardModel(Transformer):
@@ -237,6 +239,7 @@ def _sample_groups(stage: Stage, tuned: Transformer) -> dict[str, Any]:
         }
         for i in range(0, len(repeated), K)
     ]
+    add_empty(stage, groups[: len(prompts) : EMPTY_EVERY])
     rows = join(repeated, samples.completions)
     cost = {
         "tokens": rows.n_tokens,
@@ -244,6 +247,19 @@ def _sample_groups(stage: Stage, tuned: Transformer) -> dict[str, Any]:
         "seconds": time.monotonic() - began,
     }
     return {"train": groups[: len(prompts)], "test": groups[len(prompts) :], "cost": cost}
+
+
+def add_empty(stage: Stage, groups: list[dict[str, Any]]) -> None:
+    """Add the empty completion to groups, labelled like any other.
+
+    The fine-tuned model almost never samples it, so a reward model that has not been shown it may
+    score it well, and PPO then finds it: the reward rises and nothing is written any more.
+    """
+    empty = Samples(completions=[[END]] * len(groups), ended=[True] * len(groups))
+    labels = gold_of(stage, [g["prompt"] for g in groups], empty)
+    for group, label in zip(groups, labels, strict=True):
+        group["completions"] = [*group["completions"], [END]]
+        group["labels"] = [*group["labels"], label]
 
 
 def gold_of(stage: Stage, prompts: Sequence[list[int]], samples: Samples) -> list[float]:
@@ -345,8 +361,8 @@ def standardise(
 ) -> dict[str, float]:
     """Set mean and deviation from samples of the fine-tuned model; return them."""
     if stage.config.reward.data == "gold":
-        prompts = [g.prompt for g in train for _ in g.completions]
-        completions = [c for g in train for c in g.completions]
+        sampled = [(g.prompt, c) for g in train for c in g.completions if c != [END]]
+        prompts, completions = [p for p, _ in sampled], [c for _, c in sampled]
     else:
         ppo = stage.config.ppo
         data = load_pairs(stage)

@@ -48,10 +48,16 @@ class RunLog:
     ) -> None:
         self.path = Path(folder) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [] if resume_step is None else [r for r in read_curve(self.path) if r["step"] <= resume_step]
+        rows = (
+            []
+            if resume_step is None
+            else [r for r in read_curve(self.path) if r["step"] <= resume_step]
+        )
         write_text(self.path, "".join(map(_line, rows)))
         self._stream: TextIO = self.path.open("a", encoding="utf-8", buffering=1)
-        self._mirror = Mirror(config, folder=self.path.parent.parent, name=name, group=group, details=details or {})
+        self._mirror = Mirror(
+            config, folder=self.path.parent.parent, name=name, group=group, details=details or {}
+        )
         for row in rows:
             self._mirror.log(row)
 
@@ -74,7 +80,9 @@ class RunLog:
         """Return the log itself."""
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close the file and the mirror."""
         self._stream.close()
         self._mirror.finish(failed=kind is not None)
@@ -87,7 +95,9 @@ def _line(row: dict[str, Any]) -> str:
 class Mirror:
     """A wandb run that may fail at any time without harm."""
 
-    def __init__(self, config: LogConfig, *, folder: Path, name: str, group: str, details: dict[str, Any]) -> None:
+    def __init__(
+        self, config: LogConfig, *, folder: Path, name: str, group: str, details: dict[str, Any]
+    ) -> None:
         self._config, self._folder, self._details = config, folder, details
         self._name, self._group = name, group
         self._run: Any = None
@@ -111,14 +121,22 @@ class Mirror:
                 config=self._details,
                 resume="allow" if self._config.wandb == "online" else None,
                 reinit="finish_previous",
-                settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True, x_disable_stats=True),
+                settings=wandb.Settings(
+                    console="off",
+                    silent=True,
+                    disable_git=True,
+                    disable_code=True,
+                    x_disable_stats=True,
+                ),
             )
         except Exception as error:  # noqa: BLE001  the mirror's own faults, whatever they are
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         self._off, self._run = True, None
-        say_once(f"wandb is off for this run ({type(error).__name__}: {error}); records on disk are complete without it")
+        say_once(
+            f"wandb is off for this run ({type(error).__name__}: {error}); records on disk are complete without it"
+        )
 
     def log(self, row: dict[str, Any]) -> None:
         """Mirror a row under its own step."""
@@ -149,7 +167,9 @@ class Mirror:
 class Progress:
     """One line of progress with the time left: redrawn on a terminal, a plain line in a log."""
 
-    def __init__(self, what: str, *, total: float, every_seconds: float = 10.0, done: float = 0.0) -> None:
+    def __init__(
+        self, what: str, *, total: float, every_seconds: float = 10.0, done: float = 0.0
+    ) -> None:
         self.what, self.total, self.every = what, total, every_seconds
         self.terminal = sys.stderr.isatty()
         self._began, self._done_at_start, self._last = time.monotonic(), done, time.monotonic()

@@ -35,7 +35,11 @@ def read_status(folder: str | Path) -> list[CellStatus]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no study folder {folder}; run the sweep first or check the path")
-    cells = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name not in ("final", "wandb"))
+    cells = sorted(
+        p
+        for p in folder.iterdir()
+        if p.is_dir() and not p.name.startswith(".") and p.name not in ("final", "wandb")
+    )
     return [of_cell(p) for p in cells]
 
 
@@ -75,14 +79,21 @@ def show(cells: list[CellStatus]) -> str:
     lines = [f"{'cell':10}  {'state':8} {'step':>7} {'tokens':>12} {'test loss':>9}  why"]
     for c in cells:
         loss = "" if c.test_loss is None else f"{c.test_loss:.4f}"
-        lines.append(f"{c.run_id:10}  {c.state:8} {c.step:7} {c.tokens:12,} {loss:>9}  {c.error}".rstrip())
+        lines.append(
+            f"{c.run_id:10}  {c.state:8} {c.step:7} {c.tokens:12,} {loss:>9}  {c.error}".rstrip()
+        )
     counts = {s: sum(c.state == s for c in cells) for s in sorted({c.state for c in cells})}
-    return "\n".join([*lines, ", ".join(f"{n} {s}" for s, n in counts.items()) or "no cells yet"]) + "\n"
+    return (
+        "\n".join([*lines, ", ".join(f"{n} {s}" for s, n in counts.items()) or "no cells yet"])
+        + "\n"
+    )
 
 
 def main() -> int:
     """Print the status; 0, or 1 when a cell failed or the folder is missing."""
-    parser = argparse.ArgumentParser(prog="python -m scaling.status", description="How every cell of a study stands.")
+    parser = argparse.ArgumentParser(
+        prog="python -m scaling.status", description="How every cell of a study stands."
+    )
     parser.add_argument("folder", help="runs/NAME")
     parser.add_argument("--json", action="store_true", help="one JSON list instead of the table")
     arguments = parser.parse_args()
@@ -91,7 +102,9 @@ def main() -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    sys.stdout.write(json.dumps([asdict(c) for c in cells]) + "\n" if arguments.json else show(cells))
+    sys.stdout.write(
+        json.dumps([asdict(c) for c in cells]) + "\n" if arguments.json else show(cells)
+    )
     return int(any(c.state == "failed" for c in cells))
 
 

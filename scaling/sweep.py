@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 store("sweep", CellConfig)
 
 
-def compose_cells(loader: Any, config: DictConfig, job_overrides: Sequence[Sequence[str]]) -> list[CellConfig]:
+def compose_cells(
+    loader: Any, config: DictConfig, job_overrides: Sequence[Sequence[str]]
+) -> list[CellConfig]:
     """Compose each cell of a multirun; drop those outside the limits of `grid`, and say how many."""
     cells = []
     for overrides in job_overrides:
@@ -46,14 +48,20 @@ def in_grid(cell: CellConfig) -> bool:
         and r.tokens_per_param >= grid.min_tokens_per_param
         and (not grid.max_tokens_per_param or r.tokens_per_param <= grid.max_tokens_per_param)
         and (not grid.max_flops or r.flops <= grid.max_flops * 1.05)
-        and (not grid.max_flops_repeated or cell.seed == 0 or r.flops <= grid.max_flops_repeated * 1.05)
+        and (
+            not grid.max_flops_repeated
+            or cell.seed == 0
+            or r.flops <= grid.max_flops_repeated * 1.05
+        )
     )
 
 
 def price(cells: list[CellConfig]) -> None:
     """Print what the grid costs: N, D, tokens per parameter, FLOPs, time and memory of each cell."""
     out = sys.stdout.write
-    out(f"{'cell':10} {'N (head)':>10} {'D':>11} {'D/N':>7} {'FLOPs':>9} {'steps':>6} {'lr':>8} {'time':>8} {'memory':>8} status\n")
+    out(
+        f"{'cell':10} {'N (head)':>10} {'D':>11} {'D/N':>7} {'FLOPs':>9} {'steps':>6} {'lr':>8} {'time':>8} {'memory':>8} status\n"
+    )
     for cell in sorted(cells, key=lambda c: (resolve(c).flops, resolve(c).shape.params.total)):
         out(_row(cell, resolve(cell)))
     trunks = by_trunk(cells).values()

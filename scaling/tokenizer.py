@@ -11,7 +11,16 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 END, PAD, SEP = 0, 1, 2
-SPECIAL = ("<|end|>", "<|pad|>", "<|sep|>", "<|system|>", "<|user|>", "<|assistant|>", "<|a|>", "<|b|>")
+SPECIAL = (
+    "<|end|>",
+    "<|pad|>",
+    "<|sep|>",
+    "<|system|>",
+    "<|user|>",
+    "<|assistant|>",
+    "<|a|>",
+    "<|b|>",
+)
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
@@ -33,7 +42,9 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
 def load_tokenizer(path: str | Path) -> Tokenizer:
     """Read a saved tokenizer.json; a missing one raises FileNotFoundError."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no tokenizer at {path}; run the sweep that made the checkpoint, or name its cache")
+        raise FileNotFoundError(
+            f"no tokenizer at {path}; run the sweep that made the checkpoint, or name its cache"
+        )
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.encode_special_tokens = True
     return tokenizer

@@ -36,7 +36,9 @@ from scaling.schema import Record, code_version, read_curve, read_record, write_
 log = logging.getLogger(__name__)
 Report = Callable[[float], None]  # called with the FLOPs done so far
 CHECK_STEPS = 20  # a loss that is not finite is noticed after at most this many steps
-CURVE_STEPS = sorted({round(10 * 1.22**k) for k in range(80)})  # rows of the curve, the same for every cell
+CURVE_STEPS = sorted(
+    {round(10 * 1.22**k) for k in range(80)}
+)  # rows of the curve, the same for every cell
 TEST_EVERY = 3  # of those rows, every third has a test loss too
 
 
@@ -76,7 +78,10 @@ class Setting:
 
 
 def train_trunk(
-    cells: list[CellConfig], *, folders: list[Path] | None = None, report: Report = lambda flops: None
+    cells: list[CellConfig],
+    *,
+    folders: list[Path] | None = None,
+    report: Report = lambda flops: None,
 ) -> list[Record]:
     """Train the branches of one trunk and write each one's record; return the records.
 
@@ -86,7 +91,9 @@ def train_trunk(
     """
     if len({c.trunk_id() for c in cells}) != 1:
         raise ValueError("the cells are of different trunks; group them by trunk_id first")
-    places = dict(zip((c.run_id() for c in cells), folders or [cell_folder(c) for c in cells], strict=True))
+    places = dict(
+        zip((c.run_id() for c in cells), folders or [cell_folder(c) for c in cells], strict=True)
+    )
     order = sorted(cells, key=lambda c: resolve(c).n_steps)
     setting = prepare(order[-1], report)
     trunk_folder = Path(order[0].runs) / order[0].study / ".trunks" / order[0].trunk_id()
@@ -141,11 +148,15 @@ def new_run(setting: Setting) -> Run:
     return Run(model=model, optimizer=make_optimizer(model, cell.optim, setting.resolved.peak_lr))
 
 
-def start_run(setting: Setting, folder: Path, pending: list[CellConfig], places: dict[str, Path]) -> Run:
+def start_run(
+    setting: Setting, folder: Path, pending: list[CellConfig], places: dict[str, Path]
+) -> Run:
     """Return the trunk at its checkpoint, or at step 0 where a pending branch left before it."""
     run = new_run(setting)
     load_run(run, folder)
-    unstarted = [c for c in pending if not (places[c.run_id()] / "checkpoint.safetensors").is_file()]
+    unstarted = [
+        c for c in pending if not (places[c.run_id()] / "checkpoint.safetensors").is_file()
+    ]
     if any(resolve(c).decay_start < run.step for c in unstarted):
         return new_run(setting)
     return run
@@ -173,12 +184,20 @@ def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> 
     held = checkpoint.snapshot(run.model, run.optimizer)
     kept = replace(run, rows=list(run.rows))
     load_run(run, folder)
-    with RunLog(folder, cell.log, name=cell.run_id(), group=cell.study, details=details(cell)) as curve:
+    with RunLog(
+        folder, cell.log, name=cell.run_id(), group=cell.study, details=details(cell)
+    ) as curve:
         curve.extend(run.rows)
         advance(run, setting, cell, folder=folder, until=resolve(cell).n_steps, curve=curve)
         score = evaluate(run.model, setting.test)
         record = finish(run, setting, cell, folder, score=score)
-        curve.summary({"test_loss": record.test_loss, "flops": record.flops, "bits_per_byte": record.bits_per_byte})
+        curve.summary(
+            {
+                "test_loss": record.test_loss,
+                "flops": record.flops,
+                "bits_per_byte": record.bits_per_byte,
+            }
+        )
     checkpoint.restore(run.model, run.optimizer, held)
     for name, value in kept.state().items():
         setattr(run, name, value)
@@ -186,7 +205,13 @@ def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> 
 
 
 def advance(
-    run: Run, setting: Setting, cell: CellConfig, *, folder: Path, until: int, curve: RunLog | None = None
+    run: Run,
+    setting: Setting,
+    cell: CellConfig,
+    *,
+    folder: Path,
+    until: int,
+    curve: RunLog | None = None,
 ) -> None:
     """Train from `run.step` to step `until` on the cell's schedule, writing curve and checkpoints.
 
@@ -200,7 +225,15 @@ def advance(
     gradient = torch.zeros(())
     run.model.train()
     while run.step < until:
-        set_lr(run.optimizer, lr_factor(run.step, schedule=cell.schedule, n_steps=resolved.n_steps, decay_start=resolved.decay_start))
+        set_lr(
+            run.optimizer,
+            lr_factor(
+                run.step,
+                schedule=cell.schedule,
+                n_steps=resolved.n_steps,
+                decay_start=resolved.decay_start,
+            ),
+        )
         loss, gradient = train_step(run, setting, clip)
         total += loss
         run.step, run.loss_steps = run.step + 1, run.loss_steps + 1
@@ -209,7 +242,9 @@ def advance(
             run.loss_sum = float(total)
             run.seconds = before + time.monotonic() - began
             if not math.isfinite(run.loss_sum) or not math.isfinite(float(gradient)):
-                raise Diverged(f"the loss stopped being finite before step {run.step}; lower optim.peak_lr or raise schedule.warmup_steps")
+                raise Diverged(
+                    f"the loss stopped being finite before step {run.step}; lower optim.peak_lr or raise schedule.warmup_steps"
+                )
             setting.report(resolved.shape.flops_per_token * resolved.batch_tokens * run.step)
         if due or run.step == resolved.n_steps:
             write_row(run, setting, resolved, gradient, curve)
@@ -240,7 +275,9 @@ def train_step(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]
     return loss.detach(), norm
 
 
-def write_row(run: Run, setting: Setting, resolved: Resolved, gradient: Tensor, curve: RunLog | None) -> None:
+def write_row(
+    run: Run, setting: Setting, resolved: Resolved, gradient: Tensor, curve: RunLog | None
+) -> None:
     """Add one row to the curve: the mean training loss since the last row, now and then a test loss."""
     tokens = run.step * resolved.batch_tokens
     row = {
@@ -263,7 +300,13 @@ def write_row(run: Run, setting: Setting, resolved: Resolved, gradient: Tensor, 
 
 
 def finish(
-    run: Run, setting: Setting, cell: CellConfig, folder: Path, *, score: Score | None, error: str | None = None
+    run: Run,
+    setting: Setting,
+    cell: CellConfig,
+    folder: Path,
+    *,
+    score: Score | None,
+    error: str | None = None,
 ) -> Record:
     """Write the cell's weights and, last of all, its record."""
     resolved = resolve(cell)
@@ -276,7 +319,11 @@ def finish(
     done_tokens = run.step * resolved.batch_tokens
     speed = done_tokens / seconds
     peak = peak_flops(setting.device, torch.get_num_threads())
-    versions = {"torch": torch.__version__, "numpy": numpy.__version__, "python": platform.python_version()}
+    versions = {
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
     record = Record(
         run_id=cell.run_id(),
         study=cell.study,

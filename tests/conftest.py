@@ -35,7 +35,10 @@ def corpus_folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("corpus") / "text"
     folder.mkdir()
     for i in range(30):
-        lines = [f"the number {i * k} is the product of {i} and {k}, as anybody can see" for k in range(40)]
+        lines = [
+            f"the number {i * k} is the product of {i} and {k}, as anybody can see"
+            for k in range(40)
+        ]
         (folder / f"doc{i:02}.txt").write_text("\n".join(lines))
     twin = (folder / "doc03.txt").read_text().replace("number 3 ", "figure 3 ")
     (folder / "twin.txt").write_text(twin)
@@ -46,7 +49,9 @@ def corpus_folder(tmp_path_factory) -> Path:
 def make_cell(corpus_folder, tmp_path):
     """Return a maker of tiny cells: `make_cell(n_tokens=..., model=..., **fields)`."""
 
-    def make(*, n_tokens: float = 2048, model: dict | None = None, optim: dict | None = None, **fields) -> CellConfig:
+    def make(
+        *, n_tokens: float = 2048, model: dict | None = None, optim: dict | None = None, **fields
+    ) -> CellConfig:
         return CellConfig(
             study="tiny",
             runs=str(tmp_path / "runs"),

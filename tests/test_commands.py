@@ -45,7 +45,12 @@ def sweep(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 @pytest.fixture
 def tiny(corpus_folder, tmp_path) -> list[str]:
-    return [*TINY, f"data.train=[{corpus_folder}]", f"runs={tmp_path}/runs", f"machine.cache={tmp_path}/cache"]
+    return [
+        *TINY,
+        f"data.train=[{corpus_folder}]",
+        f"runs={tmp_path}/runs",
+        f"machine.cache={tmp_path}/cache",
+    ]
 
 
 @pytest.mark.slow
@@ -114,7 +119,13 @@ def test_a_mistake_ends_in_one_sentence_that_names_the_fix(tiny, tmp_path, argum
 
 @pytest.mark.slow
 def test_a_cell_that_raises_is_a_record_and_the_others_go_on(tiny, tmp_path):
-    grid = ["model.d_model=16", "optim.peak_lr=0.01", "budget.n_tokens=1024", "data.context=32,100000", "optim.batch_tokens=0"]
+    grid = [
+        "model.d_model=16",
+        "optim.peak_lr=0.01",
+        "budget.n_tokens=40000",
+        "data.context=32,20000",
+        "optim.batch_tokens=0",
+    ]
     done = sweep(*[a for a in tiny if not a.startswith(("data.context", "optim.batch"))], *grid)
     assert done.returncode == 1
     records = read_records(tmp_path / "runs/tiny")

@@ -1,6 +1,7 @@
 """The rules of the house: who imports whom, and that every config composes."""
 
 import ast
+import itertools
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,9 @@ def modules(room: str) -> dict[str, Path]:
 @pytest.mark.parametrize("name", modules("analysis"))
 def test_analysis_imports_only_the_schema_of_scaling_and_no_torch(name):
     found = imports(modules("analysis")[name])
-    assert not {i for i in found if i.startswith("scaling") and not i.startswith("scaling.schema")} - {"scaling"}
+    assert not {
+        i for i in found if i.startswith("scaling") and not i.startswith("scaling.schema")
+    } - {"scaling"}
     assert not {i for i in found if i.split(".")[0] == "torch"}
 
 
@@ -53,7 +56,14 @@ def test_scaling_imports_leftwards_and_never_analysis(name):
     assert not {i for i in found if i.split(".")[0] == "analysis"}
     own = name.removeprefix("scaling.")
     if own in ORDER:
-        right = set(ORDER[ORDER.index(own) + 1 :]) | {"sweep", "launch", "final", "sft", "reward", "ppo"}
+        right = set(ORDER[ORDER.index(own) + 1 :]) | {
+            "sweep",
+            "launch",
+            "final",
+            "sft",
+            "reward",
+            "ppo",
+        }
         assert not {i.split(".")[1] for i in found if i.startswith("scaling.")} & right
 
 
@@ -93,10 +103,13 @@ def test_the_ladder_spans_three_decades_in_small_steps():
     assert len(sizes) >= 8
     assert sizes[0] < 25_000
     assert sizes[-1] > 3e7
-    assert max(b / a for a, b in zip(sizes, sizes[1:], strict=False)) < 2.7
+    assert max(b / a for a, b in itertools.pairwise(sizes)) < 2.7
 
 
-@pytest.mark.parametrize("group", ["data=files data.train=[x]", "schedule=cosine", "data=stdlib", "data=hub data.train=[x]"])
+@pytest.mark.parametrize(
+    "group",
+    ["data=files data.train=[x]", "schedule=cosine", "data=stdlib", "data=hub data.train=[x]"],
+)
 def test_every_choice_composes(group):
     assert composed(*group.split(), "budget.n_tokens=1e6").budget.n_tokens == 1e6
 

@@ -15,11 +15,15 @@ class TrunkLauncher(Launcher):
     def __init__(self, **options: Any) -> None:
         self.options = options
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         """Keep what composing needs; the task function is not called: cells are, by `scaling.launch`."""
         self.loader, self.config = hydra_context.config_loader, config
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
         """Run the cells that these override lists name."""
         from scaling.launch import run_cells
         from scaling.sweep import compose_cells

@@ -24,7 +24,9 @@ def write_text(path: str | Path, text: str) -> Path:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path}: {error.strerror or error}; free space or change the folder") from error
+        raise OSError(
+            f"cannot write {path}: {error.strerror or error}; free space or change the folder"
+        ) from error
     return path
 
 
@@ -59,7 +61,16 @@ def sha256_json(value: Any) -> str:
 def code_version() -> dict[str, str | None]:
     """Return the package version and, from a checkout, the commit (with `+` when edited)."""
     here = Path(__file__).resolve().parent
-    command = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    command = [
+        "git",
+        "-C",
+        str(here),
+        "describe",
+        "--always",
+        "--dirty=+",
+        "--abbrev=12",
+        "--exclude=*",
+    ]
     try:
         found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         sha = found.stdout.strip() or None

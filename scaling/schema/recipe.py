@@ -29,7 +29,10 @@ class Recipe:
 
     def batch_tokens(self, non_embedding: float, context: int) -> int:
         """Return the batch in tokens: a power of two of sequences of `context` tokens."""
-        wanted = self.batch_base * max(1.0, non_embedding / self.batch_base_params) ** self.batch_exponent
+        wanted = (
+            self.batch_base
+            * max(1.0, non_embedding / self.batch_base_params) ** self.batch_exponent
+        )
         return context * 2 ** max(0, round(math.log2(wanted / context)))
 
     @classmethod

@@ -95,7 +95,9 @@ class Record:
 
 def _expect(name: str, value: Any, legal: tuple[Any, ...]) -> None:
     if value not in legal:
-        raise ValueError(f"record {name} is {value!r}; legal values are {', '.join(map(str, legal))}")
+        raise ValueError(
+            f"record {name} is {value!r}; legal values are {', '.join(map(str, legal))}"
+        )
 
 
 def read_record(path: str | Path) -> Record:

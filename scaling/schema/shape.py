@@ -66,7 +66,9 @@ class Shape:
 
     def training_bytes(self, batch_tokens: int) -> int:
         """Estimate peak training memory: weights, gradients, two moments, activations (fp32)."""
-        activations = self.n_layer * (14 * self.d_model + 3 * self.d_ff + self.n_head * self.context)
+        activations = self.n_layer * (
+            14 * self.d_model + 3 * self.d_ff + self.n_head * self.context
+        )
         return 4 * (4 * self.params.total + batch_tokens * (activations + 3 * self.vocab_size))
 
     def as_model(self) -> dict[str, Any]:
@@ -81,14 +83,19 @@ class Shape:
         return cls(**chosen, vocab_size=vocab_size, context=context)
 
 
-def ladder_shape(target: float, *, like: Shape, count: str = "non_embedding", aspect: float = 16.0) -> Shape:
+def ladder_shape(
+    target: float, *, like: Shape, count: str = "non_embedding", aspect: float = 16.0
+) -> Shape:
     """Return the shape of `like`'s family whose parameter count is nearest to `target`.
 
     Searches (layers, width) pairs with width/layers near `aspect` (rising slowly with width as the
     ladder does) and width a multiple of the head width. Raises ValueError for a target below the
     smallest pair.
     """
-    best = min(_family(like, target=target, aspect=aspect), key=lambda s: abs(getattr(s.params, count) / target - 1))
+    best = min(
+        _family(like, target=target, aspect=aspect),
+        key=lambda s: abs(getattr(s.params, count) / target - 1),
+    )
     reached = getattr(best.params, count)
     if not 0.5 < reached / target < 2:
         raise ValueError(
@@ -105,7 +112,9 @@ def _family(like: Shape, *, target: float, aspect: float) -> list[Shape]:
     shapes = []
     width = like.d_head
     while True:
-        for n_layer in {max(least, round(width / a)) for a in (aspect * 0.75, aspect, aspect * 1.5)}:
+        for n_layer in {
+            max(least, round(width / a)) for a in (aspect * 0.75, aspect, aspect * 1.5)
+        }:
             shapes.append(_at(like, n_layer=n_layer, width=width, ratio=ratio, group=group))
         if shapes[-1].params.non_embedding > 2 * target:
             return shapes
@@ -116,5 +125,11 @@ def _at(like: Shape, *, n_layer: int, width: int, ratio: float, group: int) -> S
     n_head = width // like.d_head
     n_kv_head = n_head // group if n_head % group == 0 else n_head
     d_ff = 8 * max(1, round(ratio * width / 8))
-    changed = {"n_layer": n_layer, "d_model": width, "n_head": n_head, "n_kv_head": n_kv_head, "d_ff": d_ff}
+    changed = {
+        "n_layer": n_layer,
+        "d_model": width,
+        "n_head": n_head,
+        "n_kv_head": n_kv_head,
+        "d_ff": d_ff,
+    }
     return Shape(**{**asdict(like), **changed})

@@ -129,8 +129,10 @@ def test_intervals_come_from_the_draws(study):
 
 def test_rules_of_the_study_are_followed(study):
     pretrain = make_plan(small_law(), Budget(flops=3e13), study)["pretrain"]
-    assert pretrain["peak_lr"] == pytest.approx(0.01 * 32 / pretrain["model"]["d_model"], rel=1e-5)
-    assert pretrain["warmup_steps"] == 30
+    optim, schedule = study.config["optim"], study.config["schedule"]
+    rule = optim["lr_base"] * optim["lr_base_width"] / pretrain["model"]["d_model"]
+    assert pretrain["peak_lr"] == pytest.approx(rule, rel=1e-5)
+    assert pretrain["warmup_steps"] == schedule["warmup_steps"]
     assert (pretrain["schedule"], pretrain["decay"]) == ("wsd", 0.2)
 
 

@@ -25,7 +25,11 @@ def test_near_duplicates_stay_on_one_side(corpus_folder):
 
 def test_texts_that_share_most_lines_are_one_group():
     a = "\n".join(f"a line of its own, number {i}" for i in range(10))
-    assert near_duplicates([a, a.replace("number 3", "number three"), "something else\n" * 9]) == [0, 0, 2]
+    assert near_duplicates([a, a.replace("number 3", "number three"), "something else\n" * 9]) == [
+        0,
+        0,
+        2,
+    ]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.xz", "parquet", "txt"])
@@ -42,7 +46,9 @@ def test_every_kind_of_file_gives_its_documents(tmp_path, ending):
         opener = {"gz": gzip.open, "xz": lzma.open}.get(ending.split(".")[-1], open)
         with opener(path, "wt", encoding="utf-8") as stream:
             stream.writelines(json.dumps({"body": t}) + "\n" for t in texts)
-    train, test = documents(DataConfig(source="files", train=[str(path)], text_key="body", test_share=0.3))
+    train, test = documents(
+        DataConfig(source="files", train=[str(path)], text_key="body", test_share=0.3)
+    )
     assert sorted(t for _, t in train + test) == sorted(texts)
 
 

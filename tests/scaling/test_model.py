@@ -80,7 +80,11 @@ def test_fused_loss_and_gradients_equal_the_plain_ones():
     fused = linear_cross_entropy(hidden, head, targets)
     plain = torch.nn.functional.cross_entropy(hidden @ head.t(), targets)
     torch.testing.assert_close(fused, plain)
-    for a, b in zip(torch.autograd.grad(fused, (hidden, head)), torch.autograd.grad(plain, (hidden, head)), strict=True):
+    for a, b in zip(
+        torch.autograd.grad(fused, (hidden, head)),
+        torch.autograd.grad(plain, (hidden, head)),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
 
 

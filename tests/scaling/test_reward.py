@@ -21,6 +21,7 @@ from scaling.reward import (
 from scaling.rows import join
 from scaling.sft import run_sft
 from scaling.stage import Tally, finished
+from scaling.tokenizer import END
 
 GROUPS = [
     Group(prompt=[5, 6, 2], completions=[[7, 0], [8, 9, 0], [4]], labels=[0.2, 0.9, 0.2]),
@@ -99,10 +100,11 @@ def test_the_stage_trains_and_standardises(pretrained):
 
     checkpoint.load_weights(stage.folder / "model.safetensors", model)
     train, _ = load_groups(stage, stage.new_model(), Tally())  # kept, not sampled again
-    prompts = [g.prompt for g in train for _ in g.completions]
-    scores = torch.tensor(score_all(model, prompts, [c for g in train for c in g.completions]))
+    sampled = [(g.prompt, c) for g in train for c in g.completions if c != [END]]
+    scores = torch.tensor(score_all(model, *map(list, zip(*sampled, strict=True))))
     assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
     assert float(scores.std()) == pytest.approx(1, abs=1e-4)
+    assert any(c == [END] for g in train for c in g.completions)  # the empty body was shown
     assert finished(pretrained("reward")) == record
 
 

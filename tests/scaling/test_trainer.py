@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -11,7 +12,16 @@ from scaling.budget import resolve
 from scaling.schema import read_curve, read_record
 from scaling.trainer import cell_folder, new_run, prepare, train_step, train_trunk
 
-UNEQUAL = {"seconds", "device_seconds", "tokens_per_second", "mfu", "started", "ended", "peak_memory_bytes", "config"}
+UNEQUAL = {
+    "seconds",
+    "device_seconds",
+    "tokens_per_second",
+    "mfu",
+    "started",
+    "ended",
+    "peak_memory_bytes",
+    "config",
+}
 
 
 def science(record) -> dict:
@@ -69,11 +79,14 @@ def test_a_done_cell_is_not_trained_again(make_cell, monkeypatch):
     assert train_trunk([cell])[0] == first
 
 
-def test_a_larger_budget_continues_the_trunk_and_a_smaller_one_is_the_same_as_before(make_cell, tmp_path):
+def test_a_larger_budget_continues_the_trunk_and_a_smaller_one_is_the_same_as_before(
+    make_cell, tmp_path
+):
     train_trunk([make_cell(n_tokens=2048)])
     grown = [train_trunk([make_cell(n_tokens=n)])[0] for n in (4096, 1024)]
     fresh = [
-        train_trunk([replace(make_cell(n_tokens=n), runs=str(tmp_path / "fresh"))])[0] for n in (1024, 4096)
+        train_trunk([replace(make_cell(n_tokens=n), runs=str(tmp_path / "fresh"))])[0]
+        for n in (1024, 4096)
     ]
     assert [science(r) for r in grown] == [science(r) for r in reversed(fresh)]
 
@@ -163,10 +176,12 @@ def test_the_learning_rate_warms_up_holds_and_decays():
     wsd = [lr_factor(s, schedule=ScheduleConfig(), n_steps=100, decay_start=80) for s in range(100)]
     assert wsd[0] == 0.1
     assert wsd[9:80] == [1.0] * 71
-    assert all(a > b for a, b in zip(wsd[79:], wsd[80:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(wsd[79:]))
     assert wsd[-1] < 0.05
     cosine = ScheduleConfig(name="cosine", floor=0.1)
-    assert lr_factor(999, schedule=cosine, n_steps=1000, decay_start=0) == pytest.approx(0.1, abs=1e-4)
+    assert lr_factor(999, schedule=cosine, n_steps=1000, decay_start=0) == pytest.approx(
+        0.1, abs=1e-4
+    )
 
 
 def test_curve_rows_are_json_lines(make_cell):
