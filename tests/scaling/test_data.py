@@ -54,7 +54,7 @@ def test_every_kind_of_file_gives_its_documents(tmp_path, ending):
 
 def test_a_wrong_text_column_is_answered_with_the_right_ones(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 1, "body": "x"}\n')
-    with pytest.raises(ValueError, match="set data.text_key to one of id, body"):
+    with pytest.raises(ValueError, match=r"set data\.text_key to one of id, body"):
         documents(DataConfig(source="files", train=[str(tmp_path / "a.jsonl")]))
 
 
