@@ -92,7 +92,7 @@ def test_every_rung_composes_to_its_own_widths(path):
     assert model.n_head * model.d_head == model.d_model
     assert 2.5 < model.d_ff / model.d_model < 3.1
     wanted = float(path.stem[1:-1]) * {"k": 1e3, "m": 1e6}[path.stem[-1]]
-    assert abs(resolve(cell).shape.params.non_embedding / wanted - 1) < 0.1
+    assert abs(resolve(cell).shape.params.non_embedding / wanted - 1) < 0.16
 
 
 def test_the_ladder_spans_three_decades_in_small_steps():
