@@ -2,7 +2,7 @@
 
 Each row of the result withholds everything above one cutoff in C. tau(h), the error that the form
 makes at a log-distance h = log(C / C_cutoff), is the RMS relative error of the hindcasts that reach
-as far, never less than that of a shorter reach, 0 at h = 0 and continued linearly beyond the longest.
+as far, never less than that of a shorter reach; 0 at h = 0, linear beyond the longest reach.
 Prediction intervals contain it beside scatter and parameters, so they are wide where the form has
 failed before; Choshen et al. 2024 (2410.11840) measure how often forms do.
 """

@@ -232,7 +232,7 @@ class Law:
 
 
 def tau_at(knots: list[list[float]], distance: Array) -> Array:
-    """Return tau at log-distances: between the knots linear, from 0 at 0, beyond them proportional."""
+    """Return tau at log-distances: linear between the knots, from 0 at 0, proportional beyond."""
     if not knots:
         return np.zeros_like(distance)
     h, tau = np.array([[0.0, 0.0], *knots]).T

@@ -52,7 +52,8 @@ def main(rungs: list[str]) -> None:
     device = next(iter(settings.values())).device
     peak = peak_flops(device, 1) or float("nan")
     print(
-        f"{device_name(device)}, one thread, measured peak of 512 x 512 products {peak / 1e9:.1f} GFLOP/s"
+        f"{device_name(device)}, one thread, measured peak of 512 x 512 products "
+        f"{peak / 1e9:.1f} GFLOP/s"
     )
     print(
         f"{'rung':8} {'non-emb. N':>11} {'batch':>6} {'tokens/s':>9} {'GFLOP/s':>8} {'of peak':>8}"

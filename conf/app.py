@@ -137,7 +137,8 @@ def nearest(key: str, schema: type) -> str:
         }
     )
     hint = f"; did you mean {' or '.join(close)}?" if close else ";"
-    return f"{hint} valid keys{f' under {parent}' if level and parent else ''}: {', '.join(level or sorted(keys))}"
+    under = f" under {parent}" if level and parent else ""
+    return f"{hint} valid keys{under}: {', '.join(level or sorted(keys))}"
 
 
 def leaves(schema: type, prefix: str = "") -> list[str]:

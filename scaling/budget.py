@@ -47,7 +47,8 @@ def resolve(cell: CellConfig) -> Resolved:
     n_steps = round(wanted / batch)
     if n_steps < 1:
         raise ValueError(
-            f"the budget gives {wanted:.3g} tokens, less than half a batch of {batch}; raise the budget or lower optim.batch_tokens"
+            f"the budget gives {wanted:.3g} tokens, less than half a batch of {batch}; "
+            "raise the budget or lower optim.batch_tokens"
         )
     n_tokens = n_steps * batch
     return Resolved(

@@ -75,7 +75,7 @@ def load(
 
 
 def load_weights(path: str | Path, model: nn.Module) -> None:
-    """Read the weights of a checkpoint or model file into `model`; ValueError when they do not fit."""
+    """Read a checkpoint's weights into `model`; ValueError when they do not fit."""
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"no checkpoint {path}; run the stage that makes it, or correct the path"
@@ -105,7 +105,8 @@ def _into_model(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
     unfit = sorted(own.keys() ^ found.keys()) or [k for k in own if own[k].shape != found[k].shape]
     if unfit:
         raise ValueError(
-            f"{path} is of another model ({', '.join(unfit[:3])} differ); use the config it was made with"
+            f"{path} is of another model ({', '.join(unfit[:3])} differ); "
+            "use the config it was made with"
         )
     for name, tensor in own.items():
         tensor.copy_(found[name])

@@ -87,7 +87,7 @@ class ModelConfig:
 def underived() -> ModelConfig:
     """Return a default model whose derived widths are still 0.
 
-    Hydra merges a chosen model over the default: widths derived for the default's d_model would stay.
+    Hydra merges a chosen model over the default: widths derived for the default would stay.
     """
     model = object.__new__(ModelConfig)
     for f in dataclasses.fields(ModelConfig):
@@ -116,9 +116,9 @@ class TokenizerConfig:
 class DataConfig:
     """Where text comes from: `stdlib` (the running interpreter's own source), files, or a hub set.
 
-    `source: files` reads `train` (folders, globs or files: .txt .py .md .jsonl[.gz|.xz] .parquet), and
-    `test` likewise or, when that is empty, a fixed hash share of the training documents.
-    `sha256` is the corpus' content: filled in when it is read, refused when it differs from a given one.
+    `source: files` reads `train` (folders, globs or files: .txt .py .md .jsonl[.gz|.xz] .parquet),
+    and `test` likewise or, when that is empty, a fixed hash share of the training documents.
+    `sha256` is the corpus' content: filled in when it is read; a given one must be met.
     """
 
     source: str = "stdlib"
@@ -174,7 +174,7 @@ class OptimConfig:
 
 @dataclass(kw_only=True)
 class ScheduleConfig:
-    """`wsd`: warm-up, constant, then decay over the last `decay` of each budget (trunk and branches).
+    """`wsd`: warm-up, constant, then decay over the last `decay` of each budget (a branch).
 
     `cosine` decays to `floor` times the peak at the budget's end and trains each cell alone.
     The decay of wsd is 1 - sqrt (Hägele et al. 2024, 2405.18392) or linear.
@@ -219,14 +219,15 @@ class BudgetConfig:
         if len(found) != 1:
             text = " and ".join(f"{k}={v:g}" for k, v in found.items()) or "nothing"
             raise ValueError(
-                f"budget sets {text}; set exactly one of flops, n_tokens, tokens_per_param (got {len(found)})"
+                f"budget sets {text}; set exactly one of flops, n_tokens, tokens_per_param "
+                f"(got {len(found)})"
             )
         return next(iter(found.items()))
 
 
 @dataclass(kw_only=True)
 class EvalConfig:
-    """The fixed held-out tokens, the same in the same order for every cell, and the curve's grid."""
+    """The fixed held-out tokens, the same for every cell, and how many a curve's row takes."""
 
     test_tokens: int = 65_536
     curve_points: int = 24

@@ -96,7 +96,8 @@ def open_corpus(config: CellConfig) -> Corpus:
     sha256, found = content_hash(config.data, cache)
     if config.data.sha256 and config.data.sha256 != sha256:
         raise ValueError(
-            f"data.sha256 is {config.data.sha256[:12]} but the text found here hashes to {sha256[:12]}; "
+            f"data.sha256 is {config.data.sha256[:12]} but the text found here hashes to "
+            f"{sha256[:12]}; "
             "restore the text (for stdlib: the same Python) or drop the override"
         )
     key = {"version": VERSION, "sha256": sha256, "vocab": vars(config.tokenizer)}
@@ -222,8 +223,8 @@ class Batches:
         """Refuse a corpus shorter than one window."""
         if self.windows < 1:
             raise ValueError(
-                f"the training part has {len(self.tokens)} tokens, fewer than one window of context+1="
-                f"{self.context + 1}; add text or shorten data.context"
+                f"the training part has {len(self.tokens)} tokens, fewer than one window of "
+                f"context+1={self.context + 1}; add text or shorten data.context"
             )
 
     @property

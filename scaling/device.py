@@ -27,7 +27,8 @@ def pick_device(config: MachineConfig) -> torch.device:
     found = torch.cuda.is_available()
     if config.device == "cuda" and not found:
         raise ValueError(
-            "machine.device=cuda, but torch finds no GPU; set machine.device=cpu or install a CUDA build"
+            "machine.device=cuda, but torch finds no GPU; "
+            "set machine.device=cpu or install a CUDA build"
         )
     device = torch.device("cuda" if found and config.device != "cpu" else "cpu")
     if device.type == "cpu":
@@ -49,7 +50,7 @@ def device_name(device: torch.device) -> str:
 
 @functools.cache
 def peak_flops(device: torch.device, threads: int) -> float | None:
-    """Return the peak FLOP/s: a GPU's from its data sheet, a CPU's as measured on fp32 products now.
+    """Return the peak FLOP/s: a GPU's from its data sheet, a CPU's measured on fp32 products.
 
     None for a GPU that is not in the table.
     """

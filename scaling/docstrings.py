@@ -70,7 +70,7 @@ def corpus_pairs(corpus: Texts) -> tuple[list[Pair], list[Pair]]:
 
 @contextlib.contextmanager
 def uncollected() -> Iterator[None]:
-    """Put the garbage collector off: it would walk the syntax trees again and again, freeing none."""
+    """Put the garbage collector off: it would walk the syntax trees over and over, in vain."""
     gc.disable()
     try:
         yield

@@ -63,7 +63,7 @@ def source_files(paths: Iterable[str]) -> list[Path]:
 
 
 def stdlib_files() -> list[Path]:
-    """List the running interpreter's own library source, its tests and installed packages left out."""
+    """List the running interpreter's library source, without tests and installed packages."""
     root = Path(sysconfig.get_path("stdlib"))
     return sorted(
         p for p in root.rglob("*.py") if LEFT_OUT.isdisjoint(p.relative_to(root).parts[:-1])
@@ -159,7 +159,8 @@ def documents(config: DataConfig) -> tuple[list[Document], list[Document]]:
     for part, found in (("training", train), ("test", test)):
         if not found:
             raise ValueError(
-                f"the corpus has no {part} documents; add text, or change data.test_share={config.test_share}"
+                f"the corpus has no {part} documents; add text, or change "
+                f"data.test_share={config.test_share}"
             )
     return train, test
 
@@ -183,7 +184,7 @@ def _digest(text: str) -> str:
 
 
 def split(found: list[Document], *, share: float) -> tuple[list[Document], list[Document]]:
-    """Split by the hash of each near-duplicate group's first name; `share` of the groups is test."""
+    """Split by the hash of each near-duplicate group's first name; `share` of them is test."""
     groups = near_duplicates([text for _, text in found])
     first: dict[int, str] = {}
     for (name, _), group in zip(found, groups, strict=True):

@@ -121,7 +121,8 @@ def collect(cells: list[CellConfig]) -> list[Record]:
     if failed or lost:
         why = f"; {failed[0].run_id}: {last_line(failed[0])}" if failed else ""
         raise RuntimeError(
-            f"{len(failed) + lost} of {len(cells)} cells have no result{why}; run the same command again to retry them"
+            f"{len(failed) + lost} of {len(cells)} cells have no result{why}; "
+            "run the same command again to retry them"
         )
     return records
 
@@ -186,7 +187,8 @@ def after_process(code: int, trunk: Trunk) -> None:
     if code < 0:
         name = signal.Signals(-code).name
         log.error(
-            "trunk %s was ended by %s; its finished cells are kept, run the command again to resume it",
+            "trunk %s was ended by %s; its finished cells are kept, "
+            "run the command again to resume it",
             trunk.trunk_id,
             name,
         )

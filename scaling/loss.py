@@ -1,8 +1,8 @@
 """Cross-entropy of a linear head without ever holding all logits.
 
 Logits are made, scored and turned into gradients a few rows at a time while they are in the cache
-(as in Liger, Hsu et al. 2024, 2410.10989): on a CPU the two passes over a (tokens, V) array cost more than
-the products of a small model.
+(as in Liger, Hsu et al. 2024, 2410.10989): on a CPU the passes over a (tokens, V) array cost more
+than the products of a small model.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ CHUNK_BYTES = 1 << 20  # of logits, about a core's second-level cache
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Mean of -log softmax(hidden @ weight.T)[target] over the rows; gradients made in the forward."""
+    """Mean of -log softmax(hidden @ weight.T)[target]; gradients are made in the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ The options `layernorm`, `gelu`, `learned`, `bias` give the GPT-2 shape (Radford
 `sinusoidal` the positions of Vaswani et al. 2017. Rotary positions follow Su et al. 2021 in the
 half-split layout of Llama, so that weights export without a permutation.
 
-Legend: B batch, T time, S time of keys, C width, H heads, G key/value heads, K head width, V vocabulary.
+Legend: B batch, T time, S time of keys, C width, H heads, G key/value heads, K head width,
+V vocabulary.
 """
 
 import functools
@@ -195,7 +196,7 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Return the normed last hidden states, (B, T, C).
 
-        `tokens` is (B, T) integers. `positions` (B, T) or (T,) counts from 0 and is the plain order by
+        `tokens` is (B, T) integers. `positions` (B, T) or (T,) counts from 0, the plain order by
         default. `mask` (B or 1, 1, T, S) is True where a query may look; None means causal. With
         a `cache` the new tokens follow those stored in it.
         """
@@ -263,7 +264,7 @@ def causal_mask(n_new: int, start: int, device: torch.device) -> Tensor:
 
 
 def rotary_angles(positions: Tensor, d_head: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine, (T, K) or (B, 1, T, K), of the rotary angles (Su et al. 2021, eq. 15)."""
+    """Return cosine and sine of the rotary angles, (T, K) or (B, 1, T, K) (Su et al. 2021)."""
     with torch.inference_mode(mode=False):  # kept angles serve training too
         rates = ROPE_BASE ** (-torch.arange(0, d_head, 2, device=positions.device).float() / d_head)
         angles = positions[..., None].float() * rates  # (..., T, K/2)

@@ -135,7 +135,8 @@ class Mirror:
     def _fail(self, error: Exception) -> None:
         self._off, self._run = True, None
         say_once(
-            f"wandb is off for this run ({type(error).__name__}: {error}); records on disk are complete without it"
+            f"wandb is off for this run ({type(error).__name__}: {error}); "
+            "records on disk are complete without it"
         )
 
     def log(self, row: dict[str, Any]) -> None:
@@ -182,7 +183,8 @@ class Progress:
         self._last = now
         gained = done - self._done_at_start
         left = (now - self._began) * (self.total - done) / gained if gained > 0 else math.inf
-        line = f"{self.what}: {done / self.total:4.0%}, {clock(now - self._began)} gone, {clock(left)} left  {text}"
+        times = f"{clock(now - self._began)} gone, {clock(left)} left"
+        line = f"{self.what}: {done / self.total:4.0%}, {times}  {text}".rstrip()
         if self.terminal:
             sys.stderr.write(f"\r\033[K{line}")
             sys.stderr.flush()

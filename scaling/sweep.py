@@ -26,7 +26,7 @@ store("sweep", CellConfig)
 def compose_cells(
     loader: Any, config: DictConfig, job_overrides: Sequence[Sequence[str]]
 ) -> list[CellConfig]:
-    """Compose each cell of a multirun; drop those outside the limits of `grid`, and say how many."""
+    """Compose each cell of a multirun; drop those outside the limits of `grid`."""
     cells = []
     for overrides in job_overrides:
         composed = loader.load_sweep_config(config, list(overrides))
@@ -57,10 +57,11 @@ def in_grid(cell: CellConfig) -> bool:
 
 
 def price(cells: list[CellConfig]) -> None:
-    """Print what the grid costs: N, D, tokens per parameter, FLOPs, time and memory of each cell."""
+    """Print what the grid costs: N, D, D/N, FLOPs, time and memory of each cell."""
     out = sys.stdout.write
     out(
-        f"{'cell':10} {'N (head)':>10} {'D':>11} {'D/N':>7} {'FLOPs':>9} {'steps':>6} {'lr':>8} {'time':>8} {'memory':>8} status\n"
+        f"{'cell':10} {'N (head)':>10} {'D':>11} {'D/N':>7} {'FLOPs':>9} {'steps':>6} "
+        f"{'lr':>8} {'time':>8} {'memory':>8} status\n"
     )
     for cell in sorted(cells, key=lambda c: (resolve(c).flops, resolve(c).shape.params.total)):
         out(_row(cell, resolve(cell)))
@@ -68,16 +69,18 @@ def price(cells: list[CellConfig]) -> None:
     total, alone = sum(map(trunk_flops, trunks)), sum(resolve(c).flops for c in cells)
     seconds = sum(core_seconds(trunk_flops(t), trunk_steps(t)) for t in trunks)
     out(
-        f"{len(cells)} cells, {total:.3g} FLOPs in trunks and branches ({alone:.3g} if each were trained "
-        f"alone), about {clock(seconds)} of one core, {clock(seconds / default_workers())} here\n"
+        f"{len(cells)} cells, {total:.3g} FLOPs in trunks and branches ({alone:.3g} if each were "
+        f"trained alone), about {clock(seconds)} of one core, "
+        f"{clock(seconds / default_workers())} here\n"
     )
 
 
 def _row(cell: CellConfig, r: Resolved) -> str:
     seconds = core_seconds(r.flops, r.n_steps)
     return (
-        f"{cell.run_id():10} {r.shape.params.with_head:10,} {r.n_tokens:11,} {r.tokens_per_param:7.2f} "
-        f"{r.flops:9.2e} {r.n_steps:6} {r.peak_lr:8.2g} {clock(seconds):>8} "
+        f"{cell.run_id():10} {r.shape.params.with_head:10,} {r.n_tokens:11,} "
+        f"{r.tokens_per_param:7.2f} {r.flops:9.2e} {r.n_steps:6} {r.peak_lr:8.2g} "
+        f"{clock(seconds):>8} "
         f"{r.memory_bytes / 2**20:5.0f} MB {status_of(cell)}\n"
     )
 

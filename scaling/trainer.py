@@ -2,8 +2,8 @@
 
 One trunk per model (and seed, and everything else but the budget); each branch leaves it at the
 start of its own decay and is a cell with its own record (Hägele et al. 2024, 2405.18392). A cosine
-cell is a trunk of one branch that leaves at step 0. Batches depend on seed and step alone, so a killed
-run that resumes gives the record of an unbroken one, bit for bit on CPU.
+cell is a trunk of one branch that leaves at step 0. Batches depend on seed and step alone, so a
+killed run that resumes gives the record of an unbroken one, bit for bit on CPU.
 """
 
 import json
@@ -85,8 +85,8 @@ def train_trunk(
 ) -> list[Record]:
     """Train the branches of one trunk and write each one's record; return the records.
 
-    `folders` (default: runs/<study>/<run_id>) holds a place per cell. A cell whose record is done is
-    left alone. `report` is called with the FLOPs done, from the trunk's start. Raises ValueError
+    `folders` (default: runs/<study>/<run_id>) holds a place per cell. A cell whose record is done
+    is left alone. `report` is called with the FLOPs done, from the trunk's start. Raises ValueError
     for cells of different trunks or an impossible setting, before anything is trained.
     """
     if len({c.trunk_id() for c in cells}) != 1:
@@ -243,7 +243,8 @@ def advance(
             run.seconds = before + time.monotonic() - began
             if not math.isfinite(run.loss_sum) or not math.isfinite(float(gradient)):
                 raise Diverged(
-                    f"the loss stopped being finite before step {run.step}; lower optim.peak_lr or raise schedule.warmup_steps"
+                    f"the loss stopped being finite before step {run.step}; "
+                    "lower optim.peak_lr or raise schedule.warmup_steps"
                 )
             setting.report(resolved.shape.flops_per_token * resolved.batch_tokens * run.step)
         if due or run.step == resolved.n_steps:
@@ -278,7 +279,7 @@ def train_step(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]
 def write_row(
     run: Run, setting: Setting, resolved: Resolved, gradient: Tensor, curve: RunLog | None
 ) -> None:
-    """Add one row to the curve: the mean training loss since the last row, now and then a test loss."""
+    """Add a row to the curve: the mean training loss since the last one, at times a test loss."""
     tokens = run.step * resolved.batch_tokens
     row = {
         "step": run.step,

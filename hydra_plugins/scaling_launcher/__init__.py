@@ -18,7 +18,7 @@ class TrunkLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what composing needs; the task function is not called: cells are, by `scaling.launch`."""
+        """Keep what composing needs; `scaling.launch` runs the cells, not the task function."""
         self.loader, self.config = hydra_context.config_loader, config
 
     def launch(

@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Constants of the rule; `batch_base` in tokens, up to `batch_base_params` non-embedding parameters."""
+    """Constants of the rule; `batch_base` tokens hold up to `batch_base_params` (non-embedding)."""
 
     lr_base: float
     lr_base_width: int

@@ -99,8 +99,9 @@ def ladder_shape(
     reached = getattr(best.params, count)
     if not 0.5 < reached / target < 2:
         raise ValueError(
-            f"no shape has {target:.3g} {count} parameters: the nearest, {best.n_layer} layers of width "
-            f"{best.d_model}, has {reached:.3g}; choose another target, vocabulary or head width"
+            f"no shape has {target:.3g} {count} parameters: the nearest, {best.n_layer} layers of "
+            f"width {best.d_model}, has {reached:.3g}; choose another target, vocabulary or head "
+            "width"
         )
     return best
 

@@ -111,7 +111,8 @@ def test_one_batch_overfits(make_cell):
     cell = make_cell(model={"d_model": 32}, optim={"peak_lr": 0.02})
     setting = prepare(cell, lambda flops: None)
     run = new_run(setting)
-    setting = replace(setting, batches=lambda step, fixed=setting.batches(0): fixed)
+    fixed = setting.batches(0)
+    setting = replace(setting, batches=lambda step: fixed)
     losses = [float(train_step(run, setting, 1.0)[0]) for _ in range(200)]
     assert losses[-1] < 0.2 * losses[0]
 
