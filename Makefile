@@ -3,16 +3,23 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STUDY ?= quick
 FITS ?= ../shared/fits
+FOLDER := runs/$(STUDY)
 
-.PHONY: study test check bench clean
+.PHONY: study explain test check bench clean
 
-# The tour of the project: install, sweep, fit, plan, final run, report.
+# The tour of the project: install, sweep, fit, plan, final run, report. What is done is not done again: without a
+# record newer than the report, its last lines are shown once more.
 study: $(VENV)/.installed
 	$(RUN) -m scaling.sweep -m sweeps=$(STUDY)
-	$(RUN) -m analysis.fit runs=runs/$(STUDY) out=runs/$(STUDY)/law.json
-	$(RUN) -m analysis.plan law=runs/$(STUDY)/law.json runs=runs/$(STUDY) flops_multiple=3
-	$(RUN) -m scaling.final plan=runs/$(STUDY)/plan.yaml machine.threads=2
-	$(RUN) -m analysis.report runs=runs/$(STUDY)
+	@if [ -f $(FOLDER)/summary.txt ] && [ -z "$$(find $(FOLDER) -name record.json -newer $(FOLDER)/summary.txt)" ]; \
+	then cat $(FOLDER)/summary.txt; else $(MAKE) --no-print-directory explain; fi
+
+explain:
+	$(RUN) -m analysis.fit runs=$(FOLDER) out=$(FOLDER)/law.json
+	$(RUN) -m analysis.plan law=$(FOLDER)/law.json runs=$(FOLDER) flops_multiple=3
+	$(RUN) -m scaling.final plan=$(FOLDER)/plan.yaml machine.threads=2
+	$(RUN) -m analysis.report runs=$(FOLDER) > $(FOLDER)/summary.tmp && mv $(FOLDER)/summary.tmp $(FOLDER)/summary.txt
+	@cat $(FOLDER)/summary.txt
 
 test: $(VENV)/.installed-dev
 	$(RUN) -m pytest
