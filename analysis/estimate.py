@@ -9,6 +9,7 @@ power laws and hindcasts. `status` says what kind of answer it is; a table that 
 form at all raises ValueError.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,18 @@ import pandas as pd
 
 from analysis import alarms as rules
 from analysis.alarms import Alarm
-from analysis.backtest import backtest as run_backtest
+from analysis.comparison import compare
 from analysis.envelope import envelope
 from analysis.forms import Array, Form, column, form_named
+from analysis.hindcast import hindcasts
 from analysis.isoflop import isoflop, vertices
 from analysis.laws import Law
+from analysis.methods import METHODS, NEEDED_BY
+from analysis.noise import weighted
 from analysis.objective import Objective, Problem, problem_of, residuals
-from analysis.powers import power_laws
+from analysis.powers import power_laws, undominated
 from analysis.records import Columns, Runs, load_runs
+from analysis.sensitivity import sensitivity as sensitivity_rows
 from analysis.solver import Solution, minimise
 from analysis.uncertainty import Bootstrap, bootstrap, units_of
 
@@ -34,6 +39,7 @@ WIDEST_A = 0.4  # an interval of a wider than this says nothing about allocation
 FEWEST_UNITS = 8
 LOST_SHARE = 0.05
 REACHES = (1.0, 10.0, 100.0)  # stated budgets, in units of the largest C fitted
+WEIGHTINGS = ("column", "seed_noise", "none")
 
 
 def fit(
@@ -44,42 +50,104 @@ def fit(
     where: str | None = None,
     columns: Columns | None = None,
     objective: Objective | None = None,
+    weighting: str = "column",
+    fixed: Mapping[str, float] | None = None,
     resamples: int = 1000,
     level: float = 0.9,
     seed: int = 0,
     hindcast: bool = True,
+    sensitivity: bool = True,
 ) -> Law:
     """Fit `form` to runs (a study's folder, a table's path, a data frame or `Runs`).
 
-    `count`, `where` and `columns` apply unless `data` is `Runs` already. `resamples=0` leaves out
-    every interval, `hindcast=False` the backtest. Raises ValueError in one sentence for a table
-    that cannot carry the form.
+    `form` is one of `analysis.forms.FORMS`, of `analysis.methods.METHODS`, or `all`: the form that
+    predicts withheld larger runs best. `count`, `where` and `columns` apply unless `data` is `Runs`
+    already. `objective=None` is the form's own. `weighting` takes the table's `weight` column,
+    measured seed noise, or none; `fixed` parameters are held. `resamples=0` leaves out every
+    interval, `hindcast=False` the backtest, `sensitivity=False` the other objectives. Raises
+    ValueError in one sentence for a table that cannot carry the form.
     """
-    chosen, objective = form_named(form), objective or Objective()
-    check_options(resamples, level)
+    check_options(resamples, level, weighting)
+    needed = needed_columns(form)
     runs = data
     if not isinstance(runs, Runs):
-        runs = load_runs(runs, count=count, where=where, columns=columns)
-    table = runs.table
+        runs = load_runs(runs, count=count, where=where, columns=columns, needed=needed)
+    check_columns(runs.table, needed, form)
+    options = {"resamples": resamples, "level": level, "seed": seed}
+    if form in METHODS:
+        return METHODS[form](runs, **options)
+    compared: list[dict[str, Any]] = []
+    if form == "all":
+        compared = compare(runs.table, objective)
+        form = str(compared[0]["form"])
+    chosen = form_named(form)
+    objective = objective or Objective(name=chosen.objective)
+    table = prepared(runs.table, chosen, objective, weighting)
     check_table(table, chosen)
-    problem = problem_of(table, chosen, objective)
+    problem = problem_of(table, chosen, objective, fixed=dict(fixed or {}))
     found = minimise(problem)
     boot = None
     if resamples and np.isfinite(found.value[0]):
         boot = bootstrap(problem, found, units_of(table), resamples=resamples, seed=seed)
-    law = _law(runs, problem, found, boot, level)
-    options = {"resamples": resamples, "level": level, "seed": seed}
-    law = replace(law, power_laws=power_laws(table, **options))
+    law = _law(replace(runs, table=table), problem, found, boot, level)
+    law = replace(law, fixed=dict(fixed or {}), comparison=compared)
+    law.objective["weighting"] = weighting if "weight" in table else "none"
+    if chosen.is_surface:
+        law = replace(law, power_laws=power_laws(table, **options))
     if chosen.name == "chinchilla":
         law = _with_methods(law, table, **options)
-    if hindcast:
-        tested = run_backtest(table, chosen, objective, level=level, seed=seed)
+    if hindcast and chosen.target == "loss":
+        tested = hindcasts(table, chosen, objective, fixed=fixed, level=level, seed=seed)
         law = replace(law, backtest=tested)
+    if sensitivity and chosen.is_surface:
+        flops = float((6 * column(table, "params") * column(table, "tokens")).max())
+        rows = sensitivity_rows(table, chosen, objective, flops=flops, fixed=fixed or {})
+        law = replace(law, sensitivity=rows)
     return law
 
 
-def check_options(resamples: int, level: float) -> None:
-    """Refuse a negative number of resamples and a level outside (0, 1)."""
+def needed_columns(form: str) -> tuple[str, ...]:
+    """Return the columns that a form (or method, or `all`) must find."""
+    if form in METHODS:
+        return NEEDED_BY[form]
+    if form == "all":
+        return ()
+    chosen = form_named(form)
+    return (*(v for v in chosen.variables if v not in chosen.optional), chosen.target)
+
+
+def check_columns(table: pd.DataFrame, needed: tuple[str, ...], form: str) -> None:
+    """Refuse a table, read without the form in mind, that lacks a column."""
+    missing = [name for name in needed if name not in table]
+    if missing:
+        raise ValueError(
+            f"form={form} needs a column {missing[0]!r}; the table has "
+            f"{', '.join(map(str, table.columns))}: set columns.{missing[0]}=NAME"
+        )
+
+
+def prepared(table: pd.DataFrame, form: Form, objective: Objective, weighting: str) -> pd.DataFrame:
+    """Return the rows that a form is fitted to, weighted.
+
+    A law in one variable of a table with others is one of its frontier.
+    """
+    alone = form.target == "loss" and len(form.variables) == 1
+    others = [v for v in ("params", "tokens") if v in table and v not in form.variables]
+    if alone and any(np.ptp(column(table, v)) > 0 for v in others):
+        table = undominated(table, form.variables[0]).reset_index(drop=True)
+    if weighting == "none":
+        return table.drop(columns="weight", errors="ignore")
+    if weighting == "seed_noise":
+        return weighted(table, squared=objective.name in ("ls_log", "ls"))
+    return table
+
+
+def check_options(resamples: int, level: float, weighting: str = "column") -> None:
+    """Refuse a negative number of resamples, a level outside (0, 1), an unknown weighting."""
+    if weighting not in WEIGHTINGS:
+        raise ValueError(
+            f"objective.weighting={weighting} is not known; choose one of {', '.join(WEIGHTINGS)}"
+        )
     if resamples < 0:
         raise ValueError(f"intervals.resamples={resamples} is negative; 0 turns intervals off")
     if not 0 < level < 1:
@@ -95,6 +163,8 @@ def check_table(table: pd.DataFrame, form: Form) -> None:
             f"form={form.name}; it needs at least {needed}: add runs or choose a smaller form"
         )
     for name in form.variables:
+        if name in form.optional and name not in table:
+            continue
         values = column(table, name)
         if np.ptp(values) == 0:
             raise ValueError(
@@ -129,10 +199,14 @@ def _law(
         n_runs=len(table),
         dropped=runs.dropped,
         ranges=_ranges(table),
-        noise={"sd_log": float(np.sqrt((left**2).sum() / (len(left) - len(values))))},
+        noise={
+            "sd_log" if problem.objective.in_logs else "sd": float(
+                np.sqrt((left**2).sum() / (len(left) - len(values)))
+            )
+        },
         inputs=runs.inputs,
     )
-    law = replace(law, allocation=_allocation(law, level)) if form.name == "chinchilla" else law
+    law = replace(law, allocation=_allocation(law, level)) if form.is_surface else law
     raised = _fit_alarms(law, table, problem, found, boot, left)
     status = _status(form, found, raised, boot)
     stated = rules.status_alarm(status, form.name)
@@ -142,9 +216,9 @@ def _law(
 
 
 def _without_intervals(law: Law) -> Law:
-    """Leave out draws and intervals: about parameters that no run determines they would mislead."""
+    """Leave out draws, intervals and optima beyond the data: they would mislead."""
     allocation = {**law.allocation, "a_interval": None, "b_interval": None}
-    stated = [{**o, "interval": None} for o in allocation.get("tokens_per_param", [])]
+    stated = [{**o, "interval": None} for o in allocation.get("tokens_per_param", [])[:1]]
     if stated:
         allocation["tokens_per_param"] = stated
     return replace(law, draws=None, intervals=None, allocation=allocation if stated else {})
@@ -165,7 +239,7 @@ def _intervals(boot: Bootstrap, form: Form, level: float) -> dict[str, Any]:
 
 def _allocation(law: Law, level: float) -> dict[str, Any]:
     reach = law.ranges["flops_6nd"][1]
-    optima = [law.optimum(reach * r, level) for r in REACHES]
+    optima = [law.optimum(reach * r, level, force=True) for r in REACHES]
     first = optima[0]
 
     def interval(optimum: Any, name: str) -> list[float] | None:
@@ -201,11 +275,15 @@ def _fit_alarms(
     left: Array,
 ) -> list[Alarm]:
     form = problem.design.form
-    raised: list[Alarm | None] = [*rules.table_alarms(table), *rules.residual_alarms(table, left)]
+    raised: list[Alarm | None] = []
+    if {"params", "tokens", "loss"} <= set(table):
+        raised += rules.table_alarms(table)
+        raised += rules.residual_alarms(table, left) if problem.objective.in_logs else []
     at = [form.parameters.index(name) for name in form.exponents]
-    raised.append(rules.two_basins(found.value, found.theta[:, at], found.converged))
+    if at:
+        raised.append(rules.two_basins(found.value, found.theta[:, at], found.converged))
     intervals = (law.intervals or {}).get("parameters", {})
-    if form.offset:
+    if form.offset and form.target == "loss":
         smallest = float(column(table, "loss").min())
         offset = law.parameters[form.offset]
         raised.append(rules.offset_alarm(offset, intervals.get(form.offset), smallest))
@@ -228,7 +306,7 @@ def _status(form: Form, found: Solution, raised: list[Alarm], boot: Bootstrap | 
     if form.offset:
         bound[form.parameters.index(form.offset)] = False
     mostly_lost = boot is not None and boot.lost > boot.resamples / 2
-    blind = form.name == "chinchilla" and codes & {"single_ray", "exponents_inseparable"}
+    blind = form.is_surface and codes & {"single_ray", "exponents_inseparable"}
     if not np.isfinite(found.condition[0]) or blind or mostly_lost:
         return "not_identified"
     if not found.converged[0]:
@@ -257,6 +335,8 @@ def _with_methods(law: Law, table: pd.DataFrame, *, resamples: int, level: float
 
 
 def _ranges(table: pd.DataFrame) -> dict[str, list[float]]:
-    columns = {name: column(table, name) for name in ("params", "tokens", "flops", "loss")}
-    columns["flops_6nd"] = 6 * columns["params"] * columns["tokens"]
+    names = ("params", "tokens", "flops", "loss", "unique_tokens", "kl", "pairs", "examples")
+    columns = {name: column(table, name) for name in names if name in table}
+    if {"params", "tokens"} <= set(columns):
+        columns["flops_6nd"] = 6 * columns["params"] * columns["tokens"]
     return {name: [float(v.min()), float(v.max())] for name, v in columns.items()}

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from analysis.alarms import Alarm
-from analysis.laws import CHINCHILLA, Law, chinchilla_optimum
+from analysis.allocation import chinchilla_optimum
+from analysis.laws import CHINCHILLA, Law
 
 PF_DAY = 8.64e19  # FLOPs of one petaFLOP/s for a day, the unit of C in Kaplan et al. 2020
 

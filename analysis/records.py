@@ -2,11 +2,14 @@
 
 Columns afterwards: params (N, under the chosen count), tokens (D), loss (L, nats per token), flops
 (C; 6ND where the source has none), run, and where the source has them trunk, group, weight, seed,
-unique_tokens, curve (path of metrics.jsonl). Of a study only pretraining cells that are done enter;
-the others are listed in `dropped` with the reason. Every mistake is one sentence.
+unique_tokens, lr, batch, curve (path of metrics.jsonl), and those of post-training (examples,
+pairs, kl, reward, error). Which must be there is for the form to say. Of a study only pretraining
+cells that are done enter; the others are listed in `dropped` with the reason. Every mistake is one
+sentence.
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,9 @@ from scaling.schema import Record, read_record, sha256_file
 
 COUNTS = ("total", "non_embedding", "with_head", "active")
 NEEDED = ("params", "tokens", "loss")
+ALWAYS_CHECKED = (*NEEDED, "flops", "weight", "unique_tokens")  # also where no form asked for them
+NUMBERS = (*ALWAYS_CHECKED, "lr", "batch", "examples", "pairs", "kl", "reward", "error")
+SIGNED = ("reward",)
 SHOWN_ROWS = 5
 
 
@@ -34,6 +40,13 @@ class Columns:
     seed: str = "seed"
     unique_tokens: str = "unique_tokens"
     trunk: str = "trunk"
+    lr: str = "lr"
+    batch: str = "batch"
+    examples: str = "examples"
+    pairs: str = "pairs"
+    kl: str = "kl"
+    reward: str = "reward"
+    error: str = "error"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +69,12 @@ def load_runs(
     count: str = "total",
     where: str | None = None,
     columns: Columns | None = None,
+    needed: Sequence[str] = NEEDED,
 ) -> Runs:
     """Read a study's folder, a file, or a data frame into checked `Runs`.
 
-    `where` is a pandas query over the source's own columns. Raises ValueError or
+    `where` is a pandas query over the source's own columns; `needed` names the columns that must
+    be there. Raises ValueError or
     FileNotFoundError with one sentence.
     """
     if count not in COUNTS:
@@ -74,15 +89,17 @@ def load_runs(
         raw, inputs = _read_file(Path(source))
     if where:
         raw, inputs = _filter(raw, where), {**inputs, "where": where}
-    table = canonical(raw, columns)
+    table = canonical(raw, columns, needed=needed)
     if asdict(columns) != asdict(Columns()):
         renamed = {k: v for k, v in asdict(columns).items() if k != v}
         inputs = {**inputs, "columns": renamed}
     return Runs(table=table, dropped=dropped, inputs=inputs, count=count)
 
 
-def canonical(raw: pd.DataFrame, columns: Columns | None = None) -> pd.DataFrame:
-    """Return the table under our column names, every number positive and finite."""
+def canonical(
+    raw: pd.DataFrame, columns: Columns | None = None, *, needed: Sequence[str] = NEEDED
+) -> pd.DataFrame:
+    """Return the table under our column names, numbers finite and, but for rewards, positive."""
     columns = columns or Columns()
     if not len(raw):
         raise ValueError("the table has no rows; check the file, or loosen where=")
@@ -90,15 +107,15 @@ def canonical(raw: pd.DataFrame, columns: Columns | None = None) -> pd.DataFrame
     for name, source in asdict(columns).items():
         if source in raw:
             table[name] = raw[source].to_numpy()
-        elif name in NEEDED or source != name:
+        elif name in needed or source != name:
             raise ValueError(_missing(name, source, list(map(str, raw.columns))))
     table["run"] = raw["run"].astype(str).to_numpy() if "run" in raw else raw.index.astype(str)
     if "curve" in raw:
         table["curve"] = raw["curve"].to_numpy()
-    for name in (*NEEDED, "flops", "weight", "unique_tokens"):
-        if name in table:
-            table[name] = _positive(table, name, getattr(columns, name))
-    if "flops" not in table:
+    for name in dict.fromkeys((*needed, *NUMBERS)):
+        if name in table and (name in needed or name in ALWAYS_CHECKED):
+            table[name] = _checked(table, name, getattr(columns, name), signed=name in SIGNED)
+    if "flops" not in table and {"params", "tokens"} <= set(table):
         table["flops"] = 6 * table["params"] * table["tokens"]
     return table
 
@@ -151,6 +168,8 @@ def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
         "unique_tokens": record.unique_tokens,
         "seed": record.seed,
         "trunk": record.trunk,
+        "lr": record.peak_lr,
+        "batch": record.batch_tokens,
         "schedule": record.schedule,
         "curve": str(curve) if curve.exists() else None,
     }
@@ -206,17 +225,25 @@ _ALIASES = {
     "tokens": ("D", "n_tokens", "training_tokens", "Training Tokens"),
     "loss": ("L", "test_loss", "val_loss", "eval_loss"),
     "flops": ("C", "compute", "training_flop", "Training FLOP"),
+    "unique_tokens": ("U", "unique", "U_D", "dataset_tokens"),
+    "lr": ("peak_lr", "learning_rate", "eta"),
+    "batch": ("batch_tokens", "bs", "batch_size"),
+    "reward": ("gold", "gold_reward", "R"),
+    "kl": ("KL", "kl_nats"),
+    "pairs": ("n_pairs", "comparisons", "n"),
+    "examples": ("n_examples", "D_f", "sft_examples"),
 }
 
 
-def _positive(table: pd.DataFrame, name: str, source: str) -> np.ndarray:
+def _checked(table: pd.DataFrame, name: str, source: str, *, signed: bool) -> np.ndarray:
     values = np.asarray(pd.to_numeric(table[name], errors="coerce"), dtype=float)
-    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+    bad = np.flatnonzero(~(np.isfinite(values) & (signed | (values > 0))))
     if len(bad):
         rows = ", ".join(str(i) for i in bad[:SHOWN_ROWS])
         more = f" and {len(bad) - SHOWN_ROWS} more" if len(bad) > SHOWN_ROWS else ""
+        kind = "finite number" if signed else "positive finite number"
         raise ValueError(
-            f"column {source!r} is not a positive finite number in {len(bad)} of {len(values)} "
+            f"column {source!r} is not a {kind} in {len(bad)} of {len(values)} "
             f"rows (rows {rows}{more}, counted from 0); repair or drop them with where="
         )
     return values

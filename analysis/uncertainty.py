@@ -14,12 +14,17 @@ import numpy as np
 import pandas as pd
 
 from analysis.forms import Array
-from analysis.objective import Problem
-from analysis.solver import Solution, joined, resolve
+from analysis.objective import Problem, residuals
+from analysis.solver import DAMPING, Solution, joined, resolve
 
 METHOD = "pairs bootstrap, percentile"
 FEWEST_GROUPS = 12  # with fewer, groups are experiments to be told apart, not units
 RETRY_WIDTHS = 3
+LARGE = 5000  # rows from which resamples are first solved with residuals linear in theta
+LINEAR_STEPS = 3
+LINEAR_TRUST = 1e-6  # damping of the exact step that follows
+LINEAR_ROWS = 1000  # handled at a time, to stay in a core's cache
+LINEAR_DAMPING = 0.1  # share of the majorising quadratic beside Huber's own curvature
 BLOCK = 4_000_000  # resampled rows whose weights are held at a time
 
 
@@ -68,8 +73,11 @@ def bootstrap(
         count = min(block, resamples - low)
         weights = problem.weights * unit_weights(units, rng, count)
         resampled = replace(problem, weights=weights)
-        starts = np.repeat(point.theta[:1], count, axis=0)
-        parts.append(_retried(resolve(starts, resampled), resampled))
+        if len(units.codes) >= LARGE:
+            starts, damping = linearised(point.theta[0], resampled), LINEAR_TRUST
+        else:
+            starts, damping = np.repeat(point.theta[:1], count, axis=0), DAMPING
+        parts.append(_retried(resolve(starts, resampled, damping=damping), resampled))
     found = joined(parts)
     draws = problem.design.external(found.theta[found.converged])
     return Bootstrap(
@@ -83,8 +91,44 @@ def bootstrap(
 
 def unit_weights(units: Units, rng: np.random.Generator, resamples: int) -> Array:
     """Draw units with replacement; returns row weights (S, n)."""
-    counts = rng.multinomial(units.count, np.full(units.count, 1 / units.count), size=resamples)
-    return counts[:, units.codes].astype(float)
+    counts = np.empty((resamples, units.count))
+    for row in counts:
+        drawn = rng.integers(units.count, size=units.count)
+        row[:] = np.bincount(drawn, minlength=units.count)
+    return counts if units.name == "row" else counts[:, units.codes]
+
+
+def linearised(theta: Array, problem: Problem) -> Array:
+    """Return starts (S, P): resamples solved with residuals linear in theta about the point.
+
+    One product of matrices replaces exp and log of every row, so that the exact descent that
+    follows has little left to do: worth it for long tables, whose resamples differ little.
+    """
+    parts = problem.design.parts(theta[None])
+    width, objective = problem.objective.width, problem.objective
+    residual = residuals(theta[None], problem)[0]
+    scale = 1 / parts.predicted[0] if objective.in_logs else np.ones(len(residual))
+    jacobian = parts.jacobian()[0] * scale  # (P, n)
+    low, high = problem.bounds
+    free = ((theta > low[0]) & (theta < high[0])).astype(float)
+    both, eye = np.outer(free, free), np.eye(len(theta))
+    moved = np.zeros((len(problem.weights), len(theta)))
+    for _ in range(LINEAR_STEPS):
+        gradient, curved = np.zeros_like(moved), np.zeros((len(moved), len(theta), len(theta)))
+        for at in range(0, len(residual), LINEAR_ROWS):
+            here = slice(at, at + LINEAR_ROWS)
+            left = moved @ jacobian[:, here] + residual[here]
+            clipped = np.clip(left, -width, width)
+            inside = problem.weights[:, here] * (clipped == left)
+            clipped *= problem.weights[:, here]
+            gradient += (clipped @ jacobian[:, here].T) * free
+            np.divide(clipped, left, out=clipped, where=left != 0)
+            inside += LINEAR_DAMPING * clipped
+            outer = (jacobian[:, None, here] * jacobian[None, :, here]).reshape(len(theta) ** 2, -1)
+            curved += (inside @ outer.T).reshape(curved.shape) * both
+        ridge = 1e-12 * np.trace(curved, axis1=1, axis2=2)[:, None, None] * eye
+        moved -= np.linalg.solve(curved + ridge + np.diag(1 - free), gradient[..., None])[..., 0]
+    return np.clip(theta + moved, low, high)
 
 
 def _retried(found: Solution, problem: Problem) -> Solution:

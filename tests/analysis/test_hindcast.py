@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.backtest import backtest, cutoffs, tau_knots
 from analysis.forms import FORMS
+from analysis.hindcast import cutoffs, hindcasts, tau_knots
 from analysis.laws import tau_at
 from analysis.objective import Objective
 
@@ -26,7 +26,7 @@ def test_cutoffs_of_a_continuum_are_a_factor_apart():
 
 
 def test_an_exact_law_is_predicted_exactly(known_law):
-    tested = backtest(isoflop_table(known_law, budgets=BUDGETS), FORM, Objective())
+    tested = hindcasts(isoflop_table(known_law, budgets=BUDGETS), FORM, Objective())
     assert len(tested["rows"]) >= 3
     assert max(r["rms_relative_error"] for r in tested["rows"]) < 1e-8
     assert max(t for _, t in tested["tau"]) < 1e-8
@@ -36,13 +36,13 @@ def test_a_false_form_shows_as_tau(refit_law):
     table = isoflop_table(refit_law, budgets=BUDGETS, noise=0.001)
     c = np.log(table["flops"] / 1e18)
     bent = table.assign(loss=table["loss"] * np.exp(-0.002 * c**2))
-    true, false = (backtest(t, FORM, Objective()) for t in (table, bent))
+    true, false = (hindcasts(t, FORM, Objective()) for t in (table, bent))
     assert tau_at(false["tau"], np.log(4.0)) > 0.003 > tau_at(true["tau"], np.log(4.0))
     assert false["rows"][0]["distance"] == pytest.approx(4.0)
 
 
 def test_one_budget_cannot_be_backtested(refit_law):
-    assert backtest(isoflop_table(refit_law, budgets=(1e20,)), FORM, Objective()) is None
+    assert hindcasts(isoflop_table(refit_law, budgets=(1e20,)), FORM, Objective()) is None
 
 
 def test_tau_never_falls_with_distance_and_goes_on_linearly():

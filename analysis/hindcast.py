@@ -7,6 +7,7 @@ Prediction intervals contain it beside scatter and parameters, so they are wide 
 failed before; Choshen et al. 2024 (2410.11840) measure how often forms do.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from analysis.forms import Array, Form, column
-from analysis.objective import Objective, problem_of, residuals
+from analysis.objective import Objective, problem_of
 from analysis.solver import minimise
 from analysis.uncertainty import bootstrap, units_of
 
@@ -27,21 +28,34 @@ FEWEST_SIZES = 3
 RESAMPLES = 100
 
 
-def backtest(
-    table: pd.DataFrame, form: Form, objective: Objective, *, level: float = 0.9, seed: int = 0
+def hindcasts(
+    table: pd.DataFrame,
+    form: Form,
+    objective: Objective,
+    *,
+    fixed: Mapping[str, float] | None = None,
+    level: float = 0.9,
+    seed: int = 0,
 ) -> dict[str, Any] | None:
     """Return the hindcast rows and tau, or None when no budget can be withheld."""
     rows = []
-    for cutoff in cutoffs(table["flops"].to_numpy()):
-        below = column(table, "flops") <= cutoff
+    along = reach_of(table, form)
+    for cutoff in cutoffs(along):
+        below = along <= cutoff
         fitted, withheld = table.iloc[np.flatnonzero(below)], table.iloc[np.flatnonzero(~below)]
-        if not _enough(fitted, len(table), form):
+        if not _enough(fitted, along[below], len(table), form):
             continue
-        row = _hindcast(fitted, withheld, form, objective, level, seed)
-        rows.append({"cutoff_flops": float(cutoff), **row})
+        row = _hindcast(fitted, withheld, form, objective, dict(fixed or {}), level, seed)
+        reach = float(along.max() / along[below].max())
+        rows.append({"cutoff_flops": float(cutoff), "distance": reach, **row})
     if not rows:
         return None
     return {"rows": rows, "tau": tau_knots(rows), "level": level, "resamples": RESAMPLES}
+
+
+def reach_of(table: pd.DataFrame, form: Form) -> Array:
+    """Return what grows as one extrapolates (n,): C, or else the form's first variable."""
+    return column(table, "flops" if "flops" in table else form.variables[0])
 
 
 def tau_knots(rows: list[dict[str, Any]]) -> list[list[float]]:
@@ -63,10 +77,11 @@ def cutoffs(flops: Array) -> list[float]:
     return [float(ordered[i]) for i in last[::-1][:MOST_CUTOFFS]]
 
 
-def _enough(below: pd.DataFrame, total: int, form: Form) -> bool:
-    sizes = min(len(np.unique(column(below, v))) for v in form.variables)
+def _enough(below: pd.DataFrame, along: Array, total: int, form: Form) -> bool:
+    needed_variables = [v for v in form.variables if v not in form.optional]
+    sizes = min(len(np.unique(column(below, v))) for v in needed_variables)
     needed = max(len(form.parameters) + 2, LEAST_SHARE * total)
-    span = np.ptp(np.log(column(below, "flops")))
+    span = np.ptp(np.log(along))
     return bool(len(below) >= needed and sizes >= FEWEST_SIZES and span >= np.log(LEAST_SPAN))
 
 
@@ -75,15 +90,15 @@ def _hindcast(
     above: pd.DataFrame,
     form: Form,
     objective: Objective,
+    fixed: dict[str, float],
     level: float,
     seed: int,
 ) -> dict[str, Any]:
     """Fit below, predict above; return the row."""
-    problem = problem_of(below, form, objective)
+    problem = problem_of(below, form, objective, fixed=fixed)
     found = minimise(problem, kept=4)
     theta = found.theta[:1]
     row: dict[str, Any] = {
-        "distance": float(column(above, "flops").max() / column(below, "flops").max()),
         "n_train": len(below),
         "n_test": len(above),
         "converged": bool(found.converged[0]),
@@ -91,14 +106,14 @@ def _hindcast(
     if not found.converged[0]:
         return row
     values = dict(zip(form.parameters, problem.design.external(theta)[0], strict=True))
-    columns = {v: above[v].to_numpy() for v in form.variables}
-    log_error = np.log(form.predict(values, columns)) - np.log(above["loss"].to_numpy())
+    columns = {v: column(above, v) for v in form.variables if v in above}
+    log_error = np.log(form.predict(values, columns)) - np.log(column(above, form.target))
     boot = bootstrap(problem, found, units_of(below), resamples=RESAMPLES, seed=seed)
     draws = {p: boot.draws[:, i, None] for i, p in enumerate(form.parameters)}
     logs = (
         np.log(form.predict(draws, columns)) if len(boot.draws) > 1 else np.zeros((2, len(above)))
     )
-    left = residuals(theta, problem)[0]
+    left = np.log(problem.design.predicted(theta)[0] / problem.target)
     scatter = float((left**2).sum() / max(len(left) - len(form.parameters), 1))
     variance = logs.var(axis=0) + scatter
     inside = np.abs(log_error) <= ndtri((1 + level) / 2) * np.sqrt(variance)
