@@ -25,7 +25,7 @@ from analysis.forms import Array, Form, column
 
 OBJECTIVES = ("huber_log", "lad_log", "ls_log", "ls")
 LAD_DELTA = 1e-9  # Huber's delta that stands for 0: the objective is then within n*delta/2 of LAD
-CHUNK = 48_000  # problem-rows evaluated at a time: one pass then stays in a core's cache
+CHUNK = 48_000  # numbers of a row of a problem handled at once: a pass then stays in a core's cache
 MANY_CHUNKS = 4  # from which threads are worth starting
 MOST_THREADS = 8
 LEAST = 1e-100  # a prediction at or below it, or above its inverse, is none
@@ -107,21 +107,26 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
-    """Value (S,), gradient (S, P), Hessian and damping metric (S, P, P) at one theta a problem."""
+    """Value (S,), gradient (S, P), and (S, P, P) at one theta a problem.
+
+    The Hessian is `squares` + `bend`, first and second derivatives of the predictions; `metric` is
+    for damping. What was not asked for is NaN.
+    """
 
     value: Array
     gradient: Array
-    hessian: Array
+    squares: Array
+    bend: Array
     metric: Array
 
-    def part(self, chosen: Array) -> "Local":
+    @property
+    def hessian(self) -> Array:
+        """The Hessian (S, P, P)."""
+        return self.squares + self.bend
+
+    def part(self, chosen: "slice | Array") -> "Local":
         """Return some of the problems."""
-        return Local(
-            value=self.value[chosen],
-            gradient=self.gradient[chosen],
-            hessian=self.hessian[chosen],
-            metric=self.metric[chosen],
-        )
+        return Local(**{name: getattr(self, name)[chosen] for name in Local.__dataclass_fields__})
 
 
 def problem_of(
@@ -174,45 +179,48 @@ def residuals(theta: Array, problem: Problem) -> Array:
 
 
 def evaluate(
-    theta: Array, problem: Problem, *, width: float | None = None, metric: bool = True
+    theta: Array,
+    problem: Problem,
+    *,
+    width: float | None = None,
+    metric: bool = True,
+    bend: bool = True,
 ) -> Local:
     """Return value and derivatives at theta (S, P); `width` overrides the objective's own.
 
-    Without `metric` its place is filled with the Hessian. At infinite width (least squares, to
-    find where minima are) the Hessian of a function design is Gauss and Newton's.
+    At infinite width (least squares, to find where minima are) the Hessian of a function design is
+    Gauss and Newton's. Without `metric` or `bend` those are left out.
     """
-    n_rows = problem.design.n_rows
+    wanted = (width, metric, bend)
+    n_rows = problem.design.n_rows * problem.design.cost(second=bend)
     if n_rows > CHUNK:
-        return _by_rows(theta, problem, width, metric)
+        return _by_rows(theta, problem, wanted)
     chunk = CHUNK // n_rows
     if len(theta) <= chunk:
-        return _evaluate(theta, problem, width, metric)
+        return _evaluate(theta, problem, *wanted)
     count, size = theta.shape
-    out = Local(
-        value=np.empty(count),
-        gradient=np.empty((count, size)),
-        hessian=np.empty((count, size, size)),
-        metric=np.empty((count, size, size)),
-    )
+    shapes = {"value": (count,), "gradient": (count, size)}
+    names = Local.__dataclass_fields__
+    out = Local(**{name: np.empty(shapes.get(name, (count, size, size))) for name in names})
 
     def fill(low: int) -> None:
         here = slice(low, low + chunk)
-        found = _evaluate(theta[here], problem.part(here), width, metric)
-        for name in Local.__dataclass_fields__:
+        found = _evaluate(theta[here], problem.part(here), *wanted)
+        for name in names:
             getattr(out, name)[here] = getattr(found, name)
 
     _over(fill, range(0, count, chunk))
     return out
 
 
-def _by_rows(theta: Array, problem: Problem, width: float | None, metric: bool) -> Local:
+def _by_rows(theta: Array, problem: Problem, wanted: tuple[float | None, bool, bool]) -> Local:
     """Evaluate a table longer than a chunk piece by piece; everything is a sum over rows."""
-    size = CHUNK // 2
+    size = max(1, CHUNK // (2 * problem.design.cost(second=wanted[2])))
 
     def sums(low: int) -> Local:
         piece = problem.rows(slice(low, low + size))
         pairs = [slice(i, i + 2) for i in range(0, len(theta), 2)]
-        found = [_evaluate(theta[i], piece.part(i), width, metric) for i in pairs]
+        found = [_evaluate(theta[i], piece.part(i), *wanted) for i in pairs]
         return Local(**{name: np.concatenate([getattr(f, name) for f in found]) for name in names})
 
     names = Local.__dataclass_fields__
@@ -229,22 +237,22 @@ def _over(function: Callable[[int], T], starts: range) -> list[T]:
         return list(pool.map(function, starts))
 
 
-def _evaluate(theta: Array, problem: Problem, width: float | None, metric: bool) -> Local:
+def _evaluate(
+    theta: Array, problem: Problem, width: float | None, metric: bool, bend: bool
+) -> Local:
     rough = width is not None and np.isinf(width)
+    none = np.full((*theta.shape, theta.shape[1]), np.nan)
     with np.errstate(all="ignore"):  # far from a minimum a form may overflow; F is infinite there
-        parts = problem.design.parts(theta, second=not rough)
+        parts = problem.design.parts(theta, second=bend and not rough)
         value, slope, curve, robust = _row_weights(parts.predicted, problem, width, metric=metric)
-        squares = parts.squares(robust) if metric or rough else None
-        hessian = squares if rough and squares is not None else parts.squares(curve)
-        if not rough:
-            hessian = hessian + parts.curvature(slope)
-        gradient = parts.gradient(slope)
-    return Local(
-        value=value,
-        gradient=gradient,
-        hessian=hessian,
-        metric=hessian if squares is None else squares,
-    )
+        squares = parts.squares(robust if rough else curve)
+        return Local(
+            value=value,
+            gradient=parts.gradient(slope),
+            squares=squares,
+            bend=np.zeros_like(none) if rough else parts.curvature(slope) if bend else none,
+            metric=squares if rough else parts.squares(robust) if metric else none,
+        )
 
 
 def _row_weights(

@@ -31,9 +31,11 @@ SCREEN_ROWS = 1500  # of a longer table so many rows find the minima that all ro
 KEPT_STARTS = 16  # starts that survive the screening
 FIRST_STEPS = 40  # most starts end within 20; stragglers are not the best minimum
 FINISHED = 6  # end points iterated on when the best of them has not converged by then
+RESOLVE_STEPS = 80  # of a resample, which starts near its minimum
 MAX_STEPS = 300
 DAMPING = 0.1  # of the first step, as a share of the metric; a tenth after each success
 METRIC_EVERY = 6  # steps after which the damping's metric is computed afresh
+BEND_EVERY = 4  # steps after which second derivatives of a function are; they change slowly
 EXPONENT_STARTS = (0.08, 0.25, 0.45, 0.8, 1.4)
 OFFSET_STARTS = (0.0, 0.35, 0.65, 0.85, 0.97)  # E as a share of the smallest loss
 
@@ -73,7 +75,7 @@ def minimise(problem: Problem, *, kept: int = KEPT_STARTS) -> Solution:
     if problem.design.n_rows > SCREEN_ROWS:
         sparse = _distinct(minimise(_screen(problem), kept=kept).theta)[:FINISHED]
         return _sorted(polish(_lower_width(sparse, problem, steps=1), problem))
-    grid = starts(problem)
+    grid = np.unique(np.clip(starts(problem), *problem.bounds), axis=0)
     rough = _newton(grid, problem, width=np.inf, max_steps=15)[0]
     order = np.argsort(evaluate(rough, problem, width=np.inf).value)
     best = _distinct(rough[order])[:kept]
@@ -94,7 +96,8 @@ def resolve(
     `widths` intermediate widths are passed on the way; 0 goes to the final one at once. A good
     start needs less `damping`.
     """
-    return polish(_lower_width(theta, problem, steps=widths), problem, damping=damping)
+    theta = _lower_width(theta, problem, steps=widths)
+    return polish(theta, problem, max_steps=RESOLVE_STEPS, damping=damping)
 
 
 def joined(parts: list[Solution]) -> Solution:
@@ -108,6 +111,8 @@ def polish(
 ) -> Solution:
     """Iterate at the final width until nothing is left to gain, then judge each end point."""
     theta, local = _newton(theta, problem, width=None, max_steps=max_steps, start=damping)
+    if isinstance(problem.design, FunctionDesign):
+        local = evaluate(theta, problem)
     free = _free(theta, local.gradient, problem)
     condition, promised = _judge(local, free)
     floor = ROUNDING * np.broadcast_to(problem.weights.sum(axis=1), local.value.shape)
@@ -221,6 +226,7 @@ def _newton(
     damping = np.full(len(theta), start)
     active = np.arange(len(theta))
     floor = ROUNDING * problem.weights.sum(axis=1).min() * _value_scale(problem)
+    bend_every = 1 if isinstance(problem.design, TermDesign) else BEND_EVERY
     for count in range(1, max_steps + 1):
         here, now, posed = theta[active], local.part(active), problem.part(active)
         step = _step(now, damping[active], _free(here, now.gradient, posed))
@@ -231,21 +237,16 @@ def _newton(
         active, trial = active[open_], trial[open_]
         if not len(active):
             break
-        metric = count % METRIC_EVERY == 0
-        ahead = evaluate(trial, problem.part(active), width=width, metric=metric)
+        metric, bend = count % METRIC_EVERY == 0, count % bend_every == 0
+        ahead = evaluate(trial, problem.part(active), width=width, metric=metric, bend=bend)
         better = ahead.value < local.value[active]
         theta[active[better]] = trial[better]
-        _store(local, active, ahead, better, metric=metric)
+        skipped = {name for name, kept in (("metric", metric), ("bend", bend)) if not kept}
+        for name in Local.__dataclass_fields__.keys() - skipped:
+            getattr(local, name)[active[better]] = getattr(ahead, name)[better]
         damping[active] *= np.where(better, 0.1, 8.0)
         active = active[damping[active] <= 1e14]
     return theta, local
-
-
-def _store(
-    local: Local, active: Array, new: Local, better: NDArray[np.bool_], *, metric: bool
-) -> None:
-    for name in ("value", "gradient", "hessian", *(["metric"] if metric else [])):
-        getattr(local, name)[active[better]] = getattr(new, name)[better]
 
 
 def _free(theta: Array, gradient: Array, problem: Problem) -> NDArray[np.bool_]:

@@ -17,6 +17,8 @@ from analysis.forms.chinchilla import optimum
 from analysis.forms.form import EXPONENT_BOUNDS, Array, Form, column
 from analysis.forms.grid import product
 
+MOST_REPEATS = 1e4  # beyond, a repeated token is worth a fresh one as far as runs can tell
+
 
 def loss(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
     """Return L; without `unique_tokens` every token is fresh."""
@@ -49,8 +51,8 @@ def starts(table: pd.DataFrame) -> Mapping[str, Array]:
         E=(0.4, 0.7, 0.9),
         alpha=(0.25, 0.45),
         beta=(0.25, 0.45),
-        R_D=(3.0, 15.0, 60.0),
-        R_N=(1.0, 6.0),
+        R_D=(3.0, 15.0, 60.0, 200.0),
+        R_N=(0.5, 2.0, 8.0),
     )
     offset = smallest * grid["E"]
     half = (typical - offset) / 2
@@ -76,8 +78,8 @@ FORM = Form(
         "E": (0.0, np.inf),
         "alpha": EXPONENT_BOUNDS,
         "beta": EXPONENT_BOUNDS,
-        "R_D": (0.05, 1e4),
-        "R_N": (0.05, 1e4),
+        "R_D": (0.05, MOST_REPEATS),
+        "R_N": (0.05, MOST_REPEATS),
     },
     starts=starts,
     optimum=optimum,

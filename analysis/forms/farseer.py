@@ -22,6 +22,37 @@ def loss(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
     return by_size + np.exp(p["a2"] * np.exp(p["beta"] * log_n) + p["b2"] - slope * log_d)
 
 
+def outward(theta: Mapping[str, Any], middle: Mapping[str, float]) -> Mapping[str, Any]:
+    """Return the parameters from level and slope of each piece in log N at the middle.
+
+    a N^g + b = level + slope ((N/N0)^g - 1) / g: neither trades against the exponent g.
+    """
+    found = dict(theta)
+    for number, exponent in _PIECES.items():
+        level, slope, power = theta[f"b{number}"], theta[f"a{number}"], theta[exponent]
+        if exponent == "beta":  # the data term's level is that at the middle of D
+            level = level + np.exp(theta["b1"]) * middle["tokens"]
+        ratio = slope / power
+        found[f"a{number}"] = ratio * np.exp(power * -middle["params"])
+        found[f"b{number}"] = level - ratio
+    return found
+
+
+def inward(parameters: Mapping[str, Any], middle: Mapping[str, float]) -> Mapping[str, Any]:
+    """Invert `outward`."""
+    found = dict(parameters)
+    for number, exponent in _PIECES.items():
+        power = parameters[exponent]
+        value = parameters[f"a{number}"] * np.exp(power * middle["params"])
+        found[f"a{number}"] = value * power
+        found[f"b{number}"] = parameters[f"b{number}"] + value
+    found["b2"] = found["b2"] - np.exp(found["b1"]) * middle["tokens"]
+    return found
+
+
+_PIECES = {"1": "alpha", "2": "beta", "3": "gamma"}
+
+
 def starts(table: pd.DataFrame) -> Mapping[str, Array]:
     """Return Chinchilla-like surfaces, whose pieces change by a given rate per log N."""
     log_n, log_d = (np.log(column(table, v)).mean() for v in ("params", "tokens"))
@@ -55,11 +86,8 @@ FORM = Form(
     parameters=("a1", "alpha", "b1", "a2", "beta", "b2", "a3", "gamma", "b3"),
     variables=("params", "tokens"),
     function=loss,
-    amplitudes={
-        "a1": {"alpha": "params"},
-        "a2": {"beta": "params"},
-        "a3": {"gamma": "params"},
-    },
     bounds=dict.fromkeys(("alpha", "beta", "gamma"), (-1.0, 1.0)),
     starts=starts,
+    outward=outward,
+    inward=inward,
 )

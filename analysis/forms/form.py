@@ -51,7 +51,9 @@ class Form:
     `parameters` in order, each with its `bounds` (defaults: the offset from 0, exponents of terms
     in `EXPONENT_BOUNDS`, others free); those named in `logs` are positive and solved for in logs.
     `amplitudes` {A: {alpha: variable}} says that A multiplies variable^-alpha, so that A is solved
-    for at the middle of the table, where it does not trade against alpha. `starts(table)` gives
+    for at the middle of the table, where it does not trade against alpha. A function with better
+    coordinates than these translates itself: `outward(theta, middle)` gives the parameters and
+    `inward` inverts it, `middle` being the mean log of each variable. `starts(table)` gives
     parameters to start from ({name: (S,)}), needed with `function` only. `optimum(parameters,
     flops)` returns N of least loss with 6ND = flops where a closed form is known. `objective` is
     the one used when the caller names none.
@@ -73,6 +75,8 @@ class Form:
     optimum: Callable[[Mapping[str, Any], Any], Any] | None = None
     objective: str = "huber_log"
     optional: tuple[str, ...] = ()
+    outward: Callable[[Mapping[str, Any], Mapping[str, float]], Mapping[str, Any]] | None = None
+    inward: Callable[[Mapping[str, Any], Mapping[str, float]], Mapping[str, Any]] | None = None
 
     @property
     def exponents(self) -> tuple[str, ...]:

@@ -14,16 +14,23 @@ import numpy as np
 
 from analysis.forms.form import Array
 
-Derivatives = tuple[Array, Array | None, Array | None]
+Derivatives = tuple[Array, Array, Array]
 
 
 class Jet:
-    """Value (S, n or 1), gradient (S, P, n or 1), Hessian (S, P, P, n or 1) or None."""
+    """A value (S, n or 1) and its derivatives by the k parameters that it depends on.
+
+    `index` (k,) are their positions, `gradient` (S, k, n or 1), `hessian` (S, k, k, n or 1) or None
+    when first derivatives are enough. Few parameters meet in most of a formula, so that most
+    products are small.
+    """
 
     __array_priority__ = 100
 
-    def __init__(self, value: Array, gradient: Array, hessian: Array | None) -> None:
-        self.value, self.gradient, self.hessian = value, gradient, hessian
+    def __init__(
+        self, value: Array, gradient: Array, hessian: Array | None, index: tuple[int, ...]
+    ) -> None:
+        self.value, self.gradient, self.hessian, self.index = value, gradient, hessian, index
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
         """Apply numpy's functions, as np.exp(jet) or array * jet."""
@@ -73,28 +80,47 @@ class Jet:
 
 
 def seeds(theta: Array, *, second: bool = True) -> list[Jet]:
-    """Return theta (S, P) as P jets whose gradients are the unit vectors."""
-    count, size = theta.shape
-    unit = np.broadcast_to(np.eye(size)[:, None, :, None], (size, count, size, 1))
-    none = np.zeros((count, size, size, 1)) if second else None
-    return [Jet(theta[:, i, None], unit[i], none) for i in range(size)]
+    """Return theta (S, P) as P jets, each depending on itself."""
+    one = np.ones((len(theta), 1, 1))
+    none = np.zeros((len(theta), 1, 1, 1)) if second else None
+    return [Jet(theta[:, i, None], one, none, (i,)) for i in range(theta.shape[1])]
 
 
-def _chain(jet: Jet, value: Array, first: Array, second: Array | None) -> Jet:
+def _chain(jet: Jet, value: Array, first: Array, second: Array) -> Jet:
     """Apply a function with the given value and derivatives at the jet's value."""
     gradient = first[:, None] * jet.gradient
-    if jet.hessian is None or second is None:
-        return Jet(value, gradient, None)
-    outer = jet.gradient[:, :, None] * jet.gradient[:, None]
-    hessian = first[:, None, None] * jet.hessian + second[:, None, None] * outer
-    return Jet(value, gradient, hessian)
+    if jet.hessian is None:
+        return Jet(value, gradient, None, jet.index)
+    hessian = (second[:, None] * jet.gradient)[:, :, None] * jet.gradient[:, None]
+    hessian = hessian + first[:, None, None] * jet.hessian
+    return Jet(value, gradient, hessian, jet.index)
+
+
+def _together(left: Jet, right: Jet) -> tuple[Jet, Jet]:
+    """Return both jets with derivatives by the parameters of either."""
+    if left.index == right.index:
+        return left, right
+    index = tuple(sorted({*left.index, *right.index}))
+    return _spread(left, index), _spread(right, index)
+
+
+def _spread(jet: Jet, index: tuple[int, ...]) -> Jet:
+    if jet.index == index:
+        return jet
+    at = np.array([index.index(i) for i in jet.index])
+    count, size = len(jet.gradient), len(index)
+    gradient = np.zeros((count, size, jet.gradient.shape[2]))
+    gradient[:, at] = jet.gradient
+    if jet.hessian is None:
+        return Jet(jet.value, gradient, None, index)
+    hessian = np.zeros((count, size, size, jet.hessian.shape[3]))
+    hessian[:, at[:, None], at] = jet.hessian
+    return Jet(jet.value, gradient, hessian, index)
 
 
 def _elementary(derivatives: Callable[[Array], Derivatives]) -> Callable[[Any], Any]:
     def apply(jet: Jet) -> Jet:
-        value, first, second = derivatives(jet.value)
-        assert first is not None
-        return _chain(jet, value, first, second)
+        return _chain(jet, *derivatives(jet.value))
 
     return apply
 
@@ -129,20 +155,24 @@ _jet_softplus = _elementary(_softplus)
 
 
 def _scaled(jet: Jet, factor: Any) -> Jet:
+    """Multiply by a number, rows (n,), or rows a problem (S, n), none with a derivative."""
     factor = np.asarray(factor, dtype=float)
-    hessian = None if jet.hessian is None else jet.hessian * factor
-    return Jet(jet.value * factor, jet.gradient * factor, hessian)
+    once = factor[:, None] if factor.ndim == 2 else factor
+    twice = factor[:, None, None] if factor.ndim == 2 else factor
+    hessian = None if jet.hessian is None else jet.hessian * twice
+    return Jet(jet.value * factor, jet.gradient * once, hessian, jet.index)
 
 
 def _add(left: Any, right: Any) -> Jet:
     if not isinstance(right, Jet):
-        return Jet(left.value + right, left.gradient, left.hessian)
+        return Jet(left.value + right, left.gradient, left.hessian, left.index)
     if not isinstance(left, Jet):
         return _add(right, left)
+    left, right = _together(left, right)
     value, gradient = left.value + right.value, left.gradient + right.gradient
     if left.hessian is None or right.hessian is None:
-        return Jet(value, gradient, None)
-    return Jet(value, gradient, left.hessian + right.hessian)
+        return Jet(value, gradient, None, left.index)
+    return Jet(value, gradient, left.hessian + right.hessian, left.index)
 
 
 def _multiply(left: Any, right: Any) -> Jet:
@@ -150,13 +180,15 @@ def _multiply(left: Any, right: Any) -> Jet:
         return _scaled(left, right)
     if not isinstance(left, Jet):
         return _scaled(right, left)
+    left, right = _together(left, right)
     value = left.value * right.value
     gradient = left.value[:, None] * right.gradient + right.value[:, None] * left.gradient
     if left.hessian is None or right.hessian is None:
-        return Jet(value, gradient, None)
+        return Jet(value, gradient, None, left.index)
     across = left.gradient[:, :, None] * right.gradient[:, None]
+    across = across + across.swapaxes(1, 2)
     hessian = left.value[:, None, None] * right.hessian + right.value[:, None, None] * left.hessian
-    return Jet(value, gradient, hessian + across + across.swapaxes(1, 2))
+    return Jet(value, gradient, hessian + across, left.index)
 
 
 def _power(base: Any, exponent: Any) -> Jet:
@@ -187,15 +219,7 @@ def _minimum(left: Any, right: Any) -> Jet:
         left, right = right, left
     other = right.value if isinstance(right, Jet) else right
     chosen = (left.value <= other).astype(float)
-    return _add(_scaled_rows(left, chosen), _scaled_rows(right, 1.0 - chosen))
-
-
-def _scaled_rows(value: Any, rows: Array) -> Any:
-    """Multiply by rows (S, n), which have no derivative."""
-    if not isinstance(value, Jet):
-        return value * rows
-    hessian = None if value.hessian is None else value.hessian * rows[:, None, None]
-    return Jet(value.value * rows, value.gradient * rows[:, None], hessian)
+    return _add(_scaled(left, chosen), right * (1.0 - chosen))
 
 
 _UFUNCS: dict[Any, Callable[..., Jet]] = {
