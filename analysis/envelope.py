@@ -193,32 +193,45 @@ def _on_grid(curves: list[Curve], grid: Array) -> tuple[Array, Array]:
 
 
 def _least(losses: Array, log_n: Array, present: Array) -> Array:
-    """Return the best curve (S, G) among those present (S, R), -1 where the grid's edge chose."""
-    out = np.empty((len(present), losses.shape[1]), dtype=int)
-    for row, here in enumerate(present):
-        seen = np.where(here[:, None], losses, np.inf)
-        best = seen.argmin(axis=0)
-        sizes = np.where(np.isfinite(seen), log_n[:, None], np.nan)
-        any_here = np.isfinite(seen).any(axis=0)
-        low = np.where(any_here, np.nanmin(np.where(any_here, sizes, 0.0), axis=0), 0.0)
-        high = np.where(any_here, np.nanmax(np.where(any_here, sizes, 0.0), axis=0), 0.0)
-        inside = any_here & (log_n[best] > low) & (log_n[best] < high)
-        out[row] = np.where(inside, best, -1)
+    """Return the best curve (S, G) among those present (S, R), -1 where the grid's edge chose.
+
+    At each C the curves are put in order once; the best of a resample is its first present one.
+    """
+    reached = np.isfinite(losses)
+    by_loss, by_size = np.argsort(losses, axis=0, kind="stable"), np.argsort(log_n, kind="stable")
+    out = np.full((len(present), losses.shape[1]), -1)
+    for g in range(losses.shape[1]):
+        here = by_loss[: reached[:, g].sum(), g]
+        sizes = by_size[reached[by_size, g]]
+        if not len(here):
+            continue
+        best = here[present[:, here].argmax(axis=1)]
+        ordered = present[:, sizes]
+        smallest = log_n[sizes[ordered.argmax(axis=1)]]
+        largest = log_n[sizes[::-1][ordered[:, ::-1].argmax(axis=1)]]
+        inside = ordered.any(axis=1) & (log_n[best] > smallest) & (log_n[best] < largest)
+        out[inside, g] = best[inside]
     return out
 
 
 def _regress(grid: Array, chosen: Array, log_n: Array, tokens: Array) -> Array:
     """Return slope and intercept of log N, then of log D, in log C (S, 4); NaN where too few."""
-    out = np.full((len(chosen), 4), np.nan)
-    for row, best in enumerate(chosen):
-        at = np.flatnonzero(best >= 0)
-        if len(np.unique(log_n[best[at]])) < FEWEST_CHOSEN:
-            continue
-        x = grid[at] - grid[at].mean()
-        for k, values in enumerate((log_n[best[at]], tokens[best[at], at])):
-            slope = (x * values).sum() / (x * x).sum()
-            out[row, 2 * k : 2 * k + 2] = slope, values.mean() - slope * grid[at].mean()
-    return out
+    weights = (chosen >= 0).astype(float)
+    count = weights.sum(axis=1)
+    n = log_n[chosen]
+    d = np.where(chosen >= 0, tokens[chosen, np.arange(len(grid))], 0.0)
+    several = np.where(chosen >= 0, n, -np.inf).max(axis=1) > np.where(chosen >= 0, n, np.inf).min(
+        axis=1
+    )
+    safe = np.maximum(count, 1)
+    mean = (weights @ grid) / safe
+    x = (grid - mean[:, None]) * weights
+    square = np.where(several, (x * x).sum(axis=1), np.nan)
+    out = []
+    for values in (n, d):
+        slope = (x * values).sum(axis=1) / square
+        out += [slope, (weights * values).sum(axis=1) / safe - slope * mean]
+    return np.stack(out, axis=1)
 
 
 def _perturbed(

@@ -10,7 +10,7 @@ form at all raises ValueError.
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ SPARE_ROWS = 2
 WIDEST_A = 0.4  # an interval of a wider than this says nothing about allocation
 FEWEST_UNITS = 8
 LOST_SHARE = 0.05
+MINIMA_KEPT = 4  # from which fits of the sensitivity table start
 REACHES = (1.0, 10.0, 100.0)  # stated budgets, in units of the largest C fitted
 WEIGHTINGS = ("column", "seed_noise", "none")
 
@@ -76,32 +77,66 @@ def fit(
     options = {"resamples": resamples, "level": level, "seed": seed}
     if form in METHODS:
         return METHODS[form](runs, **options)
-    compared: list[dict[str, Any]] = []
+    extra = {"weighting": weighting, "fixed": dict(fixed or {}), "hindcast": hindcast}
+    settings = Settings(**options, **extra, sensitivity=sensitivity)
     if form == "all":
-        compared = compare(runs.table, objective)
-        form = str(compared[0]["form"])
-    chosen = form_named(form)
-    objective = objective or Objective(name=chosen.objective)
-    table = prepared(runs.table, chosen, objective, weighting)
-    check_table(table, chosen)
-    problem = problem_of(table, chosen, objective, fixed=dict(fixed or {}))
+        return _best(runs, objective, settings)
+    return _fitted(runs, form_named(form), objective, settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options of `fit` that do not say what is fitted."""
+
+    resamples: int
+    level: float
+    seed: int
+    weighting: str
+    fixed: dict[str, float]
+    hindcast: bool
+    sensitivity: bool
+
+
+def _best(runs: Runs, objective: Objective | None, settings: Settings) -> Law:
+    """Return the usable law of the form that predicts withheld runs best, or the first."""
+    ranked = compare(runs.table, objective)
+    tried = []
+    for row in ranked:
+        tried.append(_fitted(runs, form_named(row["form"]), objective, settings))
+        row["status"] = tried[-1].status
+        if tried[-1].usable:
+            break
+    law = tried[-1] if tried[-1].usable else tried[0]
+    return replace(law, comparison=ranked)
+
+
+def _fitted(runs: Runs, form: Form, objective: Objective | None, settings: Settings) -> Law:
+    """Fit one form, with what the settings ask for beside it."""
+    objective = objective or Objective(name=form.objective)
+    table = prepared(runs.table, form, objective, settings.weighting)
+    check_table(table, form)
+    level, seed, fixed = settings.level, settings.seed, settings.fixed
+    options = {"resamples": settings.resamples, "level": level, "seed": seed}
+    problem = problem_of(table, form, objective, fixed=fixed)
     found = minimise(problem)
     boot = None
-    if resamples and np.isfinite(found.value[0]):
-        boot = bootstrap(problem, found, units_of(table), resamples=resamples, seed=seed)
+    if settings.resamples and np.isfinite(found.value[0]):
+        units = units_of(table)
+        boot = bootstrap(problem, found, units, resamples=settings.resamples, seed=seed)
     law = _law(replace(runs, table=table), problem, found, boot, level)
-    law = replace(law, fixed=dict(fixed or {}), comparison=compared)
-    law.objective["weighting"] = weighting if "weight" in table else "none"
-    if chosen.is_surface:
+    law.objective["weighting"] = settings.weighting if "weight" in table else "none"
+    law = replace(law, fixed=fixed)
+    if form.is_surface:
         law = replace(law, power_laws=power_laws(table, **options))
-    if chosen.name == "chinchilla":
+    if form.name == "chinchilla":
         law = _with_methods(law, table, **options)
-    if hindcast and chosen.target == "loss":
-        tested = hindcasts(table, chosen, objective, fixed=fixed, level=level, seed=seed)
+    if settings.hindcast and form.target == "loss":
+        tested = hindcasts(table, form, objective, fixed=fixed, level=level, seed=seed)
         law = replace(law, backtest=tested)
-    if sensitivity and chosen.is_surface:
+    if settings.sensitivity and form.is_surface:
         flops = float((6 * column(table, "params") * column(table, "tokens")).max())
-        rows = sensitivity_rows(table, chosen, objective, flops=flops, fixed=fixed or {})
+        near = problem.design.external(found.theta[:MINIMA_KEPT])
+        rows = sensitivity_rows(table, form, objective, near, flops=flops, fixed=fixed)
         law = replace(law, sensitivity=rows)
     return law
 

@@ -8,18 +8,22 @@ plans read and which predicts no loss.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from analysis.akima import akima
+from analysis.alarms import edge_alarm, table_alarms
 from analysis.envelope import envelope
 from analysis.forms import column
-from analysis.isoflop import isoflop
+from analysis.isoflop import Isoflop, isoflop
 from analysis.laws import Law
+from analysis.lr_batch import NEEDED as LR_BATCH_NEEDED
+from analysis.lr_batch import lr_batch
 from analysis.records import NEEDED, Runs
 
 REACHES = (1.0, 10.0, 100.0)
 
 
-def _isoflop(method: str) -> Callable[..., Law]:
+def _isoflop(method: Callable[..., Isoflop | None]) -> Callable[..., Law]:
     def fitted(runs: Runs, *, resamples: int, level: float, seed: int) -> Law:
-        found = isoflop(runs.table, method=method, resamples=resamples, level=level, seed=seed)
+        found = method(runs.table, resamples=resamples, level=level, seed=seed)
         if found is None:
             raise ValueError(
                 "form=isoflop needs at least 3 budgets with 4 sizes each and a minimum inside "
@@ -41,11 +45,15 @@ def _envelope(runs: Runs, *, resamples: int, level: float, seed: int) -> Law:
 
 
 METHODS: Mapping[str, Callable[..., Law]] = {
-    "isoflop": _isoflop("parabola"),
-    "isoflop_akima": _isoflop("akima"),
+    "isoflop": _isoflop(isoflop),
+    "isoflop_akima": _isoflop(akima),
     "envelope": _envelope,
+    "lr_batch": lr_batch,
 }
-NEEDED_BY: Mapping[str, tuple[str, ...]] = dict.fromkeys(METHODS, NEEDED)
+NEEDED_BY: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(METHODS, NEEDED),
+    "lr_batch": LR_BATCH_NEEDED,
+}
 
 
 def _allocation_law(
@@ -71,6 +79,8 @@ def _allocation_law(
     values = {name: column(table, name) for name in (*NEEDED, "flops")} | {"flops_6nd": spent}
     ranges = {name: [float(v.min()), float(v.max())] for name, v in values.items()}
     intervals = {n: getattr(found, f"{n}_interval") for n in ("a", "b")}
+    points = block.get("points", []) if name == "isoflop" else []
+    edge = edge_alarm([p["flops"] for p in points if p["why"]], len(points))
     return Law(
         form=name,
         count=runs.count,
@@ -94,6 +104,7 @@ def _allocation_law(
             "tokens_per_param": stated,
         },
         methods={name: block},
+        alarms=(*table_alarms(table), *([edge] if edge else [])),
         n_runs=len(table),
         dropped=runs.dropped,
         ranges=ranges,

@@ -13,11 +13,10 @@ import pandas as pd
 from analysis.allocation import optimal_split
 from analysis.forms import Array, Form, column
 from analysis.objective import Objective, problem_of
-from analysis.solver import minimise
+from analysis.solver import minimise_near
 
 HIGHEST_LOSS = 0.02  # share of rows, at least one
 LOWEST_COMPUTE = 0.1
-STARTS_KEPT = 6
 SPARE_ROWS = 2
 
 
@@ -25,11 +24,15 @@ def sensitivity(
     table: pd.DataFrame,
     form: Form,
     objective: Objective,
+    near: Array,
     *,
     flops: float,
     fixed: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Return one row a fit: objective, rows, parameters, a and D*/N* at `flops` of a surface."""
+    """Return one row a fit: objective, rows, parameters, a and D*/N* at `flops` of a surface.
+
+    `near` (S, P) are parameters of minima of the fit itself, to start from.
+    """
     found = []
     for rows, kept in subsets(table).items():
         if len(kept) < len(form.parameters) + SPARE_ROWS:
@@ -37,7 +40,7 @@ def sensitivity(
         for name in ("huber_log", "lad_log", "ls_log", "ls"):
             chosen = objective if name == objective.name else Objective(name=name)
             problem = problem_of(table.iloc[kept], form, chosen, fixed=dict(fixed))
-            solved = minimise(problem, kept=STARTS_KEPT)
+            solved = minimise_near(near, problem)
             values = problem.design.external(solved.theta[0])
             parameters = dict(zip(form.parameters, values.tolist(), strict=True))
             row: dict[str, Any] = {

@@ -29,6 +29,8 @@ MAX_CONDITION = 1e13  # of the Hessian scaled to a unit diagonal; beyond, a dire
 RIDGE = 1e-6  # share of the damping that acts on every scaled parameter alike
 SCREEN_ROWS = 1500  # of a longer table so many rows find the minima that all rows then refine
 KEPT_STARTS = 16  # starts that survive the screening
+NEAR_WIDTHS = 4
+THINNED = 8  # starts tried beside a solution near by
 FIRST_STEPS = 40  # most starts end within 20; stragglers are not the best minimum
 FINISHED = 6  # end points iterated on when the best of them has not converged by then
 RESOLVE_STEPS = 80  # of a resample, which starts near its minimum
@@ -86,6 +88,22 @@ def minimise(problem: Problem, *, kept: int = KEPT_STARTS) -> Solution:
         return found
     longer = polish(found.theta[:FINISHED], problem)
     return _sorted(joined([longer, found.part(slice(FINISHED, None))]))
+
+
+def minimise_near(parameters: Array, problem: Problem) -> Solution:
+    """Solve one problem from given parameters (S, P) and a thinned grid; best first.
+
+    For a table or an objective close to one that was solved from all starts.
+    """
+    grid = np.unique(np.clip(starts(problem), *problem.bounds), axis=0)
+    thinned = grid[:: max(1, len(grid) // THINNED)]
+    near = problem.design.internal(parameters)
+    theta = np.concatenate([near[np.isfinite(near).all(axis=1)], thinned])
+    quick = _lower_width(theta, problem, steps=NEAR_WIDTHS)
+    found = _sorted(polish(quick, problem, max_steps=FIRST_STEPS))
+    if found.converged[0]:
+        return found
+    return _sorted(polish(_lower_width(theta, problem), problem))
 
 
 def resolve(

@@ -31,6 +31,8 @@ def summary(law: Law) -> str:
         _parameters(law),
         _methods(law),
         _optima(law),
+        _sensitivity(law),
+        _comparison(law),
         _powers(law),
         _hindcasts(law),
     ]
@@ -58,7 +60,8 @@ def _head(law: Law) -> list[str]:
             f"{law.form} by {objective['name']}{delta}: {value:.10g}; {_STATUS[law.status]}"
         )
     else:
-        lines += textwrap.wrap(f"{law.form}: {law.source}", WIDTH)
+        said = law.source if not law.n_runs else _STATUS[law.status]
+        lines += textwrap.wrap(f"{law.form}: {said}", WIDTH)
     return lines
 
 
@@ -78,11 +81,15 @@ def _parameters(law: Law) -> list[str]:
 
 
 def _methods(law: Law) -> list[str]:
+    if "lr_batch" in law.methods:
+        return _cells(law.methods["lr_batch"])
     if not law.methods:
         return []
     lines = [f"{'N* ~ C^a':<{LABEL}}{'a':>8}  {'interval':<18}{'b':>8}  {'interval':<18}  from"]
     for key, label in _METHODS.items():
         block = law.methods.get(key)
+        if key not in law.methods:
+            continue
         if block is None:
             lines.append(f"{label:<{LABEL}}{'-':>8}  {_absent(key)}")
             continue
@@ -91,6 +98,21 @@ def _methods(law: Law) -> list[str]:
             continue
         a, b = (f"{block[k]:>8.4f}  {_pair(block[k + '_interval']):<18}" for k in ("a", "b"))
         lines.append(f"{label:<{LABEL}}{a}{b}  {_origin(key, block, law)}")
+    return lines
+
+
+def _cells(block: dict[str, Any]) -> list[str]:
+    lines = [f"{'N':<12}{'D':<12}{'runs':>5}{'loss':>8}  optimum [within .25 %]"]
+    for point in block["points"]:
+        optima = []
+        for axis, found in point["optima"].items():
+            pair = "[{:.2g}, {:.2g}]".format(*found["flat"])
+            value = found["why"] or f"{axis} {found['value']:.3g}"
+            optima.append(f"{value} {pair}")
+        lines.append(
+            f"{point['params']:<12.4g}{point['tokens']:<12.4g}{point['n_runs']:>5}"
+            f"{point['loss']:>8.4f}  {'; '.join(optima) or 'neither was swept'}"[:WIDTH]
+        )
     return lines
 
 
@@ -119,9 +141,47 @@ def _optima(law: Law) -> list[str]:
     ]
     for o in stated:
         pair = _pair(o["interval"], digits=4)
+        loss = "" if o["loss"] is None else f"{o['loss']:.4f}"
         lines.append(
             f"{o['flops']:<{LABEL}.3e}{o['params']:>12.4g}{o['tokens']:>12.4g}"
-            f"{o['tokens_per_param']:>10.4g}  {pair:<22}{o['loss']:>8.4f}"
+            f"{o['tokens_per_param']:>10.4g}  {pair:<22}{loss:>8}"
+        )
+    return lines
+
+
+def _sensitivity(law: Law) -> list[str]:
+    rows = law.sensitivity
+    if not rows or not law.usable:
+        return []
+    names = [n for n in ("E", "alpha", "beta", "eta") if n in law.parameters]
+    head = f"{'sensitivity':<{LABEL}}{'rows':<30}" + "".join(f"{n:>9}" for n in names)
+    lines = [f"{head}{'a':>9}{'D*/N*':>9}"]
+    for row in rows:
+        name = row["objective"] + (f" {row['delta']:g}" if row["delta"] else "")
+        start = f"{name:<{LABEL + 2}}{row['rows']:<28}"
+        if not row["converged"]:
+            lines.append(f"{start}  no minimum inside the bounds")
+            continue
+        values = "".join(f"{row['parameters'][n]:>9.4f}" for n in names)
+        ratio = f"{row['a']:>9.4f}{row['tokens_per_param']:>9.4g}" if "a" in row else ""
+        lines.append(f"{start}{values}{ratio}")
+    return lines
+
+
+def _comparison(law: Law) -> list[str]:
+    if not law.comparison:
+        return []
+    lines = [
+        f"{'form':<20}{'parameters':>11}{'in range':>10}{'withheld':>10}  {'status':<16}by reach"
+    ]
+    for row in law.comparison:
+        withheld = row["rms_relative_error"]
+        shown = "no minimum" if withheld is None else f"{withheld:.2%}"
+        reaches = " ".join(f"x{d:.3g} {e:.2%}" for d, e in row["by_cutoff"][:4])
+        reaches = f"{row.get('status', ''):<16}{reaches}"
+        lines.append(
+            f"{row['form']:<20}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
+            f"{shown:>10}  {reaches}"[:WIDTH]
         )
     return lines
 

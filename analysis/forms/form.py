@@ -94,7 +94,8 @@ class Form:
     ) -> Array:
         """Return the target; parameters and variables broadcast against each other."""
         if self.function is not None:
-            return np.asarray(self.function(parameters, values), dtype=float)
+            with np.errstate(over="ignore"):  # far from the data a double exponential is infinite
+                return np.asarray(self.function(parameters, values), dtype=float)
         logs = {v: np.log(values[v]) for v in self.variables}
         predicted = parameters[self.offset] if self.offset else 0.0
         for term in self.terms:
