@@ -32,6 +32,7 @@ FEWEST_SIZES = 3
 MOST_CURVES = 1000  # beyond, no interval: resampling the envelope would take minutes
 LOST_SHARE = 0.1  # of resampled envelopes without a slope, beyond which the grid is too small
 FEWEST_CHOSEN = 2  # sizes that must appear on the envelope for a slope
+BLOCK = 4_000_000  # perturbed losses held at a time
 SKIPPED_SHARE = 0.05  # of a run's tokens: warm-up
 
 
@@ -214,8 +215,13 @@ def _least(losses: Array, log_n: Array, present: Array) -> Array:
     return out
 
 
-def _regress(grid: Array, chosen: Array, log_n: Array, tokens: Array) -> Array:
-    """Return slope and intercept of log N, then of log D, in log C (S, 4); NaN where too few."""
+def _regress(
+    grid: Array, chosen: Array, log_n: Array, tokens: Array, shift: Array | None = None
+) -> Array:
+    """Return slope and intercept of log N, then of log D, in log C (S, 4); NaN where too few.
+
+    `shift` (S, R) moves each curve's size, and its tokens the other way.
+    """
     weights = (chosen >= 0).astype(float)
     count = weights.sum(axis=1)
     n = log_n[chosen]
@@ -223,6 +229,9 @@ def _regress(grid: Array, chosen: Array, log_n: Array, tokens: Array) -> Array:
     several = np.where(chosen >= 0, n, -np.inf).max(axis=1) > np.where(chosen >= 0, n, np.inf).min(
         axis=1
     )
+    if shift is not None:
+        moved = np.take_along_axis(shift, np.maximum(chosen, 0), axis=1)
+        n, d = n + moved, d - moved
     safe = np.maximum(count, 1)
     mean = (weights @ grid) / safe
     x = (grid - mean[:, None]) * weights
@@ -246,14 +255,20 @@ def _perturbed(
     """Return the lines (S, 4) under noise in each curve and in where its size stands."""
     sizes = np.unique(log_n)
     step = float(np.median(np.diff(sizes)))
-    everyone = np.ones((1, len(log_n)), dtype=bool)
+    reached = np.isfinite(losses)
+    smallest = np.where(reached, log_n[:, None], np.inf).min(axis=0)
+    largest = np.where(reached, log_n[:, None], -np.inf).max(axis=0)
+    block = max(1, BLOCK // losses.size)
     out = []
-    for _ in range(resamples):
-        noisy = losses + scatter * rng.standard_normal((len(log_n), 1))
-        chosen = _least(noisy, log_n, everyone)
-        shift = rng.uniform(-step / 2, step / 2, len(sizes))[np.searchsorted(sizes, log_n)]
-        out.append(_regress(grid, chosen, log_n + shift, tokens - shift[:, None])[0])
-    return np.array(out)
+    for low in range(0, resamples, block):
+        count = min(block, resamples - low)
+        noise = scatter * rng.standard_normal((count, len(log_n), 1))
+        best = (losses + noise).argmin(axis=1)  # (S, G)
+        inside = (log_n[best] > smallest) & (log_n[best] < largest)
+        shift = rng.uniform(-step / 2, step / 2, (count, len(sizes)))
+        of_curve = shift[:, np.searchsorted(sizes, log_n)]
+        out.append(_regress(grid, np.where(inside, best, -1), log_n, tokens, of_curve))
+    return np.concatenate(out)
 
 
 def _interval(values: Array, level: float) -> list[float] | None:
