@@ -30,6 +30,7 @@ AXES = ("flops", "tokens", "loss")
 GRID = 200
 FEWEST_SIZES = 3
 MOST_CURVES = 1000  # beyond, no interval: resampling the envelope would take minutes
+MOST_READ = 5000  # sizes; more are a continuum without curves
 LOST_SHARE = 0.1  # of resampled envelopes without a slope, beyond which the grid is too small
 FEWEST_CHOSEN = 2  # sizes that must appear on the envelope for a slope
 BLOCK = 4_000_000  # perturbed losses held at a time
@@ -79,6 +80,8 @@ def envelope(
 
     `scatter` is the standard deviation of one run's log loss, for the interval of small grids.
     """
+    if _count(table) > MOST_READ:
+        return None
     curves, source = curves_of(table)
     if len({c.params for c in curves}) < FEWEST_SIZES:
         return None
@@ -121,6 +124,11 @@ def envelope(
         source=source,
         spread=spread,
     )
+
+
+def _count(table: pd.DataFrame) -> int:
+    """Return how many sizes there are."""
+    return len(np.unique(column(table, "params")))
 
 
 def curves_of(table: pd.DataFrame) -> tuple[list[Curve], str]:

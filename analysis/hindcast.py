@@ -26,6 +26,8 @@ LEAST_SHARE = 0.3  # of the rows must remain to be fitted
 LEAST_SPAN = 3.0  # of C below the cutoff
 FEWEST_SIZES = 3
 RESAMPLES = 100
+FEWEST_RESAMPLES = 20  # of long tables, whose parameters hardly vary
+RESAMPLED_ROWS = 1_000_000
 
 
 def hindcasts(
@@ -108,7 +110,8 @@ def _hindcast(
     values = dict(zip(form.parameters, problem.design.external(theta)[0], strict=True))
     columns = {v: column(above, v) for v in form.variables if v in above}
     log_error = np.log(form.predict(values, columns)) - np.log(column(above, form.target))
-    boot = bootstrap(problem, found, units_of(below), resamples=RESAMPLES, seed=seed)
+    resamples = int(np.clip(RESAMPLED_ROWS // len(below), FEWEST_RESAMPLES, RESAMPLES))
+    boot = bootstrap(problem, found, units_of(below), resamples=resamples, seed=seed)
     draws = {p: boot.draws[:, i, None] for i, p in enumerate(form.parameters)}
     logs = (
         np.log(form.predict(draws, columns)) if len(boot.draws) > 1 else np.zeros((2, len(above)))

@@ -28,6 +28,8 @@ ROUNDING = 1e-28  # squared rounding error of a log residual
 MAX_CONDITION = 1e13  # of the Hessian scaled to a unit diagonal; beyond, a direction is flat
 RIDGE = 1e-6  # share of the damping that acts on every scaled parameter alike
 SCREEN_ROWS = 1500  # of a longer table so many rows find the minima that all rows then refine
+SCREENED = 3  # end points of those rows that all rows refine
+COMPETES = 1.05  # times the least objective of those rows, up to which an end point is refined
 KEPT_STARTS = 16  # starts that survive the screening
 NEAR_WIDTHS = 4
 THINNED = 8  # starts tried beside a solution near by
@@ -75,8 +77,11 @@ def minimise(problem: Problem, *, kept: int = KEPT_STARTS) -> Solution:
     widths and as many untouched starts go to the final width at once.
     """
     if problem.design.n_rows > SCREEN_ROWS:
-        sparse = _distinct(minimise(_screen(problem), kept=kept).theta)[:FINISHED]
-        return _sorted(polish(_lower_width(sparse, problem, steps=1), problem))
+        screened = minimise(_screen(problem), kept=kept)
+        close = screened.part(screened.value <= COMPETES * screened.value[0])
+        sparse = _lower_width(_distinct(close.theta)[:SCREENED], problem, steps=1)
+        found = _sorted(polish(sparse, problem, max_steps=FIRST_STEPS))
+        return found if found.converged[0] else _sorted(polish(sparse, problem))
     grid = np.unique(np.clip(starts(problem), *problem.bounds), axis=0)
     rough = _newton(grid, problem, width=np.inf, max_steps=15)[0]
     order = np.argsort(evaluate(rough, problem, width=np.inf).value)
@@ -240,7 +245,9 @@ def _newton(
     """Take damped Newton steps until every problem stops; returns theta and its derivatives."""
     low, high = problem.bounds
     theta = np.clip(theta, low, high)
-    local = evaluate(theta, problem, width=width)
+    local = evaluate(theta, problem, width=width, metric=start >= DAMPING)
+    if start < DAMPING:  # hardly damped: the Hessian's own scale will do
+        local.metric[:] = local.squares
     damping = np.full(len(theta), start)
     active = np.arange(len(theta))
     floor = ROUNDING * problem.weights.sum(axis=1).min() * _value_scale(problem)

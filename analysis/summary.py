@@ -119,7 +119,7 @@ def _cells(block: dict[str, Any]) -> list[str]:
 def _absent(key: str) -> str:
     return {
         "isoflop": "fewer than 3 budgets have 4 sizes and a minimum inside them",
-        "envelope": "fewer than 3 curves, or no optimum inside the sizes",
+        "envelope": "fewer than 3 curves (or over 5000 sizes), or no optimum inside the sizes",
     }.get(key, "")
 
 
