@@ -242,6 +242,7 @@ def _law(
         inputs=runs.inputs,
     )
     law = replace(law, allocation=_allocation(law, level)) if form.is_surface else law
+    law = replace(law, allocation={"peak": _peak(law, form, level)}) if form.peak else law
     raised = _fit_alarms(law, table, problem, found, boot, left)
     status = _status(form, found, raised, boot)
     stated = rules.status_alarm(status, form.name)
@@ -301,6 +302,21 @@ def _allocation(law: Law, level: float) -> dict[str, Any]:
     }
 
 
+def _peak(law: Law, form: Form, level: float) -> dict[str, Any]:
+    """Return where the target is largest, with its interval; None where it only grows."""
+    assert form.peak is not None
+    at, value = (float(v) for v in form.peak(law.parameters))
+    found: dict[str, Any] = {"variable": form.variables[0], "at": None, "value": None}
+    if np.isfinite(at) and law.parameters["beta"] > 0:
+        found |= {"at": at, "value": value}
+    if law.draws is not None:
+        named = {name: law.draws[:, i] for i, name in enumerate(law.parameters)}
+        drawn = np.where(named["beta"] > 0, form.peak(named)[0], np.inf)
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+        found["interval"] = [float(low), float(high) if np.isfinite(high) else None]
+    return found
+
+
 def _fit_alarms(
     law: Law,
     table: pd.DataFrame,
@@ -311,22 +327,32 @@ def _fit_alarms(
 ) -> list[Alarm]:
     form = problem.design.form
     raised: list[Alarm | None] = []
-    if {"params", "tokens", "loss"} <= set(table):
-        raised += rules.table_alarms(table)
+    if form.target == "loss" and {"params", "tokens"} <= set(table):
+        known = {"repeated_data"} if "unique_tokens" in form.variables else set()
+        raised += [alarm for alarm in rules.table_alarms(table) if alarm.code not in known]
         raised += rules.residual_alarms(table, left) if problem.objective.in_logs else []
     at = [form.parameters.index(name) for name in form.exponents]
     if at:
         raised.append(rules.two_basins(found.value, found.theta[:, at], found.converged))
+    bound = [p for p, b in zip(form.parameters, found.at_bound[0], strict=True) if b]
+    bound = [p for p in bound if p != form.offset]
+    raised.append(rules.bound_alarm(bound, [law.parameters[p] for p in bound], form.name))
     intervals = (law.intervals or {}).get("parameters", {})
     if form.offset and form.target == "loss":
         smallest = float(column(table, "loss").min())
-        offset = law.parameters[form.offset]
-        raised.append(rules.offset_alarm(offset, intervals.get(form.offset), smallest))
-    if law.allocation:
+        offset, scatter = law.parameters[form.offset], 1.4826 * float(np.median(np.abs(left)))
+        scatter /= 1.0 if problem.objective.in_logs else smallest
+        raised.append(rules.offset_alarm(offset, intervals.get(form.offset), smallest, scatter))
+    if "a" in law.allocation:
         a, interval = law.allocation["a"], law.allocation["a_interval"]
         raised.append(rules.unusual_a(a))
         if interval is not None:
             raised.append(rules.inseparable_alarm(a, interval, WIDEST_A))
+        elif boot is not None and boot.lost > boot.resamples / 2:
+            raised.append(rules.narrow_alarm(table))
+    if form.peak:
+        peak = law.allocation["peak"]
+        raised.append(rules.peak_alarm(peak, float(column(table, peak["variable"]).max())))
     if boot is not None and boot.units.count < FEWEST_UNITS:
         raised.append(rules.few_units_alarm(boot.units.name, boot.units.count))
     if boot is not None and boot.lost > LOST_SHARE * boot.resamples:

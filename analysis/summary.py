@@ -31,6 +31,7 @@ def summary(law: Law) -> str:
         _parameters(law),
         _methods(law),
         _optima(law),
+        _peak(law),
         _sensitivity(law),
         _comparison(law),
         _powers(law),
@@ -147,6 +148,17 @@ def _optima(law: Law) -> list[str]:
             f"{o['tokens_per_param']:>10.4g}  {pair:<22}{loss:>8}"
         )
     return lines
+
+
+def _peak(law: Law) -> list[str]:
+    peak = law.allocation.get("peak")
+    if not peak or peak["at"] is None:
+        return []
+    ends = peak.get("interval")
+    pair = f" [{ends[0]:.4g}, {'none' if ends[1] is None else f'{ends[1]:.4g}'}]" if ends else ""
+    return [
+        f"{'peak':<{LABEL}}{peak['variable']} {peak['at']:.4g}{pair}, value {peak['value']:.4g}"
+    ]
 
 
 def _sensitivity(law: Law) -> list[str]:

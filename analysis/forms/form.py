@@ -55,7 +55,9 @@ class Form:
     coordinates than these translates itself: `outward(theta, middle)` gives the parameters and
     `inward` inverts it, `middle` being the mean log of each variable. `starts(table)` gives
     parameters to start from ({name: (S,)}), needed with `function` only. `optimum(parameters,
-    flops)` returns N of least loss with 6ND = flops where a closed form is known. `objective` is
+    flops)` returns log N of least loss with 6ND = flops where a closed form is known,
+    `peak(parameters)` the first variable's value where the target is largest and the target there.
+    `objective` is
     the one used when the caller names none.
     """
 
@@ -75,6 +77,7 @@ class Form:
     optimum: Callable[[Mapping[str, Any], Any], Any] | None = None
     objective: str = "huber_log"
     optional: tuple[str, ...] = ()
+    peak: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None
     outward: Callable[[Mapping[str, Any], Mapping[str, float]], Mapping[str, Any]] | None = None
     inward: Callable[[Mapping[str, Any], Mapping[str, float]], Mapping[str, Any]] | None = None
 

@@ -40,7 +40,27 @@ def _starts(names: tuple[str, ...]) -> Any:
     return starts
 
 
-def _form(name: str, formula: str, function: Any, *parameters: str, sizes: bool = False) -> Form:
+def _bon_peak(p: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return KL* and R* at d* = alpha / (2 beta)."""
+    d = p["alpha"] / (2 * p["beta"])
+    return d**2, p["alpha"] * d / 2
+
+
+def _rl_peak(p: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return KL* and R* at d* = exp(alpha/beta - 1)."""
+    with np.errstate(over="ignore"):
+        d = np.exp(p["alpha"] / p["beta"] - 1)
+        return d**2, p["beta"] * d
+
+
+def _form(
+    name: str,
+    formula: str,
+    function: Any,
+    *parameters: str,
+    sizes: bool = False,
+    peak: Any = None,
+) -> Form:
     return Form(
         name=name,
         formula=formula,
@@ -51,12 +71,27 @@ def _form(name: str, formula: str, function: Any, *parameters: str, sizes: bool 
         function=function,
         starts=_starts(parameters),
         objective="ls",
+        peak=peak,
     )
 
 
 FORMS = (
-    _form("best_of_n", "R = d (alpha - beta d), d = sqrt(KL)", _bon, "alpha", "beta"),
-    _form("rl_overoptimisation", "R = d (alpha - beta log d)", _rl, "alpha", "beta"),
+    _form(
+        "best_of_n",
+        "R = d (alpha - beta d), d = sqrt(KL)",
+        _bon,
+        "alpha",
+        "beta",
+        peak=_bon_peak,
+    ),
+    _form(
+        "rl_overoptimisation",
+        "R = d (alpha - beta log d)",
+        _rl,
+        "alpha",
+        "beta",
+        peak=_rl_peak,
+    ),
     _form(
         "rl_overoptimisation_sizes",
         "R = d (alpha - (c0 - c1 log N) log d)",
@@ -67,12 +102,3 @@ FORMS = (
         sizes=True,
     ),
 )
-
-
-def peak(form: str, parameters: Mapping[str, float]) -> tuple[float, float]:
-    """Return d* and R(d*) of `best_of_n` or `rl_overoptimisation`; beta must be positive."""
-    alpha, beta = parameters["alpha"], parameters["beta"]
-    if form == "best_of_n":
-        return alpha / (2 * beta), alpha**2 / (4 * beta)
-    d = float(np.exp(alpha / beta - 1))
-    return d, beta * d

@@ -8,7 +8,6 @@ from analysis import Objective, fit
 from analysis.forms import FORMS
 from analysis.forms.data_constrained import effective
 from analysis.forms.jets import seeds
-from analysis.forms.overoptimisation import peak
 from analysis.objective import evaluate, problem_of
 from analysis.solver import minimise
 
@@ -164,10 +163,22 @@ def test_data_constrained_is_chinchilla_without_repetition():
 
 def test_peaks_of_overoptimisation():
     """LAWS 7.2: alpha 1.5, beta .45 of the RL form peak at d* = 10.31 with R = 4.641."""
-    assert peak("rl_overoptimisation", {"alpha": 1.5, "beta": 0.45}) == pytest.approx(
-        (10.31, 4.641), rel=1e-3
-    )
-    assert peak("best_of_n", {"alpha": 1.5, "beta": 0.15}) == pytest.approx((5.0, 3.75))
+    found = FORMS["rl_overoptimisation"].peak({"alpha": 1.5, "beta": 0.45})
+    assert found == pytest.approx((106.3, 4.641), rel=1e-3)
+    assert FORMS["best_of_n"].peak({"alpha": 1.5, "beta": 0.15}) == pytest.approx((25.0, 3.75))
+
+
+def test_a_peak_has_an_interval_and_is_said_to_be_outside():
+    table = table_of("rl_overoptimisation", noise=0.02)
+    law = fit(table, "rl_overoptimisation", resamples=200)
+    found = law.allocation["peak"]
+    assert found["interval"][0] < 106.3 < found["interval"][1]
+    assert found["at"] > table["kl"].max()
+    assert "peak_outside" in {alarm.code for alarm in law.alarms}
+    law = fit(table_of("best_of_n"), "best_of_n", resamples=20)
+    assert law.allocation["peak"]["at"] == pytest.approx(25.0)
+    assert not law.alarms
+    assert "kl 25" in law.summary()
 
 
 def test_muennighoff_constants_reach_the_known_lower_point(published_fits):
