@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 from analysis.forms import FORMS, Array, Form
 
 FAR = 300.0  # a log N this far is no model; it keeps hopeless fits within floating point
-GRID = 160  # sizes tried along a budget, from 1e2 to C / 600 and refined three times
+GRID = 160  # sizes tried along a budget and refined three times
+RATIOS = (0.5, 1e4)  # tokens per parameter searched; beyond, no form was ever fitted
 REFINED = 3
 
 
@@ -55,8 +56,7 @@ def _searched(
     """Return log N* by a grid that is refined around its best point; a scalar or (draws,)."""
     named = {k: np.atleast_1d(np.asarray(v, dtype=float))[:, None] for k, v in parameters.items()}
     count = max(len(v) for v in named.values())
-    low = np.full(count, np.log(1e2))
-    high = np.full(count, np.log(flops / 600))
+    low, high = (np.full(count, 0.5 * np.log(flops / 6 / ratio)) for ratio in RATIOS[::-1])
     best = low
     for _ in range(REFINED + 1):
         x = np.linspace(low, high, GRID, axis=1)  # (draws, grid)

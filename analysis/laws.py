@@ -45,7 +45,7 @@ from scipy.special import ndtri
 
 from analysis.alarms import Alarm
 from analysis.allocation import optimal_split, power_optimum
-from analysis.forms import FORMS, Array, column
+from analysis.forms import FORMS, Array, Form, column
 from scaling.schema import code_version, read_json, write_json
 
 SCHEMA = 1
@@ -148,8 +148,11 @@ class Law:
         Raises ValueError for a law without a loss in N and D, and beyond the data of a law that
         is not usable, unless `force`.
         """
-        if self.form not in FORMS:
-            raise ValueError(f"a law of form {self.form} gives N and D only; no loss to predict")
+        if not self._form().is_surface:
+            raise ValueError(
+                f"a law of form {self.form} does not give the loss of N and D; use predict_table "
+                f"with columns {', '.join(self._form().variables)}"
+            )
         n, d = np.broadcast_arrays(np.asarray(params, float), np.asarray(tokens, float))
         values = {"params": n, "tokens": d, "flops": 6 * n * d}
         if unique_tokens is not None:
@@ -162,9 +165,7 @@ class Law:
         self, table: pd.DataFrame, level: float = 0.9, *, noise: bool = True, force: bool = False
     ) -> pd.DataFrame:
         """Return the table with the predicted target and, with draws, `low` and `high`."""
-        if self.form not in FORMS:
-            raise ValueError(f"a law of form {self.form} gives N and D only; no loss to predict")
-        form = FORMS[self.form]
+        form = self._form()
         missing = [v for v in form.variables if v not in table and v not in form.optional]
         if missing:
             raise ValueError(f"form={form.name} predicts from {', '.join(missing)}: add the column")
@@ -195,7 +196,7 @@ class Law:
         values = {k: float(v) for k, v in point.items()}
         n, d = values["params"], values["tokens"]
         predicted = None
-        if self.form in FORMS:
+        if self.form in FORMS and FORMS[self.form].is_surface:
             predicted = self.predict(n, d, level, unique_tokens=unique_tokens, force=True)
         intervals: dict[str, tuple[float, float]] = {}
         if self.draws is not None and self.form in FORMS:
@@ -255,6 +256,13 @@ class Law:
 
         return f"<pre>{escape(self.summary())}</pre>"
 
+    def _form(self) -> Form:
+        """Return the form; ValueError for regressions, which predict nothing."""
+        if self.form in FORMS:
+            return FORMS[self.form]
+        what = "settings: see analysis.lr_batch.settings" if self.form == "lr_batch" else "N and D"
+        raise ValueError(f"a law of form {self.form} gives {what}; there is no loss to predict")
+
     def _predicted(self, values: Mapping[str, Array], level: float, noise: bool) -> Prediction:
         """Return the target at values of the variables, relative spread for a loss."""
         form = FORMS[self.form]
@@ -284,7 +292,8 @@ class Law:
             return optimal_split(FORMS[self.form], parameters, flops, given)
         if "k_params" not in self.allocation:
             raise ValueError(
-                f"a law of form {self.form} has no compute optimum; fit form=chinchilla"
+                f"a law of form {self.form} has no compute optimum; give a law of N and D, as one "
+                "fitted by form=chinchilla or besiroglu2024"
             )
         return power_optimum(self.allocation, flops)
 

@@ -100,6 +100,10 @@ def lr_batch(runs: Runs, *, resamples: int = DRAWS, level: float = 0.9, seed: in
 
 def settings(law: Law, params: float, tokens: float, level: float = 0.9) -> dict[str, list[float]]:
     """Return {"lr" | "batch": [value, low, high]} of an lr_batch law; ends equal without draws."""
+    if law.form != "lr_batch":
+        raise ValueError(
+            f"a law of form {law.form} gives no learning rate or batch; fit form=lr_batch"
+        )
     found = {}
     names = list(law.parameters)
     for axis in AXES:

@@ -61,7 +61,7 @@ def _head(law: Law) -> list[str]:
             f"{law.form} by {objective['name']}{delta}: {value:.10g}; {_STATUS[law.status]}"
         )
     else:
-        said = law.source if not law.n_runs else _STATUS[law.status]
+        said = _STATUS[law.status] if law.n_runs else "published constants"
         lines += textwrap.wrap(f"{law.form}: {said}", WIDTH)
     return lines
 
