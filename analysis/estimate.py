@@ -23,6 +23,7 @@ from analysis.comparison import compare
 from analysis.envelope import envelope
 from analysis.forms import Array, Form, column, form_named
 from analysis.hindcast import hindcasts
+from analysis.intervals import other_intervals
 from analysis.isoflop import isoflop, vertices
 from analysis.laws import Law
 from analysis.methods import METHODS, NEEDED_BY
@@ -30,6 +31,7 @@ from analysis.noise import weighted
 from analysis.objective import Objective, Problem, problem_of, residuals
 from analysis.powers import power_laws, undominated
 from analysis.records import Columns, Runs, load_runs
+from analysis.scatter import scatter
 from analysis.sensitivity import sensitivity as sensitivity_rows
 from analysis.solver import Solution, minimise
 from analysis.uncertainty import Bootstrap, bootstrap, units_of
@@ -217,7 +219,11 @@ def _law(
     parameters = dict(zip(form.parameters, values.tolist(), strict=True))
     kept = boot is not None and len(boot.draws) > max(1, boot.resamples / 2)
     draws = boot.draws if boot is not None and kept else None
-    intervals = _intervals(boot, form, level) if boot is not None and kept else None
+    intervals = None
+    if boot is not None and kept:
+        flops = _ranges(table)["flops_6nd"][1] if form.is_surface else None
+        others = other_intervals(problem, found, boot, level, flops)
+        intervals = _intervals(boot, form, level) | others
     left = residuals(found.theta[:1], problem)[0]
     law = Law(
         form=form.name,
@@ -234,11 +240,7 @@ def _law(
         n_runs=len(table),
         dropped=runs.dropped,
         ranges=_ranges(table),
-        noise={
-            "sd_log" if problem.objective.in_logs else "sd": float(
-                np.sqrt((left**2).sum() / (len(left) - len(values)))
-            )
-        },
+        noise=_noise(left, problem, len(values)),
         inputs=runs.inputs,
     )
     law = replace(law, allocation=_allocation(law, level)) if form.is_surface else law
@@ -258,6 +260,14 @@ def _without_intervals(law: Law) -> Law:
     if stated:
         allocation["tokens_per_param"] = stated
     return replace(law, draws=None, intervals=None, allocation=allocation if stated else {})
+
+
+def _noise(left: Array, problem: Problem, n_parameters: int) -> dict[str, float]:
+    """Return how runs scatter about the law, from residuals (n,): of a loss, by its size."""
+    if problem.objective.in_logs and problem.design.form.target == "loss":
+        return scatter(left, left + problem.logs, n_parameters)
+    sd = float(np.sqrt((left**2).sum() / (len(left) - n_parameters)))
+    return {"sd_log" if problem.objective.in_logs else "sd": sd}
 
 
 def _intervals(boot: Bootstrap, form: Form, level: float) -> dict[str, Any]:

@@ -5,6 +5,7 @@
     python -m analysis.fit runs=table.csv objective.name=lad_log intervals.resamples=4000
     python -m analysis.fit runs=table.csv form=all             ranks the forms that apply
     python -m analysis.fit runs=table.csv form=data_constrained +fixed.alpha=0.35 +fixed.beta=0.35
+    python -m analysis.fit runs=table.csv plot=true            also writes law_<figure>.svg
 
 The function is `analysis.estimate.fit`; this is its application.
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from analysis.estimate import check_options, fit, needed_columns
 from analysis.objective import Objective
-from analysis.records import Columns
+from analysis.records import Columns, load_runs
 from conf.app import start, store
 
 
@@ -55,6 +56,7 @@ class FitConfig:
     count: str = "total"
     where: str | None = None
     out: str | None = None
+    plot: bool = False
     backtest: bool = True
     sensitivity: bool = True
     fixed: dict[str, float] = field(default_factory=dict)
@@ -72,14 +74,18 @@ class FitConfig:
 
 
 def main(config: FitConfig) -> None:
-    """Read, fit, write law.json, then print the law."""
+    """Read, fit, write law.json (and figures beside it), then print the law."""
     source = Path(config.runs)
-    law = fit(
+    runs = load_runs(
         source,
-        config.form,
         count=config.count,
         where=config.where,
         columns=config.columns,
+        needed=needed_columns(config.form),
+    )
+    law = fit(
+        runs,
+        config.form,
         objective=config.objective.chosen(),
         weighting=config.objective.weighting,
         fixed=config.fixed,
@@ -90,8 +96,13 @@ def main(config: FitConfig) -> None:
         sensitivity=config.sensitivity,
     )
     default = source / "law.json" if source.is_dir() else Path("law.json")
-    path = law.write(config.out or default)
-    sys.stdout.write(f"{law.summary()}\n\nwrote {path}\n")
+    written = [law.write(config.out or default)]
+    if config.plot:
+        from analysis.plots import write_law_figures  # matplotlib, only where it is asked for
+
+        written += write_law_figures(law, runs.table, written[0])
+    ends = "\n".join(f"wrote {path}" for path in written)
+    sys.stdout.write(f"{law.summary()}\n\n{ends}\n")
 
 
 store("fit", FitConfig)

@@ -27,10 +27,12 @@
     law.summary(), law.write(path)
 
 N parameters (under `count`), D tokens, C = 6ND training FLOPs, L nats per token. The closed forms
-are those of Hoffmann et al. 2022 eq. 4. A prediction interval joins three things: the
-bootstrap draws, the scatter of runs about the law, and the growth of hindcast error with
-distance; `noise=False` leaves the last two out. A law that is not usable says nothing beyond its
-data unless `force=True` (or the law itself is `forced`).
+are those of Hoffmann et al. 2022 eq. 4. A prediction interval joins three things, in squares: the
+bootstrap draws (bias-corrected percentiles at Student t's levels of n - p, `analysis.uncertainty`),
+the scatter of runs about the law at that loss (`analysis.scatter`), and the growth of hindcast
+error with distance (`analysis.hindcast`); `noise=False` leaves the last two out. What they cover is
+in `benchmarks/coverage.py`. A law that is not usable says nothing beyond its data unless
+`force=True` (or the law itself is `forced`).
 """
 
 from collections.abc import Mapping
@@ -41,11 +43,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 from analysis.alarms import Alarm
 from analysis.allocation import optimal_split, power_optimum
 from analysis.forms import FORMS, Array, Form, column
+from analysis.scatter import deviation
+from analysis.uncertainty import corrected
 from scaling.schema import code_version, read_json, write_json
 
 SCHEMA = 1
@@ -274,9 +278,10 @@ class Law:
         drawn = form.predict(named, values)
         relative = form.target == "loss"
         drawn = np.log(drawn / point) if relative else drawn - point
-        tails = [(1 - level) / 2, (1 + level) / 2]
-        below, above = np.abs(np.quantile(drawn, tails, axis=0))
-        spread = ndtri(tails[1]) * self._scatter(values, point.shape) if noise else 0.0
+        freedom = max(self.n_runs - len(self.parameters), 1)
+        ends = corrected(drawn, np.zeros_like(point), level, z=stdtrit(freedom, (1 + level) / 2))
+        below, above = np.maximum(-ends[0], 0.0), np.maximum(ends[1], 0.0)
+        spread = ndtri((1 + level) / 2) * self._scatter(values, point) if noise else 0.0
         below, above = np.hypot(below, spread), np.hypot(above, spread)
         low, high = (
             (point * np.exp(-below), point * np.exp(above))
@@ -305,19 +310,32 @@ class Law:
                 "act on its alarms and refit, or pass force=True to extrapolate all the same"
             )
 
-    def _scatter(self, values: Mapping[str, Array], shape: tuple[int, ...]) -> Array:
-        """Standard deviation of one run at a point: runs about the law, and hindcast error."""
+    def _scatter(self, values: Mapping[str, Array], point: Array) -> Array:
+        """Standard deviation of one run at predictions: runs about the law, and hindcast error."""
+        single = self._deviation(point)
         reach = self.ranges.get("flops_6nd", self.ranges.get("flops", [0.0, np.inf]))[1]
         if "flops" not in values or not reach > 0:
-            return np.full(shape, self.residual_sd)
+            return single
         distance = np.maximum(np.log(values["flops"] / reach), 0.0)
         knots = (self.backtest or {}).get("tau", [])
-        return np.hypot(self.residual_sd, tau_at(knots, distance))
+        return np.hypot(single, tau_at(knots, distance))
+
+    def _deviation(self, point: Array) -> Array:
+        """Standard deviation of runs about predictions: of a loss in logs, else in its own unit."""
+        if "growth" in self.noise:
+            return deviation(self.noise, point)
+        if "sd" in self.noise and FORMS[self.form].target == "loss":
+            return self.residual_sd / point
+        return np.full(point.shape, self.residual_sd)
 
 
 def tau_at(knots: list[list[float]], distance: Array) -> Array:
-    """Return tau at log-distances: linear between the knots, from 0 at 0, proportional beyond."""
+    """Return tau at log-distances: linear between the knots, from 0 at 0, as the square beyond.
+
+    The square because a form that follows level and slope at the edge errs first by curvature.
+    """
     if not knots:
         return np.zeros_like(distance)
     h, tau = np.array([[0.0, 0.0], *knots]).T
-    return np.where(distance > h[-1], tau[-1] * distance / h[-1], np.interp(distance, h, tau))
+    beyond = tau[-1] * (distance / h[-1]) ** 2
+    return np.where(distance > h[-1], beyond, np.interp(distance, h, tau))

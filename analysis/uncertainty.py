@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr, ndtri
 
 from analysis.forms import Array
 from analysis.objective import Problem, residuals
@@ -26,6 +27,7 @@ LINEAR_TRUST = 1e-6  # damping of the exact step that follows
 LINEAR_ROWS = 1000  # handled at a time, to stay in a core's cache
 LINEAR_DAMPING = 0.1  # share of the majorising quadratic beside Huber's own curvature
 BLOCK = 4_000_000  # resampled rows whose weights are held at a time
+LARGEST_BIAS = 1.0  # median bias in deviations; beyond, the correction itself is in doubt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def bootstrap(
             starts, damping = linearised(point.theta[0], resampled), LINEAR_TRUST
         else:
             starts, damping = np.repeat(point.theta[:1], count, axis=0), DAMPING
-        parts.append(_retried(resolve(starts, resampled, damping=damping), resampled))
+        parts.append(retried(resolve(starts, resampled, damping=damping), resampled))
     found = joined(parts)
     draws = problem.design.external(found.theta[found.converged])
     return Bootstrap(
@@ -87,6 +89,40 @@ def bootstrap(
         method=METHOD,
         units=units,
     )
+
+
+def corrected(
+    draws: Array,
+    point: Array,
+    level: float,
+    *,
+    z: float | None = None,
+    acceleration: Array | float = 0.0,
+) -> tuple[Array, Array]:
+    """Return bias-corrected percentile ends (...) of draws (S, ...) about a point (...).
+
+    Efron's BC (1981), or BCa (1987) with an acceleration. `z`, by default the normal quantile of
+    `level`, may be larger, as for few rows (Hesterberg 2015, the expanded percentile interval).
+    """
+    z = float(ndtri((1 + level) / 2)) if z is None else z
+    ordered = np.sort(draws, axis=0)
+    below = ((draws < point).mean(axis=0) + (draws <= point).mean(axis=0)) / 2
+    bias = np.clip(ndtri(below), -LARGEST_BIAS, LARGEST_BIAS)
+    ends = []
+    for sign in (-z, z):
+        moved = bias + sign
+        share = ndtr(bias + moved / np.maximum(1 - acceleration * moved, 1e-3))
+        ends.append(_at_share(ordered, share))
+    return ends[0], ends[1]
+
+
+def _at_share(ordered: Array, share: Array) -> Array:
+    """Return quantiles of sorted draws (S, ...), each element's at its own share (...)."""
+    at = share * (len(ordered) - 1)
+    lower = np.minimum(at.astype(int), len(ordered) - 1)
+    upper = np.minimum(lower + 1, len(ordered) - 1)
+    low, high = (np.take_along_axis(ordered, k[None], axis=0)[0] for k in (lower, upper))
+    return low + (at - lower) * (high - low)
 
 
 def unit_weights(units: Units, rng: np.random.Generator, resamples: int) -> Array:
@@ -131,8 +167,8 @@ def linearised(theta: Array, problem: Problem) -> Array:
     return np.clip(theta + moved, low, high)
 
 
-def _retried(found: Solution, problem: Problem) -> Solution:
-    """Give resamples without a minimum a second, slower descent from where they stopped."""
+def retried(found: Solution, problem: Problem) -> Solution:
+    """Give problems without a minimum a second, slower descent from where they stopped."""
     again = np.flatnonzero(~found.converged)
     if not len(again):
         return found
