@@ -74,8 +74,7 @@ def load_runs(
     """Read a study's folder, a file, or a data frame into checked `Runs`.
 
     `where` is a pandas query over the source's own columns; `needed` names the columns that must
-    be there. Raises ValueError or
-    FileNotFoundError with one sentence.
+    be there. Raises ValueError or FileNotFoundError with one sentence.
     """
     if count not in COUNTS:
         raise ValueError(f"count={count} is not known; choose one of {', '.join(COUNTS)}")

@@ -31,7 +31,8 @@ SCREEN_ROWS = 1500  # of a longer table so many rows find the minima that all ro
 SCREENED = 3  # end points of those rows that all rows refine
 COMPETES = 1.05  # times the least objective of those rows, up to which an end point is refined
 KEPT_STARTS = 16  # starts that survive the screening
-NEAR_WIDTHS = 4
+APART = 3.0  # ratio of one width of Huber's to the next
+NEAR_APART = 8.0  # the same from a start near by
 THINNED = 8  # starts tried beside a solution near by
 FIRST_STEPS = 40  # most starts end within 20; stragglers are not the best minimum
 FINISHED = 6  # end points iterated on when the best of them has not converged by then
@@ -88,11 +89,7 @@ def minimise(problem: Problem, *, kept: int = KEPT_STARTS) -> Solution:
     best = _distinct(rough[order])[:kept]
     direct = grid[:: max(1, len(grid) // kept)]
     ends = np.concatenate([_lower_width(best, problem), _lower_width(direct, problem, steps=1)])
-    found = _sorted(polish(ends, problem, max_steps=FIRST_STEPS))
-    if found.converged[0]:
-        return found
-    longer = polish(found.theta[:FINISHED], problem)
-    return _sorted(joined([longer, found.part(slice(FINISHED, None))]))
+    return _finished(ends, problem)
 
 
 def minimise_near(parameters: Array, problem: Problem) -> Solution:
@@ -104,11 +101,7 @@ def minimise_near(parameters: Array, problem: Problem) -> Solution:
     thinned = grid[:: max(1, len(grid) // THINNED)]
     near = problem.design.internal(parameters)
     theta = np.concatenate([near[np.isfinite(near).all(axis=1)], thinned])
-    quick = _lower_width(theta, problem, steps=NEAR_WIDTHS)
-    found = _sorted(polish(quick, problem, max_steps=FIRST_STEPS))
-    if found.converged[0]:
-        return found
-    return _sorted(polish(_lower_width(theta, problem), problem))
+    return _finished(_lower_width(theta, problem, apart=NEAR_APART), problem)
 
 
 def resolve(
@@ -215,10 +208,22 @@ def _distinct(theta: Array) -> Array:
     return theta[np.sort(first)]
 
 
-def _lower_width(theta: Array, problem: Problem, *, steps: int | None = None) -> Array:
+def _finished(theta: Array, problem: Problem) -> Solution:
+    """Polish all a little, then the best to the end if the best of all is not there; best first."""
+    found = _sorted(polish(theta, problem, max_steps=FIRST_STEPS))
+    if found.converged[0]:
+        return found
+    longer = polish(found.theta[:FINISHED], problem)
+    return _sorted(joined([longer, found.part(slice(FINISHED, None))]))
+
+
+def _lower_width(
+    theta: Array, problem: Problem, *, steps: int | None = None, apart: float = APART
+) -> Array:
     """Lower Huber's width from the spread of the residuals to its final value.
 
-    `steps` intermediate widths, by default a factor of 3 apart. Nothing to do for least squares.
+    `steps` intermediate widths, by default so many that they lie a factor `apart`. Nothing to do
+    for least squares.
     """
     width = problem.objective.width
     if not np.isfinite(width) or steps == 0:
@@ -228,7 +233,7 @@ def _lower_width(theta: Array, problem: Problem, *, steps: int | None = None) ->
         return theta
     wide = 3 * spread
     if steps is None:
-        steps = int(np.ceil(np.log(wide / width) / np.log(3.0)))
+        steps = int(np.ceil(np.log(wide / width) / np.log(apart)))
     for current in np.geomspace(wide, width, steps + 1)[:-1]:
         theta = _newton(theta, problem, width=current, max_steps=8)[0]
     return theta
