@@ -13,7 +13,7 @@ Legend: S problems, P parameters, n rows.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from analysis.objective import Local, Problem, evaluate, residuals
 
 TOLERANCE = 1e-12  # relative decrease of the objective that the quadratic model may still promise
 ROUNDING = 1e-28  # squared rounding error of a log residual
+LAD_JUDGED = 100  # times its width within which a fit of least absolute deviation meets a row
 MAX_CONDITION = 1e13  # of the Hessian scaled to a unit diagonal; beyond, a direction is flat
 RIDGE = 1e-6  # share of the damping that acts on every scaled parameter alike
 SCREEN_ROWS = 1500  # of a longer table so many rows find the minima that all rows then refine
@@ -101,18 +102,22 @@ def minimise_near(parameters: Array, problem: Problem) -> Solution:
     thinned = grid[:: max(1, len(grid) // THINNED)]
     near = problem.design.internal(parameters)
     theta = np.concatenate([near[np.isfinite(near).all(axis=1)], thinned])
-    return _finished(_lower_width(theta, problem, apart=NEAR_APART), problem)
+    apart = APART if problem.objective.name == "lad_log" else NEAR_APART
+    return _finished(_lower_width(theta, problem, apart=apart), problem)
 
 
 def resolve(
-    theta: Array, problem: Problem, *, widths: int = 0, damping: float = DAMPING
+    theta: Array, problem: Problem, *, apart: float | None = None, damping: float = DAMPING
 ) -> Solution:
     """Solve many problems, each from its own start theta (S, P), as for resamples.
 
-    `widths` intermediate widths are passed on the way; 0 goes to the final one at once. A good
-    start needs less `damping`.
+    Widths a factor `apart` from each other are passed on the way, by default none but for least
+    absolute deviations, whose width no start is near enough to. A good start needs less `damping`.
     """
-    theta = _lower_width(theta, problem, steps=widths)
+    if apart is None and problem.objective.name == "lad_log":
+        apart = APART
+    if apart is not None:
+        theta = _lower_width(theta, problem, apart=apart)
     return polish(theta, problem, max_steps=RESOLVE_STEPS, damping=damping)
 
 
@@ -130,6 +135,9 @@ def polish(
     if isinstance(problem.design, FunctionDesign):
         local = evaluate(theta, problem)
     free = _free(theta, local.gradient, problem)
+    if problem.objective.name == "lad_log":  # whether the rows next to 0 pin every parameter
+        wider = evaluate(theta, problem, width=LAD_JUDGED * problem.objective.width)
+        local = replace(local, squares=wider.squares, bend=wider.bend, metric=wider.metric)
     condition, promised = _judge(local, free)
     floor = ROUNDING * np.broadcast_to(problem.weights.sum(axis=1), local.value.shape)
     small = promised <= TOLERANCE * 10 * local.value + floor * _value_scale(problem)

@@ -16,16 +16,13 @@ from scipy.special import ndtr, ndtri
 
 from analysis.forms import Array
 from analysis.objective import Problem, residuals
-from analysis.solver import DAMPING, Solution, joined, resolve
+from analysis.solver import APART, DAMPING, Solution, joined, resolve
 
 METHOD = "pairs bootstrap, percentile"
 FEWEST_GROUPS = 12  # with fewer, groups are experiments to be told apart, not units
-RETRY_WIDTHS = 3
 LARGE = 5000  # rows from which resamples are first solved with residuals linear in theta
-LINEAR_STEPS = 3
 LINEAR_TRUST = 1e-6  # damping of the exact step that follows
-LINEAR_ROWS = 1000  # handled at a time, to stay in a core's cache
-LINEAR_DAMPING = 0.1  # share of the majorising quadratic beside Huber's own curvature
+SMOOTHING = 0.15  # share of the median residual over which Huber's curvature is taken
 BLOCK = 4_000_000  # resampled rows whose weights are held at a time
 LARGEST_BIAS = 1.0  # median bias in deviations; beyond, the correction itself is in doubt
 
@@ -135,10 +132,10 @@ def unit_weights(units: Units, rng: np.random.Generator, resamples: int) -> Arra
 
 
 def linearised(theta: Array, problem: Problem) -> Array:
-    """Return starts (S, P): resamples solved with residuals linear in theta about the point.
+    """Return starts (S, P): one Gauss-Newton step of every resample from the point (P,).
 
-    One product of matrices replaces exp and log of every row, so that the exact descent that
-    follows has little left to do: worth it for long tables, whose resamples differ little.
+    Two products of matrices for all resamples, so that the exact descent that follows has little
+    left to do: worth it for long tables, whose resamples differ little.
     """
     parts = problem.design.parts(theta[None])
     width, objective = problem.objective.width, problem.objective
@@ -147,24 +144,17 @@ def linearised(theta: Array, problem: Problem) -> Array:
     jacobian = parts.jacobian()[0] * scale  # (P, n)
     low, high = problem.bounds
     free = ((theta > low[0]) & (theta < high[0])).astype(float)
-    both, eye = np.outer(free, free), np.eye(len(theta))
-    moved = np.zeros((len(problem.weights), len(theta)))
-    for _ in range(LINEAR_STEPS):
-        gradient, curved = np.zeros_like(moved), np.zeros((len(moved), len(theta), len(theta)))
-        for at in range(0, len(residual), LINEAR_ROWS):
-            here = slice(at, at + LINEAR_ROWS)
-            left = moved @ jacobian[:, here] + residual[here]
-            clipped = np.clip(left, -width, width)
-            inside = problem.weights[:, here] * (clipped == left)
-            clipped *= problem.weights[:, here]
-            gradient += (clipped @ jacobian[:, here].T) * free
-            np.divide(clipped, left, out=clipped, where=left != 0)
-            inside += LINEAR_DAMPING * clipped
-            outer = (jacobian[:, None, here] * jacobian[None, :, here]).reshape(len(theta) ** 2, -1)
-            curved += (inside @ outer.T).reshape(curved.shape) * both
-        ridge = 1e-12 * np.trace(curved, axis1=1, axis2=2)[:, None, None] * eye
-        moved -= np.linalg.solve(curved + ridge + np.diag(1 - free), gradient[..., None])[..., 0]
-    return np.clip(theta + moved, low, high)
+    clipped = np.clip(residual, -width, width)
+    # few rows lie inside a narrow width, and the curvature is theirs: smoothed over more of them
+    window = max(width, SMOOTHING * float(np.median(np.abs(residual))))
+    bend = np.where(np.abs(residual) <= window, width / window, 0.0) if window < np.inf else 1.0
+    outer = (jacobian[:, None] * jacobian[None] * bend).reshape(-1, len(residual))
+    gradient = problem.weights @ (clipped * jacobian).T * free  # (S, P)
+    curved = (problem.weights @ outer.T).reshape(-1, len(theta), len(theta)) * np.outer(free, free)
+    eye = np.eye(len(theta))
+    ridge = 1e-12 * np.trace(curved, axis1=1, axis2=2)[:, None, None] * eye
+    moved = np.linalg.solve(curved + ridge + np.diag(1 - free), gradient[..., None])[..., 0]
+    return np.clip(theta - moved, low, high)
 
 
 def retried(found: Solution, problem: Problem) -> Solution:
@@ -172,7 +162,7 @@ def retried(found: Solution, problem: Problem) -> Solution:
     again = np.flatnonzero(~found.converged)
     if not len(again):
         return found
-    second = resolve(found.theta[again], problem.part(again), widths=RETRY_WIDTHS)
+    second = resolve(found.theta[again], problem.part(again), apart=APART)
     better = again[second.converged]
     merged = {name: np.array(getattr(found, name)) for name in Solution.__dataclass_fields__}
     for name, values in merged.items():
