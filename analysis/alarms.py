@@ -38,6 +38,8 @@ BITS = float(-np.log(np.log(2)))  # log of bits per nat
 BITS_WIDTH = 0.03  # how far the step between two groups of losses may be from it
 BITS_GAIN = 4.0  # by how much the step must tighten a smooth surface to be believed
 FEWEST_ROWS = 14  # of a quadratic surface in log C and log D/N
+FAR_GAIN = 0.6  # share of the error that runs near the frontier leave, from which it is said
+LEAST_FAR_ERROR = 0.005  # of the loss; a smaller error needs no remedy
 NO_GAIN = 0.005  # relative distance of E from the smallest loss below which nothing is left to gain
 
 
@@ -199,6 +201,20 @@ def edge_alarm(edges: Sequence[float], n_budgets: int) -> Alarm | None:
         code="edge_minimum",
         sentence=f"{len(edges)} of {n_budgets} budgets (C = {shown}) have no minimum inside their "
         "sizes and were left out of the parabolas: widen the sizes at those budgets.",
+    )
+
+
+def far_runs_alarm(compared: Mapping[str, float] | None, n_runs: int) -> Alarm | None:
+    """Say that runs far from the frontier spoil the law (`analysis.frontier.far_runs`)."""
+    if compared is None or compared["all"] < LEAST_FAR_ERROR:
+        return None
+    if compared["near"] > FAR_GAIN * compared["all"]:
+        return None
+    return Alarm(
+        code="far_runs",
+        sentence=f"Runs far from the frontier spoil the law: that of the {compared['n_near']} of "
+        f"{n_runs} runs within 10 % of it predicts withheld runs near it with an error of "
+        f"{compared['near']:.1%} instead of {compared['all']:.1%}; fit with within=0.1.",
     )
 
 

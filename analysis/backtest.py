@@ -19,9 +19,17 @@ import numpy as np
 import pandas as pd
 
 from analysis.comparison import compare
-from analysis.estimate import check_columns, check_options, check_table, needed_columns, prepared
+from analysis.estimate import (
+    check_columns,
+    check_options,
+    check_table,
+    chosen_rows,
+    needed_columns,
+    prepared,
+)
 from analysis.fit import ObjectiveConfig
 from analysis.forms import FORMS, Form, form_named
+from analysis.frontier import check_within, near_frontier
 from analysis.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, hindcasts, reach_of
 from analysis.methods import METHODS
 from analysis.objective import Objective
@@ -41,6 +49,7 @@ class BacktestConfig:
     form: str = "chinchilla"
     count: str = "total"
     where: str | None = None
+    within: float | None = None
     out: str | None = None
     plot: bool = False
     level: float = 0.9
@@ -55,6 +64,7 @@ class BacktestConfig:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
         refuse_untestable(self.form)
         self.objective.chosen()
+        check_within(self.within)
         check_options(0, self.level, self.objective.weighting)
 
 
@@ -94,16 +104,18 @@ def backtest(
     objective: Objective | None = None,
     weighting: str = "column",
     fixed: dict[str, float] | None = None,
+    within: float | None = None,
     level: float = 0.9,
     seed: int = 0,
 ) -> Backtest:
     """Withhold and predict the largest budgets; ValueError for a table too narrow for it."""
     refuse_untestable(form)
     check_columns(runs.table, needed_columns(form), form)
-    ranked = compare(runs.table, objective) if form == "all" else []
+    ranked = compare(near_frontier(runs.table, within), objective) if form == "all" else []
     chosen = form_named(ranked[0]["form"] if ranked else form)
     objective = objective or Objective(name=chosen.objective)
     table = prepared(runs.table, chosen, objective, weighting)
+    table = chosen_rows(table, chosen, within)
     check_table(table, chosen)
     tested = hindcasts(table, chosen, objective, fixed=fixed, level=level, seed=seed)
     if tested is None:
@@ -120,7 +132,7 @@ def backtest(
         comparison=ranked,
         fixed=dict(fixed or {}),
         dropped=runs.dropped,
-        inputs=runs.inputs,
+        inputs=runs.inputs | ({} if within is None else {"within": within}),
         **tested,
     )
 
@@ -152,6 +164,7 @@ def main(config: BacktestConfig) -> None:
         objective=config.objective.chosen(),
         weighting=config.objective.weighting,
         fixed=config.fixed,
+        within=config.within,
         level=config.level,
         seed=config.seed,
     )
@@ -162,6 +175,7 @@ def main(config: BacktestConfig) -> None:
 
         form = form_named(found.form)
         table = prepared(runs.table, form, Objective(), "none")
+        table = chosen_rows(table, form, config.within)
         written += write_backtest_figure(table, form, asdict(found), written[0])
     ends = "\n".join(f"wrote {path}" for path in written)
     sys.stdout.write(f"{found.summary()}\n\n{ends}\n")

@@ -22,6 +22,7 @@ from analysis.alarms import Alarm
 from analysis.comparison import compare
 from analysis.envelope import envelope
 from analysis.forms import Array, Form, column, form_named
+from analysis.frontier import check_within, far_runs, near_frontier
 from analysis.hindcast import hindcasts
 from analysis.intervals import other_intervals
 from analysis.isoflop import isoflop, vertices
@@ -55,6 +56,7 @@ def fit(
     objective: Objective | None = None,
     weighting: str = "column",
     fixed: Mapping[str, float] | None = None,
+    within: float | None = None,
     resamples: int = 1000,
     level: float = 0.9,
     seed: int = 0,
@@ -66,11 +68,13 @@ def fit(
     `form` is one of `analysis.forms.FORMS`, of `analysis.methods.METHODS`, or `all`: the form that
     predicts withheld larger runs best. `count`, `where` and `columns` apply unless `data` is `Runs`
     already. `objective=None` is the form's own. `weighting` takes the table's `weight` column,
-    measured seed noise, or none; `fixed` parameters are held. `resamples=0` leaves out every
+    measured seed noise, or none; `fixed` parameters are held; `within=0.1` fits a surface to runs
+    whose loss is within 10 % of the best of no more compute. `resamples=0` leaves out every
     interval, `hindcast=False` the backtest, `sensitivity=False` the other objectives. Raises
     ValueError in one sentence for a table that cannot carry the form.
     """
     check_options(resamples, level, weighting)
+    check_within(within)
     needed = needed_columns(form)
     runs = data
     if not isinstance(runs, Runs):
@@ -79,8 +83,14 @@ def fit(
     options = {"resamples": resamples, "level": level, "seed": seed}
     if form in METHODS:
         return METHODS[form](runs, **options)
-    extra = {"weighting": weighting, "fixed": dict(fixed or {}), "hindcast": hindcast}
-    settings = Settings(**options, **extra, sensitivity=sensitivity)
+    settings = Settings(
+        **options,
+        weighting=weighting,
+        fixed=dict(fixed or {}),
+        within=within,
+        hindcast=hindcast,
+        sensitivity=sensitivity,
+    )
     if form == "all":
         return _best(runs, objective, settings)
     return _fitted(runs, form_named(form), objective, settings)
@@ -95,13 +105,14 @@ class Settings:
     seed: int
     weighting: str
     fixed: dict[str, float]
+    within: float | None
     hindcast: bool
     sensitivity: bool
 
 
 def _best(runs: Runs, objective: Objective | None, settings: Settings) -> Law:
     """Return the usable law of the form that predicts withheld runs best, or the first."""
-    ranked = compare(runs.table, objective)
+    ranked = compare(near_frontier(runs.table, settings.within), objective)
     tried = []
     for row in ranked:
         tried.append(_fitted(runs, form_named(row["form"]), objective, settings))
@@ -115,7 +126,8 @@ def _best(runs: Runs, objective: Objective | None, settings: Settings) -> Law:
 def _fitted(runs: Runs, form: Form, objective: Objective | None, settings: Settings) -> Law:
     """Fit one form, with what the settings ask for beside it."""
     objective = objective or Objective(name=form.objective)
-    table = prepared(runs.table, form, objective, settings.weighting)
+    everything = prepared(runs.table, form, objective, settings.weighting)
+    table = chosen_rows(everything, form, settings.within)
     check_table(table, form)
     level, seed, fixed = settings.level, settings.seed, settings.fixed
     options = {"resamples": settings.resamples, "level": level, "seed": seed}
@@ -128,19 +140,38 @@ def _fitted(runs: Runs, form: Form, objective: Objective | None, settings: Setti
     law = _law(replace(runs, table=table), problem, found, boot, level)
     law.objective["weighting"] = settings.weighting if "weight" in table else "none"
     law = replace(law, fixed=fixed)
+    if settings.within is not None:
+        rows = {"within": settings.within, "n_far": len(everything) - len(table)}
+        law = replace(law, inputs=law.inputs | rows)
     if form.is_surface:
-        law = replace(law, power_laws=power_laws(table, **options))
+        law = replace(law, power_laws=power_laws(everything, **options))
     if form.name == "chinchilla":
-        law = _with_methods(law, table, **options)
+        law = _with_methods(law, everything, **options)
     if settings.hindcast and form.target == "loss":
         tested = hindcasts(table, form, objective, fixed=fixed, level=level, seed=seed)
         law = replace(law, backtest=tested)
+        if tested and form.is_surface and settings.within is None:
+            compared = far_runs(table, form, objective, tested["rows"], fixed=fixed)
+            far = rules.far_runs_alarm(compared, len(table))
+            law = replace(law, alarms=(*law.alarms, *([far] if far else [])))
     if settings.sensitivity and form.is_surface:
         flops = float((6 * column(table, "params") * column(table, "tokens")).max())
         near = problem.design.external(found.theta[:MINIMA_KEPT])
         rows = sensitivity_rows(table, form, objective, near, flops=flops, fixed=fixed)
         law = replace(law, sensitivity=rows)
     return law
+
+
+def chosen_rows(table: pd.DataFrame, form: Form, within: float | None) -> pd.DataFrame:
+    """Return the rows near the frontier; ValueError for a form that is no surface of the loss."""
+    if within is None:
+        return table
+    if not form.is_surface or form.target != "loss":
+        raise ValueError(
+            f"within={within} keeps runs near the frontier of the loss; form={form.name} is no "
+            "law of the loss in N and D: leave within out"
+        )
+    return near_frontier(table, within)
 
 
 def needed_columns(form: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@
     python -m analysis.fit runs=table.csv objective.name=lad_log intervals.resamples=4000
     python -m analysis.fit runs=table.csv form=all             ranks the forms that apply
     python -m analysis.fit runs=table.csv form=data_constrained +fixed.alpha=0.35 +fixed.beta=0.35
+    python -m analysis.fit runs=table.csv within=0.1           only runs near the frontier
     python -m analysis.fit runs=table.csv plot=true            also writes law_<figure>.svg
 
 The function is `analysis.estimate.fit`; this is its application.
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from analysis.estimate import check_options, fit, needed_columns
+from analysis.frontier import check_within
 from analysis.objective import Objective
 from analysis.records import Columns, load_runs
 from conf.app import start, store
@@ -55,6 +57,7 @@ class FitConfig:
     form: str = "chinchilla"
     count: str = "total"
     where: str | None = None
+    within: float | None = None
     out: str | None = None
     plot: bool = False
     backtest: bool = True
@@ -70,6 +73,7 @@ class FitConfig:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
         needed_columns(self.form)
         self.objective.chosen()
+        check_within(self.within)
         check_options(self.intervals.resamples, self.intervals.level, self.objective.weighting)
 
 
@@ -89,6 +93,7 @@ def main(config: FitConfig) -> None:
         objective=config.objective.chosen(),
         weighting=config.objective.weighting,
         fixed=config.fixed,
+        within=config.within,
         resamples=config.intervals.resamples,
         level=config.intervals.level,
         seed=config.intervals.seed,

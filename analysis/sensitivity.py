@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.allocation import optimal_split
 from analysis.forms import Array, Form, column
+from analysis.frontier import WITHIN, near
 from analysis.objective import Objective, problem_of
 from analysis.solver import minimise_near
 
@@ -25,14 +26,14 @@ def sensitivity(
     table: pd.DataFrame,
     form: Form,
     objective: Objective,
-    near: Array,
+    guesses: Array,
     *,
     flops: float,
     fixed: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """Return one row a fit: objective, rows, parameters, a and D*/N* at `flops` of a surface.
 
-    `near` (S, P) are parameters of minima of the fit itself, to start from.
+    `guesses` (S, P) are parameters of minima of the fit itself, to start from.
     """
     found = []
     if len(table) > MOST_ROWS:
@@ -43,7 +44,7 @@ def sensitivity(
         for name in ("huber_log", "lad_log", "ls_log", "ls"):
             chosen = objective if name == objective.name else Objective(name=name)
             problem = problem_of(table.iloc[kept], form, chosen, fixed=dict(fixed))
-            solved = minimise_near(near, problem)
+            solved = minimise_near(guesses, problem)
             values = problem.design.external(solved.theta[0])
             parameters = dict(zip(form.parameters, values.tolist(), strict=True))
             row: dict[str, Any] = {
@@ -63,13 +64,17 @@ def sensitivity(
 
 
 def subsets(table: pd.DataFrame) -> dict[str, Array]:
-    """Return positions of all rows, and without those of highest loss or lowest compute."""
+    """Return positions of all rows, and without those of highest loss, lowest C, or far off."""
     everything = np.arange(len(table))
     loss, flops = column(table, "loss"), column(table, "flops")
     n_high = max(1, round(HIGHEST_LOSS * len(table)))
     n_low = max(1, round(LOWEST_COMPUTE * len(table)))
-    return {
+    close = np.flatnonzero(near(table))
+    found = {
         "all": everything,
         f"without the {n_high} of highest loss": np.sort(np.argsort(-loss, kind="stable")[n_high:]),
         f"without the {n_low} of lowest C": np.sort(np.argsort(flops, kind="stable")[n_low:]),
     }
+    if len(close) < len(table):
+        found[f"{len(close)} within {WITHIN:.0%} of the best"] = close
+    return found

@@ -34,6 +34,7 @@ COMPETES = 1.05  # times the least objective of those rows, up to which an end p
 KEPT_STARTS = 16  # starts that survive the screening
 APART = 3.0  # ratio of one width of Huber's to the next
 NEAR_APART = 8.0  # the same from a start near by
+WIDTH_STEPS = 8  # at each of them
 THINNED = 8  # starts tried beside a solution near by
 FIRST_STEPS = 40  # most starts end within 20; stragglers are not the best minimum
 FINISHED = 6  # end points iterated on when the best of them has not converged by then
@@ -107,17 +108,23 @@ def minimise_near(parameters: Array, problem: Problem) -> Solution:
 
 
 def resolve(
-    theta: Array, problem: Problem, *, apart: float | None = None, damping: float = DAMPING
+    theta: Array,
+    problem: Problem,
+    *,
+    apart: float | None = None,
+    steps: int = WIDTH_STEPS,
+    damping: float = DAMPING,
 ) -> Solution:
     """Solve many problems, each from its own start theta (S, P), as for resamples.
 
-    Widths a factor `apart` from each other are passed on the way, by default none but for least
-    absolute deviations, whose width no start is near enough to. A good start needs less `damping`.
+    Widths a factor `apart` from each other are passed on the way, with at most `steps` steps at
+    each, by default none but for least absolute deviations, whose width no start is near enough
+    to. A good start needs less `damping`.
     """
     if apart is None and problem.objective.name == "lad_log":
         apart = APART
     if apart is not None:
-        theta = _lower_width(theta, problem, apart=apart)
+        theta = _lower_width(theta, problem, apart=apart, max_steps=steps)
     return polish(theta, problem, max_steps=RESOLVE_STEPS, damping=damping)
 
 
@@ -226,7 +233,12 @@ def _finished(theta: Array, problem: Problem) -> Solution:
 
 
 def _lower_width(
-    theta: Array, problem: Problem, *, steps: int | None = None, apart: float = APART
+    theta: Array,
+    problem: Problem,
+    *,
+    steps: int | None = None,
+    apart: float = APART,
+    max_steps: int = WIDTH_STEPS,
 ) -> Array:
     """Lower Huber's width from the spread of the residuals to its final value.
 
@@ -243,7 +255,7 @@ def _lower_width(
     if steps is None:
         steps = int(np.ceil(np.log(wide / width) / np.log(apart)))
     for current in np.geomspace(wide, width, steps + 1)[:-1]:
-        theta = _newton(theta, problem, width=current, max_steps=8)[0]
+        theta = _newton(theta, problem, width=current, max_steps=max_steps)[0]
     return theta
 
 

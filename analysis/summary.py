@@ -52,6 +52,9 @@ def _head(law: Law) -> list[str]:
     source = law.inputs.get("source", law.source)
     kept = f"{law.n_runs} runs" if law.n_runs else "published"
     left = f", {len(law.dropped)} left out" if law.dropped else ""
+    if "within" in law.inputs:
+        kept = f"{law.n_runs} of {law.n_runs + law.inputs['n_far']} runs"
+        left += f", those within {law.inputs['within']:.3g} of the best loss at their C"
     lines = textwrap.wrap(f"{kept} of {source}{left}, N counted as {law.count}", WIDTH)
     objective = law.objective
     value = objective.get("value")

@@ -16,10 +16,11 @@ from scipy.special import ndtr, ndtri
 
 from analysis.forms import Array
 from analysis.objective import Problem, residuals
-from analysis.solver import APART, DAMPING, Solution, joined, resolve
+from analysis.solver import DAMPING, Solution, joined, resolve
 
 METHOD = "pairs bootstrap, percentile"
 FEWEST_GROUPS = 12  # with fewer, groups are experiments to be told apart, not units
+RETRY_APART, RETRY_STEPS = 2.0, 30  # widths of a second descent, steps at each
 LARGE = 5000  # rows from which resamples are first solved with residuals linear in theta
 LINEAR_TRUST = 1e-6  # damping of the exact step that follows
 SMOOTHING = 0.15  # share of the median residual over which Huber's curvature is taken
@@ -162,7 +163,7 @@ def retried(found: Solution, problem: Problem) -> Solution:
     again = np.flatnonzero(~found.converged)
     if not len(again):
         return found
-    second = resolve(found.theta[again], problem.part(again), apart=APART)
+    second = resolve(found.theta[again], problem.part(again), apart=RETRY_APART, steps=RETRY_STEPS)
     better = again[second.converged]
     merged = {name: np.array(getattr(found, name)) for name in Solution.__dataclass_fields__}
     for name, values in merged.items():

@@ -5,8 +5,8 @@
 Each data set is fitted below cutoffs in C and the runs above them are predicted:
 - ours: `analysis.fit` with its defaults; its 90 % intervals with and without tau, the hindcast
   term, which is measured below the same cutoff;
-- near: the same fit of the rows whose loss is within 10 % of the best at their C or less (errors
-  alone, no intervals);
+- near: the same fit with within=0.1, of the rows whose loss is within 10 % of the best at their C
+  or less (errors alone, no intervals);
 - L-BFGS: one scipy L-BFGS-B descent, finite differences, default tolerances, the mean of Huber
   losses, no check of convergence, from (H) the constants that Hoffmann et al. 2022 print, or (G) a
   random start of their grid: the median over several. The constants of (H) were fitted to all of
@@ -35,6 +35,7 @@ from scipy.special import huber, logsumexp
 
 from analysis import Law, fit, load_runs
 from analysis.forms import FORMS, column
+from analysis.frontier import WITHIN
 from analysis.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, cutoffs
 from analysis.isoflop import budgets, vertices
 from analysis.powers import predict_power
@@ -52,8 +53,6 @@ GRID = {
     "powers": np.arange(0, 2.5, 0.5),
 }
 GRID_STARTS = 7
-NEAR = 1.10  # times the frontier's loss
-SAME_C = 1.10
 FEWEST_WITH_OFFSET = 4
 N_COLUMNS = ("n_ours", "n_near", "n_isoflop", "n_approach_2")
 L_COLUMNS = ("l_ours", "l_near", "l_power", "l_approach_2")
@@ -120,7 +119,7 @@ def outcome(task: Task, most_cutoffs: int) -> Outcome:
         law = fit(below, task.form, resamples=RESAMPLES, level=LEVEL, sensitivity=False)
         usable += law.usable
         extras = {"resamples": 0, "hindcast": False, "sensitivity": False}
-        near = fit(near_frontier(below), task.form, **extras)
+        near = fit(below, task.form, within=WITHIN, **extras)
         reach = flops[flops <= cutoff].max()
         runs.append(scored_runs(law, near, below, above, column(above, "flops") / reach))
         optima.append(scored_optima(law, near, below, above, reach))
@@ -144,13 +143,6 @@ def splits(table: pd.DataFrame, flops: np.ndarray, form: str, most: int) -> list
             found.append(cutoff)
     at = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))
     return [found[i] for i in at]
-
-
-def near_frontier(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows whose loss is within `NEAR` of the best of rows with no more C."""
-    flops, loss = column(table, "flops"), column(table, "loss")
-    best = np.array([loss[flops <= SAME_C * c].min() for c in flops])
-    return table.loc[loss <= NEAR * best]
 
 
 def scored_runs(

@@ -13,6 +13,7 @@ from analysis import Law, Objective, fit
 from analysis.forms import FORMS
 from analysis.objective import OBJECTIVES, Problem, evaluate, problem_of
 from analysis.solver import minimise, starts
+from analysis.uncertainty import bootstrap, units_of
 
 from .conftest import isoflop_table, loss_of, ray_table
 
@@ -93,6 +94,17 @@ def test_least_absolute_deviation_gives_the_printed_refit(published_fits):
     assert found[0] == pytest.approx(1.817, rel=1e-3)
     assert found[1] == pytest.approx(482.0, rel=1e-2)
     assert found[2] == pytest.approx(2085.0, rel=2e-2)
+
+
+def test_resamples_of_least_absolute_deviation_end_at_a_minimum(refit_law):
+    """Their minimum meets as many rows as there are parameters, whatever the start."""
+    rng = np.random.default_rng(0)
+    n, d = np.exp(rng.uniform(17, 21, 400)), np.exp(rng.uniform(20, 25, 400))
+    loss = loss_of(refit_law, n, d) * np.exp(rng.normal(0, 0.01, 400))
+    table = pd.DataFrame({"params": n, "tokens": d, "loss": loss})
+    problem = problem_of(table, FORMS["chinchilla"], Objective(name="lad_log"))
+    found = bootstrap(problem, minimise(problem), units_of(table), resamples=60)
+    assert found.lost <= 2  # a minimum along an edge is no single point
 
 
 def test_weights_count_like_repeated_rows(refit_law):
