@@ -18,7 +18,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from conf.app import start, store, to_dataclass
 from scaling.budget import Resolved, by_trunk, core_seconds, resolve, trunk_flops, trunk_steps
 from scaling.config import CellConfig
-from scaling.launch import default_workers, run_cells, status_of
+from scaling.failure import status_of
+from scaling.launch import run_cells
+from scaling.pool import default_workers
 from scaling.runlog import clock
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from scaling.launch import slurm_parameters
+from scaling.submit import slurm_parameters
 from scaling.schema import read_records
 
 from .test_commands import TINY, sweep
@@ -66,5 +66,6 @@ def test_launcher_options_become_those_of_submitit():
         partition="gpu", account="lab", gpus_per_node=2, additional={"constraint": "a100"}
     )
     assert found["slurm_partition"] == "gpu"
-    assert found["slurm_additional_parameters"] == {"constraint": "a100", "account": "lab"}
+    assert found["slurm_additional_parameters"]["constraint"] == "a100"
+    assert found["slurm_account"] == "lab"
     assert found["gpus_per_node"] == 2
