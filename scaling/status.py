@@ -169,12 +169,9 @@ def _record(path: Path) -> dict | None:
 
 def of_record(record: dict) -> dict:
     """Return the parts of a status that a record states."""
-    return {
-        "step": record["steps"],
-        "tokens": record["tokens"],
-        "test_loss": record["test_loss"],
-        "error": last_line(record.get("error") or ""),
-    }
+    known = {"test_loss": record["test_loss"]} if record["test_loss"] is not None else {}
+    error = last_line(record.get("error") or "")
+    return {"step": record["steps"], "tokens": record["tokens"], "error": error} | known
 
 
 def read_status(folder: str | Path) -> list[CellStatus]:

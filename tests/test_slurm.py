@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from scaling.submit import slurm_parameters
 from scaling.schema import read_records
+from scaling.submit import slurm_parameters
 
 from .test_commands import TINY, sweep
 
