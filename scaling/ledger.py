@@ -124,6 +124,11 @@ def unfinished_submissions(study: str | Path) -> list[dict[str, Any]]:
     ]
 
 
+def cancelled(study: str | Path) -> set[str]:
+    """Return the jobs that were cancelled by our own command, which SLURM may not remember."""
+    return {job for line in read_lines(study) for job in line.get("cancelled", [])}
+
+
 def submitter(round: str) -> Holder:
     """Describe the process that submits, for the lease that one sweep at a time holds."""
     return Holder.here(round=round, job=f"submit-{os.getpid()}")

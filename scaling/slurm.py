@@ -70,12 +70,22 @@ def _table(text: str) -> dict[str, State]:
     found = {}
     for line in text.splitlines():
         job, state, node, reason = [*line.split("|", 3), "", "", ""][:4]
-        found[job] = State(
+        one = State(
             state=state.split()[0] if state else "UNKNOWN",
             node="" if node.startswith("None") else node,
             reason="" if reason in ("None", "(null)") else reason,
         )
+        found |= dict.fromkeys(expand(job), one)
     return found
+
+
+def expand(job: str) -> list[str]:
+    """List the jobs of `12_[3,5-7%2]`, as SLURM writes the part of an array that waits."""
+    found = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
+    if not found:
+        return [job]
+    spans = [part.partition("-") for part in found[2].split(",")]
+    return [f"{found[1]}_{i}" for a, _, b in spans for i in range(int(a), int(b or a) + 1)]
 
 
 def jobs_named(name: str) -> list[str]:

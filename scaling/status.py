@@ -19,7 +19,7 @@ from typing import Any
 from scaling import slurm
 from scaling.attempt import Attempt, dead, last_attempt, silent_seconds
 from scaling.failure import last_line, tail
-from scaling.ledger import Job, read_jobs
+from scaling.ledger import Job, append, cancelled, read_jobs
 from scaling.schema import read_json
 
 WATCH_SECONDS = 2.0
@@ -63,6 +63,9 @@ class Survey:
             if j.where == "slurm"
         }
         self.states = slurm.states(sorted(asked))
+        if self.states is not None:
+            forgotten = cancelled(self.folder) - self.states.keys()
+            self.states |= dict.fromkeys(forgotten, slurm.State(state="CANCELLED"))
 
     def cells(self, wanted: list[str] | None = None) -> list[CellStatus]:
         """Return the status of the cells that are named, or of all that the study knows."""
@@ -212,6 +215,8 @@ def cancel(folder: str | Path) -> int:
         if job.where == "local":
             os.kill(job.pid, signal.SIGTERM)
     slurm.cancel([j.job for j in live.values() if j.where == "slurm"])
+    if live:
+        append(Path(folder), [{"cancelled": sorted(live)}])
     return len(live)
 
 
