@@ -62,7 +62,7 @@ class Pool:
 
     def run(self) -> None:
         """Train until nothing waits or runs, or until a signal says to stop."""
-        context = server()
+        context = server([] if self.unmirrored() else ["wandb"])
         self.listen()
         free = list(range(self.work.workers))
         while self.running or (self.waiting and not self.stop):
@@ -77,6 +77,10 @@ class Pool:
                 process.join()
                 free.append(slot)
                 self.after(process, task, before)
+
+    def unmirrored(self) -> bool:
+        """Say whether no cell has a mirror in wandb, whose import takes more than a second."""
+        return all(c.log.wandb == "disabled" for t in self.work.tasks for c in t.cells)
 
     def next_task(self) -> Task | None:
         """Take the next task that nobody was seen to hold a moment ago."""
@@ -203,10 +207,10 @@ def said(code: int) -> str:
     return f"its process was ended by {name}{hint}"
 
 
-def server() -> Any:
+def server(preload: list[str]) -> Any:
     """Start the server that processes are forked from, deaf to the signals that mean `save`."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scaling.worker"])
+    context.set_forkserver_preload(["scaling.worker", *preload])
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # inherited: the server itself must outlive them
     from multiprocessing.forkserver import ensure_running

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+import torch._dynamo  # the optimiser's first step imports it, for three seconds: here only once
 
 from scaling.attempt import Attempt, Held, Holder, Lease, Pulse, Stopped, attempts, settled
 from scaling.config import CellConfig
