@@ -148,11 +148,11 @@ def refusal(text: str, flags: list[str]) -> str:
     lines = [t.removeprefix("sbatch: ").removeprefix("error: ") for t in text.splitlines() if t]
     why = lines[-1].removeprefix("allocation failure: ") if lines else "no reason was given"
     hint = "change hydra.launcher.* to what the cluster allows"
-    if "partition" in why.lower():
+    if "account" in why.lower() or "qos" in why.lower():
+        hint = "set hydra.launcher.account (sacctmgr show associations lists yours)"
+    elif "partition" in why.lower():
         names = sorted(set((ask("sinfo", "-h", "-o", "%R") or "").split()))
         hint = f"set hydra.launcher.partition to one of {', '.join(names)}"
-    elif "account" in why.lower() or "qos" in why.lower():
-        hint = "set hydra.launcher.account (sacctmgr show associations lists yours)"
     return f"SLURM refuses the jobs: {why} ({shlex.join(flags)}); {hint}"
 
 
