@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -223,6 +223,17 @@ def curve(path: Path) -> list[dict]:
     return [{k: v for k, v in r.items() if k not in ("seconds", "tokens_per_second")} for r in rows]
 
 
+def differences(quiet: Path, disturbed: Path) -> list[str]:
+    """Name what of a cell differs: fields of its record, its curve."""
+    a, b = science(quiet / "record.json"), science(disturbed / "record.json")
+    wrong = [k for k in a if a[k] != b[k]]
+    rows, others = curve(quiet / "metrics.jsonl"), curve(disturbed / "metrics.jsonl")
+    if rows != others:
+        steps = {r["step"] for r in rows} ^ {r["step"] for r in others}
+        wrong.append(f"curve of {len(others)} rows instead of {len(rows)}, steps {sorted(steps)}")
+    return wrong
+
+
 def compare(quiet: Path, disturbed: Path) -> dict[str, int]:
     """Count records lost, cells trained to the end twice, and records or curves unequal."""
     wanted = {p.parent.name for p in quiet.glob("*/record.json")}
@@ -230,10 +241,10 @@ def compare(quiet: Path, disturbed: Path) -> dict[str, int]:
     twice = unequal = 0
     for name in sorted(wanted & found):
         twice += sum(a.outcome == "done" for a in attempts(disturbed / name)) != 1
-        same = science(quiet / name / "record.json") == science(disturbed / name / "record.json")
-        same &= curve(quiet / name / "metrics.jsonl") == curve(disturbed / name / "metrics.jsonl")
-        steps = [r["step"] for r in read_curve(disturbed / name / "metrics.jsonl")]
-        unequal += not same or len(steps) != len(set(steps))
+        wrong = differences(quiet / name, disturbed / name)
+        if wrong:
+            print(f"unequal: {name}: {', '.join(wrong)}; {attempts(disturbed / name)}")
+        unequal += bool(wrong)
     return {
         "cells": len(wanted),
         "lost": len(wanted - found),
@@ -242,55 +253,67 @@ def compare(quiet: Path, disturbed: Path) -> dict[str, int]:
     }
 
 
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """Mount a tmpfs for the study; end its jobs and unmount it afterwards."""
+    disk = folder / "disk"
+    disk.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(disk)], check=True)
+    try:
+        yield disk
+    finally:
+        end = [sys.executable, "-m", "scaling.status", str(disk / "faults"), "--cancel"]
+        subprocess.run(end, cwd=ROOT, check=False, capture_output=True)
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def run(options: argparse.Namespace, folder: Path, disk: Path) -> dict[str, int]:
+    """Run the undisturbed and the disturbed study; return the counts of the comparison."""
+    began = time.monotonic()
+    write_text(folder)
+    study = grid(options.cells, folder)
+    quiet = sweep([*study, f"runs={folder}/quiet", "log.wandb=disabled"], folder / "quiet.log")
+    if quiet.wait():
+        sys.exit(f"the undisturbed study failed: {(folder / 'quiet.log').read_text()[-500:]}")
+    print(f"undisturbed study: {time.monotonic() - began:.0f} s")
+    disturbed = disk / "faults"
+    disturbed.mkdir()
+    faults = Faults(disturbed, options.seed)
+    names = options.only.split(",")
+    kinds = [names[i % len(names)] for i in range(options.events)]
+    faults.random.shuffle(kinds)
+    on_slurm = [
+        *study, f"runs={disk}", "log.wandb=offline", "hydra/launcher=slurm", "retry=1",
+        "cells_per_job=4", "hydra.launcher.partition=main", "hydra.launcher.mem_gb=0.5",
+        "hydra.launcher.timeout_min=10", "hydra.launcher.poll_seconds=2",
+    ]  # fmt: skip
+    happened = disturb(faults, lambda: sweep(on_slurm, folder / "disturbed.log"), kinds)
+    result = compare(folder / "quiet/faults", disturbed)
+    cells = disturbed.glob("[!.]*/attempts")
+    outcomes = Counter(a.outcome for p in cells for a in attempts(p.parent))
+    print(f"{sum(happened.values())} events: {json.dumps(dict(happened))}")
+    print(f"attempts by outcome: {json.dumps(dict(outcomes))}")
+    print(json.dumps(result), f"{time.monotonic() - began:.0f} s")
+    return result
+
+
 def main() -> int:
-    """Run both studies; return 1 if anything was lost, duplicated or unequal."""
+    """Read the options; return 1 if anything was lost, duplicated or unequal."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cells", type=int, default=40)
     parser.add_argument("--events", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", default=",".join(EVENTS), help="kinds of events")
-    parser.add_argument("--folder", default="", help="for the study's files; removed afterwards")
     options = parser.parse_args()
     if shutil.which("sbatch") is None or not CLUSTER.is_file() or os.geteuid():
         sys.exit(f"needs root and a running SLURM: {CLUSTER} start")
-    folder = Path(options.folder or tempfile.mkdtemp(prefix="faults-"))
-    disk = folder / "disk"
-    disk.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(disk)], check=True)
-    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
     try:
-        write_text(folder)
-        study = grid(options.cells, folder)
-        quiet = sweep([*study, f"runs={folder}/quiet", "log.wandb=disabled"], folder / "quiet.log")
-        if quiet.wait():
-            sys.exit(f"the undisturbed study failed; see {folder}/quiet.log")
-        print(f"undisturbed study: {time.monotonic() - began:.0f} s")
-        disturbed = disk / "faults"
-        disturbed.mkdir()
-        faults = Faults(disturbed, options.seed)
-        names = options.only.split(",")
-        kinds = [names[i % len(names)] for i in range(options.events)]
-        faults.random.shuffle(kinds)
-        on_slurm = [
-            *study, f"runs={disk}", "log.wandb=offline", "hydra/launcher=slurm", "retry=1",
-            "cells_per_job=4", "hydra.launcher.partition=main", "hydra.launcher.mem_gb=0.5",
-            "hydra.launcher.timeout_min=10", "hydra.launcher.poll_seconds=2",
-        ]  # fmt: skip
-        happened = disturb(faults, lambda: sweep(on_slurm, folder / "disturbed.log"), kinds)
-        result = compare(folder / "quiet/faults", disturbed)
-        outcomes = Counter(
-            a.outcome for p in disturbed.glob("*/attempts") for a in attempts(p.parent)
-        )
-        print(f"{sum(happened.values())} events: {json.dumps(dict(happened))}")
-        print(f"attempts by outcome: {json.dumps(dict(outcomes))}")
-        print(json.dumps(result), f"{time.monotonic() - began:.0f} s")
-        return int(any(result[k] for k in ("lost", "duplicated", "unequal")))
+        with small_disk(folder) as disk:
+            result = run(options, folder, disk)
     finally:
-        end = [sys.executable, "-m", "scaling.status", str(disk / "faults"), "--cancel"]
-        subprocess.run(end, cwd=ROOT, check=False, capture_output=True)
-        subprocess.run(["umount", "-l", str(disk)], check=False)
-        if not options.folder:
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+    return int(any(result[k] for k in ("lost", "duplicated", "unequal")))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -36,8 +36,9 @@ def say_once(text: str) -> None:
 class RunLog:
     """Append rows to `folder/metrics.jsonl` and mirror them to wandb as one run of a group.
 
-    Use as a context manager. `resume_step` drops rows after a step, which a killed run had written
-    beyond its checkpoint. The wandb run starts with the first row.
+    Use as a context manager. The file begins with `rows`, put there in one step: a kill while a
+    run resumes must not cost rows that its checkpoint counts on. `resume_step` takes them from the
+    file itself, up to that step. The wandb run starts with the first row.
     """
 
     def __init__(
@@ -49,21 +50,19 @@ class RunLog:
         group: str,
         details: dict[str, Any] | None = None,
         resume_step: int | None = None,
+        rows: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.path = Path(folder) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        rows = (
-            []
-            if resume_step is None
-            else [r for r in read_curve(self.path) if r["step"] <= resume_step]
-        )
+        if resume_step is not None:
+            rows = [r for r in read_curve(self.path) if r["step"] <= resume_step]
         write_text(self.path, "".join(map(_line, rows)))
-        self._stream: TextIO = self.path.open("a", encoding="utf-8", buffering=1)
         self._mirror = Mirror(
             config, folder=self.path.parent.parent, name=name, group=group, details=details or {}
         )
         for row in rows:
             self._mirror.log(row)
+        self._stream: TextIO = self.path.open("a", encoding="utf-8", buffering=1)
 
     def log(self, row: dict[str, Any]) -> None:
         """Write one row (it holds `step`); a non-finite value is left out of it."""

@@ -233,9 +233,13 @@ def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> 
     load_run(run, folder)
     try:
         with RunLog(
-            folder, cell.log, name=cell.run_id(), group=cell.study, details=details(cell)
+            folder,
+            cell.log,
+            name=cell.run_id(),
+            group=cell.study,
+            details=details(cell),
+            rows=run.rows,
         ) as curve:
-            curve.extend(run.rows)
             advance(run, setting, cell, folder=folder, until=resolve(cell).n_steps, curve=curve)
             score = evaluate(run.model, setting.test)
             record = finish(run, setting, cell, folder, score=score)

@@ -213,10 +213,10 @@ def test_a_folder_that_the_nodes_do_not_see_is_refused(cluster, on_slurm, tmp_pa
 
 @pytest.mark.slurm
 @pytest.mark.slow
-def test_random_faults_lose_nothing(cluster, tmp_path):
+def test_random_faults_lose_nothing(cluster):
     if os.geteuid():
         pytest.skip("only root can mount the small disk that is filled")
-    words = ["--cells=4", "--events=6", f"--folder={tmp_path}/faults"]
+    words = ["--cells=4", "--events=6"]
     done = subprocess.run(
         [sys.executable, "benchmarks/faults.py", *words], cwd=ROOT, capture_output=True, text=True
     )

@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -269,3 +270,30 @@ def test_a_changed_config_or_default_is_another_cell(make_cell, monkeypatch):
         config.OptimConfig.__init__.__kwdefaults__ | {"weight_decay": 0.2},
     )  # fmt: skip
     assert make_cell().run_id() != before
+
+
+def test_a_kill_while_a_cell_resumes_costs_no_row_of_its_curve(make_cell, tmp_path, monkeypatch):
+    from scaling import runlog
+
+    cell = make_cell(n_tokens=4096)
+    train_trunk([replace(cell, runs=str(tmp_path / "whole"))])
+    pulse = Pulse()
+
+    def late(run, setting, clip):
+        pulse.stop = "preempted" if run.step == 60 else ""
+        return train_step(run, setting, clip)
+
+    with monkeypatch.context() as patch, suppress(Stopped):
+        patch.setattr(trainer, "train_step", late)
+        train_trunk([cell], pulse=pulse)
+    assert pulse.step == 61
+
+    def killed(self, row):
+        raise Killed
+
+    with monkeypatch.context() as patch, suppress(Killed):
+        patch.setattr(runlog.Mirror, "log", killed)
+        train_trunk([cell])
+    assert not (cell_folder(cell) / "record.json").exists()
+    train_trunk([cell])
+    assert curve(cell) == curve(replace(cell, runs=str(tmp_path / "whole")))
