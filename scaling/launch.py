@@ -217,12 +217,21 @@ def close_lost(
             else:
                 bury(cell, status.error, retry=retry)
             last = last_attempt(folder)
+            tell_buried(status, final=last is None or last.final)
         taken_away = last is not None and last.outcome in TAKEN_AWAY
         if status.state == "cancelled" or (last and last.final):
             continue
         if taken_away or status.state == "failed":
             again.append((cell, taken_away))
     return again
+
+
+def tell_buried(status: CellStatus, *, final: bool) -> None:
+    """Log a failure that nobody was left to report but us."""
+    again = "" if final else "; it is tried again"
+    log.error(
+        "cell %s failed (attempt %d)%s: %s", status.run_id, status.attempt, again, status.error
+    )
 
 
 def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:

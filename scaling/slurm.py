@@ -232,4 +232,7 @@ def flags_of(options: dict[str, Any]) -> list[str]:
     if "mem_gb" in options:
         flags.append(f"--mem={round(options['mem_gb'] * 1024)}M")
     extra = options.get("slurm_additional_parameters") or {}
-    return flags + [f"--{k.replace('_', '-')}={v}" for k, v in extra.items()]
+    for key, value in extra.items():
+        flag = f"--{key.replace('_', '-')}"
+        flags.append(flag if value is True else f"{flag}={value}")
+    return flags

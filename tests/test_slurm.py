@@ -1,8 +1,10 @@
 """The sweep on a real SLURM; what needs one is skipped where none runs, and says how to start."""
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling import slurm
+from scaling import slurm, status
 from scaling.attempt import attempts
 from scaling.ledger import append, append_jobs, read_jobs
 from scaling.schema import read_records
@@ -31,13 +33,12 @@ def slurm_is_up() -> bool:
 
 
 @pytest.fixture
-def cluster():
+def cluster(tmp_path):
     if not slurm_is_up():
         pytest.skip(HOW)
     yield
-    names = subprocess.run(["squeue", "-h", "-o", "%F %j"], capture_output=True, text=True)
-    ours = [line.split()[0] for line in names.stdout.splitlines() if "scaling-tiny" in line]
-    subprocess.run(["scancel", "--quiet", *sorted(set(ours))], check=False)
+    if (tmp_path / "runs/tiny").is_dir():
+        status.cancel(tmp_path / "runs/tiny")
 
 
 @pytest.fixture
@@ -93,26 +94,33 @@ def test_a_sweep_runs_as_jobs_that_share_cells_and_resumes(cluster, on_slurm, tm
 
 @pytest.mark.slurm
 @pytest.mark.slow
-def test_preempted_and_out_of_time_cells_end_as_unbroken_ones(cluster, on_slurm, tiny, tmp_path):
+def test_preempted_and_signalled_cells_end_as_unbroken_ones(cluster, on_slurm, tiny, tmp_path):
     study = tmp_path / "runs/tiny"
-    limits = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_seconds=30"]
-    left = sweep(*on_slurm, *LONG, *limits, "detach=true")
+    left = sweep(*on_slurm, *LONG, "detach=true")
     assert left.returncode == 0, left.stderr
     await_(lambda: long_one(study))
     urgent = ["sbatch", "-p", "urgent", "-N2", "--exclusive", "-t1", "-o", "/dev/null"]
     subprocess.run([*urgent, "--wrap=sleep 3"], check=True, capture_output=True)
     await_(lambda: "preempted" in cut_short(study))
-    status = json.loads(run("scaling.status", str(study), "--json").stdout)
-    assert any(c["state"] == "queued" and c["step"] > 0 for c in status)
+    shown = json.loads(run("scaling.status", str(study), "--json").stdout)
+    assert any(c["state"] == "queued" and c["step"] > 0 for c in shown)
     attached = subprocess.Popen(
         [sys.executable, "-m", "scaling.sweep", "-m", *on_slurm, *LONG],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    signalled = False
     while attached.poll() is None:
         hasten()
+        again = [a for a in long_one(study) if a.attempt > 1]
+        if again and not signalled:  # what SLURM sends before the end of the time limit
+            subprocess.run(["scancel", "--signal=USR2", again[0].job], check=True)
+            signalled = True
         time.sleep(1)
-    assert attached.returncode == 0, attached.stderr.read()
+    said = attached.communicate()[1]
+    assert attached.returncode == 0, said
+    assert signalled
     assert "failed" not in outcomes(study)
+    assert outcomes(study).count("preempted") >= 2
     alone = [a.replace("/runs", "/alone") for a in tiny]
     assert sweep(*alone, *LONG).returncode == 0
     assert science(study) == science(tmp_path / "alone/tiny")
@@ -147,12 +155,24 @@ def test_a_killed_job_is_seen_and_retried(cluster, on_slurm, tmp_path):
         [sys.executable, "-m", "scaling.sweep", "-m", *command],
         cwd=ROOT, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    first = await_(lambda: long_one(study))[0]
-    subprocess.run(["scancel", "--signal=KILL", first.job], check=True)
+    cell = await_(lambda: long_one(study))[0]
+    os.kill(first_process(study), signal.SIGKILL)
+    os.kill(cell.pid, signal.SIGKILL)  # a cluster that tracks by cgroup ends it with its job
     said = sweep_.communicate(timeout=200)[1]
     assert sweep_.returncode == 0, said
     assert "it is tried again" in said
     assert outcomes(study) == ["failed", "done"]
+
+
+def first_process(study: Path) -> int:
+    """Find the process of a study's job that is above its cells."""
+    mark = f"submitit.core._submit\0{study}/.jobs".encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            text = path.read_bytes()
+            if mark in text and b"python" in text.split(b"\0")[0]:
+                return int(path.parent.name)
+    raise AssertionError("the job has no process")
 
 
 @pytest.mark.slurm
@@ -311,11 +331,12 @@ def test_no_slurm_is_one_sentence(tiny, monkeypatch, tmp_path):
 def test_launcher_options_become_those_of_submitit_and_of_sbatch():
     options = slurm_parameters(
         partition="gpu", account="lab", constraint="a100", gpus_per_node=2, timeout_min=30,
-        signal_seconds=120, setup=["module load cuda"], additional={"reservation": "x"},
+        signal_seconds=120, setup=["module load cuda"],
+        additional={"reservation": "x", "exclusive": True},
     )  # fmt: skip
     assert options["slurm_signal_delay_s"] == 120
     assert options["slurm_setup"] == ["module load cuda"]
     flags = slurm.flags_of(options)
     for flag in ("--partition=gpu", "--account=lab", "--constraint=a100", "--gpus-per-node=2",
-                 "--time=30", "--mem=4096M", "--reservation=x"):  # fmt: skip
+                 "--time=30", "--mem=4096M", "--reservation=x", "--exclusive"):  # fmt: skip
         assert flag in flags

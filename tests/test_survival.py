@@ -45,7 +45,7 @@ def running(study: Path) -> list:
     return [a for a in found if a.ended is None and not a.gone()]
 
 
-def await_(what, seconds: float = 120.0):
+def await_(what, seconds: float = 240.0):
     for _ in range(int(seconds / 0.05)):
         if found := what():
             return found
