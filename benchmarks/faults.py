@@ -5,7 +5,8 @@
 Needs root and the SLURM of ../shared/slurm/cluster (start it; SCALING_SHARED says where else).
 The study lies on a small tmpfs, which events fill up; the same sweep command is run again whenever
 it ends, until every cell is done. Prints each event, then how many records were lost, duplicated or
-unequal to those of the same study trained undisturbed on this machine; exit status 1 if any was.
+unequal to those of the same study trained undisturbed on this machine; if any was, exit status 1
+and the folders of both studies, which are kept and named.
 """
 
 import argparse
@@ -253,6 +254,11 @@ def compare(quiet: Path, disturbed: Path) -> dict[str, int]:
     }
 
 
+def spoiled(result: dict[str, int]) -> bool:
+    """Say whether anything was lost, duplicated or unequal."""
+    return any(result[k] for k in ("lost", "duplicated", "unequal"))
+
+
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
     """Mount a tmpfs for the study; end its jobs and unmount it afterwards."""
@@ -289,6 +295,9 @@ def run(options: argparse.Namespace, folder: Path, disk: Path) -> dict[str, int]
     ]  # fmt: skip
     happened = disturb(faults, lambda: sweep(on_slurm, folder / "disturbed.log"), kinds)
     result = compare(folder / "quiet/faults", disturbed)
+    if spoiled(result):
+        shutil.copytree(disturbed, folder / "disturbed", symlinks=True)
+        print(f"both studies are kept in {folder}")
     cells = disturbed.glob("[!.]*/attempts")
     outcomes = Counter(a.outcome for p in cells for a in attempts(p.parent))
     print(f"{sum(happened.values())} events: {json.dumps(dict(happened))}")
@@ -307,13 +316,14 @@ def main() -> int:
     options = parser.parse_args()
     if shutil.which("sbatch") is None or not CLUSTER.is_file() or os.geteuid():
         sys.exit(f"needs root and a running SLURM: {CLUSTER} start")
-    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    folder, keep = Path(tempfile.mkdtemp(prefix="faults-")), False
     try:
         with small_disk(folder) as disk:
-            result = run(options, folder, disk)
+            keep = spoiled(run(options, folder, disk))
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return int(any(result[k] for k in ("lost", "duplicated", "unequal")))
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    return int(keep)
 
 
 if __name__ == "__main__":

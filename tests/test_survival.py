@@ -19,7 +19,7 @@ from .test_commands import ROOT, TINY, run, sweep
 LONG = ["model.d_model=8,16", "budget.n_tokens=2048,96000", "machine.checkpoint_seconds=0.5"]
 TIMES = {
     "seconds", "device_seconds", "tokens_per_second", "mfu", "started", "ended",
-    "peak_memory_bytes", "config",
+    "peak_memory_bytes", "config", "git_sha",
 }  # fmt: skip
 
 
