@@ -4,8 +4,9 @@ Each is a code and one sentence. Alarms about the table look at N, D, C and L al
 fit look at residuals, the second-best minimum and the bootstrap draws. Thresholds are named here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,18 +15,30 @@ from scipy.special import fdtrc
 from analysis.forms import Array, column
 
 RAY_SPREAD = 0.15  # sd of log D about a line in log N (a factor of 1.16): below, a ray
+NARROW_SPREAD = 0.7  # sd of log D/N (a factor of 2): designs below seldom separate the exponents
 FEWEST_BUDGETS = 3
 LEAST_SPAN = 10.0  # largest over smallest C
-UNIT_GAP = 300.0  # neighbouring values of one column this far apart are in two units
+UNIT_GAP = 300.0  # neighbouring values of one column this far apart may be in two units
+UNITS = {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}
+RARE_UNIT = {1.0: 0.0, 1e3: 1.0, 1e6: 0.5, 1e9: 0.5, 1e12: 0.6}  # in tenfold steps of D/N
+USUAL_RATIO = 20.0  # tokens per parameter that a guessed unit should come near
+USUAL_PARAMS = 3e8
+POSSIBLE_RATIO = (0.02, 2e4)  # tokens per parameter of runs that anyone made
+FEWEST_COUNTS = {"params": 1e3, "tokens": 1e4}  # medians below are of counts in larger units
+COMPUTE_UNITS = {8.64e19: "petaFLOP/s-days", 1e21: "ZFLOPs", 1e18: "EFLOPs", 1e15: "PFLOPs"}
 COUNT_FACTOR = 1.5  # C over 6ND beyond this, or varying by it squared, is another count
 BASIN_VALUE = 0.01  # relative excess of a second minimum's objective that still competes
 BASIN_EXPONENT = 0.05  # relative difference of exponents that makes it another minimum
 USUAL_A = (0.35, 0.65)
+SHOWN_ROWS = 5
 MOST_EPOCHS = 4.0  # beyond, repeated tokens are worth less than fresh ones (Muennighoff 2023)
 TREND_P, TREND_R2 = 1e-4, 0.25
 HIGHEST_LOSS = float(np.log(1e6))  # nats of a uniform guess among a million tokens
-BITS_WIDTH = 0.06
 BITS = float(-np.log(np.log(2)))  # log of bits per nat
+BITS_WIDTH = 0.03  # how far the step between two groups of losses may be from it
+BITS_GAIN = 4.0  # by how much the step must tighten a smooth surface to be believed
+FEWEST_ROWS = 14  # of a quadratic surface in log C and log D/N
+NO_GAIN = 0.005  # relative distance of E from the smallest loss below which nothing is left to gain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +54,10 @@ def table_alarms(table: pd.DataFrame) -> list[Alarm]:
     found = [
         _single_ray(table),
         _too_few_budgets(table),
-        _mixed_units(table),
+        *_count_units(table),
+        _compute_unit(table),
+        _loss_unit(table),
+        _bits_among_nats(table),
         _duplicate_rows(table),
         _count_disagrees(table),
         _repeated_data(table),
@@ -50,9 +66,9 @@ def table_alarms(table: pd.DataFrame) -> list[Alarm]:
 
 
 def residual_alarms(table: pd.DataFrame, residuals: Array) -> list[Alarm]:
-    """Return what the residuals log Lhat - log L (n,) say about form and units."""
-    found = [_residual_trend(table, residuals), _bits_among_nats(residuals)]
-    return [alarm for alarm in found if alarm]
+    """Return what the residuals log Lhat - log L (n,) say about the form."""
+    found = _residual_trend(table, residuals)
+    return [found] if found else []
 
 
 def status_alarm(status: str, form: str) -> Alarm | None:
@@ -98,8 +114,25 @@ def two_basins(values: Array, exponents: Array, converged: Array) -> Alarm | Non
     )
 
 
-def offset_alarm(offset: float, interval: Sequence[float] | None, smallest: float) -> Alarm | None:
-    """Say when E is at 0, has an interval reaching 0, or sits at the smallest loss."""
+def bound_alarm(names: Sequence[str], values: Sequence[float], form: str) -> Alarm | None:
+    """Name the parameters that ended at a bound."""
+    if not names:
+        return None
+    shown = ", ".join(f"{name} = {value:.4g}" for name, value in zip(names, values, strict=True))
+    return Alarm(
+        code="parameter_at_bound",
+        sentence=f"{shown} is at its bound, where the term is a constant or a step: widen the "
+        f"range of its variable, or leave the term out by another form than {form}.",
+    )
+
+
+def offset_alarm(
+    offset: float, interval: Sequence[float] | None, smallest: float, scatter: float = 0.0
+) -> Alarm | None:
+    """Say when E is at 0, has an interval reaching 0, or is within 2 `scatter` of the least loss.
+
+    `scatter` is the relative deviation of runs about the law.
+    """
     if offset <= 1e-9 * smallest:
         return Alarm(
             code="offset_at_bound",
@@ -112,11 +145,12 @@ def offset_alarm(offset: float, interval: Sequence[float] | None, smallest: floa
             sentence=f"The interval of E reaches {interval[0]:.3g}: the runs do not show where the "
             "loss levels off, so trust the wider intervals of far forecasts, or add larger runs.",
         )
-    if offset >= 0.995 * smallest:
+    if offset >= smallest * (1 - max(NO_GAIN, 2 * scatter)):
         return Alarm(
             code="offset_at_smallest_loss",
-            sentence=f"E = {offset:.4g} is not below the smallest loss {smallest:.4g}: the largest "
-            "runs show no further gain; check them for repeated data or another test set.",
+            sentence=f"E = {offset:.4g} is not below the smallest loss {smallest:.4g} by two "
+            "deviations, so the largest runs show no further gain: check them for repeated data or "
+            "another test set.",
         )
     return None
 
@@ -129,6 +163,19 @@ def inseparable_alarm(a: float, interval: Sequence[float], widest: float) -> Ala
         code="exponents_inseparable",
         sentence=f"a = {a:.3f} has the interval [{interval[0]:.3f}, {interval[1]:.3f}]: the runs "
         "do not separate the terms in N and D; vary tokens per parameter more at each budget.",
+    )
+
+
+def narrow_alarm(table: pd.DataFrame) -> Alarm | None:
+    """Say, where most resamples had no minimum, that tokens per parameter hardly vary."""
+    ratio = np.log(column(table, "tokens") / column(table, "params"))
+    if ratio.std() > NARROW_SPREAD:
+        return None
+    return Alarm(
+        code="exponents_inseparable",
+        sentence="Most resamples have no minimum, and tokens per parameter vary only by a factor "
+        f"of {np.exp(2 * ratio.std()):.2g} about their middle: the runs do not separate the terms "
+        "in N and D; vary tokens per parameter more at each budget.",
     )
 
 
@@ -152,6 +199,18 @@ def edge_alarm(edges: Sequence[float], n_budgets: int) -> Alarm | None:
         code="edge_minimum",
         sentence=f"{len(edges)} of {n_budgets} budgets (C = {shown}) have no minimum inside their "
         "sizes and were left out of the parabolas: widen the sizes at those budgets.",
+    )
+
+
+def peak_alarm(peak: Mapping[str, Any], largest: float) -> Alarm | None:
+    """Say when the largest reward lies beyond the data, or nowhere."""
+    if peak["at"] is not None and peak["at"] <= largest:
+        return None
+    where = "nowhere" if peak["at"] is None else f"at {peak['variable']} = {peak['at']:.3g}"
+    return Alarm(
+        code="peak_outside",
+        sentence=f"The fitted peak is {where}, beyond the largest {peak['variable']} seen, "
+        f"{largest:.3g}: the turning point was not reached; optimise further to see it.",
     )
 
 
@@ -198,62 +257,174 @@ def _too_few_budgets(table: pd.DataFrame) -> Alarm | None:
     )
 
 
-def _mixed_units(table: pd.DataFrame) -> Alarm | None:
-    for name in ("params", "tokens"):
-        values = np.sort(column(table, name))
-        gap = float((values[1:] / values[:-1]).max(initial=1.0))
-        if gap > UNIT_GAP:
-            return _units(f"{name} jump {gap:.0f}-fold between neighbouring rows", name)
-    ratio = float(np.median(_over_6nd(table)))
-    if not 1 / UNIT_GAP < ratio < UNIT_GAP:
-        return _units(f"C is {ratio:.3g} times 6ND", "params, tokens and flops")
-    for name, least in (("params", 100.0), ("tokens", 1e4)):
-        middle = float(np.median(column(table, name)))
-        if middle < least:
-            return _units(f"{name} have the median {middle:.3g}", name)
-    middle = float(np.median(column(table, "loss")))
-    if middle > HIGHEST_LOSS:
-        return _units(f"loss has the median {middle:.3g}, a perplexity?", "loss")
+def _count_units(table: pd.DataFrame) -> list[Alarm]:
+    """Find params or tokens of all rows, or of some, that are not counted in ones."""
+    counts = {name: column(table, name) for name in FEWEST_COUNTS}
+    found: list[Alarm] = []
+    for name, other in (("params", "tokens"), ("tokens", "params")):
+        low = _low_rows(counts[name], counts[other], _over_6nd(table), name)
+        if low is None:
+            continue
+        factor = _guess(counts[name][low], counts[name][~low])
+        found.append(_units(name, UNITS[factor], f"multiply them by {factor:.0e}", low))
+        counts[name] = np.where(low, counts[name] * factor, counts[name])
+    if found:
+        return found
+    n, d = (float(np.median(counts[name])) for name in ("params", "tokens"))
+    off = float(np.median(_over_6nd(table)))  # 1 where the table has no FLOPs of its own
+    small = any(np.median(v) < FEWEST_COUNTS[name] for name, v in counts.items())
+    if not small and POSSIBLE_RATIO[0] <= d / n <= POSSIBLE_RATIO[1] and off < UNIT_GAP:
+        return []
+    best = min(
+        ((f, g) for f in (1.0, *UNITS) for g in (1.0, *UNITS) if f * g > 1),
+        key=lambda pair: _strangeness(n, d, pair, off),
+    )
+    every = np.ones(len(table), dtype=bool)
+    return [
+        _units(name, UNITS[factor], f"multiply them by {factor:.0e}", every)
+        for name, factor in zip(("params", "tokens"), best, strict=True)
+        if factor > 1
+    ]
+
+
+def _strangeness(n: float, d: float, pair: tuple[float, float], off: float) -> float:
+    """Return how unlike real runs N and D would be after multiplication by the pair.
+
+    Counted FLOPs at some multiple `off` of 6ND settle the product; otherwise the pair should give
+    about 20 tokens for each of some 3e8 parameters, rather by millions or billions.
+    """
+    f, g = pair
+    product = 10.0 * (off > UNIT_GAP) * abs(np.log10(f * g / off))
+    rare = sum(RARE_UNIT[x] for x in pair)
+    ratio = abs(np.log10(d * g / (n * f) / USUAL_RATIO))
+    return product + rare + ratio + 0.1 * abs(np.log10(n * f / USUAL_PARAMS))
+
+
+def _low_rows(values: Array, other: Array, over_6nd: Array, name: str) -> Array | None:
+    """Return the rows far below the others where they alone make no sense as counts."""
+    ordered = np.sort(values)
+    gaps = ordered[1:] / ordered[:-1]
+    if not len(gaps) or gaps.max() < UNIT_GAP:
+        return None
+    low = values <= ordered[gaps.argmax()]
+    ratio = values / other if name == "tokens" else other / values
+    outside = [
+        not POSSIBLE_RATIO[0] <= np.median(ratio[rows]) <= POSSIBLE_RATIO[1] for rows in (low, ~low)
+    ]
+    counted = np.median(over_6nd[low]) / np.median(over_6nd[~low])
+    return low if outside[0] or outside[1] or counted > UNIT_GAP else None
+
+
+def _guess(low: Array, high: Array) -> float:
+    """Return the factor that brings the low rows of a column nearest to its other rows."""
+    return min(UNITS, key=lambda f: abs(np.log(np.median(low) * f / np.median(high))))
+
+
+def _compute_unit(table: pd.DataFrame) -> Alarm | None:
+    off = 1 / float(np.median(_over_6nd(table)))
+    if off < UNIT_GAP:
+        return None
+    factor = min(COMPUTE_UNITS, key=lambda f: abs(np.log(f / off)))
+    every = np.ones(len(table), dtype=bool)
+    return _units("flops", COMPUTE_UNITS[factor], f"multiply them by {factor:.3g}", every)
+
+
+def _loss_unit(table: pd.DataFrame) -> Alarm | None:
+    loss = column(table, "loss")
+    high = loss > HIGHEST_LOSS
+    return _units("loss", "perplexity", "take its logarithm", high) if high.any() else None
+
+
+def _bits_among_nats(table: pd.DataFrame) -> Alarm | None:
+    """Find rows, or groups, whose losses stand the factor between bits and nats above the others.
+
+    log L is a quadratic in log C and log D/N plus a step of unknown rows; alternating between
+    both finds the rows. Only a step of the very factor that leaves far less scatter counts.
+    """
+    if len(table) < FEWEST_ROWS:
+        return None
+    surface, loss = _trends(table), np.log(column(table, "loss"))
+    residual = loss - surface @ np.linalg.lstsq(surface, loss, rcond=None)[0]
+    labels = [pd.factorize(table["group"])[0]] if "group" in table else []
+    starts = [residual > 0, residual > residual.std(), loss > np.median(loss)]
+    starts += [residual > np.median(residual) + BITS / 2]
+    starts += [codes == code for codes in labels for code in range(min(codes.max() + 1, 20))]
+    plain = residual.std()
+    for rows in starts:
+        step, high, left = _stepped(surface, loss, rows)
+        if abs(step - BITS) < BITS_WIDTH and left.std() * BITS_GAIN < plain:
+            return _units("loss", "bits", "multiply them by ln 2 = 0.6931", high)
     return None
+
+
+def _stepped(surface: Array, loss: Array, high: Array) -> tuple[float, Array, Array]:
+    """Return the step, its rows and the residuals, rows and surface improved in turn."""
+    step, left = 0.0, loss
+    for _ in range(30):
+        if not 0 < high.sum() < len(high):
+            return 0.0, high, loss
+        design = np.column_stack([surface, high])
+        fit = np.linalg.lstsq(design, loss, rcond=None)[0]
+        left, step = loss - design @ fit, float(fit[-1])
+        if step < 0:
+            high = ~high
+            continue
+        moved = (loss - surface @ fit[:-1]) > max(step, BITS / 2) / 2
+        if (moved == high).all():
+            break
+        high = moved
+    return step, high, left
+
+
+def _trends(table: pd.DataFrame) -> Array:
+    """Return 1, c, m, c^2, m^2, cm of standardised c = log C and m = log D/N: (n, 6)."""
+    c = np.log(column(table, "flops"))
+    m = np.log(column(table, "tokens") / column(table, "params"))
+    c, m = ((v - v.mean()) / max(v.std(), 1e-12) for v in (c, m))
+    return np.stack([np.ones(len(c)), c, m, c * c, m * m, c * m], axis=1)
 
 
 def _over_6nd(table: pd.DataFrame) -> Array:
     return column(table, "flops") / (6 * column(table, "params") * column(table, "tokens"))
 
 
-def _units(what: str, columns: str) -> Alarm:
+def _units(name: str, unit: str, repair: str, rows: Array) -> Alarm:
+    """Name the column, the unit it seems to be in, the rows, and the repair."""
+    at = np.flatnonzero(rows)
+    where = "" if rows.all() else f" in {len(at)} of {len(rows)} rows ({_listed(at)}, from 0)"
     return Alarm(
         code="mixed_units",
-        sentence=f"{what[0].upper()}{what[1:]}: give {columns} in one unit (parameters, tokens, "
-        "FLOPs, nats per token), or A, B and every forecast are in the table's own units.",
+        sentence=f"Column {name} seems to be in {unit}{where}: {repair}, or constants and "
+        "forecasts hold in no known unit.",
     )
 
 
-def _bits_among_nats(residuals: Array) -> Alarm | None:
-    """Find rows that stand alone, all at the factor between bits and nats."""
-    size = np.abs(residuals)
-    far = size > BITS / 2
-    at_factor = np.abs(size[far] - BITS) < BITS_WIDTH
-    if far.sum() < 2 or not at_factor.all():
-        return None
-    return _units(f"{far.sum()} rows lie a factor 1/ln 2 = 1.44 off the law: bits?", "loss")
+def _listed(rows: Array) -> str:
+    return ", ".join(map(str, rows[:SHOWN_ROWS])) + (", .." if len(rows) > SHOWN_ROWS else "")
 
 
 def _duplicate_rows(table: pd.DataFrame) -> Alarm | None:
-    repeated = int(table.duplicated(["params", "tokens", "loss"]).sum())
-    if not repeated:
+    """Find copies; another seed that gives the same rounded loss is a run of its own."""
+    shown = {
+        name: np.round(np.log(column(table, name)), 6) for name in ("params", "tokens", "loss")
+    }
+    seed = {"seed": table["seed"].to_numpy()} if "seed" in table else {}
+    copies = pd.DataFrame({**shown, **seed}).duplicated().to_numpy()
+    if not copies.any():
         return None
     return Alarm(
         code="duplicate_rows",
-        sentence=f"{repeated} rows repeat another row's params, tokens and loss and count twice: "
-        "drop them, or give them a weight column.",
+        sentence=f"{copies.sum()} rows ({_listed(np.flatnonzero(copies))}, from 0) repeat another "
+        "row's params, tokens and loss and count twice: drop them, or give them a weight column.",
     )
 
 
 def _count_disagrees(table: pd.DataFrame) -> Alarm | None:
     low, middle, high = np.quantile(_over_6nd(table), [0, 0.5, 1])
     factor = max(middle, 1 / middle)
-    if factor > UNIT_GAP or (factor < COUNT_FACTOR and high / low < COUNT_FACTOR**2):
+    if high / low > UNIT_GAP or factor > UNIT_GAP:
+        return None  # a unit, not a count
+    if factor < COUNT_FACTOR and high / low < COUNT_FACTOR**2:
         return None
     return Alarm(
         code="count_disagrees",
@@ -279,12 +450,9 @@ def _repeated_data(table: pd.DataFrame) -> Alarm | None:
 
 def _residual_trend(table: pd.DataFrame, residuals: Array) -> Alarm | None:
     n = len(residuals)
-    if n < 14 or residuals.std() < 1e-7:
+    if n < FEWEST_ROWS or residuals.std() < 1e-7:
         return None
-    c = np.log(table["flops"].to_numpy())
-    m = np.log((table["tokens"] / table["params"]).to_numpy())
-    c, m = ((v - v.mean()) / max(v.std(), 1e-12) for v in (c, m))
-    trends = np.stack([np.ones(n), c, m, c * c, m * m, c * m], axis=1)
+    trends = _trends(table)
     limit = 4 * np.median(np.abs(residuals))
     clipped = np.clip(residuals, -limit, limit)
     left = clipped - trends @ np.linalg.lstsq(trends, clipped, rcond=None)[0]

@@ -191,7 +191,7 @@ def _plan_cards(plan: dict[str, Any], law: Law | None) -> list[Card]:
     pretrain, expected = plan["pretrain"], plan["forecast"]
     level, ends = expected.get("level", DEFAULT_LEVEL), {}
     if law and has_optimum(law):
-        ends = law.optimum(plan["budget"]["flops"], level).intervals
+        ends = law.optimum(plan["budget"]["flops"], level, force=True).intervals
     model = f"{pretrain['model']['n_layer']} layers of width {pretrain['model']['d_model']}"
     percent = f"{100 * level:g}%"
     found = [

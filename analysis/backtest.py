@@ -1,110 +1,225 @@
-"""Hindcasts: withhold the largest budgets, refit, predict them (rolling origin).
+"""Backtest a form: withhold the largest budgets, refit, predict them, at several distances.
 
-Each row of the result withholds everything above one cutoff in C. tau(h), the error that the form
-makes at a log-distance h = log(C / C_cutoff), is the RMS relative error of the hindcasts that reach
-as far, never less than that of a shorter reach; 0 at h = 0, linear beyond the longest reach.
-Prediction intervals contain it beside scatter and parameters, so they are wide where the form has
-failed before; Choshen et al. 2024 (2410.11840) measure how often forms do.
+    python -m analysis.backtest runs=table.csv [form=chinchilla|...|all] [out=backtest.json]
+    python -m analysis.backtest runs=table.csv where="group == 'x'" columns.loss=val plot=true
+
+Prints a row a cutoff in C and writes them all, with what they were made from. Errors are logs of
+predicted over measured loss. `covered` counts the withheld runs inside intervals of the fit below
+the cutoff (parameters and scatter, no more), so that a share under the nominal level is what the
+hindcast term of a law's own prediction intervals is there to mend (`analysis.hindcast`).
+`form=all` ranks the forms first and shows the best one's rows.
 """
 
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
 
-from analysis.forms import Array, Form, column
-from analysis.objective import Objective, problem_of, residuals
-from analysis.solver import minimise
-from analysis.uncertainty import bootstrap, units_of
+from analysis.comparison import compare
+from analysis.estimate import check_columns, check_options, check_table, needed_columns, prepared
+from analysis.fit import ObjectiveConfig
+from analysis.forms import FORMS, Form, form_named
+from analysis.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, hindcasts, reach_of
+from analysis.methods import METHODS
+from analysis.objective import Objective
+from analysis.records import Columns, Runs, load_runs
+from conf.app import start, store
+from scaling.schema import code_version, write_json
 
-MOST_CUTOFFS = 5
-SAME_LEVEL = 1.25  # C closer than this is one budget
-CONTINUUM = 2.0  # spacing of cutoffs when C does not come in budgets
-LEAST_SHARE = 0.3  # of the rows must remain to be fitted
-LEAST_SPAN = 3.0  # of C below the cutoff
-FEWEST_SIZES = 3
-RESAMPLES = 100
+SCHEMA = 1
+WIDTH = 100
+
+
+@dataclass(kw_only=True)
+class BacktestConfig:
+    """Options of the backtest; `out` defaults to backtest.json beside the study, or here."""
+
+    runs: str = ""
+    form: str = "chinchilla"
+    count: str = "total"
+    where: str | None = None
+    out: str | None = None
+    plot: bool = False
+    level: float = 0.9
+    seed: int = 0
+    fixed: dict[str, float] = field(default_factory=dict)
+    columns: Columns = field(default_factory=Columns)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse options that no table could make right, before anything is read."""
+        if not self.runs:
+            raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
+        refuse_untestable(self.form)
+        self.objective.chosen()
+        check_options(0, self.level, self.objective.weighting)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backtest:
+    """What was withheld, how it was predicted, and from what: the fields of backtest.json."""
+
+    form: str
+    count: str
+    objective: dict[str, Any]
+    level: float
+    resamples: int
+    n_runs: int
+    rows: list[dict[str, Any]]
+    tau: list[list[float]]
+    comparison: list[dict[str, Any]] = field(default_factory=list)
+    fixed: dict[str, float] = field(default_factory=dict)
+    dropped: list[dict[str, str]] = field(default_factory=list)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    code: dict[str, Any] = field(default_factory=code_version)
+    schema: int = SCHEMA
+
+    def summary(self) -> str:
+        """Return the tables as text of at most 100 columns."""
+        return "\n\n".join("\n".join(b) for b in (_comparison(self), _head(self), _rows(self)) if b)
+
+    def write(self, path: str | Path) -> Path:
+        """Write backtest.json atomically, numbers unrounded."""
+        values = asdict(self)
+        return write_json(path, {"schema": values.pop("schema"), **values})
 
 
 def backtest(
-    table: pd.DataFrame, form: Form, objective: Objective, *, level: float = 0.9, seed: int = 0
-) -> dict[str, Any] | None:
-    """Return the hindcast rows and tau, or None when no budget can be withheld."""
-    rows = []
-    for cutoff in cutoffs(table["flops"].to_numpy()):
-        below = column(table, "flops") <= cutoff
-        fitted, withheld = table.iloc[np.flatnonzero(below)], table.iloc[np.flatnonzero(~below)]
-        if not _enough(fitted, len(table), form):
-            continue
-        row = _hindcast(fitted, withheld, form, objective, level, seed)
-        rows.append({"cutoff_flops": float(cutoff), **row})
-    if not rows:
-        return None
-    return {"rows": rows, "tau": tau_knots(rows), "level": level, "resamples": RESAMPLES}
-
-
-def tau_knots(rows: list[dict[str, Any]]) -> list[list[float]]:
-    """Return [h, tau] pairs from hindcast rows: distances in log C rising, tau never falling."""
-    reached = sorted((r["distance"], r["rms_relative_error"]) for r in rows if r["converged"])
-    worst = np.maximum.accumulate([error for _, error in reached])
-    return [[float(np.log(d)), float(t)] for (d, _), t in zip(reached, worst, strict=True)]
-
-
-def cutoffs(flops: Array) -> list[float]:
-    """Return cutoffs in C from the top down: between budgets, or a factor 2 apart."""
-    ordered = np.sort(flops)
-    last = np.flatnonzero(np.diff(np.log(ordered)) > np.log(SAME_LEVEL))
-    widest = max(np.ptp(np.log(level)) for level in np.split(ordered, last + 1))
-    if len(last) + 1 > len(ordered) / 3 or widest > np.log(CONTINUUM):
-        wanted = ordered[-1] / CONTINUUM ** np.arange(1, MOST_CUTOFFS + 1)
-        found = [ordered[ordered <= w].max(initial=0.0) for w in wanted]
-        return [float(c) for c in dict.fromkeys(found) if c > 0]
-    return [float(ordered[i]) for i in last[::-1][:MOST_CUTOFFS]]
-
-
-def _enough(below: pd.DataFrame, total: int, form: Form) -> bool:
-    sizes = min(len(np.unique(column(below, v))) for v in form.variables)
-    needed = max(len(form.parameters) + 2, LEAST_SHARE * total)
-    span = np.ptp(np.log(column(below, "flops")))
-    return bool(len(below) >= needed and sizes >= FEWEST_SIZES and span >= np.log(LEAST_SPAN))
-
-
-def _hindcast(
-    below: pd.DataFrame,
-    above: pd.DataFrame,
-    form: Form,
-    objective: Objective,
-    level: float,
-    seed: int,
-) -> dict[str, Any]:
-    """Fit below, predict above; return the row."""
-    problem = problem_of(below, form, objective)
-    found = minimise(problem, kept=4)
-    theta = found.theta[:1]
-    row: dict[str, Any] = {
-        "distance": float(column(above, "flops").max() / column(below, "flops").max()),
-        "n_train": len(below),
-        "n_test": len(above),
-        "converged": bool(found.converged[0]),
-    }
-    if not found.converged[0]:
-        return row
-    values = dict(zip(form.parameters, problem.design.external(theta)[0], strict=True))
-    columns = {v: above[v].to_numpy() for v in form.variables}
-    log_error = np.log(form.predict(values, columns)) - np.log(above["loss"].to_numpy())
-    boot = bootstrap(problem, found, units_of(below), resamples=RESAMPLES, seed=seed)
-    draws = {p: boot.draws[:, i, None] for i, p in enumerate(form.parameters)}
-    logs = (
-        np.log(form.predict(draws, columns)) if len(boot.draws) > 1 else np.zeros((2, len(above)))
+    runs: Runs,
+    form: str = "chinchilla",
+    *,
+    objective: Objective | None = None,
+    weighting: str = "column",
+    fixed: dict[str, float] | None = None,
+    level: float = 0.9,
+    seed: int = 0,
+) -> Backtest:
+    """Withhold and predict the largest budgets; ValueError for a table too narrow for it."""
+    refuse_untestable(form)
+    check_columns(runs.table, needed_columns(form), form)
+    ranked = compare(runs.table, objective) if form == "all" else []
+    chosen = form_named(ranked[0]["form"] if ranked else form)
+    objective = objective or Objective(name=chosen.objective)
+    table = prepared(runs.table, chosen, objective, weighting)
+    check_table(table, chosen)
+    tested = hindcasts(table, chosen, objective, fixed=fixed, level=level, seed=seed)
+    if tested is None:
+        raise ValueError(_too_narrow(table, chosen))
+    return Backtest(
+        form=chosen.name,
+        count=runs.count,
+        objective={
+            "name": objective.name,
+            "delta": objective.delta,
+            "weighting": weighting if "weight" in table else "none",
+        },
+        n_runs=len(table),
+        comparison=ranked,
+        fixed=dict(fixed or {}),
+        dropped=runs.dropped,
+        inputs=runs.inputs,
+        **tested,
     )
-    left = residuals(theta, problem)[0]
-    scatter = float((left**2).sum() / max(len(left) - len(form.parameters), 1))
-    variance = logs.var(axis=0) + scatter
-    inside = np.abs(log_error) <= ndtri((1 + level) / 2) * np.sqrt(variance)
-    return row | {
-        "rms_relative_error": float(np.sqrt((log_error**2).mean())),
-        "mean_relative_error": float(log_error.mean()),
-        "coverage": float(inside.mean()),
-        "parameters": {k: float(v) for k, v in values.items()},
-    }
+
+
+def refuse_untestable(form: str) -> None:
+    """Refuse a form that predicts no loss."""
+    testable = [f.name for f in FORMS.values() if f.target == "loss"]
+    if form == "all" or (form not in METHODS and form_named(form).target == "loss"):
+        return
+    what = "gives N and D only" if form in METHODS else f"predicts {form_named(form).target}"
+    raise ValueError(
+        f"form={form} {what}; a backtest needs a form of the loss: all, {', '.join(testable)}"
+    )
+
+
+def main(config: BacktestConfig) -> None:
+    """Read, backtest, write backtest.json (and its figure), then print the table."""
+    source = Path(config.runs)
+    runs = load_runs(
+        source,
+        count=config.count,
+        where=config.where,
+        columns=config.columns,
+        needed=needed_columns(config.form),
+    )
+    found = backtest(
+        runs,
+        config.form,
+        objective=config.objective.chosen(),
+        weighting=config.objective.weighting,
+        fixed=config.fixed,
+        level=config.level,
+        seed=config.seed,
+    )
+    beside = source / "backtest.json" if source.is_dir() else Path("backtest.json")
+    written = [found.write(config.out or beside)]
+    if config.plot:
+        from analysis.plots import write_backtest_figure  # matplotlib, only where it is asked for
+
+        form = form_named(found.form)
+        table = prepared(runs.table, form, Objective(), "none")
+        written += write_backtest_figure(table, form, asdict(found), written[0])
+    ends = "\n".join(f"wrote {path}" for path in written)
+    sys.stdout.write(f"{found.summary()}\n\n{ends}\n")
+
+
+def _too_narrow(table: pd.DataFrame, form: Form) -> str:
+    along = reach_of(table, form)
+    needed = max(len(form.parameters) + 2, int(np.ceil(LEAST_SHARE * len(table))))
+    name = "C" if "flops" in table else form.variables[0]
+    return (
+        f"no budget can be withheld: {len(table)} rows span x{along.max() / along.min():.3g} in "
+        f"{name}, and below a cutoff there must be {needed} rows, {FEWEST_SIZES} sizes and "
+        f"x{LEAST_SPAN:g} of {name}; add smaller or larger budgets"
+    )
+
+
+def _head(found: Backtest) -> list[str]:
+    source = found.inputs.get("source", "data")
+    delta = found.objective["delta"] if found.objective["name"] == "huber_log" else None
+    by = found.objective["name"] + (f" delta {delta:g}" if delta else "")
+    return [f"{found.n_runs} runs of {source}"[:WIDTH], f"{found.form} by {by}, refitted below C"]
+
+
+def _rows(found: Backtest) -> list[str]:
+    lines = [
+        f"{'C fitted up to':<16}{'reach':>8}{'fitted':>8}{'tested':>8}{'rms error':>11}"
+        f"{'bias':>9}{f'covered ({found.level:.0%})':>15}"
+    ]
+    for row in found.rows:
+        reach = f"x{row['distance']:.3g}"
+        start = f"{row['cutoff_flops']:<16.3e}{reach:>8}{row['n_train']:>8}{row['n_test']:>8}"
+        if row["converged"]:
+            start += (
+                f"{row['rms_relative_error']:>11.2%}{row['mean_relative_error']:>9.2%}"
+                f"{row['coverage']:>15.0%}"
+            )
+        else:
+            start += "  no minimum below this cutoff"
+        lines.append(start)
+    return lines
+
+
+def _comparison(found: Backtest) -> list[str]:
+    if not found.comparison:
+        return []
+    lines = [f"{'form':<24}{'parameters':>11}{'in range':>10}{'withheld':>10}  rms error by reach"]
+    for row in found.comparison:
+        error = row["rms_relative_error"]
+        shown = "-" if error is None else f"{error:.2%}"
+        reaches = " ".join(f"x{d:.3g} {e:.2%}" for d, e in row["by_cutoff"])
+        lines.append(
+            f"{row['form']:<24}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
+            f"{shown:>10}  {reaches or 'no minimum below any cutoff'}"[:WIDTH]
+        )
+    return lines
+
+
+store("backtest", BacktestConfig)
+
+if __name__ == "__main__":
+    start(main, config_name="backtest", schema=BacktestConfig)

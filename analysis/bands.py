@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.forms import FORMS
 from analysis.laws import Law
 
 POINTS = 40
@@ -20,15 +21,24 @@ def span(low: float, high: float, *, margin: float = 1.3) -> np.ndarray:
     return np.geomspace(low / margin, high * margin, POINTS)
 
 
+def within(law: Law, flops: np.ndarray) -> np.ndarray:
+    """Return the budgets that a law may be drawn at: none beyond its data unless it is usable."""
+    reach = law.ranges.get("flops_6nd", [0.0, np.inf])[1]
+    return flops if law.usable or law.forced else flops[flops <= reach]
+
+
 def has_optimum(law: Law | None) -> bool:
     """Tell whether a law says how to split a budget; a power law in one variable does not."""
-    return law is not None and (law.form == "chinchilla" or "k_params" in law.allocation)
+    if law is None:
+        return False
+    return (law.form in FORMS and FORMS[law.form].is_surface) or "k_params" in law.allocation
 
 
 def frontier_band(law: Law | None, flops: np.ndarray, *, level: float) -> pd.DataFrame | None:
     """Return the least loss at each compute with the interval of the mean; None without a loss."""
     if law is None or not has_optimum(law):
         return None
+    flops = within(law, flops)
     optima = [law.optimum(c, level) for c in flops]
     if optima[0].loss is None:
         return None
@@ -43,6 +53,7 @@ def allocation_bands(
 ) -> dict[str, dict[str, pd.DataFrame]]:
     """Return {"params" | "tokens": {method: band}} of the law and the regressions beside it."""
     bands: dict[str, dict[str, pd.DataFrame]] = {"params": {}, "tokens": {}}
+    flops = within(law, flops)
     optima = [law.optimum(c, level) for c in flops]
     for what, found in bands.items():
         table = pd.DataFrame({"x": flops, "y": [getattr(o, what) for o in optima]})

@@ -30,8 +30,10 @@ AXES = ("flops", "tokens", "loss")
 GRID = 200
 FEWEST_SIZES = 3
 MOST_CURVES = 1000  # beyond, no interval: resampling the envelope would take minutes
+MOST_READ = 5000  # sizes; more are a continuum without curves
 LOST_SHARE = 0.1  # of resampled envelopes without a slope, beyond which the grid is too small
 FEWEST_CHOSEN = 2  # sizes that must appear on the envelope for a slope
+BLOCK = 4_000_000  # perturbed losses held at a time
 SKIPPED_SHARE = 0.05  # of a run's tokens: warm-up
 
 
@@ -78,6 +80,8 @@ def envelope(
 
     `scatter` is the standard deviation of one run's log loss, for the interval of small grids.
     """
+    if _count(table) > MOST_READ:
+        return None
     curves, source = curves_of(table)
     if len({c.params for c in curves}) < FEWEST_SIZES:
         return None
@@ -120,6 +124,11 @@ def envelope(
         source=source,
         spread=spread,
     )
+
+
+def _count(table: pd.DataFrame) -> int:
+    """Return how many sizes there are."""
+    return len(np.unique(column(table, "params")))
 
 
 def curves_of(table: pd.DataFrame) -> tuple[list[Curve], str]:
@@ -193,32 +202,53 @@ def _on_grid(curves: list[Curve], grid: Array) -> tuple[Array, Array]:
 
 
 def _least(losses: Array, log_n: Array, present: Array) -> Array:
-    """Return the best curve (S, G) among those present (S, R), -1 where the grid's edge chose."""
-    out = np.empty((len(present), losses.shape[1]), dtype=int)
-    for row, here in enumerate(present):
-        seen = np.where(here[:, None], losses, np.inf)
-        best = seen.argmin(axis=0)
-        sizes = np.where(np.isfinite(seen), log_n[:, None], np.nan)
-        any_here = np.isfinite(seen).any(axis=0)
-        low = np.where(any_here, np.nanmin(np.where(any_here, sizes, 0.0), axis=0), 0.0)
-        high = np.where(any_here, np.nanmax(np.where(any_here, sizes, 0.0), axis=0), 0.0)
-        inside = any_here & (log_n[best] > low) & (log_n[best] < high)
-        out[row] = np.where(inside, best, -1)
-    return out
+    """Return the best curve (S, G) among those present (S, R), -1 where the grid's edge chose.
 
-
-def _regress(grid: Array, chosen: Array, log_n: Array, tokens: Array) -> Array:
-    """Return slope and intercept of log N, then of log D, in log C (S, 4); NaN where too few."""
-    out = np.full((len(chosen), 4), np.nan)
-    for row, best in enumerate(chosen):
-        at = np.flatnonzero(best >= 0)
-        if len(np.unique(log_n[best[at]])) < FEWEST_CHOSEN:
+    At each C the curves are put in order once; the best of a resample is its first present one.
+    """
+    reached = np.isfinite(losses)
+    by_loss, by_size = np.argsort(losses, axis=0, kind="stable"), np.argsort(log_n, kind="stable")
+    out = np.full((len(present), losses.shape[1]), -1)
+    for g in range(losses.shape[1]):
+        here = by_loss[: reached[:, g].sum(), g]
+        sizes = by_size[reached[by_size, g]]
+        if not len(here):
             continue
-        x = grid[at] - grid[at].mean()
-        for k, values in enumerate((log_n[best[at]], tokens[best[at], at])):
-            slope = (x * values).sum() / (x * x).sum()
-            out[row, 2 * k : 2 * k + 2] = slope, values.mean() - slope * grid[at].mean()
+        best = here[present[:, here].argmax(axis=1)]
+        ordered = present[:, sizes]
+        smallest = log_n[sizes[ordered.argmax(axis=1)]]
+        largest = log_n[sizes[::-1][ordered[:, ::-1].argmax(axis=1)]]
+        inside = ordered.any(axis=1) & (log_n[best] > smallest) & (log_n[best] < largest)
+        out[inside, g] = best[inside]
     return out
+
+
+def _regress(
+    grid: Array, chosen: Array, log_n: Array, tokens: Array, shift: Array | None = None
+) -> Array:
+    """Return slope and intercept of log N, then of log D, in log C (S, 4); NaN where too few.
+
+    `shift` (S, R) moves each curve's size, and its tokens the other way.
+    """
+    weights = (chosen >= 0).astype(float)
+    count = weights.sum(axis=1)
+    n = log_n[chosen]
+    d = np.where(chosen >= 0, tokens[chosen, np.arange(len(grid))], 0.0)
+    several = np.where(chosen >= 0, n, -np.inf).max(axis=1) > np.where(chosen >= 0, n, np.inf).min(
+        axis=1
+    )
+    if shift is not None:
+        moved = np.take_along_axis(shift, np.maximum(chosen, 0), axis=1)
+        n, d = n + moved, d - moved
+    safe = np.maximum(count, 1)
+    mean = (weights @ grid) / safe
+    x = (grid - mean[:, None]) * weights
+    square = np.where(several, (x * x).sum(axis=1), np.nan)
+    out = []
+    for values in (n, d):
+        slope = (x * values).sum(axis=1) / square
+        out += [slope, (weights * values).sum(axis=1) / safe - slope * mean]
+    return np.stack(out, axis=1)
 
 
 def _perturbed(
@@ -233,14 +263,20 @@ def _perturbed(
     """Return the lines (S, 4) under noise in each curve and in where its size stands."""
     sizes = np.unique(log_n)
     step = float(np.median(np.diff(sizes)))
-    everyone = np.ones((1, len(log_n)), dtype=bool)
+    reached = np.isfinite(losses)
+    smallest = np.where(reached, log_n[:, None], np.inf).min(axis=0)
+    largest = np.where(reached, log_n[:, None], -np.inf).max(axis=0)
+    block = max(1, BLOCK // losses.size)
     out = []
-    for _ in range(resamples):
-        noisy = losses + scatter * rng.standard_normal((len(log_n), 1))
-        chosen = _least(noisy, log_n, everyone)
-        shift = rng.uniform(-step / 2, step / 2, len(sizes))[np.searchsorted(sizes, log_n)]
-        out.append(_regress(grid, chosen, log_n + shift, tokens - shift[:, None])[0])
-    return np.array(out)
+    for low in range(0, resamples, block):
+        count = min(block, resamples - low)
+        noise = scatter * rng.standard_normal((count, len(log_n), 1))
+        best = (losses + noise).argmin(axis=1)  # (S, G)
+        inside = (log_n[best] > smallest) & (log_n[best] < largest)
+        shift = rng.uniform(-step / 2, step / 2, (count, len(sizes)))
+        of_curve = shift[:, np.searchsorted(sizes, log_n)]
+        out.append(_regress(grid, np.where(inside, best, -1), log_n, tokens, of_curve))
+    return np.concatenate(out)
 
 
 def _interval(values: Array, level: float) -> list[float] | None:

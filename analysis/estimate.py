@@ -9,7 +9,8 @@ power laws and hindcasts. `status` says what kind of answer it is; a table that 
 form at all raises ValueError.
 """
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,20 @@ import pandas as pd
 
 from analysis import alarms as rules
 from analysis.alarms import Alarm
-from analysis.backtest import backtest as run_backtest
+from analysis.comparison import compare
 from analysis.envelope import envelope
 from analysis.forms import Array, Form, column, form_named
+from analysis.hindcast import hindcasts
+from analysis.intervals import other_intervals
 from analysis.isoflop import isoflop, vertices
 from analysis.laws import Law
+from analysis.methods import METHODS, NEEDED_BY
+from analysis.noise import weighted
 from analysis.objective import Objective, Problem, problem_of, residuals
-from analysis.powers import power_laws
+from analysis.powers import power_laws, undominated
 from analysis.records import Columns, Runs, load_runs
+from analysis.scatter import scatter
+from analysis.sensitivity import sensitivity as sensitivity_rows
 from analysis.solver import Solution, minimise
 from analysis.uncertainty import Bootstrap, bootstrap, units_of
 
@@ -33,7 +40,9 @@ SPARE_ROWS = 2
 WIDEST_A = 0.4  # an interval of a wider than this says nothing about allocation
 FEWEST_UNITS = 8
 LOST_SHARE = 0.05
+MINIMA_KEPT = 4  # from which fits of the sensitivity table start
 REACHES = (1.0, 10.0, 100.0)  # stated budgets, in units of the largest C fitted
+WEIGHTINGS = ("column", "seed_noise", "none")
 
 
 def fit(
@@ -44,42 +53,138 @@ def fit(
     where: str | None = None,
     columns: Columns | None = None,
     objective: Objective | None = None,
+    weighting: str = "column",
+    fixed: Mapping[str, float] | None = None,
     resamples: int = 1000,
     level: float = 0.9,
     seed: int = 0,
     hindcast: bool = True,
+    sensitivity: bool = True,
 ) -> Law:
     """Fit `form` to runs (a study's folder, a table's path, a data frame or `Runs`).
 
-    `count`, `where` and `columns` apply unless `data` is `Runs` already. `resamples=0` leaves out
-    every interval, `hindcast=False` the backtest. Raises ValueError in one sentence for a table
-    that cannot carry the form.
+    `form` is one of `analysis.forms.FORMS`, of `analysis.methods.METHODS`, or `all`: the form that
+    predicts withheld larger runs best. `count`, `where` and `columns` apply unless `data` is `Runs`
+    already. `objective=None` is the form's own. `weighting` takes the table's `weight` column,
+    measured seed noise, or none; `fixed` parameters are held. `resamples=0` leaves out every
+    interval, `hindcast=False` the backtest, `sensitivity=False` the other objectives. Raises
+    ValueError in one sentence for a table that cannot carry the form.
     """
-    chosen, objective = form_named(form), objective or Objective()
-    check_options(resamples, level)
+    check_options(resamples, level, weighting)
+    needed = needed_columns(form)
     runs = data
     if not isinstance(runs, Runs):
-        runs = load_runs(runs, count=count, where=where, columns=columns)
-    table = runs.table
-    check_table(table, chosen)
-    problem = problem_of(table, chosen, objective)
+        runs = load_runs(runs, count=count, where=where, columns=columns, needed=needed)
+    check_columns(runs.table, needed, form)
+    options = {"resamples": resamples, "level": level, "seed": seed}
+    if form in METHODS:
+        return METHODS[form](runs, **options)
+    extra = {"weighting": weighting, "fixed": dict(fixed or {}), "hindcast": hindcast}
+    settings = Settings(**options, **extra, sensitivity=sensitivity)
+    if form == "all":
+        return _best(runs, objective, settings)
+    return _fitted(runs, form_named(form), objective, settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options of `fit` that do not say what is fitted."""
+
+    resamples: int
+    level: float
+    seed: int
+    weighting: str
+    fixed: dict[str, float]
+    hindcast: bool
+    sensitivity: bool
+
+
+def _best(runs: Runs, objective: Objective | None, settings: Settings) -> Law:
+    """Return the usable law of the form that predicts withheld runs best, or the first."""
+    ranked = compare(runs.table, objective)
+    tried = []
+    for row in ranked:
+        tried.append(_fitted(runs, form_named(row["form"]), objective, settings))
+        row["status"] = tried[-1].status
+        if tried[-1].usable:
+            break
+    law = tried[-1] if tried[-1].usable else tried[0]
+    return replace(law, comparison=ranked)
+
+
+def _fitted(runs: Runs, form: Form, objective: Objective | None, settings: Settings) -> Law:
+    """Fit one form, with what the settings ask for beside it."""
+    objective = objective or Objective(name=form.objective)
+    table = prepared(runs.table, form, objective, settings.weighting)
+    check_table(table, form)
+    level, seed, fixed = settings.level, settings.seed, settings.fixed
+    options = {"resamples": settings.resamples, "level": level, "seed": seed}
+    problem = problem_of(table, form, objective, fixed=fixed)
     found = minimise(problem)
     boot = None
-    if resamples and np.isfinite(found.value[0]):
-        boot = bootstrap(problem, found, units_of(table), resamples=resamples, seed=seed)
-    law = _law(runs, problem, found, boot, level)
-    options = {"resamples": resamples, "level": level, "seed": seed}
-    law = replace(law, power_laws=power_laws(table, **options))
-    if chosen.name == "chinchilla":
+    if settings.resamples and np.isfinite(found.value[0]):
+        units = units_of(table)
+        boot = bootstrap(problem, found, units, resamples=settings.resamples, seed=seed)
+    law = _law(replace(runs, table=table), problem, found, boot, level)
+    law.objective["weighting"] = settings.weighting if "weight" in table else "none"
+    law = replace(law, fixed=fixed)
+    if form.is_surface:
+        law = replace(law, power_laws=power_laws(table, **options))
+    if form.name == "chinchilla":
         law = _with_methods(law, table, **options)
-    if hindcast:
-        tested = run_backtest(table, chosen, objective, level=level, seed=seed)
+    if settings.hindcast and form.target == "loss":
+        tested = hindcasts(table, form, objective, fixed=fixed, level=level, seed=seed)
         law = replace(law, backtest=tested)
+    if settings.sensitivity and form.is_surface:
+        flops = float((6 * column(table, "params") * column(table, "tokens")).max())
+        near = problem.design.external(found.theta[:MINIMA_KEPT])
+        rows = sensitivity_rows(table, form, objective, near, flops=flops, fixed=fixed)
+        law = replace(law, sensitivity=rows)
     return law
 
 
-def check_options(resamples: int, level: float) -> None:
-    """Refuse a negative number of resamples and a level outside (0, 1)."""
+def needed_columns(form: str) -> tuple[str, ...]:
+    """Return the columns that a form (or method, or `all`) must find."""
+    if form in METHODS:
+        return NEEDED_BY[form]
+    if form == "all":
+        return ()
+    chosen = form_named(form)
+    return (*(v for v in chosen.variables if v not in chosen.optional), chosen.target)
+
+
+def check_columns(table: pd.DataFrame, needed: tuple[str, ...], form: str) -> None:
+    """Refuse a table, read without the form in mind, that lacks a column."""
+    missing = [name for name in needed if name not in table]
+    if missing:
+        raise ValueError(
+            f"form={form} needs a column {missing[0]!r}; the table has "
+            f"{', '.join(map(str, table.columns))}: set columns.{missing[0]}=NAME"
+        )
+
+
+def prepared(table: pd.DataFrame, form: Form, objective: Objective, weighting: str) -> pd.DataFrame:
+    """Return the rows that a form is fitted to, weighted.
+
+    A law in one variable of a table with others is one of its frontier.
+    """
+    alone = form.target == "loss" and len(form.variables) == 1
+    others = [v for v in ("params", "tokens") if v in table and v not in form.variables]
+    if alone and any(np.ptp(column(table, v)) > 0 for v in others):
+        table = undominated(table, form.variables[0]).reset_index(drop=True)
+    if weighting == "none":
+        return table.drop(columns="weight", errors="ignore")
+    if weighting == "seed_noise":
+        return weighted(table, squared=objective.name in ("ls_log", "ls"))
+    return table
+
+
+def check_options(resamples: int, level: float, weighting: str = "column") -> None:
+    """Refuse a negative number of resamples, a level outside (0, 1), an unknown weighting."""
+    if weighting not in WEIGHTINGS:
+        raise ValueError(
+            f"objective.weighting={weighting} is not known; choose one of {', '.join(WEIGHTINGS)}"
+        )
     if resamples < 0:
         raise ValueError(f"intervals.resamples={resamples} is negative; 0 turns intervals off")
     if not 0 < level < 1:
@@ -95,6 +200,8 @@ def check_table(table: pd.DataFrame, form: Form) -> None:
             f"form={form.name}; it needs at least {needed}: add runs or choose a smaller form"
         )
     for name in form.variables:
+        if name in form.optional and name not in table:
+            continue
         values = column(table, name)
         if np.ptp(values) == 0:
             raise ValueError(
@@ -112,7 +219,11 @@ def _law(
     parameters = dict(zip(form.parameters, values.tolist(), strict=True))
     kept = boot is not None and len(boot.draws) > max(1, boot.resamples / 2)
     draws = boot.draws if boot is not None and kept else None
-    intervals = _intervals(boot, form, level) if boot is not None and kept else None
+    intervals = None
+    if boot is not None and kept:
+        flops = _ranges(table)["flops_6nd"][1] if form.is_surface else None
+        others = other_intervals(problem, found, boot, level, flops)
+        intervals = _intervals(boot, form, level) | others
     left = residuals(found.theta[:1], problem)[0]
     law = Law(
         form=form.name,
@@ -129,10 +240,11 @@ def _law(
         n_runs=len(table),
         dropped=runs.dropped,
         ranges=_ranges(table),
-        noise={"sd_log": float(np.sqrt((left**2).sum() / (len(left) - len(values))))},
+        noise=_noise(left, problem, len(values)),
         inputs=runs.inputs,
     )
-    law = replace(law, allocation=_allocation(law, level)) if form.name == "chinchilla" else law
+    law = replace(law, allocation=_allocation(law, level)) if form.is_surface else law
+    law = replace(law, allocation={"peak": _peak(law, form, level)}) if form.peak else law
     raised = _fit_alarms(law, table, problem, found, boot, left)
     status = _status(form, found, raised, boot)
     stated = rules.status_alarm(status, form.name)
@@ -142,12 +254,20 @@ def _law(
 
 
 def _without_intervals(law: Law) -> Law:
-    """Leave out draws and intervals: about parameters that no run determines they would mislead."""
+    """Leave out draws, intervals and optima beyond the data: they would mislead."""
     allocation = {**law.allocation, "a_interval": None, "b_interval": None}
-    stated = [{**o, "interval": None} for o in allocation.get("tokens_per_param", [])]
+    stated = [{**o, "interval": None} for o in allocation.get("tokens_per_param", [])[:1]]
     if stated:
         allocation["tokens_per_param"] = stated
     return replace(law, draws=None, intervals=None, allocation=allocation if stated else {})
+
+
+def _noise(left: Array, problem: Problem, n_parameters: int) -> dict[str, float]:
+    """Return how runs scatter about the law, from residuals (n,): of a loss, by its size."""
+    if problem.objective.in_logs and problem.design.form.target == "loss":
+        return scatter(left, left + problem.logs, n_parameters)
+    sd = float(np.sqrt((left**2).sum() / (len(left) - n_parameters)))
+    return {"sd_log" if problem.objective.in_logs else "sd": sd}
 
 
 def _intervals(boot: Bootstrap, form: Form, level: float) -> dict[str, Any]:
@@ -165,7 +285,7 @@ def _intervals(boot: Bootstrap, form: Form, level: float) -> dict[str, Any]:
 
 def _allocation(law: Law, level: float) -> dict[str, Any]:
     reach = law.ranges["flops_6nd"][1]
-    optima = [law.optimum(reach * r, level) for r in REACHES]
+    optima = [law.optimum(reach * r, level, force=True) for r in REACHES]
     first = optima[0]
 
     def interval(optimum: Any, name: str) -> list[float] | None:
@@ -192,6 +312,21 @@ def _allocation(law: Law, level: float) -> dict[str, Any]:
     }
 
 
+def _peak(law: Law, form: Form, level: float) -> dict[str, Any]:
+    """Return where the target is largest, with its interval; None where it only grows."""
+    assert form.peak is not None
+    at, value = (float(v) for v in form.peak(law.parameters))
+    found: dict[str, Any] = {"variable": form.variables[0], "at": None, "value": None}
+    if np.isfinite(at) and law.parameters["beta"] > 0:
+        found |= {"at": at, "value": value}
+    if law.draws is not None:
+        named = {name: law.draws[:, i] for i, name in enumerate(law.parameters)}
+        drawn = np.where(named["beta"] > 0, form.peak(named)[0], np.inf)
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+        found["interval"] = [float(low), float(high) if np.isfinite(high) else None]
+    return found
+
+
 def _fit_alarms(
     law: Law,
     table: pd.DataFrame,
@@ -201,19 +336,33 @@ def _fit_alarms(
     left: Array,
 ) -> list[Alarm]:
     form = problem.design.form
-    raised: list[Alarm | None] = [*rules.table_alarms(table), *rules.residual_alarms(table, left)]
+    raised: list[Alarm | None] = []
+    if form.target == "loss" and {"params", "tokens"} <= set(table):
+        known = {"repeated_data"} if "unique_tokens" in form.variables else set()
+        raised += [alarm for alarm in rules.table_alarms(table) if alarm.code not in known]
+        raised += rules.residual_alarms(table, left) if problem.objective.in_logs else []
     at = [form.parameters.index(name) for name in form.exponents]
-    raised.append(rules.two_basins(found.value, found.theta[:, at], found.converged))
+    if at:
+        raised.append(rules.two_basins(found.value, found.theta[:, at], found.converged))
+    bound = [p for p, b in zip(form.parameters, found.at_bound[0], strict=True) if b]
+    bound = [p for p in bound if p != form.offset]
+    raised.append(rules.bound_alarm(bound, [law.parameters[p] for p in bound], form.name))
     intervals = (law.intervals or {}).get("parameters", {})
-    if form.offset:
+    if form.offset and form.target == "loss":
         smallest = float(column(table, "loss").min())
-        offset = law.parameters[form.offset]
-        raised.append(rules.offset_alarm(offset, intervals.get(form.offset), smallest))
-    if law.allocation:
+        offset, scatter = law.parameters[form.offset], 1.4826 * float(np.median(np.abs(left)))
+        scatter /= 1.0 if problem.objective.in_logs else smallest
+        raised.append(rules.offset_alarm(offset, intervals.get(form.offset), smallest, scatter))
+    if "a" in law.allocation:
         a, interval = law.allocation["a"], law.allocation["a_interval"]
         raised.append(rules.unusual_a(a))
         if interval is not None:
             raised.append(rules.inseparable_alarm(a, interval, WIDEST_A))
+        elif boot is not None and boot.lost > boot.resamples / 2:
+            raised.append(rules.narrow_alarm(table))
+    if form.peak:
+        peak = law.allocation["peak"]
+        raised.append(rules.peak_alarm(peak, float(column(table, peak["variable"]).max())))
     if boot is not None and boot.units.count < FEWEST_UNITS:
         raised.append(rules.few_units_alarm(boot.units.name, boot.units.count))
     if boot is not None and boot.lost > LOST_SHARE * boot.resamples:
@@ -228,7 +377,7 @@ def _status(form: Form, found: Solution, raised: list[Alarm], boot: Bootstrap | 
     if form.offset:
         bound[form.parameters.index(form.offset)] = False
     mostly_lost = boot is not None and boot.lost > boot.resamples / 2
-    blind = form.name == "chinchilla" and codes & {"single_ray", "exponents_inseparable"}
+    blind = form.is_surface and codes & {"single_ray", "exponents_inseparable"}
     if not np.isfinite(found.condition[0]) or blind or mostly_lost:
         return "not_identified"
     if not found.converged[0]:
@@ -257,6 +406,8 @@ def _with_methods(law: Law, table: pd.DataFrame, *, resamples: int, level: float
 
 
 def _ranges(table: pd.DataFrame) -> dict[str, list[float]]:
-    columns = {name: column(table, name) for name in ("params", "tokens", "flops", "loss")}
-    columns["flops_6nd"] = 6 * columns["params"] * columns["tokens"]
+    names = ("params", "tokens", "flops", "loss", "unique_tokens", "kl", "pairs", "examples")
+    columns = {name: column(table, name) for name in names if name in table}
+    if {"params", "tokens"} <= set(columns):
+        columns["flops_6nd"] = 6 * columns["params"] * columns["tokens"]
     return {name: [float(v.min()), float(v.max())] for name, v in columns.items()}

@@ -3,6 +3,9 @@
     python -m analysis.fit runs=runs/quick
     python -m analysis.fit runs=table.csv where="group == 'x'" columns.params=N out=law.json
     python -m analysis.fit runs=table.csv objective.name=lad_log intervals.resamples=4000
+    python -m analysis.fit runs=table.csv form=all             ranks the forms that apply
+    python -m analysis.fit runs=table.csv form=data_constrained +fixed.alpha=0.35 +fixed.beta=0.35
+    python -m analysis.fit runs=table.csv plot=true            also writes law_<figure>.svg
 
 The function is `analysis.estimate.fit`; this is its application.
 """
@@ -11,8 +14,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from analysis.estimate import check_options, fit
-from analysis.forms import form_named
+from analysis.estimate import check_options, fit, needed_columns
 from analysis.objective import Objective
 from analysis.records import Columns, load_runs
 from conf.app import start, store
@@ -20,10 +22,20 @@ from conf.app import start, store
 
 @dataclass(kw_only=True)
 class ObjectiveConfig:
-    """Which residual is made small: huber_log, lad_log, ls_log or ls; delta is Huber's."""
+    """Which residual is made small: huber_log, lad_log, ls_log or ls; delta is Huber's.
 
-    name: str = "huber_log"
+    Without a name it is the form's own. `weighting`: column (`weight`), seed_noise, or none.
+    """
+
+    name: str | None = None
     delta: float = 1e-3
+    weighting: str = "column"
+
+    def chosen(self) -> Objective | None:
+        """Return the objective, or None for the form's own."""
+        if self.name is None and self.delta == ObjectiveConfig.delta:
+            return None
+        return Objective(name=self.name or "huber_log", delta=self.delta)
 
 
 @dataclass(kw_only=True)
@@ -44,7 +56,10 @@ class FitConfig:
     count: str = "total"
     where: str | None = None
     out: str | None = None
+    plot: bool = False
     backtest: bool = True
+    sensitivity: bool = True
+    fixed: dict[str, float] = field(default_factory=dict)
     columns: Columns = field(default_factory=Columns)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
@@ -53,27 +68,41 @@ class FitConfig:
         """Refuse options that no table could make right, before anything is read."""
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
-        form_named(self.form)
-        Objective(name=self.objective.name, delta=self.objective.delta)
-        check_options(self.intervals.resamples, self.intervals.level)
+        needed_columns(self.form)
+        self.objective.chosen()
+        check_options(self.intervals.resamples, self.intervals.level, self.objective.weighting)
 
 
 def main(config: FitConfig) -> None:
-    """Read, fit, write law.json, then print the law."""
+    """Read, fit, write law.json (and figures beside it), then print the law."""
     source = Path(config.runs)
-    runs = load_runs(source, count=config.count, where=config.where, columns=config.columns)
+    runs = load_runs(
+        source,
+        count=config.count,
+        where=config.where,
+        columns=config.columns,
+        needed=needed_columns(config.form),
+    )
     law = fit(
         runs,
         config.form,
-        objective=Objective(name=config.objective.name, delta=config.objective.delta),
+        objective=config.objective.chosen(),
+        weighting=config.objective.weighting,
+        fixed=config.fixed,
         resamples=config.intervals.resamples,
         level=config.intervals.level,
         seed=config.intervals.seed,
         hindcast=config.backtest,
+        sensitivity=config.sensitivity,
     )
     default = source / "law.json" if source.is_dir() else Path("law.json")
-    path = law.write(config.out or default)
-    sys.stdout.write(f"{law.summary()}\n\nwrote {path}\n")
+    written = [law.write(config.out or default)]
+    if config.plot:
+        from analysis.plots import write_law_figures  # matplotlib, only where it is asked for
+
+        written += write_law_figures(law, runs.table, written[0])
+    ends = "\n".join(f"wrote {path}" for path in written)
+    sys.stdout.write(f"{law.summary()}\n\n{ends}\n")
 
 
 store("fit", FitConfig)

@@ -6,83 +6,108 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import figures
+from analysis import charts
 from analysis.bands import (
     allocation_bands,
-    fitted_loss,
     frontier_band,
     has_optimum,
     parabolas_of,
     span,
 )
-from analysis.isoflop import vertices
+from analysis.forms import FORMS, column
+from analysis.isoflop import NEAR, vertices
 from analysis.laws import Law
 from analysis.material import Material, loss_curve
 from analysis.words import power
 
+LEAST_SHARE = 0.5  # of the cells in budgets: below it, what looks like a budget is an accident
 RESIDUALS = ("params", "tokens", "flops", "tokens_per_param")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One figure and what it shows."""
+    """One figure and what it shows; `name` is for a file of it."""
 
     svg: str
     caption: str
+    name: str = ""
 
 
 def law_pictures(material: Material, *, level: float) -> list[Picture]:
-    """Draw loss against compute and the IsoFLOP curves."""
-    cells, law, plan = material.cells(), material.law, material.plan
+    """Draw a study's loss against compute and its IsoFLOP curves."""
+    return loss_pictures(
+        material.law, material.cells(), material.training(), plan=material.plan, level=level
+    )
+
+
+def loss_pictures(
+    law: Law | None,
+    cells: pd.DataFrame,
+    curves: pd.DataFrame,
+    *,
+    level: float,
+    plan: dict[str, Any] | None = None,
+    beyond: float = 1.0,
+) -> list[Picture]:
+    """Draw loss against compute and the IsoFLOP curves.
+
+    The frontier goes on to `beyond` times the largest C, where the law may be extrapolated.
+    """
     if not len(cells):
         return []
-    flops = span(*_reach(cells, plan))
-    frontier = frontier_band(law, flops, level=level)
+    low, high = _reach(cells, plan)
+    frontier = frontier_band(law, span(low, high * beyond), level=level)
     method = (law.methods.get("envelope") if law else None) or {}
     envelope = pd.DataFrame(method.get("points") or []).rename(columns={"flops": "x", "loss": "y"})
     planned = _planned(plan)
-    pictures = [
-        Picture(
-            svg=figures.loss_compute(
-                material.training(),
-                cells,
-                frontier=frontier,
-                envelope=envelope if len(envelope) else None,
-                planned=planned,
-            ),
-            caption=(
-                "Every cell (points) and its training curve (thin lines), coloured by N. The"
-                f" frontier is the law's least loss at each compute, with the {100 * level:g}%"
-                " interval of its mean"
-            )
-            + ("; the star is the plan's forecast." if planned else "."),
+    shown = Picture(
+        name="loss",
+        svg=charts.loss_compute(
+            curves,
+            cells,
+            frontier=frontier,
+            envelope=envelope if {"x", "y"} <= set(envelope) else None,
+            planned=planned,
+            fitted_to=high if beyond > 1 else None,
+        ),
+        caption=(
+            "Every cell (points) and its training curve (thin lines), coloured by N. The"
+            f" frontier is the law's least loss at each compute, with the {100 * level:g}%"
+            " interval of its mean"
         )
-    ]
+        + ("; the star is the plan's forecast." if planned else "."),
+    )
+    return [shown, *_isoflop_picture(law, cells)]
+
+
+def _isoflop_picture(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
     points = _isoflop_points(law, cells)
     chosen, parabolas, found = parabolas_of(points, cells)
-    if len(parabolas):
-        pictures.append(
-            Picture(
-                svg=figures.isoflop(chosen, parabolas, found),
-                caption=(
-                    f"Loss at equal compute. Diamonds are the minima of {len(found)} of"
-                    f" {len(points)} budgets; a budget without one has its least loss at the edge"
-                    " of the sizes or no minimum."
-                ),
-            )
-        )
-    return pictures
+    if not len(parabolas) or len(chosen) < LEAST_SHARE * len(cells):
+        return []
+    optima = dict(zip(found["budget"], found["x"], strict=True))
+    at = np.array([optima.get(budget, np.nan) for budget in parabolas["budget"]])
+    away = np.abs(np.log(column(parabolas, "x") / at))
+    parabolas = parabolas.loc[~(away > np.log(NEAR))]  # sizes farther away were not fitted
+    caption = (
+        f"Loss at equal compute. Diamonds are the minima of {len(found)} of"
+        f" {len(points)} budgets; a budget without one has its least loss at the edge"
+        " of the sizes or no minimum."
+    )
+    return [Picture(name="isoflop", svg=charts.isoflop(chosen, parabolas, found), caption=caption)]
 
 
 def fit_pictures(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
     """Draw observed against fitted loss and the residuals against N, D, C and D/N."""
-    if law is None or law.form == "allocation" or not len(cells):
+    if law is None or not _predicts_loss(law, cells) or not len(cells):
         return []
-    fitted = fitted_loss(law, cells)
+    found = law.predict_table(cells, noise=False, force=True)
+    fitted = cells.assign(predicted=found["loss"])
     spread = 100 * float(np.sqrt((np.log(fitted["loss"] / fitted["predicted"]) ** 2).mean()))
     shown = [
         Picture(
-            svg=figures.observed(fitted),
+            name="observed",
+            svg=charts.observed(fitted),
             caption=f"Observed against fitted loss; root mean square residual {spread:.2g}%.",
         )
     ]
@@ -94,7 +119,8 @@ def fit_pictures(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
     }
     return shown + [
         Picture(
-            svg=figures.residuals(fitted, name),
+            name=f"residuals_{name}",
+            svg=charts.residuals(fitted, name),
             caption=f"Residuals against {texts[name]}; a trend would say the form is wrong.",
         )
         for name in RESIDUALS
@@ -102,20 +128,30 @@ def fit_pictures(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
 
 
 def allocation_pictures(
-    law: Law | None, cells: pd.DataFrame, plan: dict[str, Any] | None, *, level: float
+    law: Law | None,
+    cells: pd.DataFrame,
+    plan: dict[str, Any] | None,
+    *,
+    level: float,
+    beyond: float = 1.0,
 ) -> list[Picture]:
     """Draw N*(C) and D*(C) of the three methods, with the planned point."""
     if law is None or not has_optimum(law) or not len(cells):
         return []
-    bands = allocation_bands(law, span(*_reach(cells, plan)), level=level)
+    low, high = _reach(cells, plan)
+    bands = allocation_bands(law, span(low, high * beyond), level=level)
+    if law.form in law.methods:  # a regression alone: it is its own only method
+        bands = {what: {law.form: found[law.form]} for what, found in bands.items()}
     planned = plan["pretrain"] if plan else None
     return [
         Picture(
-            svg=figures.allocation(
+            name=f"optimum_{what}",
+            svg=charts.allocation(
                 bands[what],
                 what=what,
                 planned=(planned["flops"], planned[what]) if planned else None,
                 fitted_to=max(cells["flops"]),
+                vertices=_vertices(law, what),
             ),
             caption=(
                 f"Compute-optimal {name} by {', '.join(bands[what])}, with {100 * level:g}% bands."
@@ -137,7 +173,7 @@ def curve_pictures(material: Material) -> list[Picture]:
     )
     return [
         Picture(
-            svg=figures.training_curves(curves, final=final),
+            svg=charts.training_curves(curves, final=final),
             caption="Test loss during training, one line a cell.",
         )
     ]
@@ -151,7 +187,7 @@ def final_pictures(material: Material) -> list[Picture]:
     outcome = record.test_loss if record else None
     return [
         Picture(
-            svg=figures.forecast(plan["forecast"], outcome),
+            svg=charts.forecast(plan["forecast"], outcome),
             caption=f"Test loss forecast for C = {power(plan['pretrain']['flops'], 3)} FLOPs"
             + (" and what the run reached." if outcome is not None else "; the run has not ended."),
         )
@@ -168,7 +204,7 @@ def stage_pictures(
         if not present or "step" not in rows:
             continue
         lines = {f"budget {kl_budget:g}": kl_budget} if name == "kl" and kl_budget else None
-        svg = figures.curve(rows, present, name=f"{stage}-{name}", y=y, title=caption, lines=lines)
+        svg = charts.curve(rows, present, name=f"{stage}-{name}", y=y, title=caption, lines=lines)
         shown.append(Picture(svg=svg, caption=caption))
     return shown
 
@@ -224,6 +260,26 @@ _STAGE_FIGURES: dict[str, tuple[tuple[str, dict[str, str], str, str], ...]] = {
         ),
     ),
 }
+
+
+def _predicts_loss(law: Law, cells: pd.DataFrame) -> bool:
+    form = FORMS.get(law.form)
+    if form is None or form.target != "loss":
+        return False
+    return all(v in cells for v in form.variables if v not in form.optional)
+
+
+def _vertices(law: Law, what: str) -> pd.DataFrame:
+    """Return the optima of single budgets that a regression was read off."""
+    points = (law.methods.get("isoflop") or {}).get("points") or []
+    rows = []
+    for point in points:
+        if point.get("params") is None or point.get("why"):
+            continue
+        ends = point.get("params_interval") if what == "params" else None
+        low, high = ends or (np.nan, np.nan)
+        rows.append({"x": point["flops"], "y": point[what], "lo": low, "hi": high})
+    return pd.DataFrame(rows)
 
 
 def _reach(cells: pd.DataFrame, plan: dict[str, Any] | None) -> tuple[float, float]:

@@ -55,6 +55,7 @@ class Isoflop:
     a_interval: list[float] | None
     b_interval: list[float] | None
     vertices: tuple[Vertex, ...]
+    method: str = "parabola"
 
     def as_method(self) -> dict[str, Any]:
         """Return the `methods.isoflop` block of law.json."""
@@ -72,7 +73,7 @@ class Isoflop:
             }
             for v in self.vertices
         ]
-        names = ("a", "b", "k_params", "k_tokens", "a_interval", "b_interval")
+        names = ("a", "b", "k_params", "k_tokens", "a_interval", "b_interval", "method")
         return {**{name: getattr(self, name) for name in names}, "points": points}
 
     @property
@@ -114,11 +115,9 @@ def isoflop(
     lines, intervals = [], []
     for k, name in enumerate(("params", "tokens")):
         values = np.log([getattr(points[i], name) for i in good])
-        lines.append(_lines(log_c, values[None], spread)[:, 0])
-        slopes = _lines(log_c, draws[k], spread)[0]
-        kept = slopes[np.isfinite(slopes)]
-        usable = resamples and len(kept) > resamples / 2
-        intervals.append([float(q) for q in np.quantile(kept, tails)] if usable else None)
+        lines.append(weighted_lines(log_c, values[None], spread)[:, 0])
+        slopes = weighted_lines(log_c, draws[k], spread)[0]
+        intervals.append(interval_of(slopes, tails) if resamples else None)
     points = _with_intervals(points, good, draws[0], tails)
     return Isoflop(
         a=float(lines[0][0]),
@@ -224,7 +223,13 @@ def _spread(draws: Array, rows: Sequence[pd.DataFrame]) -> Array:
     return np.maximum(np.where(np.isfinite(sd), sd, 0.0), steps)
 
 
-def _lines(log_c: Array, values: Array, spread: Array) -> Array:
+def interval_of(values: Array, tails: Sequence[float]) -> list[float] | None:
+    """Return quantiles of the finite values, None where fewer than half are."""
+    kept = values[np.isfinite(values)]
+    return [float(q) for q in np.quantile(kept, tails)] if len(kept) > len(values) / 2 else None
+
+
+def weighted_lines(log_c: Array, values: Array, spread: Array) -> Array:
     """Return slope and intercept (2, S) of weighted lines through values (S, budgets) with gaps."""
     weights = np.where(np.isfinite(values), 1 / spread**2, 0.0)
     enough = (weights > 0).sum(axis=1) >= 2

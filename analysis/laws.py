@@ -5,7 +5,11 @@
     law.status, law.usable                usable: converged, or only the offset E is undetermined
     law.alarms                            tuple of Alarm(code, sentence)
     law.predict(N, D, level=0.9)          Prediction(loss, low, high): arrays shaped like N and D;
-                                          low and high are None where the law has no draws
+                                          low and high are None where the law has no draws; repeated
+                                          data: unique_tokens=U
+    law.predict_table(frame)              the same for a data frame of the form's variables, of any
+                                          form: returns it with columns loss (or the form's target),
+                                          low and high
     law.optimum(flops, level=0.9)         Optimum(flops, params, tokens, tokens_per_param, loss,
                                           a, b, level, intervals={"params", "tokens", "loss",
                                           "tokens_per_param", "a", "b"} each (low, high), or {}
@@ -23,9 +27,12 @@
     law.summary(), law.write(path)
 
 N parameters (under `count`), D tokens, C = 6ND training FLOPs, L nats per token. The closed forms
-are those of Hoffmann et al. 2022 eq. 4. A prediction interval joins three things: the
-bootstrap draws, the scatter of runs about the law, and the growth of hindcast error with
-distance; `noise=False` leaves the last two out.
+are those of Hoffmann et al. 2022 eq. 4. A prediction interval joins three things, in squares: the
+bootstrap draws (bias-corrected percentiles at Student t's levels of n - p, `analysis.uncertainty`),
+the scatter of runs about the law at that loss (`analysis.scatter`), and the growth of hindcast
+error with distance (`analysis.hindcast`); `noise=False` leaves the last two out. What they cover is
+in `benchmarks/coverage.py`. A law that is not usable says nothing beyond its data unless
+`force=True` (or the law itself is `forced`).
 """
 
 from collections.abc import Mapping
@@ -34,17 +41,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtrit
 
 from analysis.alarms import Alarm
-from analysis.forms import FORMS, Array
+from analysis.allocation import optimal_split, power_optimum
+from analysis.forms import FORMS, Array, Form, column
+from analysis.scatter import deviation
+from analysis.uncertainty import corrected
 from scaling.schema import code_version, read_json, write_json
 
 SCHEMA = 1
 STATUSES = ("converged", "offset_not_identified", "bound_hit", "not_identified", "max_iter")
 USABLE = ("converged", "offset_not_identified")
-FAR = 300.0  # a log N this far is no model; it keeps hopeless fits within floating point
+BEYOND = 1.05  # of the largest value fitted: farther is extrapolation
 CHINCHILLA: tuple[str, ...] = ("E", "A", "B", "alpha", "beta")
 
 
@@ -93,6 +104,10 @@ class Law:
     backtest: dict[str, Any] | None = field(default=None, repr=False)
     methods: dict[str, Any] = field(default_factory=dict, repr=False)
     power_laws: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    sensitivity: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    comparison: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    fixed: dict[str, float] = field(default_factory=dict)
+    forced: bool = False
     inputs: dict[str, Any] = field(default_factory=dict)
     source: str = "fitted"
     code: dict[str, Any] = field(default_factory=code_version, repr=False)
@@ -119,42 +134,80 @@ class Law:
 
     @property
     def residual_sd(self) -> float:
-        """Standard deviation of one run about the law, in log loss."""
-        return float(self.noise.get("sd_log", 0.0))
+        """Standard deviation of one run about the law: in log loss, or in the target's own unit."""
+        return float(self.noise.get("sd_log", self.noise.get("sd", 0.0)))
 
     def predict(
-        self, params: ArrayLike, tokens: ArrayLike, level: float = 0.9, *, noise: bool = True
+        self,
+        params: ArrayLike,
+        tokens: ArrayLike,
+        level: float = 0.9,
+        *,
+        unique_tokens: ArrayLike | None = None,
+        noise: bool = True,
+        force: bool = False,
     ) -> Prediction:
-        """Return the loss of runs of N parameters on D tokens; `noise` for a single new run."""
-        n, d = np.broadcast_arrays(np.asarray(params, float), np.asarray(tokens, float))
-        loss = np.asarray(self._loss(self.parameters, n, d))
-        if self.draws is None:
-            return Prediction(loss=loss, low=None, high=None, level=level)
-        draws = self.draws.reshape(len(self.draws), -1, *(1,) * n.ndim)
-        named = {name: draws[:, i] for i, name in enumerate(self.parameters)}
-        logs = np.log(self._loss(named, n, d))
-        tails = [(1 - level) / 2, (1 + level) / 2]
-        below, above = np.abs(np.quantile(logs, tails, axis=0) - np.log(loss))
-        spread = ndtri(tails[1]) * self._scatter(n, d) if noise else 0.0
-        low = np.asarray(loss * np.exp(-np.hypot(below, spread)))
-        high = np.asarray(loss * np.exp(np.hypot(above, spread)))
-        return Prediction(loss=loss, low=low, high=high, level=level)
+        """Return the loss of runs of N parameters on D tokens; `noise` for a single new run.
 
-    def optimum(self, flops: float, level: float = 0.9) -> Optimum:
+        Raises ValueError for a law without a loss in N and D, and beyond the data of a law that
+        is not usable, unless `force`.
+        """
+        if not self._form().is_surface:
+            raise ValueError(
+                f"a law of form {self.form} does not give the loss of N and D; use predict_table "
+                f"with columns {', '.join(self._form().variables)}"
+            )
+        n, d = np.broadcast_arrays(np.asarray(params, float), np.asarray(tokens, float))
+        values = {"params": n, "tokens": d, "flops": 6 * n * d}
+        if unique_tokens is not None:
+            values["unique_tokens"] = np.broadcast_to(np.asarray(unique_tokens, float), n.shape)
+        if not (self.usable or self.forced or force):
+            self._refuse_beyond(6 * n * d)
+        return self._predicted(values, level, noise)
+
+    def predict_table(
+        self, table: pd.DataFrame, level: float = 0.9, *, noise: bool = True, force: bool = False
+    ) -> pd.DataFrame:
+        """Return the table with the predicted target and, with draws, `low` and `high`."""
+        form = self._form()
+        missing = [v for v in form.variables if v not in table and v not in form.optional]
+        if missing:
+            raise ValueError(f"form={form.name} predicts from {', '.join(missing)}: add the column")
+        values = {v: column(table, v) for v in form.variables if v in table}
+        if {"params", "tokens"} <= set(table):
+            values["flops"] = 6 * column(table, "params") * column(table, "tokens")
+            if not (self.usable or self.forced or force):
+                self._refuse_beyond(values["flops"])
+        found = self._predicted(values, level, noise)
+        ends = {} if found.low is None else {"low": found.low, "high": found.high}
+        return table.assign(**{form.target: found.loss, **ends})
+
+    def optimum(
+        self,
+        flops: float,
+        level: float = 0.9,
+        *,
+        unique_tokens: float | None = None,
+        force: bool = False,
+    ) -> Optimum:
         """Return the N and D of least loss with 6 N D = flops, with their intervals."""
         if not flops > 0:
             raise ValueError(f"flops={flops} must be positive; give the budget in FLOPs, as 1e21")
-        point = self._split(self.parameters, flops)
+        if not (self.usable or self.forced or force):
+            self._refuse_beyond(np.asarray(flops))
+        given = {} if unique_tokens is None else {"unique_tokens": unique_tokens}
+        point = self._split(self.parameters, flops, given)
         values = {k: float(v) for k, v in point.items()}
         n, d = values["params"], values["tokens"]
-        predicted = self.predict(n, d, level) if self.form != "allocation" else None
+        predicted = None
+        if self.form in FORMS and FORMS[self.form].is_surface:
+            predicted = self.predict(n, d, level, unique_tokens=unique_tokens, force=True)
         intervals: dict[str, tuple[float, float]] = {}
         if self.draws is not None and self.form in FORMS:
             named = {name: self.draws[:, i] for i, name in enumerate(self.parameters)}
             tails = [(1 - level) / 2, (1 + level) / 2]
-            split = self._split(named, flops)
-            for name, values_drawn in split.items():
-                low, high = np.nanquantile(values_drawn, tails)
+            for name, drawn in self._split(named, flops, given).items():
+                low, high = np.nanquantile(drawn, tails)
                 intervals[name] = (float(low), float(high))
         if predicted is not None and predicted.low is not None and predicted.high is not None:
             intervals["loss"] = (float(predicted.low), float(predicted.high))
@@ -207,75 +260,82 @@ class Law:
 
         return f"<pre>{escape(self.summary())}</pre>"
 
-    def _loss(self, parameters: Mapping[str, Any], n: Array, d: Array) -> Array:
-        if self.form == "kaplan":
-            return kaplan_loss(parameters, n, d)
-        if self.form not in FORMS:
-            raise ValueError(f"a law of form {self.form} gives N and D only; no loss to predict")
-        return FORMS[self.form].predict(parameters, {"params": n, "tokens": d, "flops": 6 * n * d})
+    def _form(self) -> Form:
+        """Return the form; ValueError for regressions, which predict nothing."""
+        if self.form in FORMS:
+            return FORMS[self.form]
+        what = "settings: see analysis.lr_batch.settings" if self.form == "lr_batch" else "N and D"
+        raise ValueError(f"a law of form {self.form} gives {what}; there is no loss to predict")
 
-    def _split(self, parameters: Mapping[str, Any], flops: float) -> dict[str, Any]:
-        if self.form == "chinchilla":
-            return chinchilla_optimum(parameters, flops)
+    def _predicted(self, values: Mapping[str, Array], level: float, noise: bool) -> Prediction:
+        """Return the target at values of the variables, relative spread for a loss."""
+        form = FORMS[self.form]
+        point = np.asarray(form.predict(self.parameters, values))
+        if self.draws is None:
+            return Prediction(loss=point, low=None, high=None, level=level)
+        draws = self.draws.reshape(len(self.draws), -1, *(1,) * point.ndim)
+        named = {name: draws[:, i] for i, name in enumerate(self.parameters)}
+        drawn = form.predict(named, values)
+        relative = form.target == "loss"
+        drawn = np.log(drawn / point) if relative else drawn - point
+        freedom = max(self.n_runs - len(self.parameters), 1)
+        ends = corrected(drawn, np.zeros_like(point), level, z=stdtrit(freedom, (1 + level) / 2))
+        below, above = np.maximum(-ends[0], 0.0), np.maximum(ends[1], 0.0)
+        spread = ndtri((1 + level) / 2) * self._scatter(values, point) if noise else 0.0
+        below, above = np.hypot(below, spread), np.hypot(above, spread)
+        low, high = (
+            (point * np.exp(-below), point * np.exp(above))
+            if relative
+            else (point - below, point + above)
+        )
+        return Prediction(loss=point, low=np.asarray(low), high=np.asarray(high), level=level)
+
+    def _split(
+        self, parameters: Mapping[str, Any], flops: float, given: Mapping[str, float]
+    ) -> dict[str, Any]:
+        if self.form in FORMS and FORMS[self.form].is_surface:
+            return optimal_split(FORMS[self.form], parameters, flops, given)
         if "k_params" not in self.allocation:
             raise ValueError(
-                f"a law of form {self.form} has no compute optimum; fit form=chinchilla"
+                f"a law of form {self.form} has no compute optimum; give a law of N and D, as one "
+                "fitted by form=chinchilla or besiroglu2024"
             )
         return power_optimum(self.allocation, flops)
 
-    def _scatter(self, n: Array, d: Array) -> Array:
-        """Standard deviation of log L at a point: runs about the law, and hindcast error."""
+    def _refuse_beyond(self, flops: Array) -> None:
         reach = self.ranges.get("flops_6nd", [0.0, np.inf])[1]
-        distance = np.maximum(np.log(6 * n * d / reach), 0.0)
+        if np.max(flops) > BEYOND * reach:
+            raise ValueError(
+                f"this law is {self.status} and says nothing beyond its data (C = {reach:.3g}); "
+                "act on its alarms and refit, or pass force=True to extrapolate all the same"
+            )
+
+    def _scatter(self, values: Mapping[str, Array], point: Array) -> Array:
+        """Standard deviation of one run at predictions: runs about the law, and hindcast error."""
+        single = self._deviation(point)
+        reach = self.ranges.get("flops_6nd", self.ranges.get("flops", [0.0, np.inf]))[1]
+        if "flops" not in values or not reach > 0:
+            return single
+        distance = np.maximum(np.log(values["flops"] / reach), 0.0)
         knots = (self.backtest or {}).get("tau", [])
-        return np.hypot(self.residual_sd, tau_at(knots, distance))
+        return np.hypot(single, tau_at(knots, distance))
+
+    def _deviation(self, point: Array) -> Array:
+        """Standard deviation of runs about predictions: of a loss in logs, else in its own unit."""
+        if "growth" in self.noise:
+            return deviation(self.noise, point)
+        if "sd" in self.noise and FORMS[self.form].target == "loss":
+            return self.residual_sd / point
+        return np.full(point.shape, self.residual_sd)
 
 
 def tau_at(knots: list[list[float]], distance: Array) -> Array:
-    """Return tau at log-distances: linear between the knots, from 0 at 0, proportional beyond."""
+    """Return tau at log-distances: linear between the knots, from 0 at 0, as the square beyond.
+
+    The square because a form that follows level and slope at the edge errs first by curvature.
+    """
     if not knots:
         return np.zeros_like(distance)
     h, tau = np.array([[0.0, 0.0], *knots]).T
-    return np.where(distance > h[-1], tau[-1] * distance / h[-1], np.interp(distance, h, tau))
-
-
-def chinchilla_optimum(parameters: Mapping[str, Any], flops: float) -> dict[str, Any]:
-    """Return params, tokens, tokens_per_param, a, b for C = 6ND (Hoffmann et al. 2022 eq. 4)."""
-    alpha, beta = parameters["alpha"], parameters["beta"]
-    total = alpha + beta
-    log_ratio = np.log(alpha * parameters["A"]) - np.log(beta * parameters["B"])
-    a, b = beta / total, alpha / total
-    log_params = np.clip(log_ratio / total + a * np.log(flops / 6), -FAR, FAR)
-    log_tokens = np.log(flops / 6) - log_params
-    return {
-        "params": np.exp(log_params),
-        "tokens": np.exp(log_tokens),
-        "tokens_per_param": np.exp(log_tokens - log_params),
-        "a": a,
-        "b": b,
-    }
-
-
-def frontier(parameters: Mapping[str, Any], flops: ArrayLike) -> Array:
-    """Return L*(C) = E + K (C/6)^-gamma, the least loss of a Chinchilla law."""
-    split = [chinchilla_optimum(parameters, c) for c in np.atleast_1d(flops)]
-    n, d = np.array([s["params"] for s in split]), np.array([s["tokens"] for s in split])
-    return FORMS["chinchilla"].predict(parameters, {"params": n, "tokens": d})
-
-
-def power_optimum(allocation: Mapping[str, Any], flops: float) -> dict[str, Any]:
-    """Return the split of a law N = k_params C^a, D = k_tokens C^b (or C / 6N without k_tokens)."""
-    a, b = allocation["a"], allocation["b"]
-    params = allocation["k_params"] * flops**a
-    tokens = allocation["k_tokens"] * flops**b if "k_tokens" in allocation else flops / 6 / params
-    return {"params": params, "tokens": tokens, "tokens_per_param": tokens / params, "a": a, "b": b}
-
-
-def kaplan_loss(parameters: Mapping[str, Any], n: Array, d: Array) -> Array:
-    """Return L(N, D) = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D, N without embeddings.
-
-    Kaplan et al. 2020 eq. 1.5.
-    """
-    alpha_n, alpha_d = parameters["alpha_N"], parameters["alpha_D"]
-    by_size = (parameters["N_c"] / n) ** (alpha_n / alpha_d)
-    return (by_size + parameters["D_c"] / d) ** alpha_d
+    beyond = tau[-1] * (distance / h[-1]) ** 2
+    return np.where(distance > h[-1], beyond, np.interp(distance, h, tau))

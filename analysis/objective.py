@@ -2,25 +2,36 @@
 
 F(theta) = sum_i w_i rho(r_i). huber_log: r = log Lhat - log L and rho is Huber's function
 (r^2/2 inside delta, delta (|r| - delta/2) outside), Hoffmann et al. 2022 eq. 3, summed and not
-averaged. lad_log: |r|. ls_log: r^2/2. ls: r = Lhat - L, r^2/2.
+averaged. lad_log: |r|. ls_log: r^2/2. ls: r = Lhat - L, r^2/2, for targets that may be negative
+too.
 
-Derivatives: with p_k the share of term k in Lhat and f_k its features, d log Lhat / d theta is
-J = sum_k p_k f_k, and its own derivative is sum_k p_k f_k f_k' - J J'. So every objective needs two
-weights a row only: the Hessian is sum (curve - slope) J J' + slope sum_k p_k f_k f_k'.
+With rho' and rho'' by Lhat the gradient is sum rho' dL and the Hessian sum rho'' dL dL' +
+rho' d2L, which `analysis.design` sums over rows.
 
-Legend: S problems, P parameters, K terms, n rows. theta (S, P), weights and y (S or 1, n).
+Legend: S problems, P parameters, n rows. theta (S, P), weights and target (S or 1, n).
 """
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
-from analysis.forms import EXPONENT_BOUNDS, Array, Design, Form, design
+from analysis.design import Design, design
+from analysis.forms import Array, Form, column
 
 OBJECTIVES = ("huber_log", "lad_log", "ls_log", "ls")
 LAD_DELTA = 1e-9  # Huber's delta that stands for 0: the objective is then within n*delta/2 of LAD
-AMPLITUDE_RANGE = 40.0  # a centred log amplitude this far from log L is 0 (or the fit is lost)
+CHUNK = 48_000  # numbers of a row of a problem handled at once: a pass then stays in a core's cache
+MANY_CHUNKS = 4  # from which threads are worth starting
+MOST_THREADS = 8
+LEAST = 1e-100  # a prediction at or below it, or above its inverse, is none
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +50,11 @@ class Objective:
             raise ValueError(f"objective.delta={self.delta} must be positive; the usual is 1e-3")
 
     @property
+    def in_logs(self) -> bool:
+        """Tell whether residuals are differences of logs."""
+        return self.name != "ls"
+
+    @property
     def width(self) -> float:
         """Half-width of the quadratic part, in units of the residual."""
         return {"huber_log": self.delta, "lad_log": LAD_DELTA}.get(self.name, np.inf)
@@ -51,140 +67,236 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A design, its targets `y` = log L (S or 1, n) and row weights (S or 1, n)."""
+    """A design, its targets (n,) and their logs, row weights (S or 1, n), what is held fixed.
+
+    `logs` mean nothing where the objective takes none. `held` (S or 1, P) is NaN where a parameter
+    is free and its theta where it is not.
+    """
 
     design: Design
-    y: Array
+    target: Array
+    logs: Array
     weights: Array
     objective: Objective
+    held: Array
 
     def part(self, chosen: "slice | Array") -> "Problem":
         """Return some of the problems along S; rows shared by all stay shared."""
-        y = self.y if len(self.y) == 1 else self.y[chosen]
         weights = self.weights if len(self.weights) == 1 else self.weights[chosen]
-        return replace(self, y=y, weights=weights)
+        held = self.held if len(self.held) == 1 else self.held[chosen]
+        return replace(self, weights=weights, held=held)
 
-    def rows(self, chosen: Array) -> "Problem":
+    def rows(self, chosen: "slice | Array") -> "Problem":
         """Return the problem of some of the rows."""
-        design = self.design.take(chosen)
-        return replace(self, design=design, y=self.y[:, chosen], weights=self.weights[:, chosen])
+        return replace(
+            self,
+            design=self.design.take(chosen),
+            target=self.target[chosen],
+            logs=self.logs[chosen],
+            weights=self.weights[:, chosen],
+        )
 
     @property
     def bounds(self) -> tuple[Array, Array]:
-        """Lower and upper bounds of theta, each (P,): E >= 0, exponents in their box."""
-        form = self.design.form
-        low, high = np.full(len(form.parameters), -np.inf), np.full(len(form.parameters), np.inf)
-        centre = float(self.y.flat[0])
-        for index in self.design.index:
-            low[index[0]], high[index[0]] = centre - AMPLITUDE_RANGE, centre + AMPLITUDE_RANGE
-            low[index[1:]], high[index[1:]] = EXPONENT_BOUNDS
-        if form.offset:
-            low[form.parameters.index(form.offset)] = 0.0
-        return low, high
+        """Lower and upper bounds of theta, each (S or 1, P)."""
+        level = np.log(np.abs(self.target[0]) + LEAST)
+        low, high = self.design.bounds(float(level))
+        free = np.isnan(self.held)
+        return np.where(free, low, self.held), np.where(free, high, self.held)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Local:
-    """Value (S,), gradient (S, P), Hessian and damping metric (S, P, P) at one theta a problem."""
+    """Value (S,), gradient (S, P), and (S, P, P) at one theta a problem.
+
+    The Hessian is `squares` + `bend`, first and second derivatives of the predictions; `metric` is
+    for damping. What was not asked for is NaN.
+    """
 
     value: Array
     gradient: Array
-    hessian: Array
+    squares: Array
+    bend: Array
     metric: Array
 
-    def keep(self, other: "Local", better: Array) -> "Local":
-        """Take `other` where `better` (S,)."""
-        pick = better[:, None]
-        return Local(
-            value=np.where(better, other.value, self.value),
-            gradient=np.where(pick, other.gradient, self.gradient),
-            hessian=np.where(pick[..., None], other.hessian, self.hessian),
-            metric=np.where(pick[..., None], other.metric, self.metric),
-        )
+    @property
+    def hessian(self) -> Array:
+        """The Hessian (S, P, P)."""
+        return self.squares + self.bend
 
-    def part(self, chosen: Array) -> "Local":
+    def part(self, chosen: "slice | Array") -> "Local":
         """Return some of the problems."""
-        return Local(
-            value=self.value[chosen],
-            gradient=self.gradient[chosen],
-            hessian=self.hessian[chosen],
-            metric=self.metric[chosen],
-        )
+        return Local(**{name: getattr(self, name)[chosen] for name in Local.__dataclass_fields__})
 
 
-def problem_of(table: pd.DataFrame, form: Form, objective: Objective) -> Problem:
-    """Pose the fit of a form to a table with positive columns, weighted by its `weight`."""
+def problem_of(
+    table: pd.DataFrame,
+    form: Form,
+    objective: Objective,
+    *,
+    fixed: dict[str, float] | None = None,
+) -> Problem:
+    """Pose the fit of a form to a table, weighted by its `weight`; `fixed` parameters stay.
+
+    Raises ValueError when a log objective meets a target that is not positive.
+    """
+    fixed = fixed or {}
+    unknown = sorted(set(fixed) - set(form.parameters))
+    if unknown:
+        names = ", ".join(form.parameters)
+        raise ValueError(f"fixed names {', '.join(unknown)}; form={form.name} has {names}")
     weights = table["weight"].to_numpy(float) if "weight" in table else np.ones(len(table))
-    y = np.log(table["loss"].to_numpy(float))
+    target = column(table, form.target)
+    if objective.in_logs and not np.all(target > 0):
+        raise ValueError(
+            f"objective.name={objective.name} takes logs, but {form.target} is not positive in "
+            f"{int((target <= 0).sum())} rows; set objective.name=ls"
+        )
+    posed = design(form, table, raw=tuple(fixed))
+    held = np.full((1, len(form.parameters)), np.nan)
+    for name, value in fixed.items():
+        at = form.parameters.index(name)
+        logs = name in form.logs or any(t.amplitude == name for t in form.terms)
+        if logs and not value > 0:
+            raise ValueError(f"fixed.{name}={value} must be positive")
+        held[0, at] = np.log(value) if logs else value
     return Problem(
-        design=design(form, table), y=y[None], weights=weights[None], objective=objective
+        design=posed,
+        target=target,
+        logs=np.log(target) if objective.in_logs else np.zeros_like(target),
+        weights=weights[None],
+        objective=objective,
+        held=held,
     )
-
-
-def log_loss(theta: Array, design: Design) -> Array:
-    """Return log Lhat (S, n)."""
-    return np.log(sum(_terms(theta, design)) + _offset(theta, design))
 
 
 def residuals(theta: Array, problem: Problem) -> Array:
-    """Return log Lhat - log L (S, n)."""
-    return log_loss(theta, problem.design) - problem.y
+    """Return log Lhat - log L, or Lhat - L of a level objective (S, n)."""
+    predicted = problem.design.predicted(theta)
+    if not problem.objective.in_logs:
+        return predicted - problem.target
+    return np.log(np.maximum(predicted, LEAST)) - problem.logs
 
 
-def evaluate(theta: Array, problem: Problem, *, width: float | None = None) -> Local:
-    """Return value and derivatives at theta (S, P); `width` overrides the objective's own."""
-    design = problem.design
-    terms = _terms(theta, design)
-    predicted = np.asarray(sum(terms) + _offset(theta, design))  # (S, n)
-    rho, slope, curve, robust = _row_weights(predicted, problem, width)
-    jacobian = np.zeros((*theta.shape, design.n_rows))  # (S, P, n)
-    hessian = np.zeros((*theta.shape, theta.shape[1]))  # (S, P, P)
-    if design.form.offset:
-        jacobian[:, design.form.parameters.index(design.form.offset)] = 1 / predicted
-    for term, index, features in zip(terms, design.index, design.features, strict=True):
-        share = term / predicted
-        for position, feature in zip(index, features, strict=True):
-            jacobian[:, position] += share * feature
-        outer = (features[:, None] * features[None]).reshape(-1, design.n_rows)  # (m*m, n)
-        curved = (slope * share) @ outer.T  # (S, m*m)
-        hessian[:, index[:, None], index] += curved.reshape(-1, len(index), len(index))
-    across = jacobian.swapaxes(1, 2)  # (S, n, P)
-    return Local(
-        value=rho.sum(axis=1),
-        gradient=(jacobian @ slope[..., None])[..., 0],
-        hessian=hessian + (jacobian * (curve - slope)[:, None]) @ across,
-        metric=(jacobian * robust[:, None]) @ across,
-    )
+def evaluate(
+    theta: Array,
+    problem: Problem,
+    *,
+    width: float | None = None,
+    metric: bool = True,
+    bend: bool = True,
+) -> Local:
+    """Return value and derivatives at theta (S, P); `width` overrides the objective's own.
+
+    At infinite width (least squares, to find where minima are) the Hessian of a function design is
+    Gauss and Newton's. Without `metric` or `bend` those are left out.
+    """
+    wanted = (width, metric, bend)
+    n_rows = problem.design.n_rows * problem.design.cost(second=bend)
+    if n_rows > CHUNK:
+        return _by_rows(theta, problem, wanted)
+    chunk = CHUNK // n_rows
+    if len(theta) <= chunk:
+        return _evaluate(theta, problem, *wanted)
+    count, size = theta.shape
+    shapes = {"value": (count,), "gradient": (count, size)}
+    names = Local.__dataclass_fields__
+    out = Local(**{name: np.empty(shapes.get(name, (count, size, size))) for name in names})
+
+    def fill(low: int) -> None:
+        here = slice(low, low + chunk)
+        found = _evaluate(theta[here], problem.part(here), *wanted)
+        for name in names:
+            getattr(out, name)[here] = getattr(found, name)
+
+    _over(fill, range(0, count, chunk))
+    return out
 
 
-def _terms(theta: Array, design: Design) -> list[Array]:
-    return [
-        np.exp(theta[:, index] @ features)
-        for index, features in zip(design.index, design.features, strict=True)
-    ]
+def _by_rows(theta: Array, problem: Problem, wanted: tuple[float | None, bool, bool]) -> Local:
+    """Evaluate a table longer than a chunk piece by piece; everything is a sum over rows."""
+    size = max(1, CHUNK // (2 * problem.design.cost(second=wanted[2])))
+
+    def sums(low: int) -> Local:
+        piece = problem.rows(slice(low, low + size))
+        pairs = [slice(i, i + 2) for i in range(0, len(theta), 2)]
+        found = [_evaluate(theta[i], piece.part(i), *wanted) for i in pairs]
+        return Local(**{name: np.concatenate([getattr(f, name) for f in found]) for name in names})
+
+    names = Local.__dataclass_fields__
+    found = _over(sums, range(0, problem.design.n_rows, size))
+    return Local(**{name: np.sum([getattr(f, name) for f in found], axis=0) for name in names})
 
 
-def _offset(theta: Array, design: Design) -> Array | float:
-    name = design.form.offset
-    return theta[:, design.form.parameters.index(name), None] if name else 0.0
+def _over(function: Callable[[int], T], starts: range) -> list[T]:
+    """Call on every start, on all cores when there are many: numpy leaves the lock in between."""
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    if threads == 1 or len(starts) < MANY_CHUNKS:
+        return [function(low) for low in starts]
+    with ThreadPoolExecutor(min(threads, MOST_THREADS)) as pool:
+        return list(pool.map(function, starts))
+
+
+def _evaluate(
+    theta: Array, problem: Problem, width: float | None, metric: bool, bend: bool
+) -> Local:
+    rough = width is not None and np.isinf(width)
+    none = np.full((*theta.shape, theta.shape[1]), np.nan)
+    with np.errstate(all="ignore"):  # far from a minimum a form may overflow; F is infinite there
+        parts = problem.design.parts(theta, second=bend and not rough)
+        value, slope, curve, robust = _row_weights(parts.predicted, problem, width, metric=metric)
+        squares = parts.squares(robust if rough else curve)
+        return Local(
+            value=value,
+            gradient=parts.gradient(slope),
+            squares=squares,
+            bend=np.zeros_like(none) if rough else parts.curvature(slope) if bend else none,
+            metric=squares if rough else parts.squares(robust) if metric else none,
+        )
 
 
 def _row_weights(
-    predicted: Array, problem: Problem, width: float | None
+    predicted: Array, problem: Problem, width: float | None, *, metric: bool
 ) -> tuple[Array, Array, Array, Array]:
-    """Return rho, slope, curve and the weight of the majorising quadratic, each (S, n)."""
+    """Return F (S,) and, by row, rho', rho'' and the majorising quadratic's weight (S, n).
+
+    All by Lhat: with r = log Lhat - log L, rho' is psi(r) / Lhat and so on. A prediction without
+    a log makes F infinite.
+    """
     weights = problem.weights
-    if problem.objective.name == "ls" and width is None:
-        residual = predicted - np.exp(problem.y)
-        slope = weights * residual * predicted
-        square = weights * predicted**2
-        return weights * residual**2 / 2, slope, square + slope, square
-    residual = np.log(predicted) - problem.y
+    if not problem.objective.in_logs:
+        residual = predicted - problem.target
+        slope = weights * residual
+        value = _total(slope, residual) / 2
+        one = np.broadcast_to(weights, predicted.shape)
+        return np.where(np.isfinite(value), value, np.inf), np.nan_to_num(slope), one, one
+    lost = None
+    if not (predicted.min() > LEAST and predicted.max() < 1 / LEAST):  # also where NaN
+        lost = ~((predicted > LEAST) & (predicted < 1 / LEAST))
+    predicted = predicted if lost is None else np.where(lost, 1.0, predicted)
+    residual = np.log(predicted) - problem.logs
     width = problem.objective.width if width is None else width
-    clipped = np.clip(residual, -width, width)
-    slope = weights * clipped
-    rho = slope * (residual - clipped / 2)
-    size = np.abs(residual)
-    curve = weights * (size <= width)
-    robust = weights * np.minimum(1.0, width / np.maximum(size, 1e-300))
-    return rho, slope, curve, robust
+    inverse = 1 / predicted
+    if np.isinf(width):
+        slope = weights * residual
+        value = _total(slope, residual) / 2
+        square = weights * inverse * inverse
+        slope *= inverse
+        curve, robust = square - slope * inverse, square
+    else:
+        clipped = np.clip(residual, -width, width)
+        slope = weights * clipped
+        value = _total(slope, residual) - _total(slope, clipped) / 2
+        slope *= inverse
+        size = np.abs(residual)
+        square = weights * inverse * inverse
+        curve = (size <= width) * square - slope * inverse
+        robust = square * np.minimum(1.0, width / np.maximum(size, LEAST)) if metric else square
+    if lost is not None:
+        value = np.where(lost.any(axis=1), np.inf, value)
+    return value, slope, curve, robust
+
+
+def _total(left: Array, right: Array) -> Array:
+    """Return the sum over rows of a product (S,)."""
+    return np.einsum("sn,sn->s", left, right)

@@ -10,7 +10,7 @@ flat. plan.yaml is the config of `scaling.final`. N parameters, D tokens, C FLOP
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,7 @@ def make_plan(
     a target that no shape of the study's family has.
     """
     settings = settings or PlanConfig()
-    if not (law.usable or settings.force):
-        raise ValueError(
-            f"the law's status is {law.status}, which no plan should rest on; "
-            "extend the study or fix its grid, or set force=true to plan all the same"
-        )
+    law = permitted(law, settings)
     level = settings.level or (law.intervals or {}).get("level", DEFAULT_LEVEL)
     chosen = choose_shape(law, budget.flops, study, level=level)
     pretrain = pretrain_block(law, budget, study, chosen)
@@ -111,6 +107,18 @@ def make_plan(
         "made_from": {"law": sha256_json([law.form, law.count, law.parameters])},
         "versions": code_version(),
     }
+
+
+def permitted(law: Law, settings: PlanConfig) -> Law:
+    """Return the law, forced to extrapolate where it is not usable and `settings.force` is set."""
+    if law.usable:
+        return law
+    if not settings.force:
+        raise ValueError(
+            f"the law's status is {law.status}, which no plan should rest on; "
+            "extend the study or fix its grid, or set force=true to plan all the same"
+        )
+    return replace(law, forced=True)
 
 
 def budget_block(budget: Budget, pretrain: dict[str, Any]) -> dict[str, Any]:
@@ -195,6 +203,7 @@ def main(config: PlanConfig) -> None:
     law = _law(config.law)
     folder = _folder(config, law)
     study = study_of(folder, count=law.count) if folder else default_study()
+    law = permitted(law, config)
     budget = budget_of(config, law, study)
     plan = make_plan(law, budget, study, config)
     out = Path(config.out) if config.out else (folder or Path()) / "plan.yaml"

@@ -2,11 +2,14 @@
 
 Columns afterwards: params (N, under the chosen count), tokens (D), loss (L, nats per token), flops
 (C; 6ND where the source has none), run, and where the source has them trunk, group, weight, seed,
-unique_tokens, curve (path of metrics.jsonl). Of a study only pretraining cells that are done enter;
-the others are listed in `dropped` with the reason. Every mistake is one sentence.
+unique_tokens, lr, batch, curve (path of metrics.jsonl), and those of post-training (examples,
+pairs, kl, reward, error). Which must be there is for the form to say. Of a study only pretraining
+cells that are done enter; the others are listed in `dropped` with the reason. Every mistake is one
+sentence.
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,9 @@ from scaling.schema import Record, read_record, sha256_file
 
 COUNTS = ("total", "non_embedding", "with_head", "active")
 NEEDED = ("params", "tokens", "loss")
+ALWAYS_CHECKED = (*NEEDED, "flops", "weight", "unique_tokens")  # also where no form asked for them
+NUMBERS = (*ALWAYS_CHECKED, "lr", "batch", "examples", "pairs", "kl", "reward", "error")
+SIGNED = ("reward",)
 SHOWN_ROWS = 5
 
 
@@ -34,6 +40,13 @@ class Columns:
     seed: str = "seed"
     unique_tokens: str = "unique_tokens"
     trunk: str = "trunk"
+    lr: str = "lr"
+    batch: str = "batch"
+    examples: str = "examples"
+    pairs: str = "pairs"
+    kl: str = "kl"
+    reward: str = "reward"
+    error: str = "error"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +69,12 @@ def load_runs(
     count: str = "total",
     where: str | None = None,
     columns: Columns | None = None,
+    needed: Sequence[str] = NEEDED,
 ) -> Runs:
     """Read a study's folder, a file, or a data frame into checked `Runs`.
 
-    `where` is a pandas query over the source's own columns. Raises ValueError or
+    `where` is a pandas query over the source's own columns; `needed` names the columns that must
+    be there. Raises ValueError or
     FileNotFoundError with one sentence.
     """
     if count not in COUNTS:
@@ -74,31 +89,39 @@ def load_runs(
         raw, inputs = _read_file(Path(source))
     if where:
         raw, inputs = _filter(raw, where), {**inputs, "where": where}
-    table = canonical(raw, columns)
+    table = canonical(raw, columns, needed=needed)
     if asdict(columns) != asdict(Columns()):
         renamed = {k: v for k, v in asdict(columns).items() if k != v}
         inputs = {**inputs, "columns": renamed}
     return Runs(table=table, dropped=dropped, inputs=inputs, count=count)
 
 
-def canonical(raw: pd.DataFrame, columns: Columns | None = None) -> pd.DataFrame:
-    """Return the table under our column names, every number positive and finite."""
+def canonical(
+    raw: pd.DataFrame, columns: Columns | None = None, *, needed: Sequence[str] = NEEDED
+) -> pd.DataFrame:
+    """Return the table under our column names, numbers finite and, but for rewards, positive."""
     columns = columns or Columns()
     if not len(raw):
         raise ValueError("the table has no rows; check the file, or loosen where=")
     table = pd.DataFrame(index=pd.RangeIndex(len(raw)))
-    for name, source in asdict(columns).items():
+    sources = asdict(columns)
+    absent = {n: s for n, s in sources.items() if s not in raw and (n in needed or s != n)}
+    if absent:
+        raise ValueError(_missing(absent, list(map(str, raw.columns))))
+    twice = [s for s in sources.values() if list(raw.columns).count(s) > 1]
+    if twice:
+        raise ValueError(_twice(twice))
+    for name, source in sources.items():
         if source in raw:
             table[name] = raw[source].to_numpy()
-        elif name in NEEDED or source != name:
-            raise ValueError(_missing(name, source, list(map(str, raw.columns))))
     table["run"] = raw["run"].astype(str).to_numpy() if "run" in raw else raw.index.astype(str)
     if "curve" in raw:
         table["curve"] = raw["curve"].to_numpy()
-    for name in (*NEEDED, "flops", "weight", "unique_tokens"):
-        if name in table:
-            table[name] = _positive(table, name, getattr(columns, name))
-    if "flops" not in table:
+    for name in dict.fromkeys((*needed, *NUMBERS)):
+        if name in table and (name in needed or name in ALWAYS_CHECKED):
+            rows = raw.index if pd.api.types.is_integer_dtype(raw.index) else table.index
+            table[name] = _checked(table[name], sources[name], rows, signed=name in SIGNED)
+    if "flops" not in table and {"params", "tokens"} <= set(table):
         table["flops"] = 6 * table["params"] * table["tokens"]
     return table
 
@@ -151,6 +174,8 @@ def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
         "unique_tokens": record.unique_tokens,
         "seed": record.seed,
         "trunk": record.trunk,
+        "lr": record.peak_lr,
+        "batch": record.batch_tokens,
         "schedule": record.schedule,
         "curve": str(curve) if curve.exists() else None,
     }
@@ -164,41 +189,98 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         ".parquet": pd.read_parquet,
         ".jsonl": lambda p: pd.read_json(p, lines=True),
     }
-    if path.suffix not in readers:
+    suffix = path.suffix.lower()
+    if suffix not in readers:
         raise ValueError(f"{path} is not a table we read; give {', '.join(readers)} or a study")
+    if not path.stat().st_size:
+        raise ValueError(f"{path} is empty; a table needs a header and rows")
     try:
-        raw = readers[path.suffix](path)
+        raw = readers[suffix](path)
     except pd.errors.EmptyDataError as error:
         raise ValueError(f"{path} is empty; a table needs a header and rows") from error
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} does not read as {path.suffix[1:]} ({error})") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8 ({error}); save it as such") from error
+    except ValueError as error:
+        text = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{path} does not read as {suffix[1:]} ({text}); repair it") from error
+    if suffix == ".csv":
+        _refuse_twice(path)
+    raw.columns = [name.strip() if isinstance(name, str) else name for name in raw.columns]
+    if len(raw.columns) == 1:
+        _refuse_separator(path, str(raw.columns[0]))
     return raw, {"source": path.as_posix(), "sha256": sha256_file(path)}
+
+
+def _refuse_twice(path: Path) -> None:
+    """Refuse two columns of one name, the second of which pandas would rename."""
+    names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna().str.strip()
+    twice = names[names.duplicated()].unique().tolist()
+    known = {name.lower() for name in asdict(Columns())}
+    if any(name.lower() in known for name in twice):
+        raise ValueError(_twice(twice))
+
+
+def _twice(names: Sequence[str]) -> str:
+    return f"two columns are called {', '.join(names)}; rename or drop one"
+
+
+def _refuse_separator(path: Path, header: str) -> None:
+    for mark, said in ((";", "';'"), ("\t", "tabs"), ("|", "'|'")):
+        if mark in header:
+            raise ValueError(
+                f"{path} is separated by {said}, not by commas; save it with commas between "
+                "columns and points in decimals"
+            )
 
 
 def _filter(raw: pd.DataFrame, where: str) -> pd.DataFrame:
     names = ", ".join(map(str, raw.columns))
     try:
-        kept = raw.query(where)
-    except (ValueError, TypeError, KeyError, NameError, AttributeError, SyntaxError) as error:
+        kept = raw.eval(where)
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        NameError,
+        AttributeError,
+        SyntaxError,
+        NotImplementedError,
+    ) as error:
         text = " ".join(str(error).split())
         raise ValueError(
             f"where={where} does not evaluate ({text}); columns are {names}"
         ) from error
-    if not len(kept):
+    if not isinstance(kept, pd.Series) or not pd.api.types.is_bool_dtype(kept):
+        raise ValueError(
+            f"where={where} is no condition that a row meets or fails, as loss < 3; columns are "
+            f"{names}"
+        )
+    if not kept.any():
         raise ValueError(f"where={where} keeps none of {len(raw)} rows; columns are {names}")
-    return kept
+    return raw.loc[kept.fillna(False).to_numpy(dtype=bool)]
 
 
-def _missing(name: str, source: str, present: list[str]) -> str:
-    lowered = {p.lower(): p for p in present}
-    guesses = (*_ALIASES.get(name, ()), source, name)
-    known = [lowered[g.lower()] for g in guesses if g.lower() in lowered]
-    alike = difflib.get_close_matches(source, present, n=3, cutoff=0.4)
-    both = known + alike if source == name else alike + known
-    close = list(dict.fromkeys(both))[:3]
-    hint = f"nearest are {', '.join(close)}: " if close else f"columns are {', '.join(present)}: "
-    example = close[0] if close else "NAME"
-    return f"the table has no column {source!r} for {name}; {hint}set columns.{name}={example}"
+def _missing(absent: dict[str, str], present: list[str]) -> str:
+    """Name every absent column and, where one looks like it, the override that maps it."""
+    near = {name: _nearest(name, source, present) for name, source in absent.items()}
+    said = " and ".join(f"{source!r} for {name}" for name, source in absent.items())
+    found = [column for columns in near.values() for column in columns]
+    hint = f"nearest are {', '.join(found)}" if found else f"columns are {', '.join(present)}"
+    pairs = [f"columns.{name}={(near[name] or ['NAME'])[0]}" for name in absent]
+    settings = " ".join(f'"{pair}"' if " " in pair else pair for pair in pairs)
+    return f"the table has no column {said}; {hint}: set {settings}"
+
+
+def _nearest(name: str, source: str, present: list[str]) -> list[str]:
+    """Return at most three columns that may be meant; one of another name of ours is not."""
+    ours = set(asdict(Columns())) - {name}
+    free = {p.lower(): p for p in present if p not in ours}
+    guesses = [g.lower() for g in (*_ALIASES.get(name, ()), source, name)]
+    known = [free[g] for g in guesses if g in free]
+    within = [p for p in free.values() if any(len(g) > 2 and g in p.lower() for g in guesses)]
+    alike = difflib.get_close_matches(source, list(free.values()), n=3, cutoff=0.6)
+    both = [*known, *within, *alike] if source == name else [*alike, *known, *within]
+    return list(dict.fromkeys(both))[:3]
 
 
 _ALIASES = {
@@ -206,17 +288,27 @@ _ALIASES = {
     "tokens": ("D", "n_tokens", "training_tokens", "Training Tokens"),
     "loss": ("L", "test_loss", "val_loss", "eval_loss"),
     "flops": ("C", "compute", "training_flop", "Training FLOP"),
+    "unique_tokens": ("U", "unique", "U_D", "dataset_tokens"),
+    "lr": ("peak_lr", "learning_rate", "eta"),
+    "batch": ("batch_tokens", "bs", "batch_size"),
+    "reward": ("gold", "gold_reward", "R"),
+    "kl": ("KL", "kl_nats"),
+    "pairs": ("n_pairs", "comparisons", "n"),
+    "examples": ("n_examples", "D_f", "sft_examples"),
 }
 
 
-def _positive(table: pd.DataFrame, name: str, source: str) -> np.ndarray:
-    values = np.asarray(pd.to_numeric(table[name], errors="coerce"), dtype=float)
-    bad = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+def _checked(given: Any, source: str, rows: Any, *, signed: bool) -> np.ndarray:
+    values = np.asarray(pd.to_numeric(given, errors="coerce"), dtype=float)
+    fine = np.isfinite(values) & (signed | (values > 0)) & (given.dtype != bool)
+    bad = np.flatnonzero(~fine)
     if len(bad):
-        rows = ", ".join(str(i) for i in bad[:SHOWN_ROWS])
+        shown = ", ".join(str(rows[i]) for i in bad[:SHOWN_ROWS])
         more = f" and {len(bad) - SHOWN_ROWS} more" if len(bad) > SHOWN_ROWS else ""
+        kind = "finite number" if signed else "positive finite number"
         raise ValueError(
-            f"column {source!r} is not a positive finite number in {len(bad)} of {len(values)} "
-            f"rows (rows {rows}{more}, counted from 0); repair or drop them with where="
+            f"column {source!r} is not a {kind} in {len(bad)} of {len(values)} rows (rows {shown}"
+            f"{more}, counted from 0; the first holds {given.iloc[bad[0]]}); repair or drop them "
+            "with where="
         )
     return values

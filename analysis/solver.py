@@ -16,21 +16,30 @@ import itertools
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.forms import Array, Design
+from analysis.design import FunctionDesign, TermDesign
+from analysis.forms import Array
 from analysis.objective import Local, Problem, evaluate, residuals
 
-CHUNK = 24_000  # problem-rows handled at a time: one pass then stays in a core's cache
 TOLERANCE = 1e-12  # relative decrease of the objective that the quadratic model may still promise
 ROUNDING = 1e-28  # squared rounding error of a log residual
 MAX_CONDITION = 1e13  # of the Hessian scaled to a unit diagonal; beyond, a direction is flat
 RIDGE = 1e-6  # share of the damping that acts on every scaled parameter alike
 SCREEN_ROWS = 1500  # of a longer table so many rows find the minima that all rows then refine
+SCREENED = 3  # end points of those rows that all rows refine
+COMPETES = 1.05  # times the least objective of those rows, up to which an end point is refined
 KEPT_STARTS = 16  # starts that survive the screening
+NEAR_WIDTHS = 4
+THINNED = 8  # starts tried beside a solution near by
 FIRST_STEPS = 40  # most starts end within 20; stragglers are not the best minimum
 FINISHED = 6  # end points iterated on when the best of them has not converged by then
+RESOLVE_STEPS = 80  # of a resample, which starts near its minimum
 MAX_STEPS = 300
+DAMPING = 0.1  # of the first step, as a share of the metric; a tenth after each success
+METRIC_EVERY = 6  # steps after which the damping's metric is computed afresh
+BEND_EVERY = 4  # steps after which second derivatives of a function are; they change slowly
 EXPONENT_STARTS = (0.08, 0.25, 0.45, 0.8, 1.4)
 OFFSET_STARTS = (0.0, 0.35, 0.65, 0.85, 0.97)  # E as a share of the smallest loss
 
@@ -68,9 +77,12 @@ def minimise(problem: Problem, *, kept: int = KEPT_STARTS) -> Solution:
     widths and as many untouched starts go to the final width at once.
     """
     if problem.design.n_rows > SCREEN_ROWS:
-        sparse = _distinct(minimise(_screen(problem), kept=kept).theta)[:FINISHED]
-        return _sorted(polish(_lower_width(sparse, problem, steps=1), problem))
-    grid = starts(problem)
+        screened = minimise(_screen(problem), kept=kept)
+        close = screened.part(screened.value <= COMPETES * screened.value[0])
+        sparse = _lower_width(_distinct(close.theta)[:SCREENED], problem, steps=1)
+        found = _sorted(polish(sparse, problem, max_steps=FIRST_STEPS))
+        return found if found.converged[0] else _sorted(polish(sparse, problem))
+    grid = np.unique(np.clip(starts(problem), *problem.bounds), axis=0)
     rough = _newton(grid, problem, width=np.inf, max_steps=15)[0]
     order = np.argsort(evaluate(rough, problem, width=np.inf).value)
     best = _distinct(rough[order])[:kept]
@@ -83,18 +95,32 @@ def minimise(problem: Problem, *, kept: int = KEPT_STARTS) -> Solution:
     return _sorted(joined([longer, found.part(slice(FINISHED, None))]))
 
 
-def resolve(theta: Array, problem: Problem, *, widths: int = 0) -> Solution:
+def minimise_near(parameters: Array, problem: Problem) -> Solution:
+    """Solve one problem from given parameters (S, P) and a thinned grid; best first.
+
+    For a table or an objective close to one that was solved from all starts.
+    """
+    grid = np.unique(np.clip(starts(problem), *problem.bounds), axis=0)
+    thinned = grid[:: max(1, len(grid) // THINNED)]
+    near = problem.design.internal(parameters)
+    theta = np.concatenate([near[np.isfinite(near).all(axis=1)], thinned])
+    quick = _lower_width(theta, problem, steps=NEAR_WIDTHS)
+    found = _sorted(polish(quick, problem, max_steps=FIRST_STEPS))
+    if found.converged[0]:
+        return found
+    return _sorted(polish(_lower_width(theta, problem), problem))
+
+
+def resolve(
+    theta: Array, problem: Problem, *, widths: int = 0, damping: float = DAMPING
+) -> Solution:
     """Solve many problems, each from its own start theta (S, P), as for resamples.
 
-    `widths` intermediate widths are passed on the way; 0 goes to the final one at once.
+    `widths` intermediate widths are passed on the way; 0 goes to the final one at once. A good
+    start needs less `damping`.
     """
-    chunk = max(1, CHUNK // problem.design.n_rows)
-    parts = []
-    for low in range(0, len(theta), chunk):
-        chosen = slice(low, low + chunk)
-        start, here = theta[chosen], problem.part(chosen)
-        parts.append(polish(_lower_width(start, here, steps=widths), here))
-    return joined(parts)
+    theta = _lower_width(theta, problem, steps=widths)
+    return polish(theta, problem, max_steps=RESOLVE_STEPS, damping=damping)
 
 
 def joined(parts: list[Solution]) -> Solution:
@@ -103,9 +129,13 @@ def joined(parts: list[Solution]) -> Solution:
     return Solution(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
 
 
-def polish(theta: Array, problem: Problem, *, max_steps: int = MAX_STEPS) -> Solution:
+def polish(
+    theta: Array, problem: Problem, *, max_steps: int = MAX_STEPS, damping: float = DAMPING
+) -> Solution:
     """Iterate at the final width until nothing is left to gain, then judge each end point."""
-    theta, local = _newton(theta, problem, width=None, max_steps=max_steps)
+    theta, local = _newton(theta, problem, width=None, max_steps=max_steps, start=damping)
+    if isinstance(problem.design, FunctionDesign):
+        local = evaluate(theta, problem)
     free = _free(theta, local.gradient, problem)
     condition, promised = _judge(local, free)
     floor = ROUNDING * np.broadcast_to(problem.weights.sum(axis=1), local.value.shape)
@@ -114,46 +144,52 @@ def polish(theta: Array, problem: Problem, *, max_steps: int = MAX_STEPS) -> Sol
     return Solution(
         theta=theta,
         value=local.value / problem.objective.unit,
-        converged=small & (condition < MAX_CONDITION),
-        at_bound=(theta <= low) | (theta >= high),
+        converged=small & (condition < MAX_CONDITION) & np.isfinite(local.value),
+        at_bound=((theta <= low) | (theta >= high)) & (low < high),
         condition=condition,
     )
 
 
 def starts(problem: Problem) -> Array:
+    """Return where to start from (S, P): a grid for terms, what the form says for functions."""
+    design = problem.design
+    if isinstance(design, FunctionDesign):
+        assert design.form.starts is not None
+        table = pd.DataFrame({**design.values, design.form.target: problem.target})
+        given = design.form.starts(table)
+        names = design.form.parameters
+        return design.internal(np.stack(np.broadcast_arrays(*(given[n] for n in names)), axis=1))
+    return _grid(design, problem)
+
+
+def _grid(design: TermDesign, problem: Problem) -> Array:
     """Return the grid of exponents and offsets, each with its least-squares amplitudes (S, P)."""
-    design, form = problem.design, problem.design.form
-    log_loss = problem.y[0]
-    smallest = np.exp(log_loss.min())
-    offsets = [smallest * s for s in OFFSET_STARTS] if form.offset else [0.0]
-    exponents = itertools.product(EXPONENT_STARTS, repeat=len(form.exponents))
-    theta = np.zeros(
-        (len(offsets) * len(EXPONENT_STARTS) ** len(form.exponents), len(form.parameters))
-    )
-    positions = [form.parameters.index(name) for name in form.exponents]
-    for row, (offset, values) in enumerate(itertools.product(offsets, exponents)):
-        theta[row, positions] = values
-        if form.offset:
-            theta[row, form.parameters.index(form.offset)] = offset
-    return _with_amplitudes(theta, design, np.exp(log_loss), problem.weights[0])
+    form, target = design.form, problem.target
+    shares = OFFSET_STARTS if form.offset else (0.0,)
+    values = np.array(
+        list(itertools.product(shares, *[EXPONENT_STARTS] * len(form.exponents)))
+    )  # (S, 1 + exponents)
+    theta = np.zeros((len(values), len(form.parameters)))
+    theta[:, [form.parameters.index(name) for name in form.exponents]] = values[:, 1:]
+    if design.offset is not None:
+        theta[:, design.offset] = values[:, 0] * target.min()
+    return _with_amplitudes(theta, design, target, problem.weights[0])
 
 
-def _with_amplitudes(theta: Array, design: Design, loss: Array, weights: Array) -> Array:
+def _with_amplitudes(theta: Array, design: TermDesign, target: Array, weights: Array) -> Array:
     """Set log-amplitudes by least squares on relative residuals, kept away from 0."""
     shapes = np.stack(
         [
-            np.exp(theta[:, i[1:]] @ f[1:]) / loss
+            np.exp(theta[:, i[1:]] @ f[1:]) / target
             for i, f in zip(design.index, design.features, strict=True)
         ],
         axis=1,
     )  # (S, K, n)
-    offset = (
-        theta[:, [design.form.parameters.index(design.form.offset)]] if design.form.offset else 0.0
-    )
-    target = (1 - offset / loss) * np.ones((len(theta), 1))  # (S, n)
+    offset = 0.0 if design.offset is None else theta[:, [design.offset]]
+    left = (1 - offset / target) * np.ones((len(theta), 1))  # (S, n)
     normal = (shapes * weights) @ shapes.swapaxes(1, 2)
     normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(shapes.shape[1])
-    wanted = ((shapes * weights) @ target[..., None])[..., 0]
+    wanted = ((shapes * weights) @ left[..., None])[..., 0]
     amplitudes = np.linalg.solve(normal, wanted[..., None])[..., 0]
     even = wanted / np.diagonal(normal, axis1=1, axis2=2) / shapes.shape[1]
     amplitudes = np.maximum(amplitudes, 0.02 * even)
@@ -199,43 +235,50 @@ def _lower_width(theta: Array, problem: Problem, *, steps: int | None = None) ->
 
 
 def _newton(
-    theta: Array, problem: Problem, *, width: float | None, max_steps: int
+    theta: Array,
+    problem: Problem,
+    *,
+    width: float | None,
+    max_steps: int,
+    start: float = DAMPING,
 ) -> tuple[Array, Local]:
     """Take damped Newton steps until every problem stops; returns theta and its derivatives."""
     low, high = problem.bounds
     theta = np.clip(theta, low, high)
-    local = evaluate(theta, problem, width=width)
-    damping = np.full(len(theta), 0.1)
+    local = evaluate(theta, problem, width=width, metric=start >= DAMPING)
+    if start < DAMPING:  # hardly damped: the Hessian's own scale will do
+        local.metric[:] = local.squares
+    damping = np.full(len(theta), start)
     active = np.arange(len(theta))
     floor = ROUNDING * problem.weights.sum(axis=1).min() * _value_scale(problem)
-    for _ in range(max_steps):
-        here, now = theta[active], local.part(active)
-        step = _step(now, damping[active], _free(here, now.gradient, problem))
-        trial = np.clip(here + step, low, high)
-        moved = trial - here
-        promised = -(now.gradient * moved).sum(axis=1)
-        ahead = evaluate(trial, problem.part(active), width=width)
-        better = ahead.value < now.value
-        theta[active] = np.where(better[:, None], trial, here)
-        _store(local, active, now.keep(ahead, better))
-        damping[active] *= np.where(better, 0.1, 8.0)
+    bend_every = 1 if isinstance(problem.design, TermDesign) else BEND_EVERY
+    for count in range(1, max_steps + 1):
+        here, now, posed = theta[active], local.part(active), problem.part(active)
+        step = _step(now, damping[active], _free(here, now.gradient, posed))
+        trial = np.clip(here + step, *posed.bounds)
+        promised = -((trial - here) * now.gradient).sum(axis=1)
         small = np.abs(promised) <= TOLERANCE * now.value + floor
-        finished = (small & (damping[active] < 0.1)) | (damping[active] > 1e14)
-        active = active[~finished]
+        open_ = ~(small & (damping[active] <= DAMPING))
+        active, trial = active[open_], trial[open_]
         if not len(active):
             break
+        metric, bend = count % METRIC_EVERY == 0, count % bend_every == 0
+        ahead = evaluate(trial, problem.part(active), width=width, metric=metric, bend=bend)
+        better = ahead.value < local.value[active]
+        theta[active[better]] = trial[better]
+        skipped = {name for name, kept in (("metric", metric), ("bend", bend)) if not kept}
+        for name in Local.__dataclass_fields__.keys() - skipped:
+            getattr(local, name)[active[better]] = getattr(ahead, name)[better]
+        damping[active] *= np.where(better, 0.1, 8.0)
+        active = active[damping[active] <= 1e14]
     return theta, local
 
 
-def _store(local: Local, active: Array, new: Local) -> None:
-    for name in Local.__dataclass_fields__:
-        getattr(local, name)[active] = getattr(new, name)
-
-
 def _free(theta: Array, gradient: Array, problem: Problem) -> NDArray[np.bool_]:
-    """Tell which parameters are not pressed against a bound (S, P)."""
+    """Tell which parameters may move: neither held nor pressed against a bound (S, P)."""
     low, high = problem.bounds
-    return ~(((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0)))
+    pressed = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
+    return ~pressed & (low < high)
 
 
 def _masked(local: Local, matrix: Array, free: NDArray[np.bool_]) -> tuple[Array, Array]:
@@ -276,4 +319,4 @@ def _judge(local: Local, free: NDArray[np.bool_]) -> tuple[Array, Array]:
 
 
 def _value_scale(problem: Problem) -> float:
-    return float(np.exp(2 * problem.y.max())) if problem.objective.name == "ls" else 1.0
+    return 1.0 if problem.objective.in_logs else float((problem.target**2).max())

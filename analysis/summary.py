@@ -31,6 +31,9 @@ def summary(law: Law) -> str:
         _parameters(law),
         _methods(law),
         _optima(law),
+        _peak(law),
+        _sensitivity(law),
+        _comparison(law),
         _powers(law),
         _hindcasts(law),
     ]
@@ -58,7 +61,8 @@ def _head(law: Law) -> list[str]:
             f"{law.form} by {objective['name']}{delta}: {value:.10g}; {_STATUS[law.status]}"
         )
     else:
-        lines += textwrap.wrap(f"{law.form}: {law.source}", WIDTH)
+        said = _STATUS[law.status] if law.n_runs else "published constants"
+        lines += textwrap.wrap(f"{law.form}: {said}", WIDTH)
     return lines
 
 
@@ -78,11 +82,15 @@ def _parameters(law: Law) -> list[str]:
 
 
 def _methods(law: Law) -> list[str]:
+    if "lr_batch" in law.methods:
+        return _cells(law.methods["lr_batch"])
     if not law.methods:
         return []
     lines = [f"{'N* ~ C^a':<{LABEL}}{'a':>8}  {'interval':<18}{'b':>8}  {'interval':<18}  from"]
     for key, label in _METHODS.items():
         block = law.methods.get(key)
+        if key not in law.methods:
+            continue
         if block is None:
             lines.append(f"{label:<{LABEL}}{'-':>8}  {_absent(key)}")
             continue
@@ -94,10 +102,25 @@ def _methods(law: Law) -> list[str]:
     return lines
 
 
+def _cells(block: dict[str, Any]) -> list[str]:
+    lines = [f"{'N':<12}{'D':<12}{'runs':>5}{'loss':>8}  optimum [within .25 %]"]
+    for point in block["points"]:
+        optima = []
+        for axis, found in point["optima"].items():
+            pair = "[{:.2g}, {:.2g}]".format(*found["flat"])
+            value = found["why"] or f"{axis} {found['value']:.3g}"
+            optima.append(f"{value} {pair}")
+        lines.append(
+            f"{point['params']:<12.4g}{point['tokens']:<12.4g}{point['n_runs']:>5}"
+            f"{point['loss']:>8.4f}  {'; '.join(optima) or 'neither was swept'}"[:WIDTH]
+        )
+    return lines
+
+
 def _absent(key: str) -> str:
     return {
         "isoflop": "fewer than 3 budgets have 4 sizes and a minimum inside them",
-        "envelope": "fewer than 3 curves, or no optimum inside the sizes",
+        "envelope": "fewer than 3 curves (or over 5000 sizes), or no optimum inside the sizes",
     }.get(key, "")
 
 
@@ -119,9 +142,58 @@ def _optima(law: Law) -> list[str]:
     ]
     for o in stated:
         pair = _pair(o["interval"], digits=4)
+        loss = "" if o["loss"] is None else f"{o['loss']:.4f}"
         lines.append(
             f"{o['flops']:<{LABEL}.3e}{o['params']:>12.4g}{o['tokens']:>12.4g}"
-            f"{o['tokens_per_param']:>10.4g}  {pair:<22}{o['loss']:>8.4f}"
+            f"{o['tokens_per_param']:>10.4g}  {pair:<22}{loss:>8}"
+        )
+    return lines
+
+
+def _peak(law: Law) -> list[str]:
+    peak = law.allocation.get("peak")
+    if not peak or peak["at"] is None:
+        return []
+    ends = peak.get("interval")
+    pair = f" [{ends[0]:.4g}, {'none' if ends[1] is None else f'{ends[1]:.4g}'}]" if ends else ""
+    return [
+        f"{'peak':<{LABEL}}{peak['variable']} {peak['at']:.4g}{pair}, value {peak['value']:.4g}"
+    ]
+
+
+def _sensitivity(law: Law) -> list[str]:
+    rows = law.sensitivity
+    if not rows or not law.usable:
+        return []
+    names = [n for n in ("E", "alpha", "beta", "eta") if n in law.parameters]
+    head = f"{'sensitivity':<{LABEL}}{'rows':<30}" + "".join(f"{n:>9}" for n in names)
+    lines = [f"{head}{'a':>9}{'D*/N*':>9}"]
+    for row in rows:
+        name = row["objective"] + (f" {row['delta']:g}" if row["delta"] else "")
+        start = f"{name:<{LABEL + 2}}{row['rows']:<28}"
+        if not row["converged"]:
+            lines.append(f"{start}  no minimum inside the bounds")
+            continue
+        values = "".join(f"{row['parameters'][n]:>9.4f}" for n in names)
+        ratio = f"{row['a']:>9.4f}{row['tokens_per_param']:>9.4g}" if "a" in row else ""
+        lines.append(f"{start}{values}{ratio}")
+    return lines
+
+
+def _comparison(law: Law) -> list[str]:
+    if not law.comparison:
+        return []
+    lines = [
+        f"{'form':<20}{'parameters':>11}{'in range':>10}{'withheld':>10}  {'status':<16}by reach"
+    ]
+    for row in law.comparison:
+        withheld = row["rms_relative_error"]
+        shown = "no minimum" if withheld is None else f"{withheld:.2%}"
+        reaches = " ".join(f"x{d:.3g} {e:.2%}" for d, e in row["by_cutoff"][:4])
+        reaches = f"{row.get('status', ''):<16}{reaches}"
+        lines.append(
+            f"{row['form']:<20}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
+            f"{shown:>10}  {reaches}"[:WIDTH]
         )
     return lines
 

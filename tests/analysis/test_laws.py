@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from analysis import Law, fit, load_law
-from analysis.laws import chinchilla_optimum, frontier
+from analysis.allocation import chinchilla_optimum, frontier
 
 from .conftest import isoflop_table
 

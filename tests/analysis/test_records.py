@@ -1,6 +1,9 @@
 """Tables: what enters, what is dropped, and one sentence for each mistake."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -91,6 +94,116 @@ def test_a_bad_table_is_one_sentence(change, words):
     with pytest.raises(ValueError, match=words) as raised:
         load_runs(change(table()))
     assert "\n" not in str(raised.value)
+
+
+def test_every_missing_column_is_offered_its_nearest_at_once():
+    capitals = table().rename(columns={"params": "N", "tokens": "D", "loss": "Loss"})
+    with pytest.raises(ValueError, match=r"columns.params=N columns.tokens=D columns.loss=Loss$"):
+        load_runs(capitals)
+    spaced = table().rename(columns={"params": "Model Size"})
+    with pytest.raises(ValueError, match=r'set "columns.params=Model Size"$'):
+        load_runs(spaced)
+
+
+def test_a_column_of_another_name_of_ours_is_not_offered():
+    with pytest.raises(ValueError, match=r"columns are params, tokens, x: set columns.loss=NAME"):
+        load_runs(table().rename(columns={"loss": "x"}))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -2.0, 0.0, "20B", "1,000"])
+def test_bad_values_are_listed_with_the_first_of_them(value):
+    loss = table()["loss"].astype(object)
+    loss[[2, 5]] = value
+    with pytest.raises(ValueError, match=rf"rows 2, 5, counted from 0; the first holds {value}"):
+        load_runs(table().assign(loss=loss))
+
+
+def test_true_and_false_are_no_numbers():
+    with pytest.raises(ValueError, match="in 8 of 8 rows"):
+        load_runs(table().assign(loss=True))
+
+
+def test_bad_rows_are_counted_in_the_file_also_after_a_filter():
+    changed = table().assign(loss=[4.0] * 7 + [-1.0])
+    with pytest.raises(ValueError, match=r"1 of 4 rows .rows 7, counted from 0"):
+        load_runs(changed, where="params > 1e7")
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    twice = pd.concat([table(), table()["loss"]], axis=1)
+    twice.to_csv(tmp_path / "t.csv", index=False)
+    for source in (twice, tmp_path / "t.csv"):
+        with pytest.raises(ValueError, match="two columns are called loss; rename or drop one"):
+            load_runs(source)
+
+
+@pytest.mark.parametrize(("mark", "said"), [(";", "';'"), ("\t", "tabs"), ("|", "'|'")])
+def test_another_separator_is_named(tmp_path, mark, said):
+    table().to_csv(tmp_path / "t.csv", index=False, sep=mark)
+    with pytest.raises(ValueError, match="not by commas") as raised:
+        load_runs(tmp_path / "t.csv")
+    assert f"is separated by {said}" in str(raised.value)
+
+
+def test_a_byte_order_mark_stray_spaces_and_capital_suffixes_do_no_harm(tmp_path):
+    spaced = table().rename(columns={"params": " params", "loss": "loss "})
+    spaced.to_csv(tmp_path / "T.CSV", index=False, encoding="utf-8-sig")
+    assert np.allclose(load_runs(tmp_path / "T.CSV").table["params"], table()["params"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("t.csv", b"\n\n", "is empty"),
+        ("t.csv", b"params,tokens,loss\n", "no rows"),
+        ("t.csv", b"params,tokens,loss\n1,2,3\n1,2,3,4\n", "does not read as csv"),
+        ("t.csv", "params,tokens,loss\n1,2,3\n".encode("utf-16"), "not text in UTF-8"),
+        ("t.parquet", b"", "is empty"),
+        ("t.parquet", b"PAR1 and no more", "does not read as parquet"),
+        ("t.jsonl", b"{no json}\n", "does not read as jsonl"),
+        ("t", b"1", "not a table we read"),
+    ],
+)
+def test_an_unreadable_file_is_one_sentence(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words) as raised:
+        load_runs(tmp_path / name)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("where", ["params", "1", "loss.mean()", "params = 3", "[1, 2]"])
+def test_a_query_that_is_no_condition_says_so(where):
+    with pytest.raises(ValueError, match="is no condition that a row meets or fails") as raised:
+        load_runs(table(), where=where)
+    assert "columns are params, tokens, loss" in str(raised.value)
+
+
+@pytest.mark.parametrize("where", ["loss >", "import os", "loss > 'a'", "absent > 1", "a b"])
+def test_a_query_that_does_not_parse_says_so(where):
+    with pytest.raises(ValueError, match="does not evaluate") as raised:
+        load_runs(table(), where=where)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "override", "words"),
+    [
+        (lambda t: t.iloc[:6], (), "6 rows cannot carry the 5 parameters"),
+        (lambda t: t.assign(params=1e8), (), "all 8 rows have params=1e+08"),
+        (lambda t: t, ("where=loss > 100",), "keeps none of 8 rows"),
+        (lambda t: t.rename(columns={"loss": "val_loss"}), (), "set columns.loss=val_loss"),
+    ],
+)
+def test_the_command_ends_in_one_sentence(tmp_path, change, override, words):
+    change(table()).to_csv(tmp_path / "t.csv", index=False)
+    command = [sys.executable, "-m", "analysis.fit", f"runs={tmp_path / 't.csv'}", *override]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert words in line
 
 
 def test_a_bad_query_names_the_columns():

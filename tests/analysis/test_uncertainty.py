@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy.special import ndtri
 
 from analysis import fit
 from analysis.forms import FORMS
+from analysis.intervals import acceleration, jackknife
 from analysis.objective import Objective, problem_of
+from analysis.scatter import deviation, scatter
 from analysis.solver import minimise
-from analysis.uncertainty import bootstrap, unit_weights, units_of
+from analysis.uncertainty import bootstrap, corrected, unit_weights, units_of
 
 from .conftest import isoflop_table, loss_of
 
@@ -81,3 +84,88 @@ def test_published_intervals_are_reproduced(published_fits):
     for name, interval in printed.items():
         assert law.intervals["parameters"][name] == pytest.approx(interval, rel=0.05)
     assert law.intervals["converged"] == 1000
+
+
+def test_symmetric_draws_need_no_correction():
+    draws = ndtri((np.arange(2000) + 0.5) / 2000)
+    expected = np.quantile(draws, [0.05, 0.95])
+    assert corrected(draws, np.array(0.0), 0.9) == pytest.approx(expected, abs=1e-3)
+
+
+def test_corrections_move_both_ends_towards_the_longer_tail():
+    draws = ndtri((np.arange(4000) + 0.5) / 4000)
+    low, high = corrected(draws, np.array(0.0), 0.9)
+    for moved in (
+        corrected(draws, np.array(0.3), 0.9),  # most draws lie below the point
+        corrected(draws, np.array(0.0), 0.9, acceleration=0.1),
+    ):
+        assert moved[0] > low + 0.1
+        assert moved[1] > high + 0.1
+    wider = corrected(draws, np.array(0.0), 0.9, z=2.0)
+    assert wider == pytest.approx((-2.0, 2.0), abs=0.01)
+
+
+def test_a_correction_follows_a_monotone_change_of_the_quantity():
+    draws = np.random.default_rng(0).standard_normal(1000)
+    plain = corrected(draws, np.array(0.2), 0.9, acceleration=0.05)
+    changed = corrected(np.exp(draws), np.exp(0.2), 0.9, acceleration=0.05)
+    assert np.exp(plain) == pytest.approx(changed, rel=0.01)
+
+
+def test_a_lopsided_bootstrap_corrects_no_further_than_its_limit():
+    draws = np.random.default_rng(0).standard_normal((1000, 3))
+    low, high = corrected(draws, np.array([-9.0, 0.0, 9.0]), 0.9)
+    assert np.isfinite([low, high]).all()
+    assert (np.diff(low) > 0).all()
+    assert (np.diff(high) > 0).all()
+
+
+def test_acceleration_of_a_mean_is_its_skewness():
+    """Efron 1987: a = skewness / (6 sqrt n), since a mean left out differs by (x - mean) / n."""
+    x = np.random.default_rng(0).exponential(size=200)
+    without = (x.sum() - x) / 199
+    skewness = ((x - x.mean()) ** 3).mean() / x.std() ** 3
+    assert acceleration(without) == pytest.approx(skewness / 6 / np.sqrt(200))
+    assert acceleration(np.ones(5)) == 0.0
+
+
+def test_a_jackknife_leaves_out_whole_units(refit_law):
+    table = isoflop_table(refit_law, noise=0.005)
+    problem = problem_of(table, FORM, Objective())
+    trunks = units_of(table.assign(trunk=np.arange(28) // 4))
+    found = jackknife(problem, minimise(problem), trunks)
+    assert found.shape == (7, 5)
+    again = minimise(problem_of(table.iloc[4:], FORM, Objective()))
+    best = problem_of(table.iloc[4:], FORM, Objective()).design.external(again.theta[0])
+    assert found[0] == pytest.approx(best, rel=1e-5)
+
+
+def test_a_fit_says_every_kind_of_interval(refit_law):
+    law = fit(isoflop_table(refit_law, noise=0.004), resamples=200, sensitivity=False)
+    reach = law.ranges["flops_6nd"][1]
+    kinds = [law.intervals[kind] for kind in ("bias_corrected", "profile")]
+    percentile = {**law.intervals["parameters"], **law.optimum(reach).intervals}
+    assert kinds[1]["flops"] == reach
+    for name in ("E", "a", "tokens_per_param"):
+        width = percentile[name][1] - percentile[name][0]
+        for kind in kinds:
+            assert 0.4 * width < kind[name][1] - kind[name][0] < 2.5 * width
+            assert abs(kind[name][0] - percentile[name][0]) < width
+
+
+def test_scatter_follows_the_loss():
+    rng = np.random.default_rng(0)
+    loss = np.geomspace(2.0, 5.0, 4000)
+    noise = scatter(0.001 * (loss / 2) ** 2 * rng.standard_normal(4000), np.log(loss), 5)
+    assert noise["growth"] == pytest.approx(2.0, abs=0.15)
+    at = np.array([1.5, 2.0, 4.0])
+    assert deviation(noise, at) == pytest.approx([0.001, 0.001, 0.004], rel=0.1)
+
+
+def test_few_rows_of_even_scatter_show_little_growth():
+    rng = np.random.default_rng(0)
+    logs = np.linspace(1.0, 1.3, 24)
+    found = [scatter(0.002 * rng.standard_normal(24), logs, 5) for _ in range(40)]
+    assert abs(np.median([f["growth"] for f in found])) < 0.7
+    assert np.median([f["sd_log_least"] for f in found]) == pytest.approx(0.002, rel=0.25)
+    assert scatter(np.zeros(24), logs, 5)["sd_log_least"] == 0.0

@@ -1,0 +1,84 @@
+"""How a law splits a budget: the N and D of least loss with C = 6ND, in closed form or by search.
+
+A form that knows its optimum says log N* (Hoffmann et al. 2022 eq. 4 for the Chinchilla form); of
+any other form of N and D the loss is searched along the budget. Regressions N = k C^a need nothing.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from analysis.forms import FORMS, Array, Form
+
+FAR = 300.0  # a log N this far is no model; it keeps hopeless fits within floating point
+GRID = 160  # sizes tried along a budget and refined three times
+RATIOS = (0.5, 1e4)  # tokens per parameter searched; beyond, no form was ever fitted
+REFINED = 3
+
+
+def chinchilla_optimum(parameters: Mapping[str, Any], flops: float) -> dict[str, Any]:
+    """Return params, tokens, tokens_per_param, a, b for C = 6ND (Hoffmann et al. 2022 eq. 4)."""
+    return optimal_split(FORMS["chinchilla"], parameters, flops)
+
+
+def optimal_split(
+    form: Form,
+    parameters: Mapping[str, Any],
+    flops: float,
+    given: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return params, tokens, tokens_per_param and the local exponents a, b at C = 6ND.
+
+    `parameters` may be arrays (draws,). `given` are further variables of the form, as
+    `unique_tokens`; with them, and without a closed form, the optimum is searched.
+    """
+    if form.optimum is not None and not given:
+        log_params = np.clip(form.optimum(parameters, flops), -FAR, FAR)
+        a = form.optimum(parameters, np.e * flops) - form.optimum(parameters, flops)
+    else:
+        log_params = _searched(form, parameters, flops, given or {})
+        a = _searched(form, parameters, np.e * flops, given or {}) - log_params
+    log_tokens = np.log(flops / 6) - log_params
+    return {
+        "params": np.exp(log_params),
+        "tokens": np.exp(log_tokens),
+        "tokens_per_param": np.exp(log_tokens - log_params),
+        "a": a,
+        "b": 1 - a,
+    }
+
+
+def _searched(
+    form: Form, parameters: Mapping[str, Any], flops: float, given: Mapping[str, Any]
+) -> Any:
+    """Return log N* by a grid that is refined around its best point; a scalar or (draws,)."""
+    named = {k: np.atleast_1d(np.asarray(v, dtype=float))[:, None] for k, v in parameters.items()}
+    count = max(len(v) for v in named.values())
+    low, high = (np.full(count, 0.5 * np.log(flops / 6 / ratio)) for ratio in RATIOS[::-1])
+    best = low
+    for _ in range(REFINED + 1):
+        x = np.linspace(low, high, GRID, axis=1)  # (draws, grid)
+        n = np.exp(x)
+        values = {"params": n, "tokens": flops / 6 / n, "flops": np.full_like(n, flops), **given}
+        at = np.argmin(form.predict(named, values), axis=1)
+        best = np.take_along_axis(x, at[:, None], axis=1)[:, 0]
+        step = (high - low) / (GRID - 1)
+        low, high = best - 2 * step, best + 2 * step
+    return best if any(np.ndim(v) for v in parameters.values()) else float(best[0])
+
+
+def frontier(parameters: Mapping[str, Any], flops: ArrayLike) -> Array:
+    """Return L*(C) = E + K (C/6)^-gamma, the least loss of a Chinchilla law."""
+    split = [chinchilla_optimum(parameters, c) for c in np.atleast_1d(flops)]
+    n, d = np.array([s["params"] for s in split]), np.array([s["tokens"] for s in split])
+    return FORMS["chinchilla"].predict(parameters, {"params": n, "tokens": d})
+
+
+def power_optimum(allocation: Mapping[str, Any], flops: float) -> dict[str, Any]:
+    """Return the split of a law N = k_params C^a, D = k_tokens C^b (or C / 6N without k_tokens)."""
+    a, b = allocation["a"], allocation["b"]
+    params = allocation["k_params"] * flops**a
+    tokens = allocation["k_tokens"] * flops**b if "k_tokens" in allocation else flops / 6 / params
+    return {"params": params, "tokens": tokens, "tokens_per_param": tokens / params, "a": a, "b": b}

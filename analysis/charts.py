@@ -1,0 +1,331 @@
+"""What the figures show: one function a figure, from tables to SVG text.
+
+The canvas, its colours and pieces are `analysis.figures`; captions and choice are
+`analysis.gallery`. N parameters, D tokens, C FLOPs, L nats per token.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures import (
+    C1,
+    C2,
+    C3,
+    C4,
+    C6,
+    GRID,
+    INK,
+    LABELS,
+    LETTERS,
+    band,
+    panel,
+    points,
+    ramp,
+    sized_lines,
+    sized_points,
+    star,
+)
+from analysis.words import power
+
+DODGE = 1.02  # between cutoffs that withhold the same runs, so that none hides another
+
+
+def loss_compute(
+    curves: pd.DataFrame,
+    cells: pd.DataFrame,
+    *,
+    frontier: pd.DataFrame | None = None,
+    envelope: pd.DataFrame | None = None,
+    planned: Mapping[str, Any] | None = None,
+    fitted_to: float | None = None,
+) -> str:
+    """Draw loss against compute: training curves, cells, envelope, and the law's frontier.
+
+    `curves` has run, params, flops, loss; `cells` params, flops, loss; `planned` flops, loss,
+    interval; `fitted_to` marks the largest C fitted.
+    """
+    with panel(
+        "losscompute",
+        x=LABELS["flops"],
+        y=LABELS["loss"],
+        logy=True,
+        title="Test loss against training compute",
+    ) as drawn:
+        axis = drawn.ax
+        sized_lines(axis, curves, x="flops")
+        sized_points(axis, cells, x="flops")
+        if envelope is not None:
+            axis.plot(
+                envelope["x"],
+                envelope["y"],
+                color=C6,
+                dashes=(2, 1.2),
+                label="envelope",
+                zorder=3,
+            )
+        if frontier is not None:
+            band(axis, frontier, colour=C1, label="frontier of the law")
+        if planned:
+            star(
+                axis,
+                planned["flops"],
+                planned["loss"],
+                label="forecast",
+                interval=planned.get("interval"),
+            )
+        if fitted_to:
+            axis.axvline(fitted_to, color=INK, linewidth=0.8, linestyle=":", label="largest run")
+        seen = [*cells["loss"], *([planned["loss"]] if planned else [])]
+        seen += [] if frontier is None else [frontier["y"].min()]
+        axis.set_ylim(0.93 * min(seen), 1.3 * max(seen))
+        axis.legend(loc="upper right", ncols=2)
+    return drawn.svg
+
+
+def isoflop(cells: pd.DataFrame, parabolas: pd.DataFrame, vertices: pd.DataFrame) -> str:
+    """Draw loss against N at equal compute, with parabolas and their vertices.
+
+    `cells` has params, loss, budget (FLOPs); `parabolas` and `vertices` have budget, x, y. A budget
+    without a vertex has its parabola dotted.
+    """
+    with panel("isoflop", x=LABELS["params"], y=LABELS["loss"], title="IsoFLOP curves") as drawn:
+        axis = drawn.ax
+        budgets = sorted(cells["budget"].unique())
+        for colour, budget in zip(ramp(len(budgets)), budgets, strict=True):
+            here = cells[cells["budget"] == budget]
+            points(axis, here["params"], here["loss"], colour=colour, label=f"{power(budget)}")
+            line = parabolas[parabolas["budget"] == budget]
+            at = vertices[vertices["budget"] == budget]
+            dash = "-" if len(at) else ":"
+            axis.plot(line["x"], line["y"], dash, color=colour, linewidth=1.3, zorder=3)
+            mark = {"s": 42, "marker": "D", "edgecolor": INK, "linewidth": 0.7}
+            axis.scatter(at["x"], at["y"], color=colour, zorder=4, **mark)
+        axis.margins(y=0.12)
+        axis.legend(title="FLOPs", ncols=3, loc="best")
+    return drawn.svg
+
+
+def observed(fitted: pd.DataFrame) -> str:
+    """Draw observed against fitted loss; `fitted` has params, loss, predicted."""
+    with panel(
+        "observed",
+        x="fitted loss (nats/token)",
+        y="observed test loss (nats/token)",
+        logy=True,
+        title="Observed against fitted loss",
+    ) as drawn:
+        axis = drawn.ax
+        sized_points(axis, fitted, x="predicted")
+        ends = [
+            fitted[["loss", "predicted"]].min().min(),
+            fitted[["loss", "predicted"]].max().max(),
+        ]
+        axis.plot(ends, ends, color=INK, linewidth=1.0, label="equal")
+        axis.legend(ncols=2, loc="upper left")
+    return drawn.svg
+
+
+def residuals(fitted: pd.DataFrame, against: str) -> str:
+    """Draw residuals (% of the fitted loss) against params, tokens, flops or D/N."""
+    values = (
+        fitted
+        if against in fitted
+        else fitted.assign(tokens_per_param=fitted["tokens"] / fitted["params"])
+    )
+    percent = 100 * (np.log(values["loss"]) - np.log(values["predicted"]))
+    title = f"Residuals against {LABELS[against]}"
+    with panel(
+        f"residuals-{against}", x=LABELS[against], y="observed over fitted loss (%)", title=title
+    ) as drawn:
+        axis = drawn.ax
+        sized_points(axis, values.assign(percent=percent), x=against, y="percent")
+        axis.axhline(0, color=INK, linewidth=1.0, zorder=2)
+        reach = 1.15 * max(float(np.abs(percent).max()), 0.1)
+        axis.set_ylim(-reach, 1.4 * reach)
+        axis.legend(loc="upper center", ncols=3)
+    return drawn.svg
+
+
+def allocation(
+    bands: Mapping[str, pd.DataFrame],
+    *,
+    what: str,
+    planned: tuple[float, float] | None = None,
+    fitted_to: float | None = None,
+    vertices: pd.DataFrame | None = None,
+) -> str:
+    """Draw N*(C) or D*(C) of each method with its band; `what` is params or tokens.
+
+    `vertices` are optima of single budgets: x, y and, where they have an interval, lo and hi.
+    """
+    letter = LETTERS[what]
+    with panel(
+        f"allocation-{what}",
+        x=LABELS["flops"],
+        y=f"optimal {LABELS[what]}",
+        logy=True,
+        title=f"Compute-optimal {letter} against compute",
+    ) as drawn:
+        axis = drawn.ax
+        for colour, dash, (name, table) in zip(
+            (C1, C3, C6, C4), ("-", "--", "-.", ":"), bands.items(), strict=False
+        ):
+            band(axis, table, colour=colour, label=name, dash=dash)
+        if vertices is not None and len(vertices):
+            _vertices(axis, vertices)
+        if fitted_to:
+            axis.axvline(fitted_to, color=INK, linewidth=0.8, linestyle=":", label="largest run")
+        if planned:
+            star(axis, *planned, label="plan")
+        axis.legend(loc="upper left")
+    return drawn.svg
+
+
+def target(
+    runs: pd.DataFrame,
+    bands: Mapping[str, pd.DataFrame],
+    *,
+    x: str,
+    y: str,
+    y_label: str = "",
+    others: pd.DataFrame | None = None,
+    logx: bool = True,
+) -> str:
+    """Draw what a form predicts against its main variable: runs, and a curve with band a series.
+
+    `runs` has columns x, y and `series`, the name of its band if any; `others` were not fitted.
+    """
+    label = y_label or LABELS[y]
+    title = f"{label} against {LABELS[x]}"
+    with panel("target", x=LABELS[x], y=label, title=title, logx=logx) as drawn:
+        axis = drawn.ax
+        if others is not None and len(others):
+            points(axis, others[x], others[y], colour=GRID, label="not fitted: others beat them")
+        unnamed = runs[runs["series"].isna()]
+        points(axis, unnamed[x], unnamed[y], colour=GRID)
+        colours = ramp(len(bands)) if len(bands) > 1 else [C1]
+        for colour, (name, table) in zip(colours, bands.items(), strict=True):
+            here = runs[runs["series"] == name]
+            points(axis, here[x], here[y], colour=colour)
+            band(axis, table, colour=colour, label=name)
+        axis.legend(loc="best")
+    return drawn.svg
+
+
+def backtest(
+    withheld: pd.DataFrame, notes: Mapping[float, str], tau: pd.DataFrame, *, letter: str = "C"
+) -> str:
+    """Draw the relative error of every withheld run against how far it lay beyond the fit.
+
+    `withheld` has cutoff, distance, error; `notes` {cutoff: legend}; `tau` x, y, lo, hi.
+    """
+    with panel(
+        "backtest",
+        x=f"{letter} of the withheld run over the largest {letter} fitted (times)",
+        y="predicted over measured loss (%)",
+        title="Relative error of withheld runs against distance",
+        height=4.2,
+    ) as drawn:
+        axis = drawn.ax
+        for i, (cutoff, note) in enumerate(notes.items()):
+            here = withheld[withheld["cutoff"] == cutoff]
+            beside = here["distance"] * DODGE ** (i - (len(notes) - 1) / 2)
+            points(axis, beside, 100 * here["error"], colour=ramp(len(notes))[i], label=note)
+        percent = tau.assign(**{k: 100 * tau[k] for k in ("y", "lo", "hi")})
+        band(axis, percent, colour=C1, label="± tau, by which intervals grow with distance")
+        low, high = axis.get_ylim()
+        axis.set_ylim(low, high + (0.12 + 0.09 * len(notes)) * (high - low))  # room for the legend
+        axis.legend(loc="upper left")
+    return drawn.svg
+
+
+def forecast(expected: Mapping[str, Any], outcome: float | None) -> str:
+    """Draw the forecast with its interval and, when it is known, what the run reached."""
+    with panel(
+        "forecast",
+        x=LABELS["loss"],
+        y="",
+        logx=False,
+        height=1.9,
+        title="Forecast against outcome",
+    ) as drawn:
+        axis = drawn.ax
+        low, high = expected["interval"]
+        label = f"{100 * expected['level']:g}% interval"
+        axis.plot(
+            [low, high],
+            [1, 1],
+            color=C1,
+            linewidth=9,
+            alpha=0.35,
+            solid_capstyle="butt",
+            label=label,
+            zorder=1,
+        )
+        axis.scatter([expected["test_loss"]], [1], s=60, color=C1, label="forecast", zorder=3)
+        if outcome is not None:
+            axis.scatter([outcome], [0], s=90, marker="*", color=C2, label="outcome", zorder=3)
+            axis.plot([outcome, outcome], [0, 1], color=C2, linewidth=0.9, linestyle=":", zorder=2)
+        axis.set(yticks=[1, 0], yticklabels=["forecast", "outcome"], ylim=(-0.6, 2.2))
+        axis.margins(x=0.12)
+        axis.grid(visible=False, axis="y")
+        axis.legend(loc="upper left", ncols=3)
+    return drawn.svg
+
+
+def training_curves(curves: pd.DataFrame, *, final: pd.DataFrame | None = None) -> str:
+    """Draw loss against tokens, a line a cell; `curves` has run, params, tokens, loss."""
+    with panel(
+        "curves", x=LABELS["tokens"], y=LABELS["loss"], logy=True, title="Training curves"
+    ) as drawn:
+        axis = drawn.ax
+        sized_lines(axis, curves, x="tokens", label=True)
+        if final is not None and len(final):
+            axis.plot(
+                final["tokens"],
+                final["loss"],
+                color=C2,
+                linewidth=2.0,
+                label="final run",
+                zorder=4,
+            )
+        axis.legend(title="N", ncols=2, loc="upper right")
+    return drawn.svg
+
+
+def curve(
+    rows: pd.DataFrame,
+    series: Mapping[str, str],
+    *,
+    name: str,
+    y: str,
+    title: str,
+    x: tuple[str, str] = ("step", "optimiser step"),
+    lines: Mapping[str, float] | None = None,
+) -> str:
+    """Draw some columns of a stage's metrics against steps; `series` is {column: label}.
+
+    `lines` are horizontal marks {label: value}, such as the KL budget.
+    """
+    with panel(name, x=x[1], y=y, title=title, logx=False) as drawn:
+        axis = drawn.ax
+        for colour, (column, label) in zip((C1, C2, C3, C4), series.items(), strict=False):
+            kept = rows[[x[0], column]].dropna()
+            marker = "o" if len(kept) < 30 else ""
+            axis.plot(
+                kept[x[0]], kept[column], color=colour, label=label, marker=marker, markersize=3
+            )
+        for label, value in (lines or {}).items():
+            axis.axhline(value, color=INK, linewidth=1.0, linestyle="--", label=label)
+        axis.legend(loc="best")
+    return drawn.svg
+
+
+def _vertices(axis: Any, vertices: pd.DataFrame) -> None:
+    """Mark the optima of single budgets with their intervals."""
+    if {"lo", "hi"} <= set(vertices):
+        axis.vlines(vertices["x"], vertices["lo"], vertices["hi"], color=C3, linewidth=1.0)
+    points(axis, vertices["x"], vertices["y"], colour=C3, label="IsoFLOP minima", marker="D")

@@ -1,0 +1,77 @@
+"""Which form to believe: forms ranked by how they predict larger runs that were withheld.
+
+Error within the data favours whatever has most parameters; each form is therefore refitted below
+several cutoffs in C and predicts the runs above them (rolling origin). The score is the root mean
+square of its relative errors over cutoffs and withheld runs; a form without a minimum below some
+cutoff where another has one is ranked after those that have all.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.forms import FORMS, Form, column
+from analysis.hindcast import hindcasts
+from analysis.objective import Objective, problem_of, residuals
+from analysis.solver import minimise
+
+SPARE_ROWS = 2
+
+
+def candidates(table: pd.DataFrame) -> list[Form]:
+    """Return the forms that a table can carry: all that use the most of its variables."""
+    found = [form for form in FORMS.values() if _carries(table, form)]
+    targets = [t for t in ("loss", "reward", "error") if any(f.target == t for f in found)]
+    if not targets:
+        names = ", ".join(map(str, table.columns))
+        raise ValueError(f"form=all finds no form for columns {names}; name one, or add columns")
+    found = [form for form in found if form.target == targets[0]]
+    surfaces = [form for form in found if form.is_surface]
+    if surfaces:
+        return surfaces
+    most = max(len(form.variables) for form in found)
+    return [form for form in found if len(form.variables) == most]
+
+
+def compare(table: pd.DataFrame, objective: Objective | None) -> list[dict[str, Any]]:
+    """Return one row a form, best first; ValueError when no larger runs can be withheld."""
+    rows = [_scored(table, form, objective) for form in candidates(table)]
+    if not any(row["rms_relative_error"] is not None for row in rows):
+        raise ValueError(
+            "form=all ranks forms by larger runs that it withholds, and this table is too small "
+            "or too narrow in C for that; name a form, as form=chinchilla"
+        )
+    return sorted(
+        rows,
+        key=lambda row: (
+            row["rms_relative_error"] is None,
+            -row["n_cutoffs"],
+            row["rms_relative_error"] or np.inf,
+        ),
+    )
+
+
+def _carries(table: pd.DataFrame, form: Form) -> bool:
+    varying = all(v in table and np.ptp(column(table, v)) > 0 for v in form.variables)
+    enough = len(table) >= len(form.parameters) + SPARE_ROWS
+    return varying and enough and form.target in table
+
+
+def _scored(table: pd.DataFrame, form: Form, objective: Objective | None) -> dict[str, Any]:
+    chosen = objective or Objective(name=form.objective)
+    problem = problem_of(table, form, chosen)
+    found = minimise(problem)
+    inside = residuals(found.theta[:1], problem)[0]
+    tested = hindcasts(table, form, chosen)
+    rows = [row for row in (tested or {}).get("rows", []) if row["converged"]]
+    errors = np.array([row["rms_relative_error"] for row in rows])
+    return {
+        "form": form.name,
+        "n_parameters": len(form.parameters),
+        "converged": bool(found.converged[0]),
+        "rms_in_range": float(np.sqrt((inside**2).mean())),
+        "rms_relative_error": float(np.sqrt((errors**2).mean())) if len(rows) else None,
+        "n_cutoffs": len(rows),
+        "by_cutoff": [[row["distance"], row["rms_relative_error"]] for row in rows],
+    }

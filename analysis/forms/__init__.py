@@ -1,0 +1,50 @@
+"""The forms a law can take, one short file each: see `analysis.forms.form` for what a form is.
+
+To add one, write a file with a `Form` and list it here.
+"""
+
+import difflib
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from analysis.forms import (
+    bnsl,
+    chinchilla,
+    data_constrained,
+    farseer,
+    finetuning,
+    kaplan,
+    overoptimisation,
+    overtraining,
+    power,
+    reward_model,
+    rl_sigmoid,
+)
+from analysis.forms.form import EXPONENT_BOUNDS, Array, Form, Term, column
+
+__all__ = ["EXPONENT_BOUNDS", "FORMS", "Array", "Form", "Term", "column", "form_named"]
+
+_ALL = (
+    chinchilla.FORM,
+    kaplan.FORM,
+    *power.POWERS,
+    data_constrained.FORM,
+    overtraining.OVERTRAINING,
+    overtraining.DOWNSTREAM_ERROR,
+    farseer.FORM,
+    bnsl.FORM,
+    finetuning.FORM,
+    reward_model.FORM,
+    *overoptimisation.FORMS,
+    rl_sigmoid.FORM,
+)
+FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
+
+
+def form_named(name: str) -> Form:
+    """Return a form by name; raises ValueError listing the names."""
+    if name not in FORMS:
+        close = difflib.get_close_matches(name, FORMS, n=1)
+        hint = f", nearest is {close[0]}" if close else ""
+        raise ValueError(f"form={name} is not known{hint}; choose one of {', '.join(FORMS)}")
+    return FORMS[name]

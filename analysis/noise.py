@@ -1,0 +1,56 @@
+"""Seed noise measured in a table, and weights that follow from it.
+
+Runs that differ in their seed alone (the same N, D and group) give the deviation of log loss. With
+enough such groups it follows the loss as a power law, as Porian et al. 2024 (2406.19146) assume;
+with few it is one number. Weights are 1/sd^2 for least squares and 1/sd for absolute deviations.
+"""
+
+import numpy as np
+import pandas as pd
+
+from analysis.forms import Array, column
+
+SAME = ("params", "tokens", "unique_tokens", "group")
+FEWEST_GROUPS = 4  # of seeds, from which the deviation may change with the loss
+LEAST_SPREAD = 0.1  # of log loss among those groups
+LARGEST_SLOPE = 12.0
+
+
+def seed_deviation(table: pd.DataFrame) -> Array:
+    """Return the deviation of log loss by row (n,); ValueError where no run has another seed."""
+    keys = [name for name in SAME if name in table]
+    logs = np.log(column(table, "loss"))
+    codes = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
+    count = np.bincount(codes)
+    mean = np.bincount(codes, logs) / count
+    square = np.bincount(codes, (logs - mean[codes]) ** 2)
+    several = count > 1
+    if not several.any() or not square[several].sum() > 0:
+        raise ValueError(
+            "objective.weighting=seed_noise needs runs that differ in their seed alone (the same "
+            f"{', '.join(keys)}); repeat the cheapest cells with other seeds, or weigh by a column"
+        )
+    freedom = (count - 1)[several]
+    pooled = np.sqrt(square[several].sum() / freedom.sum())
+    levels, variance = mean[several], square[several] / freedom
+    if several.sum() < FEWEST_GROUPS or np.ptp(levels) < LEAST_SPREAD:
+        return np.full(len(table), pooled)
+    floor = 0.01 * pooled**2  # two seeds may agree by chance
+    log_sd = 0.5 * np.log(np.maximum(variance, floor))
+    slope, _ = np.polyfit(levels, log_sd, 1, w=np.sqrt(freedom))
+    slope = float(np.clip(slope, 0.0, LARGEST_SLOPE))  # noise falls with the loss or stays
+    shape = np.exp(slope * (logs - np.average(levels, weights=freedom)))
+    scale = np.sqrt(square[several].sum() / (freedom * shape_at(levels, slope, freedom)).sum())
+    return shape * scale
+
+
+def shape_at(levels: Array, slope: float, freedom: Array) -> Array:
+    """Return the squared relative deviation at log losses (groups,)."""
+    return np.exp(2 * slope * (levels - np.average(levels, weights=freedom)))
+
+
+def weighted(table: pd.DataFrame, *, squared: bool) -> pd.DataFrame:
+    """Return the table with a `weight` of mean 1 from its seed noise, times any it has."""
+    weight = 1 / seed_deviation(table) ** (2 if squared else 1)
+    given = column(table, "weight") if "weight" in table else 1.0
+    return table.assign(weight=weight / weight.mean() * given)
