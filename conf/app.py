@@ -88,7 +88,6 @@ def with_own_logs(arguments: list[str]) -> list[str]:
 
 def to_dataclass(config: DictConfig, schema: type[T]) -> T:
     """Turn a composed config into its dataclass, nested ones included."""
-    OmegaConf.resolve(config)
     value = OmegaConf.to_object(config)
     if not isinstance(value, schema):
         raise ValueError(f"the config composes to {type(value).__name__}, not {schema.__name__}")

@@ -6,11 +6,12 @@ sums), so that a resumed run repeats an unbroken one bit for bit on CPU.
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ def save(
     if optimizer is not None:
         tensors |= {f"optimizer.{k}": v for k, v in _moments(optimizer).items()}
     tensors |= {f"extra.{k}": v for k, v in (extra or {}).items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         contiguous = {k: v.detach().contiguous() for k, v in tensors.items()}
         save_file(
@@ -40,11 +41,10 @@ def save(
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the second is how its writer says "disk full"
         temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; free space or change the folder"
-        ) from error
+        why = getattr(error, "strerror", None) or str(error)
+        raise OSError(f"cannot write {path}: {why}; free space or change the folder") from error
     return path
 
 

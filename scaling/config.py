@@ -5,6 +5,7 @@ evaluation, seed), values and not differences from defaults; machine, launcher a
 """
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -259,6 +260,7 @@ class LogConfig:
     every_seconds: float = 10.0
     wandb: str = "offline"
     project: str = "scaling"
+    tags: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Check the wandb mode."""
@@ -284,7 +286,11 @@ SCIENCE = ("model", "tokenizer", "data", "optim", "schedule", "budget", "eval", 
 
 @dataclass(kw_only=True)
 class CellConfig:
-    """One cell: the science part, and where and how it runs."""
+    """One cell: the science part, and where and how it runs.
+
+    `detach` submits and returns; `retry` is how often a failed cell is tried again; `cells_per_job`
+    lets small cells share a job; `branches=jobs` gives every branch of a trunk a job of its own.
+    """
 
     study: str = "quick"
     model: ModelConfig = field(default_factory=underived)
@@ -300,10 +306,37 @@ class CellConfig:
     log: LogConfig = field(default_factory=LogConfig)
     runs: str = "runs"
     dry_run: bool = False
+    detach: bool = False
+    retry: int = 0
+    cells_per_job: int = 0
+    branches: str = "trunk"
 
     def __post_init__(self) -> None:
-        """Derive the model's widths."""
+        """Derive the model's widths; check how the cells are run."""
         self.model.__post_init__()
+        check("retry", self.retry, self.retry >= 0, "must be 0 or more attempts after the first")
+        check(
+            "cells_per_job",
+            self.cells_per_job,
+            self.cells_per_job >= 0,
+            "must be positive, or 0 for one trunk a job",
+        )
+        one_of("branches", self.branches, ("trunk", "jobs"))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "CellConfig":
+        """Build a cell from what `dataclasses.asdict` made of it."""
+        nested = {
+            f.name: type(getattr(cls._blank(), f.name))(**values[f.name])
+            for f in dataclasses.fields(cls)
+            if dataclasses.is_dataclass(getattr(cls._blank(), f.name))
+        }
+        return cls(**{**values, **nested})
+
+    @classmethod
+    @functools.cache
+    def _blank(cls) -> "CellConfig":
+        return cls(budget=BudgetConfig(n_tokens=1))
 
     def science(self) -> dict[str, Any]:
         """Return the part that makes the cell what it is, complete."""

@@ -21,7 +21,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.app import start, store
 from scaling.config import BudgetConfig, CellConfig, FinalConfig
-from scaling.schema import Record, read_json, read_record, sha256_file, sha256_json, write_json
+from scaling.schema import (
+    Record,
+    now,
+    read_json,
+    read_record,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -190,8 +198,6 @@ def seal_forecast(config: FinalConfig, inputs: dict[str, str]) -> Path:
 
     A forecast already sealed for the same inputs is left as it is.
     """
-    from scaling.trainer import now
-
     path = Path(config.runs) / config.study / "final" / "forecast.json"
     if path.is_file() and read_json(path)["inputs"] == inputs:
         return path

@@ -1,63 +1,45 @@
-"""Run cells: skip what is done, group by trunk, and hand the trunks to processes or to SLURM.
+"""Run a study's cells: skip what is done, submit what nobody has, watch it to its end.
 
-On this machine each trunk is a process of its own, forked from a server that has torch imported
-already, so that it starts in milliseconds and its death is nobody else's. On SLURM each trunk is a
-job of an array, through submitit.
+Locally a pool in a background process trains the cells; on SLURM arrays of jobs do, through
+submitit. Either way the jobs are written to runs/NAME/jobs.jsonl before anything waits, the sweep
+command only watches, and the same command attaches again, submits what is missing and nothing else.
 """
 
 import logging
-import multiprocessing
 import os
 import signal
-import time
-from dataclasses import dataclass
-from multiprocessing.connection import wait
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from scaling.budget import by_trunk, core_seconds, resolve, trunk_flops, trunk_steps
+from scaling.attempt import TAKEN_AWAY, Held, Lease, Pulse, dead, last_attempt, write_attempt
 from scaling.config import CellConfig
-from scaling.runlog import Progress, clock
-from scaling.schema import Record, read_record
+from scaling.failure import bury, cell_folder, last_line, record_path, status_of
+from scaling.ledger import append_jobs, jobs_folder, local_job, read_jobs, submitter
+from scaling.pool import default_workers
+from scaling.schema import Record, now, read_record, write_json
+from scaling.status import CellStatus, Survey
+from scaling.watch import watch
+from scaling.work import Work, tasks_of
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trunk:
-    """The missing cells of one trunk and what they cost."""
-
-    trunk_id: str
-    cells: list[CellConfig]
-    flops: float
-
-
-def record_path(cell: CellConfig) -> Path:
-    """Return where a cell's record is or will be."""
-    return Path(cell.runs) / cell.study / cell.run_id() / "record.json"
-
-
-def status_of(cell: CellConfig) -> str:
-    """Return the status of a cell's record, `missing` without one."""
-    path = record_path(cell)
-    return read_record(path).status if path.is_file() else "missing"
-
-
-def group(cells: list[CellConfig]) -> list[Trunk]:
-    """Group cells by trunk, the longest first, so that the last process to end ends soon."""
-    trunks = [Trunk(trunk_id=k, cells=v, flops=trunk_flops(v)) for k, v in by_trunk(cells).items()]
-    return sorted(trunks, key=lambda t: -core_seconds(t.flops, trunk_steps(t.cells)))
+FREE_TURNS = 20  # resubmissions of what was interrupted, not failed, that one command makes
 
 
 def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) -> list[Record]:
-    """Train every cell whose record is not done; return all records.
+    """Train every cell whose record is not done; return all records, none after `detach`.
 
     Raises RuntimeError, after all the others have ended, when a cell failed; a diverged cell is a
     result and only said.
     """
     if not cells:
         raise ValueError("the sweep has no cells; widen grid.* or name a sweep with sweeps=NAME")
-    cells = resolve_corpus(cells)
+    cells = resolve_corpus(unique(cells))
     missing = [c for c in cells if status_of(c) != "done"]
     log.info(
         "%s: %d cells, %d done already, %d to train",
@@ -71,11 +53,185 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
 
         price(cells)
         return []
-    trunks = group(missing)
-    if trunks:
+    if missing:
         check_corpus(cells)
-        {"local": run_local, "slurm": run_slurm}[where](trunks, **options)
-    return collect(cells)
+        train(missing, where=where, options=options)
+    return [] if cells[0].detach else collect(cells)
+
+
+def unique(cells: list[CellConfig]) -> list[CellConfig]:
+    """Drop cells that are the same as one before."""
+    return list({c.run_id(): c for c in cells}.values())
+
+
+def train(cells: list[CellConfig], *, where: str, options: dict[str, Any]) -> None:
+    """Submit what nobody has and watch, again for what a dead job left and may be tried again."""
+    round, turn, free = uuid.uuid4().hex[:10], 0, 0
+    todo = cells
+    while todo:
+        survey = Survey(study_folder(cells[0]))
+        with stopped_with_us(where, survey.folder):
+            submit_missing(todo, survey, where=where, round=round, options=options)
+            if cells[0].detach:
+                say_detached(survey.folder, "detached")
+                return
+            try:
+                lost = watch(cells, survey, poll_seconds=options.get("poll_seconds", 0.5))
+            except KeyboardInterrupt:
+                say_detached(survey.folder, "detached by Ctrl-C")
+                raise
+        again = close_lost(cells, lost, retry=cells[0].retry)
+        failed = [c for c, taken_away in again if not taken_away]
+        turn, free = turn + bool(failed), free + (not failed)
+        todo = [c for c, _ in again] if turn <= cells[0].retry and free <= FREE_TURNS else []
+
+
+def say_detached(folder: Path, how: str) -> None:
+    """Say that the jobs go on without us, and how to look, attach and cancel."""
+    log.info(
+        "%s: the jobs go on; python -m scaling.status %s looks, the same command attaches, "
+        "--cancel ends them",
+        how,
+        folder,
+    )
+
+
+@contextmanager
+def stopped_with_us(where: str, folder: Path) -> Iterator[None]:
+    """Pass a SIGTERM on to the local pool, which then leaves checkpoints; SLURM's jobs stay."""
+    if where != "local":
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        for job in read_jobs(folder):
+            if job.process_lives:
+                os.kill(job.pid, signal.SIGTERM)
+        log.info("stopped: the cells leave checkpoints; the same command resumes them")
+        os._exit(143)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def study_folder(cell: CellConfig) -> Path:
+    """Return the folder of a cell's study."""
+    return Path(cell.runs) / cell.study
+
+
+def submit_missing(
+    cells: list[CellConfig],
+    survey: Survey,
+    *,
+    where: str,
+    round: str,
+    options: dict[str, Any],
+) -> None:
+    """Submit the cells that no live job or process has; one sweep at a time does so."""
+    try:
+        with Lease(jobs_folder(survey.folder), submitter(round), Pulse()):
+            if where == "slurm":
+                adopt_orphans(survey.folder)
+            survey.refresh()
+            known = {s.run_id: s for s in survey.cells([c.run_id() for c in cells])}
+            busy = [c for c in cells if known[c.run_id()].state in ("queued", "running")]
+            free = [c for c in cells if known[c.run_id()].state not in ("queued", "running")]
+            if busy:
+                log.info("attached to %d cells that are queued or running already", len(busy))
+            if free:
+                {"local": submit_local, "slurm": submit_slurm}[where](
+                    free, survey.folder, round=round, options=options
+                )
+    except Held as held:
+        log.info("another sweep submits to this study now (%s); watching it", held)
+
+
+def submit_local(
+    cells: list[CellConfig], folder: Path, *, round: str, options: dict[str, Any]
+) -> None:
+    """Start a pool in the background, which outlives this command."""
+    device = cells[0].machine.device
+    if device == "cuda":
+        from scaling.device import pick_device
+
+        pick_device(cells[0].machine)  # a missing GPU is said before any process starts
+    by_branch = cells[0].branches == "jobs"
+    work = Work(
+        round=round,
+        tasks=tasks_of(cells, part="trunk" if by_branch else "all"),
+        retry=cells[0].retry,
+        workers=options.get("workers") or cells[0].machine.workers or default_workers(device),
+        then_branches=by_branch,
+    )
+    place = jobs_folder(folder)
+    path = write_json(place / f"{round}-{uuid.uuid4().hex[:6]}.json", work.to_dict())
+    output = path.with_suffix(".log")
+    with output.open("ab") as stream:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scaling.pool", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
+    job = local_job(process.pid, round=round, cells=[c.run_id() for c in cells], log=output)
+    append_jobs(folder, [job])
+
+
+def submit_slurm(
+    cells: list[CellConfig], folder: Path, *, round: str, options: dict[str, Any]
+) -> None:
+    """Submit arrays of jobs."""
+    from scaling.submit import submit
+
+    submit(cells, folder, round=round, options=options)
+
+
+def adopt_orphans(folder: Path) -> None:
+    """Find the jobs of a sweep that was killed while it submitted."""
+    from scaling.submit import adopt
+
+    adopt(folder)
+
+
+def close_lost(
+    cells: list[CellConfig], lost: list[CellStatus], *, retry: int
+) -> list[tuple[CellConfig, bool]]:
+    """Write down the end of cells whose job died; return those to try again.
+
+    With each comes whether SLURM took its machine away, which is no failure. What somebody
+    cancelled or stopped is left alone.
+    """
+    by_id = {c.run_id(): c for c in cells}
+    again = []
+    for status in lost:
+        cell = by_id[status.run_id]
+        folder = cell_folder(cell)
+        last = last_attempt(folder)
+        if last and last.ended is None and dead(folder, last):
+            if status.state == "cancelled":
+                write_attempt(folder, replace(last, ended=now(), outcome="stopped"))
+            else:
+                bury(cell, status.error, retry=retry)
+            last = last_attempt(folder)
+            tell_buried(status, final=last is None or last.final)
+        taken_away = last is not None and last.outcome in TAKEN_AWAY
+        if status.state == "cancelled" or (last and last.final):
+            continue
+        if taken_away or status.state == "failed":
+            again.append((cell, taken_away))
+    return again
+
+
+def tell_buried(status: CellStatus, *, final: bool) -> None:
+    """Log a failure that nobody was left to report but us."""
+    again = "" if final else "; it is tried again"
+    log.error(
+        "cell %s failed (attempt %d)%s: %s", status.run_id, status.attempt, again, status.error
+    )
 
 
 def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
@@ -91,22 +247,23 @@ def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
         if key not in known:
             known[key] = open_corpus(cell).sha256
         cell.data.sha256 = known[key]
-    return cells
+    return unique(cells)
 
 
 def check_corpus(cells: list[CellConfig]) -> None:
     """Resolve every cell before the first trains; say which budgets repeat the corpus."""
+    from scaling.budget import resolve
     from scaling.data import open_corpus
 
     largest = max(cells, key=lambda c: resolve(c).n_tokens)
-    unique, wanted = len(open_corpus(largest).train), resolve(largest).n_tokens
-    if wanted > unique:
+    unique_tokens, wanted = len(open_corpus(largest).train), resolve(largest).n_tokens
+    if wanted > unique_tokens:
         log.warning(
             "the largest budget takes %s tokens but the corpus has %s: up to %.1f epochs; "
             "records keep unique_tokens",
             f"{wanted:,}",
-            f"{unique:,}",
-            wanted / unique,
+            f"{unique_tokens:,}",
+            wanted / unique_tokens,
         )
 
 
@@ -116,187 +273,29 @@ def collect(cells: list[CellConfig]) -> list[Record]:
     diverged = [r.run_id for r in records if r.status == "diverged"]
     if diverged:
         log.warning("diverged: %s", ", ".join(diverged))
-    failed = [r for r in records if r.status == "failed"]
-    lost = len(cells) - len(records)
-    if failed or lost:
-        why = f"; {failed[0].run_id}: {last_line(failed[0])}" if failed else ""
+    settled = {r.run_id for r in records if r.status != "failed"}
+    without = [c for c in cells if c.run_id() not in settled]
+    if without:
         raise RuntimeError(
-            f"{len(failed) + lost} of {len(cells)} cells have no result{why}; "
+            f"{len(without)} of {len(cells)} cells have no result{reason(without, records)}; "
             "run the same command again to retry them"
         )
     return records
 
 
-def last_line(record: Record) -> str:
-    """Return the sentence of a record's error, without the traceback before it."""
-    return ((record.error or "").strip().splitlines() or ["no reason was recorded"])[-1]
-
-
-# --- this machine --------------------------------------------------------------------------------
-
-
-def run_local(trunks: list[Trunk], *, workers: int = 0, **_: Any) -> None:
-    """Train trunks in at most `workers` processes at once (0: one a GPU, else one a core)."""
-    from scaling.device import pick_device
-
-    pick_device(trunks[0].cells[0].machine)  # a missing GPU is said once, before any process starts
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scaling.trainer"])
-    slots = workers or default_workers()
-    progress = Progress(
-        "sweep",
-        total=sum(t.flops for t in trunks),
-        every_seconds=trunks[0].cells[0].log.every_seconds,
-    )
-    waiting, running = list(trunks), {}
-    counters = {t.trunk_id: context.Value("d", 0.0) for t in trunks}
-    n_cells, began = sum(len(t.cells) for t in trunks), time.monotonic()
+def reason(cells: list[CellConfig], records: list[Record]) -> str:
+    """Return why the first of some cells has no result: its record, its last attempt, the disk."""
+    for record in records:
+        if record.status == "failed":
+            return f"; {record.run_id}: {last_line(record.error or '') or 'no reason was recorded'}"
+    for cell in cells:
+        last = last_attempt(cell_folder(cell))
+        if last and last.error:
+            return f"; {cell.run_id()}: {last.error}"
     try:
-        while waiting or running:
-            while waiting and len(running) < slots:
-                trunk = waiting.pop(0)
-                process = context.Process(
-                    target=train_process, args=(trunk, counters[trunk.trunk_id], len(running))
-                )
-                process.start()
-                running[process.sentinel] = (process, trunk)
-            for sentinel in wait(list(running), timeout=0.5):
-                process, trunk = running.pop(sentinel)  # type: ignore[index]
-                process.join()
-                after_process(process.exitcode or 0, trunk)
-            ended = sum(record_path(c).is_file() for t in trunks for c in t.cells)
-            progress.update(sum(c.value for c in counters.values()), f"{ended}/{n_cells} cells")
-    finally:
-        for process, _trunk in running.values():
-            process.terminate()
-        progress.close()
-    log.info("sweep: %d cells in %s", n_cells, clock(time.monotonic() - began))
-
-
-def default_workers() -> int:
-    """One worker a GPU, or one a core that this process may use."""
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.device_count()
-    return len(os.sched_getaffinity(0))
-
-
-def after_process(code: int, trunk: Trunk) -> None:
-    """Say at once when a trunk's process died without a Python error, as under kill -9."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        log.error(
-            "trunk %s was ended by %s; its finished cells are kept, "
-            "run the command again to resume it",
-            trunk.trunk_id,
-            name,
-        )
-
-
-def train_process(trunk: Trunk, counter: Any, slot: int) -> None:
-    """Train one trunk in its own process."""
-    import torch
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    if torch.cuda.is_available():
-        torch.cuda.set_device(slot % torch.cuda.device_count())
-
-    def report(flops: float) -> None:
-        counter.value = min(trunk.flops, flops)
-
-    train_cells(trunk.cells, report=report)
-    counter.value = trunk.flops
-
-
-def train_cells(cells: list[CellConfig], report: Any = None) -> list[Record]:
-    """Train the cells of one trunk; an exception becomes a `failed` record of those without one."""
-    from scaling.trainer import failed_record, train_trunk
-
-    try:
-        return train_trunk(cells, report=report or (lambda flops: None))
-    except Exception as error:
-        for cell in cells:
-            if status_of(cell) == "missing":
-                failed_record(cell, error).write(record_path(cell))
-        log.error("trunk %s failed: %s: %s", cells[0].trunk_id(), type(error).__name__, error)
-        raise SystemExit(1) from error
-
-
-# --- SLURM ---------------------------------------------------------------------------------------
-
-
-def run_slurm(trunks: list[Trunk], *, poll_seconds: float = 5.0, **options: Any) -> None:
-    """Submit one job a trunk as an array and wait for them, saying each failure as it comes."""
-    jobs = submit(trunks, **options)
-    progress = Progress("sweep", total=len(jobs), every_seconds=30.0)
-    pending = dict(jobs)
-    while pending:
-        for trunk_id, job in list(pending.items()):
-            if job.done():
-                del pending[trunk_id]
-                error = job.exception()
-                if error is not None:
-                    log.error(
-                        "job %s (trunk %s) failed: %s",
-                        job.job_id,
-                        trunk_id,
-                        str(error).strip().splitlines()[-1],
-                    )
-        progress.update(len(jobs) - len(pending), f"{len(pending)} jobs left")
-        if pending:
-            time.sleep(poll_seconds)
-    progress.close()
-
-
-def submit(trunks: list[Trunk], **options: Any) -> dict[str, Any]:
-    """Submit the trunks; return submitit's job of each. ValueError where there is no SLURM."""
-    import submitit
-
-    folder = Path(trunks[0].cells[0].runs) / trunks[0].cells[0].study / ".jobs"
-    try:
-        executor = submitit.AutoExecutor(folder=folder, cluster="slurm")
-    except RuntimeError as error:
-        raise ValueError(
-            f"no SLURM here ({error}); use hydra/launcher=local, or load your cluster's module"
-        ) from error
-    executor.update_parameters(
-        **slurm_parameters(**options), slurm_job_name=f"scaling-{trunks[0].cells[0].study}"
-    )
-    with executor.batch():
-        jobs = [executor.submit(train_cells, t.cells) for t in trunks]
-    log.info(
-        "submitted %d jobs: %s",
-        len(jobs),
-        ", ".join(j.job_id for j in jobs[:4]) + (" ..." if len(jobs) > 4 else ""),
-    )
-    return {t.trunk_id: j for t, j in zip(trunks, jobs, strict=True)}
-
-
-def slurm_parameters(
-    *,
-    partition: str | None = None,
-    account: str | None = None,
-    timeout_min: int = 60,
-    cpus_per_task: int = 1,
-    mem_gb: float = 4,
-    gpus_per_node: int = 0,
-    array_parallelism: int = 64,
-    setup: list[str] | None = None,
-    additional: dict[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Translate the launcher's options into submitit's."""
-    values: dict[str, Any] = {
-        "timeout_min": timeout_min,
-        "cpus_per_task": cpus_per_task,
-        "mem_gb": mem_gb,
-        "slurm_array_parallelism": array_parallelism,
-        "slurm_setup": list(setup or []) or None,
-        "slurm_additional_parameters": dict(additional or {})
-        | ({"account": account} if account else {}),
-    }
-    if partition:
-        values["slurm_partition"] = partition
-    if gpus_per_node:
-        values["gpus_per_node"] = gpus_per_node
-    return {k: v for k, v in values.items() if v is not None}
+        probe = study_folder(cells[0]) / ".probe"
+        probe.write_text("x" * 4096)
+        probe.unlink()
+    except OSError as error:
+        return f"; {study_folder(cells[0])} cannot be written: {error.strerror}"
+    return ""

@@ -8,8 +8,12 @@ import json
 import logging
 import math
 import os
+import shutil
+import signal
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -32,8 +36,9 @@ def say_once(text: str) -> None:
 class RunLog:
     """Append rows to `folder/metrics.jsonl` and mirror them to wandb as one run of a group.
 
-    Use as a context manager. `resume_step` drops rows after a step, which a killed run had written
-    beyond its checkpoint. The wandb run starts with the first row.
+    Use as a context manager. The file begins with `rows`, put there in one step: a kill while a
+    run resumes must not cost rows that its checkpoint counts on. `resume_step` takes them from the
+    file itself, up to that step. The wandb run starts with the first row.
     """
 
     def __init__(
@@ -45,26 +50,29 @@ class RunLog:
         group: str,
         details: dict[str, Any] | None = None,
         resume_step: int | None = None,
+        rows: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.path = Path(folder) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        rows = (
-            []
-            if resume_step is None
-            else [r for r in read_curve(self.path) if r["step"] <= resume_step]
-        )
+        if resume_step is not None:
+            rows = [r for r in read_curve(self.path) if r["step"] <= resume_step]
         write_text(self.path, "".join(map(_line, rows)))
-        self._stream: TextIO = self.path.open("a", encoding="utf-8", buffering=1)
         self._mirror = Mirror(
             config, folder=self.path.parent.parent, name=name, group=group, details=details or {}
         )
         for row in rows:
             self._mirror.log(row)
+        self._stream: TextIO = self.path.open("a", encoding="utf-8", buffering=1)
 
     def log(self, row: dict[str, Any]) -> None:
         """Write one row (it holds `step`); a non-finite value is left out of it."""
         finite = {k: v for k, v in row.items() if not isinstance(v, float) or math.isfinite(v)}
-        self._stream.write(_line(finite))
+        try:
+            self._stream.write(_line(finite))
+        except OSError as error:
+            raise OSError(
+                f"cannot write {self.path}: {error.strerror}; free space or change the folder"
+            ) from error
         self._mirror.log(finite)
 
     def extend(self, rows: list[dict[str, Any]]) -> None:
@@ -84,7 +92,8 @@ class RunLog:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the file and the mirror."""
-        self._stream.close()
+        with suppress(OSError):  # a full disk was said when the row was written
+            self._stream.close()
         self._mirror.finish(failed=kind is not None)
 
 
@@ -92,8 +101,23 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, allow_nan=False) + "\n"
 
 
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Keep signals from a process started inside, which would die of the one that means `save`."""
+    held = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Mirror:
-    """A wandb run that may fail at any time without harm."""
+    """A wandb run that may fail at any time without harm.
+
+    A cell is one run id for good. Offline, each start writes the whole curve again under its own
+    steps, so the files of an interrupted start are removed: one folder a cell is left to sync.
+    """
 
     def __init__(
         self, config: LogConfig, *, folder: Path, name: str, group: str, details: dict[str, Any]
@@ -111,24 +135,30 @@ class Mirror:
             probe.mkdir(parents=True, exist_ok=True)
             (probe / ".writable").write_text("")
             os.environ.setdefault("WANDB_SILENT", "true")
-            self._run = wandb.init(
-                project=self._config.project,
-                mode=self._config.wandb,  # type: ignore[arg-type]
-                dir=str(self._folder),
-                id=f"{self._group}-{self._name}".replace("/", "-"),
-                name=self._name,
-                group=self._group,
-                config=self._details,
-                resume="allow" if self._config.wandb == "online" else None,
-                reinit="finish_previous",
-                settings=wandb.Settings(
-                    console="off",
-                    silent=True,
-                    disable_git=True,
-                    disable_code=True,
-                    x_disable_stats=True,
-                ),
-            )
+            identity = f"{self._group}-{self._name}".replace("/", "-")
+            if self._config.wandb == "offline":
+                for former in probe.glob(f"offline-run-*-{identity}"):
+                    shutil.rmtree(former, ignore_errors=True)
+            with signals_held_back():
+                self._run = wandb.init(
+                    project=self._config.project,
+                    mode=self._config.wandb,  # type: ignore[arg-type]
+                    dir=str(self._folder),
+                    id=identity,
+                    name=self._name,
+                    group=self._group,
+                    tags=[self._group, *self._config.tags],
+                    config=self._details,
+                    resume="allow" if self._config.wandb == "online" else None,
+                    reinit="finish_previous",
+                    settings=wandb.Settings(
+                        console="off",
+                        silent=True,
+                        disable_git=True,
+                        disable_code=True,
+                        x_disable_stats=True,
+                    ),
+                )
         except Exception as error:  # noqa: BLE001  the mirror's own faults, whatever they are
             self._fail(error)
 
@@ -154,7 +184,10 @@ class Mirror:
     def summary(self, values: dict[str, Any]) -> None:
         """Mirror results."""
         if self._run is not None:
-            self._run.summary.update(values)
+            try:
+                self._run.summary.update(values)
+            except Exception as error:  # noqa: BLE001
+                self._fail(error)
 
     def finish(self, *, failed: bool) -> None:
         """End the run."""

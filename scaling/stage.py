@@ -26,13 +26,14 @@ from scaling.runlog import Progress, RunLog
 from scaling.schema import (
     Record,
     code_version,
+    now,
     read_json,
     read_record,
     sha256_file,
     sha256_json,
     write_json,
 )
-from scaling.trainer import Diverged, now
+from scaling.trainer import Diverged
 
 FLOOR = 0.1  # the rate's end as a share of its peak, Ouyang et al. 2022, appendix C
 WARMUP_SHARE = 0.05

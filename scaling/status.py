@@ -1,33 +1,180 @@
 """Say how every cell of a study stands, one line each.
 
-    python -m scaling.status runs/NAME [--json]
+    python -m scaling.status runs/NAME [--watch] [--json] [--cancel]
 
-Reads the folder alone: records say done, diverged or failed and why; a curve without a record is a
-cell that runs or was killed. Exit status 1 when a cell failed.
+Puts together what the study's files say (records, attempts, jobs.jsonl) and what SLURM says, with
+accounting, without it, or not at all. Exit status 1 when a cell failed or there is no such study.
 """
 
 import argparse
 import json
+import os
+import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from scaling.schema import Record, read_curve, read_record
+from scaling import slurm
+from scaling.attempt import Attempt, dead, last_attempt, silent_seconds
+from scaling.failure import last_line, tail
+from scaling.ledger import Job, append, cancelled, read_jobs
+from scaling.schema import read_json
 
-QUIET_SECONDS = 300  # a curve that has not grown for this long belongs to a killed run
+WATCH_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellStatus:
-    """One cell as its files show it."""
+    """One cell: done, diverged, failed, running, queued, stopped, cancelled, or missing."""
 
     run_id: str
-    state: str  # done, diverged, failed, running, stopped
-    step: int
-    tokens: int
-    test_loss: float | None
-    error: str
+    state: str
+    attempt: int = 0
+    node: str = ""
+    job: str = ""
+    step: int = 0
+    tokens: int = 0
+    test_loss: float | None = None
+    error: str = ""
+
+
+@dataclass
+class Survey:
+    """A study's files and jobs; `refresh` asks SLURM and reads the jobs again."""
+
+    folder: Path
+    jobs: dict[str, list[Job]] = field(default_factory=dict)
+    states: dict[str, slurm.State] | None = field(default_factory=dict)
+    ended: dict[str, CellStatus] = field(default_factory=dict)
+
+    def refresh(self) -> None:
+        """Read the list of jobs and ask SLURM about those that may still matter."""
+        self.jobs = {}
+        for job in read_jobs(self.folder):
+            for cell in job.cells:
+                self.jobs.setdefault(cell, []).append(job)
+        asked = {
+            j.job
+            for cell, jobs in self.jobs.items()
+            if cell not in self.ended
+            for j in jobs
+            if j.where == "slurm"
+        }
+        self.states = slurm.states(sorted(asked))
+        if self.states is not None:
+            forgotten = cancelled(self.folder) - self.states.keys()
+            self.states |= dict.fromkeys(forgotten, slurm.State(state="CANCELLED"))
+
+    def cells(self, wanted: list[str] | None = None) -> list[CellStatus]:
+        """Return the status of the cells that are named, or of all that the study knows."""
+        return [self.of(run_id) for run_id in (self.all_cells() if wanted is None else wanted)]
+
+    def all_cells(self) -> list[str]:
+        """List the cells that have a folder or a job."""
+        folders = {
+            p.name
+            for p in self.folder.iterdir()
+            if p.is_dir() and not p.name.startswith(".") and p.name not in ("final", "wandb")
+        }
+        return sorted(folders | set(self.jobs))
+
+    def of(self, run_id: str) -> CellStatus:
+        """Return one cell's status; a done one is read once."""
+        if run_id not in self.ended:
+            found = self.judge(run_id)
+            if found.state != "done":
+                return found
+            self.ended[run_id] = found
+        return self.ended[run_id]
+
+    def judge(self, run_id: str) -> CellStatus:
+        """Put record, last attempt and job together."""
+        folder = self.folder / run_id
+        record = _record(folder / "record.json")
+        last = last_attempt(folder)
+        job = self.job_of(run_id)
+        live = self.is_live(job)
+        common: dict[str, Any] = {"run_id": run_id, "job": job.job if job else ""}
+        if last:
+            common |= {"attempt": last.attempt, "node": last.node, "job": last.job}
+            common |= {"step": last.step, "test_loss": last.test_loss}
+        if record and record["status"] == "done":
+            return CellStatus(**common | of_record(record), state="done")
+        if last and last.ended is None and not dead(folder, last):
+            return CellStatus(**common, state="running")
+        if live and not (last and job and last.round == job.round and last.final):
+            return CellStatus(**common, state="queued", error=self.why_queued(folder, last, job))
+        if record:
+            return CellStatus(**common | of_record(record), state=record["status"])
+        return CellStatus(**common, **self.without_record(folder, last, job))
+
+    def job_of(self, run_id: str) -> Job | None:
+        """Return the cell's job: the last that lives, else the last."""
+        jobs = self.jobs.get(run_id, [])
+        return next((j for j in reversed(jobs) if self.is_live(j)), jobs[-1] if jobs else None)
+
+    def is_live(self, job: Job | None) -> bool:
+        """Say whether a job waits or runs; one of a SLURM that does not answer is thought to."""
+        if job is None:
+            return False
+        if job.where == "local":
+            return job.process_lives
+        if self.states is None:
+            return True
+        state = self.states.get(job.job)
+        return state is not None and state.live
+
+    def why_queued(self, folder: Path, last: Attempt | None, job: Job | None) -> str:
+        """Say why a cell waits: its last end, a node that fell silent, what SLURM gives."""
+        if job and job.where == "slurm" and self.states is None:
+            return "SLURM does not answer"
+        if last and last.ended is None:
+            return f"no word from {last.node} for {silent_seconds(folder, last):.0f} s"
+        if last and last.outcome == "failed":
+            return f"attempt {last.attempt} failed: {last.error}"
+        state = (self.states or {}).get(job.job) if job else None
+        return state.reason if state and state.state == "PENDING" else ""
+
+    def without_record(self, folder: Path, last: Attempt | None, job: Job | None) -> dict[str, Any]:
+        """Say how a cell stands that has no record and no live job."""
+        state = (self.states or {}).get(job.job) if job else None
+        how = f"job {job.job} ended" if job else "no job has it"
+        if state:
+            how += f" as {state.state}" + (f" on {state.node}" if state.node else "")
+        if last and last.outcome == "failed":
+            return {"state": "failed", "error": last.error or ""}
+        if state and state.state == "CANCELLED":
+            return {"state": "cancelled", "error": how}
+        if last and last.ended is None:
+            quiet = silent_seconds(folder, last)
+            return {
+                "state": "failed",
+                "error": f"{how}; no word from {last.node} for {quiet:.0f} s",
+            }
+        if last:
+            return {"state": "stopped", "error": f"{last.outcome} at step {last.step}; {how}"}
+        if job is None:
+            return {"state": "missing", "error": how}
+        why = last_line(tail(job.log))
+        bad = job.where == "slurm" and not (state and state.state == "COMPLETED")
+        said = f"{how} before the cell began" + (f": {why}" if why else "")
+        return {"state": "failed" if bad else "stopped", "error": said}
+
+
+def _record(path: Path) -> dict | None:
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        return None
+
+
+def of_record(record: dict) -> dict:
+    """Return the parts of a status that a record states."""
+    known = {"test_loss": record["test_loss"]} if record["test_loss"] is not None else {}
+    error = last_line(record.get("error") or "")
+    return {"step": record["steps"], "tokens": record["tokens"], "error": error} | known
 
 
 def read_status(folder: str | Path) -> list[CellStatus]:
@@ -35,58 +182,42 @@ def read_status(folder: str | Path) -> list[CellStatus]:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"no study folder {folder}; run the sweep first or check the path")
-    cells = sorted(
-        p
-        for p in folder.iterdir()
-        if p.is_dir() and not p.name.startswith(".") and p.name not in ("final", "wandb")
-    )
-    return [of_cell(p) for p in cells]
-
-
-def of_cell(folder: Path) -> CellStatus:
-    """Return a cell's status from its record, or from its curve while there is none."""
-    path = folder / "record.json"
-    if path.is_file():
-        return of_record(read_record(path))
-    curve = folder / "metrics.jsonl"
-    last = (read_curve(curve) or [{}])[-1]
-    fresh = curve.exists() and time.time() - curve.stat().st_mtime < QUIET_SECONDS
-    return CellStatus(
-        run_id=folder.name,
-        state="running" if fresh else "stopped",
-        step=last.get("step", 0),
-        tokens=last.get("tokens", 0),
-        test_loss=last.get("test_loss"),
-        error="" if fresh else "no record and no news; run the sweep again to resume it",
-    )
-
-
-def of_record(record: Record) -> CellStatus:
-    """Return the status that a record states."""
-    lines = (record.error or "").strip().splitlines()
-    return CellStatus(
-        run_id=record.run_id,
-        state=record.status,
-        step=record.steps,
-        tokens=record.tokens,
-        test_loss=record.test_loss,
-        error=lines[-1] if lines else "",
-    )
+    survey = Survey(folder)
+    survey.refresh()
+    return survey.cells()
 
 
 def show(cells: list[CellStatus]) -> str:
     """Return the table: one line a cell, then the counts."""
-    lines = [f"{'cell':10}  {'state':8} {'step':>7} {'tokens':>12} {'test loss':>9}  why"]
+    head = f"{'cell':10}  {'state':9} {'try':>3} {'node':8} {'job':12} {'step':>7} {'test loss':>9}"
+    lines = [f"{head}  why"]
     for c in cells:
         loss = "" if c.test_loss is None else f"{c.test_loss:.4f}"
         lines.append(
-            f"{c.run_id:10}  {c.state:8} {c.step:7} {c.tokens:12,} {loss:>9}  {c.error}".rstrip()
+            f"{c.run_id:10}  {c.state:9} {c.attempt or '':>3} {c.node[:8]:8} {c.job[:12]:12} "
+            f"{c.step:7} {loss:>9}  {c.error}".rstrip()
         )
-    counts = {s: sum(c.state == s for c in cells) for s in sorted({c.state for c in cells})}
-    return (
-        "\n".join([*lines, ", ".join(f"{n} {s}" for s, n in counts.items()) or "no cells yet"])
-        + "\n"
-    )
+    return "\n".join([*lines, counts(cells) or "no cells yet"]) + "\n"
+
+
+def counts(cells: list[CellStatus]) -> str:
+    """Return how many cells are in each state, in words."""
+    found = {s: sum(c.state == s for c in cells) for s in sorted({c.state for c in cells})}
+    return ", ".join(f"{n} {s}" for s, n in found.items())
+
+
+def cancel(folder: str | Path) -> int:
+    """Cancel the live jobs of a study; return how many there were."""
+    survey = Survey(Path(folder))
+    survey.refresh()
+    live = {j.job: j for jobs in survey.jobs.values() for j in jobs if survey.is_live(j)}
+    for job in live.values():
+        if job.where == "local":
+            os.kill(job.pid, signal.SIGTERM)
+    slurm.cancel([j.job for j in live.values() if j.where == "slurm"])
+    if live:
+        append(Path(folder), [{"cancelled": sorted(live)}])
+    return len(live)
 
 
 def main() -> int:
@@ -96,15 +227,27 @@ def main() -> int:
     )
     parser.add_argument("folder", help="runs/NAME")
     parser.add_argument("--json", action="store_true", help="one JSON list instead of the table")
+    parser.add_argument("--watch", action="store_true", help="again every 2 s until all have ended")
+    parser.add_argument("--cancel", action="store_true", help="cancel what is queued or running")
     arguments = parser.parse_args()
     try:
-        cells = read_status(arguments.folder)
+        if arguments.cancel:
+            sys.stderr.write(f"cancelled {cancel(arguments.folder)} jobs\n")
+            time.sleep(1)  # what ends at once is shown as ended
+        while True:
+            cells = read_status(arguments.folder)
+            text = json.dumps([asdict(c) for c in cells]) + "\n" if arguments.json else show(cells)
+            clear = "\033[H\033[2J" if arguments.watch and sys.stdout.isatty() else ""
+            sys.stdout.write(clear + text)
+            sys.stdout.flush()
+            if not arguments.watch or not any(c.state in ("queued", "running") for c in cells):
+                break
+            time.sleep(WATCH_SECONDS)
+    except KeyboardInterrupt:
+        return 130
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    sys.stdout.write(
-        json.dumps([asdict(c) for c in cells]) + "\n" if arguments.json else show(cells)
-    )
     return int(any(c.state == "failed" for c in cells))
 
 

@@ -11,10 +11,9 @@ import logging
 import math
 import platform
 import time
-import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,21 @@ import torch
 from torch import Tensor, nn
 
 from scaling import checkpoint
+from scaling.attempt import Held, Pulse, Stopped
 from scaling.budget import Resolved, resolve
 from scaling.config import CellConfig
 from scaling.data import Batches, Corpus, open_corpus
 from scaling.device import autocast, device_name, peak_flops, peak_memory, pick_device
 from scaling.evaluate import Score, TestSet, evaluate, make_test_set
+from scaling.failure import cell_folder, trunk_folder
 from scaling.model import Transformer
 from scaling.optim import lr_factor, make_optimizer, set_lr
 from scaling.runlog import RunLog, details
-from scaling.schema import Record, code_version, read_curve, read_record, write_text
+from scaling.schema import Record, code_version, now, read_curve, read_record, write_text
 
 log = logging.getLogger(__name__)
 Report = Callable[[float], None]  # called with the FLOPs done so far
+Hold = Callable[[CellConfig, Path], AbstractContextManager[Any]]  # takes a cell while it is trained
 CHECK_STEPS = 20  # a loss that is not finite is noticed after at most this many steps
 CURVE_STEPS = sorted(
     {round(10 * 1.22**k) for k in range(80)}
@@ -73,6 +75,7 @@ class Setting:
     test: TestSet
     corpus: Corpus
     report: Report
+    pulse: Pulse
     started: str
     resolved: Resolved
 
@@ -82,12 +85,19 @@ def train_trunk(
     *,
     folders: list[Path] | None = None,
     report: Report = lambda flops: None,
+    pulse: Pulse | None = None,
+    hold: Hold = lambda cell, folder: nullcontext(),
+    part: str = "all",
 ) -> list[Record]:
     """Train the branches of one trunk and write each one's record; return the records.
 
     `folders` (default: runs/<study>/<run_id>) holds a place per cell. A cell whose record is done
-    is left alone. `report` is called with the FLOPs done, from the trunk's start. Raises ValueError
-    for cells of different trunks or an impossible setting, before anything is trained.
+    is left alone. `report` is called with the FLOPs done, from the trunk's start. `pulse` is how
+    the outside stops the work (Stopped is raised, after a checkpoint) and sees how far it is;
+    `hold` wraps the training of each cell and may raise Held for one that another process trains,
+    which is then left out. `part` is `trunk` for the shared part alone, kept for every branch,
+    `branch` for branches that start from it, or `all`. Raises ValueError for cells of different
+    trunks or an impossible setting, before anything is trained.
     """
     if len({c.trunk_id() for c in cells}) != 1:
         raise ValueError("the cells are of different trunks; group them by trunk_id first")
@@ -95,26 +105,49 @@ def train_trunk(
         zip((c.run_id() for c in cells), folders or [cell_folder(c) for c in cells], strict=True)
     )
     order = sorted(cells, key=lambda c: resolve(c).n_steps)
-    setting = prepare(order[-1], report)
-    trunk_folder = Path(order[0].runs) / order[0].study / ".trunks" / order[0].trunk_id()
-    if folders:
-        trunk_folder = folders[0] / ".trunk"
+    setting = prepare(order[-1], report, pulse)
+    trunk = folders[0] / ".trunk" if folders else trunk_folder(order[0])
     pending = [c for c in order if not is_done(places[c.run_id()] / "record.json")]
-    run = start_run(setting, trunk_folder, pending, places)
+    run = start_run(setting, trunk, pending, places, part=part)
     for cell in pending:
         folder = places[cell.run_id()]
         try:
-            advance(run, setting, cell, folder=trunk_folder, until=resolve(cell).decay_start)
-            save_run(run, trunk_folder)
-            train_branch(run, setting, cell, folder)
-        except Diverged as error:
-            finish(run, setting, cell, folder, score=None, error=str(error))
-    return [read_record(places[c.run_id()] / "record.json") for c in order]
+            if part == "trunk":
+                grow(run, setting, cell, trunk)
+            else:
+                with hold(cell, folder):
+                    if part == "branch":
+                        load_run(run, trunk, name=branch_name(cell), must=True)
+                    train_cell(run, setting, cell, folder, trunk=trunk)
+        except Held:
+            log.info("cell %s is trained elsewhere", cell.run_id())
+        except Diverged as error:  # the trunk itself: each branch of it that is left ends so
+            with hold(cell, folder):
+                finish(run, setting, cell, folder, score=None, error=str(error))
+    paths = [places[c.run_id()] / "record.json" for c in order]
+    return [read_record(p) for p in paths if p.is_file()]
 
 
-def cell_folder(cell: CellConfig) -> Path:
-    """Return where a cell's files are."""
-    return Path(cell.runs) / cell.study / cell.run_id()
+def train_cell(run: Run, setting: Setting, cell: CellConfig, folder: Path, *, trunk: Path) -> None:
+    """Bring the trunk to where the cell leaves it, then train the cell's own part."""
+    try:
+        advance(run, setting, cell, folder=trunk, until=resolve(cell).decay_start)
+        save_run(run, trunk)
+        train_branch(run, setting, cell, folder)
+    except Diverged as error:
+        finish(run, setting, cell, folder, score=None, error=str(error))
+
+
+def grow(run: Run, setting: Setting, cell: CellConfig, trunk: Path) -> None:
+    """Bring the trunk to where the cell leaves it and keep that point for the cell's own job."""
+    advance(run, setting, cell, folder=trunk, until=resolve(cell).decay_start)
+    save_run(run, trunk)
+    save_run(run, trunk, name=branch_name(cell))
+
+
+def branch_name(cell: CellConfig) -> str:
+    """Name the checkpoint at which a cell leaves its trunk."""
+    return f"step-{resolve(cell).decay_start}"
 
 
 def is_done(path: Path) -> bool:
@@ -122,7 +155,7 @@ def is_done(path: Path) -> bool:
     return path.is_file() and read_record(path).status == "done"
 
 
-def prepare(cell: CellConfig, report: Report) -> Setting:
+def prepare(cell: CellConfig, report: Report, pulse: Pulse | None = None) -> Setting:
     """Open corpus and device, and work out what the branches share."""
     corpus = open_corpus(cell)
     resolved = resolve(cell)
@@ -134,6 +167,7 @@ def prepare(cell: CellConfig, report: Report) -> Setting:
         test=make_test_set(corpus, context=context, n_tokens=cell.eval.test_tokens),
         corpus=corpus,
         report=report,
+        pulse=pulse or Pulse(),
         started=now(),
         resolved=resolved,
     )
@@ -149,34 +183,47 @@ def new_run(setting: Setting) -> Run:
 
 
 def start_run(
-    setting: Setting, folder: Path, pending: list[CellConfig], places: dict[str, Path]
+    setting: Setting, folder: Path, pending: list[CellConfig], places: dict[str, Path], *, part: str
 ) -> Run:
     """Return the trunk at its checkpoint, or at step 0 where a pending branch left before it."""
     run = new_run(setting)
+    if part == "branch":
+        return run
     load_run(run, folder)
-    unstarted = [
-        c for c in pending if not (places[c.run_id()] / "checkpoint.safetensors").is_file()
-    ]
+    kept = folder if part == "trunk" else None
+    unstarted = [c for c in pending if not branch_point(c, kept, places[c.run_id()]).is_file()]
     if any(resolve(c).decay_start < run.step for c in unstarted):
         return new_run(setting)
     return run
 
 
-def load_run(run: Run, folder: Path) -> bool:
-    """Continue from a folder's checkpoint; False where there is none."""
-    state = checkpoint.load(folder, model=run.model, optimizer=run.optimizer)
+def branch_point(cell: CellConfig, kept: Path | None, folder: Path) -> Path:
+    """Return the file without which a cell needs the trunk before its decay."""
+    return kept / f"{branch_name(cell)}.safetensors" if kept else folder / "checkpoint.safetensors"
+
+
+def load_run(run: Run, folder: Path, *, name: str = "checkpoint", must: bool = False) -> bool:
+    """Continue from a folder's checkpoint; False where there is none and there need not be one."""
+    state = checkpoint.load(folder, model=run.model, optimizer=run.optimizer, name=name)
+    if state is None and must:
+        raise FileNotFoundError(
+            f"no {folder / name}.safetensors, where this branch leaves its trunk; "
+            "run the sweep again to train the trunk"
+        )
     if state is None:
         return False
-    for name, value in state.items():
-        setattr(run, name, value)
-    run.rows = [r for r in read_curve(folder / "metrics.jsonl") if r["step"] <= run.step]
+    rows = folder / ("metrics.jsonl" if name == "checkpoint" else f"{name}.jsonl")
+    for key, value in state.items():
+        setattr(run, key, value)
+    run.rows = [r for r in read_curve(rows) if r["step"] <= run.step]
     return True
 
 
-def save_run(run: Run, folder: Path) -> None:
+def save_run(run: Run, folder: Path, *, name: str = "checkpoint") -> None:
     """Write the trunk's curve and checkpoint."""
-    write_text(folder / "metrics.jsonl", "".join(f"{json.dumps(r)}\n" for r in run.rows))
-    checkpoint.save(folder, model=run.model, optimizer=run.optimizer, state=run.state())
+    rows = folder / ("metrics.jsonl" if name == "checkpoint" else f"{name}.jsonl")
+    write_text(rows, "".join(f"{json.dumps(r)}\n" for r in run.rows))
+    checkpoint.save(folder, model=run.model, optimizer=run.optimizer, state=run.state(), name=name)
 
 
 def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> None:
@@ -184,20 +231,27 @@ def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> 
     held = checkpoint.snapshot(run.model, run.optimizer)
     kept = replace(run, rows=list(run.rows))
     load_run(run, folder)
-    with RunLog(
-        folder, cell.log, name=cell.run_id(), group=cell.study, details=details(cell)
-    ) as curve:
-        curve.extend(run.rows)
-        advance(run, setting, cell, folder=folder, until=resolve(cell).n_steps, curve=curve)
-        score = evaluate(run.model, setting.test)
-        record = finish(run, setting, cell, folder, score=score)
-        curve.summary(
-            {
-                "test_loss": record.test_loss,
-                "flops": record.flops,
-                "bits_per_byte": record.bits_per_byte,
-            }
-        )
+    try:
+        with RunLog(
+            folder,
+            cell.log,
+            name=cell.run_id(),
+            group=cell.study,
+            details=details(cell),
+            rows=run.rows,
+        ) as curve:
+            advance(run, setting, cell, folder=folder, until=resolve(cell).n_steps, curve=curve)
+            score = evaluate(run.model, setting.test)
+            record = finish(run, setting, cell, folder, score=score)
+            curve.summary(
+                {
+                    "test_loss": record.test_loss,
+                    "flops": record.flops,
+                    "bits_per_byte": record.bits_per_byte,
+                }
+            )
+    except Diverged as error:
+        finish(run, setting, cell, folder, score=None, error=str(error))
     checkpoint.restore(run.model, run.optimizer, held)
     for name, value in kept.state().items():
         setattr(run, name, value)
@@ -215,9 +269,9 @@ def advance(
 ) -> None:
     """Train from `run.step` to step `until` on the cell's schedule, writing curve and checkpoints.
 
-    Raises Diverged when a loss is not finite.
+    Raises Diverged when a loss is not finite, and Stopped, after a checkpoint, when asked to stop.
     """
-    resolved = resolve(cell)
+    resolved, pulse = resolve(cell), setting.pulse
     every, clip = cell.machine.checkpoint_seconds, cell.optim.clip
     saved = began = time.monotonic()
     before = run.seconds
@@ -250,13 +304,16 @@ def advance(
         if due or run.step == resolved.n_steps:
             write_row(run, setting, resolved, gradient, curve)
             total.zero_()
-        if time.monotonic() - saved > every:
+        pulse.step = run.step
+        if pulse.stop or pulse.save or time.monotonic() - saved > every:
             run.loss_sum, run.seconds = float(total), before + time.monotonic() - began
             if curve is None:
                 save_run(run, folder)
             else:
                 checkpoint.save(folder, model=run.model, optimizer=run.optimizer, state=run.state())
-            saved = time.monotonic()
+            saved, pulse.save = time.monotonic(), False
+        if pulse.stop:
+            raise Stopped(pulse.stop)
     run.loss_sum = float(total)
 
 
@@ -294,6 +351,7 @@ def write_row(
     if run.step in _CURVE and CURVE_STEPS.index(run.step) % TEST_EVERY == 0:
         windows = max(1, setting.cell.eval.curve_tokens // resolved.shape.context)
         row["test_loss"] = evaluate(run.model, setting.test, windows=windows).loss
+        setting.pulse.test_loss = row["test_loss"]
     run.rows.append(row)
     run.loss_sum, run.loss_steps = 0.0, 0
     if curve is not None:
@@ -361,45 +419,3 @@ def finish(
     )
     record.write(folder / "record.json")
     return record
-
-
-def failed_record(cell: CellConfig, error: BaseException) -> Record:
-    """Return the record of a cell that raised, with the traceback."""
-    resolved, moment = resolve(cell), now()
-    return Record(
-        run_id=cell.run_id(),
-        study=cell.study,
-        status="failed",
-        seed=cell.seed,
-        params=resolved.shape.params,
-        tokens=resolved.n_tokens,
-        unique_tokens=0,
-        flops=resolved.flops,
-        flops_6nd=resolved.flops_6nd,
-        test_loss=None,
-        test_loss_se=None,
-        bits_per_byte=None,
-        train_loss=None,
-        steps=0,
-        batch_tokens=resolved.batch_tokens,
-        peak_lr=resolved.peak_lr,
-        schedule=cell.schedule.name,
-        trunk=cell.trunk_id(),
-        seconds=0.0,
-        device=platform.machine(),
-        device_seconds=0.0,
-        peak_memory_bytes=0,
-        tokens_per_second=0.0,
-        mfu=None,
-        config=asdict(cell),
-        versions={"torch": torch.__version__},
-        git_sha=code_version()["git_sha"],
-        started=moment,
-        ended=moment,
-        error="".join(traceback.format_exception(error)),
-    )
-
-
-def now() -> str:
-    """Return the time in UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -16,12 +16,12 @@ from scaling.config import CellConfig
 ROOT = Path(__file__).resolve().parent.parent
 # Leftwards only: a module imports from the groups before its own, or from its own group as listed.
 ORDER = [
-    "schema", "config", "budget", "tokenizer", "documents", "loss", "lora", "data", "model",
-    "device", "optim", "checkpoint", "runlog", "evaluate", "trainer",
+    "schema", "attempt", "config", "budget", "failure", "tokenizer", "documents", "loss", "lora",
+    "data", "model", "device", "optim", "checkpoint", "runlog", "evaluate", "trainer",
 ]  # fmt: skip
 ONLY = {
     "wandb": {"scaling.runlog"},
-    "submitit": {"scaling.launch"},
+    "submitit": {"scaling.submit"},
     "seaborn": {"analysis.figures"},
     "matplotlib": {"analysis.figures"},
 }

@@ -1,14 +1,28 @@
-"""The sweep on a real SLURM; skipped where none runs."""
+"""The sweep on a real SLURM; what needs one is skipped where none runs, and says how to start."""
 
+import contextlib
+import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from scaling.launch import slurm_parameters
+from scaling import slurm, status
+from scaling.attempt import attempts
+from scaling.ledger import append, append_jobs, read_jobs
 from scaling.schema import read_records
+from scaling.submit import slurm_parameters
 
-from .test_commands import TINY, sweep
+from .test_commands import ROOT, TINY, run, sweep
+from .test_survival import await_, long_one, science
+
+HOW = "no SLURM answers sinfo; start one (../shared/slurm/cluster start, as root)"
+LONG = ["model.d_model=8,16", "budget.n_tokens=2048,128000", "machine.checkpoint_seconds=600"]
 
 
 def slurm_is_up() -> bool:
@@ -18,53 +32,311 @@ def slurm_is_up() -> bool:
     return found.returncode == 0 and bool(found.stdout.strip())
 
 
-@pytest.mark.slurm
-@pytest.mark.slow
-def test_a_sweep_runs_as_slurm_jobs_and_resumes(corpus_folder, tmp_path):
+@pytest.fixture
+def cluster(tmp_path):
     if not slurm_is_up():
-        pytest.skip("no SLURM answers sinfo; start one (../shared/slurm/cluster start, as root)")
-    study = [
+        pytest.skip(HOW)
+    yield
+    if (tmp_path / "runs/tiny").is_dir():
+        status.cancel(tmp_path / "runs/tiny")
+
+
+@pytest.fixture
+def tiny(corpus_folder, tmp_path) -> list[str]:
+    return [
         *TINY,
         f"data.train=[{corpus_folder}]",
+        f"machine.cache={corpus_folder.parent}/cache",
         f"runs={tmp_path}/runs",
-        f"machine.cache={tmp_path}/cache",
-        "model.d_model=16,24",
+    ]
+
+
+@pytest.fixture
+def on_slurm(tiny) -> list[str]:
+    return [
+        *tiny,
         "hydra/launcher=slurm",
         "hydra.launcher.partition=main",
-        "hydra.launcher.mem_gb=1",
+        "hydra.launcher.mem_gb=0.5",
         "hydra.launcher.timeout_min=10",
+        "hydra.launcher.poll_seconds=1",
     ]
+
+
+def hasten() -> None:
+    """Let requeued jobs start now instead of two minutes later."""
+    queue = subprocess.run(
+        ["squeue", "-h", "-r", "-t", "PENDING", "-o", "%i %r"], capture_output=True, text=True
+    )
+    for line in queue.stdout.splitlines():
+        if line.endswith("BeginTime"):
+            update = ["scontrol", "update", f"jobid={line.split()[0]}", "starttime=now"]
+            subprocess.run(update, check=False, capture_output=True)
+
+
+def outcomes(study: Path) -> list[str]:
+    return [a.outcome for r in read_records(study) for a in attempts(study / r.run_id)]
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_sweep_runs_as_jobs_that_share_cells_and_resumes(cluster, on_slurm, tmp_path):
+    study = [*on_slurm, "model.d_model=8,16,24", "cells_per_job=2"]
     first = sweep(*study, "budget.n_tokens=1024")
     assert first.returncode == 0, first.stderr
     assert "submitted 2 jobs" in first.stderr
+    assert sorted(len(j.cells) for j in read_jobs(tmp_path / "runs/tiny")) == [1, 2]
     again = sweep(*study, "budget.n_tokens=1024,2048")
     assert again.returncode == 0, again.stderr
-    assert "2 done already, 2 to train" in again.stderr
-    records = read_records(tmp_path / "runs/tiny")
-    assert [r.status for r in records] == ["done"] * 4
+    assert "3 done already, 3 to train" in again.stderr
+    assert [r.status for r in read_records(tmp_path / "runs/tiny")] == ["done"] * 6
 
 
+@pytest.mark.slurm
 @pytest.mark.slow
-def test_no_slurm_is_one_sentence(corpus_folder, tmp_path):
-    if shutil.which("sbatch") or shutil.which("srun"):
-        pytest.skip("this machine has SLURM")
-    done = sweep(
-        *TINY,
-        f"data.train=[{corpus_folder}]",
-        f"runs={tmp_path}/runs",
-        f"machine.cache={tmp_path}/cache",
-        "model.d_model=16",
-        "budget.n_tokens=1024",
-        "hydra/launcher=slurm",
+def test_preempted_and_signalled_cells_end_as_unbroken_ones(cluster, on_slurm, tiny, tmp_path):
+    study = tmp_path / "runs/tiny"
+    left = sweep(*on_slurm, *LONG, "detach=true")
+    assert left.returncode == 0, left.stderr
+    await_(lambda: long_one(study))
+    urgent = ["sbatch", "-p", "urgent", "-N2", "--exclusive", "-t1", "-o", "/dev/null"]
+    subprocess.run([*urgent, "--wrap=sleep 3"], check=True, capture_output=True)
+    await_(lambda: "preempted" in cut_short(study))
+    shown = json.loads(run("scaling.status", str(study), "--json").stdout)
+    assert any(c["state"] == "queued" and c["step"] > 0 for c in shown)
+    attached = subprocess.Popen(
+        [sys.executable, "-m", "scaling.sweep", "-m", *on_slurm, *LONG],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    signalled = False
+    while attached.poll() is None:
+        hasten()
+        again = [a for a in long_one(study) if a.attempt > 1]
+        if again and not signalled:  # what SLURM sends before the end of the time limit
+            subprocess.run(["scancel", "--signal=USR2", again[0].job], check=True)
+            signalled = True
+        time.sleep(1)
+    said = attached.communicate()[1]
+    assert attached.returncode == 0, said
+    assert signalled
+    assert "failed" not in outcomes(study)
+    assert outcomes(study).count("preempted") >= 2
+    alone = [a.replace("/runs", "/alone") for a in tiny]
+    assert sweep(*alone, *LONG).returncode == 0
+    assert science(study) == science(tmp_path / "alone/tiny")
+
+
+def cut_short(study: Path) -> list[str | None]:
+    return [a.outcome for p in study.glob("*/attempts") for a in attempts(p.parent)]
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_branches_as_dependent_jobs_start_from_the_trunks_checkpoint(
+    cluster, on_slurm, tiny, tmp_path
+):
+    grid = ["model.d_model=16", "budget.n_tokens=2048,4096"]
+    done = sweep(*on_slurm, *grid, "branches=jobs")
+    assert done.returncode == 0, done.stderr
+    jobs = read_jobs(tmp_path / "runs/tiny")
+    assert [j.part for j in jobs] == ["trunk", "branch", "branch"]
+    assert [j.after for j in jobs] == [None, jobs[0].job, jobs[0].job]
+    alone = [a.replace("/runs", "/alone") for a in tiny]
+    assert sweep(*alone, *grid).returncode == 0
+    assert science(tmp_path / "runs/tiny") == science(tmp_path / "alone/tiny")
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_killed_job_is_seen_and_retried(cluster, on_slurm, tmp_path):
+    study = tmp_path / "runs/tiny"
+    command = [*on_slurm, "model.d_model=16", "budget.n_tokens=128000", "retry=1"]
+    sweep_ = subprocess.Popen(
+        [sys.executable, "-m", "scaling.sweep", "-m", *command],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    cell = await_(lambda: long_one(study))[0]
+    os.kill(first_process(study), signal.SIGKILL)
+    os.kill(cell.pid, signal.SIGKILL)  # a cluster that tracks by cgroup ends it with its job
+    said = sweep_.communicate(timeout=200)[1]
+    assert sweep_.returncode == 0, said
+    assert "it is tried again" in said
+    assert outcomes(study) == ["failed", "done"]
+
+
+def first_process(study: Path) -> int:
+    """Find the process of a study's job that is above its cells."""
+    mark = f"submitit.core._submit\0{study}/.jobs".encode()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            text = path.read_bytes()
+            if mark in text and b"python" in text.split(b"\0")[0]:
+                return int(path.parent.name)
+    raise AssertionError("the job has no process")
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_queued_job_runs_the_code_it_was_submitted_with(cluster, on_slurm, tmp_path):
+    copy = tmp_path / "checkout"
+    for name in ("scaling", "conf", "hydra_plugins", "sweeps"):
+        shutil.copytree(ROOT / name, copy / name)
+    command = [sys.executable, "-m", "scaling.sweep", "-m", *on_slurm]
+    held = [*command, "model.d_model=16", "budget.n_tokens=1024", "detach=true"]
+    held += ["hydra.launcher.additional={hold: true}"]
+    left = subprocess.run(held, cwd=copy, capture_output=True, text=True)
+    assert left.returncode == 0, left.stderr
+    (copy / "scaling/trainer.py").write_text("raise ImportError('edited after submission')")
+    (job,) = read_jobs(tmp_path / "runs/tiny")
+    subprocess.run(["scontrol", "release", job.job], check=True)
+    (record,) = await_(lambda: read_records(tmp_path / "runs/tiny"))
+    assert record.status == "done"
+    assert job.code in os.listdir(tmp_path / "runs/tiny/.jobs")
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("hydra.launcher.partition=nowhere", "one of main, urgent"),
+        ("hydra.launcher.array_size=100000", "MaxArraySize="),
+        ("hydra.launcher.mem_gb=100000", "SLURM refuses the jobs"),
+        ("hydra.launcher.constraint=h100", "SLURM refuses the jobs"),
+    ],
+)
+def test_what_the_cluster_refuses_is_one_sentence_and_nothing_is_submitted(
+    cluster, on_slurm, tmp_path, option, words
+):
+    done = sweep(*on_slurm, "model.d_model=8,16", "budget.n_tokens=1024", option)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert words in done.stderr.splitlines()[-1]
+    assert not read_jobs(tmp_path / "runs/tiny")
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_folder_that_the_nodes_do_not_see_is_refused(cluster, on_slurm, tmp_path):
+    if os.geteuid():
+        pytest.skip("only root can hide a folder from the nodes")
+    (tmp_path / "runs").mkdir()
+    words = [sys.executable, "-m", "scaling.sweep", "-m", *on_slurm, "model.d_model=8"]
+    script = f'mount -t tmpfs tmpfs {tmp_path}/runs && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", *words, "budget.n_tokens=1024"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "shared with them" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_random_faults_lose_nothing(cluster):
+    if os.geteuid():
+        pytest.skip("only root can mount the small disk that is filled")
+    words = ["--cells=4", "--events=6"]
+    done = subprocess.run(
+        [sys.executable, "benchmarks/faults.py", *words], cwd=ROOT, capture_output=True, text=True
     )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"lost": 0, "duplicated": 0, "unequal": 0' in done.stdout
+
+
+# --- without a SLURM: commands that stand for one -----------------------------------------------
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """Put commands on the path that print what they are told."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+
+    def make(name: str, output: str = "", error: str = "", code: int = 0) -> None:
+        path = folder / name
+        path.write_text(f"#!/bin/sh\ncat <<'X'\n{output}\nX\necho '{error}' >&2\nexit {code}\n")
+        path.chmod(0o755)
+
+    for name in ("squeue", "sacct", "scontrol", "sbatch", "srun", "sinfo", "scancel"):
+        make(name, code=1)
+    return make
+
+
+def test_states_come_from_the_queue_then_from_accounting_then_from_nobody(fake):
+    jobs = ["12_0", "12_1", "12_7"]
+    assert slurm.states(jobs) is None
+    fake("squeue", "12_0|RUNNING|n1|None")
+    found = slurm.states(jobs)
+    assert (found["12_0"].state, found["12_0"].node) == ("RUNNING", "n1")
+    assert "12_1" not in found
+    fake("sacct", "12_1|OUT_OF_MEMORY|n2|None\n12_[5-8%2]|CANCELLED by 0|None assigned|")
+    found = slurm.states(jobs)
+    assert [found[j].state for j in jobs] == ["RUNNING", "OUT_OF_MEMORY", "CANCELLED"]
+    assert [found[j].live for j in jobs] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("allocation failure: Invalid partition name specified", "one of gpu, long"),
+        ("error: Invalid account or account/partition combination specified", "launcher.account"),
+        ("error: Batch job submission failed: Requested time limit is invalid", "cluster allows"),
+    ],
+)
+def test_a_refusal_is_one_sentence_with_the_fix(fake, said, hint):
+    fake("sbatch", error=f"sbatch: {said}", code=1)
+    fake("sinfo", "gpu\nlong\ngpu")
+    with pytest.raises(ValueError, match=hint) as error:
+        slurm.test_only(["--partition=x"], n_jobs=3)
+    assert "\n" not in str(error.value)
+
+
+def test_an_array_stays_below_the_clusters_limit(fake):
+    fake("scontrol", "MaxArraySize            = 1001")
+    assert slurm.max_array() == 1000
+    assert slurm.max_array(10) == 10
+    with pytest.raises(ValueError, match="above this cluster's limit of 1000"):
+        slurm.max_array(5000)
+
+
+def test_status_knows_queued_cells_with_slurm_gone_and_counts_a_dead_job_as_failed(fake, tmp_path):
+    append(tmp_path, [{"submitting": "name"}])
+    common = {"where": "slurm", "round": "r", "part": "all", "log": f"{tmp_path}/log"}
+    append_jobs(tmp_path, [slurm_job(job="5_0", cells=["aa"], **common)])
+    (tmp_path / "log").write_text("setting up\nmodule: command not found\n")
+    gone = run("scaling.status", str(tmp_path), "--json")
+    assert gone.returncode == 0
+    assert json.loads(gone.stdout)[0]["state"] == "queued"
+    fake("squeue", "5_0|FAILED|n1|NonZeroExitCode")
+    dead = run("scaling.status", str(tmp_path))
+    assert dead.returncode == 1
+    assert "module: command not found" in dead.stdout
+
+
+def slurm_job(**values):
+    from scaling.ledger import Job
+
+    return Job(**values)
+
+
+def test_no_slurm_is_one_sentence(tiny, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = sweep(*tiny, "model.d_model=16", "budget.n_tokens=1024", "hydra/launcher=slurm")
     assert done.returncode == 1
     assert "hydra/launcher=local" in done.stderr.splitlines()[-1]
 
 
-def test_launcher_options_become_those_of_submitit():
-    found = slurm_parameters(
-        partition="gpu", account="lab", gpus_per_node=2, additional={"constraint": "a100"}
-    )
-    assert found["slurm_partition"] == "gpu"
-    assert found["slurm_additional_parameters"] == {"constraint": "a100", "account": "lab"}
-    assert found["gpus_per_node"] == 2
+def test_launcher_options_become_those_of_submitit_and_of_sbatch():
+    options = slurm_parameters(
+        partition="gpu", account="lab", constraint="a100", gpus_per_node=2, timeout_min=30,
+        signal_seconds=120, setup=["module load cuda"],
+        additional={"reservation": "x", "exclusive": True},
+    )  # fmt: skip
+    assert options["slurm_signal_delay_s"] == 120
+    assert options["slurm_setup"] == ["module load cuda"]
+    flags = slurm.flags_of(options)
+    for flag in ("--partition=gpu", "--account=lab", "--constraint=a100", "--gpus-per-node=2",
+                 "--time=30", "--mem=4096M", "--reservation=x", "--exclusive"):  # fmt: skip
+        assert flag in flags

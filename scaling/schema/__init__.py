@@ -4,7 +4,9 @@ The only part of `scaling` that `analysis` imports; standard library alone, no t
 """
 
 from scaling.schema.files import (
+    SNAPSHOT,
     code_version,
+    now,
     read_json,
     sha256_file,
     sha256_json,
@@ -17,12 +19,14 @@ from scaling.schema.shape import Shape, ladder_shape
 
 __all__ = [
     "SCHEMA",
+    "SNAPSHOT",
     "Params",
     "Recipe",
     "Record",
     "Shape",
     "code_version",
     "ladder_shape",
+    "now",
     "read_curve",
     "read_json",
     "read_record",

@@ -5,17 +5,21 @@ import hashlib
 import json
 import os
 import subprocess
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from scaling import __version__
+
+SNAPSHOT = "snapshot.json"  # beside the packages of a code snapshot
 
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write `text` to a temporary name, flush it to the disk, then rename: whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as stream:
             stream.write(text)
@@ -33,6 +37,11 @@ def write_text(path: str | Path, text: str) -> Path:
 def write_json(path: str | Path, value: Any) -> Path:
     """Write `value` as JSON, atomically; a NaN or infinity raises ValueError."""
     return write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_json(path: str | Path) -> Any:
@@ -59,8 +68,14 @@ def sha256_json(value: Any) -> str:
 
 @functools.cache
 def code_version() -> dict[str, str | None]:
-    """Return the package version and, from a checkout, the commit (with `+` when edited)."""
+    """Return the package version and, from a checkout, the commit (with `+` when edited).
+
+    A snapshot of the code, which a queued job runs, says what it was taken from.
+    """
     here = Path(__file__).resolve().parent
+    taken_from = here.parents[1] / SNAPSHOT
+    if taken_from.is_file():
+        return read_json(taken_from)
     command = [
         "git",
         "-C",

@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pytest
 import torch
 
 from scaling import checkpoint, trainer
+from scaling.attempt import Pulse, Stopped
 from scaling.budget import resolve
+from scaling.failure import cell_folder
 from scaling.schema import read_curve, read_record
-from scaling.trainer import cell_folder, new_run, prepare, train_step, train_trunk
+from scaling.trainer import new_run, prepare, train_step, train_trunk
 
 UNEQUAL = {
     "seconds",
@@ -191,3 +194,106 @@ def test_curve_rows_are_json_lines(make_cell):
     text = (cell_folder(cell) / "metrics.jsonl").read_text()
     assert all(json.loads(line) for line in text.splitlines())
     assert torch.get_num_threads() == 1
+
+
+def wandb_records(path: Path) -> list:
+    """Read an offline file, a log of LevelDB's format: blocks of 32 KiB, headers of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    data, place, held, found = path.read_bytes(), 7, b"", []
+    while place + 7 <= len(data):
+        if 32768 - place % 32768 < 7:
+            place += 32768 - place % 32768
+            continue
+        size, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        held += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or the last of its parts
+            found.append(wandb_internal_pb2.Record.FromString(held))
+            held = b""
+    return found
+
+
+def test_a_resumed_cell_leaves_one_wandb_folder_of_one_id_with_each_step_once(make_cell):
+    from scaling.config import LogConfig
+    from scaling.runlog import RunLog
+
+    cell = make_cell()
+    config = LogConfig(wandb="offline", tags=["tuned"])
+    folder = cell_folder(cell)
+    rows = [{"step": s, "tokens": s, "flops": 1.0, "train_loss": 1.0 / s} for s in (10, 20, 30)]
+    with RunLog(folder, config, name=cell.run_id(), group="tiny") as first:
+        first.extend(rows[:2])
+    with RunLog(folder, config, name=cell.run_id(), group="tiny", resume_step=10) as second:
+        second.extend(rows[1:])
+    (left,) = (folder.parent / "wandb").glob("offline-run-*")
+    assert left.name.endswith(f"-tiny-{cell.run_id()}")
+    records = wandb_records(next(left.glob("*.wandb")))
+    assert [r.history.step.num for r in records if r.HasField("history")] == [10, 20, 30]
+    run = next(r.run for r in records if r.HasField("run"))
+    assert (run.run_id, run.run_group) == (f"tiny-{cell.run_id()}", "tiny")
+    assert list(run.tags) == ["tiny", "tuned"]
+
+
+def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_and_goes_on_from_it(
+    make_cell, tmp_path, monkeypatch
+):
+    cell = make_cell(n_tokens=4096)
+    whole = train_trunk([replace(cell, runs=str(tmp_path / "whole"))])[0]
+    for stop in (5, 30, 61):
+        pulse = Pulse()
+
+        def step(run, setting, clip, pulse=pulse, stop=stop):
+            pulse.stop = "preempted" if run.step + 1 == stop else ""
+            return train_step(run, setting, clip)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "train_step", step)
+            with pytest.raises(Stopped, match="preempted"):
+                train_trunk([cell], pulse=pulse)
+        assert pulse.step == stop
+    assert science(train_trunk([cell])[0]) == science(whole)
+    rows = curve(cell)
+    assert rows == curve(replace(cell, runs=str(tmp_path / "whole")))
+    assert len({r["step"] for r in rows}) == len(rows)
+
+
+def test_a_changed_config_or_default_is_another_cell(make_cell, monkeypatch):
+    from scaling import config
+
+    cell = make_cell()
+    assert replace(cell, retry=3, detach=True, runs="elsewhere").run_id() == cell.run_id()
+    assert replace(cell, seed=1).run_id() != cell.run_id()
+    before = make_cell().run_id()
+    monkeypatch.setattr(
+        config.OptimConfig.__init__, "__kwdefaults__",
+        config.OptimConfig.__init__.__kwdefaults__ | {"weight_decay": 0.2},
+    )  # fmt: skip
+    assert make_cell().run_id() != before
+
+
+def test_a_kill_while_a_cell_resumes_costs_no_row_of_its_curve(make_cell, tmp_path, monkeypatch):
+    from scaling import runlog
+
+    cell = make_cell(n_tokens=4096)
+    train_trunk([replace(cell, runs=str(tmp_path / "whole"))])
+    pulse = Pulse()
+
+    def late(run, setting, clip):
+        pulse.stop = "preempted" if run.step == 60 else ""
+        return train_step(run, setting, clip)
+
+    with monkeypatch.context() as patch, suppress(Stopped):
+        patch.setattr(trainer, "train_step", late)
+        train_trunk([cell], pulse=pulse)
+    assert pulse.step == 61
+
+    def killed(self, row):
+        raise Killed
+
+    with monkeypatch.context() as patch, suppress(Killed):
+        patch.setattr(runlog.Mirror, "log", killed)
+        train_trunk([cell])
+    assert not (cell_folder(cell) / "record.json").exists()
+    train_trunk([cell])
+    assert curve(cell) == curve(replace(cell, runs=str(tmp_path / "whole")))

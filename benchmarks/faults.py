@@ -1,0 +1,330 @@
+"""Disturb a sweep on SLURM at random and compare what it leaves with an undisturbed one.
+
+    python benchmarks/faults.py [--cells 40] [--events 50] [--seed 0] [--only kill_cell,preempt]
+
+Needs root and the SLURM of ../shared/slurm/cluster (start it; SCALING_SHARED says where else).
+The study lies on a small tmpfs, which events fill up; the same sweep command is run again whenever
+it ends, until every cell is done. Prints each event, then how many records were lost, duplicated or
+unequal to those of the same study trained undisturbed on this machine; if any was, exit status 1
+and the folders of both studies, which are kept and named.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from scaling.attempt import Attempt, attempts, last_attempt  # noqa: E402
+from scaling.schema import read_curve, read_record  # noqa: E402
+
+CLUSTER = Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared")) / "slurm/cluster"
+SLURM_ROOT = Path(os.environ.get("SLURM_LOCAL_ROOT", "/var/lib/scaling-slurm"))
+TIMES = {
+    "seconds", "device_seconds", "tokens_per_second", "mfu", "started", "ended",
+    "peak_memory_bytes", "git_sha",
+}  # fmt: skip
+PLACES = ("runs", "machine", "log", "grid", "dry_run", "detach", "retry", "cells_per_job")
+FULL_SECONDS, BLOCKED_SECONDS, DOWN_SECONDS, URGENT_SECONDS = 5.0, 5.0, 4.0, 3
+GAP_SECONDS = (0.5, 3.0)  # between two events
+
+
+def grid(n_cells: int, folder: Path) -> list[str]:
+    """Return the overrides of a study of at least `n_cells` cells: two widths, two budgets."""
+    seeds = -(-n_cells // 4)
+    return [
+        "~sweeps", "study=faults", "data=files", f"data.train=[{folder}/text]",
+        "data.test_share=0.2", "data.context=32", "tokenizer.vocab_size=300", "model.n_layer=1",
+        "model.d_head=8", "optim.batch_tokens=64", "eval.test_tokens=512", "machine.device=cpu",
+        "machine.checkpoint_seconds=2", f"machine.cache={folder}/cache", "model.d_model=8,16",
+        "budget.n_tokens=32000,128000", f"seed=range(0,{seeds})",
+    ]  # fmt: skip
+
+
+def write_text(folder: Path) -> None:
+    """Write the small corpus."""
+    (folder / "text").mkdir(parents=True)
+    for i in range(30):
+        lines = [f"the number {i * k} is the product of {i} and {k}, you see" for k in range(40)]
+        (folder / f"text/doc{i:02}.txt").write_text("\n".join(lines))
+
+
+def sweep(overrides: list[str], log: Path) -> subprocess.Popen:
+    """Start the sweep command in the background."""
+    with log.open("a") as stream:
+        return subprocess.Popen(
+            [sys.executable, "-m", "scaling.sweep", "-m", *overrides],
+            cwd=ROOT,
+            stdout=stream,
+            stderr=stream,
+        )
+
+
+class Faults:
+    """The events, each a method that returns whether there was anything to disturb."""
+
+    def __init__(self, study: Path, seed: int) -> None:
+        self.study, self.random = study, random.Random(seed)
+        self.front: subprocess.Popen | None = None
+
+    def running(self) -> list[Attempt]:
+        """Return the attempts whose process lives now."""
+        cells = [p for p in self.study.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        found = [last_attempt(p) for p in cells]
+        return [a for a in found if a and a.ended is None and not a.gone()]
+
+    def signal_cell(self, number: int) -> bool:
+        """Send a signal to a cell's process."""
+        found = self.running()
+        if found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.random.choice(found).pid, number)
+        return bool(found)
+
+    def kill_cell(self) -> bool:
+        """Kill -9 a cell."""
+        return self.signal_cell(signal.SIGKILL)
+
+    def terminate_cell(self) -> bool:
+        """SIGTERM a cell."""
+        return self.signal_cell(signal.SIGTERM)
+
+    def kill_job(self) -> bool:
+        """Kill -9 the first process of a job, above its cells."""
+        mark = f"submitit.core._submit\0{self.study.resolve()}/.jobs".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                text = path.read_bytes()
+                if mark in text and not text.startswith((b"srun", b"sh\0")):
+                    found.append(int(path.parent.name))
+        if found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.random.choice(found), signal.SIGKILL)
+        return bool(found)
+
+    def kill_launcher(self) -> bool:
+        """Kill -9 the sweep command."""
+        if self.front is None or self.front.poll() is not None:
+            return False
+        self.front.kill()
+        self.front.wait()
+        return True
+
+    def kill_slurmd(self) -> bool:
+        """Kill -9 a node's daemon; it comes back a little later."""
+        node = self.random.choice(["n1", "n2"])
+        pid = int((SLURM_ROOT / f"started/slurmd-{node}").read_text().split()[0])
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(DOWN_SECONDS)
+        cluster("start")
+        return True
+
+    def preempt(self) -> bool:
+        """Let an urgent job take a node away."""
+        if not self.running():
+            return False
+        command = ["sbatch", "-p", "urgent", "-N1", "--exclusive", "-t", "1", "-o", "/dev/null"]
+        subprocess.run(
+            [*command, f"--wrap=sleep {URGENT_SECONDS}"], check=True, capture_output=True
+        )
+        return True
+
+    def fill_disk(self) -> bool:
+        """Leave no byte on the study's disk for a while."""
+        filler = self.study.parent / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(b"0" * 65536)
+        with contextlib.suppress(OSError), filler.open("ab", buffering=0) as stream:
+            while True:
+                stream.write(b"0" * 512)
+        time.sleep(FULL_SECONDS)
+        filler.unlink()
+        return True
+
+    def block_wandb(self) -> bool:
+        """Put a file where the mirror wants its folder, for a while."""
+        folder, away = self.study / "wandb", self.study / ".wandb-away"
+        if not folder.is_dir() or away.exists():
+            return False
+        folder.rename(away)
+        with contextlib.suppress(OSError):
+            folder.write_text("")
+        time.sleep(BLOCKED_SECONDS)
+        if folder.is_file():
+            folder.unlink()
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        away.rename(folder)
+        return True
+
+
+EVENTS = (
+    "kill_cell", "terminate_cell", "kill_job", "kill_launcher", "kill_slurmd", "preempt",
+    "fill_disk", "block_wandb",
+)  # fmt: skip
+
+
+def cluster(word: str) -> None:
+    """Call the script that runs the test cluster."""
+    subprocess.run([str(CLUSTER), word], check=False, capture_output=True, timeout=120)
+
+
+def disturb(faults: Faults, command: Callable[[], subprocess.Popen], kinds: list[str]) -> Counter:
+    """Run the command again and again while the events happen, then until all is done."""
+    happened: Counter = Counter()
+    waiting, due, runs = list(kinds), time.monotonic() + 5, 0
+    while True:
+        if faults.front is None or faults.front.poll() is not None:
+            if faults.front is not None and faults.front.returncode == 0:
+                break
+            if runs > 20 + 2 * len(kinds):
+                raise SystemExit(f"not done after {runs} runs of the command; see the logs")
+            faults.front, runs = command(), runs + 1
+        if waiting and time.monotonic() > due:
+            kind = waiting.pop(0)
+            if getattr(faults, kind)():
+                happened[kind] += 1
+                print(f"{time.strftime('%H:%M:%S')} event {sum(happened.values())}: {kind}")
+            else:
+                waiting.append(kind)  # nothing to disturb now: later
+            due = time.monotonic() + faults.random.uniform(*GAP_SECONDS)
+        cluster("hasten")
+        time.sleep(0.5)
+    if waiting:
+        print(f"{len(waiting)} events found nothing left to disturb: {Counter(waiting)}")
+    print(f"the command was run {runs} times")
+    return happened
+
+
+def science(path: Path) -> dict:
+    """Return what of a record must not depend on what happened."""
+    values = {k: v for k, v in vars(read_record(path)).items() if k not in TIMES}
+    config = {k: v for k, v in values["config"].items() if k not in PLACES}
+    return values | {"config": config}
+
+
+def curve(path: Path) -> list[dict]:
+    """Return a curve without its times."""
+    rows = read_curve(path)
+    return [{k: v for k, v in r.items() if k not in ("seconds", "tokens_per_second")} for r in rows]
+
+
+def differences(quiet: Path, disturbed: Path) -> list[str]:
+    """Name what of a cell differs: fields of its record, its curve."""
+    a, b = science(quiet / "record.json"), science(disturbed / "record.json")
+    wrong = [k for k in a if a[k] != b[k]]
+    rows, others = curve(quiet / "metrics.jsonl"), curve(disturbed / "metrics.jsonl")
+    if rows != others:
+        steps = {r["step"] for r in rows} ^ {r["step"] for r in others}
+        wrong.append(f"curve of {len(others)} rows instead of {len(rows)}, steps {sorted(steps)}")
+    return wrong
+
+
+def compare(quiet: Path, disturbed: Path) -> dict[str, int]:
+    """Count records lost, cells trained to the end twice, and records or curves unequal."""
+    wanted = {p.parent.name for p in quiet.glob("*/record.json")}
+    found = {p.parent.name for p in disturbed.glob("*/record.json")}
+    twice = unequal = 0
+    for name in sorted(wanted & found):
+        twice += sum(a.outcome == "done" for a in attempts(disturbed / name)) != 1
+        wrong = differences(quiet / name, disturbed / name)
+        if wrong:
+            print(f"unequal: {name}: {', '.join(wrong)}; {attempts(disturbed / name)}")
+        unequal += bool(wrong)
+    return {
+        "cells": len(wanted),
+        "lost": len(wanted - found),
+        "duplicated": len(found - wanted) + twice,
+        "unequal": unequal,
+    }
+
+
+def spoiled(result: dict[str, int]) -> bool:
+    """Say whether anything was lost, duplicated or unequal."""
+    return any(result[k] for k in ("lost", "duplicated", "unequal"))
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """Mount a tmpfs for the study; end its jobs and unmount it afterwards."""
+    disk = folder / "disk"
+    disk.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(disk)], check=True)
+    try:
+        yield disk
+    finally:
+        end = [sys.executable, "-m", "scaling.status", str(disk / "faults"), "--cancel"]
+        subprocess.run(end, cwd=ROOT, check=False, capture_output=True)
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def run(options: argparse.Namespace, folder: Path, disk: Path) -> dict[str, int]:
+    """Run the undisturbed and the disturbed study; return the counts of the comparison."""
+    began = time.monotonic()
+    write_text(folder)
+    study = grid(options.cells, folder)
+    quiet = sweep([*study, f"runs={folder}/quiet", "log.wandb=disabled"], folder / "quiet.log")
+    if quiet.wait():
+        sys.exit(f"the undisturbed study failed: {(folder / 'quiet.log').read_text()[-500:]}")
+    print(f"undisturbed study: {time.monotonic() - began:.0f} s")
+    disturbed = disk / "faults"
+    disturbed.mkdir()
+    faults = Faults(disturbed, options.seed)
+    names = options.only.split(",")
+    kinds = [names[i % len(names)] for i in range(options.events)]
+    faults.random.shuffle(kinds)
+    on_slurm = [
+        *study, f"runs={disk}", "log.wandb=offline", "hydra/launcher=slurm", "retry=1",
+        "cells_per_job=4", "hydra.launcher.partition=main", "hydra.launcher.mem_gb=0.5",
+        "hydra.launcher.timeout_min=10", "hydra.launcher.poll_seconds=2",
+    ]  # fmt: skip
+    happened = disturb(faults, lambda: sweep(on_slurm, folder / "disturbed.log"), kinds)
+    result = compare(folder / "quiet/faults", disturbed)
+    if spoiled(result):
+        shutil.copytree(disturbed, folder / "disturbed", symlinks=True)
+        print(f"both studies are kept in {folder}")
+    cells = disturbed.glob("[!.]*/attempts")
+    outcomes = Counter(a.outcome for p in cells for a in attempts(p.parent))
+    print(f"{sum(happened.values())} events: {json.dumps(dict(happened))}")
+    print(f"attempts by outcome: {json.dumps(dict(outcomes))}")
+    print(json.dumps(result), f"{time.monotonic() - began:.0f} s")
+    return result
+
+
+def main() -> int:
+    """Read the options; return 1 if anything was lost, duplicated or unequal."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cells", type=int, default=40)
+    parser.add_argument("--events", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default=",".join(EVENTS), help="kinds of events")
+    options = parser.parse_args()
+    if shutil.which("sbatch") is None or not CLUSTER.is_file() or os.geteuid():
+        sys.exit(f"needs root and a running SLURM: {CLUSTER} start")
+    folder, keep = Path(tempfile.mkdtemp(prefix="faults-")), False
+    try:
+        with small_disk(folder) as disk:
+            keep = spoiled(run(options, folder, disk))
+    finally:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+    return int(keep)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

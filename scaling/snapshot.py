@@ -1,0 +1,48 @@
+"""The code that a queued job runs: a copy of the packages as they were when it was submitted.
+
+`runs/NAME/.jobs/code-<hash>/` is named by its content and made once; jobs put it first on their
+path. `snapshot.json` in it says the version and commit, so that records name the submitted code.
+"""
+
+import hashlib
+import shutil
+import uuid
+from pathlib import Path
+
+import scaling
+from scaling.schema import SNAPSHOT, code_version, write_json
+
+PACKAGES = ("scaling", "conf", "hydra_plugins")
+KEPT = (".py", ".yaml")
+
+
+def source_files() -> dict[str, Path]:
+    """List the files that make up the code, by their path from its root."""
+    root = Path(scaling.__file__).resolve().parent.parent
+    return {
+        str(p.relative_to(root)): p
+        for package in PACKAGES
+        for p in sorted((root / package).rglob("*"))
+        if p.suffix in KEPT and p.is_file()
+    }
+
+
+def take_snapshot(folder: Path) -> Path:
+    """Copy the code into `folder` unless that content is there; return where it is."""
+    files = source_files()
+    digest = hashlib.sha256()
+    for name, path in files.items():
+        digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
+    target = folder.resolve() / f"code-{digest.hexdigest()[:12]}"
+    if target.is_dir():
+        return target
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    for name, path in files.items():
+        (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, temporary / name)
+    write_json(temporary / SNAPSHOT, code_version())
+    try:
+        temporary.rename(target)
+    except OSError:  # another sweep made the same one meanwhile
+        shutil.rmtree(temporary)
+    return target
