@@ -33,6 +33,7 @@ from analysis.frontier import check_within, near_frontier
 from analysis.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, hindcasts, reach_of
 from analysis.methods import METHODS
 from analysis.objective import Objective
+from analysis.progress import Tell, shown, silent
 from analysis.records import Columns, Runs, load_runs
 from conf.app import start, store
 from scaling.schema import code_version, write_json
@@ -107,17 +108,18 @@ def backtest(
     within: float | None = None,
     level: float = 0.9,
     seed: int = 0,
+    tell: Tell = silent,
 ) -> Backtest:
     """Withhold and predict the largest budgets; ValueError for a table too narrow for it."""
     refuse_untestable(form)
     check_columns(runs.table, needed_columns(form), form)
-    ranked = compare(near_frontier(runs.table, within), objective) if form == "all" else []
+    ranked = compare(near_frontier(runs.table, within), objective, tell) if form == "all" else []
     chosen = form_named(ranked[0]["form"] if ranked else form)
     objective = objective or Objective(name=chosen.objective)
     table = prepared(runs.table, chosen, objective, weighting)
     table = chosen_rows(table, chosen, within)
     check_table(table, chosen)
-    tested = hindcasts(table, chosen, objective, fixed=fixed, level=level, seed=seed)
+    tested = hindcasts(table, chosen, objective, fixed=fixed, level=level, seed=seed, tell=tell)
     if tested is None:
         raise ValueError(_too_narrow(table, chosen))
     return Backtest(
@@ -167,6 +169,7 @@ def main(config: BacktestConfig) -> None:
         within=config.within,
         level=config.level,
         seed=config.seed,
+        tell=shown(),
     )
     beside = source / "backtest.json" if source.is_dir() else Path("backtest.json")
     written = [found.write(config.out or beside)]

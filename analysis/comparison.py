@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.forms import FORMS, Form, column
 from analysis.hindcast import hindcasts
 from analysis.objective import Objective, problem_of, residuals
+from analysis.progress import Tell, silent
 from analysis.solver import minimise
 
 SPARE_ROWS = 2
@@ -34,9 +35,15 @@ def candidates(table: pd.DataFrame) -> list[Form]:
     return [form for form in found if len(form.variables) == most]
 
 
-def compare(table: pd.DataFrame, objective: Objective | None) -> list[dict[str, Any]]:
+def compare(
+    table: pd.DataFrame, objective: Objective | None, tell: Tell = silent
+) -> list[dict[str, Any]]:
     """Return one row a form, best first; ValueError when no larger runs can be withheld."""
-    rows = [_scored(table, form, objective) for form in candidates(table)]
+    tried, rows = candidates(table), []
+    for done, form in enumerate(tried):
+        tell("forms", done, len(tried))
+        rows.append(_scored(table, form, objective))
+    tell("forms", len(tried), len(tried))
     if not any(row["rms_relative_error"] is not None for row in rows):
         raise ValueError(
             "form=all ranks forms by larger runs that it withholds, and this table is too small "

@@ -31,6 +31,7 @@ from analysis.methods import METHODS, NEEDED_BY
 from analysis.noise import weighted
 from analysis.objective import Objective, Problem, problem_of, residuals
 from analysis.powers import power_laws, undominated
+from analysis.progress import Tell, silent
 from analysis.records import Columns, Runs, load_runs
 from analysis.scatter import scatter
 from analysis.sensitivity import sensitivity as sensitivity_rows
@@ -62,6 +63,7 @@ def fit(
     seed: int = 0,
     hindcast: bool = True,
     sensitivity: bool = True,
+    tell: Tell = silent,
 ) -> Law:
     """Fit `form` to runs (a study's folder, a table's path, a data frame or `Runs`).
 
@@ -70,7 +72,8 @@ def fit(
     already. `objective=None` is the form's own. `weighting` takes the table's `weight` column,
     measured seed noise, or none; `fixed` parameters are held; `within=0.1` fits a surface to runs
     whose loss is within 10 % of the best of no more compute. `resamples=0` leaves out every
-    interval, `hindcast=False` the backtest, `sensitivity=False` the other objectives. Raises
+    interval, `hindcast=False` the backtest, `sensitivity=False` the other objectives. `tell(stage,
+    done, total)` hears how far what takes long is. Raises
     ValueError in one sentence for a table that cannot carry the form.
     """
     check_options(resamples, level, weighting)
@@ -90,6 +93,7 @@ def fit(
         within=within,
         hindcast=hindcast,
         sensitivity=sensitivity,
+        tell=tell,
     )
     if form == "all":
         return _best(runs, objective, settings)
@@ -108,11 +112,12 @@ class Settings:
     within: float | None
     hindcast: bool
     sensitivity: bool
+    tell: Tell
 
 
 def _best(runs: Runs, objective: Objective | None, settings: Settings) -> Law:
     """Return the usable law of the form that predicts withheld runs best, or the first."""
-    ranked = compare(near_frontier(runs.table, settings.within), objective)
+    ranked = compare(near_frontier(runs.table, settings.within), objective, settings.tell)
     tried = []
     for row in ranked:
         tried.append(_fitted(runs, form_named(row["form"]), objective, settings))
@@ -136,7 +141,9 @@ def _fitted(runs: Runs, form: Form, objective: Objective | None, settings: Setti
     boot = None
     if settings.resamples and np.isfinite(found.value[0]):
         units = units_of(table)
-        boot = bootstrap(problem, found, units, resamples=settings.resamples, seed=seed)
+        boot = bootstrap(
+            problem, found, units, resamples=settings.resamples, seed=seed, tell=settings.tell
+        )
     law = _law(replace(runs, table=table), problem, found, boot, level)
     law.objective["weighting"] = settings.weighting if "weight" in table else "none"
     law = replace(law, fixed=fixed)
@@ -148,7 +155,9 @@ def _fitted(runs: Runs, form: Form, objective: Objective | None, settings: Setti
     if form.name == "chinchilla":
         law = _with_methods(law, everything, **options)
     if settings.hindcast and form.target == "loss":
-        tested = hindcasts(table, form, objective, fixed=fixed, level=level, seed=seed)
+        tested = hindcasts(
+            table, form, objective, fixed=fixed, level=level, seed=seed, tell=settings.tell
+        )
         law = replace(law, backtest=tested)
         if tested and form.is_surface and settings.within is None:
             compared = far_runs(table, form, objective, tested["rows"], fixed=fixed)

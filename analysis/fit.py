@@ -18,6 +18,7 @@ from pathlib import Path
 from analysis.estimate import check_options, fit, needed_columns
 from analysis.frontier import check_within
 from analysis.objective import Objective
+from analysis.progress import shown
 from analysis.records import Columns, load_runs
 from conf.app import start, store
 
@@ -99,6 +100,7 @@ def main(config: FitConfig) -> None:
         seed=config.intervals.seed,
         hindcast=config.backtest,
         sensitivity=config.sensitivity,
+        tell=shown(),
     )
     default = source / "law.json" if source.is_dir() else Path("law.json")
     written = [law.write(config.out or default)]

@@ -25,6 +25,7 @@ from scipy.special import ndtr, ndtri
 
 from analysis.forms import Array, Form, column
 from analysis.objective import Objective, Problem, problem_of
+from analysis.progress import Tell, silent
 from analysis.scatter import deviation, scatter
 from analysis.solver import minimise
 from analysis.uncertainty import bootstrap, units_of
@@ -50,11 +51,14 @@ def hindcasts(
     fixed: Mapping[str, float] | None = None,
     level: float = 0.9,
     seed: int = 0,
+    tell: Tell = silent,
 ) -> dict[str, Any] | None:
     """Return the hindcast rows and tau, or None when no budget can be withheld."""
     rows = []
     along = reach_of(table, form)
-    for cutoff in cutoffs(along):
+    tried = cutoffs(along)
+    for done, cutoff in enumerate(tried):
+        tell("hindcasts", done, len(tried))
         below = along <= cutoff
         fitted, withheld = table.iloc[np.flatnonzero(below)], table.iloc[np.flatnonzero(~below)]
         if not _enough(fitted, along[below], len(table), form):
@@ -62,6 +66,7 @@ def hindcasts(
         row = _hindcast(fitted, withheld, form, objective, dict(fixed or {}), level, seed)
         reach = float(along.max() / along[below].max())
         rows.append({"cutoff_flops": float(cutoff), "distance": reach, **row})
+    tell("hindcasts", len(tried), len(tried))
     if not rows:
         return None
     return {"rows": rows, "tau": tau_knots(rows), "level": level, "resamples": RESAMPLES}

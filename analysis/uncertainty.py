@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
+from analysis.design import TermDesign
 from analysis.forms import Array
 from analysis.objective import Problem, residuals
+from analysis.progress import Tell, silent
 from analysis.solver import DAMPING, Solution, joined, resolve
 
 METHOD = "pairs bootstrap, percentile"
@@ -24,6 +26,7 @@ RETRY_APART, RETRY_STEPS = 2.0, 30  # widths of a second descent, steps at each
 LARGE = 5000  # rows from which resamples are first solved with residuals linear in theta
 LINEAR_TRUST = 1e-6  # damping of the exact step that follows
 SMOOTHING = 0.15  # share of the median residual over which Huber's curvature is taken
+FUNCTION_COST = 200  # times the work of power laws a row of a function form, so that it is told
 BLOCK = 4_000_000  # resampled rows whose weights are held at a time
 LARGEST_BIAS = 1.0  # median bias in deviations; beyond, the correction itself is in doubt
 
@@ -63,11 +66,18 @@ def units_of(table: pd.DataFrame) -> Units:
 
 
 def bootstrap(
-    problem: Problem, point: Solution, units: Units, *, resamples: int, seed: int = 0
+    problem: Problem,
+    point: Solution,
+    units: Units,
+    *,
+    resamples: int,
+    seed: int = 0,
+    tell: Tell = silent,
 ) -> Bootstrap:
     """Refit `resamples` resamples from the point estimate (the first of `point`)."""
     rng = np.random.default_rng(seed)
-    block = max(1, BLOCK // problem.design.n_rows)
+    cost = 1 if isinstance(problem.design, TermDesign) else FUNCTION_COST
+    block = max(1, BLOCK // (cost * problem.design.n_rows))
     parts = []
     for low in range(0, resamples, block):
         count = min(block, resamples - low)
@@ -77,7 +87,9 @@ def bootstrap(
             starts, damping = linearised(point.theta[0], resampled), LINEAR_TRUST
         else:
             starts, damping = np.repeat(point.theta[:1], count, axis=0), DAMPING
+        tell("resamples", low, resamples)
         parts.append(retried(resolve(starts, resampled, damping=damping), resampled))
+    tell("resamples", resamples, resamples)
     found = joined(parts)
     draws = problem.design.external(found.theta[found.converged])
     return Bootstrap(

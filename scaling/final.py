@@ -157,7 +157,7 @@ def pretrain(
     config: FinalConfig, cell: CellConfig, *, name: str, corpus: "Corpus", device: "torch.device"
 ) -> Record:
     """Train the planned cell, its forecast sealed first; a finished one is kept."""
-    from scaling.runlog import Progress
+    from conf.progress import Progress
     from scaling.trainer import train_trunk
 
     folder = Path(config.runs) / config.study / "final" / name

@@ -62,7 +62,7 @@ class Pool:
 
     def run(self) -> None:
         """Train until nothing waits or runs, or until a signal says to stop."""
-        context = server([] if self.unmirrored() else ["wandb"])
+        context = server([] if self.unmirrored() else ["scaling.mirror"])
         self.listen()
         free = list(range(self.work.workers))
         while self.running or (self.waiting and not self.stop):

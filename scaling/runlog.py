@@ -1,4 +1,4 @@
-"""The curve on disk, its mirror in wandb, and progress with the time left.
+"""The curve on disk and its mirror in wandb.
 
 One line-buffered JSONL file is the truth: a row is whole or, after a kill, the torn last one, which
 readers drop. wandb may be absent, offline or unwritable: that is said once and changes nothing.
@@ -10,8 +10,6 @@ import math
 import os
 import shutil
 import signal
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -157,6 +155,7 @@ class Mirror:
                         disable_git=True,
                         disable_code=True,
                         x_disable_stats=True,
+                        x_disable_machine_info=True,
                     ),
                 )
         except Exception as error:  # noqa: BLE001  the mirror's own faults, whatever they are
@@ -196,47 +195,6 @@ class Mirror:
                 self._run.finish(exit_code=int(failed))
             except Exception as error:  # noqa: BLE001
                 self._fail(error)
-
-
-class Progress:
-    """One line of progress with the time left: redrawn on a terminal, a plain line in a log."""
-
-    def __init__(
-        self, what: str, *, total: float, every_seconds: float = 10.0, done: float = 0.0
-    ) -> None:
-        self.what, self.total, self.every = what, total, every_seconds
-        self.terminal = sys.stderr.isatty()
-        self._began, self._done_at_start, self._last = time.monotonic(), done, time.monotonic()
-
-    def update(self, done: float, text: str = "") -> None:
-        """Show how much of `total` is done, when it is time to."""
-        now = time.monotonic()
-        if now - self._last < (0.5 if self.terminal else self.every):
-            return
-        self._last = now
-        gained = done - self._done_at_start
-        left = (now - self._began) * (self.total - done) / gained if gained > 0 else math.inf
-        times = f"{clock(now - self._began)} gone, {clock(left)} left"
-        line = f"{self.what}: {done / self.total:4.0%}, {times}  {text}".rstrip()
-        if self.terminal:
-            sys.stderr.write(f"\r\033[K{line}")
-            sys.stderr.flush()
-        else:
-            log.info(line)
-
-    def close(self) -> None:
-        """Leave the terminal line."""
-        if self.terminal:
-            sys.stderr.write("\r\033[K")
-
-
-def clock(seconds: float) -> str:
-    """Write seconds as m:ss or h:mm:ss; an unknown time is `?`."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def details(config: Any) -> dict[str, Any]:

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from conf.progress import Progress
 from scaling import checkpoint
 from scaling.config import CellConfig, FinalConfig, OptimConfig, ScheduleConfig
 from scaling.data import Corpus
 from scaling.device import device_name, peak_flops, peak_memory
 from scaling.model import Transformer
 from scaling.optim import lr_factor, make_optimizer, set_lr
-from scaling.runlog import Progress, RunLog
+from scaling.runlog import RunLog
 from scaling.schema import (
     Record,
     code_version,

@@ -15,12 +15,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from conf.app import start, store, to_dataclass
+from conf.progress import clock
 from scaling.budget import Resolved, by_trunk, core_seconds, resolve, trunk_flops, trunk_steps
 from scaling.config import CellConfig
 from scaling.failure import status_of
 from scaling.launch import run_cells
 from scaling.pool import default_workers
-from scaling.runlog import clock
 
 log = logging.getLogger(__name__)
 store("sweep", CellConfig)

@@ -10,12 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+from conf.progress import clock
 from scaling.attempt import attempts
 from scaling.budget import resolve
 from scaling.config import CellConfig
 from scaling.failure import LAST_LINES, last_lines, tail
 from scaling.ledger import Job
-from scaling.runlog import clock
 from scaling.schema import read_json
 from scaling.status import CellStatus, Survey, counts
 
