@@ -51,6 +51,7 @@ class Pool:
     running: dict[int, tuple[Any, Task, int, int]] = field(default_factory=dict)
     held: dict[str, float] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)  # cells whose failure could not even be written
+    environment: dict[str, str] = field(default_factory=dict)  # of the processes
     stop: str = ""
     limit_at: float = 0.0
 
@@ -63,6 +64,10 @@ class Pool:
     def run(self) -> None:
         """Train until nothing waits or runs, or until a signal says to stop."""
         context = server([] if self.unmirrored() else ["scaling.mirror"])
+        if not self.unmirrored():  # while the server imports torch
+            from scaling.mirror import shared_service
+
+            self.environment = shared_service()
         self.listen()
         free = list(range(self.work.workers))
         while self.running or (self.waiting and not self.stop):
@@ -103,6 +108,7 @@ class Pool:
                 "retry": self.work.retry,
                 "limit_at": self.limit_at,
                 "slot": slot,
+                "environment": self.environment,
             },
         )
         process.start()
@@ -210,7 +216,7 @@ def said(code: int) -> str:
 def server(preload: list[str]) -> Any:
     """Start the server that processes are forked from, deaf to the signals that mean `save`."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["scaling.worker", *preload])
+    context.set_forkserver_preload(["scaling.worker", *preload, "scaling.frozen"])
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # inherited: the server itself must outlive them
     from multiprocessing.forkserver import ensure_running
@@ -219,8 +225,9 @@ def server(preload: list[str]) -> Any:
     return context
 
 
-def enter(task: Task, **options: Any) -> None:
+def enter(task: Task, *, environment: dict[str, str], **options: Any) -> None:
     """Import the trainer, which the server has done already, and train."""
+    os.environ.update(environment)
     from scaling.worker import train_task
 
     train_task(task, **options)

@@ -156,6 +156,7 @@ class Mirror:
                         disable_code=True,
                         x_disable_stats=True,
                         x_disable_machine_info=True,
+                        x_save_requirements=False,  # the record names the code; a third of a second
                     ),
                 )
         except Exception as error:  # noqa: BLE001  the mirror's own faults, whatever they are

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling import slurm
-from scaling.attempt import Attempt, dead, last_attempt, silent_seconds
+from scaling.attempt import Attempt, attempts, dead, last_attempt, silent_seconds
 from scaling.failure import last_line, tail
 from scaling.ledger import Job, append, cancelled, read_jobs
 from scaling.schema import read_json
@@ -99,7 +99,9 @@ class Survey:
         common: dict[str, Any] = {"run_id": run_id, "job": job.job if job else ""}
         if last:
             common |= {"attempt": last.attempt, "node": last.node, "job": last.job}
-            common |= {"step": last.step, "test_loss": last.test_loss}
+            begun = last.step or last.attempt == 1 or last.ended
+            far = last if begun else max(attempts(folder), key=lambda a: a.step)
+            common |= {"step": far.step, "test_loss": far.test_loss}
         if record and record["status"] == "done":
             return CellStatus(**common | of_record(record), state="done")
         if last and last.ended is None and not dead(folder, last):

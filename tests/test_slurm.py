@@ -22,7 +22,7 @@ from .test_commands import ROOT, TINY, run, sweep
 from .test_survival import await_, long_one, science
 
 HOW = "no SLURM answers sinfo; start one (../shared/slurm/cluster start, as root)"
-LONG = ["model.d_model=8,16", "budget.n_tokens=2048,128000", "machine.checkpoint_seconds=600"]
+LONG = ["model.d_model=8,16", "budget.n_tokens=2048,250000", "machine.checkpoint_seconds=600"]
 
 
 def slurm_is_up() -> bool:
@@ -111,11 +111,12 @@ def test_preempted_and_signalled_cells_end_as_unbroken_ones(cluster, on_slurm, t
     signalled = False
     while attached.poll() is None:
         hasten()
-        again = [a for a in long_one(study) if a.attempt > 1]
-        if again and not signalled:  # what SLURM sends before the end of the time limit
-            subprocess.run(["scancel", "--signal=USR2", again[0].job], check=True)
-            signalled = True
-        time.sleep(1)
+        for _ in range(10):
+            again = [a for a in long_one(study) if a.attempt > 1]
+            if again and not signalled:  # what SLURM sends before the end of the time limit
+                subprocess.run(["scancel", "--signal=USR2", again[0].job], check=True)
+                signalled = True
+            time.sleep(0.1)
     said = attached.communicate()[1]
     assert attached.returncode == 0, said
     assert signalled
