@@ -115,7 +115,7 @@ def forecast_block(
 
 def _rates(study: Study, shape: Shape, tokens: float) -> tuple[float, int, str, str]:
     """Return peak learning rate, batch (tokens), and the reason of each."""
-    body, rule = shape.params.non_embedding, study.recipe
+    body, rule = shape.params.active_body, study.recipe
     if rule:
         lr = rule.peak_lr(shape.d_model)
         batch = rule.batch_tokens(body, shape.context)

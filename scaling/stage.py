@@ -357,7 +357,7 @@ def write_record(
         tokens=tally.tokens,
         unique_tokens=unique_tokens,
         flops=tally.flops,
-        flops_6nd=6.0 * params.with_head * tally.tokens,
+        flops_6nd=6.0 * params.multiplying * tally.tokens,
         test_loss=None if error else (metrics or {}).get("test_loss"),
         test_loss_se=None if error else (metrics or {}).get("test_loss_se"),
         bits_per_byte=None,

@@ -30,6 +30,7 @@ from scaling.device import autocast, device_name, peak_flops, peak_memory, pick_
 from scaling.evaluate import Score, TestSet, evaluate, make_test_set
 from scaling.failure import cell_folder, trunk_folder
 from scaling.model import Transformer
+from scaling.moe import Routing
 from scaling.optim import lr_factor, make_optimizer, set_lr
 from scaling.runlog import RunLog, details
 from scaling.schema import Record, code_version, now, read_curve, read_record, write_text
@@ -326,7 +327,7 @@ def train_step(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]
     x, y = torch.from_numpy(inputs).to(setting.device), torch.from_numpy(targets).to(setting.device)
     with autocast(setting.device, setting.cell.machine.precision):
         loss = run.model.loss(x, y)
-    loss.backward()
+    (loss + run.model.router_loss()).backward()
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), clip if clip > 0 else math.inf)
     run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
@@ -347,6 +348,7 @@ def write_row(
         "grad_norm": float(gradient),
         "seconds": run.seconds,
         "tokens_per_second": tokens / max(run.seconds, 1e-9),
+        **router_row(run.model.routings()),
     }
     if run.step in _CURVE and CURVE_STEPS.index(run.step) % TEST_EVERY == 0:
         windows = max(1, setting.cell.eval.curve_tokens // resolved.shape.context)
@@ -356,6 +358,23 @@ def write_row(
     run.loss_sum, run.loss_steps = 0.0, 0
     if curve is not None:
         curve.log(row)
+
+
+def router_row(routings: list[Routing]) -> dict[str, float]:
+    """Return the routers' losses (mean over layers) and the extreme loads of the last batch.
+
+    A load of 1 is an even share of the assignments; 0 an expert that nobody chose.
+    """
+    if not routings:
+        return {}
+    loads = torch.stack([r.load for r in routings])  # (layers, E)
+    loads = loads * loads.shape[1]
+    return {
+        "router_balance": float(torch.stack([r.balance.detach() for r in routings]).mean()),
+        "router_z": float(torch.stack([r.z.detach() for r in routings]).mean()),
+        "expert_load_max": float(loads.max()),
+        "expert_load_min": float(loads.min()),
+    }
 
 
 def finish(

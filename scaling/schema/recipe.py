@@ -2,8 +2,8 @@
 
 Hidden matrices take `lr_base * (lr_base_width / width)**lr_width_exponent` (an exponent of 1 is
 the width rule of muP, Yang et al. 2022); vectors and the embedding keep `lr_embedding`. The batch
-stays at its base up to a size and grows as a power of the non-embedding parameters beyond it,
-rounded to a power of two of sequences; a trunk, whose branches have different budgets, has one.
+stays at its base up to a size and grows as a power of the (active) non-embedding parameters beyond
+it, rounded to a power of two of sequences; a trunk, whose branches have different budgets, has one.
 """
 
 import math

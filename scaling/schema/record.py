@@ -22,13 +22,24 @@ class Params:
     """Parameter counts under the conventions of the field.
 
     `non_embedding` is Kaplan's N; `with_head` counts every matrix that multiplies (Porian et al.
-    2024), so the head but no lookup; `active` is what one token passes through.
+    2024), so the head but no lookup; `active` is what one token passes through: all but the experts
+    that are not chosen.
     """
 
     total: int
     non_embedding: int
     with_head: int
     active: int
+
+    @property
+    def multiplying(self) -> int:
+        """The N of 6 N D: what multiplies for one token, head included."""
+        return self.with_head - (self.total - self.active)
+
+    @property
+    def active_body(self) -> int:
+        """The non-embedding parameters of one token: what the batch rule goes by."""
+        return self.non_embedding - (self.total - self.active)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,9 +48,13 @@ def test_branches_of_a_trunk_equal_cells_trained_alone(make_cell, tmp_path):
     assert together[0].trunk == together[1].trunk
 
 
-@pytest.mark.parametrize("schedule", ["wsd", "cosine"])
-def test_resume_matches_unbroken_run(make_cell, tmp_path, monkeypatch, schedule):
-    cell = make_cell(n_tokens=4096)
+@pytest.mark.parametrize(
+    ("schedule", "model"),
+    [("wsd", {}), ("cosine", {}), ("wsd", {"n_experts": 4})],
+    ids=["wsd", "cosine", "experts"],
+)
+def test_resume_matches_unbroken_run(make_cell, tmp_path, monkeypatch, schedule, model):
+    cell = make_cell(n_tokens=4096, model=model)
     cell.schedule.name = schedule
     whole = train_trunk([replace(cell, runs=str(tmp_path / "whole"))])[0]
     unbroken = curve(replace(cell, runs=str(tmp_path / "whole")))
