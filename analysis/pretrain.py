@@ -34,7 +34,7 @@ def pretrain_block(law: Law, budget: Budget, study: Study, chosen: Chosen) -> di
         "tokens": int(tokens),
         "flops": float(flops),
         "seconds": float(flops / speed) if speed else 0.0,
-        "model": shape.as_model(),
+        "model": {**study.family, **shape.as_model()},
         "context": shape.context,
         "peak_lr": lr,
         "batch_tokens": int(batch),

@@ -34,7 +34,7 @@ class Resolved:
 def resolve(cell: CellConfig) -> Resolved:
     """Work out a cell; ValueError for a budget below one step or a batch that no row fills."""
     shape = cell.model.shape(vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
-    recipe = cell.optim.recipe()
+    recipe = cell.optim.recipe(cell.model)
     batch = cell.optim.batch_tokens or recipe.batch_tokens(shape.params.active_body, shape.context)
     if batch % shape.context:
         raise ValueError(

@@ -213,11 +213,14 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class OptimConfig:
-    """AdamW and the rule for its learning rate and batch; `sweeps/LOG.md` says how they were tuned.
+    """The optimiser and the rule for its rate and batch; `sweeps/LOG.md` says how they were tuned.
 
-    `peak_lr` and `batch_tokens` of 0 follow the rule (scaling.schema.Recipe).
+    `peak_lr` and `batch_tokens` of 0 follow the rule (scaling.schema.Recipe). `muon` takes hidden
+    matrices, at AdamW's rates (scaling.muon); AdamW keeps the rest. `lr_base_width` and
+    `lr_width_exponent` are the rule of model.parametrization=layerwise.
     """
 
+    name: str = "adamw"
     peak_lr: float = 0.0
     batch_tokens: int = 0
     lr_base: float = 0.006
@@ -232,10 +235,15 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0
+    momentum: float = 0.95
 
-    def recipe(self) -> Recipe:
-        """Return the constants of the rule."""
-        return Recipe.from_config(dataclasses.asdict(self))
+    def __post_init__(self) -> None:
+        """Check the optimiser's name."""
+        one_of("optim.name", self.name, ("adamw", "muon"))
+
+    def recipe(self, model: ModelConfig) -> Recipe:
+        """Return the constants of the rule for a model's parametrisation."""
+        return Recipe.from_config(dataclasses.asdict(self), dataclasses.asdict(model))
 
 
 @dataclass(kw_only=True)

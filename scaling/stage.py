@@ -233,8 +233,12 @@ def open_progress(stage: Stage, *, total: float, done: float) -> Progress:
 
 
 def fine_tuning(optim: OptimConfig) -> OptimConfig:
-    """Return the optimiser's settings for a stage that starts from trained weights: no decay."""
-    return replace(optim, weight_decay=0.0)
+    """Return the optimiser's settings for a stage that starts from trained weights.
+
+    AdamW without decay, however they were trained: adapters and value heads have no matrix to
+    orthogonalise.
+    """
+    return replace(optim, name="adamw", weight_decay=0.0)
 
 
 def fit(

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Leftwards only: a module imports from the groups before its own, or from its own group as listed.
 ORDER = [
     "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "documents",
-    "loss", "lora", "mlp", "moe", "data", "model", "device", "optim", "checkpoint", "runlog",
+    "loss", "lora", "mlp", "moe", "data", "model", "device", "muon", "optim", "checkpoint", "runlog",
     "evaluate", "trainer",
 ]  # fmt: skip
 ONLY = {

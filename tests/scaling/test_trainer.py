@@ -49,12 +49,17 @@ def test_branches_of_a_trunk_equal_cells_trained_alone(make_cell, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "model"),
-    [("wsd", {}), ("cosine", {}), ("wsd", {"n_experts": 4})],
-    ids=["wsd", "cosine", "experts"],
+    ("schedule", "model", "optimizer"),
+    [
+        ("wsd", {}, "adamw"),
+        ("cosine", {}, "adamw"),
+        ("wsd", {"n_experts": 4, "parametrization": "completep"}, "adamw"),
+        ("wsd", {}, "muon"),
+    ],
+    ids=["wsd", "cosine", "experts", "muon"],
 )
-def test_resume_matches_unbroken_run(make_cell, tmp_path, monkeypatch, schedule, model):
-    cell = make_cell(n_tokens=4096, model=model)
+def test_resume_matches_unbroken_run(make_cell, tmp_path, monkeypatch, schedule, model, optimizer):
+    cell = make_cell(n_tokens=4096, model=model, optim={"name": optimizer})
     cell.schedule.name = schedule
     whole = train_trunk([replace(cell, runs=str(tmp_path / "whole"))])[0]
     unbroken = curve(replace(cell, runs=str(tmp_path / "whole")))
