@@ -41,7 +41,7 @@ class Muon(torch.optim.Optimizer):
         for weight, parts in zip(group["params"], group["parts"], strict=True):
             if weight.grad is None:
                 continue
-            direction = self._direction(weight, group["momentum"])
+            direction = self._direction(weight, weight.grad, group["momentum"])
             weight.mul_(1 - group["lr"] * group["weight_decay"])
             for w, d in zip(weight.split(parts, -2), direction.split(parts, -2), strict=True):
                 alike.setdefault((w.shape[-2], w.shape[-1]), []).append((w, d))
@@ -52,13 +52,13 @@ class Muon(torch.optim.Optimizer):
             for (w, _), update in zip(pairs, updates, strict=True):
                 w.sub_(update.view(w.shape), alpha=rate)
 
-    def _direction(self, weight: Tensor, momentum: float) -> Tensor:
+    def _direction(self, weight: Tensor, gradient: Tensor, momentum: float) -> Tensor:
         """Return Nesterov's momentum of the gradient, and store the momentum."""
         state = self.state[weight]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
-        state["momentum"].lerp_(weight.grad, 1 - momentum)
-        return weight.grad.lerp(state["momentum"], momentum)
+        state["momentum"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(state["momentum"], momentum)
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

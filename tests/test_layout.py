@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # Leftwards only: a module imports from the groups before its own, or from its own group as listed.
 ORDER = [
     "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "documents",
-    "loss", "lora", "mlp", "moe", "data", "model", "device", "muon", "optim", "checkpoint", "runlog",
-    "evaluate", "trainer",
+    "loss", "lora", "mlp", "moe", "data", "model", "device", "muon", "optim", "checkpoint",
+    "runlog", "evaluate", "health", "trainer",
 ]  # fmt: skip
 ONLY = {
     "wandb": {"scaling.runlog"},

@@ -2,11 +2,13 @@
 
 Hidden matrices take `lr_base * (lr_base_width / width)**lr_width_exponent`, vectors `lr_base`, the
 embedding `lr_embedding`. The exponent is the config's under the parametrisation `layerwise`, 0
-under `standard`, 1 under `mup` and `completep` (Yang et al. 2022, table 8), whose base width is the
-model's. There Muon's is 1/2: its updates, matched to AdamW's in root mean square, are orthogonal, so
-that their spectral norm grows as the root of the width (Yang, Simon & Bernstein 2023, 2310.17813). The batch
-stays at its base up to a size and grows as a power of the (active) non-embedding parameters beyond
-it, rounded to a power of two of sequences; a trunk, whose branches have different budgets, has one.
+under `standard`, 1 under `mup` and `completep` (Yang et al. 2022, table 8), whose base width is
+the model's. There Muon's is 1/2: its updates, of AdamW's root mean square, are orthogonal, so that
+their spectral norm grows as the root of the width (Yang, Simon & Bernstein 2023, 2310.17813).
+
+The batch stays at its base up to a size and grows as a power of the (active) non-embedding
+parameters beyond it, rounded to a power of two of sequences; a trunk, whose branches have different
+budgets, has one.
 """
 
 import math
