@@ -164,6 +164,7 @@ def _why_not(record: Record) -> str | None:
 
 def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
     curve = folder / "metrics.jsonl"
+    model, optim = record.config.get("model", {}), record.config.get("optim", {})
     return {
         "run": record.run_id,
         "params": getattr(record.params, count),
@@ -177,6 +178,10 @@ def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
         "lr": record.peak_lr,
         "batch": record.batch_tokens,
         "schedule": record.schedule,
+        "lr_base": optim.get("lr_base"),
+        "optimizer": optim.get("name", "adamw"),
+        "parametrization": model.get("parametrization", "layerwise"),
+        "n_experts": model.get("n_experts", 0),
         "curve": str(curve) if curve.exists() else None,
     }
 

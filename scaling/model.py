@@ -59,11 +59,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attend; `mask` is True where a query may look, None for plain causal."""
         B, T, _ = x.shape
-        heads = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2)  # (B, H+2G, T, K)
-        qk, v = heads.split([self.n_head + self.n_kv_head, self.n_kv_head], dim=1)
-        if rope is not None:
-            qk = rotate(qk, *rope)  # one call for queries and keys: small models are bound by calls
-        q, k = qk.split([self.n_head, self.n_kv_head], dim=1)
+        q, k, v = self.project(x, rope)
         if kv is not None:
             k, v = kv.append(k, v)  # (B, G, S, K)
         y = F.scaled_dot_product_attention(
@@ -76,6 +72,18 @@ class Attention(nn.Module):
             enable_gqa=self.n_head != self.n_kv_head,
         )
         return self.out(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
+
+    def project(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, H, T, K), keys and values (B, G, T, K), turned by their positions."""
+        B, T, _ = x.shape
+        heads = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2)  # (B, H+2G, T, K)
+        qk, v = heads.split([self.n_head + self.n_kv_head, self.n_kv_head], dim=1)
+        if rope is not None:
+            qk = rotate(qk, *rope)  # one call for queries and keys: small models are bound by calls
+        q, k = qk.split([self.n_head, self.n_kv_head], dim=1)
+        return q, k, v
 
 
 @dataclass

@@ -24,7 +24,7 @@ ONLY = {
     "wandb": {"scaling.runlog"},
     "submitit": {"scaling.submit"},
     "seaborn": {"analysis.figures"},
-    "matplotlib": {"analysis.figures"},
+    "matplotlib": {"analysis.figures", "scaling.coordinates"},
 }
 
 
