@@ -115,8 +115,8 @@ def canonical(
         if source in raw:
             table[name] = raw[source].to_numpy()
     table["run"] = raw["run"].astype(str).to_numpy() if "run" in raw else raw.index.astype(str)
-    if "curve" in raw:
-        table["curve"] = raw["curve"].to_numpy()
+    kept = [name for name in ("curve", "undercooled") if name in raw]
+    table = table.assign(**{name: raw[name].to_numpy() for name in kept})
     for name in dict.fromkeys((*needed, *NUMBERS)):
         if name in table and (name in needed or name in ALWAYS_CHECKED):
             rows = raw.index if pd.api.types.is_integer_dtype(raw.index) else table.index
@@ -182,6 +182,7 @@ def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
         "optimizer": optim.get("name", "adamw"),
         "parametrization": model.get("parametrization", "layerwise"),
         "n_experts": model.get("n_experts", 0),
+        "undercooled": "undercooled" in record.flags,
         "curve": str(curve) if curve.exists() else None,
     }
 

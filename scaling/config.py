@@ -218,6 +218,10 @@ class OptimConfig:
     `peak_lr` and `batch_tokens` of 0 follow the rule (scaling.schema.Recipe). `muon` takes hidden
     matrices, at AdamW's rates (scaling.muon); AdamW keeps the rest. `lr_base_width` and
     `lr_width_exponent` are the rule of model.parametrization=layerwise.
+
+    A step whose loss or gradient is not finite is skipped, and with a `spike_factor` one whose
+    gradient norm is that many times the running mean (as PaLM skipped batches, Chowdhery et al.
+    2022, section 5.1); after more than `max_skipped` of them the cell has diverged.
     """
 
     name: str = "adamw"
@@ -236,10 +240,19 @@ class OptimConfig:
     weight_decay: float = 0.1
     clip: float = 1.0
     momentum: float = 0.95
+    spike_factor: float = 0.0
+    max_skipped: int = 20
 
     def __post_init__(self) -> None:
-        """Check the optimiser's name."""
+        """Check the optimiser's name and the limits of what is skipped."""
         one_of("optim.name", self.name, ("adamw", "muon"))
+        check(
+            "optim.spike_factor",
+            self.spike_factor,
+            self.spike_factor == 0 or self.spike_factor > 1,
+            "must be above 1 (10 is usual), or 0 to skip only what is not finite",
+        )
+        check("optim.max_skipped", self.max_skipped, self.max_skipped >= 0, "must be 0 or more")
 
     def recipe(self, model: ModelConfig) -> Recipe:
         """Return the constants of the rule for a model's parametrisation."""
@@ -328,8 +341,12 @@ class MachineConfig:
 
 @dataclass(kw_only=True)
 class LogConfig:
-    """The curve on disk is always written; wandb mirrors it."""
+    """The curve on disk is always written; wandb mirrors it.
 
+    `health` adds activations, attention logits and the size of a step to its rows.
+    """
+
+    health: bool = True
     every_seconds: float = 10.0
     wandb: str = "offline"
     project: str = "scaling"

@@ -76,10 +76,13 @@ def measure(config: CoordinatesConfig, parametrization: str) -> np.ndarray:
 
 def trace(config: CoordinatesConfig, parametrization: str, size: int, seed: int) -> np.ndarray:
     """Train one model on the fixed batch; return its activations, (steps + 1, kinds)."""
-    changed = {"d_model": size} if config.axis == "width" else {"n_layer": size}
     shape = ModelConfig(
-        **({"d_head": 32, "parametrization": parametrization, "tied": config.tied} | changed)
-    )  # type: ignore[arg-type]
+        parametrization=parametrization,
+        d_model=size if config.axis == "width" else 32,
+        n_layer=size if config.axis == "depth" else 2,
+        d_head=32,
+        tied=config.tied,
+    )
     optim = OptimConfig(name=config.optimizer, lr_base=config.lr_base)
     torch.manual_seed(seed)
     model = Transformer(shape, vocab_size=VOCABULARY, context=CONTEXT)

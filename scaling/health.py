@@ -19,6 +19,15 @@ from scaling.parametrization import scales
 PROBE_ROWS = 2  # sequences of a probe: a share of a step's cost that is not felt
 
 
+def health(model: Transformer, before: list[Tensor], tokens: Tensor) -> dict[str, float]:
+    """Return a row's health: the last step's size and a probe of tokens, what is finite of them.
+
+    `before` are the matrices before the step (`copy_matrices`).
+    """
+    found = {"update_ratio": update_ratio(before, model), **probe(model, tokens)}
+    return {k: v for k, v in found.items() if math.isfinite(v)}
+
+
 @torch.no_grad()
 def probe(model: Transformer, tokens: Tensor) -> dict[str, float]:
     """Return what (B, T) tokens do in the model.

@@ -103,6 +103,23 @@ def measure(logits: Tensor, probabilities: Tensor, chosen: Tensor) -> Routing:
     return Routing(balance=balance, z=logits.logsumexp(-1).square().mean(), load=load)
 
 
+def summary(routings: list[Routing]) -> dict[str, float]:
+    """Return the routers' losses (mean over layers) and the extreme loads of the last batch.
+
+    A load of 1 is an even share of the assignments; 0 an expert that nobody chose.
+    """
+    if not routings:
+        return {}
+    loads = torch.stack([r.load for r in routings])  # (layers, E)
+    loads = loads * loads.shape[1]
+    return {
+        "router_balance": float(torch.stack([r.balance.detach() for r in routings]).mean()),
+        "router_z": float(torch.stack([r.z.detach() for r in routings]).mean()),
+        "expert_load_max": float(loads.max()),
+        "expert_load_min": float(loads.min()),
+    }
+
+
 def grouped_linear(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
     """Multiply each run of rows by its expert's matrix: (m, C) by (E, F, C) to (m, F).
 

@@ -14,6 +14,8 @@ from scaling.muon import Muon
 from scaling.parametrization import scales
 
 EMBEDDINGS = ("embedding", "positions", "head")
+COOLED = 0.11  # of the peak, at most, at the last step: a tenth is usual (Hoffmann et al. 2022)
+SHORTEST_DECAY = 0.1  # of a run; 10 to 20 % match a cosine (Hägele et al. 2024)
 
 
 def make_optimizer(
@@ -111,3 +113,10 @@ def lr_factor(step: int, *, schedule: ScheduleConfig, n_steps: int, decay_start:
     done = (step - decay_start + 1) / (n_steps - decay_start + 1)
     shape = 1 - math.sqrt(done) if schedule.decay_shape == "sqrt" else 1 - done
     return min(1.0, warmup) * (schedule.floor + (1 - schedule.floor) * shape)
+
+
+def undercooled(schedule: ScheduleConfig, *, n_steps: int, decay_start: int) -> bool:
+    """Say whether a run ends hot: its rate is hardly lowered, or over too few of its steps."""
+    last = lr_factor(n_steps - 1, schedule=schedule, n_steps=n_steps, decay_start=decay_start)
+    share = 1.0 if schedule.name == "cosine" else (n_steps - decay_start) / n_steps
+    return last > COOLED or share < SHORTEST_DECAY

@@ -15,6 +15,7 @@ from scaling.schema.files import read_json, write_json
 SCHEMA = 1
 STATUSES = ("done", "diverged", "failed")
 STAGES = ("pretrain", "sft", "reward", "ppo")
+FLAGS = ("undercooled", "skipped_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,11 @@ class Params:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One cell: what was trained, what it cost, what it reached."""
+    """One cell: what was trained, what it cost, what it reached.
+
+    `flags` say what a reader of the loss should know: `undercooled` when the learning rate was
+    hardly lowered before the end, `skipped_steps` when some updates were left out.
+    """
 
     run_id: str
     study: str
@@ -79,6 +84,7 @@ class Record:
     error: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -86,6 +92,8 @@ class Record:
         _expect("schema", self.schema, (SCHEMA,))
         _expect("status", self.status, STATUSES)
         _expect("stage", self.stage, STAGES)
+        for flag in self.flags:
+            _expect("flag", flag, FLAGS)
         if self.status == "done" and self.stage == "pretrain" and self.test_loss is None:
             raise ValueError(f"record {self.run_id} is done but has no test_loss")
 
@@ -97,7 +105,7 @@ class Record:
     def from_dict(cls, values: dict[str, Any]) -> "Record":
         """Build a record, naming every unknown and every missing field."""
         known = {f.name for f in fields(cls)}
-        optional = {"error", "metrics", "inputs", "schema", "stage"}
+        optional = {"error", "metrics", "inputs", "flags", "schema", "stage"}
         unknown, missing = sorted(set(values) - known), sorted(known - optional - set(values))
         if unknown or missing:
             raise ValueError(f"not a record: unknown fields {unknown}, missing fields {missing}")
