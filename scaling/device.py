@@ -36,7 +36,7 @@ def pick_device(config: MachineConfig) -> torch.device:
     device = torch.device("cuda" if found and config.device != "cpu" else "cpu")
     if device.type == "cuda" and config.precision == "bf16" and not has_bf16():
         raise ValueError(
-            f"machine.precision=bf16 is not supported on {torch.cuda.get_device_name(device)}, which "
+            f"machine.precision=bf16 is not supported on {torch.cuda.get_device_name(device)}: it "
             "has no bfloat16 arithmetic; set machine.precision=fp32"
         )
     if device.type == "cpu":

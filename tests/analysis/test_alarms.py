@@ -261,8 +261,8 @@ def test_every_sentence_is_one(good):
         assert sentence.endswith(".")
 
 
-def test_runs_that_ended_hot_are_pointed_at():
-    table = canonical(isoflop_table())
+def test_runs_that_ended_hot_are_pointed_at(refit_law):
+    table = canonical(isoflop_table(refit_law))
     assert not {a.code for a in table_alarms(table.assign(undercooled=False))} & {"undercooled"}
     hot = np.arange(len(table)) < 2
     found = {a.code: a.sentence for a in table_alarms(table.assign(undercooled=hot))}
