@@ -63,6 +63,7 @@ def table_alarms(table: pd.DataFrame) -> list[Alarm]:
         _duplicate_rows(table),
         _count_disagrees(table),
         _repeated_data(table),
+        _undercooled(table),
     ]
     return [alarm for alarm in found if alarm]
 
@@ -461,6 +462,19 @@ def _repeated_data(table: pd.DataFrame) -> Alarm | None:
         sentence=f"{repeated} runs pass more than {MOST_EPOCHS:g} times over their data (up to "
         f"{epochs.max():.3g}), which a law of fresh tokens mistakes for a small beta: leave them "
         "out with where=, or enlarge the corpus.",
+    )
+
+
+def _undercooled(table: pd.DataFrame) -> Alarm | None:
+    """Point at runs that their records flag as ended at too high a learning rate."""
+    hot = table["undercooled"].eq(True).to_numpy() if "undercooled" in table else np.zeros(0, bool)
+    if not hot.any():
+        return None
+    return Alarm(
+        code="undercooled",
+        sentence=f"{hot.sum()} runs ({_listed(np.flatnonzero(hot))}, from 0) ended before their "
+        "learning rate was lowered, so their loss is too high by an amount that depends on size: "
+        "decay over a tenth of the steps or more, or leave them out with where=.",
     )
 
 

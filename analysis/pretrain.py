@@ -34,7 +34,7 @@ def pretrain_block(law: Law, budget: Budget, study: Study, chosen: Chosen) -> di
         "tokens": int(tokens),
         "flops": float(flops),
         "seconds": float(flops / speed) if speed else 0.0,
-        "model": shape.as_model(),
+        "model": {**study.family, **shape.as_model()},
         "context": shape.context,
         "peak_lr": lr,
         "batch_tokens": int(batch),
@@ -115,7 +115,7 @@ def forecast_block(
 
 def _rates(study: Study, shape: Shape, tokens: float) -> tuple[float, int, str, str]:
     """Return peak learning rate, batch (tokens), and the reason of each."""
-    body, rule = shape.params.non_embedding, study.recipe
+    body, rule = shape.params.active_body, study.recipe
     if rule:
         lr = rule.peak_lr(shape.d_model)
         batch = rule.batch_tokens(body, shape.context)

@@ -114,8 +114,8 @@ def canonical(
         if source in raw:
             table[name] = raw[source].to_numpy()
     table["run"] = raw["run"].astype(str).to_numpy() if "run" in raw else raw.index.astype(str)
-    if "curve" in raw:
-        table["curve"] = raw["curve"].to_numpy()
+    kept = [name for name in ("curve", "undercooled") if name in raw]
+    table = table.assign(**{name: raw[name].to_numpy() for name in kept})
     for name in dict.fromkeys((*needed, *NUMBERS)):
         if name in table and (name in needed or name in ALWAYS_CHECKED):
             rows = raw.index if pd.api.types.is_integer_dtype(raw.index) else table.index
@@ -163,6 +163,7 @@ def _why_not(record: Record) -> str | None:
 
 def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
     curve = folder / "metrics.jsonl"
+    model, optim = record.config.get("model", {}), record.config.get("optim", {})
     return {
         "run": record.run_id,
         "params": getattr(record.params, count),
@@ -176,6 +177,11 @@ def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
         "lr": record.peak_lr,
         "batch": record.batch_tokens,
         "schedule": record.schedule,
+        "lr_base": optim.get("lr_base"),
+        "optimizer": optim.get("name", "adamw"),
+        "parametrization": model.get("parametrization", "layerwise"),
+        "n_experts": model.get("n_experts", 0),
+        "undercooled": "undercooled" in record.flags,
         "curve": str(curve) if curve.exists() else None,
     }
 

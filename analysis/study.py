@@ -58,6 +58,12 @@ class Study:
     config: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def family(self) -> dict[str, Any]:
+        """Return the model's settings that are no part of its shape, as its parametrisation."""
+        model = self.config.get("model", {})
+        return {k: v for k, v in model.items() if k not in Shape.__dataclass_fields__}
+
+    @property
     def largest_flops(self) -> float | None:
         """FLOPs of the largest cell."""
         return max((c.flops for c in self.cells), default=None)
@@ -89,7 +95,7 @@ def study_of(folder: str | Path, *, count: str) -> Study:
         name=largest.study,
         source=f"study {largest.study}",
         like=like,
-        recipe=Recipe.from_config(config["optim"]),
+        recipe=Recipe.from_config(config["optim"], config["model"]),
         schedule=schedule.get("name", largest.schedule),
         decay=schedule.get("decay", 0.2),
         warmup_steps=schedule.get("warmup_steps"),

@@ -34,10 +34,8 @@ class Resolved:
 def resolve(cell: CellConfig) -> Resolved:
     """Work out a cell; ValueError for a budget below one step or a batch that no row fills."""
     shape = cell.model.shape(vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
-    recipe = cell.optim.recipe()
-    batch = cell.optim.batch_tokens or recipe.batch_tokens(
-        shape.params.non_embedding, shape.context
-    )
+    recipe = cell.optim.recipe(cell.model)
+    batch = cell.optim.batch_tokens or recipe.batch_tokens(shape.params.active_body, shape.context)
     if batch % shape.context:
         raise ValueError(
             f"optim.batch_tokens={batch} is not a multiple of data.context={shape.context}; "
@@ -61,7 +59,7 @@ def resolve(cell: CellConfig) -> Resolved:
         warmup_steps=cell.schedule.warmup_steps,
         decay_start=n_steps - max(1, round(cell.schedule.decay * n_steps)),
         flops=shape.flops_per_token * n_tokens,
-        flops_6nd=6.0 * shape.params.with_head * n_tokens,
+        flops_6nd=6.0 * shape.params.multiplying * n_tokens,
         memory_bytes=shape.training_bytes(batch),
     )
 

@@ -23,9 +23,21 @@ def one_of(what: str, value: str, choices: tuple[str, ...]) -> None:
     check(what, value, value in choices, f"is unknown; choose one of {', '.join(choices)}")
 
 
+PARAMETRIZATIONS = ("layerwise", "standard", "mup", "completep")
+
+
 @dataclass(kw_only=True)
 class ModelConfig:
-    """A decoder's shape; a 0 is derived: heads from d_head, d_ff from d_model."""
+    """A decoder's shape; a 0 is derived: heads from d_head, d_ff from d_model.
+
+    `n_experts` of 0 is dense. With experts, each token takes `top_k` of them (2 by default) and
+    `n_shared_experts` besides; `d_expert` divides d_ff among these, so that active parameters stay
+    those of the dense model. `balance_loss` (Switch, Fedus et al. 2021: 1e-2) and `router_z_loss`
+    (ST-MoE, Zoph et al. 2022: 1e-3) weigh the router's losses.
+
+    `parametrization` says how the model changes with width and depth against the base shape
+    (`base_width`, `base_depth`, `base_head`): see scaling.parametrization.
+    """
 
     n_layer: int = 2
     d_model: int = 32
@@ -39,13 +51,24 @@ class ModelConfig:
     tied: bool = True
     bias: bool = False
     embedding_norm: bool = True
+    n_experts: int = 0
+    top_k: int = 0
+    d_expert: int = 0
+    n_shared_experts: int = 0
+    balance_loss: float = 0.01
+    router_z_loss: float = 0.001
+    parametrization: str = "layerwise"
+    base_width: int = 32
+    base_depth: int = 2
+    base_head: int = 32
 
     def __post_init__(self) -> None:
         """Resolve the derived widths, so that two ways to say a model are one identity."""
         one_of("model.mlp", self.mlp, ("swiglu", "gelu"))
         one_of("model.norm", self.norm, ("rmsnorm", "layernorm"))
         one_of("model.positions", self.positions, ("rope", "learned", "sinusoidal"))
-        for name in ("n_layer", "d_model", "d_head"):
+        one_of("model.parametrization", self.parametrization, PARAMETRIZATIONS)
+        for name in ("n_layer", "d_model", "d_head", "base_width", "base_depth", "base_head"):
             check(
                 f"model.{name}",
                 getattr(self, name),
@@ -76,6 +99,48 @@ class ModelConfig:
         self.d_ff = self.d_ff or (
             4 * self.d_model if self.mlp == "gelu" else 8 * -(-self.d_model // 3)
         )
+        self._resolve_experts()
+
+    def _resolve_experts(self) -> None:
+        """Derive top_k and d_expert; refuse a mixture that cannot be."""
+        if not self.n_experts:
+            for name in ("top_k", "d_expert", "n_shared_experts"):
+                check(
+                    f"model.{name}",
+                    getattr(self, name),
+                    not getattr(self, name),
+                    "needs experts; set model.n_experts to 2 or more, or leave it 0",
+                )
+            return
+        check(
+            "model.n_experts",
+            self.n_experts,
+            self.n_experts >= 2,
+            "is no mixture; set 2 or more, or 0 for a dense model",
+        )
+        self.top_k = self.top_k or min(2, self.n_experts)
+        check(
+            "model.top_k",
+            self.top_k,
+            1 <= self.top_k <= self.n_experts,
+            f"must lie between 1 and model.n_experts={self.n_experts}",
+        )
+        check(
+            "model.n_shared_experts",
+            self.n_shared_experts,
+            self.n_shared_experts >= 0,
+            "is below 0",
+        )
+        check(
+            "model.bias",
+            self.bias,
+            not self.bias,
+            "is not there for stacked experts; set model.bias=false or model.n_experts=0",
+        )
+        self.d_expert = self.d_expert or max(
+            1, round(self.d_ff / (self.top_k + self.n_shared_experts))
+        )
+        check("model.d_expert", self.d_expert, self.d_expert >= 1, "must be at least 1")
 
     def shape(self, *, vocab_size: int, context: int) -> Shape:
         """Return the countable shape at a vocabulary and context."""
@@ -148,11 +213,18 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class OptimConfig:
-    """AdamW and the rule for its learning rate and batch; `sweeps/LOG.md` says how they were tuned.
+    """The optimiser and the rule for its rate and batch; `sweeps/LOG.md` says how they were tuned.
 
-    `peak_lr` and `batch_tokens` of 0 follow the rule (scaling.schema.Recipe).
+    `peak_lr` and `batch_tokens` of 0 follow the rule (scaling.schema.Recipe). `muon` takes hidden
+    matrices, at AdamW's rates (scaling.muon); AdamW keeps the rest. `lr_base_width` and
+    `lr_width_exponent` are the rule of model.parametrization=layerwise.
+
+    A step whose loss or gradient is not finite is skipped, and with a `spike_factor` one whose
+    gradient norm is that many times the running mean (as PaLM skipped batches, Chowdhery et al.
+    2022, section 5.1); after more than `max_skipped` of them the cell has diverged.
     """
 
+    name: str = "adamw"
     peak_lr: float = 0.0
     batch_tokens: int = 0
     lr_base: float = 0.006
@@ -167,10 +239,24 @@ class OptimConfig:
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0
+    momentum: float = 0.95
+    spike_factor: float = 0.0
+    max_skipped: int = 20
 
-    def recipe(self) -> Recipe:
-        """Return the constants of the rule."""
-        return Recipe.from_config(dataclasses.asdict(self))
+    def __post_init__(self) -> None:
+        """Check the optimiser's name and the limits of what is skipped."""
+        one_of("optim.name", self.name, ("adamw", "muon"))
+        check(
+            "optim.spike_factor",
+            self.spike_factor,
+            self.spike_factor == 0 or self.spike_factor > 1,
+            "must be above 1 (10 is usual), or 0 to skip only what is not finite",
+        )
+        check("optim.max_skipped", self.max_skipped, self.max_skipped >= 0, "must be 0 or more")
+
+    def recipe(self, model: ModelConfig) -> Recipe:
+        """Return the constants of the rule for a model's parametrisation."""
+        return Recipe.from_config(dataclasses.asdict(self), dataclasses.asdict(model))
 
 
 @dataclass(kw_only=True)
@@ -255,8 +341,12 @@ class MachineConfig:
 
 @dataclass(kw_only=True)
 class LogConfig:
-    """The curve on disk is always written; wandb mirrors it."""
+    """The curve on disk is always written; wandb mirrors it.
 
+    `health` adds activations, attention logits and the size of a step to its rows.
+    """
+
+    health: bool = True
     every_seconds: float = 10.0
     wandb: str = "offline"
     project: str = "scaling"

@@ -23,7 +23,10 @@ GPU_PEAKS = {
 
 
 def pick_device(config: MachineConfig) -> torch.device:
-    """Return the device of the config; ValueError where a GPU is asked for and absent."""
+    """Return the device of the config.
+
+    ValueError where a GPU is asked for and absent, or the precision is none of the GPU's.
+    """
     found = torch.cuda.is_available()
     if config.device == "cuda" and not found:
         raise ValueError(
@@ -31,9 +34,19 @@ def pick_device(config: MachineConfig) -> torch.device:
             "set machine.device=cpu or install a CUDA build"
         )
     device = torch.device("cuda" if found and config.device != "cpu" else "cpu")
+    if device.type == "cuda" and config.precision == "bf16" and not has_bf16():
+        raise ValueError(
+            f"machine.precision=bf16 is not supported on {torch.cuda.get_device_name(device)}: it "
+            "has no bfloat16 arithmetic; set machine.precision=fp32"
+        )
     if device.type == "cpu":
         torch.set_num_threads(max(1, config.threads))
     return device
+
+
+def has_bf16() -> bool:
+    """Say whether the GPU computes in bfloat16 itself (from Ampere on), not by emulation."""
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @functools.cache

@@ -1,8 +1,9 @@
-"""The decoder-only transformer, dense: RMSNorm, rotary positions, SwiGLU, grouped queries.
+"""The decoder-only transformer: RMSNorm, rotary positions, SwiGLU or experts, grouped queries.
 
 The options `layernorm`, `gelu`, `learned`, `bias` give the GPT-2 shape (Radford et al. 2019);
 `sinusoidal` the positions of Vaswani et al. 2017. Rotary positions follow Su et al. 2021 in the
-half-split layout of Llama, so that weights export without a permutation.
+half-split layout of Llama, so that weights export without a permutation. What the parametrisation
+changes (attention scale, residual branches, logits, initial weights) is in `parametrization`.
 
 Legend: B batch, T time, S time of keys, C width, H heads, G key/value heads, K head width,
 V vocabulary.
@@ -18,8 +19,12 @@ from torch.nn import functional as F
 
 from scaling.config import ModelConfig
 from scaling.loss import linear_cross_entropy
+from scaling.mlp import MLP
+from scaling.moe import MoE, Routing
+from scaling.parametrization import scales
 
 ROPE_BASE = 10_000.0  # Su et al. 2021
+RESIDUAL_OUTPUTS = ("out.weight", "down.weight", "mlp.down")
 
 
 @dataclass
@@ -40,6 +45,7 @@ class Attention(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_head, self.n_kv_head, self.d_head = config.n_head, config.n_kv_head, config.d_head
+        self.scale = scales(config).attention
         out = (config.n_head + 2 * config.n_kv_head) * config.d_head
         self.qkv = nn.Linear(config.d_model, out, bias=config.bias)
         self.out = nn.Linear(config.n_head * config.d_head, config.d_model, bias=config.bias)
@@ -53,11 +59,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Attend; `mask` is True where a query may look, None for plain causal."""
         B, T, _ = x.shape
-        heads = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2)  # (B, H+2G, T, K)
-        qk, v = heads.split([self.n_head + self.n_kv_head, self.n_kv_head], dim=1)
-        if rope is not None:
-            qk = rotate(qk, *rope)  # one call for queries and keys: small models are bound by calls
-        q, k = qk.split([self.n_head, self.n_kv_head], dim=1)
+        q, k, v = self.project(x, rope)
         if kv is not None:
             k, v = kv.append(k, v)  # (B, G, S, K)
         y = F.scaled_dot_product_attention(
@@ -66,9 +68,22 @@ class Attention(nn.Module):
             v,
             attn_mask=mask,
             is_causal=mask is None and T > 1,
+            scale=self.scale,
             enable_gqa=self.n_head != self.n_kv_head,
         )
         return self.out(y.transpose(1, 2).reshape(B, T, -1))  # (B, T, C)
+
+    def project(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, H, T, K), keys and values (B, G, T, K), turned by their positions."""
+        B, T, _ = x.shape
+        heads = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2)  # (B, H+2G, T, K)
+        qk, v = heads.split([self.n_head + self.n_kv_head, self.n_kv_head], dim=1)
+        if rope is not None:
+            qk = rotate(qk, *rope)  # one call for queries and keys: small models are bound by calls
+        q, k = qk.split([self.n_head, self.n_kv_head], dim=1)
+        return q, k, v
 
 
 @dataclass
@@ -87,25 +102,6 @@ class LayerCache:
         return self.keys[:, :, :end], self.values[:, :, :end]
 
 
-class MLP(nn.Module):
-    """SwiGLU (Shazeer 2020), gate and up in one product, or GELU."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.gated = config.mlp == "swiglu"
-        self.up = nn.Linear(
-            config.d_model, (2 if self.gated else 1) * config.d_ff, bias=config.bias
-        )
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map each position on its own."""
-        if not self.gated:
-            return self.down(F.gelu(self.up(x), approximate="tanh"))
-        gate, up = self.up(x).chunk(2, dim=-1)  # (B, T, F) each
-        return self.down(F.silu(gate) * up)
-
-
 def norm(config: ModelConfig) -> nn.Module:
     """Return the norm of the config over the width."""
     if config.norm == "rmsnorm":
@@ -119,7 +115,9 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.norm_attention, self.attention = norm(config), Attention(config)
-        self.norm_mlp, self.mlp = norm(config), MLP(config)
+        self.norm_mlp = norm(config)
+        self.mlp = MoE(config) if config.n_experts else MLP(config, config.d_ff)
+        self.branch = scales(config).residual
 
     def forward(
         self,
@@ -129,8 +127,12 @@ class Block(nn.Module):
         kv: LayerCache | None,
     ) -> Tensor:
         """Add attention, then the MLP, to the stream."""
-        x = x + self.attention(self.norm_attention(x), rope, mask, kv)
-        return x + self.mlp(self.norm_mlp(x))
+        x = self.add(x, self.attention(self.norm_attention(x), rope, mask, kv))
+        return self.add(x, self.mlp(self.norm_mlp(x)))
+
+    def add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Add a residual branch to the stream."""
+        return x + branch if self.branch == 1 else torch.add(x, branch, alpha=self.branch)
 
 
 class Transformer(nn.Module):
@@ -151,6 +153,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(config.d_model, vocab_size, bias=False)
         if config.tied:
             self.head.weight = self.embedding.weight
+        self.output_scale = scales(config).output
         self._initialise()
 
     def _initialise(self) -> None:
@@ -158,15 +161,19 @@ class Transformer(nn.Module):
 
         The logits then start near zero and the loss near log V.
         """
-        residual = 1 / math.sqrt(2 * self.config.n_layer)
+        factor = scales(self.config)
         for name, weight in self.named_parameters():
             if weight.ndim < 2:
                 nn.init.zeros_(weight) if name.endswith("bias") else nn.init.ones_(weight)
             elif name.startswith(("embedding", "positions", "head")):
                 nn.init.normal_(weight, std=0.02)
             else:
-                scale = residual if name.endswith(("out.weight", "down.weight")) else 1.0
-                nn.init.normal_(weight, std=scale / math.sqrt(weight.shape[1]))
+                scale = 1.0
+                if name.endswith(RESIDUAL_OUTPUTS):
+                    scale = factor.residual_init
+                elif name.endswith("router.weight"):
+                    scale = factor.router_init
+                nn.init.normal_(weight, std=scale / math.sqrt(weight.shape[-1]))
 
     @property
     def device(self) -> torch.device:
@@ -194,7 +201,7 @@ class Transformer(nn.Module):
         mask: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Return the normed last hidden states, (B, T, C).
+        """Return the normed last hidden states times the logits' scale, (B, T, C).
 
         `tokens` is (B, T) integers. `positions` (B, T) or (T,) counts from 0, the plain order by
         default. `mask` (B or 1, 1, T, S) is True where a query may look; None means causal. With
@@ -211,7 +218,8 @@ class Transformer(nn.Module):
             x = block(x, rope, mask, kv)  # (B, T, C)
         if cache is not None:
             cache.length += tokens.shape[1]
-        return self.norm(x)
+        x = self.norm(x)
+        return x if self.output_scale == 1 else x * self.output_scale
 
     def _embed(
         self, tokens: Tensor, positions: Tensor
@@ -249,6 +257,21 @@ class Transformer(nn.Module):
         """Return the mean cross-entropy in nats/token of (B, T) targets."""
         hidden = self.hidden(tokens).flatten(0, 1)  # (B*T, C)
         return linear_cross_entropy(hidden, self.head.weight, targets.flatten())
+
+    def routings(self) -> list[Routing]:
+        """Return what each layer's router did with the last training batch; none when dense."""
+        layers = [block.mlp for block in self.blocks if isinstance(block.mlp, MoE)]  # type: ignore[union-attr]
+        return [layer.routing for layer in layers if layer.routing is not None]
+
+    def router_loss(self) -> Tensor | float:
+        """Return the weighted load-balance and z losses, summed over layers; 0 when dense.
+
+        To be added to the loss that is minimised, not to the one that is reported.
+        """
+        c = self.config
+        return sum(
+            (c.balance_loss * r.balance + c.router_z_loss * r.z for r in self.routings()), 0.0
+        )
 
 
 @functools.lru_cache(maxsize=256)

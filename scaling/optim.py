@@ -1,41 +1,91 @@
-"""AdamW (Loshchilov & Hutter 2019) with decay on matrices only, and the learning-rate schedules."""
+"""The optimisers, each kind of weight with its own rate, and the learning-rate schedules.
+
+AdamW (Loshchilov & Hutter 2019) with decay on matrices only; or Muon for hidden matrices and AdamW
+for the rest.
+"""
 
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from scaling.config import OptimConfig, ScheduleConfig
+from scaling.config import ModelConfig, OptimConfig, ScheduleConfig
+from scaling.muon import Muon
+from scaling.parametrization import scales
 
 EMBEDDINGS = ("embedding", "positions", "head")
+COOLED = 0.11  # of the peak, at most, at the last step: a tenth is usual (Hoffmann et al. 2022)
+SHORTEST_DECAY = 0.1  # of a run; 10 to 20 % match a cosine (Hägele et al. 2024)
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig, peak_lr: float) -> torch.optim.AdamW:
-    """Return a fused AdamW of three groups, each with its `peak` learning rate.
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, peak_lr: float
+) -> torch.optim.AdamW | Muon:
+    """Return the optimiser: three groups, each with its `peak` learning rate.
 
     Hidden matrices take `peak_lr` and the weight decay; embeddings and vectors keep the rule's own
     rates, scaled as `peak_lr` is to the rule's.
     """
-    width = model.config.d_model  # type: ignore[union-attr]
-    scale = peak_lr / config.recipe().peak_lr(width)  # type: ignore[arg-type]
-    matrices, vectors, tables = [], [], []
+    shape: ModelConfig = model.config  # type: ignore[assignment]
+    factor, scale = scales(shape), peak_lr / config.recipe(shape).peak_lr(shape.d_model)
+    matrices, vectors, tables = by_kind(model)
+    groups = [
+        {
+            "params": list(matrices.values()),
+            "peak": peak_lr,
+            "weight_decay": config.weight_decay * factor.decay,
+            "eps": config.eps * factor.eps_blocks,
+        },
+        {
+            "params": list(vectors.values()),
+            "peak": config.lr_base * scale,
+            "weight_decay": 0.0,
+            "eps": config.eps * factor.eps_blocks,
+        },
+        {
+            "params": list(tables.values()),
+            "peak": config.lr_embedding * scale,
+            "weight_decay": 0.0,
+            "eps": config.eps * factor.eps_tables,
+        },
+    ]
+    groups = [g for g in groups if g["params"]]
+    if config.name == "muon" and matrices:
+        parts = [rows_apart(name, w, shape) for name, w in matrices.items()]
+        groups[0] |= {"parts": parts, "momentum": config.momentum}
+        return Muon(groups[0], adamw(groups[1:], config, peak_lr))
+    return adamw(groups, config, peak_lr)
+
+
+def adamw(groups: list[dict], config: OptimConfig, lr: float) -> torch.optim.AdamW:
+    """Return a fused AdamW of the groups."""
+    return torch.optim.AdamW(
+        groups, lr=lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True
+    )
+
+
+def by_kind(
+    model: nn.Module,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Part the trainable weights into hidden matrices, vectors, and embedding-like tables."""
+    matrices, vectors, tables = {}, {}, {}
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
             continue
-        group = vectors if weight.ndim < 2 else tables if name.startswith(EMBEDDINGS) else matrices
-        group.append(weight)
-    groups = [
-        {"params": matrices, "peak": peak_lr, "weight_decay": config.weight_decay},
-        {"params": vectors, "peak": config.lr_base * scale, "weight_decay": 0.0},
-        {"params": tables, "peak": config.lr_embedding * scale, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]],
-        lr=peak_lr,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=True,
-    )
+        kind = vectors if weight.ndim < 2 else tables if name.startswith(EMBEDDINGS) else matrices
+        kind[name] = weight
+    return matrices, vectors, tables
+
+
+def rows_apart(name: str, weight: Tensor, shape: ModelConfig) -> list[int]:
+    """Return the rows of each matrix that a fused weight holds: query, key, value; gate, up."""
+    rows = weight.shape[-2]
+    if name.endswith("qkv.weight"):
+        kv = shape.n_kv_head * shape.d_head
+        return [rows - 2 * kv, kv, kv]
+    if shape.mlp == "swiglu" and name.endswith(("up.weight", "mlp.up")):
+        return [rows // 2] * 2
+    return [rows]
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -63,3 +113,10 @@ def lr_factor(step: int, *, schedule: ScheduleConfig, n_steps: int, decay_start:
     done = (step - decay_start + 1) / (n_steps - decay_start + 1)
     shape = 1 - math.sqrt(done) if schedule.decay_shape == "sqrt" else 1 - done
     return min(1.0, warmup) * (schedule.floor + (1 - schedule.floor) * shape)
+
+
+def undercooled(schedule: ScheduleConfig, *, n_steps: int, decay_start: int) -> bool:
+    """Say whether a run ends hot: its rate is hardly lowered, or over too few of its steps."""
+    last = lr_factor(n_steps - 1, schedule=schedule, n_steps=n_steps, decay_start=decay_start)
+    share = 1.0 if schedule.name == "cosine" else (n_steps - decay_start) / n_steps
+    return last > COOLED or share < SHORTEST_DECAY

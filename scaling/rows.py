@@ -99,7 +99,7 @@ def forward_flops(config: ModelConfig, vocab_size: int, rows: Rows, *, head: boo
     """
     shape = config.shape(vocab_size=vocab_size, context=1)
     lengths = rows.last.double() + 1
-    matrices = 2.0 * shape.n_layer * shape.layer_matrices * float(lengths.sum())
+    matrices = 2.0 * shape.n_layer * shape.active_matrices * float(lengths.sum())
     attention = 4.0 * shape.n_layer * shape.n_head * shape.d_head * float((lengths**2).sum())
     logits = 2.0 * vocab_size * shape.d_model * int(rows.mask.sum()) if head else 0.0
     return matrices + attention + logits

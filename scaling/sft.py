@@ -89,6 +89,11 @@ def run_sft(stage: Stage) -> Record:
         raise ValueError(
             f"sft.method={block.method!r} is unknown; choose one of {', '.join(METHODS)}"
         )
+    if block.method == "lora" and stage.cell.model.n_experts:
+        raise ValueError(
+            f"sft.method=lora adapts linear layers, not the stacked experts of "
+            f"model.n_experts={stage.cell.model.n_experts}; set sft.method=full"
+        )
     data = load_pairs(stage)
     train, test = chosen(data.train, block.examples, seed=block.seed), data.test[:TEST_EXAMPLES]
     model = stage.new_model()
@@ -154,6 +159,8 @@ def sft_loss(
 ) -> tuple[Tensor, int, float]:
     """Return the mean loss of the completions' tokens (nats), the tokens passed and the FLOPs.
 
+    A mixture of experts' router losses are added.
+
     An update costs three forward passes; with adapters two, as frozen weights need no gradient (the
     adapters' own share, some percent, is left out).
     """
@@ -161,7 +168,7 @@ def sft_loss(
     flops = (2 if lora else 3) * forward_flops(model.config, model.vocab_size, rows)
     hidden = model.hidden(rows.tokens)[:, :-1][rows.mask]  # (M, C)
     loss = linear_cross_entropy(hidden, model.head.weight, rows.tokens[:, 1:][rows.mask])
-    return loss, rows.n_tokens, flops
+    return loss + model.router_loss(), rows.n_tokens, flops
 
 
 @torch.inference_mode()

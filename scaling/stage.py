@@ -234,8 +234,12 @@ def open_progress(stage: Stage, *, total: float, done: float) -> Progress:
 
 
 def fine_tuning(optim: OptimConfig) -> OptimConfig:
-    """Return the optimiser's settings for a stage that starts from trained weights: no decay."""
-    return replace(optim, weight_decay=0.0)
+    """Return the optimiser's settings for a stage that starts from trained weights.
+
+    AdamW without decay, however they were trained: adapters and value heads have no matrix to
+    orthogonalise.
+    """
+    return replace(optim, name="adamw", weight_decay=0.0)
 
 
 def fit(
@@ -358,7 +362,7 @@ def write_record(
         tokens=tally.tokens,
         unique_tokens=unique_tokens,
         flops=tally.flops,
-        flops_6nd=6.0 * params.with_head * tally.tokens,
+        flops_6nd=6.0 * params.multiplying * tally.tokens,
         test_loss=None if error else (metrics or {}).get("test_loss"),
         test_loss_se=None if error else (metrics or {}).get("test_loss_se"),
         bits_per_byte=None,

@@ -24,13 +24,15 @@ from torch import Tensor, nn
 from scaling import checkpoint
 from scaling.attempt import Held, Pulse, Stopped
 from scaling.budget import Resolved, resolve
-from scaling.config import CellConfig
+from scaling.config import CellConfig, OptimConfig
 from scaling.data import Batches, Corpus, open_corpus
 from scaling.device import autocast, device_name, peak_flops, peak_memory, pick_device
 from scaling.evaluate import Score, TestSet, evaluate, make_test_set
 from scaling.failure import cell_folder, trunk_folder
+from scaling.health import PROBE_ROWS, copy_matrices, health
 from scaling.model import Transformer
-from scaling.optim import lr_factor, make_optimizer, set_lr
+from scaling.moe import summary
+from scaling.optim import lr_factor, make_optimizer, set_lr, undercooled
 from scaling.runlog import RunLog, details
 from scaling.schema import Record, code_version, now, read_curve, read_record, write_text
 
@@ -41,11 +43,13 @@ CHECK_STEPS = 20  # a loss that is not finite is noticed after at most this many
 CURVE_STEPS = sorted(
     {round(10 * 1.22**k) for k in range(80)}
 )  # rows of the curve, the same for every cell
+REMEDY = "lower optim.peak_lr or raise schedule.warmup_steps"
+NORM_MEMORY = 0.98  # of the running mean that a spike is measured against: about 50 steps
 TEST_EVERY = 3  # of those rows, every third has a test loss too
 
 
 class Diverged(Exception):
-    """The loss or the gradient stopped being finite."""
+    """The loss stopped being finite, or too many steps had to be skipped."""
 
 
 @dataclass
@@ -58,11 +62,14 @@ class Run:
     loss_sum: float = 0.0
     loss_steps: int = 0
     seconds: float = 0.0
+    skipped: int = 0
+    typical_norm: float = 0.0
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps beside the tensors."""
-        return {k: getattr(self, k) for k in ("step", "loss_sum", "loss_steps", "seconds")}
+        names = ("step", "loss_sum", "loss_steps", "seconds", "skipped", "typical_norm")
+        return {k: getattr(self, k) for k in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,16 +276,17 @@ def advance(
 ) -> None:
     """Train from `run.step` to step `until` on the cell's schedule, writing curve and checkpoints.
 
-    Raises Diverged when a loss is not finite, and Stopped, after a checkpoint, when asked to stop.
+    Raises Diverged when too many steps are skipped, and Stopped, after a checkpoint, when asked to.
     """
     resolved, pulse = resolve(cell), setting.pulse
     every, clip = cell.machine.checkpoint_seconds, cell.optim.clip
     saved = began = time.monotonic()
-    before = run.seconds
+    before_seconds = run.seconds
     total = torch.tensor(run.loss_sum, dtype=torch.float64, device=setting.device)
     gradient = torch.zeros(())
     run.model.train()
     while run.step < until:
+        due = run.step + 1 in _CURVE or run.step + 1 == resolved.n_steps
         set_lr(
             run.optimizer,
             lr_factor(
@@ -288,25 +296,25 @@ def advance(
                 decay_start=resolved.decay_start,
             ),
         )
-        loss, gradient = train_step(run, setting, clip)
-        total += loss
-        run.step, run.loss_steps = run.step + 1, run.loss_steps + 1
-        due = run.step in _CURVE
-        if due or run.step == resolved.n_steps or run.step % CHECK_STEPS == 0:
+        before = copy_matrices(run.model) if due and cell.log.health else None
+        skipped = run.skipped
+        loss, norm = train_step(run, setting, clip)
+        if run.skipped == skipped:
+            total, gradient, run.loss_steps = total + loss, norm, run.loss_steps + 1
+        run.step += 1
+        if due or run.step % CHECK_STEPS == 0:
             run.loss_sum = float(total)
-            run.seconds = before + time.monotonic() - began
-            if not math.isfinite(run.loss_sum) or not math.isfinite(float(gradient)):
-                raise Diverged(
-                    f"the loss stopped being finite before step {run.step}; "
-                    "lower optim.peak_lr or raise schedule.warmup_steps"
-                )
+            run.seconds = before_seconds + time.monotonic() - began
+            if not math.isfinite(run.loss_sum):
+                raise Diverged(f"the loss stopped being finite before step {run.step}; {REMEDY}")
             setting.report(resolved.shape.flops_per_token * resolved.batch_tokens * run.step)
-        if due or run.step == resolved.n_steps:
-            write_row(run, setting, resolved, gradient, curve)
+        if due and run.loss_steps:  # a row of skipped steps alone would have no loss
+            write_row(run, setting, resolved, gradient, curve, before)
             total.zero_()
         pulse.step = run.step
         if pulse.stop or pulse.save or time.monotonic() - saved > every:
-            run.loss_sum, run.seconds = float(total), before + time.monotonic() - began
+            run.loss_sum = float(total)
+            run.seconds = before_seconds + time.monotonic() - began
             if curve is None:
                 save_run(run, folder)
             else:
@@ -326,28 +334,64 @@ def train_step(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]
     x, y = torch.from_numpy(inputs).to(setting.device), torch.from_numpy(targets).to(setting.device)
     with autocast(setting.device, setting.cell.machine.precision):
         loss = run.model.loss(x, y)
-    loss.backward()
+    (loss + run.model.router_loss()).backward()
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), clip if clip > 0 else math.inf)
-    run.optimizer.step()
+    if accept(run, setting.cell.optim, loss.item(), float(norm)):
+        run.optimizer.step()
     run.optimizer.zero_grad(set_to_none=True)
     return loss.detach(), norm
 
 
+def accept(run: Run, config: OptimConfig, loss: float, norm: float) -> bool:
+    """Say whether a step is taken; count and log one that is not. Raises Diverged past the bound.
+
+    A skipped step leaves weights and moments as they were; its batch is not seen again.
+    """
+    spike = config.spike_factor * run.typical_norm
+    if math.isfinite(loss) and math.isfinite(norm) and not 0 < spike < norm:
+        memory = NORM_MEMORY if run.typical_norm else 0.0
+        run.typical_norm = memory * run.typical_norm + (1 - memory) * norm
+        return True
+    run.skipped += 1
+    what = f"loss {loss:.4g}, gradient norm {norm:.4g} (typical {run.typical_norm:.4g})"
+    log.warning("step %d is skipped: %s", run.step + 1, what)
+    if run.skipped > config.max_skipped:
+        raise Diverged(
+            f"{run.skipped} steps were skipped, more than optim.max_skipped={config.max_skipped}, "
+            f"the last at step {run.step + 1}: {what}; {REMEDY}"
+        )
+    return False
+
+
 def write_row(
-    run: Run, setting: Setting, resolved: Resolved, gradient: Tensor, curve: RunLog | None
+    run: Run,
+    setting: Setting,
+    resolved: Resolved,
+    gradient: Tensor,
+    curve: RunLog | None,
+    before: list[Tensor] | None,
 ) -> None:
-    """Add a row to the curve: the mean training loss since the last one, at times a test loss."""
+    """Add a row to the curve: the mean training loss since the last one, at times a test loss.
+
+    `before` are the matrices before the last step, for the row's health; None leaves it out.
+    """
     tokens = run.step * resolved.batch_tokens
     row = {
         "step": run.step,
         "tokens": tokens,
         "flops": resolved.shape.flops_per_token * tokens,
-        "train_loss": run.loss_sum / max(1, run.loss_steps),
+        "train_loss": run.loss_sum / run.loss_steps,
         "lr": run.optimizer.param_groups[0]["lr"],
         "grad_norm": float(gradient),
         "seconds": run.seconds,
         "tokens_per_second": tokens / max(run.seconds, 1e-9),
+        **summary(run.model.routings()),
     }
+    if run.skipped:
+        row["skipped_steps"] = run.skipped
+    if before is not None:
+        inputs = torch.from_numpy(setting.test.inputs[:PROBE_ROWS]).to(setting.device)
+        row |= health(run.model, before, inputs)
     if run.step in _CURVE and CURVE_STEPS.index(run.step) % TEST_EVERY == 0:
         windows = max(1, setting.cell.eval.curve_tokens // resolved.shape.context)
         row["test_loss"] = evaluate(run.model, setting.test, windows=windows).loss
@@ -416,6 +460,13 @@ def finish(
         error=error,
         metrics={"corpus_tokens": float(setting.batches.windows * resolved.shape.context)},
         inputs={"corpus": setting.corpus.sha256},
+        flags=flags(run, cell, resolved),
     )
     record.write(folder / "record.json")
     return record
+
+
+def flags(run: Run, cell: CellConfig, resolved: Resolved) -> list[str]:
+    """Return what a reader of the cell's loss should know (Record.flags)."""
+    hot = undercooled(cell.schedule, n_steps=resolved.n_steps, decay_start=resolved.decay_start)
+    return ["undercooled"] * hot + ["skipped_steps"] * (run.skipped > 0)

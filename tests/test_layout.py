@@ -16,14 +16,15 @@ from scaling.config import CellConfig
 ROOT = Path(__file__).resolve().parent.parent
 # Leftwards only: a module imports from the groups before its own, or from its own group as listed.
 ORDER = [
-    "schema", "attempt", "config", "budget", "failure", "tokenizer", "documents", "loss", "lora",
-    "data", "model", "device", "optim", "checkpoint", "runlog", "evaluate", "trainer",
+    "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "documents",
+    "loss", "lora", "mlp", "moe", "data", "model", "device", "muon", "optim", "checkpoint",
+    "runlog", "evaluate", "health", "trainer",
 ]  # fmt: skip
 ONLY = {
     "wandb": {"scaling.runlog"},
     "submitit": {"scaling.submit"},
     "seaborn": {"analysis.figures"},
-    "matplotlib": {"analysis.figures"},
+    "matplotlib": {"analysis.figures", "scaling.coordinates"},
 }
 
 

@@ -1,9 +1,14 @@
 """The rule that sets learning rate and batch for a size, shared by the sweep and the plan.
 
-Hidden matrices take `lr_base * (lr_base_width / width)**lr_width_exponent` (an exponent of 1 is
-the width rule of muP, Yang et al. 2022); vectors and the embedding keep `lr_embedding`. The batch
-stays at its base up to a size and grows as a power of the non-embedding parameters beyond it,
-rounded to a power of two of sequences; a trunk, whose branches have different budgets, has one.
+Hidden matrices take `lr_base * (lr_base_width / width)**lr_width_exponent`, vectors `lr_base`, the
+embedding `lr_embedding`. The exponent is the config's under the parametrisation `layerwise`, 0
+under `standard`, 1 under `mup` and `completep` (Yang et al. 2022, table 8), whose base width is
+the model's. There Muon's is 1/2: its updates, of AdamW's root mean square, are orthogonal, so that
+their spectral norm grows as the root of the width (Yang, Simon & Bernstein 2023, 2310.17813).
+
+The batch stays at its base up to a size and grows as a power of the (active) non-embedding
+parameters beyond it, rounded to a power of two of sequences; a trunk, whose branches have different
+budgets, has one.
 """
 
 import math
@@ -36,6 +41,14 @@ class Recipe:
         return context * 2 ** max(0, round(math.log2(wanted / context)))
 
     @classmethod
-    def from_config(cls, optim: dict[str, Any]) -> "Recipe":
-        """Read the constants from a record's `config["optim"]`."""
-        return cls(**{name: optim[name] for name in cls.__dataclass_fields__})
+    def from_config(cls, optim: dict[str, Any], model: dict[str, Any] | None = None) -> "Recipe":
+        """Read the constants from a record's `config["optim"]` and `config["model"]`."""
+        values = {name: optim[name] for name in cls.__dataclass_fields__}
+        model = model or {}
+        kind = model.get("parametrization", "layerwise")
+        if kind == "standard":
+            values["lr_width_exponent"] = 0.0
+        elif kind != "layerwise":
+            values["lr_base_width"] = model["base_width"]
+            values["lr_width_exponent"] = 0.5 if optim.get("name") == "muon" else 1.0
+        return cls(**values)

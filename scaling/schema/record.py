@@ -15,6 +15,7 @@ from scaling.schema.files import read_json, write_json
 SCHEMA = 1
 STATUSES = ("done", "diverged", "failed")
 STAGES = ("pretrain", "sft", "reward", "ppo")
+FLAGS = ("undercooled", "skipped_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,8 @@ class Params:
     """Parameter counts under the conventions of the field.
 
     `non_embedding` is Kaplan's N; `with_head` counts every matrix that multiplies (Porian et al.
-    2024), so the head but no lookup; `active` is what one token passes through.
+    2024), so the head but no lookup; `active` is what one token passes through: all but the experts
+    that are not chosen.
     """
 
     total: int
@@ -30,10 +32,24 @@ class Params:
     with_head: int
     active: int
 
+    @property
+    def multiplying(self) -> int:
+        """The N of 6 N D: what multiplies for one token, head included."""
+        return self.with_head - (self.total - self.active)
+
+    @property
+    def active_body(self) -> int:
+        """The non-embedding parameters of one token: what the batch rule goes by."""
+        return self.non_embedding - (self.total - self.active)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One cell: what was trained, what it cost, what it reached."""
+    """One cell: what was trained, what it cost, what it reached.
+
+    `flags` say what a reader of the loss should know: `undercooled` when the learning rate was
+    hardly lowered before the end, `skipped_steps` when some updates were left out.
+    """
 
     run_id: str
     study: str
@@ -68,6 +84,7 @@ class Record:
     error: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
+    flags: list[str] = field(default_factory=list)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -75,6 +92,8 @@ class Record:
         _expect("schema", self.schema, (SCHEMA,))
         _expect("status", self.status, STATUSES)
         _expect("stage", self.stage, STAGES)
+        for flag in self.flags:
+            _expect("flag", flag, FLAGS)
         if self.status == "done" and self.stage == "pretrain" and self.test_loss is None:
             raise ValueError(f"record {self.run_id} is done but has no test_loss")
 
@@ -86,7 +105,7 @@ class Record:
     def from_dict(cls, values: dict[str, Any]) -> "Record":
         """Build a record, naming every unknown and every missing field."""
         known = {f.name for f in fields(cls)}
-        optional = {"error", "metrics", "inputs", "schema", "stage"}
+        optional = {"error", "metrics", "inputs", "flags", "schema", "stage"}
         unknown, missing = sorted(set(values) - known), sorted(known - optional - set(values))
         if unknown or missing:
             raise ValueError(f"not a record: unknown fields {unknown}, missing fields {missing}")

@@ -3,7 +3,8 @@
 Counts follow the matmuls: forward and backward are 3 x forward, embeddings are lookups, attention
 scores and values are counted as the full square, 4*T*d_attn per token and layer in the forward
 pass (PaLM, Chowdhery et al. 2022, appendix B); the causal half would be 2. `6 N D` is a named
-approximation, never the stored value.
+approximation, never the stored value. Of a mixture of experts every expert is counted as a
+parameter, the chosen and shared ones as active and as FLOPs, and so is the router.
 """
 
 from dataclasses import asdict, dataclass
@@ -29,12 +30,28 @@ class Shape:
     positions: str = "rope"
     tied: bool = True
     bias: bool = False
+    n_experts: int = 0
+    top_k: int = 0
+    d_expert: int = 0
+    n_shared_experts: int = 0
 
     @property
     def layer_matrices(self) -> int:
-        """Parameters of one layer that multiply."""
+        """Parameters of one layer that multiply, all experts included."""
+        return self._matrices(self.n_experts)
+
+    @property
+    def active_matrices(self) -> int:
+        """Parameters of one layer that multiply for one token."""
+        return self._matrices(self.top_k)
+
+    def _matrices(self, routed: int) -> int:
         attention = 2 * self.d_model * self.d_head * (self.n_head + self.n_kv_head)
-        return attention + (3 if self.mlp == "swiglu" else 2) * self.d_model * self.d_ff
+        products = 3 if self.mlp == "swiglu" else 2
+        if not self.n_experts:
+            return attention + products * self.d_model * self.d_ff
+        experts = (routed + self.n_shared_experts) * products * self.d_model * self.d_expert
+        return attention + self.d_model * self.n_experts + experts
 
     @property
     def layer_vectors(self) -> int:
@@ -56,19 +73,20 @@ class Shape:
         table = self.vocab_size * self.d_model
         positions = self.context * self.d_model if self.positions == "learned" else 0
         total = body + table * (1 if self.tied else 2) + positions
-        return Params(total=total, non_embedding=body, with_head=body + table, active=total)
+        idle = self.n_layer * (self.layer_matrices - self.active_matrices)
+        return Params(total=total, non_embedding=body, with_head=body + table, active=total - idle)
 
     @property
     def flops_per_token(self) -> float:
         """Training FLOPs per token, forward and backward, at the full context."""
-        matrices = self.n_layer * self.layer_matrices + self.vocab_size * self.d_model
+        matrices = self.n_layer * self.active_matrices + self.vocab_size * self.d_model
         return 6.0 * matrices + 12.0 * self.n_layer * self.n_head * self.d_head * self.context
 
     def training_bytes(self, batch_tokens: int) -> int:
         """Estimate peak training memory: weights, gradients, two moments, activations (fp32)."""
-        activations = self.n_layer * (
-            14 * self.d_model + 3 * self.d_ff + self.n_head * self.context
-        )
+        copies = self.top_k + self.n_shared_experts
+        wide = (2 * self.d_model + 3 * self.d_expert) * copies if self.n_experts else 3 * self.d_ff
+        activations = self.n_layer * (14 * self.d_model + wide + self.n_head * self.context)
         return 4 * (4 * self.params.total + batch_tokens * (activations + 3 * self.vocab_size))
 
     def as_model(self) -> dict[str, Any]:
@@ -132,5 +150,6 @@ def _at(like: Shape, *, n_layer: int, width: int, ratio: float, group: int) -> S
         "n_head": n_head,
         "n_kv_head": n_kv_head,
         "d_ff": d_ff,
+        "d_expert": max(1, round(like.d_expert * d_ff / like.d_ff)) if like.n_experts else 0,
     }
     return Shape(**{**asdict(like), **changed})

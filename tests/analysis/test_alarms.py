@@ -259,3 +259,11 @@ def test_every_sentence_is_one(good):
     for _, sentence in of_table(pd.concat([table, table.iloc[:2]])):
         assert "\n" not in sentence
         assert sentence.endswith(".")
+
+
+def test_runs_that_ended_hot_are_pointed_at(refit_law):
+    table = canonical(isoflop_table(refit_law))
+    assert not {a.code for a in table_alarms(table.assign(undercooled=False))} & {"undercooled"}
+    hot = np.arange(len(table)) < 2
+    found = {a.code: a.sentence for a in table_alarms(table.assign(undercooled=hot))}
+    assert "2 runs (0, 1, from 0)" in found["undercooled"]

@@ -1,12 +1,14 @@
 """Fine-tuning: what the loss sees, full and LoRA, resumption, errors."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from scaling import checkpoint
+from scaling.config import ModelConfig
 from scaling.pairs import Example
 from scaling.schema import read_curve
 from scaling.sft import chosen, run_sft, sft_loss
@@ -127,3 +129,15 @@ def test_more_examples_begin_with_the_fewer():
 def test_every_example_is_seen_once_an_epoch():
     batches = shuffled(23, batch=4, epochs=2, seed=0, lengths=list(range(23)))
     assert sorted(i for b in batches for i in b) == sorted([*range(23), *range(23)])
+
+
+def test_adapters_of_stacked_experts_are_refused_and_full_tuning_is_not(final_config, pretrained):
+    stage = pretrained("sft")
+    model = ModelConfig(d_model=16, d_head=8, n_layer=1, n_experts=4)
+    mixture = replace(stage, cell=replace(stage.cell, model=model))
+    final_config.sft.method = "lora"
+    with pytest.raises(ValueError, match=r"n_experts=4; set sft\.method=full"):
+        run_sft(mixture)
+    loss, _, flops = sft_loss(mixture.new_model(), [Example([5, 6, 2], [8, 9, 0])])
+    loss.backward()
+    assert flops > 0

@@ -48,9 +48,18 @@ def test_branches_of_a_trunk_equal_cells_trained_alone(make_cell, tmp_path):
     assert together[0].trunk == together[1].trunk
 
 
-@pytest.mark.parametrize("schedule", ["wsd", "cosine"])
-def test_resume_matches_unbroken_run(make_cell, tmp_path, monkeypatch, schedule):
-    cell = make_cell(n_tokens=4096)
+@pytest.mark.parametrize(
+    ("schedule", "model", "optimizer"),
+    [
+        ("wsd", {}, "adamw"),
+        ("cosine", {}, "adamw"),
+        ("wsd", {"n_experts": 4, "parametrization": "completep"}, "adamw"),
+        ("wsd", {}, "muon"),
+    ],
+    ids=["wsd", "cosine", "experts", "muon"],
+)
+def test_resume_matches_unbroken_run(make_cell, tmp_path, monkeypatch, schedule, model, optimizer):
+    cell = make_cell(n_tokens=4096, model=model, optim={"name": optimizer})
     cell.schedule.name = schedule
     whole = train_trunk([replace(cell, runs=str(tmp_path / "whole"))])[0]
     unbroken = curve(replace(cell, runs=str(tmp_path / "whole")))
@@ -297,3 +306,72 @@ def test_a_kill_while_a_cell_resumes_costs_no_row_of_its_curve(make_cell, tmp_pa
     assert not (cell_folder(cell) / "record.json").exists()
     train_trunk([cell])
     assert curve(cell) == curve(replace(cell, runs=str(tmp_path / "whole")))
+
+
+def spoilt(steps, factor):
+    """Return a training step whose gradients of some steps are multiplied by a factor."""
+
+    def step(run, setting, clip):
+        if run.step not in steps:
+            return train_step(run, setting, clip)
+        handles = [
+            p.register_hook(lambda g: g * factor) for p in run.model.parameters() if p.requires_grad
+        ]
+        found = train_step(run, setting, clip)
+        for handle in handles:
+            handle.remove()
+        return found
+
+    return step
+
+
+@pytest.mark.parametrize(("factor", "spike"), [(math.nan, 0.0), (1e4, 10.0)], ids=["nan", "spike"])
+def test_bad_steps_are_skipped_and_said(make_cell, monkeypatch, caplog, factor, spike):
+    cell = make_cell(n_tokens=4096, optim={"spike_factor": spike, "max_skipped": 3})
+    monkeypatch.setattr(trainer, "train_step", spoilt({20, 21, 33}, factor))
+    (record,) = train_trunk([cell])
+    assert (record.status, record.flags) == ("done", ["skipped_steps"])
+    assert math.isfinite(record.test_loss)
+    assert sum("is skipped" in m for m in caplog.messages) == 3
+    rows = curve(cell)
+    assert rows[-1]["skipped_steps"] == 3
+    assert max(r["grad_norm"] for r in rows) < 100
+
+
+def test_more_bad_steps_than_the_bound_are_a_divergence(make_cell, monkeypatch):
+    cell = make_cell(n_tokens=4096, optim={"max_skipped": 2})
+    monkeypatch.setattr(trainer, "train_step", spoilt(set(range(30, 64)), math.nan))
+    (record,) = train_trunk([cell])
+    assert record.status == "diverged"
+    assert record.steps == 32
+    assert "optim.max_skipped=2" in record.error
+
+
+def test_a_skipped_step_leaves_weights_and_moments_as_they_were(make_cell):
+    setting = prepare(make_cell(), lambda flops: None)
+    run = new_run(setting)
+    train_step(run, setting, 1.0)
+    held = checkpoint.snapshot(run.model, run.optimizer)
+    spoilt({0}, math.nan)(run, setting, 1.0)
+    after = checkpoint.snapshot(run.model, run.optimizer)
+    assert all(torch.equal(held[name], after[name]) for name in held)
+
+
+def test_rows_hold_the_health_of_the_model_and_can_do_without(make_cell, tmp_path):
+    names = {"update_ratio", "rms_mlp", "rms_stream", "rms_logits", "attention_logit_max"}
+    cell = make_cell()
+    (watched,) = train_trunk([cell])
+    assert all(names <= row.keys() for row in curve(cell))
+    assert 1e-4 < curve(cell)[0]["update_ratio"] < 1
+    blind = replace(cell, runs=str(tmp_path / "blind"), log=replace(cell.log, health=False))
+    (unwatched,) = train_trunk([blind])
+    assert science(watched) == science(unwatched)
+    assert not names & curve(blind)[0].keys()
+
+
+def test_a_run_that_ends_hot_is_flagged(make_cell):
+    cell = make_cell(n_tokens=4096)
+    cell.schedule.decay = 0.05
+    assert train_trunk([cell])[0].flags == ["undercooled"]
+    cell.schedule.decay = 0.3
+    assert train_trunk([cell])[0].flags == []

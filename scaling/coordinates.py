@@ -1,0 +1,170 @@
+"""Check a parametrisation's coordinates: do activations keep their size as width or depth grows?
+
+    python -m scaling.coordinates [parametrizations=[standard,mup]] [axis=depth] [out=name.svg]
+
+Trains each size for a few steps on one fixed batch and prints the slope of log RMS against log
+size, by kind of layer, at initialisation and after the last step (Yang et al. 2022, appendix D.1).
+Under muP the slopes over width are near 0 after some steps (logits begin at -1/2: they start at
+zero in the limit); under a standard parametrisation at least one grows. The figure shows the same.
+"""
+
+import logging
+import math
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from conf.app import start, store
+from scaling.config import PARAMETRIZATIONS, ModelConfig, OptimConfig, check, one_of
+from scaling.health import probe
+from scaling.model import Transformer
+from scaling.optim import make_optimizer, set_lr
+
+log = logging.getLogger(__name__)
+KINDS = ("rms_attention", "rms_mlp", "rms_stream", "rms_logits")
+VOCABULARY, CONTEXT, ROWS = 256, 32, 8
+
+
+@dataclass(kw_only=True)
+class CoordinatesConfig:
+    """Which parametrisations, along which axis, at which sizes; `lr_base` is the base model's rate.
+
+    Every size shares a batch of `rows` sequences, drawn from Zipf's distribution. Widths are
+    multiples of 32, the width of a head; the other axis stays at the base.
+    """
+
+    parametrizations: list[str] = field(
+        default_factory=lambda: ["layerwise", "standard", "mup", "completep"]
+    )
+    axis: str = "width"
+    widths: list[int] = field(default_factory=lambda: [32, 64, 128, 256])
+    depths: list[int] = field(default_factory=lambda: [2, 4, 8, 16])
+    steps: int = 10
+    seeds: int = 2
+    lr_base: float = 0.006
+    optimizer: str = "adamw"
+    tied: bool = True
+    out: str = "coordinates.svg"
+
+    def __post_init__(self) -> None:
+        """Check names and that there is a line to fit."""
+        one_of("axis", self.axis, ("width", "depth"))
+        for name in self.parametrizations:
+            one_of("parametrizations", name, PARAMETRIZATIONS)
+        sizes = f"{self.axis}s"
+        check(sizes, self.sizes, len(set(self.sizes)) >= 2, "must hold two sizes or more")
+        check("steps", self.steps, self.steps >= 1, "must be at least 1")
+        check("seeds", self.seeds, self.seeds >= 1, "must be at least 1")
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes along the axis."""
+        return self.widths if self.axis == "width" else self.depths
+
+
+def measure(config: CoordinatesConfig, parametrization: str) -> np.ndarray:
+    """Return the mean RMS over seeds, (kinds, sizes, steps + 1); step 0 is the initial model."""
+    found = [
+        [trace(config, parametrization, size, seed) for size in config.sizes]
+        for seed in range(config.seeds)
+    ]  # (seeds, sizes, steps + 1, kinds)
+    return np.exp(np.log(np.array(found)).mean(0)).transpose(2, 0, 1)
+
+
+def trace(config: CoordinatesConfig, parametrization: str, size: int, seed: int) -> np.ndarray:
+    """Train one model on the fixed batch; return its activations, (steps + 1, kinds)."""
+    shape = ModelConfig(
+        parametrization=parametrization,
+        d_model=size if config.axis == "width" else 32,
+        n_layer=size if config.axis == "depth" else 2,
+        d_head=32,
+        tied=config.tied,
+    )
+    optim = OptimConfig(name=config.optimizer, lr_base=config.lr_base)
+    torch.manual_seed(seed)
+    model = Transformer(shape, vocab_size=VOCABULARY, context=CONTEXT)
+    optimizer = make_optimizer(model, optim, optim.recipe(shape).peak_lr(shape.d_model))
+    set_lr(optimizer, 1.0)
+    tokens = zipf_batch()
+    rows = []
+    for _ in range(config.steps + 1):
+        values = probe(model, tokens[:, :-1])
+        rows.append([values[kind] for kind in KINDS])
+        (model.loss(tokens[:, :-1], tokens[:, 1:]) + model.router_loss()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return np.array(rows)
+
+
+def zipf_batch() -> torch.Tensor:
+    """Return the fixed (rows, context + 1) batch."""
+    weights = 1 / torch.arange(1, VOCABULARY + 1, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(weights, ROWS * (CONTEXT + 1), replacement=True, generator=generator)
+    return drawn.view(ROWS, CONTEXT + 1)
+
+
+def slopes(sizes: list[int], values: np.ndarray) -> np.ndarray:
+    """Return the slope of log values against log size; (..., sizes, steps) to (..., steps)."""
+    x = np.log(np.array(sizes, dtype=float))
+    x = x - x.mean()
+    return np.einsum("s,...st->...t", x, np.log(values)) / (x**2).sum()
+
+
+def draw(config: CoordinatesConfig, measured: dict[str, np.ndarray], out: Path) -> None:
+    """Draw RMS against size, a column a kind of layer, a row a parametrisation, a line a step."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    shape = (len(measured), len(KINDS))
+    figure, axes = plt.subplots(
+        *shape, figsize=(3 * shape[1], 2.4 * shape[0]), sharex=True, sharey="col", squeeze=False
+    )
+    shown = sorted({0, 1, 2, config.steps // 2, config.steps} & set(range(config.steps + 1)))
+    for row, (name, values) in zip(axes, measured.items(), strict=True):
+        for axis, kind, lines in zip(row, KINDS, values, strict=True):
+            for step in shown:
+                colour = plt.get_cmap("viridis")(step / config.steps)
+                axis.loglog(config.sizes, lines[:, step], "o-", ms=3, color=colour, label=f"{step}")
+            axis.set_title(f"{name}: {kind.removeprefix('rms_')}", fontsize=9)
+            axis.set_xticks(config.sizes, [str(s) for s in config.sizes], minor=False)
+    for axis in axes[-1]:
+        axis.set_xlabel(config.axis)
+    for row in axes:
+        row[0].set_ylabel("root mean square")
+    axes[0, 0].legend(title="step", fontsize=6, title_fontsize=7)
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+    plt.close(figure)
+
+
+def main(config: CoordinatesConfig) -> None:
+    """Measure, print the table of slopes, write the figure."""
+    out = sys.stdout.write
+    out(f"slope of log RMS against log {config.axis} over {config.sizes}, initially and after ")
+    out(f"{config.steps} steps (0: activations keep their size)\n")
+    names = [kind.removeprefix("rms_") for kind in KINDS]
+    out(f"{'':12}" + "".join(f"{name:>18}" for name in names) + "\n")
+    measured = {}
+    for name in config.parametrizations:
+        measured[name] = measure(config, name)
+        found = slopes(config.sizes, measured[name])  # (kinds, steps + 1)
+        cells = [f"{line[0]:+.2f} -> {line[-1]:+.2f}" for line in found]
+        out(f"{name:12}" + "".join(f"{cell:>18}" for cell in cells) + "\n")
+        if not all(math.isfinite(v) for v in found[:, -1]):
+            log.warning("%s: activations stopped being finite; lower lr_base", name)
+    draw(config, measured, Path(config.out))
+    out(f"figure: {config.out}\n")
+
+
+store("coordinates", CoordinatesConfig)
+
+if __name__ == "__main__":
+    start(main, config_name="coordinates", schema=CoordinatesConfig)

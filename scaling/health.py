@@ -1,0 +1,104 @@
+"""How a model in training fares: activations by kind of layer, attention logits, size of a step.
+
+Activations are root mean squares over a few sequences; attention logits grow without bound before a
+run diverges (Dehghani et al. 2023, 2302.05442, section 3.2; Wortsman et al. 2023, 2309.14322).
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scaling.model import Attention, Block, Transformer, causal_mask
+from scaling.optim import by_kind
+from scaling.parametrization import scales
+
+PROBE_ROWS = 2  # sequences of a probe: a share of a step's cost that is not felt
+
+
+def health(model: Transformer, before: list[Tensor], tokens: Tensor) -> dict[str, float]:
+    """Return a row's health: the last step's size and a probe of tokens, what is finite of them.
+
+    `before` are the matrices before the step (`copy_matrices`).
+    """
+    found = {"update_ratio": update_ratio(before, model), **probe(model, tokens)}
+    return {k: v for k, v in found.items() if math.isfinite(v)}
+
+
+@torch.no_grad()
+def probe(model: Transformer, tokens: Tensor) -> dict[str, float]:
+    """Return what (B, T) tokens do in the model.
+
+    `rms_attention`, `rms_mlp`: what the branches add to the stream, mean over layers; `rms_stream`:
+    what leaves the last block; `rms_logits`; `attention_logit_max`: the largest score of any layer.
+    """
+    seen: dict[str, list[Tensor]] = {}
+    was_training = model.training
+    model.eval()  # a mixture keeps what its routers did with the training batch
+    with watched(model, seen):
+        logits = model(tokens)
+    model.train(was_training)
+    scale = scales(model.config).residual
+    found = {name: torch.stack(values) for name, values in seen.items()}
+    return {
+        "rms_attention": float(found["attention"].mean()) * scale,
+        "rms_mlp": float(found["mlp"].mean()) * scale,
+        "rms_stream": float(found["stream"][-1]),
+        "rms_logits": float(rms(logits)),
+        "attention_logit_max": float(found["scores"].max()),
+    }
+
+
+def rms(x: Tensor) -> Tensor:
+    """Return the root mean square of all elements."""
+    return x.float().square().mean().sqrt()
+
+
+@contextmanager
+def watched(model: Transformer, seen: dict[str, list[Tensor]]) -> Iterator[None]:
+    """Collect the outputs' root mean squares and the largest scores while the model runs."""
+
+    def keep(name: str) -> Any:
+        return lambda module, inputs, output: seen.setdefault(name, []).append(rms(output))
+
+    def score(module: Attention, inputs: tuple[Any, ...]) -> None:
+        seen.setdefault("scores", []).append(largest_score(module, inputs[0], inputs[1]))
+
+    handles = []
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        handles += [
+            block.attention.register_forward_pre_hook(score),
+            block.attention.register_forward_hook(keep("attention")),
+            block.mlp.register_forward_hook(keep("mlp")),
+            block.register_forward_hook(keep("stream")),
+        ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def largest_score(attention: Attention, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Return the largest causal attention logit of (B, T, C) inputs."""
+    q, k, _ = attention.project(x, rope)  # (B, H, T, K), (B, G, T, K)
+    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    scale = attention.scale or 1 / math.sqrt(attention.d_head)
+    scores = (q @ k.mT).float() * scale  # (B, H, T, T)
+    return scores.masked_fill(~causal_mask(x.shape[1], 0, x.device), -math.inf).max()
+
+
+def copy_matrices(model: nn.Module) -> list[Tensor]:
+    """Copy the hidden matrices, to compare with after a step."""
+    return [w.detach().clone() for w in by_kind(model)[0].values()]
+
+
+def update_ratio(before: list[Tensor], model: nn.Module) -> float:
+    """Return the norm of a step over the norm of the weights, of all hidden matrices together."""
+    after = by_kind(model)[0].values()
+    moved = [a.detach() - b for a, b in zip(after, before, strict=True)]
+    return float(nn.utils.get_total_norm(moved) / nn.utils.get_total_norm(before))

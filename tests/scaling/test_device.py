@@ -1,0 +1,20 @@
+import pytest
+import torch
+
+from scaling.config import MachineConfig
+from scaling.device import pick_device
+
+
+def test_a_precision_that_the_gpu_lacks_is_refused_with_the_fix(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(ValueError, match=r"bf16 is not supported on Tesla V100.*precision=fp32"):
+        pick_device(MachineConfig(precision="bf16"))
+    assert pick_device(MachineConfig(precision="fp32")).type == "cuda"
+
+
+def test_a_gpu_that_is_not_there_is_refused_with_the_fix(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"machine\.device=cpu"):
+        pick_device(MachineConfig(device="cuda"))
