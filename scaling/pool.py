@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from multiprocessing.connection import wait
@@ -32,6 +33,7 @@ from scaling.attempt import (
 )
 from scaling.config import CellConfig
 from scaling.failure import bury, cell_folder, charge, status_of, trunk_folder
+from scaling.mirror import PRELOADED, shared_service
 from scaling.schema import read_json
 from scaling.work import Task, Work
 
@@ -63,10 +65,9 @@ class Pool:
 
     def run(self) -> None:
         """Train until nothing waits or runs, or until a signal says to stop."""
-        context = server([] if self.unmirrored() else ["scaling.mirror"])
-        if not self.unmirrored():  # while the server imports torch
-            from scaling.mirror import shared_service
-
+        mirrored = not self.unmirrored()
+        context = server(PRELOADED if mirrored else ())
+        if mirrored:  # while the server imports torch
             self.environment = shared_service()
         self.listen()
         free = list(range(self.work.workers))
@@ -213,7 +214,7 @@ def said(code: int) -> str:
     return f"its process was ended by {name}{hint}"
 
 
-def server(preload: list[str]) -> Any:
+def server(preload: Sequence[str]) -> Any:
     """Start the server that processes are forked from, deaf to the signals that mean `save`."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["scaling.worker", *preload, "scaling.frozen"])

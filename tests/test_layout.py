@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
     "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "documents",
     "loss", "lora", "mlp", "moe", "data", "model", "device", "muon", "optim", "checkpoint",
-    "runlog", "evaluate", "health", "trainer",
+    "mirror", "runlog", "evaluate", "health", "trainer",
 ]  # fmt: skip
 ONLY = {
-    "wandb": {"scaling.runlog"},
+    "wandb": {"scaling.mirror"},
     "submitit": {"scaling.submit"},
     "seaborn": {"analysis.figures"},
     "matplotlib": {"analysis.figures", "scaling.coordinates"},

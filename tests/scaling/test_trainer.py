@@ -168,9 +168,9 @@ def test_a_failing_write_leaves_the_former_checkpoint(make_cell, tmp_path, monke
 
 
 def test_wandb_that_cannot_write_is_said_once_and_harms_nothing(make_cell, monkeypatch, caplog):
-    from scaling import runlog
+    from scaling import mirror
 
-    runlog._said.clear()
+    mirror._said.clear()
     cells = [make_cell(n_tokens=n) for n in (1024, 2048)]
     for cell in cells:
         cell.log.wandb = "offline"
@@ -282,7 +282,7 @@ def test_a_changed_config_or_default_is_another_cell(make_cell, monkeypatch):
 
 
 def test_a_kill_while_a_cell_resumes_costs_no_row_of_its_curve(make_cell, tmp_path, monkeypatch):
-    from scaling import runlog
+    from scaling import mirror
 
     cell = make_cell(n_tokens=4096)
     train_trunk([replace(cell, runs=str(tmp_path / "whole"))])
@@ -301,7 +301,7 @@ def test_a_kill_while_a_cell_resumes_costs_no_row_of_its_curve(make_cell, tmp_pa
         raise Killed
 
     with monkeypatch.context() as patch, suppress(Killed):
-        patch.setattr(runlog.Mirror, "log", killed)
+        patch.setattr(mirror.Mirror, "log", killed)
         train_trunk([cell])
     assert not (cell_folder(cell) / "record.json").exists()
     train_trunk([cell])
