@@ -121,6 +121,7 @@ def draw(config: CoordinatesConfig, measured: dict[str, np.ndarray], out: Path) 
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullLocator
 
     shape = (len(measured), len(KINDS))
     figure, axes = plt.subplots(
@@ -133,13 +134,15 @@ def draw(config: CoordinatesConfig, measured: dict[str, np.ndarray], out: Path) 
                 colour = plt.get_cmap("viridis")(step / config.steps)
                 axis.loglog(config.sizes, lines[:, step], "o-", ms=3, color=colour, label=f"{step}")
             axis.set_title(f"{name}: {kind.removeprefix('rms_')}", fontsize=9)
-            axis.set_xticks(config.sizes, [str(s) for s in config.sizes], minor=False)
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.set_xticks(config.sizes, [str(size) for size in config.sizes])
     for axis in axes[-1]:
         axis.set_xlabel(config.axis)
     for row in axes:
         row[0].set_ylabel("root mean square")
-    axes[0, 0].legend(title="step", fontsize=6, title_fontsize=7)
-    figure.tight_layout()
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0, 0.93, 1))
+    figure.legend(handles, labels, title="step", loc="center right", fontsize=8, title_fontsize=8)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out)
     plt.close(figure)

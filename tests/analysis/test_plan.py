@@ -2,7 +2,7 @@ import importlib.util
 import math
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from analysis.published import load_law
 from analysis.stages import first_coefficient, ppo_block, sft_block
 from analysis.study import chinchilla_aspect, default_study, study_of
 from scaling.config import FinalConfig, ModelConfig
+from scaling.schema import Recipe
 
 _spec = importlib.util.spec_from_file_location(
     "synthetic", Path(__file__).with_name("synthetic.py")
@@ -134,6 +135,18 @@ def test_rules_of_the_study_are_followed(study):
     assert pretrain["peak_lr"] == pytest.approx(rule, rel=1e-5)
     assert pretrain["warmup_steps"] == schedule["warmup_steps"]
     assert (pretrain["schedule"], pretrain["decay"]) == ("wsd", 0.2)
+
+
+def test_the_parametrisation_and_norms_of_the_study_are_planned(study):
+    config = study.config | {"model": study.config["model"] | {"embedding_norm": False}}
+    config["model"] |= {"parametrization": "mup", "base_width": 16}
+    recipe = Recipe.from_config(config["optim"], config["model"])
+    changed = replace(study, config=config, recipe=recipe)
+    pretrain = make_plan(small_law(), Budget(flops=3e13), changed)["pretrain"]
+    model = pretrain["model"]
+    assert (model["parametrization"], model["embedding_norm"]) == ("mup", False)
+    lr = config["optim"]["lr_base"] * 16 / model["d_model"]
+    assert pretrain["peak_lr"] == pytest.approx(lr, rel=1e-5)
 
 
 def test_measured_speed_gives_seconds(study):
