@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -237,7 +238,12 @@ def test_a_resumed_cell_leaves_one_wandb_folder_of_one_id_with_each_step_once(ma
         second.extend(rows[1:])
     (left,) = (folder.parent / "wandb").glob("offline-run-*")
     assert left.name.endswith(f"-tiny-{cell.run_id()}")
-    records = wandb_records(next(left.glob("*.wandb")))
+    deadline = time.monotonic() + 20  # wandb's own process writes on for a moment
+    while not (records := wandb_records(next(left.glob("*.wandb")))) or not records[-1].HasField(
+        "exit"
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     assert [r.history.step.num for r in records if r.HasField("history")] == [10, 20, 30]
     run = next(r.run for r in records if r.HasField("run"))
     assert (run.run_id, run.run_group) == (f"tiny-{cell.run_id()}", "tiny")
