@@ -1,17 +1,31 @@
-"""Tokens per second of one training step, rung by rung, on one thread.
+"""A training step against two plain references at equal size, rung by rung, on one thread or a GPU.
 
-    python benchmarks/train.py [RUNG ...]        default: m25k m150k m1m
+    python benchmarks/train.py [--rungs m25k,m83k,...] [--rounds 5] [--seconds 2] [--device cpu]
 
-Real batches of the default corpus; the median of rounds in which the rungs take turns, so that a
-noisy machine hurts all alike. Achieved FLOP/s count the exact matmul FLOPs of the step.
+- ours: the step of `scaling.trainer` (loss, backward, clipping, optimiser);
+- llama: `transformers`' LlamaForCausalLM of the same shape, its own loss, AdamW (extra `bench`;
+  left out, and said so, where the package is absent);
+- gpt2: a loop as widely used: learned positions, LayerNorm, GELU, all logits, AdamW; its hidden
+  layer is as wide as makes the parameters of the blocks equal.
+
+All at the same vocabulary, batch, precision and threads, on real batches of the default corpus. The
+contestants take turns within each round, so that a noisy machine hurts all alike; rates are
+medians over rounds, ratios medians of the rounds' ratios. Achieved FLOP/s are the exact matmul
+FLOPs of our step, attention counted without the causal discount.
 """
 
+import argparse
+import math
 import statistics
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import torch
 from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from scaling.config import (
     BudgetConfig,
@@ -21,14 +35,18 @@ from scaling.config import (
     ModelConfig,
     TokenizerConfig,
 )
-from scaling.device import device_name, peak_flops
-from scaling.trainer import new_run, prepare, train_step
+from scaling.device import autocast, device_name, peak_flops
+from scaling.trainer import Run, Setting, new_run, prepare, train_step
 
 ROOT = Path(__file__).resolve().parent.parent
-ROUNDS, SECONDS = 5, 2.0
+RUNGS = ("m25k", "m83k", "m230k", "m610k", "m2700k", "m11m")
+REFERENCES = ("llama", "gpt2")
+WARM_STEPS = 3
+
+Step = Callable[[], None]
 
 
-def cell(rung: str) -> CellConfig:
+def cell(rung: str, device: str) -> CellConfig:
     """Return a cell of the default corpus at vocabulary 512, as the quick study has it."""
     model = ModelConfig(**OmegaConf.load(ROOT / f"conf/model/{rung}.yaml"))
     return CellConfig(
@@ -36,49 +54,182 @@ def cell(rung: str) -> CellConfig:
         model=model,
         tokenizer=TokenizerConfig(vocab_size=512),
         budget=BudgetConfig(n_tokens=1e6),
-        machine=MachineConfig(device="cpu", threads=1),
+        machine=MachineConfig(device=device, threads=1),
         log=LogConfig(wandb="disabled"),
     )
 
 
-def main(rungs: list[str]) -> None:
-    """Print a line a rung."""
-    settings = {rung: prepare(cell(rung), lambda flops: None) for rung in rungs}
-    runs = {rung: new_run(setting) for rung, setting in settings.items()}
-    speeds: dict[str, list[float]] = {rung: [] for rung in rungs}
-    for _ in range(ROUNDS):
-        for rung, setting in settings.items():
-            speeds[rung].append(speed(runs[rung], setting))
-    device = next(iter(settings.values())).device
-    peak = peak_flops(device, 1) or float("nan")
-    print(
-        f"{device_name(device)}, one thread, measured peak of 512 x 512 products "
-        f"{peak / 1e9:.1f} GFLOP/s"
-    )
-    print(
-        f"{'rung':8} {'non-emb. N':>11} {'batch':>6} {'tokens/s':>9} {'GFLOP/s':>8} {'of peak':>8}"
-    )
-    for rung, setting in settings.items():
-        r = setting.resolved
-        rate = statistics.median(speeds[rung])
-        flops = rate * r.shape.flops_per_token
-        print(
-            f"{rung:8} {r.shape.params.non_embedding:11,} {r.batch_tokens:6} {rate:9,.0f} "
-            f"{flops / 1e9:8.1f} {flops / peak:8.0%}"
+class Block(nn.Module):
+    """GPT-2's block (Radford et al. 2019)."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.ln1, self.ln2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add attention, then the MLP."""
+        B, T, C = x.shape
+        split = self.qkv(self.ln1(x)).split(C, dim=2)
+        q, k, v = (a.view(B, T, self.heads, -1).transpose(1, 2) for a in split)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(y.transpose(1, 2).reshape(B, T, C))
+        return x + self.down(F.gelu(self.up(self.ln2(x))))
+
+
+class GPT2(nn.Module):
+    """A plain GPT-2: tied embedding, every logit materialised."""
+
+    def __init__(self, config: ModelConfig, vocab: int, context: int) -> None:
+        super().__init__()
+        C = config.d_model
+        hidden = round(1.5 * config.d_ff) if config.mlp == "swiglu" else config.d_ff
+        self.tokens, self.positions = nn.Embedding(vocab, C), nn.Embedding(context, C)
+        self.blocks = nn.ModuleList(Block(C, config.n_head, hidden) for _ in range(config.n_layer))
+        self.norm, self.head = nn.LayerNorm(C), nn.Linear(C, vocab, bias=False)
+        self.head.weight = self.tokens.weight
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the mean cross-entropy."""
+        h = self.tokens(x) + self.positions(torch.arange(x.shape[1], device=x.device))
+        for block in self.blocks:
+            h = block(h)
+        logits = self.head(self.norm(h))
+        return F.cross_entropy(logits.flatten(0, 1), y.flatten())
+
+
+def llama(config: ModelConfig, vocab: int, context: int) -> nn.Module | None:
+    """Return transformers' Llama of the same shape, None without the package."""
+    try:
+        from transformers import LlamaConfig, LlamaForCausalLM
+    except ImportError:
+        return None
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=vocab,
+            hidden_size=config.d_model,
+            intermediate_size=config.d_ff,
+            num_hidden_layers=config.n_layer,
+            num_attention_heads=config.n_head,
+            num_key_value_heads=config.n_kv_head,
+            head_dim=config.d_head,
+            max_position_embeddings=context,
+            tie_word_embeddings=config.tied,
+            use_cache=False,
         )
+    )
 
 
-def speed(run, setting) -> float:
-    """Train for a while; return tokens per second."""
-    for _ in range(3):
+def reference_step(model: nn.Module, loss_of: Callable[..., Tensor], setting: Setting) -> Step:
+    """Return a plain step of a reference on the cell's batches."""
+    device, precision = setting.device, setting.cell.machine.precision
+    model.to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        inputs, targets = setting.batches(count)
+        x, y = (torch.from_numpy(np.asarray(a)).to(device) for a in (inputs, targets))
+        with autocast(device, precision):
+            loss = loss_of(model, x, y)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        count += 1
+
+    return step
+
+
+def our_step(run: Run, setting: Setting) -> Step:
+    """Return the trainer's own step."""
+
+    def step() -> None:
         train_step(run, setting, 1.0)
         run.step += 1
+
+    return step
+
+
+def contestants(setting: Setting) -> dict[str, Step]:
+    """Return the steps to compare."""
+    config, shape = setting.cell.model, setting.resolved.shape
+    vocab, context = shape.vocab_size, shape.context
+    steps = {"ours": our_step(new_run(setting), setting)}
+    other = llama(config, vocab, context)
+    if other is not None:
+        steps["llama"] = reference_step(
+            other, lambda m, x, y: m(input_ids=x, labels=x).loss, setting
+        )
+    gpt2 = GPT2(config, vocab, context)
+    steps["gpt2"] = reference_step(gpt2, lambda m, x, y: m(x, y), setting)
+    return steps
+
+
+def speed(step: Step, tokens: int, seconds: float, device: torch.device) -> float:
+    """Step for a while; return tokens per second."""
+    for _ in range(WARM_STEPS):
+        step()
+    finish(device)
     steps, began = 0, time.perf_counter()
-    while time.perf_counter() - began < SECONDS:
-        train_step(run, setting, 1.0)
-        run.step, steps = run.step + 1, steps + 1
-    return steps * setting.resolved.batch_tokens / (time.perf_counter() - began)
+    while time.perf_counter() - began < seconds:
+        step()
+        steps += 1
+    finish(device)
+    return steps * tokens / (time.perf_counter() - began)
+
+
+def finish(device: torch.device) -> None:
+    """Wait for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def main() -> None:
+    """Print a line a rung, then the geometric means of the ratios."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rungs", default=",".join(RUNGS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args()
+    print(
+        f"{'rung':8}{'non-emb. N':>12}{'batch':>7}{'tokens/s':>10}{'GFLOP/s':>9}{'of peak':>9}"
+        + "".join(f"{'/ ' + name:>9}" for name in REFERENCES)
+    )
+    ratios: dict[str, list[float]] = {name: [] for name in REFERENCES}
+    for rung in options.rungs.split(","):
+        setting = prepare(cell(rung, options.device), lambda flops: None)
+        r, steps = setting.resolved, contestants(setting)
+        rates: dict[str, list[float]] = {name: [] for name in steps}
+        peaks = []
+        for _ in range(options.rounds):
+            for name, step in steps.items():
+                rates[name].append(speed(step, r.batch_tokens, options.seconds, setting.device))
+            peak_flops.cache_clear()  # measured beside each round
+            peaks.append(peak_flops(setting.device, 1) or math.nan)
+        flops = statistics.median(rates["ours"]) * r.shape.flops_per_token
+        line = (
+            f"{rung:8}{r.shape.params.non_embedding:12,}{r.batch_tokens:7}"
+            f"{statistics.median(rates['ours']):10,.0f}{flops / 1e9:9.1f}"
+            f"{flops / statistics.median(peaks):9.0%}"
+        )
+        for name in REFERENCES:
+            if name not in steps:
+                line += f"{'absent':>9}"
+                continue
+            each = [a / b for a, b in zip(rates["ours"], rates[name], strict=True)]
+            ratios[name].append(statistics.median(each))
+            line += f"{ratios[name][-1]:9.2f}"
+        print(line, flush=True)
+    for name, found in ratios.items():
+        if found:
+            print(f"geometric mean over {name}: {statistics.geometric_mean(found):.2f}")
+    print(f"{device_name(torch.device(options.device))}, peak: 512 x 512 products, as many threads")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["m25k", "m150k", "m1m"])
+    main()
