@@ -7,8 +7,10 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from analysis.several import comparison_lines
+
 WIDTH = 100
-BLOCKS = ("budget", "pretrain", "forecast", "sft", "reward", "ppo")
+BLOCKS = ("budget", "pretrain", "cost", "forecast", "sft", "reward", "ppo")
 
 
 def derivation(plan: dict[str, Any]) -> list[str]:
@@ -40,12 +42,25 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
         else "extrapolation unknown"
     )
     yield f"plan for study {plan['study']}: {reach}"
+    yield from comparison_lines(plan["laws"], plan["budget"]["flops"]) if plan["laws"] else ()
+    if plan["steps"]:
+        yield "derivation: value, interval before rounding, law or rule, rounding"
+    for step in plan["steps"]:
+        yield from _line(step["what"], step["value"], _said(step))
     for block in BLOCKS:
         yield block
         reasons = plan[block].get("reasons", {})
         for key, value in plan[block].items():
             if key != "reasons" and value is not None:
                 yield from _line(key, value, reasons.get(key, ""))
+
+
+def _said(step: dict[str, Any]) -> str:
+    parts = [shown(step["interval"])] if step["interval"] else []
+    parts.append(step["rule"])
+    if step["rounding"]:
+        parts.append(f"rounding {step['rounding']}")
+    return "; ".join(parts)
 
 
 def _line(key: str, value: Any, reason: str) -> list[str]:

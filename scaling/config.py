@@ -468,7 +468,10 @@ class FinalConfig:
     budget: PlanBudget = field(default_factory=PlanBudget)
     forecast: Forecast = field(default_factory=Forecast)
     extrapolation: float = 0.0
+    steps: list[Any] = field(default_factory=list)
+    laws: list[Any] = field(default_factory=list)
     pretrain: PretrainPlan = field(default_factory=PretrainPlan)
+    cost: dict[str, Any] = field(default_factory=dict)
     sft: SftPlan = field(default_factory=SftPlan)
     reward: RewardPlan = field(default_factory=RewardPlan)
     ppo: PpoPlan = field(default_factory=PpoPlan)
