@@ -10,7 +10,7 @@ from typing import Any
 from analysis.several import comparison_lines
 
 WIDTH = 100
-BLOCKS = ("budget", "pretrain", "cost", "forecast", "sft", "reward", "ppo")
+BLOCKS = ("budget", "pretrain", "cost", "forecast", "confirmation", "sft", "reward", "ppo")
 
 
 def derivation(plan: dict[str, Any]) -> list[str]:
@@ -22,6 +22,8 @@ def shown(value: Any) -> str:
     """Write a value for people: counts and rates in four digits, a shape as layers x width."""
     if isinstance(value, dict):
         return f"{value['n_layer']} x {value['d_model']}"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"{len(value)} points"
     if isinstance(value, list):
         return f"[{', '.join(shown(v) for v in value)}]"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -53,6 +55,9 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
         for key, value in plan[block].items():
             if key != "reasons" and value is not None:
                 yield from _line(key, value, reasons.get(key, ""))
+        for row in plan[block].get("curve", ()):
+            band = f" {shown(row['interval'])}" if row["interval"] else ""
+            yield f"    at {row['share']:>4.0%} of the tokens{row['test_loss']:>8.4f}{band}"
 
 
 def _said(step: dict[str, Any]) -> str:

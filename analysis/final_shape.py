@@ -128,7 +128,7 @@ def _within(
 ) -> Shape:
     """Return the largest shape not above N that keeps the caps; the nearest where none binds."""
     c, target = split.constraints, split.params
-    given = c.params is not None
+    given, why = c.params is not None, ""
     for _ in range(MOST_SHRINKS):
         try:
             shape = near(target)

@@ -15,20 +15,22 @@ N parameters, D tokens, C FLOPs, L nats per token.
 """
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from analysis.budgets import Budget, budget_of
-from analysis.constraints import constraints_of
+from analysis.confirmation import confirmation_of
+from analysis.constraints import Constraints, constraints_of
 from analysis.cost import cost_block, memory_alarm, memory_gib
-from analysis.derivation import derivation
+from analysis.derivation import derivation, shown
 from analysis.family import FamilySettings, with_family
 from analysis.final_shape import FLAT, Chosen, choose_shape
 from analysis.forecast import forecast_block
+from analysis.forms import FORMS
 from analysis.laws import Law
 from analysis.plan_alarms import plan_alarms, reached_flops
 from analysis.pretrain import pretrain_block
@@ -44,9 +46,19 @@ from analysis.stages import (
     rounded,
     sft_block,
 )
+from analysis.steps import steps_of
 from analysis.study import Study, default_study, study_of
 from conf.app import start, store
-from scaling.schema import Shape, code_version, sha256_file, sha256_json, write_text
+from scaling.schema import (
+    CONFIRMING,
+    LEDGER,
+    Shape,
+    code_version,
+    read_forecasts,
+    sha256_file,
+    sha256_json,
+    write_text,
+)
 
 SCHEMA = 1
 DEFAULT_LEVEL = 0.9
@@ -120,8 +132,11 @@ def make_plan(
     settings: PlanConfig | None = None,
     *,
     others: Mapping[str, Law] | None = None,
+    scored: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Return the plan as plain values, the keys of plan.yaml; `others` are laws to compare with.
+    """Return the plan as plain values, the keys of plan.yaml.
+
+    `others` are laws to compare with, `scored` the ledger's lines of earlier forecasts.
 
     Raises ValueError for a law whose status is not fit for plans (unless `settings.force`), for a
     target that no shape of the study's family has, and for constraints that contradict each other.
@@ -136,7 +151,12 @@ def make_plan(
     pretrain = pretrain_block(budget, study, chosen)
     teller = _teller(law, others or {})
     forecast = forecast_block(
-        repeating(teller, chosen.split.constraints), study, pretrain, chosen, level=level
+        repeating(teller, chosen.split.constraints),
+        study,
+        pretrain,
+        chosen,
+        level=level,
+        scored=scored,
     )
     post = {"pretrain_lr": pretrain["peak_lr"], "seed": study.seed}
     reach = reached_flops(law)
@@ -149,9 +169,10 @@ def make_plan(
         "study": study.name,
         "runs": "runs",
         "budget": budget_block(budget, pretrain),
-        "steps": _steps(chosen, pretrain),
+        "steps": [s.as_dict() for s in steps_of(chosen, pretrain)],
         "laws": rows,
         "forecast": forecast,
+        "confirmation": confirmation_of(budget, chosen.split, pretrain, reach),
         "extrapolation": rounded(pretrain["flops"] / reach, 4) if reach else 0.0,
         "pretrain": pretrain,
         "cost": cost_block(law, budget, chosen.split, pretrain, memory=needed),
@@ -205,16 +226,11 @@ def main(config: PlanConfig) -> None:
     study = study_of(folder, count=law.count) if folder else default_study()
     law = permitted(law, config)
     budget = budget_of(config, law, study)
-    plan = make_plan(law, budget, study, config, others=others)
+    scored = read_forecasts((folder.parent if folder else Path("runs")) / LEDGER)
+    plan = make_plan(law, budget, study, config, others=others, scored=scored)
     out = Path(config.out) if config.out else (folder or Path()) / "plan.yaml"
-    if folder:
-        plan |= {"study": folder.name, "runs": folder.parent.as_posix()}
-    plan["made_from"] = _made_from(name, law, folder)
-    plan["law"]["name"] = name
-    for row in plan["laws"][:1]:
-        row["law"] = name
-    text = "\n".join(derivation(plan))
-    sys.stdout.write(text + "\n")
+    plan = _named(plan, name, law, folder)
+    sys.stdout.write("\n".join(derivation(plan)) + "\n")
     if config.dry_run:
         return
     if "test_loss" not in plan["forecast"]:
@@ -225,6 +241,43 @@ def main(config: PlanConfig) -> None:
         )
     write_plan(out, plan)
     sys.stdout.write(f"plan written to {out}\n")
+    if plan["confirmation"]["needed"]:
+        smaller = _confirming(plan["confirmation"], law, budget, study, config, scored)
+        smaller = _named(smaller, name, law, folder)
+        smaller |= {"study": f"{plan['study']}{CONFIRMING}", "confirmation": {}}
+        path = write_plan(out.with_name(f"{out.stem}.confirmation{out.suffix}"), smaller)
+        first = smaller["pretrain"]
+        sys.stdout.write(
+            f"confirmation written to {path}: N = {first['params']:.4g}, D = {first['tokens']:.4g},"
+            f" C = {first['flops']:.4g}, forecast {smaller['forecast']['test_loss']:.4f}"
+            f" {shown(smaller['forecast']['interval'])}; run it first,"
+            f" python -m scaling.final plan={path} stages=pretrain\n"
+        )
+
+
+def _confirming(
+    confirmation: dict[str, Any],
+    law: Law,
+    budget: Budget,
+    study: Study,
+    config: PlanConfig,
+    scored: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """Return the plan of the confirmation run."""
+    free = {f.name: f.default for f in fields(Constraints)}
+    asked = replace(config, **free | {"overtraining": confirmation["overtraining"]})
+    return make_plan(law, replace(budget, flops=confirmation["flops"]), study, asked, scored=scored)
+
+
+def _named(plan: dict[str, Any], name: str, law: Law, folder: Path | None) -> dict[str, Any]:
+    """Return the plan with the names and hashes of what it was made from."""
+    if folder:
+        plan |= {"study": folder.name, "runs": folder.parent.as_posix()}
+    plan["made_from"] = _made_from(name, law, folder)
+    plan["law"]["name"] = name
+    for row in plan["laws"][:1]:
+        row["law"] = name
+    return plan
 
 
 def write_plan(path: str | Path, plan: dict[str, Any]) -> Path:
@@ -273,8 +326,6 @@ def _chosen(
 
 def _teller(law: Law, others: Mapping[str, Law]) -> Law:
     """Return the law that forecasts: the first that predicts a loss of the same N."""
-    from analysis.forms import FORMS
-
     for one in (law, *others.values()):
         if one.form in FORMS and FORMS[one.form].is_surface and one.count == law.count:
             return one
@@ -305,39 +356,6 @@ def _own_alarms(
     if small := memory_alarm(budget.device, needed, sharded=settings.sharded):
         found.append({"code": small[0], "sentence": small[1]})
     return found
-
-
-def _steps(chosen: Chosen, pretrain: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the derivation of N and D, ending in what rounding made of them."""
-    split, shape = chosen.split, chosen.shape
-    steps = [s.as_dict() for s in split.steps]
-    n, d = pretrain["params"], pretrain["tokens"]
-    return [
-        *steps,
-        {
-            "what": "params",
-            "value": float(n),
-            "rule": chosen.rule,
-            "interval": [float(e) for e in split.interval or ()],
-            "rounding": (
-                f"{100 * (n / split.params - 1):+.2g}%: from {split.params:.5g} to"
-                f" {shape.n_layer} layers of width {shape.d_model}"
-            ),
-        },
-        {
-            "what": "tokens",
-            "value": float(d),
-            "rule": (
-                f"exact FLOPs per token of that shape, {shape.flops_per_token:.5g}, which is"
-                f" {shape.flops_per_token / 6 / n:.3g} x 6N"
-            ),
-            "interval": [],
-            "rounding": (
-                f"{100 * (d / chosen.tokens - 1):+.2g}%: whole steps of"
-                f" {pretrain['batch_tokens']} tokens; {100 * (d / split.tokens - 1):+.2g}% of D"
-            ),
-        },
-    ]
 
 
 def _laws(names: Any) -> dict[str, Law]:

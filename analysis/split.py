@@ -1,4 +1,4 @@
-"""How a budget is split into N and D under constraints, before any rounding, step by step.
+"""How a budget is split into N and D under constraints, before any rounding.
 
 Unconstrained it is the law's own optimum under C = 6ND. Otherwise the loss is searched along the
 constrained budget, in log N, for the law and for each of its draws:
@@ -11,7 +11,7 @@ constrained budget, in log N, for the law and for each of its draws:
   (the choice of Wu et al. 2023, 2303.17564 section 3.2).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from scipy.optimize import brentq
 from analysis.constraints import Constraints
 from analysis.forms import FORMS, Array
 from analysis.laws import Law, Optimum
+from analysis.published import PUBLISHED
 
 REPEATING = "muennighoff2023"
 SPAN = (1e-4, 1e2)  # sizes searched, in units of the unconstrained N*
@@ -27,28 +28,6 @@ GRID = 1201
 MOST_DRAWS = 400
 REACH = 1e12  # C searched below a budget
 BINDS = 1 - 1e-9  # a limit reached to this share binds
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One line of the derivation: value, law or rule, interval before rounding, rounding."""
-
-    what: str
-    value: float
-    rule: str
-    interval: tuple[float, float] | None = None
-    rounding: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, for plan.yaml."""
-        ends = [float(e) for e in self.interval] if self.interval else []
-        return {
-            "what": self.what,
-            "value": float(self.value),
-            "rule": self.rule,
-            "interval": ends,
-            "rounding": self.rounding,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +47,6 @@ class Split:
     interval: tuple[float, float] | None
     flat: tuple[float, float] | None
     flat_nats: float
-    steps: tuple[Step, ...] = field(default=(), repr=False)
 
     @property
     def spendable(self) -> float:
@@ -110,7 +88,7 @@ def split_of(
     if not constraints.given():
         params, interval = optimum.params, optimum.intervals.get("params")
     tokens = float(_tokens_at(law, constraints, spendable, np.array(params)))
-    split = Split(
+    return Split(
         law=law,
         constraints=constraints,
         flops=flops,
@@ -121,7 +99,6 @@ def split_of(
         flat=flat,
         flat_nats=flat_nats,
     )
-    return replace(split, steps=tuple(_steps(split)))
 
 
 def repeating(law: Law, constraints: Constraints) -> Law:
@@ -140,8 +117,6 @@ def repeating(law: Law, constraints: Constraints) -> Law:
             f"a law of form {law.form} does not say what repeated tokens are worth; set"
             " max_epochs=1, or take a law of form chinchilla or data_constrained"
         )
-    from analysis.published import PUBLISHED
-
     rates = {k: PUBLISHED[REPEATING].parameters[k] for k in ("R_D", "R_N")}
     draws = law.draws
     if draws is not None:
@@ -168,7 +143,7 @@ def compute_reaching(law: Law, loss: float, *, most: float) -> float | None:
     low = high - np.log(REACH)
     if above(high) > 0 or above(low) < 0:
         return None
-    return float(np.exp(brentq(above, low, high)))
+    return float(np.exp(float(brentq(above, low, high))))  # type: ignore[arg-type]
 
 
 def serving_saving(split: Split) -> float | None:
@@ -310,101 +285,3 @@ def _drawn(
 
 def _told(constraints: Constraints) -> str:
     return " and ".join(f"{k}={v:g}" for k, v in constraints.given().items()) or "the budget"
-
-
-def _steps(split: Split) -> list[Step]:
-    """Say what the law asked for, what the constraints did to it, and what is left to round."""
-    law, c, best = split.law, split.constraints, split.optimum
-    steps = [
-        Step(
-            what="N*",
-            value=best.params,
-            rule=f"optimum of the law ({law.form}) at C = 6ND = {split.flops:.4g} FLOPs,"
-            f" N ~ C^{best.a:.3f}",
-            interval=best.intervals.get("params"),
-        ),
-        Step(
-            what="D*",
-            value=best.tokens,
-            rule=f"of the same optimum, D ~ C^{best.b:.3f}",
-            interval=best.intervals.get("tokens"),
-        ),
-        Step(
-            what="D*/N*",
-            value=best.tokens_per_param,
-            rule="tokens per parameter",
-            interval=best.intervals.get("tokens_per_param"),
-        ),
-    ]
-    steps += [Step(what=k, value=v, rule=_effect(split, k)) for k, v in c.given().items()]
-    if c.given():
-        steps += [
-            Step(
-                what="N",
-                value=split.params,
-                rule="under these constraints",
-                interval=split.interval,
-            ),
-            Step(what="D", value=split.tokens, rule=_spent(split)),
-        ]
-    if split.flat:
-        low, high = split.flat
-        steps.append(
-            Step(
-                what="flat N",
-                value=high / low,
-                interval=split.flat,
-                rule=f"all N of the interval lose at most {split.flat_nats:g} nats against the"
-                " best; the value is their ratio",
-            )
-        )
-    return steps
-
-
-def _spent(split: Split) -> str:
-    """Say which limit D stands at, and what it leaves of the compute."""
-    used = 6 * split.params * split.tokens / split.flops
-    if split.limited and split.constraints.tokens is None:
-        left = f"{100 * (1 - used):.3g}% of the compute is left in reserve"
-        return f"data-limited: every token at hand, where the optimum asks for more; {left}"
-    return f"what the budget leaves at this N; training takes {100 * used:.3g}% of it by 6ND"
-
-
-def _serving(split: Split) -> str:
-    saved = serving_saving(split)
-    told = "" if saved is None else f"; {100 * saved:.3g}% fewer than the training optimum's"
-    return (
-        "tokens to serve: 6ND + 2N D_inf = C, Sardana et al. 2023 (2401.00448), the budget paying"
-        f" for both{told} at the same loss"
-    )
-
-
-def _effect(split: Split, name: str) -> str:
-    """Say what a constraint does."""
-    c, best = split.constraints, split.optimum
-    if name == "unique_tokens":
-        short = c.unique_tokens is not None and best.tokens > c.unique_tokens
-        passes = split.tokens / (c.unique_tokens or np.inf)
-        if split.law.form == "data_constrained":
-            p = split.law.parameters
-            law = (
-                f"{passes:.3g} passes, worth D' of Muennighoff et al. 2023 (2305.16264) with R_D ="
-                f" {p['R_D']:.4g}, R_N = {p['R_N']:.4g}"
-            )
-        else:
-            law = "one pass at most: nothing values a second"
-        return f"{'fewer than D*, so data-limited' if short else 'more than D*'}; {law}"
-    return {
-        "max_epochs": "passes over the data at most",
-        "inference_tokens": _serving(split) if name == "inference_tokens" else "",
-        "max_params": "largest N allowed" + ("" if best.params > (c.max_params or 0) else ", idle"),
-        "max_memory_gib": "largest memory of one device while training; bounds the shape",
-        "params": "N as given",
-        "tokens": "D as given",
-        "overtraining": (
-            "times the optimum's tokens per parameter at the same C: N = N* / sqrt of it"
-        ),
-        "reserve": (
-            f"share of C kept back: {(1 - c.reserve) * split.flops:.4g} FLOPs are planned with"
-        ),
-    }[name]
