@@ -7,8 +7,10 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from analysis.several import comparison_lines
+
 WIDTH = 100
-BLOCKS = ("budget", "pretrain", "forecast", "sft", "reward", "ppo")
+BLOCKS = ("budget", "pretrain", "cost", "forecast", "confirmation", "sft", "reward", "ppo")
 
 
 def derivation(plan: dict[str, Any]) -> list[str]:
@@ -20,6 +22,8 @@ def shown(value: Any) -> str:
     """Write a value for people: counts and rates in four digits, a shape as layers x width."""
     if isinstance(value, dict):
         return f"{value['n_layer']} x {value['d_model']}"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return f"{len(value)} points"
     if isinstance(value, list):
         return f"[{', '.join(shown(v) for v in value)}]"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -40,12 +44,28 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
         else "extrapolation unknown"
     )
     yield f"plan for study {plan['study']}: {reach}"
+    yield from comparison_lines(plan["laws"], plan["budget"]["flops"]) if plan["laws"] else ()
+    if plan["steps"]:
+        yield "derivation: value, interval before rounding, law or rule, rounding"
+    for step in plan["steps"]:
+        yield from _line(step["what"], step["value"], _said(step))
     for block in BLOCKS:
         yield block
         reasons = plan[block].get("reasons", {})
         for key, value in plan[block].items():
             if key != "reasons" and value is not None:
                 yield from _line(key, value, reasons.get(key, ""))
+        for row in plan[block].get("curve", ()):
+            band = f" {shown(row['interval'])}" if row["interval"] else ""
+            yield f"    at {row['share']:>4.0%} of the tokens{row['test_loss']:>8.4f}{band}"
+
+
+def _said(step: dict[str, Any]) -> str:
+    parts = [shown(step["interval"])] if step["interval"] else []
+    parts.append(step["rule"])
+    if step["rounding"]:
+        parts.append(f"rounding {step['rounding']}")
+    return "; ".join(parts)
 
 
 def _line(key: str, value: Any, reason: str) -> list[str]:

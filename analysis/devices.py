@@ -1,30 +1,46 @@
-"""Known accelerators: dense bf16 peaks, and a budget of device hours turned into FLOPs.
+"""Known accelerators: dense bf16 peaks and memory, and device hours turned into FLOPs.
 
-Peaks are the vendors' data sheets, without sparsity; the V100 has no bf16 and is quoted in fp16.
-C = hours * 3600 * peak * utilisation, where utilisation counts model FLOPs alone.
+Peaks and memory are the vendors' data sheets, without sparsity, one GB being 1e9 bytes; the V100
+has no bf16 and is quoted in fp16.
+C = hours * 3600 * peak * utilisation, where the utilisation counts the FLOPs that the device does:
+with activation checkpointing a quarter of them is recomputation, and .75 enter the law.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
-PEAKS: Mapping[str, float] = MappingProxyType(
+# forward 1 + backward 2 of every 4 parts, the fourth being the second forward pass
+CHECKPOINTED = 0.75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """One accelerator: dense FLOP/s of matrix products in bf16, and bytes of memory."""
+
+    peak: float
+    memory: float
+
+
+DEVICES: Mapping[str, Device] = MappingProxyType(
     {
-        "v100": 125e12,
-        "a100": 312e12,
-        "h100": 989e12,
-        "h200": 989e12,
-        "b200": 2250e12,
-        "l40s": 362e12,
-        "mi300x": 1307e12,
+        "v100": Device(peak=125e12, memory=32e9),
+        "a100": Device(peak=312e12, memory=80e9),
+        "a100-40gb": Device(peak=312e12, memory=40e9),
+        "h100": Device(peak=989e12, memory=80e9),
+        "h200": Device(peak=989e12, memory=141e9),
+        "b200": Device(peak=2250e12, memory=180e9),
+        "l40s": Device(peak=362e12, memory=48e9),
+        "mi300x": Device(peak=1307e12, memory=192e9),
     }
 )
 
 
-def peak_flops(device: str) -> float:
-    """Return a device's dense bf16 FLOP/s; an unknown name raises ValueError."""
-    if device.lower() not in PEAKS:
-        raise ValueError(f"device={device} is unknown; known devices are {', '.join(PEAKS)}")
-    return PEAKS[device.lower()]
+def device_named(name: str) -> Device:
+    """Return a device; an unknown name raises ValueError with the known ones."""
+    if name.lower() not in DEVICES:
+        raise ValueError(f"device={name} is unknown; known devices are {', '.join(DEVICES)}")
+    return DEVICES[name.lower()]
 
 
 def flops_of_hours(hours: float, *, flops_per_second: float) -> float:

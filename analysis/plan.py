@@ -2,26 +2,41 @@
 
     python -m analysis.plan law=runs/quick/law.json flops_multiple=3 runs=runs/quick
     python -m analysis.plan law=besiroglu2024 flops=5.76e23 out=plan.yaml
+    python -m analysis.plan law=[besiroglu2024,hoffmann2022] gpu_hours=1e6 device=h100 \\
+        unique_tokens=2e12 inference_tokens=1e13
+    python -m analysis.plan examples=bloomberggpt
 
-N* and D* are the law's closed form under C = 6ND (Hoffmann et al. 2022, 2203.15556, eq. 4); the
-shape is the nearest of the study's ladder, and D then follows from that shape's exact FLOPs per
-token in whole steps, so the budget is kept and the rounding is paid in N / D, where the loss is
-flat. plan.yaml is the config of `scaling.final`. N parameters, D tokens, C FLOPs, L nats per token.
+N* and D* are the law's closed form under C = 6ND (Hoffmann et al. 2022, 2203.15556, eq. 4), moved
+by the constraints (`analysis.split`); the shape is the nearest of the study's ladder, and D then
+follows from that shape's exact FLOPs per token in whole steps, so the budget is kept and the
+rounding is paid in N / D, where the loss is flat. Of several laws the first decides and the others
+stand beside it. plan.yaml is the config of `scaling.final`; dry_run=true prints and writes nothing.
+N parameters, D tokens, C FLOPs, L nats per token.
 """
 
 import sys
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from analysis.budgets import Budget, budget_of
-from analysis.derivation import derivation
-from analysis.final_shape import choose_shape
+from analysis.confirmation import confirmation_of
+from analysis.constraints import Constraints, constraints_of
+from analysis.cost import cost_block, memory_alarm, memory_gib
+from analysis.derivation import derivation, shown
+from analysis.family import FamilySettings, with_family
+from analysis.final_shape import FLAT, Chosen, choose_shape
+from analysis.forecast import forecast_block
+from analysis.forms import FORMS
 from analysis.laws import Law
-from analysis.pretrain import forecast_block, pretrain_block
+from analysis.plan_alarms import plan_alarms, reached_flops
+from analysis.pretrain import pretrain_block
 from analysis.published import load_law
+from analysis.several import disagreement_alarm, side_by_side
+from analysis.split import repeating, split_of
 from analysis.stages import (
     PpoSettings,
     RewardSettings,
@@ -31,35 +46,64 @@ from analysis.stages import (
     rounded,
     sft_block,
 )
+from analysis.steps import steps_of
 from analysis.study import Study, default_study, study_of
 from conf.app import start, store
-from scaling.schema import Shape, code_version, sha256_file, sha256_json, write_text
+from scaling.schema import (
+    CONFIRMING,
+    LEDGER,
+    Shape,
+    code_version,
+    read_forecasts,
+    sha256_file,
+    sha256_json,
+    write_text,
+)
 
 SCHEMA = 1
-FAR = 1000.0  # times the largest compute fitted: beyond it no ladder has been seen to hold
-FEW_WARMUPS = 5  # a run shorter than this many warm-ups is mostly warm-up
 DEFAULT_LEVEL = 0.9
 
 
 @dataclass(kw_only=True)
 class PlanConfig:
-    """Settings of `analysis.plan`: exactly one of flops, gpu_hours and flops_multiple.
+    """Settings of `analysis.plan`; exactly one of the five budgets is set.
 
-    flops in FLOPs, gpu_hours in device hours, flops_multiple in units of the study's largest cell;
-    utilisation is model FLOPs over the peak of `device`.
+    flops in FLOPs, gpu_hours in device hours, money in units of price_per_hour (of one device),
+    wall_hours on `devices`, flops_multiple in units of the study's largest cell; utilisation is
+    the FLOPs a device does over its peak, recomputation by activation_checkpointing included.
+    `law` is one law or a list. The constraints, from unique_tokens to reserve, are explained in
+    `analysis.constraints`; flat_nats is the loss within which all N count as equal.
     """
 
-    law: str = ""
+    law: Any = ""
     runs: str = ""
     out: str = ""
+    dry_run: bool = False
     flops: float | None = None
     gpu_hours: float | None = None
+    money: float | None = None
+    wall_hours: float | None = None
     flops_multiple: float | None = None
     device: str = ""
+    devices: int = 1
+    price_per_hour: float | None = None
     utilisation: float = 0.4
     flops_per_second: float | None = None
+    activation_checkpointing: bool = False
+    sharded: bool = False
+    unique_tokens: float | None = None
+    max_epochs: float | None = None
+    inference_tokens: float | None = None
+    max_params: float | None = None
+    max_memory_gib: float | None = None
+    params: float | None = None
+    tokens: float | None = None
+    overtraining: float | None = None
+    reserve: float = 0.0
+    flat_nats: float = FLAT
     level: float | None = None
     force: bool = False
+    shape: FamilySettings = field(default_factory=FamilySettings)
     sft: SftSettings = field(default_factory=SftSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
     ppo: PpoSettings = field(default_factory=PpoSettings)
@@ -72,38 +116,72 @@ class PlanConfig:
             )
         if self.level is not None and not 0 < self.level < 1:
             raise ValueError(f"level={self.level} must lie between 0 and 1; 0.9 is usual")
+        if self.devices < 1:
+            raise ValueError(f"devices={self.devices} must be at least 1")
+        if self.price_per_hour is not None and not self.price_per_hour > 0:
+            raise ValueError(f"price_per_hour={self.price_per_hour:g} must be positive")
+        if not self.flat_nats >= 0:
+            raise ValueError(f"flat_nats={self.flat_nats:g} must not be negative; .002 is usual")
+        constraints_of(self)
 
 
 def make_plan(
-    law: Law, budget: Budget, study: Study, settings: PlanConfig | None = None
+    law: Law,
+    budget: Budget,
+    study: Study,
+    settings: PlanConfig | None = None,
+    *,
+    others: Mapping[str, Law] | None = None,
+    scored: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the plan as plain values, the keys of plan.yaml.
 
-    Raises ValueError for a law whose status is not fit for plans (unless `settings.force`) and for
-    a target that no shape of the study's family has.
+    `others` are laws to compare with, `scored` the ledger's lines of earlier forecasts.
+
+    Raises ValueError for a law whose status is not fit for plans (unless `settings.force`), for a
+    target that no shape of the study's family has, and for constraints that contradict each other.
     """
     settings = settings or PlanConfig()
     law = permitted(law, settings)
+    study = with_family(study, settings.shape)
+    if settings.unique_tokens is not None:
+        study = replace(study, unique_tokens=None)  # the plan prices repetition: no alarm for it
     level = settings.level or (law.intervals or {}).get("level", DEFAULT_LEVEL)
-    chosen = choose_shape(law, budget.flops, study, level=level)
-    pretrain = pretrain_block(law, budget, study, chosen)
-    forecast = forecast_block(law, study, pretrain, chosen, level=level)
+    chosen, memory = _chosen(law, budget, study, settings, level)
+    pretrain = pretrain_block(budget, study, chosen)
+    teller = _teller(law, others or {})
+    forecast = forecast_block(
+        repeating(teller, chosen.split.constraints),
+        study,
+        pretrain,
+        chosen,
+        level=level,
+        scored=scored,
+    )
     post = {"pretrain_lr": pretrain["peak_lr"], "seed": study.seed}
     reach = reached_flops(law)
+    rows = _compared(law, others or {}, budget, level, pretrain["params"], settings)
+    needed = memory(chosen.shape)
+    found = plan_alarms(law, study, pretrain, forecast, forced=not law.usable)
+    found += _own_alarms(rows, budget, needed, settings)
     return {
         "schema": SCHEMA,
         "study": study.name,
         "runs": "runs",
         "budget": budget_block(budget, pretrain),
+        "steps": [s.as_dict() for s in steps_of(chosen, pretrain)],
+        "laws": rows,
         "forecast": forecast,
+        "confirmation": confirmation_of(budget, chosen.split, pretrain, reach),
         "extrapolation": rounded(pretrain["flops"] / reach, 4) if reach else 0.0,
         "pretrain": pretrain,
+        "cost": cost_block(law, budget, chosen.split, pretrain, memory=needed),
         "sft": sft_block(settings.sft, **post),
         "reward": reward_block(settings.reward, **post),
         "ppo": ppo_block(settings.ppo, **post),
         "cell": study.config or _bare_cell(study.like),
         "law": _law_block(law),
-        "alarms": alarms(law, study, pretrain, forecast, forced=not law.usable),
+        "alarms": found,
         "made_from": {"law": sha256_json([law.form, law.count, law.parameters])},
         "versions": code_version(),
     }
@@ -139,87 +217,67 @@ def budget_block(budget: Budget, pretrain: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def alarms(
-    law: Law, study: Study, pretrain: dict[str, Any], forecast: dict[str, Any], *, forced: bool
-) -> list[dict[str, str]]:
-    """Return what to know before believing the plan: its own alarms, then the law's."""
-    found = []
-    if forced:
-        found.append(
-            (
-                "forced",
-                f"this plan rests on a law whose status is {law.status}; force=true allowed it",
-            )
-        )
-    if law.status == "offset_not_identified":
-        found.append(
-            (
-                "offset",
-                (
-                    "the law's offset E is not identified: the loss far beyond the study is"
-                    " uncertain, as the interval says"
-                ),
-            )
-        )
-    if "test_loss" not in forecast:
-        found.append(("no_forecast", forecast["reasons"]["test_loss"]))
-    found += _range_alarms(law, pretrain["flops"])
-    steps = pretrain["tokens"] // pretrain["batch_tokens"]
-    if steps < FEW_WARMUPS * pretrain["warmup_steps"]:
-        found.append(
-            (
-                "short_run",
-                (
-                    f"the run has {steps} steps, of which {pretrain['warmup_steps']} are warm-up;"
-                    " raise the budget"
-                ),
-            )
-        )
-    if study.unique_tokens and pretrain["tokens"] > study.unique_tokens:
-        passes = pretrain["tokens"] / study.unique_tokens
-        found.append(
-            (
-                "repeats",
-                (
-                    f"{passes:.2g} passes over the corpus of {study.unique_tokens:.3g} tokens; the"
-                    " law knows fresh tokens alone"
-                ),
-            )
-        )
-    own = [{"code": code, "sentence": sentence} for code, sentence in found]
-    return own + [{"code": a.code, "sentence": a.sentence} for a in law.alarms]
-
-
-def reached_flops(law: Law) -> float | None:
-    """Return the largest compute fitted, or None where a published law does not say it."""
-    for name in ("flops", "flops_6nd"):
-        if law.ranges.get(name):
-            return float(law.ranges[name][1])
-    return None
-
-
 def main(config: PlanConfig) -> None:
-    """Read law and study, derive, print the derivation, write plan.yaml."""
-    law = _law(config.law)
-    folder = _folder(config, law)
+    """Read laws and study, derive, print the derivation, write plan.yaml."""
+    laws = _laws(config.law)
+    name, law = next(iter(laws.items()))
+    others = {k: v for k, v in laws.items() if k != name}
+    folder = _folder(config, name, law)
     study = study_of(folder, count=law.count) if folder else default_study()
     law = permitted(law, config)
     budget = budget_of(config, law, study)
-    plan = make_plan(law, budget, study, config)
+    scored = read_forecasts((folder.parent if folder else Path("runs")) / LEDGER)
+    plan = make_plan(law, budget, study, config, others=others, scored=scored)
     out = Path(config.out) if config.out else (folder or Path()) / "plan.yaml"
-    if folder:
-        plan |= {"study": folder.name, "runs": folder.parent.as_posix()}
-    plan["made_from"] = _made_from(config.law, law, folder)
-    plan["law"]["name"] = config.law
-    text = "\n".join(derivation(plan))
-    sys.stdout.write(text + "\n")
+    plan = _named(plan, name, law, folder)
+    sys.stdout.write("\n".join(derivation(plan)) + "\n")
+    if config.dry_run:
+        return
     if "test_loss" not in plan["forecast"]:
         raise ValueError(
-            f"law={config.law} gives N and D but no loss, so there is no forecast to hold the run"
-            f" to and {out} was not written; give a law that predicts loss, as law=besiroglu2024"
+            f"law={name} gives N and D but no loss, so there is no forecast to hold the run"
+            f" to and {out} was not written; give a law that predicts loss beside it, as"
+            f" law=[{name},besiroglu2024], or dry_run=true to see N and D alone"
         )
     write_plan(out, plan)
     sys.stdout.write(f"plan written to {out}\n")
+    if plan["confirmation"]["needed"]:
+        smaller = _confirming(plan["confirmation"], law, budget, study, config, scored)
+        smaller = _named(smaller, name, law, folder)
+        smaller |= {"study": f"{plan['study']}{CONFIRMING}", "confirmation": {}}
+        path = write_plan(out.with_name(f"{out.stem}.confirmation{out.suffix}"), smaller)
+        first = smaller["pretrain"]
+        sys.stdout.write(
+            f"confirmation written to {path}: N = {first['params']:.4g}, D = {first['tokens']:.4g},"
+            f" C = {first['flops']:.4g}, forecast {smaller['forecast']['test_loss']:.4f}"
+            f" {shown(smaller['forecast']['interval'])}; run it first,"
+            f" python -m scaling.final plan={path} stages=pretrain\n"
+        )
+
+
+def _confirming(
+    confirmation: dict[str, Any],
+    law: Law,
+    budget: Budget,
+    study: Study,
+    config: PlanConfig,
+    scored: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """Return the plan of the confirmation run."""
+    free = {f.name: f.default for f in fields(Constraints)}
+    asked = replace(config, **free | {"overtraining": confirmation["overtraining"]})
+    return make_plan(law, replace(budget, flops=confirmation["flops"]), study, asked, scored=scored)
+
+
+def _named(plan: dict[str, Any], name: str, law: Law, folder: Path | None) -> dict[str, Any]:
+    """Return the plan with the names and hashes of what it was made from."""
+    if folder:
+        plan |= {"study": folder.name, "runs": folder.parent.as_posix()}
+    plan["made_from"] = _made_from(name, law, folder)
+    plan["law"]["name"] = name
+    for row in plan["laws"][:1]:
+        row["law"] = name
+    return plan
 
 
 def write_plan(path: str | Path, plan: dict[str, Any]) -> Path:
@@ -247,19 +305,78 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     return plan
 
 
-def _law(name: str) -> Law:
-    if not name:
+def _chosen(
+    law: Law, budget: Budget, study: Study, settings: PlanConfig, level: float
+) -> tuple[Chosen, Any]:
+    """Return the shape that the law and the constraints lead to, and memory (GiB) by shape."""
+
+    def memory(shape: Shape) -> float:
+        return memory_gib(
+            shape,
+            devices=budget.devices,
+            sharded=settings.sharded,
+            checkpointing=settings.activation_checkpointing,
+        )
+
+    split = split_of(
+        law, budget.flops, constraints_of(settings), level=level, flat_nats=settings.flat_nats
+    )
+    return choose_shape(split, study, family=settings.shape, memory=memory), memory
+
+
+def _teller(law: Law, others: Mapping[str, Law]) -> Law:
+    """Return the law that forecasts: the first that predicts a loss of the same N."""
+    for one in (law, *others.values()):
+        if one.form in FORMS and FORMS[one.form].is_surface and one.count == law.count:
+            return one
+    return law
+
+
+def _compared(
+    law: Law,
+    others: Mapping[str, Law],
+    budget: Budget,
+    level: float,
+    params: float,
+    settings: PlanConfig,
+) -> list[dict[str, Any]]:
+    if not others:
+        return []
+    laws = {"the plan's": law, **{k: permitted(v, settings) for k, v in others.items()}}
+    return side_by_side(laws, budget.flops, level=level, params=params)
+
+
+def _own_alarms(
+    rows: list[dict[str, Any]], budget: Budget, needed: float, settings: PlanConfig
+) -> list[dict[str, str]]:
+    """Return the alarms of laws that disagree and of a device too small."""
+    found = []
+    if rows and (apart := disagreement_alarm(rows)):
+        found.append({"code": apart.code, "sentence": apart.sentence})
+    if small := memory_alarm(budget.device, needed, sharded=settings.sharded):
+        found.append({"code": small[0], "sentence": small[1]})
+    return found
+
+
+def _laws(names: Any) -> dict[str, Law]:
+    """Return the laws by name, the deciding one first; ValueError for none and for one twice."""
+    if isinstance(names, str) and names.startswith("[") and names.endswith("]"):
+        names = [n.strip() for n in names[1:-1].split(",") if n.strip()]
+    listed = [names] if isinstance(names, str) else [str(n) for n in names or []]
+    if not listed or not all(listed):
         raise ValueError(
             "law is not set; give law=runs/NAME/law.json or a published one, as law=besiroglu2024"
         )
-    return load_law(name)
+    if len(set(listed)) < len(listed):
+        raise ValueError(f"law={listed} names a law twice; name each once")
+    return {name: load_law(name) for name in listed}
 
 
-def _folder(config: PlanConfig, law: Law) -> Path | None:
+def _folder(config: PlanConfig, name: str, law: Law) -> Path | None:
     """Return the study: `runs`, else the one the law was fitted on, else the law's own folder."""
     if config.runs:
         return Path(config.runs)
-    named, beside = Path(str(law.inputs.get("source", ""))), Path(config.law).parent
+    named, beside = Path(str(law.inputs.get("source", ""))), Path(name).parent
     for folder in (named, beside):
         if folder != Path() and any(folder.glob("*/record.json")):
             return folder
@@ -294,42 +411,6 @@ def _law_block(law: Law) -> dict[str, Any]:
 
 def _bare_cell(like: Shape) -> dict[str, Any]:
     return {"tokenizer": {"vocab_size": like.vocab_size}, "data": {"context": like.context}}
-
-
-def _range_alarms(law: Law, flops: float) -> list[tuple[str, str]]:
-    reach = reached_flops(law)
-    if not reach:
-        return [
-            (
-                "range_unknown",
-                (
-                    "the law does not say up to which compute it was fitted, so the extrapolation"
-                    " is unknown"
-                ),
-            )
-        ]
-    low = float((law.ranges.get("flops") or law.ranges["flops_6nd"])[0])
-    if flops < low:
-        return [
-            (
-                "below_range",
-                (
-                    f"C = {flops:.3g} FLOPs is below the smallest fitted, {low:.3g}: the law was"
-                    " not seen to hold there"
-                ),
-            )
-        ]
-    if flops > FAR * reach:
-        return [
-            (
-                "far",
-                (
-                    f"C = {flops:.3g} FLOPs is {flops / reach:.3g} times the largest fitted,"
-                    f" {reach:.3g}; beyond {FAR:g} times, run a confirmation first"
-                ),
-            )
-        ]
-    return []
 
 
 store("plan", PlanConfig)

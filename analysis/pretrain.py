@@ -9,31 +9,32 @@ from typing import Any
 
 from analysis.budgets import Budget
 from analysis.final_shape import Chosen
-from analysis.laws import Law
 from analysis.stages import rounded
 from analysis.study import Study
 from analysis.words import number
 from scaling.schema import Shape
 
+WHOLE = 1 + 1e-12  # a D given in whole steps is not to lose one by rounding
 
-def pretrain_block(law: Law, budget: Budget, study: Study, chosen: Chosen) -> dict[str, Any]:
+
+def pretrain_block(budget: Budget, study: Study, chosen: Chosen) -> dict[str, Any]:
     """Return the pretraining block: N, D, shape, learning rate, batch, schedule."""
-    shape, optimum = chosen.shape, chosen.optimum
-    params = getattr(shape.params, law.count)
+    shape, count, planned = chosen.shape, chosen.split.law.count, chosen.tokens
+    params = getattr(shape.params, count)
     per_token = shape.flops_per_token
-    lr, batch, lr_reason, batch_reason = _rates(study, shape, budget.flops / per_token)
-    steps = max(1, int(budget.flops / per_token / batch))
+    lr, batch, lr_reason, batch_reason = _rates(study, shape, planned)
+    steps = max(1, int(planned * WHOLE / batch))
     tokens = steps * batch
     flops = tokens * per_token
     warmup, warmup_reason = _warmup(study, params=params, tokens=tokens, batch=batch)
     speed = budget.flops_per_second
     return {
-        "params_target": float(optimum.params),
+        "params_target": float(chosen.split.params),
         "params": int(params),
-        "count": law.count,
+        "count": count,
         "tokens": int(tokens),
         "flops": float(flops),
-        "seconds": float(flops / speed) if speed else 0.0,
+        "seconds": float(flops / speed / budget.devices) if speed else 0.0,
         "model": {**study.family, **shape.as_model()},
         "context": shape.context,
         "peak_lr": lr,
@@ -44,18 +45,18 @@ def pretrain_block(law: Law, budget: Budget, study: Study, chosen: Chosen) -> di
         "decay": study.decay,
         "seed": study.seed,
         "reasons": {
-            **chosen.reasons(law, budget.flops),
+            **chosen.reasons(),
             "tokens": (
-                f"{chosen.interval('tokens', 'D* at C = 6ND')}; D = C / {per_token:.4g} FLOPs per"
-                f" token of the rounded shape, {steps} whole steps of {batch} tokens"
+                f"{chosen.interval('tokens', 'D* at C = 6ND')}; {_tokens_reason(chosen)},"
+                f" {steps} whole steps of {batch} tokens"
             ),
             "flops": (
                 f"{tokens} tokens x {per_token:.6g} FLOPs per token, counted exactly;"
-                f" {100 * (1 - flops / budget.flops):.2g}% of the budget is left by whole steps;"
+                f" {100 * (1 - flops / budget.flops):.2g}% of the budget is left;"
                 f" 6ND would say {6.0 * params * tokens:.3g}"
             ),
             "seconds": (
-                f"FLOPs / {speed:.3g} FLOP/s: {budget.speed_reason}"
+                f"FLOPs / {speed:.3g} FLOP/s / {budget.devices} devices: {budget.speed_reason}"
                 if speed
                 else budget.speed_reason
             ),
@@ -74,43 +75,14 @@ def pretrain_block(law: Law, budget: Budget, study: Study, chosen: Chosen) -> di
     }
 
 
-def forecast_block(
-    law: Law, study: Study, pretrain: dict[str, Any], chosen: Chosen, *, level: float
-) -> dict[str, Any]:
-    """Return the forecast test loss with its interval; without a loss only the reason why not."""
-    if chosen.optimum.loss is None:
-        why = f"a law of form {law.form} gives N and D only: no loss to forecast"
-        return {"level": level, "reasons": {"test_loss": why}}
-    found = law.predict(pretrain["params"], pretrain["tokens"], level)
-    loss = float(found.loss)
-    ends = [float(e) for e in (found.low, found.high) if e is not None]
-    per_byte = study.bytes_per_token
-    cost = loss - chosen.exact_loss if chosen.exact_loss else 0.0
-    parts = (
-        "the law's draws, the scatter of runs about it, and the growth of its error with distance"
-    )
-    return {
-        "test_loss": loss,
-        "interval": ends,
-        "level": level,
-        "bits_per_byte": loss / (math.log(2) * per_byte) if per_byte else None,
-        "reasons": {
-            "test_loss": (
-                f"the law at N = {pretrain['params']:.5g} and D = {pretrain['tokens']:.5g}; "
-                f"rounding the shape costs {cost:+.2g} nats against the best shape at this budget"
-            ),
-            "interval": (
-                f"{100 * level:g}% prediction interval of one run: {parts}"
-                if ends
-                else "the law has no draws, so no interval"
-            ),
-            "bits_per_byte": (
-                f"L / (ln 2 x {per_byte:.4g} bytes per token of the study)"
-                if per_byte
-                else "bytes per token are not known"
-            ),
-        },
-    }
+def _tokens_reason(chosen: Chosen) -> str:
+    """Say what D follows from."""
+    if chosen.split.limited:
+        return f"D = {chosen.split.tokens:.4g}, all that constraints allow"
+    cost = f"{chosen.shape.flops_per_token:.4g} FLOPs per token of the rounded shape"
+    if chosen.split.constraints.given():
+        return f"D = what the constraints leave of C / {cost}"
+    return f"D = C / {cost}"
 
 
 def _rates(study: Study, shape: Shape, tokens: float) -> tuple[float, int, str, str]:

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from scaling.schema import Recipe, Record, Shape, read_records
+from scaling.schema import Recipe, Record, Shape, read_curve, read_records
 
 # (parameters, width / layers) of Chinchilla's shapes: Hoffmann et al. 2022 (2203.15556), table A9
 ASPECTS = ((3.06e8, 64.0), (1.143e9, 69.0), (9.293e9, 97.5), (1.6183e10, 109.0))
 SMALLEST_ASPECT = 16.0  # of ladders far below those shapes; between the two, log-linear
+
+MOST_COURSES = 12  # cells whose curves are read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,16 @@ class Cell:
     aspect: float
     flops_per_second: float
     peak_lr: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """Test losses (nats per token) of a cell under way, at shares of its tokens."""
+
+    params: float
+    tokens: float
+    shares: tuple[float, ...]
+    losses: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +63,7 @@ class Study:
     seed: int = 0
     device: str = ""
     cells: tuple[Cell, ...] = ()
+    courses: tuple[Course, ...] = ()
     bytes_per_token: float | None = None
     seed_sd: float = 0.0
     eval_se: float = 0.0
@@ -103,6 +116,7 @@ def study_of(folder: str | Path, *, count: str) -> Study:
         seed=largest.seed,
         device=largest.device,
         cells=tuple(_cell(r, count) for r in records),
+        courses=_courses(Path(folder), records, count),
         bytes_per_token=_bytes_per_token(records),
         seed_sd=_seed_sd(records),
         eval_se=largest.test_loss_se or 0.0,
@@ -148,6 +162,26 @@ def _cell(record: Record, count: str) -> Cell:
         flops_per_second=record.tokens_per_second * record.flops / max(record.tokens, 1),
         peak_lr=record.peak_lr,
     )
+
+
+def _courses(folder: Path, records: Sequence[Record], count: str) -> tuple[Course, ...]:
+    """Return how the largest cells went, each trunk once: its longest branch."""
+    longest: dict[str, Record] = {}
+    for r in sorted(records, key=lambda r: r.flops, reverse=True):
+        longest.setdefault(r.trunk or r.run_id, r)
+    found = []
+    for r in list(longest.values())[:MOST_COURSES]:
+        rows = read_curve(folder / r.run_id / "metrics.jsonl")
+        seen = [
+            (row["tokens"] / r.tokens, row["test_loss"])
+            for row in rows
+            if row.get("test_loss") and 0 < row["tokens"] < r.tokens
+        ]
+        if seen:
+            shares, losses = zip(*sorted(seen), strict=True)
+            params = getattr(r.params, count)
+            found.append(Course(params=params, tokens=r.tokens, shares=shares, losses=losses))
+    return tuple(found)
 
 
 def _bytes_per_token(records: Sequence[Record]) -> float | None:

@@ -545,6 +545,8 @@ class Forecast:
     interval: list[float] = field(default_factory=list)
     level: float = 0.95
     bits_per_byte: float | None = None
+    bits_per_byte_interval: list[float] = field(default_factory=list)
+    curve: list[Any] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
 
 
@@ -557,8 +559,12 @@ class FinalConfig:
     runs: str = "runs"
     budget: PlanBudget = field(default_factory=PlanBudget)
     forecast: Forecast = field(default_factory=Forecast)
+    confirmation: dict[str, Any] = field(default_factory=dict)
     extrapolation: float = 0.0
+    steps: list[Any] = field(default_factory=list)
+    laws: list[Any] = field(default_factory=list)
     pretrain: PretrainPlan = field(default_factory=PretrainPlan)
+    cost: dict[str, Any] = field(default_factory=dict)
     sft: SftPlan = field(default_factory=SftPlan)
     reward: RewardPlan = field(default_factory=RewardPlan)
     ppo: PpoPlan = field(default_factory=PpoPlan)

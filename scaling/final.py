@@ -3,8 +3,9 @@
     python -m scaling.final plan=plan.yaml [stages=pretrain,sft,reward,ppo] [ppo.episodes=4096 ...]
 
 The plan is merged strictly into FinalConfig; overrides apply on top of it. The forecast is sealed
-in runs/NAME/final/forecast.json before pretraining starts. A stage that is done with the same
-inputs is not run again, a killed one resumes from its checkpoint.
+in runs/NAME/final/forecast.json before pretraining starts, and scored in runs/forecasts.jsonl when
+it ends; a plan far beyond what was fitted waits for its confirmation run. A stage that is done with
+the same inputs is not run again, a killed one resumes from its checkpoint.
 """
 
 import logging
@@ -22,10 +23,15 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.app import start, store
 from scaling.config import BudgetConfig, CellConfig, FinalConfig
 from scaling.schema import (
+    CONFIRMING,
+    LEDGER,
     Record,
+    append_forecast,
     now,
+    read_forecasts,
     read_json,
     read_record,
+    scored,
     sha256_file,
     sha256_json,
     write_json,
@@ -172,8 +178,11 @@ def pretrain(
     path = folder / "record.json"
     if path.is_file() and read_record(path).status == "done":
         log.info("pretrain: done before, kept")
-        return read_record(path)
+        record = read_record(path)
+        score_forecast(config, record)
+        return record
     path.unlink(missing_ok=True)
+    confirmed(config)
     write_json(known, inputs)
     seal_forecast(config, inputs)
     total = planned_flops(cell)
@@ -183,7 +192,40 @@ def pretrain(
     block = {k: v for k, v in asdict(config.pretrain).items() if k != "reasons"}
     record = replace(record, inputs={**record.inputs, **inputs, "plan": sha256_json(block)})
     record.write(path)
+    score_forecast(config, record)
     return record
+
+
+def confirmed(config: FinalConfig) -> None:
+    """Let the run pass if it needs no confirmation, or has one; `force` lets every run pass.
+
+    ValueError for a confirmation that is missing or missed its interval, naming what to do.
+    """
+    if not config.confirmation.get("needed") or config.force:
+        return
+    study, law = f"{config.study}{CONFIRMING}", config.made_from.get("law")
+    lines = read_forecasts(Path(config.runs) / LEDGER)
+    found = [line for line in lines if (line["study"], line["law_sha256"]) == (study, law)]
+    if not found:
+        raise ValueError(
+            f"this run is {config.extrapolation:g} times the largest compute fitted and waits for"
+            " its confirmation: run the plan written beside it, python -m scaling.final"
+            f" plan={Path(config.plan).with_suffix('')}.confirmation.yaml stages=pretrain, or set"
+            " force=true"
+        )
+    if found[-1]["inside"] is False:
+        raise ValueError(
+            f"the confirmation reached {found[-1]['outcome']:.4f}, outside the forecast interval"
+            f" {found[-1]['interval']}: refit with it, or set force=true"
+        )
+
+
+def score_forecast(config: FinalConfig, record: Record) -> None:
+    """Append the outcome of the sealed forecast to the ledger of all studies, once."""
+    path = Path(config.runs) / config.study / "final" / "forecast.json"
+    line = scored(read_json(path), record, study=config.study) if path.is_file() else None
+    if line and append_forecast(Path(config.runs) / LEDGER, line):
+        log.info("forecast scored in %s", Path(config.runs) / LEDGER)
 
 
 def planned_flops(cell: CellConfig) -> float:
@@ -210,6 +252,8 @@ def seal_forecast(config: FinalConfig, inputs: dict[str, str]) -> Path:
             "interval": list(forecast.interval),
             "level": forecast.level,
             "bits_per_byte": forecast.bits_per_byte,
+            "bits_per_byte_interval": list(forecast.bits_per_byte_interval),
+            "curve": list(forecast.curve),
             "extrapolation": config.extrapolation,
             "plan_sha256": sha256_file(config.plan) if config.plan else None,
             "law": config.law,

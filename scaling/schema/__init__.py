@@ -13,24 +13,36 @@ from scaling.schema.files import (
     write_json,
     write_text,
 )
+from scaling.schema.forecasts import (
+    CONFIRMING,
+    LEDGER,
+    append_forecast,
+    read_forecasts,
+    scored,
+)
 from scaling.schema.recipe import Recipe
 from scaling.schema.record import SCHEMA, Params, Record, read_curve, read_record, read_records
 from scaling.schema.shape import Shape, ladder_shape
 
 __all__ = [
+    "CONFIRMING",
+    "LEDGER",
     "SCHEMA",
     "SNAPSHOT",
     "Params",
     "Recipe",
     "Record",
     "Shape",
+    "append_forecast",
     "code_version",
     "ladder_shape",
     "now",
     "read_curve",
+    "read_forecasts",
     "read_json",
     "read_record",
     "read_records",
+    "scored",
     "sha256_file",
     "sha256_json",
     "write_json",

@@ -221,7 +221,10 @@ def test_aspects_follow_chinchilla_shapes():
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["law=besiroglu2024"], "set exactly one of flops, gpu_hours, flops_multiple"),
+        (
+            ["law=besiroglu2024"],
+            "set exactly one of flops, gpu_hours, money, wall_hours, flops_multiple",
+        ),
         (["law=besiroglu2024", "flops=1e20", "gpu_hours=3"], r"flops=1e+20 and gpu_hours=3"),
         (
             ["law=besiroglu2024", "gpu_hours=3", "device=abacus"],

@@ -1,0 +1,95 @@
+"""Forecasts and what came of them: `runs/forecasts.jsonl`, one line a forecast, never changed.
+
+    {"id": "5f0c..", "study": "quick", "forecast": 3.28, "interval": [3.15, 3.40], "outcome": 3.19}
+
+A line is appended once: the file is locked while the identities in it are read, and a line torn by
+a killed process is left behind and dropped by the reader, so that a second attempt completes it.
+"""
+
+import fcntl
+import json
+import math
+import os
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from scaling.schema.files import now, sha256_json
+from scaling.schema.record import Record
+
+LEDGER = "forecasts.jsonl"
+CONFIRMING = "-confirmation"  # after the name of a study, that of its confirmation run
+
+
+def scored(sealed: dict[str, Any], record: Record, *, study: str) -> dict[str, Any] | None:
+    """Return the ledger's line of a sealed forecast and the run's outcome; None without either.
+
+    `error` is log(outcome / forecast); `z` is it over the deviation that the interval's half on
+    that side stands for, None without an interval.
+    """
+    forecast, outcome, ends = sealed.get("test_loss"), record.test_loss, sealed.get("interval")
+    if not forecast or outcome is None or record.status != "done":
+        return None
+    error = math.log(outcome / forecast)
+    z = inside = None
+    if ends and len(ends) == 2 and 0 < ends[0] < forecast < ends[1]:
+        deviations = NormalDist().inv_cdf((1 + sealed["level"]) / 2)
+        z = deviations * error / abs(math.log(ends[1 if error > 0 else 0] / forecast))
+        inside = ends[0] <= outcome <= ends[1]
+    return {
+        "schema": 1,
+        "id": sha256_json(sealed),
+        "study": study,
+        "run_id": record.run_id,
+        "forecast": forecast,
+        "interval": list(ends or ()),
+        "level": sealed.get("level"),
+        "outcome": outcome,
+        "outcome_se": record.test_loss_se,
+        "error": error,
+        "z": z,
+        "inside": inside,
+        "extrapolation": sealed.get("extrapolation"),
+        "flops": record.flops,
+        "law_sha256": sealed.get("made_from", {}).get("law"),
+        "records_sha256": sealed.get("made_from", {}).get("records"),
+        "corpus_sha256": sealed.get("inputs", {}).get("corpus"),
+        "sealed": sealed.get("sealed"),
+        "ended": record.ended,
+        "scored": now(),
+    }
+
+
+def append_forecast(path: str | Path, line: dict[str, Any]) -> bool:
+    """Append a line unless its `id` is there; say whether it was appended."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # released when the stream is closed, or its owner dies
+        stream.seek(0)
+        text = stream.read()
+        if line["id"] in {known["id"] for known in _lines(text)}:
+            return False
+        torn = b"\n" if text and not text.endswith(b"\n") else b""
+        stream.write(torn + json.dumps(line, allow_nan=False).encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    return True
+
+
+def read_forecasts(path: str | Path) -> list[dict[str, Any]]:
+    """Read the ledger in its order; torn lines are dropped, and a missing file is empty."""
+    path = Path(path)
+    return _lines(path.read_bytes()) if path.is_file() else []
+
+
+def _lines(text: bytes) -> list[dict[str, Any]]:
+    found = []
+    for line in text.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:  # torn, or cut within a character
+            continue
+        if isinstance(value, dict) and "id" in value:
+            found.append(value)
+    return found
