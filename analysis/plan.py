@@ -353,7 +353,9 @@ def _own_alarms(
     found = []
     if rows and (apart := disagreement_alarm(rows)):
         found.append({"code": apart.code, "sentence": apart.sentence})
-    if small := memory_alarm(budget.device, needed, sharded=settings.sharded):
+    if small := memory_alarm(
+        budget.device, needed, spread=settings.sharded and settings.devices > 1
+    ):
         found.append({"code": small[0], "sentence": small[1]})
     return found
 
