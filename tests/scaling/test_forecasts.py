@@ -113,3 +113,12 @@ def test_a_confirmation_opens_the_way_and_a_miss_shuts_it(final_config):
     confirmed(gated(final_config, inside=True))
     with pytest.raises(ValueError, match=r"reached 3\.0000, outside .*refit with it"):
         confirmed(gated(final_config, inside=False, id="y"))
+
+
+def test_a_refused_run_leaves_an_earlier_one_alone(final_config, done_record):
+    config = gated(final_config)
+    path = root(config) / "pretrain" / "record.json"
+    done_record.write(path)  # of other inputs
+    with pytest.raises(ValueError, match="waits"):
+        run_final(config)
+    assert path.is_file()
