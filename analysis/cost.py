@@ -5,6 +5,7 @@ the plan's N and D: the share of C that rounding and constraints cost (LAWS 8, s
 are 6ND, so that attention, which no split avoids, does not count as waste.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from analysis.budgets import Budget
@@ -32,12 +33,9 @@ def memory_gib(shape: Shape, *, devices: int, sharded: bool, checkpointing: bool
     return (held + sequence) / GIB
 
 
-def deadweight(law: Law, params: float, tokens: float) -> float | None:
-    """Return 1 - C_eq / C of an N and D; None where the law gives no loss or reaches it nowhere."""
-    flops = 6.0 * params * tokens
-    if law.optimum(flops, force=True).loss is None:
-        return None
-    loss = float(law.predict(params, tokens, noise=False, force=True).loss)
+def deadweight(law: Law, loss: float, flops: float) -> float | None:
+    """Return 1 - C_eq / C of a loss bought for C = 6ND; None where no optimum reaches it."""
+    law = replace(law, draws=None)
     equal = compute_reaching(law, loss, most=flops)
     return None if equal is None else max(0.0, 1 - equal / flops)
 
@@ -53,7 +51,12 @@ def cost_block(
     """Return the costs with their reasons; those that nothing is known of are None."""
     speed, flops = budget.flops_per_second, pretrain["flops"]
     hours = flops / speed / 3600 if speed else None
-    wasted = deadweight(law, pretrain["params"], pretrain["tokens"])
+    n, d = pretrain["params"], pretrain["tokens"]
+    wasted = (
+        deadweight(law, float(split.loss(n, d)), 6.0 * n * d)
+        if split.optimum.loss is not None
+        else None
+    )
     served = 2.0 * pretrain["params"] * (split.constraints.inference_tokens or 0.0)
     told = "no speed is known" if hours is None else budget.speed_reason
     price = budget.price_per_hour
@@ -87,12 +90,12 @@ def cost_block(
     }
 
 
-def memory_alarm(device: str, memory: float, *, sharded: bool) -> tuple[str, str] | None:
+def memory_alarm(device: str, memory: float, *, spread: bool) -> tuple[str, str] | None:
     """Say so where a known device is too small for the training state."""
     if device not in DEVICES or memory * GIB <= device_named(device).memory:
         return None
     room = device_named(device).memory / GIB
-    mend = "more devices" if sharded else "sharded=true"
+    mend = "more devices" if spread else "devices= and sharded=true"
     return (
         "memory",
         f"training takes {memory:.3g} GiB a device and {device} has {room:.3g}; give {mend},"

@@ -67,7 +67,7 @@ class Chosen:
             )
         best = split.optimum
         why = (
-            f"{self.interval('params', 'N*')}: the law's optimum of {split.law.form} at C = 6ND ="
+            f"{self.interval('params', 'N*')}: the law's optimum of {split.form} at C = 6ND ="
             f" {split.flops:.4g} FLOPs, N ~ C^{best.a:.3f}"
         )
         if split.constraints.given():
@@ -132,9 +132,12 @@ def _within(
     for _ in range(MOST_SHRINKS):
         try:
             shape = near(target)
-        except ValueError:
+        except ValueError as error:
             if target == split.params:
-                raise
+                raise ValueError(
+                    f"the budget of {split.flops:.3g} FLOPs asks for a size that the family lacks:"
+                    f" {error}; or change the budget"
+                ) from error
             break
         why = _broken(split, shape, getattr(shape.params, count), memory)
         if not why:

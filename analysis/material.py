@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.laws import Law
-from analysis.plan import read_plan
+from analysis.plan_file import read_plan
 from scaling.schema import Record, read_curve, read_json, read_record, read_records, sha256_file
 
 STAGES = ("pretrain", "sft", "reward", "ppo")

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from analysis.budgets import Budget, budget_of
 from analysis.confirmation import confirmation_of
 from analysis.constraints import Constraints, constraints_of
@@ -33,6 +31,7 @@ from analysis.forecast import forecast_block
 from analysis.forms import FORMS
 from analysis.laws import Law
 from analysis.plan_alarms import plan_alarms, reached_flops
+from analysis.plan_file import SCHEMA, write_plan
 from analysis.pretrain import pretrain_block
 from analysis.published import load_law
 from analysis.several import disagreement_alarm, side_by_side
@@ -57,10 +56,8 @@ from scaling.schema import (
     read_forecasts,
     sha256_file,
     sha256_json,
-    write_text,
 )
 
-SCHEMA = 1
 DEFAULT_LEVEL = 0.9
 
 
@@ -131,12 +128,14 @@ def make_plan(
     study: Study,
     settings: PlanConfig | None = None,
     *,
+    name: str = "the plan's law",
     others: Mapping[str, Law] | None = None,
     scored: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the plan as plain values, the keys of plan.yaml.
 
-    `others` are laws to compare with, `scored` the ledger's lines of earlier forecasts.
+    `name` is the law's, `others` are laws to compare with, `scored` the ledger's lines of earlier
+    forecasts.
 
     Raises ValueError for a law whose status is not fit for plans (unless `settings.force`), for a
     target that no shape of the study's family has, and for constraints that contradict each other.
@@ -160,7 +159,12 @@ def make_plan(
     )
     post = {"pretrain_lr": pretrain["peak_lr"], "seed": study.seed}
     reach = reached_flops(law)
-    rows = _compared(law, others or {}, budget, level, pretrain["params"], settings)
+    compared = {k: permitted(v, settings) for k, v in (others or {}).items()}
+    rows = (
+        side_by_side({name: law, **compared}, budget.flops, level=level, params=pretrain["params"])
+        if compared
+        else []
+    )
     needed = memory(chosen.shape)
     found = plan_alarms(law, study, pretrain, forecast, forced=not law.usable)
     found += _own_alarms(rows, budget, needed, settings)
@@ -227,7 +231,7 @@ def main(config: PlanConfig) -> None:
     law = permitted(law, config)
     budget = budget_of(config, law, study)
     scored = read_forecasts((folder.parent if folder else Path("runs")) / LEDGER)
-    plan = make_plan(law, budget, study, config, others=others, scored=scored)
+    plan = make_plan(law, budget, study, config, name=name, others=others, scored=scored)
     out = Path(config.out) if config.out else (folder or Path()) / "plan.yaml"
     plan = _named(plan, name, law, folder)
     sys.stdout.write("\n".join(derivation(plan)) + "\n")
@@ -275,33 +279,6 @@ def _named(plan: dict[str, Any], name: str, law: Law, folder: Path | None) -> di
         plan |= {"study": folder.name, "runs": folder.parent.as_posix()}
     plan["made_from"] = _made_from(name, law, folder)
     plan["law"]["name"] = name
-    for row in plan["laws"][:1]:
-        row["law"] = name
-    return plan
-
-
-def write_plan(path: str | Path, plan: dict[str, Any]) -> Path:
-    """Write plan.yaml atomically; a blank line between blocks, reasons under each."""
-    parts = [
-        yaml.safe_dump({key: value}, sort_keys=False, width=98, allow_unicode=True)
-        for key, value in plan.items()
-    ]
-    head = "# Made by analysis.plan; `python -m scaling.final plan=...` executes it.\n"
-    return write_text(
-        path, head + "".join(part if len(part) < 60 else f"\n{part}" for part in parts)
-    )
-
-
-def read_plan(path: str | Path) -> dict[str, Any]:
-    """Read plan.yaml; a missing or other file raises with its name."""
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no plan {path}; make one with analysis.plan")
-    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(plan, dict) or plan.get("schema") != SCHEMA or "pretrain" not in plan:
-        raise ValueError(
-            f"{path} is not a plan of schema {SCHEMA}; make it again with analysis.plan"
-        )
     return plan
 
 
@@ -332,20 +309,6 @@ def _teller(law: Law, others: Mapping[str, Law]) -> Law:
     return law
 
 
-def _compared(
-    law: Law,
-    others: Mapping[str, Law],
-    budget: Budget,
-    level: float,
-    params: float,
-    settings: PlanConfig,
-) -> list[dict[str, Any]]:
-    if not others:
-        return []
-    laws = {"the plan's": law, **{k: permitted(v, settings) for k, v in others.items()}}
-    return side_by_side(laws, budget.flops, level=level, params=params)
-
-
 def _own_alarms(
     rows: list[dict[str, Any]], budget: Budget, needed: float, settings: PlanConfig
 ) -> list[dict[str, str]]:
@@ -353,7 +316,9 @@ def _own_alarms(
     found = []
     if rows and (apart := disagreement_alarm(rows)):
         found.append({"code": apart.code, "sentence": apart.sentence})
-    if small := memory_alarm(budget.device, needed, sharded=settings.sharded):
+    if small := memory_alarm(
+        budget.device, needed, spread=settings.sharded and settings.devices > 1
+    ):
         found.append({"code": small[0], "sentence": small[1]})
     return found
 

@@ -35,10 +35,11 @@ class Split:
     """N and D before rounding; `optimum` is the law's own at the whole budget.
 
     `flat` are the ends of all N whose loss lies within `flat_nats` of the best, `law` the one that
-    the loss is read from (with the repetition law where data repeat).
+    the loss is read from (with the repetition law where data repeat; `form` is its own without).
     """
 
     law: Law
+    form: str
     constraints: Constraints
     flops: float
     optimum: Optimum
@@ -76,7 +77,7 @@ def split_of(
     law: Law, flops: float, constraints: Constraints, *, level: float, flat_nats: float
 ) -> Split:
     """Split C; ValueError where constraints and budget contradict each other."""
-    optimum = law.optimum(flops, level)
+    optimum, form = law.optimum(flops, level), law.form
     law = repeating(law, constraints)
     spendable = (1 - constraints.reserve) * flops
     gives_loss = law.form in FORMS and FORMS[law.form].is_surface
@@ -90,6 +91,7 @@ def split_of(
     tokens = float(_tokens_at(law, constraints, spendable, np.array(params)))
     return Split(
         law=law,
+        form=form,
         constraints=constraints,
         flops=flops,
         optimum=optimum,
@@ -132,11 +134,14 @@ def loss_of(law: Law, constraints: Constraints, params: Any, tokens: Any) -> Arr
     return law.predict(params, tokens, unique_tokens=unique, noise=False, force=True).loss
 
 
-def compute_reaching(law: Law, loss: float, *, most: float) -> float | None:
+def compute_reaching(
+    law: Law, loss: float, *, most: float, unique_tokens: float | None = None
+) -> float | None:
     """Return the C at which the law's optimum has a loss, up to `most` FLOPs; None beyond."""
 
     def above(log_flops: float) -> float:
-        best = law.optimum(float(np.exp(log_flops)), force=True).loss
+        flops = float(np.exp(log_flops))
+        best = law.optimum(flops, unique_tokens=unique_tokens, force=True).loss
         return np.inf if best is None else best - loss
 
     high = np.log(most) + 1e-6
@@ -153,11 +158,12 @@ def serving_saving(split: Split) -> float | None:
     """
     served = split.constraints.inference_tokens or 0.0
     loss = float(split.loss(split.params, split.tokens))
-    law = replace(split.law, forced=True)
-    flops = compute_reaching(law, loss, most=split.flops)
+    law = replace(split.law, draws=None)
+    unique = split.constraints.unique_tokens if "unique_tokens" in _variables(law) else None
+    flops = compute_reaching(law, loss, most=split.flops, unique_tokens=unique)
     if flops is None:
         return None
-    whole = flops + 2 * law.optimum(flops).params * served
+    whole = flops + 2 * law.optimum(flops, unique_tokens=unique, force=True).params * served
     return 1 - (6 * split.params * split.tokens + 2 * split.params * served) / whole
 
 

@@ -58,12 +58,12 @@ def steps_of(chosen: Chosen, pretrain: dict[str, Any]) -> list[Step]:
 
 def split_steps(split: Split) -> list[Step]:
     """Return what the law asked for, what the constraints did to it, and what is left to round."""
-    law, c, best = split.law, split.constraints, split.optimum
+    c, best = split.constraints, split.optimum
     steps = [
         Step(
             what="N*",
             value=best.params,
-            rule=f"optimum of the law ({law.form}) at C = 6ND = {split.flops:.4g} FLOPs,"
+            rule=f"optimum of the law ({split.form}) at C = 6ND = {split.flops:.4g} FLOPs,"
             f" N ~ C^{best.a:.3f}",
             interval=best.intervals.get("params"),
         ),

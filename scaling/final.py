@@ -98,6 +98,8 @@ def run_final(config: FinalConfig) -> list[Record]:
     """
     wanted = chosen_stages(config.stages)
     cell = planned_cell(config)
+    if "pretrain" in wanted and not (Path(config.runs) / config.study / "final").is_dir():
+        confirmed(config)  # before the corpus is opened, which may take minutes
     from scaling.data import open_corpus
     from scaling.device import pick_device
 
@@ -173,16 +175,17 @@ def pretrain(
         "tokenizer": sha256_file(corpus.tokenizer_path),
     }
     known = folder / "inputs.json"
-    if folder.is_dir() and not (known.is_file() and read_json(known) == inputs and config.resume):
-        shutil.rmtree(folder)
+    same = known.is_file() and read_json(known) == inputs and config.resume
     path = folder / "record.json"
-    if path.is_file() and read_record(path).status == "done":
+    if same and path.is_file() and read_record(path).status == "done":
         log.info("pretrain: done before, kept")
         record = read_record(path)
         score_forecast(config, record)
         return record
-    path.unlink(missing_ok=True)
     confirmed(config)
+    if folder.is_dir() and not same:
+        shutil.rmtree(folder)
+    path.unlink(missing_ok=True)
     write_json(known, inputs)
     seal_forecast(config, inputs)
     total = planned_flops(cell)

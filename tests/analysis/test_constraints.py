@@ -81,10 +81,12 @@ def test_costs_follow_from_the_counted_flops():
 
 def test_deadweight_is_the_compute_that_the_optimum_does_not_need():
     best = REFIT.optimum(C)
-    assert deadweight(REFIT, best.params, best.tokens) == pytest.approx(0, abs=1e-6)
+    assert deadweight(REFIT, best.loss, C) == pytest.approx(0, abs=1e-6)
     # half the N at equal loss needs D x 2.52 and C x 1.26 (Besiroglu's constants)
     equal = serving_tokens(best.params / 2, loss(best.params, best.tokens))
-    assert deadweight(REFIT, best.params / 2, equal) == pytest.approx(1 - 1 / 1.26, abs=0.003)
+    assert deadweight(REFIT, best.loss, 3 * best.params * equal) == pytest.approx(
+        1 - 1 / 1.26, abs=0.003
+    )
 
 
 def serving_tokens(n: float, level: float) -> float:
@@ -212,6 +214,10 @@ def test_demands_that_contradict_each_other_are_one_sentence(demands, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         split(**demands)
     assert "\n" not in str(caught.value)
+
+
+def test_scarce_data_are_deadweight():
+    assert plan(unique_tokens=1e11)["cost"]["deadweight"] > 0.1 > plan()["cost"]["deadweight"]
 
 
 def test_a_cap_below_the_family_is_a_sentence():

@@ -14,7 +14,8 @@ from analysis.alarms import Alarm
 from analysis.budgets import Budget, budget_of
 from analysis.derivation import derivation
 from analysis.laws import Law
-from analysis.plan import PlanConfig, main, make_plan, read_plan, write_plan
+from analysis.plan import PlanConfig, main, make_plan
+from analysis.plan_file import read_plan, write_plan
 from analysis.published import load_law
 from analysis.stages import first_coefficient, ppo_block, sft_block
 from analysis.study import chinchilla_aspect, default_study, study_of

@@ -16,7 +16,8 @@ from analysis.answer import alarms, verdict
 from analysis.budgets import Budget
 from analysis.laws import Law
 from analysis.material import read_material
-from analysis.plan import make_plan, write_plan
+from analysis.plan import make_plan
+from analysis.plan_file import write_plan
 from analysis.report import ReportConfig, main, report
 from analysis.study import study_of
 from analysis.tables import flops_run

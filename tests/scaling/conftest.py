@@ -90,19 +90,10 @@ def final_config(post_root, post_cell, tmp_path) -> FinalConfig:
 
 
 @pytest.fixture
-def pretrained(final_config):
-    """Open stages of a plan whose pretraining was skipped: random weights stand in for it."""
-    from scaling.data import open_corpus
-    from scaling.final import STAGES, planned_cell
-    from scaling.model import Transformer
+def done_record():
+    """A record that has ended well, of no particular run."""
     from scaling.schema import Params, Record
-    from scaling.stage import open_stage, root
 
-    cell = planned_cell(final_config)
-    folder = root(final_config) / "pretrain"
-    torch.manual_seed(0)
-    model = Transformer(cell.model, vocab_size=320, context=96)
-    checkpoint.save(folder, model=model, name="model", state={})
     blank = dict.fromkeys(("train_loss", "mfu", "git_sha"))
     zero = dict.fromkeys(
         ("seed", "tokens", "unique_tokens", "steps", "batch_tokens", "peak_memory_bytes"), 0
@@ -111,7 +102,7 @@ def pretrained(final_config):
         ("flops", "flops_6nd", "peak_lr", "seconds", "device_seconds", "tokens_per_second"), 0.0
     )
     text = dict.fromkeys(("schedule", "trunk", "device", "started", "ended"), "")
-    Record(
+    return Record(
         run_id="0",
         study="tiny",
         status="done",
@@ -124,7 +115,23 @@ def pretrained(final_config):
         **blank,
         **zero,
         **text,
-    ).write(folder / "record.json")
+    )
+
+
+@pytest.fixture
+def pretrained(final_config, done_record):
+    """Open stages of a plan whose pretraining was skipped: random weights stand in for it."""
+    from scaling.data import open_corpus
+    from scaling.final import STAGES, planned_cell
+    from scaling.model import Transformer
+    from scaling.stage import open_stage, root
+
+    cell = planned_cell(final_config)
+    folder = root(final_config) / "pretrain"
+    torch.manual_seed(0)
+    model = Transformer(cell.model, vocab_size=320, context=96)
+    checkpoint.save(folder, model=model, name="model", state={})
+    done_record.write(folder / "record.json")
     corpus = open_corpus(cell)
 
     def stage(name: str):

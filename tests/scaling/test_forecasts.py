@@ -12,8 +12,6 @@ from scaling.final import confirmed, run_final
 from scaling.schema import (
     CONFIRMING,
     LEDGER,
-    Params,
-    Record,
     append_forecast,
     read_forecasts,
     scored,
@@ -28,19 +26,6 @@ SEALED = {
     "inputs": {"corpus": "cc"},
     "sealed": "2026-11-23T10:00:00+00:00",
 }
-
-
-@pytest.fixture
-def outcome():
-    """A record that has ended well."""
-    counts = dict.fromkeys(("total", "non_embedding", "with_head", "active"), 1000)
-    numbers = dict.fromkeys(("tokens", "unique_tokens", "steps", "batch_tokens", "seed"), 1)
-    numbers |= dict.fromkeys(("flops", "flops_6nd", "peak_lr", "seconds", "device_seconds"), 1.0)
-    numbers |= dict.fromkeys(("peak_memory_bytes", "tokens_per_second", "test_loss"), 1.0)
-    empty = dict.fromkeys(("test_loss_se", "bits_per_byte", "train_loss", "mfu", "git_sha"))
-    words = dict.fromkeys(("run_id", "study", "schedule", "trunk", "device", "started"), "x")
-    mixed = {"params": Params(**counts), "config": {}, "versions": {}, "ended": "later"}
-    return Record(status="done", **numbers, **empty, **words, **mixed)
 
 
 def lines(config):
@@ -62,20 +47,20 @@ def test_a_run_is_scored_once_and_again_after_a_kill(final_config):
     assert [n["id"] for n in lines(final_config)] == [line["id"]]
 
 
-def test_z_is_the_error_in_deviations_of_its_side(outcome):
-    line = scored(SEALED, replace(outcome, test_loss=3.3), study="s")
+def test_z_is_the_error_in_deviations_of_its_side(done_record):
+    line = scored(SEALED, replace(done_record, test_loss=3.3), study="s")
     assert line["z"] == pytest.approx(1.645, abs=1e-3)
     assert line["inside"]
-    low = scored(SEALED, replace(outcome, test_loss=2.43), study="s")
+    low = scored(SEALED, replace(done_record, test_loss=2.43), study="s")
     assert low["z"] == pytest.approx(-2 * 1.645, abs=1e-3)
     assert not low["inside"]
     assert (line["law_sha256"], line["records_sha256"], line["corpus_sha256"]) == ("aa", "bb", "cc")
 
 
-def test_without_interval_or_outcome_there_is_no_z(outcome):
-    assert scored({**SEALED, "interval": []}, outcome, study="s")["z"] is None
-    assert scored({**SEALED, "test_loss": 0.0}, outcome, study="s") is None
-    diverged = replace(outcome, status="diverged", test_loss=None)
+def test_without_interval_or_outcome_there_is_no_z(done_record):
+    assert scored({**SEALED, "interval": []}, done_record, study="s")["z"] is None
+    assert scored({**SEALED, "test_loss": 0.0}, done_record, study="s") is None
+    diverged = replace(done_record, status="diverged", test_loss=None)
     assert scored(SEALED, diverged, study="s") is None
 
 
@@ -128,3 +113,12 @@ def test_a_confirmation_opens_the_way_and_a_miss_shuts_it(final_config):
     confirmed(gated(final_config, inside=True))
     with pytest.raises(ValueError, match=r"reached 3\.0000, outside .*refit with it"):
         confirmed(gated(final_config, inside=False, id="y"))
+
+
+def test_a_refused_run_leaves_an_earlier_one_alone(final_config, done_record):
+    config = gated(final_config)
+    path = root(config) / "pretrain" / "record.json"
+    done_record.write(path)  # of other inputs
+    with pytest.raises(ValueError, match="waits"):
+        run_final(config)
+    assert path.is_file()
