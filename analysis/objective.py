@@ -171,11 +171,15 @@ def problem_of(
 
 
 def residuals(theta: Array, problem: Problem) -> Array:
-    """Return log Lhat - log L, or Lhat - L of a level objective (S, n)."""
-    predicted = problem.design.predicted(theta)
-    if not problem.objective.in_logs:
-        return predicted - problem.target
-    return np.log(np.maximum(predicted, LEAST)) - problem.logs
+    """Return log Lhat - log L, or Lhat - L of a level objective (S, n).
+
+    Infinite where a form overflows, as far from a minimum.
+    """
+    with np.errstate(all="ignore"):
+        predicted = problem.design.predicted(theta)
+        if not problem.objective.in_logs:
+            return predicted - problem.target
+        return np.log(np.maximum(predicted, LEAST)) - problem.logs
 
 
 def evaluate(

@@ -27,6 +27,7 @@ TOLERANCE = 1e-12  # relative decrease of the objective that the quadratic model
 ROUNDING = 1e-28  # squared rounding error of a log residual
 LAD_JUDGED = 100  # times its width within which a fit of least absolute deviation meets a row
 MAX_CONDITION = 1e13  # of the Hessian scaled to a unit diagonal; beyond, a direction is flat
+NO_EFFECT = 1e-30  # of the metric's largest: a parameter that moves no prediction
 RIDGE = 1e-6  # share of the damping that acts on every scaled parameter alike
 SCREEN_ROWS = 1500  # of a longer table so many rows find the minima that all rows then refine
 SCREENED = 3  # end points of those rows that all rows refine
@@ -249,7 +250,7 @@ def _lower_width(
     if not np.isfinite(width) or steps == 0:
         return theta
     spread = float(np.median(np.abs(residuals(theta, problem))))
-    if spread <= width:
+    if not width < spread < np.inf:
         return theta
     wide = 3 * spread
     if steps is None:
@@ -308,7 +309,9 @@ def _free(theta: Array, gradient: Array, problem: Problem) -> NDArray[np.bool_]:
 
 def _masked(local: Local, matrix: Array, free: NDArray[np.bool_]) -> tuple[Array, Array]:
     """Scale a matrix (S, P, P) to the metric's unit diagonal; fixed parameters decouple."""
-    scale = np.sqrt(np.maximum(np.diagonal(local.metric, axis1=1, axis2=2), 1e-300))
+    sizes = np.diagonal(local.metric, axis1=1, axis2=2)
+    least = np.maximum(NO_EFFECT * sizes.max(axis=1, keepdims=True), 1e-300)
+    scale = np.sqrt(np.maximum(sizes, least))
     both = free[:, :, None] & free[:, None, :]
     eye = np.eye(matrix.shape[1])
     return np.where(both, matrix / (scale[:, :, None] * scale[:, None, :]), eye), scale

@@ -16,7 +16,7 @@ from scaling.schema import read_curve, read_records
 
 from .test_commands import ROOT, TINY, run, sweep
 
-LONG = ["model.d_model=8,16", "budget.n_tokens=2048,96000", "machine.checkpoint_seconds=0.5"]
+LONG = ["model.d_model=8,16", "budget.n_tokens=2048,192000", "machine.checkpoint_seconds=0.5"]
 TIMES = {
     "seconds", "device_seconds", "tokens_per_second", "mfu", "started", "ended",
     "peak_memory_bytes", "config", "git_sha",
