@@ -16,7 +16,8 @@ from scaling.schema import read_curve, read_records
 
 from .test_commands import ROOT, TINY, run, sweep
 
-LONG = ["model.d_model=8,16", "budget.n_tokens=2048,192000", "machine.checkpoint_seconds=0.5"]
+WIDTHS, OFTEN = "model.d_model=8,16", "machine.checkpoint_seconds=0.5"
+LONG = [WIDTHS, "budget.n_tokens=2048,192000", OFTEN]
 TIMES = {
     "seconds", "device_seconds", "tokens_per_second", "mfu", "started", "ended",
     "peak_memory_bytes", "config", "git_sha",
@@ -165,7 +166,7 @@ def test_a_full_disk_fails_the_cell_with_a_clear_message_and_spares_earlier_reco
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], check=True)
     try:
         command = [*tiny, *LONG, f"runs={disk}"]
-        small = sweep(*[a.replace("2048,96000", "2048") for a in command])
+        small = sweep(*tiny, WIDTHS, OFTEN, "budget.n_tokens=2048", f"runs={disk}")
         assert small.returncode == 0, small.stderr
         whole = {p: p.read_bytes() for p in disk.glob("tiny/*/record.json")}
         first = begin(*command)
