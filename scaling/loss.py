@@ -14,29 +14,42 @@ from torch.nn import functional as F
 CHUNK_BYTES = 1 << 20  # of logits, about a core's second-level cache
 
 
+def score(
+    hidden: Tensor, weight: Tensor, targets: Tensor, d_hidden: Tensor, d_weight: Tensor
+) -> Tensor:
+    """Return the mean of -log softmax(hidden @ weight.T)[target] in nats; write its gradients.
+
+    hidden and `d_hidden` are (n, C), weight and `d_weight` (V, C), targets (n,).
+    """
+    n = len(targets)
+    rows = max(16, CHUNK_BYTES // (4 * weight.shape[0]))
+    total = torch.zeros((), dtype=torch.float64)
+    d_weight.zero_()
+    for at in range(0, n, rows):
+        h, y = hidden[at : at + rows], targets[at : at + rows, None]
+        z = torch.mm(h, weight.t())  # (rows, V); out= would hide the product from FLOP counters
+        picked, top = z.gather(1, y), z.amax(1, keepdim=True)
+        z = torch.softmax(z, 1)
+        # the largest probability is one over the sum of exp(z - top)
+        total += (top - z.amax(1, keepdim=True).log_() - picked).sum(dtype=torch.float64)
+        z.scatter_add_(1, y, z.new_full((len(h), 1), -1.0))  # softmax - one-hot
+        d_hidden[at : at + rows] = torch.mm(z, weight)
+        d_weight += torch.mm(z.t(), h)
+    d_hidden.div_(n)
+    d_weight.div_(n)
+    return (total / n).to(hidden.dtype)
+
+
 class LinearCrossEntropy(torch.autograd.Function):
-    """Mean of -log softmax(hidden @ weight.T)[target]; gradients are made in the forward pass."""
+    """`score` under autograd; gradients are made in the forward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """Return the loss in nats; hidden (n, C), weight (V, C), targets (n,)."""
-        n = len(targets)
-        rows = max(16, CHUNK_BYTES // (4 * weight.shape[0]))
-        d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
-        total = torch.zeros((), dtype=torch.float64)
-        for at in range(0, n, rows):
-            h, y = hidden[at : at + rows], targets[at : at + rows, None]
-            z = torch.mm(h, weight.t())  # (rows, V); out= would hide the product from FLOP counters
-            top = z.amax(1, keepdim=True)
-            picked = z.gather(1, y)
-            z.sub_(top).exp_()
-            mass = z.sum(1, keepdim=True)
-            total += (mass.log() + top - picked).sum(dtype=torch.float64)
-            z.div_(mass).scatter_add_(1, y, z.new_full((len(h), 1), -1.0))  # softmax - one-hot
-            d_hidden[at : at + rows] = torch.mm(z, weight)
-            d_weight += torch.mm(z.t(), h)
-        ctx.save_for_backward(d_hidden.div_(n), d_weight.div_(n))
-        return (total / n).to(hidden.dtype)
+        d_hidden, d_weight = torch.empty_like(hidden), torch.empty_like(weight)
+        loss = score(hidden, weight, targets, d_hidden, d_weight)
+        ctx.save_for_backward(d_hidden, d_weight)
+        return loss
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:

@@ -24,6 +24,7 @@ from scaling.moe import MoE, Routing
 from scaling.parametrization import scales
 
 ROPE_BASE = 10_000.0  # Su et al. 2021
+NORM_EPS, EMBEDDING_EPS = 1e-5, 1e-8
 RESIDUAL_OUTPUTS = ("out.weight", "down.weight", "mlp.down")
 
 
@@ -105,8 +106,8 @@ class LayerCache:
 def norm(config: ModelConfig) -> nn.Module:
     """Return the norm of the config over the width."""
     if config.norm == "rmsnorm":
-        return nn.RMSNorm(config.d_model, eps=1e-5)
-    return nn.LayerNorm(config.d_model, eps=1e-5)
+        return nn.RMSNorm(config.d_model, eps=NORM_EPS)
+    return nn.LayerNorm(config.d_model, eps=NORM_EPS)
 
 
 class Block(nn.Module):
@@ -226,7 +227,7 @@ class Transformer(nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         x = self.embedding(tokens)  # (B, T, C)
         if self.config.embedding_norm:
-            x = F.rms_norm(x, (self.config.d_model,), eps=1e-8)
+            x = F.rms_norm(x, (self.config.d_model,), eps=EMBEDDING_EPS)
         if self.config.positions == "rope":
             return x, self._rotary(positions, x.dtype)
         if self.config.positions == "learned":

@@ -33,6 +33,7 @@ from scaling.health import PROBE_ROWS, copy_matrices, health
 from scaling.model import Transformer
 from scaling.moe import summary
 from scaling.optim import lr_factor, make_optimizer, set_lr, undercooled
+from scaling.passes import Passes, has_passes
 from scaling.runlog import RunLog, details
 from scaling.schema import Record, code_version, now, read_curve, read_record, write_text
 
@@ -54,10 +55,11 @@ class Diverged(Exception):
 
 @dataclass
 class Run:
-    """A model in training: what changes from step to step."""
+    """A model in training: what changes from step to step; without `passes` autograd is used."""
 
     model: Transformer
     optimizer: torch.optim.Optimizer
+    passes: Passes | None = None
     step: int = 0
     loss_sum: float = 0.0
     loss_steps: int = 0
@@ -186,7 +188,18 @@ def new_run(setting: Setting) -> Run:
     torch.manual_seed(cell.seed)
     model = Transformer(cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
     model.to(setting.device)
-    return Run(model=model, optimizer=make_optimizer(model, cell.optim, setting.resolved.peak_lr))
+    return Run(
+        model=model,
+        optimizer=make_optimizer(model, cell.optim, setting.resolved.peak_lr),
+        passes=make_passes(model, setting),
+    )
+
+
+def make_passes(model: Transformer, setting: Setting) -> Passes | None:
+    """Return the faster way to a batch's gradient, None where there is none."""
+    context, precision = setting.cell.data.context, setting.cell.machine.precision
+    known = has_passes(model.config, context=context, device=setting.device, precision=precision)
+    return Passes(model, rows=setting.resolved.rows, context=context) if known else None
 
 
 def start_run(
@@ -332,13 +345,16 @@ def train_step(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]
     """Take one step; return the loss (nats/token) and the gradient norm before clipping."""
     inputs, targets = setting.batches(run.step)  # (B, T) each
     x, y = torch.from_numpy(inputs).to(setting.device), torch.from_numpy(targets).to(setting.device)
-    with autocast(setting.device, setting.cell.machine.precision):
-        loss = run.model.loss(x, y)
-    (loss + run.model.router_loss()).backward()
-    norm = nn.utils.clip_grad_norm_(run.model.parameters(), clip if clip > 0 else math.inf)
+    if run.passes:
+        loss, norm = run.passes(x, y), run.passes.clip(clip)
+    else:
+        run.optimizer.zero_grad(set_to_none=True)
+        with autocast(setting.device, setting.cell.machine.precision):
+            loss = run.model.loss(x, y)
+        (loss + run.model.router_loss()).backward()
+        norm = nn.utils.clip_grad_norm_(run.model.parameters(), clip if clip > 0 else math.inf)
     if accept(run, setting.cell.optim, loss.item(), float(norm)):
         run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
     return loss.detach(), norm
 
 

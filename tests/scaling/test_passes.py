@@ -1,0 +1,124 @@
+"""The passes written out by hand against autograd on the same model."""
+
+import pytest
+import torch
+
+from scaling.config import ModelConfig
+from scaling.model import Transformer
+from scaling.passes import Passes, has_passes
+
+CPU = torch.device("cpu")
+VOCAB, ROWS, CONTEXT = 300, 3, 16
+MODELS = {
+    "default": {},
+    "heads": {"n_layer": 3, "d_model": 48, "d_head": 8},
+    "untied": {"tied": False},
+    "sinusoidal": {"positions": "sinusoidal"},
+    "plain_embedding": {"embedding_norm": False},
+    "mup": {"d_model": 64, "parametrization": "mup"},
+    "completep": {"n_layer": 4, "d_model": 64, "parametrization": "completep"},
+    "narrow": {"d_model": 8, "d_head": 2, "d_ff": 5},
+}
+
+
+def made(**model: object) -> Transformer:
+    """Return a model whose every weight is away from where it starts."""
+    torch.manual_seed(0)
+    transformer = Transformer(ModelConfig(**model), vocab_size=VOCAB, context=CONTEXT)
+    with torch.no_grad():
+        for weight in transformer.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return transformer
+
+
+def batch(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = torch.randint(
+        VOCAB, (ROWS, CONTEXT + 1), generator=torch.Generator().manual_seed(seed)
+    )
+    return tokens[:, :-1], tokens[:, 1:]
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_loss_and_every_gradient_equal_autograds(model):
+    transformer = made(**model)
+    assert has_passes(transformer.config, context=CONTEXT, device=CPU, precision="fp32")
+    x, y = batch()
+    loss = transformer.loss(x, y)
+    loss.backward()
+    wanted = {name: w.grad.clone() for name, w in transformer.named_parameters()}
+    passes = Passes(transformer, rows=ROWS, context=CONTEXT)
+    passes(*batch(seed=2))  # what a first batch leaves in the buffers must not matter
+    assert float(passes(x, y)) == pytest.approx(loss.item(), rel=1e-6)
+    for name, weight in transformer.named_parameters():
+        error = (weight.grad - wanted[name]).norm() / wanted[name].norm()
+        assert error < 5e-6, name
+
+
+@pytest.mark.parametrize("most", [0.0, 1e-3, 1e6])
+def test_the_gradient_is_clipped_as_torch_clips_it(most):
+    transformer = made()
+    x, y = batch()
+    transformer.loss(x, y).backward()
+    wanted = torch.nn.utils.clip_grad_norm_(transformer.parameters(), most or torch.inf)
+    gradients = [w.grad.clone() for w in transformer.parameters()]
+    passes = Passes(transformer, rows=ROWS, context=CONTEXT)
+    passes(x, y)
+    torch.testing.assert_close(passes.clip(most), wanted)
+    for weight, gradient in zip(transformer.parameters(), gradients, strict=True):
+        torch.testing.assert_close(
+            weight.grad, gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max())
+        )
+
+
+def test_gradients_set_to_none_come_back():
+    transformer = made()
+    passes = Passes(transformer, rows=ROWS, context=CONTEXT)
+    passes(*batch())
+    transformer.zero_grad(set_to_none=True)
+    passes(*batch())
+    assert all(w.grad is not None and w.grad.any() for w in transformer.parameters())
+
+
+def test_weights_that_change_are_seen():
+    transformer = made()
+    passes = Passes(transformer, rows=ROWS, context=CONTEXT)
+    x, y = batch()
+    first = float(passes(x, y))
+    with torch.no_grad():
+        for weight in transformer.parameters():
+            weight.mul_(1.1)
+    second = float(passes(x, y))
+    assert second == pytest.approx(transformer.loss(x, y).item(), rel=1e-6)
+    assert second != first
+
+
+def test_a_loss_that_overflows_is_said_to():
+    transformer = made()
+    with torch.no_grad():
+        transformer.norm.weight.fill_(torch.inf)
+    passes = Passes(transformer, rows=ROWS, context=CONTEXT)
+    assert not torch.isfinite(passes(*batch()))
+    assert not torch.isfinite(passes.clip(1.0))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"norm": "layernorm"},
+        {"mlp": "gelu"},
+        {"bias": True},
+        {"positions": "learned"},
+        {"n_experts": 4},
+        {"d_model": 64, "n_head": 4, "n_kv_head": 2},
+    ],
+)
+def test_what_they_do_not_compute_is_left_to_autograd(model):
+    config = ModelConfig(**model)
+    assert not has_passes(config, context=CONTEXT, device=CPU, precision="fp32")
+
+
+def test_long_rows_other_devices_and_precisions_are_left_to_autograd():
+    config = ModelConfig()
+    assert not has_passes(config, context=1024, device=CPU, precision="fp32")
+    assert not has_passes(config, context=CONTEXT, device=CPU, precision="bf16")
+    assert not has_passes(config, context=CONTEXT, device=torch.device("cuda"), precision="fp32")
