@@ -66,6 +66,7 @@ class Passes:
             self.parts += [AttentionPass(block, shared), SwiGLUPass(block, shared)]
         self.first = Normed(n, d_model, EMBEDDING_EPS) if config.embedding_norm else None
         self.last = Normed(n, d_model, NORM_EPS)
+        self.gain: nn.Parameter = model.norm.weight  # type: ignore[assignment]
         self.hidden, self.d_hidden = torch.empty(n, d_model), torch.empty(n, d_model)
         self.sines = None
         if config.positions == "sinusoidal":
@@ -83,7 +84,7 @@ class Passes:
         ids = tokens.flatten()
         self._forward(ids)
         head, scale = self.model.head.weight, self.model.output_scale
-        torch.mul(self.last.out, self.model.norm.weight * scale, out=self.hidden)
+        torch.mul(self.last.out, self.gain * scale, out=self.hidden)
         loss = score(self.hidden, head, targets.flatten(), self.d_hidden, head.grad)  # type: ignore[arg-type]
         self._backward(ids, scale)
         return loss
@@ -107,11 +108,10 @@ class Passes:
 
     def _backward(self, ids: Tensor, scale: float) -> None:
         dx, dy, spare = self.dx.zero_(), self.d_hidden, self.shared.spare
-        gain: nn.Parameter = self.model.norm.weight  # type: ignore[assignment]
         if scale != 1:
             dy.mul_(scale)
-        torch.sum(torch.mul(dy, self.last.out, out=spare), 0, out=gain.grad)
-        self.last.backward(dx, dy.mul_(gain), spare)
+        torch.sum(torch.mul(dy, self.last.out, out=spare), 0, out=self.gain.grad)
+        self.last.backward(dx, dy.mul_(self.gain), spare)
         for part in reversed(self.parts):
             part.backward(dx)
         if self.first:
@@ -251,7 +251,7 @@ class AttentionPass:
         """Write the weights' gradients and add the branch's to dx."""
         s = self.shared
         into(s.heads, dx, self.out, self.branch)
-        into(self.out.grad, dx.t(), self.mixed, self.branch)
+        into(self.out.grad, dx.t(), self.mixed, self.branch)  # type: ignore[arg-type]
         s.mixed.copy_(self.d_by_token)
         d_mixed, d_scores = self.by_head, s.scores
         torch.bmm(self.weights.mT, d_mixed, out=self.dv)

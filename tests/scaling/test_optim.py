@@ -6,7 +6,7 @@ import torch
 from scaling.config import ModelConfig, OptimConfig
 from scaling.model import Transformer
 from scaling.muon import Muon, orthogonal
-from scaling.optim import by_kind, make_optimizer
+from scaling.optim import by_kind, make_optimizer, set_lr
 
 
 def model(**changes) -> Transformer:
@@ -131,3 +131,25 @@ def test_muon_follows_the_root_of_the_width_under_mup():
 def test_an_unknown_optimiser_is_refused_with_the_choices():
     with pytest.raises(ValueError, match="adamw, muon"):
         OptimConfig(name="lion")
+
+
+def test_steps_are_those_of_torchs_adamw_to_the_last_bit():
+    ours, theirs = (Transformer(ModelConfig(), vocab_size=300, context=8) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = [
+        make_optimizer(ours, OptimConfig(), 0.01),
+        torch.optim.AdamW(
+            make_optimizer(theirs, OptimConfig(), 0.01).param_groups, betas=(0.9, 0.95), fused=True
+        ),
+    ]
+    for seed in range(4):
+        for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+            torch.manual_seed(seed)
+            for weight in model.parameters():
+                weight.grad = torch.randn_like(weight)
+            set_lr(optimizer, 1 - seed / 4)
+            optimizer.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+    for state, other in zip(*(o.state.values() for o in optimizers), strict=True):
+        assert all(torch.equal(state[name], other[name]) for name in other)
