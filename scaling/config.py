@@ -323,11 +323,17 @@ class EvalConfig:
 
 @dataclass(kw_only=True)
 class MachineConfig:
-    """What may differ between machines without changing what is measured."""
+    """What may differ between machines without changing what is measured.
+
+    `compile` compiles each block (for GPUs; on a CPU the passes written out are faster).
+    `deterministic` has every operation give the same bits each time, or refuse; on a CPU they do
+    without it, for a given number of threads.
+    """
 
     device: str = "auto"
     precision: str = "fp32"
     compile: bool = False
+    deterministic: bool = False
     threads: int = 1
     workers: int = 0
     cache: str = ""

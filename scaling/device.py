@@ -2,12 +2,15 @@
 
 import contextlib
 import functools
+import os
 import platform
 import resource
+import shutil
 import time
 from pathlib import Path
 
 import torch
+import torch.utils.deterministic
 
 from scaling.config import MachineConfig
 
@@ -25,7 +28,8 @@ GPU_PEAKS = {
 def pick_device(config: MachineConfig) -> torch.device:
     """Return the device of the config.
 
-    ValueError where a GPU is asked for and absent, or the precision is none of the GPU's.
+    Sets threads and determinism of the process too. ValueError where a GPU is asked for and absent,
+    the precision is none of the GPU's, or nothing is there that could compile.
     """
     found = torch.cuda.is_available()
     if config.device == "cuda" and not found:
@@ -41,7 +45,21 @@ def pick_device(config: MachineConfig) -> torch.device:
         )
     if device.type == "cpu":
         torch.set_num_threads(max(1, config.threads))
+    if config.compile and device.type == "cpu" and not has_compiler():
+        raise ValueError(
+            "machine.compile=true needs a C++ compiler on a CPU and none is found; "
+            "install g++, name one in $CXX, or set machine.compile=false"
+        )
+    if config.deterministic:  # before the first product on a GPU
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.use_deterministic_algorithms(config.deterministic)
     return device
+
+
+def has_compiler() -> bool:
+    """Say whether torch.compile finds a C++ compiler."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++"))
 
 
 def has_bf16() -> bool:

@@ -188,6 +188,9 @@ def new_run(setting: Setting) -> Run:
     torch.manual_seed(cell.seed)
     model = Transformer(cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
     model.to(setting.device)
+    if cell.machine.compile:
+        for block in model.blocks:  # alike: compiled once
+            block.compile()
     return Run(
         model=model,
         optimizer=make_optimizer(model, cell.optim, setting.resolved.peak_lr),
@@ -197,8 +200,10 @@ def new_run(setting: Setting) -> Run:
 
 def make_passes(model: Transformer, setting: Setting) -> Passes | None:
     """Return the faster way to a batch's gradient, None where there is none."""
-    context, precision = setting.cell.data.context, setting.cell.machine.precision
-    known = has_passes(model.config, context=context, device=setting.device, precision=precision)
+    context, machine = setting.cell.data.context, setting.cell.machine
+    known = not machine.compile and has_passes(
+        model.config, context=context, device=setting.device, precision=machine.precision
+    )
     return Passes(model, rows=setting.resolved.rows, context=context) if known else None
 
 

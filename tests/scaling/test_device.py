@@ -18,3 +18,16 @@ def test_a_gpu_that_is_not_there_is_refused_with_the_fix(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=r"machine\.device=cpu"):
         pick_device(MachineConfig(device="cuda"))
+
+
+def test_compiling_without_a_compiler_is_refused_with_the_fix(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler.*machine\.compile=false"):
+        pick_device(MachineConfig(device="cpu", compile=True))
+
+
+def test_determinism_is_set_and_taken_back():
+    pick_device(MachineConfig(device="cpu", deterministic=True))
+    assert torch.are_deterministic_algorithms_enabled()
+    pick_device(MachineConfig(device="cpu"))
+    assert not torch.are_deterministic_algorithms_enabled()

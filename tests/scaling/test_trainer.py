@@ -12,7 +12,9 @@ import torch
 from scaling import checkpoint, trainer
 from scaling.attempt import Pulse, Stopped
 from scaling.budget import resolve
+from scaling.device import has_compiler, pick_device
 from scaling.failure import cell_folder
+from scaling.health import probe
 from scaling.schema import read_curve, read_record
 from scaling.trainer import new_run, prepare, train_step, train_trunk
 
@@ -383,3 +385,31 @@ def test_a_run_that_ends_hot_is_flagged(make_cell):
     assert train_trunk([cell])[0].flags == ["undercooled"]
     cell.schedule.decay = 0.3
     assert train_trunk([cell])[0].flags == []
+
+
+@pytest.mark.parametrize("model", [{}, {"n_experts": 4}, {"norm": "layernorm"}])
+def test_a_deterministic_run_gives_its_bits_twice_on_two_threads(make_cell, tmp_path, model):
+    cell = make_cell(model=model)
+    machine = replace(cell.machine, deterministic=True, threads=2)
+    runs = [replace(cell, machine=machine, runs=str(tmp_path / name)) for name in "ab"]
+    first, second = (train_trunk([run])[0] for run in runs)
+    assert science(first) == science(second)
+    assert curve(runs[0]) == curve(runs[1])
+    pick_device(cell.machine)
+
+
+@pytest.mark.slow  # the compiler takes its time
+@pytest.mark.filterwarnings("ignore")  # the compiler warns of its own ways
+@pytest.mark.skipif(not has_compiler(), reason="no C++ compiler; install g++ to run this")
+def test_a_compiled_model_trains_alike_and_its_health_is_seen(make_cell):
+    cell = make_cell()
+    losses, probes = [], []
+    for compiled in (False, True):
+        machine = replace(cell.machine, compile=compiled)
+        setting = prepare(replace(cell, machine=machine), lambda flops: None)
+        run = new_run(setting)
+        assert (run.passes is None) == compiled
+        losses.append([float(train_step(run, setting, 1.0)[0]) for _ in range(3)])
+        probes.append(probe(run.model, torch.from_numpy(setting.test.inputs[:2])))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert probes[1] == pytest.approx(probes[0], rel=1e-3)
