@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from scaling.config import CellConfig, DataConfig
+from scaling.config import CellConfig, DataConfig, TokenizerConfig
 from scaling.documents import Document, documents, source_files, stdlib_files
 from scaling.schema import read_json, sha256_json, write_json
 from scaling.tokenizer import END, load_tokenizer, train_tokenizer
@@ -100,11 +100,16 @@ def open_corpus(config: CellConfig) -> Corpus:
             f"{sha256[:12]}; "
             "restore the text (for stdlib: the same Python) or drop the override"
         )
-    key = {"version": VERSION, "sha256": sha256, "vocab": vars(config.tokenizer)}
-    folder = cache / f"tokens-{sha256_json(key)[:16]}"
+    folder = tokens_folder(cache, sha256, config.tokenizer)
     if not (folder / "meta.json").is_file():
         _build(folder, config, sha256, *(found or documents(config.data)))
     return Corpus(folder=folder, meta=read_json(folder / "meta.json"))
+
+
+def tokens_folder(cache: Path, sha256: str, tokenizer: TokenizerConfig) -> Path:
+    """Return where the tokens of a text under a vocabulary are kept."""
+    key = {"version": VERSION, "sha256": sha256, "vocab": vars(tokenizer)}
+    return cache / f"tokens-{sha256_json(key)[:16]}"
 
 
 def cache_folder(config: CellConfig) -> Path:

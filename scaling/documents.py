@@ -81,12 +81,13 @@ def read_documents(
                 if text.strip():
                     yield f"{name}:{number}", text
         else:
-            text = _text(path)
+            text = read_text(path)
             if text.strip():
                 yield name, text
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return a text file's content, unpacked where it is .gz or .xz."""
     opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     with opener(path, "rt", encoding="utf-8", errors="replace", newline="\n") as stream:
         return stream.read()
@@ -101,7 +102,7 @@ def _rows(path: Path, key: str) -> Iterator[str]:
         for batch in table.iter_batches(columns=[key], batch_size=1024):
             yield from (str(v) for v in batch.column(0).to_pylist() if v is not None)
         return
-    for line in _text(path).split("\n"):
+    for line in read_text(path).split("\n"):
         if line.strip():
             row = json.loads(line)
             _need(key, list(row), path)

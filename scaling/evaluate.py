@@ -1,86 +1,245 @@
-"""Test loss on a fixed set of held-out tokens, the same in the same order for every cell."""
+"""Score trained models on tasks and texts.
 
+    python -m scaling.evaluate checkpoint=runs/NAME tasks=[blimp,piqa] folder=FOLDER [limit=500]
+    python -m scaling.evaluate checkpoint=runs/NAME/final/sft texts=[books.jsonl.xz] [typos=0.1]
+
+`checkpoint` is the folder of a cell, of a final stage, or of a study, whose models are all scored.
+Choices are ranked by log-likelihood, as lm-evaluation-harness has it; results are kept in
+`evaluation.json` beside the weights, and a task scored before is scored again only when asked for.
+"""
+
+import logging
 import math
-from dataclasses import dataclass
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
-from scaling.data import Corpus, cut
-from scaling.model import Transformer
+from conf.app import start, store
+from conf.progress import Progress
+from scaling.config import MachineConfig, check
+from scaling.device import pick_device
+from scaling.documents import read_documents, source_files
+from scaling.generate import generate
+from scaling.likelihood import Likelihoods, log_likelihoods, score_texts
+from scaling.schema import code_version, now, read_json, sha256_file, write_json
+from scaling.tasks import Task, read_task, with_typos
+from scaling.trained import Trained, open_trained, trained_folders
 
-ROWS = 16  # windows scored at once; the logits then stay near the cache
-
-
-@dataclass(frozen=True, kw_only=True)
-class TestSet:
-    """Windows of the test part drawn once by a fixed generator; `documents` says whose each is."""
-
-    __test__ = False
-
-    inputs: np.ndarray  # (windows, context)
-    targets: np.ndarray
-    documents: np.ndarray  # (windows,)
-    bytes_per_token: float
+log = logging.getLogger(__name__)
+SCHEMA = 1
+OUT = "evaluation.json"
+BINS = 10  # of confidence, equally wide (Guo et al. 2017)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """Mean loss in nats/token, its standard error over documents, and bits per byte."""
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """What is scored on what; `limit` questions a task, spread evenly over its file (0: all).
 
-    loss: float
-    standard_error: float
-    bits_per_byte: float
-
-
-def make_test_set(corpus: Corpus, *, context: int, n_tokens: int) -> TestSet:
-    """Draw windows for about `n_tokens` tokens; ValueError when the test part has not one."""
-    windows = (len(corpus.test) - 1) // context
-    if windows < 1:
-        raise ValueError(
-            f"the test part has {len(corpus.test)} tokens, fewer than one window of {context + 1}; "
-            "add test text, raise data.test_share, or shorten data.context"
-        )
-    order = np.random.default_rng(0).permutation(windows)[: max(1, n_tokens // context)]
-    starts = np.sort(order) * context
-    inputs, targets = cut(corpus.test, starts, context)
-    documents = np.searchsorted(corpus.test_starts, starts, side="right")
-    return TestSet(
-        inputs=inputs, targets=targets, documents=documents, bytes_per_token=corpus.bytes_per_token
-    )
-
-
-@torch.inference_mode()
-def evaluate(model: Transformer, test: TestSet, *, windows: int | None = None) -> Score:
-    """Score the model on the first `windows` of the set (all by default).
-
-    The standard error is that of a ratio clustered by document: losses within one are correlated.
+    `folder` holds the tasks' files. `typos` scores the tasks once more with that share
+    of neighbouring letters swapped. `prompts` are completed with `max_new_tokens` tokens each.
     """
-    was_training = model.training
-    model.eval()
-    n = len(test.inputs) if windows is None else min(windows, len(test.inputs))
-    means = []
-    for at in range(0, n, ROWS):
-        x = torch.from_numpy(test.inputs[at : min(at + ROWS, n)]).to(model.device)
-        y = torch.from_numpy(test.targets[at : min(at + ROWS, n)]).to(model.device)
-        losses = F.cross_entropy(model(x).flatten(0, 1).float(), y.flatten(), reduction="none")
-        means.append(losses.view(x.shape).double().mean(1).cpu())  # (rows,)
-    model.train(was_training)
-    per_window = torch.cat(means).numpy()
-    loss = float(per_window.mean())
-    return Score(
-        loss=loss,
-        standard_error=clustered_error(per_window, test.documents[:n]),
-        bits_per_byte=loss / math.log(2) / test.bytes_per_token,
+
+    checkpoint: str = ""
+    tasks: list[str] = field(default_factory=list)
+    folder: str = ""
+    texts: list[str] = field(default_factory=list)
+    text_key: str = "text"
+    limit: int = 0
+    typos: float = 0.0
+    prompts: list[str] = field(default_factory=list)
+    max_new_tokens: int = 32
+    temperature: float = 0.8
+    seed: int = 0
+    tokenizer: str = ""
+    machine: MachineConfig = field(default_factory=MachineConfig)
+
+    def __post_init__(self) -> None:
+        """Check that there is something to score, and by what."""
+        check("checkpoint", self.checkpoint, bool(self.checkpoint), "is missing; give runs/NAME")
+        asked = bool(self.tasks or self.texts or self.prompts)
+        check("tasks", self.tasks, asked, "is empty, and so are texts and prompts; set one of them")
+        check("limit", self.limit, self.limit >= 0, "must be 0 (all) or more")
+        check("typos", self.typos, 0 <= self.typos < 1, "must lie in [0, 1); 0.1 is a lot")
+
+
+def score_task(task: Task, trained: Trained, tell: Progress | None = None) -> dict[str, Any]:
+    """Return a task's scores.
+
+    `acc` is the share of questions whose right continuation has the highest log-likelihood,
+    `acc_norm` the same per character, each with its standard error; for single continuations `acc`
+    is the share said word for word. `bits_per_byte` of the right continuations is the task's loss;
+    `choice_loss` and `ece` (expected calibration error, Guo et al. 2017, equation 3) are those of
+    the choices' probabilities, which the likelihoods give when they are made to sum to one.
+    """
+    requests = [r for q in task.questions for r in q.requests]
+    heard = tell or Progress(task.name, total=len(requests))
+    found = log_likelihoods(trained.model, trained.tokenizer, requests, tell=heard.update)
+    heard.close()
+    starts = np.cumsum([0, *(len(q.requests) for q in task.questions)])[:-1]
+    gold = starts + np.array([q.gold for q in task.questions])
+    n_bytes = sum(len(q.text.encode()) for q in task.questions)
+    scores: dict[str, Any] = {
+        "n": len(gold),
+        "bits_per_byte": -float(found.nats[gold].sum()) / math.log(2) / n_bytes,
+    }
+    if not task.ranked:
+        scores |= with_error("acc", found.greedy[gold])
+        scores["perplexity"] = math.exp(min(700.0, -float(found.nats[gold].mean())))
+        return scores
+    scores["chance"] = task.chance
+    return scores | rank(task, found, starts)
+
+
+def rank(task: Task, found: Likelihoods, starts: np.ndarray) -> dict[str, Any]:
+    """Return the scores of a task with choices; `starts` are the questions' first requests."""
+    right, right_norm, confidence, choice_loss = [], [], [], []
+    for question, at in zip(task.questions, starts, strict=True):
+        nats = found.nats[at : at + len(question.requests)]
+        lengths = np.array([max(1, len(said.strip())) for _, said in question.requests])
+        log_share = nats - np.logaddexp.reduce(nats)
+        right.append(nats.argmax() == question.gold)
+        right_norm.append((nats / lengths).argmax() == question.gold)
+        confidence.append(math.exp(log_share.max()))
+        choice_loss.append(-log_share[question.gold])
+    scores: dict[str, Any] = with_error("acc", np.array(right))
+    scores |= with_error("acc_norm", np.array(right_norm))
+    scores["choice_loss"] = float(np.mean(choice_loss))
+    scores["ece"] = calibration_error(np.array(confidence), np.array(right))
+    groups = sorted({q.group for q in task.questions} - {""})
+    if groups:
+        of = np.array([q.group for q in task.questions])
+        scores["groups"] = {g: float(np.mean(np.array(right)[of == g])) for g in groups}
+    return scores
+
+
+def with_error(name: str, values: np.ndarray) -> dict[str, float]:
+    """Return the mean of 0/1 values and its standard error."""
+    n = len(values)
+    error = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+    return {name: float(values.mean()), f"{name}_se": error}
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Return the mean gap of confidence and accuracy over bins, weighted by their questions."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [abs((confidence[bins == b] - right[bins == b]).sum()) for b in range(BINS)]
+    return float(sum(gaps) / len(confidence))
+
+
+def score(trained: Trained, config: EvaluateConfig, tasks: list[Task]) -> dict[str, Any]:
+    """Return what is asked of one model."""
+    found: dict[str, Any] = {"tasks": {}, "texts": {}}
+    for task in tasks:
+        found["tasks"][task.name] = score_task(task, trained)
+        if config.typos:
+            spoilt = score_task(with_typos(task, config.typos, config.seed), trained)
+            found["tasks"][task.name] |= {"typos": config.typos, "acc_typos": spoilt["acc"]}
+    for text in config.texts:
+        documents = [t for _, t in read_documents(source_files([text]), text_key=config.text_key)]
+        found["texts"][text_name(text)] = asdict(
+            score_texts(trained.model, trained.tokenizer, documents)
+        )
+    if config.prompts:
+        found["samples"] = samples(trained, config)
+    return found
+
+
+def text_name(path: str) -> str:
+    """Name a text by its folder and file, without endings."""
+    return f"{Path(path).resolve().parent.name}/{Path(path).name.split('.')[0]}"
+
+
+def samples(trained: Trained, config: EvaluateConfig) -> list[dict[str, str]]:
+    """Complete the prompts."""
+    prompts = [trained.tokenizer.encode(p).ids for p in config.prompts]
+    said = generate(
+        trained.model,
+        prompts,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=config.seed,
     )
+    texts = [trained.tokenizer.decode(c) for c in said.completions]
+    return [{"prompt": p, "completion": t} for p, t in zip(config.prompts, texts, strict=True)]
 
 
-def clustered_error(values: np.ndarray, clusters: np.ndarray) -> float:
-    """Return the standard error of the mean of `values` when those of a cluster go together."""
-    _, labels = np.unique(clusters, return_inverse=True)
-    sums = np.bincount(labels, weights=values - values.mean())
-    n = len(sums)
-    if n < 2:
-        return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
-    return float(math.sqrt(n / (n - 1) * (sums**2).sum()) / len(values))
+def keep(trained: Trained, found: dict[str, Any], limit: int) -> dict[str, Any]:
+    """Write evaluation.json, with what earlier calls found of the same weights."""
+    path, record = trained.folder / OUT, trained.record
+    weights = sha256_file(trained.weights)
+    before = read_json(path) if path.is_file() else {}
+    if before.get("inputs", {}).get("weights") != weights:
+        before = {}
+    whole = {
+        "schema": SCHEMA,
+        "run_id": record.run_id,
+        "stage": record.stage,
+        "params": asdict(record.params),
+        "tokens": record.tokens,
+        "flops": record.flops,
+        "test_loss": record.test_loss,
+        "tasks": before.get("tasks", {})
+        | {name: {**scores, "limit": limit} for name, scores in found["tasks"].items()},
+        "texts": before.get("texts", {}) | found["texts"],
+        "samples": found.get("samples", before.get("samples", [])),
+        "inputs": {"weights": weights, "tokenizer": sha256_file(trained.tokenizer_path)},
+        "versions": {**code_version(), "torch": torch.__version__},
+        "ended": now(),
+    }
+    write_json(path, whole)
+    return whole
+
+
+def show(trained: Trained, found: dict[str, Any]) -> str:
+    """Return the lines of one model."""
+    record = trained.record
+    lines = [
+        f"{trained.folder}: {record.stage}, N {record.params.with_head:,}, D {record.tokens:,}, "
+        f"C {record.flops:.3g}"
+    ]
+    for name, s in found["tasks"].items():
+        line = f"  {name:18} acc {s['acc']:.4f} +- {s['acc_se']:.4f}"
+        if "acc_norm" in s:
+            line += f"  acc_norm {s['acc_norm']:.4f} +- {s['acc_norm_se']:.4f}"
+            line += f"  chance {s['chance']:.2f}"
+            line += f"  choice loss {s['choice_loss']:.3f}  ECE {s['ece']:.3f}"
+        if "acc_typos" in s:
+            line += f"  acc with typos {s['acc_typos']:.4f}"
+        lines.append(f"{line}  bits/byte {s['bits_per_byte']:.3f}  n {s['n']:,}")
+    for name, s in found["texts"].items():
+        lines.append(
+            f"  {name:18} loss {s['loss']:.4f} +- {s['standard_error']:.4f} nats/token  "
+            f"perplexity {math.exp(s['loss']):.1f}  bits/byte {s['bits_per_byte']:.3f}"
+        )
+    for sample in found.get("samples", []):
+        lines.append(f"  {sample['prompt']!r} -> {sample['completion']!r}")
+    return "\n".join(lines) + "\n"
+
+
+def main(config: EvaluateConfig) -> None:
+    """Score every model; write and print what was found."""
+    folders = trained_folders(config.checkpoint)
+    tasks = [read_task(name, folder=config.folder, limit=config.limit) for name in config.tasks]
+    device = pick_device(config.machine)
+    for number, folder in enumerate(folders, start=1):
+        if len(folders) > 1:
+            log.info("model %d of %d: %s", number, len(folders), folder)
+        trained = open_trained(folder, device, tokenizer=config.tokenizer)
+        found = score(trained, config, tasks)
+        keep(trained, found, config.limit)
+        sys.stdout.write(show(trained, found))
+
+
+store("evaluate", EvaluateConfig)
+
+if __name__ == "__main__":
+    start(
+        main,
+        config_name="evaluate",
+        schema=EvaluateConfig,
+        free_text=("checkpoint", "folder", "tokenizer"),
+    )

@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from scaling import checkpoint
 from scaling.config import ModelConfig
-from scaling.evaluate import clustered_error
 from scaling.generate import Samples, generate
 from scaling.gold import correlation, gold_scores
+from scaling.heldout import clustered_error
 from scaling.model import Transformer
 from scaling.pairs import Pair, encode_all, read_preferences, split
 from scaling.rows import Rows, forward_flops, join

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scaling import checkpoint
 from scaling.docstrings import corpus_pairs
-from scaling.evaluate import clustered_error
+from scaling.heldout import clustered_error
 from scaling.lora import add_lora, merge_lora
 from scaling.loss import linear_cross_entropy
 from scaling.model import Transformer

@@ -27,9 +27,9 @@ from scaling.budget import Resolved, resolve
 from scaling.config import CellConfig, OptimConfig
 from scaling.data import Batches, Corpus, open_corpus
 from scaling.device import autocast, device_name, peak_flops, peak_memory, pick_device
-from scaling.evaluate import Score, TestSet, evaluate, make_test_set
 from scaling.failure import cell_folder, trunk_folder
 from scaling.health import PROBE_ROWS, copy_matrices, health
+from scaling.heldout import Score, TestSet, evaluate, make_test_set
 from scaling.model import Transformer
 from scaling.moe import summary
 from scaling.optim import lr_factor, make_optimizer, set_lr, undercooled

@@ -10,7 +10,7 @@ import pytest
 from scaling.config import DataConfig
 from scaling.data import Batches, open_corpus
 from scaling.documents import documents, near_duplicates
-from scaling.evaluate import clustered_error, make_test_set
+from scaling.heldout import clustered_error, make_test_set
 from scaling.tokenizer import END
 
 

@@ -1,0 +1,86 @@
+"""Test loss on a fixed set of held-out tokens, the same in the same order for every cell."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from scaling.data import Corpus, cut
+from scaling.model import Transformer
+
+ROWS = 16  # windows scored at once; the logits then stay near the cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSet:
+    """Windows of the test part drawn once by a fixed generator; `documents` says whose each is."""
+
+    __test__ = False
+
+    inputs: np.ndarray  # (windows, context)
+    targets: np.ndarray
+    documents: np.ndarray  # (windows,)
+    bytes_per_token: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Mean loss in nats/token, its standard error over documents, and bits per byte."""
+
+    loss: float
+    standard_error: float
+    bits_per_byte: float
+
+
+def make_test_set(corpus: Corpus, *, context: int, n_tokens: int) -> TestSet:
+    """Draw windows for about `n_tokens` tokens; ValueError when the test part has not one."""
+    windows = (len(corpus.test) - 1) // context
+    if windows < 1:
+        raise ValueError(
+            f"the test part has {len(corpus.test)} tokens, fewer than one window of {context + 1}; "
+            "add test text, raise data.test_share, or shorten data.context"
+        )
+    order = np.random.default_rng(0).permutation(windows)[: max(1, n_tokens // context)]
+    starts = np.sort(order) * context
+    inputs, targets = cut(corpus.test, starts, context)
+    documents = np.searchsorted(corpus.test_starts, starts, side="right")
+    return TestSet(
+        inputs=inputs, targets=targets, documents=documents, bytes_per_token=corpus.bytes_per_token
+    )
+
+
+@torch.inference_mode()
+def evaluate(model: Transformer, test: TestSet, *, windows: int | None = None) -> Score:
+    """Score the model on the first `windows` of the set (all by default).
+
+    The standard error is that of a ratio clustered by document: losses within one are correlated.
+    """
+    was_training = model.training
+    model.eval()
+    n = len(test.inputs) if windows is None else min(windows, len(test.inputs))
+    means = []
+    for at in range(0, n, ROWS):
+        x = torch.from_numpy(test.inputs[at : min(at + ROWS, n)]).to(model.device)
+        y = torch.from_numpy(test.targets[at : min(at + ROWS, n)]).to(model.device)
+        losses = F.cross_entropy(model(x).flatten(0, 1).float(), y.flatten(), reduction="none")
+        means.append(losses.view(x.shape).double().mean(1).cpu())  # (rows,)
+    model.train(was_training)
+    per_window = torch.cat(means).numpy()
+    loss = float(per_window.mean())
+    return Score(
+        loss=loss,
+        standard_error=clustered_error(per_window, test.documents[:n]),
+        bits_per_byte=loss / math.log(2) / test.bytes_per_token,
+    )
+
+
+def clustered_error(values: np.ndarray, clusters: np.ndarray) -> float:
+    """Return the standard error of the mean of `values` when those of a cluster go together."""
+    _, labels = np.unique(clusters, return_inverse=True)
+    sums = np.bincount(labels, weights=values - values.mean())
+    n = len(sums)
+    if n < 2:
+        return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+    return float(math.sqrt(n / (n - 1) * (sums**2).sum()) / len(values))

@@ -1,0 +1,115 @@
+"""A trained language model with its vocabulary, found from its folder alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from scaling.checkpoint import load_weights
+from scaling.config import ModelConfig, TokenizerConfig
+from scaling.data import tokens_folder
+from scaling.model import Transformer
+from scaling.schema import Record, read_record, sha256_file
+from scaling.tokenizer import load_tokenizer
+
+WEIGHTS, RECORD = "model.safetensors", "record.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A model ready to be run, and where it came from."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    tokenizer_path: Path
+    record: Record
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        """The weights' file."""
+        return self.folder / WEIGHTS
+
+
+def trained_folders(path: str | Path) -> list[Path]:
+    """Return the folders of language models at a path: a cell's, a stage's, or all of a study's.
+
+    Raises FileNotFoundError where there is none, ValueError where the one named is no finished
+    language model.
+    """
+    path = Path(path)
+    folder = path.parent if path.name == WEIGHTS else path
+    if (folder / RECORD).is_file():
+        unfit = why_not(folder)
+        if unfit:
+            raise ValueError(f"{folder} {unfit}")
+        return [folder]
+    found = sorted(
+        {r.parent for r in [*folder.glob(f"*/{RECORD}"), *folder.glob(f"final/*/{RECORD}")]}
+    )
+    found = [f for f in found if not why_not(f)]
+    if not found:
+        raise FileNotFoundError(
+            f"no finished model in checkpoint={path}; give the folder of a cell "
+            "(runs/NAME/<cell>), of a stage (runs/NAME/final/<stage>), or of a study (runs/NAME)"
+        )
+    return found
+
+
+def why_not(folder: Path) -> str:
+    """Say why a folder with a record holds no language model to run; empty where it does."""
+    record = read_record(folder / RECORD)
+    if record.status != "done":
+        return f"ended as {record.status} ({record.error}); train it again"
+    if record.stage == "reward":
+        return "is a reward model, which says no words; give another stage"
+    if not (folder / WEIGHTS).is_file():
+        return f"has no {WEIGHTS}; train it again"
+    return ""
+
+
+def open_trained(folder: Path, device: torch.device, *, tokenizer: str = "") -> Trained:
+    """Read model and vocabulary of a folder of `trained_folders`.
+
+    `tokenizer` names a tokenizer.json instead of the cached one. Raises FileNotFoundError for a
+    vocabulary that is not there and ValueError for one that is not the model's.
+    """
+    record = read_record(folder / RECORD)
+    config = record.config.get("cell", record.config)  # a stage's record holds its plan too
+    path = Path(tokenizer) if tokenizer else find_tokenizer(folder, record, config)
+    vocabulary = load_tokenizer(path)
+    size = config["tokenizer"]["vocab_size"]
+    known = record.inputs.get("tokenizer")
+    if vocabulary.get_vocab_size() > size or (known and known != sha256_file(path)):
+        raise ValueError(
+            f"{path} is not the vocabulary that {folder} was trained with; restore that one"
+        )
+    model = Transformer(
+        ModelConfig(**config["model"]), vocab_size=size, context=config["data"]["context"]
+    )
+    load_weights(folder / WEIGHTS, model)
+    return Trained(
+        model=model.to(device).eval(),
+        tokenizer=vocabulary,
+        tokenizer_path=path,
+        record=record,
+        folder=folder,
+    )
+
+
+def find_tokenizer(folder: Path, record: Record, config: dict[str, Any]) -> Path:
+    """Return the cached vocabulary that a record's corpus and config lead to."""
+    caches = [parent / ".cache" for parent in folder.resolve().parents]
+    if config.get("machine", {}).get("cache"):
+        caches.insert(0, Path(config["machine"]["cache"]))
+    wanted = TokenizerConfig(**config["tokenizer"])
+    for cache in caches:
+        path = tokens_folder(cache, record.inputs["corpus"], wanted) / "tokenizer.json"
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"the vocabulary of {folder} is in no cache (.cache beside the runs, or machine.cache); "
+        "set tokenizer= to its tokenizer.json, or run the sweep again"
+    )
