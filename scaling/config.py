@@ -327,13 +327,17 @@ class MachineConfig:
 
     `compile` compiles each block (for GPUs; on a CPU the passes written out are faster).
     `deterministic` has every operation give the same bits each time, or refuse; on a CPU they do
-    without it, for a given number of threads.
+    without it, for a given number of threads. `micro_batch` rows go through the model at once (0:
+    all of a step's), the gradients add up; `activation_checkpointing` computes each block's
+    activations again in the backward pass instead of keeping them.
     """
 
     device: str = "auto"
     precision: str = "fp32"
     compile: bool = False
     deterministic: bool = False
+    micro_batch: int = 0
+    activation_checkpointing: bool = False
     threads: int = 1
     workers: int = 0
     cache: str = ""
@@ -343,6 +347,12 @@ class MachineConfig:
         """Check device and precision."""
         one_of("machine.device", self.device, ("auto", "cpu", "cuda"))
         one_of("machine.precision", self.precision, ("fp32", "bf16"))
+        check(
+            "machine.micro_batch",
+            self.micro_batch,
+            self.micro_batch >= 0,
+            "must be 0 (a step's rows at once) or more",
+        )
 
 
 @dataclass(kw_only=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from scaling.config import ModelConfig
 from scaling.loss import linear_cross_entropy
@@ -139,12 +140,14 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Tokens to logits.
 
-    `context` bounds learned positions; rotary and sinusoidal ones are computed on demand.
+    `context` bounds learned positions; rotary and sinusoidal ones are computed on demand. With
+    `recompute` set, training keeps the blocks' inputs alone (Chen et al. 2016, 1604.06174).
     """
 
     def __init__(self, config: ModelConfig, *, vocab_size: int, context: int) -> None:
         super().__init__()
         self.config, self.vocab_size, self.context = config, vocab_size, context
+        self.recompute = False
         self._plain: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         if config.positions == "learned":
@@ -216,7 +219,10 @@ class Transformer(nn.Module):
         x, rope = self._embed(tokens, positions)
         for i, block in enumerate(self.blocks):
             kv = None if cache is None else LayerCache(cache.keys[i], cache.values[i], start)
-            x = block(x, rope, mask, kv)  # (B, T, C)
+            if self.recompute and self.training and kv is None:
+                x = checkpoint(block, x, rope, mask, kv, use_reentrant=False)
+            else:
+                x = block(x, rope, mask, kv)  # (B, T, C)
         if cache is not None:
             cache.length += tokens.shape[1]
         x = self.norm(x)

@@ -11,6 +11,7 @@ Legend: n = B T tokens, C width, H heads, K head width, D = H K, F hidden width,
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -78,9 +79,22 @@ class Passes:
             weight.grad = gradient
 
     @torch.no_grad()
-    def __call__(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss in nats/token of (rows, context) tokens; gradients are overwritten."""
+    def __call__(self, batch: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return the mean loss in nats/token of parts of (rows, context) tokens and targets.
+
+        Their mean gradient takes the place of the last one.
+        """
         self.attach()
+        if len(batch) == 1:
+            return self._part(*batch[0])
+        total, mean = torch.zeros(()), torch.zeros_like(self.gradient)
+        for tokens, targets in batch:
+            total += self._part(tokens, targets) / len(batch)
+            mean.add_(self.gradient, alpha=1 / len(batch))
+        self.gradient.copy_(mean)
+        return total
+
+    def _part(self, tokens: Tensor, targets: Tensor) -> Tensor:
         ids = tokens.flatten()
         self._forward(ids)
         head, scale = self.model.head.weight, self.model.output_scale

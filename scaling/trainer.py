@@ -30,6 +30,7 @@ from scaling.device import autocast, device_name, peak_flops, peak_memory, pick_
 from scaling.failure import cell_folder, trunk_folder
 from scaling.health import PROBE_ROWS, copy_matrices, health
 from scaling.heldout import Score, TestSet, evaluate, make_test_set
+from scaling.memory import advice, divisors, is_out_of_memory, largest_that_fits
 from scaling.model import Transformer
 from scaling.moe import summary
 from scaling.optim import lr_factor, make_optimizer, set_lr, undercooled
@@ -188,6 +189,7 @@ def new_run(setting: Setting) -> Run:
     torch.manual_seed(cell.seed)
     model = Transformer(cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
     model.to(setting.device)
+    model.recompute = cell.machine.activation_checkpointing
     if cell.machine.compile:
         for block in model.blocks:  # alike: compiled once
             block.compile()
@@ -201,10 +203,10 @@ def new_run(setting: Setting) -> Run:
 def make_passes(model: Transformer, setting: Setting) -> Passes | None:
     """Return the faster way to a batch's gradient, None where there is none."""
     context, machine = setting.cell.data.context, setting.cell.machine
-    known = not machine.compile and has_passes(
+    known = not (machine.compile or machine.activation_checkpointing) and has_passes(
         model.config, context=context, device=setting.device, precision=machine.precision
     )
-    return Passes(model, rows=setting.resolved.rows, context=context) if known else None
+    return Passes(model, rows=micro_rows(setting), context=context) if known else None
 
 
 def start_run(
@@ -316,7 +318,7 @@ def advance(
         )
         before = copy_matrices(run.model) if due and cell.log.health else None
         skipped = run.skipped
-        loss, norm = train_step(run, setting, clip)
+        loss, norm = step_or_advise(run, setting, clip)
         if run.skipped == skipped:
             total, gradient, run.loss_steps = total + loss, norm, run.loss_steps + 1
         run.step += 1
@@ -346,21 +348,65 @@ def advance(
 _CURVE = frozenset(CURVE_STEPS)
 
 
+def step_or_advise(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]:
+    """Take one step; a RuntimeError that names what fits where memory runs out."""
+    try:
+        return train_step(run, setting, clip)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    rows = micro_rows(setting)
+    run.passes = None  # with its buffers
+    run.optimizer.zero_grad(set_to_none=True)
+    raise RuntimeError(advice(rows, largest_that_fits(rows, lambda n: trial(run, setting, n))))
+
+
+def trial(run: Run, setting: Setting, rows: int) -> None:
+    """Compute the gradient of some rows as a step would, to see whether they fit."""
+    cell = replace(setting.cell, machine=replace(setting.cell.machine, micro_batch=rows))
+    fewer = replace(setting, cell=cell)
+    x, y = (torch.from_numpy(part[:rows]).to(setting.device) for part in setting.batches(run.step))
+    gradient(replace(run, passes=make_passes(run.model, fewer)), fewer, x, y)
+
+
 def train_step(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]:
     """Take one step; return the loss (nats/token) and the gradient norm before clipping."""
     inputs, targets = setting.batches(run.step)  # (B, T) each
     x, y = torch.from_numpy(inputs).to(setting.device), torch.from_numpy(targets).to(setting.device)
+    loss = gradient(run, setting, x, y)
     if run.passes:
-        loss, norm = run.passes(x, y), run.passes.clip(clip)
+        norm = run.passes.clip(clip)
     else:
-        run.optimizer.zero_grad(set_to_none=True)
-        with autocast(setting.device, setting.cell.machine.precision):
-            loss = run.model.loss(x, y)
-        (loss + run.model.router_loss()).backward()
         norm = nn.utils.clip_grad_norm_(run.model.parameters(), clip if clip > 0 else math.inf)
     if accept(run, setting.cell.optim, loss.item(), float(norm)):
         run.optimizer.step()
-    return loss.detach(), norm
+    return loss, norm
+
+
+def gradient(run: Run, setting: Setting, x: Tensor, y: Tensor) -> Tensor:
+    """Compute a batch's gradient, in parts of `machine.micro_batch` rows; return the loss."""
+    parts = list(zip(*(t.split(micro_rows(setting)) for t in (x, y)), strict=True))
+    if run.passes:
+        return run.passes(parts)
+    run.optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=setting.device)
+    for inputs, targets in parts:
+        with autocast(setting.device, setting.cell.machine.precision):
+            loss = run.model.loss(inputs, targets)
+        ((loss + run.model.router_loss()) / len(parts)).backward()
+        total += loss.detach() / len(parts)
+    return total
+
+
+def micro_rows(setting: Setting) -> int:
+    """Return the rows of a forward pass; ValueError where they do not divide a step's."""
+    rows, wanted = setting.resolved.rows, setting.cell.machine.micro_batch
+    if wanted and rows % wanted:
+        raise ValueError(
+            f"machine.micro_batch={wanted} does not divide the {rows} rows of a step; "
+            f"choose one of {', '.join(map(str, divisors(rows)[::-1]))}"
+        )
+    return wanted or rows
 
 
 def accept(run: Run, config: OptimConfig, loss: float, norm: float) -> bool:

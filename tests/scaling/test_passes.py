@@ -47,8 +47,8 @@ def test_loss_and_every_gradient_equal_autograds(model):
     loss.backward()
     wanted = {name: w.grad.clone() for name, w in transformer.named_parameters()}
     passes = Passes(transformer, rows=ROWS, context=CONTEXT)
-    passes(*batch(seed=2))  # what a first batch leaves in the buffers must not matter
-    assert float(passes(x, y)) == pytest.approx(loss.item(), rel=1e-6)
+    passes([batch(seed=2)])  # what a first batch leaves in the buffers must not matter
+    assert float(passes([(x, y)])) == pytest.approx(loss.item(), rel=1e-6)
     for name, weight in transformer.named_parameters():
         error = (weight.grad - wanted[name]).norm() / wanted[name].norm()
         assert error < 5e-6, name
@@ -62,7 +62,7 @@ def test_the_gradient_is_clipped_as_torch_clips_it(most):
     wanted = torch.nn.utils.clip_grad_norm_(transformer.parameters(), most or torch.inf)
     gradients = [w.grad.clone() for w in transformer.parameters()]
     passes = Passes(transformer, rows=ROWS, context=CONTEXT)
-    passes(x, y)
+    passes([(x, y)])
     torch.testing.assert_close(passes.clip(most), wanted)
     for weight, gradient in zip(transformer.parameters(), gradients, strict=True):
         torch.testing.assert_close(
@@ -70,12 +70,23 @@ def test_the_gradient_is_clipped_as_torch_clips_it(most):
         )
 
 
+def test_parts_of_a_batch_add_up_to_the_whole():
+    transformer = made()
+    (a, b), (c, d) = batch(), batch(seed=2)
+    whole = Passes(transformer, rows=2 * ROWS, context=CONTEXT)
+    loss = whole([(torch.cat([a, c]), torch.cat([b, d]))])
+    gradient = whole.gradient.clone()
+    parts = Passes(transformer, rows=ROWS, context=CONTEXT)
+    torch.testing.assert_close(parts([(a, b), (c, d)]), loss)
+    assert (parts.gradient - gradient).norm() < 5e-6 * gradient.norm()
+
+
 def test_gradients_set_to_none_come_back():
     transformer = made()
     passes = Passes(transformer, rows=ROWS, context=CONTEXT)
-    passes(*batch())
+    passes([batch()])
     transformer.zero_grad(set_to_none=True)
-    passes(*batch())
+    passes([batch()])
     assert all(w.grad is not None and w.grad.any() for w in transformer.parameters())
 
 
@@ -83,11 +94,11 @@ def test_weights_that_change_are_seen():
     transformer = made()
     passes = Passes(transformer, rows=ROWS, context=CONTEXT)
     x, y = batch()
-    first = float(passes(x, y))
+    first = float(passes([(x, y)]))
     with torch.no_grad():
         for weight in transformer.parameters():
             weight.mul_(1.1)
-    second = float(passes(x, y))
+    second = float(passes([(x, y)]))
     assert second == pytest.approx(transformer.loss(x, y).item(), rel=1e-6)
     assert second != first
 
@@ -97,7 +108,7 @@ def test_a_loss_that_overflows_is_said_to():
     with torch.no_grad():
         transformer.norm.weight.fill_(torch.inf)
     passes = Passes(transformer, rows=ROWS, context=CONTEXT)
-    assert not torch.isfinite(passes(*batch()))
+    assert not torch.isfinite(passes([batch()]))
     assert not torch.isfinite(passes.clip(1.0))
 
 
