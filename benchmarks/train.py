@@ -2,7 +2,7 @@
 
     python benchmarks/train.py [--rungs m25k,m83k,...] [--rounds 5] [--seconds 2] [--device cpu]
 
-- ours: the step of `scaling.trainer` (loss, backward, clipping, optimiser);
+- ours: the step of `scaling.step` (loss, backward, clipping, optimiser);
 - llama: `transformers`' LlamaForCausalLM of the same shape, its own loss, AdamW (extra `bench`;
   left out, and said so, where the package is absent);
 - gpt2: a loop as widely used: learned positions, LayerNorm, GELU, all logits, AdamW; its hidden
@@ -36,7 +36,7 @@ from scaling.config import (
     TokenizerConfig,
 )
 from scaling.device import autocast, device_name, peak_flops
-from scaling.trainer import Run, Setting, new_run, prepare, train_step
+from scaling.step import Run, Setting, new_run, prepare, train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNGS = ("m25k", "m83k", "m230k", "m610k", "m2700k", "m11m")

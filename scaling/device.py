@@ -52,7 +52,7 @@ def pick_device(config: MachineConfig) -> torch.device:
         )
     if config.deterministic:  # before the first product on a GPU
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(config.deterministic)
     return device
 

@@ -35,7 +35,7 @@ from scaling.stage import (
     open_progress,
     write_record,
 )
-from scaling.trainer import Diverged
+from scaling.step import Diverged
 
 log = logging.getLogger(__name__)
 

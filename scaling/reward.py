@@ -28,8 +28,8 @@ from scaling.rows import Rows, forward_flops, join
 from scaling.schema import Record, read_json, write_json
 from scaling.sft import load_pairs
 from scaling.stage import Stage, Tally, fit, shuffled, write_record
+from scaling.step import Diverged
 from scaling.tokenizer import END
-from scaling.trainer import Diverged
 
 log = logging.getLogger(__name__)
 

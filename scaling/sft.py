@@ -21,8 +21,8 @@ from scaling.pairs import Example, encode, read_pairs, split
 from scaling.rows import completion_losses, forward_flops, join
 from scaling.schema import Record
 from scaling.stage import Stage, Tally, fit, shuffled, write_record
+from scaling.step import Diverged
 from scaling.tokenizer import SEP
-from scaling.trainer import Diverged
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from scaling.schema import (
     sha256_json,
     write_json,
 )
-from scaling.trainer import Diverged
+from scaling.step import Diverged
 
 FLOOR = 0.1  # the rate's end as a share of its peak, Ouyang et al. 2022, appendix C
 WARMUP_SHARE = 0.05

@@ -134,8 +134,15 @@ def _row(cell: CellConfig, r: Resolved) -> str:
 
 
 def main(config: CellConfig) -> None:
-    """Train the one cell of the config."""
-    run_cells([config])
+    """Train the one cell of the config, together with the other ranks where torchrun started us."""
+    from scaling.parallel import started_ranks
+
+    if started_ranks() > 1:
+        from scaling.together import train_together
+
+        train_together(config)
+    else:
+        run_cells([config])
 
 
 if __name__ == "__main__":

@@ -13,81 +13,45 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scaling import checkpoint
 from scaling.attempt import Held, Pulse, Stopped
 from scaling.budget import Resolved, resolve
-from scaling.config import CellConfig, OptimConfig
-from scaling.data import Batches, Corpus, open_corpus
-from scaling.device import autocast, device_name, peak_flops, peak_memory, pick_device
+from scaling.config import CellConfig
+from scaling.device import device_name, peak_flops, peak_memory
 from scaling.failure import cell_folder, trunk_folder
 from scaling.health import PROBE_ROWS, copy_matrices, health
-from scaling.heldout import Score, TestSet, evaluate, make_test_set
-from scaling.memory import advice, divisors, is_out_of_memory, largest_that_fits
-from scaling.model import Transformer
+from scaling.heldout import Score, evaluate
 from scaling.moe import summary
-from scaling.optim import lr_factor, make_optimizer, set_lr, undercooled
-from scaling.passes import Passes, has_passes
+from scaling.optim import lr_factor, set_lr, undercooled
+from scaling.parallel import ALONE, World
 from scaling.runlog import RunLog, details
 from scaling.schema import Record, code_version, now, read_curve, read_record, write_text
+from scaling.step import (
+    REMEDY,
+    Diverged,
+    Report,
+    Run,
+    Setting,
+    new_run,
+    prepare,
+    step_or_advise,
+)
 
 log = logging.getLogger(__name__)
-Report = Callable[[float], None]  # called with the FLOPs done so far
 Hold = Callable[[CellConfig, Path], AbstractContextManager[Any]]  # takes a cell while it is trained
 CHECK_STEPS = 20  # a loss that is not finite is noticed after at most this many steps
 CURVE_STEPS = sorted(
     {round(10 * 1.22**k) for k in range(80)}
 )  # rows of the curve, the same for every cell
-REMEDY = "lower optim.peak_lr or raise schedule.warmup_steps"
-NORM_MEMORY = 0.98  # of the running mean that a spike is measured against: about 50 steps
 TEST_EVERY = 3  # of those rows, every third has a test loss too
-
-
-class Diverged(Exception):
-    """The loss stopped being finite, or too many steps had to be skipped."""
-
-
-@dataclass
-class Run:
-    """A model in training: what changes from step to step; without `passes` autograd is used."""
-
-    model: Transformer
-    optimizer: torch.optim.Optimizer
-    passes: Passes | None = None
-    step: int = 0
-    loss_sum: float = 0.0
-    loss_steps: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
-    typical_norm: float = 0.0
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps beside the tensors."""
-        names = ("step", "loss_sum", "loss_steps", "seconds", "skipped", "typical_norm")
-        return {k: getattr(self, k) for k in names}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """What stays the same along a trunk."""
-
-    cell: CellConfig
-    device: torch.device
-    batches: Batches
-    test: TestSet
-    corpus: Corpus
-    report: Report
-    pulse: Pulse
-    started: str
-    resolved: Resolved
 
 
 def train_trunk(
@@ -98,6 +62,7 @@ def train_trunk(
     pulse: Pulse | None = None,
     hold: Hold = lambda cell, folder: nullcontext(),
     part: str = "all",
+    world: World = ALONE,
 ) -> list[Record]:
     """Train the branches of one trunk and write each one's record; return the records.
 
@@ -106,8 +71,9 @@ def train_trunk(
     the outside stops the work (Stopped is raised, after a checkpoint) and sees how far it is;
     `hold` wraps the training of each cell and may raise Held for one that another process trains,
     which is then left out. `part` is `trunk` for the shared part alone, kept for every branch,
-    `branch` for branches that start from it, or `all`. Raises ValueError for cells of different
-    trunks or an impossible setting, before anything is trained.
+    `branch` for branches that start from it, or `all`. Several ranks of a `world` train each cell
+    together; those beside the first have `folders` of their own, which nobody reads. Raises
+    ValueError for cells of different trunks or an impossible setting, before anything is trained.
     """
     if len({c.trunk_id() for c in cells}) != 1:
         raise ValueError("the cells are of different trunks; group them by trunk_id first")
@@ -115,9 +81,9 @@ def train_trunk(
         zip((c.run_id() for c in cells), folders or [cell_folder(c) for c in cells], strict=True)
     )
     order = sorted(cells, key=lambda c: resolve(c).n_steps)
-    setting = prepare(order[-1], report, pulse)
+    setting = prepare(order[-1], report, pulse, world)
     trunk = folders[0] / ".trunk" if folders else trunk_folder(order[0])
-    pending = [c for c in order if not is_done(places[c.run_id()] / "record.json")]
+    pending = world.share([c for c in order if not is_done(places[c.run_id()] / "record.json")])
     run = start_run(setting, trunk, pending, places, part=part)
     for cell in pending:
         folder = places[cell.run_id()]
@@ -127,7 +93,7 @@ def train_trunk(
             else:
                 with hold(cell, folder):
                     if part == "branch":
-                        load_run(run, trunk, name=branch_name(cell), must=True)
+                        load_run(run, setting, trunk, name=branch_name(cell), must=True)
                     train_cell(run, setting, cell, folder, trunk=trunk)
         except Held:
             log.info("cell %s is trained elsewhere", cell.run_id())
@@ -142,7 +108,7 @@ def train_cell(run: Run, setting: Setting, cell: CellConfig, folder: Path, *, tr
     """Bring the trunk to where the cell leaves it, then train the cell's own part."""
     try:
         advance(run, setting, cell, folder=trunk, until=resolve(cell).decay_start)
-        save_run(run, trunk)
+        save_run(run, setting, trunk)
         train_branch(run, setting, cell, folder)
     except Diverged as error:
         finish(run, setting, cell, folder, score=None, error=str(error))
@@ -151,8 +117,8 @@ def train_cell(run: Run, setting: Setting, cell: CellConfig, folder: Path, *, tr
 def grow(run: Run, setting: Setting, cell: CellConfig, trunk: Path) -> None:
     """Bring the trunk to where the cell leaves it and keep that point for the cell's own job."""
     advance(run, setting, cell, folder=trunk, until=resolve(cell).decay_start)
-    save_run(run, trunk)
-    save_run(run, trunk, name=branch_name(cell))
+    save_run(run, setting, trunk)
+    save_run(run, setting, trunk, name=branch_name(cell))
 
 
 def branch_name(cell: CellConfig) -> str:
@@ -165,50 +131,6 @@ def is_done(path: Path) -> bool:
     return path.is_file() and read_record(path).status == "done"
 
 
-def prepare(cell: CellConfig, report: Report, pulse: Pulse | None = None) -> Setting:
-    """Open corpus and device, and work out what the branches share."""
-    corpus = open_corpus(cell)
-    resolved = resolve(cell)
-    context = cell.data.context
-    return Setting(
-        cell=cell,
-        device=pick_device(cell.machine),
-        batches=Batches(tokens=corpus.train, context=context, rows=resolved.rows, seed=cell.seed),
-        test=make_test_set(corpus, context=context, n_tokens=cell.eval.test_tokens),
-        corpus=corpus,
-        report=report,
-        pulse=pulse or Pulse(),
-        started=now(),
-        resolved=resolved,
-    )
-
-
-def new_run(setting: Setting) -> Run:
-    """Initialise model and optimiser from the seed."""
-    cell = setting.cell
-    torch.manual_seed(cell.seed)
-    model = Transformer(cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
-    model.to(setting.device)
-    model.recompute = cell.machine.activation_checkpointing
-    if cell.machine.compile:
-        for block in model.blocks:  # alike: compiled once
-            block.compile()
-    return Run(
-        model=model,
-        optimizer=make_optimizer(model, cell.optim, setting.resolved.peak_lr),
-        passes=make_passes(model, setting),
-    )
-
-
-def make_passes(model: Transformer, setting: Setting) -> Passes | None:
-    """Return the faster way to a batch's gradient, None where there is none."""
-    context, machine = setting.cell.data.context, setting.cell.machine
-    known = not (machine.compile or machine.activation_checkpointing) and has_passes(
-        model.config, context=context, device=setting.device, precision=machine.precision
-    )
-    return Passes(model, rows=micro_rows(setting), context=context) if known else None
-
-
 def start_run(
     setting: Setting, folder: Path, pending: list[CellConfig], places: dict[str, Path], *, part: str
 ) -> Run:
@@ -216,10 +138,10 @@ def start_run(
     run = new_run(setting)
     if part == "branch":
         return run
-    load_run(run, folder)
+    load_run(run, setting, folder)
     kept = folder if part == "trunk" else None
     unstarted = [c for c in pending if not branch_point(c, kept, places[c.run_id()]).is_file()]
-    if any(resolve(c).decay_start < run.step for c in unstarted):
+    if setting.world.share(any(resolve(c).decay_start < run.step for c in unstarted)):
         return new_run(setting)
     return run
 
@@ -229,14 +151,28 @@ def branch_point(cell: CellConfig, kept: Path | None, folder: Path) -> Path:
     return kept / f"{branch_name(cell)}.safetensors" if kept else folder / "checkpoint.safetensors"
 
 
-def load_run(run: Run, folder: Path, *, name: str = "checkpoint", must: bool = False) -> bool:
+def load_run(
+    run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint", must: bool = False
+) -> bool:
     """Continue from a folder's checkpoint; False where there is none and there need not be one."""
-    state = checkpoint.load(folder, model=run.model, optimizer=run.optimizer, name=name)
-    if state is None and must:
+    found = setting.world.share(setting.world.first and read_run(run, folder, name))
+    if not found and must:
         raise FileNotFoundError(
             f"no {folder / name}.safetensors, where this branch leaves its trunk; "
             "run the sweep again to train the trunk"
         )
+    if found and setting.world.size > 1:
+        state = (checkpoint.snapshot(run.model, run.optimizer), run.state(), run.rows)
+        held, values, run.rows = setting.world.share(state)
+        checkpoint.restore(run.model, run.optimizer, held)
+        for key, value in values.items():
+            setattr(run, key, value)
+    return found
+
+
+def read_run(run: Run, folder: Path, name: str) -> bool:
+    """Read a checkpoint and the curve before it; False where there is none."""
+    state = checkpoint.load(folder, model=run.model, optimizer=run.optimizer, name=name)
     if state is None:
         return False
     rows = folder / ("metrics.jsonl" if name == "checkpoint" else f"{name}.jsonl")
@@ -246,8 +182,10 @@ def load_run(run: Run, folder: Path, *, name: str = "checkpoint", must: bool = F
     return True
 
 
-def save_run(run: Run, folder: Path, *, name: str = "checkpoint") -> None:
+def save_run(run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint") -> None:
     """Write the trunk's curve and checkpoint."""
+    if not setting.world.first:
+        return
     rows = folder / ("metrics.jsonl" if name == "checkpoint" else f"{name}.jsonl")
     write_text(rows, "".join(f"{json.dumps(r)}\n" for r in run.rows))
     checkpoint.save(folder, model=run.model, optimizer=run.optimizer, state=run.state(), name=name)
@@ -257,7 +195,7 @@ def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> 
     """Decay to the cell's budget, score it, write its record; the trunk is left as it was."""
     held = checkpoint.snapshot(run.model, run.optimizer)
     kept = replace(run, rows=list(run.rows))
-    load_run(run, folder)
+    load_run(run, setting, folder)
     try:
         with RunLog(
             folder,
@@ -332,102 +270,21 @@ def advance(
             write_row(run, setting, resolved, gradient, curve, before)
             total.zero_()
         pulse.step = run.step
-        if pulse.stop or pulse.save or time.monotonic() - saved > every:
+        stop = setting.world.gravest(pulse.stop, setting.device)
+        if stop or pulse.save or time.monotonic() - saved > every:
             run.loss_sum = float(total)
             run.seconds = before_seconds + time.monotonic() - began
             if curve is None:
-                save_run(run, folder)
-            else:
+                save_run(run, setting, folder)
+            elif setting.world.first:
                 checkpoint.save(folder, model=run.model, optimizer=run.optimizer, state=run.state())
             saved, pulse.save = time.monotonic(), False
-        if pulse.stop:
-            raise Stopped(pulse.stop)
+        if stop:
+            raise Stopped(stop)
     run.loss_sum = float(total)
 
 
 _CURVE = frozenset(CURVE_STEPS)
-
-
-def step_or_advise(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]:
-    """Take one step; a RuntimeError that names what fits where memory runs out."""
-    try:
-        return train_step(run, setting, clip)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-    rows = micro_rows(setting)
-    run.passes = None  # with its buffers
-    run.optimizer.zero_grad(set_to_none=True)
-    raise RuntimeError(advice(rows, largest_that_fits(rows, lambda n: trial(run, setting, n))))
-
-
-def trial(run: Run, setting: Setting, rows: int) -> None:
-    """Compute the gradient of some rows as a step would, to see whether they fit."""
-    cell = replace(setting.cell, machine=replace(setting.cell.machine, micro_batch=rows))
-    fewer = replace(setting, cell=cell)
-    x, y = (torch.from_numpy(part[:rows]).to(setting.device) for part in setting.batches(run.step))
-    gradient(replace(run, passes=make_passes(run.model, fewer)), fewer, x, y)
-
-
-def train_step(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]:
-    """Take one step; return the loss (nats/token) and the gradient norm before clipping."""
-    inputs, targets = setting.batches(run.step)  # (B, T) each
-    x, y = torch.from_numpy(inputs).to(setting.device), torch.from_numpy(targets).to(setting.device)
-    loss = gradient(run, setting, x, y)
-    if run.passes:
-        norm = run.passes.clip(clip)
-    else:
-        norm = nn.utils.clip_grad_norm_(run.model.parameters(), clip if clip > 0 else math.inf)
-    if accept(run, setting.cell.optim, loss.item(), float(norm)):
-        run.optimizer.step()
-    return loss, norm
-
-
-def gradient(run: Run, setting: Setting, x: Tensor, y: Tensor) -> Tensor:
-    """Compute a batch's gradient, in parts of `machine.micro_batch` rows; return the loss."""
-    parts = list(zip(*(t.split(micro_rows(setting)) for t in (x, y)), strict=True))
-    if run.passes:
-        return run.passes(parts)
-    run.optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=setting.device)
-    for inputs, targets in parts:
-        with autocast(setting.device, setting.cell.machine.precision):
-            loss = run.model.loss(inputs, targets)
-        ((loss + run.model.router_loss()) / len(parts)).backward()
-        total += loss.detach() / len(parts)
-    return total
-
-
-def micro_rows(setting: Setting) -> int:
-    """Return the rows of a forward pass; ValueError where they do not divide a step's."""
-    rows, wanted = setting.resolved.rows, setting.cell.machine.micro_batch
-    if wanted and rows % wanted:
-        raise ValueError(
-            f"machine.micro_batch={wanted} does not divide the {rows} rows of a step; "
-            f"choose one of {', '.join(map(str, divisors(rows)[::-1]))}"
-        )
-    return wanted or rows
-
-
-def accept(run: Run, config: OptimConfig, loss: float, norm: float) -> bool:
-    """Say whether a step is taken; count and log one that is not. Raises Diverged past the bound.
-
-    A skipped step leaves weights and moments as they were; its batch is not seen again.
-    """
-    spike = config.spike_factor * run.typical_norm
-    if math.isfinite(loss) and math.isfinite(norm) and not 0 < spike < norm:
-        memory = NORM_MEMORY if run.typical_norm else 0.0
-        run.typical_norm = memory * run.typical_norm + (1 - memory) * norm
-        return True
-    run.skipped += 1
-    what = f"loss {loss:.4g}, gradient norm {norm:.4g} (typical {run.typical_norm:.4g})"
-    log.warning("step %d is skipped: %s", run.step + 1, what)
-    if run.skipped > config.max_skipped:
-        raise Diverged(
-            f"{run.skipped} steps were skipped, more than optim.max_skipped={config.max_skipped}, "
-            f"the last at step {run.step + 1}: {what}; {REMEDY}"
-        )
-    return False
 
 
 def write_row(
@@ -489,6 +346,7 @@ def finish(
     done_tokens = run.step * resolved.batch_tokens
     speed = done_tokens / seconds
     peak = peak_flops(setting.device, torch.get_num_threads())
+    peak = peak and peak * setting.world.size
     versions = {
         "torch": torch.__version__,
         "numpy": numpy.__version__,
@@ -515,7 +373,7 @@ def finish(
         trunk=cell.trunk_id(),
         seconds=run.seconds,
         device=device_name(setting.device),
-        device_seconds=run.seconds,
+        device_seconds=run.seconds * setting.world.size,
         peak_memory_bytes=peak_memory(setting.device),
         tokens_per_second=speed,
         mfu=speed * resolved.shape.flops_per_token / peak if peak else None,

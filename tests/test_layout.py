@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
     "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "documents",
     "loss", "lora", "mlp", "moe", "data", "model", "device", "muon", "optim", "checkpoint",
-    "mirror", "runlog", "heldout", "health", "passes", "memory", "trainer",
+    "mirror", "runlog", "heldout", "health", "passes", "memory", "parallel", "step", "trainer",
 ]  # fmt: skip
 ONLY = {
     "wandb": {"scaling.mirror"},

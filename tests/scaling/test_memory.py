@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from scaling import step as stepping
 from scaling import trainer
 from scaling.memory import is_out_of_memory, largest_that_fits
-from scaling.trainer import new_run, prepare, train_step, train_trunk
+from scaling.step import new_run, prepare, train_step
+from scaling.trainer import train_trunk
 
 
 def stepped(cell, **machine) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -40,7 +42,7 @@ def test_a_micro_batch_that_divides_nothing_is_refused_with_those_that_do(make_c
 @pytest.mark.parametrize("model", [{}, {"n_layer": 3, "n_experts": 4}], ids=["dense", "experts"])
 def test_recomputed_activations_give_the_same_gradients(make_cell, model, monkeypatch):
     cell = make_cell(model=model)
-    monkeypatch.setattr(trainer, "has_passes", lambda *a, **k: False)
+    monkeypatch.setattr(stepping, "has_passes", lambda *a, **k: False)
     plain, gradients = stepped(cell)
     losses, others = stepped(cell, activation_checkpointing=True)
     assert losses == plain
@@ -90,11 +92,12 @@ def test_out_of_memory_names_the_largest_micro_batch_that_fits(
     make_cell, monkeypatch, most, sentence
 ):
     cell = make_cell(optim={"batch_tokens": 256})
-    monkeypatch.setattr(trainer, "has_passes", lambda *a, **k: False)
+    monkeypatch.setattr(stepping, "has_passes", lambda *a, **k: False)
 
     def small(setting):
         run = new_run(setting)
         run.model = Small(run.model, most)
+        run.objective = stepping.Objective(run.model, "fp32")
         return run
 
     monkeypatch.setattr(trainer, "new_run", small)

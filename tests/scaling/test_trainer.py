@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaling import checkpoint, trainer
+from scaling import checkpoint
+from scaling import step as stepping
 from scaling.attempt import Pulse, Stopped
 from scaling.budget import resolve
 from scaling.device import has_compiler, pick_device
 from scaling.failure import cell_folder
 from scaling.health import probe
 from scaling.schema import read_curve, read_record
-from scaling.trainer import new_run, prepare, train_step, train_trunk
+from scaling.step import new_run, prepare, train_step
+from scaling.trainer import train_trunk
 
 UNEQUAL = {
     "seconds",
@@ -69,7 +71,7 @@ def test_resume_matches_unbroken_run(make_cell, tmp_path, monkeypatch, schedule,
     cell.machine.checkpoint_seconds = 0.0
     for stop in (7, 23, 58, 61):
         with monkeypatch.context() as patch:
-            patch.setattr(trainer, "train_step", dying(trainer.train_step, stop))
+            patch.setattr(stepping, "train_step", dying(stepping.train_step, stop))
             with pytest.raises(Killed):
                 train_trunk([cell])
     assert not (cell_folder(cell) / "record.json").exists()
@@ -90,7 +92,7 @@ def dying(step, stop):
 def test_a_done_cell_is_not_trained_again(make_cell, monkeypatch):
     cell = make_cell()
     first = train_trunk([cell])[0]
-    monkeypatch.setattr(trainer, "train_step", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(stepping, "train_step", lambda *a: pytest.fail("trained again"))
     assert train_trunk([cell])[0] == first
 
 
@@ -114,7 +116,7 @@ def test_a_diverging_cell_becomes_a_record_and_its_better_branch_stays(make_cell
         loss, norm = train_step(run, setting, clip)
         return (loss * math.nan if run.step > late else loss), norm
 
-    monkeypatch.setattr(trainer, "train_step", exploding)
+    monkeypatch.setattr(stepping, "train_step", exploding)
     small, large = train_trunk(cells)
     assert (small.status, large.status) == ("done", "diverged")
     assert large.test_loss is None
@@ -265,7 +267,7 @@ def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_and_goes_on_from_it(
             return train_step(run, setting, clip)
 
         with monkeypatch.context() as patch:
-            patch.setattr(trainer, "train_step", step)
+            patch.setattr(stepping, "train_step", step)
             with pytest.raises(Stopped, match="preempted"):
                 train_trunk([cell], pulse=pulse)
         assert pulse.step == stop
@@ -301,7 +303,7 @@ def test_a_kill_while_a_cell_resumes_costs_no_row_of_its_curve(make_cell, tmp_pa
         return train_step(run, setting, clip)
 
     with monkeypatch.context() as patch, suppress(Stopped):
-        patch.setattr(trainer, "train_step", late)
+        patch.setattr(stepping, "train_step", late)
         train_trunk([cell], pulse=pulse)
     assert pulse.step == 61
 
@@ -338,7 +340,7 @@ def spoilt(steps, factor):
 @pytest.mark.parametrize(("factor", "spike"), [(math.nan, 0.0), (1e4, 10.0)], ids=["nan", "spike"])
 def test_bad_steps_are_skipped_and_said(make_cell, monkeypatch, caplog, factor, spike):
     cell = make_cell(n_tokens=4096, optim={"spike_factor": spike, "max_skipped": 3})
-    monkeypatch.setattr(trainer, "train_step", spoilt({20, 21, 33}, factor))
+    monkeypatch.setattr(stepping, "train_step", spoilt({20, 21, 33}, factor))
     (record,) = train_trunk([cell])
     assert (record.status, record.flags) == ("done", ["skipped_steps"])
     assert math.isfinite(record.test_loss)
@@ -350,7 +352,7 @@ def test_bad_steps_are_skipped_and_said(make_cell, monkeypatch, caplog, factor, 
 
 def test_more_bad_steps_than_the_bound_are_a_divergence(make_cell, monkeypatch):
     cell = make_cell(n_tokens=4096, optim={"max_skipped": 2})
-    monkeypatch.setattr(trainer, "train_step", spoilt(set(range(30, 64)), math.nan))
+    monkeypatch.setattr(stepping, "train_step", spoilt(set(range(30, 64)), math.nan))
     (record,) = train_trunk([cell])
     assert record.status == "diverged"
     assert record.steps == 32

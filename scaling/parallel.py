@@ -1,0 +1,109 @@
+"""Data parallel training: the ranks of torchrun or SLURM, and what they agree on.
+
+Each rank takes its share of a step's rows; gradients, losses and the wish to stop are made common
+after it, so that all ranks take the same step or none. Rank 0 alone reads and writes the run's
+files; the others start from what it read.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+
+STOPS = ("", "stopped", "preempted", "timeout")  # the graver, the later
+ENVIRONMENTS = (
+    ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
+    ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),  # srun
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train one model together; alone by default."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this rank keeps the files."""
+        return self.rank == 0
+
+    def share(self, value: Any) -> Any:
+        """Return rank 0's value."""
+        if self.size == 1:
+            return value
+        holder = [value]
+        distributed.broadcast_object_list(holder, src=0)
+        return holder[0]
+
+    def mean_(self, tensor: Tensor) -> Tensor:
+        """Put the mean over ranks in a tensor's place."""
+        if self.size > 1:
+            distributed.all_reduce(tensor)
+            tensor.div_(self.size)
+        return tensor
+
+    def gravest(self, stop: str, device: torch.device) -> str:
+        """Return the gravest reason to stop of any rank."""
+        if self.size == 1:
+            return stop
+        found = torch.tensor(STOPS.index(stop), device=device)
+        distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
+        return STOPS[int(found)]
+
+    def rows(self, rows: int) -> int:
+        """Return one rank's rows of a step; ValueError where they cannot be divided."""
+        if rows % self.size:
+            raise ValueError(
+                f"the {rows} rows of a step cannot be shared by {self.size} ranks; set "
+                "optim.batch_tokens to a multiple of ranks x data.context, or start fewer ranks"
+            )
+        return rows // self.size
+
+    def part(self, batch: Tensor) -> Tensor:
+        """Return this rank's rows of a batch."""
+        mine = self.rows(len(batch))
+        return batch[self.rank * mine : (self.rank + 1) * mine]
+
+
+ALONE = World()
+
+
+def started_ranks() -> int:
+    """Return how many ranks torchrun or srun started; 1 for an ordinary process."""
+    for _, size, _ in ENVIRONMENTS[:1] if "RANK" in os.environ else ENVIRONMENTS[1:]:
+        if "MASTER_ADDR" in os.environ:
+            return int(os.environ.get(size, "1"))
+    return 1
+
+
+def join(device: str) -> World:
+    """Join the other ranks; NCCL on GPUs, one a rank, gloo otherwise.
+
+    srun gives no address: a batch script sets MASTER_ADDR and MASTER_PORT. Raises ValueError where
+    a node has fewer GPUs than ranks.
+    """
+    size = started_ranks()
+    if size == 1:
+        return ALONE
+    names = ENVIRONMENTS[0] if "RANK" in os.environ else ENVIRONMENTS[1]
+    rank, local = int(os.environ[names[0]]), int(os.environ.get(names[2], "0"))
+    gpu = device != "cpu" and torch.cuda.is_available()
+    if gpu:
+        if local >= torch.cuda.device_count():
+            raise ValueError(
+                f"rank {rank} has no GPU of its own ({torch.cuda.device_count()} here); start "
+                "fewer ranks a node, or set machine.device=cpu"
+            )
+        torch.cuda.set_device(local)
+    distributed.init_process_group("nccl" if gpu else "gloo", rank=rank, world_size=size)
+    return World(rank=rank, size=size)
+
+
+def leave() -> None:
+    """Leave the other ranks."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()

@@ -1,0 +1,235 @@
+"""One training step, and all that it needs: model, optimiser, batches, device, ranks.
+
+A step that is not finite, or spikes, is skipped and counted; one that memory cannot hold ends with
+the micro-batch that it can.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from scaling.attempt import Pulse
+from scaling.budget import Resolved, resolve
+from scaling.config import CellConfig, OptimConfig
+from scaling.data import Batches, Corpus, open_corpus
+from scaling.device import autocast, pick_device
+from scaling.heldout import TestSet, make_test_set
+from scaling.memory import advice, divisors, is_out_of_memory, largest_that_fits
+from scaling.model import Transformer
+from scaling.optim import make_optimizer
+from scaling.parallel import ALONE, World
+from scaling.passes import Passes, has_passes
+from scaling.schema import now
+
+log = logging.getLogger(__name__)
+Report = Callable[[float], None]  # called with the FLOPs done so far
+REMEDY = "lower optim.peak_lr or raise schedule.warmup_steps"
+NORM_MEMORY = 0.98  # of the running mean that a spike is measured against: about 50 steps
+
+
+class Diverged(Exception):
+    """The loss stopped being finite, or too many steps had to be skipped."""
+
+
+@dataclass
+class Run:
+    """A model in training: what changes from step to step.
+
+    `passes` give the gradient where they can, autograd of the `objective` where there are none.
+    """
+
+    model: Transformer
+    optimizer: torch.optim.Optimizer
+    objective: nn.Module
+    passes: Passes | None = None
+    step: int = 0
+    loss_sum: float = 0.0
+    loss_steps: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    typical_norm: float = 0.0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps beside the tensors."""
+        names = ("step", "loss_sum", "loss_steps", "seconds", "skipped", "typical_norm")
+        return {k: getattr(self, k) for k in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What stays the same along a trunk."""
+
+    cell: CellConfig
+    device: torch.device
+    batches: Batches
+    test: TestSet
+    corpus: Corpus
+    report: Report
+    pulse: Pulse
+    started: str
+    resolved: Resolved
+    world: World = ALONE
+
+
+class Objective(nn.Module):
+    """What is minimised: the loss, and for experts the router's losses."""
+
+    def __init__(self, model: Transformer, precision: str) -> None:
+        super().__init__()
+        self.model, self.precision = model, precision
+
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loss in nats/token, detached, and objective of (B, T) tokens and targets."""
+        with autocast(x.device, self.precision):
+            loss = self.model.loss(x, y)
+        return loss.detach(), loss + self.model.router_loss()
+
+
+def prepare(
+    cell: CellConfig, report: Report, pulse: Pulse | None = None, world: World = ALONE
+) -> Setting:
+    """Open corpus and device, and work out what the branches share."""
+    corpus = open_corpus(cell)
+    resolved = resolve(cell)
+    context = cell.data.context
+    return Setting(
+        cell=cell,
+        device=pick_device(cell.machine),
+        batches=Batches(tokens=corpus.train, context=context, rows=resolved.rows, seed=cell.seed),
+        test=make_test_set(corpus, context=context, n_tokens=cell.eval.test_tokens),
+        corpus=corpus,
+        report=report,
+        pulse=pulse or Pulse(),
+        started=now(),
+        resolved=resolved,
+        world=world,
+    )
+
+
+def new_run(setting: Setting) -> Run:
+    """Initialise model and optimiser from the seed."""
+    cell = setting.cell
+    torch.manual_seed(cell.seed)
+    model = Transformer(cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
+    model.to(setting.device)
+    model.recompute = cell.machine.activation_checkpointing
+    if cell.machine.compile:
+        for block in model.blocks:  # alike: compiled once
+            block.compile()
+    objective: nn.Module = Objective(model, cell.machine.precision)
+    passes = make_passes(model, setting)
+    if setting.world.size > 1 and not passes:
+        objective = DistributedDataParallel(objective)
+    return Run(
+        model=model,
+        optimizer=make_optimizer(model, cell.optim, setting.resolved.peak_lr),
+        objective=objective,
+        passes=passes,
+    )
+
+
+def make_passes(model: Transformer, setting: Setting) -> Passes | None:
+    """Return the faster way to a batch's gradient, None where there is none."""
+    context, machine = setting.cell.data.context, setting.cell.machine
+    known = not (machine.compile or machine.activation_checkpointing) and has_passes(
+        model.config, context=context, device=setting.device, precision=machine.precision
+    )
+    return Passes(model, rows=micro_rows(setting), context=context) if known else None
+
+
+def micro_rows(setting: Setting) -> int:
+    """Return the rows of a forward pass; ValueError where they do not divide a rank's."""
+    rows = setting.world.rows(setting.resolved.rows)
+    wanted = setting.cell.machine.micro_batch
+    if wanted and rows % wanted:
+        raise ValueError(
+            f"machine.micro_batch={wanted} does not divide the {rows} rows of a rank's step; "
+            f"choose one of {', '.join(map(str, divisors(rows)[::-1]))}"
+        )
+    return wanted or rows
+
+
+def step_or_advise(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]:
+    """Take one step; a RuntimeError that names what fits where memory runs out."""
+    try:
+        return train_step(run, setting, clip)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    rows = micro_rows(setting)
+    run.passes = None  # with its buffers
+    run.optimizer.zero_grad(set_to_none=True)
+    raise RuntimeError(advice(rows, largest_that_fits(rows, lambda n: trial(run, setting, n))))
+
+
+def trial(run: Run, setting: Setting, rows: int) -> None:
+    """Compute the gradient of some rows as a step would, to see whether they fit."""
+    cell = replace(setting.cell, machine=replace(setting.cell.machine, micro_batch=rows))
+    alone = replace(setting, cell=cell, world=ALONE)
+    x, y = (torch.from_numpy(part[:rows]).to(setting.device) for part in setting.batches(run.step))
+    objective = Objective(run.model, cell.machine.precision)
+    gradient(replace(run, passes=make_passes(run.model, alone), objective=objective), alone, x, y)
+
+
+def train_step(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]:
+    """Take one step; return the loss (nats/token) and the gradient norm before clipping."""
+    batch = map(torch.from_numpy, setting.batches(run.step))  # (B, T) each
+    x, y = (setting.world.part(t).to(setting.device) for t in batch)
+    loss = gradient(run, setting, x, y)
+    if run.passes:
+        norm = run.passes.clip(clip)
+    else:
+        norm = nn.utils.clip_grad_norm_(run.model.parameters(), clip if clip > 0 else math.inf)
+    if accept(run, setting.cell.optim, loss.item(), float(norm)):
+        run.optimizer.step()
+    return loss, norm
+
+
+def gradient(run: Run, setting: Setting, x: Tensor, y: Tensor) -> Tensor:
+    """Compute a batch's gradient, in parts of `machine.micro_batch` rows; return the loss."""
+    parts, world = (
+        list(zip(*(t.split(micro_rows(setting)) for t in (x, y)), strict=True)),
+        setting.world,
+    )
+    if run.passes:
+        loss = run.passes(parts)
+        world.mean_(run.passes.gradient)
+        return world.mean_(loss)
+    run.optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros((), device=setting.device)
+    for number, (inputs, targets) in enumerate(parts, start=1):
+        last = number == len(parts) or world.size == 1
+        with nullcontext() if last else run.objective.no_sync():  # type: ignore[operator]
+            loss, objective = run.objective(inputs, targets)
+            (objective / len(parts)).backward()
+        total += loss / len(parts)
+    return world.mean_(total)
+
+
+def accept(run: Run, config: OptimConfig, loss: float, norm: float) -> bool:
+    """Say whether a step is taken; count and log one that is not. Raises Diverged past the bound.
+
+    A skipped step leaves weights and moments as they were; its batch is not seen again.
+    """
+    spike = config.spike_factor * run.typical_norm
+    if math.isfinite(loss) and math.isfinite(norm) and not 0 < spike < norm:
+        memory = NORM_MEMORY if run.typical_norm else 0.0
+        run.typical_norm = memory * run.typical_norm + (1 - memory) * norm
+        return True
+    run.skipped += 1
+    what = f"loss {loss:.4g}, gradient norm {norm:.4g} (typical {run.typical_norm:.4g})"
+    log.warning("step %d is skipped: %s", run.step + 1, what)
+    if run.skipped > config.max_skipped:
+        raise Diverged(
+            f"{run.skipped} steps were skipped, more than optim.max_skipped={config.max_skipped}, "
+            f"the last at step {run.step + 1}: {what}; {REMEDY}"
+        )
+    return False

@@ -1,0 +1,156 @@
+"""One cell trained by two processes: as one process would, through kills and signals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from scaling.parallel import World, join, started_ranks
+from scaling.schema import read_curve, read_records
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RANKS = ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "scaling.sweep"]
+MODELS = {
+    "passes": ["model.norm=rmsnorm"],
+    "autograd": ["model.norm=layernorm", "machine.micro_batch=1"],
+}
+
+
+def begin(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+    )
+
+
+def run(*arguments: str) -> str:
+    process = begin(*arguments)
+    said = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def tiny(corpus_folder) -> list[str]:
+    return [
+        "~sweeps", "study=tiny", "data=files", f"data.train=[{corpus_folder}]",
+        "data.test_share=0.2", "data.context=32", "tokenizer.vocab_size=300",
+        "model.n_layer=1", "model.d_model=16", "model.d_head=8", "optim.batch_tokens=128",
+        "eval.test_tokens=512", "eval.curve_tokens=128", "log.wandb=disabled",
+        "machine.device=cpu", f"machine.cache={corpus_folder.parent}/cache",
+    ]  # fmt: skip
+
+
+def losses(folder: Path) -> list[float]:
+    (record,) = read_records(folder / "tiny")
+    rows = read_curve(folder / "tiny" / record.run_id / "metrics.jsonl")
+    assert len({r["step"] for r in rows}) == len(rows)
+    return [record.test_loss, *(r["train_loss"] for r in rows)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_two_ranks_train_as_one_process(tiny, tmp_path, model):
+    command = [*tiny, *model, "budget.n_tokens=6400"]
+    said = run(*RANKS, *command, f"runs={tmp_path}/two")
+    assert "2 ranks" in said
+    assert said.count("done, test loss") == 1
+    run("-m", "scaling.sweep", *command, f"runs={tmp_path}/one")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(pid) for pid in found]
+
+
+def under_way(process: subprocess.Popen[str], folder: Path) -> list[int]:
+    """Wait for a checkpoint; return the ranks' processes."""
+    for _ in range(2400):
+        if list(folder.glob("tiny/**/checkpoint.safetensors")):
+            return sorted(children(process))
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint was written")
+
+
+@pytest.fixture(scope="module")
+def long(tiny) -> list[str]:
+    return [*tiny, "budget.n_tokens=192000", "machine.checkpoint_seconds=0.3"]
+
+
+@pytest.fixture(scope="module")
+def quiet(long, tmp_path_factory) -> list[float]:
+    """The losses of two ranks that nobody disturbs."""
+    folder = tmp_path_factory.mktemp("quiet")
+    run(*RANKS, *long, f"runs={folder}")
+    return losses(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR2])
+def test_a_rank_that_is_lost_or_told_to_stop_ends_both_and_the_cell_resumes(
+    long, quiet, tmp_path, number
+):
+    process = begin(*RANKS, *long, f"runs={tmp_path}")
+    os.kill(under_way(process, tmp_path)[1], number)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode != 0
+    assert ("Signal 9" if number == signal.SIGKILL else "preempted") in said
+    assert not list(tmp_path.glob("tiny/*/record.json"))
+    run(*RANKS, *long, f"runs={tmp_path}")
+    assert losses(tmp_path) == quiet
+
+
+def test_rows_that_ranks_cannot_share_are_refused():
+    with pytest.raises(ValueError, match=r"8 rows of a step cannot be shared by 3 ranks; set"):
+        World(rank=0, size=3).rows(8)
+    batch = torch.arange(8)[:, None]
+    assert [World(rank=r, size=4).part(batch).flatten().tolist() for r in (0, 3)] == [
+        [0, 1],
+        [6, 7],
+    ]
+
+
+def test_an_ordinary_process_is_alone(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert started_ranks() == 1
+    monkeypatch.setenv("SLURM_NTASKS", "4")  # of an allocation, not of ranks that know each other
+    assert started_ranks() == 1
+    alone = join("cpu")
+    assert (alone.size, alone.first, alone.share("x")) == (1, True, "x")
+    assert alone.gravest("preempted", torch.device("cpu")) == "preempted"
+    value = torch.ones(2)
+    assert alone.mean_(value) is value
+
+
+def test_ranks_are_known_by_torchrun_or_srun(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert started_ranks() == 4
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert started_ranks() == 2
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch):
+    for name, value in {
+        "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"rank 1 has no GPU of its own \(1 here\)"):
+        join("cuda")
