@@ -22,7 +22,7 @@ from .test_commands import ROOT, TINY, run, sweep
 from .test_survival import await_, long_one, science
 
 HOW = "no SLURM answers sinfo; start one (../shared/slurm/cluster start, as root)"
-LONG = ["model.d_model=8,16", "budget.n_tokens=2048,250000", "machine.checkpoint_seconds=600"]
+LONG = ["model.d_model=8,16", "budget.n_tokens=2048,500000", "machine.checkpoint_seconds=600"]
 
 
 def slurm_is_up() -> bool:
@@ -341,3 +341,23 @@ def test_launcher_options_become_those_of_submitit_and_of_sbatch():
     for flag in ("--partition=gpu", "--account=lab", "--constraint=a100", "--gpus-per-node=2",
                  "--time=30", "--mem=4096M", "--reservation=x", "--exclusive"):  # fmt: skip
         assert flag in flags
+
+
+@pytest.mark.slow
+@pytest.mark.slurm
+def test_ranks_that_srun_starts_train_one_cell(cluster, tiny, tmp_path):
+    command = " ".join(f"'{a}'" for a in (*tiny, "model.d_model=16", "budget.n_tokens=6400"))
+    batch = tmp_path / "batch.sh"
+    batch.write_text(
+        "#!/bin/bash\n"
+        "export MASTER_ADDR=127.0.0.1 MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))\n"
+        f"srun --ntasks=2 {sys.executable} -m scaling.sweep {command}\n"
+    )
+    options = ["--wait", "--partition=main", "--nodes=1", "--ntasks=2", "--mem=1G"]
+    where = ["--chdir", str(ROOT), "--output", str(tmp_path / "out.txt")]
+    done = subprocess.run(["sbatch", *options, *where, batch], timeout=300, check=False)
+    said = (tmp_path / "out.txt").read_text()
+    assert done.returncode == 0, said
+    assert "2 ranks" in said
+    (record,) = read_records(tmp_path / "runs/tiny")
+    assert (record.status, record.steps) == ("done", 100)
