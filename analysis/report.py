@@ -27,6 +27,7 @@ from analysis.answer import (
     question,
     verdict,
 )
+from analysis.evaluations import read_evaluations, task_grid, text_grid
 from analysis.gallery import Picture
 from analysis.material import Material, read_material
 from analysis.words import number
@@ -40,6 +41,7 @@ PARTS = (
     ("plan", "Plan"),
     ("final", "Forecast"),
     ("stages", "Stages"),
+    ("evaluation", "Evaluation"),
     ("samples", "Samples"),
     ("cost", "Cost"),
     ("cells", "Cells"),
@@ -100,6 +102,7 @@ def context(material: Material) -> dict[str, Any]:
         ),
         "plan_blocks": tables.plan_grids(plan),
         **_final(material),
+        **_evaluation(material),
         "cost_table": tables.cost_grid(material),
         "curve_figures": _inline(gallery.curve_pictures(material)),
         "cell_columns": [
@@ -156,6 +159,17 @@ def _final(material: Material) -> dict[str, Any]:
             "" if material.samples else "There are no samples yet: they are kept by the ppo stage."
         ),
         "samples": [_sample(i, s) for i, s in enumerate(material.samples[:MOST_SAMPLES], start=1)],
+    }
+
+
+def _evaluation(material: Material) -> dict[str, Any]:
+    found = read_evaluations(material.folder)
+    return {
+        "evaluation_missing": (
+            "" if found else "No model has been scored on tasks or texts yet: run scaling.evaluate."
+        ),
+        "task_table": task_grid(found),
+        "text_table": text_grid(found),
     }
 
 

@@ -158,7 +158,17 @@ def test_first_screen_answers(page):
 
 
 def test_every_part_is_there(page):
-    for anchor in ("law", "plan", "final", "stages", "samples", "cost", "cells", "provenance"):
+    for anchor in (
+        "law",
+        "plan",
+        "final",
+        "stages",
+        "evaluation",
+        "samples",
+        "cost",
+        "cells",
+        "provenance",
+    ):
         assert f'id="{anchor}"' in page
     for words in (
         "KL (nats/sequence)",
@@ -173,6 +183,7 @@ def test_missing_parts_are_said(bare):
     for sentence in (
         "No law has been fitted yet",
         "There is no plan yet",
+        "No model has been scored on tasks or texts yet",
         "The final run has not ended yet",
         "There are no samples yet",
     ):
