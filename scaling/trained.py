@@ -58,6 +58,16 @@ def trained_folders(path: str | Path) -> list[Path]:
     return found
 
 
+def trained_folder(path: str | Path) -> Path:
+    """Return the one model's folder at a path; ValueError where there are several."""
+    found = trained_folders(path)
+    if len(found) > 1:
+        raise ValueError(
+            f"checkpoint={path} holds {len(found)} models; give one of them, as {found[-1]}"
+        )
+    return found[0]
+
+
 def why_not(folder: Path) -> str:
     """Say why a folder with a record holds no language model to run; empty where it does."""
     record = read_record(folder / RECORD)

@@ -1,0 +1,81 @@
+"""Let a trained model write.
+
+    python -m scaling.sample checkpoint=runs/NAME/final/sft prompt='def read(path):' [n=3]
+
+Without a prompt it begins a document. A fine-tuned model answers after `separator=true`, which
+ends the prompt as its training did.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+from conf.app import start, store
+from scaling.config import MachineConfig, check
+from scaling.device import pick_device
+from scaling.generate import generate
+from scaling.tokenizer import END, SEP
+from scaling.trained import Trained, open_trained, trained_folder
+
+
+@dataclass(kw_only=True)
+class SampleConfig:
+    """What is continued, and how; temperature 0 takes the likeliest token each time."""
+
+    checkpoint: str = ""
+    prompt: str = ""
+    separator: bool = False
+    n: int = 1
+    max_new_tokens: int = 64
+    temperature: float = 0.8
+    seed: int = 0
+    tokenizer: str = ""
+    machine: MachineConfig = field(default_factory=MachineConfig)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check("checkpoint", self.checkpoint, bool(self.checkpoint), "is missing; give runs/NAME/X")
+        check("n", self.n, self.n >= 1, "must be at least 1")
+        check("temperature", self.temperature, self.temperature >= 0, "must be 0 or more")
+
+
+def complete(trained: Trained, config: SampleConfig) -> list[str]:
+    """Return the completions of the prompt; what does not fit the context is cut from its left."""
+    ids = trained.tokenizer.encode(config.prompt).ids or [END]
+    ids = [*ids, SEP] if config.separator else ids
+    context = trained.model.context
+    room = context - config.max_new_tokens
+    check(
+        "max_new_tokens",
+        config.max_new_tokens,
+        1 <= config.max_new_tokens < context,
+        f"must lie between 1 and {context - 1}: the context has {context} tokens",
+    )
+    samples = generate(
+        trained.model,
+        [ids[-room:]] * config.n,
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        seed=config.seed,
+    )
+    return [trained.tokenizer.decode(c) for c in samples.completions]
+
+
+def main(config: SampleConfig) -> None:
+    """Print each completion after the prompt."""
+    folder = trained_folder(config.checkpoint)
+    trained = open_trained(folder, pick_device(config.machine), tokenizer=config.tokenizer)
+    for number, text in enumerate(complete(trained, config), start=1):
+        if config.n > 1:
+            sys.stdout.write(f"--- {number}\n")
+        sys.stdout.write(f"{config.prompt}{text}\n")
+
+
+store("sample", SampleConfig)
+
+if __name__ == "__main__":
+    start(
+        main,
+        config_name="sample",
+        schema=SampleConfig,
+        free_text=("checkpoint", "prompt", "tokenizer"),
+    )

@@ -1,0 +1,105 @@
+"""Exports as `transformers` reads them."""
+
+import json
+
+import pytest
+import torch
+
+from scaling import export
+from scaling.config import ModelConfig
+from scaling.export import ExportConfig, hub_config, hub_weights, unexportable
+from scaling.failure import cell_folder
+from scaling.model import Transformer
+from scaling.tokenizer import load_tokenizer
+from scaling.trained import open_trained
+from scaling.trainer import train_trunk
+
+transformers = pytest.importorskip(
+    "transformers", reason="needs transformers; install scaling-laws[dev]"
+)
+pytestmark = pytest.mark.filterwarnings("ignore")  # the library warns of its own ways
+MODELS = {
+    "default": {},
+    "grouped": {"d_model": 64, "d_head": 8, "n_head": 8, "n_kv_head": 2},
+    "untied": {"tied": False, "embedding_norm": False},
+    "mup": {"d_model": 64, "d_head": 16, "parametrization": "mup"},
+    "completep": {"n_layer": 4, "d_model": 64, "parametrization": "completep"},
+    "experts": {"n_experts": 4, "top_k": 2},
+    "experts_mup": {"n_experts": 4, "top_k": 2, "d_model": 64, "parametrization": "mup"},
+}
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_logits_are_equal(model, tmp_path):
+    torch.manual_seed(0)
+    ours = Transformer(ModelConfig(**model), vocab_size=300, context=24)
+    with torch.no_grad():
+        for weight in ours.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    ours.eval()
+    export.save_file(hub_weights(ours), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(hub_config(ours)))
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    tokens = torch.randint(0, 300, (3, 24), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        wanted, found = ours(tokens), theirs.eval()(tokens).logits
+    assert (found - wanted).abs().max() < 2e-5 * wanted.abs().max()
+
+
+def test_a_trained_cell_is_exported_with_vocabulary_and_card(make_cell, tmp_path, capsys):
+    cell = make_cell()
+    (record,) = train_trunk([cell])
+    folder, out = cell_folder(cell), tmp_path / "out"
+    (folder / "evaluation.json").write_text(
+        json.dumps({"tasks": {"copa": {"acc": 0.5, "acc_se": 0.1, "bits_per_byte": 3.0, "n": 9}}})
+    )
+    export.main(ExportConfig(checkpoint=str(folder), out=str(out)))
+    assert f"written to {out}" in capsys.readouterr().out
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
+    vocabulary = transformers.AutoTokenizer.from_pretrained(out)
+    ours = open_trained(folder, torch.device("cpu"))
+    text = "def read(path):"
+    ids = vocabulary(text).input_ids
+    assert ids == ours.tokenizer.encode(text).ids
+    assert vocabulary.decode(ids) == text
+    assert vocabulary.eos_token_id == theirs.config.eos_token_id == 0
+    with torch.no_grad():
+        found, wanted = theirs(torch.tensor([ids])).logits, ours.model(torch.tensor([ids]))
+    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    card = (out / "README.md").read_text()
+    assert f"{record.test_loss:.4f}" in card
+    assert "| copa | 0.5000 +- 0.1000 |" in card
+    assert load_tokenizer(out / "tokenizer.json").encode(text).ids == ids
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ({"positions": "sinusoidal"}, r"model\.positions=sinusoidal"),
+        ({"norm": "layernorm", "mlp": "gelu"}, r"model\.norm=layernorm, model\.mlp=gelu"),
+        ({"n_experts": 4, "top_k": 1}, r"model\.top_k=1"),
+        ({"n_experts": 4, "n_shared_experts": 1}, r"model\.n_shared_experts=1"),
+    ],
+)
+def test_what_no_layout_holds_is_refused_by_name(model, named):
+    transformer = Transformer(ModelConfig(**model), vocab_size=300, context=24)
+    with pytest.raises(ValueError, match=f"a model with {named} has no layout"):
+        hub_config(transformer)
+
+
+def test_every_default_rung_can_be_exported():
+    assert not unexportable(ModelConfig())
+
+
+def test_a_study_of_several_models_is_refused_with_one_of_them(make_cell, tmp_path):
+    cells = [make_cell(n_tokens=n) for n in (1024, 2048)]
+    train_trunk(cells)
+    study = str(cell_folder(cells[0]).parent)
+    with pytest.raises(ValueError, match="holds 2 models; give one of them, as"):
+        export.main(ExportConfig(checkpoint=study, out=str(tmp_path / "out")))
+    with pytest.raises(ValueError, match="out='' is missing"):
+        ExportConfig(checkpoint=study)
