@@ -7,8 +7,9 @@ Files are JSON lines, plain, .gz or .xz; the layout is told by the fields:
 - `context_options`, `continuation`, `gold`: one continuation after each context (WinoGrande);
 - `context`, `continuation`: one continuation to be said word for word (LAMBADA).
 
-What is scored after what follows lm-evaluation-harness (Gao et al. 2021): a blank between question
-and choice, sentences on their own.
+What is scored after what follows lm-evaluation-harness (Gao et al. 2021): a blank before each
+continuation, `Answer:` on a line of its own after a query that begins with `Question:`, sentences
+after the end of another document.
 """
 
 import json
@@ -125,15 +126,16 @@ def question(row: dict[str, Any], where: str) -> Question:
     """Turn a row into a question; ValueError where its layout is none of the known ones."""
     fields = set(row)
     if {"sentence_good", "sentence_bad"} <= fields:
-        pair = (("", row["sentence_good"]), ("", row["sentence_bad"]))
+        pair = (("", f" {row['sentence_good']}"), ("", f" {row['sentence_bad']}"))
         return Question(requests=pair, gold=0, group=row.get("UID", ""))
     if {"context_options", "continuation", "gold"} <= fields:
         said = f" {row['continuation'].lstrip()}"
         return checked(tuple((c, said) for c in row["context_options"]), row["gold"], where)
     if {"choices", "gold"} <= fields and fields & {"query", "ctx"}:
         asked = row["query"] if "query" in fields else row["ctx"]
-        blank = "" if asked[-1:].isspace() else " "
-        return checked(tuple((asked, blank + c) for c in row["choices"]), row["gold"], where)
+        if asked.startswith("Question:"):
+            asked = f"{asked.rstrip()}\nAnswer:"
+        return checked(tuple((asked, f" {c}") for c in row["choices"]), row["gold"], where)
     if {"context", "continuation"} <= fields:
         return Question(requests=((row["context"], f" {row['continuation'].lstrip()}"),), gold=0)
     raise ValueError(

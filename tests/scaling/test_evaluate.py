@@ -153,9 +153,11 @@ def test_calibration_error_of_known_gaps():
 
 def test_layouts_are_told_by_their_fields():
     made = question({"sentence_good": "a b", "sentence_bad": "b a", "UID": "x"}, "f")
-    assert (made.requests, made.gold, made.group) == ((("", "a b"), ("", "b a")), 0, "x")
-    made = question({"query": "Q?\n", "choices": ["a", "b"], "gold": 1}, "f")
-    assert made.requests == (("Q?\n", "a"), ("Q?\n", "b"))
+    assert (made.requests, made.gold, made.group) == ((("", " a b"), ("", " b a")), 0, "x")
+    made = question({"query": "Question: Q?\n", "choices": ["a", "b"], "gold": 1}, "f")
+    assert made.requests == (("Question: Q?\nAnswer:", " a"), ("Question: Q?\nAnswer:", " b"))
+    made = question({"query": "It rained, so", "choices": ["a", "b"], "gold": 1}, "f")
+    assert made.requests == (("It rained, so", " a"), ("It rained, so", " b"))
     made = question({"ctx": "He", "choices": ["a", "b"], "gold": 0}, "f")
     assert made.requests == (("He", " a"), ("He", " b"))
     made = question({"context_options": ["A", "B"], "continuation": "c", "gold": 1}, "f")

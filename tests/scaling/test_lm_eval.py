@@ -1,0 +1,100 @@
+"""Scores against lm-evaluation-harness on the exported model (extra `eval`)."""
+
+import json
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from scaling.evaluate import score_task
+from scaling.export import export
+from scaling.failure import cell_folder
+from scaling.tasks import read_task
+from scaling.trained import open_trained
+from scaling.trainer import train_trunk
+
+lm_eval = pytest.importorskip("lm_eval", reason="needs lm-eval; install scaling-laws[eval]")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+NAMES = ("name", "size", "path", "mode", "value", "count", "owner", "state", "parent", "label")
+# As lm-evaluation-harness 0.4 asks PIQA and ARC, BLiMP, LAMBADA, WinoGrande.
+TASKS = {
+    "choices": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{query.rstrip()}}\nAnswer:",
+        "doc_to_choice": "choices",
+        "doc_to_target": "{{gold}}",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    },
+    "pairs": {
+        "output_type": "multiple_choice",
+        "doc_to_text": "",
+        "doc_to_choice": "{{[sentence_good, sentence_bad]}}",
+        "doc_to_target": 0,
+        "metric_list": [{"metric": "acc"}],
+    },
+    "words": {
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{context}}",
+        "doc_to_target": "{{' ' + continuation}}",
+        "metric_list": [
+            {"metric": "perplexity", "aggregation": "perplexity"},
+            {"metric": "acc", "aggregation": "mean"},
+        ],
+    },
+}
+
+
+def rows(task: str) -> list[dict]:
+    """Return questions that a model without knowledge answers right now and then."""
+    draw, found = random.Random(task), []
+    for i in range(40):
+        said = [f"return self.{name}[{i}]" for name in draw.sample(NAMES, 3)]
+        if task == "choices":
+            query = f"Question: {draw.choice(NAMES)}?\n"
+            found.append({"query": query, "choices": [*said[:2], "key"], "gold": i % 2})
+        elif task == "pairs":
+            found.append({"sentence_good": said[0], "sentence_bad": said[1]})
+        else:
+            continuation = draw.choice(("return", "found", "key"))
+            found.append({"context": f"def {said[0]}(self, key):", "continuation": continuation})
+    return found
+
+
+def test_scores_are_those_of_lm_evaluation_harness(make_cell, tmp_path, monkeypatch):
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    cell = make_cell(n_tokens=16384, optim={"batch_tokens": 256})
+    cell = replace(cell, data=replace(cell.data, context=128))
+    train_trunk([cell])
+    ours = open_trained(cell_folder(cell), torch.device("cpu"))
+    export(ours, tmp_path / "model")
+    asked = []
+    for name, task in TASKS.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows(name)))
+        asked.append(
+            task
+            | {
+                "task": name,
+                "dataset_path": "json",
+                "dataset_kwargs": {"data_files": {"validation": str(path)}},
+                "validation_split": "validation",
+                "num_fewshot": 0,
+            }
+        )
+    theirs = simple_evaluate(
+        HFLM(pretrained=str(tmp_path / "model"), device="cpu", batch_size=4),
+        tasks=asked,
+        bootstrap_iters=0,
+    )["results"]
+    for name in TASKS:
+        found = score_task(read_task(str(tmp_path / f"{name}.jsonl"), folder=""), ours)
+        assert found["n"] == 40
+        for metric in TASKS[name]["metric_list"]:
+            wanted = theirs[name][f"{metric['metric']},none"]
+            assert found[metric["metric"]] == pytest.approx(wanted, rel=1e-4), (name, metric)
+    assert 0 < theirs["choices"]["acc_norm,none"] < 1
+    assert 0 < theirs["pairs"]["acc,none"] < 1
