@@ -4,16 +4,14 @@ A document is (name, text). The split goes by a fixed hash of the name, after ne
 put into one group, so that no file of the test part has a twin in the training part.
 """
 
-import gzip
 import hashlib
-import json
-import lzma
 import sysconfig
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from scaling.config import DataConfig
+from scaling.jsonl import read_rows, read_text
 
 Document = tuple[str, str]
 
@@ -86,27 +84,22 @@ def read_documents(
                 yield name, text
 
 
-def read_text(path: Path) -> str:
-    """Return a text file's content, unpacked where it is .gz or .xz."""
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
-    with opener(path, "rt", encoding="utf-8", errors="replace", newline="\n") as stream:
-        return stream.read()
-
-
 def _rows(path: Path, key: str) -> Iterator[str]:
     if path.suffix == ".parquet":
+        import pyarrow
         import pyarrow.parquet as parquet
 
-        table = parquet.ParquetFile(path)
-        _need(key, table.schema_arrow.names, path)
-        for batch in table.iter_batches(columns=[key], batch_size=1024):
-            yield from (str(v) for v in batch.column(0).to_pylist() if v is not None)
+        try:
+            table = parquet.ParquetFile(path)
+            _need(key, table.schema_arrow.names, path)
+            for batch in table.iter_batches(columns=[key], batch_size=1024):
+                yield from (str(v) for v in batch.column(0).to_pylist() if v is not None)
+        except pyarrow.ArrowException as error:
+            raise ValueError(f"{path} is damaged ({error}); fetch or write it again") from error
         return
-    for line in read_text(path).split("\n"):
-        if line.strip():
-            row = json.loads(line)
-            _need(key, list(row), path)
-            yield str(row[key])
+    for _, row in read_rows(path):
+        _need(key, list(row), path)
+        yield str(row[key])
 
 
 def _need(key: str, names: list[str], path: Path) -> None:

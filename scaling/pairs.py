@@ -8,16 +8,14 @@ instruction[/input]/output; preferences prompt/chosen/rejected, or chosen/reject
 share everything up to the last turn.
 """
 
-import gzip
 import hashlib
-import json
-import lzma
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from tokenizers import Tokenizer
 
+from scaling.jsonl import read_rows
 from scaling.tokenizer import END, SEP
 
 COMPLETION_KEYS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"))
@@ -50,12 +48,12 @@ class Example(NamedTuple):
 
 def read_pairs(path: str | Path) -> list[Pair]:
     """Read prompt/completion rows; rows with an empty completion are left out."""
-    return _filled(path, [_pair(row, path) for row in read_rows(path)])
+    return _filled(path, [_pair(row, path) for _, row in read_rows(path)])
 
 
 def read_preferences(path: str | Path) -> list[Preference]:
     """Read chosen/rejected rows; rows whose two completions are equal are left out."""
-    found = [_preference(row, path) for row in read_rows(path)]
+    found = [_preference(row, path) for _, row in read_rows(path)]
     return _filled(path, [p for p in found if p.chosen != p.rejected])
 
 
@@ -66,27 +64,6 @@ def _filled(path: str | Path, found: list[T]) -> list[T]:
             f"{path} has no row with a prompt and non-empty, different completions; check the file"
         )
     return kept
-
-
-def read_rows(path: str | Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file; ValueError names the line that is none."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; give a .jsonl, .jsonl.gz or .jsonl.xz file")
-    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
-    with opener(path, "rt", encoding="utf-8", newline="\n") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}: line {number} is not JSON ({error}); mend it") from error
-            if not isinstance(row, dict):
-                raise ValueError(
-                    f"{path}: line {number} is not an object; give one JSON object a line"
-                )
-            yield row
 
 
 def _pair(row: dict[str, Any], path: str | Path) -> Pair:

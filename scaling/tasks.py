@@ -12,16 +12,14 @@ continuation, `Answer:` on a line of its own after a query that begins with `Que
 after the end of another document.
 """
 
-import json
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scaling.documents import read_text
+from scaling.jsonl import read_rows
 
 NAMES = {
     "blimp": "blimp",
@@ -80,7 +78,7 @@ def read_task(name: str, *, folder: str, limit: int = 0) -> Task:
     or a line that cannot be read.
     """
     path = find(name, folder)
-    questions = [question(row, f"{path} line {i}") for i, row in enumerate(rows(path), start=1)]
+    questions = [question(row, f"{path}: line {number}") for number, row in read_rows(path)]
     if not questions:
         raise ValueError(f"{path} has no questions; give a file with one JSON object a line")
     if 0 < limit < len(questions):
@@ -108,18 +106,6 @@ def find(name: str, folder: str) -> Path:
         f"no {NAMES[name]}.jsonl[.gz|.xz] in folder={folder or '(not set)'}; "
         "set folder= to the one with the tasks' files"
     )
-
-
-def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file of JSON lines."""
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path} line {number} is not JSON ({error.msg}); mend it"
-                ) from None
 
 
 def question(row: dict[str, Any], where: str) -> Question:

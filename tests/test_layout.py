@@ -16,7 +16,8 @@ from scaling.config import CellConfig
 ROOT = Path(__file__).resolve().parent.parent
 # Leftwards only: a module imports from the groups before its own, or from its own group as listed.
 ORDER = [
-    "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "documents",
+    "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "jsonl",
+    "documents",
     "loss", "lora", "mlp", "moe", "data", "model", "device", "muon", "optim", "checkpoint",
     "mirror", "runlog", "heldout", "health", "passes", "memory", "parallel", "step", "trainer",
 ]  # fmt: skip

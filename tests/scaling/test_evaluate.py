@@ -169,10 +169,13 @@ def test_layouts_are_told_by_their_fields():
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ('{"question": "x"}', r"line 1 has the fields question, of no known layout; give choices"),
+        (
+            '{"question": "x"}',
+            r": line 1 has the fields question, of no known layout; give choices",
+        ),
         ('{"query": "x", "choices": ["a"], "gold": 0}', r"line 1 has 1 choices and gold=0"),
         ('{"query": "x", "choices": ["a", "b"], "gold": 2}', r"2 choices and gold=2; mend the row"),
-        ('{"query": ', r"line 1 is not JSON"),
+        ('{"query": ', r": line 1 is not JSON"),
         ("", r"has no questions"),
         (
             '{"context": "A", "continuation": "b"}\n'

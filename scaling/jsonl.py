@@ -1,0 +1,55 @@
+"""Text files and JSON lines, plain or packed; a damaged file is named, and its line."""
+
+import gzip
+import json
+import lzma
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
+
+
+@contextmanager
+def open_text(path: str | Path, *, errors: str = "strict") -> Iterator[TextIO]:
+    """Open a UTF-8 file, unpacked where it ends in .gz or .xz.
+
+    Raises FileNotFoundError for one that is not there, ValueError for one that is damaged or, with
+    `errors` strict, not UTF-8.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; correct the path")
+    opener = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    try:
+        with opener(path, "rt", encoding="utf-8", errors=errors, newline="\n") as stream:
+            yield stream
+    except DAMAGE as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch or pack it again") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason}); convert it") from error
+
+
+def read_text(path: str | Path) -> str:
+    """Return a text file's content; bytes that are not UTF-8 become U+FFFD."""
+    with open_text(path, errors="replace") as stream:
+        return stream.read()
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line number and object of each line of JSON; ValueError names a line that is none."""
+    with open_text(path) as stream:
+        for number, line in enumerate(stream, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}: line {number} is not JSON ({error}); mend it") from error
+            if not isinstance(row, dict):
+                raise ValueError(
+                    f"{path}: line {number} is not an object; give one JSON object a line"
+                )
+            yield number, row
