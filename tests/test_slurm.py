@@ -19,9 +19,11 @@ from scaling.schema import read_records
 from scaling.submit import slurm_parameters
 
 from .test_commands import ROOT, TINY, run, sweep
-from .test_survival import await_, long_one, science
+from .test_survival import await_, begin, long_one, science
 
 HOW = "no SLURM answers sinfo; start one (../shared/slurm/cluster start, as root)"
+CLUSTER = Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared")) / "slurm/cluster"
+STATE = Path(os.environ.get("SLURM_LOCAL_ROOT", "/var/lib/scaling-slurm"))
 LONG = ["model.d_model=8,16", "budget.n_tokens=2048,500000", "machine.checkpoint_seconds=600"]
 
 
@@ -104,10 +106,7 @@ def test_preempted_and_signalled_cells_end_as_unbroken_ones(cluster, on_slurm, t
     await_(lambda: "preempted" in cut_short(study))
     shown = json.loads(run("scaling.status", str(study), "--json").stdout)
     assert any(c["state"] == "queued" and c["step"] > 0 for c in shown)
-    attached = subprocess.Popen(
-        [sys.executable, "-m", "scaling.sweep", "-m", *on_slurm, *LONG],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    attached = begin(*on_slurm, *LONG)
     signalled = False
     while attached.poll() is None:
         hasten()
@@ -151,11 +150,8 @@ def test_branches_as_dependent_jobs_start_from_the_trunks_checkpoint(
 @pytest.mark.slow
 def test_a_killed_job_is_seen_and_retried(cluster, on_slurm, tmp_path):
     study = tmp_path / "runs/tiny"
-    command = [*on_slurm, "model.d_model=16", "budget.n_tokens=128000", "retry=1"]
-    sweep_ = subprocess.Popen(
-        [sys.executable, "-m", "scaling.sweep", "-m", *command],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    command = [*on_slurm, "model.d_model=16", "budget.n_tokens=400000", "retry=1"]
+    sweep_ = begin(*command)
     cell = await_(lambda: long_one(study))[0]
     os.kill(first_process(study), signal.SIGKILL)
     os.kill(cell.pid, signal.SIGKILL)  # a cluster that tracks by cgroup ends it with its job
@@ -174,6 +170,123 @@ def first_process(study: Path) -> int:
             if mark in text and b"python" in text.split(b"\0")[0]:
                 return int(path.parent.name)
     raise AssertionError("the job has no process")
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_cell_that_meets_the_time_limit_goes_on_in_its_jobs_next_turn(
+    cluster, on_slurm, tmp_path
+):
+    study = tmp_path / "runs/tiny"
+    # SLURM counts in minutes; it sends this signal after 14 s. Its effect on the record is that of
+    # the preemption above, so the cell, longer than any minute, is not trained to its end.
+    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_seconds=30"]
+    cell = ["model.d_model=16", "budget.n_tokens=2e7", "detach=true"]
+    left = sweep(*on_slurm, *limit, *cell)
+    assert left.returncode == 0, left.stderr
+    await_(lambda: "timeout" in cut_short(study))
+
+    def further() -> bool:
+        hasten()
+        tries = attempts(next(study.glob("[!.]*/attempts")).parent)
+        return len({a.job for a in tries}) == 1 and tries[-1].step > tries[0].step
+
+    await_(further)
+    assert "failed" not in cut_short(study)
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_killed_sweep_leaves_its_jobs_which_are_cancelled_and_then_resumed(
+    cluster, on_slurm, tmp_path
+):
+    study = tmp_path / "runs/tiny"
+    command = [*on_slurm, "model.d_model=16", "budget.n_tokens=1e6"]
+    front = begin(*command)
+    await_(lambda: long_one(study))
+    front.kill()
+    front.communicate()
+    attached = begin(*command)
+    assert any("attached to 1 cells" in line for line in attached.stderr)
+    cancelled = run("scaling.status", str(study), "--cancel")
+    assert "cancelled 1 jobs" in cancelled.stderr
+    said = attached.communicate(timeout=120)[1]
+    assert attached.returncode == 1, said
+    (cell,) = json.loads(run("scaling.status", str(study), "--json").stdout)
+    assert cell["state"] == "cancelled"
+    again = sweep(*command)
+    assert again.returncode == 0, again.stderr
+    assert [r.status for r in read_records(study)] == ["done"]
+    assert len(read_jobs(study)) == 2
+
+
+@pytest.fixture
+def own_cluster(cluster):
+    """Return the script of the test cluster when nobody's jobs are on it: it may be restarted."""
+    if os.geteuid() or not CLUSTER.is_file() or not STATE.is_dir():
+        pytest.skip(f"needs root and the cluster of {CLUSTER}, which it restarts")
+    await_(lambda: not subprocess.check_output(["squeue", "-h"]), seconds=60)
+    return CLUSTER
+
+
+@pytest.fixture
+def without_accounting(own_cluster):
+    """Restart the test cluster without accounting, and with it afterwards."""
+    environment = os.environ | {"SLURM_LOCAL_ACCOUNTING": "no"}
+    subprocess.run([own_cluster, "restart"], env=environment, check=True, capture_output=True)
+    yield
+    subprocess.run([own_cluster, "restart"], check=True, capture_output=True)
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_cluster_without_accounting_shows_done_cells_and_dead_jobs(
+    without_accounting, on_slurm, tmp_path
+):
+    study = tmp_path / "runs/tiny"
+    assert subprocess.run(["sacct"], capture_output=True, check=False).returncode
+    command = [*on_slurm, "model.d_model=16", "budget.n_tokens=1024,500000", "cells_per_job=0"]
+    front = begin(*command)
+    cell = await_(lambda: [a for a in long_one(study) if a.step > 100])[0]
+    os.kill(first_process(study), signal.SIGKILL)
+    os.kill(cell.pid, signal.SIGKILL)
+    said = front.communicate(timeout=120)[1]
+    assert front.returncode == 1, said
+    shown = json.loads(run("scaling.status", str(study), "--json").stdout)
+    assert sorted(c["state"] for c in shown) == ["done", "failed"]
+    again = sweep(*command)
+    assert again.returncode == 0, again.stderr
+    assert [r.status for r in read_records(study)] == ["done"] * 2
+
+
+@pytest.fixture
+def strict_accounts(own_cluster):
+    """Run the test cluster's controller with accounts that must exist; as it was afterwards."""
+    conf = STATE / "slurm.conf"
+    os.kill(int((STATE / "started/slurmctld").read_text().split()[0]), signal.SIGTERM)
+    await_(lambda: not controller_answers())
+    conf.write_text(conf.read_text() + "\nAccountingStorageEnforce=associations\n")
+    controller = subprocess.Popen(
+        ["slurmctld", "-D"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    await_(controller_answers)
+    yield
+    controller.terminate()
+    controller.wait()
+    subprocess.run([own_cluster, "start"], check=True, capture_output=True)
+
+
+def controller_answers() -> bool:
+    return not subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_refused_account_is_one_sentence_and_nothing_is_submitted(
+    strict_accounts, on_slurm, tmp_path
+):
+    cells = ["model.d_model=8,16", "budget.n_tokens=1024", "hydra.launcher.account=nobodys"]
+    refused_at_once(sweep(*on_slurm, *cells), tmp_path, "set hydra.launcher.account")
 
 
 @pytest.mark.slurm
@@ -210,10 +323,16 @@ def test_what_the_cluster_refuses_is_one_sentence_and_nothing_is_submitted(
     cluster, on_slurm, tmp_path, option, words
 ):
     done = sweep(*on_slurm, "model.d_model=8,16", "budget.n_tokens=1024", option)
+    refused_at_once(done, tmp_path, words)
+
+
+def refused_at_once(done: subprocess.CompletedProcess, folder: Path, words: str) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert words in done.stderr.splitlines()[-1]
-    assert not read_jobs(tmp_path / "runs/tiny")
+    assert not read_jobs(folder / "runs/tiny")
+    queue = subprocess.run(["squeue", "-h", "-o", "%Z"], capture_output=True, text=True)
+    assert str(folder) not in queue.stdout
 
 
 @pytest.mark.slurm
