@@ -185,6 +185,11 @@ class DataConfig:
     `source: files` reads `train` (folders, globs or files: .txt .py .md .jsonl[.gz|.xz] .parquet),
     and `test` likewise or, when that is empty, a fixed hash share of the training documents.
     `sha256` is the corpus' content: filled in when it is read; a given one must be met.
+
+    `weights` make a mixture: the share of training windows drawn from each entry of `train`, each
+    with epochs of its own. `unique_tokens` keeps that many training tokens, the same for every
+    model and nested from one number to the next, to measure repetition (Muennighoff et al. 2023).
+    `mask_documents` keeps attention within a document (Llama 3, 2407.21783, section 3.2).
     """
 
     source: str = "stdlib"
@@ -194,6 +199,9 @@ class DataConfig:
     test_share: float = 0.08
     context: int = 128
     max_bytes: int = 0
+    weights: list[float] = field(default_factory=list)
+    unique_tokens: int = 0
+    mask_documents: bool = False
     sha256: str = ""
 
     def __post_init__(self) -> None:
@@ -209,6 +217,18 @@ class DataConfig:
             "data.test_share", self.test_share, 0 < self.test_share < 1, "must lie between 0 and 1"
         )
         check("data.context", self.context, self.context >= 2, "must be at least 2 tokens")
+        check(
+            "data.weights",
+            self.weights,
+            not self.weights or (len(self.weights) == len(self.train) and min(self.weights) > 0),
+            f"must be a positive number for each of the {len(self.train)} entries of data.train",
+        )
+        check(
+            "data.unique_tokens",
+            self.unique_tokens,
+            self.unique_tokens >= 0,
+            "must be a number of tokens, or 0 for all there are",
+        )
 
 
 @dataclass(kw_only=True)

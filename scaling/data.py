@@ -1,14 +1,13 @@
-"""Tokens on disk, and the batches cut from them.
+"""Tokens on disk: a corpus is tokenised once into memory-mapped uint16/uint32 files.
 
-A corpus is tokenised once into memory-mapped uint16/uint32 files, documents joined by END, under a
-folder named by its content. A batch is a pure function of seed and step: windows of the training
-part in an order permuted anew each epoch, the same order for every model size.
+Documents are joined by END, under a folder named by the text's content and the vocabulary.
 """
 
 import json
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +24,7 @@ from scaling.tokenizer import END, load_tokenizer, train_tokenizer
 
 log = logging.getLogger(__name__)
 Parts = tuple[list[Document], list[Document]]
-VERSION = 1  # of the files below; a change makes old folders unused
+VERSION = 2  # of the files below; a change makes old folders unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,13 +127,22 @@ def content_hash(config: DataConfig, cache: Path) -> tuple[str, Parts | None]:
         return read_json(known)["sha256"], None
     log.info("reading the corpus (%s)", config.source)
     train, test = documents(config)
-    sha256 = sha256_json([train, test])
+    sha256 = sha256_json(_content(train, test))
     write_json(known, {"sha256": sha256, "train": len(train), "test": len(test)})
     return sha256, (train, test)
 
 
 def _identity(config: DataConfig) -> dict[str, Any]:
-    return {k: v for k, v in vars(config).items() if k not in ("sha256", "context")}
+    """Return what decides which documents there are, and in which part."""
+    beside = ("sha256", "context", "weights", "unique_tokens", "mask_documents")
+    known = {k: v for k, v in vars(config).items() if k not in beside}
+    return {**known, "mixture": bool(config.weights)}
+
+
+def _content(train: list[Document], test: list[Document]) -> list[Any]:
+    parts = Counter(d.part for d in train)
+    of_parts = [[parts[i] for i in range(max(parts) + 1)]] if len(parts) > 1 else []
+    return [[d[:2] for d in train], [d[:2] for d in test], *of_parts]
 
 
 def _stamp(config: DataConfig) -> list[tuple[str, int, int]]:
@@ -166,6 +174,7 @@ def _build(
     for part, found in (("train", train), ("test", test)):
         log.info("tokenising %d %s documents", len(found), part)
         meta |= _write_part(scratch, part, found, tokenizer, dtype)
+    meta["part_tokens"] = _part_tokens(scratch, train, meta["train_tokens"])
     write_json(scratch / "meta.json", meta)
     try:
         scratch.rename(folder)
@@ -181,13 +190,20 @@ def _build(
     )
 
 
+def _part_tokens(folder: Path, train: list[Document], n_tokens: int) -> list[int]:
+    """Return the training tokens of each part of a mixture, which follow one another."""
+    starts = np.load(folder / "train_starts.npy")
+    firsts = np.searchsorted([d.part for d in train], np.arange(train[-1].part + 1))
+    return np.diff([*starts[firsts], n_tokens]).tolist()
+
+
 def _sample(found: list[Document], limit: int) -> Iterator[str]:
     """Yield training texts, spread over the corpus, up to `limit` bytes."""
-    total = sum(len(text) for _, text in found)
+    total = sum(len(text) for _, text, _ in found)
     step = max(1, round(total / limit))
     size = 0
     for start in range(step):
-        for _, text in found[start::step]:
+        for _, text, _ in found[start::step]:
             if size > limit:
                 return
             size += len(text)
@@ -203,7 +219,7 @@ def _write_part(
         (folder / f"{part}.jsonl").open("w") as texts,
     ):
         for at in range(0, len(found), 256):
-            chunk = [text for _, text in found[at : at + 256]]
+            chunk = [d.text for d in found[at : at + 256]]
             for text, encoding in zip(chunk, tokenizer.encode_batch_fast(chunk), strict=True):
                 ids = np.asarray([*encoding.ids, END], dtype=dtype)
                 tokens.write(ids.tobytes())
@@ -213,50 +229,3 @@ def _write_part(
                 n_bytes += len(text.encode("utf-8", "replace"))
     np.save(folder / f"{part}_starts.npy", np.asarray(starts))
     return {f"{part}_tokens": n_tokens, f"{part}_bytes": n_bytes, f"{part}_documents": len(found)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batches:
-    """Training batches as a pure function of the step; `rows` windows of `context` tokens each."""
-
-    tokens: np.ndarray
-    context: int
-    rows: int
-    seed: int
-
-    def __post_init__(self) -> None:
-        """Refuse a corpus shorter than one window."""
-        if self.windows < 1:
-            raise ValueError(
-                f"the training part has {len(self.tokens)} tokens, fewer than one window of "
-                f"context+1={self.context + 1}; add text or shorten data.context"
-            )
-
-    @property
-    def windows(self) -> int:
-        """Windows in one epoch."""
-        return (len(self.tokens) - 1) // self.context
-
-    def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return inputs and targets of a step, (rows, context) int64 each."""
-        wanted = np.arange(step * self.rows, (step + 1) * self.rows)
-        windows = np.empty(self.rows, dtype=np.int64)
-        for epoch in np.unique(wanted // self.windows):
-            here = wanted // self.windows == epoch
-            windows[here] = self._order(int(epoch))[wanted[here] % self.windows]
-        return cut(self.tokens, windows * self.context, self.context)
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in _orders.get((self.seed, self.windows), {}):
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.windows)
-            _orders[self.seed, self.windows] = {epoch: order}
-        return _orders[self.seed, self.windows][epoch]
-
-
-_orders: dict[tuple[int, int], dict[int, np.ndarray]] = {}
-
-
-def cut(tokens: np.ndarray, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut windows: inputs and the targets one token later, (len(starts), length) int64 each."""
-    rows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
-    return rows[:, :-1], rows[:, 1:]

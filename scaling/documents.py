@@ -1,6 +1,6 @@
 """Read documents from the standard library, files or a hub set, and split them without leaks.
 
-A document is (name, text). The split goes by a fixed hash of the name, after near-duplicates are
+The split goes by a fixed hash of the name, after near-duplicates are
 put into one group, so that no file of the test part has a twin in the training part.
 """
 
@@ -9,11 +9,19 @@ import sysconfig
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from scaling.config import DataConfig
 from scaling.jsonl import read_rows, read_text
 
-Document = tuple[str, str]
+
+class Document(NamedTuple):
+    """A text, its name, and which part of a mixture it belongs to."""
+
+    name: str
+    text: str
+    part: int = 0
+
 
 SUFFIXES = (
     ".txt",
@@ -77,11 +85,11 @@ def read_documents(
         if ".jsonl" in path.name or path.suffix == ".parquet":
             for number, text in enumerate(_rows(path, text_key)):
                 if text.strip():
-                    yield f"{name}:{number}", text
+                    yield Document(f"{name}:{number}", text)
         else:
             text = read_text(path)
             if text.strip():
-                yield name, text
+                yield Document(name, text)
 
 
 def _rows(path: Path, key: str) -> Iterator[str]:
@@ -120,34 +128,37 @@ def hub_documents(names: Iterable[str], *, split: str, text_key: str) -> Iterato
     for name in names:
         for number, row in enumerate(datasets.load_dataset(name, split=split, streaming=True)):
             _need(text_key, list(row), Path(name))
-            yield f"{name}:{number}", str(row[text_key])
+            yield Document(f"{name}:{number}", str(row[text_key]))
+
+
+def _read(config: DataConfig, entries: list[str], *, split: str) -> Iterator[Document]:
+    if config.source == "hub":
+        return hub_documents(entries, split=split, text_key=config.text_key)
+    return read_documents(source_files(entries), text_key=config.text_key)
+
+
+def _training(config: DataConfig) -> Iterator[Document]:
+    """Yield the training documents, one part after the other."""
+    if config.source == "stdlib":
+        root = Path(sysconfig.get_path("stdlib"))
+        yield from read_documents(stdlib_files(), text_key="", root=root)
+        return
+    parts = [[entry] for entry in config.train] if config.weights else [config.train]
+    for part, entries in enumerate(parts):
+        for found in _read(config, entries, split="train"):
+            yield found._replace(part=part)
 
 
 def documents(config: DataConfig) -> tuple[list[Document], list[Document]]:
     """Return the training and the test documents of a data config; ValueError when one is empty."""
-    if config.source == "stdlib":
-        root = Path(sysconfig.get_path("stdlib"))
-        train, test = list(read_documents(stdlib_files(), text_key="", root=root)), None
-    elif config.source == "files":
-        train = list(read_documents(source_files(config.train), text_key=config.text_key))
-        test = (
-            list(read_documents(source_files(config.test), text_key=config.text_key))
-            if config.test
-            else None
-        )
-    else:
-        train = list(hub_documents(config.train, split="train", text_key=config.text_key))
-        test = (
-            list(hub_documents(config.test, split="test", text_key=config.text_key))
-            if config.test
-            else None
-        )
+    train = list(_training(config))
+    test = list(_read(config, config.test, split="test")) if config.test else None
     train = _unique(train)
     if test is None:
         train, test = split(train, share=config.test_share)
     else:
-        held_out = {_digest(text) for _, text in test}
-        train = [d for d in train if _digest(d[1]) not in held_out]
+        held_out = {_digest(d.text) for d in test}
+        train = [d for d in train if _digest(d.text) not in held_out]
     if config.max_bytes:
         train = _limit(train, config.max_bytes)
     for part, found in (("training", train), ("test", test)):
@@ -160,17 +171,18 @@ def documents(config: DataConfig) -> tuple[list[Document], list[Document]]:
 
 
 def _limit(found: list[Document], max_bytes: int) -> list[Document]:
-    kept, size = [], 0
-    for name, text in sorted(found, key=lambda d: _digest(d[0])):
-        size += len(text.encode())
+    kept: list[Document] = []
+    size = 0
+    for one in sorted(found, key=lambda d: _digest(d.name)):
+        size += len(one.text.encode())
         if kept and size > max_bytes:
             break
-        kept.append((name, text))
-    return kept
+        kept.append(one)
+    return sorted(kept, key=lambda d: d.part)
 
 
 def _unique(found: list[Document]) -> list[Document]:
-    return list({_digest(text): (name, text) for name, text in reversed(found)}.values())[::-1]
+    return list({_digest(d.text): d for d in reversed(found)}.values())[::-1]
 
 
 def _digest(text: str) -> str:
@@ -179,14 +191,14 @@ def _digest(text: str) -> str:
 
 def split(found: list[Document], *, share: float) -> tuple[list[Document], list[Document]]:
     """Split by the hash of each near-duplicate group's first name; `share` of them is test."""
-    groups = near_duplicates([text for _, text in found])
+    groups = near_duplicates([d.text for d in found])
     first: dict[int, str] = {}
-    for (name, _), group in zip(found, groups, strict=True):
-        first[group] = min(name, first.get(group, name))
+    for one, group in zip(found, groups, strict=True):
+        first[group] = min(one.name, first.get(group, one.name))
     held_out = {g for g, name in first.items() if int(_digest(name)[:8], 16) / 16**8 < share}
     train = [d for d, g in zip(found, groups, strict=True) if g not in held_out]
     test = [d for d, g in zip(found, groups, strict=True) if g in held_out]
-    return train, sorted(test, key=lambda d: _digest(d[0]))
+    return train, sorted(test, key=lambda d: _digest(d.name))
 
 
 def near_duplicates(texts: list[str]) -> list[int]:

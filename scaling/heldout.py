@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from scaling.data import Corpus, cut
+from scaling.batches import cut
+from scaling.data import Corpus
 from scaling.model import Transformer
 
 ROWS = 16  # windows scored at once; the logits then stay near the cache

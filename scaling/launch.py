@@ -252,18 +252,20 @@ def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
 
 def check_corpus(cells: list[CellConfig]) -> None:
     """Resolve every cell before the first trains; say which budgets repeat the corpus."""
+    from scaling.batches import Batches
     from scaling.budget import resolve
     from scaling.data import open_corpus
 
     largest = max(cells, key=lambda c: resolve(c).n_tokens)
-    unique_tokens, wanted = len(open_corpus(largest).train), resolve(largest).n_tokens
-    if wanted > unique_tokens:
+    budget, corpus = resolve(largest), open_corpus(largest)
+    batches = Batches.of(corpus, largest.data, rows=budget.rows, seed=largest.seed)
+    if (epochs := batches.epochs(budget.n_tokens)) > 1:
         log.warning(
-            "the largest budget takes %s tokens but the corpus has %s: up to %.1f epochs; "
+            "the largest budget takes %s tokens, of which %s are unique: up to %.1f epochs; "
             "records keep unique_tokens",
-            f"{wanted:,}",
-            f"{unique_tokens:,}",
-            wanted / unique_tokens,
+            f"{budget.n_tokens:,}",
+            f"{batches.unique(budget.n_tokens):,}",
+            epochs,
         )
 
 

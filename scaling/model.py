@@ -141,13 +141,15 @@ class Transformer(nn.Module):
     """Tokens to logits.
 
     `context` bounds learned positions; rotary and sinusoidal ones are computed on demand. With
-    `recompute` set, training keeps the blocks' inputs alone (Chen et al. 2016, 1604.06174).
+    `recompute` set, training keeps the blocks' inputs alone (Chen et al. 2016, 1604.06174). With
+    `document_end` set, no token attends beyond the last such token before it.
     """
 
     def __init__(self, config: ModelConfig, *, vocab_size: int, context: int) -> None:
         super().__init__()
         self.config, self.vocab_size, self.context = config, vocab_size, context
         self.recompute = False
+        self.document_end: int | None = None
         self._plain: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         if config.positions == "learned":
@@ -216,6 +218,8 @@ class Transformer(nn.Module):
             positions = _order(start, start + tokens.shape[1], tokens.device)
         if mask is None and start and tokens.shape[1] > 1:
             mask = causal_mask(tokens.shape[1], start, tokens.device)
+        if mask is None and cache is None and self.document_end is not None:
+            mask = document_mask(tokens, self.document_end)
         x, rope = self._embed(tokens, positions)
         for i, block in enumerate(self.blocks):
             kv = None if cache is None else LayerCache(cache.keys[i], cache.values[i], start)
@@ -291,6 +295,17 @@ def causal_mask(n_new: int, start: int, device: torch.device) -> Tensor:
     """Return the (1, 1, T, S) mask of `n_new` queries after `start` stored tokens."""
     queries = torch.arange(start, start + n_new, device=device)[:, None]
     return (torch.arange(start + n_new, device=device)[None, :] <= queries)[None, None]
+
+
+def document_mask(tokens: Tensor, end: int) -> Tensor:
+    """Return the (B, 1, T, T) causal mask within documents of (B, T) tokens, each closed by `end`.
+
+    The end belongs to the document that it closes; rotary positions need no restart.
+    """
+    closed = tokens == end
+    document = closed.cumsum(1) - closed.long()  # (B, T)
+    same = document[:, :, None] == document[:, None, :]  # (B, T, T)
+    return same.tril()[:, None]
 
 
 def rotary_angles(positions: Tensor, d_head: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from scaling.model import (
     NORM_EPS,
     Block,
     Transformer,
+    document_mask,
     rotary_angles,
     sinusoids,
 )
@@ -58,7 +59,8 @@ class Passes:
         self.views = [(w, g.view_as(w)) for w, g in zip(weights, views, strict=True)]
         self.attach()
         n, d_model = rows * context, config.d_model
-        shared = Shared.of(config, rows=rows, context=context)
+        apart = model.document_end is not None
+        shared = Shared.of(config, rows=rows, context=context, apart=apart)
         self.x, self.dx = torch.empty(n, d_model), torch.empty(n, d_model)
         self.shared = shared
         self.parts: list[AttentionPass | SwiGLUPass] = []
@@ -96,6 +98,8 @@ class Passes:
 
     def _part(self, tokens: Tensor, targets: Tensor) -> Tensor:
         ids = tokens.flatten()
+        if self.model.document_end is not None:
+            self.shared.separate(document_mask(tokens, self.model.document_end))
         self._forward(ids)
         head, scale = self.model.head.weight, self.model.output_scale
         torch.mul(self.last.out, self.gain * scale, out=self.hidden)
@@ -186,7 +190,7 @@ class Shared:
     rows: int
     context: int
     angles: tuple[Tensor, Tensor] | None  # (T, K/2) each
-    mask: Tensor  # (1, T, T), -inf above the diagonal
+    mask: Tensor  # (1 or B H, T, T), -inf where a query may not look
     spare: Tensor  # (n, C), as the next
     dy: Tensor
     qkv: Tensor  # (n, 3 D), values and gradients
@@ -198,19 +202,20 @@ class Shared:
     d_act: Tensor  # (n, F)
 
     @classmethod
-    def of(cls, config: ModelConfig, *, rows: int, context: int) -> "Shared":
-        """Allocate for batches of rows x context."""
+    def of(cls, config: ModelConfig, *, rows: int, context: int, apart: bool) -> "Shared":
+        """Allocate for batches of rows x context; `apart` if documents are kept apart."""
         n, heads, d_head = rows * context, config.n_head, config.d_head
         angles = None
         if config.positions == "rope":
             cos, sin = rotary_angles(torch.arange(context), d_head, torch.float32)
             angles = tuple(a[:, : d_head // 2].contiguous() for a in (cos, sin))
+        mask = torch.full((1, context, context), -math.inf).triu(1)
         return cls(
             config=config,
             rows=rows,
             context=context,
             angles=angles,  # type: ignore[arg-type]
-            mask=torch.full((1, context, context), -math.inf).triu(1),
+            mask=mask.repeat(rows * heads, 1, 1) if apart else mask,
             spare=torch.empty(n, config.d_model),
             dy=torch.empty(n, config.d_model),
             qkv=torch.empty(n, 3 * heads * d_head),
@@ -221,6 +226,11 @@ class Shared:
             d_up=torch.empty(n, 2 * config.d_ff),
             d_act=torch.empty(n, config.d_ff),
         )
+
+    def separate(self, visible: Tensor) -> None:
+        """Set the mask to what a batch's queries may see, (B, 1, T, T)."""
+        hidden = torch.zeros(visible.shape).masked_fill_(~visible, -math.inf)
+        self.mask.view(self.rows, -1, self.context, self.context).copy_(hidden)
 
 
 class AttentionPass:

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from scaling.attempt import Pulse
+from scaling.batches import Batches
 from scaling.budget import Resolved, resolve
 from scaling.config import CellConfig, OptimConfig
-from scaling.data import Batches, Corpus, open_corpus
+from scaling.data import Corpus, open_corpus
 from scaling.device import autocast, pick_device
 from scaling.heldout import TestSet, make_test_set
 from scaling.memory import advice, divisors, is_out_of_memory, largest_that_fits
@@ -27,6 +28,7 @@ from scaling.optim import make_optimizer
 from scaling.parallel import ALONE, World
 from scaling.passes import Passes, has_passes
 from scaling.schema import now
+from scaling.tokenizer import END
 
 log = logging.getLogger(__name__)
 Report = Callable[[float], None]  # called with the FLOPs done so far
@@ -103,7 +105,7 @@ def prepare(
     return Setting(
         cell=cell,
         device=pick_device(cell.machine),
-        batches=Batches(tokens=corpus.train, context=context, rows=resolved.rows, seed=cell.seed),
+        batches=Batches.of(corpus, cell.data, rows=resolved.rows, seed=cell.seed),
         test=make_test_set(corpus, context=context, n_tokens=cell.eval.test_tokens),
         corpus=corpus,
         report=report,
@@ -120,6 +122,7 @@ def new_run(setting: Setting) -> Run:
     torch.manual_seed(cell.seed)
     model = Transformer(cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
     model.to(setting.device)
+    model.document_end = END if cell.data.mask_documents else None
     model.recompute = cell.machine.activation_checkpointing
     if cell.machine.compile:
         for block in model.blocks:  # alike: compiled once

@@ -359,7 +359,7 @@ def finish(
         seed=cell.seed,
         params=resolved.shape.params,
         tokens=resolved.n_tokens,
-        unique_tokens=min(resolved.n_tokens, setting.batches.windows * resolved.shape.context),
+        unique_tokens=setting.batches.unique(resolved.n_tokens),
         flops=resolved.flops,
         flops_6nd=resolved.flops_6nd,
         test_loss=score.loss if score else None,

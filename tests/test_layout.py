@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
     "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "jsonl",
     "documents",
-    "loss", "lora", "mlp", "moe", "data", "model", "device", "muon", "optim", "checkpoint",
+    "loss", "lora", "mlp", "moe", "data", "batches", "model", "device", "muon", "optim",
+    "checkpoint",
     "mirror", "runlog", "heldout", "health", "passes", "memory", "parallel", "step", "trainer",
 ]  # fmt: skip
 ONLY = {

@@ -7,8 +7,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from scaling.batches import BLOCK, Batches
 from scaling.config import DataConfig
-from scaling.data import Batches, open_corpus
+from scaling.data import open_corpus
 from scaling.documents import documents, near_duplicates
 from scaling.heldout import clustered_error, make_test_set
 from scaling.tokenizer import END
@@ -17,7 +18,7 @@ from scaling.tokenizer import END
 def test_near_duplicates_stay_on_one_side(corpus_folder):
     config = DataConfig(source="files", train=[str(corpus_folder)], test_share=0.5)
     train, test = documents(config)
-    sides = [{name for name, _ in part} for part in (train, test)]
+    sides = [{d.name for d in part} for part in (train, test)]
     assert any({"doc03.txt", "twin.txt"} <= side for side in sides)
     assert len(train) + len(test) == 31
     assert documents(config) == (train, test)
@@ -49,7 +50,7 @@ def test_every_kind_of_file_gives_its_documents(tmp_path, ending):
     train, test = documents(
         DataConfig(source="files", train=[str(path)], text_key="body", test_share=0.3)
     )
-    assert sorted(t for _, t in train + test) == sorted(texts)
+    assert sorted(d.text for d in train + test) == sorted(texts)
 
 
 def test_a_wrong_text_column_is_answered_with_the_right_ones(tmp_path):
@@ -117,3 +118,72 @@ def test_the_clustered_error_is_the_plain_one_for_single_windows_and_larger_in_c
     assert clustered_error(repeated, np.repeat(np.arange(100), 4)) == pytest.approx(
         values[:100].std(ddof=1) / 10, rel=1e-9
     )
+
+
+def mixed(**kwargs) -> Batches:
+    """Two parts, tokens 0..999 and 1000..1399, three quarters of the windows from the first."""
+    tokens = np.arange(1400, dtype=np.uint16)
+    shares = {"part_tokens": (1000, 400), "weights": (3.0, 1.0)}
+    return Batches(tokens=tokens, context=10, rows=8, seed=1, **shares, **kwargs)
+
+
+def firsts(batches: Batches, n_steps: int) -> np.ndarray:
+    return np.concatenate([batches(step)[0][:, 0] for step in range(n_steps)]).astype(int)
+
+
+def test_a_mixture_draws_its_shares_and_each_part_has_epochs_of_its_own():
+    seen = firsts(mixed(), BLOCK // 8)
+    small, large = seen[seen >= 1000], seen[seen < 1000]
+    assert len(small) == BLOCK // 4
+    for part, windows in ((small, 39), (large, 99)):
+        epochs = [part[i : i + windows] for i in range(0, len(part) - windows, windows)]
+        assert all(len(set(e)) == windows for e in epochs)
+        assert len(epochs) >= 3
+    x, y = mixed()(5)
+    assert (y == x + 1).all()  # no window spans two parts
+    half = firsts(mixed(), BLOCK // 16)
+    assert (half == seen[: len(half)]).all()  # and a resumed run sees what an unbroken one does
+
+
+def test_unique_tokens_and_epochs_are_counted_exactly():
+    batches = mixed()
+    for steps in (1, 5, 7, 31, 90):
+        seen, n_tokens = firsts(batches, steps), steps * 8 * 10
+        assert batches.unique(n_tokens) == 10 * len(set(seen))
+        small = (seen >= 1000).sum()
+        assert batches.epochs(n_tokens) == max(small / 39, (len(seen) - small) / 99)
+
+
+def test_unique_tokens_are_the_same_for_every_seed_and_nested():
+    def seen(unique: int, seed: int) -> set[int]:
+        tokens = np.arange(1001, dtype=np.uint16)
+        return set(
+            firsts(Batches(tokens=tokens, context=10, rows=5, seed=seed, unique_tokens=unique), 20)
+        )
+
+    assert len(seen(200, 0)) == 20
+    assert seen(200, 0) == seen(200, 1) < seen(400, 0)
+    assert len(set(firsts(mixed(unique_tokens=400), 200))) == 40
+    with pytest.raises(ValueError, match=r"and the 1320 tokens there are"):
+        mixed(unique_tokens=1400)
+
+
+def test_the_parts_of_a_mixture_lie_one_after_the_other(make_cell, tmp_path):
+    for part in "ab":
+        lines = [json.dumps({"text": f"{part} {n} " * 40}) for n in range(60)]
+        (tmp_path / f"{part}.jsonl").write_text("\n".join(lines))
+    train = [str(tmp_path / f"{part}.jsonl") for part in "ba"]
+    shape = {"source": "files", "train": train, "test_share": 0.2, "context": 16}
+    cell = make_cell()
+    cell.data = DataConfig(weights=[1, 3], **shape)
+    corpus = open_corpus(cell)
+    first, second = corpus.meta["part_tokens"]
+    assert first + second == len(corpus.train)
+    decoded = corpus.tokenizer.decode(corpus.train[first : first + 20].tolist())
+    assert decoded.startswith("a ")
+    batches = Batches.of(corpus, cell.data, rows=8, seed=0)
+    assert batches.weights == (1, 3)
+    cell.data = DataConfig(**shape)
+    assert Batches.of(open_corpus(cell), cell.data, rows=8, seed=0).part_tokens == ()
+    with pytest.raises(ValueError, match="each of the 2 entries"):
+        DataConfig(weights=[1], **shape)

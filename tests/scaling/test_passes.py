@@ -133,3 +133,30 @@ def test_long_rows_other_devices_and_precisions_are_left_to_autograd():
     assert not has_passes(config, context=1024, device=CPU, precision="fp32")
     assert not has_passes(config, context=CONTEXT, device=CPU, precision="bf16")
     assert not has_passes(config, context=CONTEXT, device=torch.device("cuda"), precision="fp32")
+
+
+def test_masked_documents_are_read_as_if_alone_by_autograd_and_by_the_passes():
+    transformer = made(n_layer=2)
+    tokens = batch()[0].clamp_min(1)
+    ends = torch.tensor([[3, 9], [0, 15], [7, 8]])
+    tokens.scatter_(1, ends, 0)
+    transformer.document_end = 0
+    together = transformer(tokens)
+    for row, (first, second) in enumerate(ends.tolist()):
+        for start, stop in ((0, first + 1), (first + 1, second + 1), (second + 1, CONTEXT)):
+            if start < stop:
+                alone = transformer(tokens[row : row + 1, start:stop])
+                torch.testing.assert_close(
+                    together[row, start:stop], alone[0], rtol=1e-4, atol=1e-4
+                )
+    targets = batch(seed=4)[1]
+    loss = transformer.loss(tokens, targets)
+    loss.backward()
+    wanted = {name: w.grad.clone() for name, w in transformer.named_parameters()}
+    passes = Passes(transformer, rows=ROWS, context=CONTEXT)
+    passes([batch(seed=2)])  # with other documents
+    assert float(passes([(tokens, targets)])) == pytest.approx(loss.item(), rel=1e-6)
+    for name, weight in transformer.named_parameters():
+        assert (weight.grad - wanted[name]).norm() < 5e-6 * wanted[name].norm(), name
+    transformer.document_end = None
+    assert transformer.loss(tokens, targets).item() != pytest.approx(loss.item(), rel=1e-4)
