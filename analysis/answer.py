@@ -7,6 +7,7 @@ from typing import Any
 from analysis.bands import has_optimum
 from analysis.laws import Law
 from analysis.material import Material
+from analysis.truth import true_offset
 from analysis.words import counts, duration, interval, number, power, short
 
 DEFAULT_LEVEL = 0.9
@@ -51,6 +52,8 @@ def cards(material: Material) -> list[Card]:
                 note=interval(law.allocation.get("a_interval"), 3),
             )
         )
+    if law and (truth := true_offset(law)):
+        found.append(Card(what="true E of the source", value=f"{truth[0]:.4f}", note=truth[1]))
     told = verdict(material)
     if told:
         found.append(

@@ -136,6 +136,7 @@ def _study(folder: Path, count: str) -> tuple[pd.DataFrame, list[dict[str, str]]
     if not paths:
         raise ValueError(f"{folder} holds no record.json; run the sweep first or check the path")
     kept, dropped = [], []
+    least: set[float | None] = set()
     for path in paths:
         record = read_record(path)
         why = _why_not(record)
@@ -143,13 +144,16 @@ def _study(folder: Path, count: str) -> tuple[pd.DataFrame, list[dict[str, str]]
             dropped.append({"run": record.run_id, "why": why})
         else:
             kept.append(_row(record, path.parent, count))
+            least.add(record.metrics.get("bayes_loss"))
     if not kept:
         whys = sorted({d["why"] for d in dropped})
         raise ValueError(
             f"{folder} has {len(dropped)} records but none that is done and pretrain "
             f"({'; '.join(whys)}); finish the sweep first"
         )
-    inputs = {"source": folder.as_posix(), "sha256": sha256_of(folder)}
+    inputs: dict[str, Any] = {"source": folder.as_posix(), "sha256": sha256_of(folder)}
+    if len(least) == 1 and None not in least:  # one test set, of known entropy
+        inputs["bayes_loss"] = least.pop()
     return pd.DataFrame(kept), dropped, inputs
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.laws import Law
+from analysis.truth import true_offset
 
 WIDTH = 100
 LABEL = 14
@@ -81,6 +82,8 @@ def _parameters(law: Law) -> list[str]:
         )
     for name, value in law.parameters.items():
         lines.append(f"{name:<{LABEL}}{value:>14.6g}{_span(shown.get(name))}")
+    if truth := true_offset(law):
+        lines.append(f"{'true E':<{LABEL}}{truth[0]:>14.6g}  {truth[1]}")
     return lines
 
 

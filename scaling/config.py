@@ -178,9 +178,50 @@ class TokenizerConfig:
         )
 
 
+TRUTHS = ("markov", "hmm")
+BYTES_ALONE = 264  # a vocabulary of single bytes: no merges, so that a symbol is a token
+
+
+@dataclass(kw_only=True)
+class TruthConfig:
+    """A source of known entropy (scaling.truth).
+
+    `markov` reads `order`, `hmm` reads `states`; each state's symbols are Dirichlet(concentration).
+    """
+
+    symbols: int = 16
+    order: int = 2
+    states: int = 64
+    concentration: float = 0.3
+    train_symbols: int = 4_000_000
+    test_symbols: int = 200_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check sizes."""
+        check("data.truth.symbols", self.symbols, 2 <= self.symbols <= 62, "must be 2 to 62")
+        check(
+            "data.truth.order",
+            self.order,
+            self.order >= 1 and self.symbols**self.order <= 4096,
+            f"must be at least 1, and {self.symbols}**order at most 4096 states; lower it",
+        )
+        check("data.truth.states", self.states, 1 <= self.states <= 4096, "must be 1 to 4096")
+        check(
+            "data.truth.concentration",
+            self.concentration,
+            self.concentration > 0,
+            "must be above 0",
+        )
+        for name in ("train_symbols", "test_symbols"):
+            check(f"data.truth.{name}", getattr(self, name), getattr(self, name) > 0, "is empty")
+
+
 @dataclass(kw_only=True)
 class DataConfig:
     """Where text comes from: `stdlib` (the running interpreter's own source), files, or a hub set.
+
+    `markov` and `hmm` are made, with an entropy that is known: `truth` shapes them.
 
     `source: files` reads `train` (folders, globs or files: .txt .py .md .jsonl[.gz|.xz] .parquet),
     and `test` likewise or, when that is empty, a fixed hash share of the training documents.
@@ -202,15 +243,18 @@ class DataConfig:
     weights: list[float] = field(default_factory=list)
     unique_tokens: int = 0
     mask_documents: bool = False
+    truth: TruthConfig = field(default_factory=TruthConfig)
     sha256: str = ""
 
     def __post_init__(self) -> None:
         """Check source and shares."""
-        one_of("data.source", self.source, ("stdlib", "files", "hub"))
+        if isinstance(self.truth, dict):  # as a record keeps it
+            self.truth = TruthConfig(**self.truth)
+        one_of("data.source", self.source, ("stdlib", "files", "hub", *TRUTHS))
         check(
             "data.train",
             self.train,
-            self.source == "stdlib" or bool(self.train),
+            self.source not in ("files", "hub") or bool(self.train),
             f"is empty; data.source={self.source} needs paths or a hub name",
         )
         check(
@@ -448,6 +492,12 @@ class CellConfig:
             "must be positive, or 0 for one trunk a job",
         )
         one_of("branches", self.branches, ("trunk", "jobs"))
+        check(
+            "tokenizer.vocab_size",
+            self.tokenizer.vocab_size,
+            self.data.source not in TRUTHS or self.tokenizer.vocab_size == BYTES_ALONE,
+            f"merges symbols of data={self.data.source}; set tokenizer.vocab_size={BYTES_ALONE}",
+        )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CellConfig":

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from scaling.config import CellConfig, DataConfig, TokenizerConfig
+from scaling.config import TRUTHS, CellConfig, DataConfig, TokenizerConfig
 from scaling.documents import Document, documents, source_files, stdlib_files
 from scaling.schema import read_json, sha256_json, write_json
 from scaling.tokenizer import END, load_tokenizer, train_tokenizer
@@ -135,7 +135,7 @@ def content_hash(config: DataConfig, cache: Path) -> tuple[str, Parts | None]:
 def _identity(config: DataConfig) -> dict[str, Any]:
     """Return what decides which documents there are, and in which part."""
     beside = ("sha256", "context", "weights", "unique_tokens", "mask_documents")
-    known = {k: v for k, v in vars(config).items() if k not in beside}
+    known = {k: v for k, v in asdict(config).items() if k not in beside}
     return {**known, "mixture": bool(config.weights)}
 
 
@@ -146,7 +146,7 @@ def _content(train: list[Document], test: list[Document]) -> list[Any]:
 
 
 def _stamp(config: DataConfig) -> list[tuple[str, int, int]]:
-    if config.source == "hub":
+    if config.source in ("hub", *TRUTHS):
         return []
     files = (
         stdlib_files() if config.source == "stdlib" else source_files([*config.train, *config.test])
@@ -175,6 +175,8 @@ def _build(
         log.info("tokenising %d %s documents", len(found), part)
         meta |= _write_part(scratch, part, found, tokenizer, dtype)
     meta["part_tokens"] = _part_tokens(scratch, train, meta["train_tokens"])
+    if config.data.source in TRUTHS:
+        meta["truth"] = {"source": config.data.source, **asdict(config.data.truth)}
     write_json(scratch / "meta.json", meta)
     try:
         scratch.rename(folder)

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from scaling.config import DataConfig
+from scaling.config import TRUTHS, DataConfig
 from scaling.jsonl import read_rows, read_text
+from scaling.truth import texts
 
 
 class Document(NamedTuple):
@@ -151,6 +152,10 @@ def _training(config: DataConfig) -> Iterator[Document]:
 
 def documents(config: DataConfig) -> tuple[list[Document], list[Document]]:
     """Return the training and the test documents of a data config; ValueError when one is empty."""
+    if config.source in TRUTHS:
+        made = zip(("train", "test"), texts(config.source, config.truth), strict=True)
+        train, test = ([Document(name, text)] for name, text in made)
+        return train, test
     train = list(_training(config))
     test = list(_read(config, config.test, split="test")) if config.test else None
     train = _unique(train)

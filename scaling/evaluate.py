@@ -139,7 +139,7 @@ def score(trained: Trained, config: EvaluateConfig, tasks: list[Task]) -> dict[s
             spoilt = score_task(with_typos(task, config.typos, config.seed), trained)
             found["tasks"][task.name] |= {"typos": config.typos, "acc_typos": spoilt["acc"]}
     for text in config.texts:
-        documents = [t for _, t in read_documents(source_files([text]), text_key=config.text_key)]
+        documents = [d.text for d in read_documents(source_files([text]), text_key=config.text_key)]
         found["texts"][text_name(text)] = asdict(
             score_texts(trained.model, trained.tokenizer, documents)
         )

@@ -8,15 +8,20 @@ import torch
 from torch.nn import functional as F
 
 from scaling.batches import cut
+from scaling.config import TruthConfig
 from scaling.data import Corpus
 from scaling.model import Transformer
+from scaling.truth import ALPHABET, Process
 
 ROWS = 16  # windows scored at once; the logits then stay near the cache
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestSet:
-    """Windows of the test part drawn once by a fixed generator; `documents` says whose each is."""
+    """Windows of the test part drawn once by a fixed generator; `documents` says whose each is.
+
+    `bayes_loss` is the least mean loss that any model can reach on them, where that is known.
+    """
 
     __test__ = False
 
@@ -24,6 +29,7 @@ class TestSet:
     targets: np.ndarray
     documents: np.ndarray  # (windows,)
     bytes_per_token: float
+    bayes_loss: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +54,25 @@ def make_test_set(corpus: Corpus, *, context: int, n_tokens: int) -> TestSet:
     inputs, targets = cut(corpus.test, starts, context)
     documents = np.searchsorted(corpus.test_starts, starts, side="right")
     return TestSet(
-        inputs=inputs, targets=targets, documents=documents, bytes_per_token=corpus.bytes_per_token
+        inputs=inputs,
+        targets=targets,
+        documents=documents,
+        bytes_per_token=corpus.bytes_per_token,
+        bayes_loss=known_loss(corpus, inputs, targets),
     )
+
+
+def known_loss(corpus: Corpus, inputs: np.ndarray, targets: np.ndarray) -> float | None:
+    """Return the Bayes loss (nats/token) of windows of a source of known entropy, else None."""
+    if "truth" not in corpus.meta:
+        return None
+    source, values = corpus.meta["truth"]["source"], dict(corpus.meta["truth"])
+    del values["source"]
+    symbols = np.full(corpus.meta["vocab_size"], -1)
+    for symbol, letter in enumerate(ALPHABET):
+        symbols[corpus.tokenizer.token_to_id(letter)] = symbol
+    process = Process.of(source, TruthConfig(**values))
+    return process.bayes_loss(symbols[inputs], symbols[targets])
 
 
 @torch.inference_mode()

@@ -383,12 +383,20 @@ def finish(
         started=setting.started,
         ended=now(),
         error=error,
-        metrics={"corpus_tokens": float(setting.batches.windows * resolved.shape.context)},
+        metrics=known(setting),
         inputs={"corpus": setting.corpus.sha256},
         flags=flags(run, cell, resolved),
     )
     record.write(folder / "record.json")
     return record
+
+
+def known(setting: Setting) -> dict[str, float]:
+    """Return what is known of the corpus: its tokens, and where there is one its least loss."""
+    found = {"corpus_tokens": float(setting.batches.windows * setting.batches.context)}
+    if setting.test.bayes_loss is not None:
+        found["bayes_loss"] = setting.test.bayes_loss
+    return found
 
 
 def flags(run: Run, cell: CellConfig, resolved: Resolved) -> list[str]:

@@ -17,7 +17,7 @@ from scaling.schema import read_curve, read_records
 from .test_commands import ROOT, TINY, run, sweep
 
 WIDTHS, OFTEN = "model.d_model=8,16", "machine.checkpoint_seconds=0.5"
-LONG = [WIDTHS, "budget.n_tokens=2048,384000", OFTEN]
+LONG = [WIDTHS, "budget.n_tokens=2048,1000000", OFTEN]
 TIMES = {
     "seconds", "device_seconds", "tokens_per_second", "mfu", "started", "ended",
     "peak_memory_bytes", "config", "git_sha",

@@ -1,0 +1,73 @@
+"""Sources of known entropy against what can be counted by hand."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from scaling.config import CellConfig, DataConfig, TruthConfig
+from scaling.data import open_corpus
+from scaling.heldout import make_test_set
+from scaling.trainer import train_trunk
+from scaling.truth import ALPHABET, Process
+
+SMALL = TruthConfig(symbols=4, order=2, states=6, train_symbols=20_000, test_symbols=5_000)
+
+
+@pytest.mark.parametrize("source", ["markov", "hmm"])
+def test_the_entropy_rate_is_that_of_long_blocks(source):
+    process = Process.of(source, SMALL)
+    text = process.sample(200_000, seed=3)
+    symbols = np.array([ALPHABET.index(letter) for letter in text])[None]
+    reached = process.bayes_loss(symbols[:, :-1], symbols[:, 1:])
+    assert reached == pytest.approx(process.entropy_rate, abs=0.01)
+    assert process.sample(50, seed=3) == process.sample(50, seed=3)
+
+
+@pytest.mark.parametrize("source", ["markov", "hmm"])
+def test_the_best_readers_loss_is_the_exact_conditional_entropy_of_a_window(source):
+    """Averaged over all windows with their probabilities it is H(X_2..X_T+1 | X_1) / T."""
+    process, length = Process.of(source, SMALL), 4
+
+    def chance(word: tuple[int, ...]) -> float:
+        total = 0.0
+        for state, start in enumerate(process.stationary):
+            here = start
+            for symbol in word:
+                here *= process.emission[state, symbol]
+                state = process.following[state, symbol]
+            total += here
+        return total
+
+    def entropy(n: int) -> float:
+        chances = [chance(word) for word in itertools.product(range(4), repeat=n)]
+        assert sum(chances) == pytest.approx(1)
+        return -sum(p * np.log(p) for p in chances)
+
+    words = list(itertools.product(range(4), repeat=length + 1))
+    windows = np.array(words)
+    losses = [process.bayes_loss(w[None, :-1], w[None, 1:]) for w in windows]
+    mean = sum(chance(word) * loss for word, loss in zip(words, losses, strict=True))
+    assert mean == pytest.approx((entropy(length + 1) - entropy(1)) / length)
+
+
+def test_a_symbol_is_a_token_and_the_record_keeps_the_least_loss(make_cell, tmp_path):
+    tiny = make_cell()
+    tiny.data = DataConfig(source="markov", truth=SMALL, context=16)
+    tiny.tokenizer.vocab_size = 264
+    corpus = open_corpus(tiny)
+    assert (len(corpus.train), len(corpus.test)) == (20_001, 5_001)
+    test = make_test_set(corpus, context=16, n_tokens=4096)
+    (record,) = train_trunk([tiny], folders=[tmp_path / "cell"])
+    kept = json.loads((tmp_path / "cell/record.json").read_text())
+    assert kept["metrics"]["bayes_loss"] < record.test_loss
+    assert test.bayes_loss == pytest.approx(kept["metrics"]["bayes_loss"], rel=0.1)
+    assert CellConfig.from_dict(kept["config"]).run_id() == tiny.run_id()
+
+
+def test_merged_symbols_and_too_many_states_are_refused():
+    with pytest.raises(ValueError, match=r"set tokenizer\.vocab_size=264"):
+        CellConfig(data=DataConfig(source="hmm"))
+    with pytest.raises(ValueError, match="at most 4096 states; lower it"):
+        TruthConfig(symbols=20, order=3)
