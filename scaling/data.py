@@ -7,24 +7,26 @@ import json
 import logging
 import os
 import shutil
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from scaling.chunks import each, whole
 from scaling.config import TRUTHS, CellConfig, DataConfig, TokenizerConfig
-from scaling.documents import Document, documents, source_files, stdlib_files
-from scaling.schema import read_json, sha256_json, write_json
-from scaling.tokenizer import END, load_tokenizer, train_tokenizer
+from scaling.documents import Piece
+from scaling.schema import read_json, sha256_json, write_json, write_text
+from scaling.survey import Sources, Survey, documents_at, survey
+from scaling.tokenizer import END, encoder, load_tokenizer, train_tokenizer
 
 log = logging.getLogger(__name__)
-Parts = tuple[list[Document], list[Document]]
-VERSION = 2  # of the files below; a change makes old folders unused
+PROBED = 1 << 16  # characters of a chunk that are encoded twice, to be sure
+VERSION = 3  # of the files below; a change makes old folders unused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +91,24 @@ class Corpus:
 def open_corpus(config: CellConfig) -> Corpus:
     """Open the tokenised corpus of a config, making it first where it is not cached.
 
-    Raises ValueError when there is no text, or when `data.sha256` is given and differs.
+    A build that was cut off goes on where it was. Raises ValueError when there is no text, or when
+    `data.sha256` is given and differs.
     """
     cache = cache_folder(config)
-    sha256, found = content_hash(config.data, cache)
+    sources = Sources.of(config.data, cache)
+    identity = {"version": VERSION, "files": sources.stamp(), "config": _identity(config.data)}
+    stamp, found = sha256_json(identity)[:16], None
+    known = cache / f"text-{stamp}.json"
+    workers = config.machine.workers or len(os.sched_getaffinity(0))
+
+    def look() -> Survey:
+        log.info("reading the corpus (%s)", config.data.source)
+        return survey(config.data, sources, cache / f".text-{stamp}", workers=workers)
+
+    if not known.is_file():
+        found = look()
+        write_json(known, {"sha256": found.sha256})
+    sha256 = read_json(known)["sha256"]
     if config.data.sha256 and config.data.sha256 != sha256:
         raise ValueError(
             f"data.sha256 is {config.data.sha256[:12]} but the text found here hashes to "
@@ -101,7 +117,7 @@ def open_corpus(config: CellConfig) -> Corpus:
         )
     folder = tokens_folder(cache, sha256, config.tokenizer)
     if not (folder / "meta.json").is_file():
-        _build(folder, config, sha256, *(found or documents(config.data)))
+        _build(folder, config, found or look(), workers)
     return Corpus(folder=folder, meta=read_json(folder / "meta.json"))
 
 
@@ -116,22 +132,6 @@ def cache_folder(config: CellConfig) -> Path:
     return Path(config.machine.cache or Path(config.runs) / ".cache")
 
 
-def content_hash(config: DataConfig, cache: Path) -> tuple[str, Parts | None]:
-    """Hash the documents and their split; files are read again only when size or time changed.
-
-    Returns the hash and, where they had to be read, the documents.
-    """
-    stamp = sha256_json({"version": VERSION, "files": _stamp(config), "config": _identity(config)})
-    known = cache / f"text-{stamp[:16]}.json"
-    if known.is_file():
-        return read_json(known)["sha256"], None
-    log.info("reading the corpus (%s)", config.source)
-    train, test = documents(config)
-    sha256 = sha256_json(_content(train, test))
-    write_json(known, {"sha256": sha256, "train": len(train), "test": len(test)})
-    return sha256, (train, test)
-
-
 def _identity(config: DataConfig) -> dict[str, Any]:
     """Return what decides which documents there are, and in which part."""
     beside = ("sha256", "context", "weights", "unique_tokens", "mask_documents")
@@ -139,42 +139,34 @@ def _identity(config: DataConfig) -> dict[str, Any]:
     return {**known, "mixture": bool(config.weights)}
 
 
-def _content(train: list[Document], test: list[Document]) -> list[Any]:
-    parts = Counter(d.part for d in train)
-    of_parts = [[parts[i] for i in range(max(parts) + 1)]] if len(parts) > 1 else []
-    return [[d[:2] for d in train], [d[:2] for d in test], *of_parts]
-
-
-def _stamp(config: DataConfig) -> list[tuple[str, int, int]]:
-    if config.source in ("hub", *TRUTHS):
-        return []
-    files = (
-        stdlib_files() if config.source == "stdlib" else source_files([*config.train, *config.test])
-    )
-    return [(str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
-
-
-def _build(
-    folder: Path, config: CellConfig, sha256: str, train: list[Document], test: list[Document]
-) -> None:
-    """Train the vocabulary, tokenise both parts, then put the folder in place in one rename."""
+def _build(folder: Path, config: CellConfig, found: Survey, workers: int) -> None:
+    """Train the vocabulary, tokenise chunk by chunk, then put the folder in place in one rename."""
+    parts = folder.with_name(f".{folder.name}.parts")
     scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
-    scratch.mkdir(parents=True, exist_ok=True)
-    size = config.tokenizer.vocab_size
-    log.info("training a byte-pair vocabulary of %d tokens", size)
-    tokenizer = train_tokenizer(_sample(train, config.tokenizer.sample_bytes), vocab_size=size)
-    tokenizer.save(str(scratch / "tokenizer.json"))
+    tokenizer = _vocabulary(parts / "tokenizer.json", config.tokenizer, found, workers)
     dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
     meta: dict[str, Any] = {
         "version": VERSION,
-        "sha256": sha256,
+        "sha256": found.sha256,
         "dtype": dtype,
         "vocab_size": tokenizer.get_vocab_size(),
+        "dropped": found.dropped,
+        "twins": found.twins,
+        "own_test": bool(config.data.test) or config.data.source in TRUTHS,
     }
-    for part, found in (("train", train), ("test", test)):
-        log.info("tokenising %d %s documents", len(found), part)
-        meta |= _write_part(scratch, part, found, tokenizer, dtype)
-    meta["part_tokens"] = _part_tokens(scratch, train, meta["train_tokens"])
+    wanted = np.zeros(len(found.parts), dtype=bool)
+    wanted[found.train] = wanted[found.test] = True
+    tasks = [(c, (found.text_key, p)) for c, p in found.tasks(wanted)]
+    paths = [parts / f"{i:06}.bin" for i in range(len(tasks))]
+    given = [(c, (*a, parts / "tokenizer.json", p)) for (c, a), p in zip(tasks, paths, strict=True)]
+    list(each(f"tokenising {folder.name}", encode, given, workers=workers))
+    scratch.mkdir(parents=True, exist_ok=True)
+    (scratch / "tokenizer.json").write_bytes((parts / "tokenizer.json").read_bytes())
+    pieces = Pieces.of(paths, wanted)
+    for part, order in (("train", found.train), ("test", found.test)):
+        meta |= _write_part(scratch, part, order, pieces, dtype)
+        meta[f"{part}_bytes"] = int(found.n_bytes[order].sum())
+    meta["part_tokens"] = pieces.tokens_of(found.train, found.parts, len(config.data.weights) or 1)
     if config.data.source in TRUTHS:
         meta["truth"] = {"source": config.data.source, **asdict(config.data.truth)}
     write_json(scratch / "meta.json", meta)
@@ -184,50 +176,107 @@ def _build(
         shutil.rmtree(scratch)
         if not (folder / "meta.json").is_file():
             raise
+    shutil.rmtree(parts, ignore_errors=True)
     log.info(
         "corpus: %s training and %s test tokens, %.3f bytes per token",
         f"{meta['train_tokens']:,}",
         f"{meta['test_tokens']:,}",
         meta["test_bytes"] / meta["test_tokens"],
     )
+    if found.twins and meta["own_test"]:
+        log.warning(
+            "%d of %d test documents share most of their lines with a training document; "
+            "the test loss looks better than it is",
+            found.twins,
+            len(found.test),
+        )
 
 
-def _part_tokens(folder: Path, train: list[Document], n_tokens: int) -> list[int]:
-    """Return the training tokens of each part of a mixture, which follow one another."""
-    starts = np.load(folder / "train_starts.npy")
-    firsts = np.searchsorted([d.part for d in train], np.arange(train[-1].part + 1))
-    return np.diff([*starts[firsts], n_tokens]).tolist()
+def _vocabulary(path: Path, config: TokenizerConfig, found: Survey, workers: int) -> Tokenizer:
+    if not path.is_file():
+        log.info("training a byte-pair vocabulary of %d tokens", config.vocab_size)
+        sample = found.read(_sample(found, config.sample_bytes), workers=workers)
+        tokenizer = train_tokenizer(sample, vocab_size=config.vocab_size)
+        write_text(path, tokenizer.to_str(pretty=True))
+    return load_tokenizer(path)
 
 
-def _sample(found: list[Document], limit: int) -> Iterator[str]:
-    """Yield training texts, spread over the corpus, up to `limit` bytes."""
-    total = sum(len(text) for _, text, _ in found)
-    step = max(1, round(total / limit))
-    size = 0
-    for start in range(step):
-        for _, text, _ in found[start::step]:
-            if size > limit:
-                return
-            size += len(text)
-            yield text
+def _sample(found: Survey, limit: int) -> np.ndarray:
+    """Choose training documents, spread over the corpus, of about `limit` characters."""
+    sizes = found.n_chars[found.train]
+    step = max(1, round(int(sizes.sum()) / limit))
+    order = np.concatenate([np.arange(start, len(sizes), step) for start in range(step)])
+    n = np.searchsorted(np.cumsum(sizes[order]), limit, side="right") + 1
+    return found.train[order[:n]]
+
+
+def encode(chunk: list[Piece], given: tuple[str, np.ndarray, Path, Path]) -> None:
+    """Write the tokens and texts of the documents at places of a chunk, unless they are there."""
+    text_key, places, vocabulary, path = given
+    lengths = path.with_suffix(".npy")
+    if lengths.is_file():
+        return
+    tokenizer = load_tokenizer(vocabulary)
+    dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
+    found = (d.text for d in documents_at(chunk, text_key, places))
+    sizes, encoded = [], None
+    with whole(path) as tokens, whole(path.with_suffix(".jsonl")) as texts:
+        while batch := list(islice(found, 256)):
+            encoded = encoded or encoder(tokenizer, [batch[0][:PROBED]])
+            for text, own in zip(batch, encoded(batch), strict=True):
+                ids = np.asarray([*own, END], dtype=dtype)
+                tokens.write(ids.tobytes())
+                sizes.append((len(ids), texts.write(f"{json.dumps(text)}\n".encode())))
+    with whole(lengths) as stream:
+        np.save(stream, np.asarray(sizes, dtype=np.int64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """Where the tokens and the text of each document lie: file, offset and length.
+
+    `offsets` and `lengths` are (n, 2), of tokens and of bytes of text; -1 where there is nothing.
+    """
+
+    paths: list[Path]
+    files: np.ndarray  # (n,)
+    offsets: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, paths: list[Path], wanted: np.ndarray) -> Self:
+        """Read the lengths that `encode` left for the wanted documents (n,) bool."""
+        found = [np.load(p.with_suffix(".npy")) for p in paths]
+        files, offsets = np.full(len(wanted), -1), np.full((len(wanted), 2), -1)
+        lengths = np.zeros_like(offsets)
+        files[wanted] = np.repeat(np.arange(len(paths)), [len(f) for f in found])
+        lengths[wanted] = np.concatenate(found)
+        offsets[wanted] = np.concatenate([np.cumsum(f, axis=0) - f for f in found])
+        return cls(paths=paths, files=files, offsets=offsets, lengths=lengths)
+
+    def gather(self, order: np.ndarray, out: IO[bytes], *, text: bool, itemsize: int) -> None:
+        """Write the documents of an order one after the other; neighbours are copied at once."""
+        files, ending = self.files[order], ".jsonl" if text else ".bin"
+        at, size = (a[order, int(text)] * itemsize for a in (self.offsets, self.lengths))
+        follows = (files[1:] == files[:-1]) & (at[1:] == at[:-1] + size[:-1])
+        runs = np.flatnonzero(np.concatenate([[True], ~follows]))
+        found = [np.memmap(p.with_suffix(ending), dtype=np.uint8, mode="r") for p in self.paths]
+        for run, length in zip(runs, np.add.reduceat(size, runs), strict=True):
+            out.write(found[files[run]][at[run] : at[run] + length])
+
+    def tokens_of(self, order: np.ndarray, parts: np.ndarray, n_parts: int) -> list[int]:
+        """Return the tokens that an order has of each part."""
+        found = np.bincount(parts[order], self.lengths[order, 0], minlength=n_parts)
+        return found.astype(int).tolist()
 
 
 def _write_part(
-    folder: Path, part: str, found: list[Document], tokenizer: Tokenizer, dtype: str
+    folder: Path, part: str, order: np.ndarray, pieces: Pieces, dtype: str
 ) -> dict[str, int]:
-    starts, n_tokens, n_bytes = [], 0, 0
-    with (
-        (folder / f"{part}.bin").open("wb") as tokens,
-        (folder / f"{part}.jsonl").open("w") as texts,
-    ):
-        for at in range(0, len(found), 256):
-            chunk = [d.text for d in found[at : at + 256]]
-            for text, encoding in zip(chunk, tokenizer.encode_batch_fast(chunk), strict=True):
-                ids = np.asarray([*encoding.ids, END], dtype=dtype)
-                tokens.write(ids.tobytes())
-                texts.write(json.dumps(text) + "\n")
-                starts.append(n_tokens)
-                n_tokens += len(ids)
-                n_bytes += len(text.encode("utf-8", "replace"))
-    np.save(folder / f"{part}_starts.npy", np.asarray(starts))
-    return {f"{part}_tokens": n_tokens, f"{part}_bytes": n_bytes, f"{part}_documents": len(found)}
+    with whole(folder / f"{part}.bin") as out:
+        pieces.gather(order, out, text=False, itemsize=np.dtype(dtype).itemsize)
+    with whole(folder / f"{part}.jsonl") as out:
+        pieces.gather(order, out, text=True, itemsize=1)
+    ends = np.cumsum(pieces.lengths[order, 0])
+    np.save(folder / f"{part}_starts.npy", ends - pieces.lengths[order, 0])
+    return {f"{part}_tokens": int(ends[-1]), f"{part}_documents": len(order)}

@@ -5,11 +5,14 @@ kept free for chat roles. A prompt ends with the separator, so that no merge cro
 completion.
 """
 
-from collections.abc import Iterable
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+log = logging.getLogger(__name__)
 END, PAD, SEP = 0, 1, 2
 SPECIAL = (
     "<|end|>",
@@ -21,6 +24,10 @@ SPECIAL = (
     "<|a|>",
     "<|b|>",
 )
+
+# How pre_tokenizers.ByteLevel cuts text into words (Radford et al. 2019, GPT-2's encoder.py).
+WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+LONG_SPACE = re.compile(r"\s{4096}")  # tiktoken's matcher fails on longer ones
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
@@ -48,3 +55,46 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def encoder(
+    tokenizer: Tokenizer, probe: Sequence[str]
+) -> Callable[[Sequence[str]], list[list[int]]]:
+    """Return what encodes texts as a vocabulary trained here does, in about a fifth of the time.
+
+    That is tiktoken, where it is installed (extra `fast`) and gives the same tokens of `probe`.
+    """
+
+    def slow(texts: Sequence[str]) -> list[list[int]]:
+        return [e.ids for e in tokenizer.encode_batch_fast(list(texts))]
+
+    try:
+        import tiktoken
+    except ImportError:
+        return slow
+    byte_of = _bytes_of_letters()
+    ranks = {
+        bytes(byte_of[c] for c in word): index
+        for word, index in tokenizer.get_vocab().items()
+        if index >= len(SPECIAL)
+    }
+    encoding = tiktoken.Encoding("own", pat_str=WORDS, mergeable_ranks=ranks, special_tokens={})
+
+    def fast(texts: Sequence[str]) -> list[list[int]]:
+        return [
+            tokenizer.encode(t).ids if LONG_SPACE.search(t) else encoding.encode_ordinary(t)
+            for t in texts
+        ]
+
+    if fast(probe) == slow(probe):
+        return fast
+    log.warning("tiktoken cuts this text otherwise than its vocabulary does; it is left aside")
+    return slow
+
+
+def _bytes_of_letters() -> dict[str, int]:
+    """Return the byte that each letter of a byte-level vocabulary stands for (GPT-2's table)."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [b for b in range(256) if b not in shown]
+    letters = [*map(chr, shown), *(chr(256 + i) for i in range(len(hidden)))]
+    return dict(zip(letters, [*shown, *hidden], strict=True))

@@ -17,8 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Leftwards only: a module imports from the groups before its own, or from its own group as listed.
 ORDER = [
     "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "jsonl",
-    "truth",
-    "documents",
+    "truth", "documents", "chunks", "duplicates", "hub", "survey",
     "loss", "lora", "mlp", "moe", "data", "batches", "model", "device", "muon", "optim",
     "checkpoint",
     "mirror", "runlog", "heldout", "health", "passes", "memory", "parallel", "step", "trainer",

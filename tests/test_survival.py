@@ -195,3 +195,30 @@ def fill(path: Path) -> None:
                     stream.write(b"0" * size)
             except OSError:
                 continue
+
+
+@pytest.mark.slow
+def test_a_killed_corpus_leaves_no_process_and_goes_on(tmp_path):
+    path, cache = tmp_path / "a.jsonl", tmp_path / "cache"
+    with path.open("w") as out:
+        for i in range(9000):  # 80 MB: beyond what is read in one process
+            lines = [f"document {i} has a line {i * 13 + j} that is its own" for j in range(180)]
+            out.write(json.dumps({"text": "\n".join(lines)}) + "\n")
+    command = [sys.executable, "-m", "scaling.corpus", "data=files", f"data.train=[{path}]"]
+    command += ["machine.workers=2", f"machine.cache={cache}", "tokenizer.vocab_size=300"]
+    first = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
+    await_(lambda: list(cache.glob(".text-*/*.npz")))
+    workers = children.read_text().split()
+    assert len(workers) >= 2
+    first.kill()
+    first.communicate()
+    kept = {p: p.stat().st_ino for p in cache.glob(".text-*/[0-9]*")}
+    await_(lambda: not any(Path(f"/proc/{w}/stat").exists() for w in workers), seconds=20)
+    again = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    await_(lambda: len(list(cache.glob(".text-*/*.npz"))) >= len(kept) // 2)
+    assert all(p.stat().st_ino == inode for p, inode in kept.items() if p.exists())
+    said = again.communicate()[0].decode()
+    assert again.returncode == 0
+    assert "8," in said.split("documents")[0]
+    assert not list(cache.glob(".*"))

@@ -1,70 +1,216 @@
 import gzip
 import json
 import lzma
+import re
+from dataclasses import replace
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from scaling import chunks, data, documents, survey
 from scaling.batches import BLOCK, Batches
 from scaling.config import DataConfig
+from scaling.corpus import described
 from scaling.data import open_corpus
-from scaling.documents import documents, near_duplicates
+from scaling.documents import Document, pieces, read_piece
 from scaling.heldout import clustered_error, make_test_set
+from scaling.survey import Sources, Survey
 from scaling.tokenizer import END
 
 
-def test_near_duplicates_stay_on_one_side(corpus_folder):
+def look(config: DataConfig, folder) -> Survey:
+    sources = Sources.of(config, folder)
+    return survey.survey(config, sources, folder / ".look", workers=1)
+
+
+def texts(found: Survey) -> tuple[list[str], list[str]]:
+    return found.read(found.train), found.read(found.test)
+
+
+def test_near_duplicates_stay_on_one_side(corpus_folder, tmp_path):
     config = DataConfig(source="files", train=[str(corpus_folder)], test_share=0.5)
-    train, test = documents(config)
-    sides = [{d.name for d in part} for part in (train, test)]
-    assert any({"doc03.txt", "twin.txt"} <= side for side in sides)
+    found = look(config, tmp_path)
+    train, test = texts(found)
+    twins = {(corpus_folder / f"{n}.txt").read_text() for n in ("doc03", "twin")}
+    assert any(twins <= set(side) for side in (train, test))
     assert len(train) + len(test) == 31
-    assert documents(config) == (train, test)
-
-
-def test_texts_that_share_most_lines_are_one_group():
-    a = "\n".join(f"a line of its own, number {i}" for i in range(10))
-    assert near_duplicates([a, a.replace("number 3", "number three"), "something else\n" * 9]) == [
-        0,
-        0,
-        2,
-    ]
+    assert found.twins >= 2
+    again = look(config, tmp_path)
+    assert (texts(again), again.sha256) == ((train, test), found.sha256)
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.xz", "parquet", "txt"])
 def test_every_kind_of_file_gives_its_documents(tmp_path, ending):
-    texts = [f"document number {i}" for i in range(20)]
+    said = [f"document number {i}" for i in range(20)]
     path = tmp_path / f"corpus.{ending}"
     if ending == "parquet":
-        pyarrow.parquet.write_table(pyarrow.table({"body": texts}), path)
+        pyarrow.parquet.write_table(pyarrow.table({"body": said}), path)
     elif ending == "txt":
-        for i, text in enumerate(texts):
+        for i, text in enumerate(said):
             (tmp_path / f"{i}.txt").write_text(text)
         path = tmp_path
     else:
         opener = {"gz": gzip.open, "xz": lzma.open}.get(ending.split(".")[-1], open)
         with opener(path, "wt", encoding="utf-8") as stream:
-            stream.writelines(json.dumps({"body": t}) + "\n" for t in texts)
-    train, test = documents(
-        DataConfig(source="files", train=[str(path)], text_key="body", test_share=0.3)
-    )
-    assert sorted(d.text for d in train + test) == sorted(texts)
+            stream.writelines(json.dumps({"body": t}) + "\n" for t in said)
+    shape = {"source": "files", "train": [str(path)], "text_key": "body", "test_share": 0.3}
+    train, test = texts(look(DataConfig(**shape), tmp_path))
+    assert sorted(train + test) == sorted(said)
 
 
 def test_a_wrong_text_column_is_answered_with_the_right_ones(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"id": 1, "body": "x"}\n')
     with pytest.raises(ValueError, match=r"set data\.text_key to one of id, body"):
-        documents(DataConfig(source="files", train=[str(tmp_path / "a.jsonl")]))
+        look(DataConfig(source="files", train=[str(tmp_path / "a.jsonl")]), tmp_path)
 
 
 def test_missing_and_empty_corpora_are_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="matches no file"):
-        documents(DataConfig(source="files", train=[str(tmp_path / "none*.txt")]))
+        look(DataConfig(source="files", train=[str(tmp_path / "none*.txt")]), tmp_path)
     (tmp_path / "empty.txt").write_text("  \n")
     with pytest.raises(ValueError, match="no training documents"):
-        documents(DataConfig(source="files", train=[str(tmp_path)]))
+        look(DataConfig(source="files", train=[str(tmp_path)]), tmp_path)
+
+
+def test_the_largest_corpus_is_cut_but_its_documents_are_not(tmp_path, monkeypatch):
+    """`data.max_bytes` keeps a part that does not depend on the order of the files."""
+    write_rows(tmp_path / "a.jsonl", 40)
+    config = DataConfig(source="files", train=[str(tmp_path / "a.jsonl")], max_bytes=500)
+    train, _ = texts(look(config, tmp_path))
+    assert 0 < sum(len(t.encode()) for t in train) <= 500
+    whole, _ = texts(look(replace(config, max_bytes=0), tmp_path))
+    assert set(train) < set(whole)
+
+
+def write_rows(path, n: int) -> list[str]:
+    said = [f"row {i}\nof a table, {i * i} and 'é'\n" * (1 + i % 5) for i in range(n)]
+    if path.suffix == ".parquet":
+        table = pyarrow.table({"text": said})
+        pyarrow.parquet.write_table(table, path, row_group_size=3)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"text": t}) + "\n" for t in said))
+    else:
+        path.write_text("".join(said))
+    return said
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "txt"])
+def test_a_large_file_is_read_in_pieces_and_gives_the_same_documents(tmp_path, monkeypatch, ending):
+    path = tmp_path / f"a.{ending}"
+    said = write_rows(path, 50)
+    (one,) = pieces(path, "a")
+    whole = list(read_piece(one, text_key="text"))
+    monkeypatch.setattr(documents, "PIECE", 300)
+    monkeypatch.setattr(documents, "TEXT", 200)
+    cut = list(pieces(path, "a"))
+    assert len(cut) > 5
+    found = [d for piece in cut for d in read_piece(piece, text_key="text")]
+    if ending == "txt":
+        assert "".join(d.text for d in found) == "".join(said)
+        assert all(d.text.endswith("\n") and len(d.text) < 300 for d in found)
+        assert len({d.name for d in found}) == len(found)
+    else:
+        assert found == whole == [Document(f"a:{i}", t) for i, t in enumerate(said)]
+
+
+def test_a_row_of_half_a_character_is_read(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "a \\ud83d b"}\n')
+    (found,) = pieces(tmp_path / "a.jsonl", "a")
+    assert [d.text for d in read_piece(found, text_key="text")] == ["a ? b"]
+
+
+def a_mixture(folder) -> DataConfig:
+    for part in "ab":
+        lines = [json.dumps({"text": f"{part} {n} of the rows, " * (n % 7 + 2)}) for n in range(60)]
+        (folder / f"{part}.jsonl").write_text("\n".join(lines))
+    train = [str(folder / f"{part}.jsonl") for part in "ab"]
+    return DataConfig(source="files", train=train, weights=[1, 1], test_share=0.2, context=16)
+
+
+def files_of(corpus) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(corpus.folder.iterdir())}
+
+
+@pytest.mark.slow
+def test_processes_make_the_same_corpus(make_cell, tmp_path, monkeypatch):
+    cell = make_cell()
+    cell.data = a_mixture(tmp_path)
+    cell.machine = replace(cell.machine, cache=str(tmp_path / "one"))
+    alone = open_corpus(cell)
+    for module in (documents, chunks):
+        monkeypatch.setattr(module, "PIECE" if module is documents else "CHUNK", 900)
+    monkeypatch.setattr(chunks, "POOLED", 0)
+    cell.machine = replace(cell.machine, cache=str(tmp_path / "two"), workers=2)
+    assert files_of(open_corpus(cell)) == files_of(alone)
+
+
+def test_a_build_that_was_cut_off_goes_on(make_cell, tmp_path, monkeypatch):
+    cell = make_cell()
+    cell.data = a_mixture(tmp_path)
+    cell.machine = replace(cell.machine, cache=str(tmp_path / "one"))
+    whole = open_corpus(cell)
+    cell.machine = replace(cell.machine, cache=str(tmp_path / "two"))
+    monkeypatch.setattr(documents, "PIECE", 900)
+    monkeypatch.setattr(chunks, "CHUNK", 900)
+    seen: list[str] = []
+    for module, name in ((survey, "scan"), (data, "encode")):
+        step = getattr(module, name)
+
+        def full(chunk, given, step=step, name=name):
+            if seen.count(name) == 3:
+                seen.append("full")
+                raise OSError("the disk is full")
+            seen.append(name)
+            return step(chunk, given)
+
+        monkeypatch.setattr(module, name, full)
+        with pytest.raises(OSError, match="is full"):
+            open_corpus(cell)
+        monkeypatch.setattr(module, name, step)
+    read: list[int] = []
+
+    def counted(piece, *, text_key):
+        read.append(piece.start)
+        return read_piece(piece, text_key=text_key)
+
+    monkeypatch.setattr(survey, "read_piece", counted)
+    found = open_corpus(cell)
+    assert files_of(found) == files_of(whole)
+    sources = survey.Sources.of(cell.data, tmp_path)
+    n = len(list(sources.pieces()))
+    # The text was hashed before; to tokenise, all chunks are read twice but the three that were.
+    assert seen == ["scan"] * 3 + ["full"] + ["encode"] * 3 + ["full"]
+    assert n < len(read) < 3 * n
+    assert [p.name for p in (tmp_path / "two").iterdir() if p.name.startswith(".")] == []
+
+
+def test_test_documents_with_a_twin_in_training_are_told(make_cell, tmp_path, caplog):
+    lines = [f"line {i} of a text that is long enough\n" for i in range(40)]
+    (tmp_path / "train.txt").write_text("".join(lines))
+    (tmp_path / "other.txt").write_text("".join(f"another {x}" for x in lines))
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test/copy.txt").write_text("".join(lines))
+    (tmp_path / "test/twin.txt").write_text("".join(f"another {x}" for x in lines[:30]))
+    (tmp_path / "test/own.txt").write_text("".join(f"new {x}" for x in lines))
+    cell = make_cell()
+    train = [str(tmp_path / "train.txt"), str(tmp_path / "other.txt")]
+    cell.data = DataConfig(source="files", train=train, test=[str(tmp_path / "test")], context=8)
+    with caplog.at_level("WARNING"):
+        corpus = open_corpus(cell)
+    assert (corpus.meta["dropped"], corpus.meta["twins"]) == (1, 1)
+    assert "1 of 3 test documents share most of their lines" in caplog.text
+    assert len(list(corpus.train_texts())) == 1
+
+
+def test_the_corpus_command_says_what_there_is(make_cell, tmp_path):
+    cell = make_cell()
+    cell.data = a_mixture(tmp_path)
+    said = described(open_corpus(cell))
+    assert re.search(r"train +\d+ documents .* bytes per token", said)
+    assert "parts of the mixture: " in said
+    assert "near-duplicates: " in said
 
 
 def test_tokens_on_disk_decode_to_the_text(make_cell):

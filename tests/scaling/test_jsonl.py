@@ -9,10 +9,16 @@ import pyarrow.parquet
 import pytest
 
 from scaling.config import DataConfig
-from scaling.documents import documents
 from scaling.jsonl import read_rows, read_text
+from scaling.survey import Sources, survey
 
 ROWS = [{"text": f"row {i} of a table that is long enough to be packed"} for i in range(60)]
+
+
+def documents(config: DataConfig, folder) -> None:
+    survey(config, Sources.of(config, folder), folder / ".look", workers=1)
+
+
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 
 
@@ -41,7 +47,7 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line, sentence):
     path.write_bytes((LINES + line + "\n").encode(errors="surrogateescape"))
     for read in (
         lambda: list(read_rows(path)),
-        lambda: documents(DataConfig(source="files", train=[str(path)])),
+        lambda: documents(DataConfig(source="files", train=[str(path)]), tmp_path),
     ):
         with pytest.raises(ValueError, match=rf"a\.jsonl:? {sentence}"):
             read()
@@ -57,4 +63,4 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"text": [r["text"] for r in ROWS]}), path)
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"a\.parquet is damaged"):
-        documents(DataConfig(source="files", train=[str(path)]))
+        documents(DataConfig(source="files", train=[str(path)]), tmp_path)

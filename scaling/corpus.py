@@ -1,0 +1,59 @@
+"""Make a corpus and say what is in it: documents, tokens, copies, near-duplicates.
+
+    python -m scaling.corpus [data=files data.train=[FOLDER] tokenizer.vocab_size=4096]
+
+Takes the sweep's overrides. The tokens are kept where a sweep of the same text finds them. A large
+corpus is read and tokenised by one process a core (`machine.workers`), and goes on where it was
+when it is started again.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+from conf.app import start, store
+from scaling.config import CellConfig, DataConfig, MachineConfig, TokenizerConfig
+from scaling.data import Corpus, open_corpus
+
+
+def described(corpus: Corpus) -> str:
+    """Return what is known of a corpus, a line a fact."""
+    meta = corpus.meta
+    lines = [f"text {corpus.sha256[:12]} with {meta['vocab_size']:,} tokens: {corpus.folder}"]
+    for part in ("train", "test"):
+        documents, tokens, size = (meta[f"{part}_{k}"] for k in ("documents", "tokens", "bytes"))
+        lines.append(
+            f"{part:>5}  {documents:>12,} documents  {size / 1e6:>10,.1f} MB  "
+            f"{tokens:>14,} tokens  {size / tokens:.3f} bytes per token"
+        )
+    if len(meta["part_tokens"]) > 1:
+        counts = ", ".join(f"{n:,}" for n in meta["part_tokens"])
+        lines.append(f"parts of the mixture: {counts} tokens")
+    lines.append(f"dropped as copies of another text: {meta['dropped']:,} documents")
+    what = (
+        "test documents share most of their lines with a training document"
+        if meta["own_test"]
+        else "documents share most of their lines with another, and lie in the same part as it"
+    )
+    lines.append(f"near-duplicates: {meta['twins']:,} {what}")
+    return "\n".join(lines)
+
+
+@dataclass(kw_only=True)
+class CorpusConfig:
+    """Which text, its vocabulary, and where the tokens are kept: machine.cache or runs/.cache."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    runs: str = "runs"
+
+
+def main(config: CorpusConfig) -> None:
+    """Make the corpus, unless it is there, and print what is in it."""
+    sys.stdout.write(f"{described(open_corpus(CellConfig(**vars(config))))}\n")
+
+
+store("corpus", CorpusConfig)
+
+if __name__ == "__main__":
+    start(main, config_name="corpus", schema=CorpusConfig)

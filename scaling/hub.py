@@ -1,0 +1,104 @@
+"""Hub data sets, streamed once into files of the cache.
+
+A download that was cut off goes on after the rows that it has; with data.max_bytes it ends there.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conf.progress import Progress
+from scaling.chunks import whole
+from scaling.config import DataConfig
+from scaling.schema import read_json, sha256_json, write_json
+
+log = logging.getLogger(__name__)
+SHARD = 64 << 20  # bytes of text in one file
+
+
+def fetch(config: DataConfig, entry: str, split: str, cache: Path, *, max_bytes: int) -> list[Path]:
+    """Return the files with the text of a hub set, NAME, NAME:CONFIG or NAME:CONFIG:SPLIT.
+
+    NAME may be a local folder that `datasets` loads. Reads rows until `max_bytes` of text (0: all).
+    Raises ValueError for an unknown set, split or column, OSError where the hub is out of reach.
+    """
+    asked = {"entry": entry, "split": split, "key": config.text_key, "max_bytes": max_bytes}
+    folder = cache / f"hub-{sha256_json(asked)[:16]}"
+    state = _state(folder)
+    if not state["complete"]:
+        _download(folder, state, asked)
+        state = _state(folder)
+    if not state["files"]:
+        raise ValueError(f"hub set {entry} has no text in its split; name another")
+    return [folder / name for name in state["files"]]
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    path = folder / "state.json"
+    if path.is_file():
+        return read_json(path)
+    return {"files": [], "rows": 0, "bytes": 0, "complete": False}
+
+
+def _download(folder: Path, state: dict[str, Any], asked: dict[str, Any]) -> None:
+    limit, rows = asked["max_bytes"], _rows(asked, skip=state["rows"])
+    progress = Progress(f"hub set {asked['entry']}", total=limit or 1)
+    while not state["complete"]:
+        name, size = f"{len(state['files']):05}.jsonl", 0
+        with whole(folder / name) as out:
+            for text in rows:
+                out.write(f"{json.dumps({'text': text})}\n".encode())
+                size += len(text.encode("utf-8", "replace"))
+                state["rows"] += 1
+                if size >= SHARD or (limit and state["bytes"] + size >= limit):
+                    break
+                if limit:
+                    progress.update(state["bytes"] + size)
+            else:
+                state["complete"] = True
+        state["bytes"] += size
+        state["complete"] |= bool(limit) and state["bytes"] >= limit
+        if size:
+            state["files"].append(name)
+        write_json(folder / "state.json", state)
+        log.info(
+            "hub set %s: %d rows, %.0f MB", asked["entry"], state["rows"], state["bytes"] / 1e6
+        )
+    progress.close()
+
+
+def _rows(asked: dict[str, Any], *, skip: int) -> Iterator[str]:
+    """Stream the texts of a set after the first `skip`."""
+    try:
+        import datasets
+        from datasets.exceptions import DatasetsError
+    except ImportError as error:
+        raise ValueError(
+            "data.source=hub needs the package `datasets`; install scaling-laws[hub]"
+        ) from error
+    name, _, rest = asked["entry"].partition(":")
+    config, _, split = rest.partition(":")
+    key, split = asked["key"], split or asked["split"]
+    try:
+        try:
+            rows = datasets.load_dataset(name, config or None, split=split, streaming=True)
+        except ValueError as error:  # an unknown configuration or split
+            raise ValueError(f"hub set {name}: {_first_line(error)}") from error
+        for row in rows.skip(skip):
+            if key not in row:
+                raise ValueError(
+                    f"hub set {name} has no text column {key!r}; set data.text_key to one of "
+                    f"{', '.join(row)}"
+                )
+            yield str(row[key] or "")
+    except (OSError, DatasetsError) as error:
+        raise OSError(
+            f"hub set {name} cannot be read ({_first_line(error)}); correct the name, or put its "
+            "files in a folder and take data=files; what was read is kept"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
