@@ -1,12 +1,17 @@
 """Checkpoints without pickle: one safetensors file, replaced atomically, whole or not at all.
 
 It holds weights, the optimiser's tensors and, as JSON in the header, the state (step, generators,
-sums), so that a resumed run repeats an unbroken one bit for bit on CPU.
+sums), so that a resumed run repeats an unbroken one bit for bit on CPU. Where ranks share out the
+weights each writes its rows to a file of its own, in a folder that this file names last of all: it
+is read by any number of ranks.
 """
 
 import json
 import os
+import shutil
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from scaling.parallel import ALONE, World, divided_as, is_part, whole
 
 
 def save(
@@ -24,20 +31,55 @@ def save(
     state: dict[str, Any] | None = None,
     extra: dict[str, Tensor] | None = None,
     name: str = "checkpoint",
+    world: World = ALONE,
 ) -> Path:
-    """Write `folder/name.safetensors`; OSError (a full disk) leaves the former file as it was."""
-    path = Path(folder) / f"{name}.safetensors"
+    """Write `folder/name.safetensors`; OSError (a full disk) leaves the former file as it was.
+
+    With a `world` whose ranks share out the weights all of them must call this; rank 0's folder is
+    taken.
+    """
+    path = Path(world.share(str(folder))) / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{k}": v for k, v in weights(model).items()}
     if optimizer is not None:
         tensors |= {f"optimizer.{k}": v for k, v in _moments(optimizer).items()}
     tensors |= {f"extra.{k}": v for k, v in (extra or {}).items()}
+    header = {"state": json.dumps(state or {}, allow_nan=False)}
+    parts = {k: v.to_local() for k, v in tensors.items() if is_part(v)}  # type: ignore[attr-defined]
+    if not parts:
+        return _write(path, tensors, header)
+    header["shards"] = world.share(f"{path.stem}.shards-{uuid.uuid4().hex[:12]}")
+    shards = path.parent / header["shards"]
+    shards.mkdir(exist_ok=True)
+    error = None
+    try:
+        _write(shards / f"{world.rank:05}.safetensors", parts, {})
+    except OSError as failed:
+        error = str(failed)
+    errors = [e for e in world.all_of(error) if e]
+    if errors:
+        shutil.rmtree(shards, ignore_errors=True)
+        raise OSError(errors[0])
+    if world.first:
+        _write(path, {k: v for k, v in tensors.items() if k not in parts}, header)
+        for former in set(path.parent.glob(f"{path.stem}.shards-*")) - {shards}:
+            shutil.rmtree(former, ignore_errors=True)
+    world.all_of(None)  # nobody goes on before the file is there
+    return path
+
+
+def save_whole(path: Path, model: nn.Module, world: World, *, state: dict[str, Any]) -> None:
+    """Write a model's weights as one file, gathered where ranks share them out."""
+    tensors = {f"model.{k}": whole(v).cpu() for k, v in weights(model).items()}
+    if world.first or not any(map(is_part, weights(model).values())):
+        _write(path, tensors, {"state": json.dumps(state)})
+
+
+def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> Path:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         contiguous = {k: v.detach().contiguous() for k, v in tensors.items()}
-        save_file(
-            contiguous, temporary, metadata={"state": json.dumps(state or {}, allow_nan=False)}
-        )
+        save_file(contiguous, temporary, metadata=header)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -63,15 +105,14 @@ def load(
     path = Path(folder) / f"{name}.safetensors"
     if not path.is_file():
         return None
-    with safe_open(path, framework="pt") as file:
-        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        state = json.loads(file.metadata()["state"])
-    _into_model(model, _part(tensors, "model."), path)
-    if optimizer is not None:
-        _into_optimizer(optimizer, _part(tensors, "optimizer."))
-    if extra is not None:
-        extra.update(_part(tensors, "extra."))
-    return state
+    with ExitStack() as stack:
+        tensors = Stored(path, stack)
+        _into_model(model, _Part(tensors, "model."), path)
+        if optimizer is not None:
+            _into_optimizer(optimizer, _Part(tensors, "optimizer."))
+        if extra is not None:
+            extra.update(_Part(tensors, "extra."))
+        return json.loads(tensors.header["state"])
 
 
 def load_weights(path: str | Path, model: nn.Module) -> None:
@@ -80,9 +121,8 @@ def load_weights(path: str | Path, model: nn.Module) -> None:
         raise FileNotFoundError(
             f"no checkpoint {path}; run the stage that makes it, or correct the path"
         )
-    with safe_open(path, framework="pt") as file:
-        tensors = {k: file.get_tensor(k) for k in file.keys() if k.startswith("model.")}  # noqa: SIM118
-    _into_model(model, _part(tensors, "model."), Path(path))
+    with ExitStack() as stack:
+        _into_model(model, _Part(Stored(Path(path), stack), "model."), Path(path))
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -96,20 +136,65 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return kept
 
 
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+class Stored(Mapping[str, Tensor]):
+    """A checkpoint's tensors, each read when it is asked for; those of shards are put together."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        def opened(path: Path) -> Any:
+            return stack.enter_context(safe_open(path, framework="pt"))
+
+        first = opened(path)
+        self.header: dict[str, str] = first.metadata()
+        files = [first]
+        if "shards" in self.header:
+            folder = path.parent / self.header["shards"]
+            files += [opened(p) for p in sorted(folder.glob("*.safetensors"))]
+        self._holders: dict[str, list[Any]] = {}
+        for file in files:
+            for name in file.keys():  # noqa: SIM118
+                self._holders.setdefault(name, []).append(file)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Read a tensor."""
+        parts = [file.get_tensor(name) for file in self._holders[name]]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names."""
+        return iter(self._holders)
+
+    def __len__(self) -> int:
+        """Count the tensors."""
+        return len(self._holders)
 
 
-def _into_model(model: nn.Module, found: dict[str, Tensor], path: Path) -> None:
+class _Part(Mapping[str, Tensor]):
+    """The tensors whose names begin with a prefix, without it."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
+        self._tensors, self._prefix = tensors, prefix
+        self._names = [k.removeprefix(prefix) for k in tensors if k.startswith(prefix)]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[self._prefix + name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _into_model(model: nn.Module, found: Mapping[str, Tensor], path: Path) -> None:
     own = weights(model)
-    unfit = sorted(own.keys() ^ found.keys()) or [k for k in own if own[k].shape != found[k].shape]
-    if unfit:
-        raise ValueError(
-            f"{path} is of another model ({', '.join(unfit[:3])} differ); "
-            "use the config it was made with"
-        )
+    unfit = sorted(own.keys() ^ set(found))
     for name, tensor in own.items():
-        tensor.copy_(found[name])
+        if unfit or (value := found[name]).shape != tensor.shape:
+            raise ValueError(
+                f"{path} is of another model ({', '.join(unfit[:3] or [name])} differ); "
+                "use the config it was made with"
+            )
+        tensor.copy_(divided_as(tensor, value))
 
 
 def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -120,12 +205,12 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def _into_optimizer(optimizer: torch.optim.Optimizer, found: dict[str, Tensor]) -> None:
+def _into_optimizer(optimizer: torch.optim.Optimizer, found: Mapping[str, Tensor]) -> None:
     for i, weight in enumerate(_parameters(optimizer)):
-        own = _part(found, f"{i}.")
+        own = _Part(found, f"{i}.")
         if own:
             optimizer.state[weight] = {
-                k: v.to(weight.device) if k != "step" else v for k, v in own.items()
+                k: divided_as(weight, v) if k != "step" else v for k, v in own.items()
             }
 
 
@@ -142,6 +227,6 @@ def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Te
 
 def restore(model: nn.Module, optimizer: torch.optim.Optimizer, held: dict[str, Tensor]) -> None:
     """Put a snapshot back."""
-    _into_model(model, _part(held, "model."), Path("snapshot"))
+    _into_model(model, _Part(held, "model."), Path("snapshot"))
     optimizer.state.clear()
-    _into_optimizer(optimizer, _part(held, "optimizer."))
+    _into_optimizer(optimizer, _Part(held, "optimizer."))

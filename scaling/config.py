@@ -393,7 +393,9 @@ class MachineConfig:
     `deterministic` has every operation give the same bits each time, or refuse; on a CPU they do
     without it, for a given number of threads. `micro_batch` rows go through the model at once (0:
     all of a step's), the gradients add up; `activation_checkpointing` computes each block's
-    activations again in the backward pass instead of keeping them.
+    activations again in the backward pass instead of keeping them. `shard` divides weights,
+    gradients and moments among the ranks (FSDP2; Rajbhandari et al. 2020, stage 3), whose folder
+    `runs` must then be one that all of them see.
     """
 
     device: str = "auto"
@@ -402,6 +404,7 @@ class MachineConfig:
     deterministic: bool = False
     micro_batch: int = 0
     activation_checkpointing: bool = False
+    shard: bool = False
     threads: int = 1
     workers: int = 0
     cache: str = ""
@@ -497,6 +500,12 @@ class CellConfig:
             self.tokenizer.vocab_size,
             self.data.source not in TRUTHS or self.tokenizer.vocab_size == BYTES_ALONE,
             f"merges symbols of data={self.data.source}; set tokenizer.vocab_size={BYTES_ALONE}",
+        )
+        check(
+            "optim.name",
+            self.optim.name,
+            not (self.machine.shard and self.optim.name == "muon"),
+            "needs whole matrices; machine.shard=true leaves each rank a part: take adamw",
         )
 
     @classmethod

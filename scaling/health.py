@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from scaling.model import Attention, Block, Transformer, causal_mask
 from scaling.optim import by_kind
+from scaling.parallel import whole
 from scaling.parametrization import scales
 
 PROBE_ROWS = 2  # sequences of a probe: a share of a step's cost that is not felt
@@ -101,4 +102,5 @@ def update_ratio(before: list[Tensor], model: nn.Module) -> float:
     """Return the norm of a step over the norm of the weights, of all hidden matrices together."""
     after = by_kind(model)[0].values()
     moved = [a.detach() - b for a, b in zip(after, before, strict=True)]
-    return float(nn.utils.get_total_norm(moved) / nn.utils.get_total_norm(before))
+    step, size = (whole(nn.utils.get_total_norm(w)) for w in (moved, before))
+    return float(step / size)

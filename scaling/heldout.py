@@ -11,6 +11,7 @@ from scaling.batches import cut
 from scaling.config import TruthConfig
 from scaling.data import Corpus
 from scaling.model import Transformer
+from scaling.parallel import is_part
 from scaling.truth import ALPHABET, Process
 
 ROWS = 16  # windows scored at once; the logits then stay near the cache
@@ -75,12 +76,17 @@ def known_loss(corpus: Corpus, inputs: np.ndarray, targets: np.ndarray) -> float
     return process.bayes_loss(symbols[inputs], symbols[targets])
 
 
-@torch.inference_mode()
 def evaluate(model: Transformer, test: TestSet, *, windows: int | None = None) -> Score:
     """Score the model on the first `windows` of the set (all by default).
 
     The standard error is that of a ratio clustered by document: losses within one are correlated.
     """
+    gathers = is_part(model.embedding.weight)  # what it gathers must serve training again
+    with torch.no_grad() if gathers else torch.inference_mode():
+        return _evaluate(model, test, windows)
+
+
+def _evaluate(model: Transformer, test: TestSet, windows: int | None) -> Score:
     was_training = model.training
     model.eval()
     n = len(test.inputs) if windows is None else min(windows, len(test.inputs))

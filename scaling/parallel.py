@@ -2,15 +2,17 @@
 
 Each rank takes its share of a step's rows; gradients, losses and the wish to stop are made common
 after it, so that all ranks take the same step or none. Rank 0 alone reads and writes the run's
-files; the others start from what it read.
+files and the others start from what it read; ranks that share out the weights themselves
+(machine.shard) write a file each.
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 STOPS = ("", "stopped", "preempted", "timeout")  # the graver, the later
 ENVIRONMENTS = (
@@ -46,13 +48,33 @@ class World:
             tensor.div_(self.size)
         return tensor
 
-    def gravest(self, stop: str, device: torch.device) -> str:
-        """Return the gravest reason to stop of any rank."""
+    def gravest(self, stop: str, save: bool, device: torch.device) -> tuple[str, bool]:
+        """Return the gravest reason to stop of any rank, and whether any wants a checkpoint."""
         if self.size == 1:
-            return stop
-        found = torch.tensor(STOPS.index(stop), device=device)
+            return stop, save
+        found = torch.tensor([STOPS.index(stop), save], device=device)
         distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
-        return STOPS[int(found)]
+        worst, any_save = found.tolist()
+        return STOPS[worst], bool(any_save)
+
+    def all_of(self, value: Any) -> list[Any]:
+        """Return every rank's value, by rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        distributed.all_gather_object(found, value)
+        return found
+
+    def shard(self, model: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
+        """Divide the weights among the ranks, block by block; each `loss` gathers what it needs."""
+        from torch.distributed.device_mesh import init_device_mesh  # these take half a second
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+        mesh = init_device_mesh(device.type, (self.size,))
+        for block in blocks:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        register_fsdp_forward_method(model, "loss")
 
     def rows(self, rows: int) -> int:
         """Return one rank's rows of a step; ValueError where they cannot be divided."""
@@ -70,6 +92,27 @@ class World:
 
 
 ALONE = World()
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Say whether other ranks hold parts of a tensor (torch's DTensor)."""
+    return hasattr(tensor, "to_local")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor with the parts that other ranks hold; all ranks must ask."""
+    return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def divided_as(own: Tensor, value: Tensor) -> Tensor:
+    """Return a whole value on the device of `own` and, where that is a part, this rank's part."""
+    value = value.to(own.device)
+    if not is_part(own) or is_part(value):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = own.device_mesh, own.placements  # type: ignore[attr-defined]
+    return distribute_tensor(value, mesh, placements, src_data_rank=None)
 
 
 def started_ranks() -> int:

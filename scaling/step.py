@@ -25,7 +25,7 @@ from scaling.heldout import TestSet, make_test_set
 from scaling.memory import advice, divisors, is_out_of_memory, largest_that_fits
 from scaling.model import Transformer
 from scaling.optim import make_optimizer
-from scaling.parallel import ALONE, World
+from scaling.parallel import ALONE, World, whole
 from scaling.passes import Passes, has_passes
 from scaling.schema import now
 from scaling.tokenizer import END
@@ -80,6 +80,11 @@ class Setting:
     resolved: Resolved
     world: World = ALONE
 
+    @property
+    def shared_out(self) -> bool:
+        """Whether each rank holds a part of the weights."""
+        return self.cell.machine.shard and self.world.size > 1
+
 
 class Objective(nn.Module):
     """What is minimised: the loss, and for experts the router's losses."""
@@ -121,15 +126,19 @@ def new_run(setting: Setting) -> Run:
     cell = setting.cell
     torch.manual_seed(cell.seed)
     model = Transformer(cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
-    model.to(setting.device)
+    shared_out = setting.shared_out
+    if not shared_out:
+        model.to(setting.device)
     model.document_end = END if cell.data.mask_documents else None
     model.recompute = cell.machine.activation_checkpointing
     if cell.machine.compile:
         for block in model.blocks:  # alike: compiled once
             block.compile()
+    if shared_out:
+        setting.world.shard(model, model.blocks, setting.device)
     objective: nn.Module = Objective(model, cell.machine.precision)
     passes = make_passes(model, setting)
-    if setting.world.size > 1 and not passes:
+    if setting.world.size > 1 and not (passes or shared_out):
         objective = DistributedDataParallel(objective)
     return Run(
         model=model,
@@ -142,7 +151,8 @@ def new_run(setting: Setting) -> Run:
 def make_passes(model: Transformer, setting: Setting) -> Passes | None:
     """Return the faster way to a batch's gradient, None where there is none."""
     context, machine = setting.cell.data.context, setting.cell.machine
-    known = not (machine.compile or machine.activation_checkpointing) and has_passes(
+    plain = not (machine.compile or machine.activation_checkpointing or setting.shared_out)
+    known = plain and has_passes(
         model.config, context=context, device=setting.device, precision=machine.precision
     )
     return Passes(model, rows=micro_rows(setting), context=context) if known else None
@@ -168,6 +178,11 @@ def step_or_advise(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Ten
         if not is_out_of_memory(error):
             raise
     rows = micro_rows(setting)
+    if setting.shared_out:  # the other ranks wait for this one: nothing can be tried
+        raise RuntimeError(
+            f"out of memory with {rows} rows a rank at once; lower machine.micro_batch or set "
+            "machine.activation_checkpointing=true"
+        )
     run.passes = None  # with its buffers
     run.optimizer.zero_grad(set_to_none=True)
     raise RuntimeError(advice(rows, largest_that_fits(rows, lambda n: trial(run, setting, n))))
@@ -190,7 +205,8 @@ def train_step(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]
     if run.passes:
         norm = run.passes.clip(clip)
     else:
-        norm = nn.utils.clip_grad_norm_(run.model.parameters(), clip if clip > 0 else math.inf)
+        most = clip if clip > 0 else math.inf
+        norm = whole(nn.utils.clip_grad_norm_(run.model.parameters(), most))
     if accept(run, setting.cell.optim, loss.item(), float(norm)):
         run.optimizer.step()
     return loss, norm
@@ -210,7 +226,9 @@ def gradient(run: Run, setting: Setting, x: Tensor, y: Tensor) -> Tensor:
     total = torch.zeros((), device=setting.device)
     for number, (inputs, targets) in enumerate(parts, start=1):
         last = number == len(parts) or world.size == 1
-        with nullcontext() if last else run.objective.no_sync():  # type: ignore[operator]
+        if setting.shared_out:
+            run.model.set_requires_gradient_sync(last)  # type: ignore[operator]
+        with nullcontext() if last or setting.shared_out else run.objective.no_sync():  # type: ignore[operator]
             loss, objective = run.objective(inputs, targets)
             (objective / len(parts)).backward()
         total += loss / len(parts)

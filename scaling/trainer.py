@@ -155,13 +155,22 @@ def load_run(
     run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint", must: bool = False
 ) -> bool:
     """Continue from a folder's checkpoint; False where there is none and there need not be one."""
-    found = setting.world.share(setting.world.first and read_run(run, folder, name))
+    if setting.shared_out:  # every rank reads its part of the same files
+        folder = Path(setting.world.share(str(folder)))
+        seen = setting.world.all_of(read_run(run, folder, name))
+        if len(set(seen)) > 1:
+            raise OSError(
+                f"not every rank sees {folder}; with machine.shard put `runs` where all do"
+            )
+        found = seen[0]
+    else:
+        found = setting.world.share(setting.world.first and read_run(run, folder, name))
     if not found and must:
         raise FileNotFoundError(
             f"no {folder / name}.safetensors, where this branch leaves its trunk; "
             "run the sweep again to train the trunk"
         )
-    if found and setting.world.size > 1:
+    if found and setting.world.size > 1 and not setting.shared_out:
         state = (checkpoint.snapshot(run.model, run.optimizer), run.state(), run.rows)
         held, values, run.rows = setting.world.share(state)
         checkpoint.restore(run.model, run.optimizer, held)
@@ -184,11 +193,24 @@ def read_run(run: Run, folder: Path, name: str) -> bool:
 
 def save_run(run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint") -> None:
     """Write the trunk's curve and checkpoint."""
-    if not setting.world.first:
-        return
-    rows = folder / ("metrics.jsonl" if name == "checkpoint" else f"{name}.jsonl")
-    write_text(rows, "".join(f"{json.dumps(r)}\n" for r in run.rows))
-    checkpoint.save(folder, model=run.model, optimizer=run.optimizer, state=run.state(), name=name)
+    if setting.world.first:
+        rows = folder / ("metrics.jsonl" if name == "checkpoint" else f"{name}.jsonl")
+        write_text(rows, "".join(f"{json.dumps(r)}\n" for r in run.rows))
+    save_state(run, setting, folder, name=name)
+
+
+def save_state(run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint") -> None:
+    """Write what a run continues from: by rank 0, or by all ranks where each has its part."""
+    world = setting.world if setting.shared_out else ALONE
+    if setting.world.first or setting.shared_out:
+        checkpoint.save(
+            folder,
+            model=run.model,
+            optimizer=run.optimizer,
+            state=run.state(),
+            name=name,
+            world=world,
+        )
 
 
 def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> None:
@@ -270,14 +292,15 @@ def advance(
             write_row(run, setting, resolved, gradient, curve, before)
             total.zero_()
         pulse.step = run.step
-        stop = setting.world.gravest(pulse.stop, setting.device)
-        if stop or pulse.save or time.monotonic() - saved > every:
+        wanted = pulse.save or time.monotonic() - saved > every
+        stop, wanted = setting.world.gravest(pulse.stop, wanted, setting.device)
+        if stop or wanted:
             run.loss_sum = float(total)
             run.seconds = before_seconds + time.monotonic() - began
             if curve is None:
                 save_run(run, setting, folder)
-            elif setting.world.first:
-                checkpoint.save(folder, model=run.model, optimizer=run.optimizer, state=run.state())
+            else:
+                save_state(run, setting, folder)
             saved, pulse.save = time.monotonic(), False
         if stop:
             raise Stopped(stop)
@@ -340,7 +363,8 @@ def finish(
     if score is not None and not math.isfinite(score.loss):
         score, error = None, "the test loss is not finite; lower optim.peak_lr"
     if score is not None:
-        checkpoint.save(folder, model=run.model, name="model", state={"step": run.step})
+        path, state = folder / "model.safetensors", {"step": run.step}
+        checkpoint.save_whole(path, run.model, setting.world, state=state)
     train_loss = run.rows[-1]["train_loss"] if run.rows else None
     seconds = max(run.seconds, 1e-9)
     done_tokens = run.step * resolved.batch_tokens

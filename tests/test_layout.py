@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
     "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "jsonl",
     "truth", "documents", "chunks", "duplicates", "hub", "survey",
-    "loss", "lora", "mlp", "moe", "data", "batches", "model", "device", "muon", "optim",
+    "loss", "lora", "mlp", "moe", "data", "batches", "parallel", "model", "device", "muon", "optim",
     "checkpoint",
-    "mirror", "runlog", "heldout", "health", "passes", "memory", "parallel", "step", "trainer",
+    "mirror", "runlog", "heldout", "health", "passes", "memory", "step", "trainer",
 ]  # fmt: skip
 ONLY = {
     "wandb": {"scaling.mirror"},

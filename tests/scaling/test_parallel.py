@@ -1,6 +1,7 @@
 """One cell trained by two processes: as one process would, through kills and signals."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
+from scaling.config import BudgetConfig, CellConfig, MachineConfig, OptimConfig
 from scaling.parallel import World, join, started_ranks
 from scaling.schema import read_curve, read_records
 
@@ -18,6 +21,8 @@ RANKS = ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "scaling.swe
 MODELS = {
     "passes": ["model.norm=rmsnorm"],
     "autograd": ["model.norm=layernorm", "machine.micro_batch=1"],
+    "sharded": ["machine.shard=true", "machine.micro_batch=1", "model.n_layer=2"],
+    "sharded, recomputed": ["machine.shard=true", "machine.activation_checkpointing=true"],
 }
 
 
@@ -111,6 +116,46 @@ def test_a_rank_that_is_lost_or_told_to_stop_ends_both_and_the_cell_resumes(
     assert losses(tmp_path) == quiet
 
 
+def ranks(n: int) -> list[str]:
+    return [part.replace("=2", f"={n}") for part in RANKS]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
+def test_a_sharded_cell_that_was_killed_resumes_on_any_number_of_ranks(tiny, tmp_path):
+    sharded = [
+        *tiny,
+        "machine.shard=true",
+        "budget.n_tokens=51200",
+        "machine.checkpoint_seconds=.2",
+    ]
+    run(*RANKS, *sharded, f"runs={tmp_path}/quiet")
+    quiet = losses(tmp_path / "quiet")
+    process = begin(*RANKS, *sharded, f"runs={tmp_path}/two")
+    os.kill(under_way(process, tmp_path / "two")[1], signal.SIGKILL)
+    process.communicate(timeout=120)
+    shards = (tmp_path / "two").glob("tiny/**/checkpoint.shards-*/*.safetensors")
+    assert len(list(shards)) >= 2
+    for name, start in (("again", RANKS), ("four", ranks(4)), ("one", ["-m", "scaling.sweep"])):
+        shutil.copytree(tmp_path / "two", tmp_path / name)
+        run(*start, *sharded, f"runs={tmp_path}/{name}")
+        wanted = quiet if name == "again" else pytest.approx(quiet, rel=1e-4)
+        assert losses(tmp_path / name) == wanted
+        (record,) = read_records(tmp_path / name / "tiny")
+        found = tmp_path / name / "tiny" / record.run_id / "model.safetensors"
+        with safe_open(found, framework="pt") as weights:
+            assert weights.get_tensor("model.embedding.weight").shape == (300, 16)
+
+
+def test_sharded_matrices_are_refused_to_muon():
+    with pytest.raises(ValueError, match=r"optim\.name.*machine\.shard=true .*adamw"):
+        CellConfig(
+            optim=OptimConfig(name="muon"),
+            machine=MachineConfig(shard=True),
+            budget=BudgetConfig(n_tokens=1000),
+        )
+
+
 def test_rows_that_ranks_cannot_share_are_refused():
     with pytest.raises(ValueError, match=r"8 rows of a step cannot be shared by 3 ranks; set"):
         World(rank=0, size=3).rows(8)
@@ -129,7 +174,7 @@ def test_an_ordinary_process_is_alone(monkeypatch):
     assert started_ranks() == 1
     alone = join("cpu")
     assert (alone.size, alone.first, alone.share("x")) == (1, True, "x")
-    assert alone.gravest("preempted", torch.device("cpu")) == "preempted"
+    assert alone.gravest("preempted", False, torch.device("cpu")) == ("preempted", False)
     value = torch.ones(2)
     assert alone.mean_(value) is value
 
