@@ -4,7 +4,7 @@ The canvas, its colours and pieces are `analysis.figures`; captions and choice a
 `analysis.gallery`. N parameters, D tokens, C FLOPs, L nats per token.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from analysis.figures import (
     C2,
     C3,
     C4,
+    C5,
     C6,
     GRID,
     INK,
@@ -320,6 +321,25 @@ def curve(
             )
         for label, value in (lines or {}).items():
             axis.axhline(value, color=INK, linewidth=1.0, linestyle="--", label=label)
+        axis.legend(loc="best")
+    return drawn.svg
+
+
+def overoptimised(
+    found: Sequence[tuple[str, pd.DataFrame, Callable[[Any], Any]]], *, name: str, title: str
+) -> str:
+    """Draw gold gains (kl, reward, error) against sqrt(KL) with the law of each, by label."""
+    y = "gold reward gained over one sample"
+    with panel(name, x="sqrt(KL), KL in nats", y=y, title=title, logx=False) as drawn:
+        axis = drawn.ax
+        for colour, (label, rows, law) in zip((C1, C2, C3, C4, C5, C6), found, strict=False):
+            x = np.sqrt(rows["kl"])
+            axis.errorbar(
+                x, rows["reward"], rows["error"], color=colour, fmt="o", markersize=3, label=label
+            )
+            along = np.linspace(x.min(), x.max(), 100)
+            axis.plot(along, law(along**2), color=colour, linewidth=1.0)
+        axis.axhline(0.0, color=INK, linewidth=0.6)
         axis.legend(loc="best")
     return drawn.svg
 

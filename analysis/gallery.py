@@ -1,5 +1,6 @@
 """Which figures a report shows, each with its caption; without data a figure is left out."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from analysis.forms import FORMS, column
 from analysis.isoflop import NEAR, vertices
 from analysis.laws import Law
 from analysis.material import Material, loss_curve
+from analysis.overoptimisation import Chosen
 from analysis.words import power
 
 LEAST_SHARE = 0.5  # of the cells in budgets: below it, what looks like a budget is an accident
@@ -207,6 +209,28 @@ def stage_pictures(
         svg = charts.curve(rows, present, name=f"{stage}-{name}", y=y, title=caption, lines=lines)
         shown.append(Picture(svg=svg, caption=caption))
     return shown
+
+
+_OVEROPTIMISED = {
+    "best-of-n": "Gold reward of the best of n by each judge, over prompts; lines are d (α − β d).",
+    "ppo": "Gold reward of PPO's updates; the line is d (α − β log d). Its KL is not best-of-n's.",
+}
+
+
+def overoptimised(name: str, found: Sequence[Chosen | None]) -> list[Picture]:
+    """Draw the judges' curves with their laws, the first six."""
+    kept = [c for c in found if c is not None]
+    if not kept:
+        return []
+
+    def along(one: Chosen) -> Callable[[Any], Any]:
+        function = FORMS[one.law.form].function
+        assert function is not None
+        return lambda kl: function(one.law.parameters, {"kl": kl})
+
+    drawn = [(c.name, c.points, along(c)) for c in kept]
+    svg = charts.overoptimised(drawn, name=f"overoptimised-{name}", title="Over-optimisation")
+    return [Picture(svg=svg, caption=_OVEROPTIMISED[name])]
 
 
 _STAGE_FIGURES: dict[str, tuple[tuple[str, dict[str, str], str, str], ...]] = {

@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
@@ -30,6 +31,7 @@ from analysis.answer import (
 from analysis.evaluations import read_evaluations, task_grid, text_grid
 from analysis.gallery import Picture
 from analysis.material import Material, read_material
+from analysis.overoptimisation import chosen_grid, of_ppo, read_best_of_n
 from analysis.words import number
 from conf.app import start, store
 from scaling.schema import write_text
@@ -155,10 +157,24 @@ def _final(material: Material) -> dict[str, Any]:
             }
             for s in later
         ],
+        **_overoptimised(material),
         "samples_missing": (
             "" if material.samples else "There are no samples yet: they are kept by the ppo stage."
         ),
         "samples": [_sample(i, s) for i, s in enumerate(material.samples[:MOST_SAMPLES], start=1)],
+    }
+
+
+def _overoptimised(material: Material) -> dict[str, Any]:
+    found = read_best_of_n(material.folder)
+    before = material.stages["ppo"].metrics.get("gold_before") if "ppo" in material.stages else None
+    ppo = of_ppo(material.curves.get("ppo", pd.DataFrame()), before)
+    return {
+        "overoptimised_missing": "" if found else "Not measured yet: run scaling.best_of_n.",
+        "overoptimised_table": chosen_grid([*found, *([ppo] if ppo else [])]),
+        "overoptimised_figures": _inline(
+            [*gallery.overoptimised("best-of-n", found), *gallery.overoptimised("ppo", [ppo])]
+        ),
     }
 
 

@@ -94,20 +94,14 @@ class Group:
 
 def run_reward(stage: Stage) -> Record:
     """Sample and label pairs, train the reward model, standardise it; write weights and record."""
-    block = stage.config.reward
     tuned = stage.new_model()
     checkpoint.load_weights(stage.weights_of("sft"), tuned)
     tally = Tally()
     train, test = load_groups(stage, tuned, tally)
     model = new_reward_model(stage).start_from(tuned)
-    batches = group_batches(train, stage)
-
-    def loss_of(step: int) -> tuple[Tensor, int, float]:
-        return preference_loss(model, [train[i] for i in batches[step]])
-
     sampling = Tally(tokens=tally.tokens, flops=tally.flops, seconds=tally.seconds)
     try:
-        fit(stage, model, tally, n_steps=len(batches), peak_lr=block.peak_lr, loss_of=loss_of)
+        learn(stage, model, train, tally)
     except Diverged as error:
         return write_record(stage, tally, error=str(error))
     metrics = judge_reward_model(model, test) | standardise(model, stage, tuned, train)
@@ -120,6 +114,17 @@ def run_reward(stage: Stage) -> Record:
     checkpoint.save(stage.folder, model=model, name="model", state={"step": tally.step})
     unique = sum(len(g.prompt) + len(c) for g in train for c in g.completions)
     return write_record(stage, tally, unique_tokens=unique, metrics=metrics)
+
+
+def learn(stage: Stage, model: RewardModel, train: list[Group], tally: Tally) -> None:
+    """Train a reward model on groups by the plan's block; Diverged when the loss is not finite."""
+    batches = group_batches(train, stage)
+
+    def loss_of(step: int) -> tuple[Tensor, int, float]:
+        return preference_loss(model, [train[i] for i in batches[step]])
+
+    peak_lr = stage.config.reward.peak_lr
+    fit(stage, model, tally, n_steps=len(batches), peak_lr=peak_lr, loss_of=loss_of)
 
 
 def new_reward_model(stage: Stage) -> RewardModel:

@@ -59,12 +59,13 @@ class Stage:
     corpus: Corpus
     device: torch.device
     inputs: dict[str, str]
+    place: str = ""
     started: str = field(default_factory=now)
 
     @property
     def folder(self) -> Path:
-        """Where the stage's files are."""
-        return root(self.config) / self.name
+        """Where the stage's files are: `place` in the final run's folder, or that of its name."""
+        return root(self.config) / (self.place or self.name)
 
     @property
     def run_id(self) -> str:

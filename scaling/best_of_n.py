@@ -1,0 +1,327 @@
+"""Over-optimisation by best-of-n: gold reward against KL for reward models of several sizes.
+
+    python -m scaling.best_of_n plan=runs/NAME/plan.yaml [prompts=64] [n=256] [pairs=[64,256]]
+        [bodies=[runs/NAME/CELL]]
+
+After the reward stage of a final run. Completions of held-out prompts are sampled once from the
+fine-tuned model; reward models choose among them. The best of n of every size is estimated from
+the whole pool without bias, and its KL from the fine-tuned model is log n - (n-1)/n nats a
+completion (Gao, Schulman & Hilton 2022, 2210.10760, section 2; an upper bound where completions
+repeat). Judges are the run's own reward model, one for each number of `pairs` and each body (the
+fine-tuned model, or pretrained cells of other sizes), and the gold judge as its own proxy, which
+cannot be over-optimised. The table, a row a judge, prompt and n, is what analysis.fit
+form=best_of_n reads; it resamples prompts.
+"""
+
+import csv
+import io
+import logging
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from conf.app import start, store
+from conf.progress import Progress
+from scaling import checkpoint
+from scaling.config import check
+from scaling.final import load_plan, planned_cell
+from scaling.generate import Samples, generate
+from scaling.model import Transformer
+from scaling.reward import (
+    Group,
+    RewardModel,
+    gold_of,
+    judge_reward_model,
+    learn,
+    limited,
+    load_groups,
+    new_reward_model,
+    score_all,
+)
+from scaling.schema import read_json, sha256_json, write_json, write_text
+from scaling.sft import load_pairs
+from scaling.stage import Stage, Tally, open_stage, root
+from scaling.trained import WEIGHTS, open_trained, trained_folder
+
+log = logging.getLogger(__name__)
+REPEATED = 0.9  # of a prompt's completions differ, or the KL is said to be a bound
+FOLDER = "best_of_n"
+
+
+@dataclass(kw_only=True)
+class BestOfNConfig:
+    """What is sampled and who judges; `pairs` and `bodies` make reward models beside the run's."""
+
+    plan: str = ""
+    prompts: int = 64
+    n: int = 256
+    pairs: list[int] = field(default_factory=list)
+    bodies: list[str] = field(default_factory=list)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check("plan", self.plan, bool(self.plan), "is missing; give runs/NAME/plan.yaml")
+        check("prompts", self.prompts, self.prompts >= 2, "must be at least 2, to have an error")
+        check("n", self.n, self.n >= 2, "must be at least 2 completions")
+        few = not self.pairs or min(self.pairs) >= 1
+        check("pairs", self.pairs, few, "must be numbers of comparisons, 1 or more each")
+        alone = not self.bodies or bool(self.pairs)
+        check("bodies", self.bodies, alone, "are trained on pairs; give pairs=[N,...] too")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """`n` completions of each of P prompts, prompt by prompt, and their gold scores (P, n)."""
+
+    prompts: list[list[int]]
+    completions: list[list[int]]
+    gold: np.ndarray
+
+    def scores(self, model: RewardModel) -> np.ndarray:
+        """Return a reward model's scores of all completions, (P, n)."""
+        n = self.gold.shape[1]
+        repeated = [p for p in self.prompts for _ in range(n)]
+        return np.reshape(score_all(model, repeated, self.completions), self.gold.shape)
+
+    @property
+    def distinct(self) -> float:
+        """Share of completions that differ from the others of their prompt."""
+        n = self.gold.shape[1]
+        parts = [self.completions[i : i + n] for i in range(0, len(self.completions), n)]
+        return sum(len({tuple(c) for c in part}) for part in parts) / len(self.completions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Who chooses: its name, size and pairs, and its accuracy on held-out pairs; scores (P, n)."""
+
+    name: str
+    scores: np.ndarray
+    params: int = 0
+    pairs: int = 0
+    accuracy: float = math.nan
+
+
+def kl_of_best(n: int) -> float:
+    """Return KL(best of n || one) in nats, log n - (n-1)/n (Gao et al. 2022, section 2)."""
+    return math.log(n) - (n - 1) / n
+
+
+def best_of(values: np.ndarray, scores: np.ndarray, n: int) -> np.ndarray:
+    """Return the mean value of the best-scored of n, over all draws of n from N, (P,).
+
+    `values` and `scores` are (P, N); of equal scores any may be taken. The completion of rank i,
+    counted from the worst, is the best of n with probability C(i-1, n-1) / C(N, n) (Nakano et al.
+    2021, 2112.09332, appendix I).
+    """
+    size = values.shape[1]
+    rank = np.arange(size, n, -1)  # of the upper of two neighbours
+    weights = np.zeros(size)
+    weights[n - 1 :] = np.cumprod([n / size, *((rank - n) / (rank - 1))])[::-1]
+    found = []
+    for value, score in zip(values, scores, strict=True):
+        _, group = np.unique(score, return_inverse=True)
+        mean = np.bincount(group, value) / np.bincount(group)
+        found.append(mean[np.sort(group)] @ weights)
+    return np.asarray(found)
+
+
+def curve(judge: Judge, pool: Pool) -> list[dict[str, object]]:
+    """Return the rows of a judge: for each prompt and n, what is gained over one completion.
+
+    `reward` is in gold score, `proxy` in deviations of the judge's scores within the pool.
+    """
+    rows: list[dict[str, object]] = []
+    standard = (judge.scores - judge.scores.mean()) / max(judge.scores.std(), 1e-12)
+    sizes = [2**i for i in range(1, pool.gold.shape[1].bit_length())]
+    for n in sizes:
+        gains = [
+            best_of(values, judge.scores, n) - values.mean(1) for values in (pool.gold, standard)
+        ]
+        rows += [
+            {
+                "judge": judge.name,
+                "reward_params": judge.params,
+                "reward_pairs": judge.pairs,
+                "accuracy": judge.accuracy,
+                "trunk": f"prompt {prompt}",
+                "n": n,
+                "kl": kl_of_best(n),
+                "reward": float(gold),
+                "proxy": float(proxy),
+            }
+            for prompt, (gold, proxy) in enumerate(zip(*gains, strict=True))
+        ]
+    return rows
+
+
+def sample_pool(stage: Stage, tuned: Transformer, config: BestOfNConfig) -> Pool:
+    """Sample completions of held-out prompts, or read those that were; gold judges them."""
+    ppo, folder = stage.config.ppo, root(stage.config) / FOLDER
+    asked = {"sft": stage.inputs["sft"], "prompts": config.prompts, "n": config.n}
+    asked |= {"seed": config.seed, "length": ppo.max_new_tokens, "heat": ppo.temperature}
+    path = folder / f"pool-{sha256_json(asked)[:10]}.json"
+    if not path.is_file():
+        held_out = load_pairs(stage).prompts(
+            context=stage.cell.data.context, max_new_tokens=ppo.max_new_tokens
+        )[1]
+        if len(held_out) < config.prompts:
+            raise ValueError(f"there are {len(held_out)} held-out prompts; set prompts to fewer")
+        order = np.random.default_rng(config.seed).permutation(len(held_out))[: config.prompts]
+        found: dict[str, list] = {"prompts": [], "completions": [], "gold": []}
+        progress = Progress("sampling", total=config.prompts)
+        for number, index in enumerate(order):
+            prompts = [held_out[index]] * config.n
+            samples: Samples = generate(
+                tuned,
+                prompts,
+                max_new_tokens=ppo.max_new_tokens,
+                temperature=ppo.temperature,
+                seed=config.seed * 1_000_003 + number,
+            )
+            found["prompts"].append(held_out[index])
+            found["completions"] += samples.completions
+            found["gold"].append(gold_of(stage, prompts, samples))
+            progress.update(number + 1)
+        progress.close()
+        write_json(path, found)
+    kept = read_json(path)
+    return Pool(
+        prompts=kept["prompts"], completions=kept["completions"], gold=np.asarray(kept["gold"])
+    )
+
+
+def trained_judge(
+    stage: Stage, body: Transformer, name: str, groups: tuple[list[Group], list[Group]], pool: Pool
+) -> Judge:
+    """Train a reward model on the first groups with `reward.pairs` pairs, unless it is; score."""
+    fresh = replace(stage, cell=replace(stage.cell, model=body.config))
+    model = new_reward_model(fresh).start_from(body)
+    train = limited(groups[0], stage.config.reward.pairs)
+    if (stage.folder / WEIGHTS).is_file():
+        checkpoint.load_weights(stage.folder / WEIGHTS, model)
+    else:
+        learn(stage, model, train, Tally())
+        checkpoint.save(stage.folder, model=model, name="model", state={})
+        (stage.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    return judge_of(model, name, sum(len(g.pairs()) for g in train), groups[1], pool)
+
+
+def judge_of(
+    model: RewardModel, name: str, pairs: int, held_out: Sequence[Group], pool: Pool
+) -> Judge:
+    """Let a reward model score the pool and the held-out pairs."""
+    return Judge(
+        name=name,
+        scores=pool.scores(model),
+        params=sum(w.numel() for w in model.parameters()),
+        pairs=pairs,
+        accuracy=judge_reward_model(model, held_out)["accuracy"],
+    )
+
+
+def judges(stage: Stage, tuned: Transformer, config: BestOfNConfig, pool: Pool) -> list[Judge]:
+    """Return the gold judge, the run's own reward model, and those that the config asks for.
+
+    ValueError for more pairs than the reward stage has, or a body of another vocabulary.
+    """
+    tally = Tally()
+    groups = load_groups(stage, tuned, tally)
+    there = sum(len(g.pairs()) for g in groups[0])
+    if config.pairs and max(config.pairs) > there:
+        raise ValueError(
+            f"pairs={max(config.pairs)} are more than the {there} of the reward stage; ask for "
+            "fewer, or raise reward.pairs in the plan and run the stage again"
+        )
+    own = new_reward_model(stage)
+    checkpoint.load_weights(stage.weights_of("reward"), own)
+    found = [Judge(name="gold", scores=pool.gold, accuracy=1.0)]
+    found.append(judge_of(own, "own", there, groups[1], pool))
+    bodies = {"fine-tuned": tuned}
+    for path in config.bodies:
+        trained = open_trained(trained_folder(path), stage.device)
+        model, wanted = trained.model, stage.cell.data.context
+        if trained.record.inputs.get("corpus") != stage.inputs["corpus"] or (
+            model.vocab_size != tuned.vocab_size or model.context != wanted
+        ):
+            raise ValueError(
+                f"body {path} has another corpus, vocabulary or context than {wanted} tokens; "
+                "name a cell of the study that the plan was made from"
+            )
+        bodies[trained.record.run_id] = model
+    for body, model in bodies.items():
+        for pairs in config.pairs:
+            name = f"{body}, {pairs} pairs"
+            block = replace(stage.config.reward, pairs=pairs)
+            settings = {k: v for k, v in vars(block).items() if k != "reasons"}
+            key = sha256_json([stage.inputs, settings, asdict(model.config)])[:8]
+            place = f"{FOLDER}/{body}-{pairs}-{key}"
+            asked = replace(stage, config=replace(stage.config, reward=block), place=place)
+            log.info("reward model of %s", name)
+            found.append(trained_judge(asked, model, name, groups, pool))
+    return found
+
+
+def described(rows: Sequence[dict], pool: Pool) -> list[str]:
+    """Return a line a judge: its gold gain at some n, with its error over prompts."""
+    lines = []
+    for name in dict.fromkeys(r["judge"] for r in rows):
+        own = [r for r in rows if r["judge"] == name]
+        sizes = sorted({r["n"] for r in own})
+        gains = {n: np.asarray([r["reward"] for r in own if r["n"] == n]) for n in sizes}
+        best = max(sizes, key=lambda n: gains[n].mean())
+        shown = ", ".join(
+            f"n={n} {gains[n].mean():+.3f} +- {gains[n].std(ddof=1) / len(gains[n]) ** 0.5:.3f}"
+            for n in dict.fromkeys((4, 16, 64, sizes[-1]))
+            if n in gains
+        )
+        lines.append(
+            f"{name:>24}: accuracy {own[0]['accuracy']:.3f}, gold {pool.gold.mean():.3f} {shown}; "
+            f"most at n={best}"
+        )
+    return lines
+
+
+def main(config: BestOfNConfig) -> None:
+    """Sample, judge, write the table and print a line a judge."""
+    from scaling.data import open_corpus
+    from scaling.device import pick_device
+
+    plan = load_plan(config.plan)
+    cell = planned_cell(plan)
+    device, corpus = pick_device(plan.machine), open_corpus(cell)
+    before = ("sft", "reward")
+    opened = open_stage(plan, cell, name="ppo", corpus=corpus, device=device, after=before)
+    stage = replace(opened, name="reward")
+    if not stage.has_gold():
+        raise ValueError("sft.data is a file, whose completions have no gold judge; use docstrings")
+    tuned = stage.new_model()
+    checkpoint.load_weights(stage.weights_of("sft"), tuned)
+    pool = sample_pool(stage, tuned, config)
+    if pool.distinct < REPEATED:
+        log.warning(
+            "only %.0f %% of a prompt's completions differ: log n - (n-1)/n is above the true KL",
+            100 * pool.distinct,
+        )
+    rows = [r for j in judges(stage, tuned, config, pool) for r in curve(j, pool)]
+    path = Path(root(plan)) / FOLDER / "curve.csv"
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
+    for line in described(rows, pool):
+        sys.stdout.write(f"{line}\n")
+    fit = f"python -m analysis.fit runs={path} form=best_of_n where=\"judge == 'own'\""
+    sys.stdout.write(f"{path}: {fit}\n")
+
+
+store("best_of_n", BestOfNConfig)
+
+if __name__ == "__main__":
+    start(main, config_name="best_of_n", schema=BestOfNConfig)
