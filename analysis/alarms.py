@@ -37,6 +37,7 @@ HIGHEST_LOSS = float(np.log(1e6))  # nats of a uniform guess among a million tok
 BITS = float(-np.log(np.log(2)))  # log of bits per nat
 BITS_WIDTH = 0.03  # how far the step between two groups of losses may be from it
 BITS_GAIN = 4.0  # by how much the step must tighten a smooth surface to be believed
+FEWEST_LEVELS = {"epochs": 2}  # of a variable that FEWEST_BUDGETS is too many of
 FEWEST_ROWS = 14  # of a quadratic surface in log C and log D/N
 FAR_GAIN = 0.6  # share of the error that runs near the frontier leave, from which it is said
 LEAST_FAR_ERROR = 0.005  # of the loss; a smaller error needs no remedy
@@ -66,6 +67,20 @@ def table_alarms(table: pd.DataFrame) -> list[Alarm]:
         _undercooled(table),
     ]
     return [alarm for alarm in found if alarm]
+
+
+def stage_alarms(table: pd.DataFrame, variables: Sequence[str]) -> list[Alarm]:
+    """Return what is wrong with the design of a law of a later stage: too few of a variable."""
+    levels = {v: len(np.unique(column(table, v))) for v in variables}
+    few = {v: n for v, n in levels.items() if n < FEWEST_LEVELS.get(v, FEWEST_BUDGETS)}
+    if not few:
+        return []
+    shown = " and ".join(f"{n} {v}" for v, n in few.items())
+    sentence = (
+        f"The runs have {shown} apart: a law needs at least {FEWEST_BUDGETS} of each variable"
+        f" ({FEWEST_LEVELS['epochs']} of epochs)."
+    )
+    return [Alarm(code="too_few_levels", sentence=sentence)]
 
 
 def residual_alarms(table: pd.DataFrame, residuals: Array) -> list[Alarm]:

@@ -81,7 +81,9 @@ def fit(
     needed = needed_columns(form)
     runs = data
     if not isinstance(runs, Runs):
-        runs = load_runs(runs, count=count, where=where, columns=columns, needed=needed)
+        runs = load_runs(
+            runs, count=count, where=where, columns=columns, needed=needed, stage=stage_of(form)
+        )
     check_columns(runs.table, needed, form)
     options = {"resamples": resamples, "level": level, "seed": seed}
     if form in METHODS:
@@ -191,6 +193,11 @@ def needed_columns(form: str) -> tuple[str, ...]:
         return ()
     chosen = form_named(form)
     return (*(v for v in chosen.variables if v not in chosen.optional), chosen.target)
+
+
+def stage_of(form: str) -> str:
+    """Return the stage whose cells a form (or method, or `all`) is fitted to."""
+    return "pretrain" if form in METHODS or form == "all" else form_named(form).stage
 
 
 def check_columns(table: pd.DataFrame, needed: tuple[str, ...], form: str) -> None:
@@ -377,10 +384,7 @@ def _fit_alarms(
 ) -> list[Alarm]:
     form = problem.design.form
     raised: list[Alarm | None] = []
-    if form.target == "loss" and {"params", "tokens"} <= set(table):
-        known = {"repeated_data"} if "unique_tokens" in form.variables else set()
-        raised += [alarm for alarm in rules.table_alarms(table) if alarm.code not in known]
-        raised += rules.residual_alarms(table, left) if problem.objective.in_logs else []
+    raised += _table_alarms(form, table, left if problem.objective.in_logs else None)
     at = [form.parameters.index(name) for name in form.exponents]
     if at:
         raised.append(rules.two_basins(found.value, found.theta[:, at], found.converged))
@@ -408,6 +412,17 @@ def _fit_alarms(
     if boot is not None and boot.lost > LOST_SHARE * boot.resamples:
         raised.append(rules.lost_alarm(boot.lost, boot.resamples))
     return [alarm for alarm in raised if alarm]
+
+
+def _table_alarms(form: Form, table: pd.DataFrame, left: Array | None) -> list[Alarm]:
+    """Return what is wrong with the design, the units, and with residuals in logs (n,)."""
+    if form.stage != "pretrain":
+        return rules.stage_alarms(table, form.variables)
+    if form.target != "loss" or not {"params", "tokens"} <= set(table):
+        return []
+    known = {"repeated_data"} if "unique_tokens" in form.variables else set()
+    found = [alarm for alarm in rules.table_alarms(table) if alarm.code not in known]
+    return found + (rules.residual_alarms(table, left) if left is not None else [])
 
 
 def _status(form: Form, found: Solution, raised: list[Alarm], boot: Bootstrap | None) -> str:
@@ -446,7 +461,17 @@ def _with_methods(law: Law, table: pd.DataFrame, *, resamples: int, level: float
 
 
 def _ranges(table: pd.DataFrame) -> dict[str, list[float]]:
-    names = ("params", "tokens", "flops", "loss", "unique_tokens", "kl", "pairs", "examples")
+    names = (
+        "params",
+        "tokens",
+        "flops",
+        "loss",
+        "unique_tokens",
+        "kl",
+        "pairs",
+        "examples",
+        "epochs",
+    )
     columns = {name: column(table, name) for name in names if name in table}
     if {"params", "tokens"} <= set(columns):
         columns["flops_6nd"] = 6 * columns["params"] * columns["tokens"]

@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from analysis.estimate import check_options, fit, needed_columns
+from analysis.estimate import check_options, fit, needed_columns, stage_of
 from analysis.frontier import check_within
 from analysis.objective import Objective
 from analysis.progress import shown
@@ -52,12 +52,16 @@ class IntervalsConfig:
 
 @dataclass(kw_only=True)
 class FitConfig:
-    """Options of the fit; `out` defaults to law.json beside the study, or here for a table."""
+    """Options of the fit; `out` defaults to law.json beside the study, or here for a table.
+
+    `stage` says which cells of a study are meant, where they are not the form's own.
+    """
 
     runs: str = ""
     form: str = "chinchilla"
     count: str = "total"
     where: str | None = None
+    stage: str = ""
     within: float | None = None
     out: str | None = None
     plot: bool = False
@@ -87,6 +91,7 @@ def main(config: FitConfig) -> None:
         where=config.where,
         columns=config.columns,
         needed=needed_columns(config.form),
+        stage=config.stage or stage_of(config.form),
     )
     law = fit(
         runs,

@@ -36,6 +36,15 @@ from analysis.pretrain import pretrain_block
 from analysis.published import load_law
 from analysis.several import disagreement_alarm, side_by_side
 from analysis.split import repeating, split_of
+from analysis.stage_laws import (
+    KL_FORMS,
+    REWARD_FORMS,
+    SFT_FORMS,
+    choose_kl,
+    choose_reward,
+    choose_sft,
+    laws_of,
+)
 from analysis.stages import (
     PpoSettings,
     RewardSettings,
@@ -157,7 +166,7 @@ def make_plan(
         level=level,
         scored=scored,
     )
-    post = {"pretrain_lr": pretrain["peak_lr"], "seed": study.seed}
+    later = _later_blocks(settings, chosen.shape, pretrain, seed=study.seed, level=level)
     reach = reached_flops(law)
     compared = {k: permitted(v, settings) for k, v in (others or {}).items()}
     rows = (
@@ -180,14 +189,45 @@ def make_plan(
         "extrapolation": rounded(pretrain["flops"] / reach, 4) if reach else 0.0,
         "pretrain": pretrain,
         "cost": cost_block(law, budget, chosen.split, pretrain, memory=needed),
-        "sft": sft_block(settings.sft, **post),
-        "reward": reward_block(settings.reward, **post),
-        "ppo": ppo_block(settings.ppo, **post),
+        **later,
         "cell": study.config or _bare_cell(study.like),
         "law": _law_block(law),
         "alarms": found,
         "made_from": {"law": sha256_json([law.form, law.count, law.parameters])},
         "versions": code_version(),
+    }
+
+
+def _later_blocks(
+    settings: PlanConfig, shape: Shape, pretrain: dict[str, Any], *, seed: int, level: float
+) -> dict[str, Any]:
+    """Return the blocks of fine-tuning, reward model and PPO, by their laws where given."""
+    sft, reward, ppo = settings.sft, settings.reward, settings.ppo
+    post = {"pretrain_lr": pretrain["peak_lr"], "seed": seed}
+    tuning = choose_sft(
+        laws_of(sft.law, forms=SFT_FORMS, key="sft.law"),
+        shape,
+        examples=sft.examples,
+        flat_nats=sft.flat_nats,
+        level=level,
+    )
+    judging = choose_reward(
+        laws_of(reward.law, forms=REWARD_FORMS, key="reward.law"),
+        shape,
+        pairs=reward.pairs,
+        flat_nats=reward.flat_nats,
+        level=level,
+    )
+    spending = choose_kl(
+        laws_of(ppo.law, forms=KL_FORMS, key="ppo.law"),
+        kl_budget=ppo.kl_budget,
+        episodes=ppo.episodes,
+        level=level,
+    )
+    return {
+        "sft": sft_block(sft, **post, by_law=tuning),
+        "reward": reward_block(reward, **post, by_law=judging),
+        "ppo": ppo_block(ppo, **post, by_law=spending),
     }
 
 

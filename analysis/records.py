@@ -3,9 +3,9 @@
 Columns afterwards: params (N, under the chosen count), tokens (D), loss (L, nats per token), flops
 (C; 6ND where the source has none), run, and where the source has them trunk, group, weight, seed,
 unique_tokens, lr, batch, curve (path of metrics.jsonl), and those of post-training (examples,
-pairs, kl, reward, error). Which must be there is for the form to say. Of a study only pretraining
-cells that are done enter; the others are listed in `dropped` with the reason. Every mistake is one
-sentence.
+pairs, epochs, kl, reward, error). Which must be there is for the form to say, and of a study which
+stage: pretraining unless the form is a law of another. Of that stage the cells that are done enter;
+failed ones are listed in `dropped` with the reason. Every mistake is one sentence.
 """
 
 import difflib
@@ -22,9 +22,14 @@ from scaling.schema import Record, read_record, sha256_file
 COUNTS = ("total", "non_embedding", "with_head", "active")
 NEEDED = ("params", "tokens", "loss")
 ALWAYS_CHECKED = (*NEEDED, "flops", "weight", "unique_tokens")  # also where no form asked for them
-NUMBERS = (*ALWAYS_CHECKED, "lr", "batch", "examples", "pairs", "kl", "reward", "error")
+NUMBERS = (*ALWAYS_CHECKED, "lr", "batch", "examples", "epochs", "pairs", "kl", "reward", "error")
 SIGNED = ("reward",)
+SETTINGS = (  # of a stage, that its law holds for
+    "method", "lora_rank", "data", "epochs", "batch_examples", "batch_pairs", "batch_episodes",
+    "lr_fraction", "policy_sha256",
+)  # fmt: skip
 SHOWN_ROWS = 5
+FEWEST_BODIES = 8  # of stages: with fewer models a resample of them leaves no law
 
 
 @dataclass(kw_only=True)
@@ -43,6 +48,7 @@ class Columns:
     lr: str = "lr"
     batch: str = "batch"
     examples: str = "examples"
+    epochs: str = "epochs"
     pairs: str = "pairs"
     kl: str = "kl"
     reward: str = "reward"
@@ -70,11 +76,13 @@ def load_runs(
     where: str | None = None,
     columns: Columns | None = None,
     needed: Sequence[str] = NEEDED,
+    stage: str = "pretrain",
 ) -> Runs:
     """Read a study's folder, a file, or a data frame into checked `Runs`.
 
     `where` is a pandas query over the source's own columns; `needed` names the columns that must
-    be there. Raises ValueError or FileNotFoundError with one sentence.
+    be there, `stage` the cells of a study that are meant. Raises ValueError or FileNotFoundError
+    with one sentence.
     """
     if count not in COUNTS:
         raise ValueError(f"count={count} is not known; choose one of {', '.join(COUNTS)}")
@@ -83,11 +91,13 @@ def load_runs(
     if isinstance(source, pd.DataFrame):
         raw, inputs = source.copy(), {"source": "data frame"}
     elif Path(source).is_dir():
-        raw, dropped, inputs = _study(Path(source), count)
+        raw, dropped, inputs = _study(Path(source), count, stage)
     else:
         raw, inputs = _read_file(Path(source))
     if where:
         raw, inputs = _filter(raw, where), {**inputs, "where": where}
+    if stage != "pretrain" and "lr_fraction" in raw:
+        inputs = {**inputs, "settings": _held(raw)}
     table = canonical(raw, columns, needed=needed)
     if asdict(columns) != asdict(Columns()):
         renamed = {k: v for k, v in asdict(columns).items() if k != v}
@@ -131,7 +141,9 @@ def sha256_of(folder: Path) -> dict[str, str]:
     return {path.parent.name: sha256_file(path) for path in found}
 
 
-def _study(folder: Path, count: str) -> tuple[pd.DataFrame, list[dict[str, str]], dict[str, Any]]:
+def _study(
+    folder: Path, count: str, stage: str
+) -> tuple[pd.DataFrame, list[dict[str, str]], dict[str, Any]]:
     paths = sorted(folder.glob("*/record.json"))
     if not paths:
         raise ValueError(f"{folder} holds no record.json; run the sweep first or check the path")
@@ -139,7 +151,7 @@ def _study(folder: Path, count: str) -> tuple[pd.DataFrame, list[dict[str, str]]
     least: set[float | None] = set()
     for path in paths:
         record = read_record(path)
-        why = _why_not(record)
+        why = _why_not(record, stage)
         if why:
             dropped.append({"run": record.run_id, "why": why})
         else:
@@ -148,37 +160,34 @@ def _study(folder: Path, count: str) -> tuple[pd.DataFrame, list[dict[str, str]]
     if not kept:
         whys = sorted({d["why"] for d in dropped})
         raise ValueError(
-            f"{folder} has {len(dropped)} records but none that is done and pretrain "
+            f"{folder} has {len(dropped)} records but none that is done and {stage} "
             f"({'; '.join(whys)}); finish the sweep first"
         )
     inputs: dict[str, Any] = {"source": folder.as_posix(), "sha256": sha256_of(folder)}
     if len(least) == 1 and None not in least:  # one test set, of known entropy
         inputs["bayes_loss"] = least.pop()
-    return pd.DataFrame(kept), dropped, inputs
+    table = pd.DataFrame(kept)
+    if stage != "pretrain" and len(set(table["trunk"])) < FEWEST_BODIES:
+        table = table.drop(columns="trunk")  # rows are resampled, what their models share is not
+    return table, dropped, inputs
 
 
-def _why_not(record: Record) -> str | None:
-    if record.stage != "pretrain":
-        return f"stage is {record.stage}, not pretrain"
+def _why_not(record: Record, stage: str) -> str | None:
+    if record.stage != stage:
+        return f"stage is {record.stage}, not {stage}"
     if record.status != "done":
         return f"status is {record.status}"
     return None
 
 
 def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
-    curve = folder / "metrics.jsonl"
-    model, optim = record.config.get("model", {}), record.config.get("optim", {})
+    curve, config = folder / "metrics.jsonl", record.config
+    if record.stage != "pretrain":
+        return _stage_row(record, count)
+    model, optim = config.get("model", {}), config.get("optim", {})
     return {
-        "run": record.run_id,
-        "params": getattr(record.params, count),
-        "tokens": record.tokens,
-        "loss": record.test_loss,
-        "flops": record.flops,
+        **_common(record, count),
         "flops_6nd": record.flops_6nd,
-        "unique_tokens": record.unique_tokens,
-        "seed": record.seed,
-        "trunk": record.trunk,
-        "lr": record.peak_lr,
         "batch": record.batch_tokens,
         "schedule": record.schedule,
         "lr_base": optim.get("lr_base"),
@@ -188,6 +197,44 @@ def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
         "undercooled": "undercooled" in record.flags,
         "curve": str(curve) if curve.exists() else None,
     }
+
+
+def _common(record: Record, count: str) -> dict[str, Any]:
+    return {
+        "run": record.run_id,
+        "params": getattr(record.params, count),
+        "tokens": record.tokens,
+        "loss": record.test_loss,
+        "flops": record.flops,
+        "unique_tokens": record.unique_tokens,
+        "seed": record.seed,
+        "trunk": record.trunk,
+        "lr": record.peak_lr,
+    }
+
+
+def _stage_row(record: Record, count: str) -> dict[str, Any]:
+    """Return a stage's settings beside what it reached.
+
+    `loss` is of completions or of pairs; of PPO `reward` is the gold judge's gain at `kl`.
+    """
+    config = record.config
+    earlier = {"pretrain": config.get("cell", {}).get("budget", {}), **config.get("before", {})}
+    settings = {f"{stage}_{k}": v for stage, block in earlier.items() for k, v in block.items()}
+    settings = {k: v for k, v in (settings | config.get("plan", {})).items() if _plain(v)}
+    found = {**settings, **record.metrics, **_common(record, count)}
+    if "gold_after" in found:
+        found["reward"] = found["gold_after"] - found["gold_before"]
+    return {k: v for k, v in found.items() if v is not None}
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, int | float | str)
+
+
+def _held(raw: pd.DataFrame) -> dict[str, list[Any]]:
+    """Return the values that a stage's settings have in a table: what its law was measured at."""
+    return {k: sorted(raw[k].unique().tolist()) for k in SETTINGS if k in raw}
 
 
 def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:

@@ -1,25 +1,40 @@
 """The plan's blocks after pretraining: fine-tuning, reward model, PPO.
 
-Until a study has fitted laws of its own for these stages, each value follows a published rule or a
-setting, and its reason says which of the two. KL is in nats per sequence, summed over tokens; the
-reward model's score is normalised to mean 0 and deviation 1 on samples of the fine-tuned model.
+Where laws of these stages were fitted (`analysis.stage_laws`) they set what they speak of; any
+other value follows a published rule or a setting, and its reason says which of the three. KL is in
+nats per sequence, summed over tokens; the reward model's score is normalised to mean 0 and
+deviation 1 on samples of the fine-tuned model.
 """
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from analysis.stage_laws import Choice
+from scaling.schema import LORA_FACTOR, first_coefficient, tuning_lr
 
 INSTRUCTGPT = "Ouyang et al. 2022 (2203.02155)"
 GAO = "Gao et al. 2022 (2210.10760)"
 FEWEST_PAIRS = 2000  # below it a reward model is near chance, Gao et al. 2022
-LORA_FACTOR = 10.0  # Schulman et al. 2025, "LoRA Without Regret"
 PUBLISHED_FRACTION = 0.08  # 9.65e-6 over GPT-3's 1.2e-4 (6.7B); 5.03e-6 over 6e-5 (175B)
+
+
+FORECASTS = {
+    "forecast_loss": "of the law that set the block, nats a token of completions or a pair",
+    "forecast_gain": "of the law that set the block, gold reward over the fine-tuned model's",
+    "forecast_interval": "prediction interval of one run",
+    "forecast_level": "of that interval",
+}
 
 
 @dataclass(kw_only=True)
 class SftSettings:
-    """Fine-tuning: sizes to spend, and the peak learning rate as a fraction of pretraining's."""
+    """Fine-tuning: sizes to spend, and the peak learning rate as a fraction of pretraining's.
 
+    `law` is a fitted law of fine-tuning or one for each method; `examples` are then those at hand.
+    """
+
+    law: Any = ""
+    flat_nats: float = 0.01
     method: str = "full"
     data: str = "docstrings"
     examples: int = 2048
@@ -36,8 +51,10 @@ class SftSettings:
 
 @dataclass(kw_only=True)
 class RewardSettings:
-    """Reward model: label budget and learning rate."""
+    """Reward model: label budget and learning rate; `law` is a fitted law of its loss."""
 
+    law: Any = ""
+    flat_nats: float = 0.005
     data: str = "gold"
     pairs: int = 2048
     batch_pairs: int = 32
@@ -47,8 +64,9 @@ class RewardSettings:
 
 @dataclass(kw_only=True)
 class PpoSettings:
-    """PPO: the KL that may be spent, and sizes."""
+    """PPO: the KL that may be spent, and sizes; `law` is a fitted law of over-optimisation."""
 
+    law: Any = ""
     kl_budget: float = 6.0
     adaptive: bool = True
     episodes: int = 2048
@@ -68,16 +86,18 @@ class PpoSettings:
             )
 
 
-def sft_block(chosen: SftSettings, *, pretrain_lr: float, seed: int) -> dict[str, Any]:
+def sft_block(
+    chosen: SftSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
+) -> dict[str, Any]:
     """Return the fine-tuning block; LoRA takes ten times the full learning rate."""
-    factor = LORA_FACTOR if chosen.method == "lora" else 1.0
-    values = {k: v for k, v in asdict(chosen).items() if k != "lr_fraction"}
-    values |= {"peak_lr": rounded(chosen.lr_fraction * factor * pretrain_lr), "seed": seed}
-    reason = _fraction(chosen.lr_fraction, "sft")
-    if factor != 1.0:
+    chosen, known = settled(chosen, by_law)
+    rate = tuning_lr(chosen.lr_fraction, pretrain_lr=pretrain_lr, method=chosen.method)
+    values = {**plain(chosen), "peak_lr": rounded(rate), "seed": seed}
+    reason = _fraction(chosen.lr_fraction, "sft", known)
+    if chosen.method == "lora":
         reason += (
-            f"; LoRA learns best at about {factor:g} x the full rate (Schulman et al. 2025, LoRA"
-            " Without Regret)"
+            f"; LoRA takes {LORA_FACTOR:g} x the full rate (Schulman et al. 2025, LoRA Without"
+            " Regret)"
         )
     reasons = {
         "method": _setting("sft.method"),
@@ -92,15 +112,19 @@ def sft_block(chosen: SftSettings, *, pretrain_lr: float, seed: int) -> dict[str
         "batch_examples": f"{_setting('sft.batch_examples')}; 32 in {INSTRUCTGPT}, appendix C",
         "peak_lr": reason,
         "lora_rank": f"{_setting('sft.lora_rank')}; used by method=lora alone",
+        "lr_fraction": _setting("sft.lr_fraction"),
         "seed": "the study's",
     }
-    return {**values, "reasons": reasons}
+    return block_of(values, reasons, by_law)
 
 
-def reward_block(chosen: RewardSettings, *, pretrain_lr: float, seed: int) -> dict[str, Any]:
+def reward_block(
+    chosen: RewardSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
+) -> dict[str, Any]:
     """Return the reward-model block: one epoch, at least 2000 pairs where they can be had."""
-    values = {k: v for k, v in asdict(chosen).items() if k != "lr_fraction"}
-    values |= {"epochs": 1, "peak_lr": rounded(chosen.lr_fraction * pretrain_lr), "seed": seed}
+    chosen, known = settled(chosen, by_law)
+    rate = tuning_lr(chosen.lr_fraction, pretrain_lr=pretrain_lr)
+    values = {**plain(chosen), "epochs": 1, "peak_lr": rounded(rate), "seed": seed}
     enough = "at least" if chosen.pairs >= FEWEST_PAIRS else "FEWER than"
     reasons = {
         "data": _setting("reward.data"),
@@ -113,16 +137,20 @@ def reward_block(chosen: RewardSettings, *, pretrain_lr: float, seed: int) -> di
             f"{_setting('reward.samples_per_prompt')}; {INSTRUCTGPT} ranked 4 to 9 answers a prompt"
         ),
         "batch_pairs": f"{_setting('reward.batch_pairs')}; {INSTRUCTGPT} used 64 prompts",
-        "peak_lr": _fraction(chosen.lr_fraction, "reward"),
+        "lr_fraction": _setting("reward.lr_fraction"),
+        "peak_lr": _fraction(chosen.lr_fraction, "reward", known),
         "seed": "the study's",
     }
-    return {**values, "reasons": reasons}
+    return block_of(values, reasons, by_law)
 
 
-def ppo_block(chosen: PpoSettings, *, pretrain_lr: float, seed: int) -> dict[str, Any]:
+def ppo_block(
+    chosen: PpoSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
+) -> dict[str, Any]:
     """Return the PPO block; the first KL coefficient is s_r / sqrt(2 KL) with s_r = 1."""
-    values = {k: v for k, v in asdict(chosen).items() if k != "lr_fraction"}
-    values |= {
+    chosen, known = settled(chosen, by_law)
+    values = {
+        **plain(chosen),
         "kl_coefficient": rounded(first_coefficient(chosen.kl_budget), 4),
         "clip": 0.2,
         "gae_lambda": 0.95,
@@ -130,7 +158,7 @@ def ppo_block(chosen: PpoSettings, *, pretrain_lr: float, seed: int) -> dict[str
         "value_coefficient": 0.5,
         "entropy_coefficient": 0.0,
         "temperature": 1.0,
-        "peak_lr": rounded(chosen.lr_fraction * pretrain_lr),
+        "peak_lr": rounded(tuning_lr(chosen.lr_fraction, pretrain_lr=pretrain_lr)),
         "seed": seed,
     }
     reasons = {
@@ -161,15 +189,33 @@ def ppo_block(chosen: PpoSettings, *, pretrain_lr: float, seed: int) -> dict[str
             " does not end (Huang et al. 2024, 2403.17031)"
         ),
         "max_new_tokens": _setting("ppo.max_new_tokens"),
-        "peak_lr": _fraction(chosen.lr_fraction, "ppo"),
+        "lr_fraction": _setting("ppo.lr_fraction"),
+        "peak_lr": _fraction(chosen.lr_fraction, "ppo", known),
         "seed": "the study's",
     }
-    return {**values, "reasons": reasons}
+    return block_of(values, reasons, by_law)
 
 
-def first_coefficient(kl: float, *, reward_sd: float = 1.0) -> float:
-    """Return the coefficient at which exponential tilting of a Gaussian reward costs `kl` nats."""
-    return reward_sd / math.sqrt(2 * kl)
+def settled(chosen: Any, by_law: Choice | None) -> tuple[Any, set[str]]:
+    """Return the settings with what a law chose put in, and the names of that."""
+    values = by_law.values if by_law else {}
+    return replace(chosen, **values), set(values)
+
+
+def plain(chosen: Any) -> dict[str, Any]:
+    """Return the settings that a block holds: those of the choice itself stay out."""
+    return {k: v for k, v in asdict(chosen).items() if k not in ("law", "flat_nats")}
+
+
+def block_of(
+    values: dict[str, Any], reasons: dict[str, str], by_law: Choice | None
+) -> dict[str, Any]:
+    """Return a block: its values, what is forecast of it, the reasons (a law's where it chose)."""
+    if by_law is None:
+        return {**values, "reasons": reasons}
+    told = {k: FORECASTS[k] for k in by_law.forecast}
+    forecast = by_law.forecast
+    return {**values, **forecast, "reasons": {**reasons, **by_law.reasons, **told}}
 
 
 def rounded(value: float, digits: int = 3) -> float:
@@ -181,6 +227,8 @@ def _setting(key: str) -> str:
     return f"set by {key} (by the user or conf/plan.yaml)"
 
 
-def _fraction(fraction: float, block: str) -> str:
+def _fraction(fraction: float, block: str, known: set[str]) -> str:
+    if "lr_fraction" in known:
+        return f"{fraction:g} x the pretraining peak, at which the cells of the law were trained"
     text = f"{fraction:g} x the pretraining peak, {_setting(f'{block}.lr_fraction')}"
     return f"{text}; {INSTRUCTGPT} fine-tuned at 0.05 to 0.08 of GPT-3's peak"

@@ -27,7 +27,7 @@ import numpy as np
 from conf.app import start, store
 from conf.progress import Progress
 from scaling import checkpoint
-from scaling.config import check
+from scaling.config import check, described
 from scaling.final import load_plan, planned_cell
 from scaling.generate import Samples, generate
 from scaling.model import Transformer
@@ -44,7 +44,7 @@ from scaling.reward import (
 )
 from scaling.schema import read_json, sha256_json, write_json, write_text
 from scaling.sft import load_pairs
-from scaling.stage import Stage, Tally, open_stage, root
+from scaling.stage import Stage, Tally, open_planned, root
 from scaling.trained import WEIGHTS, open_trained, trained_folder
 
 log = logging.getLogger(__name__)
@@ -258,16 +258,15 @@ def judges(stage: Stage, tuned: Transformer, config: BestOfNConfig, pool: Pool) 
         for pairs in config.pairs:
             name = f"{body}, {pairs} pairs"
             block = replace(stage.config.reward, pairs=pairs)
-            settings = {k: v for k, v in vars(block).items() if k != "reasons"}
-            key = sha256_json([stage.inputs, settings, asdict(model.config)])[:8]
-            place = f"{FOLDER}/{body}-{pairs}-{key}"
-            asked = replace(stage, config=replace(stage.config, reward=block), place=place)
+            key = sha256_json([stage.inputs, described(block), asdict(model.config)])[:8]
+            folder = root(stage.config) / FOLDER / f"{body}-{pairs}-{key}"
+            asked = replace(stage, config=replace(stage.config, reward=block), folder=folder)
             log.info("reward model of %s", name)
             found.append(trained_judge(asked, model, name, groups, pool))
     return found
 
 
-def described(rows: Sequence[dict], pool: Pool) -> list[str]:
+def summary(rows: Sequence[dict], pool: Pool) -> list[str]:
     """Return a line a judge: its gold gain at some n, with its error over prompts."""
     lines = []
     for name in dict.fromkeys(r["judge"] for r in rows):
@@ -296,8 +295,8 @@ def main(config: BestOfNConfig) -> None:
     cell = planned_cell(plan)
     device, corpus = pick_device(plan.machine), open_corpus(cell)
     before = ("sft", "reward")
-    opened = open_stage(plan, cell, name="ppo", corpus=corpus, device=device, after=before)
-    stage = replace(opened, name="reward")
+    opened = open_planned(plan, cell, name="ppo", corpus=corpus, device=device, after=before)
+    stage = replace(opened, name="reward", folder=opened.sources["reward"])
     if not stage.has_gold():
         raise ValueError("sft.data is a file, whose completions have no gold judge; use docstrings")
     tuned = stage.new_model()
@@ -315,7 +314,7 @@ def main(config: BestOfNConfig) -> None:
     table.writeheader()
     table.writerows(rows)
     write_text(path, text.getvalue())
-    for line in described(rows, pool):
+    for line in summary(rows, pool):
         sys.stdout.write(f"{line}\n")
     fit = f"python -m analysis.fit runs={path} form=best_of_n where=\"judge == 'own'\""
     sys.stdout.write(f"{path}: {fit}\n")

@@ -3,10 +3,11 @@
 The one module that knows both layers and widths, and N, D and C.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
-from scaling.config import CellConfig
-from scaling.schema import Shape
+from scaling.config import CellConfig, FinalConfig
+from scaling.schema import Shape, tuning_lr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,28 @@ def resolve(cell: CellConfig) -> Resolved:
     )
 
 
+def planned(cell: CellConfig) -> FinalConfig:
+    """Return a cell's stages as the plan of a final run has them, rates worked out."""
+    lr = resolve(cell).peak_lr
+    sft, reward, ppo = cell.sft, cell.reward, cell.ppo
+    if not sft.peak_lr:
+        rate = tuning_lr(sft.lr_fraction, pretrain_lr=lr, method=sft.method)
+        sft = replace(sft, peak_lr=rate)
+    if not reward.peak_lr:
+        reward = replace(reward, peak_lr=tuning_lr(reward.lr_fraction, pretrain_lr=lr))
+    if not ppo.peak_lr:
+        ppo = replace(ppo, peak_lr=tuning_lr(ppo.lr_fraction, pretrain_lr=lr))
+    return FinalConfig(
+        study=cell.study,
+        runs=cell.runs,
+        sft=sft,
+        reward=reward,
+        ppo=ppo,
+        machine=cell.machine,
+        log=cell.log,
+    )
+
+
 def _tokens(cell: CellConfig, shape: Shape) -> float:
     name, value = cell.budget.chosen()
     if name == "flops":
@@ -75,6 +98,34 @@ def _tokens(cell: CellConfig, shape: Shape) -> float:
 
 STEP_SECONDS = 0.005  # of a step that no product fills, and ...
 CORE_FLOPS = 20e9  # ... FLOP/s of the rest, one core of a shared EPYC, before a study says better
+
+
+def workload(cell: CellConfig) -> tuple[float, int]:
+    """Return the FLOPs and steps of a cell alone; of a stage at most, were every row full.
+
+    A step on weights that need no gradient costs two thirds.
+    """
+    resolved, sft, reward = resolve(cell), cell.sft, cell.reward
+    row = resolved.shape.flops_per_token * cell.data.context
+    if cell.stage == "sft":
+        steps = math.ceil(sft.examples / sft.batch_examples) * sft.epochs
+        share = 2 / 3 if sft.method == "lora" else 1.0
+        return share * row * sft.examples * sft.epochs, steps
+    if cell.stage == "reward":
+        rows = 2 * reward.pairs / max(1, reward.samples_per_prompt - 1)
+        return row * rows * reward.epochs, math.ceil(reward.pairs / reward.batch_pairs)
+    if cell.stage == "ppo":  # sampling, three scorings, and the updates of policy and critic
+        share = (6 + 6 * cell.ppo.inner_epochs) / 3
+        steps = math.ceil(cell.ppo.episodes / cell.ppo.batch_episodes)
+        return share * row * cell.ppo.episodes, steps
+    return resolved.flops, resolved.n_steps
+
+
+def task_seconds(cells: list[CellConfig]) -> float:
+    """Estimate the time on one core of the cells of one trunk, its shared part counted once."""
+    if cells[0].stage == "pretrain":
+        return core_seconds(trunk_flops(cells), trunk_steps(cells))
+    return sum(core_seconds(*workload(c)) for c in cells)
 
 
 def trunk_steps(cells: list[CellConfig]) -> int:

@@ -454,15 +454,98 @@ class GridConfig:
     max_flops_repeated: float = 0.0
 
 
+@dataclass(kw_only=True)
+class SftPlan:
+    """Supervised fine-tuning on prompt/completion pairs, loss on the completion alone.
+
+    `peak_lr` of 0 is `lr_fraction` of pretraining's peak (scaling.schema.tuning_lr).
+    """
+
+    method: str = "full"
+    data: str = "docstrings"
+    examples: int = 2048
+    epochs: int = 2
+    batch_examples: int = 32
+    peak_lr: float = 0.0
+    lr_fraction: float = 0.2
+    lora_rank: int = 8
+    forecast_loss: float = 0.0
+    forecast_interval: list[float] = field(default_factory=list)
+    forecast_level: float = 0.0
+    seed: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class RewardPlan:
+    """Reward model: Bradley-Terry on pairs sampled from the fine-tuned model.
+
+    `policy` is a fine-tuned model's folder, or a study whose best one it is, that samples the pairs
+    instead, so that reward models of several sizes learn from the same; `policy_sha256` are its
+    weights, filled in when they are read. `peak_lr` as for SftPlan.
+    """
+
+    data: str = "gold"
+    policy: str = ""
+    policy_sha256: str = ""
+    pairs: int = 2048
+    epochs: int = 1
+    batch_pairs: int = 32
+    samples_per_prompt: int = 4
+    peak_lr: float = 0.0
+    lr_fraction: float = 0.5
+    forecast_loss: float = 0.0
+    forecast_interval: list[float] = field(default_factory=list)
+    forecast_level: float = 0.0
+    seed: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class PpoPlan:
+    """PPO with a per-token KL penalty to the fine-tuned model; KL in nats per sequence.
+
+    `kl_coefficient` is the first one where it is `adaptive`, by default that of the budget
+    (scaling.schema.first_coefficient); `peak_lr` as for SftPlan.
+    """
+
+    kl_budget: float = 6.0
+    kl_coefficient: float | None = None
+    adaptive: bool = True
+    episodes: int = 2048
+    batch_episodes: int = 64
+    minibatch_episodes: int = 64
+    inner_epochs: int = 2
+    clip: float = 0.2
+    peak_lr: float = 0.0
+    lr_fraction: float = 0.1
+    gae_lambda: float = 0.95
+    discount: float = 1.0
+    value_coefficient: float = 0.5
+    entropy_coefficient: float = 0.0
+    missing_end_penalty: float = 1.0
+    temperature: float = 1.0
+    max_new_tokens: int = 64
+    forecast_gain: float = 0.0
+    forecast_interval: list[float] = field(default_factory=list)
+    forecast_level: float = 0.0
+    seed: int = 0
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
 SCIENCE = ("model", "tokenizer", "data", "optim", "schedule", "budget", "eval", "seed")
+STARTS_FROM = {"pretrain": "", "sft": "pretrain", "reward": "sft", "ppo": "reward"}  # by stage
+SAMPLING = ("max_new_tokens", "temperature")
 
 
 @dataclass(kw_only=True)
 class CellConfig:
     """One cell: the science part, and where and how it runs.
 
-    `detach` submits and returns; `retry` is how often a failed cell is tried again; `cells_per_job`
-    lets small cells share a job; `branches=jobs` gives every branch of a trunk a job of its own.
+    `stage` of `sft`, `reward` or `ppo` trains that stage of the model that the rest describes; what
+    it starts from is trained first where no study of `runs` has it. `detach` submits and returns;
+    `retry` is how often a failed cell is tried again; `cells_per_job` lets small cells share a job;
+    `branches=jobs` gives every branch of a trunk a job of its own.
     """
 
     study: str = "quick"
@@ -474,6 +557,10 @@ class CellConfig:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     seed: int = 0
+    stage: str = "pretrain"
+    sft: SftPlan = field(default_factory=SftPlan)
+    reward: RewardPlan = field(default_factory=RewardPlan)
+    ppo: PpoPlan = field(default_factory=PpoPlan)
     grid: GridConfig = field(default_factory=GridConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -487,6 +574,7 @@ class CellConfig:
     def __post_init__(self) -> None:
         """Derive the model's widths; check how the cells are run."""
         self.model.__post_init__()
+        one_of("stage", self.stage, tuple(STARTS_FROM))
         check("retry", self.retry, self.retry >= 0, "must be 0 or more attempts after the first")
         check(
             "cells_per_job",
@@ -526,21 +614,47 @@ class CellConfig:
     def science(self) -> dict[str, Any]:
         """Return the part that makes the cell what it is, complete."""
         values = dataclasses.asdict(self)
-        return {name: values[name] for name in SCIENCE}
+        found = {name: values[name] for name in SCIENCE}
+        if self.stage != "pretrain":
+            found |= {"stage": self.stage, "sft": described(self.sft)}
+        if self.stage in ("reward", "ppo"):
+            found["reward"] = {k: v for k, v in described(self.reward).items() if k != "policy"}
+            found["sampling"] = {name: values["ppo"][name] for name in SAMPLING}
+        if self.stage == "ppo":
+            found["ppo"] = described(self.ppo)
+        return found
 
     def run_id(self) -> str:
         """Ten hex digits of the science part's hash."""
         return sha256_json(self.science())[:10]
 
+    def before(self) -> "CellConfig | None":
+        """Return the cell that this one starts from; None for pretraining."""
+        earlier = STARTS_FROM[self.stage]
+        return dataclasses.replace(self, stage=earlier) if earlier else None
+
+    def body(self) -> "CellConfig":
+        """Return the pretraining that this cell comes from, itself if it is one."""
+        return dataclasses.replace(self, stage="pretrain")
+
     def trunk_id(self) -> str:
         """Ten hex digits of what the branches of a trunk share: everything but the budget.
 
-        A cosine cell is its own trunk, since its schedule needs the budget.
+        A cosine cell is its own trunk, since its schedule needs the budget; the stages of a model
+        have its trunk.
         """
+        if self.stage != "pretrain":
+            return self.body().trunk_id()
         if self.schedule.name != "wsd":
             return self.run_id()
         shared = {k: v for k, v in self.science().items() if k != "budget"}
         return sha256_json(shared)[:10]
+
+
+def described(block: Any) -> dict[str, Any]:
+    """Return a stage's settings, without the reasons and forecasts that a plan adds to them."""
+    values = dataclasses.asdict(block).items()
+    return {k: v for k, v in values if k != "reasons" and not k.startswith("forecast_")}
 
 
 # --- the final run: what plan.yaml holds and scaling.final executes -----------------------------
@@ -564,59 +678,6 @@ class PretrainPlan:
     weight_decay: float = 0.1
     schedule: str = "wsd"
     decay: float = 0.2
-    seed: int = 0
-    reasons: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(kw_only=True)
-class SftPlan:
-    """Supervised fine-tuning on prompt/completion pairs, loss on the completion alone."""
-
-    method: str = "full"
-    data: str = "docstrings"
-    examples: int = 2048
-    epochs: int = 2
-    batch_examples: int = 32
-    peak_lr: float = 0.0
-    lora_rank: int = 8
-    seed: int = 0
-    reasons: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(kw_only=True)
-class RewardPlan:
-    """Reward model: Bradley-Terry on pairs sampled from the fine-tuned model."""
-
-    data: str = "gold"
-    pairs: int = 2048
-    epochs: int = 1
-    batch_pairs: int = 32
-    samples_per_prompt: int = 4
-    peak_lr: float = 0.0
-    seed: int = 0
-    reasons: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(kw_only=True)
-class PpoPlan:
-    """PPO with a per-token KL penalty to the fine-tuned model; KL in nats per sequence (LAWS 7)."""
-
-    kl_budget: float = 6.0
-    kl_coefficient: float = 0.1
-    adaptive: bool = True
-    episodes: int = 2048
-    batch_episodes: int = 64
-    minibatch_episodes: int = 64
-    inner_epochs: int = 2
-    clip: float = 0.2
-    peak_lr: float = 0.0
-    gae_lambda: float = 0.95
-    discount: float = 1.0
-    value_coefficient: float = 0.5
-    entropy_coefficient: float = 0.0
-    missing_end_penalty: float = 1.0
-    temperature: float = 1.0
-    max_new_tokens: int = 64
     seed: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
 

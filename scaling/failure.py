@@ -45,21 +45,32 @@ def status_of(cell: CellConfig) -> str:
     return read_record(path).status if path.is_file() else "missing"
 
 
+def trained_at(cell: CellConfig) -> Path | None:
+    """Return the folder of a cell that is done, in its own study or another one of `runs`."""
+    others = sorted(Path(cell.runs).glob(f"*/{cell.run_id()}/record.json"))
+    for path in (record_path(cell), *others):
+        if path.is_file() and read_record(path).status == "done":
+            return path.parent
+    return None
+
+
 def failed_record(cell: CellConfig, error: BaseException | str) -> Record:
     """Return the record of a cell that failed, with the traceback or what is known of its end."""
     resolved, moment = resolve(cell), now()
+    pretraining = cell.stage == "pretrain"
     last = last_attempt(cell_folder(cell))
     text = error if isinstance(error, str) else "".join(traceback.format_exception(error))
     return Record(
         run_id=cell.run_id(),
         study=cell.study,
+        stage=cell.stage,
         status="failed",
         seed=cell.seed,
         params=resolved.shape.params,
-        tokens=resolved.n_tokens,
+        tokens=resolved.n_tokens if pretraining else 0,
         unique_tokens=0,
-        flops=resolved.flops,
-        flops_6nd=resolved.flops_6nd,
+        flops=resolved.flops if pretraining else 0.0,
+        flops_6nd=resolved.flops_6nd if pretraining else 0.0,
         test_loss=None,
         test_loss_se=None,
         bits_per_byte=None,

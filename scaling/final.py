@@ -21,7 +21,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.app import start, store
-from scaling.config import BudgetConfig, CellConfig, FinalConfig
+from scaling.config import (
+    BudgetConfig,
+    CellConfig,
+    FinalConfig,
+    PpoPlan,
+    RewardPlan,
+    SftPlan,
+    described,
+)
 from scaling.schema import (
     CONFIRMING,
     LEDGER,
@@ -192,7 +200,7 @@ def pretrain(
     progress = Progress(name, total=total, every_seconds=config.log.every_seconds)
     record = train_trunk([cell], folders=[folder], report=progress.update)[0]
     progress.close()
-    block = {k: v for k, v in asdict(config.pretrain).items() if k != "reasons"}
+    block = described(config.pretrain)
     record = replace(record, inputs={**record.inputs, **inputs, "plan": sha256_json(block)})
     record.write(path)
     score_forecast(config, record)
@@ -257,6 +265,7 @@ def seal_forecast(config: FinalConfig, inputs: dict[str, str]) -> Path:
             "bits_per_byte": forecast.bits_per_byte,
             "bits_per_byte_interval": list(forecast.bits_per_byte_interval),
             "curve": list(forecast.curve),
+            "stages": {name: expected(getattr(config, name)) for name in ("sft", "reward", "ppo")},
             "extrapolation": config.extrapolation,
             "plan_sha256": sha256_file(config.plan) if config.plan else None,
             "law": config.law,
@@ -271,9 +280,9 @@ def post_train(
     config: FinalConfig, cell: CellConfig, *, name: str, corpus: "Corpus", device: "torch.device"
 ) -> Record:
     """Run one stage after pretraining, or keep it where it is done with the same inputs."""
-    from scaling.stage import finished, open_stage
+    from scaling.stage import finished, open_planned
 
-    stage = open_stage(config, cell, name=name, corpus=corpus, device=device, after=STAGES[name])
+    stage = open_planned(config, cell, name=name, corpus=corpus, device=device, after=STAGES[name])
     record = finished(stage)
     if record is not None:
         log.info("%s: done before, kept", name)
@@ -293,20 +302,22 @@ def summary(config: FinalConfig, records: Sequence[Record]) -> list[str]:
             text = (
                 f"completion loss {m['test_loss_before']:.3f} -> "
                 f"{m['test_loss']:.3f} +- {m['test_loss_se']:.3f} "
-                f"nats/token, {m['examples']:.0f} examples"
+                f"nats/token{against(config.sft, m['test_loss'])}, {m['examples']:.0f} examples"
             )
         elif record.stage == "reward":
             text = (
                 f"accuracy {m['accuracy']:.3f} +- {m['accuracy_se']:.3f} "
                 f"on {m['test_pairs']:.0f} held-out pairs, "
-                f"{m['pairs']:.0f} trained on; "
+                f"{m['pairs']:.0f} trained on; loss {m['test_loss']:.4f}"
+                f"{against(config.reward, m['test_loss'])}; "
                 f"correlation with gold {m['gold_correlation']:.2f}, "
                 f"with length {m['length_correlation']:.2f}"
             )
         else:
             inside = "inside" if m["kl"] <= m["kl_budget"] else "OUTSIDE"
             gold = (
-                f"gold {m['gold_before']:.3f} -> {m['gold_after']:.3f}, "
+                f"gold {m['gold_before']:.3f} -> {m['gold_after']:.3f}"
+                f"{against(config.ppo, m['gold_after'] - m['gold_before'])}, "
                 if "gold_after" in m
                 else ""
             )
@@ -317,6 +328,26 @@ def summary(config: FinalConfig, records: Sequence[Record]) -> list[str]:
             )
         lines.append(f"{record.stage:>8}: {text}  ({record.seconds:.0f} s)")
     return lines
+
+
+def expected(block: SftPlan | RewardPlan | PpoPlan) -> dict[str, Any]:
+    """Return what a stage's law forecast of it, to be sealed; empty where no law set the block."""
+    found = {k: v for k, v in asdict(block).items() if k.startswith("forecast_")}
+    return found if block.forecast_level else {}
+
+
+def against(block: SftPlan | RewardPlan | PpoPlan, reached: float) -> str:
+    """Say what a stage's law forecast and whether it held; empty where no law set the block."""
+    gain = isinstance(block, PpoPlan)
+    expected = block.forecast_gain if gain else block.forecast_loss
+    if not block.forecast_level:
+        return ""
+    text = f", forecast {'gain ' if gain else ''}{expected:.4f}"
+    if len(block.forecast_interval) != 2:
+        return text
+    low, high = block.forecast_interval
+    where = "inside" if low <= reached <= high else "OUTSIDE"
+    return f"{text} ({where} [{low:.4f}, {high:.4f}])"
 
 
 def outcome(config: FinalConfig, record: Record) -> str:

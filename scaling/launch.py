@@ -235,7 +235,7 @@ def tell_buried(status: CellStatus, *, final: bool) -> None:
 
 
 def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
-    """Put the corpus' content hash into every cell, so that other text is another cell.
+    """Put the content hashes of corpus and policy into every cell: others make another cell.
 
     Tokenises what is not cached yet, once, before any process starts.
     """
@@ -247,6 +247,10 @@ def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
         if key not in known:
             known[key] = open_corpus(cell).sha256
         cell.data.sha256 = known[key]
+    if any(c.stage in ("reward", "ppo") and c.reward.policy for c in cells):
+        from scaling.stage_cells import resolve_policies
+
+        resolve_policies(cells)
     return unique(cells)
 
 

@@ -24,7 +24,7 @@ from scaling.optim import make_optimizer, set_lr
 from scaling.reward import gold_of, new_reward_model, score_all
 from scaling.rollouts import Models, Rollouts, sample_episodes
 from scaling.rows import forward_flops, join, log_probs, scatter
-from scaling.schema import Record, read_record, write_json
+from scaling.schema import Record, first_coefficient, read_record, write_json
 from scaling.sft import load_pairs
 from scaling.stage import (
     Saver,
@@ -60,7 +60,7 @@ def run_ppo(stage: Stage) -> Record:
     )
     held_out = held_out[:EVAL_PROMPTS]
     models = load_models(stage)
-    tally = Tally(values={"coefficient": stage.config.ppo.kl_coefficient, "recent_kl": []})
+    tally = Tally(values={"coefficient": coefficient_at_start(stage), "recent_kl": []})
     before = evaluate_policy(models, stage, held_out)
     try:
         learn(stage, models, tally, prompts=prompts)
@@ -82,6 +82,13 @@ def run_ppo(stage: Stage) -> Record:
     }
     metrics |= {k: values["last"][k] for k in ("entropy", "explained_variance", "clip_fraction")}
     return write_record(stage, tally, unique_tokens=sum(map(len, prompts)), metrics=metrics)
+
+
+def coefficient_at_start(stage: Stage) -> float:
+    """Return the plan's KL coefficient, or that at which a standard reward costs the budget."""
+    ppo = stage.config.ppo
+    given = ppo.kl_coefficient
+    return first_coefficient(ppo.kl_budget) if given is None else given
 
 
 def refuse_chance(stage: Stage) -> None:

@@ -7,16 +7,18 @@ deviation 1 on samples of the fine-tuned model. A file of chosen/rejected rows i
 """
 
 import logging
-import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from conf.progress import Progress
 from scaling import checkpoint
 from scaling.config import ModelConfig
 from scaling.generate import Samples, generate
@@ -25,11 +27,12 @@ from scaling.heldout import clustered_error
 from scaling.model import Transformer
 from scaling.pairs import Pair, encode_all, read_preferences, split
 from scaling.rows import Rows, forward_flops, join
-from scaling.schema import Record, read_json, write_json
+from scaling.schema import Record, read_json, sha256_file, sha256_json, write_json
 from scaling.sft import load_pairs
-from scaling.stage import Stage, Tally, fit, shuffled, write_record
+from scaling.stage import Stage, Tally, check_tokenizer, fit, shuffled, write_record
 from scaling.step import Diverged
 from scaling.tokenizer import END
+from scaling.trained import WEIGHTS, open_trained, trained_folder
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ TIE = 0.01  # gold scores nearer than this are no preference
 SCORE_ROWS = 128
 HELD_OUT_PROMPTS = 128
 FEWEST_PAIRS = 8
+BLOCK_PROMPTS = 128  # sampled and kept together
+PAIRS = "pairs"
 EMPTY_EVERY = 4  # one training prompt in so many shows the empty completion too
 
 
@@ -183,57 +188,101 @@ def sampled_groups(
 ) -> tuple[list[Group], list[Group]]:
     """Sample completions from the fine-tuned model and label them by the gold judge, once.
 
-    They are kept in pairs.json, so that a resumed stage does not repeat it.
+    They are kept a block of prompts a file, so that a resumed stage does not repeat it, and more
+    pairs begin with the fewer. With `reward.policy` that model samples, for all cells of a study;
+    held-out ones do not depend on the seed.
     """
-    kept = stage.folder / "pairs.json"
-    if not kept.is_file():
-        write_json(kept, _sample_groups(stage, tuned))
-    found = read_json(kept)
-    for name in ("tokens", "flops", "seconds"):
-        setattr(tally, name, found["cost"][name])
-    wanted = stage.config.reward.pairs
-    train = limited([Group(**g) for g in found["train"]], wanted)
-    reached = sum(len(g.pairs()) for g in train)
-    if reached < wanted:
+    block = stage.config.reward
+    check_sampling(stage)
+    policy, folder = tuned, stage.folder / PAIRS
+    if block.policy:
+        vocabulary = str(stage.corpus.tokenizer_path)
+        trained = open_trained(trained_folder(block.policy), stage.device, tokenizer=vocabulary)
+        check_tokenizer(trained.folder, trained.record, stage.inputs)
+        policy, folder = trained.model, shared_pairs(stage)
+    train, held_out = load_pairs(stage).prompts(
+        context=stage.cell.data.context, max_new_tokens=stage.config.ppo.max_new_tokens
+    )
+    order = torch.randperm(
+        len(train), generator=torch.Generator().manual_seed(block.seed + 1)
+    ).tolist()
+    prompts = [train[i] for i in order]
+    test = sampled(stage, policy, held_out[:HELD_OUT_PROMPTS], folder / "test.json", tally, seed=0)
+    groups: list[Group] = []
+    reached = 0
+    progress = Progress("sampling pairs", total=block.pairs)
+    for at in range(0, len(prompts), BLOCK_PROMPTS):
+        if reached >= block.pairs:
+            break
+        part = prompts[at : at + BLOCK_PROMPTS]
+        path = folder / f"seed-{block.seed}" / f"{at:06}.json"
+        groups += sampled(stage, policy, part, path, tally, seed=block.seed, empty=True)
+        reached = sum(len(g.pairs()) for g in groups)
+        progress.update(min(reached, block.pairs))
+    progress.close()
+    if reached < block.pairs:
         log.info(
-            "reward: %d pairs planned, %d could be made from the prompts at hand", wanted, reached
+            "reward: %d pairs planned, %d could be made from the prompts at hand",
+            block.pairs,
+            reached,
         )
-    return train, [Group(**g) for g in found["test"]]
+    return limited(groups, block.pairs), test
 
 
-def _sample_groups(stage: Stage, tuned: Transformer) -> dict[str, Any]:
-    import time
+def shared_pairs(stage: Stage) -> Path:
+    """Return where the pairs of a policy are kept for all reward models of a study."""
+    block, ppo = stage.config.reward, stage.config.ppo
+    what = [block.policy_sha256 or sha256_file(trained_folder(block.policy) / WEIGHTS)]
+    what += [block.samples_per_prompt, ppo.max_new_tokens, ppo.temperature]
+    return stage.folder.parent / f".{PAIRS}" / sha256_json([*what, stage.inputs["corpus"]])[:10]
 
+
+def check_sampling(stage: Stage) -> None:
+    """Refuse pairs that cannot be sampled or judged."""
     if not stage.has_gold():
         raise ValueError(
             "reward.data=gold judges Python functions, but sft.data is a file; "
             "set reward.data=FILE.jsonl with chosen/rejected rows"
         )
-    block, ppo = stage.config.reward, stage.config.ppo
-    K = block.samples_per_prompt
+    K = stage.config.reward.samples_per_prompt
     if K < 2:
         raise ValueError(f"reward.samples_per_prompt={K} makes no pair; set 2 or more")
-    began = time.monotonic()
-    context = stage.cell.data.context
-    train, held_out = load_pairs(stage).prompts(context=context, max_new_tokens=ppo.max_new_tokens)
-    order = torch.randperm(
-        len(train), generator=torch.Generator().manual_seed(block.seed + 1)
-    ).tolist()
-    n_prompts = math.ceil(1.15 * block.pairs / (K * (K - 1) / 2))  # some of the pairs are ties
-    prompts = [train[i] for i in order[:n_prompts]]
-    held_out = held_out[:HELD_OUT_PROMPTS]
-    log.info(
-        "reward: sampling %d completions of %d prompts",
-        K * (len(prompts) + len(held_out)),
-        len(prompts) + len(held_out),
-    )
-    repeated = [p for p in [*prompts, *held_out] for _ in range(K)]
+
+
+def sampled(
+    stage: Stage,
+    policy: Transformer,
+    prompts: Sequence[list[int]],
+    path: Path,
+    tally: Tally,
+    *,
+    seed: int,
+    empty: bool = False,
+) -> list[Group]:
+    """Sample and judge the completions of a block of prompts, or read those that were.
+
+    What it cost is added to `tally`; `empty` shows some prompts the empty completion too.
+    """
+    if not path.is_file():
+        write_json(path, _sample_block(stage, policy, prompts, seed=seed, empty=empty))
+    found = read_json(path)
+    for name, value in found["cost"].items():
+        setattr(tally, name, getattr(tally, name) + value)
+    return [Group(**g) for g in found["groups"]]
+
+
+def _sample_block(
+    stage: Stage, policy: Transformer, prompts: Sequence[list[int]], *, seed: int, empty: bool
+) -> dict[str, Any]:
+    block, ppo, began = stage.config.reward, stage.config.ppo, time.monotonic()
+    K = block.samples_per_prompt
+    repeated = [p for p in prompts for _ in range(K)]
     samples = generate(
-        tuned,
+        policy,
         repeated,
         max_new_tokens=ppo.max_new_tokens,
         temperature=ppo.temperature,
-        seed=block.seed,
+        seed=int(sha256_json([seed, prompts[0]])[:8], 16),
     )
     gold = gold_of(stage, repeated, samples)
     groups = [
@@ -244,14 +293,15 @@ def _sample_groups(stage: Stage, tuned: Transformer) -> dict[str, Any]:
         }
         for i in range(0, len(repeated), K)
     ]
-    add_empty(stage, groups[: len(prompts) : EMPTY_EVERY])
+    if empty:
+        add_empty(stage, groups[::EMPTY_EVERY])
     rows = join(repeated, samples.completions)
     cost = {
         "tokens": rows.n_tokens,
-        "flops": forward_flops(tuned.config, tuned.vocab_size, rows),
+        "flops": forward_flops(policy.config, policy.vocab_size, rows),
         "seconds": time.monotonic() - began,
     }
-    return {"train": groups[: len(prompts)], "test": groups[len(prompts) :], "cost": cost}
+    return {"groups": groups, "cost": cost}
 
 
 def add_empty(stage: Stage, groups: list[dict[str, Any]]) -> None:

@@ -7,8 +7,9 @@ identity starts afresh. Its weights are in model.safetensors, its curve in metri
 
 import math
 import platform
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from conf.progress import Progress
 from scaling import checkpoint
-from scaling.config import CellConfig, FinalConfig, OptimConfig, ScheduleConfig
+from scaling.attempt import Pulse, Stopped
+from scaling.config import CellConfig, FinalConfig, OptimConfig, ScheduleConfig, described
 from scaling.data import Corpus
 from scaling.device import device_name, peak_flops, peak_memory
 from scaling.model import Transformer
@@ -44,14 +46,16 @@ STALE = (
     "metrics.jsonl",
     "checkpoint.safetensors",
     "model.safetensors",
-    "pairs.json",
     "samples.json",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage of a final run and all that it is made from."""
+    """One stage and all that it is made from; `sources` are the folders of the stages before it.
+
+    A stage of a final run is named by what it is made from, one of a sweep by its cell (`run_id`).
+    """
 
     name: str
     config: FinalConfig
@@ -59,18 +63,11 @@ class Stage:
     corpus: Corpus
     device: torch.device
     inputs: dict[str, str]
-    place: str = ""
+    folder: Path
+    sources: dict[str, Path]
+    run_id: str
+    pulse: Pulse = field(default_factory=Pulse)
     started: str = field(default_factory=now)
-
-    @property
-    def folder(self) -> Path:
-        """Where the stage's files are: `place` in the final run's folder, or that of its name."""
-        return root(self.config) / (self.place or self.name)
-
-    @property
-    def run_id(self) -> str:
-        """Ten hex digits of what the stage is made from."""
-        return sha256_json([self.name, self.inputs])[:10]
 
     @property
     def block(self) -> Any:
@@ -79,7 +76,7 @@ class Stage:
 
     def weights_of(self, stage: str) -> Path:
         """Return the file of another stage's weights."""
-        return root(self.config) / stage / "model.safetensors"
+        return self.sources[stage] / "model.safetensors"
 
     def new_model(self) -> Transformer:
         """Return a transformer of the planned shape, on the device, weights not yet read."""
@@ -89,6 +86,10 @@ class Stage:
             cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context
         )
         return model.to(self.device)
+
+    def before(self) -> dict[str, dict[str, Any]]:
+        """Return the settings of the stages that this one starts from, pretraining left out."""
+        return {n: described(getattr(self.config, n)) for n in self.sources if n != "pretrain"}
 
     def has_gold(self) -> bool:
         """Say whether the programmatic judge can score completions: prompts are functions."""
@@ -107,14 +108,17 @@ def open_stage(
     name: str,
     corpus: Corpus,
     device: torch.device,
-    after: tuple[str, ...],
+    sources: dict[str, Path],
+    folder: Path,
+    run_id: str = "",
+    pulse: Pulse | None = None,
 ) -> Stage:
     """Collect what a stage is made from; ValueError or FileNotFoundError where a part is missing.
 
-    `after` names the stages whose weights it starts from.
+    `sources` are the folders of the stages whose weights it starts from, by name.
     """
     block = getattr(config, name)
-    inputs = {"plan": sha256_json({k: v for k, v in asdict(block).items() if k != "reasons"})}
+    inputs = {"plan": sha256_json(described(block))}
     if name == "reward":  # its pairs are sampled as PPO samples
         inputs["sampling"] = f"{config.ppo.max_new_tokens} tokens at {config.ppo.temperature}"
     if getattr(block, "data", "docstrings") not in ("docstrings", "gold"):
@@ -124,15 +128,46 @@ def open_stage(
             )
         inputs["data"] = sha256_file(block.data)
     inputs |= {"corpus": corpus.sha256, "tokenizer": sha256_file(corpus.tokenizer_path)}
-    for earlier in after:
-        folder = root(config) / earlier
-        if not (folder / "record.json").is_file() or not (folder / "model.safetensors").is_file():
+    for earlier, place in sources.items():
+        if not (place / "record.json").is_file() or not (place / "model.safetensors").is_file():
             raise FileNotFoundError(
-                f"stage {name} needs {folder}, which is not finished; run stages={earlier},{name}"
+                f"stage {name} needs {place}, which is not finished; run stages={earlier},{name}"
             )
-        check_tokenizer(folder, read_record(folder / "record.json"), inputs)
-        inputs[earlier] = sha256_file(folder / "model.safetensors")
-    return Stage(name=name, config=config, cell=cell, corpus=corpus, device=device, inputs=inputs)
+        check_tokenizer(place, read_record(place / "record.json"), inputs)
+        inputs[earlier] = sha256_file(place / "model.safetensors")
+    return Stage(
+        name=name,
+        config=config,
+        cell=cell,
+        corpus=corpus,
+        device=device,
+        inputs=inputs,
+        folder=folder,
+        sources=sources,
+        run_id=run_id or sha256_json([name, inputs])[:10],
+        pulse=pulse or Pulse(),
+    )
+
+
+def open_planned(
+    config: FinalConfig,
+    cell: CellConfig,
+    *,
+    name: str,
+    corpus: Corpus,
+    device: torch.device,
+    after: Sequence[str],
+) -> Stage:
+    """Open a stage of a final run; `after` names the stages whose weights it starts from."""
+    return open_stage(
+        config,
+        cell,
+        name=name,
+        corpus=corpus,
+        device=device,
+        sources={earlier: root(config) / earlier for earlier in after},
+        folder=root(config) / name,
+    )
 
 
 def check_tokenizer(folder: Path, record: Record, inputs: dict[str, str]) -> None:
@@ -162,6 +197,7 @@ def finished(stage: Stage) -> Record | None:
         return None
     for name in STALE:
         (stage.folder / name).unlink(missing_ok=True)
+    shutil.rmtree(stage.folder / "pairs", ignore_errors=True)
     write_json(known, stage.inputs)
     return None
 
@@ -183,7 +219,7 @@ class Tally:
 
 
 class Saver:
-    """Write a stage's checkpoint every so many seconds and keep its time."""
+    """Write a stage's checkpoint every so many seconds, and when its pulse asks for it."""
 
     def __init__(
         self, stage: Stage, tally: Tally, *, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -203,10 +239,16 @@ class Saver:
         return state is not None
 
     def tick(self) -> None:
-        """Bring the time up to date and, when it is due, save."""
-        self.tally.seconds = self._before + time.monotonic() - self._began
-        if time.monotonic() - self._saved >= self.stage.config.machine.checkpoint_seconds:
+        """Bring the time up to date and, when it is due, save; Stopped when asked to stop."""
+        pulse, moment = self.stage.pulse, time.monotonic()
+        self.tally.seconds = self._before + moment - self._began
+        pulse.step = self.tally.step
+        due = moment - self._saved >= self.stage.config.machine.checkpoint_seconds
+        if due or pulse.save or pulse.stop:
             self.save()
+            pulse.save = False
+        if pulse.stop:
+            raise Stopped(pulse.stop)
 
     def save(self) -> None:
         """Write the checkpoint now."""
@@ -379,7 +421,7 @@ def write_record(
         peak_memory_bytes=peak_memory(stage.device),
         tokens_per_second=tally.tokens / seconds,
         mfu=tally.flops / seconds / peak if peak else None,
-        config={"plan": asdict(block), "cell": cell.science()},
+        config={"plan": asdict(block), "before": stage.before(), "cell": cell.science()},
         versions={**versions, "scaling": code_version()["version"] or ""},
         git_sha=code_version()["git_sha"],
         started=stage.started,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from conf.progress import clock
 from scaling.attempt import attempts
-from scaling.budget import resolve
+from scaling.budget import workload
 from scaling.config import CellConfig
 from scaling.failure import LAST_LINES, last_lines, tail
 from scaling.ledger import Job
@@ -102,9 +102,9 @@ class Table:
     """Counts, running cells and the time left."""
 
     def __init__(self, cells: list[CellConfig]) -> None:
-        resolved = {c.run_id(): resolve(c) for c in cells}
-        self.flops = {name: r.flops for name, r in resolved.items()}
-        self.steps = {name: r.n_steps for name, r in resolved.items()}
+        works = {c.run_id(): workload(c) for c in cells}
+        self.flops = {name: flops for name, (flops, _) in works.items()}
+        self.steps = {name: steps for name, (_, steps) in works.items()}
         self.every = cells[0].log.every_seconds
         self.terminal = sys.stderr.isatty()
         self.began = self.last = time.monotonic()

@@ -3,8 +3,9 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-from scaling.budget import by_trunk, core_seconds, resolve, trunk_flops, trunk_steps
+from scaling.budget import by_trunk, task_seconds
 from scaling.config import CellConfig
+from scaling.failure import trained_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Task:
     @property
     def seconds(self) -> float:
         """What it takes on one core, roughly."""
-        return core_seconds(trunk_flops(self.cells), trunk_steps(self.cells))
+        return task_seconds(self.cells)
 
     def branches(self) -> list["Task"]:
         """Return a task for each branch of a trunk whose shared part is there."""
@@ -77,8 +78,20 @@ class Parcel:
 
 
 def tasks_of(cells: list[CellConfig], *, part: str = "all") -> list[Task]:
-    """Group cells by trunk, the longest first, so that the last process to end ends soon."""
-    tasks = [Task(cells=members, part=part) for members in by_trunk(cells).values()]
+    """Group cells by trunk, the longest first, so that the last process to end ends soon.
+
+    A stage whose model is trained already is a task of its own.
+    """
+    trunks, stages = [c for c in cells if c.stage == "pretrain"], []
+    tasks = []
+    for cell in cells:
+        before = cell.before()
+        if before and trained_at(before):
+            tasks.append(Task(cells=[cell], part="branch"))
+        elif before:
+            stages.append(cell)
+    tasks += [Task(cells=members) for members in by_trunk(stages).values()]
+    tasks += [Task(cells=members, part=part) for members in by_trunk(trunks).values()]
     return sorted(tasks, key=lambda t: -t.seconds)
 
 
@@ -89,10 +102,10 @@ def parcels(cells: list[CellConfig], *, cells_per_job: int, branches: str) -> li
     """
     tasks = tasks_of(cells)
     if branches == "jobs":
-        shared = [t for t in tasks if len(t.cells) > 1]
+        shared = [t for t in tasks if len(t.cells) > 1 and t.cells[0].stage == "pretrain"]
         found = [Parcel(tasks=[replace(t, part="trunk")]) for t in shared]
         found += [Parcel(tasks=[b], after=t.trunk_id) for t in shared for b in t.branches()]
-        return found + pack([t for t in tasks if len(t.cells) == 1], cells_per_job)
+        return found + pack([t for t in tasks if t not in shared], cells_per_job)
     return pack(tasks, cells_per_job)
 
 
@@ -106,8 +119,3 @@ def pack(tasks: list[Task], cells_per_job: int) -> list[Parcel]:
         else:
             found.append(Parcel(tasks=[task]))
     return found
-
-
-def total_steps(cell: CellConfig) -> int:
-    """Return the steps a cell trains in all, its trunk's included."""
-    return resolve(cell).n_steps

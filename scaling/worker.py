@@ -70,7 +70,10 @@ class Worker:
         trunk = Lease(trunk_folder(task.cells[0]), self.holder, self.pulse)
         try:
             with contextlib.nullcontext() if task.part == "branch" else trunk:
-                train_trunk(task.cells, pulse=self.pulse, hold=self.hold, part=task.part)
+                if task.cells[0].stage == "pretrain":
+                    train_trunk(task.cells, pulse=self.pulse, hold=self.hold, part=task.part)
+                else:
+                    self.train_stages()
         except Held as held:
             log.info("trunk %s: %s", task.trunk_id, held)
             return HELD
@@ -83,6 +86,12 @@ class Worker:
                 self.charge_all(error)
             return 1
         return HELD if self.held else 0
+
+    def train_stages(self) -> None:
+        """Train the stages of a model; a failure of one leaves the others to be tried."""
+        from scaling.stage_cells import train_stages
+
+        train_stages(self.task.cells, pulse=self.pulse, hold=self.hold)
 
     @contextlib.contextmanager
     def hold(self, cell: CellConfig, folder: Path) -> Iterator[None]:
@@ -99,7 +108,7 @@ class Worker:
                     except Stopped:
                         raise
                     except Exception as error:
-                        self.charged = True
+                        self.charged = self.charged or cell in self.task.cells
                         if self.final_after(folder)(error):
                             write_failed(cell, error)
                         raise

@@ -134,3 +134,26 @@ def test_a_cell_that_raises_is_a_record_and_the_others_go_on(tiny, tmp_path):
     shown = run("scaling.status", str(tmp_path / "runs/tiny"))
     assert shown.returncode == 1
     assert "1 done, 1 failed" in shown.stdout
+
+
+@pytest.mark.slow
+def test_a_sweep_of_fine_tunings_trains_their_model_first(tiny, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"name {i}", "completion": f"value {i % 3}"} for i in range(40)]
+    pairs.write_text("".join(f"{json.dumps(r)}\n" for r in rows))
+    grid = ["model.d_model=8", "budget.n_tokens=1024", "stage=sft", f"sft.data={pairs}"]
+    grid += ["sft.batch_examples=4", "sft.examples=4,8"]
+    priced = sweep(*tiny, *grid, "dry_run=true")
+    assert "sft full, 8 examples x 2" in priced.stdout
+    assert "1 models that these start from are trained first" in priced.stdout
+    done = sweep(*tiny, *grid)
+    assert done.returncode == 0, done.stderr
+    study = tmp_path / "runs/tiny"
+    assert sorted(r.stage for r in read_records(study)) == ["pretrain", "sft", "sft"]
+    again = sweep(*tiny, *grid)
+    assert "2 done already, 0 to train" in again.stderr
+    shown = json.loads(run("scaling.status", str(study), "--json").stdout)
+    assert [c["state"] for c in shown] == ["done"] * 3
+    wrong = sweep(*tiny, *grid, "sft.method=prefix")
+    assert wrong.returncode == 1
+    assert "sft.method='prefix' is unknown; choose one of full, lora" in wrong.stderr

@@ -24,7 +24,7 @@ from .test_survival import await_, begin, long_one, science
 HOW = "no SLURM answers sinfo; start one (../shared/slurm/cluster start, as root)"
 CLUSTER = Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared")) / "slurm/cluster"
 STATE = Path(os.environ.get("SLURM_LOCAL_ROOT", "/var/lib/scaling-slurm"))
-LONG = ["model.d_model=8,16", "budget.n_tokens=2048,500000", "machine.checkpoint_seconds=600"]
+LONG = ["model.d_model=8,16", "budget.n_tokens=2048,1000000", "machine.checkpoint_seconds=600"]
 
 
 def slurm_is_up() -> bool:

@@ -34,7 +34,9 @@ _ALL = (
     farseer.FORM,
     bnsl.FORM,
     finetuning.FORM,
+    finetuning.EPOCHS,
     reward_model.FORM,
+    reward_model.NOISELESS,
     *overoptimisation.FORMS,
     rl_sigmoid.FORM,
 )

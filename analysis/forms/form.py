@@ -57,8 +57,8 @@ class Form:
     parameters to start from ({name: (S,)}), needed with `function` only. `optimum(parameters,
     flops)` returns log N of least loss with 6ND = flops where a closed form is known,
     `peak(parameters)` the first variable's value where the target is largest and the target there.
-    `objective` is
-    the one used when the caller names none.
+    `objective` is the one used when the caller names none; `stage` says which cells of a study the
+    law is of.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Form:
     starts: Callable[[pd.DataFrame], Mapping[str, Array]] | None = None
     optimum: Callable[[Mapping[str, Any], Any], Any] | None = None
     objective: str = "huber_log"
+    stage: str = "pretrain"
     optional: tuple[str, ...] = ()
     peak: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None
     outward: Callable[[Mapping[str, Any], Mapping[str, float]], Mapping[str, Any]] | None = None

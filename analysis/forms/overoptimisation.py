@@ -60,6 +60,7 @@ def _form(
     *parameters: str,
     sizes: bool = False,
     peak: Any = None,
+    stage: str = "ppo",
 ) -> Form:
     return Form(
         name=name,
@@ -72,6 +73,7 @@ def _form(
         starts=_starts(parameters),
         objective="ls",
         peak=peak,
+        stage=stage,
     )
 
 

@@ -1,7 +1,9 @@
-"""Loss of a reward model in its size and its comparison pairs: L = E + A N^-alpha + B n^-beta.
+"""Loss of a reward model in its size and its comparison pairs.
 
-The Chinchilla form with `pairs` for tokens; E is at least the entropy of the labels' noise. Gao et
-al. 2022 (2210.10760) find it near chance below about 2,000 comparisons: leave those out.
+`reward_model`, L = E + A N^-alpha + B n^-beta, is the Chinchilla form with `pairs` for tokens; E is
+at least the entropy of the labels' noise. Labels of a judge that is never of two minds have no such
+floor: `reward_model_noiseless`, L = A N^-alpha n^-beta, needs far fewer cells. Gao et al. 2022
+(2210.10760) find a reward model near chance below about 2,000 comparisons: leave those out.
 """
 
 from analysis.forms.form import Form, Term
@@ -13,8 +15,19 @@ FORM = Form(
     parameters=("E", "A", "B", "alpha", "beta"),
     variables=("params", "pairs"),
     offset="E",
+    stage="reward",
     terms=(
         Term(amplitude="A", exponents={"alpha": {"params": -1.0}}),
         Term(amplitude="B", exponents={"beta": {"pairs": -1.0}}),
     ),
+)
+
+NOISELESS = Form(
+    name="reward_model_noiseless",
+    formula="L = A N^-alpha n^-beta",
+    source="the product of Zhang et al. 2024, arXiv 2402.17193 eq. 1, in size and comparisons",
+    parameters=("A", "alpha", "beta"),
+    variables=("params", "pairs"),
+    stage="reward",
+    terms=(Term(amplitude="A", exponents={"alpha": {"params": -1.0}, "beta": {"pairs": -1.0}}),),
 )

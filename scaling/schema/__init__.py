@@ -20,13 +20,14 @@ from scaling.schema.forecasts import (
     read_forecasts,
     scored,
 )
-from scaling.schema.recipe import Recipe
+from scaling.schema.recipe import LORA_FACTOR, Recipe, first_coefficient, tuning_lr
 from scaling.schema.record import SCHEMA, Params, Record, read_curve, read_record, read_records
 from scaling.schema.shape import Shape, ladder_shape
 
 __all__ = [
     "CONFIRMING",
     "LEDGER",
+    "LORA_FACTOR",
     "SCHEMA",
     "SNAPSHOT",
     "Params",
@@ -35,6 +36,7 @@ __all__ = [
     "Shape",
     "append_forecast",
     "code_version",
+    "first_coefficient",
     "ladder_shape",
     "now",
     "read_curve",
@@ -45,6 +47,7 @@ __all__ = [
     "scored",
     "sha256_file",
     "sha256_json",
+    "tuning_lr",
     "write_json",
     "write_text",
 ]

@@ -52,3 +52,19 @@ class Recipe:
             values["lr_base_width"] = model["base_width"]
             values["lr_width_exponent"] = 0.5 if optim.get("name") == "muon" else 1.0
         return cls(**values)
+
+
+LORA_FACTOR = 10.0  # Schulman et al. 2025, "LoRA Without Regret"
+
+
+def tuning_lr(fraction: float, *, pretrain_lr: float, method: str = "full") -> float:
+    """Return a stage's peak rate: a fraction of pretraining's, ten times it for adapters."""
+    return fraction * pretrain_lr * (LORA_FACTOR if method == "lora" else 1.0)
+
+
+def first_coefficient(kl: float, *, reward_sd: float = 1.0) -> float:
+    """Return the KL coefficient at which tilting a Gaussian reward exponentially costs `kl` nats.
+
+    KL = s^2 / (2 beta^2) for a reward of deviation s, so beta = s / sqrt(2 KL).
+    """
+    return reward_sd / math.sqrt(2 * kl)

@@ -41,7 +41,9 @@ LAWS = {
     },
     "bnsl": {"a": 1.5, "b": 300.0, "c0": 0.12, "c1": 0.08, "d": 1e20, "f": 0.5},
     "finetuning": {"E": 0.5, "A": 200.0, "alpha": 0.2, "beta": 0.15},
+    "finetuning_epochs": {"E": 0.5, "A": 200.0, "alpha": 0.2, "beta": 0.15, "R": 3.0},
     "reward_model": {"E": 0.4, "A": 40.0, "B": 20.0, "alpha": 0.3, "beta": 0.4},
+    "reward_model_noiseless": {"A": 40.0, "alpha": 0.1, "beta": 0.2},
     "best_of_n": {"alpha": 1.5, "beta": 0.15},
     "rl_overoptimisation": {"alpha": 1.5, "beta": 0.45},
     "rl_overoptimisation_sizes": {"alpha": 1.5, "c0": 0.9, "c1": 0.03},
@@ -61,6 +63,7 @@ def table_of(name, *, noise=0.0, n=80, seed=0):
             "unique_tokens": tokens / 10 ** rng.uniform(0, 1.5, n),
             "loss": 2 + 2 * rng.random(n),
             "examples": 10 ** rng.uniform(2, 5, n),
+            "epochs": rng.integers(1, 9, n),
             "pairs": 10 ** rng.uniform(3, 5, n),
             "kl": rng.uniform(0.2, 40, n),
         }

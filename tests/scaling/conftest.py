@@ -124,7 +124,7 @@ def pretrained(final_config, done_record):
     from scaling.data import open_corpus
     from scaling.final import STAGES, planned_cell
     from scaling.model import Transformer
-    from scaling.stage import open_stage, root
+    from scaling.stage import open_planned, root
 
     cell = planned_cell(final_config)
     folder = root(final_config) / "pretrain"
@@ -135,7 +135,7 @@ def pretrained(final_config, done_record):
     corpus = open_corpus(cell)
 
     def stage(name: str):
-        return open_stage(
+        return open_planned(
             final_config,
             cell,
             name=name,
