@@ -5,7 +5,7 @@ STUDY ?= quick
 FITS ?= ../shared/fits
 FOLDER := runs/$(STUDY)
 
-.PHONY: study explain test check bench clean
+.PHONY: study laws explain test check bench clean
 
 # The tour of the project: install, sweep, fit, plan, final run, report. What is done is not done again: without a
 # record newer than the report, its last lines are shown once more.
@@ -13,6 +13,22 @@ study: $(VENV)/.installed
 	$(RUN) -m scaling.sweep -m sweeps=$(STUDY)
 	@if [ -f $(FOLDER)/summary.txt ] && [ -z "$$(find $(FOLDER) -name record.json -newer $(FOLDER)/summary.txt)" ]; \
 	then cat $(FOLDER)/summary.txt; else $(MAKE) --no-print-directory explain; fi
+
+# The laws of fine-tuning, reward model and PPO, and a final run whose later stages they set, with forecasts.
+laws: study
+	$(RUN) -m scaling.sweep -m sweeps=sft
+	$(RUN) -m scaling.sweep -m sweeps=sft sft.method=lora sft.lr_fraction=0.1
+	$(RUN) -m scaling.sweep -m sweeps=reward
+	$(RUN) -m scaling.sweep -m sweeps=ppo
+	$(RUN) -m analysis.fit runs=runs/sft form=finetuning_epochs where="method == 'full'" out=runs/sft/full.json
+	$(RUN) -m analysis.fit runs=runs/sft form=finetuning_epochs where="method == 'lora'" out=runs/sft/lora.json
+	$(RUN) -m analysis.fit runs=runs/reward form=reward_model_noiseless
+	$(RUN) -m analysis.fit runs=runs/ppo form=rl_overoptimisation
+	$(RUN) -m analysis.plan law=$(FOLDER)/law.json runs=$(FOLDER) flops_multiple=3 \
+		'sft.law=[runs/sft/full.json,runs/sft/lora.json]' sft.examples=0 \
+		reward.law=runs/reward/law.json reward.pairs=8000 ppo.law=runs/ppo/law.json ppo.episodes=4096
+	$(RUN) -m scaling.final plan=$(FOLDER)/plan.yaml machine.threads=2
+	$(RUN) -m analysis.report runs=$(FOLDER)
 
 explain:
 	$(RUN) -m analysis.fit runs=$(FOLDER) out=$(FOLDER)/law.json

@@ -204,27 +204,33 @@ def _later_blocks(
     """Return the blocks of fine-tuning, reward model and PPO, by their laws where given."""
     sft, reward, ppo = settings.sft, settings.reward, settings.ppo
     post = {"pretrain_lr": pretrain["peak_lr"], "seed": seed}
+    laws = {
+        "sft": laws_of(sft.law, forms=SFT_FORMS, key="sft.law"),
+        "reward": laws_of(reward.law, forms=REWARD_FORMS, key="reward.law"),
+        "ppo": laws_of(ppo.law, forms=KL_FORMS, key="ppo.law"),
+    }
     tuning = choose_sft(
-        laws_of(sft.law, forms=SFT_FORMS, key="sft.law"),
+        laws["sft"],
         shape,
         examples=sft.examples,
         flat_nats=sft.flat_nats,
         level=level,
     )
     judging = choose_reward(
-        laws_of(reward.law, forms=REWARD_FORMS, key="reward.law"),
+        laws["reward"],
         shape,
         pairs=reward.pairs,
         flat_nats=reward.flat_nats,
         level=level,
     )
     spending = choose_kl(
-        laws_of(ppo.law, forms=KL_FORMS, key="ppo.law"),
+        laws["ppo"],
         kl_budget=ppo.kl_budget,
         episodes=ppo.episodes,
         level=level,
     )
     return {
+        "stage_laws": {stage: list(found) for stage, found in laws.items() if found},
         "sft": sft_block(sft, **post, by_law=tuning),
         "reward": reward_block(reward, **post, by_law=judging),
         "ppo": ppo_block(ppo, **post, by_law=spending),

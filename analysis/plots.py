@@ -18,6 +18,7 @@ from analysis.bands import span
 from analysis.estimate import prepared
 from analysis.figures import LETTERS, standalone
 from analysis.forms import FORMS, Array, Form, column
+from analysis.forms.data_constrained import effective
 from analysis.gallery import Picture, allocation_pictures, fit_pictures, loss_pictures
 from analysis.hindcast import reach_of
 from analysis.laws import Law, tau_at
@@ -31,7 +32,12 @@ MOST_POINTS = 2000
 MOST_SERIES = 5
 LINEAR = ("kl", "loss")  # main variables that no decades separate
 RESIDUALS = ("residuals_tokens_per_param", "residuals_flops")
-OWN_UNITS = {"reward_model": "loss of the reward model (nats/pair)"}
+OWN_UNITS = {
+    "reward_model": "loss of the reward model (nats/pair)",
+    "reward_model_noiseless": "loss of the reward model (nats/pair)",
+    "finetuning": "loss of completions (nats/token)",
+    "finetuning_epochs": "loss of completions (nats/token)",
+}
 LEVEL = 0.9
 
 
@@ -122,17 +128,21 @@ def target_picture(
     """Draw the target of a form that is no surface against its main variable, with bands.
 
     `table` holds the runs fitted, `others` all where those are a part; at most `MOST_SERIES` values
-    of a second variable have a curve.
+    of a second variable have a curve. Epochs are drawn as the fresh examples they are worth.
     """
     form = FORMS[law.form]
     main, second = _main_and_second(form)
+    fixed, told = {}, ""
+    if "epochs" in form.variables:
+        fixed, told = {"epochs": 1.0}, "; examples are those that the passes over them are worth"
+        table = table.assign(examples=fresh_examples(law, table), epochs=1.0)
     series = _series(table, second)
     bands, labels = {}, np.full(len(table), None, dtype=object)
     for name, value in series.items():
         here = np.full(len(table), True) if value is None else column(table, second) == value
         labels[here] = name
         x = _grid(column(table, main)[here], linear=main in LINEAR)
-        grid = pd.DataFrame({main: x} if value is None else {main: x, second: value})
+        grid = pd.DataFrame({main: x, **({} if value is None else {second: value}), **fixed})
         found = law.predict_table(grid, level, noise=False, force=True)
         ends = {"lo": found["low"], "hi": found["high"]} if "low" in found else {}
         bands[name] = pd.DataFrame({"x": x, "y": found[form.target], **ends})
@@ -147,8 +157,14 @@ def target_picture(
             others=others,
             logx=main not in LINEAR,
         ),
-        caption=f"{form.formula}, with the {100 * level:g}% interval of its mean.",
+        caption=f"{form.formula}, with the {100 * level:g}% interval of its mean{told}.",
     )
+
+
+def fresh_examples(law: Law, table: pd.DataFrame) -> Array:
+    """Return how many fresh examples the epochs over each row's are worth (n,)."""
+    examples, epochs = column(table, "examples"), column(table, "epochs")
+    return effective(examples * epochs, examples, law.parameters["R"])
 
 
 def thinned(table: pd.DataFrame, along: str = "flops") -> pd.DataFrame:

@@ -28,6 +28,12 @@ SETTINGS = (  # of a stage, that its law holds for
     "method", "lora_rank", "data", "epochs", "batch_examples", "batch_pairs", "batch_episodes",
     "lr_fraction", "policy_sha256",
 )  # fmt: skip
+FORM_OF = {
+    "pretrain": "chinchilla",
+    "sft": "finetuning_epochs",
+    "reward": "reward_model",
+    "ppo": "rl_overoptimisation",
+}
 SHOWN_ROWS = 5
 FEWEST_BODIES = 8  # of stages: with fewer models a resample of them leaves no law
 
@@ -159,6 +165,12 @@ def _study(
             least.add(record.metrics.get("bayes_loss"))
     if not kept:
         whys = sorted({d["why"] for d in dropped})
+        others = sorted({r.stage for r in map(read_record, paths)} - {stage})
+        if others and all(w.startswith("stage is") for w in whys):
+            raise ValueError(
+                f"{folder} has {len(dropped)} records of stage {' and '.join(others)}, none of"
+                f" {stage}; fit a form of that stage, as form={FORM_OF[others[0]]}"
+            )
         raise ValueError(
             f"{folder} has {len(dropped)} records but none that is done and {stage} "
             f"({'; '.join(whys)}); finish the sweep first"

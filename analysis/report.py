@@ -32,6 +32,9 @@ from analysis.evaluations import read_evaluations, task_grid, text_grid
 from analysis.gallery import Picture
 from analysis.material import Material, read_material
 from analysis.overoptimisation import chosen_grid, of_ppo, read_best_of_n
+from analysis.stage_report import forecast_grid, stage_laws
+from analysis.stage_report import law_grid as stage_law_grid
+from analysis.stage_report import law_pictures as stage_law_pictures
 from analysis.words import number
 from conf.app import start, store
 from scaling.schema import write_text
@@ -139,6 +142,7 @@ def _final(material: Material) -> dict[str, Any]:
     later = [s for s in ("sft", "reward", "ppo") if s in material.stages]
     budget = (material.plan or {}).get("ppo", {}).get("kl_budget")
     pretrained = "pretrain" in material.stages
+    laws = stage_laws(material.plan)
     return {
         "final_missing": (
             ""
@@ -149,6 +153,10 @@ def _final(material: Material) -> dict[str, Any]:
         "final_figures": _inline(gallery.final_pictures(material)),
         "stages_missing": "" if later else "No stage after pretraining has ended yet.",
         "stages_table": tables.stages_grid(material),
+        "stage_laws_missing": "" if laws else "No laws of these stages were fitted for the plan.",
+        "stage_forecasts_table": forecast_grid(material.plan, material.stages),
+        "stage_laws_table": stage_law_grid(laws),
+        "stage_laws_figures": _inline(stage_law_pictures(laws)),
         "stages": [
             {
                 "name": STAGE_NAMES[s],

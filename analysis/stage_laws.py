@@ -65,6 +65,7 @@ def choose_sft(
     """
     if not laws:
         return None
+    examples = examples or round(max(law.ranges["examples"][1] for law in laws.values()))
     best = {name: _best_sft(law, shape, examples) for name, law in laws.items()}
     name = min(best, key=lambda n: best[n][0])
     law, (least, _) = laws[name], best[name]

@@ -30,7 +30,8 @@ FORECASTS = {
 class SftSettings:
     """Fine-tuning: sizes to spend, and the peak learning rate as a fraction of pretraining's.
 
-    `law` is a fitted law of fine-tuning or one for each method; `examples` are then those at hand.
+    `law` is a fitted law of fine-tuning or one for each method; `examples` are then those at hand,
+    0 for the most that its cells had.
     """
 
     law: Any = ""
@@ -47,6 +48,8 @@ class SftSettings:
         """Check the method."""
         if self.method not in ("full", "lora"):
             raise ValueError(f"sft.method={self.method} is unknown; choose one of full, lora")
+        if self.examples < (0 if self.law else 1):
+            raise ValueError(f"sft.examples={self.examples} must be positive; 0 needs an sft.law")
 
 
 @dataclass(kw_only=True)

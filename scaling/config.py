@@ -719,6 +719,7 @@ class FinalConfig:
     extrapolation: float = 0.0
     steps: list[Any] = field(default_factory=list)
     laws: list[Any] = field(default_factory=list)
+    stage_laws: dict[str, list[str]] = field(default_factory=dict)
     pretrain: PretrainPlan = field(default_factory=PretrainPlan)
     cost: dict[str, Any] = field(default_factory=dict)
     sft: SftPlan = field(default_factory=SftPlan)
