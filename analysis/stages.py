@@ -70,6 +70,8 @@ class PpoSettings:
     """PPO: the KL that may be spent, and sizes; `law` is a fitted law of over-optimisation."""
 
     law: Any = ""
+    estimator: str = "gae"
+    group: int = 4
     kl_budget: float = 6.0
     adaptive: bool = True
     episodes: int = 2048
@@ -173,6 +175,11 @@ def ppo_block(
             f"s_r / sqrt(2 KL) = 1 / sqrt(2 x {chosen.kl_budget:g}): an exponentially tilted"
             " policy of a reward with deviation s_r = 1 sits at that KL (Gaussian)"
         ),
+        "estimator": (
+            f"{_setting('ppo.estimator')}; gae: a critic that starts as the reward model; grpo and"
+            " rloo compare completions of a prompt"
+        ),
+        "group": f"{_setting('ppo.group')}; used by estimator=grpo and rloo alone",
         "adaptive": (
             f"{_setting('ppo.adaptive')}; the coefficient follows the measured KL (Ziegler et al."
             " 2019, 1909.08593)"

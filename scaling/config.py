@@ -507,8 +507,14 @@ class PpoPlan:
 
     `kl_coefficient` is the first one where it is `adaptive`, by default that of the budget
     (scaling.schema.first_coefficient); `peak_lr` as for SftPlan.
+
+    `estimator` says what an episode is compared with: the critic (`gae`, Schulman et al. 2016), or
+    the other completions of its prompt, `group` in all, by their mean and deviation (`grpo`, Shao
+    et al. 2024, 2402.03300) or the mean of the others (`rloo`, Ahmadian et al. 2024, 2402.14740).
     """
 
+    estimator: str = "gae"
+    group: int = 4
     kl_budget: float = 6.0
     kl_coefficient: float | None = None
     adaptive: bool = True
@@ -531,6 +537,21 @@ class PpoPlan:
     forecast_level: float = 0.0
     seed: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the estimator and its groups."""
+        one_of("ppo.estimator", self.estimator, ("gae", "grpo", "rloo"))
+        check(
+            "ppo.group",
+            self.group,
+            self.estimator == "gae" or (self.group > 1 and self.batch_episodes % self.group == 0),
+            f"must be 2 or more and divide ppo.batch_episodes={self.batch_episodes}",
+        )
+
+    @property
+    def samples(self) -> int:
+        """Completions that a step samples of each of its prompts."""
+        return 1 if self.estimator == "gae" else self.group
 
 
 SCIENCE = ("model", "tokenizer", "data", "optim", "schedule", "budget", "eval", "seed")

@@ -63,12 +63,14 @@ class AdamW(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every weight that has a gradient."""
-        for group in self.param_groups:
-            weights = [w for w in group["params"] if w.grad is not None]
+        groups = [(g, [w for w in g["params"] if w.grad is not None]) for g in self.param_groups]
+        if not all(self.state[w] for _, weights in groups for w in weights):
+            super().step()  # the first step, which makes the moments
+            return
+        for group, weights in groups:
+            if not weights:
+                continue
             states = [self.state[w] for w in weights]
-            if not all(states):  # the first step, which makes the moments
-                super().step()
-                return
             counts = [s["step"] for s in states]
             torch._foreach_add_(counts, 1)  # type: ignore[attr-defined]
             torch._fused_adamw_(  # type: ignore[attr-defined]

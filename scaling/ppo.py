@@ -3,7 +3,9 @@
 Follows Ouyang et al. 2022 (2203.02155) and Ziegler et al. 2019 (1909.08593), with the clipped
 ratio and clipped value loss of Schulman et al. 2017 (1707.06347). The critic is a network of its
 own that starts as the reward model: a value head begun at zero on a shared trunk mostly explains
-less than nothing. An adaptive coefficient aims below the KL budget, and the budget stops the run.
+less than nothing. `estimator=grpo|rloo` does without one and compares completions of a prompt;
+sampling, penalty, clipping and budget are the same. An adaptive coefficient aims below the KL
+budget, and the budget stops the run.
 
 Legend: M completion tokens of the episodes in hand; per-token tensors as in scaling.rows.
 """
@@ -80,7 +82,8 @@ def run_ppo(stage: Stage) -> Record:
         "stopped_by_budget": float(values.get("stopped", False)),
         "sampling_tokens_per_second": values["sampled"] / max(values["sampling_seconds"], 1e-9),
     }
-    metrics |= {k: values["last"][k] for k in ("entropy", "explained_variance", "clip_fraction")}
+    kept = ("entropy", "explained_variance", "clip_fraction")
+    metrics |= {k: values["last"][k] for k in kept if k in values["last"]}
     return write_record(stage, tally, unique_tokens=sum(map(len, prompts)), metrics=metrics)
 
 
@@ -117,9 +120,11 @@ def load_models(stage: Stage) -> Models:
 
 
 def new_optimizer(models: Models, stage: Stage) -> torch.optim.Optimizer:
-    """Return one optimiser of the policy's and the critic's groups, at one peak rate."""
+    """Return one optimiser of the policy's groups, and the critic's if there is one to learn."""
     optim, peak_lr = fine_tuning(stage.cell.optim), stage.config.ppo.peak_lr
     optimizer = make_optimizer(models.policy, optim, peak_lr)
+    if stage.config.ppo.estimator != "gae":
+        return optimizer
     for group in make_optimizer(models.critic, optim, peak_lr).param_groups:
         optimizer.add_param_group(group)
     return optimizer
@@ -158,11 +163,16 @@ def learn(stage: Stage, models: Models, tally: Tally, *, prompts: Sequence[Seque
 
 
 def batch_prompts(prompts: Sequence[Sequence[int]], ppo: PpoPlan, step: int) -> list[list[int]]:
-    """Return the prompts of a step: the next ones of an order made anew each time all were seen."""
+    """Return the prompts of a step: the next ones of an order made anew each time all were seen.
+
+    Each stands as often as it has samples (PpoPlan.samples).
+    """
     found = []
-    for i in range(step * ppo.batch_episodes, min(ppo.episodes, (step + 1) * ppo.batch_episodes)):
+    n, last = ppo.samples, min(ppo.episodes, (step + 1) * ppo.batch_episodes)
+    for i in range(step * ppo.batch_episodes // n, last // n):
         epoch, at = divmod(i, len(prompts))
-        found.append(list(prompts[order_of(len(prompts), ppo.seed, epoch)[at]]))
+        prompt = list(prompts[order_of(len(prompts), ppo.seed, epoch)[at]])
+        found += [prompt] * n
     return found
 
 
@@ -221,13 +231,14 @@ def ppo_loss(
     ratio, advantage = change.exp(), flat(rollouts.advantages)
     clipped = ratio.clamp(1 - ppo.clip, 1 + ppo.clip)
     policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
-    value, old_value = models.critic.values(rows)[mask], flat(rollouts.old_values)
-    target = flat(rollouts.returns)
-    near = old_value + (value - old_value).clamp(-ppo.clip, ppo.clip)
-    value_loss = 0.5 * torch.maximum((value - target) ** 2, (near - target) ** 2).mean()
-    loss = (
-        policy_loss + ppo.value_coefficient * value_loss - ppo.entropy_coefficient * entropy.mean()
-    )
+    value_loss = torch.zeros(())
+    if ppo.estimator == "gae":
+        value, old_value = models.critic.values(rows)[mask], flat(rollouts.old_values)
+        target = flat(rollouts.returns)
+        near = old_value + (value - old_value).clamp(-ppo.clip, ppo.clip)
+        value_loss = 0.5 * torch.maximum((value - target) ** 2, (near - target) ** 2).mean()
+    loss = policy_loss - ppo.entropy_coefficient * entropy.mean()
+    loss = loss + ppo.value_coefficient * value_loss.to(loss.device)
     with torch.no_grad():
         measured = {
             "loss": loss.detach(),
@@ -261,13 +272,14 @@ def control(values: dict[str, Any], ppo: PpoPlan, *, kl: float, episodes: int) -
 
 
 def count(tally: Tally, models: Models, rollouts: Rollouts, ppo: PpoPlan, *, episodes: int) -> None:
-    """Add a step's tokens and FLOPs: sampling, three scorings, and the updates of two networks."""
+    """Add a step's tokens and FLOPs: sampling, scorings, and the updates of what learns."""
     policy = models.policy
     language = forward_flops(policy.config, policy.vocab_size, rollouts.rows)
     scoring = forward_flops(policy.config, policy.vocab_size, rollouts.rows, head=False)
     tally.step += 1
     tally.tokens += rollouts.rows.n_tokens
-    tally.flops += 2 * language + 2 * scoring + 3 * ppo.inner_epochs * (language + scoring)
+    critic = scoring if ppo.estimator == "gae" else 0.0
+    tally.flops += 2 * language + scoring + critic + 3 * ppo.inner_epochs * (language + critic)
     tally.values["episodes"] = tally.values.get("episodes", 0) + episodes
 
 

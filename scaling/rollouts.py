@@ -44,7 +44,7 @@ class Rollouts:
     old_log_probs: Tensor  # (B, L-1) of the sampling policy
     log_ratio: Tensor  # (B, L-1) log pi - log pi_ref
     old_values: Tensor  # (B, L-1)
-    advantages: Tensor  # (B, L-1) whitened
+    advantages: Tensor  # (B, L-1) whitened where there is a critic
     returns: Tensor  # (B, L-1)
     summary: dict[str, float]
 
@@ -53,7 +53,10 @@ class Rollouts:
 def sample_episodes(
     stage: Stage, models: Models, tally: Tally, prompts: list[list[int]]
 ) -> Rollouts:
-    """Sample a completion a prompt, score it, and work out rewards, advantages and returns."""
+    """Sample a completion a prompt, score it, and work out rewards, advantages and returns.
+
+    Without a critic the completions of a prompt stand together in `prompts` and are compared.
+    """
     ppo, values = stage.config.ppo, tally.values
     began = time.monotonic()
     samples = generate(
@@ -74,13 +77,19 @@ def sample_episodes(
     )
     log_ratio = old - reference
     score = models.reward.scores(rows)  # (B,)
-    old_values = models.critic.values(rows) * rows.mask
-    rewards = token_rewards(
-        rows, log_ratio, score - ppo.missing_end_penalty * ~ended, values["coefficient"]
-    )
-    advantages, returns = gae(
-        rewards, old_values, rows.mask, discount=ppo.discount, decay=ppo.gae_lambda
-    )
+    score_of_end = score - ppo.missing_end_penalty * ~ended
+    rewards = token_rewards(rows, log_ratio, score_of_end, values["coefficient"])
+    if ppo.estimator == "gae":
+        old_values = models.critic.values(rows) * rows.mask
+        advantages, returns = gae(
+            rewards, old_values, rows.mask, discount=ppo.discount, decay=ppo.gae_lambda
+        )
+        explained = {"explained_variance": explained_variance(old_values, returns, rows.mask)}
+        advantages = whiten(advantages, rows.mask)
+    else:
+        old_values, returns, explained = torch.zeros_like(rewards), torch.zeros_like(rewards), {}
+        compared = among(rewards.sum(1).view(-1, ppo.group), standard=ppo.estimator == "grpo")
+        advantages = compared.view(-1, 1) * rows.mask
     lengths = rows.mask.sum(1).float()
     kl = log_ratio.sum(1)  # (B,) nats per sequence, k1
     summary = {
@@ -92,7 +101,7 @@ def sample_episodes(
         "kl_coefficient": values["coefficient"],
         "length": float(lengths.mean()),
         "truncated": float((~ended).float().mean()),
-        "explained_variance": explained_variance(old_values, returns, rows.mask),
+        **explained,
         "tokens_per_second": samples.n_tokens / max(seconds, 1e-9),
     }
     if stage.has_gold():
@@ -103,7 +112,7 @@ def sample_episodes(
         old_log_probs=old,
         log_ratio=log_ratio,
         old_values=old_values,
-        advantages=whiten(advantages, rows.mask),
+        advantages=advantages,
         returns=returns,
         summary=summary,
     )
@@ -133,6 +142,19 @@ def gae(
         advantages[:, t] = torch.where(here, following, 0.0)
         next_value = torch.where(here, values[:, t], next_value)
     return advantages, advantages + values
+
+
+def among(rewards: Tensor, *, standard: bool) -> Tensor:
+    """Return the advantage of each of G completions over those of its prompt, (P, G).
+
+    With `standard` over the mean of all, in deviations of the group (Shao et al. 2024, eq. 3), else
+    over the mean of the others (Ahmadian et al. 2024, eq. 8).
+    """
+    if standard:
+        spread = rewards.std(1, keepdim=True, correction=0).clamp(min=NOISE)
+        return (rewards - rewards.mean(1, keepdim=True)) / spread
+    others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
+    return rewards - others
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:

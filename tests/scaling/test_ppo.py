@@ -17,7 +17,7 @@ from scaling.ppo import (
     run_ppo,
 )
 from scaling.reward import run_reward
-from scaling.rollouts import gae, sample_episodes, token_rewards, whiten
+from scaling.rollouts import among, gae, sample_episodes, token_rewards, whiten
 from scaling.rows import join, log_probs, scatter
 from scaling.schema import read_curve
 from scaling.sft import load_pairs, run_sft
@@ -69,6 +69,43 @@ def test_the_score_arrives_at_the_last_token():
     rows = join([[5, 6, 2], [7, 2]], [[8, 0], [9]])
     rewards = token_rewards(rows, torch.ones(2, 4) * rows.mask, torch.tensor([10.0, 20.0]), 0.5)
     assert rewards.tolist() == [[0, 0, -0.5, 9.5], [0, 19.5, 0, 0]]
+
+
+def test_completions_of_a_prompt_are_compared():
+    rewards = torch.tensor([[1.0, 3.0], [5.0, 5.0]])
+    assert among(rewards, standard=False).tolist() == [[-2, 2], [0, 0]]
+    assert among(rewards, standard=True).tolist() == [[-1, 1], [0, 0]]
+    many = torch.randn(3, 5)
+    torch.testing.assert_close(
+        among(many, standard=False), (many - many.mean(1, keepdim=True)) * 5 / 4
+    )
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "rloo"])
+def test_without_a_critic_the_policy_alone_learns(ready, estimator):
+    stage = ready("ppo")
+    stage.config.ppo = PpoPlan(**{**vars(stage.config.ppo), "estimator": estimator, "group": 4})
+    models = load_models(stage)
+    before = [p.clone() for p in models.critic.parameters()]
+    tally = Tally(values={"coefficient": 0.1, "recent_kl": []})
+    prompts = batch_prompts([[5], [6], [7]], stage.config.ppo, 0)
+    assert [len(set(map(tuple, prompts[i : i + 4]))) for i in (0, 4)] == [1, 1]
+    prompts = [p for e in load_pairs(stage).train[:2] for p in [e.prompt] * 4]
+    rollouts = sample_episodes(stage, models, tally, prompts)
+    assert len({tuple(t) for t in rollouts.rows.tokens.tolist()}) > 2
+    assert "explained_variance" not in rollouts.summary
+    sums = (rollouts.advantages.sum(1) / rollouts.rows.mask.sum(1)).view(2, 4).sum(1)
+    torch.testing.assert_close(sums, torch.zeros(2), atol=1e-5, rtol=0)
+    assert updated(stage, models, rollouts) > 0
+    assert all(torch.equal(a, b) for a, b in zip(before, models.critic.parameters(), strict=True))
+    record = run_ppo(stage)
+    assert record.status == "done"
+    assert record.metrics["episodes"] == 24
+
+
+def test_groups_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(ValueError, match=r"ppo.group=3 must be 2 or more and divide ppo.batch"):
+        PpoPlan(estimator="rloo", group=3, batch_episodes=64)
 
 
 def test_whitened_values_ignore_padding():
