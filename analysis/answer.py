@@ -9,6 +9,7 @@ from analysis.laws import Law
 from analysis.material import Material
 from analysis.truth import true_offset
 from analysis.words import counts, duration, interval, number, power, short
+from scaling.schema import Record
 
 DEFAULT_LEVEL = 0.9
 
@@ -137,6 +138,8 @@ def alarms(material: Material) -> list[dict[str, str]]:
             },
         )
     found += _stale(material)
+    if length := length_alarm(material.stages.get("reward")):
+        found.append({"code": "reward_by_length", "sentence": length, "where": "reward"})
     for r in (*material.records, *material.stages.values()):
         if r.status != "done":
             text = (r.error or "").strip().splitlines()
@@ -149,6 +152,19 @@ def alarms(material: Material) -> list[dict[str, str]]:
             )
     once = {(a["code"], a["sentence"]): a for a in reversed(found)}
     return list(reversed(once.values()))
+
+
+def length_alarm(record: Record | None) -> str:
+    """Say that a reward model is not shown to know more than completions' lengths; else nothing."""
+    m = record.metrics if record else {}
+    if "over_length" not in m or m["over_length"] > 2 * m["over_length_se"]:
+        return ""
+    return (
+        f"The reward model orders {m['accuracy']:.1%} of held-out pairs rightly, length alone"
+        f" {m['length_accuracy']:.1%} (difference {m['over_length']:+.1%} +-"
+        f" {m['over_length_se']:.1%}): it is not shown to measure more than length; give it more"
+        " pairs, or pairs of equal length."
+    )
 
 
 def formula(law: Law | None) -> str:

@@ -24,6 +24,7 @@ from scaling.config import MachineConfig, check
 from scaling.device import pick_device
 from scaling.documents import read_documents, source_files
 from scaling.generate import generate
+from scaling.heldout import calibration_error
 from scaling.likelihood import Likelihoods, log_likelihoods, score_texts
 from scaling.schema import code_version, now, read_json, sha256_file, write_json
 from scaling.tasks import Task, read_task, with_typos
@@ -32,7 +33,6 @@ from scaling.trained import Trained, open_trained, trained_folders
 log = logging.getLogger(__name__)
 SCHEMA = 1
 OUT = "evaluation.json"
-BINS = 10  # of confidence, equally wide (Guo et al. 2017)
 
 
 @dataclass(kw_only=True)
@@ -121,13 +121,6 @@ def with_error(name: str, values: np.ndarray) -> dict[str, float]:
     n = len(values)
     error = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
     return {name: float(values.mean()), f"{name}_se": error}
-
-
-def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Return the mean gap of confidence and accuracy over bins, weighted by their questions."""
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs((confidence[bins == b] - right[bins == b]).sum()) for b in range(BINS)]
-    return float(sum(gaps) / len(confidence))
 
 
 def score(trained: Trained, config: EvaluateConfig, tasks: list[Task]) -> dict[str, Any]:

@@ -311,7 +311,8 @@ def summary(config: FinalConfig, records: Sequence[Record]) -> list[str]:
                 f"{m['pairs']:.0f} trained on; loss {m['test_loss']:.4f}"
                 f"{against(config.reward, m['test_loss'])}; "
                 f"correlation with gold {m['gold_correlation']:.2f}, "
-                f"with length {m['length_correlation']:.2f}"
+                f"with length {m['length_correlation']:.2f}; "
+                f"length alone reaches {m['length_accuracy']:.3f}"
             )
         else:
             inside = "inside" if m["kl"] <= m["kl_budget"] else "OUTSIDE"

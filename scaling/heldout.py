@@ -14,6 +14,7 @@ from scaling.model import Transformer
 from scaling.parallel import is_part
 from scaling.truth import ALPHABET, Process
 
+BINS = 10  # of confidence, equally wide (Guo et al. 2017)
 ROWS = 16  # windows scored at once; the logits then stay near the cache
 
 
@@ -114,3 +115,13 @@ def clustered_error(values: np.ndarray, clusters: np.ndarray) -> float:
     if n < 2:
         return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
     return float(math.sqrt(n / (n - 1) * (sums**2).sum()) / len(values))
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Return the mean gap of confidence and accuracy over bins, weighted by their questions.
+
+    The expected calibration error of Guo et al. 2017 (1706.04599), equation 3.
+    """
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [abs((confidence[bins == b] - right[bins == b]).sum()) for b in range(BINS)]
+    return float(sum(gaps) / len(confidence))

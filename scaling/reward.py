@@ -14,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,7 +24,7 @@ from scaling import checkpoint
 from scaling.config import ModelConfig
 from scaling.generate import Samples, generate
 from scaling.gold import correlation, gold_scores
-from scaling.heldout import clustered_error
+from scaling.heldout import calibration_error, clustered_error
 from scaling.model import Transformer
 from scaling.pairs import Pair, encode_all, read_preferences, split
 from scaling.rows import Rows, forward_flops, join
@@ -390,25 +391,40 @@ def score_all(
 
 
 def judge_reward_model(model: RewardModel, test: Sequence[Group]) -> dict[str, float]:
-    """Measure the model on held-out prompts: pairs, and agreement with gold and with length."""
+    """Measure the model on held-out prompts: pairs, and agreement with gold and with length.
+
+    `length_accuracy` is that of the better of two judges that see the length alone, `over_length`
+    what the model is above it, with its error over prompts; `ece` is of sigmoid(margin).
+    """
     prompts = [g.prompt for g in test for _ in g.completions]
     completions = [c for g in test for c in g.completions]
     scores = score_all(model, prompts, completions)
     better, worse = pair_indices(test)
-    owners = torch.tensor([i for i, g in enumerate(test) for _ in g.pairs()]).numpy()
-    margin = torch.tensor(scores)[better] - torch.tensor(scores)[worse]
-    right = (margin > 0).double() + 0.5 * (margin == 0).double()
-    losses = -F.logsigmoid(margin).double().numpy()
+    owners = np.array([i for i, g in enumerate(test) for _ in g.pairs()])
+    lengths = np.array([float(len(c)) for c in completions])
+    margin = np.subtract(np.array(scores)[better], np.array(scores)[worse])
+    right, longer = ordered(margin), ordered(lengths[better] - lengths[worse])
+    by_length = longer if longer.mean() >= 0.5 else 1 - longer
+    losses = np.logaddexp(0.0, -margin)
     return {
         "test_loss": float(losses.mean()),
         "test_loss_se": clustered_error(losses, owners),
         "accuracy": float(right.mean()),
-        "accuracy_se": clustered_error(right.numpy(), owners),
+        "accuracy_se": clustered_error(right, owners),
+        "ece": calibration_error(1 / (1 + np.exp(-np.abs(margin))), right),
         "margin": float(margin.mean()),
         "test_pairs": len(better),
         "gold_correlation": correlation(scores, [v for g in test for v in g.labels]),
-        "length_correlation": correlation(scores, [float(len(c)) for c in completions]),
+        "length_correlation": correlation(scores, lengths.tolist()),
+        "length_accuracy": float(by_length.mean()),
+        "over_length": float((right - by_length).mean()),
+        "over_length_se": clustered_error(right - by_length, owners),
     }
+
+
+def ordered(margin: np.ndarray) -> np.ndarray:
+    """Return 1 where a margin is positive, 1/2 where it is none."""
+    return (margin > 0) + 0.5 * (margin == 0)
 
 
 def standardise(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from analysis.alarms import Alarm
-from analysis.answer import alarms, verdict
+from analysis.answer import alarms, length_alarm, verdict
 from analysis.budgets import Budget
 from analysis.laws import Law
 from analysis.material import read_material
@@ -292,3 +292,11 @@ def test_table_sorts_in_a_browser_without_errors(page, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert re.search(r"sorted=true aria=descending rows=\d\d overflow=false", done.stdout)
     assert "CONSOLE" not in done.stderr
+
+
+def test_a_reward_that_is_no_better_than_length_is_an_alarm(folder):
+    record = read_record(folder / "final/reward/record.json")
+    assert length_alarm(None) == length_alarm(record) == ""
+    known = {"accuracy": 0.66, "length_accuracy": 0.65, "over_length": 0.01, "over_length_se": 0.02}
+    assert "not shown to measure more than length" in length_alarm(replace(record, metrics=known))
+    assert length_alarm(replace(record, metrics=known | {"over_length": 0.05})) == ""

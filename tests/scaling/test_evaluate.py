@@ -13,8 +13,9 @@ import torch
 
 from scaling import evaluate
 from scaling.config import MachineConfig, ModelConfig
-from scaling.evaluate import EvaluateConfig, calibration_error, score_task
+from scaling.evaluate import EvaluateConfig, score_task
 from scaling.failure import cell_folder
+from scaling.heldout import calibration_error
 from scaling.likelihood import log_likelihoods, score_texts
 from scaling.model import Transformer
 from scaling.tasks import NAMES, Question, Task, question, read_task, with_typos

@@ -5,12 +5,15 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import logsigmoid
 
+from scaling import reward
 from scaling.config import ModelConfig
 from scaling.model import Transformer
 from scaling.reward import (
     Group,
     RewardModel,
+    judge_reward_model,
     limited,
     load_groups,
     pair_indices,
@@ -106,6 +109,22 @@ def test_the_stage_trains_and_standardises(pretrained):
     assert float(scores.std()) == pytest.approx(1, abs=1e-4)
     assert any(c == [END] for g in train for c in g.completions)  # the empty body was shown
     assert finished(pretrained("reward")) == record
+
+
+def test_what_length_alone_would_say_stands_beside_the_model(monkeypatch):
+    test = [
+        Group(prompt=[1], completions=[[2] * k for k in lengths], labels=[0.9, 0.1])
+        for lengths in ((1, 4), (2, 5), (3, 3), (6, 2))
+    ]
+    scores = [1.0, -1.0, 0.5, 0.0, 2.0, 2.0, 3.0, -3.0]
+    monkeypatch.setattr(reward, "score_all", lambda model, prompts, completions: scores)
+    found = judge_reward_model(build(), test)
+    assert found["accuracy"] == pytest.approx(3.5 / 4)
+    assert found["length_accuracy"] == pytest.approx(2.5 / 4)  # the shorter is the better guess
+    assert found["over_length"] == pytest.approx(1 / 4)
+    margins = torch.tensor([2.0, 0.5, 0.0, 6.0])
+    assert found["test_loss"] == pytest.approx(float(-logsigmoid(margins).mean()))
+    assert 0 < found["ece"] < 0.5
 
 
 def test_a_file_of_preferences_is_the_same_interface(final_config, pretrained, tmp_path):
