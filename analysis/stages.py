@@ -38,6 +38,7 @@ class SftSettings:
     flat_nats: float = 0.01
     method: str = "full"
     data: str = "docstrings"
+    test: str = ""
     examples: int = 2048
     epochs: int = 2
     batch_examples: int = 32
@@ -59,6 +60,7 @@ class RewardSettings:
     law: Any = ""
     flat_nats: float = 0.005
     data: str = "gold"
+    test: str = ""
     pairs: int = 2048
     batch_pairs: int = 32
     samples_per_prompt: int = 4
@@ -107,6 +109,7 @@ def sft_block(
     reasons = {
         "method": _setting("sft.method"),
         "data": _setting("sft.data"),
+        "test": f"{_setting('sft.test')}; empty: a share of the prompts of data is held out",
         "examples": (
             f"{_setting('sft.examples')}; all that is at hand is best until an sft law says where"
             " its return ends (Zhang et al. 2024, 2402.17193)"
@@ -133,6 +136,7 @@ def reward_block(
     enough = "at least" if chosen.pairs >= FEWEST_PAIRS else "FEWER than"
     reasons = {
         "data": _setting("reward.data"),
+        "test": f"{_setting('reward.test')}; empty: a share of the prompts of data is held out",
         "pairs": (
             f"{_setting('reward.pairs')}; {enough} the {FEWEST_PAIRS} below which a reward model"
             f" is near chance ({GAO})"

@@ -458,11 +458,14 @@ class GridConfig:
 class SftPlan:
     """Supervised fine-tuning on prompt/completion pairs, loss on the completion alone.
 
+    `data` is a JSONL file or `docstrings` of the corpus; held-out pairs are those of `test`, else a
+    share of the prompts of `data`.
     `peak_lr` of 0 is `lr_fraction` of pretraining's peak (scaling.schema.tuning_lr).
     """
 
     method: str = "full"
     data: str = "docstrings"
+    test: str = ""
     examples: int = 2048
     epochs: int = 2
     batch_examples: int = 32
@@ -480,12 +483,14 @@ class SftPlan:
 class RewardPlan:
     """Reward model: Bradley-Terry on pairs sampled from the fine-tuned model.
 
+    `data` may be a JSONL file of preferences instead, with held-out ones of its own in `test`.
     `policy` is a fine-tuned model's folder, or a study whose best one it is, that samples the pairs
     instead, so that reward models of several sizes learn from the same; `policy_sha256` are its
     weights, filled in when they are read. `peak_lr` as for SftPlan.
     """
 
     data: str = "gold"
+    test: str = ""
     policy: str = ""
     policy_sha256: str = ""
     pairs: int = 2048

@@ -115,6 +115,20 @@ def split(rows: Sequence[T], *, share: float = HELD_OUT) -> tuple[list[T], list[
     return train, [row for row in rows if digest(row) in held_out]
 
 
+def parts(rows: Sequence[T], held_out: Sequence[T]) -> tuple[list[T], list[T]]:
+    """Return training and held-out rows: those given, or a share of the prompts of `rows`.
+
+    Training rows with a held-out prompt are left out; ValueError where none is left.
+    """
+    if not held_out:
+        return split(rows)
+    known = {row[0] for row in held_out}
+    train = [row for row in rows if row[0] not in known]
+    if not train:
+        raise ValueError("every training prompt is a held-out one too; give other rows to train on")
+    return train, list(held_out)
+
+
 def encode_all(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[Example]:
     """Turn pairs into ids, in order."""
     prompts = tokenizer.encode_batch_fast([p.prompt for p in pairs])

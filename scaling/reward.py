@@ -26,7 +26,7 @@ from scaling.generate import Samples, generate
 from scaling.gold import correlation, gold_scores
 from scaling.heldout import calibration_error, clustered_error
 from scaling.model import Transformer
-from scaling.pairs import Pair, encode_all, read_preferences, split
+from scaling.pairs import Pair, encode_all, parts, read_preferences
 from scaling.rows import Rows, forward_flops, join
 from scaling.schema import Record, read_json, sha256_file, sha256_json, write_json
 from scaling.sft import load_pairs
@@ -163,7 +163,8 @@ def load_groups(stage: Stage, tuned: Transformer, tally: Tally) -> tuple[list[Gr
 def file_groups(stage: Stage) -> tuple[list[Group], list[Group]]:
     """Read preferences as groups of two; rows beyond the context are left out."""
     block, context = stage.config.reward, stage.cell.data.context
-    train, test = split(read_preferences(block.data))
+    held_out = read_preferences(block.test) if block.test else []
+    train, test = parts(read_preferences(block.data), held_out)
     coded = []
     for part in (train, test):
         sides = [

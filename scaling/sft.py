@@ -17,7 +17,7 @@ from scaling.heldout import clustered_error
 from scaling.lora import add_lora, merge_lora
 from scaling.loss import linear_cross_entropy
 from scaling.model import Transformer
-from scaling.pairs import Example, encode, read_pairs, split
+from scaling.pairs import Example, encode, parts, read_pairs
 from scaling.rows import completion_losses, forward_flops, join
 from scaling.schema import Record
 from scaling.stage import Stage, Tally, fit, shuffled, write_record
@@ -74,7 +74,8 @@ def load_pairs(stage: Stage) -> SftData:
         train, test = corpus_pairs(stage.corpus)
         longest = round(BODY_SHARE * context)
     else:
-        train, test = split(read_pairs(data))
+        held_out = stage.config.sft.test
+        train, test = parts(read_pairs(data), read_pairs(held_out) if held_out else [])
         longest = context
     return SftData(
         train=encode(tokenizer, train, context=context, longest=longest),

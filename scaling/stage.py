@@ -121,12 +121,15 @@ def open_stage(
     inputs = {"plan": sha256_json(described(block))}
     if name == "reward":  # its pairs are sampled as PPO samples
         inputs["sampling"] = f"{config.ppo.max_new_tokens} tokens at {config.ppo.temperature}"
-    if getattr(block, "data", "docstrings") not in ("docstrings", "gold"):
-        if not Path(block.data).is_file():
+    for key in ("data", "test"):
+        path = getattr(block, key, "")
+        if path in ("docstrings", "gold", ""):
+            continue
+        if not Path(path).is_file():
             raise FileNotFoundError(
-                f"{name}.data={block.data} is no file; give a .jsonl file or the default"
+                f"{name}.{key}={path} is no file; give a .jsonl file or the default"
             )
-        inputs["data"] = sha256_file(block.data)
+        inputs[key] = sha256_file(path)
     inputs |= {"corpus": corpus.sha256, "tokenizer": sha256_file(corpus.tokenizer_path)}
     for earlier, place in sources.items():
         if not (place / "record.json").is_file() or not (place / "model.safetensors").is_file():

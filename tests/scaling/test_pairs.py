@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scaling.docstrings import corpus_pairs
-from scaling.pairs import Pair, encode, read_pairs, read_preferences, split
+from scaling.pairs import Pair, encode, parts, read_pairs, read_preferences, split
 from scaling.tokenizer import END, SEP
 
 
@@ -69,3 +69,13 @@ def test_pairs_beyond_the_context_are_refused(pretrained):
     corpus = pretrained("sft").corpus
     with pytest.raises(ValueError, match="no pair fits the context of 4 tokens"):
         encode(corpus.tokenizer, corpus_pairs(corpus)[0], context=4)
+
+
+def test_held_out_rows_of_their_own_leave_their_prompts_out_of_training():
+    rows = [Pair(f"p{i}", "x") for i in range(10)]
+    train, test = parts(rows, [Pair("p3", "y"), Pair("q", "z")])
+    assert len(train) == 9
+    assert [p.prompt for p in test] == ["p3", "q"]
+    assert parts(rows, []) == split(rows)
+    with pytest.raises(ValueError, match="every training prompt is a held-out one"):
+        parts(rows[:1], rows)
