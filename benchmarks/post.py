@@ -278,6 +278,15 @@ def their_ppo(stage: Stage, exported: Path, n: int) -> Rate:
     return run
 
 
+def quiet() -> None:
+    """Silence the progress bars of the other libraries."""
+    from datasets.utils.logging import disable_progress_bar
+    from transformers.utils import logging as hub_logging
+
+    disable_progress_bar()
+    hub_logging.disable_progress_bar()
+
+
 def main() -> None:
     """Print a line a comparison."""
     parser = argparse.ArgumentParser(description="Post-training against TRL and transformers.")
@@ -290,6 +299,7 @@ def main() -> None:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
+    quiet()
     stage = opened(given.plan, given.threads)
     sources = open_trained(stage.sources["sft"], stage.device, tokenizer=str(
         stage.corpus.tokenizer_path))  # fmt: skip
@@ -314,7 +324,7 @@ def main() -> None:
             ),
         }
         for name, (ours, theirs) in pairs.items():
-            rates = [(ours(), theirs()) for _ in range(given.rounds)]
+            rates = [(ours(), theirs()) for _ in range(1 + given.rounds)][1:]  # one to warm up
             ratio = statistics.median(a / b for a, b in rates)
             middle = [statistics.median(side) for side in zip(*rates, strict=True)]
             out(f"{name:24} ours {middle[0]:9.1f}  theirs {middle[1]:9.1f}  ratio {ratio:.2f}\n")

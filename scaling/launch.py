@@ -19,7 +19,7 @@ from typing import Any
 
 from scaling.attempt import TAKEN_AWAY, Held, Lease, Pulse, dead, last_attempt, write_attempt
 from scaling.config import CellConfig
-from scaling.failure import bury, cell_folder, last_line, record_path, status_of
+from scaling.failure import bury, cell_folder, last_line, record_path, status_of, trained_at
 from scaling.ledger import append_jobs, jobs_folder, local_job, read_jobs, submitter
 from scaling.pool import default_workers
 from scaling.schema import Record, now, read_record, write_json
@@ -54,9 +54,17 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
         price(cells)
         return []
     if missing:
+        say_models(missing)
         check_corpus(cells)
         train(missing, where=where, options=options)
     return [] if cells[0].detach else collect(cells)
+
+
+def say_models(cells: list[CellConfig]) -> None:
+    """Say how many models must be trained before the stages that start from them."""
+    before = {b.run_id() for c in cells if (b := c.before()) and not trained_at(b)}
+    if before:
+        log.info("%d models that these start from are trained first", len(before))
 
 
 def unique(cells: list[CellConfig]) -> list[CellConfig]:

@@ -12,6 +12,7 @@ V vocabulary.
 import functools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -321,8 +322,36 @@ def rotary_angles(positions: Tensor, d_head: int, dtype: torch.dtype) -> tuple[T
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the two halves of each head by the angles."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    if x.is_cuda or torch.compiler.is_compiling():  # where the plain formula becomes one kernel
+        first, second = x.chunk(2, dim=-1)
+        return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return Rotation.apply(x, cos, sin)  # type: ignore[no-any-return]
+
+
+class Rotation(torch.autograd.Function):
+    """`rotate` in half the passes over memory; its gradient is the turn back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return the turned halves."""
+        ctx.save_for_backward(cos, sin)
+        return turned(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        """Turn the gradient back."""
+        cos, sin = ctx.saved_tensors
+        return turned(dy, cos, -sin), None, None
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Return (a cos - b sin, b cos + a sin) of the halves a and b, whose angles are equal."""
+    half, out = x.shape[-1] // 2, torch.empty_like(x)
+    cos, sin = cos[..., :half], sin[..., :half]
+    (a, b), (first, second) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    torch.mul(a, cos, out=first).addcmul_(b, sin, value=-1)
+    torch.mul(b, cos, out=second).addcmul_(a, sin)
+    return out
 
 
 def sinusoids(positions: Tensor, d_model: int, dtype: torch.dtype) -> Tensor:

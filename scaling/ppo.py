@@ -226,14 +226,17 @@ def ppo_loss(
     def flat(values: Tensor) -> Tensor:
         return values[index, :width][mask]  # (M,)
 
-    logp, entropy = log_probs(models.policy, rows, temperature=ppo.temperature)  # (M,)
+    learns = ppo.entropy_coefficient != 0
+    logp, entropy = log_probs(
+        models.policy, rows, temperature=ppo.temperature, entropy_learns=learns
+    )  # (M,)
     change = logp - flat(rollouts.old_log_probs)
     ratio, advantage = change.exp(), flat(rollouts.advantages)
     clipped = ratio.clamp(1 - ppo.clip, 1 + ppo.clip)
     policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
     value_loss = torch.zeros(())
     if ppo.estimator == "gae":
-        value, old_value = models.critic.values(rows)[mask], flat(rollouts.old_values)
+        value, old_value = models.critic.values(rows), flat(rollouts.old_values)
         target = flat(rollouts.returns)
         near = old_value + (value - old_value).clamp(-ppo.clip, ppo.clip)
         value_loss = 0.5 * torch.maximum((value - target) ** 2, (near - target) ** 2).mean()

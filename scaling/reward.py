@@ -27,7 +27,7 @@ from scaling.gold import correlation, gold_scores
 from scaling.heldout import calibration_error, clustered_error
 from scaling.model import Transformer
 from scaling.pairs import Pair, encode_all, parts, read_preferences
-from scaling.rows import Rows, forward_flops, join
+from scaling.rows import Rows, forward_flops, join, states
 from scaling.schema import Record, read_json, sha256_file, sha256_json, write_json
 from scaling.sft import load_pairs
 from scaling.stage import Stage, Tally, check_tokenizer, fit, shuffled, write_record
@@ -70,15 +70,12 @@ class RewardModel(Transformer):
 
     def scores(self, rows: Rows) -> Tensor:
         """Return the standardised score at each row's last token, (B,)."""
-        hidden = self.hidden(rows.tokens)  # (B, L, C)
-        at_last = hidden[torch.arange(len(rows.last), device=hidden.device), rows.last]  # (B, C)
-        return (self.score(at_last)[:, 0].float() - self.mean) / self.deviation
+        found = self.score(states(self, rows, last=True))[:, 0]
+        return (found.float() - self.mean) / self.deviation
 
     def values(self, rows: Rows) -> Tensor:
-        """Return the score at every state before a token, (B, L-1): a critic's values."""
-        return (
-            self.score(self.hidden(rows.tokens))[:, :-1, 0].float() - self.mean
-        ) / self.deviation
+        """Return the score at the state before each completion token, (M,): a critic's values."""
+        return (self.score(states(self, rows))[:, 0].float() - self.mean) / self.deviation
 
 
 @dataclass(frozen=True, kw_only=True)

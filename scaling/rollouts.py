@@ -80,7 +80,7 @@ def sample_episodes(
     score_of_end = score - ppo.missing_end_penalty * ~ended
     rewards = token_rewards(rows, log_ratio, score_of_end, values["coefficient"])
     if ppo.estimator == "gae":
-        old_values = models.critic.values(rows) * rows.mask
+        old_values = scatter(models.critic.values(rows), rows.mask)
         advantages, returns = gae(
             rewards, old_values, rows.mask, discount=ppo.discount, decay=ppo.gae_lambda
         )

@@ -18,6 +18,8 @@ from scaling.config import ModelConfig
 from scaling.model import Transformer
 from scaling.tokenizer import PAD
 
+CHUNK_TOKENS = 1024  # fewer are bound by calls
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
@@ -58,24 +60,62 @@ def join(
     return Rows(tokens=tokens.to(device), mask=mask.to(device), last=last.to(device))
 
 
-def log_probs(model: Transformer, rows: Rows, *, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+def states(model: Transformer, rows: Rows, *, last: bool = False) -> Tensor:
+    """Return the hidden states that completion tokens are predicted from, (M, C) in row order.
+
+    With `last` the states at each row's last token instead, (B, C). On a CPU, rows of like length
+    go through the model together, so that little of the work is padding.
+    """
+    chunks = by_length(model, rows)
+    if len(chunks) == 1:
+        return _picked(model, rows, last)
+    found = torch.cat([_picked(model, rows.take(chunk), last) for chunk in chunks])
+    counts = torch.ones_like(rows.last) if last else rows.mask.sum(1)
+    order = torch.cat(chunks)
+    there = torch.empty_like(counts)  # where each row's states begin in `found`
+    there[order] = counts[order].cumsum(0) - counts[order]
+    shift = there - (counts.cumsum(0) - counts)
+    return found[torch.arange(len(found)) + shift.repeat_interleave(counts)]
+
+
+def _picked(model: Transformer, rows: Rows, last: bool) -> Tensor:
+    hidden = model.hidden(rows.tokens)  # (B, L, C)
+    if last:
+        return hidden[torch.arange(len(rows.last), device=hidden.device), rows.last]
+    return hidden[:, :-1][rows.mask]
+
+
+def by_length(model: Transformer, rows: Rows) -> list[Tensor]:
+    """Cut rows, sorted by length, into chunks of CHUNK_TOKENS or so; all in one elsewhere.
+
+    Experts see a batch at once: their load is balanced over it.
+    """
+    n = len(rows.last)
+    parts = min(n, rows.n_tokens // CHUNK_TOKENS)
+    if parts < 2 or rows.tokens.device.type != "cpu" or model.config.n_experts:
+        return [torch.arange(n, device=rows.tokens.device)]
+    return list(rows.last.argsort().tensor_split(parts))
+
+
+def log_probs(
+    model: Transformer, rows: Rows, *, temperature: float = 1.0, entropy_learns: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return log-probability and entropy (nats) of each completion token, (M,) each.
 
-    They are in row order, as `rows.mask` selects; `scatter` puts them back. Logits are computed for
-    completion tokens alone.
+    Without `entropy_learns` the entropy has no gradient. Both are in row order, as `rows.mask`
+    selects; `scatter` puts them back. Logits are computed for completion tokens alone.
     """
-    hidden = model.hidden(rows.tokens)[:, :-1][rows.mask]  # (M, C)
-    logits = model.head(hidden).float() / temperature  # (M, V)
+    logits = model.head(states(model, rows)).float() / temperature  # (M, V)
     logp = F.log_softmax(logits, dim=-1)
-    entropy = -(logp.exp() * logp).sum(-1)  # (M,)
+    known = logp if entropy_learns else logp.detach()
+    entropy = -(known.exp() * known).sum(-1)  # (M,)
     return logp.gather(1, rows.tokens[:, 1:][rows.mask][:, None])[:, 0], entropy
 
 
 def completion_losses(model: Transformer, rows: Rows) -> Tensor:
     """Return the cross-entropy (nats) of each completion token, (M,), as `rows.mask` selects."""
-    hidden = model.hidden(rows.tokens)[:, :-1][rows.mask]  # (M, C)
     targets = rows.tokens[:, 1:][rows.mask]
-    return F.cross_entropy(model.head(hidden).float(), targets, reduction="none")
+    return F.cross_entropy(model.head(states(model, rows)).float(), targets, reduction="none")
 
 
 def scatter(values: Tensor, mask: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from scaling.lora import add_lora, merge_lora
 from scaling.loss import linear_cross_entropy
 from scaling.model import Transformer
 from scaling.pairs import Example, encode, parts, read_pairs
-from scaling.rows import completion_losses, forward_flops, join
+from scaling.rows import completion_losses, forward_flops, join, states
 from scaling.schema import Record
 from scaling.stage import Stage, Tally, fit, shuffled, write_record
 from scaling.step import Diverged
@@ -167,7 +167,7 @@ def sft_loss(
     """
     rows = join([e.prompt for e in examples], [e.completion for e in examples], model.device)
     flops = (2 if lora else 3) * forward_flops(model.config, model.vocab_size, rows)
-    hidden = model.hidden(rows.tokens)[:, :-1][rows.mask]  # (M, C)
+    hidden = states(model, rows)  # (M, C)
     loss = linear_cross_entropy(hidden, model.head.weight, rows.tokens[:, 1:][rows.mask])
     return loss + model.router_loss(), rows.n_tokens, flops
 

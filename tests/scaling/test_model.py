@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scaling.config import ModelConfig
 from scaling.loss import linear_cross_entropy
-from scaling.model import Transformer
+from scaling.model import Transformer, rotary_angles, rotate
 
 SHAPES = {
     "llama": {},
@@ -73,6 +73,20 @@ def test_the_cache_gives_the_logits_of_one_pass(model, tokens):
     parts = [model(tokens[:, :10], cache=cache), model(tokens[:, 10:17], cache=cache)]
     parts += [model(tokens[:, i : i + 1], cache=cache) for i in range(17, 24)]
     torch.testing.assert_close(torch.cat(parts, 1), model(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_the_turn_of_a_head_is_the_plain_formula_and_its_gradient():
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64).transpose(1, 2).requires_grad_()
+    cos, sin = (a.double() for a in rotary_angles(torch.arange(3), 8, torch.float32))
+
+    def plain(x):
+        first, second = x.chunk(2, dim=-1)
+        return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+    torch.testing.assert_close(rotate(x, cos, sin), plain(x))
+    weights = torch.randn(2, 5, 3, 8, dtype=torch.float64)
+    found = torch.autograd.grad((rotate(x, cos, sin) * weights).sum(), x)
+    torch.testing.assert_close(found, torch.autograd.grad((plain(x) * weights).sum(), x))
 
 
 def test_rotary_positions_see_distance_alone(tokens):

@@ -6,7 +6,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from scaling.config import ModelConfig
 from scaling.model import Transformer
-from scaling.rows import completion_losses, forward_flops, join, log_probs, padded, scatter
+from scaling.rows import (
+    by_length,
+    completion_losses,
+    forward_flops,
+    join,
+    log_probs,
+    padded,
+    scatter,
+    states,
+)
 from scaling.tokenizer import PAD
 
 PROMPTS, COMPLETIONS = [[5, 6, 2], [7, 2]], [[8, 0], [9, 10, 11]]
@@ -31,6 +40,34 @@ def test_log_probs_are_those_of_the_full_logits(model):
     found = scatter(log_probs(model, rows)[0], rows.mask)
     full = model(rows.tokens).log_softmax(-1)[:, :-1].gather(2, rows.tokens[:, 1:, None])[..., 0]
     torch.testing.assert_close(found, full * rows.mask)
+
+
+def test_rows_in_chunks_of_like_length_give_the_same(model, monkeypatch):
+    generator = torch.Generator().manual_seed(1)
+
+    def ids(n: int) -> list[int]:
+        return torch.randint(4, 40, (n,), generator=generator).tolist()
+
+    prompts, completions = zip(
+        *((ids(1 + i % 7), ids(1 + (3 * i) % 8)) for i in range(12)), strict=True
+    )
+    rows = join(prompts, completions)
+    whole = [states(model, rows), states(model, rows, last=True)]
+    monkeypatch.setattr("scaling.rows.CHUNK_TOKENS", 20)
+    assert len(by_length(model, rows)) > 3
+    found = [states(model, rows), states(model, rows, last=True)]
+    torch.testing.assert_close(found, whole)
+    found[0].square().sum().backward()
+    gradient = model.embedding.weight.grad.clone()
+    model.zero_grad()
+    whole[0].square().sum().backward()
+    torch.testing.assert_close(gradient, model.embedding.weight.grad)
+
+
+def test_entropy_has_a_gradient_where_it_is_asked_for(model):
+    rows = join(PROMPTS, COMPLETIONS)
+    assert not log_probs(model, rows)[1].requires_grad
+    assert log_probs(model, rows, entropy_learns=True)[1].requires_grad
 
 
 def test_padding_changes_no_log_prob(model):
