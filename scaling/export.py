@@ -1,7 +1,8 @@
 """Write a trained model as a folder that `transformers` loads, with equal logits.
 
-    python -m scaling.export checkpoint=runs/NAME/final/sft out=DIR
+    python -m scaling.export checkpoint=runs/NAME/final/sft out=DIR [adapter=true]
 
+With `adapter` a stage tuned by LoRA becomes an adapter folder for `peft`, its base in DIR/base.
 Dense models with rotary positions take Llama's layout, mixtures of experts Mixtral's. What our
 models have and those have not is put into the weights: the normalised embedding into its table
 (the head is then one of its own), scales of attention, residual branches and logits into the
@@ -21,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from conf.app import start, store
+from scaling.adapters import write_adapters
 from scaling.config import ModelConfig, check
 from scaling.model import EMBEDDING_EPS, NORM_EPS, ROPE_BASE, Attention, Block, Transformer
 from scaling.moe import MoE
@@ -38,6 +40,7 @@ class ExportConfig:
     checkpoint: str = ""
     out: str = ""
     tokenizer: str = ""
+    adapter: bool = False
 
     def __post_init__(self) -> None:
         """Check that both ends are named."""
@@ -229,7 +232,11 @@ def main(config: ExportConfig) -> None:
     """Export one model."""
     folder = trained_folder(config.checkpoint)
     trained = open_trained(folder, torch.device("cpu"), tokenizer=config.tokenizer)
-    export(trained, Path(config.out))
+    out = Path(config.out)
+    if config.adapter:
+        hub_config(trained.model)  # a model of no layout is refused before anything is written
+        write_adapters(trained, out)
+    export(trained, out / "base" if config.adapter else out)
     sys.stdout.write(f"{trained.folder} written to {config.out}\n")
 
 

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+ADAPTERS = "adapters.safetensors"  # a tuned stage's factors, beside its merged weights
 ALPHA = 32.0  # of the same source; the best learning rate then hardly depends on the rank
 
 
@@ -57,6 +58,16 @@ def add_lora(
     for name, layer in layers.items():
         _replace(model, name, LoraLinear(layer, rank=rank, alpha=alpha))
     return model
+
+
+def adapters(model: nn.Module) -> dict[str, Tensor]:
+    """Return both factors of every adapted layer, by the layer's name."""
+    found = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, LoraLinear):
+            found[f"{name}.down"] = layer.down.detach().cpu().contiguous()
+            found[f"{name}.up"] = layer.up.detach().cpu().contiguous()
+    return found
 
 
 def merge_lora(model: nn.Module) -> nn.Module:

@@ -1,7 +1,8 @@
 """Supervised fine-tuning on prompt/completion pairs, the loss on completions alone.
 
 All weights are tuned, or low-rank adapters on every linear layer that are merged at the end. The
-default pairs are docstring to body, cut from the corpus; a JSONL file is the same interface.
+default pairs are docstring to body, cut from the corpus; a JSONL file is the same interface. The
+adapters stay beside the merged weights, for those who keep one base and many of them.
 """
 
 import logging
@@ -9,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from scaling import checkpoint
 from scaling.docstrings import corpus_pairs
 from scaling.heldout import clustered_error
-from scaling.lora import add_lora, merge_lora
+from scaling.lora import ADAPTERS, adapters, add_lora, merge_lora
 from scaling.loss import linear_cross_entropy
 from scaling.model import Transformer
 from scaling.pairs import Example, encode, parts, read_pairs
@@ -121,6 +123,8 @@ def run_sft(stage: Stage) -> Record:
     except Diverged as error:
         return write_record(stage, tally, error=str(error))
     if block.method == "lora":
+        path = stage.folder / ADAPTERS
+        save_file(adapters(model), path, metadata={"rank": str(block.lora_rank)})
         merge_lora(model)
     after = test_loss(model, test)
     checkpoint.save(stage.folder, model=model, name="model", state={"step": tally.step})

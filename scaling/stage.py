@@ -47,6 +47,7 @@ STALE = (
     "checkpoint.safetensors",
     "model.safetensors",
     "samples.json",
+    "adapters.safetensors",
 )
 
 

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from scaling import export
+from scaling.adapters import hub_adapters, take_away
 from scaling.config import ModelConfig
 from scaling.export import ExportConfig, hub_config, hub_weights, unexportable
 from scaling.failure import cell_folder
+from scaling.lora import ALPHA, LoraLinear, adapters, add_lora, merge_lora
 from scaling.model import Transformer
+from scaling.sft import run_sft
 from scaling.tokenizer import load_tokenizer
 from scaling.trained import open_trained
 from scaling.trainer import train_trunk
@@ -103,3 +106,59 @@ def test_a_study_of_several_models_is_refused_with_one_of_them(make_cell, tmp_pa
         export.main(ExportConfig(checkpoint=study, out=str(tmp_path / "out")))
     with pytest.raises(ValueError, match="out='' is missing"):
         ExportConfig(checkpoint=study)
+
+
+def test_adapters_are_loaded_by_peft_with_the_merged_models_logits(
+    final_config, pretrained, tmp_path
+):
+    peft = pytest.importorskip("peft", reason="needs peft; install scaling-laws[dev]")
+    final_config.sft.method = "lora"
+    stage = pretrained("sft")
+    run_sft(stage)
+    vocabulary = str(stage.corpus.tokenizer_path)
+    asked = ExportConfig(
+        checkpoint=str(stage.folder), out=str(tmp_path / "out"), tokenizer=vocabulary, adapter=True
+    )
+    export.main(asked)
+    tokens = torch.randint(0, 300, (2, 20), generator=torch.Generator().manual_seed(1))
+    base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out/base").eval()
+    merged = open_trained(stage.folder, torch.device("cpu"), tokenizer=vocabulary).model
+    with torch.no_grad():
+        wanted, before = merged(tokens), base(tokens).logits
+        found = peft.PeftModel.from_pretrained(base, tmp_path / "out").eval()(tokens).logits
+    assert (before - wanted).abs().max() > 1e-3
+    assert (found - wanted).abs().max() < 2e-5 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("model", ["grouped", "mup", "completep"])
+def test_adapters_carry_the_scales_of_the_model(model):
+    torch.manual_seed(0)
+    ours = Transformer(ModelConfig(**MODELS[model]), vocab_size=300, context=24).eval()
+    add_lora(ours, rank=2)
+    for layer in ours.modules():
+        if isinstance(layer, LoraLinear):
+            torch.nn.init.normal_(layer.up, std=0.1)
+    factors = adapters(ours)
+    merged = hub_weights(merge_lora(ours))
+    found = hub_adapters(ours, factors)
+    take_away(ours, factors, 2)
+    base = hub_weights(ours)
+    for name in (n for n in found if n.endswith("lora_A.weight")):
+        layer = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight") + ".weight"
+        update = found[name.replace("lora_A", "lora_B")] @ found[name] * ALPHA / 2
+        torch.testing.assert_close(base[layer] + update, merged[layer], atol=1e-5, rtol=1e-4)
+        assert update.abs().max() > 1e-3
+    assert len(found) == 2 * 7 * ours.config.n_layer
+
+
+def test_a_stage_without_adapters_is_said(final_config, pretrained, tmp_path):
+    stage = pretrained("sft")
+    run_sft(stage)
+    asked = ExportConfig(
+        checkpoint=str(stage.folder),
+        out=str(tmp_path / "out"),
+        tokenizer=str(stage.corpus.tokenizer_path),
+        adapter=True,
+    )
+    with pytest.raises(ValueError, match=r"only a stage of sft\.method=lora has"):
+        export.main(asked)
