@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from scaling.decode import Decoder, has_decoder
 from scaling.model import Cache, Transformer
 from scaling.tokenizer import END, PAD
 
@@ -43,6 +44,7 @@ class Batch:
     rows: Tensor  # (B,) index into the chunk
     cache: Cache
     valid: Tensor  # (B, capacity) True where a key is a real token
+    hidden: Tensor  # (B, capacity) -inf where it is not, else 0
     positions: Tensor  # (B,) position of the next token
     draws: Tensor  # (B, max_new) uniform in [0, 1)
 
@@ -52,6 +54,7 @@ class Batch:
         self.cache.keys = [k[index] for k in self.cache.keys]
         self.cache.values = [v[index] for v in self.cache.values]
         self.rows, self.valid = self.rows[index], self.valid[index]
+        self.hidden = self.hidden[index]
         self.positions, self.draws = self.positions[index], self.draws[index]
 
 
@@ -122,6 +125,7 @@ def _sample(
     log_probs = torch.zeros(n, max_new, device=device)
     counts = torch.full((n,), max_new, device=device)
     batch, logits = _prefill(prompts, model, draws.to(device))
+    decoder = Decoder(model) if has_decoder(model) else None
     alive = torch.ones(n, dtype=torch.bool, device=device)  # of the rows still in the batch
     for step in range(max_new):
         chosen, logp = choose(logits, batch.draws[:, step], temperature)  # (B,) each
@@ -135,7 +139,7 @@ def _sample(
         if n_alive < DROP_SHARE * len(alive):
             batch.keep(alive)
             chosen, alive = chosen[alive], alive[alive]
-        logits = _decode(chosen, model, batch)
+        logits = _decode(chosen, model, batch, decoder)
     return tokens.tolist(), log_probs.tolist(), counts.tolist()
 
 
@@ -162,18 +166,25 @@ def _prefill(
     valid = torch.ones(len(prompts), P + draws.shape[1], dtype=torch.bool, device=device)
     valid[:, :P] = real
     rows = torch.arange(len(prompts), device=device)
-    batch = Batch(rows=rows, cache=cache, valid=valid, positions=lengths, draws=draws)
+    barred = torch.zeros(valid.shape, device=device).masked_fill_(~valid, -torch.inf)
+    batch = Batch(
+        rows=rows, cache=cache, valid=valid, hidden=barred, positions=lengths, draws=draws
+    )
     return batch, model.head(hidden[:, -1])
 
 
-def _decode(chosen: Tensor, model: Transformer, batch: Batch) -> Tensor:
+def _decode(chosen: Tensor, model: Transformer, batch: Batch, decoder: Decoder | None) -> Tensor:
     """Feed one token a row; return the next logits, (B, V)."""
-    mask = batch.valid[:, None, None, : batch.cache.length + 1]  # (B, 1, 1, S)
-    logits = model(
-        chosen[:, None], positions=batch.positions[:, None], mask=mask, cache=batch.cache
-    )
+    seen = batch.cache.length + 1
+    if decoder is not None:
+        logits = decoder.step(chosen, batch.positions, batch.hidden[:, None, :seen], batch.cache)
+    else:
+        mask = batch.valid[:, None, None, :seen]  # (B, 1, 1, S)
+        logits = model(
+            chosen[:, None], positions=batch.positions[:, None], mask=mask, cache=batch.cache
+        )[:, 0]
     batch.positions = batch.positions + 1
-    return logits[:, 0]
+    return logits
 
 
 def choose(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

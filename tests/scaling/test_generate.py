@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scaling.config import ModelConfig
+from scaling.decode import has_decoder
 from scaling.generate import generate
 from scaling.model import Transformer
 from scaling.rows import join, log_probs
@@ -91,3 +92,39 @@ def test_samples_follow_the_models_distribution():
 def test_impossible_requests_are_refused(prompts, n, match):
     with pytest.raises(ValueError, match=match):
         generate(build(), prompts, max_new_tokens=n)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {},
+        {"embedding_norm": False, "tied": False},
+        {"parametrization": "completep", "n_layer": 3, "base_width": 16},
+        {"parametrization": "mup", "base_width": 16},
+    ],
+)
+def test_steps_written_out_give_the_models_logits(shape, monkeypatch):
+    torch.manual_seed(1)
+    config = ModelConfig(**{"n_layer": 2, "d_model": 32, "d_head": 8} | shape)
+    model = Transformer(config, vocab_size=60, context=40).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    prompts = [[5, 6, 7, 2], [8, 2], [9] * 11, [2]]
+    assert has_decoder(model)
+    found = generate(model, prompts, max_new_tokens=20, seed=3)
+    monkeypatch.setattr("scaling.generate.has_decoder", lambda model: False)
+    wanted = generate(model, prompts, max_new_tokens=20, seed=3)
+    assert found.completions == wanted.completions
+    for own, other in zip(found.log_probs, wanted.log_probs, strict=True):
+        torch.testing.assert_close(torch.tensor(own), torch.tensor(other), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "shape", [{"n_kv_head": 1}, {"norm": "layernorm"}, {"n_experts": 4}, {"positions": "learned"}]
+)
+def test_other_models_are_sampled_by_their_own_passes(shape):
+    config = ModelConfig(**{"n_layer": 1, "d_model": 16, "d_head": 8} | shape)
+    model = Transformer(config, vocab_size=60, context=40)
+    assert not has_decoder(model)
+    assert len(generate(model, [[5, 2]], max_new_tokens=3).completions) == 1
