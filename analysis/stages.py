@@ -166,6 +166,7 @@ def ppo_block(
         "discount": 1.0,
         "value_coefficient": 0.5,
         "entropy_coefficient": 0.0,
+        "pretrain_mix": 0.0,
         "temperature": 1.0,
         "peak_lr": rounded(tuning_lr(chosen.lr_fraction, pretrain_lr=pretrain_lr)),
         "seed": seed,
@@ -197,6 +198,7 @@ def ppo_block(
         "discount": f"1, no discount: {INSTRUCTGPT}",
         "value_coefficient": "0.5: a usual value where policy and critic share one step",
         "entropy_coefficient": "0: the KL penalty already holds the entropy up",
+        "pretrain_mix": f"0: no pretraining loss; {INSTRUCTGPT} mixed some in against forgetting",
         "temperature": f"1: {INSTRUCTGPT}; the ratio needs samples of the policy itself",
         "missing_end_penalty": (
             f"{_setting('ppo.missing_end_penalty')}; in deviations of the reward, for a sample that"

@@ -516,6 +516,8 @@ class PpoPlan:
     `estimator` says what an episode is compared with: the critic (`gae`, Schulman et al. 2016), or
     the other completions of its prompt, `group` in all, by their mean and deviation (`grpo`, Shao
     et al. 2024, 2402.03300) or the mean of the others (`rloo`, Ahmadian et al. 2024, 2402.14740).
+    `pretrain_mix` weighs the loss (nats/token) of pretraining windows mixed in, the gamma of
+    PPO-ptx (Ouyang et al. 2022, eq. 2) where rewards are averaged over tokens.
     """
 
     estimator: str = "gae"
@@ -534,6 +536,7 @@ class PpoPlan:
     discount: float = 1.0
     value_coefficient: float = 0.5
     entropy_coefficient: float = 0.0
+    pretrain_mix: float = 0.0
     missing_end_penalty: float = 1.0
     temperature: float = 1.0
     max_new_tokens: int = 64

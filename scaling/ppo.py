@@ -14,14 +14,17 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from scaling import checkpoint
+from scaling.batches import Batches
 from scaling.config import PpoPlan
 from scaling.generate import generate
+from scaling.model import Transformer
 from scaling.optim import make_optimizer, set_lr
 from scaling.reward import gold_of, new_reward_model, score_all
 from scaling.rollouts import Models, Rollouts, sample_episodes
@@ -137,7 +140,7 @@ def learn(stage: Stage, models: Models, tally: Tally, *, prompts: Sequence[Seque
     saver = Saver(stage, tally, model=models.learning(), optimizer=optimizer)
     saver.resume()
     values = tally.values
-    n_steps = math.ceil(ppo.episodes / ppo.batch_episodes)
+    n_steps, mix = math.ceil(ppo.episodes / ppo.batch_episodes), PretrainMix.of(stage)
     progress = open_progress(stage, total=n_steps, done=tally.step)
     with open_curve(stage, resume_step=tally.step) as curve:
         while tally.step < n_steps and not values.get("stopped"):
@@ -146,10 +149,16 @@ def learn(stage: Stage, models: Models, tally: Tally, *, prompts: Sequence[Seque
             chosen = batch_prompts(prompts, ppo, tally.step)
             rollouts = sample_episodes(stage, models, tally, chosen)
             update = improve(
-                models, optimizer, rollouts, ppo, clip=stage.cell.optim.clip, step=tally.step
+                models,
+                optimizer,
+                rollouts,
+                ppo,
+                clip=stage.cell.optim.clip,
+                step=tally.step,
+                mix=mix,
             )
             control(values, ppo, kl=rollouts.summary["kl"], episodes=len(chosen))
-            count(tally, models, rollouts, ppo, episodes=len(chosen))
+            count(tally, models, rollouts, ppo, episodes=len(chosen), mix=mix)
             values["last"] = {**rollouts.summary, **update}
             saver.tick()
             row = {
@@ -189,15 +198,20 @@ def improve(
     *,
     clip: float,
     step: int,
+    mix: "PretrainMix | None" = None,
 ) -> dict[str, float]:
     """Take the inner epochs' steps; return the averages of what they measured."""
     n = len(rollouts.rows.last)
+    steps_each = math.ceil(n / ppo.minibatch_episodes)
     parts: list[dict[str, float]] = []
     for epoch in range(ppo.inner_epochs):
         generator = torch.Generator().manual_seed((ppo.seed * 1_000_003 + step) * 64 + epoch)
         order = torch.randperm(n, generator=generator).to(rollouts.rows.last.device)
-        for index in order.split(ppo.minibatch_episodes):
+        for i, index in enumerate(order.split(ppo.minibatch_episodes)):
             loss, measured = ppo_loss(models, rollouts, index, ppo)
+            if mix is not None:
+                number = (step * ppo.inner_epochs + epoch) * steps_each + i
+                measured["pretrain_loss"] = mix.add(models.policy, number)
             loss.backward()
             norms = [
                 nn.utils.clip_grad_norm_(m.parameters(), clip or math.inf)
@@ -214,6 +228,36 @@ def improve(
                 )
     averages = {k: sum(p[k] for p in parts) / len(parts) for k in parts[0]}
     return averages | {"ratio_max": max(p["ratio_max"] for p in parts)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainMix:
+    """Windows of the pretraining corpus whose loss is mixed in (PPO-ptx, Ouyang et al. 2022)."""
+
+    batches: Batches
+    coefficient: float
+
+    @classmethod
+    def of(cls, stage: Stage) -> "PretrainMix | None":
+        """Return the plan's mix, None without; half a window for each episode of a minibatch."""
+        ppo = stage.config.ppo
+        if not ppo.pretrain_mix:
+            return None
+        rows = max(1, ppo.minibatch_episodes // 2)
+        batches = Batches.of(stage.corpus, stage.cell.data, rows=rows, seed=ppo.seed)
+        return cls(batches=batches, coefficient=ppo.pretrain_mix)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that a step of the optimiser takes."""
+        return self.batches.rows * self.batches.context
+
+    def add(self, model: Transformer, number: int) -> Tensor:
+        """Add the weighted gradient of batch `number`; return its loss in nats/token."""
+        inputs, targets = (torch.from_numpy(a).to(model.device) for a in self.batches(number))
+        loss = model.loss(inputs, targets)
+        (self.coefficient * loss).backward()
+        return loss.detach()
 
 
 def ppo_loss(
@@ -274,7 +318,15 @@ def control(values: dict[str, Any], ppo: PpoPlan, *, kl: float, episodes: int) -
         )
 
 
-def count(tally: Tally, models: Models, rollouts: Rollouts, ppo: PpoPlan, *, episodes: int) -> None:
+def count(
+    tally: Tally,
+    models: Models,
+    rollouts: Rollouts,
+    ppo: PpoPlan,
+    *,
+    episodes: int,
+    mix: PretrainMix | None = None,
+) -> None:
     """Add a step's tokens and FLOPs: sampling, scorings, and the updates of what learns."""
     policy = models.policy
     language = forward_flops(policy.config, policy.vocab_size, rollouts.rows)
@@ -283,6 +335,10 @@ def count(tally: Tally, models: Models, rollouts: Rollouts, ppo: PpoPlan, *, epi
     tally.tokens += rollouts.rows.n_tokens
     critic = scoring if ppo.estimator == "gae" else 0.0
     tally.flops += 2 * language + scoring + critic + 3 * ppo.inner_epochs * (language + critic)
+    if mix is not None:
+        shape = policy.config.shape(vocab_size=policy.vocab_size, context=policy.context)
+        steps = ppo.inner_epochs * math.ceil(episodes / ppo.minibatch_episodes)
+        tally.flops += steps * mix.n_tokens * shape.flops_per_token
     tally.values["episodes"] = tally.values.get("episodes", 0) + episodes
 
 

@@ -1,6 +1,7 @@
 """PPO: advantages, the KL and its control, resumption."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from scaling import checkpoint
 from scaling.config import PpoPlan
 from scaling.ppo import (
+    PretrainMix,
     batch_prompts,
     control,
     improve,
@@ -101,6 +103,31 @@ def test_without_a_critic_the_policy_alone_learns(ready, estimator):
     record = run_ppo(stage)
     assert record.status == "done"
     assert record.metrics["episodes"] == 24
+
+
+def test_a_pretraining_loss_is_mixed_in(sampled):
+    stage, models, rollouts = sampled
+    ppo = PpoPlan(**{**vars(stage.config.ppo), "pretrain_mix": 0.5})
+    stage.config.ppo = ppo
+    mix = PretrainMix.of(stage)
+    assert mix.n_tokens == 2 * 96
+    inputs, targets = map(torch.from_numpy, mix.batches(3))
+    wanted = torch.autograd.grad(
+        0.5 * models.policy.loss(inputs, targets), models.policy.head.weight
+    )
+    value = mix.add(models.policy, 3)
+    torch.testing.assert_close(models.policy.head.weight.grad, wanted[0])
+    assert float(value) == pytest.approx(models.policy.loss(inputs, targets).item())
+    models.policy.zero_grad()
+    quiet = replace(rollouts, advantages=torch.zeros_like(rollouts.advantages))
+    calm = PpoPlan(**{**vars(ppo), "value_coefficient": 0.0})
+    options = {"clip": 1.0, "step": 0}
+    before = models.policy.loss(inputs, targets).item()
+    found = improve(models, new_optimizer(models, stage), quiet, calm, mix=mix, **options)
+    assert found["pretrain_loss"] > 0
+    assert models.policy.loss(inputs, targets).item() < before
+    stage.config.ppo = PpoPlan(**{**vars(ppo), "pretrain_mix": 0.0})
+    assert PretrainMix.of(stage) is None
 
 
 def test_groups_that_do_not_divide_the_batch_are_refused():
