@@ -128,3 +128,20 @@ def test_other_models_are_sampled_by_their_own_passes(shape):
     model = Transformer(config, vocab_size=60, context=40)
     assert not has_decoder(model)
     assert len(generate(model, [[5, 2]], max_new_tokens=3).completions) == 1
+
+
+def test_a_prompt_of_many_rows_goes_through_once(monkeypatch):
+    model, seen = build(), []
+    plain = model.hidden
+
+    def hidden(tokens, **options):
+        seen.append(len(tokens))
+        return plain(tokens, **options)
+
+    monkeypatch.setattr(model, "hidden", hidden)
+    many = [p for p in PROMPTS for _ in range(5)]
+    found = generate(model, many, max_new_tokens=8, seed=2)
+    assert seen[0] == len(PROMPTS)
+    apart = [generate(model, many, max_new_tokens=8, seed=2, batch_rows=1)]
+    assert found.completions == apart[0].completions
+    assert len({tuple(c) for c in found.completions[:5]}) > 1
