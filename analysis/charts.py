@@ -86,6 +86,31 @@ def loss_compute(
     return drawn.svg
 
 
+def compared(series: Mapping[str, tuple[pd.DataFrame, pd.DataFrame | None]]) -> str:
+    """Draw loss against compute of several studies: cells (flops, loss) and frontier by name."""
+    title = "Test loss against training compute"
+    with panel("compared", x=LABELS["flops"], y=LABELS["loss"], logy=True, title=title) as drawn:
+        axis = drawn.ax
+        for colour, (name, (cells, frontier)) in zip(
+            (C1, C2, C3, C4), series.items(), strict=False
+        ):
+            points(axis, cells["flops"], cells["loss"], colour=colour, label=f"cells of {name}")
+            if frontier is not None:
+                band(axis, frontier, colour=colour, label=f"frontier of {name}")
+        axis.legend(loc="best")
+    return drawn.svg
+
+
+def multiplier(table: pd.DataFrame, label: str) -> str:
+    """Draw an effective-compute multiplier (x, y, and lo, hi where known) against compute."""
+    title = "Effective compute"
+    with panel("multiplier", x=LABELS["flops"], y=label, logy=True, title=title) as drawn:
+        band(drawn.ax, table, colour=C1, label="multiplier")
+        drawn.ax.axhline(1.0, color=INK, linewidth=0.8, linestyle=":", label="no difference")
+        drawn.ax.legend(loc="best")
+    return drawn.svg
+
+
 def isoflop(cells: pd.DataFrame, parabolas: pd.DataFrame, vertices: pd.DataFrame) -> str:
     """Draw loss against N at equal compute, with parabolas and their vertices.
 

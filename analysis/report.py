@@ -1,6 +1,7 @@
 """Write one self-contained HTML file: what was asked, the answer, and everything it rests on.
 
     python -m analysis.report runs=runs/quick [out=report.html]
+    python -m analysis.report compare=[runs/A,runs/B] [out=runs/A-against-B.html]
 
 Reads the study's records and, where they exist, law.json, plan.yaml and final/<stage>; a part that
 does not exist yet is left out with a sentence. Alarms come first. No request goes anywhere.
@@ -8,7 +9,7 @@ does not exist yet is left out with a sentence. Alarms come first. No request go
 
 import re
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from analysis import gallery, tables
+from analysis import against, gallery, tables
 from analysis.answer import (
     DEFAULT_LEVEL,
     alarms,
@@ -35,7 +36,7 @@ from analysis.overoptimisation import chosen_grid, of_ppo, read_best_of_n
 from analysis.stage_report import forecast_grid, stage_laws
 from analysis.stage_report import law_grid as stage_law_grid
 from analysis.stage_report import law_pictures as stage_law_pictures
-from analysis.words import number
+from analysis.words import number, power
 from conf.app import start, store
 from scaling.schema import write_text
 
@@ -57,9 +58,13 @@ STAGE_NAMES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo":
 
 @dataclass(kw_only=True)
 class ReportConfig:
-    """The study's folder; law, plan and out default to law.json, plan.yaml, report.html in it."""
+    """The study's folder; law, plan and out default to law.json, plan.yaml, report.html in it.
+
+    `compare` names two studies instead, to be put side by side.
+    """
 
     runs: str = ""
+    compare: list[str] = field(default_factory=list)
     out: str = ""
     law: str = ""
     plan: str = ""
@@ -67,9 +72,44 @@ class ReportConfig:
 
 def report(material: Material) -> str:
     """Return the page."""
+    return rendered("report.html.j2", **context(material))
+
+
+def rendered(name: str, **values: Any) -> str:
+    """Return a template of this package with the pages' common style."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = files("analysis").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(**context(material))
+    folder = files("analysis")
+    template = folder.joinpath(name).read_text(encoding="utf-8")
+    style = folder.joinpath("style.css.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(**values, style=Markup(style))
+
+
+def comparison(a: Material, b: Material) -> str:
+    """Return the page of two studies, side by side."""
+    found = against.check_comparable(a, b)
+    assert a.law is not None
+    assert b.law is not None
+    level = (a.law.intervals or {}).get("level", DEFAULT_LEVEL)
+    names = (a.folder.name, b.folder.name)
+    low, high = against.common_range(a.law, b.law)
+    worth = [against.multiplier(a.law, b.law, c, level=level) for c in (high, low)]
+    return rendered(
+        "against.html.j2",
+        names=names,
+        lede=(
+            f"{len(a.cells())} and {len(b.cells())} cells; N counted as"
+            f" {a.law.count.replace('_', '-')}; both laws were fitted between C = {power(low)} and"
+            f" {power(high)} training FLOPs."
+        ),
+        alarms=found,
+        answer=[against.sentence(m, names, level=level) for m in worth],
+        figures=_inline(against.pictures(a, b, level=level)),
+        table=against.side_by_side(a, b, high, level=level),
+        footer=(
+            "Made by analysis.report; the multiplier is the compute that the second recipe needs"
+            " to reach the first one's loss, over the first one's compute."
+        ),
+    )
 
 
 def context(material: Material) -> dict[str, Any]:
@@ -127,6 +167,9 @@ def context(material: Material) -> dict[str, Any]:
 
 def main(config: ReportConfig) -> None:
     """Read the study, write the page."""
+    if config.compare:
+        compare(config)
+        return
     if not config.runs:
         raise ValueError("runs is not set; give the study's folder, as runs=runs/quick")
     material = read_material(config.runs, law=config.law, plan=config.plan)
@@ -136,6 +179,27 @@ def main(config: ReportConfig) -> None:
     if told:
         lines += [told["text"], told["head"]]
     sys.stdout.write("\n".join([*filter(None, lines), f"report written to {Path(out)}"]) + "\n")
+
+
+def compare(config: ReportConfig) -> None:
+    """Write the page of two studies and print the multiplier."""
+    if len(config.compare) != 2 or config.runs:
+        raise ValueError(
+            f"compare={config.compare} must name two studies, as compare=[runs/A,runs/B], and no"
+            " runs="
+        )
+    a, b = (read_material(folder) for folder in config.compare)
+    page = comparison(a, b)
+    default = a.folder.parent / f"{a.folder.name}-against-{b.folder.name}.html"
+    out = write_text(config.out or default, page)
+    assert a.law is not None
+    assert b.law is not None
+    level = (a.law.intervals or {}).get("level", DEFAULT_LEVEL)
+    names = (a.folder.name, b.folder.name)
+    for flops in reversed(against.common_range(a.law, b.law)):
+        found = against.multiplier(a.law, b.law, flops, level=level)
+        sys.stdout.write(f"{against.sentence(found, names, level=level)}\n")
+    sys.stdout.write(f"report written to {Path(out)}\n")
 
 
 def _final(material: Material) -> dict[str, Any]:
