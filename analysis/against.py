@@ -114,11 +114,11 @@ def multiplier(a: Law, b: Law, flops: float, *, level: float, seed: int = 0) -> 
         return Multiplier(flops=flops, k=point, low=np.nan, high=np.nan)
     rng, n = np.random.default_rng(seed), min(len(a.draws), len(b.draws))
     chosen = [law.draws[rng.permutation(len(law.draws))[:n]] for law in (a, b)]  # type: ignore[index,arg-type]
-    named = [
+    of_a, of_b = (
         {name: drawn[:, i] for i, name in enumerate(law.parameters)}
         for law, drawn in zip((a, b), chosen, strict=True)
-    ]
-    drawn = _needed(a, b, *named, flops) / flops
+    )
+    drawn = _needed(a, b, of_a, of_b, flops) / flops
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     return Multiplier(flops=flops, k=point, low=float(low), high=float(high))
 
