@@ -31,8 +31,10 @@ from analysis.answer import (
 )
 from analysis.evaluations import read_evaluations, task_grid, text_grid
 from analysis.gallery import Picture
+from analysis.laws import Law
 from analysis.material import Material, read_material
 from analysis.overoptimisation import chosen_grid, of_ppo, read_best_of_n
+from analysis.planner import planner_data
 from analysis.stage_report import forecast_grid, stage_laws
 from analysis.stage_report import law_grid as stage_law_grid
 from analysis.stage_report import law_pictures as stage_law_pictures
@@ -146,6 +148,7 @@ def context(material: Material) -> dict[str, Any]:
             "" if plan else "There is no plan yet: run analysis.plan, then write the report again."
         ),
         "plan_blocks": tables.plan_grids(plan),
+        "planner": _planner(law, plan),
         **_final(material),
         **_evaluation(material),
         "cost_table": tables.cost_grid(material),
@@ -179,6 +182,13 @@ def main(config: ReportConfig) -> None:
     if told:
         lines += [told["text"], told["head"]]
     sys.stdout.write("\n".join([*filter(None, lines), f"report written to {Path(out)}"]) + "\n")
+
+
+def _planner(law: Law | None, plan: dict[str, Any] | None) -> dict[str, Any] | None:
+    found = planner_data(law, plan)
+    if found is None:
+        return None
+    return {**found, "law": Markup(found["law"]), "script": Markup(found["script"])}
 
 
 def compare(config: ReportConfig) -> None:

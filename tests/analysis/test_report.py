@@ -1,4 +1,6 @@
+import html
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -14,11 +16,14 @@ import pytest
 from analysis.alarms import Alarm
 from analysis.answer import alarms, length_alarm, verdict
 from analysis.budgets import Budget
+from analysis.constraints import Constraints
 from analysis.laws import Law
 from analysis.material import read_material
 from analysis.plan import make_plan
 from analysis.plan_file import write_plan
+from analysis.planner import planner_data
 from analysis.report import ReportConfig, main, report
+from analysis.split import repeating, split_of
 from analysis.study import study_of
 from analysis.tables import flops_run
 from scaling.schema import read_record
@@ -265,10 +270,9 @@ addEventListener("load", () => {
 </script>"""
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
-def test_table_sorts_in_a_browser_without_errors(page, tmp_path):
-    (tmp_path / "page.html").write_text(page.replace("</body>", SORT + "</body>"))
+def browsed(page: str, script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Load a page with a script added in Chromium; stdout is its document afterwards."""
+    (folder / "page.html").write_text(page.replace("</body>", script + "</body>"))
     flags = [
         "--headless",
         "--no-sandbox",
@@ -285,13 +289,76 @@ def test_table_sorts_in_a_browser_without_errors(page, tmp_path):
     command = [
         CHROMIUM,
         *flags,
-        f"--user-data-dir={tmp_path}/profile",
-        f"file://{tmp_path}/page.html",
+        f"--user-data-dir={folder}/profile",
+        f"file://{folder}/page.html",
     ]
-    environment = {**os.environ, "HOME": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    environment = {**os.environ, "HOME": str(folder)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_table_sorts_in_a_browser_without_errors(page, tmp_path):
+    done = browsed(page, SORT, tmp_path)
     assert re.search(r"sorted=true aria=descending rows=\d\d overflow=false", done.stdout)
     assert "CONSOLE" not in done.stderr
+
+
+ASKED = (
+    {},
+    {"log_flops": "13.5", "speed": "1e12", "utilisation": "0.5", "price": "3"},
+    {"log_flops": "13", "unique": "2e7"},
+    {"log_flops": "13", "inference": "1e8"},
+    {"log_flops": "13", "unique": "5e6", "inference": "1e8"},
+)
+MOVE = """<script>
+addEventListener("load", () => {
+  const form = document.getElementById("planner"), table = document.getElementById("planned");
+  const found = ASKED.map(asked => {
+    form.reset();
+    for (const name in asked) form.elements[name].value = asked[name];
+    form.dispatchEvent(new Event("input"));
+    const flops = 10 ** +form.elements.log_flops.value;
+    return { flops, plan: JSON.parse(table.dataset.plan), text: table.textContent };
+  });
+  const result = document.createElement("pre");
+  result.id = "result"; result.textContent = JSON.stringify(found); document.body.append(result);
+});
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_the_planner_in_the_page_agrees_with_the_plan(page, material, tmp_path):
+    done = browsed(page, MOVE.replace("ASKED", json.dumps(ASKED)), tmp_path)
+    assert "CONSOLE" not in done.stderr
+    told = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL).group(1)
+    level = material.law.intervals["level"]
+    for asked, found in zip(ASKED, json.loads(html.unescape(told)), strict=True):
+        demands = Constraints(
+            unique_tokens=float(asked.get("unique", 0)) or None,
+            inference_tokens=float(asked.get("inference", 0)) or None,
+        )
+        split = split_of(material.law, found["flops"], demands, level=level, flat_nats=0.002)
+        law = repeating(material.law, demands)
+        options = {"unique_tokens": demands.unique_tokens, "force": True}
+        wanted = law.predict(split.params, split.tokens, level, **options)
+        plan = found["plan"]
+        assert plan["params"] == pytest.approx(split.params, rel=5e-5)
+        assert plan["tokens"] == pytest.approx(split.tokens, rel=5e-5)
+        assert plan["interval"] == pytest.approx(split.interval, rel=5e-5)
+        ends = [float(v) for v in (wanted.loss, wanted.low, wanted.high)]
+        assert plan["loss"] == pytest.approx(ends, rel=5e-5)
+    priced = json.loads(html.unescape(told))[1]
+    assert priced["plan"]["hours"] == pytest.approx(10**13.5 / 5e11 / 3600, rel=1e-6)
+    assert priced["plan"]["money"] == pytest.approx(3 * priced["plan"]["hours"])
+    assert "cost of training" in priced["text"]
+
+
+def test_without_a_law_of_draws_there_is_no_planner(material):
+    assert planner_data(None, None) is None
+    assert planner_data(replace(material.law, draws=None), None) is None
+    assert "planner-law" not in report(replace(material, law=None))
 
 
 def test_a_reward_that_is_no_better_than_length_is_an_alarm(folder):
