@@ -178,7 +178,12 @@ class TokenizerConfig:
         )
 
 
-TRUTHS = ("markov", "hmm")
+TRUTHS = ("markov", "hmm", "zipf", "hierarchy")
+OWN_TRUTH = {  # settings that one source alone reads, so that they are no part of another's cell
+    "zipf": ("name_length", "exponent", "noise"),
+    "hierarchy": ("rules", "branches", "depth"),
+}
+MOST_STATES = 4096
 BYTES_ALONE = 264  # a vocabulary of single bytes: no merges, so that a symbol is a token
 
 
@@ -187,12 +192,19 @@ class TruthConfig:
     """A source of known entropy (scaling.truth).
 
     `markov` reads `order`, `hmm` reads `states`; each state's symbols are Dirichlet(concentration).
+    `zipf` reads `name_length`, `exponent` and `noise`, `hierarchy` `rules`, `branches`, `depth`.
     """
 
     symbols: int = 16
     order: int = 2
     states: int = 64
     concentration: float = 0.3
+    name_length: int = 2
+    exponent: float = 0.5
+    noise: float = 0.0
+    rules: int = 2
+    branches: int = 2
+    depth: int = 6
     train_symbols: int = 4_000_000
     test_symbols: int = 200_000
     seed: int = 0
@@ -213,6 +225,25 @@ class TruthConfig:
             self.concentration > 0,
             "must be above 0",
         )
+        names = self.symbols ** (self.name_length + 1) // (self.symbols - 1)
+        check(
+            "data.truth.name_length",
+            self.name_length,
+            self.name_length >= 1 and names <= MOST_STATES,
+            f"must be at least 1, and names of {self.symbols} symbols at most {MOST_STATES} states",
+        )
+        check("data.truth.exponent", self.exponent, self.exponent > 0, "must be above 0")
+        check("data.truth.noise", self.noise, 0 <= self.noise < 1, "must lie in [0, 1)")
+        for name, least in (("rules", 1), ("branches", 2), ("depth", 1)):
+            value = getattr(self, name)
+            check(f"data.truth.{name}", value, value >= least, f"must be at least {least}")
+        check(
+            "data.truth.rules",
+            self.rules,
+            self.rules <= self.symbols ** (self.branches - 1),
+            "are more than there are different tuples for, symbols^(branches - 1) ="
+            f" {self.symbols ** (self.branches - 1)}",
+        )
         for name in ("train_symbols", "test_symbols"):
             check(f"data.truth.{name}", getattr(self, name), getattr(self, name) > 0, "is empty")
 
@@ -221,7 +252,7 @@ class TruthConfig:
 class DataConfig:
     """Where text comes from: `stdlib` (the running interpreter's own source), files, or a hub set.
 
-    `markov` and `hmm` are made, with an entropy that is known: `truth` shapes them.
+    Those of TRUTHS are made, with an entropy that is known: `truth` shapes them.
 
     `source: files` reads `train` (folders, globs or files: .txt .py .md .jsonl[.gz|.xz] .parquet),
     and `test` likewise or, when that is empty, a fixed hash share of the training documents.
@@ -644,6 +675,10 @@ class CellConfig:
         """Return the part that makes the cell what it is, complete."""
         values = dataclasses.asdict(self)
         found = {name: values[name] for name in SCIENCE}
+        for source, names in OWN_TRUTH.items():
+            if self.data.source != source:
+                for name in names:
+                    del found["data"]["truth"][name]
         if self.stage != "pretrain":
             found |= {"stage": self.stage, "sft": described(self.sft)}
         if self.stage in ("reward", "ppo"):

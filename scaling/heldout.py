@@ -12,7 +12,7 @@ from scaling.config import TruthConfig
 from scaling.data import Corpus
 from scaling.model import Transformer
 from scaling.parallel import is_part
-from scaling.truth import ALPHABET, Process
+from scaling.truth import ALPHABET, process_of
 
 BINS = 10  # of confidence, equally wide (Guo et al. 2017)
 ROWS = 16  # windows scored at once; the logits then stay near the cache
@@ -73,7 +73,7 @@ def known_loss(corpus: Corpus, inputs: np.ndarray, targets: np.ndarray) -> float
     symbols = np.full(corpus.meta["vocab_size"], -1)
     for symbol, letter in enumerate(ALPHABET):
         symbols[corpus.tokenizer.token_to_id(letter)] = symbol
-    process = Process.of(source, TruthConfig(**values))
+    process = process_of(source, TruthConfig(**values))
     return process.bayes_loss(symbols[inputs], symbols[targets])
 
 

@@ -1,8 +1,13 @@
 """Text whose entropy is known, to check a fitted offset E against (Shannon 1948, section 7).
 
-Both sources are unifilar: state and symbol fix the next state, so the entropy rate is exactly
-H = -sum_s pi_s sum_x p(x|s) log p(x|s). `markov` has the last `order` symbols as its state, `hmm`
-hides `states` behind a random map. A symbol is one character and one token.
+`markov`, `hmm` and `zipf` are unifilar: state and symbol fix the next state, so the entropy rate is
+exactly H = -sum_s pi_s sum_x p(x|s) log p(x|s). `markov` has the last `order` symbols as its state,
+`hmm` hides `states` behind a random map. `zipf` names one of symbols^`name_length` things, the k-th
+of them with chance ~ k^-(1 + `exponent`), and gives its fixed answer, or with chance `noise` any:
+a table to be learned by heart (its loss falls as N^-z and D^(-z/(1+z)), z the exponent).
+`hierarchy` is the random hierarchy model (Cagnetta et al. 2024, 2307.02129): sentences of
+branches^depth symbols, each symbol of a level one of `rules` tuples of the next, all tuples
+different. A symbol is one character and one token.
 """
 
 import string
@@ -11,6 +16,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 import numpy as np
+from scipy.special import xlogy
 
 from scaling.config import TruthConfig
 
@@ -33,6 +39,13 @@ class Process:
         if source == "markov":
             states = k**config.order
             following = (np.arange(states)[:, None] * k + np.arange(k)) % states
+        elif source == "zipf":
+            emission, following = _memoriser(config, rng)
+            return cls(
+                emission=emission,
+                following=following,
+                stationary=_stationary(emission, following),
+            )
         else:
             states = config.states
             following = rng.integers(states, size=(states, k))
@@ -48,7 +61,7 @@ class Process:
     def entropy_rate(self) -> float:
         """Nats per symbol, for a reader who has seen everything before."""
         e = self.emission
-        return float(-(self.stationary[:, None] * e * np.log(e)).sum())
+        return float(-(self.stationary[:, None] * xlogy(e, e)).sum())
 
     def sample(self, n: int, *, seed: int) -> str:
         """Return n symbols from the stationary state on."""
@@ -94,9 +107,77 @@ def _stationary(emission: np.ndarray, following: np.ndarray) -> np.ndarray:
     raise ValueError("the process has no stationary state; take another data.truth.seed")
 
 
+def _memoriser(config: TruthConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return emission and following of `zipf`: states are the parts of a name, and the names."""
+    k, length = config.symbols, config.name_length
+    chance = np.arange(1, k**length + 1) ** -(1.0 + config.exponent)
+    chance = rng.permutation(chance / chance.sum())
+    emissions, followings, first = [], [], 0
+    for j in range(length):
+        mass = chance.reshape(k**j, k, -1).sum(2)  # (prefixes, k)
+        first += k**j  # the number of the next level's first state
+        emissions.append(mass / mass.sum(1, keepdims=True))
+        followings.append(first + np.arange(k ** (j + 1)).reshape(k**j, k))
+    answers = np.full((k**length, k), config.noise / k)
+    answers[np.arange(k**length), rng.integers(k, size=k**length)] += 1 - config.noise
+    emissions.append(answers)
+    followings.append(np.zeros((k**length, k), dtype=np.int64))
+    return np.concatenate(emissions), np.concatenate(followings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hierarchy:
+    """The random hierarchy model: for each level the tuples (v, m, s) of every symbol."""
+
+    levels: list[np.ndarray]
+
+    @classmethod
+    def of(cls, config: TruthConfig) -> "Hierarchy":
+        """Draw the rules of a config from its seed."""
+        rng, v = np.random.default_rng(config.seed), config.symbols
+        m, s = config.rules, config.branches
+        places = v ** np.arange(s)
+        levels = []
+        for _ in range(config.depth):
+            tuples = rng.choice(v**s, size=v * m, replace=False)
+            levels.append((tuples[:, None] // places % v).reshape(v, m, s))
+        return cls(levels=levels)
+
+    @property
+    def sentence(self) -> int:
+        """Symbols of a sentence."""
+        return self.levels[0].shape[2] ** len(self.levels)
+
+    @property
+    def entropy_rate(self) -> float:
+        """Nats per symbol: a root, and a choice of rule at every inner symbol."""
+        v, m, s = self.levels[0].shape
+        inner = (self.sentence - 1) // (s - 1)
+        return float((np.log(v) + inner * np.log(m)) / self.sentence)
+
+    def sample(self, n: int, *, seed: int) -> str:
+        """Return n symbols of sentence after sentence."""
+        rng = np.random.default_rng([seed, n])
+        v, m, _ = self.levels[0].shape
+        found = rng.integers(v, size=(-(-n // self.sentence), 1))
+        for rules in self.levels:
+            found = rules[found, rng.integers(m, size=found.shape)].reshape(len(found), -1)
+        letters = np.array(list(ALPHABET))
+        return "".join(letters[found.ravel()[:n]])
+
+    def bayes_loss(self, inputs: np.ndarray, targets: np.ndarray) -> float:
+        """Return the entropy rate, which is below what a reader of one window can reach."""
+        return self.entropy_rate
+
+
+def process_of(source: str, config: TruthConfig) -> Process | Hierarchy:
+    """Return the process of a source."""
+    return Hierarchy.of(config) if source == "hierarchy" else Process.of(source, config)
+
+
 def texts(source: str, config: TruthConfig) -> tuple[str, str]:
     """Return the training and the test text."""
-    process = Process.of(source, config)
+    process = process_of(source, config)
     return (
         process.sample(config.train_symbols, seed=config.seed),
         process.sample(config.test_symbols, seed=config.seed + 1),

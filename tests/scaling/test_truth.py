@@ -2,20 +2,22 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from scaling.config import CellConfig, DataConfig, TruthConfig
+from scaling.config import CellConfig, DataConfig, TokenizerConfig, TruthConfig
 from scaling.data import open_corpus
 from scaling.heldout import make_test_set
 from scaling.trainer import train_trunk
-from scaling.truth import ALPHABET, Process
+from scaling.truth import ALPHABET, Hierarchy, Process
 
+BYTES = TokenizerConfig(vocab_size=264)
 SMALL = TruthConfig(symbols=4, order=2, states=6, train_symbols=20_000, test_symbols=5_000)
 
 
-@pytest.mark.parametrize("source", ["markov", "hmm"])
+@pytest.mark.parametrize("source", ["markov", "hmm", "zipf"])
 def test_the_entropy_rate_is_that_of_long_blocks(source):
     process = Process.of(source, SMALL)
     text = process.sample(200_000, seed=3)
@@ -50,6 +52,57 @@ def test_the_best_readers_loss_is_the_exact_conditional_entropy_of_a_window(sour
     losses = [process.bayes_loss(w[None, :-1], w[None, 1:]) for w in windows]
     mean = sum(chance(word) * loss for word, loss in zip(words, losses, strict=True))
     assert mean == pytest.approx((entropy(length + 1) - entropy(1)) / length)
+
+
+def test_names_by_zipfs_law_have_the_entropy_of_names_and_answers():
+    config = TruthConfig(symbols=6, name_length=2, exponent=0.5, noise=0.3)
+    process = Process.of("zipf", config)
+    assert len(process.stationary) == 1 + 6 + 36
+    chance = np.arange(1, 37) ** -1.5
+    chance /= chance.sum()
+    right, wrong = 0.7 + 0.3 / 6, 0.3 / 6
+    answer = -right * np.log(right) - 5 * wrong * np.log(wrong)
+    assert process.entropy_rate == pytest.approx((-(chance * np.log(chance)).sum() + answer) / 3)
+    text = Process.of("zipf", replace(config, noise=0.0)).sample(3000, seed=0)
+    first = next(i for i in range(3) if len({text[j : j + 3] for j in range(i, 2900, 3)}) <= 36)
+    triples = [text[j : j + 3] for j in range(first, 2900, 3)]
+    assert len({t[:2] for t in triples}) == len(set(triples))  # the name says the answer
+
+
+@pytest.mark.parametrize(
+    ("shape", "rate"), [((16, 4, 2, 3), 1.5596), ((32, 8, 2, 4), 2.1661), ((8, 2, 2, 6), 0.7148)]
+)
+def test_the_hierarchys_entropy_is_the_known_one(shape, rate):
+    v, m, s, depth = shape
+    config = TruthConfig(symbols=v, rules=m, branches=s, depth=depth)
+    process = Hierarchy.of(config)
+    assert process.entropy_rate == pytest.approx(rate, abs=5e-5)
+    assert process.sentence == s**depth
+    text = process.sample(40 * process.sentence, seed=1)
+    symbols = np.array([ALPHABET.index(c) for c in text]).reshape(40, -1)
+    for rules in reversed(process.levels):  # every sentence has one derivation, up to its root
+        parents = {tuple(t): a for a, row in enumerate(rules) for t in row}
+        assert len(parents) == v * m
+        symbols = np.array([[parents[tuple(t)] for t in row.reshape(-1, s)] for row in symbols])
+    assert symbols.shape == (40, 1)
+    assert process.sample(100, seed=1)[:50] != process.sample(100, seed=2)[:50]
+
+
+def test_settings_of_other_sources_are_no_part_of_a_cell(make_cell):
+    cell = make_cell()
+    known = cell.run_id()
+    cell.data.truth.depth = 3
+    assert cell.run_id() == known
+    made = replace(cell, data=replace(cell.data, source="hierarchy"), tokenizer=BYTES)
+    other = replace(made, data=replace(made.data, truth=replace(made.data.truth, depth=4)))
+    assert made.run_id() != other.run_id()
+
+
+def test_impossible_sources_are_refused():
+    with pytest.raises(ValueError, match=r"data.truth.rules=9 are more than"):
+        TruthConfig(symbols=8, rules=9)
+    with pytest.raises(ValueError, match=r"at most 4096 states"):
+        TruthConfig(symbols=20, name_length=3)
 
 
 def test_a_symbol_is_a_token_and_the_record_keeps_the_least_loss(make_cell, tmp_path):
