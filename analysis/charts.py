@@ -28,6 +28,7 @@ from analysis.figures import (
     sized_lines,
     sized_points,
     star,
+    tips_of,
 )
 from analysis.words import power
 
@@ -94,7 +95,8 @@ def compared(series: Mapping[str, tuple[pd.DataFrame, pd.DataFrame | None]]) -> 
         for colour, (name, (cells, frontier)) in zip(
             (C1, C2, C3, C4), series.items(), strict=False
         ):
-            points(axis, cells["flops"], cells["loss"], colour=colour, label=f"cells of {name}")
+            label, tips = f"cells of {name}", tips_of(cells)
+            points(axis, cells["flops"], cells["loss"], colour=colour, label=label, tips=tips)
             if frontier is not None:
                 band(axis, frontier, colour=colour, label=f"frontier of {name}")
         axis.legend(loc="best")
@@ -122,7 +124,9 @@ def isoflop(cells: pd.DataFrame, parabolas: pd.DataFrame, vertices: pd.DataFrame
         budgets = sorted(cells["budget"].unique())
         for colour, budget in zip(ramp(len(budgets)), budgets, strict=True):
             here = cells[cells["budget"] == budget]
-            points(axis, here["params"], here["loss"], colour=colour, label=f"{power(budget)}")
+            label = f"{power(budget)}"
+            tips = tips_of(here)
+            points(axis, here["params"], here["loss"], colour=colour, label=label, tips=tips)
             line = parabolas[parabolas["budget"] == budget]
             at = vertices[vertices["budget"] == budget]
             dash = "-" if len(at) else ":"
@@ -235,7 +239,7 @@ def target(
         colours = ramp(len(bands)) if len(bands) > 1 else [C1]
         for colour, (name, table) in zip(colours, bands.items(), strict=True):
             here = runs[runs["series"] == name]
-            points(axis, here[x], here[y], colour=colour)
+            points(axis, here[x], here[y], colour=colour, tips=tips_of(here))
             band(axis, table, colour=colour, label=name)
         axis.legend(loc="best")
     return drawn.svg

@@ -11,7 +11,7 @@ A band is a table with columns x, y and, where there is an interval, lo and hi.
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,6 +60,7 @@ LABELS = {
 LETTERS = {"params": "N", "tokens": "D", "flops": "C", "pairs": "n", "examples": "D_f"}
 NAMED_SIZES = 6  # of a legend
 SHADES = 64
+MOST_TIPS = 500  # points of a figure that say what run they are
 # Multiples of a power of ten that are labelled on an axis of more than so many decades.
 TICKS = (
     (2.2, (1.0,)),
@@ -131,6 +132,7 @@ def themed(svg: str, *, name: str, title: str) -> str:
         svg,
         count=1,
     )
+    svg = re.sub(rf'<a xlink:href="{TIP}([^"]*)"[^>]*>(.*?)</a>', _TIPPED, svg, flags=re.S)
     svg = re.sub(r"\n\s*", "\n", svg)
     for sentinel, css in _css().items():
         svg = svg.replace(sentinel, css)
@@ -150,6 +152,8 @@ def standalone(svg: str) -> str:
     )
 
 
+TIP = "tip:"  # marks an address that is none: what is shown over a point
+_TIPPED = r"<g><title>\1</title>\2</g>"
 _XMLNS = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 
 
@@ -246,11 +250,26 @@ def points(
     colour: str,
     label: str | None = None,
     marker: str = "o",
+    tips: Sequence[str] = (),
 ) -> None:
-    """Draw runs as small open-edged points under the curves."""
-    axis.scatter(
+    """Draw runs as small open-edged points under the curves; `tips` are shown over each."""
+    drawn = axis.scatter(
         x, y, s=16, color=colour, marker=marker, label=label, alpha=0.85, linewidth=0, zorder=1
     )
+    if len(tips):
+        drawn.set_urls([f"{TIP}{t}" for t in tips])
+
+
+def tips_of(cells: pd.DataFrame) -> list[str]:
+    """Say what run is behind each point: its name, N, D and loss, as far as the table has them."""
+    if "run" not in cells or len(cells) > MOST_TIPS:
+        return []
+    names = {"params": "N", "tokens": "D", "flops": "C", "loss": "loss"}
+    known = {k: n for k, n in names.items() if k in cells}
+    return [
+        ", ".join([str(row["run"]), *(f"{n} {short(row[k])}" for k, n in known.items())])
+        for row in cells.to_dict(orient="records")
+    ]
 
 
 def star(
@@ -282,7 +301,11 @@ def sized_points(
     sizes, rank = np.unique(np.asarray(cells["params"], dtype=float), return_inverse=True)
     shades = np.array(ramp(min(len(sizes), SHADES)))
     colours = shades[np.arange(len(sizes)) * len(shades) // len(sizes)]
-    axis.scatter(cells[x], cells[y], s=16, color=colours[rank], alpha=0.85, linewidth=0, zorder=1)
+    drawn = axis.scatter(
+        cells[x], cells[y], s=16, color=colours[rank], alpha=0.85, linewidth=0, zorder=1
+    )
+    if found := tips_of(cells):
+        drawn.set_urls([f"{TIP}{t}" for t in found])
     step = max(1, -(-len(sizes) // NAMED_SIZES))
     for size, colour in list(zip(sizes, colours, strict=True))[::step] if label else []:
         points(axis, [], [], colour=colour, label=f"N = {short(size)}")

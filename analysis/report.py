@@ -33,6 +33,7 @@ from analysis.evaluations import read_evaluations, task_grid, text_grid
 from analysis.gallery import Picture
 from analysis.laws import Law
 from analysis.material import Material, read_material
+from analysis.mirror import MODES, mirror_report
 from analysis.overoptimisation import chosen_grid, of_ppo, read_best_of_n
 from analysis.planner import planner_data
 from analysis.stage_report import forecast_grid, stage_laws
@@ -62,7 +63,8 @@ STAGE_NAMES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo":
 class ReportConfig:
     """The study's folder; law, plan and out default to law.json, plan.yaml, report.html in it.
 
-    `compare` names two studies instead, to be put side by side.
+    `compare` names two studies instead, to be put side by side; `wandb` of offline or online logs
+    the page as an artifact too.
     """
 
     runs: str = ""
@@ -70,6 +72,12 @@ class ReportConfig:
     out: str = ""
     law: str = ""
     plan: str = ""
+    wandb: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the wandb mode."""
+        if self.wandb not in ("", *MODES):
+            raise ValueError(f"wandb={self.wandb} is unknown; choose one of {', '.join(MODES)}")
 
 
 def report(material: Material) -> str:
@@ -182,6 +190,8 @@ def main(config: ReportConfig) -> None:
     if told:
         lines += [told["text"], told["head"]]
     sys.stdout.write("\n".join([*filter(None, lines), f"report written to {Path(out)}"]) + "\n")
+    if config.wandb:
+        mirror_report(material, Path(out), mode=config.wandb)
 
 
 def _planner(law: Law | None, plan: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ ORDER = [
     "mirror", "runlog", "heldout", "health", "passes", "memory", "step", "trainer",
 ]  # fmt: skip
 ONLY = {
-    "wandb": {"scaling.mirror"},
+    "wandb": {"scaling.mirror", "analysis.mirror"},  # one place a room
     "submitit": {"scaling.submit"},
     "seaborn": {"analysis.figures"},
     "matplotlib": {"analysis.figures", "scaling.coordinates"},

@@ -130,3 +130,22 @@ def test_many_sizes_share_one_legend_of_six(cells):
     many = pd.concat([cells.assign(params=cells["params"] * f) for f in np.geomspace(1, 2, 40)])
     shown = texts(charts.residuals(many, "flops"))
     assert sum(text.startswith("N = ") for text in shown) == 6
+
+
+def test_points_say_what_run_they_are():
+    cells = pd.DataFrame(
+        {
+            "run": ["a1", "b2"],
+            "params": [1e4, 2e4],
+            "tokens": [1e5, 2e5],
+            "flops": [6e9, 2.4e10],
+            "loss": [4.0, 3.5],
+        }
+    )
+    svg = charts.loss_compute(cells.iloc[:0], cells)
+    assert re.findall(r"<g><title>(\w\w), N 10k, D 100k", svg) == ["a1"]
+    assert svg.count("<g><title>") == 2
+    assert "tip:" not in svg
+    assert "<a " not in svg
+    many = pd.concat([cells] * 300, ignore_index=True)
+    assert "<g><title>" not in charts.loss_compute(cells.iloc[:0], many)

@@ -367,3 +367,19 @@ def test_a_reward_that_is_no_better_than_length_is_an_alarm(folder):
     known = {"accuracy": 0.66, "length_accuracy": 0.65, "over_length": 0.01, "over_length_se": 0.02}
     assert "not shown to measure more than length" in length_alarm(replace(record, metrics=known))
     assert length_alarm(replace(record, metrics=known | {"over_length": 0.05})) == ""
+
+
+@pytest.mark.slow
+def test_the_report_is_logged_to_wandb_offline(folder, tmp_path):
+    study = tmp_path / "small"
+    shutil.copytree(folder, study)
+    command = [sys.executable, "-m", "analysis.report", f"runs={study}", "wandb=offline"]
+    environment = {**os.environ, "WANDB_SILENT": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment)
+    assert done.returncode == 0, done.stderr
+    (kept,) = (study / "wandb").glob("offline-run-*/*.wandb")
+    written = kept.read_bytes()
+    for name in (b"report-small", b"report.html", b"law.json", b"cells"):
+        assert name in written
+    with pytest.raises(ValueError, match="wandb=sometimes is unknown; choose one of offline"):
+        ReportConfig(wandb="sometimes")
