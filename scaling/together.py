@@ -28,8 +28,13 @@ log = logging.getLogger(__name__)
 def train_together(cell: CellConfig) -> Record:
     """Train a cell as one of the ranks; return its record.
 
-    SIGTERM and SIGUSR2 at any rank end all of them after a checkpoint.
+    SIGTERM and SIGUSR2 at any rank end all of them after a checkpoint. ValueError for a stage after
+    pretraining, which one process trains.
     """
+    if cell.stage != "pretrain":
+        raise ValueError(
+            f"stage={cell.stage} is trained by one process; start it without torchrun or srun"
+        )
     world, pulse = join(cell.machine.device), Pulse()
 
     def stop(number: int, frame: object) -> None:

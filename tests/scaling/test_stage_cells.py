@@ -13,6 +13,7 @@ from scaling.config import BudgetConfig, CellConfig, PpoPlan, RewardPlan, SftPla
 from scaling.failure import cell_folder, record_path, status_of, trained_at
 from scaling.schema import read_json, read_record
 from scaling.stage_cells import best_policy, resolve_policies, train_stages
+from scaling.together import train_together
 from scaling.trainer import train_trunk
 from scaling.work import Work, parcels, tasks_of
 
@@ -163,3 +164,8 @@ def test_every_stage_has_a_cost(cell):
     assert all(flops > 0 for flops, _ in costs)
     adapters = replace(cell, sft=replace(cell.sft, method="lora"))
     assert workload(adapters)[0] == pytest.approx(costs[1][0] * 2 / 3)
+
+
+def test_several_ranks_are_refused_to_a_stage(cell):
+    with pytest.raises(ValueError, match="stage=sft is trained by one process; start it without"):
+        train_together(cell)
