@@ -481,3 +481,21 @@ def test_ranks_that_srun_starts_train_one_cell(cluster, tiny, tmp_path):
     assert "2 ranks" in said
     (record,) = read_records(tmp_path / "runs/tiny")
     assert (record.status, record.steps) == ("done", 100)
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_stages_of_a_model_run_as_jobs_like_any_cell(cluster, on_slurm, tmp_path):
+    pairs = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"name {i}", "completion": f"value {i % 3}"} for i in range(40)]
+    pairs.write_text("".join(f"{json.dumps(r)}\n" for r in rows))
+    grid = ["model.d_model=8", "budget.n_tokens=1024", "stage=sft", f"sft.data={pairs}"]
+    grid += ["sft.batch_examples=4", "sft.examples=4,8"]
+    done = sweep(*on_slurm, *grid)
+    assert done.returncode == 0, done.stderr
+    study = tmp_path / "runs/tiny"
+    assert sorted(r.stage for r in read_records(study)) == ["pretrain", "sft", "sft"]
+    assert len(read_jobs(study)) == 1  # the model is trained once, by the job that tunes it
+    more = sweep(*on_slurm, *grid, "sft.epochs=3")
+    assert more.returncode == 0, more.stderr
+    assert [len(j.cells) for j in read_jobs(study)] == [2, 1, 1]
