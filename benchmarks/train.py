@@ -1,6 +1,7 @@
 """A training step against two plain references at equal size, rung by rung, on one thread or a GPU.
 
     python benchmarks/train.py [--rungs m25k,m83k,...] [--rounds 5] [--seconds 2] [--device cpu]
+        [--precision fp32|bf16]
 
 - ours: the step of `scaling.step` (loss, backward, clipping, optimiser);
 - llama: `transformers`' LlamaForCausalLM of the same shape, its own loss, AdamW (extra `bench`;
@@ -46,7 +47,7 @@ WARM_STEPS = 3
 Step = Callable[[], None]
 
 
-def cell(rung: str, device: str) -> CellConfig:
+def cell(rung: str, device: str, precision: str = "fp32") -> CellConfig:
     """Return a cell of the default corpus at vocabulary 512, as the quick study has it."""
     model = ModelConfig(**OmegaConf.load(ROOT / f"conf/model/{rung}.yaml"))
     return CellConfig(
@@ -54,7 +55,7 @@ def cell(rung: str, device: str) -> CellConfig:
         model=model,
         tokenizer=TokenizerConfig(vocab_size=512),
         budget=BudgetConfig(n_tokens=1e6),
-        machine=MachineConfig(device=device, threads=1),
+        machine=MachineConfig(device=device, threads=1, precision=precision),
         log=LogConfig(wandb="disabled"),
     )
 
@@ -195,6 +196,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     options = parser.parse_args()
     print(
         f"{'rung':8}{'non-emb. N':>12}{'batch':>7}{'tokens/s':>10}{'GFLOP/s':>9}{'of peak':>9}"
@@ -202,7 +204,7 @@ def main() -> None:
     )
     ratios: dict[str, list[float]] = {name: [] for name in REFERENCES}
     for rung in options.rungs.split(","):
-        setting = prepare(cell(rung, options.device), lambda flops: None)
+        setting = prepare(cell(rung, options.device, options.precision), lambda flops: None)
         r, steps = setting.resolved, contestants(setting)
         rates: dict[str, list[float]] = {name: [] for name in steps}
         peaks = []
@@ -210,7 +212,7 @@ def main() -> None:
             for name, step in steps.items():
                 rates[name].append(speed(step, r.batch_tokens, options.seconds, setting.device))
             peak_flops.cache_clear()  # measured beside each round
-            peaks.append(peak_flops(setting.device, 1) or math.nan)
+            peaks.append(peak_flops(setting.device, 1, options.precision) or math.nan)
         flops = statistics.median(rates["ours"]) * r.shape.flops_per_token
         line = (
             f"{rung:8}{r.shape.params.non_embedding:12,}{r.batch_tokens:7}"
@@ -228,7 +230,8 @@ def main() -> None:
     for name, found in ratios.items():
         if found:
             print(f"geometric mean over {name}: {statistics.geometric_mean(found):.2f}")
-    print(f"{device_name(torch.device(options.device))}, peak: 512 x 512 products, as many threads")
+    name = device_name(torch.device(options.device))
+    print(f"{name}, {options.precision}; peak: 512 x 512 products, as many threads")
 
 
 if __name__ == "__main__":

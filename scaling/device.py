@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 import platform
 import resource
@@ -14,6 +15,7 @@ import torch.utils.deterministic
 
 from scaling.config import MachineConfig
 
+log = logging.getLogger(__name__)
 # Dense bf16 peak FLOP/s by a part of the device's name (vendors' data sheets).
 GPU_PEAKS = {
     "A100": 312e12,
@@ -45,6 +47,12 @@ def pick_device(config: MachineConfig) -> torch.device:
         )
     if device.type == "cpu":
         torch.set_num_threads(max(1, config.threads))
+        if config.precision == "bf16" and not multiplies_bf16():
+            log.warning(
+                "machine.precision=bf16 is slow on %s, which has no bfloat16 products of its own; "
+                "machine.precision=fp32 is faster here",
+                device_name(device),
+            )
     if config.compile and device.type == "cpu" and not has_compiler():
         raise ValueError(
             "machine.compile=true needs a C++ compiler on a CPU and none is found; "
@@ -60,6 +68,16 @@ def pick_device(config: MachineConfig) -> torch.device:
 def has_compiler() -> bool:
     """Say whether torch.compile finds a C++ compiler."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++", "c++"))
+
+
+@functools.cache
+def multiplies_bf16() -> bool:
+    """Say whether the CPU multiplies bfloat16 itself (AMX, AVX-512 BF16, Arm BF16)."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return any(word.endswith("bf16") for word in line.split())
+    return True  # not known
 
 
 def has_bf16() -> bool:
@@ -80,15 +98,15 @@ def device_name(device: torch.device) -> str:
 
 
 @functools.cache
-def peak_flops(device: torch.device, threads: int) -> float | None:
-    """Return the peak FLOP/s: a GPU's from its data sheet, a CPU's measured on fp32 products.
+def peak_flops(device: torch.device, threads: int, precision: str = "fp32") -> float | None:
+    """Return the peak FLOP/s: a GPU's bf16 one from its data sheet, a CPU's measured on products.
 
     None for a GPU that is not in the table.
     """
     if device.type == "cuda":
         return next((v for k, v in GPU_PEAKS.items() if k in device_name(device)), None)
     n = 512
-    a = torch.randn(n, n)
+    a = torch.randn(n, n, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     best = float("inf")
     for _ in range(12):
         began = time.perf_counter()

@@ -19,7 +19,8 @@ def score(
 ) -> Tensor:
     """Return the mean of -log softmax(hidden @ weight.T)[target] in nats; write its gradients.
 
-    hidden and `d_hidden` are (n, C), weight and `d_weight` (V, C), targets (n,).
+    hidden and `d_hidden` are (n, C), weight and `d_weight` (V, C), targets (n,). The products are
+    of hidden's kind, softmax and gradients in float32.
     """
     n = len(targets)
     rows = max(16, CHUNK_BYTES // (4 * weight.shape[0]))
@@ -27,17 +28,18 @@ def score(
     d_weight.zero_()
     for at in range(0, n, rows):
         h, y = hidden[at : at + rows], targets[at : at + rows, None]
-        z = torch.mm(h, weight.t())  # (rows, V); out= would hide the product from FLOP counters
+        z = torch.mm(h, weight.t()).float()  # (rows, V); out= would hide it from FLOP counters
         picked, top = z.gather(1, y), z.amax(1, keepdim=True)
         z = torch.softmax(z, 1)
         # the largest probability is one over the sum of exp(z - top)
         total += (top - z.amax(1, keepdim=True).log_() - picked).sum(dtype=torch.float64)
         z.scatter_add_(1, y, z.new_full((len(h), 1), -1.0))  # softmax - one-hot
+        z = z.to(h.dtype)
         d_hidden[at : at + rows] = torch.mm(z, weight)
         d_weight += torch.mm(z.t(), h)
     d_hidden.div_(n)
     d_weight.div_(n)
-    return (total / n).to(hidden.dtype)
+    return (total / n).to(d_hidden.dtype)
 
 
 class LinearCrossEntropy(torch.autograd.Function):

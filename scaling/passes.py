@@ -6,6 +6,9 @@ made once, a norm's gain is folded into the matrix behind it (a pass over the ma
 over all tokens), and gradients land in one flat tensor that is clipped at once. The equations are
 those of `scaling.model`, which stays the model: weights are its own, tests hold the two equal.
 
+With `precision="bf16"` matrices meet in bfloat16 (norms, residual stream, attention and the
+softmax of the loss stay in float32), which pays where the processor has such products: AMX.
+
 Legend: n = B T tokens, C width, H heads, K head width, D = H K, F hidden width, V vocabulary.
 `x` is the residual stream and `dx` the loss' gradient with respect to it, both changed in place.
 """
@@ -29,13 +32,15 @@ from scaling.model import (
     sinusoids,
 )
 
+KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LONGEST = 512  # tokens of a row; beyond it scores no longer fit the cache and flash attention wins
 
 
 def has_passes(config: ModelConfig, *, context: int, device: torch.device, precision: str) -> bool:
     """Say whether Passes computes this model; autograd does where it does not."""
     return (
-        (device.type, precision) == ("cpu", "fp32")
+        device.type == "cpu"
+        and precision in KINDS
         and (config.norm, config.mlp) == ("rmsnorm", "swiglu")
         and config.positions != "learned"
         and not config.bias
@@ -51,8 +56,10 @@ class Passes:
     The gradients are views of `gradient`, the flat tensor of all of them.
     """
 
-    def __init__(self, model: Transformer, *, rows: int, context: int) -> None:
-        config, weights = model.config, list(model.parameters())
+    def __init__(
+        self, model: Transformer, *, rows: int, context: int, precision: str = "fp32"
+    ) -> None:
+        config, weights, kind = model.config, list(model.parameters()), KINDS[precision]
         self.model = model
         self.gradient = torch.zeros(sum(w.numel() for w in weights))
         views = self.gradient.split([w.numel() for w in weights])
@@ -60,8 +67,8 @@ class Passes:
         self.attach()
         n, d_model = rows * context, config.d_model
         apart = model.document_end is not None
-        shared = Shared.of(config, rows=rows, context=context, apart=apart)
-        self.x, self.dx = torch.empty(n, d_model), torch.empty(n, d_model)
+        shared = Shared.of(config, rows=rows, context=context, apart=apart, kind=kind)
+        self.x, self.dx = torch.empty(n, d_model), Cast(torch.empty(n, d_model), kind)
         self.shared = shared
         self.parts: list[AttentionPass | SwiGLUPass] = []
         for block in model.blocks:
@@ -70,7 +77,8 @@ class Passes:
         self.first = Normed(n, d_model, EMBEDDING_EPS) if config.embedding_norm else None
         self.last = Normed(n, d_model, NORM_EPS)
         self.gain: nn.Parameter = model.norm.weight  # type: ignore[assignment]
-        self.hidden, self.d_hidden = torch.empty(n, d_model), torch.empty(n, d_model)
+        self.hidden, self.d_hidden = Cast(torch.empty(n, d_model), kind), torch.empty(n, d_model)
+        self.head = Cast(model.head.weight, kind)
         self.sines = None
         if config.positions == "sinusoidal":
             self.sines = sinusoids(torch.arange(context), d_model, torch.float32).repeat(rows, 1)
@@ -101,9 +109,15 @@ class Passes:
         if self.model.document_end is not None:
             self.shared.separate(document_mask(tokens, self.model.document_end))
         self._forward(ids)
-        head, scale = self.model.head.weight, self.model.output_scale
-        torch.mul(self.last.out, self.gain * scale, out=self.hidden)
-        loss = score(self.hidden, head, targets.flatten(), self.d_hidden, head.grad)  # type: ignore[arg-type]
+        scale = self.model.output_scale
+        torch.mul(self.last.out, self.gain * scale, out=self.hidden.full)
+        loss = score(
+            self.hidden.down(),
+            self.head.down(),
+            targets.flatten(),
+            self.d_hidden,
+            self.head.full.grad,  # type: ignore[arg-type]
+        )
         self._backward(ids, scale)
         return loss
 
@@ -125,13 +139,13 @@ class Passes:
         self.last.forward(x)
 
     def _backward(self, ids: Tensor, scale: float) -> None:
-        dx, dy, spare = self.dx.zero_(), self.d_hidden, self.shared.spare
+        dx, dy, spare = self.dx.full.zero_(), self.d_hidden, self.shared.spare
         if scale != 1:
             dy.mul_(scale)
         torch.sum(torch.mul(dy, self.last.out, out=spare), 0, out=self.gain.grad)
         self.last.backward(dx, dy.mul_(self.gain), spare)
         for part in reversed(self.parts):
-            part.backward(dx)
+            part.backward(self.dx)
         if self.first:
             dy.copy_(dx)
             self.first.backward(dx.zero_(), dy, spare)
@@ -140,6 +154,22 @@ class Passes:
         if not self.model.config.tied:
             table.zero_()
         table.index_add_(0, ids, dx)
+
+
+class Cast:
+    """A float32 tensor, and the one that products read or write for it: itself or in bfloat16."""
+
+    def __init__(self, full: Tensor, kind: torch.dtype) -> None:
+        self.full = full
+        self.low = full if full.dtype == kind else torch.empty_like(full, dtype=kind)
+
+    def down(self) -> Tensor:
+        """Bring the full values to the products' kind."""
+        return self.low if self.low is self.full else self.low.copy_(self.full)
+
+    def up(self) -> Tensor:
+        """Bring a product to float32."""
+        return self.full if self.low is self.full else self.full.copy_(self.low)
 
 
 class Normed:
@@ -164,22 +194,52 @@ class Normed:
 class Folded:
     """A norm's gain and the (O, C) matrix behind it as one matrix, and back to two gradients."""
 
-    def __init__(self, weight: Tensor, gain: Tensor) -> None:
+    def __init__(self, n: int, weight: Tensor, gain: Tensor, kind: torch.dtype) -> None:
         self.weight, self.gain = weight, gain
-        self.matrix, self.gradient = torch.empty_like(weight), torch.empty_like(weight)
-        self.transposed = self.matrix.t()
+        self.norm = Normed(n, weight.shape[1], NORM_EPS)
+        self.normed = Cast(self.norm.out, kind)
+        self.matrix, self.gradient = (Cast(torch.empty_like(weight), kind) for _ in range(2))
+        self.transposed = self.matrix.low.t()
 
-    def forward(self) -> Tensor:
-        """Return the transpose of weight x gain, (C, O)."""
-        torch.mul(self.weight, self.gain, out=self.matrix)
-        return self.transposed
+    def forward(self, x: Tensor, out: Tensor) -> None:
+        """Write the matrix times the normed x, (n, O)."""
+        torch.mul(self.weight, self.gain, out=self.matrix.full)
+        self.matrix.down()
+        self.norm.forward(x)
+        torch.mm(self.normed.down(), self.transposed, out=out)
 
-    def backward(self, d_out: Tensor, y: Tensor, dy: Tensor) -> None:
-        """Take (n, O) and the normed inputs (n, C); write dy and the two weights' gradients."""
-        torch.mm(d_out, self.matrix, out=dy)
-        torch.mm(d_out.t(), y, out=self.gradient)
-        torch.mul(self.gradient, self.gain, out=self.weight.grad)
-        torch.sum(self.gradient.mul_(self.weight), 0, out=self.gain.grad)
+    def backward(self, dx: Tensor, d_out: Tensor, shared: "Shared") -> None:
+        """Take the gradient (n, O); write the two weights' and add the input's to dx."""
+        torch.mm(d_out, self.matrix.low, out=shared.dy.low)
+        torch.mm(d_out.t(), self.normed.low, out=self.gradient.low)
+        gradient = self.gradient.up()
+        torch.mul(gradient, self.gain, out=self.weight.grad)
+        torch.sum(gradient.mul_(self.weight), 0, out=self.gain.grad)
+        self.norm.backward(dx, shared.dy.up(), shared.spare)
+
+
+class Branch:
+    """The (C, O) matrix that leads back to the residual stream, times the branch's factor."""
+
+    def __init__(self, weight: Tensor, factor: float, kind: torch.dtype) -> None:
+        self.factor = factor
+        self.matrix, self.gradient = Cast(weight, kind), Cast(weight.grad, kind)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, inputs: Tensor, shared: "Shared") -> None:
+        """Add the product with (n, O) inputs to x."""
+        matrix = self.matrix.down().t()
+        if inputs.dtype == x.dtype:
+            x.addmm_(inputs, matrix, alpha=self.factor)
+        else:
+            torch.mm(inputs, matrix, out=shared.dy.low)
+            x.add_(shared.dy.up(), alpha=self.factor)
+
+    def backward(self, dx: Cast, inputs: Tensor, d_inputs: Tensor) -> None:
+        """Write the gradients of the matrix and of its inputs."""
+        low = dx.down()
+        into(d_inputs, low, self.matrix.low, self.factor)
+        into(self.gradient.low, low.t(), inputs, self.factor)
+        self.gradient.up()
 
 
 @dataclass(frozen=True)
@@ -191,18 +251,21 @@ class Shared:
     context: int
     angles: tuple[Tensor, Tensor] | None  # (T, K/2) each
     mask: Tensor  # (1 or B H, T, T), -inf where a query may not look
+    kind: torch.dtype  # of what matrices multiply
     spare: Tensor  # (n, C), as the next
-    dy: Tensor
-    qkv: Tensor  # (n, 3 D), values and gradients
-    heads: Tensor  # (n, D)
+    dy: Cast
+    qkv: Cast  # (n, 3 D), values and gradients
+    heads: Cast  # (n, D)
     scores: Tensor  # (B H, T, T)
     dqkv: Tensor  # (3, B, H, T, K), gradients
     mixed: Tensor  # (B, H, T, K)
-    d_up: Tensor  # (n, 2 F)
+    d_up: Tensor  # (n, 2 F), of the kind, as the next
     d_act: Tensor  # (n, F)
 
     @classmethod
-    def of(cls, config: ModelConfig, *, rows: int, context: int, apart: bool) -> "Shared":
+    def of(
+        cls, config: ModelConfig, *, rows: int, context: int, apart: bool, kind: torch.dtype
+    ) -> "Shared":
         """Allocate for batches of rows x context; `apart` if documents are kept apart."""
         n, heads, d_head = rows * context, config.n_head, config.d_head
         angles = None
@@ -216,15 +279,16 @@ class Shared:
             context=context,
             angles=angles,  # type: ignore[arg-type]
             mask=mask.repeat(rows * heads, 1, 1) if apart else mask,
+            kind=kind,
             spare=torch.empty(n, config.d_model),
-            dy=torch.empty(n, config.d_model),
-            qkv=torch.empty(n, 3 * heads * d_head),
-            heads=torch.empty(n, heads * d_head),
+            dy=Cast(torch.empty(n, config.d_model), kind),
+            qkv=Cast(torch.empty(n, 3 * heads * d_head), kind),
+            heads=Cast(torch.empty(n, heads * d_head), kind),
             scores=torch.empty(rows * heads, context, context),
             dqkv=torch.empty(3, rows, heads, context, d_head),
             mixed=torch.empty(rows, heads, context, d_head),
-            d_up=torch.empty(n, 2 * config.d_ff),
-            d_act=torch.empty(n, config.d_ff),
+            d_up=torch.empty(n, 2 * config.d_ff, dtype=kind),
+            d_act=torch.empty(n, config.d_ff, dtype=kind),
         )
 
     def separate(self, visible: Tensor) -> None:
@@ -239,17 +303,16 @@ class AttentionPass:
     def __init__(self, block: Block, shared: Shared) -> None:
         attention, self.shared = block.attention, shared
         B, T, H, K = shared.rows, shared.context, attention.n_head, attention.d_head
-        self.scale, self.branch = attention.scale or 1 / math.sqrt(K), block.branch
-        self.norm = Normed(B * T, attention.qkv.in_features, NORM_EPS)
-        self.qkv = Folded(attention.qkv.weight, block.norm_attention.weight)  # type: ignore[arg-type]
-        self.out = attention.out.weight
-        self.mixed = torch.empty(B * T, H * K)
+        self.scale, gain = attention.scale or 1 / math.sqrt(K), block.norm_attention.weight
+        self.qkv = Folded(B * T, attention.qkv.weight, gain, shared.kind)  # type: ignore[arg-type]
+        self.out = Branch(attention.out.weight, block.branch, shared.kind)
+        self.mixed = Cast(torch.empty(B * T, H * K), shared.kind)
         self.weights = torch.empty(B * H, T, T)  # of the softmax
         kept = torch.empty(3, B, H, T, K)
         flat = (B * H, T, K)
         self.q, self.k, self.v = (part.view(flat) for part in kept)
         self.dq, self.dk, self.dv = (part.view(flat) for part in shared.dqkv)
-        packed = shared.qkv.view(B, T, 3, H, K).permute(2, 0, 3, 1, 4)  # as `kept`
+        packed = shared.qkv.full.view(B, T, 3, H, K).permute(2, 0, 3, 1, 4)  # as `kept`
         self.turned = [(kept[:2], packed[:2])], [(packed[:2], shared.dqkv[:2])]
         self.copied = (kept[2], packed[2]), (packed[2], shared.dqkv[2])
         if shared.angles is not None:
@@ -257,25 +320,26 @@ class AttentionPass:
                 [(*to.chunk(2, -1), *of.chunk(2, -1)) for to, of in pair] for pair in self.turned
             )
         self.by_head = shared.mixed.view(flat)
-        self.by_token = shared.mixed.transpose(1, 2), self.mixed.view(B, T, H, K)
-        self.d_by_token = shared.heads.view(B, T, H, K).transpose(1, 2)
+        self.by_token = shared.mixed.transpose(1, 2), self.mixed.full.view(B, T, H, K)
+        self.d_by_token = shared.heads.full.view(B, T, H, K).transpose(1, 2)
 
     def forward(self, x: Tensor) -> None:
         """Add the branch to x."""
         s = self.shared
-        torch.mm(self.norm.forward(x), self.qkv.forward(), out=s.qkv)
+        self.qkv.forward(x, s.qkv.low)
+        s.qkv.up()
         self._turn(0, 1.0)
         torch.baddbmm(s.mask, self.q, self.k.mT, alpha=self.scale, out=s.scores)
         torch.softmax(s.scores, -1, out=self.weights)
         torch.bmm(self.weights, self.v, out=self.by_head)
         self.by_token[1].copy_(self.by_token[0])
-        x.addmm_(self.mixed, self.out.t(), alpha=self.branch)
+        self.out.forward(x, self.mixed.down(), s)
 
-    def backward(self, dx: Tensor) -> None:
+    def backward(self, dx: Cast) -> None:
         """Write the weights' gradients and add the branch's to dx."""
         s = self.shared
-        into(s.heads, dx, self.out, self.branch)
-        into(self.out.grad, dx.t(), self.mixed, self.branch)  # type: ignore[arg-type]
+        self.out.backward(dx, self.mixed.low, s.heads.low)
+        s.heads.up()
         s.mixed.copy_(self.d_by_token)
         d_mixed, d_scores = self.by_head, s.scores
         torch.bmm(self.weights.mT, d_mixed, out=self.dv)
@@ -286,8 +350,7 @@ class AttentionPass:
         torch.baddbmm(self.dq, d_scores, self.k, beta=0, alpha=self.scale, out=self.dq)
         torch.baddbmm(self.dk, d_scores.mT, self.q, beta=0, alpha=self.scale, out=self.dk)
         self._turn(1, -1.0)
-        self.qkv.backward(s.qkv, self.norm.out, s.dy)
-        self.norm.backward(dx, s.dy, s.spare)
+        self.qkv.backward(dx.full, s.qkv.down(), s)
 
     def _turn(self, which: int, sign: float) -> None:
         """Bring queries, keys, values from by-token to by-head order (0) or gradients back (1)."""
@@ -308,32 +371,30 @@ class SwiGLUPass:
 
     def __init__(self, block: Block, shared: Shared) -> None:
         up, down = block.mlp.up.weight, block.mlp.down.weight  # type: ignore[union-attr]
-        (d_model, d_ff), n = down.shape, shared.rows * shared.context  # type: ignore[misc]
-        self.shared, self.branch, self.down = shared, block.branch, down
-        self.norm = Normed(n, d_model, NORM_EPS)
-        self.up = Folded(up, block.norm_mlp.weight)  # type: ignore[arg-type]
-        self.product = torch.empty(n, 2 * d_ff)
+        d_ff, n, kind = down.shape[1], shared.rows * shared.context, shared.kind  # type: ignore[index]
+        self.shared = shared
+        self.up = Folded(n, up, block.norm_mlp.weight, kind)  # type: ignore[arg-type]
+        self.down = Branch(down, block.branch, kind)  # type: ignore[arg-type]
+        self.product = torch.empty(n, 2 * d_ff, dtype=kind)
         self.gate, self.linear = self.product.chunk(2, -1)
-        self.silu, self.act = torch.empty(n, d_ff), torch.empty(n, d_ff)
+        self.silu, self.act = (torch.empty(n, d_ff, dtype=kind) for _ in range(2))
         self.d_gate, self.d_linear = shared.d_up.chunk(2, -1)
 
     def forward(self, x: Tensor) -> None:
         """Add the branch to x."""
-        torch.mm(self.norm.forward(x), self.up.forward(), out=self.product)
+        self.up.forward(x, self.product)
         torch.ops.aten.silu.out(self.gate, out=self.silu)
         torch.mul(self.silu, self.linear, out=self.act)
-        x.addmm_(self.act, self.down.t(), alpha=self.branch)  # type: ignore[operator]
+        self.down.forward(x, self.act, self.shared)
 
-    def backward(self, dx: Tensor) -> None:
+    def backward(self, dx: Cast) -> None:
         """Write the weights' gradients and add the branch's to dx."""
         s = self.shared
-        into(s.d_act, dx, self.down, self.branch)  # type: ignore[arg-type]
-        into(self.down.grad, dx.t(), self.act, self.branch)  # type: ignore[arg-type]
+        self.down.backward(dx, self.act, s.d_act)
         torch.mul(s.d_act, self.silu, out=self.d_linear)
         s.d_act.mul_(self.linear)
         torch.ops.aten.silu_backward.grad_input(s.d_act, self.gate, grad_input=self.d_gate)
-        self.up.backward(s.d_up, self.norm.out, s.dy)
-        self.norm.backward(dx, s.dy, s.spare)
+        self.up.backward(dx.full, s.d_up, s)
 
 
 def into(out: Tensor, a: Tensor, b: Tensor, factor: float) -> None:

@@ -155,7 +155,10 @@ def make_passes(model: Transformer, setting: Setting) -> Passes | None:
     known = plain and has_passes(
         model.config, context=context, device=setting.device, precision=machine.precision
     )
-    return Passes(model, rows=micro_rows(setting), context=context) if known else None
+    if not known:
+        return None
+    rows = micro_rows(setting)
+    return Passes(model, rows=rows, context=context, precision=machine.precision)
 
 
 def micro_rows(setting: Setting) -> int:

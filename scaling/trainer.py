@@ -369,7 +369,7 @@ def finish(
     seconds = max(run.seconds, 1e-9)
     done_tokens = run.step * resolved.batch_tokens
     speed = done_tokens / seconds
-    peak = peak_flops(setting.device, torch.get_num_threads())
+    peak = peak_flops(setting.device, torch.get_num_threads(), setting.cell.machine.precision)
     peak = peak and peak * setting.world.size
     versions = {
         "torch": torch.__version__,

@@ -31,3 +31,10 @@ def test_determinism_is_set_and_taken_back():
     assert torch.are_deterministic_algorithms_enabled()
     pick_device(MachineConfig(device="cpu"))
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_cpu_without_bfloat16_products_is_warned_of(monkeypatch, caplog):
+    monkeypatch.setattr("scaling.device.multiplies_bf16", lambda: False)
+    with caplog.at_level("WARNING"):
+        pick_device(MachineConfig(device="cpu", precision="bf16"))
+    assert "machine.precision=fp32 is faster here" in caplog.text
