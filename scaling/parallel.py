@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-STOPS = ("", "stopped", "preempted", "timeout")  # the graver, the later
+STOPS = ("", "superseded", "stopped", "preempted", "timeout")  # the graver, the later
 ENVIRONMENTS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),  # srun

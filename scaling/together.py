@@ -3,23 +3,30 @@
     torchrun --nproc-per-node=2 -m scaling.sweep model=m1m budget.n_tokens=1e6 '~sweeps'
 
 A rank that fails takes the others with it (torchrun ends them); the same command goes on from the
-last checkpoint.
+last checkpoint. The first rank holds the cell and its trunk for all, so that a sweep on the same
+folder leaves them alone, and `scaling.status` shows and cancels them like any other.
 """
 
 import logging
+import os
 import signal
 import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from conf.progress import Progress
-from scaling.attempt import Pulse
+from scaling.attempt import Held, Holder, Lease, Pulse, Stopped
 from scaling.budget import resolve
 from scaling.config import CellConfig
-from scaling.data import open_corpus
-from scaling.failure import cell_folder
+from scaling.failure import cell_folder, record_path, status_of, trunk_folder
+from scaling.launch import resolve_corpus
+from scaling.ledger import Job, append_jobs, jobs_folder, local_job, submitter
 from scaling.parallel import World, join, leave
-from scaling.schema import Record
+from scaling.schema import Record, read_record
 from scaling.trainer import train_trunk
 
 log = logging.getLogger(__name__)
@@ -29,7 +36,8 @@ def train_together(cell: CellConfig) -> Record:
     """Train a cell as one of the ranks; return its record.
 
     SIGTERM and SIGUSR2 at any rank end all of them after a checkpoint. ValueError for a stage after
-    pretraining, which one process trains.
+    pretraining, which one process trains; RuntimeError where it is stopped, and while another
+    process trains the cell.
     """
     if cell.stage != "pretrain":
         raise ValueError(
@@ -43,16 +51,67 @@ def train_together(cell: CellConfig) -> Record:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGUSR2, stop)
     try:
-        return train_rank(cell, world, pulse)
+        # The corpus is tokenised by one; the others find it done.
+        (cell,) = world.share(resolve_corpus([cell]) if world.first else None)
+        if world.share(status_of(cell) == "done"):
+            return world.share(read_record(record_path(cell)) if world.first else None)
+        with held(cell, world, pulse):
+            return train_rank(cell, world, pulse)
+    except Held as error:
+        raise RuntimeError(
+            f"{cell_folder(cell)} is {error}; wait for it (python -m scaling.status "
+            f"{cell_folder(cell).parent}) or end it (--cancel)"
+        ) from None
+    except Stopped as error:
+        raise RuntimeError(
+            f"{cell_folder(cell)} was {error} at step {pulse.step}, after a checkpoint; the same "
+            "command goes on from there"
+        ) from None
     finally:
         leave()
 
 
+@contextmanager
+def held(cell: CellConfig, world: World, pulse: Pulse) -> Iterator[None]:
+    """Hold trunk and cell at the first rank; Held at every rank while another process has one."""
+    leases: list[Lease] = []
+    with ExitStack() as stack:
+        other = None
+        if world.first:
+            holder = enter_job(cell)
+            try:
+                for folder in (trunk_folder(cell), cell_folder(cell)):
+                    leases.append(stack.enter_context(Lease(folder, holder, pulse)))
+            except Held as error:
+                other = error.attempt
+        other = world.share(other)
+        if not other:
+            if world.first:
+                record_path(cell).unlink(missing_ok=True)
+            yield
+        for lease in leases:  # the cell's is the last
+            lease.outcome, lease.final = "stopped" if other else status_of(cell), not other
+    if other:
+        raise Held(other)
+
+
+def enter_job(cell: CellConfig) -> Holder:
+    """Write this process into the study's list of jobs; return what holds the work."""
+    folder, round = cell_folder(cell).parent, uuid.uuid4().hex[:10]
+    job = local_job(os.getpid(), round=round, cells=[cell.run_id()], log=Path())
+    if number := os.environ.get("SLURM_JOB_ID"):
+        job = Job(job=number, where="slurm", round=round, part="all", cells=[cell.run_id()], log="")
+    while True:
+        try:
+            with Lease(jobs_folder(folder), submitter(round), Pulse()):
+                append_jobs(folder, [job])
+            return Holder.here(round=round, job=job.job)
+        except Held:  # a sweep submits at this moment
+            time.sleep(0.5)
+
+
 def train_rank(cell: CellConfig, world: World, pulse: Pulse) -> Record:
     """Train with files where this is the first rank, and with files that nobody reads elsewhere."""
-    if world.first:
-        open_corpus(cell)  # tokenised by one; the others find it done
-    world.share(None)
     if not world.first:
         with tempfile.TemporaryDirectory() as folder:
             quiet = replace(cell, log=replace(cell.log, wandb="disabled"))

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from scaling.config import BudgetConfig, CellConfig, MachineConfig, OptimConfig
 from scaling.parallel import World, join, started_ranks
 from scaling.schema import read_curve, read_records
+from scaling.status import cancel, read_status
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RANKS = ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "scaling.sweep"]
@@ -70,6 +71,8 @@ def test_two_ranks_train_as_one_process(tiny, tmp_path, model):
     assert said.count("done, test loss") == 1
     run("-m", "scaling.sweep", *command, f"runs={tmp_path}/one")
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
+    (two,), (one,) = (read_status(tmp_path / name / "tiny") for name in ("two", "one"))
+    assert (two.run_id, two.state, two.attempt) == (one.run_id, "done", 1)
 
 
 def children(process: subprocess.Popen[str]) -> list[int]:
@@ -110,10 +113,30 @@ def test_a_rank_that_is_lost_or_told_to_stop_ends_both_and_the_cell_resumes(
     os.kill(under_way(process, tmp_path)[1], number)
     said = process.communicate(timeout=120)[1]
     assert process.returncode != 0
-    assert ("Signal 9" if number == signal.SIGKILL else "preempted") in said
+    assert ("Signal 9" if number == signal.SIGKILL else "preempted at step") in said
     assert not list(tmp_path.glob("tiny/*/record.json"))
     run(*RANKS, *long, f"runs={tmp_path}")
     assert losses(tmp_path) == quiet
+    (status,) = read_status(tmp_path / "tiny")
+    assert (status.state, status.attempt) == ("done", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
+def test_ranks_hold_their_cell_and_are_cancelled_like_any_job(long, quiet, tmp_path):
+    process = begin(*RANKS, *long, f"runs={tmp_path}")
+    under_way(process, tmp_path)
+    (status,) = read_status(tmp_path / "tiny")
+    assert status.state == "running"
+    refused = begin(*RANKS, *long, f"runs={tmp_path}")
+    assert "is held by job local-" in refused.communicate(timeout=120)[1]
+    assert refused.returncode != 0
+    assert cancel(tmp_path / "tiny") == 1
+    assert "stopped at step" in process.communicate(timeout=120)[1]
+    (status,) = read_status(tmp_path / "tiny")
+    assert (status.state, status.step > 0) == ("stopped", True)
+    run("-m", "scaling.sweep", *long, f"runs={tmp_path}")
+    assert losses(tmp_path) == pytest.approx(quiet, rel=1e-5)
 
 
 def ranks(n: int) -> list[str]:
