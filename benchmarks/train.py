@@ -1,18 +1,22 @@
 """A training step against two plain references at equal size, rung by rung, on one thread or a GPU.
 
-    python benchmarks/train.py [--rungs m25k,m83k,...] [--rounds 5] [--seconds 2] [--device cpu]
-        [--precision fp32|bf16]
+    python benchmarks/train.py [--rungs m25k,m83k,...] [--rounds 5] [--seconds 2]
+        [--precision fp32|bf16] [--vocab 512] [--context 128] [--rows N] [--compile]
+    python benchmarks/train.py --device cuda     # m11m to m1080m, bf16, compiled, real shapes
 
 - ours: the step of `scaling.step` (loss, backward, clipping, optimiser);
-- llama: `transformers`' LlamaForCausalLM of the same shape, its own loss, AdamW (extra `bench`;
-  left out, and said so, where the package is absent);
+- llama: `transformers`' LlamaForCausalLM of the same shape, its own loss, AdamW, fused on a GPU
+  (extra `bench`; left out, and said so, where the package is absent);
 - gpt2: a loop as widely used: learned positions, LayerNorm, GELU, all logits, AdamW; its hidden
   layer is as wide as makes the parameters of the blocks equal.
 
 All at the same vocabulary, batch, precision and threads, on real batches of the default corpus. The
 contestants take turns within each round, so that a noisy machine hurts all alike; rates are
 medians over rounds, ratios medians of the rounds' ratios. Achieved FLOP/s are the exact matmul
-FLOPs of our step, attention counted without the causal discount.
+FLOPs of our step, attention counted without the causal discount. The peak is measured on products
+beside each round; on a GPU the data sheet's is used too, and called MFU. With --compile all
+contestants are compiled, before anything is timed. What does not fit in memory is said and left
+out.
 """
 
 import argparse
@@ -31,9 +35,11 @@ from torch.nn import functional as F
 from scaling.config import (
     BudgetConfig,
     CellConfig,
+    DataConfig,
     LogConfig,
     MachineConfig,
     ModelConfig,
+    OptimConfig,
     TokenizerConfig,
 )
 from scaling.device import autocast, device_name, peak_flops
@@ -41,21 +47,31 @@ from scaling.step import Run, Setting, new_run, prepare, train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNGS = ("m25k", "m83k", "m230k", "m610k", "m2700k", "m11m")
+GPU_RUNGS = {"m11m": 64, "m85m": 32, "m302m": 16, "m1080m": 8}  # rows of a step
+GPU_VOCAB, GPU_CONTEXT = 32_768, 1024
 REFERENCES = ("llama", "gpt2")
 WARM_STEPS = 3
 
 Step = Callable[[], None]
 
 
-def cell(rung: str, device: str, precision: str = "fp32") -> CellConfig:
-    """Return a cell of the default corpus at vocabulary 512, as the quick study has it."""
+def cell(rung: str, options: argparse.Namespace) -> CellConfig:
+    """Return a cell of the default corpus; the rule's batch unless rows are given."""
     model = ModelConfig(**OmegaConf.load(ROOT / f"conf/model/{rung}.yaml"))
+    rows = options.rows or (GPU_RUNGS.get(rung, 16) if options.device == "cuda" else 0)
     return CellConfig(
         runs=str(ROOT / "runs"),
+        data=DataConfig(context=options.context),
         model=model,
-        tokenizer=TokenizerConfig(vocab_size=512),
-        budget=BudgetConfig(n_tokens=1e6),
-        machine=MachineConfig(device=device, threads=1, precision=precision),
+        tokenizer=TokenizerConfig(vocab_size=options.vocab),
+        optim=OptimConfig(batch_tokens=rows * options.context),
+        budget=BudgetConfig(n_tokens=1e8 if options.device == "cuda" else 1e6),
+        machine=MachineConfig(
+            device=options.device,
+            threads=1,
+            precision=options.precision,
+            compile=options.compile,
+        ),
         log=LogConfig(wandb="disabled"),
     )
 
@@ -127,7 +143,10 @@ def reference_step(model: nn.Module, loss_of: Callable[..., Tensor], setting: Se
     """Return a plain step of a reference on the cell's batches."""
     device, precision = setting.device, setting.cell.machine.precision
     model.to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
+    if setting.cell.machine.compile:
+        model.compile()
+    fused = device.type == "cuda"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=fused)
     count = 0
 
     def step() -> None:
@@ -189,38 +208,91 @@ def finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def main() -> None:
-    """Print a line a rung, then the geometric means of the ratios."""
+def parse() -> argparse.Namespace:
+    """Read the command line; a GPU has other defaults."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rungs", default=",".join(RUNGS))
+    parser.add_argument("--rungs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of each turn")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--precision", choices=("fp32", "bf16"))
+    parser.add_argument("--vocab", type=int)
+    parser.add_argument("--context", type=int)
+    parser.add_argument("--rows", type=int, default=0, help="of a step; default: the rule's batch")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction)
     options = parser.parse_args()
+    gpu = options.device == "cuda"
+    defaults = {
+        "rungs": ",".join(GPU_RUNGS if gpu else RUNGS),
+        "precision": "bf16" if gpu else "fp32",
+        "vocab": GPU_VOCAB if gpu else 512,
+        "context": GPU_CONTEXT if gpu else 128,
+        "compile": gpu,
+    }
+    for key, value in defaults.items():
+        if getattr(options, key) is None:
+            setattr(options, key, value)
+    return options
+
+
+def product_peak(device: torch.device, precision: str) -> float:
+    """Return the FLOP/s of square products, as the CPU's peak is measured; in bf16 on a GPU."""
+    if device.type == "cpu":
+        peak_flops.cache_clear()
+        return peak_flops(device, 1, precision) or math.nan
+    n, kind = 8192, torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.randn(n, n, dtype=kind, device=device)
+    for timed in (False, True):
+        finish(device)
+        began = time.perf_counter()
+        for _ in range(20):
+            torch.mm(a, a)
+        finish(device)
+        if timed:
+            return 20 * 2 * n**3 / (time.perf_counter() - began)
+    raise AssertionError
+
+
+def race(setting: Setting, options: argparse.Namespace) -> tuple[dict[str, list[float]], float]:
+    """Let the contestants take turns; return tokens/s of each round and the median peak."""
+    steps, peaks = contestants(setting), []
+    rates: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(options.rounds):
+        for name, step in steps.items():
+            try:
+                tokens = setting.resolved.batch_tokens
+                rates[name].append(speed(step, tokens, options.seconds, setting.device))
+            except torch.OutOfMemoryError:
+                print(f"{name} does not fit in memory; lower --rows", flush=True)
+                torch.cuda.empty_cache()
+        peaks.append(product_peak(setting.device, options.precision))
+    return {k: v for k, v in rates.items() if len(v) == options.rounds}, statistics.median(peaks)
+
+
+def main() -> None:
+    """Print a line a rung, then the geometric means of the ratios."""
+    options = parse()
+    sheet = peak_flops(torch.device("cuda"), 1) if options.device == "cuda" else None
     print(
-        f"{'rung':8}{'non-emb. N':>12}{'batch':>7}{'tokens/s':>10}{'GFLOP/s':>9}{'of peak':>9}"
+        f"{'rung':8}{'non-emb. N':>14}{'batch':>8}{'tokens/s':>11}{'GFLOP/s':>10}{'of peak':>9}"
+        + (f"{'MFU':>7}" if sheet else "")
         + "".join(f"{'/ ' + name:>9}" for name in REFERENCES)
     )
     ratios: dict[str, list[float]] = {name: [] for name in REFERENCES}
     for rung in options.rungs.split(","):
-        setting = prepare(cell(rung, options.device, options.precision), lambda flops: None)
-        r, steps = setting.resolved, contestants(setting)
-        rates: dict[str, list[float]] = {name: [] for name in steps}
-        peaks = []
-        for _ in range(options.rounds):
-            for name, step in steps.items():
-                rates[name].append(speed(step, r.batch_tokens, options.seconds, setting.device))
-            peak_flops.cache_clear()  # measured beside each round
-            peaks.append(peak_flops(setting.device, 1, options.precision) or math.nan)
+        setting = prepare(cell(rung, options), lambda flops: None)
+        r = setting.resolved
+        rates, peak = race(setting, options)
+        if "ours" not in rates:
+            continue
         flops = statistics.median(rates["ours"]) * r.shape.flops_per_token
         line = (
-            f"{rung:8}{r.shape.params.non_embedding:12,}{r.batch_tokens:7}"
-            f"{statistics.median(rates['ours']):10,.0f}{flops / 1e9:9.1f}"
-            f"{flops / statistics.median(peaks):9.0%}"
+            f"{rung:8}{r.shape.params.non_embedding:14,}{r.batch_tokens:8}"
+            f"{statistics.median(rates['ours']):11,.0f}{flops / 1e9:10.1f}{flops / peak:9.0%}"
+            + (f"{flops / sheet:7.0%}" if sheet else "")
         )
         for name in REFERENCES:
-            if name not in steps:
+            if name not in rates:
                 line += f"{'absent':>9}"
                 continue
             each = [a / b for a, b in zip(rates["ours"], rates[name], strict=True)]
@@ -230,8 +302,11 @@ def main() -> None:
     for name, found in ratios.items():
         if found:
             print(f"geometric mean over {name}: {statistics.geometric_mean(found):.2f}")
-    name = device_name(torch.device(options.device))
-    print(f"{name}, {options.precision}; peak: 512 x 512 products, as many threads")
+    print(
+        f"{device_name(torch.device(options.device))}, {options.precision}, vocabulary "
+        f"{options.vocab}, context {options.context}{', compiled' if options.compile else ''}; "
+        f"peak: {8192 if sheet else 512}-wide products, as many threads; attention in full"
+    )
 
 
 if __name__ == "__main__":

@@ -2,16 +2,20 @@
 
 Logits are made, scored and turned into gradients a few rows at a time while they are in the cache
 (as in Liger, Hsu et al. 2024, 2410.10989): on a CPU the passes over a (tokens, V) array cost more
-than the products of a small model.
+than the products of a small model, on a GPU they would be most of its memory.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK_BYTES = 1 << 20  # of logits, about a core's second-level cache
+CHUNK_BYTES = {  # of logits at once
+    "cpu": 1 << 20,  # about a core's second-level cache
+    "cuda": 1 << 28,  # products that fill the device; fewer logits than this are left whole
+}
 
 
 def score(
@@ -23,8 +27,8 @@ def score(
     of hidden's kind, softmax and gradients in float32.
     """
     n = len(targets)
-    rows = max(16, CHUNK_BYTES // (4 * weight.shape[0]))
-    total = torch.zeros((), dtype=torch.float64)
+    rows = max(16, CHUNK_BYTES[hidden.device.type] // (4 * weight.shape[0]))
+    total = torch.zeros((), dtype=torch.float64, device=hidden.device)
     d_weight.zero_()
     for at in range(0, n, rows):
         h, y = hidden[at : at + rows], targets[at : at + rows, None]
@@ -49,7 +53,10 @@ class LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         """Return the loss in nats; hidden (n, C), weight (V, C), targets (n,)."""
         d_hidden, d_weight = torch.empty_like(hidden), torch.empty_like(weight)
-        loss = score(hidden, weight, targets, d_hidden, d_weight)
+        kind, device = hidden.dtype, hidden.device.type
+        if torch.is_autocast_enabled(device):
+            kind = torch.get_autocast_dtype(device)
+        loss = score(hidden.to(kind), weight.to(kind), targets, d_hidden, d_weight)
         ctx.save_for_backward(d_hidden, d_weight)
         return loss
 
@@ -63,8 +70,16 @@ class LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the mean cross-entropy in nats/token of (n, C) states and an unbiased (V, C) head.
 
-    Fused on a CPU while gradients are wanted; elsewhere the plain two steps.
+    Fused while gradients are wanted, on a GPU where the logits would be large; elsewhere the plain
+    two steps.
     """
-    if hidden.device.type == "cpu" and torch.is_grad_enabled() and hidden.dtype == torch.float32:
+    if torch.is_grad_enabled() and pays(hidden, weight):
         return LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-any-return]
     return F.cross_entropy(F.linear(hidden, weight).float(), targets)
+
+
+def pays(hidden: Tensor, weight: Tensor) -> bool:
+    """Say whether the logits of (n, C) states are better never held together."""
+    if hidden.device.type == "cpu":
+        return hidden.dtype == torch.float32
+    return 4 * len(hidden) * len(weight) > CHUNK_BYTES.get(hidden.device.type, math.inf)
