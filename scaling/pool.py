@@ -101,7 +101,7 @@ class Pool:
         if not kind or self.met_a_death(first):
             return [first]
         taken, now = [first], time.monotonic()
-        share = (first.seconds + sum(t.seconds for t in self.waiting)) / free
+        share = 1.001 * (first.seconds + sum(t.seconds for t in self.waiting)) / free
         for task in list(self.waiting):
             if (
                 len(taken) < most

@@ -25,23 +25,27 @@ from scaling.optim import by_kind
 from scaling.parametrization import scales
 
 LOGIT_BYTES = 1 << 19  # of logits held at once: half of a core's second-level cache
+VECTOR = 16  # floats, of the widest registers
 
 
 class Bundle:
     """A tensor a weight for S models: (S, P) for each kind (matrices, vectors, tables), and views.
 
-    A kind is one group of the optimiser. `named` has every weight as (S, *shape).
+    A kind is one group of the optimiser. `named` has every weight as (S, *shape). Rows are padded
+    to whole rows of the tables and whole vectors of the processor, so that a model's numbers do not
+    depend on which row it has.
     """
 
     def __init__(self, model: Transformer, size: int, device: torch.device) -> None:
-        self.kinds = [
-            torch.zeros(size, sum(w.numel() for w in kind.values()), device=device)
-            for kind in by_kind(model)
-        ]
+        self.kinds: list[Tensor] = []
         self.named: dict[str, Tensor] = {}
-        for flat, kind in zip(self.kinds, by_kind(model), strict=True):
-            parts = flat.split([w.numel() for w in kind.values()], dim=1)
-            for part, (name, weight) in zip(parts, kind.items(), strict=True):
+        whole = VECTOR * model.config.d_model
+        for kind in by_kind(model):
+            counts = [w.numel() for w in kind.values()]
+            counts.append(-sum(counts) % whole)
+            self.kinds.append(torch.zeros(size, sum(counts), device=device))
+            parts = self.kinds[-1].split(counts, dim=1)
+            for part, (name, weight) in zip(parts, kind.items(), strict=False):
                 self.named[name] = part.view(size, *weight.shape)
 
     def fill(self, models: Sequence[Transformer]) -> None:
@@ -51,9 +55,12 @@ class Bundle:
                 self.named[name][row].copy_(weight.detach())
 
     def norms(self) -> Tensor:
-        """Return the norm over all weights of each model, (S,)."""
-        found = [torch.linalg.vector_norm(flat, dim=1) for flat in self.kinds]
-        return torch.linalg.vector_norm(torch.stack(found), dim=0)
+        """Return the norm over all weights of each model, (S,).
+
+        Model by model: a stack of one would be summed in another order than a row of several.
+        """
+        found = [torch.stack(torch._foreach_norm(flat.unbind())) for flat in self.kinds]  # type: ignore[attr-defined]
+        return torch.stack(found).square_().sum(0).sqrt_()
 
 
 class StackedPasses:
@@ -466,7 +473,7 @@ class HeadPass:
         torch.mul(self.by_feature.mT, 1 / n, out=self.d_weight)
         if self.d_embedding is not self.d_weight:
             self.d_embedding.zero_()
-        return self._losses().double().mean(1).float()
+        return torch.stack([row.mean() for row in self._losses().double()]).float()
 
     def losses(self, targets: Tensor) -> Tensor:
         """Return the loss of each of (S, n) targets."""

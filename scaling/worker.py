@@ -193,9 +193,12 @@ def listen(workers: Sequence[Worker], *, on_slurm: bool, limit_at: float) -> Non
 
 
 def make_workers(tasks: Sequence[Task], *, holder: Holder, retry: int) -> list[Worker]:
-    """Return a worker a task, in a gang where the tasks, or the branches of one, are alike."""
-    together = len(tasks) > 1 or (len(tasks[0].cells) > 1 and alike(tasks[0]))
-    gang = Gang(most=most_together(tasks[0])) if together else None
+    """Return a worker a task, in a gang where they can be in one.
+
+    One that is small enough is in a gang even by itself: its numbers are then the same to the bit
+    whatever is trained beside it, now or after a resume.
+    """
+    gang = Gang(most=most_together(tasks[0])) if alike(tasks[0]) else None
     return [Worker(task, holder=holder, retry=retry, gang=gang) for task in tasks]
 
 
