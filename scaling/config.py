@@ -142,6 +142,17 @@ class ModelConfig:
         )
         check("model.d_expert", self.d_expert, self.d_expert >= 1, "must be at least 1")
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is the dense decoder whose passes are written out (scaling.passes, stack)."""
+        return (
+            (self.norm, self.mlp) == ("rmsnorm", "swiglu")
+            and self.positions != "learned"
+            and not self.bias
+            and not self.n_experts
+            and self.n_kv_head == self.n_head
+        )
+
     def shape(self, *, vocab_size: int, context: int) -> Shape:
         """Return the countable shape at a vocabulary and context."""
         values = {
@@ -427,6 +438,10 @@ class MachineConfig:
     activations again in the backward pass instead of keeping them. `shard` divides weights,
     gradients and moments among the ranks (FSDP2; Rajbhandari et al. 2020, stage 3), whose folder
     `runs` must then be one that all of them see.
+
+    `stack` bounds how many small trunks of one shape train together in one process (scaling.gang;
+    the seconds of a record are then its share). -1 leaves it to what was measured, 0 is never, a
+    number holds for a model of any size and on any device.
     """
 
     device: str = "auto"
@@ -440,6 +455,7 @@ class MachineConfig:
     workers: int = 0
     cache: str = ""
     checkpoint_seconds: float = 60.0
+    stack: int = -1
 
     def __post_init__(self) -> None:
         """Check device and precision."""
@@ -450,6 +466,12 @@ class MachineConfig:
             self.micro_batch,
             self.micro_batch >= 0,
             "must be 0 (a step's rows at once) or more",
+        )
+        check(
+            "machine.stack",
+            self.stack,
+            self.stack >= -1,
+            "must be -1 (as measured), 0 (never) or the most trunks trained together",
         )
 
 

@@ -25,7 +25,11 @@ def health(model: Transformer, before: list[Tensor], tokens: Tensor) -> dict[str
 
     `before` are the matrices before the step (`copy_matrices`).
     """
-    found = {"update_ratio": update_ratio(before, model), **probe(model, tokens)}
+    return finite({"update_ratio": update_ratio(before, model), **probe(model, tokens)})
+
+
+def finite(found: dict[str, float]) -> dict[str, float]:
+    """Return what is finite."""
     return {k: v for k, v in found.items() if math.isfinite(v)}
 
 

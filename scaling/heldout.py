@@ -98,11 +98,15 @@ def _evaluate(model: Transformer, test: TestSet, windows: int | None) -> Score:
         losses = F.cross_entropy(model(x).flatten(0, 1).float(), y.flatten(), reduction="none")
         means.append(losses.view(x.shape).double().mean(1).cpu())  # (rows,)
     model.train(was_training)
-    per_window = torch.cat(means).numpy()
+    return score_of(torch.cat(means).numpy(), test)
+
+
+def score_of(per_window: np.ndarray, test: TestSet) -> Score:
+    """Return the score whose mean losses of the set's first windows are (windows,)."""
     loss = float(per_window.mean())
     return Score(
         loss=loss,
-        standard_error=clustered_error(per_window, test.documents[:n]),
+        standard_error=clustered_error(per_window, test.documents[: len(per_window)]),
         bits_per_byte=loss / math.log(2) / test.bytes_per_token,
     )
 

@@ -38,16 +38,7 @@ LONGEST = 512  # tokens of a row; beyond it scores no longer fit the cache and f
 
 def has_passes(config: ModelConfig, *, context: int, device: torch.device, precision: str) -> bool:
     """Say whether Passes computes this model; autograd does where it does not."""
-    return (
-        device.type == "cpu"
-        and precision in KINDS
-        and (config.norm, config.mlp) == ("rmsnorm", "swiglu")
-        and config.positions != "learned"
-        and not config.bias
-        and not config.n_experts
-        and config.n_kv_head == config.n_head
-        and context <= LONGEST
-    )
+    return device.type == "cpu" and precision in KINDS and config.plain and context <= LONGEST
 
 
 class Passes:

@@ -3,7 +3,8 @@
     python -m scaling.pool WORK.json        what a local sweep starts in the background
 
 Each task is a process forked from a server that has torch imported, so that its death, whatever the
-cause, is nobody else's. The pool says why a process died, tries again what may be, and on a signal
+cause, is nobody else's; small tasks that are alike share one (scaling.gang), and where it dies each
+is tried again by itself. The pool says why a process died, tries again what may be, and on a signal
 lets every process leave a checkpoint. It imports no torch itself.
 """
 
@@ -17,9 +18,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from multiprocessing.connection import wait
-from pathlib import Path
 from typing import Any
 
 from scaling.attempt import (
@@ -35,7 +34,7 @@ from scaling.config import CellConfig
 from scaling.failure import bury, cell_folder, charge, status_of, trunk_folder
 from scaling.mirror import PRELOADED, shared_service
 from scaling.schema import read_json
-from scaling.work import Task, Work
+from scaling.work import Task, Work, alike, gpu_count, most_together
 
 log = logging.getLogger(__name__)
 STOPPED, HELD = 75, 76  # as in scaling.worker, which this module cannot import: torch
@@ -50,7 +49,8 @@ class Pool:
     work: Work
     job: str
     waiting: deque[Task] = field(default_factory=deque)
-    running: dict[int, tuple[Any, Task, int, int]] = field(default_factory=dict)
+    running: dict[int, "Running"] = field(default_factory=dict)
+    apart: set[str] = field(default_factory=set)  # cells that were in a process that died
     held: dict[str, float] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)  # cells whose failure could not even be written
     environment: dict[str, str] = field(default_factory=dict)  # of the processes
@@ -72,21 +72,51 @@ class Pool:
         self.listen()
         free = list(range(self.work.workers))
         while self.running or (self.waiting and not self.stop):
-            while free and not self.stop and (task := self.next_task()):
+            while free and not self.stop and (tasks := self.next_tasks(len(free))):
                 slot = free.pop(0)
-                process = self.start(context, task, slot)
-                self.running[process.sentinel] = (process, task, slot, n_attempts(task))
+                before = [n_attempts(t) for t in tasks]
+                process = self.start(context, tasks, slot)
+                self.running[process.sentinel] = Running(process, tasks, slot, before)
             if not self.running:
                 time.sleep(0.2)  # all that waits is held by others
             for sentinel in wait(list(self.running), timeout=0.5):
-                process, task, slot, before = self.running.pop(sentinel)  # type: ignore[arg-type]
-                process.join()
-                free.append(slot)
-                self.after(process, task, before)
+                ended = self.running.pop(sentinel)  # type: ignore[arg-type]
+                ended.process.join()
+                free.append(ended.slot)
+                self.after(ended)
 
     def unmirrored(self) -> bool:
         """Say whether no cell has a mirror in wandb, whose import takes more than a second."""
         return all(c.log.wandb == "disabled" for t in self.work.tasks for c in t.cells)
+
+    def next_tasks(self, free: int) -> list[Task]:
+        """Take the next task, and those that may share its process; `free` slots wait for work.
+
+        Others are left for the other slots: no more is taken than this slot's share of the time.
+        """
+        first = self.next_task()
+        if first is None:
+            return []
+        kind, most = alike(first), most_together(first)
+        if not kind or self.met_a_death(first):
+            return [first]
+        taken, now = [first], time.monotonic()
+        share = 1.001 * (first.seconds + sum(t.seconds for t in self.waiting)) / free
+        for task in list(self.waiting):
+            if (
+                len(taken) < most
+                and sum(t.seconds for t in taken) + task.seconds <= share
+                and self.held.get(key(task), 0.0) <= now
+                and not self.met_a_death(task)
+                and alike(task) == kind
+            ):
+                taken.append(task)
+                self.waiting.remove(task)
+        return taken
+
+    def met_a_death(self, task: Task) -> bool:
+        """Say whether a process that a task's cells shared with others died."""
+        return any(c.run_id() in self.apart for c in task.cells)
 
     def next_task(self) -> Task | None:
         """Take the next task that nobody was seen to hold a moment ago."""
@@ -98,11 +128,11 @@ class Pool:
             self.waiting.append(task)
         return None
 
-    def start(self, context: Any, task: Task, slot: int) -> Any:
-        """Start a task's process."""
+    def start(self, context: Any, tasks: list[Task], slot: int) -> Any:
+        """Start the process of tasks."""
         process = context.Process(
             target=enter,
-            args=(task,),
+            args=(tasks,),
             kwargs={
                 "round": self.work.round,
                 "job": self.job,
@@ -115,11 +145,22 @@ class Pool:
         process.start()
         return process
 
-    def after(self, process: Any, task: Task, before: int) -> None:
-        """Close what a process left open, and queue again what is left of its task."""
-        code = process.exitcode or 0
-        if code not in (0, 1, STOPPED, HELD):
-            self.close(process.pid, task, said(code))
+    def after(self, ended: "Running") -> None:
+        """Close what a process left open, and queue again what is left of its tasks."""
+        code = ended.process.exitcode or 0
+        died = code not in (0, 1, STOPPED, HELD)
+        shared = len(ended.tasks) > 1
+        for task, before in zip(ended.tasks, ended.before, strict=True):
+            if died:
+                self.close(ended.process.pid, task, said(code), blamed=not shared)
+            if died and shared:
+                self.apart |= {c.run_id() for c in task.cells}
+                self.waiting.append(replace(task, cells=self.left(task)))
+            else:
+                self.after_task(task, code, before)
+
+    def after_task(self, task: Task, code: int, before: int) -> None:
+        """Queue again what is left of a task whose process ended with a code."""
         left = self.left(task)
         if code in (0, 1) or code < 0:
             if left and n_attempts(task) == before and not (code == 0 and task.part == "trunk"):
@@ -144,17 +185,18 @@ class Pool:
             and c.run_id() not in self.lost
         ]
 
-    def close(self, pid: int, task: Task, why: str) -> None:
-        """Write down the end of the attempts that a dead process held."""
+    def close(self, pid: int, task: Task, why: str, *, blamed: bool) -> None:
+        """Write down the end of the attempts that a dead process held; `blamed` as failures."""
         log.error("trunk %s: %s", task.trunk_id, why)
         trunk = trunk_folder(task.cells[0])
-        last = last_attempt(trunk)
-        if last and last.ended is None and last.pid == pid:
-            close_dead(trunk, last, requeued=False, error=why)
-        for cell in task.cells:
-            last = last_attempt(cell_folder(cell))
-            if last and last.ended is None and last.pid == pid:
+        for folder, cell in [(trunk, None), *((cell_folder(c), c) for c in task.cells)]:
+            last = last_attempt(folder)
+            if not last or last.ended is not None or last.pid != pid:
+                continue
+            if cell and blamed:
                 bury(cell, why, retry=self.work.retry)
+            else:
+                close_dead(folder, last, requeued=cell is not None, error=why)
 
     def charge(self, cells: list[CellConfig], why: str) -> None:
         """Note a death that came before any cell of a task was begun."""
@@ -187,12 +229,22 @@ class Pool:
                 self.stop = "timeout" if time.time() >= self.limit_at > 0 else "preempted"
             elif not on_slurm:
                 self.stop = "stopped"
-            for process, *_ in list(self.running.values()):
-                os.kill(process.pid, number)
+            for running in list(self.running.values()):
+                os.kill(running.process.pid, number)
 
         signal.signal(signal.SIGUSR2, hear)
         signal.signal(signal.SIGTERM, hear)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A process, its tasks and slot, and the attempts there were at each task before."""
+
+    process: Any
+    tasks: list[Task]
+    slot: int
+    before: list[int]
 
 
 def key(task: Task) -> str:
@@ -226,28 +278,18 @@ def server(preload: Sequence[str]) -> Any:
     return context
 
 
-def enter(task: Task, *, environment: dict[str, str], **options: Any) -> None:
+def enter(tasks: list[Task], *, environment: dict[str, str], **options: Any) -> None:
     """Import the trainer, which the server has done already, and train."""
     os.environ.update(environment)
-    from scaling.worker import train_task
+    from scaling.worker import train_tasks
 
-    train_task(task, **options)
+    train_tasks(tasks, **options)
 
 
 def default_workers(device: str = "auto") -> int:
     """One worker a GPU, or one a core that this process may use."""
     gpus = 0 if device == "cpu" else gpu_count()
     return gpus or len(os.sched_getaffinity(0))
-
-
-def gpu_count() -> int:
-    """Count the GPUs that a process here would see, without torch, whose import takes seconds."""
-    if version("torch").endswith("+cpu"):
-        return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([v for v in visible.split(",") if v.strip() not in ("", "-1")])
-    return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def run_in_job(work: Work) -> None:

@@ -6,6 +6,7 @@ the micro-batch that it can.
 
 import logging
 import math
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -79,11 +80,25 @@ class Setting:
     started: str
     resolved: Resolved
     world: World = ALONE
+    clock: Callable[[], float] = time.monotonic  # seconds that count as this trunk's
+    stacked: bool = False  # its steps are computed together with others'
 
     @property
     def shared_out(self) -> bool:
         """Whether each rank holds a part of the weights."""
         return self.cell.machine.shard and self.world.size > 1
+
+    def beside(self, cell: CellConfig, pulse: Pulse) -> "Setting":
+        """Return the setting of another trunk on the same corpus and test set."""
+        resolved = resolve(cell)
+        return replace(
+            self,
+            cell=cell,
+            resolved=resolved,
+            batches=Batches.of(self.corpus, cell.data, rows=resolved.rows, seed=cell.seed),
+            pulse=pulse,
+            started=now(),
+        )
 
 
 class Objective(nn.Module):
@@ -137,7 +152,7 @@ def new_run(setting: Setting) -> Run:
     if shared_out:
         setting.world.shard(model, model.blocks, setting.device)
     objective: nn.Module = Objective(model, cell.machine.precision)
-    passes = make_passes(model, setting)
+    passes = None if setting.stacked else make_passes(model, setting)
     if setting.world.size > 1 and not (passes or shared_out):
         objective = DistributedDataParallel(objective)
     return Run(
@@ -173,7 +188,7 @@ def micro_rows(setting: Setting) -> int:
     return wanted or rows
 
 
-def step_or_advise(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]:
+def step_or_advise(run: Run, setting: Setting, clip: float) -> tuple[float, float]:
     """Take one step; a RuntimeError that names what fits where memory runs out."""
     try:
         return train_step(run, setting, clip)
@@ -200,17 +215,17 @@ def trial(run: Run, setting: Setting, rows: int) -> None:
     gradient(replace(run, passes=make_passes(run.model, alone), objective=objective), alone, x, y)
 
 
-def train_step(run: Run, setting: Setting, clip: float) -> tuple[Tensor, Tensor]:
+def train_step(run: Run, setting: Setting, clip: float) -> tuple[float, float]:
     """Take one step; return the loss (nats/token) and the gradient norm before clipping."""
     batch = map(torch.from_numpy, setting.batches(run.step))  # (B, T) each
     x, y = (setting.world.part(t).to(setting.device) for t in batch)
-    loss = gradient(run, setting, x, y)
+    loss = gradient(run, setting, x, y).item()
     if run.passes:
-        norm = run.passes.clip(clip)
+        norm = float(run.passes.clip(clip))
     else:
         most = clip if clip > 0 else math.inf
-        norm = whole(nn.utils.clip_grad_norm_(run.model.parameters(), most))
-    if accept(run, setting.cell.optim, loss.item(), float(norm)):
+        norm = float(whole(nn.utils.clip_grad_norm_(run.model.parameters(), most)))
+    if accept(run, setting.cell.optim, loss, norm):
         run.optimizer.step()
     return loss, norm
 

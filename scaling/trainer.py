@@ -4,6 +4,8 @@ One trunk per model (and seed, and everything else but the budget); each branch 
 start of its own decay and is a cell with its own record (Hägele et al. 2024, 2405.18392). A cosine
 cell is a trunk of one branch that leaves at step 0. Batches depend on seed and step alone, so a
 killed run that resumes gives the record of an unbroken one, bit for bit on CPU.
+
+What computes is asked for (scaling.request), so that several trunks can be trained in turns.
 """
 
 import json
@@ -27,11 +29,12 @@ from scaling.budget import Resolved, resolve
 from scaling.config import CellConfig
 from scaling.device import device_name, peak_flops, peak_memory
 from scaling.failure import cell_folder, trunk_folder
-from scaling.health import PROBE_ROWS, copy_matrices, health
-from scaling.heldout import Score, evaluate
+from scaling.health import copy_matrices
+from scaling.heldout import Score
 from scaling.moe import summary
 from scaling.optim import lr_factor, set_lr, undercooled
 from scaling.parallel import ALONE, World
+from scaling.request import HealthRequest, ScoreRequest, StepRequest, Work, alone
 from scaling.runlog import RunLog, details
 from scaling.schema import Record, code_version, now, read_curve, read_record, write_text
 from scaling.step import (
@@ -42,7 +45,6 @@ from scaling.step import (
     Setting,
     new_run,
     prepare,
-    step_or_advise,
 )
 
 log = logging.getLogger(__name__)
@@ -75,50 +77,78 @@ def train_trunk(
     together; those beside the first have `folders` of their own, which nobody reads. Raises
     ValueError for cells of different trunks or an impossible setting, before anything is trained.
     """
-    if len({c.trunk_id() for c in cells}) != 1:
-        raise ValueError("the cells are of different trunks; group them by trunk_id first")
     places = dict(
         zip((c.run_id() for c in cells), folders or [cell_folder(c) for c in cells], strict=True)
     )
+    setting = prepare(longest(cells), report, pulse, world)
+    trunk = folders[0] / ".trunk" if folders else trunk_folder(cells[0])
+    alone(trunk_work(cells, setting, trunk=trunk, places=places, hold=hold, part=part))
     order = sorted(cells, key=lambda c: resolve(c).n_steps)
-    setting = prepare(order[-1], report, pulse, world)
-    trunk = folders[0] / ".trunk" if folders else trunk_folder(order[0])
-    pending = world.share([c for c in order if not is_done(places[c.run_id()] / "record.json")])
+    paths = [places[c.run_id()] / "record.json" for c in order]
+    return [read_record(p) for p in paths if p.is_file()]
+
+
+def longest(cells: list[CellConfig]) -> CellConfig:
+    """Return the cell of a trunk with the most steps; ValueError for cells of several trunks."""
+    if len({c.trunk_id() for c in cells}) != 1:
+        raise ValueError("the cells are of different trunks; group them by trunk_id first")
+    return max(cells, key=lambda c: resolve(c).n_steps)
+
+
+def trunk_work(
+    cells: list[CellConfig],
+    setting: Setting,
+    *,
+    trunk: Path,
+    places: dict[str, Path],
+    hold: Hold,
+    part: str,
+    kept: Callable[[CellConfig], None] = lambda cell: None,
+) -> Work[None]:
+    """Train the branches of one trunk that are not done, asking for each step (`train_trunk`).
+
+    Of the shared part alone `kept` is told each cell whose branch can start from it.
+    """
+    order = sorted(cells, key=lambda c: resolve(c).n_steps)
+    undone = [c for c in order if not is_done(places[c.run_id()] / "record.json")]
+    pending = setting.world.share(undone)
     run = start_run(setting, trunk, pending, places, part=part)
     for cell in pending:
         folder = places[cell.run_id()]
         try:
             if part == "trunk":
-                grow(run, setting, cell, trunk)
+                yield from grow(run, setting, cell, trunk)
+                kept(cell)
             else:
                 with hold(cell, folder):
                     if part == "branch":
                         load_run(run, setting, trunk, name=branch_name(cell), must=True)
-                    train_cell(run, setting, cell, folder, trunk=trunk)
+                    yield from train_cell(run, setting, cell, folder, trunk=trunk)
         except Held:
             log.info("cell %s is trained elsewhere", cell.run_id())
         except Diverged as error:  # the trunk itself: each branch of it that is left ends so
             with hold(cell, folder):
                 finish(run, setting, cell, folder, score=None, error=str(error))
-    paths = [places[c.run_id()] / "record.json" for c in order]
-    return [read_record(p) for p in paths if p.is_file()]
 
 
-def train_cell(run: Run, setting: Setting, cell: CellConfig, folder: Path, *, trunk: Path) -> None:
+def train_cell(
+    run: Run, setting: Setting, cell: CellConfig, folder: Path, *, trunk: Path
+) -> Work[None]:
     """Bring the trunk to where the cell leaves it, then train the cell's own part."""
     try:
-        advance(run, setting, cell, folder=trunk, until=resolve(cell).decay_start)
+        yield from advance(run, setting, cell, folder=trunk, until=resolve(cell).decay_start)
         save_run(run, setting, trunk)
-        train_branch(run, setting, cell, folder)
+        yield from train_branch(run, setting, cell, folder)
     except Diverged as error:
         finish(run, setting, cell, folder, score=None, error=str(error))
 
 
-def grow(run: Run, setting: Setting, cell: CellConfig, trunk: Path) -> None:
+def grow(run: Run, setting: Setting, cell: CellConfig, trunk: Path) -> Work[None]:
     """Bring the trunk to where the cell leaves it and keep that point for the cell's own job."""
-    advance(run, setting, cell, folder=trunk, until=resolve(cell).decay_start)
-    save_run(run, setting, trunk)
-    save_run(run, setting, trunk, name=branch_name(cell))
+    yield from advance(run, setting, cell, folder=trunk, until=resolve(cell).decay_start)
+    if run.step == resolve(cell).decay_start:  # beyond it the point was kept before
+        save_run(run, setting, trunk)
+        save_run(run, setting, trunk, name=branch_name(cell))
 
 
 def branch_name(cell: CellConfig) -> str:
@@ -213,7 +243,7 @@ def save_state(run: Run, setting: Setting, folder: Path, *, name: str = "checkpo
         )
 
 
-def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> None:
+def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> Work[None]:
     """Decay to the cell's budget, score it, write its record; the trunk is left as it was."""
     held = checkpoint.snapshot(run.model, run.optimizer)
     kept = replace(run, rows=list(run.rows))
@@ -227,8 +257,10 @@ def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> 
             details=details(cell),
             rows=run.rows,
         ) as curve:
-            advance(run, setting, cell, folder=folder, until=resolve(cell).n_steps, curve=curve)
-            score = evaluate(run.model, setting.test)
+            yield from advance(
+                run, setting, cell, folder=folder, until=resolve(cell).n_steps, curve=curve
+            )
+            score = yield ScoreRequest(run=run, setting=setting)
             record = finish(run, setting, cell, folder, score=score)
             curve.summary(
                 {
@@ -253,17 +285,15 @@ def advance(
     folder: Path,
     until: int,
     curve: RunLog | None = None,
-) -> None:
+) -> Work[None]:
     """Train from `run.step` to step `until` on the cell's schedule, writing curve and checkpoints.
 
     Raises Diverged when too many steps are skipped, and Stopped, after a checkpoint, when asked to.
     """
     resolved, pulse = resolve(cell), setting.pulse
     every, clip = cell.machine.checkpoint_seconds, cell.optim.clip
-    saved = began = time.monotonic()
-    before_seconds = run.seconds
-    total = torch.tensor(run.loss_sum, dtype=torch.float64, device=setting.device)
-    gradient = torch.zeros(())
+    saved, began = time.monotonic(), setting.clock() - run.seconds
+    total, gradient = run.loss_sum, 0.0
     run.model.train()
     while run.step < until:
         due = run.step + 1 in _CURVE or run.step + 1 == resolved.n_steps
@@ -278,25 +308,23 @@ def advance(
         )
         before = copy_matrices(run.model) if due and cell.log.health else None
         skipped = run.skipped
-        loss, norm = step_or_advise(run, setting, clip)
+        loss, norm = yield StepRequest(run=run, setting=setting, clip=clip)
         if run.skipped == skipped:
             total, gradient, run.loss_steps = total + loss, norm, run.loss_steps + 1
         run.step += 1
         if due or run.step % CHECK_STEPS == 0:
-            run.loss_sum = float(total)
-            run.seconds = before_seconds + time.monotonic() - began
+            run.loss_sum, run.seconds = total, setting.clock() - began
             if not math.isfinite(run.loss_sum):
                 raise Diverged(f"the loss stopped being finite before step {run.step}; {REMEDY}")
             setting.report(resolved.shape.flops_per_token * resolved.batch_tokens * run.step)
         if due and run.loss_steps:  # a row of skipped steps alone would have no loss
-            write_row(run, setting, resolved, gradient, curve, before)
-            total.zero_()
+            yield from write_row(run, setting, resolved, gradient, curve, before)
+            total = 0.0
         pulse.step = run.step
         wanted = pulse.save or time.monotonic() - saved > every
         stop, wanted = setting.world.gravest(pulse.stop, wanted, setting.device)
         if stop or wanted:
-            run.loss_sum = float(total)
-            run.seconds = before_seconds + time.monotonic() - began
+            run.loss_sum, run.seconds = total, setting.clock() - began
             if curve is None:
                 save_run(run, setting, folder)
             else:
@@ -304,7 +332,7 @@ def advance(
             saved, pulse.save = time.monotonic(), False
         if stop:
             raise Stopped(stop)
-    run.loss_sum = float(total)
+    run.loss_sum = total
 
 
 _CURVE = frozenset(CURVE_STEPS)
@@ -314,10 +342,10 @@ def write_row(
     run: Run,
     setting: Setting,
     resolved: Resolved,
-    gradient: Tensor,
+    gradient: float,
     curve: RunLog | None,
     before: list[Tensor] | None,
-) -> None:
+) -> Work[None]:
     """Add a row to the curve: the mean training loss since the last one, at times a test loss.
 
     `before` are the matrices before the last step, for the row's health; None leaves it out.
@@ -329,7 +357,7 @@ def write_row(
         "flops": resolved.shape.flops_per_token * tokens,
         "train_loss": run.loss_sum / run.loss_steps,
         "lr": run.optimizer.param_groups[0]["lr"],
-        "grad_norm": float(gradient),
+        "grad_norm": gradient,
         "seconds": run.seconds,
         "tokens_per_second": tokens / max(run.seconds, 1e-9),
         **summary(run.model.routings()),
@@ -337,11 +365,11 @@ def write_row(
     if run.skipped:
         row["skipped_steps"] = run.skipped
     if before is not None:
-        inputs = torch.from_numpy(setting.test.inputs[:PROBE_ROWS]).to(setting.device)
-        row |= health(run.model, before, inputs)
+        row |= yield HealthRequest(run=run, setting=setting, before=before)
     if run.step in _CURVE and CURVE_STEPS.index(run.step) % TEST_EVERY == 0:
         windows = max(1, setting.cell.eval.curve_tokens // resolved.shape.context)
-        row["test_loss"] = evaluate(run.model, setting.test, windows=windows).loss
+        score = yield ScoreRequest(run=run, setting=setting, windows=windows)
+        row["test_loss"] = score.loss
         setting.pulse.test_loss = row["test_loss"]
     run.rows.append(row)
     run.loss_sum, run.loss_steps = 0.0, 0
@@ -416,10 +444,12 @@ def finish(
 
 
 def known(setting: Setting) -> dict[str, float]:
-    """Return what is known of the corpus: its tokens, and where there is one its least loss."""
+    """Return what is known of the corpus, tokens and least loss, and of how it was trained."""
     found = {"corpus_tokens": float(setting.batches.windows * setting.batches.context)}
     if setting.test.bayes_loss is not None:
         found["bayes_loss"] = setting.test.bayes_loss
+    if setting.stacked:
+        found["stacked"] = 1.0
     return found
 
 

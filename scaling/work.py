@@ -1,11 +1,15 @@
 """What a job does: tasks, each the cells of one trunk, and how tasks share jobs."""
 
+import os
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Self
 
-from scaling.budget import by_trunk, task_seconds
+from scaling.budget import by_trunk, resolve, task_seconds
 from scaling.config import CellConfig
 from scaling.failure import trained_at
+from scaling.schema import sha256_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +35,42 @@ class Task:
     def branches(self) -> list["Task"]:
         """Return a task for each branch of a trunk whose shared part is there."""
         return [replace(self, cells=[c], part="branch") for c in self.cells]
+
+
+STACK = 16  # trunks of one stack: beyond it the gain was within the noise (benchmarks/RESULTS.md)
+STACK_PARAMS = 30_000  # with the head: of larger ones a step is products, which are not made faster
+STACK_CONTEXT = 512  # tokens of a row: as of scaling.passes
+
+
+def alike(task: Task) -> str:
+    """Return what tasks that can train as one stack have in common; empty for one that cannot.
+
+    Seeds, learning rates, weight decay, schedules, budgets and clipping may differ.
+    """
+    cell = task.cells[0]
+    machine, optim = cell.machine, cell.optim
+    if cell.stage != "pretrain" or task.part not in ("all", "branch") or most_together(task) < 2:
+        return ""
+    plain = cell.model.plain and not cell.data.mask_documents and optim.name == "adamw"
+    rows_at_once = not machine.micro_batch and machine.precision == "fp32"
+    own_way = machine.compile or machine.activation_checkpointing or machine.deterministic
+    if not plain or not rows_at_once or own_way or cell.data.context > STACK_CONTEXT:
+        return ""
+    parts = (cell.model, cell.data, cell.tokenizer, cell.eval, machine)
+    return sha256_json([*map(asdict, parts), resolve(cell).batch_tokens, optim.beta1, optim.beta2])
+
+
+def most_together(task: Task) -> int:
+    """Return how many trunks like a task's train together at most, 0 for none.
+
+    What is automatic was measured on a CPU (scaling.pool leaves GPUs out).
+    """
+    cell = task.cells[0]
+    if cell.machine.stack >= 0:
+        return cell.machine.stack
+    on_cpu = cell.machine.device == "cpu" or not gpu_count()
+    small = resolve(cell).shape.params.with_head <= STACK_PARAMS
+    return STACK if on_cpu and small else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +159,13 @@ def pack(tasks: list[Task], cells_per_job: int) -> list[Parcel]:
         else:
             found.append(Parcel(tasks=[task]))
     return found
+
+
+def gpu_count() -> int:
+    """Count the GPUs that a process here would see, without torch, whose import takes seconds."""
+    if version("torch").endswith("+cpu"):
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([v for v in visible.split(",") if v.strip() not in ("", "-1")])
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))

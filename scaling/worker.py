@@ -1,4 +1,6 @@
-"""Train one task in a process of its own: take its cells, train, say how each ended.
+"""Train tasks in a process of their own: take their cells, train, say how each ended.
+
+Tasks that are alike train in turns (scaling.gang), each with leases and an end of its own.
 
 A fork of a server that has imported this module, torch and all, so that it starts in milliseconds.
 """
@@ -9,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,8 +28,11 @@ from scaling.failure import (
     trunk_folder,
     write_failed,
 )
-from scaling.trainer import train_trunk
-from scaling.work import Task
+from scaling.gang import Gang
+from scaling.request import Work, alone
+from scaling.step import prepare
+from scaling.trainer import longest, trunk_work
+from scaling.work import Task, alike, most_together
 
 log = logging.getLogger(__name__)
 STOPPED, HELD = 75, 76  # exit codes beside 0 and 1: asked to stop; somebody else has cells
@@ -35,43 +40,29 @@ STUCK_LIMITS = 3  # time limits in a row without one more step
 
 
 class Worker:
-    """One task's process: the lease it holds and the signals it hears."""
+    """One task at work: the leases it holds and how it ends.
 
-    def __init__(self, task: Task, *, round: str, job: str, retry: int, limit_at: float) -> None:
-        self.task, self.retry, self.limit_at = task, retry, limit_at
-        self.holder = Holder.here(round=round, job=job)
+    In a `gang` its branches leave it as workers of their own, to be trained beside it.
+    """
+
+    def __init__(self, task: Task, *, holder: Holder, retry: int, gang: Gang | None = None) -> None:
+        self.task, self.holder, self.retry, self.gang = task, holder, retry, gang
         self.pulse = Pulse()
         self.charged = self.held = False
+        self.code = 0
+        self.branches: list[Worker] = []
 
-    def listen(self) -> None:
-        """Hear SIGUSR2 (SLURM takes the machine away) and SIGTERM.
+    def work(self) -> Work[None]:
+        """Train the task, asking for each step; `code` says how it ended."""
+        self.code = yield from self._work()
 
-        Under SLURM a SIGTERM comes before a preemption and before a cancellation alike, and only a
-        job that is still there is requeued by SLURM itself: so save and go on.
-        """
-        on_slurm = self.holder.job[:1].isdigit()
-
-        def leave(number: int, frame: object) -> None:
-            self.pulse.stop = "timeout" if time.time() >= self.limit_at > 0 else "preempted"
-
-        def end(number: int, frame: object) -> None:
-            if on_slurm:
-                self.pulse.save = True
-            else:
-                self.pulse.stop = "stopped"
-
-        signal.signal(signal.SIGUSR2, leave)
-        signal.signal(signal.SIGTERM, end)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def run(self) -> int:
-        """Train the task; return the exit code."""
+    def _work(self) -> Work[int]:
         task = self.task
         trunk = Lease(trunk_folder(task.cells[0]), self.holder, self.pulse)
         try:
             with contextlib.nullcontext() if task.part == "branch" else trunk:
                 if task.cells[0].stage == "pretrain":
-                    train_trunk(task.cells, pulse=self.pulse, hold=self.hold, part=task.part)
+                    yield from self._train()
                 else:
                     self.train_stages()
         except Held as held:
@@ -86,6 +77,35 @@ class Worker:
                 self.charge_all(error)
             return 1
         return HELD if self.held else 0
+
+    def _train(self) -> Work[None]:
+        cells, part, cell = self.task.cells, self.task.part, longest(self.task.cells)
+        if self.gang:
+            setting = self.gang.prepare(cell, self.pulse)
+            part = "trunk" if len(cells) > 1 else part
+        else:
+            setting = prepare(cell, lambda flops: None, self.pulse)
+        yield from trunk_work(
+            cells,
+            setting,
+            trunk=trunk_folder(cell),
+            places={c.run_id(): cell_folder(c) for c in cells},
+            hold=self.hold,
+            part=part,
+            kept=self._branch_off,
+        )
+
+    def _branch_off(self, cell: CellConfig) -> None:
+        """Let the gang train a branch that can start."""
+        if self.gang:
+            task = Task(cells=[cell], part="branch")
+            branch = Worker(task, holder=self.holder, retry=self.retry, gang=self.gang)
+            self.branches.append(branch)
+            self.gang.add(branch.work())
+
+    def everyone(self) -> "list[Worker]":
+        """Return the worker and its branches."""
+        return [self, *self.branches]
 
     def train_stages(self) -> None:
         """Train the stages of a model; a failure of one leaves the others to be tried."""
@@ -146,14 +166,65 @@ def refuse_if_stuck(before: list[Attempt]) -> None:
         )
 
 
-def train_task(task: Task, *, round: str, job: str, retry: int, limit_at: float, slot: int) -> None:
-    """Train one task and exit with its code; the target of the pool's processes."""
-    worker = Worker(task, round=round, job=job, retry=retry, limit_at=limit_at)
-    worker.listen()
+def listen(workers: Sequence[Worker], *, on_slurm: bool, limit_at: float) -> None:
+    """Hear SIGUSR2 (SLURM takes the machine away) and SIGTERM, for all workers.
+
+    Under SLURM a SIGTERM comes before a preemption and before a cancellation alike, and only a
+    job that is still there is requeued by SLURM itself: so save and go on.
+    """
+
+    def pulses() -> list[Pulse]:
+        return [w.pulse for worker in workers for w in worker.everyone()]
+
+    def leave(number: int, frame: object) -> None:
+        for pulse in pulses():
+            pulse.stop = "timeout" if time.time() >= limit_at > 0 else "preempted"
+
+    def end(number: int, frame: object) -> None:
+        for pulse in pulses():
+            if on_slurm:
+                pulse.save = True
+            else:
+                pulse.stop = "stopped"
+
+    signal.signal(signal.SIGUSR2, leave)
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def make_workers(tasks: Sequence[Task], *, holder: Holder, retry: int) -> list[Worker]:
+    """Return a worker a task, in a gang where they can be in one.
+
+    One that is small enough is in a gang even by itself: its numbers are then the same to the bit
+    whatever is trained beside it, now or after a resume.
+    """
+    gang = Gang(most=most_together(tasks[0])) if alike(tasks[0]) else None
+    return [Worker(task, holder=holder, retry=retry, gang=gang) for task in tasks]
+
+
+def train(workers: Sequence[Worker]) -> int:
+    """Train the tasks; return the exit code, that of the gravest end."""
+    gang = workers[0].gang
+    if gang is None:
+        alone(workers[0].work())
+    else:
+        for worker in workers:
+            gang.add(worker.work())
+        gang.run()
+    codes = {w.code for worker in workers for w in worker.everyone()}
+    return next((code for code in (STOPPED, 1, HELD) if code in codes), 0)
+
+
+def train_tasks(
+    tasks: Sequence[Task], *, round: str, job: str, retry: int, limit_at: float, slot: int
+) -> None:
+    """Train tasks and exit with their code; the target of the pool's processes."""
+    workers = make_workers(tasks, holder=Holder.here(round=round, job=job), retry=retry)
+    listen(workers, on_slurm=job[:1].isdigit(), limit_at=limit_at)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if torch.cuda.is_available():
         torch.cuda.set_device(slot % torch.cuda.device_count())
-    code = worker.run()
+    code = train(workers)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # nothing is left to do; the interpreter's own end would take a third of a cell

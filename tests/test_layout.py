@@ -20,7 +20,8 @@ ORDER = [
     "truth", "documents", "chunks", "duplicates", "hub", "survey",
     "loss", "lora", "mlp", "moe", "data", "batches", "parallel", "model", "device", "muon", "optim",
     "checkpoint",
-    "mirror", "runlog", "heldout", "health", "passes", "memory", "step", "trainer",
+    "mirror", "runlog", "heldout", "health", "passes", "stack", "memory", "step", "request",
+    "trainer", "ensemble", "gang",
 ]  # fmt: skip
 ONLY = {
     "wandb": {"scaling.mirror", "analysis.mirror"},  # one place a room
