@@ -192,7 +192,8 @@ def needed_columns(form: str) -> tuple[str, ...]:
     if form == "all":
         return ()
     chosen = form_named(form)
-    return (*(v for v in chosen.variables if v not in chosen.optional), chosen.target)
+    spared = () if chosen.terms else chosen.optional  # a term is fitted to what it is made of
+    return (*(v for v in chosen.variables if v not in spared), chosen.target)
 
 
 def stage_of(form: str) -> str:
@@ -467,6 +468,7 @@ def _ranges(table: pd.DataFrame) -> dict[str, list[float]]:
         "flops",
         "loss",
         "unique_tokens",
+        "experts",
         "kl",
         "pairs",
         "examples",

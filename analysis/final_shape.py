@@ -75,7 +75,9 @@ class Chosen:
         return {
             "params_target": why,
             "params": nearest,
-            "count": "the count that the law was fitted on",
+            "count": "what one token passes: of dense runs the count that the law was fitted on"
+            if self.shape.n_experts
+            else "the count that the law was fitted on",
             "model": f"{self.shape.n_layer} layers of width {self.shape.d_model} ({self.rule})",
         }
 

@@ -30,6 +30,15 @@ from analysis.final_shape import FLAT, Chosen, choose_shape
 from analysis.forecast import forecast_block
 from analysis.forms import FORMS
 from analysis.laws import Law
+from analysis.mixture import (
+    MixtureSettings,
+    check_choice,
+    experts_of,
+    law_for,
+    least_loss,
+    mixture_alarm,
+    with_mixture,
+)
 from analysis.plan_alarms import plan_alarms, reached_flops
 from analysis.plan_file import SCHEMA, write_plan
 from analysis.pretrain import pretrain_block
@@ -110,6 +119,7 @@ class PlanConfig:
     level: float | None = None
     force: bool = False
     shape: FamilySettings = field(default_factory=FamilySettings)
+    moe: MixtureSettings = field(default_factory=MixtureSettings)
     sft: SftSettings = field(default_factory=SftSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
     ppo: PpoSettings = field(default_factory=PpoSettings)
@@ -150,14 +160,24 @@ def make_plan(
     target that no shape of the study's family has, and for constraints that contradict each other.
     """
     settings = settings or PlanConfig()
-    law = permitted(law, settings)
-    study = with_family(study, settings.shape)
+    check_choice(law, settings.moe)
+    if len(settings.moe.choices()) > 1:
+        each = [
+            replace(settings, moe=replace(settings.moe, experts=n)) for n in settings.moe.choices()
+        ]
+        told = {"name": name, "others": others, "scored": scored}
+        return least_loss([make_plan(law, budget, study, s, **told) for s in each])
+    study = with_mixture(with_family(study, settings.shape), settings.moe)
+    experts = experts_of(study)
+    unseen = mixture_alarm(law, experts)
+    law = law_for(permitted(law, settings), experts)
+    compared = {k: law_for(permitted(v, settings), experts) for k, v in (others or {}).items()}
     if settings.unique_tokens is not None:
         study = replace(study, unique_tokens=None)  # the plan prices repetition: no alarm for it
     level = settings.level or (law.intervals or {}).get("level", DEFAULT_LEVEL)
     chosen, memory = _chosen(law, budget, study, settings, level)
     pretrain = pretrain_block(budget, study, chosen)
-    teller = _teller(law, others or {})
+    teller = _teller(law, compared)
     forecast = forecast_block(
         repeating(teller, chosen.split.constraints),
         study,
@@ -168,7 +188,6 @@ def make_plan(
     )
     later = _later_blocks(settings, chosen.shape, pretrain, seed=study.seed, level=level)
     reach = reached_flops(law)
-    compared = {k: permitted(v, settings) for k, v in (others or {}).items()}
     rows = (
         side_by_side({name: law, **compared}, budget.flops, level=level, params=pretrain["params"])
         if compared
@@ -176,7 +195,7 @@ def make_plan(
     )
     needed = memory(chosen.shape)
     found = plan_alarms(law, study, pretrain, forecast, forced=not law.usable)
-    found += _own_alarms(rows, budget, needed, settings)
+    found = [*_own_alarms(rows, budget, needed, unseen, settings), *found]
     return {
         "schema": SCHEMA,
         "study": study.name,
@@ -184,11 +203,12 @@ def make_plan(
         "budget": budget_block(budget, pretrain),
         "steps": [s.as_dict() for s in steps_of(chosen, pretrain)],
         "laws": rows,
+        "mixtures": [],
         "forecast": forecast,
         "confirmation": confirmation_of(budget, chosen.split, pretrain, reach),
         "extrapolation": rounded(pretrain["flops"] / reach, 4) if reach else 0.0,
         "pretrain": pretrain,
-        "cost": cost_block(law, budget, chosen.split, pretrain, memory=needed),
+        "cost": cost_block(law, budget, chosen.split, pretrain, shape=chosen.shape, memory=needed),
         **later,
         "cell": study.config or _bare_cell(study.like),
         "law": _law_block(law),
@@ -292,7 +312,7 @@ def main(config: PlanConfig) -> None:
     write_plan(out, plan)
     sys.stdout.write(f"plan written to {out}\n")
     if plan["confirmation"]["needed"]:
-        smaller = _confirming(plan["confirmation"], law, budget, study, config, scored)
+        smaller = _confirming(plan, law, budget, study, config, scored)
         smaller = _named(smaller, name, law, folder)
         smaller |= {"study": f"{plan['study']}{CONFIRMING}", "confirmation": {}}
         path = write_plan(out.with_name(f"{out.stem}.confirmation{out.suffix}"), smaller)
@@ -306,7 +326,7 @@ def main(config: PlanConfig) -> None:
 
 
 def _confirming(
-    confirmation: dict[str, Any],
+    plan: dict[str, Any],
     law: Law,
     budget: Budget,
     study: Study,
@@ -314,8 +334,11 @@ def _confirming(
     scored: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """Return the plan of the confirmation run."""
+    confirmation, experts = plan["confirmation"], plan["pretrain"]["model"]["n_experts"]
     free = {f.name: f.default for f in fields(Constraints)}
     asked = replace(config, **free | {"overtraining": confirmation["overtraining"]})
+    if config.moe.choices():
+        asked = replace(asked, moe=replace(config.moe, experts=max(1, experts)))
     return make_plan(law, replace(budget, flops=confirmation["flops"]), study, asked, scored=scored)
 
 
@@ -356,10 +379,14 @@ def _teller(law: Law, others: Mapping[str, Law]) -> Law:
 
 
 def _own_alarms(
-    rows: list[dict[str, Any]], budget: Budget, needed: float, settings: PlanConfig
+    rows: list[dict[str, Any]],
+    budget: Budget,
+    needed: float,
+    unseen: tuple[str, str] | None,
+    settings: PlanConfig,
 ) -> list[dict[str, str]]:
-    """Return the alarms of laws that disagree and of a device too small."""
-    found = []
+    """Return the alarms of unseen experts, laws that disagree and a device too small."""
+    found = [{"code": unseen[0], "sentence": unseen[1]}] if unseen else []
     if rows and (apart := disagreement_alarm(rows)):
         found.append({"code": apart.code, "sentence": apart.sentence})
     if small := memory_alarm(

@@ -2,10 +2,11 @@
 
 Columns afterwards: params (N, under the chosen count), tokens (D), loss (L, nats per token), flops
 (C; 6ND where the source has none), run, and where the source has them trunk, group, weight, seed,
-unique_tokens, lr, batch, curve (path of metrics.jsonl), and those of post-training (examples,
-pairs, epochs, kl, reward, error). Which must be there is for the form to say, and of a study which
-stage: pretraining unless the form is a law of another. Of that stage the cells that are done enter;
-failed ones are listed in `dropped` with the reason. Every mistake is one sentence.
+unique_tokens, experts (1: dense), lr, batch, curve (path of metrics.jsonl), and those of
+post-training (examples, pairs, epochs, kl, reward, error). Which must be there is for the form to
+say, and of a study which stage: pretraining unless the form is a law of another. Of that stage the
+cells that are done enter; failed ones are listed in `dropped` with the reason. Every mistake is one
+sentence.
 """
 
 import difflib
@@ -17,11 +18,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.schema import Record, read_record, sha256_file
+from scaling.schema import COUNTS, Record, read_record, sha256_file
 
-COUNTS = ("total", "non_embedding", "with_head", "active")
 NEEDED = ("params", "tokens", "loss")
-ALWAYS_CHECKED = (*NEEDED, "flops", "weight", "unique_tokens")  # also where no form asked for them
+ALWAYS_CHECKED = (
+    *NEEDED,
+    "flops",
+    "weight",
+    "unique_tokens",
+    "experts",
+)  # also where no form asked for them
 NUMBERS = (*ALWAYS_CHECKED, "lr", "batch", "examples", "epochs", "pairs", "kl", "reward", "error")
 SIGNED = ("reward",)
 SETTINGS = (  # of a stage, that its law holds for
@@ -50,6 +56,7 @@ class Columns:
     weight: str = "weight"
     seed: str = "seed"
     unique_tokens: str = "unique_tokens"
+    experts: str = "experts"
     trunk: str = "trunk"
     lr: str = "lr"
     batch: str = "batch"
@@ -206,6 +213,7 @@ def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
         "optimizer": optim.get("name", "adamw"),
         "parametrization": model.get("parametrization", "layerwise"),
         "n_experts": model.get("n_experts", 0),
+        "experts": max(1, model.get("n_experts", 0)),
         "undercooled": "undercooled" in record.flags,
         "curve": str(curve) if curve.exists() else None,
     }

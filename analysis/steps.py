@@ -7,6 +7,7 @@ import numpy as np
 
 from analysis.final_shape import Chosen
 from analysis.split import Split, serving_saving
+from scaling.schema import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ def steps_of(chosen: Chosen, pretrain: dict[str, Any]) -> list[Step]:
     n, d, per_token = pretrain["params"], pretrain["tokens"], shape.flops_per_token
     return [
         *split_steps(split),
+        *_expert_steps(shape),
         Step(
             what="params",
             value=n,
@@ -53,6 +55,24 @@ def steps_of(chosen: Chosen, pretrain: dict[str, Any]) -> list[Step]:
             rounding=f"{100 * (d / chosen.tokens - 1):+.2g}%: whole steps of"
             f" {pretrain['batch_tokens']} tokens; {100 * (d / split.tokens - 1):+.2g}% of D",
         ),
+    ]
+
+
+def _expert_steps(shape: Shape) -> list[Step]:
+    """Return what a mixture's experts do to the counts; nothing of a dense model."""
+    if not shape.n_experts:
+        return []
+    used = f"top {shape.top_k} of {shape.n_experts}"
+    used += f" and {shape.n_shared_experts} shared" if shape.n_shared_experts else ""
+    return [
+        Step(
+            what="experts",
+            value=shape.n_experts,
+            rule=f"{used} serve a token: N, C and serving count those, memory counts all,"
+            f" {shape.params.total:.4g} parameters",
+            rounding=f"each {shape.d_expert} wide, so that a token's share keeps the family's"
+            f" d_ff of {shape.d_ff}",
+        )
     ]
 
 

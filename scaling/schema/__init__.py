@@ -21,11 +21,20 @@ from scaling.schema.forecasts import (
     scored,
 )
 from scaling.schema.recipe import LORA_FACTOR, Recipe, first_coefficient, tuning_lr
-from scaling.schema.record import SCHEMA, Params, Record, read_curve, read_record, read_records
+from scaling.schema.record import (
+    COUNTS,
+    SCHEMA,
+    Params,
+    Record,
+    read_curve,
+    read_record,
+    read_records,
+)
 from scaling.schema.shape import Shape, ladder_shape
 
 __all__ = [
     "CONFIRMING",
+    "COUNTS",
     "LEDGER",
     "LORA_FACTOR",
     "SCHEMA",

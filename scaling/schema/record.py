@@ -16,6 +16,7 @@ SCHEMA = 1
 STATUSES = ("done", "diverged", "failed")
 STAGES = ("pretrain", "sft", "reward", "ppo")
 FLAGS = ("undercooled", "skipped_steps")
+COUNTS = ("total", "non_embedding", "with_head", "active", "multiplying", "active_body")
 
 
 @dataclass(frozen=True, kw_only=True)
