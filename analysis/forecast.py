@@ -60,6 +60,8 @@ def forecast_block(
     parts = (
         "the law's draws, the scatter of runs about it, and the growth of its error with distance"
     )
+    refitted = law.inputs.get("confirmations", ())
+    row = f" (refitted with {len(refitted)} confirmation run)" if refitted else ""
     curve, how = curve_of(law, study, n, d, level=level, unique=unique, widen=widen)
     return {
         "test_loss": loss,
@@ -70,7 +72,7 @@ def forecast_block(
         "curve": curve,
         "reasons": {
             "test_loss": (
-                f"the law at N = {n:.5g} and D = {d:.5g}; "
+                f"the law{row} at N = {n:.5g} and D = {d:.5g}; "
                 f"rounding the shape costs {cost:+.2g} nats against the best shape at this budget"
             ),
             "interval": (

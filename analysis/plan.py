@@ -67,7 +67,6 @@ from analysis.steps import steps_of
 from analysis.study import Study, default_study, study_of
 from conf.app import start, store
 from scaling.schema import (
-    CONFIRMING,
     LEDGER,
     Shape,
     code_version,
@@ -205,7 +204,14 @@ def make_plan(
         "laws": rows,
         "mixtures": [],
         "forecast": forecast,
-        "confirmation": confirmation_of(budget, chosen.split, pretrain, reach),
+        "confirmation": confirmation_of(
+            budget,
+            chosen.split,
+            pretrain,
+            reach,
+            study=study.name,
+            done=law.inputs.get("confirmations", ()),
+        ),
         "extrapolation": rounded(pretrain["flops"] / reach, 4) if reach else 0.0,
         "pretrain": pretrain,
         "cost": cost_block(law, budget, chosen.split, pretrain, shape=chosen.shape, memory=needed),
@@ -314,7 +320,7 @@ def main(config: PlanConfig) -> None:
     if plan["confirmation"]["needed"]:
         smaller = _confirming(plan, law, budget, study, config, scored)
         smaller = _named(smaller, name, law, folder)
-        smaller |= {"study": f"{plan['study']}{CONFIRMING}", "confirmation": {}}
+        smaller |= {"study": plan["confirmation"]["study"], "confirmation": {}}
         path = write_plan(out.with_name(f"{out.stem}.confirmation{out.suffix}"), smaller)
         first = smaller["pretrain"]
         sys.stdout.write(

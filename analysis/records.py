@@ -5,8 +5,8 @@ Columns afterwards: params (N, under the chosen count), tokens (D), loss (L, nat
 unique_tokens, experts (1: dense), lr, batch, curve (path of metrics.jsonl), and those of
 post-training (examples, pairs, epochs, kl, reward, error). Which must be there is for the form to
 say, and of a study which stage: pretraining unless the form is a law of another. Of that stage the
-cells that are done enter; failed ones are listed in `dropped` with the reason. Every mistake is one
-sentence.
+cells that are done enter, and of pretraining the study's confirmation runs (LAWS 8, step 9); failed
+ones are listed in `dropped` with the reason. Every mistake is one sentence.
 """
 
 import difflib
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.schema import COUNTS, Record, read_record, sha256_file
+from scaling.schema import COUNTS, Record, confirmations, read_record, sha256_file
 
 NEEDED = ("params", "tokens", "loss")
 ALWAYS_CHECKED = (
@@ -40,6 +40,7 @@ FORM_OF = {
     "reward": "reward_model",
     "ppo": "rl_overoptimisation",
 }
+SAME_LOSS = ("data", "tokenizer", "eval")  # of a config: what losses are compared on
 SHOWN_ROWS = 5
 FEWEST_BODIES = 8  # of stages: with fewer models a resample of them leaves no law
 
@@ -183,12 +184,37 @@ def _study(
             f"({'; '.join(whys)}); finish the sweep first"
         )
     inputs: dict[str, Any] = {"source": folder.as_posix(), "sha256": sha256_of(folder)}
+    if stage == "pretrain":
+        rows, told, strange = _confirmed(
+            folder, count, read_record(folder / kept[0]["run"] / "record.json")
+        )
+        kept, dropped = kept + rows, dropped + strange
+        inputs |= {"confirmations": told} if told else {}
     if len(least) == 1 and None not in least:  # one test set, of known entropy
         inputs["bayes_loss"] = least.pop()
     table = pd.DataFrame(kept)
     if stage != "pretrain" and len(set(table["trunk"])) < FEWEST_BODIES:
         table = table.drop(columns="trunk")  # rows are resampled, what their models share is not
     return table, dropped, inputs
+
+
+def _confirmed(
+    folder: Path, count: str, cell: Record
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, str]]]:
+    """Return the rows of confirmation runs, how each forecast ended, and those of other data."""
+    rows, told, strange = [], [], []
+    for path, record, line in confirmations(folder):
+        if any(record.config.get(k) != cell.config.get(k) for k in SAME_LOSS):
+            why = f"confirmation with other {' or '.join(SAME_LOSS)} than the cells"
+            strange.append({"run": record.run_id, "why": why})
+            continue
+        rows.append(_row(record, path.parent, count))
+        kept = ("study", "forecast", "interval", "level", "outcome", "error", "z", "inside")
+        told.append(
+            {"run": record.run_id, "flops": record.flops, **{k: line[k] for k in kept}}
+            | {"sha256": sha256_file(path)}
+        )
+    return rows, told, strange
 
 
 def _why_not(record: Record, stage: str) -> str | None:

@@ -105,7 +105,7 @@ def study_of(folder: str | Path, *, count: str) -> Study:
     config, like = largest.config, _shape(largest)
     schedule = config.get("schedule", {})
     return Study(
-        name=largest.study,
+        name=Path(folder).name or largest.study,
         source=f"study {largest.study}",
         like=like,
         recipe=Recipe.from_config(config["optim"], config["model"]),

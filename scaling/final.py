@@ -214,7 +214,8 @@ def confirmed(config: FinalConfig) -> None:
     """
     if not config.confirmation.get("needed") or config.force:
         return
-    study, law = f"{config.study}{CONFIRMING}", config.made_from.get("law")
+    study = config.confirmation.get("study", f"{config.study}{CONFIRMING}")
+    law = config.made_from.get("law")
     lines = read_forecasts(Path(config.runs) / LEDGER)
     found = [line for line in lines if (line["study"], line["law_sha256"]) == (study, law)]
     if not found:
@@ -227,8 +228,15 @@ def confirmed(config: FinalConfig) -> None:
     if found[-1]["inside"] is False:
         raise ValueError(
             f"the confirmation reached {found[-1]['outcome']:.4f}, outside the forecast interval"
-            f" {found[-1]['interval']}: refit with it, or set force=true"
+            f" {found[-1]['interval']}: {refitting(config.study, config.runs)}, whose intervals"
+            " allow for the miss, or set force=true"
         )
+
+
+def refitting(study: str, runs: str) -> str:
+    """Say how a confirmation becomes a row of the law."""
+    folder = Path(runs) / study.partition(CONFIRMING)[0]
+    return f"python -m analysis.fit runs={folder} takes it as a row; then plan again with that law"
 
 
 def score_forecast(config: FinalConfig, record: Record) -> None:
@@ -328,6 +336,8 @@ def summary(config: FinalConfig, records: Sequence[Record]) -> list[str]:
                 f"budget of {m['kl_budget']:g}, {m['episodes']:.0f} episodes"
             )
         lines.append(f"{record.stage:>8}: {text}  ({record.seconds:.0f} s)")
+        if CONFIRMING in config.study:
+            lines.append(f"confirmation: {refitting(config.study, config.runs)}")
     return lines
 
 

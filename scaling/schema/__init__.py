@@ -17,6 +17,7 @@ from scaling.schema.forecasts import (
     CONFIRMING,
     LEDGER,
     append_forecast,
+    confirmations,
     read_forecasts,
     scored,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "Shape",
     "append_forecast",
     "code_version",
+    "confirmations",
     "first_coefficient",
     "ladder_shape",
     "now",

@@ -14,8 +14,8 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from scaling.schema.files import now, sha256_json
-from scaling.schema.record import Record
+from scaling.schema.files import now, read_json, sha256_json
+from scaling.schema.record import Record, read_record
 
 LEDGER = "forecasts.jsonl"
 CONFIRMING = "-confirmation"  # after the name of a study, that of its confirmation run
@@ -58,6 +58,21 @@ def scored(sealed: dict[str, Any], record: Record, *, study: str) -> dict[str, A
         "ended": record.ended,
         "scored": now(),
     }
+
+
+def confirmations(study: str | Path) -> list[tuple[Path, Record, dict[str, Any]]]:
+    """Return a study's confirmation runs that are done: record.json, record, its forecast's score.
+
+    They lie beside the study, in `<study>-confirmation[-2, ..]/final`, in the order of their C.
+    """
+    study, found = Path(study), []
+    for sealed in study.parent.glob(f"{study.name}{CONFIRMING}*/final/forecast.json"):
+        path = sealed.parent / "pretrain" / "record.json"
+        record = read_record(path) if path.is_file() else None
+        line = record and scored(read_json(sealed), record, study=sealed.parents[1].name)
+        if record and line:
+            found.append((path, record, line))
+    return sorted(found, key=lambda each: each[1].flops)
 
 
 def append_forecast(path: str | Path, line: dict[str, Any]) -> bool:
