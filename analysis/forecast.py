@@ -101,18 +101,22 @@ def curve_of(
     unique: float | None = None,
     widen: float = 1.0,
 ) -> tuple[list[dict[str, Any]], str]:
-    """Return the test loss under way at each share of the tokens, and what it was made from."""
+    """Return the test loss under way at each share of the tokens, and what it was made from.
+
+    `curves` is how many of the study a row's lag is from; 0 leaves that of a finished run.
+    """
     rows, used = [], 0
     for share in SHARES:
         found = lags(law, study, share)
         loss, ends = _predicted(law, params, share * tokens, level, unique, widen)
-        row = {"share": share, "tokens": rounded(share * tokens, 6)}
+        row: dict[str, Any] = {"share": share, "tokens": rounded(share * tokens, 6), "curves": 0}
         if len(found) >= FEWEST_COURSES:
             used = max(used, len(found))
             middle = math.exp(float(np.median(found)))
             spread = float(np.std(found, ddof=1)) * math.sqrt(1 + 1 / len(found))
             ends = _joined(loss, ends, float(ndtri((1 + level) / 2)) * spread)
             loss, ends = loss * middle, [e * middle for e in ends]
+            row["curves"] = len(found)
         rows.append({**row, "test_loss": loss, "interval": ends})
     if used:
         return rows, (

@@ -772,7 +772,11 @@ class Forecast:
 
 @dataclass(kw_only=True)
 class FinalConfig:
-    """plan.yaml, as `scaling.final` reads it; `cell` is the study's config that the plan keeps."""
+    """plan.yaml, as `scaling.final` reads it; `cell` is the study's config that the plan keeps.
+
+    `force` lets a run pass without its confirmation; `stop_outside` ends one that leaves the band
+    of its forecast curve twice in a row, its checkpoint kept.
+    """
 
     schema: int = 1
     study: str = "quick"
@@ -801,3 +805,4 @@ class FinalConfig:
     stages: str = "pretrain,sft,reward,ppo"
     resume: bool = True
     force: bool = False
+    stop_outside: bool = False

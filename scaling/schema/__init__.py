@@ -18,6 +18,7 @@ from scaling.schema.forecasts import (
     LEDGER,
     append_forecast,
     confirmations,
+    deviations,
     read_forecasts,
     scored,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "append_forecast",
     "code_version",
     "confirmations",
+    "deviations",
     "first_coefficient",
     "ladder_shape",
     "now",

@@ -10,6 +10,7 @@ import fcntl
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -33,8 +34,7 @@ def scored(sealed: dict[str, Any], record: Record, *, study: str) -> dict[str, A
     error = math.log(outcome / forecast)
     z = inside = None
     if ends and len(ends) == 2 and 0 < ends[0] < forecast < ends[1]:
-        deviations = NormalDist().inv_cdf((1 + sealed["level"]) / 2)
-        z = deviations * error / abs(math.log(ends[1 if error > 0 else 0] / forecast))
+        z = deviations(forecast, ends, sealed["level"], outcome)
         inside = ends[0] <= outcome <= ends[1]
     return {
         "schema": 1,
@@ -58,6 +58,13 @@ def scored(sealed: dict[str, Any], record: Record, *, study: str) -> dict[str, A
         "ended": record.ended,
         "scored": now(),
     }
+
+
+def deviations(forecast: float, ends: Sequence[float], level: float, outcome: float) -> float:
+    """Return log(outcome / forecast) in deviations of the interval's half on that side."""
+    error = math.log(outcome / forecast)
+    half = abs(math.log(ends[1 if error > 0 else 0] / forecast))
+    return NormalDist().inv_cdf((1 + level) / 2) * error / half
 
 
 def confirmations(study: str | Path) -> list[tuple[Path, Record, dict[str, Any]]]:
