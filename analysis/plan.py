@@ -20,12 +20,12 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from analysis.budgets import Budget, budget_of
+from analysis.budgets import MEASURED, Budget, budget_of
 from analysis.confirmation import confirmation_of
 from analysis.constraints import Constraints, constraints_of
 from analysis.cost import cost_block, memory_alarm, memory_gib
 from analysis.derivation import derivation, shown
-from analysis.family import FamilySettings, with_family
+from analysis.family import FamilySettings, with_family, with_vocabulary
 from analysis.final_shape import FLAT, Chosen, choose_shape
 from analysis.forecast import forecast_block
 from analysis.forms import FORMS
@@ -39,7 +39,7 @@ from analysis.mixture import (
     mixture_alarm,
     with_mixture,
 )
-from analysis.plan_alarms import plan_alarms, reached_flops
+from analysis.plan_alarms import FAR, plan_alarms, reached_flops
 from analysis.plan_file import SCHEMA, write_plan
 from analysis.pretrain import pretrain_block
 from analysis.published import load_law
@@ -84,9 +84,12 @@ class PlanConfig:
 
     flops in FLOPs, gpu_hours in device hours, money in units of price_per_hour (of one device),
     wall_hours on `devices`, flops_multiple in units of the study's largest cell; utilisation is
-    the FLOPs a device does over its peak, recomputation by activation_checkpointing included.
+    the FLOPs a device does over its peak, recomputation by activation_checkpointing included, or
+    `measured`. Beyond `far` times the largest compute fitted an alarm says so.
     `law` is one law or a list. The constraints, from unique_tokens to reserve, are explained in
-    `analysis.constraints`; flat_nats is the loss within which all N count as equal.
+    `analysis.constraints`; `lr_batch` is a law of learning rate and batch (form=lr_batch, or
+    published), else the study's rule sets them; flat_nats is the loss within which all N count as
+    equal.
     """
 
     law: Any = ""
@@ -101,7 +104,7 @@ class PlanConfig:
     device: str = ""
     devices: int = 1
     price_per_hour: float | None = None
-    utilisation: float = 0.4
+    utilisation: Any = 0.4
     flops_per_second: float | None = None
     activation_checkpointing: bool = False
     sharded: bool = False
@@ -114,7 +117,9 @@ class PlanConfig:
     tokens: float | None = None
     overtraining: float | None = None
     reserve: float = 0.0
+    lr_batch: str = ""
     flat_nats: float = FLAT
+    far: float = FAR
     level: float | None = None
     force: bool = False
     shape: FamilySettings = field(default_factory=FamilySettings)
@@ -125,10 +130,13 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         """Check ranges that need nothing else."""
-        if not 0 < self.utilisation <= 1:
+        share = self.utilisation
+        if share != MEASURED and not (isinstance(share, int | float) and 0 < share <= 1):
             raise ValueError(
-                f"utilisation={self.utilisation} must lie in (0, 1]; 0.3 to 0.5 is usual"
+                f"utilisation={share} must lie in (0, 1] (0.3 to 0.5 is usual) or be {MEASURED}"
             )
+        if not self.far > 1:
+            raise ValueError(f"far={self.far:g} must be above 1; 1000 is the most that was seen")
         if self.level is not None and not 0 < self.level < 1:
             raise ValueError(f"level={self.level} must lie between 0 and 1; 0.9 is usual")
         if self.devices < 1:
@@ -174,8 +182,16 @@ def make_plan(
     if settings.unique_tokens is not None:
         study = replace(study, unique_tokens=None)  # the plan prices repetition: no alarm for it
     level = settings.level or (law.intervals or {}).get("level", DEFAULT_LEVEL)
+    study = with_vocabulary(
+        study,
+        settings.shape,
+        flops=budget.flops,
+        target=law.optimum(budget.flops).params,
+        count=law.count,
+    )
     chosen, memory = _chosen(law, budget, study, settings, level)
-    pretrain = pretrain_block(budget, study, chosen)
+    rates = load_law(settings.lr_batch) if settings.lr_batch else None
+    pretrain = pretrain_block(budget, study, chosen, lr_batch=rates, level=level)
     teller = _teller(law, compared)
     forecast = forecast_block(
         repeating(teller, chosen.split.constraints),
@@ -193,14 +209,15 @@ def make_plan(
         else []
     )
     needed = memory(chosen.shape)
-    found = plan_alarms(law, study, pretrain, forecast, forced=not law.usable)
+    derived = steps_of(chosen, pretrain, source=study.source, vocab_rule=settings.shape.vocab_rule)
+    found = plan_alarms(law, study, pretrain, forecast, forced=not law.usable, far=settings.far)
     found = [*_own_alarms(rows, budget, needed, unseen, settings), *found]
     return {
         "schema": SCHEMA,
         "study": study.name,
         "runs": "runs",
         "budget": budget_block(budget, pretrain),
-        "steps": [s.as_dict() for s in steps_of(chosen, pretrain)],
+        "steps": [s.as_dict() for s in derived],
         "laws": rows,
         "mixtures": [],
         "forecast": forecast,

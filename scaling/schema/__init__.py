@@ -22,7 +22,13 @@ from scaling.schema.forecasts import (
     read_forecasts,
     scored,
 )
-from scaling.schema.recipe import LORA_FACTOR, Recipe, first_coefficient, tuning_lr
+from scaling.schema.recipe import (
+    LORA_FACTOR,
+    Recipe,
+    first_coefficient,
+    tuning_lr,
+    whole_batch,
+)
 from scaling.schema.record import (
     COUNTS,
     SCHEMA,
@@ -61,6 +67,7 @@ __all__ = [
     "sha256_file",
     "sha256_json",
     "tuning_lr",
+    "whole_batch",
     "write_json",
     "write_text",
 ]
