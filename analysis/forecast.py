@@ -130,10 +130,15 @@ def curve_of(
 
 
 def lags(law: Law, study: Study, share: float) -> list[float]:
-    """Return log(loss at a share of the tokens / law of a finished run there), a value a cell."""
-    found = []
+    """Return log(loss at a share of the tokens / law of a finished run there), a value a cell.
+
+    Of cells that are there below the fewest tokens fitted the law says nothing: they are left out.
+    """
+    found, fewest = [], law.ranges.get("tokens", (0.0,))[0]
     for course in study.courses:
         shares = np.array(course.shares)
+        if share * course.tokens < fewest:
+            continue
         if np.min(np.abs(np.log(shares / share))) > math.log(NEAR):
             continue
         law_there = law.predict(course.params, shares * course.tokens, noise=False, force=True).loss
