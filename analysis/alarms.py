@@ -234,6 +234,21 @@ def far_runs_alarm(compared: Mapping[str, float] | None, n_runs: int) -> Alarm |
     )
 
 
+def missed_alarm(confirmations: Sequence[Mapping[str, Any]]) -> Alarm | None:
+    """Say that a confirmation run ended outside its forecast's interval."""
+    missed = [c for c in confirmations if c["inside"] is False]
+    if not missed:
+        return None
+    worst = max(missed, key=lambda c: abs(c["error"]))
+    low, high = worst["interval"]
+    return Alarm(
+        code="confirmation_missed",
+        sentence=f"The confirmation at C = {worst['flops']:.3g} reached {worst['outcome']:.4f}, "
+        f"outside the forecast's [{low:.4f}, {high:.4f}]: it is a row of this law, whose error at "
+        f"such distances counts as {abs(worst['error']):.1%} since; try other forms (form=all).",
+    )
+
+
 def peak_alarm(peak: Mapping[str, Any], largest: float) -> Alarm | None:
     """Say when the largest reward lies beyond the data, or nowhere."""
     if peak["at"] is not None and peak["at"] <= largest:

@@ -84,8 +84,9 @@ def verdict(material: Material) -> dict[str, str] | None:
             "head": f"The final run ended as {record.status}.",
             "text": record.error or "",
         }
-    reached, expected = record.test_loss, (plan or {}).get("forecast", {})
-    if "test_loss" not in expected:
+    reached = record.test_loss
+    expected = material.sealed or (plan or {}).get("forecast", {})
+    if not expected.get("test_loss"):
         return {
             "value": f"{reached:.4f}",
             "tone": "",
@@ -138,6 +139,17 @@ def alarms(material: Material) -> list[dict[str, str]]:
             },
         )
     found += _stale(material)
+    if left := material.corridor.get("left"):
+        found.append(
+            {
+                "code": "left_forecast",
+                "sentence": (
+                    "The final run left the 95% band of its forecast curve at"
+                    f" {' and '.join(f'{share:.0%}' for share in left)} of its tokens."
+                ),
+                "where": "final run",
+            }
+        )
     if length := length_alarm(material.stages.get("reward")):
         found.append({"code": "reward_by_length", "sentence": length, "where": "reward"})
     for r in (*material.records, *material.stages.values()):

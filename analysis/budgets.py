@@ -1,18 +1,21 @@
 """What may be spent, turned into FLOPs: FLOPs, device hours, money, wall time, or cells of a study.
 
 A speed is measured by the study where it ran on the same device, else stated: the device's peak
-times `utilisation`, or `flops_per_second` itself. A stated speed counts all that a device does, so
-with activation checkpointing .75 of it are the model's FLOPs. C = hours x 3600 x FLOP/s.
+times `utilisation`, or `flops_per_second` itself. `utilisation=measured` takes the study's own
+share of its device's peak (its records' mfu) to another device. A stated speed counts all that a
+device does, so with activation checkpointing .75 of it are the model's FLOPs; a measured one knows
+whether its cells were checkpointed. C = hours x 3600 x FLOP/s.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from analysis.devices import CHECKPOINTED, device_named, flops_of_hours
 from analysis.laws import Law
 from analysis.study import Study
 
+MEASURED = "measured"  # a utilisation
 KINDS = ("flops", "gpu_hours", "money", "wall_hours", "flops_multiple")
 
 
@@ -27,7 +30,7 @@ class Asked(Protocol):
     device: str
     devices: int
     price_per_hour: float | None
-    utilisation: float
+    utilisation: Any
     flops_per_second: float | None
     activation_checkpointing: bool
 
@@ -88,12 +91,7 @@ def budget_of(asked: Asked, law: Law, study: Study) -> Budget:
 def speed_of(asked: Asked, study: Study, params: float) -> tuple[float | None, str, str]:
     """Return model FLOP/s of a device (None when unknown), the device, where the speed is from."""
     device = asked.device or study.device
-    kept, recomputed = 1.0, ""
-    if asked.activation_checkpointing:
-        kept, recomputed = (
-            CHECKPOINTED,
-            f" x {CHECKPOINTED:g}: activation checkpointing computes the forward pass twice",
-        )
+    kept, recomputed = _kept(asked.activation_checkpointing, before=False)
     if asked.flops_per_second is not None:
         if not asked.flops_per_second > 0:
             raise ValueError(
@@ -110,21 +108,48 @@ def speed_of(asked: Asked, study: Study, params: float) -> tuple[float | None, s
     measured = study.speed(params)
     same = not asked.device or (bool(study.device) and asked.device.lower() in study.device.lower())
     if measured and same:
+        kept, recomputed = _kept(asked.activation_checkpointing, before=study.checkpointing)
+        share = study.utilisation(params)
+        of_peak = f" ({100 * share:.2g}% of its peak)" if share else ""
         return (
             kept * measured,
             device,
-            f"measured by the {study.source} on {study.device}, median of the cells nearest in"
-            f" size{recomputed}",
+            f"measured by the {study.source} on {study.device}{of_peak}, median of the cells"
+            f" nearest in size{recomputed}",
         )
     if not asked.device:
         return None, "", "no speed is known: no study, no device"
-    peak = device_named(asked.device).peak
-    return (
-        kept * peak * asked.utilisation,
-        asked.device.lower(),
-        f"{asked.device.lower()}: {peak:g} FLOP/s dense bf16 peak x utilisation"
-        f" {asked.utilisation:g}, stated and not measured{recomputed}",
+    peak, share, source = (
+        device_named(asked.device).peak,
+        asked.utilisation,
+        "stated and not measured",
     )
+    if share == MEASURED:
+        share = study.utilisation(params)
+        if share is None:
+            raise ValueError(
+                f"utilisation={MEASURED} needs cells whose records have an mfu, and the"
+                f" {study.source} has none; state it, as utilisation=0.4"
+            )
+        kept, recomputed = _kept(asked.activation_checkpointing, before=study.checkpointing)
+        source = f"measured by the {study.source} on {study.device}, not on {asked.device}"
+    return (
+        kept * peak * share,
+        asked.device.lower(),
+        f"{asked.device.lower()}: {peak:g} FLOP/s dense bf16 peak x utilisation {share:.4g},"
+        f" {source}{recomputed}",
+    )
+
+
+def _kept(checkpointing: bool, *, before: bool) -> tuple[float, str]:
+    """Return the share of a speed that is the model's, and why; `before`: the speed has it in."""
+    if checkpointing == before:
+        return 1.0, ""
+    if checkpointing:
+        text = "activation checkpointing computes the forward pass twice"
+        return CHECKPOINTED, f" x {CHECKPOINTED:g}: {text}"
+    text = "the cells computed the forward pass twice and this run does not"
+    return 1 / CHECKPOINTED, f" / {CHECKPOINTED:g}: {text}"
 
 
 def _stated(asked: Asked) -> tuple[str, float]:

@@ -4,6 +4,7 @@ The canvas, its colours and pieces are `analysis.figures`; captions and choice a
 `analysis.gallery`. N parameters, D tokens, C FLOPs, L nats per token.
 """
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from analysis.figures import (
     INK,
     LABELS,
     LETTERS,
+    TIP,
     band,
     panel,
     points,
@@ -30,7 +32,7 @@ from analysis.figures import (
     star,
     tips_of,
 )
-from analysis.words import power
+from analysis.words import power, short
 
 DODGE = 1.02  # between cutoffs that withhold the same runs, so that none hides another
 
@@ -155,6 +157,45 @@ def observed(fitted: pd.DataFrame) -> str:
         ]
         axis.plot(ends, ends, color=INK, linewidth=1.0, label="equal")
         axis.legend(ncols=2, loc="upper left")
+    return drawn.svg
+
+
+def surface(
+    cells: pd.DataFrame, sizes: Any, tokens: Any, losses: Any, ridge: pd.DataFrame | None
+) -> str:
+    """Draw the fitted loss over N (n,) and D (m,) as level lines (m, n), the runs on it.
+
+    Runs above the surface are open, those below it filled; `ridge` (x, y) is the optimum.
+    """
+    with panel(
+        "surface",
+        x=LABELS["params"],
+        y=LABELS["tokens"],
+        logy=True,
+        title="The fitted surface over N and D",
+    ) as drawn:
+        axis = drawn.ax
+        lines = {"colors": INK, "linewidths": 0.8, "alpha": 0.5}
+        levels = axis.contour(sizes, tokens, losses, levels=9, **lines)
+        axis.clabel(levels, fontsize=7, colors=INK, fmt="%.3g")
+        if ridge is not None:
+            axis.plot(ridge["x"], ridge["y"], "--", color=C1, label="optimum at 6ND")
+        above = cells["loss"] > cells["predicted"]
+        for here, face, label in ((above, "none", "above"), (~above, C2, "below")):
+            part = cells.loc[here]
+            marks = axis.scatter(
+                part["params"],
+                part["tokens"],
+                s=20,
+                facecolors=face,
+                edgecolors=C2,
+                linewidths=1.0,
+                label=f"runs {label} it",
+                zorder=4,
+            )
+            if len(tips := tips_of(part)):
+                marks.set_urls([f"{TIP}{t}" for t in tips])
+        axis.legend(loc="best")
     return drawn.svg
 
 
@@ -306,13 +347,95 @@ def forecast(expected: Mapping[str, Any], outcome: float | None) -> str:
     return drawn.svg
 
 
+def corridor(
+    expected: Mapping[str, Any],
+    reached: Sequence[Mapping[str, Any]],
+    *,
+    end: float,
+    outcome: float | None,
+) -> str:
+    """Draw a forecast curve with its band up to `end` tokens, and what was measured."""
+    last = {"tokens": end, "test_loss": expected["test_loss"], "interval": expected["interval"]}
+    rows = [*expected["curve"], last]
+    table = pd.DataFrame(
+        {
+            "x": [r["tokens"] for r in rows],
+            "y": [r["test_loss"] for r in rows],
+            "lo": [r["interval"][0] for r in rows],
+            "hi": [r["interval"][1] for r in rows],
+        }
+    )
+    with panel("corridor", x=LABELS["tokens"], y=LABELS["loss"], title="Forecast curve") as drawn:
+        axis = drawn.ax
+        band(axis, table, colour=C1, label=f"forecast, {100 * expected['level']:g}% band")
+        axis.scatter(table["x"], table["y"], s=14, color=C1, zorder=4)
+        if reached:
+            x, y = [r["tokens"] for r in reached], [r["test_loss"] for r in reached]
+            axis.plot(x, y, "o", color=C2, markersize=4, label="measured", zorder=5)
+        if outcome is not None:
+            star(axis, end, outcome, label="outcome")
+        axis.legend(loc="best")
+    return drawn.svg
+
+
+def sensitivity(rows: Sequence[Mapping[str, Any]], best: Any) -> str:
+    """Draw tokens per parameter of each refit, a line a choice of rows, a mark an objective."""
+    subsets = list(dict.fromkeys(r["rows"] for r in rows))
+    objectives = list(dict.fromkeys(r["objective"] for r in rows))
+    with panel(
+        "sensitivity",
+        x="tokens per parameter of the optimum",
+        y="",
+        title="Sensitivity to objective and rows",
+        height=1.5 + 0.42 * len(subsets),
+    ) as drawn:
+        axis = drawn.ax
+        ends = best.intervals.get("tokens_per_param")
+        if ends:
+            axis.axvspan(*ends, color=C1, alpha=0.13, linewidth=0)
+        axis.axvline(best.tokens_per_param, color=C1, linewidth=1.0)
+        styles = zip((C1, C2, C3, C4), ("o", "D", "s", "^"), objectives, strict=False)
+        for colour, marker, objective in styles:
+            here = [r for r in rows if r["objective"] == objective]
+            y = [-subsets.index(r["rows"]) for r in here]
+            x = [r["tokens_per_param"] for r in here]
+            axis.scatter(x, y, s=26, color=colour, marker=marker, label=objective, zorder=3)
+        axis.set(
+            yticks=[-i for i in range(len(subsets))], yticklabels=[_folded(s) for s in subsets]
+        )
+        axis.set_ylim(0.5 - len(subsets), 1.1)
+        axis.legend(loc="upper left", ncols=2)
+    return drawn.svg
+
+
+def _folded(text: str, width: int = 14) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+
+
+def tuning(swept: Sequence[Mapping[str, Any]], cells: pd.DataFrame, *, axis: str, x: str) -> str:
+    """Draw loss against a setting for the first six (N, D); `cells` has N, D, lr, batch, loss."""
+    with panel(f"tuning-{axis}", x=x, y=LABELS["loss"], title=f"Loss against {x}") as drawn:
+        for colour, point in zip((C1, C2, C3, C4, C5, C6), swept, strict=False):
+            same = (cells["params"] == point["params"]) & (cells["tokens"] == point["tokens"])
+            here = cells.loc[same].sort_values(by=axis)
+            label = f"N {short(point['params'])}, D {short(point['tokens'])}"
+            drawn.ax.plot(here[axis], here["loss"], "o-", color=colour, markersize=3, label=label)
+            optimum = point["optima"][axis]
+            if not optimum["why"]:
+                at = point["loss"]
+                drawn.ax.hlines(at, *optimum["flat"], color=colour, linewidth=2.0, alpha=0.5)
+                drawn.ax.scatter([optimum["value"]], [at], s=34, marker="D", color=colour, zorder=4)
+        drawn.ax.legend(loc="best")
+    return drawn.svg
+
+
 def training_curves(curves: pd.DataFrame, *, final: pd.DataFrame | None = None) -> str:
     """Draw loss against tokens, a line a cell; `curves` has run, params, tokens, loss."""
     with panel(
         "curves", x=LABELS["tokens"], y=LABELS["loss"], logy=True, title="Training curves"
     ) as drawn:
         axis = drawn.ax
-        sized_lines(axis, curves, x="tokens", label=True)
+        sized_lines(axis, curves, x="tokens", label=True, named=True)
         if final is not None and len(final):
             axis.plot(
                 final["tokens"],

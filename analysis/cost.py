@@ -46,6 +46,7 @@ def cost_block(
     split: Split,
     pretrain: dict[str, Any],
     *,
+    shape: Shape,
     memory: float,
 ) -> dict[str, Any]:
     """Return the costs with their reasons; those that nothing is known of are None."""
@@ -66,6 +67,7 @@ def cost_block(
         "share_of_budget": (flops + served) / budget.flops,
         "device_hours": hours,
         "wall_hours": None if hours is None else hours / budget.devices,
+        "params_total": shape.params.total,
         "memory_per_device_gib": memory,
         "money": None if hours is None or price is None else hours * price,
         "deadweight": wasted,
@@ -75,6 +77,7 @@ def cost_block(
             "share_of_budget": "of the budget; the rest is reserve and whole steps",
             "device_hours": f"FLOPs / speed / 3600: {told}",
             "wall_hours": f"on {budget.devices} devices, no time lost between them",
+            "params_total": "embeddings and every expert: what memory holds",
             "memory_per_device_gib": (
                 f"fp32, one sequence of {pretrain['context']} at a time"
                 f"{_room(budget.device, memory)}"

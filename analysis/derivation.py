@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from analysis.mixture import choice_lines
 from analysis.several import comparison_lines
 
 WIDTH = 100
@@ -45,6 +46,7 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
     )
     yield f"plan for study {plan['study']}: {reach}"
     yield from comparison_lines(plan["laws"], plan["budget"]["flops"]) if plan["laws"] else ()
+    yield from choice_lines(plan["mixtures"]) if plan["mixtures"] else ()
     if plan["steps"]:
         yield "derivation: value, interval before rounding, law or rule, rounding"
     for step in plan["steps"]:

@@ -23,7 +23,7 @@ from analysis.comparison import compare
 from analysis.envelope import envelope
 from analysis.forms import Array, Form, column, form_named
 from analysis.frontier import check_within, far_runs, near_frontier
-from analysis.hindcast import hindcasts
+from analysis.hindcast import hindcasts, widened
 from analysis.intervals import other_intervals
 from analysis.isoflop import isoflop, vertices
 from analysis.laws import Law
@@ -165,6 +165,10 @@ def _fitted(runs: Runs, form: Form, objective: Objective | None, settings: Setti
             compared = far_runs(table, form, objective, tested["rows"], fixed=fixed)
             far = rules.far_runs_alarm(compared, len(table))
             law = replace(law, alarms=(*law.alarms, *([far] if far else [])))
+    if form.is_surface and (told := runs.inputs.get("confirmations")):
+        tested = widened(law.backtest, told, column(everything, "flops"))
+        missed = rules.missed_alarm(told)
+        law = replace(law, backtest=tested, alarms=(*law.alarms, *([missed] if missed else [])))
     if settings.sensitivity and form.is_surface:
         flops = float((6 * column(table, "params") * column(table, "tokens")).max())
         near = problem.design.external(found.theta[:MINIMA_KEPT])
@@ -192,7 +196,8 @@ def needed_columns(form: str) -> tuple[str, ...]:
     if form == "all":
         return ()
     chosen = form_named(form)
-    return (*(v for v in chosen.variables if v not in chosen.optional), chosen.target)
+    spared = () if chosen.terms else chosen.optional  # a term is fitted to what it is made of
+    return (*(v for v in chosen.variables if v not in spared), chosen.target)
 
 
 def stage_of(form: str) -> str:
@@ -467,6 +472,7 @@ def _ranges(table: pd.DataFrame) -> dict[str, list[float]]:
         "flops",
         "loss",
         "unique_tokens",
+        "experts",
         "kl",
         "pairs",
         "examples",

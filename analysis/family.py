@@ -12,6 +12,9 @@ from analysis.study import Study
 from scaling.schema import Shape, ladder_shape
 
 RULES = ("ladder", "levine")
+VOCAB_RULES = ("tokenizer", "tao")
+TAO = (0.20, 0.42)  # V d = .20 C^.42: released code of Tao et al. 2024, 3.3e7 to 3e9 parameters
+VOCAB_STEP = 128  # a multiple that matrix products like
 LEVINE = (5.039, 0.0555)
 DEEPEST = 200
 
@@ -20,10 +23,14 @@ DEEPEST = 200
 class FamilySettings:
     """Width rule, and what to change of the default family; None keeps it.
 
+    `vocab_rule` of `tao` takes the vocabulary from the budget (Tao et al. 2024, 2407.13623), where
+    no study's tokenizer fixes it.
+
     ffn_ratio is d_ff / width; heads_multiple rounds the number of heads (levine alone).
     """
 
     rule: str = "ladder"
+    vocab_rule: str = "tokenizer"
     vocab_size: int | None = None
     context: int | None = None
     d_head: int | None = None
@@ -38,6 +45,16 @@ class FamilySettings:
         """Check the rule and the sizes."""
         if self.rule not in RULES:
             raise ValueError(f"shape.rule={self.rule} is unknown; choose one of {', '.join(RULES)}")
+        if self.vocab_rule not in VOCAB_RULES:
+            raise ValueError(
+                f"shape.vocab_rule={self.vocab_rule} is unknown; choose one of"
+                f" {', '.join(VOCAB_RULES)}"
+            )
+        if self.vocab_rule == "tao" and self.vocab_size is not None:
+            raise ValueError(
+                f"shape.vocab_rule=tao and shape.vocab_size={self.vocab_size} both set the"
+                " vocabulary; give one of them"
+            )
         for name in ("vocab_size", "context", "d_head", "ffn_ratio", "heads_multiple"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -45,7 +62,7 @@ class FamilySettings:
 
     def changes(self) -> dict[str, object]:
         """Return what is asked to differ from the family."""
-        kept = ("rule", "heads_multiple")
+        kept = ("rule", "vocab_rule", "heads_multiple")
         return {k: v for k, v in asdict(self).items() if v is not None and k not in kept}
 
 
@@ -71,6 +88,30 @@ def with_family(study: Study, settings: FamilySettings) -> Study:
         d_ff=round(float(ratio) * width),  # type: ignore[arg-type]
     )
     return replace(study, like=like, source="default family with shape.* as set (no study)")
+
+
+def best_vocabulary(flops: float, d_model: int) -> int:
+    """Return the vocabulary of least loss at a budget and width (Tao et al. 2024, 2407.13623)."""
+    return VOCAB_STEP * max(1, round(TAO[0] * flops ** TAO[1] / d_model / VOCAB_STEP))
+
+
+def with_vocabulary(
+    study: Study, settings: FamilySettings, *, flops: float, target: float, count: str
+) -> Study:
+    """Return the study with the vocabulary that the rule gives a size at a budget."""
+    if settings.vocab_rule != "tao":
+        return study
+    if study.cells:
+        raise ValueError(
+            f"shape.vocab_rule=tao would leave the tokenizer that {study.source} trained with, and"
+            " its law; leave it out, or sweep the other vocabulary"
+        )
+    for _ in range(3):  # the width hardly depends on the vocabulary
+        aspect = study.aspect(target)
+        shape = shape_near(target, study=study, count=count, aspect=aspect, settings=settings)
+        vocab_size = best_vocabulary(flops, shape.d_model)
+        study = replace(study, like=replace(study.like, vocab_size=vocab_size))
+    return study
 
 
 def shape_near(

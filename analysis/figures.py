@@ -281,16 +281,27 @@ def star(
     axis.scatter([x], [y], s=70, marker="*", color=C2, label=label, zorder=6, linewidth=0)
 
 
-def sized_lines(axis: Axes, curves: pd.DataFrame, *, x: str, label: bool = False) -> None:
-    """Draw one thin line a run, coloured by its size."""
+def sized_lines(
+    axis: Axes, curves: pd.DataFrame, *, x: str, label: bool = False, named: bool = False
+) -> None:
+    """Draw one thin line a run, coloured by its size.
+
+    Where they are `named`, each has the id run-<run>, to be linked to, and says its run.
+    """
     sizes = sorted(curves["params"].unique())
     for colour, size in zip(ramp(len(sizes)), sizes, strict=True):
         here = curves[curves["params"] == size]
         lines = [np.column_stack([run[x], run["loss"]]) for _, run in here.groupby("run")]
         text = short(size) if label else None
-        axis.add_collection(
-            LineCollection(lines, colors=colour, linewidths=0.8, alpha=0.55, zorder=1, label=text)
-        )
+        drawn = LineCollection(lines, colors=colour, linewidths=0.8, alpha=0.55, zorder=1)
+        if named and len(curves["run"].unique()) <= MOST_TIPS:
+            for name, run in here.groupby("run"):
+                (line,) = axis.plot(run[x], run["loss"], color=colour, linewidth=0.8, alpha=0.7)
+                line.set_gid(f"run-{name}")
+                line.set_url(f"{TIP}{name}, N {short(size)}")
+            drawn.set_segments([])
+        drawn.set_label(text)
+        axis.add_collection(drawn)
     axis.autoscale_view()
 
 

@@ -5,7 +5,7 @@ follows from the exact FLOPs per token of each shape (attention and head include
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -75,7 +75,9 @@ class Chosen:
         return {
             "params_target": why,
             "params": nearest,
-            "count": "the count that the law was fitted on",
+            "count": "what one token passes: of dense runs the count that the law was fitted on"
+            if self.shape.n_experts
+            else "the count that the law was fitted on",
             "model": f"{self.shape.n_layer} layers of width {self.shape.d_model} ({self.rule})",
         }
 
@@ -94,7 +96,14 @@ def choose_shape(
     count, aspect = split.law.count, study.aspect(split.params)
 
     def near(target: float) -> Shape:
-        return shape_near(target, study=study, count=count, aspect=aspect, settings=family)
+        options = {"count": count, "aspect": aspect, "settings": family}
+        try:
+            return shape_near(target, study=study, **options)
+        except ValueError:
+            small = study.like_near(target)
+            if small is None or study.like.n_experts != small.n_experts:
+                raise
+            return shape_near(target, study=replace(study, like=small), **options)
 
     shape = _within(split, near, count, memory)
     if family.rule == "levine":

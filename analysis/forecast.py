@@ -60,6 +60,8 @@ def forecast_block(
     parts = (
         "the law's draws, the scatter of runs about it, and the growth of its error with distance"
     )
+    refitted = law.inputs.get("confirmations", ())
+    row = f" (refitted with {len(refitted)} confirmation run)" if refitted else ""
     curve, how = curve_of(law, study, n, d, level=level, unique=unique, widen=widen)
     return {
         "test_loss": loss,
@@ -70,7 +72,7 @@ def forecast_block(
         "curve": curve,
         "reasons": {
             "test_loss": (
-                f"the law at N = {n:.5g} and D = {d:.5g}; "
+                f"the law{row} at N = {n:.5g} and D = {d:.5g}; "
                 f"rounding the shape costs {cost:+.2g} nats against the best shape at this budget"
             ),
             "interval": (
@@ -99,18 +101,22 @@ def curve_of(
     unique: float | None = None,
     widen: float = 1.0,
 ) -> tuple[list[dict[str, Any]], str]:
-    """Return the test loss under way at each share of the tokens, and what it was made from."""
+    """Return the test loss under way at each share of the tokens, and what it was made from.
+
+    `curves` is how many of the study a row's lag is from; 0 leaves that of a finished run.
+    """
     rows, used = [], 0
     for share in SHARES:
         found = lags(law, study, share)
         loss, ends = _predicted(law, params, share * tokens, level, unique, widen)
-        row = {"share": share, "tokens": rounded(share * tokens, 6)}
+        row: dict[str, Any] = {"share": share, "tokens": rounded(share * tokens, 6), "curves": 0}
         if len(found) >= FEWEST_COURSES:
             used = max(used, len(found))
             middle = math.exp(float(np.median(found)))
             spread = float(np.std(found, ddof=1)) * math.sqrt(1 + 1 / len(found))
             ends = _joined(loss, ends, float(ndtri((1 + level) / 2)) * spread)
             loss, ends = loss * middle, [e * middle for e in ends]
+            row["curves"] = len(found)
         rows.append({**row, "test_loss": loss, "interval": ends})
     if used:
         return rows, (
@@ -124,10 +130,15 @@ def curve_of(
 
 
 def lags(law: Law, study: Study, share: float) -> list[float]:
-    """Return log(loss at a share of the tokens / law of a finished run there), a value a cell."""
-    found = []
+    """Return log(loss at a share of the tokens / law of a finished run there), a value a cell.
+
+    Of cells that are there below the fewest tokens fitted the law says nothing: they are left out.
+    """
+    found, fewest = [], law.ranges.get("tokens", (0.0,))[0]
     for course in study.courses:
         shares = np.array(course.shares)
+        if share * course.tokens < fewest:
+            continue
         if np.min(np.abs(np.log(shares / share))) > math.log(NEAR):
             continue
         law_there = law.predict(course.params, shares * course.tokens, noise=False, force=True).loss

@@ -23,6 +23,7 @@ from analysis.overoptimisation import Chosen
 from analysis.words import power
 
 LEAST_SHARE = 0.5  # of the cells in budgets: below it, what looks like a budget is an accident
+SURFACE, EDGE = 60, 1.3  # points of an axis, and the margin around the runs
 RESIDUALS = ("params", "tokens", "flops", "tokens_per_param")
 
 
@@ -113,6 +114,7 @@ def fit_pictures(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
             caption=f"Observed against fitted loss; root mean square residual {spread:.2g}%.",
         )
     ]
+    shown += _surface(law, fitted)
     texts = {
         "params": "model size",
         "tokens": "tokens",
@@ -127,6 +129,28 @@ def fit_pictures(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
         )
         for name in RESIDUALS
     ]
+
+
+def _surface(law: Law, fitted: pd.DataFrame) -> list[Picture]:
+    """Draw the surface of a law of N and D."""
+    if not FORMS[law.form].is_surface:
+        return []
+    sizes, tokens = (
+        np.geomspace(fitted[k].min() / EDGE, fitted[k].max() * EDGE, SURFACE)
+        for k in ("params", "tokens")
+    )
+    n, d = np.meshgrid(sizes, tokens)
+    losses = law.predict(n, d, noise=False, force=True).loss
+    ridge = None
+    if has_optimum(law):
+        optima = [law.optimum(c, force=True) for c in span(*_reach(fitted, None))]
+        line = pd.DataFrame({"x": [o.params for o in optima], "y": [o.tokens for o in optima]})
+        ridge = line.loc[line["x"].between(sizes[0], sizes[-1])]
+    svg = charts.surface(fitted, sizes, tokens, losses, ridge)
+    caption = (
+        "The fitted loss (nats/token) as level lines over N and D, with the runs that it rests on."
+    )
+    return [Picture(name="surface", svg=svg, caption=caption)]
 
 
 def allocation_pictures(
@@ -184,16 +208,53 @@ def curve_pictures(material: Material) -> list[Picture]:
 def final_pictures(material: Material) -> list[Picture]:
     """Draw the forecast with its interval against the outcome."""
     plan, record = material.plan, material.stages.get("pretrain")
-    if not plan or len(plan["forecast"].get("interval") or ()) != 2:
+    expected = material.sealed or (plan["forecast"] if plan else {})
+    if not plan or len(expected.get("interval") or ()) != 2:
         return []
     outcome = record.test_loss if record else None
-    return [
+    shown = [
         Picture(
-            svg=charts.forecast(plan["forecast"], outcome),
+            svg=charts.forecast(expected, outcome),
             caption=f"Test loss forecast for C = {power(plan['pretrain']['flops'], 3)} FLOPs"
             + (" and what the run reached." if outcome is not None else "; the run has not ended."),
         )
     ]
+    if all(len(row["interval"]) == 2 for row in expected.get("curve") or [{"interval": ()}]):
+        end = plan["pretrain"]["tokens"]
+        reached = material.corridor.get("rows", [])
+        svg = charts.corridor(expected, reached, end=end, outcome=outcome)
+        caption = "The forecast under way, sealed before the run, and what was measured on the way."
+        shown.append(Picture(svg=svg, caption=caption))
+    return shown
+
+
+def sensitivity_pictures(law: Law | None) -> list[Picture]:
+    """Draw D*/N* at the largest C fitted by objective, with and without the rows at the ends."""
+    rows = [r for r in (law.sensitivity if law else ()) if "tokens_per_param" in r]
+    if law is None or not rows:
+        return []
+    svg = charts.sensitivity(rows, law.optimum(rows[0]["flops"], force=True))
+    caption = (
+        "Tokens per parameter of the optimum at the largest compute fitted, by objective and"
+        " choice of rows; the band is the law's interval."
+    )
+    return [Picture(name="sensitivity", svg=svg, caption=caption)]
+
+
+def tuning_pictures(points: Sequence[dict[str, Any]], cells: pd.DataFrame) -> list[Picture]:
+    """Draw loss against learning rate or batch at each (N, D) that was swept, with its optimum."""
+    shown = []
+    for axis, name in (("lr", "peak learning rate"), ("batch", "batch (tokens)")):
+        swept = [p for p in points if axis in p["optima"]]
+        if not swept:
+            continue
+        svg = charts.tuning(swept, cells, axis=axis, x=name)
+        caption = (
+            f"Loss against {name} where it was swept; diamonds are the optima, bars the settings"
+            " within .25% of the best. One at the edge of what was tried is left out."
+        )
+        shown.append(Picture(name=f"tuning_{axis}", svg=svg, caption=caption))
+    return shown
 
 
 def stage_pictures(

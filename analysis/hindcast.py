@@ -16,7 +16,7 @@ exp(-c log(C)^2) the truth at 10 and 100 times C was inside 92 and 36 % of the e
 of this, 4 and 0 % without tau; of a Farseer surface 100 % of this and 0 % without tau or scatter.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,26 @@ def tau_knots(rows: list[dict[str, Any]]) -> list[list[float]]:
     reached = sorted((r["distance"], _unexplained(r)) for r in several or converged)
     worst = np.maximum.accumulate([error for _, error in reached])
     return [[float(np.log(d)), float(t)] for (d, _), t in zip(reached, worst, strict=True)]
+
+
+def widened(
+    tested: dict[str, Any] | None, confirmations: Sequence[Mapping[str, Any]], flops: Array
+) -> dict[str, Any] | None:
+    """Return the hindcasts with tau at least as large as the errors of confirmations that missed.
+
+    `flops` (n,) are the runs', from the largest of which below it a confirmation was forecast.
+    """
+    missed = []
+    for one in confirmations:
+        below = flops[flops < one["flops"] / SAME_LEVEL]
+        if one["inside"] is False and len(below):
+            missed.append([float(np.log(one["flops"] / below.max())), abs(one["error"])])
+    if not missed:
+        return tested
+    tested = tested or {"rows": [], "tau": [], "resamples": 0}
+    knots = sorted([*tested["tau"], *missed])
+    worst = np.maximum.accumulate([tau for _, tau in knots])
+    return {**tested, "tau": [[h, float(t)] for (h, _), t in zip(knots, worst, strict=True)]}
 
 
 def _unexplained(row: Mapping[str, Any]) -> float:

@@ -50,7 +50,7 @@ from analysis.allocation import optimal_split, power_optimum
 from analysis.forms import FORMS, Array, Form, column
 from analysis.scatter import deviation
 from analysis.uncertainty import corrected
-from scaling.schema import code_version, read_json, write_json
+from scaling.schema import COUNTS, code_version, read_json, write_json
 
 SCHEMA = 1
 STATUSES = ("converged", "offset_not_identified", "bound_hit", "not_identified", "max_iter")
@@ -114,13 +114,18 @@ class Law:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        """Refuse another schema, an unknown status and parameters that are not finite."""
+        """Refuse another schema, an unknown status or count, parameters that are not finite."""
         if self.schema != SCHEMA:
             raise ValueError(
                 f"law.json has schema {self.schema}; this version reads {SCHEMA}: refit"
             )
         if self.status not in STATUSES:
             raise ValueError(f"law status is {self.status!r}; legal are {', '.join(STATUSES)}")
+        if self.count not in COUNTS:
+            raise ValueError(
+                f"the law counts N as {self.count!r}, by which no model is counted; refit with"
+                f" count= one of {', '.join(COUNTS)}"
+            )
         bad = [k for k, v in self.parameters.items() if not np.isfinite(v)]
         if bad:
             raise ValueError(

@@ -98,6 +98,12 @@ def lr_batch(runs: Runs, *, resamples: int = DRAWS, level: float = 0.9, seed: in
     )
 
 
+def swept_points(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the (N, D) at which an axis was swept, with the optimum of each; no law is fitted."""
+    points = [_cell(rows) for _, rows in table.groupby(["params", "tokens"], sort=True)]
+    return [_plain(p) for p in points if p["optima"]]
+
+
 def settings(law: Law, params: float, tokens: float, level: float = 0.9) -> dict[str, list[float]]:
     """Return {"lr" | "batch": [value, low, high]} of an lr_batch law; ends equal without draws."""
     if law.form != "lr_batch":

@@ -8,7 +8,15 @@ import pandas as pd
 
 from analysis.laws import Law
 from analysis.plan_file import read_plan
-from scaling.schema import Record, read_curve, read_json, read_record, read_records, sha256_file
+from scaling.schema import (
+    Record,
+    confirmations,
+    read_curve,
+    read_json,
+    read_record,
+    read_records,
+    sha256_file,
+)
 
 STAGES = ("pretrain", "sft", "reward", "ppo")
 CURVE_ROWS = 120  # of one cell in a figure: more is not seen
@@ -16,7 +24,11 @@ CURVE_ROWS = 120  # of one cell in a figure: more is not seen
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """A study, its law, its plan and its final run; `sha256` of each file that was read."""
+    """A study, its law, its plan and its final run; `sha256` of each file that was read.
+
+    `sealed` is the forecast as it stood before the run, `corridor` the run against its curve;
+    `confirmations` are records with the score of their forecast.
+    """
 
     folder: Path
     records: list[Record]
@@ -25,6 +37,9 @@ class Material:
     stages: dict[str, Record]
     curves: dict[str, pd.DataFrame]
     samples: list[dict[str, Any]]
+    sealed: dict[str, Any] = field(default_factory=dict)
+    corridor: dict[str, Any] = field(default_factory=dict)
+    confirmations: list[tuple[Record, dict[str, Any]]] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -33,7 +48,10 @@ class Material:
         return self.law.count if self.law else "non_embedding"
 
     def cells(self) -> pd.DataFrame:
-        """Return the done cells: run, params (under `count`), tokens, flops, loss, seed, trunk."""
+        """Return the runs of the law: run, params (under `count`), tokens, flops, loss and so on.
+
+        Done cells and confirmation runs; `experts` of a dense model is 1.
+        """
         rows = [
             {
                 "run": r.run_id,
@@ -43,13 +61,13 @@ class Material:
                 "loss": r.test_loss,
                 "seed": r.seed,
                 "trunk": r.trunk,
+                "experts": float(max(1, r.config.get("model", {}).get("n_experts", 0))),
             }
-            for r in self.records
+            for r in (*self.records, *(r for r, _ in self.confirmations))
             if r.status == "done" and r.stage == "pretrain" and r.test_loss is not None
         ]
-        return pd.DataFrame(
-            rows, columns=["run", "params", "tokens", "flops", "loss", "seed", "trunk"]
-        )
+        names = ["run", "params", "tokens", "flops", "loss", "seed", "trunk", "experts"]
+        return pd.DataFrame(rows, columns=names)
 
     def training(self) -> pd.DataFrame:
         """Return the cells' curves: run, params, tokens, flops, loss; `CURVE_ROWS` or so each."""
@@ -76,7 +94,9 @@ def read_material(folder: str | Path, *, law: str = "", plan: str = "") -> Mater
     final = folder / "final"
     found = {s: final / s / "record.json" for s in STAGES if (final / s / "record.json").exists()}
     samples, sealed = final / "ppo" / "samples.json", final / "forecast.json"
-    read = [p for p in (law_path, plan_path, sealed, *found.values(), samples) if p.exists()]
+    curve = final / "curve.json"
+    named = (law_path, plan_path, sealed, curve, *found.values(), samples)
+    read = [p for p in named if p.exists()]
     return Material(
         folder=folder,
         records=records,
@@ -85,14 +105,17 @@ def read_material(folder: str | Path, *, law: str = "", plan: str = "") -> Mater
         stages={stage: read_record(path) for stage, path in found.items()},
         curves={s: pd.DataFrame(read_curve(p.parent / "metrics.jsonl")) for s, p in found.items()},
         samples=_samples(samples),
+        sealed=read_json(sealed) if sealed.exists() else {},
+        corridor=read_json(curve) if curve.exists() else {},
+        confirmations=[(record, line) for _, record, line in confirmations(folder)],
         sha256={_name(p, folder): sha256_file(p) for p in read},
     )
 
 
 def loss_curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return tokens, flops, loss of a curve: the test loss, else the training loss."""
-    measured = "test_loss" if any(r.get("test_loss") is not None for r in rows) else "train_loss"
-    kept = [r for r in rows if r.get(measured) is not None and r.get("flops") and r.get("tokens")]
+    measured = "test_loss" if any(pd.notna(r.get("test_loss")) for r in rows) else "train_loss"
+    kept = [r for r in rows if pd.notna(r.get(measured)) and r.get("flops") and r.get("tokens")]
     return pd.DataFrame(
         {
             "tokens": [float(r["tokens"]) for r in kept],

@@ -20,17 +20,26 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from analysis.budgets import Budget, budget_of
+from analysis.budgets import MEASURED, Budget, budget_of
 from analysis.confirmation import confirmation_of
 from analysis.constraints import Constraints, constraints_of
 from analysis.cost import cost_block, memory_alarm, memory_gib
 from analysis.derivation import derivation, shown
-from analysis.family import FamilySettings, with_family
+from analysis.family import FamilySettings, with_family, with_vocabulary
 from analysis.final_shape import FLAT, Chosen, choose_shape
 from analysis.forecast import forecast_block
 from analysis.forms import FORMS
 from analysis.laws import Law
-from analysis.plan_alarms import plan_alarms, reached_flops
+from analysis.mixture import (
+    MixtureSettings,
+    check_choice,
+    experts_of,
+    law_for,
+    least_loss,
+    mixture_alarm,
+    with_mixture,
+)
+from analysis.plan_alarms import FAR, plan_alarms, reached_flops
 from analysis.plan_file import SCHEMA, write_plan
 from analysis.pretrain import pretrain_block
 from analysis.published import load_law
@@ -58,7 +67,6 @@ from analysis.steps import steps_of
 from analysis.study import Study, default_study, study_of
 from conf.app import start, store
 from scaling.schema import (
-    CONFIRMING,
     LEDGER,
     Shape,
     code_version,
@@ -76,9 +84,12 @@ class PlanConfig:
 
     flops in FLOPs, gpu_hours in device hours, money in units of price_per_hour (of one device),
     wall_hours on `devices`, flops_multiple in units of the study's largest cell; utilisation is
-    the FLOPs a device does over its peak, recomputation by activation_checkpointing included.
+    the FLOPs a device does over its peak, recomputation by activation_checkpointing included, or
+    `measured`. Beyond `far` times the largest compute fitted an alarm says so.
     `law` is one law or a list. The constraints, from unique_tokens to reserve, are explained in
-    `analysis.constraints`; flat_nats is the loss within which all N count as equal.
+    `analysis.constraints`; `lr_batch` is a law of learning rate and batch (form=lr_batch, or
+    published), else the study's rule sets them; flat_nats is the loss within which all N count as
+    equal.
     """
 
     law: Any = ""
@@ -93,7 +104,7 @@ class PlanConfig:
     device: str = ""
     devices: int = 1
     price_per_hour: float | None = None
-    utilisation: float = 0.4
+    utilisation: Any = 0.4
     flops_per_second: float | None = None
     activation_checkpointing: bool = False
     sharded: bool = False
@@ -106,20 +117,26 @@ class PlanConfig:
     tokens: float | None = None
     overtraining: float | None = None
     reserve: float = 0.0
+    lr_batch: str = ""
     flat_nats: float = FLAT
+    far: float = FAR
     level: float | None = None
     force: bool = False
     shape: FamilySettings = field(default_factory=FamilySettings)
+    moe: MixtureSettings = field(default_factory=MixtureSettings)
     sft: SftSettings = field(default_factory=SftSettings)
     reward: RewardSettings = field(default_factory=RewardSettings)
     ppo: PpoSettings = field(default_factory=PpoSettings)
 
     def __post_init__(self) -> None:
         """Check ranges that need nothing else."""
-        if not 0 < self.utilisation <= 1:
+        share = self.utilisation
+        if share != MEASURED and not (isinstance(share, int | float) and 0 < share <= 1):
             raise ValueError(
-                f"utilisation={self.utilisation} must lie in (0, 1]; 0.3 to 0.5 is usual"
+                f"utilisation={share} must lie in (0, 1] (0.3 to 0.5 is usual) or be {MEASURED}"
             )
+        if not self.far > 1:
+            raise ValueError(f"far={self.far:g} must be above 1; 1000 is the most that was seen")
         if self.level is not None and not 0 < self.level < 1:
             raise ValueError(f"level={self.level} must lie between 0 and 1; 0.9 is usual")
         if self.devices < 1:
@@ -150,14 +167,32 @@ def make_plan(
     target that no shape of the study's family has, and for constraints that contradict each other.
     """
     settings = settings or PlanConfig()
-    law = permitted(law, settings)
-    study = with_family(study, settings.shape)
+    check_choice(law, settings.moe)
+    if len(settings.moe.choices()) > 1:
+        each = [
+            replace(settings, moe=replace(settings.moe, experts=n)) for n in settings.moe.choices()
+        ]
+        told = {"name": name, "others": others, "scored": scored}
+        return least_loss([make_plan(law, budget, study, s, **told) for s in each])
+    study = with_mixture(with_family(study, settings.shape), settings.moe)
+    experts = experts_of(study)
+    unseen = mixture_alarm(law, experts)
+    law = law_for(permitted(law, settings), experts)
+    compared = {k: law_for(permitted(v, settings), experts) for k, v in (others or {}).items()}
     if settings.unique_tokens is not None:
         study = replace(study, unique_tokens=None)  # the plan prices repetition: no alarm for it
     level = settings.level or (law.intervals or {}).get("level", DEFAULT_LEVEL)
+    study = with_vocabulary(
+        study,
+        settings.shape,
+        flops=budget.flops,
+        target=law.optimum(budget.flops).params,
+        count=law.count,
+    )
     chosen, memory = _chosen(law, budget, study, settings, level)
-    pretrain = pretrain_block(budget, study, chosen)
-    teller = _teller(law, others or {})
+    rates = load_law(settings.lr_batch) if settings.lr_batch else None
+    pretrain = pretrain_block(budget, study, chosen, lr_batch=rates, level=level)
+    teller = _teller(law, compared)
     forecast = forecast_block(
         repeating(teller, chosen.split.constraints),
         study,
@@ -168,27 +203,35 @@ def make_plan(
     )
     later = _later_blocks(settings, chosen.shape, pretrain, seed=study.seed, level=level)
     reach = reached_flops(law)
-    compared = {k: permitted(v, settings) for k, v in (others or {}).items()}
     rows = (
         side_by_side({name: law, **compared}, budget.flops, level=level, params=pretrain["params"])
         if compared
         else []
     )
     needed = memory(chosen.shape)
-    found = plan_alarms(law, study, pretrain, forecast, forced=not law.usable)
-    found += _own_alarms(rows, budget, needed, settings)
+    derived = steps_of(chosen, pretrain, source=study.source, vocab_rule=settings.shape.vocab_rule)
+    found = plan_alarms(law, study, pretrain, forecast, forced=not law.usable, far=settings.far)
+    found = [*_own_alarms(rows, budget, needed, unseen, settings), *found]
     return {
         "schema": SCHEMA,
         "study": study.name,
         "runs": "runs",
         "budget": budget_block(budget, pretrain),
-        "steps": [s.as_dict() for s in steps_of(chosen, pretrain)],
+        "steps": [s.as_dict() for s in derived],
         "laws": rows,
+        "mixtures": [],
         "forecast": forecast,
-        "confirmation": confirmation_of(budget, chosen.split, pretrain, reach),
+        "confirmation": confirmation_of(
+            budget,
+            chosen.split,
+            pretrain,
+            reach,
+            study=study.name,
+            done=law.inputs.get("confirmations", ()),
+        ),
         "extrapolation": rounded(pretrain["flops"] / reach, 4) if reach else 0.0,
         "pretrain": pretrain,
-        "cost": cost_block(law, budget, chosen.split, pretrain, memory=needed),
+        "cost": cost_block(law, budget, chosen.split, pretrain, shape=chosen.shape, memory=needed),
         **later,
         "cell": study.config or _bare_cell(study.like),
         "law": _law_block(law),
@@ -292,9 +335,9 @@ def main(config: PlanConfig) -> None:
     write_plan(out, plan)
     sys.stdout.write(f"plan written to {out}\n")
     if plan["confirmation"]["needed"]:
-        smaller = _confirming(plan["confirmation"], law, budget, study, config, scored)
+        smaller = _confirming(plan, law, budget, study, config, scored)
         smaller = _named(smaller, name, law, folder)
-        smaller |= {"study": f"{plan['study']}{CONFIRMING}", "confirmation": {}}
+        smaller |= {"study": plan["confirmation"]["study"], "confirmation": {}}
         path = write_plan(out.with_name(f"{out.stem}.confirmation{out.suffix}"), smaller)
         first = smaller["pretrain"]
         sys.stdout.write(
@@ -306,7 +349,7 @@ def main(config: PlanConfig) -> None:
 
 
 def _confirming(
-    confirmation: dict[str, Any],
+    plan: dict[str, Any],
     law: Law,
     budget: Budget,
     study: Study,
@@ -314,8 +357,11 @@ def _confirming(
     scored: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
     """Return the plan of the confirmation run."""
+    confirmation, experts = plan["confirmation"], plan["pretrain"]["model"]["n_experts"]
     free = {f.name: f.default for f in fields(Constraints)}
     asked = replace(config, **free | {"overtraining": confirmation["overtraining"]})
+    if config.moe.choices():
+        asked = replace(asked, moe=replace(config.moe, experts=max(1, experts)))
     return make_plan(law, replace(budget, flops=confirmation["flops"]), study, asked, scored=scored)
 
 
@@ -356,10 +402,14 @@ def _teller(law: Law, others: Mapping[str, Law]) -> Law:
 
 
 def _own_alarms(
-    rows: list[dict[str, Any]], budget: Budget, needed: float, settings: PlanConfig
+    rows: list[dict[str, Any]],
+    budget: Budget,
+    needed: float,
+    unseen: tuple[str, str] | None,
+    settings: PlanConfig,
 ) -> list[dict[str, str]]:
-    """Return the alarms of laws that disagree and of a device too small."""
-    found = []
+    """Return the alarms of unseen experts, laws that disagree and a device too small."""
+    found = [{"code": unseen[0], "sentence": unseen[1]}] if unseen else []
     if rows and (apart := disagreement_alarm(rows)):
         found.append({"code": apart.code, "sentence": apart.sentence})
     if small := memory_alarm(

@@ -10,7 +10,13 @@ FEW_WARMUPS = 5  # a run shorter than this many warm-ups is mostly warm-up
 
 
 def plan_alarms(
-    law: Law, study: Study, pretrain: dict[str, Any], forecast: dict[str, Any], *, forced: bool
+    law: Law,
+    study: Study,
+    pretrain: dict[str, Any],
+    forecast: dict[str, Any],
+    *,
+    forced: bool,
+    far: float = FAR,
 ) -> list[dict[str, str]]:
     """Return what to know before believing the plan: its own alarms, then the law's."""
     found = []
@@ -33,7 +39,7 @@ def plan_alarms(
         )
     if "test_loss" not in forecast:
         found.append(("no_forecast", forecast["reasons"]["test_loss"]))
-    found += _range_alarms(law, pretrain["flops"])
+    found += _range_alarms(law, pretrain["flops"], far)
     steps = pretrain["tokens"] // pretrain["batch_tokens"]
     if steps < FEW_WARMUPS * pretrain["warmup_steps"]:
         found.append(
@@ -68,7 +74,7 @@ def reached_flops(law: Law) -> float | None:
     return None
 
 
-def _range_alarms(law: Law, flops: float) -> list[tuple[str, str]]:
+def _range_alarms(law: Law, flops: float, far: float) -> list[tuple[str, str]]:
     reach = reached_flops(law)
     if not reach:
         return [
@@ -86,18 +92,18 @@ def _range_alarms(law: Law, flops: float) -> list[tuple[str, str]]:
             (
                 "below_range",
                 (
-                    f"C = {flops:.3g} FLOPs is below the smallest fitted, {low:.3g}: the law was"
-                    " not seen to hold there"
+                    f"C = {flops:.3g} FLOPs is {flops / low:.3g} times the smallest fitted,"
+                    f" {low:.3g}: the law was not seen to hold below it"
                 ),
             )
         ]
-    if flops > FAR * reach:
+    if flops > far * reach:
         return [
             (
                 "far",
                 (
                     f"C = {flops:.3g} FLOPs is {flops / reach:.3g} times the largest fitted,"
-                    f" {reach:.3g}; beyond {FAR:g} times, run a confirmation first"
+                    f" {reach:.3g}; beyond {far:g} times (far=), run a confirmation first"
                 ),
             )
         ]

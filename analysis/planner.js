@@ -96,7 +96,7 @@ const planner = (() => {
     if (!found) rows.push(["no size", "can be trained and serve that many tokens; raise the budget"]);
     else {
       rows.push(["N, parameters", show(found.params) + between(found.interval)], ["D, tokens", show(found.tokens) + (found.epochs > 1 ? `, ${show(found.epochs, 3)} passes` : "")],
-        ["test loss, nats/token", show(found.loss[0]) + between(found.loss.slice(1))], ["of the largest compute fitted", show(found.beyond, 3) + " times"]);
+        ["test loss, nats/token", show(found.loss[0]) + between(found.loss.slice(1))], ["of the largest 6ND fitted", show(found.beyond, 3) + " times"]);
       if (asked.speed) rows.push(["device hours of training", show(found.hours)]);
       if (asked.speed && asked.price) rows.push(["cost of training", show(found.money)]);
     }

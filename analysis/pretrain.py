@@ -4,25 +4,40 @@ The budget is kept exactly: D = C / (exact FLOPs per token of the rounded shape)
 What the law was fitted under (context, schedule, recipe) is kept, since a change moves its offset.
 """
 
-import math
+from dataclasses import dataclass
 from typing import Any
 
 from analysis.budgets import Budget
 from analysis.final_shape import Chosen
+from analysis.laws import Law
+from analysis.lr_batch import AXES, settings
+from analysis.mixture import OF_A_TOKEN
+from analysis.published import load_law
 from analysis.stages import rounded
 from analysis.study import Study
 from analysis.words import number
-from scaling.schema import Shape
+from scaling.schema import Shape, whole_batch
 
 WHOLE = 1 + 1e-12  # a D given in whole steps is not to lose one by rounding
 
 
-def pretrain_block(budget: Budget, study: Study, chosen: Chosen) -> dict[str, Any]:
-    """Return the pretraining block: N, D, shape, learning rate, batch, schedule."""
+def pretrain_block(
+    budget: Budget,
+    study: Study,
+    chosen: Chosen,
+    *,
+    lr_batch: Law | None = None,
+    level: float = 0.9,
+) -> dict[str, Any]:
+    """Return the pretraining block: N, D, shape, learning rate, batch, schedule.
+
+    `lr_batch` is a law of learning rate and batch, which goes before the study's rule.
+    """
     shape, count, planned = chosen.shape, chosen.split.law.count, chosen.tokens
     params = getattr(shape.params, count)
     per_token = shape.flops_per_token
-    lr, batch, lr_reason, batch_reason = _rates(study, shape, planned)
+    rates = _rates(study, shape, planned, lr_batch, level)
+    batch = rates.batch
     steps = max(1, int(planned * WHOLE / batch))
     tokens = steps * batch
     flops = tokens * per_token
@@ -37,7 +52,7 @@ def pretrain_block(budget: Budget, study: Study, chosen: Chosen) -> dict[str, An
         "seconds": float(flops / speed / budget.devices) if speed else 0.0,
         "model": {**study.family, **shape.as_model()},
         "context": shape.context,
-        "peak_lr": lr,
+        "peak_lr": rates.lr,
         "batch_tokens": int(batch),
         "warmup_steps": warmup,
         "weight_decay": study.weight_decay,
@@ -61,13 +76,13 @@ def pretrain_block(budget: Budget, study: Study, chosen: Chosen) -> dict[str, An
                 else budget.speed_reason
             ),
             "context": f"that of the {study.source}: another context is another law",
-            "peak_lr": lr_reason,
+            "peak_lr": rates.lr_reason,
             "batch_tokens": (
-                f"{batch_reason}; weights, gradients and moments take"
+                f"{rates.batch_reason}; weights, gradients and moments take"
                 f" {number(shape.training_bytes(0) / 2**30, 3)} GiB in fp32"
             ),
             "warmup_steps": warmup_reason,
-            "weight_decay": f"that of the {study.source}",
+            "weight_decay": _decay_reason(study, lr=rates.lr, batch=batch, tokens=tokens),
             "schedule": f"that of the {study.source}: another schedule is another offset E",
             "decay": f"that of the {study.source}",
             "seed": f"that of the {study.source}",
@@ -85,36 +100,80 @@ def _tokens_reason(chosen: Chosen) -> str:
     return f"D = C / {cost}"
 
 
-def _rates(study: Study, shape: Shape, tokens: float) -> tuple[float, int, str, str]:
-    """Return peak learning rate, batch (tokens), and the reason of each."""
-    body, rule = shape.params.active_body, study.recipe
-    if rule:
-        lr = rule.peak_lr(shape.d_model)
-        batch = rule.batch_tokens(body, shape.context)
-        return (
-            rounded(lr, 6),
-            batch,
-            (
-                f"rule of the {study.source}: {rule.lr_base:g} x ({rule.lr_base_width} /"
-                f" width)^{rule.lr_width_exponent:g} at width {shape.d_model}"
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Peak learning rate and batch (tokens), with the reason of each."""
+
+    lr: float
+    batch: int
+    lr_reason: str
+    batch_reason: str
+
+
+def _rates(study: Study, shape: Shape, tokens: float, law: Law | None, level: float) -> Rates:
+    """Return what `law` says, what it leaves out by the study's rule, without one by Step Law."""
+    rule = study.recipe
+    told = _by_law(law, shape, tokens, level) if law else {}
+    if rule is None:
+        told = {**_by_law(load_law("steplaw2025"), shape, tokens, level), **told}
+    elif len(told) < len(AXES):
+        source, width = f"rule of the {study.source}", shape.d_model
+        body = shape.params.active_body
+        told = {
+            "lr": (
+                rounded(rule.peak_lr(width), 6),
+                f"{source}: {rule.lr_base:g} x ({rule.lr_base_width} /"
+                f" width)^{rule.lr_width_exponent:g} at width {width}",
             ),
-            (
-                f"rule of the {study.source}: {rule.batch_base} x (N /"
-                f" {rule.batch_base_params:g})^{rule.batch_exponent:g}, a power of two of"
-                f" sequences of {shape.context}"
+            "batch": (
+                rule.wanted_batch(body),
+                f"{source}: {rule.batch_base} x (N /"
+                f" {rule.batch_base_params:g})^{rule.batch_exponent:g}",
             ),
-        )
-    lr = 1.79 * body**-0.713 * tokens**0.307
-    batch = shape.context * 2 ** max(0, round(math.log2(0.58 * tokens**0.571 / shape.context)))
-    source = (
-        "Step Law, Li et al. 2025 (2503.04715), N without embeddings, cosine to a floor of 1e-5;"
-        " not tuned here"
+            **told,
+        }
+    (lr, why), (wanted, rest) = told["lr"], told["batch"]
+    batch = whole_batch(wanted, shape.context)
+    return Rates(
+        lr=lr,
+        batch=batch,
+        lr_reason=why,
+        batch_reason=(
+            f"{rest}; from {wanted:.4g} tokens to a power of two of sequences of {shape.context}"
+        ),
     )
+
+
+def _by_law(law: Law, shape: Shape, tokens: float, level: float) -> dict[str, tuple[float, str]]:
+    """Return {"lr" | "batch": (value, reason)} of a law of learning rate and batch."""
+    n = getattr(shape.params, OF_A_TOKEN.get(law.count, law.count))
+    found = {}
+    for axis, (value, low, high) in settings(law, n, tokens, level).items():
+        powers = "".join(
+            f" {letter}^{law.parameters[f'{p}_{axis}']:.3g}"
+            for p, letter in (("p", "N"), ("q", "D"))
+            if f"{p}_{axis}" in law.parameters
+        )
+        ends = f" ({100 * level:g}% [{low:.4g}, {high:.4g}])" if high > low else ""
+        source = law.source if law.source != "fitted" else f"fitted on {law.n_runs} runs"
+        tuned = "" if law.n_runs else "; not tuned here"
+        why = f"{law.parameters[f'k_{axis}']:.3g}{powers}{ends}: {source}, N {law.count}{tuned}"
+        found[axis] = (rounded(value) if axis == "lr" else value, why)
+    return found
+
+
+def _decay_reason(study: Study, *, lr: float, batch: int, tokens: int) -> str:
+    """Say where weight decay is from, and over how much of the run it averages.
+
+    AdamW's weights are a mean over the last B / (lr wd D) of D (Wang & Aitchison 2024, 2405.13698).
+    """
+    source = f"that of the {study.source}"
+    if not study.weight_decay:
+        return source
+    scale = batch / (lr * study.weight_decay * tokens)
     return (
-        rounded(lr),
-        batch,
-        f"1.79 N^-0.713 D^0.307: {source}",
-        f"0.58 D^0.571 tokens, a power of two of sequences of {shape.context}: {source}",
+        f"{source}; AdamW then averages over B / (lr wd D) = {scale:.3g} of the run (Wang &"
+        " Aitchison 2024, 2405.13698)"
     )
 
 

@@ -2,10 +2,11 @@
 
 Columns afterwards: params (N, under the chosen count), tokens (D), loss (L, nats per token), flops
 (C; 6ND where the source has none), run, and where the source has them trunk, group, weight, seed,
-unique_tokens, lr, batch, curve (path of metrics.jsonl), and those of post-training (examples,
-pairs, epochs, kl, reward, error). Which must be there is for the form to say, and of a study which
-stage: pretraining unless the form is a law of another. Of that stage the cells that are done enter;
-failed ones are listed in `dropped` with the reason. Every mistake is one sentence.
+unique_tokens, experts (1: dense), lr, batch, curve (path of metrics.jsonl), and those of
+post-training (examples, pairs, epochs, kl, reward, error). Which must be there is for the form to
+say, and of a study which stage: pretraining unless the form is a law of another. Of that stage the
+cells that are done enter, and of pretraining the study's confirmation runs (LAWS 8, step 9); failed
+ones are listed in `dropped` with the reason. Every mistake is one sentence.
 """
 
 import difflib
@@ -17,11 +18,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.schema import Record, read_record, sha256_file
+from scaling.schema import COUNTS, Record, confirmations, read_record, sha256_file
 
-COUNTS = ("total", "non_embedding", "with_head", "active")
 NEEDED = ("params", "tokens", "loss")
-ALWAYS_CHECKED = (*NEEDED, "flops", "weight", "unique_tokens")  # also where no form asked for them
+ALWAYS_CHECKED = (
+    *NEEDED,
+    "flops",
+    "weight",
+    "unique_tokens",
+    "experts",
+)  # also where no form asked for them
 NUMBERS = (*ALWAYS_CHECKED, "lr", "batch", "examples", "epochs", "pairs", "kl", "reward", "error")
 SIGNED = ("reward",)
 SETTINGS = (  # of a stage, that its law holds for
@@ -34,6 +40,7 @@ FORM_OF = {
     "reward": "reward_model",
     "ppo": "rl_overoptimisation",
 }
+SAME_LOSS = ("data", "tokenizer", "eval")  # of a config: what losses are compared on
 SHOWN_ROWS = 5
 FEWEST_BODIES = 8  # of stages: with fewer models a resample of them leaves no law
 
@@ -50,6 +57,7 @@ class Columns:
     weight: str = "weight"
     seed: str = "seed"
     unique_tokens: str = "unique_tokens"
+    experts: str = "experts"
     trunk: str = "trunk"
     lr: str = "lr"
     batch: str = "batch"
@@ -176,12 +184,37 @@ def _study(
             f"({'; '.join(whys)}); finish the sweep first"
         )
     inputs: dict[str, Any] = {"source": folder.as_posix(), "sha256": sha256_of(folder)}
+    if stage == "pretrain":
+        rows, told, strange = _confirmed(
+            folder, count, read_record(folder / kept[0]["run"] / "record.json")
+        )
+        kept, dropped = kept + rows, dropped + strange
+        inputs |= {"confirmations": told} if told else {}
     if len(least) == 1 and None not in least:  # one test set, of known entropy
         inputs["bayes_loss"] = least.pop()
     table = pd.DataFrame(kept)
     if stage != "pretrain" and len(set(table["trunk"])) < FEWEST_BODIES:
         table = table.drop(columns="trunk")  # rows are resampled, what their models share is not
     return table, dropped, inputs
+
+
+def _confirmed(
+    folder: Path, count: str, cell: Record
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, str]]]:
+    """Return the rows of confirmation runs, how each forecast ended, and those of other data."""
+    rows, told, strange = [], [], []
+    for path, record, line in confirmations(folder):
+        if any(record.config.get(k) != cell.config.get(k) for k in SAME_LOSS):
+            why = f"confirmation with other {' or '.join(SAME_LOSS)} than the cells"
+            strange.append({"run": record.run_id, "why": why})
+            continue
+        rows.append(_row(record, path.parent, count))
+        kept = ("study", "forecast", "interval", "level", "outcome", "error", "z", "inside")
+        told.append(
+            {"run": record.run_id, "flops": record.flops, **{k: line[k] for k in kept}}
+            | {"sha256": sha256_file(path)}
+        )
+    return rows, told, strange
 
 
 def _why_not(record: Record, stage: str) -> str | None:
@@ -206,6 +239,7 @@ def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
         "optimizer": optim.get("name", "adamw"),
         "parametrization": model.get("parametrization", "layerwise"),
         "n_experts": model.get("n_experts", 0),
+        "experts": max(1, model.get("n_experts", 0)),
         "undercooled": "undercooled" in record.flags,
         "curve": str(curve) if curve.exists() else None,
     }

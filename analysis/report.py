@@ -29,13 +29,17 @@ from analysis.answer import (
     question,
     verdict,
 )
+from analysis.checklist import checklist, counted
 from analysis.evaluations import read_evaluations, task_grid, text_grid
+from analysis.forms import FORMS
 from analysis.gallery import Picture
 from analysis.laws import Law
+from analysis.lr_batch import swept_points
 from analysis.material import Material, read_material
 from analysis.mirror import MODES, mirror_report
 from analysis.overoptimisation import chosen_grid, of_ppo, read_best_of_n
 from analysis.planner import planner_data
+from analysis.plots import backtest_pictures
 from analysis.stage_report import forecast_grid, stage_laws
 from analysis.stage_report import law_grid as stage_law_grid
 from analysis.stage_report import law_pictures as stage_law_pictures
@@ -54,6 +58,7 @@ PARTS = (
     ("samples", "Samples"),
     ("cost", "Cost"),
     ("cells", "Cells"),
+    ("checklist", "Checklist"),
     ("provenance", "Provenance"),
 )
 STAGE_NAMES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo": "PPO"}
@@ -130,7 +135,8 @@ def context(material: Material) -> dict[str, Any]:
     return {
         "study": material.folder.name,
         "lede": (
-            f"{len(cells)} of {len(material.records)} cells done, the last on"
+            f"{sum(r.status == 'done' for r in material.records)} of {len(material.records)} cells"
+            " done, the last on"
             f" {ended[:16].replace('T', ' ')}. Loss L in nats per token, N parameters"
             f" ({material.count.replace('_', '-')}), D training tokens, C training FLOPs."
         ),
@@ -152,6 +158,9 @@ def context(material: Material) -> dict[str, Any]:
         "fit_figures": _inline(gallery.fit_pictures(law, cells)),
         "power_table": tables.power_grid(law),
         "backtest_table": tables.backtest_grid(law),
+        "backtest_figures": _inline(_backtest(law, cells)),
+        "sensitivity_figures": _inline(gallery.sensitivity_pictures(law)),
+        **_tuning(material),
         "plan_missing": (
             "" if plan else "There is no plan yet: run analysis.plan, then write the report again."
         ),
@@ -167,6 +176,7 @@ def context(material: Material) -> dict[str, Any]:
         ],
         "cells": tables.cell_rows(material),
         "dropped": law.dropped if law else [],
+        "checklist_table": checklist(material, counted(material)),
         "provenance_table": tables.provenance_grid(material),
         "commands": commands(material),
         "footer": (
@@ -234,6 +244,7 @@ def _final(material: Material) -> dict[str, Any]:
             else "The final run has not ended yet: run scaling.final, then write the report again."
         ),
         "verdict": verdict(material),
+        "confirmation_table": tables.confirmation_grid(material),
         "final_figures": _inline(gallery.final_pictures(material)),
         "stages_missing": "" if later else "No stage after pretraining has ended yet.",
         "stages_table": tables.stages_grid(material),
@@ -254,6 +265,40 @@ def _final(material: Material) -> dict[str, Any]:
             "" if material.samples else "There are no samples yet: they are kept by the ppo stage."
         ),
         "samples": [_sample(i, s) for i, s in enumerate(material.samples[:MOST_SAMPLES], start=1)],
+    }
+
+
+def _backtest(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
+    """Draw the hindcasts' errors, where the cells are the runs that the law was fitted to."""
+    if law is None or not law.backtest or len(cells) != law.n_runs or law.form not in FORMS:
+        return []
+    return backtest_pictures(cells, FORMS[law.form], law.backtest)
+
+
+def _tuning(material: Material) -> dict[str, Any]:
+    """Return the optima of learning rate and batch where the study swept them."""
+    rows = pd.DataFrame(
+        [
+            {
+                "params": float(getattr(r.params, material.count)),
+                "tokens": float(r.tokens),
+                "loss": r.test_loss,
+                "lr": r.peak_lr,
+                "batch": float(r.batch_tokens),
+            }
+            for r in material.records
+            if r.status == "done" and r.test_loss is not None
+        ],
+        columns=["params", "tokens", "loss", "lr", "batch"],
+    )
+    pictures = gallery.tuning_pictures(swept_points(rows), rows)
+    missing = (
+        "Neither was swept at four values or more at any (N, D) of this study, which takes them"
+        " from the rule of its optim settings; sweeps=lr_batch sweeps both."
+    )
+    return {
+        "tuning_missing": "" if pictures else missing,
+        "tuning_figures": _inline(pictures),
     }
 
 

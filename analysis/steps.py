@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from analysis.family import VOCAB_STEP, best_vocabulary
 from analysis.final_shape import Chosen
 from analysis.split import Split, serving_saving
+from scaling.schema import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +33,19 @@ class Step:
         }
 
 
-def steps_of(chosen: Chosen, pretrain: dict[str, Any]) -> list[Step]:
-    """Return the derivation of N and D, ending in what rounding made of them."""
+def steps_of(
+    chosen: Chosen, pretrain: dict[str, Any], *, source: str, vocab_rule: str = "tokenizer"
+) -> list[Step]:
+    """Return the derivation of N and D, ending in what rounding made of them.
+
+    `source` is what the vocabulary and context are from, unless a rule set the vocabulary.
+    """
     split, shape = chosen.split, chosen.shape
     n, d, per_token = pretrain["params"], pretrain["tokens"], shape.flops_per_token
     return [
         *split_steps(split),
+        *_text_steps(shape, flops=split.flops, source=source, vocab_rule=vocab_rule),
+        *_expert_steps(shape),
         Step(
             what="params",
             value=n,
@@ -53,6 +62,46 @@ def steps_of(chosen: Chosen, pretrain: dict[str, Any]) -> list[Step]:
             rounding=f"{100 * (d / chosen.tokens - 1):+.2g}%: whole steps of"
             f" {pretrain['batch_tokens']} tokens; {100 * (d / split.tokens - 1):+.2g}% of D",
         ),
+    ]
+
+
+def _text_steps(shape: Shape, *, flops: float, source: str, vocab_rule: str) -> list[Step]:
+    """Return vocabulary and context, which are not the law's to choose."""
+    best = best_vocabulary(flops, shape.d_model)
+    paper = "Tao et al. 2024 (2407.13623)"
+    kept = f"tokenizer of the {source}: another one has another loss; {paper} would take {best}"
+    by_rule = f"V x width = .20 C^.42, {paper}, seen from 3.3e7 to 3e9 parameters"
+    ruled = vocab_rule == "tao"
+    return [
+        Step(
+            what="vocabulary",
+            value=shape.vocab_size,
+            rule=by_rule if ruled else kept,
+            rounding=f"a multiple of {VOCAB_STEP}" if ruled else "",
+        ),
+        Step(
+            what="context",
+            value=shape.context,
+            rule=f"that of the {source}: another context is another law",
+        ),
+    ]
+
+
+def _expert_steps(shape: Shape) -> list[Step]:
+    """Return what a mixture's experts do to the counts; nothing of a dense model."""
+    if not shape.n_experts:
+        return []
+    used = f"top {shape.top_k} of {shape.n_experts}"
+    used += f" and {shape.n_shared_experts} shared" if shape.n_shared_experts else ""
+    return [
+        Step(
+            what="experts",
+            value=shape.n_experts,
+            rule=f"{used} serve a token: N, C and serving count those, memory counts all,"
+            f" {shape.params.total:.4g} parameters",
+            rounding=f"each {shape.d_expert} wide, so that a token's share keeps the family's"
+            f" d_ff of {shape.d_ff}",
+        )
     ]
 
 

@@ -19,6 +19,7 @@ from scaling.schema import Recipe, Record, Shape, read_curve, read_records
 ASPECTS = ((3.06e8, 64.0), (1.143e9, 69.0), (9.293e9, 97.5), (1.6183e10, 109.0))
 SMALLEST_ASPECT = 16.0  # of ladders far below those shapes; between the two, log-linear
 
+NEAREST_CELLS = 6  # whose speed is taken
 MOST_COURSES = 12  # cells whose curves are read
 
 
@@ -32,6 +33,8 @@ class Cell:
     aspect: float
     flops_per_second: float
     peak_lr: float
+    utilisation: float | None = None
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,7 @@ class Study:
     seed_sd: float = 0.0
     eval_se: float = 0.0
     unique_tokens: float | None = None
+    checkpointing: bool = False
     config: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -89,11 +93,30 @@ class Study:
         same = [c.aspect for c in self.cells if c.params == nearest.params]
         return float(np.median(same))
 
+    def like_near(self, target: float) -> Shape | None:
+        """Return the shape of the cell nearest to a size, None without cells.
+
+        A ladder's small rungs may have narrower heads than its largest, whose family ends above.
+        """
+        near = min(self.cells, key=lambda c: abs(math.log(c.params / target)), default=None)
+        return near.shape if near else None
+
     def speed(self, target: float) -> float | None:
         """Return the measured FLOP/s near a size: the median of up to six cells."""
         timed = [c for c in self.cells if c.flops_per_second > 0]
-        near = sorted(timed, key=lambda c: abs(math.log(c.params / target)))[:6]
-        return float(np.median([c.flops_per_second for c in near])) if near else None
+        return _near(target, timed, [c.flops_per_second for c in timed])
+
+    def utilisation(self, target: float) -> float | None:
+        """Return the measured share of the device's peak near a size, likewise."""
+        known = [(c, c.utilisation) for c in self.cells if c.utilisation]
+        return _near(target, [c for c, _ in known], [share for _, share in known])
+
+
+def _near(target: float, cells: Sequence[Cell], values: Sequence[float]) -> float | None:
+    """Return the median of the values of the six cells nearest in size."""
+    far = np.array([abs(math.log(c.params / target)) for c in cells])
+    chosen = [values[i] for i in np.argsort(far, kind="stable")[:NEAREST_CELLS]]
+    return float(np.median(chosen)) if chosen else None
 
 
 def study_of(folder: str | Path, *, count: str) -> Study:
@@ -105,7 +128,7 @@ def study_of(folder: str | Path, *, count: str) -> Study:
     config, like = largest.config, _shape(largest)
     schedule = config.get("schedule", {})
     return Study(
-        name=largest.study,
+        name=Path(folder).name or largest.study,
         source=f"study {largest.study}",
         like=like,
         recipe=Recipe.from_config(config["optim"], config["model"]),
@@ -124,6 +147,7 @@ def study_of(folder: str | Path, *, count: str) -> Study:
             (r.metrics["corpus_tokens"] for r in records if "corpus_tokens" in r.metrics),
             default=None,
         ),
+        checkpointing=config.get("machine", {}).get("activation_checkpointing", False),
         config=config,
     )
 
@@ -161,6 +185,8 @@ def _cell(record: Record, count: str) -> Cell:
         aspect=model["d_model"] / model["n_layer"],
         flops_per_second=record.tokens_per_second * record.flops / max(record.tokens, 1),
         peak_lr=record.peak_lr,
+        utilisation=record.mfu,
+        shape=_shape(record),
     )
 
 

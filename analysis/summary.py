@@ -1,7 +1,7 @@
 """A law as text for the terminal, at most 100 columns: alarms, parameters, methods, power laws."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.laws import Law
@@ -57,6 +57,8 @@ def _head(law: Law) -> list[str]:
         kept = f"{law.n_runs} of {law.n_runs + law.inputs['n_far']} runs"
         left += f", those within {law.inputs['within']:.3g} of the best loss at their C"
     lines = textwrap.wrap(f"{kept} of {source}{left}, N counted as {law.count}", WIDTH)
+    for one in law.inputs.get("confirmations", ()):
+        lines += textwrap.wrap(confirmation_told(one), WIDTH, subsequent_indent="  ")
     objective = law.objective
     value = objective.get("value")
     if value is not None:
@@ -68,6 +70,16 @@ def _head(law: Law) -> list[str]:
         said = _STATUS[law.status] if law.n_runs else "published constants"
         lines += textwrap.wrap(f"{law.form}: {said}", WIDTH)
     return lines
+
+
+def confirmation_told(one: Mapping[str, Any]) -> str:
+    """Say how a confirmation run, a row of the law since, met its forecast."""
+    where = {True: "inside", False: "OUTSIDE", None: "without an interval"}[one["inside"]]
+    ends = f" [{one['interval'][0]:.4f}, {one['interval'][1]:.4f}]" if one["interval"] else ""
+    return (
+        f"confirmation at C = {one['flops']:.4g}: forecast {one['forecast']:.4f}, reached"
+        f" {one['outcome']:.4f}, {where}{ends}; a row of this law"
+    )
 
 
 def _parameters(law: Law) -> list[str]:

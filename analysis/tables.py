@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.derivation import BLOCKS, shown
+from analysis.figures import MOST_TIPS
 from analysis.laws import Law
 from analysis.material import Material
-from analysis.words import duration, interval, number, power, short
+from analysis.words import counts, duration, interval, number, power, short
 from scaling.schema import Record, code_version
 
 Row = tuple[str, ...]
@@ -27,10 +28,14 @@ class Grid:
 
 @dataclass(frozen=True, kw_only=True)
 class CellText:
-    """One cell of the sortable table: `sort` is None for text, empty for a missing number."""
+    """One cell of the sortable table: `sort` is None for text, empty for a missing number.
+
+    `link` is the place in the page that it leads to.
+    """
 
     text: str
     sort: str | None = None
+    link: str = ""
 
 
 def law_grid(law: Law | None) -> Grid:
@@ -130,9 +135,9 @@ def backtest_grid(law: Law | None) -> Grid:
 
 def plan_grids(plan: dict[str, Any] | None) -> list[Grid]:
     """Return one table a block of the plan: value and reason."""
-    grids = []
     if plan is None:
-        return grids
+        return []
+    grids = [*_derived(plan)]
     for block in BLOCKS:
         reasons = plan[block].get("reasons", {})
         rows = [
@@ -149,6 +154,62 @@ def plan_grids(plan: dict[str, Any] | None) -> list[Grid]:
             )
         )
     return grids
+
+
+def _derived(plan: dict[str, Any]) -> Iterator[Grid]:
+    """Return the derivation of N and D, the laws side by side, and the experts weighed."""
+    steps = [
+        (s["what"], shown(s["value"]), shown(s["interval"] or "–"), s["rule"], s["rounding"])
+        for s in plan.get("steps", ())
+    ]
+    columns = ("step", "value", "interval before rounding", "law or rule", "rounding")
+    yield Grid(name="derivation of N and D", columns=columns, rows=steps, wide=(3, 4))
+    laws = [
+        (
+            r["law"],
+            r["count"].replace("_", " "),
+            short(r["params"]),
+            counts(r["interval"]),
+            short(r["tokens"]),
+            number(r["tokens_per_param"], 3),
+            number(r["loss"]),
+            number(r["regret"], 2),
+        )
+        for r in plan.get("laws", ())
+    ]
+    columns = ("law", "count", "N*", "interval", "D*", "D*/N*", "loss", "regret of the plan's N")
+    yield Grid(name="laws side by side", columns=columns, rows=laws, numeric=(2, 4, 5, 6, 7))
+    weighed = [
+        (
+            f"{r['experts']}{', taken' if r['chosen'] else ''}",
+            short(r["params"]),
+            short(r["params_total"]),
+            short(r["tokens"]),
+            number(r["test_loss"]),
+            interval(r["interval"]),
+            number(r["memory_gib"], 3),
+        )
+        for r in plan.get("mixtures", ())
+    ]
+    columns = ("experts", "N active", "N in all", "D", "forecast loss", "interval", "GiB a device")
+    yield Grid(name="experts weighed", columns=columns, rows=weighed, numeric=(1, 2, 3, 4, 6))
+
+
+def confirmation_grid(material: Material) -> Grid:
+    """Return the confirmation runs: forecast, interval, outcome."""
+    rows = [
+        (
+            line["study"],
+            power(record.flops, 3),
+            number(line["forecast"]),
+            interval(line["interval"]),
+            number(line["outcome"]),
+            {True: "inside", False: "OUTSIDE", None: "no interval"}[line["inside"]],
+        )
+        for record, line in material.confirmations
+    ]
+    columns = ("confirmation run", "C (FLOPs)", "forecast", "interval", "reached", "")
+    return Grid(name="Confirmation runs", columns=columns, rows=rows, numeric=(1, 2, 4))
 
 
 def stages_grid(material: Material) -> Grid:
@@ -230,12 +291,18 @@ TEXT_COLUMNS = 3
 
 def cell_rows(material: Material) -> list[list[CellText]]:
     """Return every cell of the study, failed ones included, for the sortable table."""
-    return [list(_cell(r, material.count)) for r in material.records if r.stage == "pretrain"]
+    drawn = set(material.training()["run"])
+    return [
+        list(_cell(r, material.count, drawn)) for r in material.records if r.stage == "pretrain"
+    ]
 
 
-def _cell(r: Record, count: str) -> Iterator[CellText]:
+def _cell(r: Record, count: str, drawn: set[str]) -> Iterator[CellText]:
+    """Write a record's columns; its name leads to its curve where that is `drawn`."""
     n = getattr(r.params, count)
-    yield from (CellText(text=t) for t in (r.run_id, r.status, r.schedule))
+    link = f"#curves-run-{r.run_id}" if r.run_id in drawn and len(drawn) <= MOST_TIPS else ""
+    yield CellText(text=r.run_id, link=link)
+    yield from (CellText(text=t) for t in (r.status, r.schedule))
     yield _number(r.seed, str(r.seed))
     yield _number(n, short(n))
     yield _number(r.tokens, short(r.tokens))

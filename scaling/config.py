@@ -9,7 +9,7 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any
 
-from scaling.schema import Recipe, Shape, sha256_json
+from scaling.schema import COUNTS, Recipe, Shape, sha256_json
 
 
 def check(what: str, value: Any, legal: bool, fix: str) -> None:
@@ -397,7 +397,7 @@ class BudgetConfig:
 
     def __post_init__(self) -> None:
         """Refuse none or several, and budgets that are not positive."""
-        one_of("budget.count", self.count, ("total", "non_embedding", "with_head", "active"))
+        one_of("budget.count", self.count, COUNTS)
         for name in ("flops", "n_tokens", "tokens_per_param"):
             value = getattr(self, name)
             check(f"budget.{name}", value, value is None or value > 0, "must be positive")
@@ -794,7 +794,11 @@ class Forecast:
 
 @dataclass(kw_only=True)
 class FinalConfig:
-    """plan.yaml, as `scaling.final` reads it; `cell` is the study's config that the plan keeps."""
+    """plan.yaml, as `scaling.final` reads it; `cell` is the study's config that the plan keeps.
+
+    `force` lets a run pass without its confirmation; `stop_outside` ends one that leaves the band
+    of its forecast curve twice in a row, its checkpoint kept.
+    """
 
     schema: int = 1
     study: str = "quick"
@@ -805,6 +809,7 @@ class FinalConfig:
     extrapolation: float = 0.0
     steps: list[Any] = field(default_factory=list)
     laws: list[Any] = field(default_factory=list)
+    mixtures: list[Any] = field(default_factory=list)
     stage_laws: dict[str, list[str]] = field(default_factory=dict)
     pretrain: PretrainPlan = field(default_factory=PretrainPlan)
     cost: dict[str, Any] = field(default_factory=dict)
@@ -822,3 +827,4 @@ class FinalConfig:
     stages: str = "pretrain,sft,reward,ppo"
     resume: bool = True
     force: bool = False
+    stop_outside: bool = False

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.app import start, store
+from scaling.attempt import Stopped
 from scaling.config import (
     BudgetConfig,
     CellConfig,
@@ -30,6 +31,7 @@ from scaling.config import (
     SftPlan,
     described,
 )
+from scaling.corridor import Corridor, read_left
 from scaling.schema import (
     CONFIRMING,
     LEDGER,
@@ -174,6 +176,7 @@ def pretrain(
 ) -> Record:
     """Train the planned cell, its forecast sealed first; a finished one is kept."""
     from conf.progress import Progress
+    from scaling.budget import resolve
     from scaling.trainer import train_trunk
 
     folder = Path(config.runs) / config.study / "final" / name
@@ -182,7 +185,7 @@ def pretrain(
         "corpus": corpus.sha256,
         "tokenizer": sha256_file(corpus.tokenizer_path),
     }
-    known = folder / "inputs.json"
+    known, curve = folder / "inputs.json", folder.parent / "curve.json"
     same = known.is_file() and read_json(known) == inputs and config.resume
     path = folder / "record.json"
     if same and path.is_file() and read_record(path).status == "done":
@@ -191,15 +194,22 @@ def pretrain(
         score_forecast(config, record)
         return record
     confirmed(config)
-    if folder.is_dir() and not same:
-        shutil.rmtree(folder)
+    if not same:
+        shutil.rmtree(folder, ignore_errors=True)
+        curve.unlink(missing_ok=True)
+    if config.stop_outside and (left := read_left(curve)):
+        raise ValueError(outside(left))
     path.unlink(missing_ok=True)
     write_json(known, inputs)
-    seal_forecast(config, inputs)
-    total = planned_flops(cell)
-    progress = Progress(name, total=total, every_seconds=config.log.every_seconds)
-    record = train_trunk([cell], folders=[folder], report=progress.update)[0]
-    progress.close()
+    sealed, resolved = read_json(seal_forecast(config, inputs)), resolve(cell)
+    corridor = Corridor.of(sealed, n_steps=resolved.n_steps, path=curve, stop=config.stop_outside)
+    progress = Progress(name, total=resolved.flops, every_seconds=config.log.every_seconds)
+    try:
+        record = train_trunk([cell], folders=[folder], report=progress.update, corridor=corridor)[0]
+    except Stopped as stopped:
+        raise ValueError(outside(read_left(curve))) from stopped
+    finally:
+        progress.close()
     block = described(config.pretrain)
     record = replace(record, inputs={**record.inputs, **inputs, "plan": sha256_json(block)})
     record.write(path)
@@ -214,7 +224,8 @@ def confirmed(config: FinalConfig) -> None:
     """
     if not config.confirmation.get("needed") or config.force:
         return
-    study, law = f"{config.study}{CONFIRMING}", config.made_from.get("law")
+    study = config.confirmation.get("study", f"{config.study}{CONFIRMING}")
+    law = config.made_from.get("law")
     lines = read_forecasts(Path(config.runs) / LEDGER)
     found = [line for line in lines if (line["study"], line["law_sha256"]) == (study, law)]
     if not found:
@@ -227,8 +238,15 @@ def confirmed(config: FinalConfig) -> None:
     if found[-1]["inside"] is False:
         raise ValueError(
             f"the confirmation reached {found[-1]['outcome']:.4f}, outside the forecast interval"
-            f" {found[-1]['interval']}: refit with it, or set force=true"
+            f" {found[-1]['interval']}: {refitting(config.study, config.runs)}, whose intervals"
+            " allow for the miss, or set force=true"
         )
+
+
+def refitting(study: str, runs: str) -> str:
+    """Say how a confirmation becomes a row of the law."""
+    folder = Path(runs) / study.partition(CONFIRMING)[0]
+    return f"python -m analysis.fit runs={folder} takes it as a row; then plan again with that law"
 
 
 def score_forecast(config: FinalConfig, record: Record) -> None:
@@ -239,11 +257,14 @@ def score_forecast(config: FinalConfig, record: Record) -> None:
         log.info("forecast scored in %s", Path(config.runs) / LEDGER)
 
 
-def planned_flops(cell: CellConfig) -> float:
-    """Return the counted FLOPs of the pretraining."""
-    from scaling.budget import resolve
-
-    return resolve(cell).flops
+def outside(left: Sequence[float]) -> str:
+    """Say that a run was stopped, and how to go on."""
+    at = " and ".join(f"{share:.0%}" for share in left)
+    return (
+        f"pretraining is stopped: outside the 95% band of its forecast at {at} of the tokens, its"
+        " checkpoint kept; look at final/curve.json, then go on with stop_outside=false or plan"
+        " again"
+    )
 
 
 def seal_forecast(config: FinalConfig, inputs: dict[str, str]) -> Path:
@@ -328,6 +349,8 @@ def summary(config: FinalConfig, records: Sequence[Record]) -> list[str]:
                 f"budget of {m['kl_budget']:g}, {m['episodes']:.0f} episodes"
             )
         lines.append(f"{record.stage:>8}: {text}  ({record.seconds:.0f} s)")
+        if CONFIRMING in config.study:
+            lines.append(f"confirmation: {refitting(config.study, config.runs)}")
     return lines
 
 

@@ -20,6 +20,7 @@ from scaling.attempt import Pulse
 from scaling.batches import Batches
 from scaling.budget import Resolved, resolve
 from scaling.config import CellConfig, OptimConfig
+from scaling.corridor import Corridor
 from scaling.data import Corpus, open_corpus
 from scaling.device import autocast, pick_device
 from scaling.heldout import TestSet, make_test_set
@@ -79,6 +80,7 @@ class Setting:
     pulse: Pulse
     started: str
     resolved: Resolved
+    corridor: Corridor
     world: World = ALONE
     clock: Callable[[], float] = time.monotonic  # seconds that count as this trunk's
     stacked: bool = False  # its steps are computed together with others'
@@ -116,7 +118,12 @@ class Objective(nn.Module):
 
 
 def prepare(
-    cell: CellConfig, report: Report, pulse: Pulse | None = None, world: World = ALONE
+    cell: CellConfig,
+    report: Report,
+    pulse: Pulse | None = None,
+    world: World = ALONE,
+    *,
+    corridor: Corridor | None = None,
 ) -> Setting:
     """Open corpus and device, and work out what the branches share."""
     corpus = open_corpus(cell)
@@ -132,6 +139,7 @@ def prepare(
         pulse=pulse or Pulse(),
         started=now(),
         resolved=resolved,
+        corridor=corridor or Corridor(),
         world=world,
     )
 

@@ -27,6 +27,7 @@ from scaling import checkpoint
 from scaling.attempt import Held, Pulse, Stopped
 from scaling.budget import Resolved, resolve
 from scaling.config import CellConfig
+from scaling.corridor import FLAG, Corridor, out_of
 from scaling.device import device_name, peak_flops, peak_memory
 from scaling.failure import cell_folder, trunk_folder
 from scaling.health import copy_matrices
@@ -65,6 +66,7 @@ def train_trunk(
     hold: Hold = lambda cell, folder: nullcontext(),
     part: str = "all",
     world: World = ALONE,
+    corridor: Corridor | None = None,
 ) -> list[Record]:
     """Train the branches of one trunk and write each one's record; return the records.
 
@@ -74,13 +76,14 @@ def train_trunk(
     `hold` wraps the training of each cell and may raise Held for one that another process trains,
     which is then left out. `part` is `trunk` for the shared part alone, kept for every branch,
     `branch` for branches that start from it, or `all`. Several ranks of a `world` train each cell
-    together; those beside the first have `folders` of their own, which nobody reads. Raises
-    ValueError for cells of different trunks or an impossible setting, before anything is trained.
+    together; those beside the first have `folders` of their own, which nobody reads. A `corridor`
+    is watched on the way, and may stop the run. Raises ValueError for cells of different trunks or
+    an impossible setting, before anything is trained.
     """
     places = dict(
         zip((c.run_id() for c in cells), folders or [cell_folder(c) for c in cells], strict=True)
     )
-    setting = prepare(longest(cells), report, pulse, world)
+    setting = prepare(longest(cells), report, pulse, world, corridor=corridor)
     trunk = folders[0] / ".trunk" if folders else trunk_folder(cells[0])
     alone(trunk_work(cells, setting, trunk=trunk, places=places, hold=hold, part=part))
     order = sorted(cells, key=lambda c: resolve(c).n_steps)
@@ -294,9 +297,10 @@ def advance(
     every, clip = cell.machine.checkpoint_seconds, cell.optim.clip
     saved, began = time.monotonic(), setting.clock() - run.seconds
     total, gradient = run.loss_sum, 0.0
+    of_curve = _CURVE | setting.corridor.steps | {resolved.n_steps}
     run.model.train()
     while run.step < until:
-        due = run.step + 1 in _CURVE or run.step + 1 == resolved.n_steps
+        due = run.step + 1 in of_curve
         set_lr(
             run.optimizer,
             lr_factor(
@@ -366,13 +370,16 @@ def write_row(
         row["skipped_steps"] = run.skipped
     if before is not None:
         row |= yield HealthRequest(run=run, setting=setting, before=before)
-    if run.step in _CURVE and CURVE_STEPS.index(run.step) % TEST_EVERY == 0:
+    watched = run.step in setting.corridor.steps
+    if watched or (run.step in _CURVE and CURVE_STEPS.index(run.step) % TEST_EVERY == 0):
         windows = max(1, setting.cell.eval.curve_tokens // resolved.shape.context)
         score = yield ScoreRequest(run=run, setting=setting, windows=windows)
         row["test_loss"] = score.loss
         setting.pulse.test_loss = row["test_loss"]
     run.rows.append(row)
     run.loss_sum, run.loss_steps = 0.0, 0
+    if watched:
+        setting.pulse.stop = setting.corridor.seen(run.rows) or setting.pulse.stop
     if curve is not None:
         curve.log(row)
 
@@ -437,7 +444,7 @@ def finish(
         error=error,
         metrics=known(setting),
         inputs={"corpus": setting.corpus.sha256},
-        flags=flags(run, cell, resolved),
+        flags=flags(run, cell, setting),
     )
     record.write(folder / "record.json")
     return record
@@ -453,7 +460,9 @@ def known(setting: Setting) -> dict[str, float]:
     return found
 
 
-def flags(run: Run, cell: CellConfig, resolved: Resolved) -> list[str]:
+def flags(run: Run, cell: CellConfig, setting: Setting) -> list[str]:
     """Return what a reader of the cell's loss should know (Record.flags)."""
+    resolved, left = resolve(cell), out_of(setting.corridor.readings(run.rows))
     hot = undercooled(cell.schedule, n_steps=resolved.n_steps, decay_start=resolved.decay_start)
-    return ["undercooled"] * hot + ["skipped_steps"] * (run.skipped > 0)
+    found = {"undercooled": hot, "skipped_steps": run.skipped > 0, FLAG: bool(left)}
+    return [name for name, holds in found.items() if holds]

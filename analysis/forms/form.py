@@ -57,6 +57,7 @@ class Form:
     parameters to start from ({name: (S,)}), needed with `function` only. `optimum(parameters,
     flops)` returns log N of least loss with 6ND = flops where a closed form is known,
     `peak(parameters)` the first variable's value where the target is largest and the target there.
+    A prediction may leave out `optional` variables, which in terms then count as 1.
     `objective` is the one used when the caller names none; `stage` says which cells of a study the
     law is of.
     """
@@ -100,7 +101,7 @@ class Form:
         if self.function is not None:
             with np.errstate(over="ignore"):  # far from the data a double exponential is infinite
                 return np.asarray(self.function(parameters, values), dtype=float)
-        logs = {v: np.log(values[v]) for v in self.variables}
+        logs = {v: np.log(values.get(v, 1.0)) for v in self.variables}
         predicted = parameters[self.offset] if self.offset else 0.0
         for term in self.terms:
             log_term = np.log(parameters[term.amplitude])

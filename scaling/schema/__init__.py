@@ -17,15 +17,32 @@ from scaling.schema.forecasts import (
     CONFIRMING,
     LEDGER,
     append_forecast,
+    confirmations,
+    deviations,
     read_forecasts,
     scored,
 )
-from scaling.schema.recipe import LORA_FACTOR, Recipe, first_coefficient, tuning_lr
-from scaling.schema.record import SCHEMA, Params, Record, read_curve, read_record, read_records
+from scaling.schema.recipe import (
+    LORA_FACTOR,
+    Recipe,
+    first_coefficient,
+    tuning_lr,
+    whole_batch,
+)
+from scaling.schema.record import (
+    COUNTS,
+    SCHEMA,
+    Params,
+    Record,
+    read_curve,
+    read_record,
+    read_records,
+)
 from scaling.schema.shape import Shape, ladder_shape
 
 __all__ = [
     "CONFIRMING",
+    "COUNTS",
     "LEDGER",
     "LORA_FACTOR",
     "SCHEMA",
@@ -36,6 +53,8 @@ __all__ = [
     "Shape",
     "append_forecast",
     "code_version",
+    "confirmations",
+    "deviations",
     "first_coefficient",
     "ladder_shape",
     "now",
@@ -48,6 +67,7 @@ __all__ = [
     "sha256_file",
     "sha256_json",
     "tuning_lr",
+    "whole_batch",
     "write_json",
     "write_text",
 ]

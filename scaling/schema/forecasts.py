@@ -10,12 +10,13 @@ import fcntl
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from scaling.schema.files import now, sha256_json
-from scaling.schema.record import Record
+from scaling.schema.files import now, read_json, sha256_json
+from scaling.schema.record import Record, read_record
 
 LEDGER = "forecasts.jsonl"
 CONFIRMING = "-confirmation"  # after the name of a study, that of its confirmation run
@@ -33,8 +34,7 @@ def scored(sealed: dict[str, Any], record: Record, *, study: str) -> dict[str, A
     error = math.log(outcome / forecast)
     z = inside = None
     if ends and len(ends) == 2 and 0 < ends[0] < forecast < ends[1]:
-        deviations = NormalDist().inv_cdf((1 + sealed["level"]) / 2)
-        z = deviations * error / abs(math.log(ends[1 if error > 0 else 0] / forecast))
+        z = deviations(forecast, ends, sealed["level"], outcome)
         inside = ends[0] <= outcome <= ends[1]
     return {
         "schema": 1,
@@ -58,6 +58,28 @@ def scored(sealed: dict[str, Any], record: Record, *, study: str) -> dict[str, A
         "ended": record.ended,
         "scored": now(),
     }
+
+
+def deviations(forecast: float, ends: Sequence[float], level: float, outcome: float) -> float:
+    """Return log(outcome / forecast) in deviations of the interval's half on that side."""
+    error = math.log(outcome / forecast)
+    half = abs(math.log(ends[1 if error > 0 else 0] / forecast))
+    return NormalDist().inv_cdf((1 + level) / 2) * error / half
+
+
+def confirmations(study: str | Path) -> list[tuple[Path, Record, dict[str, Any]]]:
+    """Return a study's confirmation runs that are done: record.json, record, its forecast's score.
+
+    They lie beside the study, in `<study>-confirmation[-2, ..]/final`, in the order of their C.
+    """
+    study, found = Path(study), []
+    for sealed in study.parent.glob(f"{study.name}{CONFIRMING}*/final/forecast.json"):
+        path = sealed.parent / "pretrain" / "record.json"
+        record = read_record(path) if path.is_file() else None
+        line = record and scored(read_json(sealed), record, study=sealed.parents[1].name)
+        if record and line:
+            found.append((path, record, line))
+    return sorted(found, key=lambda each: each[1].flops)
 
 
 def append_forecast(path: str | Path, line: dict[str, Any]) -> bool:

@@ -34,11 +34,12 @@ class Recipe:
 
     def batch_tokens(self, non_embedding: float, context: int) -> int:
         """Return the batch in tokens: a power of two of sequences of `context` tokens."""
-        wanted = (
-            self.batch_base
-            * max(1.0, non_embedding / self.batch_base_params) ** self.batch_exponent
-        )
-        return context * 2 ** max(0, round(math.log2(wanted / context)))
+        return whole_batch(self.wanted_batch(non_embedding), context)
+
+    def wanted_batch(self, non_embedding: float) -> float:
+        """Return the batch in tokens before it is rounded."""
+        grown = max(1.0, non_embedding / self.batch_base_params)
+        return self.batch_base * grown**self.batch_exponent
 
     @classmethod
     def from_config(cls, optim: dict[str, Any], model: dict[str, Any] | None = None) -> "Recipe":
@@ -52,6 +53,11 @@ class Recipe:
             values["lr_base_width"] = model["base_width"]
             values["lr_width_exponent"] = 0.5 if optim.get("name") == "muon" else 1.0
         return cls(**values)
+
+
+def whole_batch(tokens: float, context: int) -> int:
+    """Round a batch to a power of two of sequences of `context` tokens."""
+    return context * 2 ** max(0, round(math.log2(tokens / context)))
 
 
 LORA_FACTOR = 10.0  # Schulman et al. 2025, "LoRA Without Regret"

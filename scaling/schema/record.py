@@ -15,7 +15,8 @@ from scaling.schema.files import read_json, write_json
 SCHEMA = 1
 STATUSES = ("done", "diverged", "failed")
 STAGES = ("pretrain", "sft", "reward", "ppo")
-FLAGS = ("undercooled", "skipped_steps")
+FLAGS = ("undercooled", "skipped_steps", "left_forecast")
+COUNTS = ("total", "non_embedding", "with_head", "active", "multiplying", "active_body")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,8 @@ class Record:
     """One cell: what was trained, what it cost, what it reached.
 
     `flags` say what a reader of the loss should know: `undercooled` when the learning rate was
-    hardly lowered before the end, `skipped_steps` when some updates were left out.
+    hardly lowered before the end, `skipped_steps` when some updates were left out, `left_forecast`
+    when a final run left the band of its forecast twice in a row.
     """
 
     run_id: str

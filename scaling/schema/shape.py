@@ -135,7 +135,7 @@ def _family(like: Shape, *, target: float, aspect: float) -> list[Shape]:
             max(least, round(width / a)) for a in (aspect * 0.75, aspect, aspect * 1.5)
         }:
             shapes.append(_at(like, n_layer=n_layer, width=width, ratio=ratio, group=group))
-        if shapes[-1].params.non_embedding > 2 * target:
+        if shapes[-1].params.active_body > 2 * target:  # the least of the counts
             return shapes
         width += like.d_head
 

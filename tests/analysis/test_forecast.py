@@ -69,6 +69,15 @@ def test_an_evaluation_far_from_a_share_says_nothing_of_it():
     assert len(lags(LAW, one, 0.5)) == 1
 
 
+def test_a_cell_below_the_tokens_fitted_says_nothing_of_the_law_there():
+    law = replace(LAW, ranges={**LAW.ranges, "tokens": [5e8, 1e11]})
+    several = study(0.02, 0.03, 0.04)  # of 2e9 tokens each
+    assert lags(law, several, 0.1) == []
+    assert len(lags(law, several, 0.25)) == 3
+    rows, _ = curve_of(law, several, 1e9, 2e10, level=0.9)
+    assert [r["curves"] for r in rows] == [0, 3, 3, 3]
+
+
 def line(z: float | None, law: str) -> dict:
     return {"id": law, "z": z, "law_sha256": law, "records_sha256": "r"}
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from analysis.alarms import Alarm
 from analysis.budgets import Budget, budget_of
 from analysis.derivation import derivation
+from analysis.family import FamilySettings
 from analysis.laws import Law
 from analysis.plan import PlanConfig, main, make_plan
 from analysis.plan_file import read_plan, write_plan
@@ -168,6 +169,91 @@ def test_device_hours_become_flops():
 def test_measured_hours_use_the_studys_speed(study):
     budget = budget_of(PlanConfig(gpu_hours=2), small_law(), study)
     assert budget.flops == pytest.approx(7200 * synthetic.SPEED, rel=1e-6)
+
+
+def test_a_measured_utilisation_goes_to_another_device_when_asked(study):
+    cells = tuple(replace(c, utilisation=0.3) for c in study.cells)
+    measured = replace(study, cells=cells)
+    asked = PlanConfig(gpu_hours=2, device="h100", utilisation="measured")
+    budget = budget_of(asked, small_law(), measured)
+    assert budget.flops == pytest.approx(7200 * 0.3 * 989e12)
+    assert "measured by the study small on cpu, not on h100" in budget.speed_reason
+    with pytest.raises(ValueError, match="whose records have an mfu"):
+        budget_of(asked, small_law(), study)
+    with pytest.raises(ValueError, match="or be measured"):
+        PlanConfig(utilisation="much")
+
+
+@pytest.mark.parametrize(
+    ("asked", "ran", "factor"),
+    [(False, False, 1), (True, False, 0.75), (True, True, 1), (False, True, 1 / 0.75)],
+)
+def test_a_measured_speed_knows_whether_its_cells_were_checkpointed(study, asked, ran, factor):
+    config = PlanConfig(gpu_hours=2, activation_checkpointing=asked)
+    budget = budget_of(config, small_law(), replace(study, checkpointing=ran))
+    assert budget.flops == pytest.approx(factor * 7200 * synthetic.SPEED, rel=1e-6)
+
+
+def test_a_law_of_learning_rate_and_batch_goes_before_the_studys_rule(study):
+    asked = PlanConfig(lr_batch="steplaw2025")
+    pretrain = make_plan(small_law(), Budget(flops=3e13), study, asked)["pretrain"]
+    shape = ModelConfig(**pretrain["model"]).shape(vocab_size=1024, context=128)
+    lr = 1.79 * shape.params.non_embedding**-0.713 * pretrain["tokens"] ** 0.307
+    assert pretrain["peak_lr"] == pytest.approx(lr, rel=0.01)
+    assert pretrain["reasons"]["peak_lr"].startswith("1.79 N^-0.713 D^0.307")
+    assert "tokens to a power of two" in pretrain["reasons"]["batch_tokens"]
+    with pytest.raises(ValueError, match="gives no learning rate or batch"):
+        make_plan(small_law(), Budget(flops=3e13), study, PlanConfig(lr_batch="besiroglu2024"))
+
+
+def test_vocabulary_and_context_are_lines_of_the_derivation(study):
+    steps = {s["what"]: s for s in make_plan(small_law(), Budget(flops=3e13), study)["steps"]}
+    assert steps["vocabulary"]["value"] == 1024
+    assert "tokenizer of the study small" in steps["vocabulary"]["rule"]
+    assert steps["context"]["value"] == 128
+
+
+def test_the_vocabulary_follows_the_budget_where_no_tokenizer_fixes_it(study):
+    asked = PlanConfig(shape=FamilySettings(vocab_rule="tao"))
+    made = make_plan(load_law("besiroglu2024"), Budget(flops=1e21), default_study(), asked)
+    vocab, width = made["cell"]["tokenizer"]["vocab_size"], made["pretrain"]["model"]["d_model"]
+    assert vocab * width == pytest.approx(0.20 * 1e21**0.42, rel=0.01)
+    assert vocab % 128 == 0
+    with pytest.raises(ValueError, match="would leave the tokenizer"):
+        make_plan(small_law(), Budget(flops=3e13), study, asked)
+    with pytest.raises(ValueError, match="both set the vocabulary"):
+        FamilySettings(vocab_rule="tao", vocab_size=1000)
+
+
+def test_weight_decay_says_over_how_much_of_the_run_it_averages(study):
+    pretrain = make_plan(small_law(), Budget(flops=3e13), study)["pretrain"]
+    scale = pretrain["batch_tokens"] / (
+        pretrain["peak_lr"] * pretrain["weight_decay"] * pretrain["tokens"]
+    )
+    assert f"= {scale:.3g} of the run" in pretrain["reasons"]["weight_decay"]
+
+
+def test_a_budget_below_the_largest_cells_family_takes_a_small_rungs(study):
+    with pytest.raises(ValueError, match="no shape has"):
+        make_plan(small_law(), Budget(flops=1e10), replace(study, cells=()))
+    small = replace(study.like, d_head=8, n_head=2, n_kv_head=2, d_model=16, d_ff=48, n_layer=2)
+    cells = (*study.cells, replace(study.cells[0], params=small.params.with_head, shape=small))
+    plan = make_plan(small_law(), Budget(flops=1e10), replace(study, cells=cells))
+    assert plan["pretrain"]["model"]["d_head"] == 8
+    (alarm,) = [a for a in plan["alarms"] if a["code"] == "below_range"]
+    assert "0.0999 times the smallest fitted" in alarm["sentence"]
+
+
+def test_the_factor_beyond_which_a_plan_is_far_is_stated_and_set(study):
+    made = make_plan(small_law(), Budget(flops=3e14), study, PlanConfig(far=20))
+    (alarm,) = [a for a in made["alarms"] if a["code"] == "far"]
+    assert "30 times the largest fitted" in alarm["sentence"]
+    assert "beyond 20 times" in alarm["sentence"]
+
+
+def test_a_law_of_an_unknown_count_is_refused():
+    with pytest.raises(ValueError, match="counts N as 'embedding'"):
+        small_law(count="embedding")
 
 
 def test_unusable_law_needs_force(study):

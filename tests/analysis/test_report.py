@@ -11,13 +11,18 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from analysis import fit
 from analysis.alarms import Alarm
 from analysis.answer import alarms, length_alarm, verdict
 from analysis.budgets import Budget
+from analysis.checklist import checklist, counted
 from analysis.constraints import Constraints
+from analysis.gallery import tuning_pictures
 from analysis.laws import Law
+from analysis.lr_batch import swept_points
 from analysis.material import read_material
 from analysis.plan import make_plan
 from analysis.plan_file import write_plan
@@ -26,7 +31,7 @@ from analysis.report import ReportConfig, main, report
 from analysis.split import repeating, split_of
 from analysis.study import study_of
 from analysis.tables import flops_run
-from scaling.schema import read_record
+from scaling.schema import read_record, write_json
 
 _spec = importlib.util.spec_from_file_location(
     "synthetic", Path(__file__).with_name("synthetic.py")
@@ -182,6 +187,62 @@ def test_every_part_is_there(page):
         "optimal training tokens D",
     ):
         assert words in page
+
+
+def test_every_line_of_the_checklist_is_answered_or_said_to_be_missing(material, folder):
+    rows = {row[0]: row[1:] for row in checklist(material).rows}
+    assert rows["seeds"][0] == "given"
+    assert "0, 1" in rows["seeds"][1]
+    assert rows["form"][1].endswith("5 parameters")
+    assert "not swept here" in rows["learning rate, batch and how they were set"][1]
+    assert rows["hold-out"][0] == "missing"  # this law has no backtest
+    nothing = replace(material, law=None, plan=None)
+    missing = {row[0] for row in checklist(nothing).rows if row[1] == "missing"}
+    assert {"form", "hold-out", "intervals", "extrapolation used"} <= missing
+    told = checklist(material, counted(material)).rows
+    assert any("a by count of N: total" in row[2] for row in told)
+
+
+def test_a_fitted_study_shows_its_backtest_and_sensitivity(folder, tmp_path):
+    copy = Path(shutil.copytree(folder, tmp_path / "small"))
+    fit(copy, count="with_head", resamples=40).write(copy / "law.json")
+    page = report(read_material(copy))
+    for title in ("Relative error of withheld runs", "Sensitivity to objective", "fitted surface"):
+        assert f"<title>{title}" in page or title in page
+    rows = {row[0]: row[1] for row in checklist(read_material(copy)).rows}
+    assert rows["hold-out"] == rows["sensitivity to objective and rows"] == "given"
+
+
+def test_the_outcome_is_held_to_the_sealed_forecast_and_the_curve(folder, tmp_path):
+    copy = Path(shutil.copytree(folder, tmp_path / "small"))
+    before = read_material(copy)
+    reached = before.stages["pretrain"].test_loss
+    sealed = {"test_loss": 2 * reached, "interval": [1.9 * reached, 2.1 * reached], "level": 0.9}
+    point = {"share": 0.1, "tokens": 2e5, "test_loss": 3.0, "interval": [2.9, 3.1], "curves": 5}
+    write_json(copy / "final/forecast.json", {**sealed, "curve": [point]})
+    seen = {"tokens": 2e5, "test_loss": 3.5, "share": 0.1}
+    write_json(copy / "final/curve.json", {"rows": [seen], "left": [0.1, 0.25]})
+    after = read_material(copy)
+    assert (verdict(before)["tone"], verdict(after)["tone"]) == ("good", "bad")
+    assert "left_forecast" in [a["code"] for a in alarms(after)]
+    assert "<title>Forecast curve" in report(after)
+
+
+def test_swept_rates_are_drawn_with_their_optimum():
+    lr = np.geomspace(1e-3, 1.6e-2, 5)
+    cells = pd.DataFrame({"params": 1e6, "tokens": 1e7, "lr": lr, "batch": 512.0})
+    cells["loss"] = 3 + 0.05 * np.log(lr / 4e-3) ** 2
+    (point,) = swept_points(cells)
+    assert point["optima"]["lr"]["value"] == pytest.approx(4e-3, rel=1e-3)
+    (picture,) = tuning_pictures([point], cells)
+    assert "Loss against peak learning rate" in picture.svg
+    assert tuning_pictures(swept_points(cells.iloc[:3]), cells) == []
+
+
+def test_every_cell_leads_to_its_curve(page, material):
+    for record in material.records:
+        assert f'href="#curves-run-{record.run_id}"' in page
+        assert f'id="curves-run-{record.run_id}"' in page
 
 
 def test_missing_parts_are_said(bare):

@@ -99,6 +99,14 @@ def test_the_whole_run_and_then_nothing_again(plan, caplog):
     assert again[3].metrics["episodes"] == 16
 
 
+def test_a_mixture_of_experts_is_run_as_planned(plan):
+    experts = ["pretrain.model.n_experts=4", "pretrain.model.top_k=2", "pretrain.model.d_expert=12"]
+    (record,) = run_final(load_plan(plan, [*experts, "stages=pretrain", "pretrain.count=active"]))
+    assert record.config["model"]["n_experts"] == 4
+    assert record.params.active < record.params.total
+    assert record.flops_6nd == 6 * record.params.multiplying * record.tokens
+
+
 def test_the_seal_is_not_broken_by_a_later_forecast(plan):
     config = replace(load_plan(plan), stages="pretrain")
     run_final(config)

@@ -111,8 +111,22 @@ def test_a_confirmation_of_another_law_opens_nothing(final_config):
 
 def test_a_confirmation_opens_the_way_and_a_miss_shuts_it(final_config):
     confirmed(gated(final_config, inside=True))
-    with pytest.raises(ValueError, match=r"reached 3\.0000, outside .*refit with it"):
+    with pytest.raises(
+        ValueError, match=r"reached 3\.0000, outside .*analysis\.fit runs=.*/tiny takes"
+    ):
         confirmed(gated(final_config, inside=False, id="y"))
+
+
+def test_the_plan_says_which_study_confirms_it(final_config):
+    config = gated(final_config, inside=True)
+    config.confirmation["study"] = f"{config.study}{CONFIRMING}-2"
+    with pytest.raises(ValueError, match="waits"):
+        confirmed(config)
+    append_forecast(
+        Path(config.runs) / LEDGER,
+        {"id": "2", "study": config.confirmation["study"], "law_sha256": "aa", "inside": True},
+    )
+    confirmed(config)
 
 
 def test_a_refused_run_leaves_an_earlier_one_alone(final_config, done_record):

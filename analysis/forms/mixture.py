@@ -1,0 +1,40 @@
+"""Mixtures of experts: L = E + A N^-alpha X^-delta + B D^-beta, X experts of which 1 is dense.
+
+N is what one token passes (`count=active`, `multiplying` or `active_body`), as in C = 6ND. Experts
+act as parameters of the capacity term, N X^(delta/alpha) in all: the effective parameter count of
+Clark et al. 2022 (2202.01169). At given X it is a Chinchilla law (`dense_at`), so that a plan needs
+no other machinery. The joint law of Ludziejewski et al. 2025 (2502.05172) has X in the data term
+and in both exponents too, and an X that saturates: five more constants, which need more runs.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.forms.chinchilla import optimum
+from analysis.forms.form import Form, Term
+
+FORM = Form(
+    name="mixture",
+    formula="L = E + A N^-alpha X^-delta + B D^-beta, X experts",
+    source="effective parameters of Clark et al. 2022, arXiv 2202.01169, in the form of Hoffmann et"
+    " al. 2022",
+    parameters=("E", "A", "B", "alpha", "beta", "delta"),
+    variables=("params", "tokens", "experts"),
+    optional=("experts",),
+    offset="E",
+    terms=(
+        Term(
+            amplitude="A",
+            exponents={"alpha": {"params": -1.0}, "delta": {"experts": -1.0}},
+        ),
+        Term(amplitude="B", exponents={"beta": {"tokens": -1.0}}),
+    ),
+    bounds={"delta": (-1.0, 2.0)},  # of our small models some lose by experts
+    optimum=optimum,  # of the dense model
+)
+
+
+def dense_at(parameters: Mapping[str, Any], experts: float) -> dict[str, Any]:
+    """Return the parameters of the Chinchilla law that holds for so many experts; arrays too."""
+    kept = {k: v for k, v in parameters.items() if k != "delta"}
+    return {**kept, "A": parameters["A"] * float(experts) ** -parameters["delta"]}
