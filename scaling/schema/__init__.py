@@ -23,6 +23,7 @@ from scaling.schema.forecasts import (
 from scaling.schema.recipe import LORA_FACTOR, Recipe, first_coefficient, tuning_lr
 from scaling.schema.record import SCHEMA, Params, Record, read_curve, read_record, read_records
 from scaling.schema.shape import Shape, ladder_shape
+from scaling.schema.trunk import Branch, trained
 
 __all__ = [
     "CONFIRMING",
@@ -30,6 +31,7 @@ __all__ = [
     "LORA_FACTOR",
     "SCHEMA",
     "SNAPSHOT",
+    "Branch",
     "Params",
     "Recipe",
     "Record",
@@ -47,6 +49,7 @@ __all__ = [
     "scored",
     "sha256_file",
     "sha256_json",
+    "trained",
     "tuning_lr",
     "write_json",
     "write_text",
