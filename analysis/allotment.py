@@ -61,13 +61,22 @@ def spread(
     reached: Mapping[str, float],
     number: int,
     budget: float = np.inf,
+    trunks: int = 0,
 ) -> list[Pick]:
-    """Return cells that tell most of all parameters together for their cost: where no fit is."""
+    """Return cells that tell most of all parameters together for their cost: where no fit is.
+
+    The last of them are of new trunks while there are fewer than `trunks`, which a bootstrap needs.
+    """
     bill, cov = Bill(cells=candidates, reached=reached), np.linalg.inv(belief.information())
-    rows, chosen = belief.weighed[belief.known :], []
+    rows, trunk = belief.weighed[belief.known :], belief.trunk[belief.known :]
+    chosen: list[int] = []
     while len(chosen) < min(number, len(candidates)):
         told = np.log1p(np.einsum("mp,pq,mq->m", rows, cov, rows))
         score = _affordable(told / np.sqrt(_priced(bill)), bill, chosen, budget)
+        here = belief.trunk[: belief.known].tolist() + trunk[chosen].tolist()
+        fresh = ~np.isin(trunk, here) & (score > 0)
+        if trunks - len(set(here)) >= number - len(chosen) and fresh.any():
+            score[~fresh] = -1.0
         best = int(np.argmax(score))
         if not score[best] > 0:
             break

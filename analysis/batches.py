@@ -98,7 +98,7 @@ def cell_rows(
 def told(batch: Batch, goal: Goal) -> list[str]:
     """Return a batch in words: where the interval stands, what is chosen, why."""
     unit = "nats" if goal.quantity == "loss" else "of N*"
-    head = f"design {batch.number}: {batch.n_runs} cells fitted, {power(batch.spent)} FLOPs spent"
+    head = f"design {batch.number}: {batch.n_runs} cells fitted, {short(batch.spent)} FLOPs spent"
     if batch.half is not None:
         head += f"; {standing_words(batch)}, half-width {number(batch.half, 3)} {unit}" + (
             f", wanted {number(batch.wanted, 3)}" if batch.wanted else ""
@@ -108,7 +108,7 @@ def told(batch: Batch, goal: Goal) -> list[str]:
     planned = ""
     if batch.planned > len(batch.cells):
         planned = f" (the first of {batch.planned} planned, {power(batch.planned_cost)} FLOPs)"
-    lines = [head, f"next {len(batch.cells)}{planned}, {batch.why}"]
+    lines = [head, f"next {len(batch.cells)} cells{planned}; {batch.why}"]
     for cell in batch.cells:
         then = "" if cell["half"] is None else f", then {number(cell['half'], 3)}"
         lines.append(

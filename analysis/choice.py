@@ -84,11 +84,13 @@ def next_step(
         belief = believed(prior, candidates, goal, table=table, loose=True) if candidates else None
         number = max(options.start - (0 if table is None else len(table)), options.batch)
         picks = (
-            spread(belief, candidates, reached=reached, number=number, budget=left)
+            spread(
+                belief, candidates, reached=reached, number=number, budget=left, trunks=FEWEST_UNITS
+            )
             if belief
             else []
         )
-        told = f"{why or 'the law has no draws'}: cells spread to tell the parameters apart"
+        told = f"cells spread by the prior law, which tell all parameters apart: {why}"
         return Step(
             law=law, standing=None, planned=picks, halves=[], batch=len(picks), why=told,
             stop="" if picks else _ended(candidates, goal, spent),
