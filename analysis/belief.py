@@ -149,7 +149,7 @@ def believed(
     every = pd.concat([known, cells, aim], ignore_index=True)
     every["flops"] = 6 * every["params"] * every["tokens"]
     jacobian, losses = _jacobian(law, every)
-    noise = _noise(law, losses)
+    noise = noise_at(law, losses)
     slope, score = _of_objective(law, noise)
     apart = _between(law, every, None if loose else table)
     return Belief(
@@ -191,7 +191,7 @@ def _jacobian(law: Law, every: pd.DataFrame) -> tuple[Array, Array]:
     return jacobian, parts.predicted[0]
 
 
-def _noise(law: Law, losses: Array) -> Array:
+def noise_at(law: Law, losses: Array) -> Array:
     """Return the deviation of a run's log loss: of the fit, or what is usual."""
     if not law.noise:
         return usual_deviation(losses) / losses

@@ -1,7 +1,7 @@
 """What the sequential choice of cells saves against a fixed grid, where the truth is known.
 
     python benchmarks/design.py [--repeats 50] [--laws besiroglu,asymmetric] [--reaches 10,100]
-    python benchmarks/design.py --study runs/pool --grid runs/quick     replays a real study
+    python benchmarks/design.py --study runs/quick [--targets 6e11,2e12]      replays a real study
 
 Simulation: the fixed grid is `isoflop` of benchmarks/coverage.py (4 budgets x 6 sizes), noise that
 of LAWS 5.2, every cell trained alone. Its median half-width of the forecast at 10 and 100 times the
@@ -11,13 +11,21 @@ starts from Hoffmann et al.'s. Reported are FLOPs over the grid's, and of both t
 inside the interval and the median error, since an interval is worth what it holds. `random` draws
 its batches from the same pool.
 
-Replay: the cells of a study that were trained are the pool, the sweep's own rules give the costs,
-trunks shared, and the precision is what the records of the fixed grid reach.
+Replay: the cells of a study that were trained are the pool, the trainer's rule gives the costs,
+trunks shared, and the precision is what those cells of it reach that `--grid` selects, by default
+sweeps/quick.yaml's of a study that was grown:
+
+    python -m scaling.sweep -m model=m2k,m4k,m7k,m14k,m25k,m39k,m56k,m83k,m150k seed=0,1 \\
+        budget.flops=2e9,3.6e9,6.3e9,1.1e10,2e10,3.6e10,6.3e10,1.1e11,2e11 \\
+        grid.max_flops_repeated=6.3e10
 """
 
 import argparse
+import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,17 +33,21 @@ import pandas as pd
 from coverage import DESIGNS, LAWS, deviation, draw, loss_of, simulated_by
 
 from analysis import estimate, fit
-from analysis.candidates import Candidate, flops_of, grid_around
-from analysis.choice import Options, next_step, table_of
+from analysis.candidates import Candidate, flops_of, grid_around, ran
+from analysis.choice import Options, Step, fitted, next_step, table_of
 from analysis.goal import Goal, standing
 from analysis.laws import Law
 from analysis.published import load_law
-from analysis.records import Runs
+from analysis.records import Runs, load_runs
+from scaling.schema import read_records
 
 LARGEST = 1e19
 GRID = DESIGNS[0]
 PRIOR = "hoffmann2022"
 MOST_STEPS = 60
+QUICK = (  # the cells of sweeps/quick.yaml
+    "budget in (2e9, 6.3e9, 2e10, 6.3e10, 2e11) and width != 12 and (seed == 0 or budget < 7e9)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +160,72 @@ def report(frame: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def replay(options: argparse.Namespace) -> None:
+    """Let the design choose among a study's trained cells until it knows what its grid does."""
+    folder = Path(options.study)
+    records = [r for r in read_records(folder) if r.status == "done" and r.stage == "pretrain"]
+    cells = {r.run_id: ran(r, "total") for r in records}
+    runs = load_runs(folder)
+    asked = pd.DataFrame(
+        {
+            "run": r.run_id,
+            "budget": r.config["budget"]["flops"],
+            "width": r.config["model"]["d_model"],
+            "seed": r.seed,
+        }
+        for r in records
+    )
+    grid = asked.query(options.grid)["run"].tolist()
+    paid = flops_of(cells[i] for i in grid)
+    print(f"{'target':>8} {'batch':>5} {'grid':>21} {'design':>21} {'FLOPs / grid':>13}  ended")
+    for reach, batch in itertools.product(map(float, options.targets.split(",")), (2, 4, 8)):
+        plan = Options(batch=batch)
+        law, _ = fitted(_some(runs, grid), Goal(flops=reach), plan)
+        before = standing(law, Goal(flops=reach)) if law else None
+        if before is None:
+            print(f"{reach:8.2g} the grid's law is none")
+            continue
+        goal = Goal(flops=reach, precision=before.half)
+        step, run, spent = _replayed(runs, cells, goal, plan)
+        now = step.standing
+        told = f"{now.value:.4f} +- {now.half:.4f}" if now else "not identified"
+        print(
+            f"{reach:8.2g} {batch:5} {before.value:.4f} +- {before.half:.4f} {len(grid):3}"
+            f" {told:>17} {len(run):3} {spent / paid:13.2f}  {step.stop}",
+            flush=True,
+        )
+
+
+def _replayed(
+    runs: Runs, cells: dict[str, Candidate], goal: Goal, options: Options
+) -> tuple[Step, list[str], float]:
+    run: list[str] = []
+    spent, reached = 0.0, {}
+    while True:
+        left = [c for i, c in cells.items() if i not in run]
+        step = next_step(
+            _some(runs, run) if run else None,
+            left,
+            goal,
+            prior=load_law(PRIOR),
+            spent=spent,
+            reached=reached,
+            options=options,
+        )
+        if step.stop:
+            return step, run, spent
+        batch = [left[p.index] for p in step.planned[: step.batch]]
+        spent += sum(p.flops for p in step.planned[: step.batch])
+        run += [c.name for c in batch]
+        for cell in sorted(batch, key=lambda c: c.leaves):
+            reached[cell.trunk] = cell.leaves
+
+
+def _some(runs: Runs, names: Sequence[str]) -> Runs:
+    table = runs.table[runs.table["run"].isin(names)]
+    return replace(runs, table=table.reset_index(drop=True))
+
+
 def main() -> None:
     """Simulate, or replay a study."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -161,10 +239,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--out", help="CSV of every course")
     parser.add_argument("--study", help="folder of records that are the pool")
-    parser.add_argument("--grid", help="folder or CSV of the fixed grid's cells")
+    parser.add_argument("--grid", default=QUICK, help="which cells are the fixed grid, a query")
+    parser.add_argument("--targets", default="6e11", help="FLOPs of the replay's final runs")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    simulate(options)
+    replay(options) if options.study else simulate(options)
 
 
 if __name__ == "__main__":

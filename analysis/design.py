@@ -1,0 +1,388 @@
+"""Which cells to run next: those that take most off the target's interval for their FLOPs.
+
+    python -m analysis.design runs=runs/quick target.flops=6e11 [target.precision=0.05]
+    python -m analysis.design runs=table.csv law=law.json target.flops=1e21 target.quantity=params
+    python -m analysis.design law=besiroglu2024 target.flops=1e21 pool.flops=[1e17,1e19]
+
+With cells (a study's folder, a table) the law is fitted to them, or given; the study's ladder and
+what its trunks have reached make the pool, a table's is sizes around the law's optimum of each
+budget. Without cells a study is designed from the law as if it were true: expected interval against
+FLOPs, some points of it simulated (cells drawn with the usual noise, fitted, the median of the
+intervals). It prints a table and writes design.json, with `plot=true` a curve beside it. As a
+sweeper the same choice runs its batches: `python -m scaling.sweep -m hydra/sweeper=design`.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.allocation import optimal_split
+from analysis.allotment import allot, spread
+from analysis.batches import cell_rows
+from analysis.belief import believed, noise_at
+from analysis.candidates import (
+    RATIOS,
+    SIZES,
+    Candidate,
+    flops_of,
+    grid_around,
+    of_study,
+    ran,
+    reached_by,
+)
+from analysis.choice import BATCH, START, Options, Step, fitted, next_step, table_of
+from analysis.estimate import FEWEST_UNITS, SPARE_ROWS
+from analysis.forms import FORMS, column
+from analysis.goal import Goal, check_goal, check_law, half_width, standing
+from analysis.laws import Law
+from analysis.noise import usual_deviation
+from analysis.published import load_law
+from analysis.records import Columns, Runs, load_runs
+from analysis.words import number, power, short
+from conf.app import start, store
+from scaling.schema import Record, code_version, read_records, write_json
+
+SCHEMA = 1
+BEYOND_CELLS = 3.0  # times the largest cell: as far as a study's pool goes by default
+PILOTS = (1e-4, 1e-2)  # of the target: budgets of a study that does not exist yet
+MOST_SHOWN = 60
+
+
+@dataclass(kw_only=True)
+class TargetSettings:
+    """The final run's FLOPs, and what to know of it: see `analysis.goal`."""
+
+    flops: float = 0.0
+    quantity: str = "loss"
+    precision: float = 0.0
+    max_flops: float = 0.0
+    level: float = 0.9
+
+    def goal(self) -> Goal:
+        """Return the goal; ValueError where there is none."""
+        if not self.flops:
+            raise ValueError("target.flops is not set; give the final run's FLOPs, as 1e21")
+        return Goal(**asdict(self))
+
+
+@dataclass(kw_only=True)
+class PoolSettings:
+    """Which cells may be run: budgets from `flops[0]` to `flops[1]`, evenly in logs.
+
+    Tokens per parameter lie within a factor `ratio` of the optimum's; `sizes` a budget where no
+    study has rungs, and `seeds` of each cell.
+    """
+
+    flops: list[float] = field(default_factory=list)
+    budgets: int = 7
+    sizes: int = SIZES
+    ratio: float = RATIOS[1]
+    seeds: int = 2
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if self.flops and not (len(self.flops) == 2 and 0 < self.flops[0] < self.flops[1]):
+            raise ValueError(
+                f"pool.flops={self.flops} must be the least and the most of a cell, as [1e17,1e19]"
+            )
+        if min(self.budgets, self.sizes, self.seeds) < 1 or not self.ratio > 1:
+            raise ValueError("pool.budgets, sizes, seeds must be at least 1, pool.ratio above 1")
+
+
+@dataclass(kw_only=True)
+class DesignConfig:
+    """Options; `out` defaults to design.json beside the study, or here.
+
+    `cells` is how many are shown where no precision is set; `simulate` how many tables are drawn a
+    simulated point (0: none).
+    """
+
+    runs: str = ""
+    law: str = ""
+    out: str = ""
+    plot: bool = False
+    form: str = "chinchilla"
+    count: str = "total"
+    where: str | None = None
+    cells: int = 12
+    start: int = START
+    batch: int = BATCH
+    resamples: int = 1000
+    prior: str = "hoffmann2022"
+    simulate: int = 8
+    columns: Columns = field(default_factory=Columns)
+    target: TargetSettings = field(default_factory=TargetSettings)
+    pool: PoolSettings = field(default_factory=PoolSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse what needs no reading to be wrong."""
+        if not self.runs and not self.law:
+            raise ValueError(
+                "neither runs nor law is set; give cells, as runs=runs/quick, or a law to design"
+                " a first study from, as law=besiroglu2024"
+            )
+        self.target.goal()
+
+
+def main(config: DesignConfig) -> None:
+    """Design, print the table, write design.json."""
+    goal = config.target.goal()
+    found = of_cells(config, goal) if config.runs else of_law(config, goal)
+    beside = Path(config.runs) if config.runs and Path(config.runs).is_dir() else Path()
+    out = write_json(config.out or beside / "design.json", found)
+    written = [out]
+    if config.plot and found["cells"]:
+        from analysis.plots import write_design_figure  # matplotlib, only where it is asked for
+
+        written += write_design_figure(found, out)
+    ends = "\n".join(f"wrote {path}" for path in written)
+    sys.stdout.write("\n".join(lines_of(found)) + f"\n{ends}\n")
+
+
+def of_cells(config: DesignConfig, goal: Goal) -> dict[str, Any]:
+    """Return the next cells of a study or a table."""
+    runs = load_runs(config.runs, count=config.count, where=config.where, columns=config.columns)
+    records = _records(config.runs)
+    spent, reached = _spent(runs, records, config.count)
+    options = Options(
+        start=config.start, batch=config.cells, form=config.form, resamples=config.resamples
+    )
+    law, why = (load_law(config.law), "") if config.law else fitted(runs, goal, options)
+    guide = law if law is not None and not why else load_law(config.prior)
+    check_law(guide)
+    largest = float((6 * column(runs.table, "params") * column(runs.table, "tokens")).max())
+    check_goal(goal, largest=largest)
+    candidates = _pool(config, guide, records, runs, goal)
+    if not candidates:
+        raise ValueError(
+            "the pool has no cells that are not run already; widen pool.flops or pool.ratio, or"
+            " raise pool.budgets or pool.seeds"
+        )
+    step = next_step(
+        runs, candidates, goal, prior=load_law(config.prior), spent=spent, reached=reached,
+        options=options, law=law if not why else None,
+    )  # fmt: skip
+    return _found(config, goal, step, candidates, spent=spent, n_runs=len(runs))
+
+
+def of_law(config: DesignConfig, goal: Goal) -> dict[str, Any]:
+    """Return a study from nothing, the law taken for true."""
+    law = load_law(config.law)
+    check_law(law)
+    low, high = config.pool.flops or [goal.flops * share for share in PILOTS]
+    check_goal(goal, largest=high)
+    pool = _around(config.pool, law, low, high)
+    picks = spread(
+        believed(law, pool, goal, loose=True), pool, reached={}, number=config.start,
+        trunks=FEWEST_UNITS, budget=goal.max_flops or np.inf,
+    )  # fmt: skip
+    if len(picks) < len(law.parameters) + SPARE_ROWS:
+        raise ValueError(
+            f"target.max_flops={goal.max_flops:g} affords {len(picks)} cells of the pool, too few for"
+            f" a law of {len(law.parameters)} parameters; raise it, or lower pool.flops"
+        )
+    first = [pool[p.index] for p in picks]
+    rest = [c for c in pool if c not in first]
+    known = table_of(first, [1.0] * len(first))
+    belief = believed(law, rest, goal, table=known)
+    floor, value = _at_target(law, goal)
+    wanted = _wanted(goal, value, floor)
+    left = goal.max_flops - flops_of(first) if goal.max_flops else np.inf
+    most = 10_000 if wanted or goal.max_flops else config.cells
+    chosen = allot(belief, rest, reached={}, wanted=wanted, budget=left, most=most)
+    sds = [np.sqrt(belief.variance()), *(np.sqrt(p.variance) for p in chosen)]
+    halves = [half_width(float(sd), floor, value=value, goal=goal) for sd in sds]
+    rows = cell_rows(picks, pool, []) + cell_rows(chosen, rest, halves[1:])
+    rows[len(first) - 1]["half"] = halves[0]
+    cells = first + [rest[p.index] for p in chosen]
+    spent = np.cumsum([row["cost"] for row in rows]).tolist()
+    rows = [row | {"total": total} for row, total in zip(rows, spent, strict=True)]
+    stop = "" if not wanted or halves[-1] <= 1.001 * goal.precision else "pool or budget end first"
+    return _head(config, goal) | {
+        "law": {"name": config.law, "status": "taken for true", "parameters": law.parameters},
+        "standing": None,
+        "spent": 0.0,
+        "n_runs": 0,
+        "why": f"from {config.law} as if it were true; the first {len(first)} tell all parameters"
+        " apart, the others are the largest drop of variance per FLOP",
+        "stop": stop,
+        "cells": rows,
+        "simulated": simulated(law, cells, spent, goal, start=len(first), times=config.simulate),
+    }
+
+
+def simulated(
+    law: Law, cells: Sequence[Candidate], spent: Sequence[float], goal: Goal, *, start: int,
+    times: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return the median half-width of fits to drawn losses at some numbers of cells.
+
+    `usable` is the share of the fits that said where the target lies.
+    """
+    counts = np.unique(np.geomspace(start, len(cells), 4).round().astype(int)) if times else []
+    found = []
+    for count in map(int, counts):
+        table = table_of(cells[:count], [1.0] * count)
+        values = {v: table[v].to_numpy(float) for v in ("params", "tokens", "flops")}
+        true = FORMS[law.form].predict(law.parameters, values)
+        halves = []
+        for seed in range(times):
+            rng = np.random.default_rng([seed, count])
+            losses = true + usual_deviation(true) * rng.standard_normal(count)
+            runs = Runs(table=table.assign(loss=losses))
+            drawn, why = fitted(runs, goal, Options(resamples=200, form=law.form, start=1))
+            now = standing(drawn, goal) if drawn is not None and not why else None
+            halves += [now.half] if now else []
+        row: dict[str, Any] = {"cells": count, "total": float(spent[count - 1]), "times": times}
+        half = float(np.median(halves)) if len(halves) > times / 2 else None
+        found.append(row | {"usable": len(halves) / times, "half": half})
+    return found
+
+
+def lines_of(found: dict[str, Any]) -> list[str]:
+    """Return the design as text of at most 100 columns."""
+    goal = found["target"]
+    what = "loss" if goal["quantity"] == "loss" else "N*"
+    unit = "nats" if goal["quantity"] == "loss" else "of N*, relative"
+    lines = [f"{what} at {power(goal['flops'])} FLOPs; {found['n_runs']} cells so far, "
+             f"{power(found['spent']) if found['spent'] else 'no'} FLOPs"]  # fmt: skip
+    now = found["standing"]
+    if now:
+        lines.append(
+            f"now {number(now['value'])} [{number(now['low'])}, {number(now['high'])}], half-width "
+            f"{number(now['half'], 3)} {unit}; scatter and hindcasts alone {number(now['bare'], 3)}"
+        )
+    lines += [found["why"]] if found["why"] else []
+    if found["cells"]:
+        lines += [
+            "",
+            f"{'cell':<26}{'N':>8}{'D':>8}{'C':>9}{'costs':>9}{'in all':>9}{'then +-':>9}"
+            f"{'drop/FLOP':>11}",
+        ]
+        shown = found["cells"][:MOST_SHOWN]
+        lines += [_line(row) for row in shown]
+        if len(shown) < len(found["cells"]):
+            lines.append(f"... {len(found['cells'])} in all; the rest is in design.json")
+    if found["simulated"]:
+        lines.append("")
+        for row in found["simulated"]:
+            half = number(row["half"], 3) if row["half"] else "not identified"
+            lines.append(
+                f"simulated, {row['cells']} cells, {power(row['total'])} FLOPs: half-width {half}"
+                f" ({row['usable']:.0%} of {row['times']} fits usable)"
+            )
+    return [*lines, *([f"ended: {found['stop']}"] if found["stop"] else [])]
+
+
+def _line(row: dict[str, Any]) -> str:
+    half = number(row["half"], 3) if row["half"] is not None else "-"
+    drop = power(row["per_flop"]) if row["per_flop"] else "-"
+    return (
+        f"{row['run'][:25]:<26}{short(row['params']):>8}{short(row['tokens']):>8}"
+        f"{power(row['flops']):>9}{power(row['cost']):>9}{power(row['total']):>9}{half:>9}{drop:>11}"
+    )
+
+
+def _found(
+    config: DesignConfig,
+    goal: Goal,
+    step: Step,
+    candidates: Sequence[Candidate],
+    *,
+    spent: float,
+    n_runs: int,
+) -> dict[str, Any]:
+    rows = cell_rows(step.planned, candidates, step.halves)
+    totals = spent + np.cumsum([row["cost"] for row in rows])
+    now, law = step.standing, step.law
+    bare = half_width(0.0, now.floor, value=now.value, goal=goal) if now else 0.0
+    return _head(config, goal) | {
+        "law": None
+        if law is None
+        else {"name": config.law or "fitted", "status": law.status, "parameters": law.parameters},
+        "standing": asdict(now) | {"bare": bare} if now else None,
+        "spent": spent,
+        "n_runs": n_runs,
+        "why": step.why,
+        "stop": step.stop,
+        "cells": [r | {"total": float(t)} for r, t in zip(rows, totals, strict=True)],
+        "simulated": [],
+    }
+
+
+def _head(config: DesignConfig, goal: Goal) -> dict[str, Any]:
+    inputs = {"runs": config.runs, "law": config.law, "prior": config.prior}
+    return {"schema": SCHEMA, "target": asdict(goal), "inputs": inputs, "code": code_version()}
+
+
+def _records(source: str) -> list[Record]:
+    """Return the done pretraining cells of a study, none of a table."""
+    if not Path(source).is_dir():
+        return []
+    return [r for r in read_records(source) if r.status == "done" and r.stage == "pretrain"]
+
+
+def _spent(runs: Runs, records: Sequence[Record], count: str) -> tuple[float, dict[str, float]]:
+    """Return the FLOPs of the cells so far, trunks once, and how far those are kept."""
+    if records:
+        return flops_of(ran(r, count) for r in records), reached_by(records)
+    return float(column(runs.table, "flops").sum()), {}
+
+
+def _pool(
+    config: DesignConfig, law: Law, records: Sequence[Record], runs: Runs, goal: Goal
+) -> list[Candidate]:
+    pool, flops = config.pool, column(runs.table, "flops")
+    most = min(BEYOND_CELLS * float(flops.max()), goal.flops / BEYOND_CELLS)
+    low, high = pool.flops or [float(flops.min()), max(most, float(flops.max()))]
+    if not records:
+        return _around(pool, law, low, high)
+    if "model" not in records[-1].config:
+        raise ValueError(f"the records of {config.runs} name no model, so their ladder is unknown")
+    budgets = np.geomspace(low, high, pool.budgets).tolist()
+    ratios = (1 / pool.ratio, pool.ratio)
+    return of_study(records, law, budgets, ratios=ratios, seeds=pool.seeds)
+
+
+def _around(pool: PoolSettings, law: Law, low: float, high: float) -> list[Candidate]:
+    return grid_around(
+        law,
+        np.geomspace(low, high, pool.budgets).tolist(),
+        ratios=(1 / pool.ratio, pool.ratio),
+        sizes=pool.sizes,
+        seeds=pool.seeds,
+    )
+
+
+def _at_target(law: Law, goal: Goal) -> tuple[float, float]:
+    """Return the deviation of one run's log loss at the target (0 for N*), and the value there."""
+    best = optimal_split(FORMS[law.form], law.parameters, goal.flops)
+    if goal.quantity == "params":
+        return 0.0, float(best["params"])
+    values = {k: np.asarray([best[k]], dtype=float) for k in ("params", "tokens")}
+    loss = FORMS[law.form].predict(law.parameters, values | {"flops": np.array([goal.flops])})
+    return float(noise_at(law, loss)[0]), float(loss[0])
+
+
+def _wanted(goal: Goal, value: float, floor: float) -> float:
+    """Return the variance of the logarithm that the precision leaves to the parameters."""
+    if not goal.precision:
+        return 0.0
+    half = np.log1p(goal.precision) if goal.quantity == "params" else goal.precision / value
+    left = float(half / goal.z) ** 2 - floor**2
+    if left <= 0:
+        raise ValueError(
+            f"target.precision={goal.precision:g} is less than the scatter of one run,"
+            f" {goal.z * floor * value:.3g} nats at {100 * goal.level:g}%; ask for more"
+        )
+    return left
+
+
+store("design", DesignConfig)
+
+if __name__ == "__main__":
+    start(main, config_name="design", schema=DesignConfig)
