@@ -313,6 +313,24 @@ def backtest(
     return drawn.svg
 
 
+def design(course: pd.DataFrame, *, measured: pd.DataFrame, wanted: float | None, y: str) -> str:
+    """Draw the half-width of an interval (y) against a study's FLOPs (x).
+
+    `course` is joined by a line, `measured` are points, each called by its `attrs["label"]`;
+    `wanted` is what the design is for.
+    """
+    with panel("design", x="FLOPs of the study", y=y, title=y, logy=True) as drawn:
+        axis = drawn.ax
+        axis.plot(course["x"], course["y"], color=C1, zorder=3, label=course.attrs["label"])
+        if len(measured):
+            label = measured.attrs["label"]
+            points(axis, measured["x"], measured["y"], colour=C2, label=label)
+        if wanted:
+            axis.axhline(wanted, color=INK, linestyle="--", linewidth=1, label="wanted")
+        axis.legend(loc="upper right")
+    return drawn.svg
+
+
 def forecast(expected: Mapping[str, Any], outcome: float | None) -> str:
     """Draw the forecast with its interval and, when it is known, what the run reached."""
     with panel(

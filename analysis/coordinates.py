@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis.design import TermDesign, TermParts
 from analysis.forms import EXPONENT_BOUNDS, Array
 from analysis.forms.jets import Jet, seeds
+from analysis.rows import TermDesign, TermParts
 
 E, A, B, ALPHA, BETA = range(5)  # positions in the Chinchilla form
 

@@ -1,359 +1,388 @@
-"""A form on one table: predictions and derivatives at many parameter vectors theta at once.
+"""Which cells to run next: those that take most off the target's interval for their FLOPs.
 
-theta is the solver's view of the parameters: amplitudes in logs and taken at the middle of the
-table (so that they do not trade against exponents, and units of N and D shift an intercept and
-change nothing else), parameters that a form lists in `logs` in logs. `external` and `internal`
-translate. Both kinds of design, of power-law terms and of a plain function, return `Parts` with
-the same sums over rows, which are all that an objective needs.
+    python -m analysis.design runs=runs/quick target.flops=6e11 [target.precision=0.05]
+    python -m analysis.design runs=table.csv law=law.json target.flops=1e21 target.quantity=params
+    python -m analysis.design law=besiroglu2024 target.flops=1e21 pool.flops=[1e17,1e19]
 
-Legend: S problems, P parameters, K terms, n rows. theta (S, P), predicted (S, n).
+With cells (a study's folder, a table) the law is fitted to them, or given; the study's ladder and
+what its trunks have reached make the pool, a table's is sizes around the law's optimum of each
+budget. Without cells a study is designed from the law as if it were true: expected interval against
+FLOPs, some points of it simulated (cells drawn with the usual noise, fitted, the median of the
+intervals). It prints a table and writes design.json, with `plot=true` a curve beside it. As a
+sweeper the same choice runs its batches: `python -m scaling.sweep -m hydra/sweeper=design`.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from analysis.forms import EXPONENT_BOUNDS, Array, Form, column
-from analysis.forms.jets import Jet, seeds
+from analysis.allocation import optimal_split
+from analysis.allotment import allot, spread
+from analysis.batches import cell_rows
+from analysis.belief import believed, noise_at
+from analysis.candidates import (
+    RATIOS,
+    SIZES,
+    Candidate,
+    flops_of,
+    grid_around,
+    of_study,
+    ran,
+    reached_by,
+)
+from analysis.choice import BATCH, START, Options, Step, fitted, next_step, table_of
+from analysis.estimate import FEWEST_UNITS, SPARE_ROWS
+from analysis.forms import FORMS, column
+from analysis.goal import Goal, check_goal, check_law, half_width, standing
+from analysis.laws import Law
+from analysis.noise import usual_deviation
+from analysis.published import load_law
+from analysis.records import Columns, Runs, load_runs
+from analysis.words import number, power, short
+from conf.app import start, store
+from scaling.schema import Record, code_version, read_records, write_json
 
-AMPLITUDE_RANGE = 40.0  # a centred log amplitude this far from log L is 0 (or the fit is lost)
+SCHEMA = 1
+BEYOND_CELLS = 3.0  # times the largest cell: as far as a study's pool goes by default
+PILOTS = (1e-4, 1e-2)  # of the target: budgets of a study that does not exist yet
+MOST_SHOWN = 60
 
 
-class Parts(ABC):
-    """Predictions (S, n) at one theta and the sums over rows of their derivatives."""
+@dataclass(kw_only=True)
+class TargetSettings:
+    """The final run's FLOPs, and what to know of it: see `analysis.goal`."""
 
-    predicted: Array
+    flops: float = 0.0
+    quantity: str = "loss"
+    precision: float = 0.0
+    max_flops: float = 0.0
+    level: float = 0.9
 
-    @abstractmethod
-    def jacobian(self) -> Array:
-        """Return dL_i (S, P, n)."""
-
-    @abstractmethod
-    def gradient(self, slope: Array) -> Array:
-        """Return sum_i slope_i dL_i (S, P) for row weights (S, n)."""
-
-    @abstractmethod
-    def squares(self, weight: Array) -> Array:
-        """Return sum_i weight_i dL_i dL_i' (S, P, P)."""
-
-    @abstractmethod
-    def curvature(self, slope: Array) -> Array:
-        """Return sum_i slope_i d2L_i (S, P, P)."""
+    def goal(self) -> Goal:
+        """Return the goal; ValueError where there is none."""
+        if not self.flops:
+            raise ValueError("target.flops is not set; give the final run's FLOPs, as 1e21")
+        return Goal(**asdict(self))
 
 
-@dataclass(frozen=True, kw_only=True)
-class TermDesign:
-    """Power-law terms: `index[k]` (m_k,) points into theta, first the amplitude; `features[k]`
-    (m_k, n) holds ones, then the centred logs; `centres[k]` (m_k - 1,) are what was subtracted.
+@dataclass(kw_only=True)
+class PoolSettings:
+    """Which cells may be run: budgets from `flops[0]` to `flops[1]`, evenly in logs.
+
+    Tokens per parameter lie within a factor `ratio` of the optimum's; `sizes` a budget where no
+    study has rungs, and `seeds` of each cell.
     """
 
-    form: Form
-    index: tuple[Array, ...]
-    features: tuple[Array, ...]
-    centres: tuple[Array, ...]
+    flops: list[float] = field(default_factory=list)
+    budgets: int = 7
+    sizes: int = SIZES
+    ratio: float = RATIOS[1]
+    seeds: int = 2
 
-    @property
-    def n_rows(self) -> int:
-        """Rows of the table."""
-        return self.features[0].shape[1]
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if self.flops and not (len(self.flops) == 2 and 0 < self.flops[0] < self.flops[1]):
+            raise ValueError(
+                f"pool.flops={self.flops} must be the least and the most of a cell, as [1e17,1e19]"
+            )
+        if min(self.budgets, self.sizes, self.seeds) < 1 or not self.ratio > 1:
+            raise ValueError("pool.budgets, sizes, seeds must be at least 1, pool.ratio above 1")
 
-    @property
-    def offset(self) -> int | None:
-        """Position of the offset in theta."""
-        return self.form.parameters.index(self.form.offset) if self.form.offset else None
 
-    def cost(self, *, second: bool) -> int:
-        """Return how many numbers are kept for a row of a problem."""
-        del second
-        return 1
+@dataclass(kw_only=True)
+class DesignConfig:
+    """Options; `out` defaults to design.json beside the study, or here.
 
-    def take(self, rows: slice | Array) -> "TermDesign":
-        """Return the design of some of the rows, with the same centres."""
-        return replace(self, features=tuple(f[:, rows] for f in self.features))
+    `cells` is how many are shown where no precision is set; `simulate` how many tables are drawn a
+    simulated point (0: none).
+    """
 
-    def external(self, theta: Array) -> Array:
-        """Turn centred log-amplitudes (..., P) into amplitudes in the table's units."""
-        out = np.array(theta, dtype=float)
-        for index, centres in zip(self.index, self.centres, strict=True):
-            out[..., index[0]] = np.exp(theta[..., index[0]] - theta[..., index[1:]] @ centres)
-        return out
+    runs: str = ""
+    law: str = ""
+    out: str = ""
+    plot: bool = False
+    form: str = "chinchilla"
+    count: str = "total"
+    where: str | None = None
+    cells: int = 12
+    start: int = START
+    batch: int = BATCH
+    resamples: int = 1000
+    prior: str = "hoffmann2022"
+    simulate: int = 8
+    columns: Columns = field(default_factory=Columns)
+    target: TargetSettings = field(default_factory=TargetSettings)
+    pool: PoolSettings = field(default_factory=PoolSettings)
 
-    def internal(self, parameters: Array) -> Array:
-        """Invert `external`; amplitudes must be positive."""
-        theta = np.array(parameters, dtype=float)
-        for index, centres in zip(self.index, self.centres, strict=True):
-            log_amplitude = np.log(parameters[..., index[0]])
-            theta[..., index[0]] = log_amplitude + parameters[..., index[1:]] @ centres
-        return theta
+    def __post_init__(self) -> None:
+        """Refuse what needs no reading to be wrong."""
+        if not self.runs and not self.law:
+            raise ValueError(
+                "neither runs nor law is set; give cells, as runs=runs/quick, or a law to design"
+                " a first study from, as law=besiroglu2024"
+            )
+        self.target.goal()
 
-    def bounds(self, level: float) -> tuple[Array, Array]:
-        """Return lower and upper bounds (P,) of theta; `level` is a typical log of the target."""
-        names = self.form.parameters
-        low, high = np.full(len(names), -np.inf), np.full(len(names), np.inf)
-        for index in self.index:
-            low[index[0]], high[index[0]] = level - AMPLITUDE_RANGE, level + AMPLITUDE_RANGE
-            low[index[1:]], high[index[1:]] = EXPONENT_BOUNDS
-        if self.offset is not None:
-            low[self.offset] = 0.0
-        for name, (least, most) in self.form.bounds.items():
-            low[names.index(name)], high[names.index(name)] = least, most
-        return low, high
 
-    def terms(self, theta: Array) -> list[Array]:
-        """Return each term (S, n)."""
-        return [
-            np.exp(theta[:, index] @ features)
-            for index, features in zip(self.index, self.features, strict=True)
+def main(config: DesignConfig) -> None:
+    """Design, print the table, write design.json."""
+    goal = config.target.goal()
+    found = of_cells(config, goal) if config.runs else of_law(config, goal)
+    beside = Path(config.runs) if config.runs and Path(config.runs).is_dir() else Path()
+    out = write_json(config.out or beside / "design.json", found)
+    written = [out]
+    if config.plot and found["cells"]:
+        from analysis.plots import write_design_figure  # matplotlib, only where it is asked for
+
+        written += write_design_figure(found, out)
+    ends = "\n".join(f"wrote {path}" for path in written)
+    sys.stdout.write("\n".join(lines_of(found)) + f"\n{ends}\n")
+
+
+def of_cells(config: DesignConfig, goal: Goal) -> dict[str, Any]:
+    """Return the next cells of a study or a table."""
+    runs = load_runs(config.runs, count=config.count, where=config.where, columns=config.columns)
+    records = _records(config.runs)
+    spent, reached = _spent(runs, records, config.count)
+    options = Options(
+        start=config.start, batch=config.cells, form=config.form, resamples=config.resamples
+    )
+    law, why = (load_law(config.law), "") if config.law else fitted(runs, goal, options)
+    guide = law if law is not None and not why else load_law(config.prior)
+    check_law(guide)
+    largest = float((6 * column(runs.table, "params") * column(runs.table, "tokens")).max())
+    check_goal(goal, largest=largest)
+    candidates = _pool(config, guide, records, runs, goal)
+    if not candidates:
+        raise ValueError(
+            "the pool has no cells that are not run already; widen pool.flops or pool.ratio, or"
+            " raise pool.budgets or pool.seeds"
+        )
+    step = next_step(
+        runs, candidates, goal, prior=load_law(config.prior), spent=spent, reached=reached,
+        options=options, law=law if not why else None,
+    )  # fmt: skip
+    return _found(config, goal, step, candidates, spent=spent, n_runs=len(runs))
+
+
+def of_law(config: DesignConfig, goal: Goal) -> dict[str, Any]:
+    """Return a study from nothing, the law taken for true."""
+    law = load_law(config.law)
+    check_law(law)
+    low, high = config.pool.flops or [goal.flops * share for share in PILOTS]
+    check_goal(goal, largest=high)
+    pool = _around(config.pool, law, low, high)
+    picks = spread(
+        believed(law, pool, goal, loose=True), pool, reached={}, number=config.start,
+        trunks=FEWEST_UNITS, budget=goal.max_flops or np.inf,
+    )  # fmt: skip
+    if len(picks) < len(law.parameters) + SPARE_ROWS:
+        raise ValueError(
+            f"target.max_flops={goal.max_flops:g} affords {len(picks)} cells of the pool, too few for"
+            f" a law of {len(law.parameters)} parameters; raise it, or lower pool.flops"
+        )
+    first = [pool[p.index] for p in picks]
+    rest = [c for c in pool if c not in first]
+    known = table_of(first, [1.0] * len(first))
+    belief = believed(law, rest, goal, table=known)
+    floor, value = _at_target(law, goal)
+    wanted = _wanted(goal, value, floor)
+    left = goal.max_flops - flops_of(first) if goal.max_flops else np.inf
+    most = 10_000 if wanted or goal.max_flops else config.cells
+    chosen = allot(belief, rest, reached={}, wanted=wanted, budget=left, most=most)
+    sds = [np.sqrt(belief.variance()), *(np.sqrt(p.variance) for p in chosen)]
+    halves = [half_width(float(sd), floor, value=value, goal=goal) for sd in sds]
+    rows = cell_rows(picks, pool, []) + cell_rows(chosen, rest, halves[1:])
+    rows[len(first) - 1]["half"] = halves[0]
+    cells = first + [rest[p.index] for p in chosen]
+    spent = np.cumsum([row["cost"] for row in rows]).tolist()
+    rows = [row | {"total": total} for row, total in zip(rows, spent, strict=True)]
+    stop = "" if not wanted or halves[-1] <= 1.001 * goal.precision else "pool or budget end first"
+    return _head(config, goal) | {
+        "law": {"name": config.law, "status": "taken for true", "parameters": law.parameters},
+        "standing": None,
+        "spent": 0.0,
+        "n_runs": 0,
+        "why": f"from {config.law} as if it were true; the first {len(first)} tell all parameters"
+        " apart, the others are the largest drop of variance per FLOP",
+        "stop": stop,
+        "cells": rows,
+        "simulated": simulated(law, cells, spent, goal, start=len(first), times=config.simulate),
+    }
+
+
+def simulated(
+    law: Law, cells: Sequence[Candidate], spent: Sequence[float], goal: Goal, *, start: int,
+    times: int,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return the median half-width of fits to drawn losses at some numbers of cells.
+
+    `usable` is the share of the fits that said where the target lies.
+    """
+    counts = np.unique(np.geomspace(start, len(cells), 4).round().astype(int)) if times else []
+    found = []
+    for count in map(int, counts):
+        table = table_of(cells[:count], [1.0] * count)
+        values = {v: table[v].to_numpy(float) for v in ("params", "tokens", "flops")}
+        true = FORMS[law.form].predict(law.parameters, values)
+        halves = []
+        for seed in range(times):
+            rng = np.random.default_rng([seed, count])
+            losses = true + usual_deviation(true) * rng.standard_normal(count)
+            runs = Runs(table=table.assign(loss=losses))
+            drawn, why = fitted(runs, goal, Options(resamples=200, form=law.form, start=1))
+            now = standing(drawn, goal) if drawn is not None and not why else None
+            halves += [now.half] if now else []
+        row: dict[str, Any] = {"cells": count, "total": float(spent[count - 1]), "times": times}
+        half = float(np.median(halves)) if len(halves) > times / 2 else None
+        found.append(row | {"usable": len(halves) / times, "half": half})
+    return found
+
+
+def lines_of(found: dict[str, Any]) -> list[str]:
+    """Return the design as text of at most 100 columns."""
+    goal = found["target"]
+    what = "loss" if goal["quantity"] == "loss" else "N*"
+    unit = "nats" if goal["quantity"] == "loss" else "of N*, relative"
+    lines = [f"{what} at {power(goal['flops'])} FLOPs; {found['n_runs']} cells so far, "
+             f"{power(found['spent']) if found['spent'] else 'no'} FLOPs"]  # fmt: skip
+    now = found["standing"]
+    if now:
+        lines.append(
+            f"now {number(now['value'])} [{number(now['low'])}, {number(now['high'])}], half-width "
+            f"{number(now['half'], 3)} {unit}; scatter and hindcasts alone {number(now['bare'], 3)}"
+        )
+    lines += [found["why"]] if found["why"] else []
+    if found["cells"]:
+        lines += [
+            "",
+            f"{'cell':<26}{'N':>8}{'D':>8}{'C':>9}{'costs':>9}{'in all':>9}{'then +-':>9}"
+            f"{'drop/FLOP':>11}",
         ]
-
-    def predicted(self, theta: Array) -> Array:
-        """Return the target's prediction (S, n)."""
-        total = sum(self.terms(theta))
-        return np.asarray(total if self.offset is None else total + theta[:, [self.offset]])
-
-    def parts(self, theta: Array, *, second: bool = True) -> "TermParts":
-        """Return predictions and derivatives; `second` is of no concern to terms."""
-        del second
-        return TermParts(self, theta)
-
-
-class TermParts(Parts):
-    """Derivatives of a sum of terms t_k: dL is t_k f_k, d2L is t_k f_k f_k'."""
-
-    def __init__(self, design: TermDesign, theta: Array) -> None:
-        self.design, self.size = design, theta.shape[1]
-        self.terms = design.terms(theta)
-        total = self.terms[0]
-        for term in self.terms[1:]:
-            total = total + term
-        self.predicted = total if design.offset is None else total + theta[:, [design.offset]]
-
-    def jacobian(self) -> Array:
-        """Return dL_i (S, P, n)."""
-        design = self.design
-        out = np.zeros((len(self.predicted), self.size, design.n_rows))
-        for term, index, features in zip(self.terms, design.index, design.features, strict=True):
-            out[:, index] += term[:, None] * features
-        if design.offset is not None:
-            out[:, design.offset] = 1.0
-        return out
-
-    def gradient(self, slope: Array) -> Array:
-        """Return sum_i slope_i dL_i (S, P)."""
-        design = self.design
-        out = np.zeros((len(slope), self.size))
-        for term, index, features in zip(self.terms, design.index, design.features, strict=True):
-            out[:, index] += (slope * term) @ features.T
-        if design.offset is not None:
-            out[:, design.offset] = slope.sum(axis=1)
-        return out
-
-    def squares(self, weight: Array) -> Array:
-        """Return sum_i weight_i dL_i dL_i' (S, P, P), from one product of terms a pair."""
-        design = self.design
-        out = np.zeros((len(weight), self.size, self.size))
-        every = list(zip(self.terms, design.index, design.features, strict=True))
-        for k, (term, at, f) in enumerate(every):
-            left = weight * term
-            for right, other, g in every[k:]:
-                block = _outer(left * right, f, g)
-                out[:, at[:, None], other] += block
-                if other is not at:
-                    out[:, other[:, None], at] += block.swapaxes(1, 2)
-            if design.offset is not None:
-                across = left @ f.T
-                out[:, design.offset, at] += across
-                out[:, at, design.offset] += across
-        if design.offset is not None:
-            out[:, design.offset, design.offset] = weight.sum(axis=1)
-        return out
-
-    def curvature(self, slope: Array) -> Array:
-        """Return sum_i slope_i d2L_i (S, P, P)."""
-        out = np.zeros((len(slope), self.size, self.size))
-        for term, at, f in zip(self.terms, self.design.index, self.design.features, strict=True):
-            out[:, at[:, None], at] += _outer(slope * term, f, f)
-        return out
+        shown = found["cells"][:MOST_SHOWN]
+        lines += [_line(row) for row in shown]
+        if len(shown) < len(found["cells"]):
+            lines.append(f"... {len(found['cells'])} in all; the rest is in design.json")
+    if found["simulated"]:
+        lines.append("")
+        for row in found["simulated"]:
+            half = number(row["half"], 3) if row["half"] else "not identified"
+            lines.append(
+                f"simulated, {row['cells']} cells, {power(row['total'])} FLOPs: half-width {half}"
+                f" ({row['usable']:.0%} of {row['times']} fits usable)"
+            )
+    return [*lines, *([f"ended: {found['stop']}"] if found["stop"] else [])]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FunctionDesign:
-    """A plain function on the columns `values` {variable: (n,)}, whose mean logs are `middle`.
-
-    `free` (F,) are the positions of parameters that are not held for good: no others have
-    derivatives. `raw` amplitudes are not moved to the middle.
-    """
-
-    form: Form
-    values: Mapping[str, Array]
-    middle: Mapping[str, float]
-    free: Array
-    raw: tuple[str, ...]
-
-    def cost(self, *, second: bool) -> int:
-        """Return how many numbers are kept for a row of a problem, of second order or first."""
-        return 1 + (len(self.free) ** 2 // 4 if second else len(self.free) // 2)
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of the table."""
-        return len(next(iter(self.values.values())))
-
-    def take(self, rows: slice | Array) -> "FunctionDesign":
-        """Return the design of some of the rows, with the same middle."""
-        return replace(self, values={name: v[rows] for name, v in self.values.items()})
-
-    def external(self, theta: Array) -> Array:
-        """Turn theta (..., P) into parameters in the table's units."""
-        names = self.form.parameters
-        with np.errstate(over="ignore"):
-            found = self._outward({name: theta[..., i] for i, name in enumerate(names)})
-        return np.stack([found[name] for name in names], axis=-1)
-
-    def internal(self, parameters: Array) -> Array:
-        """Invert `external`; parameters solved for in logs must be positive."""
-        names = self.form.parameters
-        given = {name: parameters[..., i] for i, name in enumerate(names)}
-        if self.form.inward is not None:
-            theta = self.form.inward(given, self.middle)
-        else:
-            theta = {name: self._inward(name, given) for name in names}
-        return np.stack([np.asarray(theta[name], dtype=float) for name in names], axis=-1)
-
-    def bounds(self, level: float) -> tuple[Array, Array]:
-        """Return lower and upper bounds (P,) of theta."""
-        del level
-        size = len(self.form.parameters)
-        low, high = np.full(size, -np.inf), np.full(size, np.inf)
-        for name, (least, most) in self.form.bounds.items():
-            at = self.form.parameters.index(name)
-            low[at], high[at] = np.log([least, most]) if name in self.form.logs else (least, most)
-        return low, high
-
-    def predicted(self, theta: Array) -> Array:
-        """Return the target's prediction (S, n)."""
-        named = dict(zip(self.form.parameters, self.external(theta).T[..., None], strict=True))
-        with np.errstate(all="ignore"):
-            found = self.form.predict(named, self.values)
-        return np.broadcast_to(found, (len(theta), self.n_rows))
-
-    def parts(self, theta: Array, *, second: bool = True) -> "FunctionParts":
-        """Return predictions and derivatives, of first order only unless `second`."""
-        jets: list[Any] = [theta[:, i, None] for i in range(theta.shape[1])]
-        for i, jet in zip(self.free, seeds(theta[:, self.free], second=second), strict=True):
-            jets[i] = jet
-        assert self.form.function is not None
-        with np.errstate(all="ignore"):
-            named = self._outward(dict(zip(self.form.parameters, jets, strict=True)))
-            found = self.form.function(named, self.values)
-        return FunctionParts(found, theta, self.n_rows, self.free)
-
-    def _outward(self, theta: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the parameters of theta: arrays, or jets."""
-        if self.form.outward is not None:
-            return self.form.outward(theta, self.middle)
-        found = {}
-        for name, value in theta.items():
-            if name in self.form.logs:
-                moved = self._shift(name, theta)
-                found[name] = np.exp(value if moved is None else value + moved)
-            else:
-                found[name] = value
-        return found
-
-    def _inward(self, name: str, parameters: Mapping[str, Any]) -> Any:
-        if name not in self.form.logs:
-            return parameters[name]
-        moved = self._shift(name, parameters)
-        logs = np.log(parameters[name])
-        return logs if moved is None else logs - moved
-
-    def _shift(self, amplitude: str, theta: Mapping[str, Any]) -> Any:
-        """Return the log of variable^exponent at the middle; None for what is no amplitude."""
-        exponents = self.form.amplitudes.get(amplitude, {})
-        if amplitude in self.raw or not exponents:
-            return None
-        return sum(theta[exponent] * self.middle[v] for exponent, v in exponents.items())
-
-
-class FunctionParts(Parts):
-    """Derivatives of a function, carried by jets."""
-
-    def __init__(self, found: Jet, theta: Array, n_rows: int, free: Array) -> None:
-        count, self.size = theta.shape
-        free = free[list(found.index)]
-        self.free, self.both = free, np.ix_(np.arange(count), free, free)
-        self.predicted = np.broadcast_to(found.value, (count, n_rows))
-        self.first = np.broadcast_to(found.gradient, (count, len(free), n_rows))
-        self.second = found.hessian
-
-    def jacobian(self) -> Array:
-        """Return dL_i (S, P, n)."""
-        out = np.zeros((len(self.first), self.size, self.first.shape[2]))
-        out[:, self.free] = self.first
-        return out
-
-    def gradient(self, slope: Array) -> Array:
-        """Return sum_i slope_i dL_i (S, P)."""
-        out = np.zeros((len(slope), self.size))
-        out[:, self.free] = (self.first @ slope[..., None])[..., 0]
-        return out
-
-    def squares(self, weight: Array) -> Array:
-        """Return sum_i weight_i dL_i dL_i' (S, P, P)."""
-        return self._spread((self.first * weight[:, None]) @ self.first.swapaxes(1, 2))
-
-    def curvature(self, slope: Array) -> Array:
-        """Return sum_i slope_i d2L_i (S, P, P); zero where only first derivatives were asked."""
-        count, free = len(slope), len(self.free)
-        if self.second is None:
-            return np.zeros((count, self.size, self.size))
-        second = np.broadcast_to(self.second, (count, free, free, slope.shape[1]))
-        summed = second.reshape(count, free * free, -1) @ slope[..., None]
-        return self._spread(summed.reshape(count, free, free))
-
-    def _spread(self, block: Array) -> Array:
-        out = np.zeros((len(block), self.size, self.size))
-        out[self.both] = block
-        return out
-
-
-Design = TermDesign | FunctionDesign
-
-
-def design(form: Form, table: pd.DataFrame, *, raw: tuple[str, ...] = ()) -> Design:
-    """Put a form on a table; amplitudes named in `raw` are not centred (they are held fixed)."""
-    return _terms(form, table, raw) if form.function is None else _function(form, table, raw)
-
-
-def _terms(form: Form, table: pd.DataFrame, raw: tuple[str, ...]) -> TermDesign:
-    index, features, centres = [], [], []
-    position = {name: i for i, name in enumerate(form.parameters)}
-    logs = {v: np.log(column(table, v)) for v in form.variables}
-    for term in form.terms:
-        bases = [term.log_base(name, logs) for name in term.exponents]
-        centre = np.array([0.0 if term.amplitude in raw else base.mean() for base in bases])
-        rows = [np.ones(len(table)), *(b - m for b, m in zip(bases, centre, strict=True))]
-        index.append(np.array([position[n] for n in (term.amplitude, *term.exponents)]))
-        features.append(np.array(rows))
-        centres.append(centre)
-    return TermDesign(
-        form=form, index=tuple(index), features=tuple(features), centres=tuple(centres)
+def _line(row: dict[str, Any]) -> str:
+    half = number(row["half"], 3) if row["half"] is not None else "-"
+    drop = power(row["per_flop"]) if row["per_flop"] else "-"
+    return (
+        f"{row['run'][:25]:<26}{short(row['params']):>8}{short(row['tokens']):>8}"
+        f"{power(row['flops']):>9}{power(row['cost']):>9}{power(row['total']):>9}{half:>9}{drop:>11}"
     )
 
 
-def _function(form: Form, table: pd.DataFrame, raw: tuple[str, ...]) -> FunctionDesign:
-    values = {v: column(table, v) for v in form.variables if v in table}
-    middle = {v: float(np.log(np.abs(x)).mean()) for v, x in values.items()}
-    free = np.array([i for i, name in enumerate(form.parameters) if name not in raw])
-    return FunctionDesign(form=form, values=values, middle=middle, free=free, raw=raw)
+def _found(
+    config: DesignConfig,
+    goal: Goal,
+    step: Step,
+    candidates: Sequence[Candidate],
+    *,
+    spent: float,
+    n_runs: int,
+) -> dict[str, Any]:
+    rows = cell_rows(step.planned, candidates, step.halves)
+    totals = spent + np.cumsum([row["cost"] for row in rows])
+    now, law = step.standing, step.law
+    bare = half_width(0.0, now.floor, value=now.value, goal=goal) if now else 0.0
+    return _head(config, goal) | {
+        "law": None
+        if law is None
+        else {"name": config.law or "fitted", "status": law.status, "parameters": law.parameters},
+        "standing": asdict(now) | {"bare": bare} if now else None,
+        "spent": spent,
+        "n_runs": n_runs,
+        "why": step.why,
+        "stop": step.stop,
+        "cells": [r | {"total": float(t)} for r, t in zip(rows, totals, strict=True)],
+        "simulated": [],
+    }
 
 
-def _outer(product: Array, f: Array, g: Array) -> Array:
-    """Return sum_i product_i f_i g_i' (S, m_f, m_g)."""
-    pairs = (f[:, None] * g[None]).reshape(-1, f.shape[1])
-    return (product @ pairs.T).reshape(-1, len(f), len(g))
+def _head(config: DesignConfig, goal: Goal) -> dict[str, Any]:
+    inputs = {"runs": config.runs, "law": config.law, "prior": config.prior}
+    return {"schema": SCHEMA, "target": asdict(goal), "inputs": inputs, "code": code_version()}
+
+
+def _records(source: str) -> list[Record]:
+    """Return the done pretraining cells of a study, none of a table."""
+    if not Path(source).is_dir():
+        return []
+    return [r for r in read_records(source) if r.status == "done" and r.stage == "pretrain"]
+
+
+def _spent(runs: Runs, records: Sequence[Record], count: str) -> tuple[float, dict[str, float]]:
+    """Return the FLOPs of the cells so far, trunks once, and how far those are kept."""
+    if records:
+        return flops_of(ran(r, count) for r in records), reached_by(records)
+    return float(column(runs.table, "flops").sum()), {}
+
+
+def _pool(
+    config: DesignConfig, law: Law, records: Sequence[Record], runs: Runs, goal: Goal
+) -> list[Candidate]:
+    pool, flops = config.pool, column(runs.table, "flops")
+    most = min(BEYOND_CELLS * float(flops.max()), goal.flops / BEYOND_CELLS)
+    low, high = pool.flops or [float(flops.min()), max(most, float(flops.max()))]
+    if not records:
+        return _around(pool, law, low, high)
+    if "model" not in records[-1].config:
+        raise ValueError(f"the records of {config.runs} name no model, so their ladder is unknown")
+    budgets = np.geomspace(low, high, pool.budgets).tolist()
+    ratios = (1 / pool.ratio, pool.ratio)
+    return of_study(records, law, budgets, ratios=ratios, seeds=pool.seeds)
+
+
+def _around(pool: PoolSettings, law: Law, low: float, high: float) -> list[Candidate]:
+    return grid_around(
+        law,
+        np.geomspace(low, high, pool.budgets).tolist(),
+        ratios=(1 / pool.ratio, pool.ratio),
+        sizes=pool.sizes,
+        seeds=pool.seeds,
+    )
+
+
+def _at_target(law: Law, goal: Goal) -> tuple[float, float]:
+    """Return the deviation of one run's log loss at the target (0 for N*), and the value there."""
+    best = optimal_split(FORMS[law.form], law.parameters, goal.flops)
+    if goal.quantity == "params":
+        return 0.0, float(best["params"])
+    values = {k: np.asarray([best[k]], dtype=float) for k in ("params", "tokens")}
+    loss = FORMS[law.form].predict(law.parameters, values | {"flops": np.array([goal.flops])})
+    return float(noise_at(law, loss)[0]), float(loss[0])
+
+
+def _wanted(goal: Goal, value: float, floor: float) -> float:
+    """Return the variance of the logarithm that the precision leaves to the parameters."""
+    if not goal.precision:
+        return 0.0
+    half = np.log1p(goal.precision) if goal.quantity == "params" else goal.precision / value
+    left = float(half / goal.z) ** 2 - floor**2
+    if left <= 0:
+        raise ValueError(
+            f"target.precision={goal.precision:g} is less than the scatter of one run,"
+            f" {goal.z * floor * value:.3g} nats at {100 * goal.level:g}%; ask for more"
+        )
+    return left
+
+
+store("design", DesignConfig)
+
+if __name__ == "__main__":
+    start(main, config_name="design", schema=DesignConfig)

@@ -187,6 +187,38 @@ def allocation_pictures(
     ]
 
 
+def design_pictures(
+    expected: Sequence[tuple[float, float | None]],
+    measured: Sequence[tuple[float, float | None]],
+    *,
+    quantity: str,
+    wanted: float | None,
+) -> list[Picture]:
+    """Draw (FLOPs, half-width) of a design: what was expected, and what fits said."""
+    course, points = _halves(expected, "expected"), _halves(measured, "fitted")
+    if not len(course):
+        course, points = points, course
+    if not len(course):
+        return []
+    what = "loss (nats)" if quantity == "loss" else "N* (relative)"
+    y = f"half-width of the interval of {what}"
+    return [
+        Picture(
+            name="design",
+            svg=charts.design(course, measured=points, wanted=wanted, y=y),
+            caption="The target's interval against the FLOPs spent on cells.",
+        )
+    ]
+
+
+def _halves(rows: Sequence[tuple[float, float | None]], label: str) -> pd.DataFrame:
+    """Return FLOPs x and half-widths y where there are both."""
+    known = [(flops, half) for flops, half in rows if flops > 0 and half]
+    table = pd.DataFrame(known, columns=["x", "y"])
+    table.attrs["label"] = label
+    return table
+
+
 def curve_pictures(material: Material) -> list[Picture]:
     """Draw the training curves of all cells, and of the final run."""
     curves = material.training()

@@ -16,6 +16,15 @@ LEAST_SPREAD = 0.1  # of log loss among those groups
 LARGEST_SLOPE = 12.0
 
 
+def usual_deviation(loss: Array) -> Array:
+    """Return the deviation of a run's loss in nats that is usual before own seeds tell.
+
+    .002 at L <= 3, rising as a power to .05 at L >= 7 (Porian et al. 2024, as they meant it).
+    """
+    slope = np.log(0.05 / 0.002) / np.log(7 / 3)
+    return 0.002 * np.clip(np.asarray(loss) / 3, 1.0, 7 / 3) ** slope
+
+
 def seed_deviation(table: pd.DataFrame) -> Array:
     """Return the deviation of log loss by row (n,); ValueError where no run has another seed."""
     keys = [name for name in SAME if name in table]

@@ -6,7 +6,7 @@ averaged. lad_log: |r|. ls_log: r^2/2. ls: r = Lhat - L, r^2/2, for targets that
 too.
 
 With rho' and rho'' by Lhat the gradient is sum rho' dL and the Hessian sum rho'' dL dL' +
-rho' d2L, which `analysis.design` sums over rows.
+rho' d2L, which `analysis.rows` sums over rows.
 
 Legend: S problems, P parameters, n rows. theta (S, P), weights and target (S or 1, n).
 """
@@ -20,8 +20,8 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.design import Design, design
 from analysis.forms import Array, Form, column
+from analysis.rows import Design, design
 
 OBJECTIVES = ("huber_log", "lad_log", "ls_log", "ls")
 LAD_DELTA = 1e-9  # Huber's delta that stands for 0: the objective is then within n*delta/2 of LAD

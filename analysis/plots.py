@@ -19,7 +19,13 @@ from analysis.estimate import prepared
 from analysis.figures import LETTERS, standalone
 from analysis.forms import FORMS, Array, Form, column
 from analysis.forms.data_constrained import effective
-from analysis.gallery import Picture, allocation_pictures, fit_pictures, loss_pictures
+from analysis.gallery import (
+    Picture,
+    allocation_pictures,
+    design_pictures,
+    fit_pictures,
+    loss_pictures,
+)
 from analysis.hindcast import reach_of
 from analysis.laws import Law, tau_at
 from analysis.material import CURVE_ROWS, loss_curve
@@ -52,6 +58,18 @@ def write_backtest_figure(
     """Write a backtest's figure as <stem of backtest.json>.svg; nothing if no refit converged."""
     path = Path(beside)
     pictures = backtest_pictures(table, form, tested)
+    return [write_text(path.with_suffix(".svg"), standalone(p.svg)) for p in pictures]
+
+
+def write_design_figure(found: Mapping[str, Any], beside: str | Path) -> list[Path]:
+    """Write the curve of a design as <stem of design.json>.svg; nothing without expectations."""
+    path = Path(beside)
+    pictures = design_pictures(
+        [(row["total"], row["half"]) for row in found["cells"]],
+        [(row["total"], row["half"]) for row in found["simulated"]],
+        quantity=found["target"]["quantity"],
+        wanted=found["target"]["precision"] or None,
+    )
     return [write_text(path.with_suffix(".svg"), standalone(p.svg)) for p in pictures]
 
 

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from scipy.special import fdtri, ndtr
 
 from analysis.coordinates import ALPHA, B, by_optimum, by_share
-from analysis.design import TermDesign
 from analysis.forms import Array
 from analysis.objective import Problem, evaluate, residuals
+from analysis.rows import TermDesign
 from analysis.solver import resolve
 from analysis.uncertainty import Units, retried
 

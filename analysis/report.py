@@ -29,6 +29,7 @@ from analysis.answer import (
     question,
     verdict,
 )
+from analysis.batches import read_batches
 from analysis.checklist import checklist, counted
 from analysis.evaluations import read_evaluations, task_grid, text_grid
 from analysis.forms import FORMS
@@ -169,6 +170,7 @@ def context(material: Material) -> dict[str, Any]:
         **_final(material),
         **_evaluation(material),
         "cost_table": tables.cost_grid(material),
+        **_design(material),
         "curve_figures": _inline(gallery.curve_pictures(material)),
         "cell_columns": [
             {"label": c, "numeric": i >= tables.TEXT_COLUMNS}
@@ -312,6 +314,29 @@ def _overoptimised(material: Material) -> dict[str, Any]:
         "overoptimised_figures": _inline(
             [*gallery.overoptimised("best-of-n", found), *gallery.overoptimised("ppo", [ppo])]
         ),
+    }
+
+
+def _design(material: Material) -> dict[str, Any]:
+    """Return the course of a design by the sweeper, nothing where the study had none."""
+    batches = read_batches(material.folder)
+    last = batches[-1] if batches else None
+    found = [(b.spent, b.half) for b in batches]
+    pictures = (
+        gallery.design_pictures([], found, quantity=last.quantity, wanted=last.wanted)
+        if last
+        else []
+    )
+    return {
+        "design_note": (
+            f"The sweep chose its cells for the {'loss' if last.quantity == 'loss' else 'N*'} at"
+            f" {power(last.target_flops)} FLOPs, batch by batch; it has"
+            f" {'ended: ' + last.stop if last.stop else 'not ended'}."
+            if last
+            else ""
+        ),
+        "design_table": tables.design_grid(batches),
+        "design_figures": _inline(pictures),
     }
 
 

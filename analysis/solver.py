@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.design import FunctionDesign, TermDesign
 from analysis.forms import Array
 from analysis.objective import Local, Problem, evaluate, residuals
+from analysis.rows import FunctionDesign, TermDesign
 
 TOLERANCE = 1e-12  # relative decrease of the objective that the quadratic model may still promise
 ROUNDING = 1e-28  # squared rounding error of a log residual

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.batches import Batch
 from analysis.derivation import BLOCKS, shown
 from analysis.figures import MOST_TIPS
 from analysis.laws import Law
@@ -242,6 +243,24 @@ def cost_grid(material: Material) -> Grid:
         rows.append(_cost("in all", [*done, *material.stages.values()]))
     columns = ("what", "FLOPs, trunks once", "wall seconds, summed", "device time", "peak memory")
     return Grid(name="Cost", columns=columns, rows=rows, numeric=(1, 2, 3, 4))
+
+
+def design_grid(batches: Sequence[Batch]) -> Grid:
+    """Return the batches of a design: what they cost, and the interval before each."""
+    rows = [
+        (
+            str(b.number),
+            str(len(b.cells)) if b.cells else b.stop,
+            power(b.spent) if b.spent else "0",
+            str(b.n_runs),
+            number(b.value),
+            interval(b.interval),
+            number(b.half, 3),
+        )
+        for b in batches
+    ]
+    columns = ("batch", "cells", "FLOPs before", "fitted", "target", "interval", "half-width")
+    return Grid(name="Design", columns=columns, rows=rows, numeric=(2, 3, 4, 6))
 
 
 def _cost(name: str, records: list[Record]) -> Row:

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, ndtri
 
-from analysis.design import TermDesign
 from analysis.forms import Array
 from analysis.objective import Problem, residuals
 from analysis.progress import Tell, silent
+from analysis.rows import TermDesign
 from analysis.solver import DAMPING, Solution, joined, resolve
 
 METHOD = "pairs bootstrap, percentile"

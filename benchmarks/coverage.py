@@ -20,7 +20,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,7 @@ from analysis import estimate, fit
 from analysis.allocation import chinchilla_optimum
 from analysis.forms import FORMS
 from analysis.laws import Law
+from analysis.noise import usual_deviation as deviation
 
 LAWS = {
     "besiroglu": {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},
@@ -93,12 +94,6 @@ DESIGNS = (
         factors=spaced(1 / 4, 4, 12),
     ),
 )
-
-
-def deviation(loss: Any) -> Any:
-    """Return the standard deviation of a run's loss (LAWS 5.2)."""
-    slope = np.log(0.05 / 0.002) / np.log(7 / 3)
-    return 0.002 * np.clip(np.asarray(loss) / 3, 1.0, 7 / 3) ** slope
 
 
 def loss_of(law: dict[str, float], params: Any, tokens: Any) -> Any:
@@ -174,10 +169,17 @@ def _forecasts(found: Law, law: dict[str, float], rng: np.random.Generator) -> d
 
 
 def simulated(jobs: list[Job], processes: int) -> Iterator[dict[str, Any]]:
+    """Yield a row a job of this harness."""
+    return simulated_by(one, jobs, processes)
+
+
+def simulated_by(
+    work: Callable[[Any], dict[str, Any]], jobs: Sequence[Any], processes: int
+) -> Iterator[dict[str, Any]]:
     """Yield a row a job, telling on stderr how many are done and what time is left."""
     began = told = time.monotonic()
     with ProcessPoolExecutor(processes) as pool:
-        for done, row in enumerate(pool.map(one, jobs, chunksize=2), 1):
+        for done, row in enumerate(pool.map(work, jobs, chunksize=2), 1):
             yield row
             now = time.monotonic()
             if now - told > 10 or done == len(jobs):

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 from scaling.config import CellConfig, FinalConfig
-from scaling.schema import Shape, tuning_lr
+from scaling.schema import Branch, Shape, trained, tuning_lr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +130,13 @@ def task_seconds(cells: list[CellConfig]) -> float:
 
 def trunk_steps(cells: list[CellConfig]) -> int:
     """Steps that training these branches of one trunk takes, the shared part counted once."""
-    resolved = [resolve(c) for c in cells]
-    if cells[0].schedule.name != "wsd":
-        return sum(r.n_steps for r in resolved)
-    return max(r.decay_start for r in resolved) + sum(r.n_steps - r.decay_start for r in resolved)
+    return round(trained(branch_of(c) for c in cells))
+
+
+def branch_of(cell: CellConfig) -> Branch:
+    """Return the steps at which a cell leaves its trunk (0 for one trained alone) and ends."""
+    r = resolve(cell)
+    return (r.decay_start if cell.schedule.name == "wsd" else 0, r.n_steps)
 
 
 def trunk_flops(cells: list[CellConfig]) -> float:

@@ -508,6 +508,39 @@ class GridConfig:
 
 
 @dataclass(kw_only=True)
+class TargetConfig:
+    """What `hydra/sweeper=design` chooses cells for: the forecast at `flops` of a final run.
+
+    It ends at `precision`: half the width of the forecast's interval at `level` in nats
+    (`quantity=loss`), or that of the optimal N as a factor less one (`params`); or at `max_flops`
+    of the study. `start` cells are spread by the law `prior`, then `batch` are chosen at a time.
+    """
+
+    flops: float = 0.0
+    quantity: str = "loss"
+    precision: float = 0.0
+    max_flops: float = 0.0
+    level: float = 0.9
+    start: int = 12
+    batch: int = 4
+    prior: str = "hoffmann2022"
+    form: str = "chinchilla"
+    count: str = "total"
+
+    def __post_init__(self) -> None:
+        """Check the names and ranges."""
+        one_of("target.quantity", self.quantity, ("loss", "params"))
+        one_of("target.count", self.count, ("total", "non_embedding", "with_head", "active"))
+        check("target.level", self.level, 0 < self.level < 1, "must lie in (0, 1); 0.9 is usual")
+        for name in ("flops", "precision", "max_flops"):
+            value = getattr(self, name)
+            check(f"target.{name}", value, value >= 0, "must not be negative; 0 leaves it open")
+        for name in ("start", "batch"):
+            value = getattr(self, name)
+            check(f"target.{name}", value, value >= 1, "must be at least 1 cell")
+
+
+@dataclass(kw_only=True)
 class SftPlan:
     """Supervised fine-tuning on prompt/completion pairs, loss on the completion alone.
 
@@ -644,6 +677,7 @@ class CellConfig:
     reward: RewardPlan = field(default_factory=RewardPlan)
     ppo: PpoPlan = field(default_factory=PpoPlan)
     grid: GridConfig = field(default_factory=GridConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     log: LogConfig = field(default_factory=LogConfig)
     runs: str = "runs"

@@ -26,17 +26,25 @@ class TrunkLauncher(Launcher):
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run the cells that these override lists name."""
-        from scaling.launch import run_cells
-        from scaling.sweep import compose_cells
-
-        cells = compose_cells(self.loader, self.config, job_overrides)
-        run_cells(cells, **self.options)
+        self.run(self.compose(job_overrides))
         done = []
         for overrides in job_overrides:
             job = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
             job.return_value = None
             done.append(job)
         return done
+
+    def compose(self, job_overrides: Sequence[Sequence[str]]) -> list[Any]:
+        """Return the cells that these override lists name, within the limits of `grid`."""
+        from scaling.sweep import compose_cells
+
+        return compose_cells(self.loader, self.config, job_overrides)
+
+    def run(self, cells: list[Any]) -> None:
+        """Train those of the cells that are missing."""
+        from scaling.launch import run_cells
+
+        run_cells(cells, **self.options)
 
 
 class GridSweeper(BasicSweeper):

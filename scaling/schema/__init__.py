@@ -39,6 +39,7 @@ from scaling.schema.record import (
     read_records,
 )
 from scaling.schema.shape import Shape, ladder_shape
+from scaling.schema.trunk import Branch, trained
 
 __all__ = [
     "CONFIRMING",
@@ -47,6 +48,7 @@ __all__ = [
     "LORA_FACTOR",
     "SCHEMA",
     "SNAPSHOT",
+    "Branch",
     "Params",
     "Recipe",
     "Record",
@@ -66,6 +68,7 @@ __all__ = [
     "scored",
     "sha256_file",
     "sha256_json",
+    "trained",
     "tuning_lr",
     "whole_batch",
     "write_json",

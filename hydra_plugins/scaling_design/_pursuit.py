@@ -1,0 +1,166 @@
+"""The loop of the design sweeper: read the records, choose, run, again (Hydra loads no `_` module).
+
+Everything it knows is on disk: records, and runs/NAME/design.jsonl with a line a batch, written
+before the batch is launched. So the same command goes on where it was, with the same choices.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from analysis.batches import Batch, append_batch, cell_rows, read_batches, told
+from analysis.candidates import Candidate, flops_of, ran, reached_by
+from analysis.choice import Options, Step, next_step
+from analysis.goal import Goal, check_goal
+from analysis.published import load_law
+from analysis.records import load_runs
+from scaling.budget import branch_of, resolve
+from scaling.config import CellConfig
+from scaling.launch import resolve_corpus, study_folder, unique
+from scaling.schema import Record, read_records
+
+log = logging.getLogger(__name__)
+SETTLED = ("done", "diverged")
+
+
+def pursue(cells: list[CellConfig], run: Callable[[list[CellConfig]], None]) -> list[Batch]:
+    """Run batches of the cells until the target, the budget or the pool ends it."""
+    goal, options = goal_of(cells), options_of(cells)
+    prior = load_law(cells[0].target.prior)
+    if cells[0].dry_run:
+        run(cells)
+    cells = resolve_corpus(unique(cells))
+    folder, count = study_folder(cells[0]), cells[0].target.count
+    check_goal(goal, largest=max(resolve(c).flops for c in cells))
+    pool = {c.run_id(): candidate(c, count) for c in cells}
+    by_id = {c.run_id(): c for c in cells}
+    while True:
+        records = settled(folder)
+        written = read_batches(folder)
+        pending = [i for b in written[-1:] for i in b.run_ids if i in by_id and i not in records]
+        if pending and not cells[0].dry_run:
+            log.info("design: batch %d is not finished: %d cells", len(written), len(pending))
+            run([by_id[i] for i in pending])
+            continue
+        left = [c for i, c in pool.items() if i not in records]
+        done = [r for r in records.values() if r.status == "done"]
+        step = next_step(
+            load_runs(folder, count=count) if done else None,
+            left,
+            goal,
+            prior=prior,
+            spent=spent_on(records, written),
+            reached=reached_by(records.values()),
+            options=options,
+        )
+        batch = batch_of(step, left, goal, spent=spent_on(records, written), number=len(written))
+        for line in told(batch, goal):
+            log.info("%s", line)
+        if cells[0].dry_run:
+            return written
+        if not step.stop or not written or written[-1].stop != step.stop:
+            append_batch(folder, batch)
+        if step.stop:
+            say_next(step, folder, goal, count=count, form=options.form)
+            return read_batches(folder)
+        run([by_id[i] for i in batch.run_ids])
+
+
+def goal_of(cells: list[CellConfig]) -> Goal:
+    """Return the target; ValueError for one that cannot be pursued."""
+    if not cells:
+        raise ValueError("the pool has no cells; widen grid.* or the sweep's lists")
+    first = cells[0]
+    target = first.target
+    if not target.flops:
+        raise ValueError(
+            "target.flops is not set; hydra/sweeper=design needs the final run's FLOPs, as"
+            " target.flops=1e15"
+        )
+    if not target.precision and not target.max_flops:
+        raise ValueError(
+            "neither target.precision nor target.max_flops is set, so the design would run its"
+            " whole pool; set one, or take hydra/sweeper=grid"
+        )
+    if first.detach:
+        raise ValueError(
+            "detach=true cannot choose the next batch, which follows from the records of this one;"
+            " leave it out, and continue with the same command after an interruption"
+        )
+    stages = {c.stage for c in cells} - {"pretrain"}
+    if stages:
+        raise ValueError(f"stage={min(stages)} has no design; it chooses pretraining cells alone")
+    return Goal(
+        flops=target.flops,
+        quantity=target.quantity,
+        precision=target.precision,
+        max_flops=target.max_flops,
+        level=target.level,
+    )
+
+
+def options_of(cells: list[CellConfig]) -> Options:
+    """Return how to start, to batch and to fit."""
+    target = cells[0].target
+    return Options(start=target.start, batch=target.batch, form=target.form)
+
+
+def candidate(cell: CellConfig, count: str) -> Candidate:
+    """Return a cell of the pool as the design sees it."""
+    r, (leaves, _) = resolve(cell), branch_of(cell)
+    return Candidate(
+        name=cell.run_id(),
+        params=getattr(r.shape.params, count),
+        tokens=r.n_tokens,
+        flops_per_token=r.shape.flops_per_token,
+        trunk=cell.trunk_id(),
+        leaves=leaves * r.batch_tokens,
+        seed=cell.seed,
+    )
+
+
+def settled(folder: Path) -> dict[str, Record]:
+    """Return the pretraining records that are a result."""
+    found = read_records(folder) if folder.is_dir() else []
+    return {r.run_id: r for r in found if r.status in SETTLED and r.stage == "pretrain"}
+
+
+def spent_on(records: dict[str, Record], written: list[Batch]) -> float:
+    """Return the study's FLOPs: of its batches, and of cells that were there before them."""
+    batched = {i for b in written for i in b.run_ids}
+    before = [ran(r, "total") for i, r in records.items() if i not in batched]
+    return flops_of(before) + sum(b.cost for b in written if set(b.run_ids) & set(records))
+
+
+def batch_of(step: Step, left: list[Candidate], goal: Goal, *, spent: float, number: int) -> Batch:
+    """Return the step as a line of design.jsonl."""
+    now, law = step.standing, step.law
+    return Batch(
+        number=number + 1,
+        spent=spent,
+        n_runs=law.n_runs if law else 0,
+        status=law.status if law else "",
+        value=now.value if now else None,
+        interval=[now.low, now.high] if now else [],
+        half=now.half if now else None,
+        wanted=goal.precision or None,
+        quantity=goal.quantity,
+        target_flops=goal.flops,
+        level=goal.level,
+        cost=sum(p.flops for p in step.planned[: step.batch]),
+        cells=cell_rows(step.planned[: step.batch], left, step.halves),
+        planned=len(step.planned),
+        planned_cost=sum(p.flops for p in step.planned),
+        why=step.why,
+        stop=step.stop,
+    )
+
+
+def say_next(step: Step, folder: Path, goal: Goal, *, count: str, form: str) -> None:
+    """Say which commands give this law and its plan."""
+    if step.law is None or not step.law.usable:
+        return
+    options = f" form={form}" * (form != "chinchilla") + f" count={count}" * (count != "total")
+    options += f" intervals.level={goal.level:g}" * (goal.level != 0.9)
+    log.info("python -m analysis.fit runs=%s%s", folder, options)
+    log.info("python -m analysis.plan law=%s/law.json flops=%g", folder, goal.flops)
