@@ -492,6 +492,9 @@ class SftPlan:
     `data` is a JSONL file or `docstrings` of the corpus; held-out pairs are those of `test`, else a
     share of the prompts of `data`.
     `peak_lr` of 0 is `lr_fraction` of pretraining's peak (scaling.schema.tuning_lr).
+
+    `packing` draws batches at random and puts several examples into a row of the context, each
+    attending to itself alone; without it a batch's rows are of like length, one example each.
     """
 
     method: str = "full"
@@ -503,6 +506,7 @@ class SftPlan:
     peak_lr: float = 0.0
     lr_fraction: float = 0.2
     lora_rank: int = 8
+    packing: bool = False
     forecast_loss: float = 0.0
     forecast_interval: list[float] = field(default_factory=list)
     forecast_level: float = 0.0
@@ -596,6 +600,7 @@ class PpoPlan:
 SCIENCE = ("model", "tokenizer", "data", "optim", "schedule", "budget", "eval", "seed")
 STARTS_FROM = {"pretrain": "", "sft": "pretrain", "reward": "sft", "ppo": "reward"}  # by stage
 SAMPLING = ("max_new_tokens", "temperature")
+OPTIONAL = ("packing",)  # of a stage's settings, younger than its records
 
 
 @dataclass(kw_only=True)
@@ -716,9 +721,13 @@ class CellConfig:
 
 
 def described(block: Any) -> dict[str, Any]:
-    """Return a stage's settings, without the reasons and forecasts that a plan adds to them."""
+    """Return a stage's settings, without the reasons and forecasts that a plan adds to them.
+
+    Those that change nothing where they are off are left out there.
+    """
     values = dataclasses.asdict(block).items()
-    return {k: v for k, v in values if k != "reasons" and not k.startswith("forecast_")}
+    kept = {k: v for k, v in values if k != "reasons" and not k.startswith("forecast_")}
+    return {k: v for k, v in kept.items() if v or k not in OPTIONAL}
 
 
 # --- the final run: what plan.yaml holds and scaling.final executes -----------------------------

@@ -304,7 +304,11 @@ def document_mask(tokens: Tensor, end: int) -> Tensor:
     The end belongs to the document that it closes; rotary positions need no restart.
     """
     closed = tokens == end
-    document = closed.cumsum(1) - closed.long()  # (B, T)
+    return within(closed.cumsum(1) - closed.long())
+
+
+def within(document: Tensor) -> Tensor:
+    """Return the (B, 1, T, T) causal mask within documents, of each token's document (B, T)."""
     same = document[:, :, None] == document[:, None, :]  # (B, T, T)
     return same.tril()[:, None]
 

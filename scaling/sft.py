@@ -20,7 +20,7 @@ from scaling.lora import ADAPTERS, adapters, add_lora, merge_lora
 from scaling.loss import linear_cross_entropy
 from scaling.model import Transformer
 from scaling.pairs import Example, encode, parts, read_pairs
-from scaling.rows import completion_losses, forward_flops, join, states
+from scaling.rows import completion_losses, forward_flops, join, pack, states
 from scaling.schema import Record
 from scaling.stage import Stage, Tally, fit, shuffled, write_record
 from scaling.step import Diverged
@@ -111,11 +111,12 @@ def run_sft(stage: Stage) -> Record:
         batch=block.batch_examples,
         epochs=block.epochs,
         seed=block.seed,
-        lengths=lengths,
+        lengths=None if block.packing else lengths,
     )
+    options = {"lora": block.method == "lora", "packed": block.packing}
 
     def loss_of(step: int) -> tuple[Tensor, int, float]:
-        return sft_loss(model, [train[i] for i in batches[step]], lora=block.method == "lora")
+        return sft_loss(model, [train[i] for i in batches[step]], **options)
 
     tally = Tally()
     try:
@@ -160,16 +161,25 @@ def chosen(found: Sequence[Example], wanted: int, *, seed: int) -> list[Example]
 
 
 def sft_loss(
-    model: Transformer, examples: Sequence[Example], *, lora: bool = False
+    model: Transformer,
+    examples: Sequence[Example],
+    *,
+    lora: bool = False,
+    packed: bool = False,
 ) -> tuple[Tensor, int, float]:
     """Return the mean loss of the completions' tokens (nats), the tokens passed and the FLOPs.
 
-    A mixture of experts' router losses are added.
+    A mixture of experts' router losses are added. Examples are `packed` into rows of the context or
+    have a row each: the loss is the same.
 
     An update costs three forward passes; with adapters two, as frozen weights need no gradient (the
     adapters' own share, some percent, is left out).
     """
-    rows = join([e.prompt for e in examples], [e.completion for e in examples], model.device)
+    sides = [e.prompt for e in examples], [e.completion for e in examples]
+    if packed:
+        rows = pack(*sides, context=model.context, device=model.device)
+    else:
+        rows = join(*sides, model.device)
     flops = (2 if lora else 3) * forward_flops(model.config, model.vocab_size, rows)
     hidden = states(model, rows)  # (M, C)
     loss = linear_cross_entropy(hidden, model.head.weight, rows.tokens[:, 1:][rows.mask])
