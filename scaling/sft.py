@@ -1,8 +1,9 @@
 """Supervised fine-tuning on prompt/completion pairs, the loss on completions alone.
 
-All weights are tuned, or low-rank adapters on every linear layer that are merged at the end. The
-default pairs are docstring to body, cut from the corpus; a JSONL file is the same interface. The
-adapters stay beside the merged weights, for those who keep one base and many of them.
+All weights are tuned, or low-rank adapters on every linear layer that are merged at the end, the
+layers themselves as they are (lora) or in 4 bits (qlora). The default pairs are docstring to body,
+cut from the corpus; a JSONL file is the same interface. The adapters stay beside the merged
+weights, for those who keep one base and many of them.
 """
 
 import logging
@@ -16,7 +17,7 @@ from torch import Tensor
 from scaling import checkpoint
 from scaling.docstrings import corpus_pairs
 from scaling.heldout import clustered_error
-from scaling.lora import ADAPTERS, adapters, add_lora, merge_lora
+from scaling.lora import ADAPTERS, adapters, add_lora, frozen_bytes, merge_lora
 from scaling.loss import linear_cross_entropy
 from scaling.model import Transformer
 from scaling.pairs import Example, encode, parts, read_pairs
@@ -28,7 +29,7 @@ from scaling.tokenizer import SEP
 
 log = logging.getLogger(__name__)
 
-METHODS = ("full", "lora")
+METHODS = ("full", "lora", "qlora")
 TEST_EXAMPLES = 512  # at most so many held-out pairs are scored
 TEST_ROWS = 64
 BODY_SHARE = 0.5  # of the context, the longest body that is learned; longer ones cannot be sampled
@@ -92,9 +93,10 @@ def run_sft(stage: Stage) -> Record:
         raise ValueError(
             f"sft.method={block.method!r} is unknown; choose one of {', '.join(METHODS)}"
         )
-    if block.method == "lora" and stage.cell.model.n_experts:
+    adapted = block.method != "full"
+    if adapted and stage.cell.model.n_experts:
         raise ValueError(
-            f"sft.method=lora adapts linear layers, not the stacked experts of "
+            f"sft.method={block.method} adapts linear layers, not the stacked experts of "
             f"model.n_experts={stage.cell.model.n_experts}; set sft.method=full"
         )
     data = load_pairs(stage)
@@ -103,8 +105,10 @@ def run_sft(stage: Stage) -> Record:
     checkpoint.load_weights(stage.weights_of("pretrain"), model)
     start_separator(model, stage)
     before = test_loss(model, test)
-    if block.method == "lora":
-        add_lora(model, rank=block.lora_rank)
+    metrics: dict[str, float] = {}
+    if adapted:
+        add_lora(model, rank=block.lora_rank, four_bits=block.method == "qlora")
+        metrics["frozen_bytes"] = frozen_bytes(model)
     lengths = [len(e.prompt) + len(e.completion) for e in train]
     batches = shuffled(
         len(train),
@@ -113,7 +117,7 @@ def run_sft(stage: Stage) -> Record:
         seed=block.seed,
         lengths=None if block.packing else lengths,
     )
-    options = {"lora": block.method == "lora", "packed": block.packing}
+    options = {"lora": adapted, "packed": block.packing}
 
     def loss_of(step: int) -> tuple[Tensor, int, float]:
         return sft_loss(model, [train[i] for i in batches[step]], **options)
@@ -123,13 +127,13 @@ def run_sft(stage: Stage) -> Record:
         fit(stage, model, tally, n_steps=len(batches), peak_lr=block.peak_lr, loss_of=loss_of)
     except Diverged as error:
         return write_record(stage, tally, error=str(error))
-    if block.method == "lora":
+    if adapted:
         path = stage.folder / ADAPTERS
         save_file(adapters(model), path, metadata={"rank": str(block.lora_rank)})
         merge_lora(model)
     after = test_loss(model, test)
     checkpoint.save(stage.folder, model=model, name="model", state={"step": tally.step})
-    metrics = {
+    metrics |= {
         "test_loss_before": before[0],
         "test_loss_before_se": before[1],
         "test_loss": after[0],

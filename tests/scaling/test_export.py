@@ -108,11 +108,12 @@ def test_a_study_of_several_models_is_refused_with_one_of_them(make_cell, tmp_pa
         ExportConfig(checkpoint=study)
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_adapters_are_loaded_by_peft_with_the_merged_models_logits(
-    final_config, pretrained, tmp_path
+    final_config, pretrained, tmp_path, method
 ):
     peft = pytest.importorskip("peft", reason="needs peft; install scaling-laws[dev]")
-    final_config.sft.method = "lora"
+    final_config.sft.method = method
     stage = pretrained("sft")
     run_sft(stage)
     vocabulary = str(stage.corpus.tokenizer_path)
@@ -160,5 +161,5 @@ def test_a_stage_without_adapters_is_said(final_config, pretrained, tmp_path):
         tokenizer=str(stage.corpus.tokenizer_path),
         adapter=True,
     )
-    with pytest.raises(ValueError, match=r"only a stage of sft\.method=lora has"):
+    with pytest.raises(ValueError, match=r"only a stage of sft\.method=lora or"):
         export.main(asked)
