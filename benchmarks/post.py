@@ -1,7 +1,7 @@
 """Fine-tuning, sampling and PPO against TRL and transformers, on the same model, data and updates.
 
     pip install trl==1.12.0                 # the last release with PPO
-    python benchmarks/post.py --plan runs/quick/plan.yaml [--rounds 3] [--threads 1]
+    python benchmarks/post.py --plan runs/quick/plan.yaml [--rounds 3] [--threads 1] [--only PPO]
 
 Both sides start from the study's fine-tuned model (ours read, theirs the exported one, whose logits
 are equal), take the same examples and prompts in batches of the same size, in float32, without
@@ -296,6 +296,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=1024)
     parser.add_argument("--episodes", type=int, default=512)
     parser.add_argument("--prompts", type=int, default=256)
+    parser.add_argument("--only", default="", help="the comparison's first word, all without it")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -324,6 +325,8 @@ def main() -> None:
             ),
         }
         for name, (ours, theirs) in pairs.items():
+            if not name.startswith(given.only):
+                continue
             rates = [(ours(), theirs()) for _ in range(1 + given.rounds)][1:]  # one to warm up
             ratio = statistics.median(a / b for a, b in rates)
             middle = [statistics.median(side) for side in zip(*rates, strict=True)]
