@@ -489,8 +489,9 @@ class GridConfig:
 class SftPlan:
     """Supervised fine-tuning on prompt/completion pairs, loss on the completion alone.
 
-    `data` is a JSONL file or `docstrings` of the corpus; held-out pairs are those of `test`, else a
-    share of the prompts of `data`.
+    `data` is a JSONL file, a hub set `hub:NAME[:CONFIG[:SPLIT]]` or `docstrings` of the corpus;
+    held-out pairs are those of `test`, else a share of the prompts of `data`. The `template` chat
+    puts prompts that are no dialogues into one (scaling.dialogue), for all later stages too.
     `peak_lr` of 0 is `lr_fraction` of pretraining's peak (scaling.schema.tuning_lr).
 
     `packing` draws batches at random and puts several examples into a row of the context, each
@@ -507,6 +508,7 @@ class SftPlan:
     lr_fraction: float = 0.2
     lora_rank: int = 8
     packing: bool = False
+    template: str = ""
     forecast_loss: float = 0.0
     forecast_interval: list[float] = field(default_factory=list)
     forecast_level: float = 0.0
@@ -518,7 +520,7 @@ class SftPlan:
 class RewardPlan:
     """Reward model: Bradley-Terry on pairs sampled from the fine-tuned model.
 
-    `data` may be a JSONL file of preferences instead, with held-out ones of its own in `test`.
+    `data` may be a JSONL file or hub set of preferences instead, with held-out ones in `test`.
     `policy` is a fine-tuned model's folder, or a study whose best one it is, that samples the pairs
     instead, so that reward models of several sizes learn from the same; `policy_sha256` are its
     weights, filled in when they are read. `peak_lr` as for SftPlan.
@@ -600,7 +602,7 @@ class PpoPlan:
 SCIENCE = ("model", "tokenizer", "data", "optim", "schedule", "budget", "eval", "seed")
 STARTS_FROM = {"pretrain": "", "sft": "pretrain", "reward": "sft", "ppo": "reward"}  # by stage
 SAMPLING = ("max_new_tokens", "temperature")
-OPTIONAL = ("packing",)  # of a stage's settings, younger than its records
+OPTIONAL = ("packing", "template")  # of a stage's settings, younger than its records
 
 
 @dataclass(kw_only=True)

@@ -15,12 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scaling import checkpoint
+from scaling.config import one_of
+from scaling.data import cache_folder
+from scaling.dialogue import TEMPLATES
 from scaling.docstrings import corpus_pairs
 from scaling.heldout import clustered_error
 from scaling.lora import ADAPTERS, adapters, add_lora, frozen_bytes, merge_lora
 from scaling.loss import linear_cross_entropy
 from scaling.model import Transformer
-from scaling.pairs import Example, encode, parts, read_pairs
+from scaling.pairs import Example, encode, parts, read_pairs, rows_file
 from scaling.rows import completion_losses, forward_flops, join, pack, states
 from scaling.schema import Record
 from scaling.stage import Stage, Tally, fit, shuffled, write_record
@@ -68,17 +71,18 @@ class SftData:
 
 def load_pairs(stage: Stage) -> SftData:
     """Return the pairs of `sft.data` that fit the context; ValueError where none does."""
-    data, context, tokenizer = (
-        stage.config.sft.data,
-        stage.cell.data.context,
-        stage.corpus.tokenizer,
-    )
-    if data == "docstrings":
+    block, context = stage.config.sft, stage.cell.data.context
+    tokenizer, cache = stage.corpus.tokenizer, cache_folder(stage.cell)
+    one_of("sft.template", block.template, TEMPLATES)
+    if block.data == "docstrings":
         train, test = corpus_pairs(stage.corpus)
         longest = round(BODY_SHARE * context)
     else:
-        held_out = stage.config.sft.test
-        train, test = parts(read_pairs(data), read_pairs(held_out) if held_out else [])
+        found, held_out = (
+            read_pairs(rows_file(name, cache), template=block.template) if name else []
+            for name in (block.data, block.test)
+        )
+        train, test = parts(found, held_out)
         longest = context
     return SftData(
         train=encode(tokenizer, train, context=context, longest=longest),
