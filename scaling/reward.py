@@ -383,12 +383,16 @@ def group_batches(groups: list[Group], stage: Stage) -> list[list[int]]:
 
 
 def preference_loss(model: RewardModel, groups: Sequence[Group]) -> tuple[Tensor, int, float]:
-    """Return the mean Bradley-Terry loss over the groups' pairs, the tokens passed, the FLOPs."""
+    """Return the mean Bradley-Terry loss over the groups' pairs, the tokens passed, the FLOPs.
+
+    A mixture of experts' router losses are added.
+    """
     rows = group_rows(groups, model.device)
     better, worse = pair_indices(groups)
     scores = model.scores(rows)  # (B,)
     loss = -F.logsigmoid(scores[better] - scores[worse]).mean()
-    return loss, rows.n_tokens, 3 * forward_flops(model.config, model.vocab_size, rows, head=False)
+    flops = 3 * forward_flops(model.config, model.vocab_size, rows, head=False)
+    return loss + model.router_loss(), rows.n_tokens, flops
 
 
 def group_rows(groups: Sequence[Group], device: torch.device) -> Rows:

@@ -47,14 +47,19 @@ class Rows:
         return int(self.last.sum()) + len(self.last)
 
     @property
+    def real(self) -> Tensor:
+        """Where no padding is, (B, L)."""
+        column = torch.arange(self.tokens.shape[1], device=self.last.device)
+        return column <= self.last[:, None]
+
+    @property
     def lengths(self) -> Tensor:
         """Tokens of each example, in no order where rows are packed."""
         if self.example is None:
             return self.last + 1
         numbers = torch.arange(len(self.last), device=self.last.device)[:, None]
         slots = (numbers * (int(self.example.max()) + 1) + self.example).flatten()
-        real = torch.arange(self.tokens.shape[1], device=self.last.device) <= self.last[:, None]
-        counts = slots[real.flatten()].bincount()
+        counts = slots[self.real.flatten()].bincount()
         return counts[counts > 0]
 
 
@@ -137,7 +142,8 @@ def _picked(model: Transformer, rows: Rows, last: bool) -> Tensor:
         mask = within(rows.example)
         if model.config.positions != "rope":  # which sees distances alone
             positions = restarted(rows.example)
-    hidden = model.hidden(rows.tokens, positions=positions, mask=mask)  # (B, L, C)
+    real = rows.real if model.config.n_experts else None
+    hidden = model.hidden(rows.tokens, positions=positions, mask=mask, real=real)  # (B, L, C)
     if last:
         return hidden[torch.arange(len(rows.last), device=hidden.device), rows.last]
     return hidden[:, :-1][rows.mask]

@@ -33,9 +33,10 @@ GROUPS = [
 ]
 
 
-def build() -> RewardModel:
+def build(**shape) -> RewardModel:
     torch.manual_seed(0)
-    return RewardModel(ModelConfig(n_layer=1, d_model=16, d_head=8), vocab_size=40, context=32)
+    config = ModelConfig(n_layer=1, d_model=16, d_head=8, **shape)
+    return RewardModel(config, vocab_size=40, context=32)
 
 
 def test_the_loss_begins_near_log_2():
@@ -60,6 +61,14 @@ def test_the_loss_of_k_completions_is_that_of_all_their_pairs():
     loss, tokens, _ = preference_loss(model, [group])
     torch.testing.assert_close(loss, -logsigmoid(torch.stack(pairs)).mean())
     assert tokens == 4 * 2 + 9  # every completion goes through the model once
+
+
+def test_router_losses_are_added():
+    plain = build(n_experts=4, balance_loss=0, router_z_loss=0)
+    mixed = build(n_experts=4, balance_loss=0.1, router_z_loss=0.1)
+    losses = [preference_loss(model, GROUPS)[0] for model in (plain, mixed)]
+    assert float(mixed.router_loss().detach()) > 0.1  # balance is at least 1
+    torch.testing.assert_close(losses[1], losses[0] + mixed.router_loss())
 
 
 def test_known_pairs_leave_others_unsaid():

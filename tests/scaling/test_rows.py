@@ -90,6 +90,21 @@ def test_packed_rows_give_the_loss_and_gradient_of_rows_apart(positions, chunk, 
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
 
 
+def test_routers_do_not_count_padding():
+    torch.manual_seed(0)
+    config = ModelConfig(n_layer=2, d_model=16, d_head=8, n_experts=4)
+    model = Transformer(config, vocab_size=40, context=16)
+    torch.nn.init.normal_(model.embedding.weight)
+    found = []
+    for rows in (join(*examples(11)), pack(*examples(11), context=16)):
+        states(model, rows)
+        found.append(model.router_loss())
+    torch.testing.assert_close(*found)
+    states(model, join([[5]], [[6]]))
+    model.hidden(torch.full((2, 3), 7))  # plain batches count all again
+    assert all(layer.counted is None for layer in model.mixtures())
+
+
 def test_packed_rows_hold_every_example_once_and_count_as_rows_apart():
     prompts, completions = examples(11)
     prompts[3] = [7] * 30  # longer than the context: a row of its own
