@@ -19,7 +19,7 @@ from scaling.model import Cache, Transformer
 from scaling.rows import CHUNK_TOKENS
 from scaling.tokenizer import END, PAD
 
-BATCH_ROWS = {"cpu": 128, "cuda": 512}  # rows at a time: on a core, of like length
+BATCH_ROWS = {"cpu": 256, "cuda": 512}  # rows at a time, of like length
 DROP_SHARE = 0.9  # ended rows are dropped once fewer than this share of the batch is alive
 DRAW_SEED = 2**31
 
