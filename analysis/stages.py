@@ -47,8 +47,10 @@ class SftSettings:
 
     def __post_init__(self) -> None:
         """Check the method."""
-        if self.method not in ("full", "lora"):
-            raise ValueError(f"sft.method={self.method} is unknown; choose one of full, lora")
+        if self.method not in ("full", "lora", "qlora"):
+            raise ValueError(
+                f"sft.method={self.method} is unknown; choose one of full, lora, qlora"
+            )
         if self.examples < (0 if self.law else 1):
             raise ValueError(f"sft.examples={self.examples} must be positive; 0 needs an sft.law")
 
@@ -101,7 +103,7 @@ def sft_block(
     rate = tuning_lr(chosen.lr_fraction, pretrain_lr=pretrain_lr, method=chosen.method)
     values = {**plain(chosen), "peak_lr": rounded(rate), "seed": seed}
     reason = _fraction(chosen.lr_fraction, "sft", known)
-    if chosen.method == "lora":
+    if chosen.method != "full":
         reason += (
             f"; LoRA takes {LORA_FACTOR:g} x the full rate (Schulman et al. 2025, LoRA Without"
             " Regret)"
@@ -119,7 +121,7 @@ def sft_block(
         ),
         "batch_examples": f"{_setting('sft.batch_examples')}; 32 in {INSTRUCTGPT}, appendix C",
         "peak_lr": reason,
-        "lora_rank": f"{_setting('sft.lora_rank')}; used by method=lora alone",
+        "lora_rank": f"{_setting('sft.lora_rank')}; used by method=lora and qlora",
         "lr_fraction": _setting("sft.lr_fraction"),
         "seed": "the study's",
     }

@@ -26,8 +26,8 @@ def read_adapters(folder: Path) -> tuple[dict[str, Tensor], int]:
     path = folder / ADAPTERS
     if not path.is_file():
         raise ValueError(
-            f"{folder} has no {ADAPTERS}: only a stage of sft.method=lora has adapters; leave"
-            " adapter=true out to export its weights"
+            f"{folder} has no {ADAPTERS}: only a stage of sft.method=lora or"
+            " qlora has adapters; leave adapter=true out to export its weights"
         )
     with safe_open(path, framework="pt") as file:
         rank = int((file.metadata() or {})["rank"])

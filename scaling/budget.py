@@ -109,7 +109,7 @@ def workload(cell: CellConfig) -> tuple[float, int]:
     row = resolved.shape.flops_per_token * cell.data.context
     if cell.stage == "sft":
         steps = math.ceil(sft.examples / sft.batch_examples) * sft.epochs
-        share = 2 / 3 if sft.method == "lora" else 1.0
+        share = 1.0 if sft.method == "full" else 2 / 3
         return share * row * sft.examples * sft.epochs, steps
     if cell.stage == "reward":
         rows = 2 * reward.pairs / max(1, reward.samples_per_prompt - 1)

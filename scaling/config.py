@@ -544,9 +544,13 @@ class TargetConfig:
 class SftPlan:
     """Supervised fine-tuning on prompt/completion pairs, loss on the completion alone.
 
-    `data` is a JSONL file or `docstrings` of the corpus; held-out pairs are those of `test`, else a
-    share of the prompts of `data`.
+    `data` is a JSONL file, a hub set `hub:NAME[:CONFIG[:SPLIT]]` or `docstrings` of the corpus;
+    held-out pairs are those of `test`, else a share of the prompts of `data`. The `template` chat
+    puts prompts that are no dialogues into one (scaling.dialogue), for all later stages too.
     `peak_lr` of 0 is `lr_fraction` of pretraining's peak (scaling.schema.tuning_lr).
+
+    `packing` draws batches at random and puts several examples into a row of the context, each
+    attending to itself alone; without it a batch's rows are of like length, one example each.
     """
 
     method: str = "full"
@@ -558,6 +562,8 @@ class SftPlan:
     peak_lr: float = 0.0
     lr_fraction: float = 0.2
     lora_rank: int = 8
+    packing: bool = False
+    template: str = ""
     forecast_loss: float = 0.0
     forecast_interval: list[float] = field(default_factory=list)
     forecast_level: float = 0.0
@@ -569,7 +575,7 @@ class SftPlan:
 class RewardPlan:
     """Reward model: Bradley-Terry on pairs sampled from the fine-tuned model.
 
-    `data` may be a JSONL file of preferences instead, with held-out ones of its own in `test`.
+    `data` may be a JSONL file or hub set of preferences instead, with held-out ones in `test`.
     `policy` is a fine-tuned model's folder, or a study whose best one it is, that samples the pairs
     instead, so that reward models of several sizes learn from the same; `policy_sha256` are its
     weights, filled in when they are read. `peak_lr` as for SftPlan.
@@ -651,6 +657,7 @@ class PpoPlan:
 SCIENCE = ("model", "tokenizer", "data", "optim", "schedule", "budget", "eval", "seed")
 STARTS_FROM = {"pretrain": "", "sft": "pretrain", "reward": "sft", "ppo": "reward"}  # by stage
 SAMPLING = ("max_new_tokens", "temperature")
+OPTIONAL = ("packing", "template")  # of a stage's settings, younger than its records
 
 
 @dataclass(kw_only=True)
@@ -772,9 +779,13 @@ class CellConfig:
 
 
 def described(block: Any) -> dict[str, Any]:
-    """Return a stage's settings, without the reasons and forecasts that a plan adds to them."""
+    """Return a stage's settings, without the reasons and forecasts that a plan adds to them.
+
+    Those that change nothing where they are off are left out there.
+    """
     values = dataclasses.asdict(block).items()
-    return {k: v for k, v in values if k != "reasons" and not k.startswith("forecast_")}
+    kept = {k: v for k, v in values if k != "reasons" and not k.startswith("forecast_")}
+    return {k: v for k, v in kept.items() if v or k not in OPTIONAL}
 
 
 # --- the final run: what plan.yaml holds and scaling.final executes -----------------------------

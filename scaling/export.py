@@ -206,8 +206,8 @@ def card(trained: Trained) -> str:
         values = read_json(law)
         said = ", ".join(f"{k} {v:.4g}" for k, v in values["parameters"].items())
         lines.append(f"- Law ({values['form']}, {values['status']}): {said}.")
-    if folder.parent.name == "final" and forecast.is_file():
-        lines.append(f"- Forecast sealed before the run: {forecast_of(forecast)}.")
+    if folder.parent.name == "final" and forecast.is_file() and (said := forecast_of(forecast)):
+        lines.append(f"- Forecast sealed before the run: {said}.")
     scores = folder / "evaluation.json"
     if scores.is_file():
         lines += ["", "| task | accuracy | bits per byte | questions |", "|---|---|---|---|"]
@@ -221,9 +221,11 @@ def card(trained: Trained) -> str:
 
 
 def forecast_of(path: Path) -> str:
-    """Return loss and interval of a sealed forecast."""
+    """Return loss and interval of a sealed forecast; empty where the plan made none."""
     values = read_json(path)
     values = values.get("forecast", values)
+    if not values["interval"]:
+        return ""
     low, high = values["interval"]
     return f"{values['test_loss']:.4f} [{low:.4f}, {high:.4f}] at {values['level']:.0%}"
 

@@ -8,7 +8,7 @@ on the batch it is in nor on when others end.
 Legend: B batch, U different prompts, P longest prompt, S keys so far, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from scaling.decode import Decoder, has_decoder
 from scaling.model import Cache, Transformer
+from scaling.rows import CHUNK_TOKENS
 from scaling.tokenizer import END, PAD
 
-BATCH_ROWS = {"cpu": 128, "cuda": 512}  # rows at a time: on a core, of like length
-DROP_SHARE = 0.75  # ended rows are dropped once fewer than this share of the batch is alive
+BATCH_ROWS = {"cpu": 256, "cuda": 512}  # rows at a time, of like length
+DROP_SHARE = 0.9  # ended rows are dropped once fewer than this share of the batch is alive
 DRAW_SEED = 2**31
 
 
@@ -48,14 +49,23 @@ class Batch:
     positions: Tensor  # (B,) position of the next token
     draws: Tensor  # (B, max_new) uniform in [0, 1)
 
-    def keep(self, alive: Tensor) -> None:
-        """Drop the rows that are not alive."""
-        index = alive.nonzero()[:, 0]
-        self.cache.keys = [k[index] for k in self.cache.keys]
-        self.cache.values = [v[index] for v in self.cache.values]
-        self.rows, self.valid = self.rows[index], self.valid[index]
-        self.hidden = self.hidden[index]
-        self.positions, self.draws = self.positions[index], self.draws[index]
+    def keep(self, alive: Tensor) -> Tensor:
+        """Drop the rows that are not alive: the last ones move into their places.
+
+        Returns which row stands where, (B,).
+        """
+        n = int(alive.sum())
+        holes, movers = (~alive[:n]).nonzero()[:, 0], alive[n:].nonzero()[:, 0] + n
+
+        def moved(values: Tensor) -> Tensor:
+            values[holes] = values[movers]
+            return values[:n]
+
+        self.cache.keys = [moved(k) for k in self.cache.keys]
+        self.cache.values = [moved(v) for v in self.cache.values]
+        self.rows, self.valid, self.hidden = map(moved, (self.rows, self.valid, self.hidden))
+        self.positions, self.draws = moved(self.positions), moved(self.draws)
+        return moved(torch.arange(len(alive), device=alive.device))
 
 
 @torch.inference_mode()
@@ -138,8 +148,7 @@ def _sample(
         if n_alive == 0 or step == max_new - 1:
             break
         if n_alive < DROP_SHARE * len(alive):
-            batch.keep(alive)
-            chosen, alive = chosen[alive], alive[alive]
+            chosen, alive = chosen[batch.keep(alive)], alive[alive]
         logits = _decode(chosen, model, batch, decoder)
     return tokens.tolist(), log_probs.tolist(), counts.tolist()
 
@@ -153,21 +162,16 @@ def _prefill(
     """
     device, n = model.device, len(prompts)
     numbers = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
-    lengths = torch.tensor([len(p) for p in numbers], device=device)
-    P = int(lengths.max())
-    tokens = torch.tensor(
-        [[PAD] * (P - len(p)) + list(p) for p in numbers], device=device
-    )  # (U, P)
-    column = torch.arange(P, device=device)
-    real = column >= (P - lengths)[:, None]  # (U, P)
-    causal = column[:, None] >= column  # (P, P)
-    itself = torch.eye(
-        P, dtype=torch.bool, device=device
-    )  # padding looks at itself, at nothing else
-    mask = (causal & real[:, None, :] | itself)[:, None]  # (U, 1, P, P)
-    positions = (column - (P - lengths)[:, None]).clamp(min=0)
-    cache = model.new_cache(len(numbers), P + draws.shape[1])
-    hidden = model.hidden(tokens, positions=positions, mask=mask, cache=cache)[:, -1]  # (U, C)
+    unique = list(numbers)
+    P = max(map(len, unique))
+    cache = model.new_cache(len(unique), P + draws.shape[1])
+    hidden, at = [], 0
+    for part in parts_of(unique, device):
+        hidden.append(_fill(part, model, cache, rows=slice(at, at + len(part)), end=P))
+        at += len(part)
+    cache.length, hidden = P, torch.cat(hidden)  # (U, C)
+    lengths = torch.tensor([len(p) for p in unique], device=device)
+    real = torch.arange(P, device=device) >= (P - lengths)[:, None]  # (U, P)
     if len(numbers) < n:
         whose = torch.tensor([numbers[tuple(p)] for p in prompts], device=device)
         cache.keys = [k[whose] for k in cache.keys]
@@ -185,6 +189,42 @@ def _prefill(
         draws=draws,
     )
     return batch, model.head(hidden)
+
+
+def parts_of(
+    prompts: list[tuple[int, ...]], device: torch.device
+) -> Iterator[list[tuple[int, ...]]]:
+    """Cut prompts, in order, into parts of CHUNK_TOKENS or so on a CPU; all in one elsewhere."""
+    total = sum(map(len, prompts))
+    n_parts = max(1, total // CHUNK_TOKENS) if device.type == "cpu" else 1
+    size = -(-len(prompts) // n_parts)
+    for at in range(0, len(prompts), size):
+        yield prompts[at : at + size]
+
+
+def _fill(
+    prompts: list[tuple[int, ...]], model: Transformer, cache: Cache, *, rows: slice, end: int
+) -> Tensor:
+    """Put prompts into some rows of a cache, up to column `end`; return their last states, (u, C).
+
+    They are padded on the left to the longest of them; those of one length need no mask.
+    """
+    lengths = torch.tensor([len(p) for p in prompts], device=model.device)
+    P = int(lengths.max())
+    tokens = torch.tensor([[PAD] * (P - len(p)) + list(p) for p in prompts], device=model.device)
+    own = Cache(
+        keys=[k[rows, :, end - P :] for k in cache.keys],
+        values=[v[rows, :, end - P :] for v in cache.values],
+    )
+    if int(lengths.min()) == P:
+        return model.hidden(tokens, cache=own)[:, -1]
+    column = torch.arange(P, device=model.device)
+    before = (P - lengths)[:, None]  # (u, 1) columns of padding
+    itself = torch.eye(P, dtype=torch.bool, device=model.device)  # padding looks at nothing else
+    causal = column[:, None] >= column  # (P, P)
+    mask = (causal & (column >= before)[:, None] | itself)[:, None]  # (u, 1, P, P)
+    positions = (column - before).clamp(min=0)
+    return model.hidden(tokens, positions=positions, mask=mask, cache=own)[:, -1]
 
 
 def _decode(chosen: Tensor, model: Transformer, batch: Batch, decoder: Decoder | None) -> Tensor:
@@ -210,7 +250,7 @@ def choose(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, T
     if temperature == 0:
         chosen = logp.argmax(-1)
     else:
-        cumulative = logp.double().exp().cumsum(-1)
+        cumulative = logp.exp().cumsum(-1, dtype=torch.float64)
         wanted = draws[:, None] * cumulative[:, -1:]
         chosen = torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp(
             max=logits.shape[1] - 1

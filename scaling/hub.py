@@ -35,6 +35,23 @@ def fetch(config: DataConfig, entry: str, split: str, cache: Path, *, max_bytes:
     return [folder / name for name in state["files"]]
 
 
+def fetch_rows(entry: str, cache: Path) -> Path:
+    """Return the file with all rows of a hub set, NAME[:CONFIG[:SPLIT]], its training part if not.
+
+    For pairs and preferences, whose layout is found by their keys. Raises as `fetch`.
+    """
+    path = cache / f"hub-{sha256_json({'rows': entry})[:16]}" / "rows.jsonl"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        n = 0
+        with whole(path) as out:
+            for row in _stream(entry, "train"):
+                out.write(f"{json.dumps(row, default=str)}\n".encode())
+                n += 1
+        log.info("hub set %s: %d rows", entry, n)
+    return path
+
+
 def _state(folder: Path) -> dict[str, Any]:
     path = folder / "state.json"
     if path.is_file():
@@ -71,28 +88,34 @@ def _download(folder: Path, state: dict[str, Any], asked: dict[str, Any]) -> Non
 
 def _rows(asked: dict[str, Any], *, skip: int) -> Iterator[str]:
     """Stream the texts of a set after the first `skip`."""
+    key = asked["key"]
+    for row in _stream(asked["entry"], asked["split"], skip=skip):
+        if key not in row:
+            name = asked["entry"].partition(":")[0]
+            raise ValueError(
+                f"hub set {name} has no text column {key!r}; set data.text_key to one of "
+                f"{', '.join(row)}"
+            )
+        yield str(row[key] or "")
+
+
+def _stream(entry: str, split: str, *, skip: int = 0) -> Iterator[dict[str, Any]]:
+    """Stream the rows of a set after the first `skip`."""
     try:
         import datasets
         from datasets.exceptions import DatasetsError
     except ImportError as error:
         raise ValueError(
-            "data.source=hub needs the package `datasets`; install scaling-laws[hub]"
+            "hub sets need the package `datasets`; install scaling-laws[hub]"
         ) from error
-    name, _, rest = asked["entry"].partition(":")
-    config, _, split = rest.partition(":")
-    key, split = asked["key"], split or asked["split"]
+    name, _, rest = entry.partition(":")
+    config, _, own = rest.partition(":")
     try:
         try:
-            rows = datasets.load_dataset(name, config or None, split=split, streaming=True)
+            rows = datasets.load_dataset(name, config or None, split=own or split, streaming=True)
         except ValueError as error:  # an unknown configuration or split
             raise ValueError(f"hub set {name}: {_first_line(error)}") from error
-        for row in rows.skip(skip):
-            if key not in row:
-                raise ValueError(
-                    f"hub set {name} has no text column {key!r}; set data.text_key to one of "
-                    f"{', '.join(row)}"
-                )
-            yield str(row[key] or "")
+        yield from rows.skip(skip)
     except (OSError, DatasetsError) as error:
         raise OSError(
             f"hub set {name} cannot be read ({_first_line(error)}); correct the name, or put its "

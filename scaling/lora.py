@@ -2,13 +2,16 @@
 
 A layer becomes W x + (alpha / r) B A x with W frozen, A random and B zero, so that nothing changes
 before the first step. The tied output head and the embedding stay as they are; all others are
-adapted, the MLP included (Schulman et al. 2025, "LoRA Without Regret").
+adapted, the MLP included (Schulman et al. 2025, "LoRA Without Regret"). W may be kept in 4 bits
+(QLoRA, Dettmers et al. 2023); what is merged then is the matrix that the codes stand for.
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
+
+from scaling.nf4 import NF4Linear
 
 ADAPTERS = "adapters.safetensors"  # a tuned stage's factors, beside its merged weights
 ALPHA = 32.0  # of the same source; the best learning rate then hardly depends on the rank
@@ -17,7 +20,7 @@ ALPHA = 32.0  # of the same source; the best learning rate then hardly depends o
 class LoraLinear(nn.Module):
     """A frozen linear layer with a trainable update of rank `rank`."""
 
-    def __init__(self, base: nn.Linear, *, rank: int, alpha: float) -> None:
+    def __init__(self, base: nn.Linear | NF4Linear, *, rank: int, alpha: float) -> None:
         super().__init__()
         self.base, self.scale = base, alpha / rank
         like = base.weight
@@ -37,16 +40,23 @@ class LoraLinear(nn.Module):
     def merged(self) -> nn.Linear:
         """Return the linear layer with the update added to its weight, rounded once."""
         update = self.scale * (self.up.double() @ self.down.double())
-        self.base.weight.copy_(self.base.weight.double() + update)
-        return self.base
+        base = self.base.dense() if isinstance(self.base, NF4Linear) else self.base
+        base.weight.copy_(base.weight.double() + update)
+        return base
 
 
 def add_lora(
-    model: nn.Module, *, rank: int, alpha: float = ALPHA, skip: tuple[str, ...] = ("head",)
+    model: nn.Module,
+    *,
+    rank: int,
+    alpha: float = ALPHA,
+    skip: tuple[str, ...] = ("head",),
+    four_bits: bool = False,
 ) -> nn.Module:
     """Freeze `model` and adapt its linear layers in place, those named in `skip` left out.
 
-    ValueError for a rank that is not below every layer's width.
+    With `four_bits` what is adapted is kept in 4 bits. ValueError for a rank that is not below
+    every layer's width.
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n not in skip}
     narrowest = min(min(m.in_features, m.out_features) for m in layers.values())
@@ -56,8 +66,15 @@ def add_lora(
         )
     model.requires_grad_(False)
     for name, layer in layers.items():
-        _replace(model, name, LoraLinear(layer, rank=rank, alpha=alpha))
+        base = NF4Linear(layer) if four_bits else layer
+        _replace(model, name, LoraLinear(base, rank=rank, alpha=alpha))
     return model
+
+
+def frozen_bytes(model: nn.Module) -> int:
+    """Return the memory of what is not trained: frozen weights, codes and their scales."""
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    return sum(t.nbytes for t in [*frozen, *model.buffers()])
 
 
 def adapters(model: nn.Module) -> dict[str, Tensor]:

@@ -207,12 +207,14 @@ class Transformer(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
+        real: Tensor | None = None,
     ) -> Tensor:
         """Return the normed last hidden states times the logits' scale, (B, T, C).
 
         `tokens` is (B, T) integers. `positions` (B, T) or (T,) counts from 0, the plain order by
         default. `mask` (B or 1, 1, T, S) is True where a query may look; None means causal. With
-        a `cache` the new tokens follow those stored in it.
+        a `cache` the new tokens follow those stored in it. Routers' losses are of the tokens where
+        `real` (B, T) is True, of all without it.
         """
         start = cache.length if cache is not None else 0
         if positions is None:
@@ -221,6 +223,8 @@ class Transformer(nn.Module):
             mask = causal_mask(tokens.shape[1], start, tokens.device)
         if mask is None and cache is None and self.document_end is not None:
             mask = document_mask(tokens, self.document_end)
+        for layer in self.mixtures():
+            layer.counted = None if real is None else real.flatten()
         x, rope = self._embed(tokens, positions)
         for i, block in enumerate(self.blocks):
             kv = None if cache is None else LayerCache(cache.keys[i], cache.values[i], start)
@@ -270,10 +274,15 @@ class Transformer(nn.Module):
         hidden = self.hidden(tokens).flatten(0, 1)  # (B*T, C)
         return linear_cross_entropy(hidden, self.head.weight, targets.flatten())
 
+    def mixtures(self) -> list[MoE]:
+        """Return the layers of experts; none when dense."""
+        if not self.config.n_experts:
+            return []
+        return [block.mlp for block in self.blocks if isinstance(block.mlp, MoE)]  # type: ignore[union-attr]
+
     def routings(self) -> list[Routing]:
         """Return what each layer's router did with the last training batch; none when dense."""
-        layers = [block.mlp for block in self.blocks if isinstance(block.mlp, MoE)]  # type: ignore[union-attr]
-        return [layer.routing for layer in layers if layer.routing is not None]
+        return [layer.routing for layer in self.mixtures() if layer.routing is not None]
 
     def router_loss(self) -> Tensor | float:
         """Return the weighted load-balance and z losses, summed over layers; 0 when dense.
@@ -304,7 +313,11 @@ def document_mask(tokens: Tensor, end: int) -> Tensor:
     The end belongs to the document that it closes; rotary positions need no restart.
     """
     closed = tokens == end
-    document = closed.cumsum(1) - closed.long()  # (B, T)
+    return within(closed.cumsum(1) - closed.long())
+
+
+def within(document: Tensor) -> Tensor:
+    """Return the (B, 1, T, T) causal mask within documents, of each token's document (B, T)."""
     same = document[:, :, None] == document[:, None, :]  # (B, T, T)
     return same.tril()[:, None]
 

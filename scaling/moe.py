@@ -34,7 +34,8 @@ class Routing:
 class MoE(nn.Module):
     """Routed experts, and shared ones, in the place of the MLP.
 
-    `routing` is the last training batch's, None before one. Expert weights are stacked: `up`
+    `routing` is the last training batch's, None before one; with `counted` (n,) set, of the tokens
+    where it is True: padding has no part in it. Expert weights are stacked: `up`
     (E, F or 2F, C), `down` (E, C, F).
     """
 
@@ -49,6 +50,7 @@ class MoE(nn.Module):
         self.shared = MLP(config, shared) if shared else None
         self.router_scale = 1.0
         self.routing: Routing | None = None
+        self.counted: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Send each token of (..., C) through its experts."""
@@ -70,7 +72,10 @@ class MoE(nn.Module):
             if self.top_k > 1:
                 weights = weights / weights.sum(-1, keepdim=True)
             if self.training:
-                self.routing = measure(logits, probabilities, chosen)
+                seen = (logits, probabilities, chosen)
+                if self.counted is not None:
+                    seen = (values[self.counted] for values in seen)
+                self.routing = measure(*seen)
         return weights, chosen
 
     def experts(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:

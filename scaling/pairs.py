@@ -1,11 +1,11 @@
-"""Prompt/completion pairs and preferences: their files, their split, their token ids.
+"""Prompt/completion pairs: their files, their split, their token ids.
 
 A prompt's ids end with SEP, so that no byte-pair merge crosses into the completion; a completion's
 ids end with END. Ids are kept, never decoded and encoded again: that changes one sample in seven.
 
-Layouts of JSONL rows (.jsonl, .gz, .xz), found by their keys: prompt/completion, question/answer,
-instruction[/input]/output; preferences prompt/chosen/rejected, or chosen/rejected dialogues that
-share everything up to the last turn.
+Layouts of JSONL rows (.jsonl, .gz, .xz) or of a hub set, found by their keys: prompt/completion,
+question/answer, instruction[/input]/output or /instances, messages or conversations (each of the
+assistant's turns is a pair), prompt/completion that are lists of messages.
 """
 
 import hashlib
@@ -15,13 +15,17 @@ from typing import Any, NamedTuple, TypeVar
 
 from tokenizers import Tokenizer
 
+from scaling.dialogue import TURN, asked, completions_of, is_messages, opening
+from scaling.hub import fetch_rows
 from scaling.jsonl import read_rows
 from scaling.tokenizer import END, SEP
 
 COMPLETION_KEYS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"))
-TURN = "\n\nAssistant:"  # the last turn of a dialogue (Bai et al. 2022, 2204.05862)
+MESSAGES = ("messages", "conversations")
+LAYOUTS = (*("/".join(keys) for keys in COMPLETION_KEYS), "instruction/instances", *MESSAGES)
+HUB = "hub:"
 HELD_OUT = 0.06  # share of the prompts of a file that is never trained on
-T = TypeVar("T", bound="Pair | Preference")
+T = TypeVar("T", bound="tuple[Any, ...]")
 
 
 class Pair(NamedTuple):
@@ -31,14 +35,6 @@ class Pair(NamedTuple):
     completion: str
 
 
-class Preference(NamedTuple):
-    """A prompt, the completion preferred and the other one, as text."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-
-
 class Example(NamedTuple):
     """A pair as token ids: the prompt ends with SEP, the completion with END."""
 
@@ -46,64 +42,75 @@ class Example(NamedTuple):
     completion: list[int]
 
 
-def read_pairs(path: str | Path) -> list[Pair]:
-    """Read prompt/completion rows; rows with an empty completion are left out."""
-    return _filled(path, [_pair(row, path) for _, row in read_rows(path)])
+def rows_file(name: str, cache: Path, *, what: str = "data") -> Path:
+    """Return the file of rows: itself, or that of `hub:NAME[:CONFIG[:SPLIT]]`, fetched once.
+
+    FileNotFoundError where there is none.
+    """
+    if name.startswith(HUB):
+        return fetch_rows(name.removeprefix(HUB), cache)
+    if not Path(name).is_file():
+        raise FileNotFoundError(
+            f"{what}={name} is no file; give a .jsonl file, {HUB}NAME of a hub set, or the default"
+        )
+    return Path(name)
 
 
-def read_preferences(path: str | Path) -> list[Preference]:
-    """Read chosen/rejected rows; rows whose two completions are equal are left out."""
-    found = [_preference(row, path) for _, row in read_rows(path)]
-    return _filled(path, [p for p in found if p.chosen != p.rejected])
+def read_pairs(path: str | Path, *, template: str = "") -> list[Pair]:
+    """Read prompt/completion rows; rows with an empty completion are left out.
 
-
-def _filled(path: str | Path, found: list[T]) -> list[T]:
-    kept = [p for p in found if all(text.strip() for text in p)]
+    With the `template` chat prompts that are no dialogues become one's first turn. ValueError where
+    nothing is left.
+    """
+    rows = [row for _, row in read_rows(path)]
+    found = [p for row in rows for p in _pairs(row, path, template)]
+    kept = [p for p in found if p.prompt.strip() and p.completion.strip()]
     if not kept:
         raise ValueError(
-            f"{path} has no row with a prompt and non-empty, different completions; check the file"
+            f"none of the {len(rows)} rows of {path} has a prompt and a completion that are not"
+            " empty; check the file"
         )
     return kept
 
 
-def _pair(row: dict[str, Any], path: str | Path) -> Pair:
+def _pairs(row: dict[str, Any], path: str | Path, template: str) -> list[Pair]:
+    """Return the pairs of a row of any layout."""
+    for key in MESSAGES:
+        if is_messages(row.get(key)):
+            return [Pair(*p) for p in completions_of(row[key], path)]
+    if is_messages(row.get("prompt")) and is_messages(row.get("completion")):
+        return [Pair(*p) for p in completions_of(row["prompt"] + row["completion"], path)[-1:]]
+    if "instruction" in row and is_messages(row.get("instances")):
+        parts = [{"instruction": row["instruction"], **i} for i in row["instances"]]
+        return [p for part in parts for p in _pairs(part, path, template)]
     for prompt, completion in COMPLETION_KEYS:
         if prompt in row and completion in row:
             extra = str(row.get("input") or "").strip() if prompt == "instruction" else ""
             text = str(row[prompt]).strip() + (f"\n\n{extra}" if extra else "") + "\n"
             if prompt == "prompt":
                 text = str(row[prompt])  # the file decides about its spaces
-            return Pair(text, str(row[completion]))
-    legal = ", ".join("/".join(keys) for keys in COMPLETION_KEYS)
+            return [filled(text, str(row[completion]), template)]
     raise ValueError(
-        f"{path} has rows with the keys {', '.join(sorted(row))}; readable layouts are {legal}"
+        f"{path} has rows with the keys {', '.join(sorted(row))}; readable layouts are"
+        f" {', '.join(LAYOUTS)}"
     )
 
 
-def _preference(row: dict[str, Any], path: str | Path) -> Preference:
-    if not {"chosen", "rejected"} <= row.keys():
-        raise ValueError(
-            f"{path} has rows with the keys {', '.join(sorted(row))}; "
-            "preferences need chosen and rejected "
-            "(and prompt, unless the two are dialogues)"
-        )
-    chosen, rejected = str(row["chosen"]), str(row["rejected"])
-    if "prompt" in row:
-        return Preference(str(row["prompt"]), chosen, rejected)
-    same = (a == b for a, b in zip(chosen, rejected, strict=False))
-    shared = next((i for i, equal in enumerate(same) if not equal), min(len(chosen), len(rejected)))
-    at = chosen.rfind(TURN, 0, shared + 1) + len(TURN) if TURN in chosen[:shared] else shared
-    return Preference(chosen[:at], chosen[at:], rejected[at:])
+def filled(prompt: str, completion: str, template: str) -> Pair:
+    """Put a prompt and its completion into a template, unless they are a dialogue's already."""
+    if template == "chat" and prompt.strip() and not prompt.endswith(TURN):
+        return Pair(asked(prompt), f" {completion.strip()}")
+    return Pair(prompt, completion)
 
 
 def split(rows: Sequence[T], *, share: float = HELD_OUT) -> tuple[list[T], list[T]]:
     """Split by the hash of the prompt into training and held-out rows, neither of them empty.
 
-    ValueError for fewer than two prompts.
+    All turns of a dialogue go together. ValueError for fewer than two prompts.
     """
 
     def digest(row: T) -> str:
-        return hashlib.sha256(row[0].encode("utf-8", "surrogatepass")).hexdigest()
+        return hashlib.sha256(opening(row[0]).encode("utf-8", "surrogatepass")).hexdigest()
 
     prompts = sorted({digest(row) for row in rows})
     if len(prompts) < 2:
@@ -122,8 +129,8 @@ def parts(rows: Sequence[T], held_out: Sequence[T]) -> tuple[list[T], list[T]]:
     """
     if not held_out:
         return split(rows)
-    known = {row[0] for row in held_out}
-    train = [row for row in rows if row[0] not in known]
+    known = {opening(row[0]) for row in held_out}
+    train = [row for row in rows if opening(row[0]) not in known]
     if not train:
         raise ValueError("every training prompt is a held-out one too; give other rows to train on")
     return train, list(held_out)

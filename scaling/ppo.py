@@ -256,14 +256,17 @@ class PretrainMix:
         """Add the weighted gradient of batch `number`; return its loss in nats/token."""
         inputs, targets = (torch.from_numpy(a).to(model.device) for a in self.batches(number))
         loss = model.loss(inputs, targets)
-        (self.coefficient * loss).backward()
+        (self.coefficient * (loss + model.router_loss())).backward()
         return loss.detach()
 
 
 def ppo_loss(
     models: Models, rollouts: Rollouts, index: Tensor, ppo: PpoPlan
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the loss of some episodes and what is worth logging; averages run over tokens."""
+    """Return the loss of some episodes and what is worth logging; averages run over tokens.
+
+    The router losses of what learns are added, where experts are mixed.
+    """
     rows = rollouts.rows.take(index)
     mask, width = rows.mask, rows.mask.shape[1]
 
@@ -278,14 +281,15 @@ def ppo_loss(
     ratio, advantage = change.exp(), flat(rollouts.advantages)
     clipped = ratio.clamp(1 - ppo.clip, 1 + ppo.clip)
     policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
-    value_loss = torch.zeros(())
+    routers, value_loss = models.policy.router_loss(), torch.zeros(())
     if ppo.estimator == "gae":
         value, old_value = models.critic.values(rows), flat(rollouts.old_values)
         target = flat(rollouts.returns)
+        routers = routers + models.critic.router_loss()
         near = old_value + (value - old_value).clamp(-ppo.clip, ppo.clip)
         value_loss = 0.5 * torch.maximum((value - target) ** 2, (near - target) ** 2).mean()
     loss = policy_loss - ppo.entropy_coefficient * entropy.mean()
-    loss = loss + ppo.value_coefficient * value_loss.to(loss.device)
+    loss = loss + ppo.value_coefficient * value_loss.to(loss.device) + routers
     with torch.no_grad():
         measured = {
             "loss": loss.detach(),

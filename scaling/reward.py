@@ -3,10 +3,11 @@
 Several completions of a prompt are sampled from the fine-tuned model and ordered by the gold judge;
 all pairs of a prompt are in one batch element (Ouyang et al. 2022, eq. 1), ties are dropped.
 Sampled token ids are scored as they are. The score is then shifted and divided to mean 0 and
-deviation 1 on samples of the fine-tuned model. A file of chosen/rejected rows is read alike.
+deviation 1 on samples of the fine-tuned model. Files of preferences are read alike.
 """
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,11 +23,13 @@ from torch.nn import functional as F
 from conf.progress import Progress
 from scaling import checkpoint
 from scaling.config import ModelConfig
+from scaling.data import cache_folder
 from scaling.generate import Samples, generate
 from scaling.gold import correlation, gold_scores
 from scaling.heldout import calibration_error, clustered_error
 from scaling.model import Transformer
-from scaling.pairs import Pair, encode_all, parts, read_preferences
+from scaling.pairs import Pair, encode_all, parts, rows_file
+from scaling.rankings import Ranking, read_rankings
 from scaling.rows import Rows, forward_flops, join, states
 from scaling.schema import Record, read_json, sha256_file, sha256_json, write_json
 from scaling.sft import load_pairs
@@ -80,14 +83,38 @@ class RewardModel(Transformer):
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A prompt's completions as ids, with what orders them (gold scores, or 1 and 0)."""
+    """A prompt's completions as ids, with what orders them: gold scores, or pairs that are known.
+
+    With a known `order` (preferred, other) the labels are each completion's share of pairs won.
+    """
 
     prompt: list[int]
     completions: list[list[int]]
     labels: list[float]
+    order: list[tuple[int, int]] | None = None
+
+    @classmethod
+    def of_order(
+        cls, prompt: list[int], completions: list[list[int]], order: list[tuple[int, int]]
+    ) -> "Group":
+        """Return a group of the completions that stand in a pair."""
+        kept = sorted({i for pair in order for i in pair})
+        pairs = [(kept.index(i), kept.index(j)) for i, j in order]
+        shares = [
+            sum(i == k for i, _ in pairs) / sum(k in pair for pair in pairs)
+            for k in range(len(kept))
+        ]
+        return cls(
+            prompt=prompt,
+            completions=[completions[i] for i in kept],
+            labels=shares,
+            order=pairs,
+        )
 
     def pairs(self) -> list[tuple[int, int]]:
         """Return (preferred, other) for every pair that is no tie."""
+        if self.order is not None:
+            return self.order
         found = []
         for i, j in combinations(range(len(self.labels)), 2):
             if abs(self.labels[i] - self.labels[j]) > TIE:
@@ -158,28 +185,39 @@ def load_groups(stage: Stage, tuned: Transformer, tally: Tally) -> tuple[list[Gr
 
 
 def file_groups(stage: Stage) -> tuple[list[Group], list[Group]]:
-    """Read preferences as groups of two; rows beyond the context are left out."""
-    block, context = stage.config.reward, stage.cell.data.context
-    held_out = read_preferences(block.test) if block.test else []
-    train, test = parts(read_preferences(block.data), held_out)
-    coded = []
-    for part in (train, test):
-        sides = [
-            [Pair(p.prompt, p.chosen) for p in part],
-            [Pair(p.prompt, p.rejected) for p in part],
-        ]
-        chosen, rejected = (encode_all(stage.corpus.tokenizer, side) for side in sides)
-        coded.append(
-            [
-                Group(prompt=a.prompt, completions=[a.completion, b.completion], labels=[1.0, 0.0])
-                for a, b in zip(chosen, rejected, strict=True)
-                if len(a.prompt) + max(len(a.completion), len(b.completion)) <= context
-            ]
+    """Read preferences, a group a prompt; completions beyond the context are left out."""
+    block, cache = stage.config.reward, cache_folder(stage.cell)
+    found, held_out = (
+        read_rankings(rows_file(name, cache), template=stage.config.sft.template) if name else []
+        for name in (block.data, block.test)
+    )
+    train, test = (coded(part, stage) for part in parts(found, held_out))
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(block.seed)).tolist()
+    return limited([train[i] for i in order], block.pairs), test
+
+
+def coded(rankings: Sequence[Ranking], stage: Stage) -> list[Group]:
+    """Return rankings as groups of ids, without what is longer than the context.
+
+    ValueError when no pair is left.
+    """
+    flat = [Pair(r.prompt, text) for r in rankings for text in r.completions]
+    examples, context = iter(encode_all(stage.corpus.tokenizer, flat)), stage.cell.data.context
+    groups, shortest = [], math.inf
+    for ranking in rankings:
+        own = [next(examples) for _ in ranking.completions]
+        lengths = [len(e.prompt) + len(e.completion) for e in own]
+        order = [(i, j) for i, j in ranking.order if max(lengths[i], lengths[j]) <= context]
+        shortest = min(shortest, *(max(lengths[i], lengths[j]) for i, j in ranking.order))
+        if order:
+            groups.append(Group.of_order(own[0].prompt, [e.completion for e in own], order))
+    if not groups:
+        raise ValueError(
+            f"no pair of reward.data={stage.config.reward.data} fits the context of {context}"
+            f" tokens (the shortest of {len(rankings)} prompts has {shortest:.0f}); train with a"
+            " longer data.context or give shorter completions"
         )
-    order = torch.randperm(
-        len(coded[0]), generator=torch.Generator().manual_seed(block.seed)
-    ).tolist()
-    return [coded[0][i] for i in order[: block.pairs]], coded[1]
+    return groups
 
 
 def sampled_groups(
@@ -345,12 +383,16 @@ def group_batches(groups: list[Group], stage: Stage) -> list[list[int]]:
 
 
 def preference_loss(model: RewardModel, groups: Sequence[Group]) -> tuple[Tensor, int, float]:
-    """Return the mean Bradley-Terry loss over the groups' pairs, the tokens passed, the FLOPs."""
+    """Return the mean Bradley-Terry loss over the groups' pairs, the tokens passed, the FLOPs.
+
+    A mixture of experts' router losses are added.
+    """
     rows = group_rows(groups, model.device)
     better, worse = pair_indices(groups)
     scores = model.scores(rows)  # (B,)
     loss = -F.logsigmoid(scores[better] - scores[worse]).mean()
-    return loss, rows.n_tokens, 3 * forward_flops(model.config, model.vocab_size, rows, head=False)
+    flops = 3 * forward_flops(model.config, model.vocab_size, rows, head=False)
+    return loss + model.router_loss(), rows.n_tokens, flops
 
 
 def group_rows(groups: Sequence[Group], device: torch.device) -> Rows:

@@ -1,8 +1,9 @@
 """Rows of prompt and completion as tensors: layout, log-probabilities, counted FLOPs.
 
 A row is prompt, completion, then padding on the right, so that plain causal attention never sees
-padding and needs no mask. Quantities per token sit at the index of the token they are about, less
-one: index t of a (B, L-1) tensor is about token t+1, predicted from the state at t.
+padding and needs no mask. Packed rows hold several examples each, and a mask keeps attention within
+each (Krell et al. 2021, 2107.02027). Quantities per token sit at the index of the token they are
+about, less one: index t of a (B, L-1) tensor is about token t+1, predicted from the state at t.
 
 Legend: B batch, L row length, C width, V vocabulary, M completion tokens of the batch.
 """
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scaling.config import ModelConfig
-from scaling.model import Transformer
+from scaling.model import Transformer, within
 from scaling.tokenizer import PAD
 
 CHUNK_TOKENS = 1024  # fewer are bound by calls
@@ -23,11 +24,12 @@ CHUNK_TOKENS = 1024  # fewer are bound by calls
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """A batch of rows; `mask` is True at [b, t] where token t+1 belongs to the completion."""
+    """A batch of rows; `mask` is True at [b, t] where token t+1 belongs to a completion."""
 
     tokens: Tensor  # (B, L)
     mask: Tensor  # (B, L-1)
     last: Tensor  # (B,) index of the last token before the padding
+    example: Tensor | None = None  # (B, L) number within its row of each token's example, if packed
 
     def take(self, index: Tensor) -> "Rows":
         """Return some of the rows, cut to the longest of them."""
@@ -36,12 +38,29 @@ class Rows:
             tokens=self.tokens[index, :length],
             mask=self.mask[index, : length - 1],
             last=self.last[index],
+            example=None if self.example is None else self.example[index, :length],
         )
 
     @property
     def n_tokens(self) -> int:
         """Tokens without padding."""
         return int(self.last.sum()) + len(self.last)
+
+    @property
+    def real(self) -> Tensor:
+        """Where no padding is, (B, L)."""
+        column = torch.arange(self.tokens.shape[1], device=self.last.device)
+        return column <= self.last[:, None]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each example, in no order where rows are packed."""
+        if self.example is None:
+            return self.last + 1
+        numbers = torch.arange(len(self.last), device=self.last.device)[:, None]
+        slots = (numbers * (int(self.example.max()) + 1) + self.example).flatten()
+        counts = slots[self.real.flatten()].bincount()
+        return counts[counts > 0]
 
 
 def join(
@@ -58,6 +77,45 @@ def join(
         mask[i, len(p) - 1 : lengths[i] - 1] = True
     last = torch.tensor(lengths) - 1
     return Rows(tokens=tokens.to(device), mask=mask.to(device), last=last.to(device))
+
+
+def pack(
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    context: int,
+    device: torch.device | None = None,
+) -> Rows:
+    """Lay out examples in as few rows of `context` tokens as first-fit finds, the longest first.
+
+    An example longer than that has a row of its own.
+    """
+    pairs = list(zip(prompts, completions, strict=True))
+    together: list[list[int]] = []  # numbers of the examples of each row
+    room: list[int] = []
+    for i in sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1])):
+        size = len(pairs[i][0]) + len(pairs[i][1])
+        at = next((k for k, free in enumerate(room) if free >= size), len(room))
+        if at == len(room):
+            together.append([])
+            room.append(context)
+        together[at].append(i)
+        room[at] -= size
+    joined = [[t for i in row for side in pairs[i] for t in side] for row in together]
+    rows = join([[]] * len(joined), joined)
+    mask, example = torch.zeros_like(rows.mask), torch.full_like(rows.tokens, len(pairs))
+    for b, row in enumerate(together):
+        end = 0
+        for number, i in enumerate(row):
+            start, end = end, end + len(pairs[i][0]) + len(pairs[i][1])
+            example[b, start:end] = number
+            mask[b, start + len(pairs[i][0]) - 1 : end - 1] = True
+    return Rows(
+        tokens=rows.tokens.to(device),
+        mask=mask.to(device),
+        last=rows.last.to(device),
+        example=example.to(device),
+    )
 
 
 def states(model: Transformer, rows: Rows, *, last: bool = False) -> Tensor:
@@ -79,10 +137,23 @@ def states(model: Transformer, rows: Rows, *, last: bool = False) -> Tensor:
 
 
 def _picked(model: Transformer, rows: Rows, last: bool) -> Tensor:
-    hidden = model.hidden(rows.tokens)  # (B, L, C)
+    mask = positions = None
+    if rows.example is not None:
+        mask = within(rows.example)
+        if model.config.positions != "rope":  # which sees distances alone
+            positions = restarted(rows.example)
+    real = rows.real if model.config.n_experts else None
+    hidden = model.hidden(rows.tokens, positions=positions, mask=mask, real=real)  # (B, L, C)
     if last:
         return hidden[torch.arange(len(rows.last), device=hidden.device), rows.last]
     return hidden[:, :-1][rows.mask]
+
+
+def restarted(example: Tensor) -> Tensor:
+    """Return positions that count from 0 within each run of equal numbers, (B, L)."""
+    column = torch.arange(example.shape[1], device=example.device).expand_as(example)
+    begins = example.diff(dim=1, prepend=example[:, :1]) != 0
+    return column - (column * begins).cummax(1).values
 
 
 def by_length(model: Transformer, rows: Rows) -> list[Tensor]:
@@ -135,10 +206,10 @@ def forward_flops(config: ModelConfig, vocab_size: int, rows: Rows, *, head: boo
     """Count the FLOPs of one forward pass over rows: matrices, attention, logits of completions.
 
     As `Shape.flops_per_token` (forward and backward are three times this), with the attention
-    square at each row's own length, the head for completion tokens alone, padding not counted.
+    square at each example's own length, the head for completion tokens alone, padding not counted.
     """
     shape = config.shape(vocab_size=vocab_size, context=1)
-    lengths = rows.last.double() + 1
+    lengths = rows.lengths.double()
     matrices = 2.0 * shape.n_layer * shape.active_matrices * float(lengths.sum())
     attention = 4.0 * shape.n_layer * shape.n_head * shape.d_head * float((lengths**2).sum())
     logits = 2.0 * vocab_size * shape.d_model * int(rows.mask.sum()) if head else 0.0

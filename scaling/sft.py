@@ -1,8 +1,9 @@
 """Supervised fine-tuning on prompt/completion pairs, the loss on completions alone.
 
-All weights are tuned, or low-rank adapters on every linear layer that are merged at the end. The
-default pairs are docstring to body, cut from the corpus; a JSONL file is the same interface. The
-adapters stay beside the merged weights, for those who keep one base and many of them.
+All weights are tuned, or low-rank adapters on every linear layer that are merged at the end, the
+layers themselves as they are (lora) or in 4 bits (qlora). The default pairs are docstring to body,
+cut from the corpus; a JSONL file is the same interface. The adapters stay beside the merged
+weights, for those who keep one base and many of them.
 """
 
 import logging
@@ -14,13 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scaling import checkpoint
+from scaling.config import one_of
+from scaling.data import cache_folder
+from scaling.dialogue import TEMPLATES
 from scaling.docstrings import corpus_pairs
 from scaling.heldout import clustered_error
-from scaling.lora import ADAPTERS, adapters, add_lora, merge_lora
+from scaling.lora import ADAPTERS, adapters, add_lora, frozen_bytes, merge_lora
 from scaling.loss import linear_cross_entropy
 from scaling.model import Transformer
-from scaling.pairs import Example, encode, parts, read_pairs
-from scaling.rows import completion_losses, forward_flops, join, states
+from scaling.pairs import Example, encode, parts, read_pairs, rows_file
+from scaling.rows import completion_losses, forward_flops, join, pack, states
 from scaling.schema import Record
 from scaling.stage import Stage, Tally, fit, shuffled, write_record
 from scaling.step import Diverged
@@ -28,7 +32,7 @@ from scaling.tokenizer import SEP
 
 log = logging.getLogger(__name__)
 
-METHODS = ("full", "lora")
+METHODS = ("full", "lora", "qlora")
 TEST_EXAMPLES = 512  # at most so many held-out pairs are scored
 TEST_ROWS = 64
 BODY_SHARE = 0.5  # of the context, the longest body that is learned; longer ones cannot be sampled
@@ -67,17 +71,18 @@ class SftData:
 
 def load_pairs(stage: Stage) -> SftData:
     """Return the pairs of `sft.data` that fit the context; ValueError where none does."""
-    data, context, tokenizer = (
-        stage.config.sft.data,
-        stage.cell.data.context,
-        stage.corpus.tokenizer,
-    )
-    if data == "docstrings":
+    block, context = stage.config.sft, stage.cell.data.context
+    tokenizer, cache = stage.corpus.tokenizer, cache_folder(stage.cell)
+    one_of("sft.template", block.template, TEMPLATES)
+    if block.data == "docstrings":
         train, test = corpus_pairs(stage.corpus)
         longest = round(BODY_SHARE * context)
     else:
-        held_out = stage.config.sft.test
-        train, test = parts(read_pairs(data), read_pairs(held_out) if held_out else [])
+        found, held_out = (
+            read_pairs(rows_file(name, cache), template=block.template) if name else []
+            for name in (block.data, block.test)
+        )
+        train, test = parts(found, held_out)
         longest = context
     return SftData(
         train=encode(tokenizer, train, context=context, longest=longest),
@@ -92,9 +97,10 @@ def run_sft(stage: Stage) -> Record:
         raise ValueError(
             f"sft.method={block.method!r} is unknown; choose one of {', '.join(METHODS)}"
         )
-    if block.method == "lora" and stage.cell.model.n_experts:
+    adapted = block.method != "full"
+    if adapted and stage.cell.model.n_experts:
         raise ValueError(
-            f"sft.method=lora adapts linear layers, not the stacked experts of "
+            f"sft.method={block.method} adapts linear layers, not the stacked experts of "
             f"model.n_experts={stage.cell.model.n_experts}; set sft.method=full"
         )
     data = load_pairs(stage)
@@ -103,32 +109,35 @@ def run_sft(stage: Stage) -> Record:
     checkpoint.load_weights(stage.weights_of("pretrain"), model)
     start_separator(model, stage)
     before = test_loss(model, test)
-    if block.method == "lora":
-        add_lora(model, rank=block.lora_rank)
+    metrics: dict[str, float] = {}
+    if adapted:
+        add_lora(model, rank=block.lora_rank, four_bits=block.method == "qlora")
+        metrics["frozen_bytes"] = frozen_bytes(model)
     lengths = [len(e.prompt) + len(e.completion) for e in train]
     batches = shuffled(
         len(train),
         batch=block.batch_examples,
         epochs=block.epochs,
         seed=block.seed,
-        lengths=lengths,
+        lengths=None if block.packing else lengths,
     )
+    options = {"lora": adapted, "packed": block.packing}
 
     def loss_of(step: int) -> tuple[Tensor, int, float]:
-        return sft_loss(model, [train[i] for i in batches[step]], lora=block.method == "lora")
+        return sft_loss(model, [train[i] for i in batches[step]], **options)
 
     tally = Tally()
     try:
         fit(stage, model, tally, n_steps=len(batches), peak_lr=block.peak_lr, loss_of=loss_of)
     except Diverged as error:
         return write_record(stage, tally, error=str(error))
-    if block.method == "lora":
+    if adapted:
         path = stage.folder / ADAPTERS
         save_file(adapters(model), path, metadata={"rank": str(block.lora_rank)})
         merge_lora(model)
     after = test_loss(model, test)
     checkpoint.save(stage.folder, model=model, name="model", state={"step": tally.step})
-    metrics = {
+    metrics |= {
         "test_loss_before": before[0],
         "test_loss_before_se": before[1],
         "test_loss": after[0],
@@ -160,16 +169,25 @@ def chosen(found: Sequence[Example], wanted: int, *, seed: int) -> list[Example]
 
 
 def sft_loss(
-    model: Transformer, examples: Sequence[Example], *, lora: bool = False
+    model: Transformer,
+    examples: Sequence[Example],
+    *,
+    lora: bool = False,
+    packed: bool = False,
 ) -> tuple[Tensor, int, float]:
     """Return the mean loss of the completions' tokens (nats), the tokens passed and the FLOPs.
 
-    A mixture of experts' router losses are added.
+    A mixture of experts' router losses are added. Examples are `packed` into rows of the context or
+    have a row each: the loss is the same.
 
     An update costs three forward passes; with adapters two, as frozen weights need no gradient (the
     adapters' own share, some percent, is left out).
     """
-    rows = join([e.prompt for e in examples], [e.completion for e in examples], model.device)
+    sides = [e.prompt for e in examples], [e.completion for e in examples]
+    if packed:
+        rows = pack(*sides, context=model.context, device=model.device)
+    else:
+        rows = join(*sides, model.device)
     flops = (2 if lora else 3) * forward_flops(model.config, model.vocab_size, rows)
     hidden = states(model, rows)  # (M, C)
     loss = linear_cross_entropy(hidden, model.head.weight, rows.tokens[:, 1:][rows.mask])

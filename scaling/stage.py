@@ -21,10 +21,11 @@ from conf.progress import Progress
 from scaling import checkpoint
 from scaling.attempt import Pulse, Stopped
 from scaling.config import CellConfig, FinalConfig, OptimConfig, ScheduleConfig, described
-from scaling.data import Corpus
+from scaling.data import Corpus, cache_folder
 from scaling.device import device_name, peak_flops, peak_memory
 from scaling.model import Transformer
 from scaling.optim import lr_factor, make_optimizer, set_lr
+from scaling.pairs import rows_file
 from scaling.runlog import RunLog
 from scaling.schema import (
     Record,
@@ -124,13 +125,8 @@ def open_stage(
         inputs["sampling"] = f"{config.ppo.max_new_tokens} tokens at {config.ppo.temperature}"
     for key in ("data", "test"):
         path = getattr(block, key, "")
-        if path in ("docstrings", "gold", ""):
-            continue
-        if not Path(path).is_file():
-            raise FileNotFoundError(
-                f"{name}.{key}={path} is no file; give a .jsonl file or the default"
-            )
-        inputs[key] = sha256_file(path)
+        if path not in ("docstrings", "gold", ""):
+            inputs[key] = sha256_file(rows_file(path, cache_folder(cell), what=f"{name}.{key}"))
     inputs |= {"corpus": corpus.sha256, "tokenizer": sha256_file(corpus.tokenizer_path)}
     for earlier, place in sources.items():
         if not (place / "record.json").is_file() or not (place / "model.safetensors").is_file():

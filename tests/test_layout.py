@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = [
     "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "jsonl",
     "truth", "documents", "chunks", "duplicates", "hub", "survey",
-    "loss", "lora", "mlp", "moe", "data", "batches", "parallel", "model", "device", "muon", "optim",
-    "checkpoint",
+    "loss", "nf4", "lora", "mlp", "moe", "data", "batches", "parallel", "model", "device", "muon",
+    "optim", "checkpoint",
     "mirror", "runlog", "heldout", "health", "passes", "stack", "memory", "step", "request",
     "trainer", "ensemble", "gang",
 ]  # fmt: skip

@@ -65,7 +65,7 @@ LORA_FACTOR = 10.0  # Schulman et al. 2025, "LoRA Without Regret"
 
 def tuning_lr(fraction: float, *, pretrain_lr: float, method: str = "full") -> float:
     """Return a stage's peak rate: a fraction of pretraining's, ten times it for adapters."""
-    return fraction * pretrain_lr * (LORA_FACTOR if method == "lora" else 1.0)
+    return fraction * pretrain_lr * (1.0 if method == "full" else LORA_FACTOR)
 
 
 def first_coefficient(kl: float, *, reward_sd: float = 1.0) -> float:

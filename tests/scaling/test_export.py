@@ -12,6 +12,7 @@ from scaling.export import ExportConfig, hub_config, hub_weights, unexportable
 from scaling.failure import cell_folder
 from scaling.lora import ALPHA, LoraLinear, adapters, add_lora, merge_lora
 from scaling.model import Transformer
+from scaling.schema import write_json
 from scaling.sft import run_sft
 from scaling.tokenizer import load_tokenizer
 from scaling.trained import open_trained
@@ -108,11 +109,12 @@ def test_a_study_of_several_models_is_refused_with_one_of_them(make_cell, tmp_pa
         ExportConfig(checkpoint=study)
 
 
+@pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_adapters_are_loaded_by_peft_with_the_merged_models_logits(
-    final_config, pretrained, tmp_path
+    final_config, pretrained, tmp_path, method
 ):
     peft = pytest.importorskip("peft", reason="needs peft; install scaling-laws[dev]")
-    final_config.sft.method = "lora"
+    final_config.sft.method = method
     stage = pretrained("sft")
     run_sft(stage)
     vocabulary = str(stage.corpus.tokenizer_path)
@@ -160,5 +162,10 @@ def test_a_stage_without_adapters_is_said(final_config, pretrained, tmp_path):
         tokenizer=str(stage.corpus.tokenizer_path),
         adapter=True,
     )
-    with pytest.raises(ValueError, match=r"only a stage of sft\.method=lora has"):
+    with pytest.raises(ValueError, match=r"only a stage of sft\.method=lora or"):
         export.main(asked)
+
+
+def test_a_sealed_plan_without_a_forecast_is_no_line_of_the_card(tmp_path):
+    write_json(tmp_path / "forecast.json", {"test_loss": 0.0, "interval": [], "level": 0.95})
+    assert export.forecast_of(tmp_path / "forecast.json") == ""

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from scaling import checkpoint
-from scaling.config import PpoPlan
+from scaling.config import ModelConfig, PpoPlan
+from scaling.model import Transformer
 from scaling.ppo import (
     PretrainMix,
     batch_prompts,
@@ -18,8 +19,16 @@ from scaling.ppo import (
     ppo_loss,
     run_ppo,
 )
-from scaling.reward import run_reward
-from scaling.rollouts import among, gae, sample_episodes, token_rewards, whiten
+from scaling.reward import RewardModel, run_reward
+from scaling.rollouts import (
+    Models,
+    Rollouts,
+    among,
+    gae,
+    sample_episodes,
+    token_rewards,
+    whiten,
+)
 from scaling.rows import join, log_probs, scatter
 from scaling.schema import read_curve
 from scaling.sft import load_pairs, run_sft
@@ -128,6 +137,29 @@ def test_a_pretraining_loss_is_mixed_in(sampled):
     assert models.policy.loss(inputs, targets).item() < before
     stage.config.ppo = PpoPlan(**{**vars(ppo), "pretrain_mix": 0.0})
     assert PretrainMix.of(stage) is None
+
+
+@pytest.mark.parametrize("estimator", ["gae", "rloo"])
+def test_router_losses_of_what_learns_are_added(estimator):
+    rows = join([[5, 6, 2], [7, 2]], [[8, 0], [9, 3, 0]])
+    zero = torch.zeros(2, 4)
+    empty = dict.fromkeys(
+        ("old_log_probs", "log_ratio", "old_values", "advantages", "returns"), zero
+    )
+    rollouts = Rollouts(rows=rows, summary={}, **empty)
+    losses = []
+    for weight in (0.0, 0.1):
+        torch.manual_seed(0)
+        shape = ModelConfig(n_layer=1, d_model=16, d_head=8, n_experts=4, balance_loss=weight)
+        policy = Transformer(shape, vocab_size=40, context=16)
+        critic = RewardModel(shape, vocab_size=40, context=16)
+        models = Models(policy=policy, critic=critic, reference=policy, reward=critic)
+        loss, _ = ppo_loss(models, rollouts, torch.arange(2), PpoPlan(estimator=estimator))
+        losses.append(loss)
+    learning = [policy, critic] if estimator == "gae" else [policy]
+    added = sum(0.1 * r.balance for model in learning for r in model.routings())
+    assert float(added) > 0.09 * len(learning)
+    torch.testing.assert_close(losses[1], losses[0] + added)
 
 
 def test_groups_that_do_not_divide_the_batch_are_refused():

@@ -13,6 +13,7 @@ from scaling.model import Transformer
 from scaling.reward import (
     Group,
     RewardModel,
+    file_groups,
     judge_reward_model,
     limited,
     load_groups,
@@ -32,9 +33,10 @@ GROUPS = [
 ]
 
 
-def build() -> RewardModel:
+def build(**shape) -> RewardModel:
     torch.manual_seed(0)
-    return RewardModel(ModelConfig(n_layer=1, d_model=16, d_head=8), vocab_size=40, context=32)
+    config = ModelConfig(n_layer=1, d_model=16, d_head=8, **shape)
+    return RewardModel(config, vocab_size=40, context=32)
 
 
 def test_the_loss_begins_near_log_2():
@@ -45,6 +47,66 @@ def test_the_loss_begins_near_log_2():
 
 def test_pairs_are_ordered_by_label_and_ties_dropped():
     assert pair_indices(GROUPS) == ([1, 1, 3], [0, 2, 4])
+
+
+def test_the_loss_of_k_completions_is_that_of_all_their_pairs():
+    model = build()
+    group = Group(
+        prompt=[5, 2], completions=[[7, 0], [8, 0], [9, 0], [4, 4, 0]], labels=[1, 3, 2, 0]
+    )
+    scores = model.scores(join([[5, 2]] * 4, group.completions))
+    order = [1, 2, 0, 3]  # best to worst
+    pairs = [scores[a] - scores[b] for i, a in enumerate(order) for b in order[i + 1 :]]
+    assert len(pairs) == math.comb(4, 2)
+    loss, tokens, _ = preference_loss(model, [group])
+    torch.testing.assert_close(loss, -logsigmoid(torch.stack(pairs)).mean())
+    assert tokens == 4 * 2 + 9  # every completion goes through the model once
+
+
+def test_router_losses_are_added():
+    plain = build(n_experts=4, balance_loss=0, router_z_loss=0)
+    mixed = build(n_experts=4, balance_loss=0.1, router_z_loss=0.1)
+    losses = [preference_loss(model, GROUPS)[0] for model in (plain, mixed)]
+    assert float(mixed.router_loss().detach()) > 0.1  # balance is at least 1
+    torch.testing.assert_close(losses[1], losses[0] + mixed.router_loss())
+
+
+def test_known_pairs_leave_others_unsaid():
+    group = Group.of_order([5], [[6], [7], [8], [9]], [(3, 0), (3, 2)])
+    assert group.completions == [[6], [8], [9]]
+    assert group.pairs() == [(2, 0), (2, 1)]
+    assert group.labels == [0, 0, 1]
+
+
+def test_rows_of_a_prompt_in_a_file_are_one_group(final_config, pretrained, tmp_path):
+    run_sft(pretrained("sft"))
+    path = tmp_path / "ranked.jsonl"
+    rows = [
+        {
+            "prompt": f"say {i}",
+            "completions": ["yes", "no", "well", "x" * 500],
+            "scores": [3, 2, 1, 0],
+        }
+        for i in range(60)
+    ]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    final_config.reward.data, final_config.reward.pairs = str(path), 90
+    train, test = file_groups(pretrained("reward"))
+    assert len(train) == 30
+    assert {len(g.pairs()) for g in [*train, *test]} == {3}  # the longest exceeds the context
+    record = run_reward(pretrained("reward"))
+    assert record.metrics["pairs"] == 90
+    assert record.metrics["accuracy"] > 0.9
+
+
+def test_completions_beyond_the_context_are_named(final_config, pretrained, tmp_path):
+    run_sft(pretrained("sft"))
+    path = tmp_path / "long.jsonl"
+    rows = [{"prompt": f"say {i}", "chosen": "a" * 300, "rejected": "b"} for i in range(20)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    final_config.reward.data = str(path)
+    with pytest.raises(ValueError, match=r"no pair of reward\.data=.* fits the context of 96"):
+        file_groups(pretrained("reward"))
 
 
 def test_scores_do_not_see_padding():

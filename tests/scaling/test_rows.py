@@ -12,6 +12,7 @@ from scaling.rows import (
     forward_flops,
     join,
     log_probs,
+    pack,
     padded,
     scatter,
     states,
@@ -51,7 +52,7 @@ def test_rows_in_chunks_of_like_length_give_the_same(model, monkeypatch):
     prompts, completions = zip(
         *((ids(1 + i % 7), ids(1 + (3 * i) % 8)) for i in range(12)), strict=True
     )
-    rows = join(prompts, completions)
+    rows, model = join(prompts, completions), model.double()  # sums of 12 rows cancel
     whole = [states(model, rows), states(model, rows, last=True)]
     monkeypatch.setattr("scaling.rows.CHUNK_TOKENS", 20)
     assert len(by_length(model, rows)) > 3
@@ -63,6 +64,60 @@ def test_rows_in_chunks_of_like_length_give_the_same(model, monkeypatch):
     model.zero_grad()
     (whole[0] * toward).sum().backward()
     torch.testing.assert_close(gradient, model.embedding.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def examples(n: int) -> tuple[list[list[int]], list[list[int]]]:
+    generator = torch.Generator().manual_seed(2)
+    sizes = [(1 + i % 4, 1 + (3 * i) % 5) for i in range(n)]
+    draw = lambda k: torch.randint(4, 40, (k,), generator=generator).tolist()  # noqa: E731
+    return [draw(a) for a, _ in sizes], [draw(b) for _, b in sizes]
+
+
+@pytest.mark.parametrize("positions", ["rope", "learned", "sinusoidal"])
+@pytest.mark.parametrize("chunk", [1024, 20])
+def test_packed_rows_give_the_loss_and_gradient_of_rows_apart(positions, chunk, monkeypatch):
+    monkeypatch.setattr("scaling.rows.CHUNK_TOKENS", chunk)
+    torch.manual_seed(0)
+    config = ModelConfig(n_layer=2, d_model=16, d_head=8, positions=positions)
+    model = Transformer(config, vocab_size=40, context=16)
+    prompts, completions = examples(11)
+    apart, packed = join(prompts, completions), pack(prompts, completions, context=16)
+    assert len(packed.tokens) <= 0.6 * len(apart.tokens)
+    found = []
+    for rows in (apart, packed):
+        loss = completion_losses(model, rows).mean()
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        found.append([loss, *gradients])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+
+def test_routers_do_not_count_padding():
+    torch.manual_seed(0)
+    config = ModelConfig(n_layer=2, d_model=16, d_head=8, n_experts=4)
+    model = Transformer(config, vocab_size=40, context=16)
+    torch.nn.init.normal_(model.embedding.weight)
+    found = []
+    for rows in (join(*examples(11)), pack(*examples(11), context=16)):
+        states(model, rows)
+        found.append(model.router_loss())
+    torch.testing.assert_close(*found)
+    states(model, join([[5]], [[6]]))
+    model.hidden(torch.full((2, 3), 7))  # plain batches count all again
+    assert all(layer.counted is None for layer in model.mixtures())
+
+
+def test_packed_rows_hold_every_example_once_and_count_as_rows_apart():
+    prompts, completions = examples(11)
+    prompts[3] = [7] * 30  # longer than the context: a row of its own
+    apart, packed = join(prompts, completions), pack(prompts, completions, context=16)
+    assert packed.lengths.sort().values.tolist() == apart.lengths.sort().values.tolist()
+    assert packed.mask.sum() == apart.mask.sum() == sum(map(len, completions))
+    assert packed.n_tokens == apart.n_tokens
+    config = ModelConfig(n_layer=2, d_model=16, d_head=8)
+    assert forward_flops(config, 40, packed) == forward_flops(config, 40, apart)
+    assert sorted(packed.tokens[:, 1:][packed.mask].tolist()) == sorted(
+        token for c in completions for token in c
+    )
 
 
 def test_entropy_has_a_gradient_where_it_is_asked_for(model):

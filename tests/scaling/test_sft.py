@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from scaling import checkpoint
-from scaling.config import ModelConfig
+from scaling.config import ModelConfig, described
 from scaling.pairs import Example
 from scaling.schema import read_curve
 from scaling.sft import chosen, run_sft, sft_loss
@@ -29,11 +29,11 @@ def test_the_loss_sees_completions_alone(pretrained):
     assert tokens == 11
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 def test_fine_tuning_lowers_the_held_out_loss(final_config, pretrained, method):
     final_config.sft.method = method
     final_config.sft.examples, final_config.sft.epochs = 64, 4
-    final_config.sft.peak_lr *= 3 if method == "lora" else 1
+    final_config.sft.peak_lr *= 1 if method == "full" else 3
     record = run_sft(pretrained("sft"))
     assert record.status == "done"
     assert (
@@ -54,12 +54,12 @@ def test_a_killed_stage_resumes_to_the_same_weights(final_config, pretrained, mo
     stage = pretrained("sft")
     assert finished(stage) is None
 
-    def killed(model, examples, *, lora):
+    def killed(model, examples, **options):
         if (stage.folder / "checkpoint.safetensors").is_file() and len(
             read_curve(stage.folder / "metrics.jsonl")
         ) == 2:
             raise KeyboardInterrupt
-        return sft_loss(model, examples, lora=lora)
+        return sft_loss(model, examples, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr("scaling.sft.sft_loss", killed)
@@ -110,9 +110,25 @@ def test_a_loss_that_is_not_finite_ends_as_diverged(final_config, pretrained):
     assert record.test_loss is None
 
 
+def test_packing_is_another_order_of_the_same_examples(final_config, pretrained):
+    assert finished(pretrained("sft")) is None
+    apart = run_sft(pretrained("sft"))
+    known = pretrained("sft").inputs
+    assert "packing" not in described(final_config.sft)  # off, it is no part of what a stage is
+    final_config.sft.packing = True
+    stage = pretrained("sft")
+    assert stage.inputs["plan"] != known["plan"]
+    assert finished(stage) is None
+    record = run_sft(stage)
+    assert record.status == "done"
+    assert (record.tokens, record.steps) == (apart.tokens, apart.steps)
+    assert record.flops == pytest.approx(apart.flops, rel=1e-12)
+    assert record.test_loss == pytest.approx(apart.test_loss, abs=0.1)
+
+
 def test_mistakes_are_named(final_config, pretrained):
-    final_config.sft.method = "qlora"
-    with pytest.raises(ValueError, match="choose one of full, lora"):
+    final_config.sft.method = "prefix"
+    with pytest.raises(ValueError, match="choose one of full, lora, qlora"):
         run_sft(pretrained("sft"))
     final_config.sft.data = "absent.jsonl"
     with pytest.raises(FileNotFoundError, match="absent"):
