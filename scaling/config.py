@@ -548,7 +548,8 @@ class PpoPlan:
     the other completions of its prompt, `group` in all, by their mean and deviation (`grpo`, Shao
     et al. 2024, 2402.03300) or the mean of the others (`rloo`, Ahmadian et al. 2024, 2402.14740).
     `pretrain_mix` weighs the loss (nats/token) of pretraining windows mixed in, the gamma of
-    PPO-ptx (Ouyang et al. 2022, eq. 2) where rewards are averaged over tokens.
+    PPO-ptx (Ouyang et al. 2022, eq. 2) where rewards are averaged over tokens. Every `eval_updates`
+    updates held-out prompts are sampled and scored too (0: before and after alone).
     """
 
     estimator: str = "gae"
@@ -571,6 +572,7 @@ class PpoPlan:
     missing_end_penalty: float = 1.0
     temperature: float = 1.0
     max_new_tokens: int = 64
+    eval_updates: int = 0
     forecast_gain: float = 0.0
     forecast_interval: list[float] = field(default_factory=list)
     forecast_level: float = 0.0
@@ -586,6 +588,7 @@ class PpoPlan:
             self.estimator == "gae" or (self.group > 1 and self.batch_episodes % self.group == 0),
             f"must be 2 or more and divide ppo.batch_episodes={self.batch_episodes}",
         )
+        check("ppo.eval_updates", self.eval_updates, self.eval_updates >= 0, "must be 0 or more")
 
     @property
     def samples(self) -> int:

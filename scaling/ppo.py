@@ -68,7 +68,7 @@ def run_ppo(stage: Stage) -> Record:
     tally = Tally(values={"coefficient": coefficient_at_start(stage), "recent_kl": []})
     before = evaluate_policy(models, stage, held_out)
     try:
-        learn(stage, models, tally, prompts=prompts)
+        learn(stage, models, tally, prompts=prompts, held_out=held_out)
     except Diverged as error:
         return write_record(stage, tally, error=str(error))
     after = evaluate_policy(models, stage, held_out)
@@ -133,8 +133,18 @@ def new_optimizer(models: Models, stage: Stage) -> torch.optim.Optimizer:
     return optimizer
 
 
-def learn(stage: Stage, models: Models, tally: Tally, *, prompts: Sequence[Sequence[int]]) -> None:
-    """Run PPO until the episodes or the KL budget are spent; resumes from the checkpoint."""
+def learn(
+    stage: Stage,
+    models: Models,
+    tally: Tally,
+    *,
+    prompts: Sequence[Sequence[int]],
+    held_out: Sequence[Sequence[int]] = (),
+) -> None:
+    """Run PPO until the episodes or the KL budget are spent; resumes from the checkpoint.
+
+    Every `ppo.eval_updates` updates the policy is scored on the `held_out` prompts too.
+    """
     ppo, values = stage.config.ppo, tally.values
     optimizer = new_optimizer(models, stage)
     saver = Saver(stage, tally, model=models.learning(), optimizer=optimizer)
@@ -160,13 +170,16 @@ def learn(stage: Stage, models: Models, tally: Tally, *, prompts: Sequence[Seque
             control(values, ppo, kl=rollouts.summary["kl"], episodes=len(chosen))
             count(tally, models, rollouts, ppo, episodes=len(chosen), mix=mix)
             values["last"] = {**rollouts.summary, **update}
-            saver.tick()
             row = {
                 "episodes": values["episodes"],
                 **values["last"],
                 "step_seconds": time.monotonic() - began,
             }
+            if ppo.eval_updates and tally.step % ppo.eval_updates == 0:
+                found = evaluate_policy(models, stage, held_out)["summary"]
+                row |= {f"held_out_{k}": v for k, v in found.items()}
             curve.log(tally.row(**row))
+            saver.tick()  # after the row: a stop here leaves none out of the curve
             progress.update(tally.step, f"reward {row['reward']:.2f}  KL {row['kl']:.2f}")
         progress.close()
 

@@ -1,5 +1,6 @@
 """The laws of later stages: from records to a law, from a law to a plan's block, and the report."""
 
+import json
 import math
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from analysis.stage_report import forecast_grid, law_grid, law_pictures, stage_l
 from analysis.stages import SftSettings, sft_block
 from analysis.study import default_study
 from scaling.config import FinalConfig
-from scaling.schema import Params, Record, Shape, write_json
+from scaling.schema import Params, Record, Shape, read_json, write_json
 
 SHAPE = Shape(
     n_layer=2, d_model=32, n_head=2, n_kv_head=2, d_head=16, d_ff=88, vocab_size=512, context=128
@@ -206,8 +207,6 @@ def test_the_plan_takes_laws_of_stages_and_the_report_scores_them(tmp_path):
 
 def test_ppo_cells_are_points_of_gold_gain_against_kl(study, tmp_path):
     values = {"gold_before": 0.5, "gold_after": 0.7, "kl": 2.0, "episodes": 64.0}
-    from scaling.schema import read_json
-
     record = read_json(study / "run0/record.json")
     for i in range(6):
         record |= {"stage": "ppo", "run_id": f"p{i}", "test_loss": None}
@@ -217,3 +216,46 @@ def test_ppo_cells_are_points_of_gold_gain_against_kl(study, tmp_path):
     found = fit(tmp_path / "ppo", "rl_overoptimisation", where="reward_pairs == 2000", resamples=0)
     assert found.n_runs == 6
     assert "peak_outside" in {a.code for a in found.alarms}
+
+
+@pytest.fixture
+def pilots(study, tmp_path) -> Path:
+    """Six PPO runs whose held-out gold follows d (.2 - .1 log d), each a little apart."""
+    record, rng = read_json(study / "run0/record.json"), np.random.default_rng(0)
+    for i in range(6):
+        record |= {"stage": "ppo", "run_id": f"p{i}", "test_loss": None}
+        record["metrics"] = {"gold_before": 0.5, "gold_after": 0.5, "reward_before": 0.0, "kl": 9.0}
+        record["config"]["before"] = {"reward": {"pairs": 125 if i < 5 else 2000}}
+        folder, apart = tmp_path / "ppo" / f"p{i}", 0.02 * rng.standard_normal()
+        write_json(folder / "record.json", record)
+        rows: list[dict[str, float]] = [{"step": 1, "episodes": 64, "kl": 0.0}]
+        for step, kl in enumerate((0.05, 0.5, 2.0, 5.0, 9.0, 16.0), start=2):
+            d = math.sqrt(kl)
+            gold = 0.5 + d * (0.2 + apart - 0.1 * math.log(d))
+            held_out = {"held_out_kl": kl, "held_out_gold": gold, "held_out_reward": d}
+            rows.append({"step": step, "episodes": 64 * step, "kl": kl, **held_out})
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in rows))
+    return tmp_path / "ppo"
+
+
+def test_the_course_of_ppo_runs_is_fitted_with_the_run_as_unit(pilots):
+    runs = load_runs(pilots, stage="ppo", needed=(), points="updates", where="reward_pairs == 125")
+    assert len(runs) == 25  # neither the update without held-out scores nor the one next to d = 0
+    assert runs.table["run"][0] == "p0 at 192"
+    found = fit(runs, "rl_overoptimisation", resamples=200)
+    assert found.intervals is not None
+    assert (found.intervals["unit"], found.intervals["units"]) == ("trunk", 5)
+    assert found.parameters["beta"] == pytest.approx(0.1, rel=1e-3)
+    low, high = found.intervals["parameters"]["alpha"]
+    assert high - low > 0.01  # the runs' own differences are in the interval
+    assert found.allocation["peak"]["at"] == pytest.approx(math.exp(2), rel=0.3)
+    path = found.write(pilots / "law.json")
+    assert len(law_pictures(stage_laws({"stage_laws": {"ppo": [str(path)]}}))) == 1
+
+
+def test_points_that_are_not_there_are_refused(pilots):
+    with pytest.raises(ValueError, match="points=updates of stage sft is not known"):
+        load_runs(pilots, stage="sft", points="updates")
+    (pilots / "p3" / "metrics.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"p3 has no gold reward .* sweep it again with ppo.eval"):
+        load_runs(pilots, stage="ppo", needed=(), points="updates")

@@ -224,6 +224,7 @@ def test_every_prompt_comes_once_before_any_comes_twice():
 
 def test_the_stage_keeps_samples_and_resumes_to_the_same_record(final_config, ready, monkeypatch):
     final_config.machine.checkpoint_seconds = 0.0
+    final_config.ppo.eval_updates = 3
     stage = ready("ppo")
     assert finished(stage) is None
     unbroken = run_ppo(stage)
@@ -233,6 +234,10 @@ def test_the_stage_keeps_samples_and_resumes_to_the_same_record(final_config, re
     assert {"kl_k3", "entropy", "gold_reward", "explained_variance", "tokens_per_second"} <= rows[
         0
     ].keys()
+    assert [("held_out_gold" in r) for r in rows] == [False, False, True]
+    for name in ("gold", "reward"):  # of the same prompts and draws as those of the record
+        assert rows[-1][f"held_out_{name}"] == unbroken.metrics[f"{name}_after"]
+    assert rows[-1]["held_out_kl"] == unbroken.metrics["kl"]
     samples = json.loads((stage.folder / "samples.json").read_text())
     assert samples[0].keys() >= {"prompt", "before", "after", "reward_before", "gold_after"}
     for path in stage.folder.iterdir():
