@@ -28,6 +28,7 @@ LAWS = {
     },
     "overtraining": {"E": 1.5, "a": 141.3, "b": 189.5, "eta": 0.1213},
     "downstream_error": {"eps": 0.85, "k": 2.08, "g": 0.756},
+    "downstream_accuracy": {"chance": 0.25, "g": 3.0, "L_half": 1.9},
     "farseer": {
         "a1": -0.124,
         "alpha": 0.123,
