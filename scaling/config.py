@@ -7,8 +7,12 @@ evaluation, seed), values and not differences from defaults; machine, launcher a
 import dataclasses
 import functools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+import conf
 from scaling.schema import Recipe, Shape, sha256_json
 
 
@@ -549,7 +553,9 @@ class PpoPlan:
     et al. 2024, 2402.03300) or the mean of the others (`rloo`, Ahmadian et al. 2024, 2402.14740).
     `pretrain_mix` weighs the loss (nats/token) of pretraining windows mixed in, the gamma of
     PPO-ptx (Ouyang et al. 2022, eq. 2) where rewards are averaged over tokens. Every `eval_updates`
-    updates held-out prompts are sampled and scored too (0: before and after alone).
+    updates held-out prompts are sampled and scored too (0: before and after alone). In a sweep
+    `reward_model` names a rung of conf/model whose reward model it is, trained like the policy's
+    (empty: of the policy's shape).
     """
 
     estimator: str = "gae"
@@ -573,6 +579,7 @@ class PpoPlan:
     temperature: float = 1.0
     max_new_tokens: int = 64
     eval_updates: int = 0
+    reward_model: str = ""
     forecast_gain: float = 0.0
     forecast_interval: list[float] = field(default_factory=list)
     forecast_level: float = 0.0
@@ -594,6 +601,20 @@ class PpoPlan:
     def samples(self) -> int:
         """Completions that a step samples of each of its prompts."""
         return 1 if self.estimator == "gae" else self.group
+
+
+def rung(name: str, like: ModelConfig) -> ModelConfig:
+    """Return the model of conf/model/NAME.yaml, in all else as `like`; ValueError for no rung."""
+    folder = Path(conf.__file__).parent / "model"
+    if not (folder / f"{name}.yaml").is_file():
+        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ValueError(f"ppo.reward_model={name} is no rung; choose one of {names}")
+    shape = OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"))
+    assert isinstance(shape, dict)
+    derived = dict.fromkeys(("n_head", "n_kv_head", "d_ff", "top_k", "d_expert"), 0)
+    return ModelConfig(
+        **{**dataclasses.asdict(like), **derived, **{str(k): shape[k] for k in shape}}
+    )
 
 
 SCIENCE = ("model", "tokenizer", "data", "optim", "schedule", "budget", "eval", "seed")
@@ -688,7 +709,9 @@ class CellConfig:
             found["reward"] = {k: v for k, v in described(self.reward).items() if k != "policy"}
             found["sampling"] = {name: values["ppo"][name] for name in SAMPLING}
         if self.stage == "ppo":
-            found["ppo"] = described(self.ppo)
+            found["ppo"] = {k: v for k, v in described(self.ppo).items() if k != "reward_model"}
+            if self.ppo.reward_model:
+                found["reward_model"] = dataclasses.asdict(rung(self.ppo.reward_model, self.model))
         return found
 
     def run_id(self) -> str:
@@ -696,9 +719,13 @@ class CellConfig:
         return sha256_json(self.science())[:10]
 
     def before(self) -> "CellConfig | None":
-        """Return the cell that this one starts from; None for pretraining."""
-        earlier = STARTS_FROM[self.stage]
-        return dataclasses.replace(self, stage=earlier) if earlier else None
+        """Return the cell that this one starts from; None for pretraining.
+
+        PPO starts from its reward model, which may be of another shape (`ppo.reward_model`).
+        """
+        earlier, name = STARTS_FROM[self.stage], self.ppo.reward_model
+        model = rung(name, self.model) if name and self.stage == "ppo" else self.model
+        return dataclasses.replace(self, stage=earlier, model=model) if earlier else None
 
     def body(self) -> "CellConfig":
         """Return the pretraining that this cell comes from, itself if it is one."""

@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from scaling import checkpoint
 from scaling.batches import Batches
-from scaling.config import PpoPlan
+from scaling.config import ModelConfig, PpoPlan
 from scaling.generate import generate
 from scaling.model import Transformer
 from scaling.optim import make_optimizer, set_lr
@@ -82,6 +82,7 @@ def run_ppo(stage: Stage) -> Record:
         "kl_budget": stage.config.ppo.kl_budget,
         "kl_coefficient": values["coefficient"],
         "episodes": values["episodes"],
+        "reward_params": sum(w.numel() for w in models.reward.parameters()),
         "stopped_by_budget": float(values.get("stopped", False)),
         "sampling_tokens_per_second": values["sampled"] / max(values["sampling_seconds"], 1e-9),
     }
@@ -112,7 +113,10 @@ def refuse_chance(stage: Stage) -> None:
 def load_models(stage: Stage) -> Models:
     """Read the fine-tuned model and the reward model, each twice: to learn, and to stay."""
     policy, reference = stage.new_model(), stage.new_model()
-    critic, reward = new_reward_model(stage), new_reward_model(stage)
+    judged = read_record(stage.weights_of("reward").with_name("record.json")).config
+    shape = ModelConfig(**judged["cell"]["model"])
+    judging = replace(stage, cell=replace(stage.cell, model=shape))
+    critic, reward = new_reward_model(judging), new_reward_model(judging)
     for model in (policy, reference):
         checkpoint.load_weights(stage.weights_of("sft"), model)
     for model in (critic, reward):
@@ -343,7 +347,8 @@ def count(
     """Add a step's tokens and FLOPs: sampling, scorings, and the updates of what learns."""
     policy = models.policy
     language = forward_flops(policy.config, policy.vocab_size, rollouts.rows)
-    scoring = forward_flops(policy.config, policy.vocab_size, rollouts.rows, head=False)
+    judge = models.reward
+    scoring = forward_flops(judge.config, judge.vocab_size, rollouts.rows, head=False)
     tally.step += 1
     tally.tokens += rollouts.rows.n_tokens
     critic = scoring if ppo.estimator == "gae" else 0.0
