@@ -291,7 +291,7 @@ def _law(
         inputs=runs.inputs,
     )
     law = replace(law, allocation=_allocation(law, level)) if form.is_surface else law
-    law = replace(law, allocation={"peak": _peak(law, form, level)}) if form.peak else law
+    law = replace(law, allocation={"peak": peak_of(law, form, level)}) if form.peak else law
     raised = _fit_alarms(law, table, problem, found, boot, left)
     status = _status(form, found, raised, boot)
     stated = rules.status_alarm(status, form.name)
@@ -359,7 +359,7 @@ def _allocation(law: Law, level: float) -> dict[str, Any]:
     }
 
 
-def _peak(law: Law, form: Form, level: float) -> dict[str, Any]:
+def peak_of(law: Law, form: Form, level: float) -> dict[str, Any]:
     """Return where the target is largest, with its interval; None where it only grows."""
     assert form.peak is not None
     at, value = (float(v) for v in form.peak(law.parameters))

@@ -710,8 +710,8 @@ class CellConfig:
             found["sampling"] = {name: values["ppo"][name] for name in SAMPLING}
         if self.stage == "ppo":
             found["ppo"] = {k: v for k, v in described(self.ppo).items() if k != "reward_model"}
-            if self.ppo.reward_model:
-                found["reward_model"] = dataclasses.asdict(rung(self.ppo.reward_model, self.model))
+            if (before := self.before()) and before.model != self.model:
+                found["reward_model"] = dataclasses.asdict(before.model)
         return found
 
     def run_id(self) -> str:

@@ -102,10 +102,34 @@ def test_pairs_are_the_fewest_within_the_tolerance_and_size_is_told():
 def test_the_kl_budget_is_short_of_the_peak_where_that_was_seen(form, at, budget, said):
     peak = {"variable": "kl", "at": at, "value": 1.0, "interval": [8.0, None]}
     one = law(form, {"alpha": 1.0, "beta": 0.2}, {"kl": [0.5, 20.0]}, allocation={"peak": peak})
-    found = choose_kl({"law.json": one}, kl_budget=6.0, episodes=100, level=0.9)
+    found = choose_kl({"law.json": one}, SHAPE, pairs=500, kl_budget=6.0, episodes=100, level=0.9)
     assert found.values["kl_budget"] == pytest.approx(budget, rel=0.01)
     assert said in found.reasons["kl_budget"]
     assert found.forecast["forecast_gain"] > 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "pairs", "x", "said"),
+    [
+        ({"params": "reward_pairs"}, 500, 500, "read at 500 pairs, fitted on 125 to 2000;"),
+        ({"params": "reward_pairs"}, 4000, 4000, "fitted on 125 to 2000, OUTSIDE them"),
+        ({}, 500, N, f"read at {N} parameters of the reward model"),
+    ],
+)
+def test_a_law_over_reward_models_is_read_at_the_planned_one(columns, pairs, x, said):
+    draws = np.array([[0.5, 0.6 + e, 0.03] for e in (-0.02, 0.0, 0.02)])
+    one = law(
+        "rl_overoptimisation_sizes", {"alpha": 0.5, "c0": 0.6, "c1": 0.03},
+        {"kl": [0.5, 200.0], "params": [125.0, 2000.0]}, draws=draws, inputs={"columns": columns},
+    )  # fmt: skip
+    found = choose_kl({"l": one}, SHAPE, pairs=pairs, kl_budget=6.0, episodes=100, level=0.9)
+    beta = 0.6 - 0.03 * math.log(x)
+    assert found.values["kl_budget"] == pytest.approx(
+        0.49 * math.exp(2 * (0.5 / beta - 1)), rel=0.01
+    )
+    assert said in found.reasons["kl_budget"] + ";"
+    d = 0.7 * math.exp(0.5 / beta - 1)
+    assert found.forecast["forecast_gain"] == pytest.approx(d * (0.5 - beta * math.log(d)))
 
 
 def test_a_law_of_another_form_or_of_no_use_is_refused(tmp_path):

@@ -90,6 +90,8 @@ def test_a_reward_model_of_another_rung_judges_the_policy(cell, monkeypatch):
     assert (before.stage, before.model.d_model) == ("reward", 12)
     assert before.run_id() == replace(own, model=before.model).before().run_id()
     assert cell.run_id() != own.run_id()
+    named = replace(own, model=before.model)
+    assert replace(named, ppo=cell.ppo).run_id() == named.run_id()  # its own rung is no other
     train(cell)
     record = read_record(record_path(cell))
     assert status_of(replace(own, stage="sft")) == status_of(before.before()) == "done"
