@@ -2,8 +2,9 @@
 
 Two steps, as Bhagia et al. 2024 (2412.04403) and Gadre et al. 2024 (2403.08540): the bits per byte
 of a task's right answers follow [E +] k C^-x over the models that no cheaper one beats, and the
-error is a sigmoid of those bits from chance (`downstream_accuracy`) over all models. A task whose
-accuracy no model has shown to be above chance has no second law, and that is said.
+error is a sigmoid of those bits from chance (`downstream_accuracy`) over all models. A task has no
+second law, and that is said, where no model is shown to be above chance, or where fewer bits are
+not shown to give more right answers.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ LEAST_ERROR = 0.5  # right answers, for the standard error of none or of all
 LOSS_FORMS = ("power_flops_offset", "power_flops")
 SPARE_ROWS = 2
 BITS = "bits per byte"
+WITHOUT = {"at_chance": "is at chance", "no_trend": "does not rise as their loss falls"}
 MOST_TASKS = 6  # of a figure: as many as there are colours
 
 
@@ -43,7 +45,7 @@ class Scores:
     task: str
     points: pd.DataFrame
     chance: float
-    above_chance: bool
+    without: str  # why there can be no law of the accuracy: at_chance, no_trend, or empty
     loss_law: Law | None
     accuracy_law: Law | None
 
@@ -70,14 +72,15 @@ def _scores(task: str, cells: Sequence[dict[str, Any]]) -> Scores:
     if any(v.get("trunk") is None for v in cells):
         points = points.drop(columns="trunk")
     chance = float(cells[0]["tasks"][task].get("chance", 0.0))
-    above = is_above_chance(points, chance)
+    without = "" if rises(points) else "no_trend"
+    without = without if is_above_chance(points, chance) else "at_chance"
     return Scores(
         task=task,
         points=points,
         chance=chance,
-        above_chance=above,
+        without=without,
         loss_law=_loss_law(points),
-        accuracy_law=_accuracy_law(points, chance) if above else None,
+        accuracy_law=None if without else _accuracy_law(points, chance),
     )
 
 
@@ -100,6 +103,15 @@ def is_above_chance(points: pd.DataFrame, chance: float) -> bool:
     """Tell whether the best model is above chance, as the best of so many (Bonferroni)."""
     z = (1 - column(points, "error") - chance) / column(points, "error_se")
     return bool(z.max() > ndtri(1 - (1 - EVIDENCE) / len(z)))
+
+
+def rises(points: pd.DataFrame) -> bool:
+    """Tell whether the error falls with the bits, by the slope of a weighted line."""
+    weight, bits = column(points, "error_se") ** -2.0, column(points, "loss")
+    away = bits - np.average(bits, weights=weight)
+    spread = float((weight * away**2).sum())
+    slope = float((weight * away * column(points, "error")).sum())
+    return spread > 0 and slope / np.sqrt(spread) > ndtri(EVIDENCE)
 
 
 def _loss_law(points: pd.DataFrame) -> Law | None:
@@ -159,22 +171,24 @@ def _predicted(law: Law, target: str, **at: float) -> tuple[float, float, float]
 
 
 def alarms_of(found: Sequence[Scores]) -> list[dict[str, str]]:
-    """Say which tasks' accuracy is at chance over all models."""
-    lost = [s for s in found if not s.above_chance]
-    if not lost:
-        return []
-    names = ", ".join(s.task for s in lost)
-    sentence = (
-        f"The accuracy of {names} is at chance over all {max(len(s.points) for s in lost)} models"
-        " that were scored, so no law says where it leaves it: read their loss, or score larger"
-        " models."
-    )
-    return [{"code": "at_chance", "sentence": sentence, "where": "evaluation"}]
+    """Say of which tasks the accuracy is at chance over all models, or no matter of their loss."""
+    raised = []
+    for code, text in WITHOUT.items():
+        lost = [s for s in found if s.without == code]
+        if lost:
+            names, n = ", ".join(s.task for s in lost), max(len(s.points) for s in lost)
+            sentence = (
+                f"The accuracy of {names} {text} over the {n} models that were scored, so no law"
+                " says what larger ones reach: read the loss of right answers, or score larger"
+                " models."
+            )
+            raised.append({"code": code, "sentence": sentence, "where": "evaluation"})
+    return raised
 
 
 def score_pictures(found: Sequence[Scores], flops: float | None) -> list[Picture]:
     """Draw bits per byte against C, up to a planned run's `flops`, and accuracy against them."""
-    shown = sorted(found, key=lambda s: not s.above_chance)[:MOST_TASKS]
+    shown = sorted(found, key=lambda s: bool(s.without))[:MOST_TASKS]
     if not shown:
         return []
     loss, accuracy = ({s.task: draw(s) for s in shown} for draw in (_loss_of(flops), _accuracy_of))
@@ -196,7 +210,7 @@ def score_pictures(found: Sequence[Scores], flops: float | None) -> list[Picture
         name="scores-accuracy",
         svg=svg,
         caption="Accuracy of every model by its task loss, with standard errors; dashed lines are"
-        " chance. A task that is at chance has no line.",
+        " chance. A task without a law has no line.",
     )
     return [first, second]
 
@@ -274,8 +288,8 @@ def _loss_text(law: Law | None) -> str:
 
 
 def _accuracy_text(scores: Scores) -> str:
-    if not scores.above_chance:
-        return f"at chance ({scores.chance:.2f}) over all models: no law"
+    if scores.without:
+        return f"{WITHOUT[scores.without]} (chance {scores.chance:.2f}): no law"
     law = scores.accuracy_law
     if law is None:
         return "no law: too few models, or none that follows them"

@@ -7,6 +7,7 @@ from analysis.scores import (
     alarms_of,
     expected,
     is_above_chance,
+    rises,
     score_grid,
     score_pictures,
     scores_of,
@@ -55,7 +56,7 @@ def scored():
 
 def test_both_steps_are_recovered_and_carried_to_the_planned_run(scored):
     blimp = scored["blimp"]
-    assert blimp.above_chance
+    assert not blimp.without
     assert blimp.accuracy_law.parameters == pytest.approx(
         {"chance": 0.5, "g": 4.0, "L_half": 2.1}, rel=0.01
     )
@@ -76,14 +77,14 @@ def test_the_accuracy_interval_holds_what_the_loss_does_not_know(scored):
 
 def test_a_task_at_chance_has_a_law_of_its_loss_alone_and_says_so(scored):
     piqa = scored["piqa"]
-    assert not piqa.above_chance
+    assert piqa.without == "at_chance"
     assert piqa.accuracy_law is None
     said = expected(piqa, 1e13)
     assert said.accuracy is None
     assert said.bits < 2.1
     (alarm,) = alarms_of(list(scored.values()))
     assert alarm["code"] == "at_chance"
-    assert "accuracy of piqa is at chance over all 30 models" in alarm["sentence"]
+    assert "accuracy of piqa is at chance over the 30 models" in alarm["sentence"]
     assert alarms_of([scored["blimp"]]) == []
 
 
@@ -91,6 +92,17 @@ def test_one_of_many_models_by_luck_is_no_evidence(scored):
     points = scored["piqa"].points.assign(error_se=0.01, error=0.5)
     assert not is_above_chance(points.assign(error=[0.475, *[0.5] * 29]), 0.5)  # 2.5 deviations
     assert is_above_chance(points.assign(error=[0.46, *[0.5] * 29]), 0.5)
+
+
+def test_right_answers_that_do_not_come_with_less_loss_make_no_law():
+    cells = study()
+    for i, cell in enumerate(cells):
+        cell["tasks"]["blimp"] |= {"acc": 0.55 + 0.02 * (i % 2)}
+    blimp = next(s for s in scores_of(cells) if s.task == "blimp")
+    assert is_above_chance(blimp.points, 0.5)
+    assert not rises(blimp.points)
+    assert (blimp.without, blimp.accuracy_law) == ("no_trend", None)
+    assert {a["code"] for a in alarms_of([blimp])} == {"no_trend"}
 
 
 def test_the_table_holds_expected_and_reached(scored):
@@ -101,7 +113,7 @@ def test_the_table_holds_expected_and_reached(scored):
     assert blimp[3].startswith("from 0.50, halfway at 2.1")
     assert blimp[5] == f"{final['tasks']['blimp']['bits_per_byte']:.4g}"
     assert blimp[7].startswith(f"{final['tasks']['blimp']['acc']:.3f} ±")
-    assert piqa[3] == "at chance (0.50) over all models: no law"
+    assert piqa[3] == "is at chance (chance 0.50): no law"
     assert piqa[6] == "–"
     assert score_grid(list(scored.values()), None, None).rows[0][4:] == ("–",) * 4
     assert score_grid([], None, None).rows == []
