@@ -409,6 +409,8 @@ def _fit_alarms(
         raised.append(rules.peak_alarm(peak, float(column(table, peak["variable"]).max())))
     if boot is not None and boot.units.count < FEWEST_UNITS:
         raised.append(rules.few_units_alarm(boot.units.name, boot.units.count))
+    if boot is not None and "bodies" in law.inputs:
+        raised.append(rules.few_bodies_alarm(law.inputs["bodies"]))
     if boot is not None and boot.lost > LOST_SHARE * boot.resamples:
         raised.append(rules.lost_alarm(boot.lost, boot.resamples))
     return [alarm for alarm in raised if alarm]

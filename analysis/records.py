@@ -197,8 +197,9 @@ def _study(
     table = pd.DataFrame(kept)
     if points == "updates":
         inputs["points"] = points
-    elif stage != "pretrain" and len(set(table["trunk"])) < FEWEST_BODIES:
+    elif stage != "pretrain" and (n := len(set(table["trunk"]))) < FEWEST_BODIES:
         table = table.drop(columns="trunk")  # rows are resampled, what their models share is not
+        inputs["bodies"] = n
     return table, dropped, inputs
 
 

@@ -188,11 +188,26 @@ def test_a_study_of_fine_tunings_gives_its_law(study, tmp_path):
     )
     assert [d["why"] for d in found.dropped] == ["stage is pretrain, not sft"]
     assert law_figures(found, load_runs(study, stage="sft", needed=()).table)
+    assert found.intervals is not None
+    assert found.intervals["unit"] == "row"
+    (said,) = (a.sentence for a in found.alarms if a.code == "few_bodies")
+    assert said.startswith("The cells start from 3 pretrained models, too few to be resampled")
     path = found.write(tmp_path / "full.json")
     plan = {"stage_laws": {"sft": [str(path), str(tmp_path / "gone.json")]}}
     laws = stage_laws(plan)
     assert len(law_pictures(laws)) == 1
     assert [row[2] for row in law_grid(laws).rows][1] == "missing"
+
+
+def test_pretrained_models_are_the_unit_where_there_are_enough(study, tmp_path):
+    for i, path in enumerate(sorted(study.glob("run*/record.json"))):
+        record = read_json(path)
+        record["trunk"] += f" seed {i % 3}"
+        write_json(tmp_path / path.parent.name / "record.json", record)
+    found = fit(tmp_path, "finetuning", resamples=50)
+    assert found.intervals is not None
+    assert (found.intervals["unit"], found.intervals["units"]) == ("trunk", 9)
+    assert "few_bodies" not in {a.code for a in found.alarms}
 
 
 def test_another_stage_is_named_with_its_form(study):
