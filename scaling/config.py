@@ -555,7 +555,8 @@ class PpoPlan:
     PPO-ptx (Ouyang et al. 2022, eq. 2) where rewards are averaged over tokens. Every `eval_updates`
     updates held-out prompts are sampled and scored too (0: before and after alone). In a sweep
     `reward_model` names a rung of conf/model whose reward model it is, trained like the policy's
-    (empty: of the policy's shape).
+    (empty: of the policy's shape). `judge=gold` optimises the programmatic judge itself, made
+    standard on the fine-tuned model: the control of over-optimisation.
     """
 
     estimator: str = "gae"
@@ -580,6 +581,7 @@ class PpoPlan:
     max_new_tokens: int = 64
     eval_updates: int = 0
     reward_model: str = ""
+    judge: str = "reward"
     forecast_gain: float = 0.0
     forecast_interval: list[float] = field(default_factory=list)
     forecast_level: float = 0.0
@@ -589,6 +591,7 @@ class PpoPlan:
     def __post_init__(self) -> None:
         """Check the estimator and its groups."""
         one_of("ppo.estimator", self.estimator, ("gae", "grpo", "rloo"))
+        one_of("ppo.judge", self.judge, ("reward", "gold"))
         check(
             "ppo.group",
             self.group,
@@ -629,7 +632,8 @@ class CellConfig:
     `stage` of `sft`, `reward` or `ppo` trains that stage of the model that the rest describes; what
     it starts from is trained first where no study of `runs` has it. `detach` submits and returns;
     `retry` is how often a failed cell is tried again; `cells_per_job` lets small cells share a job;
-    `branches=jobs` gives every branch of a trunk a job of its own.
+    `branches=jobs` gives every branch of a trunk a job of its own; `force` lets PPO run on a reward
+    model whose accuracy is at chance.
     """
 
     study: str = "quick"
@@ -654,6 +658,7 @@ class CellConfig:
     retry: int = 0
     cells_per_job: int = 0
     branches: str = "trunk"
+    force: bool = False
 
     def __post_init__(self) -> None:
         """Derive the model's widths; check how the cells are run."""
@@ -709,7 +714,11 @@ class CellConfig:
             found["reward"] = {k: v for k, v in described(self.reward).items() if k != "policy"}
             found["sampling"] = {name: values["ppo"][name] for name in SAMPLING}
         if self.stage == "ppo":
-            found["ppo"] = {k: v for k, v in described(self.ppo).items() if k != "reward_model"}
+            ours = described(self.ppo)
+            del ours["reward_model"]  # a name; its values are told where they are not the policy's
+            if self.ppo.judge == "reward":
+                del ours["judge"]  # cells older than the control stay what they were
+            found["ppo"] = ours
             if (before := self.before()) and before.model != self.model:
                 found["reward_model"] = dataclasses.asdict(before.model)
         return found

@@ -57,7 +57,8 @@ CHANCE_ERRORS = 2.0  # accuracy within so many standard errors of 1/2 is chance
 def run_ppo(stage: Stage) -> Record:
     """Train the policy; write its weights, samples before and after, and the record.
 
-    ValueError when the reward model is at chance, unless `force` is set.
+    ValueError when the reward model is at chance, unless `force` is set, or there is no gold judge
+    to be optimised.
     """
     refuse_chance(stage)
     prompts, held_out = load_pairs(stage).prompts(
@@ -67,6 +68,9 @@ def run_ppo(stage: Stage) -> Record:
     models = load_models(stage)
     tally = Tally(values={"coefficient": coefficient_at_start(stage), "recent_kl": []})
     before = evaluate_policy(models, stage, held_out)
+    if stage.config.ppo.judge == "gold":
+        gold = torch.tensor(before["gold"])
+        tally.values["gold_scale"] = [float(gold.mean()), float(gold.std())]
     try:
         learn(stage, models, tally, prompts=prompts, held_out=held_out)
     except Diverged as error:
@@ -99,7 +103,11 @@ def coefficient_at_start(stage: Stage) -> float:
 
 
 def refuse_chance(stage: Stage) -> None:
-    """Raise ValueError when the reward model's accuracy is no better than chance."""
+    """Raise ValueError when who judges is no better than chance, or is not there."""
+    if stage.config.ppo.judge == "gold":
+        if not stage.has_gold():
+            raise ValueError("ppo.judge=gold judges Python functions; set sft.data=docstrings")
+        return
     found = read_record(stage.weights_of("reward").with_name("record.json")).metrics
     accuracy, error = found["accuracy"], found.get("accuracy_se", 0.0)
     if accuracy - CHANCE_ERRORS * error <= 0.5 and not stage.config.force:

@@ -16,6 +16,7 @@ from scaling.ppo import (
     load_models,
     new_optimizer,
     ppo_loss,
+    refuse_chance,
     run_ppo,
 )
 from scaling.reward import run_reward
@@ -270,6 +271,18 @@ def test_a_reward_model_at_chance_is_refused_unless_forced(final_config, ready):
     final_config.force = False
     with pytest.raises(ValueError, match="which is chance"):
         run_ppo(ready("ppo"))
+
+
+def test_the_gold_judge_can_be_optimised_itself(final_config, ready):
+    final_config.ppo.judge, final_config.force = "gold", False
+    stage = ready("ppo")
+    before = run_ppo(stage).metrics["gold_before"]
+    rows = read_curve(stage.folder / "metrics.jsonl")
+    deviations = [(r["gold_reward"] - before) / r["reward"] for r in rows]
+    assert deviations == pytest.approx([deviations[0]] * len(rows), rel=1e-4)
+    final_config.sft.data = "pairs.jsonl"
+    with pytest.raises(ValueError, match=r"ppo\.judge=gold judges Python functions"):
+        refuse_chance(stage)
 
 
 def test_the_critic_starts_as_the_reward_model(ready):
