@@ -270,6 +270,16 @@ def few_units_alarm(unit: str, count: int) -> Alarm:
     )
 
 
+def few_bodies_alarm(count: int) -> Alarm:
+    """Say that a stage's cells start from too few pretrained models to resample these."""
+    return Alarm(
+        code="few_bodies",
+        sentence=f"The cells start from {count} pretrained models, too few to be resampled: the "
+        "intervals leave out what these models' seeds change; sweep more seeds of them, as "
+        "seed=0,1.",
+    )
+
+
 def lost_alarm(lost: int, resamples: int) -> Alarm:
     """Say that some resamples had no minimum."""
     return Alarm(

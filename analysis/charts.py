@@ -514,6 +514,37 @@ def overoptimised(
     return drawn.svg
 
 
+def scores(
+    series: Mapping[str, tuple[pd.DataFrame, pd.DataFrame | None]],
+    *,
+    name: str,
+    x: str,
+    y: str,
+    logx: bool,
+    levels: Sequence[float] = (),
+) -> str:
+    """Draw tasks' points (x, y, and error where there is one) and the band of each one's law.
+
+    `series` {task: (points, band or None)}; `levels` are marked by dashed lines.
+    """
+    with panel(name, x=x, y=y, title=f"{y} against {x}", logx=logx) as drawn:
+        axis = drawn.ax
+        for colour, (label, (rows, law)) in zip(
+            (C1, C2, C3, C4, C5, C6), series.items(), strict=False
+        ):
+            if "error" in rows:
+                axis.errorbar(
+                    rows["x"], rows["y"], rows["error"], fmt="none", ecolor=colour, alpha=0.35
+                )
+            points(axis, rows["x"], rows["y"], colour=colour, label=label, tips=tips_of(rows))
+            if law is not None:
+                band(axis, law, colour=colour)
+        for level in sorted(set(levels)):
+            axis.axhline(level, color=INK, linewidth=0.6, linestyle="--")
+        axis.legend(loc="best")
+    return drawn.svg
+
+
 def _vertices(axis: Any, vertices: pd.DataFrame) -> None:
     """Mark the optima of single budgets with their intervals."""
     if {"lo", "hi"} <= set(vertices):

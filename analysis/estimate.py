@@ -296,7 +296,7 @@ def _law(
         inputs=runs.inputs,
     )
     law = replace(law, allocation=_allocation(law, level)) if form.is_surface else law
-    law = replace(law, allocation={"peak": _peak(law, form, level)}) if form.peak else law
+    law = replace(law, allocation={"peak": peak_of(law, form, level)}) if form.peak else law
     raised = _fit_alarms(law, table, problem, found, boot, left)
     status = _status(form, found, raised, boot)
     stated = rules.status_alarm(status, form.name)
@@ -364,7 +364,7 @@ def _allocation(law: Law, level: float) -> dict[str, Any]:
     }
 
 
-def _peak(law: Law, form: Form, level: float) -> dict[str, Any]:
+def peak_of(law: Law, form: Form, level: float) -> dict[str, Any]:
     """Return where the target is largest, with its interval; None where it only grows."""
     assert form.peak is not None
     at, value = (float(v) for v in form.peak(law.parameters))
@@ -414,6 +414,8 @@ def _fit_alarms(
         raised.append(rules.peak_alarm(peak, float(column(table, peak["variable"]).max())))
     if boot is not None and boot.units.count < FEWEST_UNITS:
         raised.append(rules.few_units_alarm(boot.units.name, boot.units.count))
+    if boot is not None and "bodies" in law.inputs:
+        raised.append(rules.few_bodies_alarm(law.inputs["bodies"]))
     if boot is not None and boot.lost > LOST_SHARE * boot.resamples:
         raised.append(rules.lost_alarm(boot.lost, boot.resamples))
     return [alarm for alarm in raised if alarm]

@@ -5,7 +5,7 @@ from typing import Any
 
 from analysis.tables import Grid
 from analysis.words import number
-from scaling.schema import read_json
+from scaling.schema import read_json, read_record
 
 SCHEMA = 1
 
@@ -13,6 +13,7 @@ SCHEMA = 1
 def read_evaluations(folder: str | Path) -> list[dict[str, Any]]:
     """Return the evaluations of a study's cells and final stages, the least compute first.
 
+    Each is told whether it is of the `final` run, and the `trunk` of its cell where that is known.
     Raises ValueError for a file of another schema.
     """
     folder, found = Path(folder), []
@@ -23,7 +24,9 @@ def read_evaluations(folder: str | Path) -> list[dict[str, Any]]:
                 f"{path} has schema {values.get('schema')!r}, not {SCHEMA}; "
                 "run scaling.evaluate again"
             )
-        found.append(values)
+        beside = path.with_name("record.json")
+        trunk = read_record(beside).trunk if beside.is_file() else None
+        found.append({**values, "trunk": trunk, "final": path.parent.parent.name == "final"})
     return sorted(found, key=lambda v: (v["stage"] != "pretrain", v["flops"]))
 
 

@@ -54,7 +54,8 @@ class IntervalsConfig:
 class FitConfig:
     """Options of the fit; `out` defaults to law.json beside the study, or here for a table.
 
-    `stage` says which cells of a study are meant, where they are not the form's own.
+    `stage` says which cells of a study are meant, where they are not the form's own; `points` of
+    `updates` takes the course of PPO runs, a row each time that held-out prompts were scored.
     """
 
     runs: str = ""
@@ -62,6 +63,7 @@ class FitConfig:
     count: str = "total"
     where: str | None = None
     stage: str = ""
+    points: str = "records"
     within: float | None = None
     out: str | None = None
     plot: bool = False
@@ -92,6 +94,7 @@ def main(config: FitConfig) -> None:
         columns=config.columns,
         needed=needed_columns(config.form),
         stage=config.stage or stage_of(config.form),
+        points=config.points,
     )
     law = fit(
         runs,

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimate import fit
+from analysis.forms import column
 from analysis.laws import Law
 from analysis.tables import Grid, Row
 from analysis.words import number
@@ -65,11 +66,20 @@ def read_best_of_n(folder: str | Path) -> list[Chosen]:
 
 
 def of_ppo(rows: pd.DataFrame, gold_before: float | None) -> Chosen | None:
-    """Fit the gold gain of PPO's updates; None where there is no gold or are too few updates."""
+    """Fit the gold gain of PPO's updates; None where there is no gold or are too few updates.
+
+    Of held-out prompts where they were scored on the way (`ppo.eval_updates`), else of those that
+    were trained on, whose gold before is that of the updates next to the start.
+    """
     if gold_before is None or not {"kl", "gold_reward"} <= set(rows):
         return None
-    points = pd.DataFrame({"kl": rows["kl"], "reward": rows["gold_reward"] - gold_before})
-    points = points.dropna().query("kl > @NEAR")
+    names, before = ("kl", "gold_reward"), gold_before
+    if "held_out_gold" in rows:
+        names = ("held_out_kl", "held_out_gold")
+    elif len(start := rows.query("kl < @NEAR")):
+        before = float(np.mean(column(start, "gold_reward")))
+    kl, gold = (rows[name] for name in names)
+    points = pd.DataFrame({"kl": kl, "reward": gold - before}).dropna().query("kl > @NEAR")
     if len(points) < FEWEST_UPDATES:
         return None
     law = fit(points, form="rl_overoptimisation", resamples=RESAMPLES)

@@ -268,6 +268,8 @@ def _later_blocks(
     )
     spending = choose_kl(
         laws["ppo"],
+        shape,
+        pairs=judging.values["pairs"] if judging else reward.pairs,
         kl_budget=ppo.kl_budget,
         episodes=ppo.episodes,
         level=level,

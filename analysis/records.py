@@ -6,7 +6,8 @@ unique_tokens, experts (1: dense), lr, batch, curve (path of metrics.jsonl), and
 post-training (examples, pairs, epochs, kl, reward, error). Which must be there is for the form to
 say, and of a study which stage: pretraining unless the form is a law of another. Of that stage the
 cells that are done enter, and of pretraining the study's confirmation runs (LAWS 8, step 9); failed
-ones are listed in `dropped` with the reason. Every mistake is one sentence.
+ones are listed in `dropped` with the reason. With `points=updates` a PPO run is a row for every
+update at which held-out prompts were scored, not one where it ended. Every mistake is one sentence.
 """
 
 import difflib
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.schema import COUNTS, Record, confirmations, read_record, sha256_file
+from scaling.schema import COUNTS, Record, confirmations, read_curve, read_record, sha256_file
 
 NEEDED = ("params", "tokens", "loss")
 ALWAYS_CHECKED = (
@@ -42,6 +43,8 @@ FORM_OF = {
 }
 SAME_LOSS = ("data", "tokenizer", "eval")  # of a config: what losses are compared on
 SHOWN_ROWS = 5
+POINTS = ("records", "updates")
+LEAST_KL = 0.1  # nats; the law of PPO does not hold nearer to the start
 FEWEST_BODIES = 8  # of stages: with fewer models a resample of them leaves no law
 
 
@@ -91,21 +94,23 @@ def load_runs(
     columns: Columns | None = None,
     needed: Sequence[str] = NEEDED,
     stage: str = "pretrain",
+    points: str = "records",
 ) -> Runs:
     """Read a study's folder, a file, or a data frame into checked `Runs`.
 
     `where` is a pandas query over the source's own columns; `needed` names the columns that must
-    be there, `stage` the cells of a study that are meant. Raises ValueError or FileNotFoundError
-    with one sentence.
+    be there, `stage` the cells of a study that are meant, `points` what a row of them is. Raises
+    ValueError or FileNotFoundError with one sentence.
     """
     if count not in COUNTS:
         raise ValueError(f"count={count} is not known; choose one of {', '.join(COUNTS)}")
+    check_points(points, stage)
     columns = columns or Columns()
     dropped: list[dict[str, str]] = []
     if isinstance(source, pd.DataFrame):
         raw, inputs = source.copy(), {"source": "data frame"}
     elif Path(source).is_dir():
-        raw, dropped, inputs = _study(Path(source), count, stage)
+        raw, dropped, inputs = _study(Path(source), count, stage, points)
     else:
         raw, inputs = _read_file(Path(source))
     if where:
@@ -117,6 +122,15 @@ def load_runs(
         renamed = {k: v for k, v in asdict(columns).items() if k != v}
         inputs = {**inputs, "columns": renamed}
     return Runs(table=table, dropped=dropped, inputs=inputs, count=count)
+
+
+def check_points(points: str, stage: str) -> None:
+    """Refuse unknown points, and updates of a stage whose law is not one of its course."""
+    if points not in POINTS or (points == "updates" and stage != "ppo"):
+        raise ValueError(
+            f"points={points} of stage {stage} is not known; choose records, or updates for a form"
+            " of PPO"
+        )
 
 
 def canonical(
@@ -156,12 +170,13 @@ def sha256_of(folder: Path) -> dict[str, str]:
 
 
 def _study(
-    folder: Path, count: str, stage: str
+    folder: Path, count: str, stage: str, points: str
 ) -> tuple[pd.DataFrame, list[dict[str, str]], dict[str, Any]]:
     paths = sorted(folder.glob("*/record.json"))
     if not paths:
         raise ValueError(f"{folder} holds no record.json; run the sweep first or check the path")
-    kept, dropped = [], []
+    kept: list[dict[str, Any]] = []
+    dropped: list[dict[str, str]] = []
     least: set[float | None] = set()
     for path in paths:
         record = read_record(path)
@@ -169,7 +184,7 @@ def _study(
         if why:
             dropped.append({"run": record.run_id, "why": why})
         else:
-            kept.append(_row(record, path.parent, count))
+            kept += _rows(record, path.parent, count, points)
             least.add(record.metrics.get("bayes_loss"))
     if not kept:
         whys = sorted({d["why"] for d in dropped})
@@ -193,8 +208,11 @@ def _study(
     if len(least) == 1 and None not in least:  # one test set, of known entropy
         inputs["bayes_loss"] = least.pop()
     table = pd.DataFrame(kept)
-    if stage != "pretrain" and len(set(table["trunk"])) < FEWEST_BODIES:
+    if points == "updates":
+        inputs["points"] = points
+    elif stage != "pretrain" and (n := len(set(table["trunk"]))) < FEWEST_BODIES:
         table = table.drop(columns="trunk")  # rows are resampled, what their models share is not
+        inputs["bodies"] = n
     return table, dropped, inputs
 
 
@@ -223,6 +241,32 @@ def _why_not(record: Record, stage: str) -> str | None:
     if record.status != "done":
         return f"status is {record.status}"
     return None
+
+
+def _rows(record: Record, folder: Path, count: str, points: str) -> list[dict[str, Any]]:
+    """Return a run's row, or with `points` of updates one each; their unit is the run."""
+    row = _row(record, folder, count)
+    if points == "records":
+        return [row]
+    scored = [r for r in read_curve(folder / "metrics.jsonl") if "held_out_gold" in r]
+    if not scored:
+        raise ValueError(
+            f"{folder} has no gold reward of held-out prompts in its curve; sweep it again with"
+            " ppo.eval_updates=4, or fit points=records"
+        )
+    return [
+        {
+            **row,
+            "kl": r["held_out_kl"],
+            "reward": r["held_out_gold"] - record.metrics["gold_before"],
+            "proxy": r["held_out_reward"] - record.metrics["reward_before"],
+            "episodes": r["episodes"],
+            "run": f"{record.run_id} at {r['episodes']:.0f}",
+            "trunk": record.run_id,
+        }
+        for r in scored
+        if r["held_out_kl"] >= LEAST_KL
+    ]
 
 
 def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from analysis.mirror import MODES, mirror_report
 from analysis.overoptimisation import chosen_grid, of_ppo, read_best_of_n
 from analysis.planner import planner_data
 from analysis.plots import backtest_pictures
+from analysis.scores import alarms_of, score_grid, score_pictures, scores_of
 from analysis.stage_report import forecast_grid, stage_laws
 from analysis.stage_report import law_grid as stage_law_grid
 from analysis.stage_report import law_pictures as stage_law_pictures
@@ -133,6 +134,7 @@ def context(material: Material) -> dict[str, Any]:
     law, plan, cells = material.law, material.plan, material.cells()
     level = (law.intervals or {}).get("level", DEFAULT_LEVEL) if law else DEFAULT_LEVEL
     ended = max(r.ended for r in material.records)
+    evaluation, score_alarms = _evaluation(material)
     return {
         "study": material.folder.name,
         "lede": (
@@ -142,7 +144,7 @@ def context(material: Material) -> dict[str, Any]:
             f" ({material.count.replace('_', '-')}), D training tokens, C training FLOPs."
         ),
         "parts": PARTS,
-        "alarms": alarms(material),
+        "alarms": [*alarms(material), *score_alarms],
         "question": question(plan),
         "cards": [asdict(c) for c in cards(material)],
         "formula": formula(law),
@@ -168,7 +170,7 @@ def context(material: Material) -> dict[str, Any]:
         "plan_blocks": tables.plan_grids(plan),
         "planner": _planner(law, plan),
         **_final(material),
-        **_evaluation(material),
+        **evaluation,
         "cost_table": tables.cost_grid(material),
         **_design(material),
         "curve_figures": _inline(gallery.curve_pictures(material)),
@@ -340,15 +342,21 @@ def _design(material: Material) -> dict[str, Any]:
     }
 
 
-def _evaluation(material: Material) -> dict[str, Any]:
+def _evaluation(material: Material) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Return what the page shows of scores on tasks and texts, and the alarms of their laws."""
     found = read_evaluations(material.folder)
-    return {
+    scores, flops = scores_of(found), (material.plan or {}).get("pretrain", {}).get("flops")
+    final = [v for v in found if v["final"] and v["stage"] == "pretrain"]
+    shown = {
         "evaluation_missing": (
             "" if found else "No model has been scored on tasks or texts yet: run scaling.evaluate."
         ),
+        "score_table": score_grid(scores, flops, final[0] if final else None),
+        "score_figures": _inline(score_pictures(scores, flops)),
         "task_table": task_grid(found),
         "text_table": text_grid(found),
     }
+    return shown, alarms_of(scores)
 
 
 def _sample(index: int, sample: dict[str, Any]) -> dict[str, str]:

@@ -8,14 +8,15 @@ best that the law allows with what is at hand: fresh examples before repeated on
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.forms import FORMS, column
+from analysis.estimate import peak_of
+from analysis.forms import FORMS, column, form_named
 from analysis.laws import Law
 from analysis.published import load_law
 from scaling.schema import Shape, read_curve, read_records
@@ -24,7 +25,7 @@ SHARE = 0.7  # of d*, where R is 95 % (RL) or 91 % (best-of-n) of its peak for h
 SPARE_EPISODES = 1.5
 SFT_FORMS = ("finetuning_epochs", "finetuning")
 REWARD_FORMS = ("reward_model", "reward_model_noiseless")
-KL_FORMS = ("rl_overoptimisation", "best_of_n")
+KL_FORMS = ("rl_overoptimisation", "best_of_n", "rl_overoptimisation_sizes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,16 +126,24 @@ def choose_reward(
 
 
 def choose_kl(
-    laws: Mapping[str, Law], *, kl_budget: float, episodes: int, level: float
+    laws: Mapping[str, Law],
+    shape: Shape,
+    *,
+    pairs: int,
+    kl_budget: float,
+    episodes: int,
+    level: float,
 ) -> Choice | None:
     """Choose the KL budget and the episodes of PPO; None without a law.
 
     The budget is that of SHARE of d*, d = sqrt(KL) (Gao et al. 2022, 2210.10760). Where the turning
-    point lies beyond the data, the largest KL seen bounds the budget that was set.
+    point lies beyond the data, the largest KL seen bounds the budget that was set. A law over sizes
+    or pairs is read at those of the planned reward model.
     """
     if not laws:
         return None
-    name, law = next(iter(laws.items()))
+    name, whole = next(iter(laws.items()))
+    law, told = at_reward_model(whole, shape, pairs, level)
     peak, largest = law.allocation["peak"], law.ranges["kl"][1]
     reached = peak["at"] is not None and peak["at"] <= largest
     if reached:
@@ -152,6 +161,7 @@ def choose_kl(
             f"the smaller of ppo.kl_budget={kl_budget:g} and the largest KL seen, {largest:.3g}:"
             f" {name} did not reach its turning point, fitted {at}"
         )
+    why += told
     if law.form == "best_of_n":
         why += "; that is a KL of best-of-n, which PPO's is not (Gao et al. 2022, section 3.5)"
     values: dict[str, Any] = {"kl_budget": float(f"{budget:.3g}")}
@@ -171,6 +181,39 @@ def choose_kl(
         "forecast_level": level,
     }
     return Choice(values=values, reasons=reasons, forecast=forecast)
+
+
+def at_reward_model(law: Law, shape: Shape, pairs: int, level: float) -> tuple[Law, str]:
+    """Return the law of over-optimisation against one reward model, and words for what was put in.
+
+    Of beta = c0 - c1 log x, x is the reward model's pairs where the law's `params` are of a column
+    that counts pairs, else its parameters. Any other law is returned as it is.
+    """
+    if law.form != "rl_overoptimisation_sizes":
+        return law, ""
+    by_pairs = "pairs" in law.inputs.get("columns", {}).get("params", "")
+    x = float(pairs if by_pairs else getattr(shape.params, law.count))
+    low, high = law.ranges["params"]
+    values = law.parameters
+    draws = None
+    if law.draws is not None:
+        at = [list(values).index(name) for name in ("alpha", "c0", "c1")]
+        alpha, c0, c1 = law.draws[:, at].T
+        draws = np.column_stack([alpha, c0 - c1 * np.log(x)])
+    beta = values["c0"] - values["c1"] * math.log(x)
+    found = replace(
+        law,
+        form="rl_overoptimisation",
+        parameters={"alpha": values["alpha"], "beta": beta},
+        draws=draws,
+        intervals=None,
+    )
+    found = replace(
+        found, allocation={"peak": peak_of(found, form_named("rl_overoptimisation"), level)}
+    )
+    what = "pairs" if by_pairs else "parameters of the reward model"
+    beyond = "" if low <= x <= high else ", OUTSIDE them"
+    return found, f"; read at {x:.0f} {what}, fitted on {low:.0f} to {high:.0f}{beyond}"
 
 
 def _best_sft(law: Law, shape: Shape, examples: int) -> tuple[float, int]:

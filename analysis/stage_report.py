@@ -52,7 +52,7 @@ def _pictures(found: list[StageLaw]) -> Iterator[Picture]:
             continue
         runs = load_runs(
             source, count=one.law.count, where=one.law.inputs.get("where"), stage=one.stage,
-            needed=(),
+            points=one.law.inputs.get("points", "records"), needed=(),
         )  # fmt: skip
         drawn = target_picture(one.law, runs.table, None, level=LEVEL)
         text = f"Law of {NAMES[one.stage]}, {one.name}: {drawn.caption}"

@@ -84,6 +84,7 @@ def planned(cell: CellConfig) -> FinalConfig:
         ppo=ppo,
         machine=cell.machine,
         log=cell.log,
+        force=cell.force,
     )
 
 

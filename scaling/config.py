@@ -7,8 +7,12 @@ evaluation, seed), values and not differences from defaults; machine, launcher a
 import dataclasses
 import functools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
+import conf
 from scaling.schema import COUNTS, Recipe, Shape, sha256_json
 
 
@@ -609,7 +613,11 @@ class PpoPlan:
     the other completions of its prompt, `group` in all, by their mean and deviation (`grpo`, Shao
     et al. 2024, 2402.03300) or the mean of the others (`rloo`, Ahmadian et al. 2024, 2402.14740).
     `pretrain_mix` weighs the loss (nats/token) of pretraining windows mixed in, the gamma of
-    PPO-ptx (Ouyang et al. 2022, eq. 2) where rewards are averaged over tokens.
+    PPO-ptx (Ouyang et al. 2022, eq. 2) where rewards are averaged over tokens. Every `eval_updates`
+    updates held-out prompts are sampled and scored too (0: before and after alone). In a sweep
+    `reward_model` names a rung of conf/model whose reward model it is, trained like the policy's
+    (empty: of the policy's shape). `judge=gold` optimises the programmatic judge itself, made
+    standard on the fine-tuned model: the control of over-optimisation.
     """
 
     estimator: str = "gae"
@@ -632,6 +640,9 @@ class PpoPlan:
     missing_end_penalty: float = 1.0
     temperature: float = 1.0
     max_new_tokens: int = 64
+    eval_updates: int = 0
+    reward_model: str = ""
+    judge: str = "reward"
     forecast_gain: float = 0.0
     forecast_interval: list[float] = field(default_factory=list)
     forecast_level: float = 0.0
@@ -641,17 +652,33 @@ class PpoPlan:
     def __post_init__(self) -> None:
         """Check the estimator and its groups."""
         one_of("ppo.estimator", self.estimator, ("gae", "grpo", "rloo"))
+        one_of("ppo.judge", self.judge, ("reward", "gold"))
         check(
             "ppo.group",
             self.group,
             self.estimator == "gae" or (self.group > 1 and self.batch_episodes % self.group == 0),
             f"must be 2 or more and divide ppo.batch_episodes={self.batch_episodes}",
         )
+        check("ppo.eval_updates", self.eval_updates, self.eval_updates >= 0, "must be 0 or more")
 
     @property
     def samples(self) -> int:
         """Completions that a step samples of each of its prompts."""
         return 1 if self.estimator == "gae" else self.group
+
+
+def rung(name: str, like: ModelConfig) -> ModelConfig:
+    """Return the model of conf/model/NAME.yaml, in all else as `like`; ValueError for no rung."""
+    folder = Path(conf.__file__).parent / "model"
+    if not (folder / f"{name}.yaml").is_file():
+        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ValueError(f"ppo.reward_model={name} is no rung; choose one of {names}")
+    shape = OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"))
+    assert isinstance(shape, dict)
+    derived = dict.fromkeys(("n_head", "n_kv_head", "d_ff", "top_k", "d_expert"), 0)
+    return ModelConfig(
+        **{**dataclasses.asdict(like), **derived, **{str(k): shape[k] for k in shape}}
+    )
 
 
 SCIENCE = ("model", "tokenizer", "data", "optim", "schedule", "budget", "eval", "seed")
@@ -667,7 +694,8 @@ class CellConfig:
     `stage` of `sft`, `reward` or `ppo` trains that stage of the model that the rest describes; what
     it starts from is trained first where no study of `runs` has it. `detach` submits and returns;
     `retry` is how often a failed cell is tried again; `cells_per_job` lets small cells share a job;
-    `branches=jobs` gives every branch of a trunk a job of its own.
+    `branches=jobs` gives every branch of a trunk a job of its own; `force` lets PPO run on a reward
+    model whose accuracy is at chance.
     """
 
     study: str = "quick"
@@ -693,6 +721,7 @@ class CellConfig:
     retry: int = 0
     cells_per_job: int = 0
     branches: str = "trunk"
+    force: bool = False
 
     def __post_init__(self) -> None:
         """Derive the model's widths; check how the cells are run."""
@@ -748,7 +777,13 @@ class CellConfig:
             found["reward"] = {k: v for k, v in described(self.reward).items() if k != "policy"}
             found["sampling"] = {name: values["ppo"][name] for name in SAMPLING}
         if self.stage == "ppo":
-            found["ppo"] = described(self.ppo)
+            ours = described(self.ppo)
+            del ours["reward_model"]  # a name; its values are told where they are not the policy's
+            if self.ppo.judge == "reward":
+                del ours["judge"]  # cells older than the control stay what they were
+            found["ppo"] = ours
+            if (before := self.before()) and before.model != self.model:
+                found["reward_model"] = dataclasses.asdict(before.model)
         return found
 
     def run_id(self) -> str:
@@ -756,9 +791,13 @@ class CellConfig:
         return sha256_json(self.science())[:10]
 
     def before(self) -> "CellConfig | None":
-        """Return the cell that this one starts from; None for pretraining."""
-        earlier = STARTS_FROM[self.stage]
-        return dataclasses.replace(self, stage=earlier) if earlier else None
+        """Return the cell that this one starts from; None for pretraining.
+
+        PPO starts from its reward model, which may be of another shape (`ppo.reward_model`).
+        """
+        earlier, name = STARTS_FROM[self.stage], self.ppo.reward_model
+        model = rung(name, self.model) if name and self.stage == "ppo" else self.model
+        return dataclasses.replace(self, stage=earlier, model=model) if earlier else None
 
     def body(self) -> "CellConfig":
         """Return the pretraining that this cell comes from, itself if it is one."""

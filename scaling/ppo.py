@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from scaling import checkpoint
 from scaling.batches import Batches
-from scaling.config import PpoPlan
+from scaling.config import ModelConfig, PpoPlan
 from scaling.generate import generate
 from scaling.model import Transformer
 from scaling.optim import make_optimizer, set_lr
@@ -57,7 +57,8 @@ CHANCE_ERRORS = 2.0  # accuracy within so many standard errors of 1/2 is chance
 def run_ppo(stage: Stage) -> Record:
     """Train the policy; write its weights, samples before and after, and the record.
 
-    ValueError when the reward model is at chance, unless `force` is set.
+    ValueError when the reward model is at chance, unless `force` is set, or there is no gold judge
+    to be optimised.
     """
     refuse_chance(stage)
     prompts, held_out = load_pairs(stage).prompts(
@@ -67,8 +68,11 @@ def run_ppo(stage: Stage) -> Record:
     models = load_models(stage)
     tally = Tally(values={"coefficient": coefficient_at_start(stage), "recent_kl": []})
     before = evaluate_policy(models, stage, held_out)
+    if stage.config.ppo.judge == "gold":
+        gold = torch.tensor(before["gold"])
+        tally.values["gold_scale"] = [float(gold.mean()), float(gold.std())]
     try:
-        learn(stage, models, tally, prompts=prompts)
+        learn(stage, models, tally, prompts=prompts, held_out=held_out)
     except Diverged as error:
         return write_record(stage, tally, error=str(error))
     after = evaluate_policy(models, stage, held_out)
@@ -82,6 +86,7 @@ def run_ppo(stage: Stage) -> Record:
         "kl_budget": stage.config.ppo.kl_budget,
         "kl_coefficient": values["coefficient"],
         "episodes": values["episodes"],
+        "reward_params": sum(w.numel() for w in models.reward.parameters()),
         "stopped_by_budget": float(values.get("stopped", False)),
         "sampling_tokens_per_second": values["sampled"] / max(values["sampling_seconds"], 1e-9),
     }
@@ -98,7 +103,11 @@ def coefficient_at_start(stage: Stage) -> float:
 
 
 def refuse_chance(stage: Stage) -> None:
-    """Raise ValueError when the reward model's accuracy is no better than chance."""
+    """Raise ValueError when who judges is no better than chance, or is not there."""
+    if stage.config.ppo.judge == "gold":
+        if not stage.has_gold():
+            raise ValueError("ppo.judge=gold judges Python functions; set sft.data=docstrings")
+        return
     found = read_record(stage.weights_of("reward").with_name("record.json")).metrics
     accuracy, error = found["accuracy"], found.get("accuracy_se", 0.0)
     if accuracy - CHANCE_ERRORS * error <= 0.5 and not stage.config.force:
@@ -112,7 +121,10 @@ def refuse_chance(stage: Stage) -> None:
 def load_models(stage: Stage) -> Models:
     """Read the fine-tuned model and the reward model, each twice: to learn, and to stay."""
     policy, reference = stage.new_model(), stage.new_model()
-    critic, reward = new_reward_model(stage), new_reward_model(stage)
+    judged = read_record(stage.weights_of("reward").with_name("record.json")).config
+    shape = ModelConfig(**judged["cell"]["model"])
+    judging = replace(stage, cell=replace(stage.cell, model=shape))
+    critic, reward = new_reward_model(judging), new_reward_model(judging)
     for model in (policy, reference):
         checkpoint.load_weights(stage.weights_of("sft"), model)
     for model in (critic, reward):
@@ -133,8 +145,18 @@ def new_optimizer(models: Models, stage: Stage) -> torch.optim.Optimizer:
     return optimizer
 
 
-def learn(stage: Stage, models: Models, tally: Tally, *, prompts: Sequence[Sequence[int]]) -> None:
-    """Run PPO until the episodes or the KL budget are spent; resumes from the checkpoint."""
+def learn(
+    stage: Stage,
+    models: Models,
+    tally: Tally,
+    *,
+    prompts: Sequence[Sequence[int]],
+    held_out: Sequence[Sequence[int]] = (),
+) -> None:
+    """Run PPO until the episodes or the KL budget are spent; resumes from the checkpoint.
+
+    Every `ppo.eval_updates` updates the policy is scored on the `held_out` prompts too.
+    """
     ppo, values = stage.config.ppo, tally.values
     optimizer = new_optimizer(models, stage)
     saver = Saver(stage, tally, model=models.learning(), optimizer=optimizer)
@@ -160,13 +182,16 @@ def learn(stage: Stage, models: Models, tally: Tally, *, prompts: Sequence[Seque
             control(values, ppo, kl=rollouts.summary["kl"], episodes=len(chosen))
             count(tally, models, rollouts, ppo, episodes=len(chosen), mix=mix)
             values["last"] = {**rollouts.summary, **update}
-            saver.tick()
             row = {
                 "episodes": values["episodes"],
                 **values["last"],
                 "step_seconds": time.monotonic() - began,
             }
+            if ppo.eval_updates and tally.step % ppo.eval_updates == 0:
+                found = evaluate_policy(models, stage, held_out)["summary"]
+                row |= {f"held_out_{k}": v for k, v in found.items()}
             curve.log(tally.row(**row))
+            saver.tick()  # after the row: a stop here leaves none out of the curve
             progress.update(tally.step, f"reward {row['reward']:.2f}  KL {row['kl']:.2f}")
         progress.close()
 
@@ -334,7 +359,8 @@ def count(
     """Add a step's tokens and FLOPs: sampling, scorings, and the updates of what learns."""
     policy = models.policy
     language = forward_flops(policy.config, policy.vocab_size, rollouts.rows)
-    scoring = forward_flops(policy.config, policy.vocab_size, rollouts.rows, head=False)
+    judge = models.reward
+    scoring = forward_flops(judge.config, judge.vocab_size, rollouts.rows, head=False)
     tally.step += 1
     tally.tokens += rollouts.rows.n_tokens
     critic = scoring if ppo.estimator == "gae" else 0.0

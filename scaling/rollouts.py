@@ -76,7 +76,11 @@ def sample_episodes(
         log_probs(models.reference, rows, temperature=ppo.temperature)[0], rows.mask
     )
     log_ratio = old - reference
+    gold = gold_of(stage, prompts, samples) if stage.has_gold() else []
     score = models.reward.scores(rows)  # (B,)
+    if ppo.judge == "gold":
+        mean, deviation = values["gold_scale"]
+        score = ((torch.tensor(gold) - mean) / max(deviation, 1e-6)).to(score)
     score_of_end = score - ppo.missing_end_penalty * ~ended
     rewards = token_rewards(rows, log_ratio, score_of_end, values["coefficient"])
     if ppo.estimator == "gae":
@@ -104,8 +108,7 @@ def sample_episodes(
         **explained,
         "tokens_per_second": samples.n_tokens / max(seconds, 1e-9),
     }
-    if stage.has_gold():
-        gold = gold_of(stage, prompts, samples)
+    if gold:
         summary["gold_reward"] = sum(gold) / len(gold)
     return Rollouts(
         rows=rows,

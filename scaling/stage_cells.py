@@ -71,7 +71,10 @@ def sources_of(cell: CellConfig, *, pulse: Pulse, hold: Hold) -> dict[str, Path]
         if status != "done":
             why = last_line(read_record(folder / "record.json").error or "")
             raise RuntimeError(failed_before(before, f"{status}: {why}"))
-    return {**sources, before.stage: folder}
+    found = {**sources, before.stage: folder}
+    if before.model != cell.model:  # a reward model of another shape: the policy is fine-tuned too
+        found |= sources_of(replace(cell, stage=before.stage), pulse=pulse, hold=hold)
+    return found
 
 
 def failed_before(cell: CellConfig, why: str) -> str:

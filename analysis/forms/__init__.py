@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from analysis.forms import (
+    accuracy,
     bnsl,
     chinchilla,
     data_constrained,
@@ -33,6 +34,7 @@ _ALL = (
     mixture.FORM,
     overtraining.OVERTRAINING,
     overtraining.DOWNSTREAM_ERROR,
+    accuracy.FORM,
     farseer.FORM,
     bnsl.FORM,
     finetuning.FORM,

@@ -43,13 +43,25 @@ def test_each_judge_has_its_law_and_a_peak_outside_is_said(tmp_path):
 
 
 def test_ppo_is_fitted_where_the_judge_saw_enough_updates():
-    kl = np.linspace(0.05, 9, 40)
+    kl = np.linspace(0.15, 9, 40)
     d = np.sqrt(kl)
     rows = pd.DataFrame({"kl": kl, "gold_reward": 0.5 + d * (0.2 - 0.12 * np.log(d))})
     found = of_ppo(rows, 0.5)
     assert found is not None
     assert found.law.parameters == pytest.approx({"alpha": 0.2, "beta": 0.12}, rel=1e-3)
-    assert found.points["kl"].min() > 0.1
+
     assert of_ppo(rows, None) is None
     assert of_ppo(rows[:5], 0.5) is None
     assert of_ppo(rows[["kl"]], 0.5) is None
+
+
+def test_the_gain_is_over_the_same_prompts():
+    kl = np.linspace(0.2, 9, 40)
+    gain = np.sqrt(kl) * (0.2 - 0.12 * np.log(np.sqrt(kl)))
+    started = pd.DataFrame({"kl": [0.0, *kl], "gold_reward": [0.58, *(0.58 + gain)]})
+    held_out = started.assign(held_out_kl=[np.nan, *kl], held_out_gold=[np.nan, *(0.5 + gain)])
+    for rows in (started, held_out.assign(gold_reward=0.9)):
+        found = of_ppo(rows, 0.5)  # .5 is the gold of held-out prompts
+        assert found is not None
+        assert found.points["kl"].min() > 0.1
+        assert found.law.parameters == pytest.approx({"alpha": 0.2, "beta": 0.12}, rel=1e-3)

@@ -20,6 +20,7 @@ from analysis.answer import alarms, length_alarm, verdict
 from analysis.budgets import Budget
 from analysis.checklist import checklist, counted
 from analysis.constraints import Constraints
+from analysis.evaluations import read_evaluations
 from analysis.gallery import tuning_pictures
 from analysis.laws import Law
 from analysis.lr_batch import swept_points
@@ -28,6 +29,7 @@ from analysis.plan import make_plan
 from analysis.plan_file import write_plan
 from analysis.planner import planner_data
 from analysis.report import ReportConfig, main, report
+from analysis.scores import score_grid, scores_of
 from analysis.split import repeating, split_of
 from analysis.study import study_of
 from analysis.tables import flops_run
@@ -243,6 +245,37 @@ def test_every_cell_leads_to_its_curve(page, material):
     for record in material.records:
         assert f'href="#curves-run-{record.run_id}"' in page
         assert f'id="curves-run-{record.run_id}"' in page
+
+
+def test_scores_of_the_cells_are_laws_with_what_they_expect_of_the_plan(folder, tmp_path):
+    copied = tmp_path / "small"
+    shutil.copytree(folder, copied)
+    paths = [*copied.glob("*/record.json"), copied / "final/pretrain/record.json"]
+    for record in map(read_record, paths):
+        score = {"n": 100, "acc": 0.5, "acc_se": 0.05, "chance": 0.5}
+        score |= {"bits_per_byte": 0.4 * record.test_loss}
+        values = {
+            "schema": 1, "run_id": record.run_id, "stage": "pretrain", "texts": {},
+            "params": {"with_head": record.params.with_head}, "tokens": record.tokens,
+            "flops": record.flops, "test_loss": record.test_loss, "tasks": {"blimp": score},
+        }  # fmt: skip
+        is_final = record.run_id == read_record(paths[-1]).run_id
+        at = copied / ("final/pretrain" if is_final else record.run_id)
+        (at / "evaluation.json").write_text(json.dumps(values))
+    page = report(read_material(copied))
+    assert "Laws of task scores, and what they expect of the planned run" in page
+    assert "(evaluation): The accuracy of blimp is at chance over the" in page
+    assert "is at chance (chance 0.50): no law" in page
+    assert "bits per byte of right answers" in page
+    checked = Checker()
+    checked.feed(page)
+    assert len(checked.ids) == len(set(checked.ids))
+    ((task, _, _, _, bits, reached, accuracy, _),) = score_grid(
+        scores_of(read_evaluations(copied)), 3e13, None
+    ).rows
+    assert (task, reached, accuracy) == ("blimp", "–", "–")
+    optimum = min(synthetic.true_loss(n, 3e13 / 6 / n) for n in np.geomspace(1e4, 1e8, 200))
+    assert float(bits.split()[0]) == pytest.approx(0.4 * optimum, rel=0.05)
 
 
 def test_missing_parts_are_said(bare):

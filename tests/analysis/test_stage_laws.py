@@ -1,5 +1,6 @@
 """The laws of later stages: from records to a law, from a law to a plan's block, and the report."""
 
+import json
 import math
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from analysis.stage_report import forecast_grid, law_grid, law_pictures, stage_l
 from analysis.stages import SftSettings, sft_block
 from analysis.study import default_study
 from scaling.config import FinalConfig
-from scaling.schema import Params, Record, Shape, write_json
+from scaling.schema import Params, Record, Shape, read_json, write_json
 
 SHAPE = Shape(
     n_layer=2, d_model=32, n_head=2, n_kv_head=2, d_head=16, d_ff=88, vocab_size=512, context=128
@@ -101,10 +102,34 @@ def test_pairs_are_the_fewest_within_the_tolerance_and_size_is_told():
 def test_the_kl_budget_is_short_of_the_peak_where_that_was_seen(form, at, budget, said):
     peak = {"variable": "kl", "at": at, "value": 1.0, "interval": [8.0, None]}
     one = law(form, {"alpha": 1.0, "beta": 0.2}, {"kl": [0.5, 20.0]}, allocation={"peak": peak})
-    found = choose_kl({"law.json": one}, kl_budget=6.0, episodes=100, level=0.9)
+    found = choose_kl({"law.json": one}, SHAPE, pairs=500, kl_budget=6.0, episodes=100, level=0.9)
     assert found.values["kl_budget"] == pytest.approx(budget, rel=0.01)
     assert said in found.reasons["kl_budget"]
     assert found.forecast["forecast_gain"] > 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "pairs", "x", "said"),
+    [
+        ({"params": "reward_pairs"}, 500, 500, "read at 500 pairs, fitted on 125 to 2000;"),
+        ({"params": "reward_pairs"}, 4000, 4000, "fitted on 125 to 2000, OUTSIDE them"),
+        ({}, 500, N, f"read at {N} parameters of the reward model"),
+    ],
+)
+def test_a_law_over_reward_models_is_read_at_the_planned_one(columns, pairs, x, said):
+    draws = np.array([[0.5, 0.6 + e, 0.03] for e in (-0.02, 0.0, 0.02)])
+    one = law(
+        "rl_overoptimisation_sizes", {"alpha": 0.5, "c0": 0.6, "c1": 0.03},
+        {"kl": [0.5, 200.0], "params": [125.0, 2000.0]}, draws=draws, inputs={"columns": columns},
+    )  # fmt: skip
+    found = choose_kl({"l": one}, SHAPE, pairs=pairs, kl_budget=6.0, episodes=100, level=0.9)
+    beta = 0.6 - 0.03 * math.log(x)
+    assert found.values["kl_budget"] == pytest.approx(
+        0.49 * math.exp(2 * (0.5 / beta - 1)), rel=0.01
+    )
+    assert said in found.reasons["kl_budget"] + ";"
+    d = 0.7 * math.exp(0.5 / beta - 1)
+    assert found.forecast["forecast_gain"] == pytest.approx(d * (0.5 - beta * math.log(d)))
 
 
 def test_a_law_of_another_form_or_of_no_use_is_refused(tmp_path):
@@ -163,11 +188,26 @@ def test_a_study_of_fine_tunings_gives_its_law(study, tmp_path):
     )
     assert [d["why"] for d in found.dropped] == ["stage is pretrain, not sft"]
     assert law_figures(found, load_runs(study, stage="sft", needed=()).table)
+    assert found.intervals is not None
+    assert found.intervals["unit"] == "row"
+    (said,) = (a.sentence for a in found.alarms if a.code == "few_bodies")
+    assert said.startswith("The cells start from 3 pretrained models, too few to be resampled")
     path = found.write(tmp_path / "full.json")
     plan = {"stage_laws": {"sft": [str(path), str(tmp_path / "gone.json")]}}
     laws = stage_laws(plan)
     assert len(law_pictures(laws)) == 1
     assert [row[2] for row in law_grid(laws).rows][1] == "missing"
+
+
+def test_pretrained_models_are_the_unit_where_there_are_enough(study, tmp_path):
+    for i, path in enumerate(sorted(study.glob("run*/record.json"))):
+        record = read_json(path)
+        record["trunk"] += f" seed {i % 3}"
+        write_json(tmp_path / path.parent.name / "record.json", record)
+    found = fit(tmp_path, "finetuning", resamples=50)
+    assert found.intervals is not None
+    assert (found.intervals["unit"], found.intervals["units"]) == ("trunk", 9)
+    assert "few_bodies" not in {a.code for a in found.alarms}
 
 
 def test_another_stage_is_named_with_its_form(study):
@@ -206,8 +246,6 @@ def test_the_plan_takes_laws_of_stages_and_the_report_scores_them(tmp_path):
 
 def test_ppo_cells_are_points_of_gold_gain_against_kl(study, tmp_path):
     values = {"gold_before": 0.5, "gold_after": 0.7, "kl": 2.0, "episodes": 64.0}
-    from scaling.schema import read_json
-
     record = read_json(study / "run0/record.json")
     for i in range(6):
         record |= {"stage": "ppo", "run_id": f"p{i}", "test_loss": None}
@@ -217,3 +255,46 @@ def test_ppo_cells_are_points_of_gold_gain_against_kl(study, tmp_path):
     found = fit(tmp_path / "ppo", "rl_overoptimisation", where="reward_pairs == 2000", resamples=0)
     assert found.n_runs == 6
     assert "peak_outside" in {a.code for a in found.alarms}
+
+
+@pytest.fixture
+def pilots(study, tmp_path) -> Path:
+    """Six PPO runs whose held-out gold follows d (.2 - .1 log d), each a little apart."""
+    record, rng = read_json(study / "run0/record.json"), np.random.default_rng(0)
+    for i in range(6):
+        record |= {"stage": "ppo", "run_id": f"p{i}", "test_loss": None}
+        record["metrics"] = {"gold_before": 0.5, "gold_after": 0.5, "reward_before": 0.0, "kl": 9.0}
+        record["config"]["before"] = {"reward": {"pairs": 125 if i < 5 else 2000}}
+        folder, apart = tmp_path / "ppo" / f"p{i}", 0.02 * rng.standard_normal()
+        write_json(folder / "record.json", record)
+        rows: list[dict[str, float]] = [{"step": 1, "episodes": 64, "kl": 0.0}]
+        for step, kl in enumerate((0.05, 0.5, 2.0, 5.0, 9.0, 16.0), start=2):
+            d = math.sqrt(kl)
+            gold = 0.5 + d * (0.2 + apart - 0.1 * math.log(d))
+            held_out = {"held_out_kl": kl, "held_out_gold": gold, "held_out_reward": d}
+            rows.append({"step": step, "episodes": 64 * step, "kl": kl, **held_out})
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(r)}\n" for r in rows))
+    return tmp_path / "ppo"
+
+
+def test_the_course_of_ppo_runs_is_fitted_with_the_run_as_unit(pilots):
+    runs = load_runs(pilots, stage="ppo", needed=(), points="updates", where="reward_pairs == 125")
+    assert len(runs) == 25  # neither the update without held-out scores nor the one next to d = 0
+    assert runs.table["run"][0] == "p0 at 192"
+    found = fit(runs, "rl_overoptimisation", resamples=200)
+    assert found.intervals is not None
+    assert (found.intervals["unit"], found.intervals["units"]) == ("trunk", 5)
+    assert found.parameters["beta"] == pytest.approx(0.1, rel=1e-3)
+    low, high = found.intervals["parameters"]["alpha"]
+    assert high - low > 0.01  # the runs' own differences are in the interval
+    assert found.allocation["peak"]["at"] == pytest.approx(math.exp(2), rel=0.3)
+    path = found.write(pilots / "law.json")
+    assert len(law_pictures(stage_laws({"stage_laws": {"ppo": [str(path)]}}))) == 1
+
+
+def test_points_that_are_not_there_are_refused(pilots):
+    with pytest.raises(ValueError, match="points=updates of stage sft is not known"):
+        load_runs(pilots, stage="sft", points="updates")
+    (pilots / "p3" / "metrics.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"p3 has no gold reward .* sweep it again with ppo.eval"):
+        load_runs(pilots, stage="ppo", needed=(), points="updates")

@@ -17,6 +17,7 @@ from scaling.ppo import (
     load_models,
     new_optimizer,
     ppo_loss,
+    refuse_chance,
     run_ppo,
 )
 from scaling.reward import RewardModel, run_reward
@@ -256,6 +257,7 @@ def test_every_prompt_comes_once_before_any_comes_twice():
 
 def test_the_stage_keeps_samples_and_resumes_to_the_same_record(final_config, ready, monkeypatch):
     final_config.machine.checkpoint_seconds = 0.0
+    final_config.ppo.eval_updates = 3
     stage = ready("ppo")
     assert finished(stage) is None
     unbroken = run_ppo(stage)
@@ -265,6 +267,10 @@ def test_the_stage_keeps_samples_and_resumes_to_the_same_record(final_config, re
     assert {"kl_k3", "entropy", "gold_reward", "explained_variance", "tokens_per_second"} <= rows[
         0
     ].keys()
+    assert [("held_out_gold" in r) for r in rows] == [False, False, True]
+    for name in ("gold", "reward"):  # of the same prompts and draws as those of the record
+        assert rows[-1][f"held_out_{name}"] == unbroken.metrics[f"{name}_after"]
+    assert rows[-1]["held_out_kl"] == unbroken.metrics["kl"]
     samples = json.loads((stage.folder / "samples.json").read_text())
     assert samples[0].keys() >= {"prompt", "before", "after", "reward_before", "gold_after"}
     for path in stage.folder.iterdir():
@@ -297,6 +303,18 @@ def test_a_reward_model_at_chance_is_refused_unless_forced(final_config, ready):
     final_config.force = False
     with pytest.raises(ValueError, match="which is chance"):
         run_ppo(ready("ppo"))
+
+
+def test_the_gold_judge_can_be_optimised_itself(final_config, ready):
+    final_config.ppo.judge, final_config.force = "gold", False
+    stage = ready("ppo")
+    before = run_ppo(stage).metrics["gold_before"]
+    rows = read_curve(stage.folder / "metrics.jsonl")
+    deviations = [(r["gold_reward"] - before) / r["reward"] for r in rows]
+    assert deviations == pytest.approx([deviations[0]] * len(rows), rel=1e-4)
+    final_config.sft.data = "pairs.jsonl"
+    with pytest.raises(ValueError, match=r"ppo\.judge=gold judges Python functions"):
+        refuse_chance(stage)
 
 
 def test_the_critic_starts_as_the_reward_model(ready):

@@ -82,6 +82,25 @@ def test_a_way_to_ppo_trains_every_stage(cell, monkeypatch):
     }  # fmt: skip
 
 
+def test_a_reward_model_of_another_rung_judges_the_policy(cell, monkeypatch):
+    monkeypatch.setattr(ppo, "refuse_chance", lambda stage: None)
+    own = replace(cell, stage="ppo")
+    cell = replace(own, ppo=replace(cell.ppo, reward_model="m4k"))
+    before = cell.before()
+    assert (before.stage, before.model.d_model) == ("reward", 12)
+    assert before.run_id() == replace(own, model=before.model).before().run_id()
+    assert cell.run_id() != own.run_id()
+    named = replace(own, model=before.model)
+    assert replace(named, ppo=cell.ppo).run_id() == named.run_id()  # its own rung is no other
+    train(cell)
+    record = read_record(record_path(cell))
+    assert status_of(replace(own, stage="sft")) == status_of(before.before()) == "done"
+    assert status_of(replace(own, stage="reward")) == "missing"
+    assert record.metrics["reward_params"] < record.params.total == resolve(own).shape.params.total
+    with pytest.raises(ValueError, match=r"ppo.reward_model=m3k is no rung; choose one of m11m, "):
+        replace(cell, ppo=replace(cell.ppo, reward_model="m3k")).before()
+
+
 def read_json_of(train, cell: CellConfig) -> dict:
     train(cell)
     return read_json(record_path(cell))
