@@ -55,23 +55,25 @@ WARM_STEPS = 3
 Step = Callable[[], None]
 
 
-def cell(rung: str, options: argparse.Namespace) -> CellConfig:
+def cell(
+    rung: str,
+    device: str,
+    *,
+    precision: str = "fp32",
+    vocab: int = 512,
+    context: int = 128,
+    rows: int = 0,
+    compiled: bool = False,
+) -> CellConfig:
     """Return a cell of the default corpus; the rule's batch unless rows are given."""
-    model = ModelConfig(**OmegaConf.load(ROOT / f"conf/model/{rung}.yaml"))
-    rows = options.rows or (GPU_RUNGS.get(rung, 16) if options.device == "cuda" else 0)
     return CellConfig(
         runs=str(ROOT / "runs"),
-        data=DataConfig(context=options.context),
-        model=model,
-        tokenizer=TokenizerConfig(vocab_size=options.vocab),
-        optim=OptimConfig(batch_tokens=rows * options.context),
-        budget=BudgetConfig(n_tokens=1e8 if options.device == "cuda" else 1e6),
-        machine=MachineConfig(
-            device=options.device,
-            threads=1,
-            precision=options.precision,
-            compile=options.compile,
-        ),
+        data=DataConfig(context=context),
+        model=ModelConfig(**OmegaConf.load(ROOT / f"conf/model/{rung}.yaml")),
+        tokenizer=TokenizerConfig(vocab_size=vocab),
+        optim=OptimConfig(batch_tokens=rows * context),
+        budget=BudgetConfig(n_tokens=max(1e6, 1e3 * rows * context)),
+        machine=MachineConfig(device=device, threads=1, precision=precision, compile=compiled),
         log=LogConfig(wandb="disabled"),
     )
 
@@ -280,7 +282,17 @@ def main() -> None:
     )
     ratios: dict[str, list[float]] = {name: [] for name in REFERENCES}
     for rung in options.rungs.split(","):
-        setting = prepare(cell(rung, options), lambda flops: None)
+        rows = options.rows or (GPU_RUNGS.get(rung, 16) if options.device == "cuda" else 0)
+        chosen = cell(
+            rung,
+            options.device,
+            precision=options.precision,
+            vocab=options.vocab,
+            context=options.context,
+            rows=rows,
+            compiled=options.compile,
+        )
+        setting = prepare(chosen, lambda flops: None)
         r = setting.resolved
         rates, peak = race(setting, options)
         if "ours" not in rates:
@@ -305,7 +317,7 @@ def main() -> None:
     print(
         f"{device_name(torch.device(options.device))}, {options.precision}, vocabulary "
         f"{options.vocab}, context {options.context}{', compiled' if options.compile else ''}; "
-        f"peak: {8192 if sheet else 512}-wide products, as many threads; attention in full"
+        f"peak: {8192 if options.device == 'cuda' else 512}-wide products, as many threads; attention in full"
     )
 
 
