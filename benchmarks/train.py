@@ -314,10 +314,11 @@ def main() -> None:
     for name, found in ratios.items():
         if found:
             print(f"geometric mean over {name}: {statistics.geometric_mean(found):.2f}")
+    width = 8192 if options.device == "cuda" else 512
     print(
         f"{device_name(torch.device(options.device))}, {options.precision}, vocabulary "
         f"{options.vocab}, context {options.context}{', compiled' if options.compile else ''}; "
-        f"peak: {8192 if options.device == 'cuda' else 512}-wide products, as many threads; attention in full"
+        f"peak: {width}-wide products, as many threads; attention in full"
     )
 
 
