@@ -262,6 +262,7 @@ def advance(
     Raises Diverged when too many steps are skipped, and Stopped, after a checkpoint, when asked to.
     """
     resolved, pulse = resolve(cell), setting.pulse
+    logged = _CURVE | setting.corridor.steps | {resolved.n_steps}
     every, clip = cell.machine.checkpoint_seconds, cell.optim.clip
     saved = began = time.monotonic()
     before_seconds = run.seconds
@@ -269,7 +270,7 @@ def advance(
     gradient = torch.zeros(())
     run.model.train()
     while run.step < until:
-        due = run.step + 1 in _CURVE | setting.corridor.steps or run.step + 1 == resolved.n_steps
+        due = run.step + 1 in logged
         set_lr(
             run.optimizer,
             lr_factor(
