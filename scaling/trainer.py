@@ -263,9 +263,8 @@ def advance(
     """
     resolved, pulse = resolve(cell), setting.pulse
     logged = _CURVE | setting.corridor.steps | {resolved.n_steps}
-    every, clip = cell.machine.checkpoint_seconds, cell.optim.clip
+    every, clip, before_seconds = cell.machine.checkpoint_seconds, cell.optim.clip, run.seconds
     saved = began = time.monotonic()
-    before_seconds = run.seconds
     total = torch.tensor(run.loss_sum, dtype=torch.float64, device=setting.device)
     gradient = torch.zeros(())
     run.model.train()
