@@ -4,7 +4,6 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
-from analysis.bands import has_optimum
 from analysis.laws import Law
 from analysis.material import Material
 from analysis.truth import true_offset
@@ -44,7 +43,7 @@ def cards(material: Material) -> list[Card]:
     law, plan = material.law, material.plan
     found = []
     if plan:
-        found += _plan_cards(plan, law)
+        found += _plan_cards(plan)
     elif law and law.allocation.get("a") is not None:
         found.append(
             Card(
@@ -186,6 +185,9 @@ def formula(law: Law | None) -> str:
     p = {k: number(v) for k, v in law.parameters.items()}
     if law.form == "chinchilla":
         return f"L(N, D) = {p['E']} + {p['A']} N^-{p['alpha']} + {p['B']} D^-{p['beta']}"
+    if law.form == "mixture":
+        size = f"{p['A']} N^-{p['alpha']} X^-{p['delta']}"
+        return f"L(N, D, X experts) = {p['E']} + {size} + {p['B']} D^-{p['beta']}"
     return f"{law.form}: {', '.join(f'{k} = {v}' for k, v in p.items())}"
 
 
@@ -207,23 +209,41 @@ def commands(material: Material) -> str:
     runs, plan = shlex.quote(material.folder.as_posix()), material.plan
     lines = [
         f"python -m scaling.sweep -m sweeps={shlex.quote(material.records[0].study)}",
-        f"python -m analysis.fit runs={runs}",
+        f"python -m analysis.fit runs={runs}{_fit_options(material.law)}",
     ]
     if plan:
-        lines.append(
-            f"python -m analysis.plan law={runs}/law.json runs={runs}"
-            f" flops={plan['budget']['flops']!r}"
-        )
+        bare = f"python -m analysis.plan law={runs}/law.json runs={runs}"
+        lines.append(plan.get("command") or f"{bare} flops={plan['budget']['flops']!r}")
         lines.append(f"python -m scaling.final plan={runs}/plan.yaml")
     return "\n".join([*lines, f"python -m analysis.report runs={runs}"])
 
 
-def _plan_cards(plan: dict[str, Any], law: Law | None) -> list[Card]:
+def _fit_options(law: Law | None) -> str:
+    """Return what the fit was asked for beside its defaults."""
+    if law is None:
+        return ""
+    found = {
+        "form": law.form,
+        "count": law.count,
+        **{k: law.inputs.get(k) for k in ("where", "within")},
+    }
+    usual = {"form": "chinchilla", "count": "total", "where": None, "within": None}
+    asked = [shlex.quote(f"{k}={v}") for k, v in found.items() if v != usual[k]]
+    asked += [f"+fixed.{k}={v!r}" for k, v in law.fixed.items()]
+    return "".join(f" {a}" for a in asked)
+
+
+def _plan_cards(plan: dict[str, Any]) -> list[Card]:
     pretrain, expected = plan["pretrain"], plan["forecast"]
-    level, ends = expected.get("level", DEFAULT_LEVEL), {}
-    if law and has_optimum(law):
-        ends = law.optimum(plan["budget"]["flops"], level, force=True).intervals
-    model = f"{pretrain['model']['n_layer']} layers of width {pretrain['model']['d_model']}"
+    level = expected.get("level", DEFAULT_LEVEL)
+    ends = {s["what"]: s["interval"] for s in plan.get("steps", ())}
+    shape = pretrain["model"]
+    model = f"{shape['n_layer']} layers of width {shape['d_model']}"
+    if shape.get("n_experts"):
+        model += (
+            f", top {shape['top_k']} of {shape['n_experts']} experts,"
+            f" {short(plan['cost']['params_total'])} parameters in all"
+        )
     percent = f"{100 * level:g}%"
     found = [
         Card(
@@ -231,7 +251,7 @@ def _plan_cards(plan: dict[str, Any], law: Law | None) -> list[Card]:
             value=short(pretrain["params"]),
             note=(
                 f"{model}; the law's N* is {short(pretrain['params_target'])}, {percent}"
-                f" {counts(ends.get('params'))}"
+                f" {counts(ends.get('N*'))}"
             ),
         ),
         Card(
@@ -239,7 +259,7 @@ def _plan_cards(plan: dict[str, Any], law: Law | None) -> list[Card]:
             value=short(pretrain["tokens"]),
             note=(
                 f"{pretrain['tokens'] / pretrain['params']:.3g} per parameter; D* {percent}"
-                f" {counts(ends.get('tokens'))}; about {duration(pretrain['seconds'])} of training"
+                f" {counts(ends.get('D*'))}; about {duration(pretrain['seconds'])} of training"
             ),
         ),
     ]

@@ -3,8 +3,8 @@
 It costs C/10 to C/30, near the middle in log C between what was fitted and what is planned, so that
 half the extrapolation is tested. A final run that is further than ten times beyond the fitted
 compute waits for it: `scaling.final` looks for its scored forecast in the ledger. Once done it is a
-row of the study's next fit (`analysis.records`), whose plan needs no other: it passed, or the law's
-error at such distances was widened by its miss.
+row of the study's next fit (`analysis.records`). Passed, it opens the way up to 30 times its own
+compute; missed, it widens the law's error at such distances, and ten times beyond needs another.
 """
 
 import math
@@ -34,7 +34,8 @@ def confirmation_of(
     in the law (its `inputs`).
     """
     beyond = pretrain["flops"] / reach if reach else None
-    far = FARTHEST if done else NEAREST
+    last = max(done, key=lambda one: one["flops"], default=None)
+    far = FARTHEST if last and last["inside"] else NEAREST
     if beyond is not None and beyond <= far * SLACK:
         return {"needed": False, "flops": None, "reasons": {"needed": _enough(beyond, done)}}
     ratio = NEAREST if beyond is None else min(max(math.sqrt(beyond), NEAREST), FARTHEST)

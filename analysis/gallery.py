@@ -169,6 +169,7 @@ def allocation_pictures(
     if law.form in law.methods:  # a regression alone: it is its own only method
         bands = {what: {law.form: found[law.form]} for what, found in bands.items()}
     planned = plan["pretrain"] if plan else None
+    dense = " of the dense model" if law.form == "mixture" else ""
     return [
         Picture(
             name=f"optimum_{what}",
@@ -180,7 +181,8 @@ def allocation_pictures(
                 vertices=_vertices(law, what),
             ),
             caption=(
-                f"Compute-optimal {name} by {', '.join(bands[what])}, with {100 * level:g}% bands."
+                f"Compute-optimal {name}{dense} by {', '.join(bands[what])}, with"
+                f" {100 * level:g}% bands."
             ),
         )
         for what, name in (("params", "model size"), ("tokens", "training tokens"))

@@ -14,9 +14,10 @@ stand beside it. plan.yaml is the config of `scaling.final`; dry_run=true prints
 N parameters, D tokens, C FLOPs, L nats per token.
 """
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +326,7 @@ def main(config: PlanConfig) -> None:
     plan = make_plan(law, budget, study, config, name=name, others=others, scored=scored)
     out = Path(config.out) if config.out else (folder or Path()) / "plan.yaml"
     plan = _named(plan, name, law, folder)
+    plan["command"] = command_of(config)
     sys.stdout.write("\n".join(derivation(plan)) + "\n")
     if config.dry_run:
         return
@@ -365,6 +367,32 @@ def _confirming(
     if config.moe.choices():
         asked = replace(asked, moe=replace(config.moe, experts=max(1, experts)))
     return make_plan(law, replace(budget, flops=confirmation["flops"]), study, asked, scored=scored)
+
+
+def command_of(config: PlanConfig) -> str:
+    """Return the command that asks for the same plan; sizes of later stages are left to conf."""
+    asked = []
+    for prefix, block, usual in (
+        ("", config, PlanConfig()),
+        ("shape.", config.shape, FamilySettings()),
+        ("moe.", config.moe, MixtureSettings()),
+    ):
+        for f in fields(block):
+            value = getattr(block, f.name)
+            if not is_dataclass(value) and value != getattr(usual, f.name):
+                asked.append(f"{prefix}{f.name}={_written(value)}")
+    for name in ("sft", "reward", "ppo"):
+        if law := getattr(config, name).law:
+            asked.append(f"{name}.law={_written(law)}")
+    kept = (a for a in asked if not a.startswith(("out=", "dry_run=")))
+    return shlex.join(["python", "-m", "analysis.plan", *kept])
+
+
+def _written(value: Any) -> str:
+    """Write a value as Hydra reads it."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_written, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _named(plan: dict[str, Any], name: str, law: Law, folder: Path | None) -> dict[str, Any]:

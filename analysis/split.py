@@ -215,6 +215,16 @@ def _refuse_impossible(
         )
 
 
+def _refuse_overtraining(params: float, constraints: Constraints) -> None:
+    """Refuse a cap below the N that the asked tokens per parameter leave of the budget."""
+    if params > (constraints.max_params or np.inf):
+        raise ValueError(
+            f"overtraining={constraints.overtraining:g} asks for {params:.3g} parameters at this"
+            f" budget, above max_params={constraints.max_params:g}; raise overtraining, or leave"
+            " one of them out"
+        )
+
+
 def _allocated(law: Law, flops: float, spendable: float, constraints: Constraints) -> float:
     """Return N of a law that gives N and D alone."""
     if constraints.inference_tokens is not None:
@@ -226,6 +236,7 @@ def _allocated(law: Law, flops: float, spendable: float, constraints: Constraint
     params, most = found.params, min(constraints.most_tokens, constraints.unique_tokens or np.inf)
     if constraints.overtraining is not None:
         params /= np.sqrt(constraints.overtraining)
+        _refuse_overtraining(params, constraints)
     if constraints.tokens is not None:
         params = spendable / 6 / constraints.tokens
     elif constraints.params is None and spendable / 6 / params > most:
@@ -245,7 +256,8 @@ def _searched(
     if constraints.overtraining is not None:
         scale = 1 / np.sqrt(constraints.overtraining)
         ends = free.intervals.get("params")
-        params = float(min(free.params * scale, cap))
+        params = float(free.params * scale)
+        _refuse_overtraining(params, constraints)
         return params, (ends[0] * scale, ends[1] * scale) if ends else None, None
     sizes = free.params * np.geomspace(*SPAN, GRID)
     sizes = np.unique(np.append(sizes[sizes <= cap], cap if np.isfinite(cap) else []))

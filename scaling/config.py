@@ -904,6 +904,7 @@ class FinalConfig:
     law: dict[str, Any] = field(default_factory=dict)
     alarms: list[dict[str, str]] = field(default_factory=list)
     made_from: dict[str, str] = field(default_factory=dict)
+    command: str = ""
     versions: dict[str, Any] = field(default_factory=dict)
     machine: MachineConfig = field(default_factory=MachineConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -297,10 +297,10 @@ def advance(
     every, clip = cell.machine.checkpoint_seconds, cell.optim.clip
     saved, began = time.monotonic(), setting.clock() - run.seconds
     total, gradient = run.loss_sum, 0.0
-    of_curve = _CURVE | setting.corridor.steps | {resolved.n_steps}
+    logged = _CURVE | setting.corridor.steps | {resolved.n_steps}
     run.model.train()
     while run.step < until:
-        due = run.step + 1 in of_curve
+        due = run.step + 1 in logged
         set_lr(
             run.optimizer,
             lr_factor(

@@ -91,6 +91,11 @@ def test_a_plan_far_beyond_its_confirmation_needs_another(folder):
     assert confirmation["study"] == f"small{CONFIRMING}-2"
 
 
+def test_a_miss_opens_the_way_less_far(folder):
+    confirm(folder, scale=1.2)
+    assert planned(law_of(folder), folder, 20 * FLOPS)["confirmation"]["needed"]
+
+
 def test_a_confirmation_on_other_data_is_left_out(folder):
     confirm(folder, context=256)
     law = law_of(folder)

@@ -205,6 +205,7 @@ def test_intervals_of_a_constrained_n_come_from_the_draws():
         ({"params": 1e11, "inference_tokens": 1e12}, "raise the budget or serve"),
         ({"inference_tokens": 1e20}, "leaves nothing"),
         ({"max_epochs": 2}, "give unique_tokens"),
+        ({"overtraining": 3, "max_params": 1e10}, "above max_params=1e\\+10; raise overtraining"),
         ({"reserve": 1.0}, "must lie in"),
         ({"unique_tokens": -1.0}, "must be a positive number"),
         ({"tokens": 1e18}, "no size can be trained"),

@@ -1,5 +1,6 @@
 import importlib.util
 import math
+import shlex
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -15,7 +16,7 @@ from analysis.budgets import Budget, budget_of
 from analysis.derivation import derivation
 from analysis.family import FamilySettings
 from analysis.laws import Law
-from analysis.plan import PlanConfig, main, make_plan
+from analysis.plan import PlanConfig, command_of, main, make_plan
 from analysis.plan_file import read_plan, write_plan
 from analysis.published import load_law
 from analysis.stages import ppo_block, sft_block
@@ -249,6 +250,23 @@ def test_the_factor_beyond_which_a_plan_is_far_is_stated_and_set(study):
     (alarm,) = [a for a in made["alarms"] if a["code"] == "far"]
     assert "30 times the largest fitted" in alarm["sentence"]
     assert "beyond 20 times" in alarm["sentence"]
+
+
+def test_the_command_of_a_plan_asks_for_it_again():
+    config = PlanConfig(
+        law=["besiroglu2024", "hoffmann2022"], flops=1e21, sharded=True, reserve=0.1, dry_run=True
+    )
+    config.moe.experts, config.shape.vocab_size = 8, 50_000
+    arguments = shlex.split(command_of(config))[3:]
+    assert arguments == [
+        "law=[besiroglu2024,hoffmann2022]",
+        "flops=1e+21",
+        "sharded=true",
+        "reserve=0.1",
+        "shape.vocab_size=50000",
+        "moe.experts=8",
+    ]
+    assert command_of(PlanConfig()) == "python -m analysis.plan"
 
 
 def test_a_law_of_an_unknown_count_is_refused():
