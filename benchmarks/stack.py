@@ -103,16 +103,16 @@ def command(rung: str, stack: int, options: argparse.Namespace) -> float:
 
 def compare_sweeps(options: argparse.Namespace) -> None:
     """Print a line a rung: seconds of the command without stacks and with them."""
-    print(f"{'rung':8}{'workers':>8}{'alone':>9}{'stacked':>9}{'ratio':>7}   32 cells, start to end")
+    print(
+        f"{'rung':8}{'workers':>8}{'alone':>9}{'stacked':>9}{'ratio':>7}   32 cells, start to end"
+    )
     for rung in options.rungs.split(","):
         pairs = []
         for _ in range(options.rounds):
             pairs.append((command(rung, 0, options), command(rung, options.stack, options)))
         alone, stacked = (statistics.median(side) for side in zip(*pairs, strict=True))
         ratio = statistics.median(a / b for a, b in pairs)
-        print(
-            f"{rung:8}{options.workers:8}{alone:8.1f}s{stacked:8.1f}s{ratio:7.2f}", flush=True
-        )
+        print(f"{rung:8}{options.workers:8}{alone:8.1f}s{stacked:8.1f}s{ratio:7.2f}", flush=True)
 
 
 def main() -> None:
