@@ -34,6 +34,7 @@ class Ensemble:
             Bundle(model, size, setting.device) for _ in range(4)
         )
         self.counts = torch.zeros(len(self.weights.named), size)  # updates made, as torch has them
+        self.firsts = [next(run.model.parameters()) for run in self.runs]
         self.states: list[dict[str, Any] | None] = [None] * size
         optim = setting.cell.optim
         self.betas = optim.beta1, optim.beta2
@@ -60,7 +61,11 @@ class Ensemble:
         for row, run in enumerate(self.runs):
             self._own(row, run)
         device = self.weights.kinds[0].device
-        batches = [r.setting.batches(r.run.step) for r in requests]
+        drawn: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}  # one a seed and step
+        for r in requests:
+            if (key := (r.setting.cell.seed, r.run.step)) not in drawn:
+                drawn[key] = r.setting.batches(r.run.step)
+        batches = [drawn[r.setting.cell.seed, r.run.step] for r in requests]
         x, y = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*batches, strict=True))
         losses = self.passes(x, y)
         norms = self.gradient.norms()
@@ -82,11 +87,10 @@ class Ensemble:
     def _own(self, row: int, run: Run) -> None:
         """Take a run's moments into its row, where a checkpoint or a snapshot made new ones."""
         state, optimizer = self.states[row], run.optimizer
-        weights = dict(run.model.named_parameters())
-        first = next(iter(weights.values()))
+        first = self.firsts[row]
         if state is not None and optimizer.state.get(first) is state:
             return
-        for number, (name, weight) in enumerate(weights.items()):
+        for number, (name, weight) in enumerate(run.model.named_parameters()):
             moments = self.first.named[name][row], self.second.named[name][row]
             count, before = self.counts[number, row], optimizer.state.get(weight)
             if before:

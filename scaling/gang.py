@@ -65,8 +65,9 @@ class Gang:
     def run(self) -> None:
         """Train until every member has ended."""
         while self.members:
-            for member in [m for m in self.members if m.request is None]:
-                self._go_on(member, member.work.__next__)
+            while new := [m for m in self.members if m.request is None]:
+                for member in new:  # which may bring branches that can start at once
+                    self._go_on(member, member.work.__next__)
             if not self._look():
                 self._step()
 

@@ -15,6 +15,7 @@ V vocabulary. `x` is the residual stream and `dx` the loss' gradient by it, both
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from scaling.optim import by_kind
 from scaling.parametrization import scales
 
 LOGIT_BYTES = 1 << 19  # of logits held at once: half of a core's second-level cache
+FAINT = 1e-30  # a share below which its logarithm is not taken of it
+STRIP = 32  # queries at once: their scores stay in the cache, and those of later keys are not made
 VECTOR = 16  # floats, of the widest registers
 
 
@@ -128,9 +131,10 @@ class StackedPasses:
         found: dict[str, list[Tensor]] = {"attention": [], "mlp": [], "scores": []}
         for part in self.parts:
             before.copy_(x)
-            part.forward(x)
             if isinstance(part, AttentionPass):
-                found["scores"].append(self.shared.scores.view(len(x), -1).amax(1))
+                found["scores"].append(part.watched(x))
+            else:
+                part.forward(x)
             name = "attention" if isinstance(part, AttentionPass) else "mlp"
             found[name].append(rms(torch.sub(x, before, out=before)))
         stream = rms(x)
@@ -212,7 +216,8 @@ class Folded:
     ) -> None:
         self.weight, self.gain = weights.named[matrix], weights.named[gain][:, None]  # (S, 1, C)
         self.norm, self.shared = Normed(shared, NORM_EPS), shared
-        self.matrix, self.gradient = (torch.empty_like(self.weight).contiguous() for _ in range(2))
+        self.matrix = torch.empty_like(self.weight).contiguous()
+        self.by_input = torch.empty_like(self.weight.mT).contiguous()  # (S, C, O): the faster way
         self.d_weight = gradient and gradient.named[matrix]
         self.d_gain = gradient and gradient.named[gain]
 
@@ -223,9 +228,9 @@ class Folded:
 
     def backward(self, dx: Tensor, d_out: Tensor) -> None:
         """Take the gradient (S, O, n); write the two weights' and add the input's to dx."""
-        dy, gradient = self.shared.dy, self.gradient
+        dy, gradient = self.shared.dy, self.by_input.mT
         torch.bmm(self.matrix.mT, d_out, out=dy)
-        torch.bmm(d_out, self.norm.out.mT, out=gradient)
+        torch.bmm(self.norm.out, d_out.mT, out=self.by_input)
         torch.mul(gradient, self.gain, out=self.d_weight)
         torch.sum(gradient.mul_(self.weight), 1, out=self.d_gain)
         self.norm.backward(dx, dy, self.shared.spare)
@@ -266,9 +271,8 @@ class Shared:
     dy: Tensor
     qkv: Tensor  # (S, 3 D, n), values and gradients
     heads: Tensor  # (S, D, n)
-    scores: Tensor  # (S B H, T, T)
+    scores: Tensor  # (S B H t T,), of a strip
     dqkv: Tensor  # (3, S, B, H, K, T), gradients
-    by_head: Tensor  # (S, B, H, K, T)
     d_up: Tensor  # (S, 2 F, n)
     d_act: Tensor  # (S, F, n)
 
@@ -298,9 +302,8 @@ class Shared:
             dy=empty(size, config.d_model, n),
             qkv=empty(size, 3 * heads * d_head, n),
             heads=empty(size, heads * d_head, n),
-            scores=empty(size * rows * heads, context, context),
+            scores=empty(size * rows * heads * max(STRIP, context // 4) * context),
             dqkv=empty(3, size, rows, heads, d_head, context),
-            by_head=empty(size, rows, heads, d_head, context),
             d_up=empty(size, 2 * config.d_ff, n),
             d_act=empty(size, config.d_ff, n),
         )
@@ -323,7 +326,6 @@ class AttentionPass:
         matrix, gain = f"{block}attention.qkv.weight", f"{block}norm_attention.weight"
         self.qkv = Folded(matrix, gain, weights, gradient, shared)
         self.out = Branch(f"{block}attention.out.weight", weights, gradient, factors.residual)
-        self.weights = torch.empty_like(shared.scores)  # of the softmax
         self.mixed = torch.empty_like(shared.heads)
         flat = (S * B * H, K, T)
         kept = torch.empty_like(shared.dqkv)
@@ -336,34 +338,51 @@ class AttentionPass:
             self.turned = tuple(  # type: ignore[assignment]
                 [(*to.chunk(2, -2), *of.chunk(2, -2)) for to, of in pair] for pair in self.turned
             )
-        self.by_head = shared.by_head.view(flat)
-        self.by_token, self.d_by_token = (
+        tokens, d_tokens = (
             t.view(S, H, K, B, T).permute(0, 3, 1, 2, 4) for t in (self.mixed, shared.heads)
         )
+        self.strips: list[Strip] = []
+        edges = [*range(0, T, max(STRIP, T // 4)), T]
+        for first, last in pairwise(edges):
+            here, before = slice(first, last), slice(0, last)
+            scores = shared.scores[: S * B * H * (last - first) * last]
+            self.strips.append(
+                Strip(
+                    shape=(S, B, H, K, last - first),
+                    widest=last == T,
+                    scores=scores.view(-1, last - first, last),
+                    weights=torch.empty_like(scores).view(-1, last - first, last),
+                    mask=shared.mask[:, here, before],
+                    mixed=tokens[..., here],
+                    d_mixed=d_tokens[..., here],
+                    **{n: getattr(self, n)[..., here] for n in ("q", "dq")},
+                    **{n: getattr(self, n)[..., before] for n in ("k", "v", "dk", "dv")},
+                )
+            )
 
     def forward(self, x: Tensor) -> None:
         """Add the branch to x."""
-        s = self.shared
-        self.qkv.forward(x, s.qkv)
+        self.qkv.forward(x, self.shared.qkv)
         self._turn(0, 1.0)
-        torch.baddbmm(s.mask, self.q.mT, self.k, alpha=self.scale, out=s.scores)
-        torch.softmax(s.scores, -1, out=self.weights)
-        torch.bmm(self.v, self.weights.mT, out=self.by_head)
-        self.by_token.copy_(s.by_head)
+        for strip in self.strips:
+            strip.forward(self.scale)
         self.out.forward(x, self.mixed)
+
+    def watched(self, x: Tensor) -> Tensor:
+        """Add the branch to x; return each model's largest score, (S,)."""
+        self.forward(x)
+        largest = []
+        for strip in self.strips:
+            strip.forward(self.scale)  # again: the next one writes over its scores
+            largest.append(strip.scores.view(len(x), -1).amax(1))
+        return torch.stack(largest).amax(0)
 
     def backward(self, dx: Tensor) -> None:
         """Write the weights' gradients and add the branch's to dx."""
         s = self.shared
         self.out.backward(dx, self.mixed, s.heads)
-        s.by_head.copy_(self.d_by_token)
-        torch.bmm(self.by_head, self.weights, out=self.dv)
-        d_scores = torch.bmm(self.by_head.mT, self.v, out=s.scores)
-        torch.ops.aten._softmax_backward_data.out(
-            d_scores, self.weights, -1, torch.float32, grad_input=d_scores
-        )
-        into(self.dq, self.k, d_scores.mT, self.scale)
-        into(self.dk, self.q, d_scores, self.scale)
+        for strip in reversed(self.strips):  # the widest first: it writes where the others add
+            strip.backward(self.scale)
         self._turn(1, -1.0)
         self.qkv.backward(dx, s.qkv)
 
@@ -379,6 +398,45 @@ class AttentionPass:
         first, second, a, b = self.turned[which][0]  # type: ignore[misc]
         torch.mul(a, cos, out=first).addcmul_(b, sin, value=-sign)
         torch.mul(b, cos, out=second).addcmul_(a, sin, value=sign)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """Attention of a stretch of queries, t of T, to the keys up to its end, s of T."""
+
+    shape: tuple[int, ...]  # S, B, H, K, t
+    widest: bool
+    scores: Tensor  # (S B H, t, s), values and gradients, as the next
+    weights: Tensor  # of the softmax
+    mask: Tensor  # (1, t, s)
+    q: Tensor  # (S B H, K, t), as the next
+    dq: Tensor
+    k: Tensor  # (S B H, K, s), as the next three
+    v: Tensor
+    dk: Tensor
+    dv: Tensor
+    mixed: Tensor  # (S, B, H, K, t), where the tokens have it, as the next
+    d_mixed: Tensor
+
+    def forward(self, scale: float) -> None:
+        """Mix the values of the stretch."""
+        torch.baddbmm(self.mask, self.q.mT, self.k, alpha=scale, out=self.scores)
+        torch.softmax(self.scores, -1, out=self.weights)
+        self.mixed.copy_(torch.bmm(self.v, self.weights.mT).view(self.shape))
+
+    def backward(self, scale: float) -> None:
+        """Take the gradient of what was mixed; write the queries', add the others'."""
+        d_mixed = self.d_mixed.contiguous().view(self.q.shape)
+        self._add(self.dv, torch.bmm(d_mixed, self.weights))
+        d_scores = torch.bmm(d_mixed.mT, self.v, out=self.scores)
+        torch.ops.aten._softmax_backward_data.out(
+            d_scores, self.weights, -1, torch.float32, grad_input=d_scores
+        )
+        torch.mul(torch.bmm(self.k, d_scores.mT), scale, out=self.dq)
+        self._add(self.dk, torch.bmm(self.q, d_scores).mul_(scale))
+
+    def _add(self, out: Tensor, part: Tensor) -> None:
+        out.copy_(part) if self.widest else out.add_(part)
 
 
 class SwiGLUPass:
@@ -430,8 +488,8 @@ class HeadPass:
         V = self.weight.shape[1]
         tokens = min(n, max(16, LOGIT_BYTES // (4 * V)))
         models = min(size, max(1, LOGIT_BYTES // (4 * V * n)))
-        self.picked, self.top, self.best = (self.hidden.new_empty(size, n, 1) for _ in range(3))
-        logits, shares = (self.hidden.new_empty(models * tokens * V) for _ in range(2))
+        self.picked = self.hidden.new_empty(size, n, 1)  # shares of the targets
+        logits = self.hidden.new_empty(models * tokens * V)
         self.by_feature = self.hidden.new_empty(size, width, V)  # the weights' gradient, turned
         self.minus = self.hidden.new_full((models, tokens, 1), -1.0)
         self.tiles: list[Tile] = []
@@ -449,10 +507,7 @@ class HeadPass:
                         weight=self.weight[some],
                         by_feature=self.by_feature[some],
                         logits=logits[:count].view(shape),
-                        shares=shares[:count].view(shape),
                         picked=self.picked[some, those],
-                        top=self.top[some, those],
-                        best=self.best[some, those],
                         minus=self.minus[: shape[0], : shape[1]],
                     )
                 )
@@ -462,7 +517,7 @@ class HeadPass:
         n = targets.shape[1]
         for tile in self.tiles:
             y = tile.score(targets)
-            z = tile.shares.scatter_add_(2, y, tile.minus)  # softmax - one-hot
+            z = tile.logits.scatter_add_(2, y, tile.minus)  # softmax - one-hot
             if tile.d_hidden.is_contiguous():
                 torch.bmm(tile.weight.mT, z.mT, out=tile.d_hidden)
             else:
@@ -473,25 +528,29 @@ class HeadPass:
         torch.mul(self.by_feature.mT, 1 / n, out=self.d_weight)
         if self.d_embedding is not self.d_weight:
             self.d_embedding.zero_()
-        return torch.stack([row.mean() for row in self._losses().double()]).float()
+        return torch.stack([row.mean() for row in self._losses(targets).double()]).float()
 
     def losses(self, targets: Tensor) -> Tensor:
         """Return the loss of each of (S, n) targets."""
         for tile in self.tiles:
             tile.score(targets)
-        return self._losses()
+        return self._losses(targets)
 
     def rms(self) -> Tensor:
         """Return the root mean square of each model's logits, (S,)."""
         total = torch.zeros(len(self.hidden), device=self.hidden.device)
         for tile in self.tiles:
-            z = torch.bmm(tile.hidden.mT, tile.weight.mT, out=tile.logits)
+            z = tile.scores()
             total[tile.models] += torch.linalg.vector_norm(z.flatten(1), dim=1).square_()
         return (total / (self.hidden.shape[2] * self.weight.shape[1])).sqrt_()
 
-    def _losses(self) -> Tensor:
-        # the largest probability is one over the sum of exp(z - top)
-        return (self.top - self.best.log_() - self.picked)[..., 0]
+    def _losses(self, targets: Tensor) -> Tensor:
+        if float(self.picked.min()) < FAINT:
+            for tile in self.tiles:
+                z = tile.scores()
+                tile.picked.copy_(z.gather(2, tile.of(targets)) - z.logsumexp(2, keepdim=True))
+            return -self.picked[..., 0]
+        return -self.picked[..., 0].log()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -504,22 +563,24 @@ class Tile:
     d_hidden: Tensor
     weight: Tensor  # (models, V, C)
     by_feature: Tensor  # (models, C, V)
-    logits: Tensor  # (models, tokens, V), as the next
-    shares: Tensor
-    picked: Tensor  # (models, tokens, 1), as the next three
-    top: Tensor
-    best: Tensor
+    logits: Tensor  # (models, tokens, V), then their softmax
+    picked: Tensor  # (models, tokens, 1), as the next
     minus: Tensor
 
     def score(self, targets: Tensor) -> Tensor:
-        """Make logits and shares of (S, n) targets and note what the losses take; return ours."""
-        y = targets[self.models, self.tokens, None]
-        z = torch.bmm(self.hidden.mT, self.weight.mT, out=self.logits)
-        self.picked.copy_(z.gather(2, y))
-        torch.amax(z, 2, keepdim=True, out=self.top)
-        torch.softmax(z, 2, out=self.shares)
-        torch.amax(self.shares, 2, keepdim=True, out=self.best)
+        """Make the softmax and note what it gives (S, n) targets; return ours."""
+        y = self.of(targets)
+        z = self.scores()
+        torch.gather(torch.softmax(z, 2, out=z), 2, y, out=self.picked)
         return y
+
+    def of(self, targets: Tensor) -> Tensor:
+        """Return the targets of the tile, (models, tokens, 1)."""
+        return targets[self.models, self.tokens, None]
+
+    def scores(self) -> Tensor:
+        """Make the logits."""
+        return torch.bmm(self.hidden.mT, self.weight.mT, out=self.logits)
 
 
 def into(out: Tensor, a: Tensor, b: Tensor, factor: float) -> Tensor:

@@ -1,20 +1,28 @@
 """Cells of one shape trained together against the same cells trained alone."""
 
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from scaling.attempt import Holder, last_attempt
+from scaling import trainer
+from scaling.attempt import Holder, Lease, Pulse, attempts, last_attempt, take
+from scaling.budget import by_trunk
 from scaling.config import ModelConfig
-from scaling.failure import cell_folder
+from scaling.ensemble import Ensemble
+from scaling.failure import cell_folder, trunk_folder
 from scaling.model import Transformer
 from scaling.passes import Passes
+from scaling.pool import Pool, Running
 from scaling.schema import read_curve, read_record
 from scaling.stack import Bundle, StackedPasses
 from scaling.trainer import train_trunk
-from scaling.work import tasks_of
-from scaling.worker import make_workers, train
+from scaling.work import Work, alike, tasks_of
+from scaling.worker import HELD, STOPPED, make_workers, train
 
 CPU = torch.device("cpu")
 VOCAB, ROWS, CONTEXT = 300, 3, 16
@@ -139,3 +147,203 @@ def test_seeds_rates_and_budgets_equal_cells_trained_alone(make_cell, tmp_path, 
         assert_equal(cell, other)
         assert record(cell).metrics["stacked"] == 1
         assert last_attempt(cell_folder(cell)).outcome == "done"
+
+
+def test_a_cell_has_the_same_bits_whatever_is_trained_beside_it(make_cell, tmp_path):
+    cells = cells_of(make_cell)
+    together(cells)
+    for cell, other in zip(cells, elsewhere(cells, tmp_path), strict=True):
+        together([other])
+        one, two = record(cell), record(other)
+        assert (one.test_loss, one.train_loss) == (two.test_loss, two.train_loss)
+        times = ("seconds", "tokens_per_second")
+        assert all(
+            {k: v for k, v in a.items() if k not in times}
+            == {k: v for k, v in b.items() if k not in times}
+            for a, b in zip(curve(cell), curve(other), strict=True)
+        )
+
+
+def test_their_seconds_are_shares_of_what_passed(make_cell):
+    cells = [make_cell(seed=seed) for seed in range(4)]
+    began = time.monotonic()
+    together(cells)
+    gone = time.monotonic() - began
+    found = [record(c).seconds for c in cells]
+    assert 0.1 * gone < sum(found) <= gone
+    assert max(found) < 2 * min(found)
+    assert record(cells[0]).tokens_per_second == pytest.approx(2048 / found[0])
+
+
+def test_one_that_diverges_leaves_and_the_others_go_on(make_cell, tmp_path):
+    bad = make_cell(seed=3, optim={"peak_lr": 1e30, "max_skipped": 3})
+    cells = [bad, *cells_of(make_cell)]
+    code, _ = together(cells)
+    assert code == 0
+    for cell, other in zip(cells, elsewhere(cells, tmp_path), strict=True):
+        train_trunk([other])
+        if cell is not bad:
+            assert_equal(cell, other)
+            continue
+        assert record(cell).status == record(other).status == "diverged"
+        assert record(cell).steps == record(other).steps
+        assert "optim.max_skipped=3" in record(cell).error
+        assert last_attempt(cell_folder(cell)).outcome == "diverged"
+
+
+def stopping(step: int):
+    """Return an ensemble's step that stops all of its runs when one reaches a step."""
+    whole = Ensemble.step
+
+    def stop(self, requests):
+        answers = whole(self, requests)
+        if any(r.run.step + 1 >= step for r in requests):
+            for request in requests:
+                request.setting.pulse.stop = "stopped"
+        return answers
+
+    return stop
+
+
+@pytest.mark.parametrize("resumed", ["together", "alone"])
+def test_a_stopped_gang_resumes_together_or_alone(make_cell, tmp_path, monkeypatch, resumed):
+    cells = cells_of(make_cell)
+    others = elsewhere(cells, tmp_path)
+    together(others)
+    for step in (7, 20, 30):
+        with monkeypatch.context() as patch:
+            patch.setattr(Ensemble, "step", stopping(step))
+            code, workers = together(cells)
+        assert code == STOPPED
+        for worker in workers:
+            folder = trunk_folder(worker.task.cells[0])
+            assert last_attempt(folder).outcome in ("stopped", "done")
+            assert (folder / "checkpoint.safetensors").is_file()
+    if resumed == "together":
+        together(cells)
+    else:
+        for trunk in by_trunk(cells).values():
+            train_trunk(trunk)
+    for cell, other in zip(cells, others, strict=True):
+        assert_equal(cell, other)
+        if resumed == "together":
+            assert record(cell).test_loss == record(other).test_loss
+
+
+def test_a_trunk_that_is_held_elsewhere_is_left_out(make_cell):
+    cells = cells_of(make_cell)
+    holder = Holder.here(round="r", job="other")
+    with (
+        Lease(trunk_folder(cells[1]), holder, Pulse()),
+        Lease(cell_folder(cells[2]), holder, Pulse()),
+    ):
+        code, _ = together(cells)
+    assert code == HELD
+    done = [(cell_folder(c) / "record.json").is_file() for c in cells]
+    assert done == [True, False, False, True]
+
+
+def test_a_failure_is_its_own_trunks_alone(make_cell, monkeypatch):
+    cells = cells_of(make_cell)
+    save = trainer.save_state
+
+    def full(run, setting, folder, *, name="checkpoint"):
+        if setting.cell.seed == 1:
+            raise OSError("no space left")
+        save(run, setting, folder, name=name)
+
+    monkeypatch.setattr(trainer, "save_state", full)
+    code, _ = together(cells)
+    assert code == 1
+    assert [record(c).status for c in cells] == ["done", "failed", "done", "done"]
+    assert "no space left" in record(cells[1]).error
+
+
+def test_an_error_of_the_stack_fails_every_trunk_with_its_reason(make_cell, monkeypatch):
+    cells = cells_of(make_cell)
+
+    def broken(self, requests):
+        raise RuntimeError("the stack is broken")
+
+    monkeypatch.setattr(Ensemble, "step", broken)
+    assert together(cells)[0] == 1
+    assert all("the stack is broken" in record(c).error for c in cells)
+
+
+def test_what_a_stack_does_not_compute_is_trained_alone(make_cell):
+    def kind(machine=None, **fields):
+        cell = make_cell(**fields)
+        (task,) = tasks_of([replace(cell, machine=replace(cell.machine, **(machine or {})))])
+        return alike(task)
+
+    assert kind(seed=0) == kind(seed=1, n_tokens=4096, optim={"peak_lr": 0.1}) != ""
+    assert kind() != kind(model={"d_model": 32})
+    assert not kind(model={"n_experts": 4})
+    assert not kind(optim={"name": "muon"})
+    assert not kind(model={"d_model": 256})
+    assert kind(model={"d_model": 256}, machine={"stack": 4})
+    alone = ({"stack": 0}, {"compile": True}, {"deterministic": True}, {"micro_batch": 1})
+    assert not any(kind(machine=m) for m in (*alone, {"precision": "bf16"}))
+
+
+def test_a_pool_divides_alike_tasks_among_its_slots(make_cell):
+    cells = [make_cell(seed=seed) for seed in range(9)]
+    odd = make_cell(model={"n_experts": 4}, n_tokens=1024)
+    pool = Pool(work=Work(round="r", tasks=tasks_of([*cells, odd]), workers=2), job="test")
+    first = pool.next_tasks(2)
+    assert len(first) == 4
+    assert pool.next_tasks(1) == [t for t in tasks_of(cells) if t not in first]
+    assert pool.next_tasks(1) == tasks_of([odd])
+    assert pool.next_tasks(1) == []
+
+
+def test_of_a_process_that_dies_each_task_is_tried_alone_and_none_is_blamed(make_cell):
+    cells = [make_cell(seed=seed) for seed in range(3)]
+    tasks = tasks_of(cells)
+    pool = Pool(work=Work(round="r", tasks=tasks), job="test")
+    taken, me = pool.next_tasks(1), Holder.here(round="r", job="test")
+    for cell in cells:
+        take(cell_folder(cell), me)
+    pool.after(Running(SimpleNamespace(exitcode=-9, pid=me.pid), taken, 0, [0, 0, 0]))
+    assert [last_attempt(cell_folder(c)).outcome for c in cells] == ["preempted"] * 3
+    assert [len(pool.next_tasks(1)) for _ in range(4)] == [1, 1, 1, 0]
+    pool.after(Running(SimpleNamespace(exitcode=0, pid=1), tasks[:1], 0, [1]))
+    assert last_attempt(cell_folder(tasks[0].cells[0])).outcome == "failed"
+
+
+@pytest.mark.slow
+def test_the_sweep_trains_alike_cells_together_by_itself(corpus_folder, tmp_path):
+    def sweep(name: str, *more: str) -> list[float]:
+        command = [
+            sys.executable,
+            "-m",
+            "scaling.sweep",
+            "-m",
+            "~sweeps",
+            f"runs={tmp_path}/{name}",
+        ]
+        command += [
+            "study=grid",
+            "model=m2k",
+            "seed=0,1,2",
+            "optim.peak_lr=0.01,0.03",
+            "data=files",
+        ]
+        command += [f"data.train=[{corpus_folder}]", "data.test_share=0.2", "data.context=32"]
+        command += [
+            "budget.n_tokens=4096,8192",
+            "optim.batch_tokens=64",
+            "tokenizer.vocab_size=300",
+        ]
+        command += [f"machine.cache={tmp_path}/cache", "machine.device=cpu", "machine.workers=1"]
+        command += ["eval.test_tokens=512", "log.wandb=disabled", *more]
+        subprocess.run(command, check=True, capture_output=True)
+        found = [read_record(p) for p in sorted((tmp_path / name).glob("grid/*/record.json"))]
+        assert len(found) == 12
+        assert all(r.metrics.get("stacked", 0) == (name == "stacked") for r in found)
+        pids = {a.pid for r in found for a in attempts(tmp_path / name / "grid" / r.run_id)}
+        assert len(pids) == (1 if name == "stacked" else 6)
+        return [r.test_loss for r in found]
+
+    losses = sweep("alone", "machine.stack=0")
+    assert sweep("stacked") == pytest.approx(losses, rel=1e-3)

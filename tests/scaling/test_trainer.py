@@ -318,6 +318,25 @@ def test_a_kill_while_a_cell_resumes_costs_no_row_of_its_curve(make_cell, tmp_pa
     assert curve(cell) == curve(replace(cell, runs=str(tmp_path / "whole")))
 
 
+def test_a_trunk_that_resumes_beyond_a_kept_point_leaves_it_as_it_was(
+    make_cell, tmp_path, monkeypatch
+):
+    cells, pulse = [make_cell(n_tokens=n) for n in (1024, 4096)], Pulse()
+
+    def late(run, setting, clip):
+        pulse.stop = "preempted" if run.step == 30 else ""
+        return train_step(run, setting, clip)
+
+    with monkeypatch.context() as patch, suppress(Stopped):
+        patch.setattr(stepping, "train_step", late)
+        train_trunk(cells, pulse=pulse, part="trunk")
+    assert pulse.step == 31
+    train_trunk(cells, part="trunk")
+    parted = [train_trunk([cell], part="branch")[0] for cell in cells]
+    whole = train_trunk([replace(c, runs=str(tmp_path / "whole")) for c in cells])
+    assert list(map(science, parted)) == list(map(science, whole))
+
+
 def spoilt(steps, factor):
     """Return a training step whose gradients of some steps are multiplied by a factor."""
 
