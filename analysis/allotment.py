@@ -2,8 +2,8 @@
 
 One cell after another by the largest drop of variance per FLOP (LAWS 5.3 iii; Active scaling-law
 design, 2604.22753), then back: cells that turned out needless are left out, and each is exchanged
-for cheaper ones that do the same. With both laws of `benchmarks/design.py` going forth alone took
-1.2 to 1.6 times the FLOPs. Before a fit the determinant of the information counts instead, per
+for cheaper ones that do the same. Known laws, linear theory: going forth alone took 1.1 to 1.5
+times the FLOPs. Before a fit the determinant of the information counts instead, per
 square root of FLOPs: cells spread out, most of them cheap.
 """
 
@@ -17,6 +17,7 @@ from analysis.candidates import Bill, Candidate
 from analysis.forms import Array
 
 ROUNDS = 4  # of exchanging
+MOST = 10_000  # cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ def allot(
     reached: Mapping[str, float],
     wanted: float = 0.0,
     budget: float = np.inf,
-    most: int = 10_000,
+    most: int = MOST,
 ) -> list[Pick]:
     """Return cells in the order in which to run them, until the variance is `wanted`.
 
@@ -94,7 +95,7 @@ def _forth(
     *,
     wanted: float,
     budget: float = np.inf,
-    most: int = 10_000,
+    most: int = MOST,
     without: int = -1,
 ) -> list[int]:
     """Add the cell of the largest drop per FLOP to those chosen until the variance is wanted."""

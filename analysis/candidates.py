@@ -186,7 +186,7 @@ def ran(record: Record, count: str) -> Candidate:
 
 def reached_by(records: Iterable[Record]) -> dict[str, float]:
     """Return how far each trunk is kept (tokens): where its last branch to end left it."""
-    ended = sorted(records, key=lambda r: r.ended)
+    ended = sorted(records, key=lambda r: (r.ended, r.tokens))
     return {cell.trunk: cell.leaves for cell in (ran(r, "total") for r in ended)}
 
 

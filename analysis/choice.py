@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis.allotment import Pick, allot, spread
+from analysis.allotment import MOST, Pick, allot, spread
 from analysis.belief import Belief, believed
 from analysis.candidates import Candidate
 from analysis.estimate import FEWEST_UNITS, SPARE_ROWS, fit
@@ -25,7 +25,6 @@ from analysis.uncertainty import units_of
 START = 12  # cells before the first fit is asked: those of the law twice over, and two
 BATCH = 4
 ABOVE = 0.8  # of the precision that is left to the parameters where scatter alone is above it
-MOST = 10_000
 CALIBRATED = (0.25, 16.0)  # variances by bootstrap over those of the linear belief
 
 
@@ -73,40 +72,36 @@ def next_step(
     `runs` are the cells so far, which cost `spent` FLOPs; `law` is their fit where it is there.
     """
     options = options or Options()
+    why = ""
     if law is None:
         law, why = fitted(runs, goal, options)
-    else:
-        why = ""
-    table = None if runs is None else runs.table
+    now = standing(law, goal) if law is not None and not why else None
+    ended = ""
+    if goal.precision and now is not None and now.half <= goal.precision:
+        ended = f"the precision is reached: {now.half:.4g} <= {goal.precision:.4g}"
+    elif not candidates:
+        ended = "the pool is exhausted"
+    if ended:
+        return Step(law=law, standing=now, planned=[], halves=[], batch=0, why="", stop=ended)
     left = goal.max_flops - spent if goal.max_flops else np.inf
-    now = standing(law, goal) if law is not None and law.usable and not why else None
-    if law is None or now is None:
-        belief = believed(prior, candidates, goal, table=table, loose=True) if candidates else None
+    table = None if runs is None else runs.table
+    if law is not None and now is not None:
+        belief = believed(law, candidates, goal, table=table)
+        step = _planned(law, now, belief, candidates, goal, spent, left, reached, options)
+    else:
+        belief = believed(prior, candidates, goal, table=table, loose=True)
         number = max(options.start - (0 if table is None else len(table)), options.batch)
-        picks = (
-            spread(
-                belief, candidates, reached=reached, number=number, budget=left, trunks=FEWEST_UNITS
-            )
-            if belief
-            else []
+        picks = spread(
+            belief, candidates, reached=reached, number=number, budget=left, trunks=FEWEST_UNITS
         )
-        told = f"cells spread by the prior law, which tell all parameters apart: {why}"
-        return Step(
-            law=law, standing=None, planned=picks, halves=[], batch=len(picks), why=told,
-            stop="" if picks else _ended(candidates, goal, spent),
-        )  # fmt: skip
-    if goal.precision and now.half <= goal.precision:
-        return Step(
-            law=law, standing=now, planned=[], halves=[], batch=0, why="",
-            stop=f"the precision is reached: {now.half:.4g} <= {goal.precision:.4g}",
-        )  # fmt: skip
-    if not candidates:
-        return Step(
-            law=law, standing=now, planned=[], halves=[], batch=0, why="",
-            stop=_ended(candidates, goal, spent),
-        )  # fmt: skip
-    belief = believed(law, candidates, goal, table=table)
-    return _planned(law, now, belief, candidates, goal, spent, left, reached, options)
+        told = "cells spread by the prior law, which tell all parameters apart: "
+        told += why or "the law has no draws"
+        step = Step(law=law, standing=None, planned=picks, halves=[], batch=len(picks), why=told)
+    if step.planned:
+        return step
+    spare = f"{spent:.3g} of {goal.max_flops:.3g} FLOPs are spent, and no candidate costs so little"
+    none = f"the budget is: {spare}" if goal.max_flops else "no candidate narrows the interval"
+    return replace(step, stop=none)
 
 
 def fitted(runs: Runs | None, goal: Goal, options: Options) -> tuple[Law | None, str]:
@@ -168,7 +163,10 @@ def _planned(
     if above:  # hindcasts that failed by few cells may succeed with more: act as if they had
         sd = ABOVE * allowed_sd(goal, replace(now, floor=0.0))
     most = options.batch if not sd and not goal.max_flops else MOST
-    picks = allot(belief, candidates, reached=reached, wanted=sd**2 / scale, budget=left, most=most)
+    within = {"reached": reached, "budget": left}
+    picks = allot(belief, candidates, wanted=sd**2 / scale, most=most, **within)
+    if not picks:  # the parameters are known well enough, what hindcasts add is not
+        picks = allot(belief, candidates, most=options.batch, **within)
     halves = expected(picks, scale, floor=now.floor, value=now.value, goal=goal)
     why = f"the largest drop of variance per FLOP of {len(candidates)} candidates"
     if above:
@@ -183,16 +181,6 @@ def _planned(
         halves=halves,
         batch=taken(picks, options.batch, spent) if picks else 0,
         why=why,
-        stop="" if picks else _ended(candidates, goal, spent),
-    )
-
-
-def _ended(candidates: Sequence[Candidate], goal: Goal, spent: float) -> str:
-    if not candidates:
-        return "the pool is exhausted"
-    return (
-        f"the budget is: {spent:.3g} of {goal.max_flops:.3g} FLOPs are spent and no candidate costs"
-        " as little as is left"
     )
 
 

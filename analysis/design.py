@@ -20,10 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.allocation import optimal_split
-from analysis.allotment import allot, spread
 from analysis.batches import cell_rows
-from analysis.belief import believed, noise_at
 from analysis.candidates import (
     RATIOS,
     SIZES,
@@ -34,12 +31,11 @@ from analysis.candidates import (
     ran,
     reached_by,
 )
-from analysis.choice import BATCH, START, Options, Step, fitted, next_step, table_of
-from analysis.estimate import FEWEST_UNITS, SPARE_ROWS
-from analysis.forms import FORMS, column
-from analysis.goal import Goal, check_goal, check_law, half_width, standing
+from analysis.choice import START, Options, Step, fitted, next_step
+from analysis.first_study import from_nothing
+from analysis.forms import column
+from analysis.goal import Goal, check_goal, check_law, half_width
 from analysis.laws import Law
-from analysis.noise import usual_deviation
 from analysis.published import load_law
 from analysis.records import Columns, Runs, load_runs
 from analysis.words import number, power, short
@@ -97,8 +93,8 @@ class PoolSettings:
 class DesignConfig:
     """Options; `out` defaults to design.json beside the study, or here.
 
-    `cells` is how many are shown where no precision is set; `simulate` how many tables are drawn a
-    simulated point (0: none).
+    `cells` is how many are chosen where neither precision nor budget is set; `start` how many a fit
+    needs; `simulate` how many tables are drawn a simulated point (0: none).
     """
 
     runs: str = ""
@@ -110,7 +106,6 @@ class DesignConfig:
     where: str | None = None
     cells: int = 12
     start: int = START
-    batch: int = BATCH
     resamples: int = 1000
     prior: str = "hoffmann2022"
     simulate: int = 8
@@ -175,72 +170,16 @@ def of_law(config: DesignConfig, goal: Goal) -> dict[str, Any]:
     check_law(law)
     low, high = config.pool.flops or [goal.flops * share for share in PILOTS]
     check_goal(goal, largest=high)
-    pool = _around(config.pool, law, low, high)
-    picks = spread(
-        believed(law, pool, goal, loose=True), pool, reached={}, number=config.start,
-        trunks=FEWEST_UNITS, budget=goal.max_flops or np.inf,
-    )  # fmt: skip
-    if len(picks) < len(law.parameters) + SPARE_ROWS:
-        raise ValueError(
-            f"target.max_flops={goal.max_flops:g} affords {len(picks)} cells of the pool, too few for"
-            f" a law of {len(law.parameters)} parameters; raise it, or lower pool.flops"
-        )
-    first = [pool[p.index] for p in picks]
-    rest = [c for c in pool if c not in first]
-    known = table_of(first, [1.0] * len(first))
-    belief = believed(law, rest, goal, table=known)
-    floor, value = _at_target(law, goal)
-    wanted = _wanted(goal, value, floor)
-    left = goal.max_flops - flops_of(first) if goal.max_flops else np.inf
-    most = 10_000 if wanted or goal.max_flops else config.cells
-    chosen = allot(belief, rest, reached={}, wanted=wanted, budget=left, most=most)
-    sds = [np.sqrt(belief.variance()), *(np.sqrt(p.variance) for p in chosen)]
-    halves = [half_width(float(sd), floor, value=value, goal=goal) for sd in sds]
-    rows = cell_rows(picks, pool, []) + cell_rows(chosen, rest, halves[1:])
-    rows[len(first) - 1]["half"] = halves[0]
-    cells = first + [rest[p.index] for p in chosen]
-    spent = np.cumsum([row["cost"] for row in rows]).tolist()
-    rows = [row | {"total": total} for row, total in zip(rows, spent, strict=True)]
-    stop = "" if not wanted or halves[-1] <= 1.001 * goal.precision else "pool or budget end first"
-    return _head(config, goal) | {
-        "law": {"name": config.law, "status": "taken for true", "parameters": law.parameters},
-        "standing": None,
-        "spent": 0.0,
-        "n_runs": 0,
-        "why": f"from {config.law} as if it were true; the first {len(first)} tell all parameters"
-        " apart, the others are the largest drop of variance per FLOP",
-        "stop": stop,
-        "cells": rows,
-        "simulated": simulated(law, cells, spent, goal, start=len(first), times=config.simulate),
-    }
-
-
-def simulated(
-    law: Law, cells: Sequence[Candidate], spent: Sequence[float], goal: Goal, *, start: int,
-    times: int,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Return the median half-width of fits to drawn losses at some numbers of cells.
-
-    `usable` is the share of the fits that said where the target lies.
-    """
-    counts = np.unique(np.geomspace(start, len(cells), 4).round().astype(int)) if times else []
-    found = []
-    for count in map(int, counts):
-        table = table_of(cells[:count], [1.0] * count)
-        values = {v: table[v].to_numpy(float) for v in ("params", "tokens", "flops")}
-        true = FORMS[law.form].predict(law.parameters, values)
-        halves = []
-        for seed in range(times):
-            rng = np.random.default_rng([seed, count])
-            losses = true + usual_deviation(true) * rng.standard_normal(count)
-            runs = Runs(table=table.assign(loss=losses))
-            drawn, why = fitted(runs, goal, Options(resamples=200, form=law.form, start=1))
-            now = standing(drawn, goal) if drawn is not None and not why else None
-            halves += [now.half] if now else []
-        row: dict[str, Any] = {"cells": count, "total": float(spent[count - 1]), "times": times}
-        half = float(np.median(halves)) if len(halves) > times / 2 else None
-        found.append(row | {"usable": len(halves) / times, "half": half})
-    return found
+    found = from_nothing(
+        law,
+        _around(config.pool, law, low, high),
+        goal,
+        start=config.start,
+        cells=config.cells,
+        times=config.simulate,
+    )
+    taken = {"name": config.law, "status": "taken for true", "parameters": law.parameters}
+    return _head(config, goal) | {"law": taken, "standing": None, "spent": 0.0, "n_runs": 0} | found
 
 
 def lines_of(found: dict[str, Any]) -> list[str]:
@@ -356,30 +295,6 @@ def _around(pool: PoolSettings, law: Law, low: float, high: float) -> list[Candi
         sizes=pool.sizes,
         seeds=pool.seeds,
     )
-
-
-def _at_target(law: Law, goal: Goal) -> tuple[float, float]:
-    """Return the deviation of one run's log loss at the target (0 for N*), and the value there."""
-    best = optimal_split(FORMS[law.form], law.parameters, goal.flops)
-    if goal.quantity == "params":
-        return 0.0, float(best["params"])
-    values = {k: np.asarray([best[k]], dtype=float) for k in ("params", "tokens")}
-    loss = FORMS[law.form].predict(law.parameters, values | {"flops": np.array([goal.flops])})
-    return float(noise_at(law, loss)[0]), float(loss[0])
-
-
-def _wanted(goal: Goal, value: float, floor: float) -> float:
-    """Return the variance of the logarithm that the precision leaves to the parameters."""
-    if not goal.precision:
-        return 0.0
-    half = np.log1p(goal.precision) if goal.quantity == "params" else goal.precision / value
-    left = float(half / goal.z) ** 2 - floor**2
-    if left <= 0:
-        raise ValueError(
-            f"target.precision={goal.precision:g} is less than the scatter of one run,"
-            f" {goal.z * floor * value:.3g} nats at {100 * goal.level:g}%; ask for more"
-        )
-    return left
 
 
 store("design", DesignConfig)

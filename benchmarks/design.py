@@ -178,7 +178,9 @@ def replay(options: argparse.Namespace) -> None:
     grid = asked.query(options.grid)["run"].tolist()
     paid = flops_of(cells[i] for i in grid)
     print(f"{'target':>8} {'batch':>5} {'grid':>21} {'design':>21} {'FLOPs / grid':>13}  ended")
-    for reach, batch in itertools.product(map(float, options.targets.split(",")), (2, 4, 8)):
+    for reach, batch in itertools.product(
+        map(float, options.targets.split(",")), map(int, options.batches.split(","))
+    ):
         plan = Options(batch=batch)
         law, _ = fitted(_some(runs, grid), Goal(flops=reach), plan)
         before = standing(law, Goal(flops=reach)) if law else None
@@ -241,6 +243,7 @@ def main() -> None:
     parser.add_argument("--study", help="folder of records that are the pool")
     parser.add_argument("--grid", default=QUICK, help="which cells are the fixed grid, a query")
     parser.add_argument("--targets", default="6e11", help="FLOPs of the replay's final runs")
+    parser.add_argument("--batches", default="4", help="cells a batch of the replay")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     replay(options) if options.study else simulate(options)

@@ -136,6 +136,63 @@ def test_a_cell_that_raises_is_a_record_and_the_others_go_on(tiny, tmp_path):
     assert "1 done, 1 failed" in shown.stdout
 
 
+DESIGN = [
+    "hydra/sweeper=design",
+    "model.d_model=8,16,24,32",
+    "budget.n_tokens=1024,2048,4096",
+    "seed=0,1",
+    "target.flops=1e11",
+    "target.start=8",
+]
+
+
+@pytest.mark.slow
+def test_a_design_runs_batches_until_its_budget_and_goes_on_where_it_was(tiny, tmp_path):
+    first = sweep(*tiny, *DESIGN, "target.max_flops=1.2e9")
+    assert first.returncode == 0, first.stderr
+    assert "ended: the budget is" in first.stderr
+    study = tmp_path / "runs/tiny"
+    lines = [json.loads(text) for text in (study / "design.jsonl").read_text().splitlines()]
+    records = read_records(study)
+    assert {c["run"] for line in lines for c in line["cells"]} == {r.run_id for r in records}
+    assert sum(line["cost"] for line in lines) <= 1.2e9
+    assert lines[0]["half"] is None
+    assert lines[-1]["spent"] == pytest.approx(sum(line["cost"] for line in lines))
+
+    again = sweep(*tiny, *DESIGN, "target.max_flops=1.2e9")
+    assert again.returncode == 0
+    assert len(read_records(study)) == len(records)
+    assert (study / "design.jsonl").read_text().count("\n") == len(lines)
+
+    last = lines[-2]["cells"][-1]["run"]  # as if the last batch had been killed
+    (study / last / "record.json").unlink()
+    text = (study / "design.jsonl").read_text().splitlines(keepends=True)
+    (study / "design.jsonl").write_text("".join(text[:-1]))
+    resumed = sweep(*tiny, *DESIGN, "target.max_flops=1.2e9")
+    assert resumed.returncode == 0
+    assert "1 of its cells have no result" in resumed.stderr
+    assert len(read_records(study)) == len(records)
+    assert (study / "design.jsonl").read_text().count("\n") == len(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "neither target.precision nor target.max_flops"),
+        (["target.precision=0.1", "detach=true"], "detach=true cannot choose"),
+        (["target.precison=0.1"], "did you mean target.precision"),
+        (["target.precision=0.1", "target.flops=1e7"], "inside the range of the cells"),
+    ],
+)
+def test_a_design_that_cannot_work_is_refused_in_one_sentence(tiny, tmp_path, arguments, words):
+    done = sweep(*tiny, *DESIGN, *arguments)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert words in done.stderr.splitlines()[-1]
+    assert not list((tmp_path / "runs").glob("tiny/*/record.json"))
+
+
 @pytest.mark.slow
 def test_a_sweep_of_fine_tunings_trains_their_model_first(tiny, tmp_path):
     pairs = tmp_path / "pairs.jsonl"

@@ -79,6 +79,18 @@ def test_outside_packages_are_imported_in_one_place(name):
             assert name in owners
 
 
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "hydra_plugins").glob("*/*.py")),
+    ids=lambda p: f"{p.parent.name}/{p.name}",
+)
+def test_running_and_explaining_meet_in_the_design_sweeper_alone(path):
+    """And not in what Hydra imports for every application, which is all without a leading _."""
+    rooms = {i.split(".")[0] for i in imports(path)} & {"analysis", "torch"}
+    assert not rooms or (path.parent.name, path.name) == ("scaling_design", "_pursuit.py")
+    assert "torch" not in rooms
+
+
 def composed(*overrides: str) -> CellConfig:
     with initialize_config_dir(version_base="1.3", config_dir=str(ROOT / "conf")):
         config = compose("sweep", overrides=["~sweeps", *overrides])

@@ -39,7 +39,9 @@ def pursue(cells: list[CellConfig], run: Callable[[list[CellConfig]], None]) -> 
         written = read_batches(folder)
         pending = [i for b in written[-1:] for i in b.run_ids if i in by_id and i not in records]
         if pending and not cells[0].dry_run:
-            log.info("design: batch %d is not finished: %d cells", len(written), len(pending))
+            log.info(
+                "design %d goes on: %d of its cells have no result", len(written), len(pending)
+            )
             run([by_id[i] for i in pending])
             continue
         left = [c for i, c in pool.items() if i not in records]

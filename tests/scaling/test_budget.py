@@ -2,7 +2,7 @@ import pytest
 
 from scaling.budget import resolve, trunk_flops
 from scaling.config import BudgetConfig, ModelConfig
-from scaling.schema import Shape, ladder_shape
+from scaling.schema import Shape, ladder_shape, trained
 
 
 def test_exactly_one_budget_is_asked_for(make_cell):
@@ -29,6 +29,21 @@ def test_trunk_and_branches_cost_less_than_cells_alone(make_cell):
     for cell in cells:
         cell.schedule.name = "cosine"
     assert trunk_flops(cells) == alone
+
+
+@pytest.mark.parametrize(
+    ("branches", "reached", "steps"),
+    [
+        ([], 0, 0),
+        ([(8, 10), (80, 100)], 0, 80 + 2 + 20),
+        ([(80, 100)], 8, 72 + 20),
+        ([(8, 10)], 80, 10),  # left before the trunk's only checkpoint: from step 0
+        ([(8, 10), (160, 200)], 80, 160 + 2 + 40),
+        ([(0, 10), (0, 20)], 0, 30),  # alone
+    ],
+)
+def test_branches_cost_their_decay_and_the_trunk_beyond_its_checkpoint(branches, reached, steps):
+    assert trained(branches, reached=reached) == steps
 
 
 def test_a_batch_that_no_window_fills_names_the_next_one(make_cell):
