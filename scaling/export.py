@@ -24,9 +24,10 @@ from torch.nn import functional as F
 from conf.app import start, store
 from scaling.adapters import write_adapters
 from scaling.config import ModelConfig, check
+from scaling.dialogue import JINJA
 from scaling.model import EMBEDDING_EPS, NORM_EPS, ROPE_BASE, Attention, Block, Transformer
 from scaling.moe import MoE
-from scaling.schema import read_json, write_json, write_text
+from scaling.schema import Record, read_json, write_json, write_text
 from scaling.tokenizer import END, PAD, SPECIAL
 from scaling.trained import Trained, open_trained, trained_folder
 
@@ -175,6 +176,7 @@ def export(trained: Trained, out: Path) -> None:
             "model_max_length": trained.model.context,
             "clean_up_tokenization_spaces": False,
             **special,
+            **({"chat_template": JINJA} if is_chat(trained.record) else {}),
         },
     )
     write_json(
@@ -182,6 +184,12 @@ def export(trained: Trained, out: Path) -> None:
         {"bos_token_id": END, "eos_token_id": END, "pad_token_id": PAD},
     )
     write_text(out / "README.md", card(trained))
+
+
+def is_chat(record: Record) -> bool:
+    """Say whether a model was tuned on prompts in the chat template (sft.template)."""
+    blocks = [record.config.get("plan", {}), record.config.get("before", {}).get("sft", {})]
+    return any(block.get("template") == "chat" for block in blocks)
 
 
 def card(trained: Trained) -> str:

@@ -146,7 +146,12 @@ def encode_all(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[Example]:
 
 
 def encode(
-    tokenizer: Tokenizer, pairs: Sequence[Pair], *, context: int, longest: int = 0
+    tokenizer: Tokenizer,
+    pairs: Sequence[Pair],
+    *,
+    context: int,
+    longest: int = 0,
+    what: str = "data",
 ) -> list[Example]:
     """Turn pairs into ids, without those longer than the context (or than a `longest` completion).
 
@@ -162,7 +167,7 @@ def encode(
     if not kept:
         shortest = min((len(e.prompt) + len(e.completion) for e in found), default=0)
         raise ValueError(
-            f"no pair fits the context of {context} tokens "
+            f"no pair of {what} fits the context of {context} tokens "
             f"(the shortest of {len(found)} has {shortest}); "
             "train with a longer data.context or give shorter pairs"
         )

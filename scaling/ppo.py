@@ -338,11 +338,14 @@ def control(values: dict[str, Any], ppo: PpoPlan, *, kl: float, episodes: int) -
         values["coefficient"] *= 1 + error * min(1.0, episodes / (HORIZON_SHARE * ppo.episodes))
     values["recent_kl"] = [*values["recent_kl"], kl][-STOP_BATCHES:]
     recent = values["recent_kl"]
-    if len(recent) == STOP_BATCHES and sum(recent) / STOP_BATCHES > ppo.kl_budget:
+    mean = sum(recent) / len(recent)
+    if len(recent) == STOP_BATCHES and mean > ppo.kl_budget:
         values["stopped"] = True
-        log.info(
-            "ppo: the mean KL of %d batches exceeds the budget of %g nats; stopping",
+        log.warning(
+            "ppo: the mean KL of the last %d batches is %.3g nats, past ppo.kl_budget=%g; stopped"
+            " there: raise ppo.kl_coefficient, lower ppo.peak_lr, or allow more",
             STOP_BATCHES,
+            mean,
             ppo.kl_budget,
         )
 

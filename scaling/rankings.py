@@ -79,7 +79,7 @@ def _ranking(row: dict[str, Any], path: str | Path) -> Ranking:
                 ]
                 return Ranking(_prompt(row["prompt"], path), texts, order)
     raise ValueError(
-        f"{path} has rows with the keys {', '.join(sorted(row))}; readable preferences are"
+        f"{path} has rows with the keys {', '.join(sorted(row))}; a preference needs both sides, as"
         f" {LAYOUTS}"
     )
 

@@ -385,7 +385,8 @@ def group_batches(groups: list[Group], stage: Stage) -> list[list[int]]:
 def preference_loss(model: RewardModel, groups: Sequence[Group]) -> tuple[Tensor, int, float]:
     """Return the mean Bradley-Terry loss over the groups' pairs, the tokens passed, the FLOPs.
 
-    A mixture of experts' router losses are added.
+    Each pair weighs the same: of equal K that is eq. 1 of Ouyang et al. 2022, the mean over K
+    choose 2. A mixture of experts' router losses are added.
     """
     rows = group_rows(groups, model.device)
     better, worse = pair_indices(groups)

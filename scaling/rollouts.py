@@ -2,7 +2,9 @@
 
 The reward of a token is -coefficient * (log pi - log pi_ref), and the last one gets the reward
 model's score too; scores have deviation 1 on fine-tuned samples, so rewards need no whitening.
-KL is in nats per sequence, summed over tokens; the KL that is logged is the KL trained on.
+KL is in nats per sequence, summed over tokens; the KL that is logged is the KL trained on. Log
+ratios that rounding alone makes are zero: Adam steps as far for a gradient of 1e-7 as for one of 1,
+and a policy without any reward would drift.
 
 Legend: B episodes, L row length; per-token tensors are (B, L-1) with a mask (scaling.rows).
 """
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from scaling.generate import generate
 from scaling.model import Transformer
@@ -19,6 +22,7 @@ from scaling.reward import RewardModel, gold_of
 from scaling.rows import Rows, join, log_probs, padded, scatter
 from scaling.stage import Stage, Tally
 
+ROUNDING = 2e-5  # nats, what sampling and scoring in float32 differ by at most in a token
 NOISE = 0.1  # advantages of a smaller deviation are not scaled up to 1
 
 
@@ -75,7 +79,7 @@ def sample_episodes(
     reference = scatter(
         log_probs(models.reference, rows, temperature=ppo.temperature)[0], rows.mask
     )
-    log_ratio = old - reference
+    log_ratio = F.hardshrink(old - reference, ROUNDING)
     gold = gold_of(stage, prompts, samples) if stage.has_gold() else []
     score = models.reward.scores(rows)  # (B,)
     if ppo.judge == "gold":

@@ -64,7 +64,7 @@ class SftData:
                 f"that ppo.max_new_tokens={max_new_tokens} "
                 "leaves of the "
                 f"context of {context} (the shortest has {shortest}); "
-                "lower it or train with a longer data.context"
+                "lower ppo.max_new_tokens or train with a longer data.context"
             )
         return [list(p) for p in found[0]], [list(p) for p in found[1]]
 
@@ -84,9 +84,10 @@ def load_pairs(stage: Stage) -> SftData:
         )
         train, test = parts(found, held_out)
         longest = context
+    what = f"sft.data={block.data}"
     return SftData(
-        train=encode(tokenizer, train, context=context, longest=longest),
-        test=encode(tokenizer, test, context=context, longest=longest),
+        train=encode(tokenizer, train, context=context, longest=longest, what=what),
+        test=encode(tokenizer, test, context=context, longest=longest, what=f"the held-out {what}"),
     )
 
 

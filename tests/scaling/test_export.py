@@ -13,7 +13,7 @@ from scaling.failure import cell_folder
 from scaling.lora import ALPHA, LoraLinear, adapters, add_lora, merge_lora
 from scaling.model import Transformer
 from scaling.schema import write_json
-from scaling.sft import run_sft
+from scaling.sft import load_pairs, run_sft
 from scaling.tokenizer import load_tokenizer
 from scaling.trained import open_trained
 from scaling.trainer import train_trunk
@@ -169,3 +169,26 @@ def test_a_stage_without_adapters_is_said(final_config, pretrained, tmp_path):
 def test_a_sealed_plan_without_a_forecast_is_no_line_of_the_card(tmp_path):
     write_json(tmp_path / "forecast.json", {"test_loss": 0.0, "interval": [], "level": 0.95})
     assert export.forecast_of(tmp_path / "forecast.json") == ""
+
+
+@pytest.mark.parametrize("template", ["", "chat"])
+def test_the_exported_chat_template_makes_the_ids_that_were_tuned_on(
+    final_config, pretrained, tmp_path, template
+):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"prompt": f"count {i}", "completion": f"it is {i}"} for i in range(40)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    final_config.sft.data, final_config.sft.template = str(path), template
+    stage = pretrained("sft")
+    run_sft(stage)
+    vocabulary = str(stage.corpus.tokenizer_path)
+    asked = {"checkpoint": str(stage.folder), "out": str(tmp_path / "out")}
+    export.main(ExportConfig(**asked, tokenizer=vocabulary))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    if not template:
+        assert tokenizer.chat_template is None
+        return
+    turns = [{"role": "user", "content": "count 3"}]
+    text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert ids in [e.prompt for part in vars(load_pairs(stage)).values() for e in part]

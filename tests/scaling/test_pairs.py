@@ -143,7 +143,7 @@ def test_ids_end_with_the_separator_and_the_end(pretrained):
 
 def test_pairs_beyond_the_context_are_refused(pretrained):
     corpus = pretrained("sft").corpus
-    with pytest.raises(ValueError, match="no pair fits the context of 4 tokens"):
+    with pytest.raises(ValueError, match="no pair of data fits the context of 4 tokens"):
         encode(corpus.tokenizer, corpus_pairs(corpus)[0], context=4)
 
 

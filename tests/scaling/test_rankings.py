@@ -78,8 +78,14 @@ def test_a_template_makes_a_prompt_a_turn(tmp_path):
         ([], "is empty"),
         ([{**PAIR, "rejected": "a"}] * 3, "has 3 rows, none with .* two different completions"),
         ([{**PAIR, "rejected": ""}], "give both sides, chosen and rejected"),
-        ([{"prompt": "p", "chosen": "a"}], "keys chosen, prompt; readable preferences are prompt"),
-        ([{"prompt": "p", "completions": ["a", "b"], "scores": [1]}], "readable preferences are"),
+        (
+            [{"prompt": "p", "chosen": "a"}],
+            "keys chosen, prompt; a preference needs both sides, as prompt",
+        ),
+        (
+            [{"prompt": "p", "completions": ["a", "b"], "scores": [1]}],
+            "a preference needs both sides",
+        ),
         ([{"chosen": ASK, "rejected": ASK}], "do not end in two answers to the same prompt"),
     ],
     ids=["empty", "equal", "one side empty", "one side missing", "scores missing", "no answer"],
