@@ -13,7 +13,7 @@ from analysis.estimate import fit
 from analysis.laws import Law
 from analysis.plan import PlanConfig, make_plan
 from analysis.plots import fresh_examples, law_figures
-from analysis.records import load_runs
+from analysis.records import Columns, load_runs
 from analysis.stage_laws import choose_kl, choose_reward, choose_sft, laws_of
 from analysis.stage_report import forecast_grid, law_grid, law_pictures, stage_laws
 from analysis.stages import SftSettings, sft_block
@@ -290,6 +290,16 @@ def test_the_course_of_ppo_runs_is_fitted_with_the_run_as_unit(pilots):
     assert found.allocation["peak"]["at"] == pytest.approx(math.exp(2), rel=0.3)
     path = found.write(pilots / "law.json")
     assert len(law_pictures(stage_laws({"stage_laws": {"ppo": [str(path)]}}))) == 1
+
+
+def test_a_law_over_pairs_is_drawn_by_pairs(pilots):
+    columns = Columns(params="reward_pairs")
+    runs = load_runs(pilots, stage="ppo", needed=(), points="updates", columns=columns)
+    found = fit(runs, "rl_overoptimisation_sizes", resamples=50)
+    path = found.write(pilots / "sizes.json")
+    (picture,) = law_pictures(stage_laws({"stage_laws": {"ppo": [str(path)]}}))
+    assert "reward pairs = 125" in picture.svg
+    assert "reward pairs = 2k" in picture.svg
 
 
 def test_points_that_are_not_there_are_refused(pilots):
