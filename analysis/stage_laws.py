@@ -144,9 +144,14 @@ def choose_kl(
         return None
     name, whole = next(iter(laws.items()))
     law, told = at_reward_model(whole, shape, pairs, level)
-    peak, largest = law.allocation["peak"], law.ranges["kl"][1]
-    reached = peak["at"] is not None and peak["at"] <= largest
-    if reached:
+    peak, (smallest, largest) = law.allocation["peak"], law.ranges["kl"]
+    if peak["at"] is not None and peak["at"] < smallest:
+        budget = smallest
+        why = (
+            f"the smallest KL seen: {name} has the gold reward fall from the start (its peak is at"
+            f" KL {peak['at']:.3g}); give the reward model more pairs or parameters"
+        )
+    elif peak["at"] is not None and peak["at"] <= largest:
         low, high = (peak.get("interval") or [peak["at"], peak["at"]])[:2]
         budget = SHARE**2 * peak["at"]
         ends = f"[{SHARE**2 * low:.3g}, {'∞' if high is None else f'{SHARE**2 * high:.3g}'}]"

@@ -97,6 +97,12 @@ def test_pairs_are_the_fewest_within_the_tolerance_and_size_is_told():
         ("best_of_n", 4.0, 1.96, "a KL of best-of-n, which PPO's is not"),
         ("rl_overoptimisation", 40.0, 6.0, "did not reach its turning point, fitted at 40"),
         ("rl_overoptimisation", None, 6.0, "fitted nowhere"),
+        (
+            "rl_overoptimisation",
+            0.05,
+            0.5,
+            "gold reward fall from the start (its peak is at KL 0.05)",
+        ),
     ],
 )
 def test_the_kl_budget_is_short_of_the_peak_where_that_was_seen(form, at, budget, said):
