@@ -298,6 +298,25 @@ def test_the_course_of_ppo_runs_is_fitted_with_the_run_as_unit(pilots):
     assert len(law_pictures(stage_laws({"stage_laws": {"ppo": [str(path)]}}))) == 1
 
 
+def test_episodes_are_those_of_the_pilots_that_were_fitted(pilots):
+    for i in range(6):  # p5, of other pairs, passes any KL at once
+        path = pilots / f"p{i}" / "record.json"
+        record = read_json(path)
+        record["config"]["plan"] = {"kl_budget": 50.0}
+        write_json(path, record)
+    rows = [json.dumps({"step": 1, "episodes": 1, "kl": 40.0, "held_out_kl": 40.0,
+                        "held_out_gold": 0.5, "held_out_reward": 1.0})]  # fmt: skip
+    (pilots / "p5" / "metrics.jsonl").write_text("\n".join(rows))
+    where = "reward_pairs == 125"
+    runs = load_runs(pilots, stage="ppo", needed=(), points="updates", where=where)
+    found = choose_kl(
+        {"law": fit(runs, "rl_overoptimisation", resamples=0)},
+        SHAPE, pairs=0, kl_budget=6.0, episodes=4096, level=0.9,
+    )  # fmt: skip
+    assert 2.0 < found.values["kl_budget"] < 5.0
+    assert found.values["episodes"] == 480  # 1.5 times the 320 at which KL is 5
+
+
 def test_a_law_over_pairs_is_drawn_by_pairs(pilots):
     columns = Columns(params="reward_pairs")
     runs = load_runs(pilots, stage="ppo", needed=(), points="updates", columns=columns)
