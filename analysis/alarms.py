@@ -249,10 +249,17 @@ def missed_alarm(confirmations: Sequence[Mapping[str, Any]]) -> Alarm | None:
     )
 
 
-def peak_alarm(peak: Mapping[str, Any], largest: float) -> Alarm | None:
-    """Say when the largest reward lies beyond the data, or nowhere."""
-    if peak["at"] is not None and peak["at"] <= largest:
+def peak_alarm(peak: Mapping[str, Any], smallest: float, largest: float) -> Alarm | None:
+    """Say when the largest reward lies before or beyond the data, or nowhere."""
+    if peak["at"] is not None and smallest <= peak["at"] <= largest:
         return None
+    if peak["at"] is not None and peak["at"] < smallest:
+        return Alarm(
+            code="peak_outside",
+            sentence=f"The fitted peak is at {peak['variable']} = {peak['at']:.3g}, before the"
+            f" smallest {peak['variable']} seen, {smallest:.3g}: the reward falls from the start;"
+            " give the reward model more pairs or parameters.",
+        )
     where = "nowhere" if peak["at"] is None else f"at {peak['variable']} = {peak['at']:.3g}"
     return Alarm(
         code="peak_outside",

@@ -523,7 +523,7 @@ def scores(
     logx: bool,
     levels: Sequence[float] = (),
 ) -> str:
-    """Draw tasks' points (x, y, and error where there is one) and the band of each one's law.
+    """Draw tasks' points (x, y, and a bar of half-length `bar`) and the band of each one's law.
 
     `series` {task: (points, band or None)}; `levels` are marked by dashed lines.
     """
@@ -532,9 +532,9 @@ def scores(
         for colour, (label, (rows, law)) in zip(
             (C1, C2, C3, C4, C5, C6), series.items(), strict=False
         ):
-            if "error" in rows:
+            if "bar" in rows:
                 axis.errorbar(
-                    rows["x"], rows["y"], rows["error"], fmt="none", ecolor=colour, alpha=0.35
+                    rows["x"], rows["y"], rows["bar"], fmt="none", ecolor=colour, alpha=0.35
                 )
             points(axis, rows["x"], rows["y"], colour=colour, label=label, tips=tips_of(rows))
             if law is not None:

@@ -411,7 +411,8 @@ def _fit_alarms(
             raised.append(rules.narrow_alarm(table))
     if form.peak:
         peak = law.allocation["peak"]
-        raised.append(rules.peak_alarm(peak, float(column(table, peak["variable"]).max())))
+        seen = column(table, peak["variable"])
+        raised.append(rules.peak_alarm(peak, float(seen.min()), float(seen.max())))
     if boot is not None and boot.units.count < FEWEST_UNITS:
         raised.append(rules.few_units_alarm(boot.units.name, boot.units.count))
     if boot is not None and "bodies" in law.inputs:

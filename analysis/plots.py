@@ -154,7 +154,8 @@ def target_picture(
     if "epochs" in form.variables:
         fixed, told = {"epochs": 1.0}, "; examples are those that the passes over them are worth"
         table = table.assign(examples=fresh_examples(law, table), epochs=1.0)
-    series = _series(table, second)
+    renamed = law.inputs.get("columns", {}).get(second, "").replace("_", " ")
+    series = _series(table, second, renamed or "N")
     bands, labels = {}, np.full(len(table), None, dtype=object)
     for name, value in series.items():
         here = np.full(len(table), True) if value is None else column(table, second) == value
@@ -221,13 +222,13 @@ def _main_and_second(form: Form) -> tuple[str, str]:
     return needed[0], ""
 
 
-def _series(table: pd.DataFrame, second: str) -> dict[str, float | None]:
+def _series(table: pd.DataFrame, second: str, letter: str) -> dict[str, float | None]:
     """Return {legend: value of the second variable}: one curve each, five values at most."""
     if not second:
         return {"the law": None}
     values = np.unique(column(table, second))
     at = np.unique(np.linspace(0, len(values) - 1, min(len(values), MOST_SERIES)).round())
-    return {f"N = {short(values[int(i)])}": float(values[int(i)]) for i in at}
+    return {f"{letter} = {short(values[int(i)])}": float(values[int(i)]) for i in at}
 
 
 def _grid(values: Array, *, linear: bool) -> Array:

@@ -229,7 +229,7 @@ def _loss_of(flops: float | None) -> Any:
 
 def _accuracy_of(scores: Scores) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     table = scores.points
-    points = table.assign(x=table["loss"], y=1 - table["error"], error=table["error_se"])
+    points = table.assign(x=table["loss"], y=1 - table["error"], bar=table["error_se"])
     if scores.accuracy_law is None:
         return points, None
     losses = column(table, "loss")

@@ -19,6 +19,7 @@ from analysis.estimate import peak_of
 from analysis.forms import FORMS, column, form_named
 from analysis.laws import Law
 from analysis.published import load_law
+from analysis.records import load_runs
 from scaling.schema import Shape, read_curve, read_records
 
 SHARE = 0.7  # of d*, where R is 95 % (RL) or 91 % (best-of-n) of its peak for half of the KL
@@ -144,9 +145,14 @@ def choose_kl(
         return None
     name, whole = next(iter(laws.items()))
     law, told = at_reward_model(whole, shape, pairs, level)
-    peak, largest = law.allocation["peak"], law.ranges["kl"][1]
-    reached = peak["at"] is not None and peak["at"] <= largest
-    if reached:
+    peak, (smallest, largest) = law.allocation["peak"], law.ranges["kl"]
+    if peak["at"] is not None and peak["at"] < smallest:
+        budget = smallest
+        why = (
+            f"the smallest KL seen: {name} has the gold reward fall from the start (its peak is at"
+            f" KL {peak['at']:.3g}); give the reward model more pairs or parameters"
+        )
+    elif peak["at"] is not None and peak["at"] <= largest:
         low, high = (peak.get("interval") or [peak["at"], peak["at"]])[:2]
         budget = SHARE**2 * peak["at"]
         ends = f"[{SHARE**2 * low:.3g}, {'∞' if high is None else f'{SHARE**2 * high:.3g}'}]"
@@ -287,11 +293,16 @@ def _episodes_to(law: Law, kl: float) -> float | None:
     Pilots of a smaller budget have no say; None where there are none, or fewer than half passed.
     """
     source = Path(str(law.inputs.get("source", "")))
-    if not source.is_dir():
+    if source == Path() or not source.is_dir():
         return None
+    points = law.inputs.get("points", "records")
+    fitted = load_runs(
+        source, where=law.inputs.get("where"), stage="ppo", points=points, needed=()
+    ).table
+    pilots = set(fitted["trunk" if points == "updates" else "run"])
     passed = []
     for record in read_records(source):
-        if record.stage != "ppo" or record.config["plan"]["kl_budget"] < kl:
+        if record.run_id not in pilots or record.config["plan"]["kl_budget"] < kl:
             continue
         rows = read_curve(source / record.run_id / "metrics.jsonl")
         passed.append(next((r["episodes"] for r in rows if r["kl"] >= kl), math.inf))

@@ -12,7 +12,7 @@ from typing import Any
 from analysis.gallery import Picture
 from analysis.laws import Law
 from analysis.plots import LEVEL, target_picture
-from analysis.records import load_runs
+from analysis.records import Columns, load_runs
 from analysis.tables import Grid, Row
 from analysis.words import interval, number
 from scaling.schema import Record
@@ -53,6 +53,7 @@ def _pictures(found: list[StageLaw]) -> Iterator[Picture]:
         runs = load_runs(
             source, count=one.law.count, where=one.law.inputs.get("where"), stage=one.stage,
             points=one.law.inputs.get("points", "records"), needed=(),
+            columns=Columns(**one.law.inputs.get("columns", {})),
         )  # fmt: skip
         drawn = target_picture(one.law, runs.table, None, level=LEVEL)
         text = f"Law of {NAMES[one.stage]}, {one.name}: {drawn.caption}"

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis import gallery
+from analysis.alarms import peak_alarm
 from analysis.overoptimisation import TABLE, chosen_grid, of_ppo, read_best_of_n
 
 KL = np.log(2.0 ** np.arange(1, 9)) - 1 + 0.5 ** np.arange(1, 9)
@@ -65,3 +66,13 @@ def test_the_gain_is_over_the_same_prompts():
         assert found is not None
         assert found.points["kl"].min() > 0.1
         assert found.law.parameters == pytest.approx({"alpha": 0.2, "beta": 0.12}, rel=1e-3)
+
+
+def test_a_peak_outside_the_data_on_either_side_is_said():
+    said = [peak_alarm({"variable": "kl", "at": at}, 0.5, 20.0) for at in (0.05, 5.0, 40.0, None)]
+    assert [a.sentence.split(":")[0] if a else "" for a in said] == [
+        "The fitted peak is at kl = 0.05, before the smallest kl seen, 0.5",
+        "",
+        "The fitted peak is at kl = 40, beyond the largest kl seen, 20",
+        "The fitted peak is nowhere, beyond the largest kl seen, 20",
+    ]

@@ -124,6 +124,7 @@ def test_figures_show_every_task_and_lines_only_of_laws(scored):
     for picture in (loss, accuracy):
         assert "blimp" in picture.svg
         assert "piqa" in picture.svg
+    assert ("LineCollection" in loss.svg, "LineCollection" in accuracy.svg) == (False, True)  # bars
     assert score_pictures([], None) == []
 
 

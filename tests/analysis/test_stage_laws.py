@@ -13,7 +13,7 @@ from analysis.estimate import fit
 from analysis.laws import Law
 from analysis.plan import PlanConfig, make_plan
 from analysis.plots import fresh_examples, law_figures
-from analysis.records import load_runs
+from analysis.records import Columns, load_runs
 from analysis.stage_laws import choose_kl, choose_reward, choose_sft, laws_of
 from analysis.stage_report import forecast_grid, law_grid, law_pictures, stage_laws
 from analysis.stages import SftSettings, sft_block
@@ -97,6 +97,12 @@ def test_pairs_are_the_fewest_within_the_tolerance_and_size_is_told():
         ("best_of_n", 4.0, 1.96, "a KL of best-of-n, which PPO's is not"),
         ("rl_overoptimisation", 40.0, 6.0, "did not reach its turning point, fitted at 40"),
         ("rl_overoptimisation", None, 6.0, "fitted nowhere"),
+        (
+            "rl_overoptimisation",
+            0.05,
+            0.5,
+            "gold reward fall from the start (its peak is at KL 0.05)",
+        ),
     ],
 )
 def test_the_kl_budget_is_short_of_the_peak_where_that_was_seen(form, at, budget, said):
@@ -290,6 +296,35 @@ def test_the_course_of_ppo_runs_is_fitted_with_the_run_as_unit(pilots):
     assert found.allocation["peak"]["at"] == pytest.approx(math.exp(2), rel=0.3)
     path = found.write(pilots / "law.json")
     assert len(law_pictures(stage_laws({"stage_laws": {"ppo": [str(path)]}}))) == 1
+
+
+def test_episodes_are_those_of_the_pilots_that_were_fitted(pilots):
+    for i in range(6):  # p5, of other pairs, passes any KL at once
+        path = pilots / f"p{i}" / "record.json"
+        record = read_json(path)
+        record["config"]["plan"] = {"kl_budget": 50.0}
+        write_json(path, record)
+    rows = [json.dumps({"step": 1, "episodes": 1, "kl": 40.0, "held_out_kl": 40.0,
+                        "held_out_gold": 0.5, "held_out_reward": 1.0})]  # fmt: skip
+    (pilots / "p5" / "metrics.jsonl").write_text("\n".join(rows))
+    where = "reward_pairs == 125"
+    runs = load_runs(pilots, stage="ppo", needed=(), points="updates", where=where)
+    found = choose_kl(
+        {"law": fit(runs, "rl_overoptimisation", resamples=0)},
+        SHAPE, pairs=0, kl_budget=6.0, episodes=4096, level=0.9,
+    )  # fmt: skip
+    assert 2.0 < found.values["kl_budget"] < 5.0
+    assert found.values["episodes"] == 480  # 1.5 times the 320 at which KL is 5
+
+
+def test_a_law_over_pairs_is_drawn_by_pairs(pilots):
+    columns = Columns(params="reward_pairs")
+    runs = load_runs(pilots, stage="ppo", needed=(), points="updates", columns=columns)
+    found = fit(runs, "rl_overoptimisation_sizes", resamples=50)
+    path = found.write(pilots / "sizes.json")
+    (picture,) = law_pictures(stage_laws({"stage_laws": {"ppo": [str(path)]}}))
+    assert "reward pairs = 125" in picture.svg
+    assert "reward pairs = 2k" in picture.svg
 
 
 def test_points_that_are_not_there_are_refused(pilots):
