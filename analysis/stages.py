@@ -44,6 +44,8 @@ class SftSettings:
     batch_examples: int = 32
     lr_fraction: float = PUBLISHED_FRACTION
     lora_rank: int = 8
+    packing: bool = False
+    template: str = ""
 
     def __post_init__(self) -> None:
         """Check the method."""
@@ -123,6 +125,8 @@ def sft_block(
         "peak_lr": reason,
         "lora_rank": f"{_setting('sft.lora_rank')}; used by method=lora and qlora",
         "lr_fraction": _setting("sft.lr_fraction"),
+        "packing": f"{_setting('sft.packing')}; rows of like length are as fast on a CPU",
+        "template": f"{_setting('sft.template')}; chat makes each prompt a dialogue's turn",
         "seed": "the study's",
     }
     return block_of(values, reasons, by_law)
