@@ -123,7 +123,7 @@ def isoflop(cells: pd.DataFrame, parabolas: pd.DataFrame, vertices: pd.DataFrame
         axis = drawn.ax
         budgets = sorted(cells["budget"].unique())
         for colour, budget in zip(ramp(len(budgets)), budgets, strict=True):
-            here = cells[cells["budget"] == budget]
+            here = cells.loc[cells["budget"] == budget]
             label = f"{power(budget)}"
             tips = tips_of(here)
             points(axis, here["params"], here["loss"], colour=colour, label=label, tips=tips)
@@ -238,7 +238,7 @@ def target(
         points(axis, unnamed[x], unnamed[y], colour=GRID)
         colours = ramp(len(bands)) if len(bands) > 1 else [C1]
         for colour, (name, table) in zip(colours, bands.items(), strict=True):
-            here = runs[runs["series"] == name]
+            here = runs.loc[runs["series"] == name]
             points(axis, here[x], here[y], colour=colour, tips=tips_of(here))
             band(axis, table, colour=colour, label=name)
         axis.legend(loc="best")
