@@ -87,6 +87,8 @@ class PpoSettings:
     lr_fraction: float = PUBLISHED_FRACTION
     missing_end_penalty: float = 1.0
     max_new_tokens: int = 64
+    eval_updates: int = 0
+    judge: str = "reward"
 
     def __post_init__(self) -> None:
         """Refuse a budget that allows no change."""
@@ -211,6 +213,10 @@ def ppo_block(
             " does not end (Huang et al. 2024, 2403.17031)"
         ),
         "max_new_tokens": _setting("ppo.max_new_tokens"),
+        "eval_updates": (
+            f"{_setting('ppo.eval_updates')}; 0: held-out prompts are scored before and after alone"
+        ),
+        "judge": f"{_setting('ppo.judge')}; reward: the reward model, gold: the control",
         "lr_fraction": _setting("ppo.lr_fraction"),
         "peak_lr": _fraction(chosen.lr_fraction, "ppo", known),
         "seed": "the study's",

@@ -119,8 +119,8 @@ def test_every_value_of_a_stage_is_planned_with_a_reason(study, block):
     assert values == set(plan[block]["reasons"])
     kind = type(getattr(FinalConfig(), block))
     of_laws = {"forecast_loss", "forecast_gain", "forecast_interval", "forecast_level"}
-    sampled_elsewhere = {"policy", "policy_sha256"}
-    assert values == {f.name for f in fields(kind)} - {"reasons"} - of_laws - sampled_elsewhere
+    of_sweeps = {"policy", "policy_sha256", "reward_model"}
+    assert values == {f.name for f in fields(kind)} - {"reasons"} - of_laws - of_sweeps
 
 
 def test_intervals_come_from_the_draws(study):
