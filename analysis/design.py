@@ -13,6 +13,7 @@ sweeper the same choice runs its batches: `python -m scaling.sweep -m hydra/swee
 """
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -195,7 +196,7 @@ def lines_of(found: dict[str, Any]) -> list[str]:
             f"now {number(now['value'])} [{number(now['low'])}, {number(now['high'])}], half-width "
             f"{number(now['half'], 3)} {unit}; scatter and hindcasts alone {number(now['bare'], 3)}"
         )
-    lines += [found["why"]] if found["why"] else []
+    lines += textwrap.wrap(found["why"], 100)
     if found["cells"]:
         lines += [
             "",

@@ -226,7 +226,7 @@ def test_before_any_cell_the_interval_is_told_against_the_cost(tmp_path, capsys)
     assert found["simulated"][-1]["half"] == pytest.approx(halves[-1], rel=0.6)
     assert (tmp_path / "design.svg").read_text().startswith("<svg")
     shown = capsys.readouterr().out
-    assert max(map(len, shown.splitlines()[:-2])) <= 120
+    assert max(map(len, shown.splitlines()[:-2])) <= 100
     assert "then +-" in shown
 
 
