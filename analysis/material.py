@@ -115,7 +115,9 @@ def read_material(folder: str | Path, *, law: str = "", plan: str = "") -> Mater
 def loss_curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return tokens, flops, loss of a curve: the test loss, else the training loss."""
     measured = "test_loss" if any(pd.notna(r.get("test_loss")) for r in rows) else "train_loss"
-    kept = [r for r in rows if pd.notna(r.get(measured)) and r.get("flops") and r.get("tokens")]
+    kept = [
+        r for r in rows if bool(pd.notna(r.get(measured))) and r.get("flops") and r.get("tokens")
+    ]
     return pd.DataFrame(
         {
             "tokens": [float(r["tokens"]) for r in kept],

@@ -46,7 +46,7 @@ class Decoder:
         angles = rotary_angles(places, model.config.d_head, torch.float32)
         self.cos, self.sin = (a[:, None] for a in angles)  # (context, 1, K)
         self.layers = [Layer(block) for block in model.blocks]  # type: ignore[arg-type]
-        gain = model.norm.weight * model.output_scale
+        gain = model.norm.weight * model.output_scale  # type: ignore[operator]
         self.head = (model.head.weight * gain).T  # (C, V)
 
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
@@ -71,7 +71,7 @@ class Layer:
         assert isinstance(attention, Attention)
         self.n_head, self.d_head = attention.n_head, attention.d_head
         scale = attention.d_head**-0.5 if attention.scale is None else attention.scale
-        qkv = attention.qkv.weight * block.norm_attention.weight
+        qkv = attention.qkv.weight * block.norm_attention.weight  # type: ignore[operator]
         queries = qkv[: self.n_head * self.d_head] * scale
         self.qkv = torch.cat([queries, qkv[self.n_head * self.d_head :]]).T.contiguous()
         self.out = (attention.out.weight * block.branch).T.contiguous()

@@ -36,6 +36,7 @@ from scaling.stage import (
     Stage,
     Tally,
     fine_tuning,
+    make_room,
     open_curve,
     open_progress,
     write_record,
@@ -65,6 +66,7 @@ def run_ppo(stage: Stage) -> Record:
         context=stage.cell.data.context, max_new_tokens=stage.config.ppo.max_new_tokens
     )
     held_out = held_out[:EVAL_PROMPTS]
+    make_room(stage)
     models = load_models(stage)
     tally = Tally(values={"coefficient": coefficient_at_start(stage), "recent_kl": []})
     before = evaluate_policy(models, stage, held_out)
@@ -190,8 +192,8 @@ def learn(
             if ppo.eval_updates and tally.step % ppo.eval_updates == 0:
                 found = evaluate_policy(models, stage, held_out)["summary"]
                 row |= {f"held_out_{k}": v for k, v in found.items()}
-            curve.log(tally.row(**row))
-            saver.tick()  # after the row: a stop here leaves none out of the curve
+            curve.log(saver.row(**row))
+            saver.tick()
             progress.update(tally.step, f"reward {row['reward']:.2f}  KL {row['kl']:.2f}")
         progress.close()
 

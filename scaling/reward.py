@@ -33,7 +33,7 @@ from scaling.rankings import Ranking, read_rankings
 from scaling.rows import Rows, forward_flops, join, states
 from scaling.schema import Record, read_json, sha256_file, sha256_json, write_json
 from scaling.sft import load_pairs
-from scaling.stage import Stage, Tally, check_tokenizer, fit, shuffled, write_record
+from scaling.stage import Stage, Tally, check_tokenizer, fit, make_room, shuffled, write_record
 from scaling.step import Diverged
 from scaling.tokenizer import END
 from scaling.trained import WEIGHTS, open_trained, trained_folder
@@ -128,6 +128,7 @@ def run_reward(stage: Stage) -> Record:
     checkpoint.load_weights(stage.weights_of("sft"), tuned)
     tally = Tally()
     train, test = load_groups(stage, tuned, tally)
+    make_room(stage)
     model = new_reward_model(stage).start_from(tuned)
     sampling = Tally(tokens=tally.tokens, flops=tally.flops, seconds=tally.seconds)
     try:
@@ -231,6 +232,7 @@ def sampled_groups(
     """
     block = stage.config.reward
     check_sampling(stage)
+    make_room(stage)
     policy, folder = tuned, stage.folder / PAIRS
     if block.policy:
         vocabulary = str(stage.corpus.tokenizer_path)

@@ -26,7 +26,7 @@ from scaling.model import Transformer
 from scaling.pairs import Example, encode, parts, read_pairs, rows_file
 from scaling.rows import completion_losses, forward_flops, join, pack, states
 from scaling.schema import Record
-from scaling.stage import Stage, Tally, fit, shuffled, write_record
+from scaling.stage import Stage, Tally, fit, make_room, shuffled, write_record
 from scaling.step import Diverged
 from scaling.tokenizer import SEP
 
@@ -106,6 +106,7 @@ def run_sft(stage: Stage) -> Record:
         )
     data = load_pairs(stage)
     train, test = chosen(data.train, block.examples, seed=block.seed), data.test[:TEST_EXAMPLES]
+    make_room(stage)
     model = stage.new_model()
     checkpoint.load_weights(stage.weights_of("pretrain"), model)
     start_separator(model, stage)

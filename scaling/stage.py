@@ -187,19 +187,33 @@ def check_tokenizer(folder: Path, record: Record, inputs: dict[str, str]) -> Non
 
 
 def finished(stage: Stage) -> Record | None:
-    """Return the record of a stage that is done with the same inputs; make room if they differ."""
-    known = stage.folder / "inputs.json"
-    if known.is_file() and read_json(known) == stage.inputs:
-        path = stage.folder / "record.json"
-        if path.is_file() and (record := read_record(path)).status == "done":
-            return record
-        path.unlink(missing_ok=True)
+    """Return the record of a stage that is done with the same inputs."""
+    if not same_inputs(stage):
         return None
+    path = stage.folder / "record.json"
+    if path.is_file() and (record := read_record(path)).status == "done":
+        return record
+    path.unlink(missing_ok=True)
+    return None
+
+
+def same_inputs(stage: Stage) -> bool:
+    """Say whether what is in the stage's folder was made from the stage's inputs."""
+    known = stage.folder / "inputs.json"
+    return known.is_file() and read_json(known) == stage.inputs
+
+
+def make_room(stage: Stage) -> None:
+    """Remove what a stage made from other inputs.
+
+    To be called once the new inputs are read: a mistake in them must not cost what is finished.
+    """
+    if same_inputs(stage):
+        return
     for name in STALE:
         (stage.folder / name).unlink(missing_ok=True)
     shutil.rmtree(stage.folder / "pairs", ignore_errors=True)
-    write_json(known, stage.inputs)
-    return None
+    write_json(stage.folder / "inputs.json", stage.inputs)
 
 
 @dataclass(kw_only=True)
@@ -238,8 +252,13 @@ class Saver:
         self._before = self.tally.seconds
         return state is not None
 
+    def row(self, **values: Any) -> dict[str, Any]:
+        """Return a row of the curve, the time brought up to date."""
+        self.tally.seconds = self._before + time.monotonic() - self._began
+        return self.tally.row(**values)
+
     def tick(self) -> None:
-        """Bring the time up to date and, when it is due, save; Stopped when asked to stop."""
+        """After a step and its row: save when it is due; Stopped when asked to stop."""
         pulse, moment = self.stage.pulse, time.monotonic()
         self.tally.seconds = self._before + moment - self._began
         pulse.step = self.tally.step
@@ -331,13 +350,13 @@ def fit(
                 tally.flops + flops,
             )
             tally.values["train_loss"] = value
-            saver.tick()
             if tally.step % every == 0 or tally.step == n_steps:
                 curve.log(
-                    tally.row(
+                    saver.row(
                         train_loss=value, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"]
                     )
                 )
+            saver.tick()
             progress.update(tally.step, f"loss {value:.3f}")
         progress.close()
     model.eval()

@@ -78,16 +78,24 @@ def test_a_killed_stage_resumes_to_the_same_weights(final_config, pretrained, mo
     assert [r["train_loss"] for r in again] == [r["train_loss"] for r in curve]
 
 
-def test_a_done_stage_is_kept_until_its_plan_changes(final_config, pretrained):
+def test_a_done_stage_is_kept_until_another_can_start(final_config, pretrained, tmp_path):
     stage = pretrained("sft")
     assert finished(stage) is None
     record = run_sft(stage)
     assert finished(pretrained("sft")) == record
     final_config.sft.reasons = {"examples": "another reason is no other plan"}
     assert finished(pretrained("sft")) == record
+    final_config.sft.data = str(tmp_path / "pairs.jsonl")
+    (tmp_path / "pairs.jsonl").write_text("")
+    other = pretrained("sft")
+    assert finished(other) is None
+    with pytest.raises(ValueError, match="none of the 0 rows"):
+        run_sft(other)
+    assert (stage.folder / "model.safetensors").exists()
+    final_config.sft.data = "docstrings"
+    assert finished(pretrained("sft")) == record
     final_config.sft.examples = 16
-    assert finished(pretrained("sft")) is None
-    assert not (stage.folder / "record.json").exists()
+    assert run_sft(pretrained("sft")).tokens < record.tokens
 
 
 def test_a_file_is_the_same_interface(final_config, pretrained, tmp_path):
