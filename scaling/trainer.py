@@ -110,12 +110,17 @@ def trunk_work(
 ) -> Work[None]:
     """Train the branches of one trunk that are not done, asking for each step (`train_trunk`).
 
-    Of the shared part alone `kept` is told each cell whose branch can start from it.
+    With the part `lead` the longest alone is trained here, and held from the start; `kept` is told
+    each other cell as soon as its branch can start from a point of the trunk that is kept. So it is
+    told all cells where the part is the `trunk`.
     """
     order = sorted(cells, key=lambda c: resolve(c).n_steps)
     undone = [c for c in order if not is_done(places[c.run_id()] / "record.json")]
     pending = setting.world.share(undone)
     run = start_run(setting, trunk, pending, places, part=part)
+    if part == "lead" and pending:
+        yield from lead(run, setting, pending, trunk=trunk, places=places, hold=hold, kept=kept)
+        return
     for cell in pending:
         folder = places[cell.run_id()]
         try:
@@ -132,6 +137,45 @@ def trunk_work(
         except Diverged as error:  # the trunk itself: each branch of it that is left ends so
             with hold(cell, folder):
                 finish(run, setting, cell, folder, score=None, error=str(error))
+
+
+def lead(
+    run: Run,
+    setting: Setting,
+    pending: list[CellConfig],
+    *,
+    trunk: Path,
+    places: dict[str, Path],
+    hold: Hold,
+    kept: Callable[[CellConfig], None],
+) -> Work[None]:
+    """Train the last of the pending cells, handing on the others where they leave the trunk."""
+    *others, last = pending
+    folder = places[last.run_id()]
+
+    def shared() -> Work[str]:
+        try:
+            while others:
+                yield from grow(run, setting, others[0], trunk)
+                kept(others.pop(0))
+        except Diverged as error:
+            return str(error)
+        return ""
+
+    try:
+        with hold(last, folder):
+            ended = yield from shared()
+            if ended:
+                finish(run, setting, last, folder, score=None, error=ended)
+            else:
+                yield from train_cell(run, setting, last, folder, trunk=trunk)
+    except Held:
+        log.info("cell %s is trained elsewhere", last.run_id())
+        ended = yield from shared()
+    for cell in others:  # of a trunk that diverged
+        place = places[cell.run_id()]
+        with hold(cell, place):
+            finish(run, setting, cell, place, score=None, error=ended)
 
 
 def train_cell(
@@ -172,8 +216,12 @@ def start_run(
     if part == "branch":
         return run
     load_run(run, setting, folder)
-    kept = folder if part == "trunk" else None
-    unstarted = [c for c in pending if not branch_point(c, kept, places[c.run_id()]).is_file()]
+    kept = {"trunk": pending, "lead": pending[:-1]}.get(part, [])
+    unstarted = [
+        c
+        for c in pending
+        if not branch_point(c, folder if c in kept else None, places[c.run_id()]).is_file()
+    ]
     if setting.world.share(any(resolve(c).decay_start < run.step for c in unstarted)):
         return new_run(setting)
     return run

@@ -49,7 +49,7 @@ def alike(task: Task) -> str:
     """
     cell = task.cells[0]
     machine, optim = cell.machine, cell.optim
-    if cell.stage != "pretrain" or task.part not in ("all", "branch") or most_together(task) < 2:
+    if cell.stage != "pretrain" or most_together(task) < 2:
         return ""
     plain = cell.model.plain and not cell.data.mask_documents and optim.name == "adamw"
     rows_at_once = not machine.micro_batch and machine.precision == "fp32"

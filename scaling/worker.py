@@ -48,7 +48,8 @@ class Worker:
     def __init__(self, task: Task, *, holder: Holder, retry: int, gang: Gang | None = None) -> None:
         self.task, self.holder, self.retry, self.gang = task, holder, retry, gang
         self.pulse = Pulse()
-        self.charged = self.held = False
+        self.charged: list[CellConfig] = []
+        self.held = False
         self.code = 0
         self.branches: list[Worker] = []
 
@@ -73,7 +74,7 @@ class Worker:
             return STOPPED
         except Exception as error:
             log.exception("trunk %s failed", task.trunk_id)
-            if not self.charged:
+            if self.gang or not self.charged:
                 self.charge_all(error)
             return 1
         return HELD if self.held else 0
@@ -82,7 +83,7 @@ class Worker:
         cells, part, cell = self.task.cells, self.task.part, longest(self.task.cells)
         if self.gang:
             setting = self.gang.prepare(cell, self.pulse)
-            part = "trunk" if len(cells) > 1 else part
+            part = "lead" if part == "all" and len(cells) > 1 else part
         else:
             setting = prepare(cell, lambda flops: None, self.pulse)
         yield from trunk_work(
@@ -96,8 +97,8 @@ class Worker:
         )
 
     def _branch_off(self, cell: CellConfig) -> None:
-        """Let the gang train a branch that can start."""
-        if self.gang:
+        """Let the gang train a branch that can start, where no other job is to."""
+        if self.gang and self.task.part == "all":
             task = Task(cells=[cell], part="branch")
             branch = Worker(task, holder=self.holder, retry=self.retry, gang=self.gang)
             self.branches.append(branch)
@@ -128,7 +129,8 @@ class Worker:
                     except Stopped:
                         raise
                     except Exception as error:
-                        self.charged = self.charged or cell in self.task.cells
+                        if cell in self.task.cells:
+                            self.charged.append(cell)
                         if self.final_after(folder)(error):
                             write_failed(cell, error)
                         raise
@@ -145,9 +147,11 @@ class Worker:
 
     def charge_all(self, error: Exception) -> None:
         """Note a failure that came before any cell's own training on every cell that waits."""
+        elsewhere = [c for branch in self.branches for c in branch.task.cells]
         for cell in self.task.cells:
             folder = cell_folder(cell)
-            if status_of(cell) != "done" and not settled(folder, self.holder.round):
+            waits = cell not in self.charged and cell not in elsewhere
+            if waits and status_of(cell) != "done" and not settled(folder, self.holder.round):
                 with contextlib.suppress(Held, OSError):
                     charge(cell, self.holder, error, retry=self.retry)
 
