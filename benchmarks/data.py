@@ -1,6 +1,6 @@
 """Tokenise a large corpus: seconds, megabytes a second, and the memory that it takes.
 
-    python benchmarks/data.py [--megabytes 100 300 1000] [--format jsonl] [--folder /tmp/big]
+    python benchmarks/data.py [--megabytes 100 300 1000] [--format jsonl] [--folder FOLDER]
 
 The text is the standard library's own: documents of 20 to 200 lines, each line with one word
 changed, so that documents differ as those of a crawl do, and one document in fifty is a copy of

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from train import cell, finish, our_step
+from train import cell, our_step, speed
 
 from scaling.attempt import Pulse
 from scaling.ensemble import Ensemble
@@ -31,7 +31,6 @@ from scaling.step import Setting, new_run, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 GRID = ("seed=0,1,2,3,4,5,6,7", "optim.peak_lr=0.01,0.02,0.04,0.08")
-WARM_STEPS = 3
 
 
 def stacked_step(setting: Setting, size: int) -> Callable[[], None]:
@@ -49,19 +48,6 @@ def stacked_step(setting: Setting, size: int) -> Callable[[], None]:
             request.run.step += 1
 
     return step
-
-
-def speed(step: Callable[[], None], tokens: int, seconds: float, device: torch.device) -> float:
-    """Step for a while; return tokens per second."""
-    for _ in range(WARM_STEPS):
-        step()
-    finish(device)
-    steps, began = 0, time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        step()
-        steps += 1
-    finish(device)
-    return steps * tokens / (time.perf_counter() - began)
 
 
 def compare_steps(options: argparse.Namespace) -> None:

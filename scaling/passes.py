@@ -319,7 +319,7 @@ class AttentionPass:
         s = self.shared
         self.qkv.forward(x, s.qkv.low)
         s.qkv.up()
-        self._turn(0, 1.0)
+        reorder(self.copied[0], self.turned[0][0], s.angles, 1.0)
         torch.baddbmm(s.mask, self.q, self.k.mT, alpha=self.scale, out=s.scores)
         torch.softmax(s.scores, -1, out=self.weights)
         torch.bmm(self.weights, self.v, out=self.by_head)
@@ -340,21 +340,8 @@ class AttentionPass:
         )
         torch.baddbmm(self.dq, d_scores, self.k, beta=0, alpha=self.scale, out=self.dq)
         torch.baddbmm(self.dk, d_scores.mT, self.q, beta=0, alpha=self.scale, out=self.dk)
-        self._turn(1, -1.0)
+        reorder(self.copied[1], self.turned[1][0], s.angles, -1.0)
         self.qkv.backward(dx.full, s.qkv.down(), s)
-
-    def _turn(self, which: int, sign: float) -> None:
-        """Bring queries, keys, values from by-token to by-head order (0) or gradients back (1)."""
-        to, of = self.copied[which]
-        to.copy_(of)
-        if self.shared.angles is None:
-            to, of = self.turned[which][0]
-            to.copy_(of)
-            return
-        cos, sin = self.shared.angles
-        first, second, a, b = self.turned[which][0]  # type: ignore[misc]
-        torch.mul(a, cos, out=first).addcmul_(b, sin, value=-sign)
-        torch.mul(b, cos, out=second).addcmul_(a, sin, value=sign)
 
 
 class SwiGLUPass:
@@ -391,3 +378,26 @@ class SwiGLUPass:
 def into(out: Tensor, a: Tensor, b: Tensor, factor: float) -> None:
     """Write factor times the product of two matrices into `out`."""
     torch.addmm(out, a, b, beta=0, alpha=factor, out=out)
+
+
+def reorder(
+    values: tuple[Tensor, Tensor],
+    turned: tuple[Tensor, ...],
+    angles: tuple[Tensor, Tensor] | None,
+    sign: float,
+) -> None:
+    """Copy values from one order of tokens and heads to the other, queries and keys turned.
+
+    `values` is (to, of); `turned` is that too where there are no `angles`, else the halves of to,
+    then those of of. The sign -1 turns back.
+    """
+    to, of = values
+    to.copy_(of)
+    if angles is None:
+        to, of = turned
+        to.copy_(of)
+        return
+    cos, sin = angles
+    first, second, a, b = turned
+    torch.mul(a, cos, out=first).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=second).addcmul_(a, sin, value=sign)

@@ -24,6 +24,7 @@ from scaling.config import ModelConfig
 from scaling.model import EMBEDDING_EPS, NORM_EPS, Transformer, rotary_angles, sinusoids
 from scaling.optim import by_kind
 from scaling.parametrization import scales
+from scaling.passes import reorder
 
 LOGIT_BYTES = 1 << 19  # of logits held at once: half of a core's second-level cache
 FAINT = 1e-30  # a share below which its logarithm is not taken of it
@@ -363,7 +364,7 @@ class AttentionPass:
     def forward(self, x: Tensor) -> None:
         """Add the branch to x."""
         self.qkv.forward(x, self.shared.qkv)
-        self._turn(0, 1.0)
+        reorder(self.copied[0], self.turned[0][0], self.shared.angles, 1.0)
         for strip in self.strips:
             strip.forward(self.scale)
         self.out.forward(x, self.mixed)
@@ -383,21 +384,8 @@ class AttentionPass:
         self.out.backward(dx, self.mixed, s.heads)
         for strip in reversed(self.strips):  # the widest first: it writes where the others add
             strip.backward(self.scale)
-        self._turn(1, -1.0)
+        reorder(self.copied[1], self.turned[1][0], s.angles, -1.0)
         self.qkv.backward(dx, s.qkv)
-
-    def _turn(self, which: int, sign: float) -> None:
-        """Bring queries, keys, values from by-token to by-head order (0) or gradients back (1)."""
-        to, of = self.copied[which]
-        to.copy_(of)
-        if self.shared.angles is None:
-            to, of = self.turned[which][0]
-            to.copy_(of)
-            return
-        cos, sin = self.shared.angles
-        first, second, a, b = self.turned[which][0]  # type: ignore[misc]
-        torch.mul(a, cos, out=first).addcmul_(b, sin, value=-sign)
-        torch.mul(b, cos, out=second).addcmul_(a, sin, value=sign)
 
 
 @dataclass(frozen=True, kw_only=True)
