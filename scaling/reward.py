@@ -127,6 +127,9 @@ def run_reward(stage: Stage) -> Record:
     tuned = stage.new_model()
     checkpoint.load_weights(stage.weights_of("sft"), tuned)
     tally = Tally()
+    if stage.config.reward.data == "gold":
+        check_sampling(stage)
+        make_room(stage)  # pairs sampled from other inputs go as well
     train, test = load_groups(stage, tuned, tally)
     make_room(stage)
     model = new_reward_model(stage).start_from(tuned)
@@ -232,7 +235,6 @@ def sampled_groups(
     """
     block = stage.config.reward
     check_sampling(stage)
-    make_room(stage)
     policy, folder = tuned, stage.folder / PAIRS
     if block.policy:
         vocabulary = str(stage.corpus.tokenizer_path)
