@@ -15,24 +15,26 @@ study: $(VENV)/.installed
 	then cat $(FOLDER)/summary.txt; else $(MAKE) --no-print-directory explain; fi
 
 # The laws of fine-tuning, reward model and PPO, and a final run whose later stages they set, with forecasts.
-laws: study
+laws: $(VENV)/.installed
+	$(RUN) -m scaling.sweep -m sweeps=base
 	$(RUN) -m scaling.sweep -m sweeps=sft
 	$(RUN) -m scaling.sweep -m sweeps=sft sft.method=lora sft.lr_fraction=0.1
 	$(RUN) -m scaling.sweep -m sweeps=reward
 	$(RUN) -m scaling.sweep -m sweeps=overoptimisation
+	$(RUN) -m analysis.fit runs=runs/base out=runs/base/law.json
 	$(RUN) -m analysis.fit runs=runs/sft form=finetuning_epochs where="method == 'full'" out=runs/sft/full.json
 	$(RUN) -m analysis.fit runs=runs/sft form=finetuning_epochs where="method == 'lora'" out=runs/sft/lora.json
 	$(RUN) -m analysis.fit runs=runs/reward form=reward_model_noiseless
 	$(RUN) -m analysis.fit runs=runs/overoptimisation form=rl_overoptimisation_sizes points=updates \
 		columns.params=reward_pairs where="kl < 25"
-	$(RUN) -m analysis.plan law=$(FOLDER)/law.json runs=$(FOLDER) flops_multiple=3 \
+	$(RUN) -m analysis.plan law=runs/base/law.json runs=runs/base flops_multiple=3 \
 		'sft.law=[runs/sft/full.json,runs/sft/lora.json]' sft.examples=0 \
 		reward.law=runs/reward/law.json reward.pairs=8000 ppo.law=runs/overoptimisation/law.json ppo.episodes=4096
-	$(RUN) -m scaling.final plan=$(FOLDER)/plan.yaml machine.threads=2
-	$(RUN) -m analysis.report runs=$(FOLDER)
+	$(RUN) -m scaling.final plan=runs/base/plan.yaml machine.threads=2
+	$(RUN) -m analysis.report runs=runs/base
 
 explain:
-	$(RUN) -m analysis.fit runs=$(FOLDER) out=$(FOLDER)/law.json
+	$(RUN) -m analysis.fit runs=$(FOLDER) form=all out=$(FOLDER)/law.json
 	$(RUN) -m analysis.plan law=$(FOLDER)/law.json runs=$(FOLDER) flops_multiple=3
 	$(RUN) -m scaling.final plan=$(FOLDER)/plan.yaml machine.threads=2
 	$(RUN) -m analysis.report runs=$(FOLDER) > $(FOLDER)/summary.tmp && mv $(FOLDER)/summary.tmp $(FOLDER)/summary.txt

@@ -185,6 +185,9 @@ def formula(law: Law | None) -> str:
     p = {k: number(v) for k, v in law.parameters.items()}
     if law.form == "chinchilla":
         return f"L(N, D) = {p['E']} + {p['A']} N^-{p['alpha']} + {p['B']} D^-{p['beta']}"
+    if law.form == "coupled":
+        terms = f"({p['A']} N^-{p['alpha']})^{p['p']} + ({p['B']} D^-{p['beta']})^{p['p']}"
+        return f"L(N, D) = {p['E']} + [{terms}]^(1/{p['p']})"
     if law.form == "mixture":
         size = f"{p['A']} N^-{p['alpha']} X^-{p['delta']}"
         return f"L(N, D, X experts) = {p['E']} + {size} + {p['B']} D^-{p['beta']}"

@@ -226,7 +226,7 @@ def _comparison(found: Backtest) -> list[str]:
         return []
     lines = [f"{'form':<24}{'parameters':>11}{'in range':>10}{'withheld':>10}  rms error by reach"]
     for row in found.comparison:
-        error = row["rms_relative_error"]
+        error = row["score"]
         shown = "-" if error is None else f"{error:.2%}"
         reaches = " ".join(f"x{d:.3g} {e:.2%}" for d, e in row["by_cutoff"])
         lines.append(

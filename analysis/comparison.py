@@ -1,9 +1,10 @@
 """Which form to believe: forms ranked by how they predict larger runs that were withheld.
 
 Error within the data favours whatever has most parameters; each form is therefore refitted below
-several cutoffs in C and predicts the runs above them (rolling origin). The score is the root mean
-square of its relative errors over cutoffs and withheld runs; a form without a minimum below some
-cutoff where another has one is ranked after those that have all.
+several cutoffs in C and predicts the runs above them (rolling origin). The score is the geometric
+mean over cutoffs of its root mean square relative error there, so that the farthest cutoff, where
+all err most, does not decide alone; where a form has no minimum it is charged the worst of those
+that have one.
 """
 
 from typing import Any
@@ -49,14 +50,14 @@ def compare(
             "form=all ranks forms by larger runs that it withholds, and this table is too small "
             "or too narrow in C for that; name a form, as form=chinchilla"
         )
-    return sorted(
-        rows,
-        key=lambda row: (
-            row["rms_relative_error"] is None,
-            -row["n_cutoffs"],
-            row["rms_relative_error"] or np.inf,
-        ),
-    )
+    worst: dict[float, float] = {}
+    for distance, error in (point for row in rows for point in row["by_cutoff"]):
+        worst[distance] = max(error, worst.get(distance, 0.0))
+    for row in rows:
+        if row["by_cutoff"]:
+            errors = list({**worst, **dict(row["by_cutoff"])}.values())
+            row["score"] = float(np.exp(np.log(errors).mean()))
+    return sorted(rows, key=lambda row: (row["score"] is None, row["score"] or np.inf))
 
 
 def _carries(table: pd.DataFrame, form: Form) -> bool:
@@ -78,6 +79,7 @@ def _scored(table: pd.DataFrame, form: Form, objective: Objective | None) -> dic
         "n_parameters": len(form.parameters),
         "converged": bool(found.converged[0]),
         "rms_in_range": float(np.sqrt((inside**2).mean())),
+        "score": None,
         "rms_relative_error": float(np.sqrt((errors**2).mean())) if len(rows) else None,
         "n_cutoffs": len(rows),
         "by_cutoff": [[row["distance"], row["rms_relative_error"]] for row in rows],

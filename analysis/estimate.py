@@ -154,7 +154,7 @@ def _fitted(runs: Runs, form: Form, objective: Objective | None, settings: Setti
         law = replace(law, inputs=law.inputs | rows)
     if form.is_surface:
         law = replace(law, power_laws=power_laws(everything, **options))
-    if form.name == "chinchilla":
+    if form.is_surface and form.optimum is not None:
         law = _with_methods(law, everything, **options)
     if settings.hindcast and form.target == "loss":
         tested = hindcasts(

@@ -19,18 +19,19 @@ const planner = (() => {
   };
   const sorted = values => Float64Array.from(values).sort();
 
-  const optimum = ([E, A, B, alpha, beta], flops) => { // Hoffmann et al. 2022, eq. 4
-    const logG = Math.log(alpha * A / (beta * B)) / (alpha + beta);
+  // p: of form=coupled; 1 is the Chinchilla form
+  const optimum = ([E, A, B, alpha, beta, p = 1], flops) => { // Hoffmann et al. 2022, eq. 4, with p alpha and p beta
+    const logG = (Math.log(alpha / beta) / p + Math.log(A / B)) / (alpha + beta);
     return Math.exp(logG + beta / (alpha + beta) * Math.log(flops / 6));
   };
   const effective = (total, unique, decay) => unique * (1 + decay * (1 - Math.exp((1 - total / unique) / decay)));
-  const loss = ([E, A, B, alpha, beta], n, d, unique, rates) => { // Muennighoff et al. 2023, eq. 5-6, where data repeat
+  const loss = ([E, A, B, alpha, beta, p = 1], n, d, unique, rates) => { // Muennighoff et al. 2023, eq. 5-6, where data repeat
     if (unique) {
       const u = Math.min(unique, d), logG = Math.log(alpha * A / (beta * B)) / (alpha + beta);
       const useful = Math.min(Math.exp(logG + beta / alpha * (Math.log(u) + logG)), n);
       d = effective(d, u, rates[0]); n = effective(n, useful, rates[1]);
     }
-    return E + A * n ** -alpha + B * d ** -beta;
+    return E + ((A * n ** -alpha) ** p + (B * d ** -beta) ** p) ** (1 / p);
   };
 
   const sizesOf = (law, asked) => {
@@ -89,7 +90,7 @@ const planner = (() => {
   const law = JSON.parse(data.textContent), form = document.getElementById("planner"), out = document.getElementById("planned");
   const show = (v, digits = 4) => v === null || !isFinite(v) ? "–" : v >= 1e5 || v < 1e-3 ? v.toExponential(digits - 1).replace("e+", "e") : String(+v.toPrecision(digits));
   const between = ends => ` [${ends.map(v => show(v)).join(", ")}]`;
-  const number = name => { const v = parseFloat(form.elements[name].value); return isFinite(v) && v > 0 ? v : 0; };
+  const number = name => { const v = parseFloat(form.elements[name]?.value); return isFinite(v) && v > 0 ? v : 0; };
   const update = () => {
     const flops = 10 ** number("log_flops"), asked = { flops, unique: number("unique"), inference: number("inference"), speed: number("speed"), utilisation: number("utilisation") || 1, price: number("price") };
     const found = planner.plan(law, asked), rows = [["C, training FLOPs" + (asked.inference ? " with serving" : ""), show(flops)]];

@@ -1,11 +1,13 @@
 """What the page's planner computes with: the law, its draws, its noise, the controls' values.
 
-The planner stands in a report whose law is a usable Chinchilla law with draws; it moves budget,
-unique tokens, tokens to serve, utilisation and price, before any shape is chosen (planner.js).
+The planner stands in a report whose law has draws, is usable and of a form in PLANNED; it moves
+budget, unique tokens, tokens to serve, utilisation and price, before any shape is chosen
+(planner.js).
 """
 
 import json
 import math
+from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
@@ -16,12 +18,13 @@ from analysis.published import PUBLISHED
 from analysis.split import GRID, MOST_DRAWS, REPEATING
 
 DIGITS = 9
+PLANNED = ("chinchilla", "coupled")  # whose optimum and loss planner.js knows
 DECADES = (1.0, 4.0)  # of compute below and above the largest fitted, that the budget may move
 
 
 def planner_data(law: Law | None, plan: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return the law for the page (JSON) and the controls' first values; None where it has none."""
-    if law is None or law.form != "chinchilla" or not law.usable or law.draws is None:
+    if law is None or law.form not in PLANNED or not law.usable or law.draws is None:
         return None
     level = (law.intervals or {}).get("level", 0.9)
     reach = law.ranges["flops_6nd"][1]
@@ -34,8 +37,8 @@ def planner_data(law: Law | None, plan: dict[str, Any] | None) -> dict[str, Any]
     freedom = law.n_runs - len(law.parameters)  # of a law of repeated data two fewer
     z, z_repeated = (float(stdtrit(max(f, 1), (1 + level) / 2)) for f in (freedom, freedom - 2))
     values = {
-        "parameters": list(law.parameters.values()),
-        "draws": [[float(f"{v:.{DIGITS}g}") for v in row] for row in law.draws.tolist()],
+        "parameters": rounded(law.parameters.values()),  # as the draws: one may be the point
+        "draws": [rounded(row) for row in law.draws.tolist()],
         "level": level,
         "z": z,
         "z_repeated": z_repeated,
@@ -53,8 +56,14 @@ def planner_data(law: Law | None, plan: dict[str, Any] | None) -> dict[str, Any]
         "law": json.dumps(values, separators=(",", ":")).replace("<", "\\u003c"),
         "script": files("analysis").joinpath("planner.js").read_text(encoding="utf-8"),
         "log_flops": round(asked, 6),
+        "repeats": law.form == "chinchilla",
         "least": round(math.log10(reach) - DECADES[0], 2),
         "most": round(max(math.log10(reach), asked) + DECADES[1], 2),
         "speed": f"{speed:.4g}" if (speed := budget.get("flops_per_second")) else "",
         "level": f"{100 * level:g}%",
     }
+
+
+def rounded(values: Iterable[float]) -> list[float]:
+    """Return numbers as short as the page needs them."""
+    return [float(f"{v:.{DIGITS}g}") for v in values]

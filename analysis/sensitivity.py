@@ -36,6 +36,7 @@ def sensitivity(
     `guesses` (S, P) are parameters of minima of the fit itself, to start from.
     """
     found = []
+    bounded = np.array([name != form.offset for name in form.parameters])  # 0 is an answer for E
     if len(table) > MOST_ROWS:
         table = table.iloc[np.linspace(0, len(table) - 1, MOST_ROWS).astype(int)]
     for rows, kept in subsets(table).items():
@@ -52,7 +53,7 @@ def sensitivity(
                 "delta": chosen.delta if name == "huber_log" else None,
                 "rows": rows,
                 "n_runs": len(kept),
-                "converged": bool(solved.converged[0] and not solved.at_bound[0].any()),
+                "converged": bool(solved.converged[0] and not (solved.at_bound[0] & bounded).any()),
                 "parameters": parameters,
             }
             if form.is_surface and row["converged"]:

@@ -205,7 +205,7 @@ def _comparison(law: Law) -> list[str]:
         f"{'form':<20}{'parameters':>11}{'in range':>10}{'withheld':>10}  {'status':<16}by reach"
     ]
     for row in law.comparison:
-        withheld = row["rms_relative_error"]
+        withheld = row["score"]
         shown = "no minimum" if withheld is None else f"{withheld:.2%}"
         reaches = " ".join(f"x{d:.3g} {e:.2%}" for d, e in row["by_cutoff"][:4])
         reaches = f"{row.get('status', ''):<16}{reaches}"

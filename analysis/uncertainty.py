@@ -23,6 +23,7 @@ from analysis.solver import DAMPING, Solution, joined, resolve
 METHOD = "pairs bootstrap, percentile"
 FEWEST_GROUPS = 12  # with fewer, groups are experiments to be told apart, not units
 RETRY_APART, RETRY_STEPS = 2.0, 30  # widths of a second descent, steps at each
+RESCUERS, RESCUES = 200, 4  # minima of other resamples that may be last starts, starts tried
 LARGE = 5000  # rows from which resamples are first solved with residuals linear in theta
 LINEAR_TRUST = 1e-6  # damping of the exact step that follows
 SMOOTHING = 0.15  # share of the median residual over which Huber's curvature is taken
@@ -88,7 +89,8 @@ def bootstrap(
         else:
             starts, damping = np.repeat(point.theta[:1], count, axis=0), DAMPING
         tell("resamples", low, resamples)
-        parts.append(retried(resolve(starts, resampled, damping=damping), resampled))
+        first = retried(resolve(starts, resampled, damping=damping), resampled)
+        parts.append(rescued(first, resampled))
     tell("resamples", resamples, resamples)
     found = joined(parts)
     draws = problem.design.external(found.theta[found.converged])
@@ -176,6 +178,30 @@ def retried(found: Solution, problem: Problem) -> Solution:
     if not len(again):
         return found
     second = resolve(found.theta[again], problem.part(again), apart=RETRY_APART, steps=RETRY_STEPS)
+    return _replaced(found, again, second)
+
+
+def rescued(found: Solution, problem: Problem) -> Solution:
+    """Start what is still without a minimum from the minima of other resamples that fit it best."""
+    again, known = np.flatnonzero(~found.converged), np.flatnonzero(found.converged)[:RESCUERS]
+    if not (len(again) and len(known)):
+        return found
+    left, width = np.abs(residuals(found.theta[known], problem)), problem.objective.width
+    inside = np.minimum(left, width)
+    cost = inside * (left - inside / 2)  # Huber's
+    weights = np.broadcast_to(problem.weights, (len(found.theta), cost.shape[1]))
+    order = np.argsort(weights[again] @ cost.T, axis=1)
+    for rank in range(min(RESCUES, len(known))):
+        lost = np.flatnonzero(~found.converged[again])
+        if not len(lost):
+            break
+        starts = found.theta[known[order[lost, rank]]]
+        found = _replaced(found, again[lost], resolve(starts, problem.part(again[lost])))
+    return found
+
+
+def _replaced(found: Solution, again: Array, second: Solution) -> Solution:
+    """Return the solutions with those at `again` that now have a minimum."""
     better = again[second.converged]
     merged = {name: np.array(getattr(found, name)) for name in Solution.__dataclass_fields__}
     for name, values in merged.items():

@@ -56,6 +56,7 @@ GRID_STARTS = 7
 FEWEST_WITH_OFFSET = 4
 N_COLUMNS = ("n_ours", "n_near", "n_isoflop", "n_approach_2")
 L_COLUMNS = ("l_ours", "l_near", "l_power", "l_approach_2")
+SURFACES = ("chinchilla", "coupled")
 FAMILIES = ("Epoch", "Porian", "Gadre", "data-constrained")
 
 
@@ -89,18 +90,18 @@ def tasks(folder: Path) -> list[Task]:
     repeated = load_runs(folder / "muennighoff2023_datablations182.csv").table
     found = [
         Task(family="data-constrained", name="", form=form, table=repeated)
-        for form in ("data_constrained", "chinchilla")
+        for form in ("data_constrained", *SURFACES)
     ]
     kept = "dropped_by_authors == 0"
     table = load_runs(folder / "chinchilla_epoch245.csv", where=kept).table
-    found.append(Task(family="Epoch", name="240", form="chinchilla", table=table))
+    found += [Task(family="Epoch", name="240", form=form, table=table) for form in SURFACES]
     for name, table in _groups(folder / "gadre2024_overtraining.csv", Columns(loss="loss_c4_val")):
         found += [
             Task(family="Gadre", name=name, form=form, table=table)
-            for form in ("chinchilla", "overtraining")
+            for form in (*SURFACES, "overtraining")
         ]
     for name, table in _groups(folder / "porian2024_isoflop.csv", Columns()):
-        found.append(Task(family="Porian", name=name, form="chinchilla", table=table))
+        found += [Task(family="Porian", name=name, form=form, table=table) for form in SURFACES]
     return found
 
 

@@ -1,7 +1,7 @@
 """What the sequential choice of cells saves against a fixed grid, where the truth is known.
 
     python benchmarks/design.py [--repeats 50] [--laws besiroglu,asymmetric] [--reaches 10,100]
-    python benchmarks/design.py --study runs/quick [--targets 6e11,2e12]      replays a real study
+    python benchmarks/design.py --study runs/base [--targets 6e11,2e12]      replays a real study
 
 Simulation: the fixed grid is `isoflop` of benchmarks/coverage.py (4 budgets x 6 sizes), noise that
 of LAWS 5.2, every cell trained alone. Its median half-width of the forecast at 10 and 100 times the
@@ -13,7 +13,7 @@ its batches from the same pool.
 
 Replay: the cells of a study that were trained are the pool, the trainer's rule gives the costs,
 trunks shared, and the precision is what those cells of it reach that `--grid` selects, by default
-sweeps/quick.yaml's of a study that was grown:
+sweeps/base.yaml's of a study that was grown:
 
     python -m scaling.sweep -m model=m2k,m4k,m7k,m14k,m25k,m39k,m56k,m83k,m150k seed=0,1 \\
         budget.flops=2e9,3.6e9,6.3e9,1.1e10,2e10,3.6e10,6.3e10,1.1e11,2e11 \\
@@ -45,7 +45,7 @@ LARGEST = 1e19
 GRID = DESIGNS[0]
 PRIOR = "hoffmann2022"
 MOST_STEPS = 60
-QUICK = (  # the cells of sweeps/quick.yaml
+QUICK = (  # the cells of sweeps/base.yaml
     "budget in (2e9, 6.3e9, 2e10, 6.3e10, 2e11) and width != 12 and (seed == 0 or budget < 7e9)"
 )
 

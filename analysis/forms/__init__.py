@@ -11,6 +11,7 @@ from analysis.forms import (
     accuracy,
     bnsl,
     chinchilla,
+    coupled,
     data_constrained,
     farseer,
     finetuning,
@@ -28,6 +29,7 @@ __all__ = ["EXPONENT_BOUNDS", "FORMS", "Array", "Form", "Term", "column", "form_
 
 _ALL = (
     chinchilla.FORM,
+    coupled.FORM,
     kaplan.FORM,
     *power.POWERS,
     data_constrained.FORM,

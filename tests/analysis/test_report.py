@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import fit
+from analysis import fit, load_runs
 from analysis.alarms import Alarm
 from analysis.answer import alarms, length_alarm, verdict
 from analysis.budgets import Budget
@@ -423,20 +423,26 @@ addEventListener("load", () => {
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
-def test_the_planner_in_the_page_agrees_with_the_plan(page, material, tmp_path):
-    done = browsed(page, MOVE.replace("ASKED", json.dumps(ASKED)), tmp_path)
+@pytest.mark.parametrize("form", ["chinchilla", "coupled"])
+def test_the_planner_in_the_page_agrees_with_the_plan(form, page, folder, material, tmp_path):
+    law, asked_of = material.law, ASKED
+    if form == "coupled":
+        law = fit(load_runs(folder), form, resamples=400, sensitivity=False)
+        page = report(replace(material, law=law))
+        asked_of = [asked for asked in ASKED if "unique" not in asked]
+        assert 'name="unique"' not in page
+    done = browsed(page, MOVE.replace("ASKED", json.dumps(asked_of)), tmp_path)
     assert "CONSOLE" not in done.stderr
     told = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL).group(1)
-    level = material.law.intervals["level"]
-    for asked, found in zip(ASKED, json.loads(html.unescape(told)), strict=True):
+    level = law.intervals["level"]
+    for asked, found in zip(asked_of, json.loads(html.unescape(told)), strict=True):
         demands = Constraints(
             unique_tokens=float(asked.get("unique", 0)) or None,
             inference_tokens=float(asked.get("inference", 0)) or None,
         )
-        split = split_of(material.law, found["flops"], demands, level=level, flat_nats=0.002)
-        law = repeating(material.law, demands)
+        split = split_of(law, found["flops"], demands, level=level, flat_nats=0.002)
         options = {"unique_tokens": demands.unique_tokens, "force": True}
-        wanted = law.predict(split.params, split.tokens, level, **options)
+        wanted = repeating(law, demands).predict(split.params, split.tokens, level, **options)
         plan = found["plan"]
         assert plan["params"] == pytest.approx(split.params, rel=5e-5)
         assert plan["tokens"] == pytest.approx(split.tokens, rel=5e-5)

@@ -19,7 +19,7 @@ def test_the_studys_known_loss_reaches_the_law_and_is_judged(tmp_path):
     study = synthetic.write_study(tmp_path / "known")
     paths = sorted(study.glob("*/record.json"))
     assert true_offset(fit(study, resamples=100)) is None
-    for known, judged in ((synthetic.E, "inside"), (0.5, "OUTSIDE")):
+    for known, judged in ((1.25, "inside"), (0.5, "OUTSIDE")):
         for path in paths:
             tell_known(path, known)
         judgement = true_offset(fit(study, resamples=100))

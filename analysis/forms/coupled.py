@@ -1,0 +1,72 @@
+"""Terms of size and data under a common power: L = E + [(A N^-alpha)^p + (B D^-beta)^p]^(1/p).
+
+Chinchilla's form is p = 1 and Kaplan's E = 0, p beta = 1; Droppo & Elibol 2021 (2106.09488) keep
+p free and E under the root. With p above 1 what is scarcest rules: tokens help a model the more,
+the larger it is, which a sum of terms cannot say.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.forms.form import EXPONENT_BOUNDS, Array, Form, column
+from analysis.forms.grid import product
+
+
+def loss(parameters: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
+    """Return L, the power taken in logs."""
+    p = parameters["p"]
+    by_size = np.log(parameters["A"]) - parameters["alpha"] * np.log(x["params"])
+    by_data = np.log(parameters["B"]) - parameters["beta"] * np.log(x["tokens"])
+    return parameters["E"] + np.exp(np.logaddexp(p * by_size, p * by_data) / p)
+
+
+def optimum(parameters: Mapping[str, Any], flops: Any) -> Any:
+    """Return log N* for C = 6ND: of the sum under the root, Chinchilla's in p alpha, p beta."""
+    p, alpha, beta = (parameters[k] for k in ("p", "alpha", "beta"))
+    log_ratio = np.log(alpha / beta) / p + np.log(parameters["A"]) - np.log(parameters["B"])
+    return (log_ratio + beta * np.log(flops / 6)) / (alpha + beta)
+
+
+def starts(table: pd.DataFrame) -> Mapping[str, Array]:
+    """Return shapes on a grid, each with constants that give the median loss at the middle."""
+    smallest, typical = (float(f(column(table, "loss"))) for f in (np.min, np.median))
+    middle = {v: np.log(column(table, v)).mean() for v in ("params", "tokens")}
+    grid = product(
+        p=(1.0, 2.0, 5.0),
+        offset=(0.0, 0.4, 0.8),
+        alpha=(0.1, 0.35),
+        beta=(0.1, 0.35),
+        share=(0.3, 0.7),
+    )
+    p, offset = grid["p"], grid["offset"] * smallest
+    term = np.log(typical - offset)
+    return {
+        "E": offset,
+        "A": np.exp(term + np.log(grid["share"]) / p + grid["alpha"] * middle["params"]),
+        "B": np.exp(term + np.log1p(-grid["share"]) / p + grid["beta"] * middle["tokens"]),
+        **{name: grid[name] for name in ("alpha", "beta", "p")},
+    }
+
+
+FORM = Form(
+    name="coupled",
+    formula="L = E + [(A N^-alpha)^p + (B D^-beta)^p]^(1/p)",
+    source="after Kaplan et al. 2020 eq. 1.5 and Droppo & Elibol 2021, arXiv 2106.09488",
+    parameters=("E", "A", "B", "alpha", "beta", "p"),
+    variables=("params", "tokens"),
+    offset="E",
+    function=loss,
+    logs=("A", "B", "p"),
+    amplitudes={"A": {"alpha": "params"}, "B": {"beta": "tokens"}},
+    bounds={
+        "E": (0.0, np.inf),
+        "alpha": EXPONENT_BOUNDS,
+        "beta": EXPONENT_BOUNDS,
+        "p": (0.2, 50.0),
+    },
+    starts=starts,
+    optimum=optimum,
+)
