@@ -46,7 +46,7 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(RUN) benchmarks/fit.py $(FITS)/chinchilla_epoch245.csv --where "dropped_by_authors==0"
-	$(RUN) benchmarks/coverage.py --repeats 60
+	$(RUN) benchmarks/intervals.py --repeats 60
 	$(RUN) benchmarks/backtest.py
 	$(RUN) benchmarks/train.py
 

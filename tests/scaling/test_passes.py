@@ -5,7 +5,8 @@ import torch
 
 from scaling.config import ModelConfig
 from scaling.model import Transformer
-from scaling.passes import Passes, has_passes
+from scaling.passes import Passes
+from scaling.step import has_passes
 
 CPU = torch.device("cpu")
 VOCAB, ROWS, CONTEXT = 300, 3, 16
