@@ -16,8 +16,9 @@ Legend: n = B T tokens, C width, H heads, K head width, D = H K, F hidden width,
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ from scaling.model import (
     sinusoids,
 )
 
+SCORE_BYTES = 1 << 20  # of attention's scores at once: they and their gradients stay in the cache
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -133,13 +135,14 @@ class Shared:
     low_dx: Tensor  # dx, of the kind
     branch: Tensor  # what is to be added to x, of the kind; backward, what a norm gets
     mask: Tensor | None  # (B H, T, T), -inf where a query may not look, if documents are apart
+    groups: list[slice]  # of the B H heads
     packed: Tensor  # (n, 3 D) of the kind, values and gradients
     mixed: Tensor  # (n, D) of the kind, a gradient
     heads: Tensor  # (3, B, H, T, K) of the kind, gradients
     mixed_heads: Tensor  # (1, B, H, T, K) of the kind, values and gradients
     exact_heads: Tensor  # the same in float32
-    scores: Tensor  # (B H, T, T) of float32, values and gradients of weights
-    d_scores: Tensor  # of the kind
+    scores: Tensor  # (h, T, T) of float32, values and gradients of weights
+    d_scores: Tensor  # the same of the kind
     d_up: Tensor  # (n, 2 F) of the kind
     d_act: Tensor  # (n, F) of the kind
 
@@ -149,12 +152,13 @@ class Shared:
     ) -> "Shared":
         """Allocate for batches of rows x context; `apart` if documents are kept apart."""
         n, heads, d_head = rows * context, config.n_head, config.d_head
-        square = (rows * heads, context, context)
+        size = min(rows * heads, max(1, SCORE_BYTES // (4 * context**2)))
+        square = (size, context, context)
 
         def empty(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=kind)
 
-        mixed_heads = empty(1, rows, heads, context, d_head)
+        exact_heads, mixed_heads = twin(empty(1, rows, heads, context, d_head))
         return cls(
             config=config,
             rows=rows,
@@ -164,12 +168,13 @@ class Shared:
             dx=torch.empty(n, config.d_model),
             low_dx=empty(n, config.d_model),
             branch=empty(n, config.d_model),
-            mask=torch.empty(square) if apart else None,
+            mask=torch.empty(rows * heads, context, context) if apart else None,
+            groups=[slice(i, i + size) for i in range(0, rows * heads, size)],
             packed=empty(n, 3 * heads * d_head),
             mixed=empty(n, heads * d_head),
             heads=empty(3, rows, heads, context, d_head),
             mixed_heads=mixed_heads,
-            exact_heads=mixed_heads.to(torch.float32),
+            exact_heads=exact_heads,
             scores=torch.empty(square),
             d_scores=empty(*square),
             d_up=empty(n, 2 * config.d_ff),
@@ -256,61 +261,85 @@ class AttentionPass:
     """Norm, causal attention and the way back to the residual stream of one block."""
 
     def __init__(self, block: Block, shared: Shared) -> None:
-        attention, s, kind = block.attention, shared, shared.kind
-        B, T, H, K = s.rows, s.context, attention.n_head, attention.d_head
-        self.shared, gain = shared, block.norm_attention.weight
+        attention, s = block.attention, shared
+        T, K, gain = s.context, attention.d_head, block.norm_attention.weight
+        self.packed, self.d_mixed = s.packed, s.mixed
         self.entry = Entry(attention.qkv.weight, gain, s.packed, shared)  # type: ignore[arg-type]
         mixed = torch.empty_like(s.mixed)
         self.exit = Exit(attention.out.weight, block.branch, mixed, shared)
-        self.weights = torch.empty_like(s.d_scores)  # of the softmax
-        self.exact = torch.empty(3, B, H, T, K)  # queries, keys, values
-        self.low = self.exact if kind == torch.float32 else torch.empty_like(s.heads)
+        exact, low = twin(s.heads)
         angles = turns(s.config, T, attention.scale or 1 / math.sqrt(K))
         still = torch.ones(1, T, K // 2), torch.zeros(1, T, K // 2)
         lanes = (0,) * (K // 2)
-        self.by_head = bound(kernels.by_head, s.packed, *angles, lanes, self.exact)
+        self.by_head = bound(kernels.by_head, s.packed, *angles, lanes, exact)
         self.back_by_token = bound(kernels.by_token, s.heads, *angles, lanes, s.packed)
         self.by_token = bound(kernels.by_token, s.mixed_heads, *still, lanes, mixed)
         self.back_by_head = bound(kernels.by_head, s.mixed, *still, lanes, s.exact_heads)
-        lines = [t.view(-1, T) for t in (s.scores, self.weights, s.d_scores)]
-        self.softmax = bound(kernels.softmax, *lines[:2])
-        self.softmax_back = bound(kernels.softmax_back, *lines)
-        self.q, self.k, self.v = flat(self.exact)
-        self.low_q, self.low_k, self.low_v = flat(self.low)
-        self.dq, self.dk, self.dv = flat(s.heads)
-        (self.mixed,), (self.exact_mixed,) = flat(s.mixed_heads), flat(s.exact_heads)
-        self.k_turned, self.v_turned = self.k.mT, self.v.mT
-        self.weights_turned, self.d_scores_turned = self.weights.mT, s.d_scores.mT
+        self.lower = lowering(low, exact), lowering(s.mixed_heads, s.exact_heads)
+        weights = torch.empty(len(s.heads[0].flatten(0, 1)), T, T, dtype=s.kind)
+        self.groups = [Heads(at, exact, low, weights, shared) for at in s.groups]
 
     def forward(self) -> None:
         """Write the branch."""
-        s = self.shared
         self.entry.forward()
         self.by_head()
-        if self.low is not self.exact:
-            self.low.copy_(self.exact)
-        if s.mask is None:
-            torch.bmm(self.q, self.k_turned, out=s.scores)
-        else:
-            torch.baddbmm(s.mask, self.q, self.k_turned, out=s.scores)
-        self.softmax()
-        torch.bmm(self.weights, self.low_v, out=self.mixed)
+        self.lower[0]()
+        for heads in self.groups:
+            heads.forward()
         self.by_token()
         self.exit.forward()
 
     def backward(self) -> None:
         """Add the weights' gradients and the branch's to dx."""
-        s = self.shared
-        self.exit.backward(s.mixed)
+        self.exit.backward(self.d_mixed)
         self.back_by_head()
-        self.mixed.copy_(self.exact_mixed)
-        torch.bmm(self.weights_turned, self.mixed, out=self.dv)
-        torch.bmm(self.exact_mixed, self.v_turned, out=s.scores)
-        self.softmax_back()
-        torch.bmm(s.d_scores, self.low_k, out=self.dq)
-        torch.bmm(self.d_scores_turned, self.low_q, out=self.dk)
+        self.lower[1]()
+        for heads in self.groups:
+            heads.backward()
         self.back_by_token()
-        self.entry.backward(s.packed)
+        self.entry.backward(self.packed)
+
+
+class Heads:
+    """Attention of some heads (h of B H) of a layer: as many as keep their scores in the cache.
+
+    Scores and the gradient of weights are products in float32; they were rounded too coarsely.
+    """
+
+    def __init__(
+        self, at: slice, exact: Tensor, low: Tensor, weights: Tensor, shared: Shared
+    ) -> None:
+        s, T = shared, shared.context
+        self.q, k, v = (part.flatten(0, 1)[at] for part in exact)  # (h, T, K) each
+        self.low_q, self.low_k, self.low_v = (part.flatten(0, 1)[at] for part in low)
+        self.dq, self.dk, self.dv = (part.flatten(0, 1)[at] for part in s.heads)
+        self.mixed, self.exact_mixed = (
+            part.flatten(0, 2)[at] for part in (s.mixed_heads, s.exact_heads)
+        )
+        self.weights = weights[at]
+        self.scores, self.d_scores = (t[: len(self.q)] for t in (s.scores, s.d_scores))
+        self.mask = s.mask[at] if s.mask is not None else None
+        self.k_turned, self.v_turned = k.mT, v.mT
+        self.weights_turned, self.d_scores_turned = self.weights.mT, self.d_scores.mT
+        rows = [t.view(-1, T) for t in (self.scores, self.weights, self.d_scores)]
+        self.softmax = bound(kernels.softmax, *rows[:2])
+        self.softmax_back = bound(kernels.softmax_back, *rows)
+
+    def forward(self) -> None:
+        """Mix the values."""
+        torch.bmm(self.q, self.k_turned, out=self.scores)
+        if self.mask is not None:
+            self.scores.add_(self.mask)
+        self.softmax()
+        torch.bmm(self.weights, self.low_v, out=self.mixed)
+
+    def backward(self) -> None:
+        """Write the gradients of queries, keys and values."""
+        torch.bmm(self.weights_turned, self.mixed, out=self.dv)
+        torch.bmm(self.exact_mixed, self.v_turned, out=self.scores)
+        self.softmax_back()
+        torch.bmm(self.d_scores, self.low_k, out=self.dq)
+        torch.bmm(self.d_scores_turned, self.low_q, out=self.dk)
 
 
 class SwiGLUPass:
@@ -387,6 +416,12 @@ def turns(config: ModelConfig, context: int, scale: float) -> tuple[Tensor, Tens
     return cos, sin
 
 
-def flat(heads: Tensor) -> Tensor:
-    """See (P, B, H, T, K) as (P, B H, T, K)."""
-    return heads.flatten(1, 2)
+def twin(low: Tensor) -> tuple[Tensor, Tensor]:
+    """Return new tensors of a shape in float32 and of its kind: one where these are the same."""
+    exact = torch.empty_like(low, dtype=torch.float32)
+    return exact, exact if low.dtype == exact.dtype else torch.empty_like(low)
+
+
+def lowering(low: Tensor, exact: Tensor) -> Callable[[], object]:
+    """Return what brings float32 values to the kind of products: nothing where they share it."""
+    return partial(low.copy_, exact) if low is not exact else lambda: None
