@@ -86,7 +86,7 @@ class Passes:
         self.gradient.zero_()
         losses = 0.0
         for tokens, targets in batch:
-            self.ids.copy_(tokens.flatten())
+            self.ids.view_as(tokens).copy_(tokens)
             if self.model.document_end is not None:
                 self.shared.separate(document_mask(tokens, self.model.document_end))
             self._forward()
@@ -216,44 +216,51 @@ class Folded:
 
 
 class Entry:
-    """A norm and the matrix (O, C) behind it."""
+    """A norm and the matrix (O, C) behind it; `out` and its gradient are (n, O)."""
 
-    def __init__(self, weight: Tensor, gain: Tensor, out: Tensor, shared: Shared) -> None:
+    def __init__(
+        self, weight: Tensor, gain: Tensor, out: Tensor, d_out: Tensor, shared: Shared
+    ) -> None:
         self.folded = Folded(weight, gain, 1.0, shared.kind)
         self.norm = Normed(shared, shared.kind, NORM_EPS)
-        self.out = out
+        self.out, self.d_out, self.d_turned = out, d_out, d_out.t()
 
     def forward(self) -> None:
-        """Add the branch before to x; write the matrix times the normed x to `out`, (n, O)."""
+        """Add the branch before to x; write the matrix times the normed x."""
         self.folded.fold()
         self.norm.forward()
         torch.mm(self.norm.out, self.folded.transposed, out=self.out)
 
-    def backward(self, d_out: Tensor) -> None:
-        """Take the gradient (n, O); add the two weights' and the one to dx."""
-        torch.mm(d_out, self.folded.matrix, out=self.norm.d_out)
-        torch.mm(d_out.t(), self.norm.out, out=self.folded.gradient)
+    def backward(self) -> None:
+        """Add to the gradients of matrix, gain and x."""
+        torch.mm(self.d_out, self.folded.matrix, out=self.norm.d_out)
+        torch.mm(self.d_turned, self.norm.out, out=self.folded.gradient)
         self.folded.unfold()
         self.norm.backward()
 
 
 class Exit:
-    """The (C, O) matrix that leads back to the residual stream, times the branch's factor."""
+    """The (C, O) matrix that leads back to the residual stream, times the branch's factor.
 
-    def __init__(self, weight: Tensor, factor: float, inputs: Tensor, shared: Shared) -> None:
+    The inputs and their gradient are (n, O).
+    """
+
+    def __init__(
+        self, weight: Tensor, factor: float, inputs: Tensor, d_inputs: Tensor, shared: Shared
+    ) -> None:
         self.folded = Folded(weight, None, factor, shared.kind)
-        self.inputs, self.branch, self.dx = inputs, shared.branch, shared.low_dx
-        self.d_matrix = self.dx.t()
+        self.inputs, self.d_inputs, self.out = inputs, d_inputs, shared.branch
+        self.dx, self.dx_turned = shared.low_dx, shared.low_dx.t()
 
     def forward(self) -> None:
-        """Write the product with the inputs (n, O), which the next norm adds to x."""
+        """Write the branch, which the next norm adds to x."""
         self.folded.fold()
-        torch.mm(self.inputs, self.folded.transposed, out=self.branch)
+        torch.mm(self.inputs, self.folded.transposed, out=self.out)
 
-    def backward(self, d_inputs: Tensor) -> None:
-        """Add the gradient of the matrix, write that of its inputs."""
-        torch.mm(self.dx, self.folded.matrix, out=d_inputs)
-        torch.mm(self.d_matrix, self.inputs, out=self.folded.gradient)
+    def backward(self) -> None:
+        """Add to the gradient of the matrix, write that of its inputs."""
+        torch.mm(self.dx, self.folded.matrix, out=self.d_inputs)
+        torch.mm(self.dx_turned, self.inputs, out=self.folded.gradient)
         self.folded.unfold()
 
 
@@ -263,10 +270,9 @@ class AttentionPass:
     def __init__(self, block: Block, shared: Shared) -> None:
         attention, s = block.attention, shared
         T, K, gain = s.context, attention.d_head, block.norm_attention.weight
-        self.packed, self.d_mixed = s.packed, s.mixed
-        self.entry = Entry(attention.qkv.weight, gain, s.packed, shared)  # type: ignore[arg-type]
-        mixed = torch.empty_like(s.mixed)
-        self.exit = Exit(attention.out.weight, block.branch, mixed, shared)
+        qkv, mixed = attention.qkv.weight, torch.empty_like(s.mixed)
+        self.entry = Entry(qkv, gain, s.packed, s.packed, shared)  # type: ignore[arg-type]
+        self.exit = Exit(attention.out.weight, block.branch, mixed, s.mixed, shared)
         exact, low = twin(s.heads)
         angles = turns(s.config, T, attention.scale or 1 / math.sqrt(K))
         still = torch.ones(1, T, K // 2), torch.zeros(1, T, K // 2)
@@ -291,13 +297,13 @@ class AttentionPass:
 
     def backward(self) -> None:
         """Add the weights' gradients and the branch's to dx."""
-        self.exit.backward(self.d_mixed)
+        self.exit.backward()
         self.back_by_head()
         self.lower[1]()
         for heads in self.groups:
             heads.backward()
         self.back_by_token()
-        self.entry.backward(self.packed)
+        self.entry.backward()
 
 
 class Heads:
@@ -346,13 +352,11 @@ class SwiGLUPass:
     """Norm, SwiGLU and the way back to the residual stream of one block."""
 
     def __init__(self, block: Block, shared: Shared) -> None:
-        s, kind = shared, shared.kind
+        s, gain = shared, block.norm_mlp.weight
         up, down = block.mlp.up.weight, block.mlp.down.weight  # type: ignore[union-attr]
-        product = torch.empty_like(s.d_up)
-        act = torch.empty_like(s.d_act)
-        self.shared = shared
-        self.entry = Entry(up, block.norm_mlp.weight, product, shared)  # type: ignore[arg-type]
-        self.exit = Exit(down, block.branch, act, shared)  # type: ignore[arg-type]
+        product, act = torch.empty_like(s.d_up), torch.empty_like(s.d_act)
+        self.entry = Entry(up, gain, product, s.d_up, shared)  # type: ignore[arg-type]
+        self.exit = Exit(down, block.branch, act, s.d_act, shared)  # type: ignore[arg-type]
         self.swiglu = bound(kernels.swiglu, product, act)
         self.swiglu_back = bound(kernels.swiglu_back, product, s.d_act, s.d_up)
 
@@ -364,9 +368,9 @@ class SwiGLUPass:
 
     def backward(self) -> None:
         """Add the weights' gradients and the branch's to dx."""
-        self.exit.backward(self.shared.d_act)
+        self.exit.backward()
         self.swiglu_back()
-        self.entry.backward(self.shared.d_up)
+        self.entry.backward()
 
 
 class HeadPass:
@@ -385,19 +389,19 @@ class HeadPass:
         for hidden, d_hidden, targets in zip(*parts, strict=True):
             z = logits[: len(targets)]
             score = bound(kernels.cross_entropy, z, targets, line)
-            self.chunks.append((hidden, d_hidden, z, score))
+            self.chunks.append((hidden, d_hidden, z, z.t(), score))
 
     def step(self, targets: Tensor, share: float) -> float:
         """Return the summed losses in nats of n targets; set dx to `share` times their gradient."""
-        self.targets.copy_(targets.flatten())
+        self.targets.view_as(targets).copy_(targets)
         self.folded.fold()
         self.norm.forward()
         total = 0.0
-        for hidden, d_hidden, z, score in self.chunks:
+        for hidden, d_hidden, z, z_turned, score in self.chunks:
             torch.mm(hidden, self.folded.transposed, out=z)
             total += score(share)
             torch.mm(z, self.folded.matrix, out=d_hidden)
-            torch.mm(z.t(), hidden, out=self.folded.gradient)
+            torch.mm(z_turned, hidden, out=self.folded.gradient)
             self.folded.unfold()
         self.dx.zero_()
         self.norm.backward()
