@@ -56,7 +56,7 @@ clean:
 # pip, not uv: uv does not read pip's find-links settings and would take the CUDA build.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable .
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[fast]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

@@ -1,93 +1,27 @@
-"""What lies between the matrix products of `scaling.passes`, compiled for one core of a CPU.
+"""What lies between the matrix products of `scaling.passes`, one compiled kernel each.
 
-Each kernel goes once over its arrays where torch goes once for every operation. Arrays are of
-float32, or of bfloat16 seen as uint16 (numpy has no such type): widened by a shift when read,
-rounded to nearest even when written, so that one source serves both kinds. Loops are written as
-LLVM's vectoriser wants them: over the last axis of two-dimensional indices, sums and maxima that
-may be reordered; NaN and infinity are kept, a loss that is not finite has to show.
+A kernel goes once over its arrays where torch goes once for every operation. Loops are written as
+LLVM's vectoriser wants them: over the last axis of two-dimensional arrays, sums and maxima that may
+be reordered; a change is to be timed. NaN and infinity are kept: a loss that is not finite has to
+show.
 
 Legend: n tokens, B rows, T context, C and O widths, H heads, K head width, F hidden width,
 V vocabulary; `x` is the residual stream, a leading d the loss' gradient.
 """
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
 import numpy as np
-import torch
-from numba import njit, types
-from numba.extending import overload
-from torch import Tensor
 
-REORDERED = {"reassoc", "contract", "arcp", "nsz", "afn"}  # all of fast maths but no-NaN, no-inf
-BF16 = types.uint16
-f32, i32, u16, u32 = np.float32, np.int32, np.uint16, np.uint32
+from scaling.jit import f32, get, i32, inline, kernel, put
+
 LOG2E, LN2 = f32(1.4426950408889634), f32(0.6931471805599453)
 LEAST = i32(-(2**31))
 
 
-def kernel(function: Callable) -> Callable:
-    """Compile at the first call of a kind, kept on disk where a folder can be written."""
-    options: dict[str, Any] = {"fastmath": REORDERED, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the cache
-        return njit(**options)(function)
-
-
-def bound(compiled: Callable, *values: Any) -> Callable[..., Any]:
-    """Return a call of a kernel on the memory of tensors; floats become float32."""
-    return partial(compiled, *map(seen, values))
-
-
-def seen(value: Any) -> Any:
-    """Return a tensor's memory as an array, bfloat16 as uint16; a float as float32."""
-    if isinstance(value, float):
-        return f32(value)
-    if not isinstance(value, Tensor):
-        return value
-    tensor = value.detach()
-    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
-
-
-def get(array: Any, at: Any) -> Any:
-    """Return an element as float32."""
-    raise NotImplementedError("only in a kernel")
-
-
-def put(array: Any, at: Any, value: Any) -> None:
-    """Write a float32 to an element."""
-    raise NotImplementedError("only in a kernel")
-
-
-@overload(get)
-def _get(array, at):
-    if array.dtype == BF16:
-        return lambda array, at: u32(u32(array[at]) << u32(16)).view(f32)
-    return lambda array, at: array[at]
-
-
-@overload(put)
-def _put(array, at, value):
-    def rounded(array, at, value):
-        bits = f32(value).view(u32)
-        odd = u32(u32(bits >> u32(16)) & u32(1))
-        array[at] = u16(u32(bits + u32(0x7FFF) + odd) >> u32(16))
-
-    def exact(array, at, value):
-        array[at] = value
-
-    return rounded if array.dtype == BF16 else exact
-
-
-inline = njit(fastmath=REORDERED, error_model="numpy")
-
-
 @inline
 def exp2(x):
-    """Return 2^x to 2e-7 of itself, x taken to within -126 and 127."""
-    x = min(max(x, f32(-126)), f32(127))
+    """Return 2^x to 2e-7 of itself, x taken to within -126 and 127; NaN of NaN."""
+    x = f32(-126) if x < f32(-126) else x
+    x = f32(127) if x > f32(127) else x
     n = np.floor(x + f32(0.5))
     r = x - n  # (-1/2, 1/2)
     p = f32(1.5353362e-4)
@@ -247,7 +181,7 @@ def softmax(scores, weights):
             e = exp2(scores[i, j] * LOG2E - most)
             row[j] = e
             total += e
-        share = f32(1) / total + (most - most)  # exp2 hides what is not finite
+        share = f32(1) / total
         for j in range(seen_keys):
             put(weights, (i, j), row[j] * share)
         for j in range(seen_keys, context):
@@ -256,12 +190,14 @@ def softmax(scores, weights):
 
 @kernel
 def softmax_back(d_weights, weights, d_scores):
-    """Write the scores' gradient."""
+    """Write the scores' gradient; weights that were rounded are taken over their sum."""
     n, context = weights.shape
     for i in range(n):
-        along = f32(0)
+        along = total = f32(0)
         for j in range(context):
             along += get(weights, (i, j)) * d_weights[i, j]
+            total += get(weights, (i, j))
+        along /= total
         for j in range(context):
             put(d_scores, (i, j), get(weights, (i, j)) * (d_weights[i, j] - along))
 
@@ -287,7 +223,7 @@ def cross_entropy(logits, targets, row, share):
         target = targets[i]
         picked = get(logits, (i, target)) * LOG2E - most
         loss += np.float64(LN2) * (np.log2(np.float64(total)) - np.float64(picked))
-        factor = share / total + (most - most)  # exp2 hides what is not finite
+        factor = share / total
         for j in range(vocabulary):
             put(logits, (i, j), row[j] * factor)
         put(logits, (i, target), row[target] * factor - share)

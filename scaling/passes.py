@@ -25,7 +25,7 @@ from torch import Tensor
 
 from scaling import kernels
 from scaling.config import ModelConfig
-from scaling.kernels import bound
+from scaling.jit import bound
 from scaling.loss import CHUNK_BYTES
 from scaling.model import (
     EMBEDDING_EPS,

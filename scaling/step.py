@@ -183,7 +183,7 @@ def make_passes(model: Transformer, setting: Setting) -> "Passes | None":
     known = plain and has_passes(
         model.config, context=context, device=setting.device, precision=machine.precision
     )
-    if not (known and has_compiler()):
+    if not (known and has_numba()):
         return None
     from scaling.passes import Passes  # its kernels' compiler is of those that train alone
 
@@ -198,7 +198,7 @@ def has_passes(config: ModelConfig, *, context: int, device: torch.device, preci
 
 
 @cache
-def has_compiler() -> bool:
+def has_numba() -> bool:
     """Say whether kernels can be compiled here; log once where they cannot."""
     found = find_spec("numba") is not None
     if not found:

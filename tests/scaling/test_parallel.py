@@ -92,7 +92,7 @@ def under_way(process: subprocess.Popen[str], folder: Path) -> list[int]:
 
 @pytest.fixture(scope="module")
 def long(tiny) -> list[str]:
-    return [*tiny, "budget.n_tokens=192000", "machine.checkpoint_seconds=0.3"]
+    return [*tiny, "budget.n_tokens=480000", "machine.checkpoint_seconds=0.3"]
 
 
 @pytest.fixture(scope="module")
