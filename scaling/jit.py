@@ -27,7 +27,7 @@ inline = njit(**OPTIONS)  # for what kernels call
 def kernel(function: Callable) -> Callable:
     """Compile at the first call of a kind, or read what an earlier process compiled."""
     try:
-        compiled = njit(cache=True, **OPTIONS)(function)
+        compiled: Any = njit(cache=True, **OPTIONS)(function)
     except RuntimeError:  # there is no folder to write to
         return njit(**OPTIONS)(function)
     files = compiled._cache._cache_file
