@@ -104,7 +104,7 @@ def norm_back(d_normed, normed, rate, dx, low):
 
 @kernel
 def swiglu(product, act):
-    """Write silu(gate) times linear of (n, 2 F) gates and linear parts, (n, F)."""
+    """Write silu(gate) times linear of (n, 2 F or more) gates and linear parts, (n, F)."""
     n, width = act.shape
     for i in range(n):
         for j in range(width):
@@ -206,9 +206,9 @@ def softmax_back(d_weights, weights, d_scores):
 def cross_entropy(logits, targets, row, share):
     """Return the summed -log softmax(logits)[target] in nats; logits become `share` x gradient.
 
-    Logits are (n, V), targets (n,); `row` (V,) is room for one.
+    Logits are (n, V or more), targets (n,); `row` (V,) is room for one.
     """
-    n, vocabulary = logits.shape
+    n, vocabulary = len(logits), len(row)
     loss, share = 0.0, f32(share)
     for i in range(n):
         top = LEAST

@@ -38,6 +38,7 @@ from scaling.model import (
 )
 
 SCORE_BYTES = 1 << 20  # of attention's scores at once: they and their gradients stay in the cache
+PAD = 16  # columns between wide rows: products are slow where rows lie a power of two apart
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -143,7 +144,7 @@ class Shared:
     exact_heads: Tensor  # the same in float32
     scores: Tensor  # (h, T, T) of float32, values and gradients of weights
     d_scores: Tensor  # the same of the kind
-    d_up: Tensor  # (n, 2 F) of the kind
+    d_up: Tensor  # (n, 2 F + PAD) of the kind
     d_act: Tensor  # (n, F) of the kind
 
     @classmethod
@@ -177,7 +178,7 @@ class Shared:
             exact_heads=exact_heads,
             scores=torch.empty(square),
             d_scores=empty(*square),
-            d_up=empty(n, 2 * config.d_ff),
+            d_up=empty(n, 2 * config.d_ff + PAD),
             d_act=empty(n, config.d_ff),
         )
 
@@ -355,7 +356,8 @@ class SwiGLUPass:
         s, gain = shared, block.norm_mlp.weight
         up, down = block.mlp.up.weight, block.mlp.down.weight  # type: ignore[union-attr]
         product, act = torch.empty_like(s.d_up), torch.empty_like(s.d_act)
-        self.entry = Entry(up, gain, product, s.d_up, shared)  # type: ignore[arg-type]
+        used = [t[:, :-PAD] for t in (product, s.d_up)]
+        self.entry = Entry(up, gain, *used, shared)  # type: ignore[arg-type]
         self.exit = Exit(down, block.branch, act, s.d_act, shared)  # type: ignore[arg-type]
         self.swiglu = bound(kernels.swiglu, product, act)
         self.swiglu_back = bound(kernels.swiglu_back, product, s.d_act, s.d_up)
@@ -383,13 +385,13 @@ class HeadPass:
         self.norm, self.dx = Normed(shared, kind, NORM_EPS), shared.dx
         self.targets = torch.empty(n, dtype=torch.int64)
         rows, line = max(16, CHUNK_BYTES["cpu"] // (4 * V)), torch.empty(V)
-        logits = torch.empty(min(n, rows), V, dtype=kind)
+        logits = torch.empty(min(n, rows), V + PAD, dtype=kind)
         parts = (t.split(rows) for t in (self.norm.out, self.norm.d_out, self.targets))
         self.chunks = []
         for hidden, d_hidden, targets in zip(*parts, strict=True):
             z = logits[: len(targets)]
             score = bound(kernels.cross_entropy, z, targets, line)
-            self.chunks.append((hidden, d_hidden, z, z.t(), score))
+            self.chunks.append((hidden, d_hidden, z[:, :V], z[:, :V].t(), score))
 
     def step(self, targets: Tensor, share: float) -> float:
         """Return the summed losses in nats of n targets; set dx to `share` times their gradient."""
