@@ -221,6 +221,8 @@ def cross_entropy(logits, targets, row, share):
             row[j] = e
             total += e
         target = targets[i]
+        if target < 0 or target >= vocabulary:
+            raise IndexError("a target lies outside the vocabulary; retokenise the data")
         picked = get(logits, (i, target)) * LOG2E - most
         loss += np.float64(LN2) * (np.log2(np.float64(total)) - np.float64(picked))
         factor = share / total

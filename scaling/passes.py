@@ -45,7 +45,8 @@ KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class Passes:
     """Computes a model's mean loss on (rows, context) tokens and writes every weight's gradient.
 
-    The gradients are views of `gradient`, the flat tensor of all of them.
+    The gradients are views of `gradient`, the flat tensor of all of them. Weights are read where
+    they lay when this was made: they change in place.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Passes:
         self.gradient = torch.zeros(sum(w.numel() for w in weights))
         views = self.gradient.split([w.numel() for w in weights])
         self.views = [(w, g.view_as(w)) for w, g in zip(weights, views, strict=True)]
+        self.places = [w.data_ptr() for w in weights]
         self.attach()
         apart = model.document_end is not None
         self.shared = s = Shared.of(config, rows=rows, context=context, apart=apart, kind=kind)
@@ -74,7 +76,8 @@ class Passes:
 
     def attach(self) -> None:
         """Make the weights' gradients the views again, whatever they were set to."""
-        for weight, gradient in self.views:
+        for (weight, gradient), place in zip(self.views, self.places, strict=True):
+            assert weight.data_ptr() == place, "a weight has moved; make its passes anew"
             weight.grad = gradient
 
     @torch.no_grad()

@@ -141,6 +141,12 @@ def test_cross_entropy_and_its_gradient(kind, size):
     equal(logits, leaf.grad)
 
 
+def test_a_target_outside_the_vocabulary_is_refused():
+    targets = torch.tensor([0, WIDTH])
+    with pytest.raises(IndexError, match="outside the vocabulary"):
+        bound(kernels.cross_entropy, normal(2, WIDTH), targets, torch.empty(WIDTH))(1.0)
+
+
 @kinds
 @pytest.mark.parametrize("bad", [math.nan, -math.nan, math.inf])
 def test_what_is_not_finite_shows(kind, bad):
