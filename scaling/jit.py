@@ -7,7 +7,9 @@ disk, beside the module or in the user's cache, by processor and by source.
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,9 +33,9 @@ def kernel(function: Callable) -> Callable:
     except RuntimeError:  # there is no folder to write to
         return njit(**OPTIONS)(function)
     files = compiled._cache._cache_file
-    compiled._cache._cache_file = Files(
-        files._cache_path, files._index_name.removesuffix(".nbi"), files._source_stamp
-    )
+    stamp = files._source_stamp, Path(__file__).stat().st_mtime  # of get and put too
+    name = files._index_name.removesuffix(".nbi")
+    compiled._cache._cache_file = Files(files._cache_path, name, stamp)
     return compiled
 
 
@@ -45,11 +47,12 @@ class Files(IndexDataCacheFile):
     """
 
     def save(self, key: Any, data: Any) -> None:
-        """Keep the code of a kind."""
+        """Keep the code of a kind, if the disk takes it."""
         held = hashlib.sha256(repr((key, self._source_stamp)).encode()).hexdigest()
         name = self._data_name(int(held[:12], 16))
-        self._save_data(name, data)
-        self._save_index(self._load_index() | {key: name})
+        with suppress(OSError):
+            self._save_data(name, data)
+            self._save_index(self._load_index() | {key: name})
 
 
 def bound(compiled: Callable, *values: Any) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """The compiler's cache: safe among processes, and not needed."""
 
 import logging
+import subprocess
 import sys
 
 import numpy as np
@@ -54,6 +55,15 @@ def test_without_a_folder_to_write_to_kernels_compile_all_the_same(monkeypatch):
     assert not kernel.stats.cache_path
 
 
+def test_on_a_full_disk_kernels_run_all_the_same(folder, monkeypatch):
+    def full(*arguments):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(jit.Files, "_save_data", full)
+    assert doubled(jit.kernel(double), np.float32) == [2, 2, 2]
+    assert not list(folder.rglob("*.nb[ic]"))
+
+
 def test_without_numba_autograd_trains_and_one_line_says_what_to_install(
     make_cell, monkeypatch, caplog
 ):
@@ -71,8 +81,6 @@ def test_without_numba_autograd_trains_and_one_line_says_what_to_install(
 
 
 def test_commands_that_do_not_train_do_not_import_the_compiler():
-    import subprocess
-
     code = "import sys, scaling.sweep, scaling.final; print('numba' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["False"]
