@@ -48,7 +48,7 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(RUN) benchmarks/fit.py $(FITS)/chinchilla_epoch245.csv --where "dropped_by_authors==0"
-	$(RUN) benchmarks/coverage.py --repeats 60
+	$(RUN) benchmarks/intervals.py --repeats 60
 	$(RUN) benchmarks/backtest.py
 	$(RUN) benchmarks/train.py
 
@@ -58,7 +58,7 @@ clean:
 # pip, not uv: uv does not read pip's find-links settings and would take the CUDA build.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable .
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable ".[fast]"
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

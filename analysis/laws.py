@@ -31,7 +31,7 @@ are those of Hoffmann et al. 2022 eq. 4. A prediction interval joins three thing
 bootstrap draws (bias-corrected percentiles at Student t's levels of n - p, `analysis.uncertainty`),
 the scatter of runs about the law at that loss (`analysis.scatter`), and the growth of hindcast
 error with distance (`analysis.hindcast`); `noise=False` leaves the last two out. What they cover is
-in `benchmarks/coverage.py`. A law that is not usable says nothing beyond its data unless
+in `benchmarks/intervals.py`. A law that is not usable says nothing beyond its data unless
 `force=True` (or the law itself is `forced`).
 """
 

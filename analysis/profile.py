@@ -8,7 +8,7 @@ square root, which is nearly straight. E ends at its bound 0 where F does not ri
 The scale is s^2 = F_min 2 / (n - p) for least squares on rows that are units: exact for a linear
 form under even Gaussian noise. For Huber's and absolute residuals the usual robust likelihood ratio
 takes mean(psi^2) / mean(psi'), which holds for even noise only. Under the noise of
-`benchmarks/coverage.py` (ten times larger at high losses) it covered 67-88 % for a and E and
+`benchmarks/intervals.py` (ten times larger at high losses) it covered 67-88 % for a and E and
 97-100 % for tokens per parameter at nominal 90 % (60 tables each of three designs). So the scale
 here is that quantity's own: the ratio of its sandwich to its model variance (Kent 1982), scores
 summed over the independent units and divided by one minus their leverage, as a jackknife does (HC3

@@ -3,7 +3,7 @@
     python benchmarks/design.py [--repeats 50] [--laws besiroglu,asymmetric] [--reaches 10,100]
     python benchmarks/design.py --study runs/base [--targets 6e11,2e12]      replays a real study
 
-Simulation: the fixed grid is `isoflop` of benchmarks/coverage.py (4 budgets x 6 sizes), noise that
+Simulation: the fixed grid is `isoflop` of benchmarks/intervals.py (4 budgets x 6 sizes), noise that
 of LAWS 5.2, every cell trained alone. Its median half-width of the forecast at 10 and 100 times the
 largest budget is the precision that the design must reach, from a pool of the grid's own range in
 finer steps (7 budgets, 9 sizes within the same factor 4, 3 seeds), without knowing the law: it
@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from coverage import DESIGNS, LAWS, deviation, draw, loss_of, simulated_by
+from intervals import DESIGNS, LAWS, deviation, draw, loss_of, simulated_by
 
 from analysis import estimate, fit
 from analysis.candidates import Candidate, flops_of, grid_around, ran

@@ -21,7 +21,6 @@ from scaling.model import (
     rotary_angles,
     turned,
 )
-from scaling.passes import has_passes
 
 
 def has_decoder(model: Transformer) -> bool:
@@ -30,7 +29,8 @@ def has_decoder(model: Transformer) -> bool:
     return (
         dtype == torch.float32
         and model.config.positions == "rope"
-        and has_passes(model.config, context=0, device=model.device, precision="fp32")
+        and model.config.plain
+        and model.device.type == "cpu"
     )
 
 

@@ -5,6 +5,7 @@ for the rest.
 """
 
 import math
+import operator
 
 import torch
 from torch import Tensor, nn
@@ -58,28 +59,39 @@ def make_optimizer(
 
 
 class AdamW(torch.optim.AdamW):
-    """torch's fused AdamW without what its step does around the kernel, most of a small model's."""
+    """torch's fused AdamW without what its step does around the kernel, most of a small model's.
+
+    Moments are gathered once, until a checkpoint puts others there; steps are counted in one
+    tensor, of which every weight's `step` is an element.
+    """
+
+    _states: tuple[dict[str, Tensor], ...] = ()  # of the weights last updated, in their order
+    _counts: Tensor
+    _each: tuple[Tensor, ...]  # its elements
+    _moments: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Update every weight that has a gradient."""
         groups = [(g, [w for w in g["params"] if w.grad is not None]) for g in self.param_groups]
-        if not all(self.state[w] for _, weights in groups for w in weights):
+        states = [self.state[w] for _, weights in groups for w in weights]
+        if not all(states):
             super().step()  # the first step, which makes the moments
             return
+        if len(states) != len(self._states) or any(map(operator.is_not, states, self._states)):
+            self._gather(states)
+        self._counts.add_(1)
+        start = 0
         for group, weights in groups:
+            here = slice(start, start := start + len(weights))
             if not weights:
                 continue
-            states = [self.state[w] for w in weights]
-            counts = [s["step"] for s in states]
-            torch._foreach_add_(counts, 1)  # type: ignore[attr-defined]
             torch._fused_adamw_(  # type: ignore[attr-defined]
                 weights,
                 [w.grad for w in weights],
-                [s["exp_avg"] for s in states],
-                [s["exp_avg_sq"] for s in states],
+                *(each[here] for each in self._moments),
                 [],
-                counts,
+                self._each[here],
                 lr=group["lr"],
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
@@ -88,6 +100,19 @@ class AdamW(torch.optim.AdamW):
                 amsgrad=False,
                 maximize=False,
             )
+
+    def _gather(self, states: list[dict[str, Tensor]]) -> None:
+        self._counts = torch.stack([s["step"] for s in states])
+        self._each = self._counts.unbind()
+        for state, count in zip(states, self._each, strict=True):
+            state["step"] = count
+        self._moments = tuple(  # type: ignore[assignment]
+            tuple(s[name] for s in states) for name in ("exp_avg", "exp_avg_sq")
+        )
+        self._states = tuple(states)
+
+
+AdamW.step.hooked = True  # type: ignore[attr-defined]  # torch's record for its profiler costs as much
 
 
 def adamw(groups: list[dict], config: OptimConfig, lr: float) -> AdamW:

@@ -1,27 +1,32 @@
 """Loss and gradient of the dense decoder on a CPU, forward and backward passes written out.
 
-A small model is bound by calls and by memory, not by products: autograd, its allocations and norms
-made of many calls take half of a step of 25 thousand parameters. Here buffers and their views are
-made once, a norm's gain is folded into the matrix behind it (a pass over the matrix for several
-over all tokens), and gradients land in one flat tensor that is clipped at once. The equations are
+Matrix products are torch's; what lies between them is one kernel each (`scaling.kernels`), bound
+to buffers that are made once: a small model is bound by calls and by memory, not by products, and
+autograd, its allocations and its many small operations take most of a step. A norm's gain is
+folded into the matrix behind it, a branch's factor into its matrix, and each norm first adds the
+branch before it. Gradients land in one flat tensor that is clipped at once. The equations are
 those of `scaling.model`, which stays the model: weights are its own, tests hold the two equal.
 
-With `precision="bf16"` matrices meet in bfloat16 (norms, residual stream, attention and the
-softmax of the loss stay in float32), which pays where the processor has such products: AMX.
+With `precision="bf16"` what products read and write is held in bfloat16 alone; the residual
+stream, norms, softmax, attention's scores and their gradient, loss and the weights' gradients stay
+in float32. It pays where the processor has such products: AMX, AVX-512 BF16.
 
 Legend: n = B T tokens, C width, H heads, K head width, D = H K, F hidden width, V vocabulary.
 `x` is the residual stream and `dx` the loss' gradient with respect to it, both changed in place.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from scaling import kernels
 from scaling.config import ModelConfig
-from scaling.loss import score
+from scaling.jit import bound
+from scaling.loss import CHUNK_BYTES
 from scaling.model import (
     EMBEDDING_EPS,
     NORM_EPS,
@@ -32,19 +37,16 @@ from scaling.model import (
     sinusoids,
 )
 
+SCORE_BYTES = 1 << 20  # of attention's scores at once: they and their gradients stay in the cache
+PAD = 16  # columns between wide rows: products are slow where rows lie a power of two apart
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-LONGEST = 512  # tokens of a row; beyond it scores no longer fit the cache and flash attention wins
-
-
-def has_passes(config: ModelConfig, *, context: int, device: torch.device, precision: str) -> bool:
-    """Say whether Passes computes this model; autograd does where it does not."""
-    return device.type == "cpu" and precision in KINDS and config.plain and context <= LONGEST
 
 
 class Passes:
     """Computes a model's mean loss on (rows, context) tokens and writes every weight's gradient.
 
-    The gradients are views of `gradient`, the flat tensor of all of them.
+    The gradients are views of `gradient`, the flat tensor of all of them. Weights are read where
+    they lay when this was made: they change in place.
     """
 
     def __init__(
@@ -55,28 +57,27 @@ class Passes:
         self.gradient = torch.zeros(sum(w.numel() for w in weights))
         views = self.gradient.split([w.numel() for w in weights])
         self.views = [(w, g.view_as(w)) for w, g in zip(weights, views, strict=True)]
+        self.places = [w.data_ptr() for w in weights]
         self.attach()
-        n, d_model = rows * context, config.d_model
         apart = model.document_end is not None
-        shared = Shared.of(config, rows=rows, context=context, apart=apart, kind=kind)
-        self.x, self.dx = torch.empty(n, d_model), Cast(torch.empty(n, d_model), kind)
-        self.shared = shared
+        self.shared = s = Shared.of(config, rows=rows, context=context, apart=apart, kind=kind)
         self.parts: list[AttentionPass | SwiGLUPass] = []
         for block in model.blocks:
             assert isinstance(block, Block)
-            self.parts += [AttentionPass(block, shared), SwiGLUPass(block, shared)]
-        self.first = Normed(n, d_model, EMBEDDING_EPS) if config.embedding_norm else None
-        self.last = Normed(n, d_model, NORM_EPS)
-        self.gain: nn.Parameter = model.norm.weight  # type: ignore[assignment]
-        self.hidden, self.d_hidden = Cast(torch.empty(n, d_model), kind), torch.empty(n, d_model)
-        self.head = Cast(model.head.weight, kind)
+            self.parts += [AttentionPass(block, s), SwiGLUPass(block, s)]
+        self.first = Normed(s, torch.float32, EMBEDDING_EPS) if config.embedding_norm else None
+        self.head = HeadPass(model, s)
+        self.ids = torch.empty(rows * context, dtype=torch.int64)
+        self.add_rows = bound(kernels.add_rows, s.dx, self.ids, model.embedding.weight.grad)
         self.sines = None
         if config.positions == "sinusoidal":
-            self.sines = sinusoids(torch.arange(context), d_model, torch.float32).repeat(rows, 1)
+            order = torch.arange(context)
+            self.sines = sinusoids(order, config.d_model, torch.float32).repeat(rows, 1)
 
     def attach(self) -> None:
         """Make the weights' gradients the views again, whatever they were set to."""
-        for weight, gradient in self.views:
+        for (weight, gradient), place in zip(self.views, self.places, strict=True):
+            assert weight.data_ptr() == place, "a weight has moved; make its passes anew"
             weight.grad = gradient
 
     @torch.no_grad()
@@ -86,31 +87,16 @@ class Passes:
         Their mean gradient takes the place of the last one.
         """
         self.attach()
-        if len(batch) == 1:
-            return self._part(*batch[0])
-        total, mean = torch.zeros(()), torch.zeros_like(self.gradient)
+        self.gradient.zero_()
+        losses = 0.0
         for tokens, targets in batch:
-            total += self._part(tokens, targets) / len(batch)
-            mean.add_(self.gradient, alpha=1 / len(batch))
-        self.gradient.copy_(mean)
-        return total
-
-    def _part(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        ids = tokens.flatten()
-        if self.model.document_end is not None:
-            self.shared.separate(document_mask(tokens, self.model.document_end))
-        self._forward(ids)
-        scale = self.model.output_scale
-        torch.mul(self.last.out, self.gain * scale, out=self.hidden.full)
-        loss = score(
-            self.hidden.down(),
-            self.head.down(),
-            targets.flatten(),
-            self.d_hidden,
-            self.head.full.grad,  # type: ignore[arg-type]
-        )
-        self._backward(ids, scale)
-        return loss
+            self.ids.view_as(tokens).copy_(tokens)
+            if self.model.document_end is not None:
+                self.shared.separate(document_mask(tokens, self.model.document_end))
+            self._forward()
+            losses += self.head.step(targets, 1 / (len(self.ids) * len(batch)))
+            self._backward()
+        return torch.tensor(losses / (len(self.ids) * len(batch)), dtype=torch.float32)
 
     def clip(self, most: float) -> Tensor:
         """Scale the gradient down to a norm of `most` (0: never); return the norm before."""
@@ -119,139 +105,50 @@ class Passes:
             self.gradient.mul_(most / norm)
         return norm
 
-    def _forward(self, ids: Tensor) -> None:
-        x = torch.index_select(self.model.embedding.weight, 0, ids, out=self.x)
+    def _forward(self) -> None:
+        x = torch.index_select(self.model.embedding.weight, 0, self.ids, out=self.shared.x)
+        self.shared.branch.zero_()
         if self.first:
-            x.copy_(self.first.forward(x))
+            self.first.forward()
+            x.copy_(self.first.out)
         if self.sines is not None:
             x.add_(self.sines)
         for part in self.parts:
-            part.forward(x)
-        self.last.forward(x)
+            part.forward()
 
-    def _backward(self, ids: Tensor, scale: float) -> None:
-        dx, dy, spare = self.dx.full.zero_(), self.d_hidden, self.shared.spare
-        if scale != 1:
-            dy.mul_(scale)
-        torch.sum(torch.mul(dy, self.last.out, out=spare), 0, out=self.gain.grad)
-        self.last.backward(dx, dy.mul_(self.gain), spare)
+    def _backward(self) -> None:
         for part in reversed(self.parts):
-            part.backward(self.dx)
+            part.backward()
         if self.first:
-            dy.copy_(dx)
-            self.first.backward(dx.zero_(), dy, spare)
-        table = self.model.embedding.weight.grad
-        assert table is not None
-        if not self.model.config.tied:
-            table.zero_()
-        table.index_add_(0, ids, dx)
+            self.first.d_out.copy_(self.shared.dx)
+            self.shared.dx.zero_()
+            self.first.backward()
+        self.add_rows()
 
 
-class Cast:
-    """A float32 tensor, and the one that products read or write for it: itself or in bfloat16."""
-
-    def __init__(self, full: Tensor, kind: torch.dtype) -> None:
-        self.full = full
-        self.low = full if full.dtype == kind else torch.empty_like(full, dtype=kind)
-
-    def down(self) -> Tensor:
-        """Bring the full values to the products' kind."""
-        return self.low if self.low is self.full else self.low.copy_(self.full)
-
-    def up(self) -> Tensor:
-        """Bring a product to float32."""
-        return self.full if self.low is self.full else self.full.copy_(self.low)
-
-
-class Normed:
-    """x over its root mean square along each row, without the gain (Zhang & Sennrich 2019)."""
-
-    def __init__(self, n: int, width: int, eps: float) -> None:
-        self.width, self.eps, self.root = width, width * eps, math.sqrt(width)
-        self.out, self.rate, self.along = (torch.empty(n, k) for k in (width, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return y = x r, r = (mean x^2 + eps)^-1/2."""
-        torch.sum(torch.mul(x, x, out=self.out), -1, keepdim=True, out=self.rate)
-        return torch.mul(x, self.rate.add_(self.eps).rsqrt_().mul_(self.root), out=self.out)
-
-    def backward(self, dx: Tensor, dy: Tensor, spare: Tensor) -> None:
-        """Add r (dy - y mean(y dy)) to dx."""
-        along = torch.sum(torch.mul(dy, self.out, out=spare), -1, keepdim=True, out=self.along)
-        along.mul_(self.rate)
-        dx.addcmul_(dy, self.rate).addcmul_(self.out, along, value=-1 / self.width)
-
-
-class Folded:
-    """A norm's gain and the (O, C) matrix behind it as one matrix, and back to two gradients."""
-
-    def __init__(self, n: int, weight: Tensor, gain: Tensor, kind: torch.dtype) -> None:
-        self.weight, self.gain = weight, gain
-        self.norm = Normed(n, weight.shape[1], NORM_EPS)
-        self.normed = Cast(self.norm.out, kind)
-        self.matrix, self.gradient = (Cast(torch.empty_like(weight), kind) for _ in range(2))
-        self.transposed = self.matrix.low.t()
-
-    def forward(self, x: Tensor, out: Tensor) -> None:
-        """Write the matrix times the normed x, (n, O)."""
-        torch.mul(self.weight, self.gain, out=self.matrix.full)
-        self.matrix.down()
-        self.norm.forward(x)
-        torch.mm(self.normed.down(), self.transposed, out=out)
-
-    def backward(self, dx: Tensor, d_out: Tensor, shared: "Shared") -> None:
-        """Take the gradient (n, O); write the two weights' and add the input's to dx."""
-        torch.mm(d_out, self.matrix.low, out=shared.dy.low)
-        torch.mm(d_out.t(), self.normed.low, out=self.gradient.low)
-        gradient = self.gradient.up()
-        torch.mul(gradient, self.gain, out=self.weight.grad)
-        torch.sum(gradient.mul_(self.weight), 0, out=self.gain.grad)
-        self.norm.backward(dx, shared.dy.up(), shared.spare)
-
-
-class Branch:
-    """The (C, O) matrix that leads back to the residual stream, times the branch's factor."""
-
-    def __init__(self, weight: Tensor, factor: float, kind: torch.dtype) -> None:
-        self.factor = factor
-        self.matrix, self.gradient = Cast(weight, kind), Cast(weight.grad, kind)  # type: ignore[arg-type]
-
-    def forward(self, x: Tensor, inputs: Tensor, shared: "Shared") -> None:
-        """Add the product with (n, O) inputs to x."""
-        matrix = self.matrix.down().t()
-        if inputs.dtype == x.dtype:
-            x.addmm_(inputs, matrix, alpha=self.factor)
-        else:
-            torch.mm(inputs, matrix, out=shared.dy.low)
-            x.add_(shared.dy.up(), alpha=self.factor)
-
-    def backward(self, dx: Cast, inputs: Tensor, d_inputs: Tensor) -> None:
-        """Write the gradients of the matrix and of its inputs."""
-        low = dx.down()
-        into(d_inputs, low, self.matrix.low, self.factor)
-        into(self.gradient.low, low.t(), inputs, self.factor)
-        self.gradient.up()
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shared:
-    """What all layers share: shapes, rotary angles, and buffers that live within one call."""
+    """What all layers share: the residual stream, and buffers that live within one call."""
 
     config: ModelConfig
     rows: int
     context: int
-    angles: tuple[Tensor, Tensor] | None  # (T, K/2) each
-    mask: Tensor  # (1 or B H, T, T), -inf where a query may not look
     kind: torch.dtype  # of what matrices multiply
-    spare: Tensor  # (n, C), as the next
-    dy: Cast
-    qkv: Cast  # (n, 3 D), values and gradients
-    heads: Cast  # (n, D)
-    scores: Tensor  # (B H, T, T)
-    dqkv: Tensor  # (3, B, H, T, K), gradients
-    mixed: Tensor  # (B, H, T, K)
-    d_up: Tensor  # (n, 2 F), of the kind, as the next
-    d_act: Tensor  # (n, F)
+    x: Tensor  # (n, C), as the next three
+    dx: Tensor
+    low_dx: Tensor  # dx, of the kind
+    branch: Tensor  # what is to be added to x, of the kind; backward, what a norm gets
+    mask: Tensor | None  # (B H, T, T), -inf where a query may not look, if documents are apart
+    groups: list[slice]  # of the B H heads
+    packed: Tensor  # (n, 3 D) of the kind, values and gradients
+    mixed: Tensor  # (n, D) of the kind, a gradient
+    heads: Tensor  # (3, B, H, T, K) of the kind, gradients
+    mixed_heads: Tensor  # (1, B, H, T, K) of the kind, values and gradients
+    exact_heads: Tensor  # the same in float32
+    scores: Tensor  # (h, T, T) of float32, values and gradients of weights
+    d_scores: Tensor  # the same of the kind
+    d_up: Tensor  # (n, 2 F + PAD) of the kind
+    d_act: Tensor  # (n, F) of the kind
 
     @classmethod
     def of(
@@ -259,145 +156,281 @@ class Shared:
     ) -> "Shared":
         """Allocate for batches of rows x context; `apart` if documents are kept apart."""
         n, heads, d_head = rows * context, config.n_head, config.d_head
-        angles = None
-        if config.positions == "rope":
-            cos, sin = rotary_angles(torch.arange(context), d_head, torch.float32)
-            angles = tuple(a[:, : d_head // 2].contiguous() for a in (cos, sin))
-        mask = torch.full((1, context, context), -math.inf).triu(1)
+        size = min(rows * heads, max(1, SCORE_BYTES // (4 * context**2)))
+        square = (size, context, context)
+
+        def empty(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=kind)
+
+        exact_heads, mixed_heads = twin(empty(1, rows, heads, context, d_head))
         return cls(
             config=config,
             rows=rows,
             context=context,
-            angles=angles,  # type: ignore[arg-type]
-            mask=mask.repeat(rows * heads, 1, 1) if apart else mask,
             kind=kind,
-            spare=torch.empty(n, config.d_model),
-            dy=Cast(torch.empty(n, config.d_model), kind),
-            qkv=Cast(torch.empty(n, 3 * heads * d_head), kind),
-            heads=Cast(torch.empty(n, heads * d_head), kind),
-            scores=torch.empty(rows * heads, context, context),
-            dqkv=torch.empty(3, rows, heads, context, d_head),
-            mixed=torch.empty(rows, heads, context, d_head),
-            d_up=torch.empty(n, 2 * config.d_ff, dtype=kind),
-            d_act=torch.empty(n, config.d_ff, dtype=kind),
+            x=torch.empty(n, config.d_model),
+            dx=torch.empty(n, config.d_model),
+            low_dx=empty(n, config.d_model),
+            branch=empty(n, config.d_model),
+            mask=torch.empty(rows * heads, context, context) if apart else None,
+            groups=[slice(i, i + size) for i in range(0, rows * heads, size)],
+            packed=empty(n, 3 * heads * d_head),
+            mixed=empty(n, heads * d_head),
+            heads=empty(3, rows, heads, context, d_head),
+            mixed_heads=mixed_heads,
+            exact_heads=exact_heads,
+            scores=torch.empty(square),
+            d_scores=empty(*square),
+            d_up=empty(n, 2 * config.d_ff + PAD),
+            d_act=empty(n, config.d_ff),
         )
 
     def separate(self, visible: Tensor) -> None:
         """Set the mask to what a batch's queries may see, (B, 1, T, T)."""
+        assert self.mask is not None
         hidden = torch.zeros(visible.shape).masked_fill_(~visible, -math.inf)
         self.mask.view(self.rows, -1, self.context, self.context).copy_(hidden)
 
 
+class Normed:
+    """x over its root mean square along each row, without the gain (Zhang & Sennrich 2019)."""
+
+    def __init__(self, shared: Shared, kind: torch.dtype, eps: float) -> None:
+        s, shape = shared, shared.x.shape
+        self.out, rate = torch.empty(shape, dtype=kind), torch.empty(shape[0])
+        self.d_out = s.branch if kind == s.kind else torch.empty(shape, dtype=kind)
+        self.forward = bound(kernels.norm, s.x, s.branch, eps, self.out, rate)
+        self.backward = bound(kernels.norm_back, self.d_out, self.out, rate, s.dx, s.low_dx)
+
+
+class Folded:
+    """An (O, C) matrix times a gain (C,) and a factor, and its gradient's way back to both."""
+
+    def __init__(
+        self, weight: Tensor, gain: Tensor | None, factor: float, kind: torch.dtype
+    ) -> None:
+        self.matrix, self.gradient = (torch.empty_like(weight, dtype=kind) for _ in range(2))
+        self.transposed = self.matrix.t()
+        d_gain = torch.zeros(weight.shape[1]) if gain is None else gain.grad
+        gain = torch.ones(weight.shape[1]) if gain is None else gain
+        self.fold = bound(kernels.fold, weight, gain, factor, self.matrix)
+        self.unfold = bound(
+            kernels.unfold, self.gradient, weight, gain, factor, weight.grad, d_gain
+        )
+
+
+class Entry:
+    """A norm and the matrix (O, C) behind it; `out` and its gradient are (n, O)."""
+
+    def __init__(
+        self, weight: Tensor, gain: Tensor, out: Tensor, d_out: Tensor, shared: Shared
+    ) -> None:
+        self.folded = Folded(weight, gain, 1.0, shared.kind)
+        self.norm = Normed(shared, shared.kind, NORM_EPS)
+        self.out, self.d_out, self.d_turned = out, d_out, d_out.t()
+
+    def forward(self) -> None:
+        """Add the branch before to x; write the matrix times the normed x."""
+        self.folded.fold()
+        self.norm.forward()
+        torch.mm(self.norm.out, self.folded.transposed, out=self.out)
+
+    def backward(self) -> None:
+        """Add to the gradients of matrix, gain and x."""
+        torch.mm(self.d_out, self.folded.matrix, out=self.norm.d_out)
+        torch.mm(self.d_turned, self.norm.out, out=self.folded.gradient)
+        self.folded.unfold()
+        self.norm.backward()
+
+
+class Exit:
+    """The (C, O) matrix that leads back to the residual stream, times the branch's factor.
+
+    The inputs and their gradient are (n, O).
+    """
+
+    def __init__(
+        self, weight: Tensor, factor: float, inputs: Tensor, d_inputs: Tensor, shared: Shared
+    ) -> None:
+        self.folded = Folded(weight, None, factor, shared.kind)
+        self.inputs, self.d_inputs, self.out = inputs, d_inputs, shared.branch
+        self.dx, self.dx_turned = shared.low_dx, shared.low_dx.t()
+
+    def forward(self) -> None:
+        """Write the branch, which the next norm adds to x."""
+        self.folded.fold()
+        torch.mm(self.inputs, self.folded.transposed, out=self.out)
+
+    def backward(self) -> None:
+        """Add to the gradient of the matrix, write that of its inputs."""
+        torch.mm(self.dx, self.folded.matrix, out=self.d_inputs)
+        torch.mm(self.dx_turned, self.inputs, out=self.folded.gradient)
+        self.folded.unfold()
+
+
 class AttentionPass:
-    """Norm, causal attention and the residual sum of one block."""
+    """Norm, causal attention and the way back to the residual stream of one block."""
 
     def __init__(self, block: Block, shared: Shared) -> None:
-        attention, self.shared = block.attention, shared
-        B, T, H, K = shared.rows, shared.context, attention.n_head, attention.d_head
-        self.scale, gain = attention.scale or 1 / math.sqrt(K), block.norm_attention.weight
-        self.qkv = Folded(B * T, attention.qkv.weight, gain, shared.kind)  # type: ignore[arg-type]
-        self.out = Branch(attention.out.weight, block.branch, shared.kind)
-        self.mixed = Cast(torch.empty(B * T, H * K), shared.kind)
-        self.weights = torch.empty(B * H, T, T)  # of the softmax
-        kept = torch.empty(3, B, H, T, K)
-        flat = (B * H, T, K)
-        self.q, self.k, self.v = (part.view(flat) for part in kept)
-        self.dq, self.dk, self.dv = (part.view(flat) for part in shared.dqkv)
-        packed = shared.qkv.full.view(B, T, 3, H, K).permute(2, 0, 3, 1, 4)  # as `kept`
-        self.turned = [(kept[:2], packed[:2])], [(packed[:2], shared.dqkv[:2])]
-        self.copied = (kept[2], packed[2]), (packed[2], shared.dqkv[2])
-        if shared.angles is not None:
-            self.turned = tuple(  # type: ignore[assignment]
-                [(*to.chunk(2, -1), *of.chunk(2, -1)) for to, of in pair] for pair in self.turned
-            )
-        self.by_head = shared.mixed.view(flat)
-        self.by_token = shared.mixed.transpose(1, 2), self.mixed.full.view(B, T, H, K)
-        self.d_by_token = shared.heads.full.view(B, T, H, K).transpose(1, 2)
+        attention, s = block.attention, shared
+        T, K, gain = s.context, attention.d_head, block.norm_attention.weight
+        qkv, mixed = attention.qkv.weight, torch.empty_like(s.mixed)
+        self.entry = Entry(qkv, gain, s.packed, s.packed, shared)  # type: ignore[arg-type]
+        self.exit = Exit(attention.out.weight, block.branch, mixed, s.mixed, shared)
+        exact, low = twin(s.heads)
+        angles = turns(s.config, T, attention.scale or 1 / math.sqrt(K))
+        still = torch.ones(1, T, K // 2), torch.zeros(1, T, K // 2)
+        lanes = (0,) * (K // 2)
+        self.by_head = bound(kernels.by_head, s.packed, *angles, lanes, exact)
+        self.back_by_token = bound(kernels.by_token, s.heads, *angles, lanes, s.packed)
+        self.by_token = bound(kernels.by_token, s.mixed_heads, *still, lanes, mixed)
+        self.back_by_head = bound(kernels.by_head, s.mixed, *still, lanes, s.exact_heads)
+        self.lower = lowering(low, exact), lowering(s.mixed_heads, s.exact_heads)
+        weights = torch.empty(len(s.heads[0].flatten(0, 1)), T, T, dtype=s.kind)
+        self.groups = [Heads(at, exact, low, weights, shared) for at in s.groups]
 
-    def forward(self, x: Tensor) -> None:
-        """Add the branch to x."""
-        s = self.shared
-        self.qkv.forward(x, s.qkv.low)
-        s.qkv.up()
-        reorder(self.copied[0], self.turned[0][0], s.angles, 1.0)
-        torch.baddbmm(s.mask, self.q, self.k.mT, alpha=self.scale, out=s.scores)
-        torch.softmax(s.scores, -1, out=self.weights)
-        torch.bmm(self.weights, self.v, out=self.by_head)
-        self.by_token[1].copy_(self.by_token[0])
-        self.out.forward(x, self.mixed.down(), s)
+    def forward(self) -> None:
+        """Write the branch."""
+        self.entry.forward()
+        self.by_head()
+        self.lower[0]()
+        for heads in self.groups:
+            heads.forward()
+        self.by_token()
+        self.exit.forward()
 
-    def backward(self, dx: Cast) -> None:
-        """Write the weights' gradients and add the branch's to dx."""
-        s = self.shared
-        self.out.backward(dx, self.mixed.low, s.heads.low)
-        s.heads.up()
-        s.mixed.copy_(self.d_by_token)
-        d_mixed, d_scores = self.by_head, s.scores
-        torch.bmm(self.weights.mT, d_mixed, out=self.dv)
-        torch.bmm(d_mixed, self.v.mT, out=d_scores)
-        torch.ops.aten._softmax_backward_data.out(
-            d_scores, self.weights, -1, torch.float32, grad_input=d_scores
+    def backward(self) -> None:
+        """Add the weights' gradients and the branch's to dx."""
+        self.exit.backward()
+        self.back_by_head()
+        self.lower[1]()
+        for heads in self.groups:
+            heads.backward()
+        self.back_by_token()
+        self.entry.backward()
+
+
+class Heads:
+    """Attention of some heads (h of B H) of a layer: as many as keep their scores in the cache.
+
+    Scores and the gradient of weights are products in float32; they were rounded too coarsely.
+    """
+
+    def __init__(
+        self, at: slice, exact: Tensor, low: Tensor, weights: Tensor, shared: Shared
+    ) -> None:
+        s, T = shared, shared.context
+        self.q, k, v = (part.flatten(0, 1)[at] for part in exact)  # (h, T, K) each
+        self.low_q, self.low_k, self.low_v = (part.flatten(0, 1)[at] for part in low)
+        self.dq, self.dk, self.dv = (part.flatten(0, 1)[at] for part in s.heads)
+        self.mixed, self.exact_mixed = (
+            part.flatten(0, 2)[at] for part in (s.mixed_heads, s.exact_heads)
         )
-        torch.baddbmm(self.dq, d_scores, self.k, beta=0, alpha=self.scale, out=self.dq)
-        torch.baddbmm(self.dk, d_scores.mT, self.q, beta=0, alpha=self.scale, out=self.dk)
-        reorder(self.copied[1], self.turned[1][0], s.angles, -1.0)
-        self.qkv.backward(dx.full, s.qkv.down(), s)
+        self.weights = weights[at]
+        self.scores, self.d_scores = (t[: len(self.q)] for t in (s.scores, s.d_scores))
+        self.mask = s.mask[at] if s.mask is not None else None
+        self.k_turned, self.v_turned = k.mT, v.mT
+        self.weights_turned, self.d_scores_turned = self.weights.mT, self.d_scores.mT
+        rows = [t.view(-1, T) for t in (self.scores, self.weights, self.d_scores)]
+        self.softmax = bound(kernels.softmax, *rows[:2])
+        self.softmax_back = bound(kernels.softmax_back, *rows)
+
+    def forward(self) -> None:
+        """Mix the values."""
+        torch.bmm(self.q, self.k_turned, out=self.scores)
+        if self.mask is not None:
+            self.scores.add_(self.mask)
+        self.softmax()
+        torch.bmm(self.weights, self.low_v, out=self.mixed)
+
+    def backward(self) -> None:
+        """Write the gradients of queries, keys and values."""
+        torch.bmm(self.weights_turned, self.mixed, out=self.dv)
+        torch.bmm(self.exact_mixed, self.v_turned, out=self.scores)
+        self.softmax_back()
+        torch.bmm(self.d_scores, self.low_k, out=self.dq)
+        torch.bmm(self.d_scores_turned, self.low_q, out=self.dk)
 
 
 class SwiGLUPass:
-    """Norm, SwiGLU and the residual sum of one block."""
+    """Norm, SwiGLU and the way back to the residual stream of one block."""
 
     def __init__(self, block: Block, shared: Shared) -> None:
+        s, gain = shared, block.norm_mlp.weight
         up, down = block.mlp.up.weight, block.mlp.down.weight  # type: ignore[union-attr]
-        d_ff, n, kind = down.shape[1], shared.rows * shared.context, shared.kind  # type: ignore[index]
-        self.shared = shared
-        self.up = Folded(n, up, block.norm_mlp.weight, kind)  # type: ignore[arg-type]
-        self.down = Branch(down, block.branch, kind)  # type: ignore[arg-type]
-        self.product = torch.empty(n, 2 * d_ff, dtype=kind)
-        self.gate, self.linear = self.product.chunk(2, -1)
-        self.silu, self.act = (torch.empty(n, d_ff, dtype=kind) for _ in range(2))
-        self.d_gate, self.d_linear = shared.d_up.chunk(2, -1)
+        product, act = torch.empty_like(s.d_up), torch.empty_like(s.d_act)
+        used = [t[:, :-PAD] for t in (product, s.d_up)]
+        self.entry = Entry(up, gain, *used, shared)  # type: ignore[arg-type]
+        self.exit = Exit(down, block.branch, act, s.d_act, shared)  # type: ignore[arg-type]
+        self.swiglu = bound(kernels.swiglu, product, act)
+        self.swiglu_back = bound(kernels.swiglu_back, product, s.d_act, s.d_up)
 
-    def forward(self, x: Tensor) -> None:
-        """Add the branch to x."""
-        self.up.forward(x, self.product)
-        torch.ops.aten.silu.out(self.gate, out=self.silu)
-        torch.mul(self.silu, self.linear, out=self.act)
-        self.down.forward(x, self.act, self.shared)
+    def forward(self) -> None:
+        """Write the branch."""
+        self.entry.forward()
+        self.swiglu()
+        self.exit.forward()
 
-    def backward(self, dx: Cast) -> None:
-        """Write the weights' gradients and add the branch's to dx."""
-        s = self.shared
-        self.down.backward(dx, self.act, s.d_act)
-        torch.mul(s.d_act, self.silu, out=self.d_linear)
-        s.d_act.mul_(self.linear)
-        torch.ops.aten.silu_backward.grad_input(s.d_act, self.gate, grad_input=self.d_gate)
-        self.up.backward(dx.full, s.d_up, s)
+    def backward(self) -> None:
+        """Add the weights' gradients and the branch's to dx."""
+        self.exit.backward()
+        self.swiglu_back()
+        self.entry.backward()
 
 
-def into(out: Tensor, a: Tensor, b: Tensor, factor: float) -> None:
-    """Write factor times the product of two matrices into `out`."""
-    torch.addmm(out, a, b, beta=0, alpha=factor, out=out)
+class HeadPass:
+    """The last norm, and logits, losses and gradients of as many tokens as the cache holds."""
+
+    def __init__(self, model: Transformer, shared: Shared) -> None:
+        weight, gain, kind = model.head.weight, model.norm.weight, shared.kind
+        n, V = len(shared.x), weight.shape[0]
+        self.folded = Folded(weight, gain, model.output_scale, kind)  # type: ignore[arg-type]
+        self.norm, self.dx = Normed(shared, kind, NORM_EPS), shared.dx
+        self.targets = torch.empty(n, dtype=torch.int64)
+        rows, line = max(16, CHUNK_BYTES["cpu"] // (4 * V)), torch.empty(V)
+        logits = torch.empty(min(n, rows), V + PAD, dtype=kind)
+        parts = (t.split(rows) for t in (self.norm.out, self.norm.d_out, self.targets))
+        self.chunks = []
+        for hidden, d_hidden, targets in zip(*parts, strict=True):
+            z = logits[: len(targets)]
+            score = bound(kernels.cross_entropy, z, targets, line)
+            self.chunks.append((hidden, d_hidden, z[:, :V], z[:, :V].t(), score))
+
+    def step(self, targets: Tensor, share: float) -> float:
+        """Return the summed losses in nats of n targets; set dx to `share` times their gradient."""
+        self.targets.view_as(targets).copy_(targets)
+        self.folded.fold()
+        self.norm.forward()
+        total = 0.0
+        for hidden, d_hidden, z, z_turned, score in self.chunks:
+            torch.mm(hidden, self.folded.transposed, out=z)
+            total += score(share)
+            torch.mm(z, self.folded.matrix, out=d_hidden)
+            torch.mm(z_turned, hidden, out=self.folded.gradient)
+            self.folded.unfold()
+        self.dx.zero_()
+        self.norm.backward()
+        return total
 
 
-def reorder(
-    values: tuple[Tensor, Tensor],
-    turned: tuple[Tensor, ...],
-    angles: tuple[Tensor, Tensor] | None,
-    sign: float,
-) -> None:
-    """Copy values from one order of tokens and heads to the other, queries and keys turned.
+def turns(config: ModelConfig, context: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines (3, T, K/2) of queries (times attention's scale), keys, values."""
+    half = config.d_head // 2
+    cos, sin = torch.ones(3, context, half), torch.zeros(3, context, half)
+    if config.positions == "rope":
+        angles = rotary_angles(torch.arange(context), config.d_head, torch.float32)
+        cos[:2], sin[:2] = (a[:, :half] for a in angles)
+    cos[0] *= scale
+    sin[0] *= scale
+    return cos, sin
 
-    `values` is (to, of); `turned` is that too where there are no `angles`, else the halves of to,
-    then those of of. The sign -1 turns back.
-    """
-    to, of = values
-    to.copy_(of)
-    if angles is None:
-        to, of = turned
-        to.copy_(of)
-        return
-    cos, sin = angles
-    first, second, a, b = turned
-    torch.mul(a, cos, out=first).addcmul_(b, sin, value=-sign)
-    torch.mul(b, cos, out=second).addcmul_(a, sin, value=sign)
+
+def twin(low: Tensor) -> tuple[Tensor, Tensor]:
+    """Return new tensors of a shape in float32 and of its kind: one where these are the same."""
+    exact = torch.empty_like(low, dtype=torch.float32)
+    return exact, exact if low.dtype == exact.dtype else torch.empty_like(low)
+
+
+def lowering(low: Tensor, exact: Tensor) -> Callable[[], object]:
+    """Return what brings float32 values to the kind of products: nothing where they share it."""
+    return partial(low.copy_, exact) if low is not exact else lambda: None

@@ -24,7 +24,6 @@ from scaling.config import ModelConfig
 from scaling.model import EMBEDDING_EPS, NORM_EPS, Transformer, rotary_angles, sinusoids
 from scaling.optim import by_kind
 from scaling.parametrization import scales
-from scaling.passes import reorder
 
 LOGIT_BYTES = 1 << 19  # of logits held at once: half of a core's second-level cache
 FAINT = 1e-30  # a share below which its logarithm is not taken of it
@@ -574,3 +573,26 @@ class Tile:
 def into(out: Tensor, a: Tensor, b: Tensor, factor: float) -> Tensor:
     """Write factor times the products of matrices into `out`."""
     return torch.baddbmm(out, a, b, beta=0, alpha=factor, out=out)
+
+
+def reorder(
+    values: tuple[Tensor, Tensor],
+    turned: tuple[Tensor, ...],
+    angles: tuple[Tensor, Tensor] | None,
+    sign: float,
+) -> None:
+    """Copy values from one order of tokens and heads to the other, queries and keys turned.
+
+    `values` is (to, of); `turned` is that too where there are no `angles`, else the halves of to,
+    then those of of. The sign -1 turns back.
+    """
+    to, of = values
+    to.copy_(of)
+    if angles is None:
+        to, of = turned
+        to.copy_(of)
+        return
+    cos, sin = angles
+    first, second, a, b = turned
+    torch.mul(a, cos, out=first).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=second).addcmul_(a, sin, value=sign)

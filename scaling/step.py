@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from scaling.attempt import Pulse
 from scaling.batches import Batches
 from scaling.budget import Resolved, resolve
-from scaling.config import CellConfig, OptimConfig
+from scaling.config import CellConfig, ModelConfig, OptimConfig
 from scaling.corridor import Corridor
 from scaling.data import Corpus, open_corpus
 from scaling.device import autocast, pick_device
@@ -28,13 +30,16 @@ from scaling.memory import advice, divisors, is_out_of_memory, largest_that_fits
 from scaling.model import Transformer
 from scaling.optim import make_optimizer
 from scaling.parallel import ALONE, World, whole
-from scaling.passes import Passes, has_passes
 from scaling.schema import now
 from scaling.tokenizer import END
+
+if TYPE_CHECKING:
+    from scaling.passes import Passes
 
 log = logging.getLogger(__name__)
 Report = Callable[[float], None]  # called with the FLOPs done so far
 REMEDY = "lower optim.peak_lr or raise schedule.warmup_steps"
+LONGEST = 512  # tokens of a row; beyond it scores no longer fit the cache and flash attention wins
 NORM_MEMORY = 0.98  # of the running mean that a spike is measured against: about 50 steps
 
 
@@ -52,7 +57,7 @@ class Run:
     model: Transformer
     optimizer: torch.optim.Optimizer
     objective: nn.Module
-    passes: Passes | None = None
+    passes: "Passes | None" = None
     step: int = 0
     loss_sum: float = 0.0
     loss_steps: int = 0
@@ -171,17 +176,34 @@ def new_run(setting: Setting) -> Run:
     )
 
 
-def make_passes(model: Transformer, setting: Setting) -> Passes | None:
+def make_passes(model: Transformer, setting: Setting) -> "Passes | None":
     """Return the faster way to a batch's gradient, None where there is none."""
     context, machine = setting.cell.data.context, setting.cell.machine
     plain = not (machine.compile or machine.activation_checkpointing or setting.shared_out)
     known = plain and has_passes(
         model.config, context=context, device=setting.device, precision=machine.precision
     )
-    if not known:
+    if not (known and has_numba()):
         return None
+    from scaling.passes import Passes  # its kernels' compiler is of those that train alone
+
     rows = micro_rows(setting)
     return Passes(model, rows=rows, context=context, precision=machine.precision)
+
+
+def has_passes(config: ModelConfig, *, context: int, device: torch.device, precision: str) -> bool:
+    """Say whether Passes computes this model; autograd does where it does not."""
+    known = config.plain and config.d_head % 2 == 0 and context <= LONGEST
+    return known and device.type == "cpu" and precision in ("fp32", "bf16")
+
+
+@cache
+def has_numba() -> bool:
+    """Say whether kernels can be compiled here; log once where they cannot."""
+    found = find_spec("numba") is not None
+    if not found:
+        log.info("numba is absent: a CPU trains slower; pip install 'scaling-laws[fast]' brings it")
+    return found
 
 
 def micro_rows(setting: Setting) -> int:

@@ -39,7 +39,7 @@ class Task:
 
 STACK = 16  # trunks of one stack: beyond it the gain was within the noise (benchmarks/RESULTS.md)
 STACK_PARAMS = 50_000  # with the head: of larger ones a step is products, and half as much is won
-STACK_CONTEXT = 512  # tokens of a row: as of scaling.passes
+STACK_CONTEXT = 512  # tokens of a row: as of scaling.step
 
 
 def alike(task: Task) -> str:

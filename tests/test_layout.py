@@ -20,7 +20,8 @@ ORDER = [
     "truth", "documents", "chunks", "duplicates", "hub", "survey",
     "loss", "nf4", "lora", "mlp", "moe", "data", "batches", "parallel", "model", "device", "muon",
     "optim", "checkpoint",
-    "mirror", "runlog", "heldout", "health", "passes", "stack", "memory", "step", "request",
+    "mirror", "runlog", "heldout", "health", "jit", "kernels", "passes", "stack", "memory",
+    "step", "request",
     "trainer", "ensemble", "gang",
 ]  # fmt: skip
 ONLY = {

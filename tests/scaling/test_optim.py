@@ -153,3 +153,42 @@ def test_steps_are_those_of_torchs_adamw_to_the_last_bit():
         assert torch.equal(a, b)
     for state, other in zip(*(o.state.values() for o in optimizers), strict=True):
         assert all(torch.equal(state[name], other[name]) for name in other)
+
+
+def test_gathered_moments_follow_what_a_checkpoint_puts_there():
+    """Three steps in a row equal two, a copy of the state put back, and one."""
+    tokens = torch.randint(0, 300, (4, 24), generator=torch.Generator().manual_seed(1))
+
+    def steps(made, optimizer, n):
+        for _ in range(n):
+            optimizer.zero_grad()
+            made.loss(tokens, tokens).backward()
+            optimizer.step()
+
+    whole, parted = model(), model()
+    straight, broken = (make_optimizer(m, OptimConfig(), 0.01) for m in (whole, parted))
+    steps(whole, straight, 3)
+    steps(parted, broken, 2)
+    held = {w: {k: v.clone() for k, v in s.items()} for w, s in broken.state.items()}
+    weights = [w.detach().clone() for w in parted.parameters()]
+    steps(parted, broken, 2)
+    broken.state.update(held)
+    with torch.no_grad():
+        for weight, before in zip(parted.parameters(), weights, strict=True):
+            weight.copy_(before)
+    steps(parted, broken, 1)
+    for ours, theirs in zip(parted.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert {float(s["step"]) for s in broken.state.values()} == {3.0}
+
+
+def test_a_weight_without_a_gradient_keeps_its_count_and_its_place():
+    made = model()
+    optimizer = step(made, OptimConfig())
+    idle, before = made.norm.weight, made.norm.weight.detach().clone()
+    for _ in range(2):
+        idle.grad = None
+        optimizer.step()
+    assert torch.equal(idle, before)
+    counts = {float(s["step"]) for w, s in optimizer.state.items() if w is not idle}
+    assert (float(optimizer.state[idle]["step"]), counts) == (1.0, {3.0})

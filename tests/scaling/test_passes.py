@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from scaling.config import ModelConfig
+from scaling.loss import CHUNK_BYTES
 from scaling.model import Transformer
-from scaling.passes import Passes, has_passes
+from scaling.passes import Passes
+from scaling.step import has_passes
 
 CPU = torch.device("cpu")
 VOCAB, ROWS, CONTEXT = 300, 3, 16
@@ -77,6 +79,24 @@ def test_in_bfloat16_gradients_are_no_further_from_float32_than_autocasts(model)
     assert 1e-4 < float((gradients() - wanted).norm() / wanted.norm()) < 1.2 * autocast
 
 
+@pytest.mark.parametrize(("rows", "context"), [(1, 13), (3, 1), (2, 16)])
+@pytest.mark.parametrize("at_once", [1, 1 << 20])
+def test_rows_and_lengths_may_be_any_and_all_fit_in_parts(monkeypatch, rows, context, at_once):
+    monkeypatch.setattr("scaling.passes.SCORE_BYTES", at_once)  # one head or all
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", at_once)  # sixteen tokens or all
+    transformer = made(d_model=48, d_head=16)
+    transformer.document_end = 7
+    x, y = (t[:rows, :context].contiguous() for t in batch())
+    x[:, context // 2] = 7
+    loss = transformer.loss(x, y)
+    loss.backward()
+    wanted = [w.grad.clone() for w in transformer.parameters()]
+    passes = Passes(transformer, rows=rows, context=context)
+    assert float(passes([(x, y)])) == pytest.approx(loss.item(), rel=1e-6)
+    for weight, gradient in zip(transformer.parameters(), wanted, strict=True):
+        assert (weight.grad - gradient).norm() <= 5e-6 * gradient.norm() + 1e-7
+
+
 @pytest.mark.parametrize("most", [0.0, 1e-3, 1e6])
 def test_the_gradient_is_clipped_as_torch_clips_it(most):
     transformer = made()
@@ -126,11 +146,14 @@ def test_weights_that_change_are_seen():
     assert second != first
 
 
-def test_a_loss_that_overflows_is_said_to():
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("bad", [torch.inf, torch.nan])
+@pytest.mark.parametrize("name", ["norm.weight", "blocks.0.mlp.up.weight", "embedding.weight"])
+def test_a_loss_that_overflows_is_said_to(precision, bad, name):
     transformer = made()
     with torch.no_grad():
-        transformer.norm.weight.fill_(torch.inf)
-    passes = Passes(transformer, rows=ROWS, context=CONTEXT)
+        dict(transformer.named_parameters())[name].fill_(bad)
+    passes = Passes(transformer, rows=ROWS, context=CONTEXT, precision=precision)
     assert not torch.isfinite(passes([batch()]))
     assert not torch.isfinite(passes.clip(1.0))
 
@@ -142,6 +165,7 @@ def test_a_loss_that_overflows_is_said_to():
         {"mlp": "gelu"},
         {"bias": True},
         {"positions": "learned"},
+        {"positions": "sinusoidal", "d_model": 15, "d_head": 5},
         {"n_experts": 4},
         {"d_model": 64, "n_head": 4, "n_kv_head": 2},
     ],

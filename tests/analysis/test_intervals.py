@@ -1,6 +1,6 @@
 """The coverage harness: intervals hold the truth about as often as they say, bad designs alarm.
 
-Few tables and resamples, always the same; `benchmarks/coverage.py` does it at length.
+Few tables and resamples, always the same; `benchmarks/intervals.py` does it at length.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ import pytest
 
 import analysis.estimate
 
-BENCH = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+BENCH = Path(__file__).parents[2] / "benchmarks" / "intervals.py"
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """How often intervals contain the truth, and whether bad designs raise their alarm.
 
-    python benchmarks/coverage.py [--repeats 200] [--resamples 1000] [--designs isoflop,ray]
+    python benchmarks/intervals.py [--repeats 200] [--resamples 1000] [--designs isoflop,ray]
 
 Tables are drawn from known laws with the noise of LAWS 5.2 (deviation of a loss .002 nats at L = 3
 and below, rising as a power to .05 at 7) and fitted by `analysis.fit` with its defaults; only what

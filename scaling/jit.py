@@ -1,0 +1,100 @@
+"""Compiles kernels for one core of a CPU, by numba, and binds them to the memory of tensors.
+
+Arrays are of float32, or of bfloat16 seen as uint16 (numpy has no such type): `get` widens by a
+shift, `put` rounds to nearest even, so that one source serves both kinds. Machine code is kept on
+disk, beside the module or in the user's cache, by processor and by source.
+"""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit, types
+from numba.core.caching import IndexDataCacheFile
+from numba.extending import overload
+from torch import Tensor
+
+REORDERED = {"reassoc", "contract", "arcp", "nsz", "afn"}  # all of fast maths but no-NaN, no-inf
+OPTIONS: dict[str, Any] = {"fastmath": REORDERED, "error_model": "numpy"}
+f32, i32, u16, u32 = np.float32, np.int32, np.uint16, np.uint32
+
+inline = njit(**OPTIONS)  # for what kernels call
+
+
+def kernel(function: Callable) -> Callable:
+    """Compile at the first call of a kind, or read what an earlier process compiled."""
+    try:
+        compiled: Any = njit(cache=True, **OPTIONS)(function)
+    except RuntimeError:  # there is no folder to write to
+        return njit(**OPTIONS)(function)
+    files = compiled._cache._cache_file
+    stamp = files._source_stamp, Path(__file__).stat().st_mtime  # of get and put too
+    name = files._index_name.removesuffix(".nbi")
+    compiled._cache._cache_file = Files(files._cache_path, name, stamp)
+    return compiled
+
+
+class Files(IndexDataCacheFile):
+    """numba's files of compiled code, named by what they hold.
+
+    numba numbers them: two processes that compile for different kinds at once take the same number
+    and a third reads the one's code as the other's.
+    """
+
+    def save(self, key: Any, data: Any) -> None:
+        """Keep the code of a kind, if the disk takes it."""
+        held = hashlib.sha256(repr((key, self._source_stamp)).encode()).hexdigest()
+        name = self._data_name(int(held[:12], 16))
+        with suppress(OSError):
+            self._save_data(name, data)
+            self._save_index(self._load_index() | {key: name})
+
+
+def bound(compiled: Callable, *values: Any) -> Callable[..., Any]:
+    """Return a call of a kernel on the memory of tensors; floats become float32."""
+    return partial(compiled, *map(seen, values))
+
+
+def seen(value: Any) -> Any:
+    """Return a tensor's memory as an array, bfloat16 as uint16; a float as float32."""
+    if isinstance(value, float):
+        return f32(value)
+    if not isinstance(value, Tensor):
+        return value
+    tensor = value.detach()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def get(array: Any, at: Any) -> Any:
+    """Return an element as float32."""
+    raise NotImplementedError("only in a kernel")
+
+
+def put(array: Any, at: Any, value: Any) -> None:
+    """Write a float32 to an element."""
+    raise NotImplementedError("only in a kernel")
+
+
+@overload(get)
+def _get(array, at):
+    if array.dtype == types.uint16:
+        return lambda array, at: u32(u32(array[at]) << u32(16)).view(f32)
+    return lambda array, at: array[at]
+
+
+@overload(put)
+def _put(array, at, value):
+    def rounded(array, at, value):
+        bits = f32(value).view(u32)
+        odd = u32(u32(bits >> u32(16)) & u32(1))
+        array[at] = u16(u32(bits + u32(0x7FFF) + odd) >> u32(16))
+
+    def exact(array, at, value):
+        array[at] = value
+
+    return rounded if array.dtype == types.uint16 else exact
