@@ -1,9 +1,11 @@
 """The report's first screen: the question, the answer in cards, alarms, the law's formula."""
 
+import re
 import shlex
 from dataclasses import dataclass
 from typing import Any
 
+from analysis.forms import FORMS
 from analysis.laws import Law
 from analysis.material import Material
 from analysis.truth import true_offset
@@ -183,15 +185,11 @@ def formula(law: Law | None) -> str:
     if law is None:
         return ""
     p = {k: number(v) for k, v in law.parameters.items()}
-    if law.form == "chinchilla":
-        return f"L(N, D) = {p['E']} + {p['A']} N^-{p['alpha']} + {p['B']} D^-{p['beta']}"
-    if law.form == "coupled":
-        terms = f"({p['A']} N^-{p['alpha']})^{p['p']} + ({p['B']} D^-{p['beta']})^{p['p']}"
-        return f"L(N, D) = {p['E']} + [{terms}]^(1/{p['p']})"
-    if law.form == "mixture":
-        size = f"{p['A']} N^-{p['alpha']} X^-{p['delta']}"
-        return f"L(N, D, X experts) = {p['E']} + {size} + {p['B']} D^-{p['beta']}"
-    return f"{law.form}: {', '.join(f'{k} = {v}' for k, v in p.items())}"
+    if law.form not in FORMS:
+        return f"{law.form}: {', '.join(f'{k} = {v}' for k, v in p.items())}"
+    named = "|".join(map(re.escape, p))
+    text = re.sub(rf"\b({named})\b", lambda found: p[found[0]], FORMS[law.form].formula)
+    return re.sub("^L =", "L(N, D) =", text) if FORMS[law.form].is_surface else text
 
 
 def formula_note(law: Law | None) -> str:

@@ -19,7 +19,7 @@ const planner = (() => {
   };
   const sorted = values => Float64Array.from(values).sort();
 
-  // p: of form=coupled; 1 is the Chinchilla form
+  // a law of form=coupled; p = 1 is the Chinchilla form
   const optimum = ([E, A, B, alpha, beta, p = 1], flops) => { // Hoffmann et al. 2022, eq. 4, with p alpha and p beta
     const logG = (Math.log(alpha / beta) / p + Math.log(A / B)) / (alpha + beta);
     return Math.exp(logG + beta / (alpha + beta) * Math.log(flops / 6));

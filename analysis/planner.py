@@ -1,8 +1,8 @@
 """What the page's planner computes with: the law, its draws, its noise, the controls' values.
 
-The planner stands in a report whose law has draws, is usable and of a form in PLANNED; it moves
-budget, unique tokens, tokens to serve, utilisation and price, before any shape is chosen
-(planner.js).
+The planner stands in a report whose law has draws, is usable and one of form=coupled, which
+Chinchilla's and Kaplan's are; it moves budget, unique tokens, tokens to serve, utilisation and
+price, before any shape is chosen (planner.js).
 """
 
 import json
@@ -11,20 +11,25 @@ from collections.abc import Iterable
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from analysis.forms.coupled import as_coupled
 from analysis.laws import Law
 from analysis.published import PUBLISHED
 from analysis.split import GRID, MOST_DRAWS, REPEATING
 
 DIGITS = 9
-PLANNED = ("chinchilla", "coupled")  # whose optimum and loss planner.js knows
 DECADES = (1.0, 4.0)  # of compute below and above the largest fitted, that the budget may move
 
 
 def planner_data(law: Law | None, plan: dict[str, Any] | None) -> dict[str, Any] | None:
     """Return the law for the page (JSON) and the controls' first values; None where it has none."""
-    if law is None or law.form not in PLANNED or not law.usable or law.draws is None:
+    if law is None or not law.usable or law.draws is None:
+        return None
+    point = as_coupled(law.form, law.parameters)
+    drawn = as_coupled(law.form, dict(zip(law.parameters, law.draws.T, strict=True)))
+    if point is None or drawn is None:
         return None
     level = (law.intervals or {}).get("level", 0.9)
     reach = law.ranges["flops_6nd"][1]
@@ -37,8 +42,8 @@ def planner_data(law: Law | None, plan: dict[str, Any] | None) -> dict[str, Any]
     freedom = law.n_runs - len(law.parameters)  # of a law of repeated data two fewer
     z, z_repeated = (float(stdtrit(max(f, 1), (1 + level) / 2)) for f in (freedom, freedom - 2))
     values = {
-        "parameters": rounded(law.parameters.values()),  # as the draws: one may be the point
-        "draws": [rounded(row) for row in law.draws.tolist()],
+        "parameters": rounded(point.values()),  # as the draws: one may be the point
+        "draws": [rounded(row) for row in np.stack(list(drawn.values()), axis=1)],
         "level": level,
         "z": z,
         "z_repeated": z_repeated,

@@ -31,7 +31,7 @@ def kernel(function: Callable) -> Callable:
     try:
         compiled: Any = njit(cache=True, **OPTIONS)(function)
     except RuntimeError:  # there is no folder to write to
-        return njit(**OPTIONS)(function)
+        return inline(function)
     files = compiled._cache._cache_file
     stamp = files._source_stamp, Path(__file__).stat().st_mtime  # of get and put too
     name = files._index_name.removesuffix(".nbi")

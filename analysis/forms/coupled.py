@@ -30,6 +30,18 @@ def optimum(parameters: Mapping[str, Any], flops: Any) -> Any:
     return (log_ratio + beta * np.log(flops / 6)) / (alpha + beta)
 
 
+def as_coupled(form: str, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the parameters, numbers or arrays, that make this form another; None where none do."""
+    p = dict(parameters)
+    if form == "chinchilla":
+        return {**p, "p": 1.0 + 0.0 * p["E"]}
+    if form == "kaplan":
+        alpha, beta = p["alpha_N"], p["alpha_D"]
+        scales = {"A": p["N_c"] ** alpha, "B": p["D_c"] ** beta}
+        return {"E": 0.0 * alpha, **scales, "alpha": alpha, "beta": beta, "p": 1 / beta}
+    return p if form == FORM.name else None
+
+
 def starts(table: pd.DataFrame) -> Mapping[str, Array]:
     """Return shapes on a grid, each with constants that give the median loss at the middle."""
     smallest, typical = (float(f(column(table, "loss"))) for f in (np.min, np.median))

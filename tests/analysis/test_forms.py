@@ -6,6 +6,7 @@ import pytest
 
 from analysis import Objective, fit
 from analysis.forms import FORMS
+from analysis.forms.coupled import as_coupled
 from analysis.forms.data_constrained import effective
 from analysis.forms.jets import seeds
 from analysis.objective import evaluate, problem_of
@@ -258,28 +259,15 @@ def test_a_reward_below_zero_takes_a_level_objective():
 def test_coupled_is_chinchilla_at_one_and_kaplan_without_offset():
     table = table_of("chinchilla")
     values = {v: table[v].to_numpy() for v in ("params", "tokens")}
-    law = {**LAWS["chinchilla"], "p": 1.0}
-    assert FORMS["coupled"].predict(law, values) == pytest.approx(
-        FORMS["chinchilla"].predict(law, values)
-    )
-    assert FORMS["coupled"].optimum(law, 1e21) == pytest.approx(
-        FORMS["chinchilla"].optimum(law, 1e21)
-    )
-    kaplan = LAWS["kaplan"]
-    same = {
-        "E": 0.0,
-        "A": kaplan["N_c"] ** kaplan["alpha_N"],
-        "B": kaplan["D_c"] ** kaplan["alpha_D"],
-        "alpha": kaplan["alpha_N"],
-        "beta": kaplan["alpha_D"],
-        "p": 1 / kaplan["alpha_D"],
-    }
-    assert FORMS["coupled"].predict(same, values) == pytest.approx(
-        FORMS["kaplan"].predict(kaplan, values)
-    )
-    assert FORMS["coupled"].optimum(same, 1e21) == pytest.approx(
-        FORMS["kaplan"].optimum(kaplan, 1e21)
-    )
+    for name in ("chinchilla", "kaplan", "coupled"):
+        other, same = LAWS[name], as_coupled(name, LAWS[name])
+        assert tuple(same) == FORMS["coupled"].parameters
+        for what in (
+            lambda form, law: form.predict(law, values),
+            lambda f, law: f.optimum(law, 1e21),
+        ):
+            assert what(FORMS["coupled"], same) == pytest.approx(what(FORMS[name], other))
+    assert as_coupled("overtraining", LAWS["overtraining"]) is None
 
 
 def test_terms_of_the_published_chinchilla_runs_are_coupled(published_fits):

@@ -423,10 +423,10 @@ addEventListener("load", () => {
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
-@pytest.mark.parametrize("form", ["chinchilla", "coupled"])
+@pytest.mark.parametrize("form", ["chinchilla", "coupled", "kaplan"])
 def test_the_planner_in_the_page_agrees_with_the_plan(form, page, folder, material, tmp_path):
     law, asked_of = material.law, ASKED
-    if form == "coupled":
+    if form != "chinchilla":
         law = fit(load_runs(folder), form, resamples=400, sensitivity=False)
         page = report(replace(material, law=law))
         asked_of = [asked for asked in ASKED if "unique" not in asked]
