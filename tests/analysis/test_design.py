@@ -192,7 +192,7 @@ def bench(monkeypatch):
     spec.loader.exec_module(module)
     monkeypatch.setattr(module.estimate, "power_laws", module.estimate.power_laws)
     yield module
-    del sys.modules[spec.name], sys.modules["coverage"]
+    del sys.modules[spec.name], sys.modules["intervals"]
 
 
 def test_a_design_costs_less_than_half_of_the_grid_of_the_same_interval(bench):
