@@ -224,7 +224,7 @@ def _fit_options(law: Law | None) -> str:
     if law is None:
         return ""
     found = {
-        "form": law.form,
+        "form": "all" if law.comparison else law.form,
         "count": law.count,
         **{k: law.inputs.get(k) for k in ("where", "within")},
     }

@@ -160,6 +160,7 @@ def context(material: Material) -> dict[str, Any]:
         "allocation_figures": _inline(gallery.allocation_pictures(law, cells, plan, level=level)),
         "fit_figures": _inline(gallery.fit_pictures(law, cells)),
         "power_table": tables.power_grid(law),
+        "comparison_table": tables.comparison_grid(law),
         "backtest_table": tables.backtest_grid(law),
         "backtest_figures": _inline(_backtest(law, cells)),
         "sensitivity_figures": _inline(gallery.sensitivity_pictures(law)),

@@ -109,6 +109,22 @@ def power_grid(law: Law | None) -> Grid:
     )
 
 
+def comparison_grid(law: Law | None) -> Grid:
+    """Return the forms that were compared (form=all), best first."""
+    rows = [
+        (
+            row["form"],
+            f"{row['n_parameters']}",
+            f"{100 * row['rms_in_range']:.2f}%",
+            "no minimum" if row["score"] is None else f"{100 * row['score']:.2f}%",
+            ", ".join(f"x{reach:.2g} {100 * error:.2f}%" for reach, error in row["by_cutoff"]),
+        )
+        for row in (law.comparison if law else ())
+    ]
+    columns = ("form", "parameters", "error in range", "error of withheld runs", "by reach in C")
+    return Grid(name="Forms compared", columns=columns, rows=rows, numeric=(1, 2, 3))
+
+
 def backtest_grid(law: Law | None) -> Grid:
     """Return the hindcasts: what the law would have said of the dearer runs."""
     rows = [

@@ -313,7 +313,7 @@ class AttentionPass:
 class Heads:
     """Attention of some heads (h of B H) of a layer: as many as keep their scores in the cache.
 
-    Scores and the gradient of weights are products in float32; they were rounded too coarsely.
+    Scores and the gradient of weights are products in float32: bfloat16 rounds them too coarsely.
     """
 
     def __init__(

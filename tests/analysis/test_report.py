@@ -215,6 +215,17 @@ def test_a_fitted_study_shows_its_backtest_and_sensitivity(folder, tmp_path):
     assert rows["hold-out"] == rows["sensitivity to objective and rows"] == "given"
 
 
+def test_forms_that_were_compared_are_shown_and_compared_again(folder, material):
+    law = fit(load_runs(folder), "all", resamples=0, sensitivity=False)
+    page = report(replace(material, law=law))
+    table = page[page.index("<h3>Forms compared") : page.index("<h3>Held-out forecasts")]
+    names = re.findall(r'<th scope="row">(\w+)</th>', table)
+    assert names == [row["form"] for row in law.comparison]
+    assert law.form in names
+    assert "form=all" in page
+    assert "Forms compared" not in report(material)
+
+
 def test_the_outcome_is_held_to_the_sealed_forecast_and_the_curve(folder, tmp_path):
     copy = Path(shutil.copytree(folder, tmp_path / "small"))
     before = read_material(copy)
