@@ -5,7 +5,8 @@
     python benchmarks/stack.py --sweep [--rungs m2k] [--tokens 1e5] [--rounds 2] [--workers 1]
 
 The first times training steps alone (gradient, clipping, optimiser, batches): one model's step of
-`scaling.step` and, in turns with it, the steps of stacks of several sizes. The second times the
+`scaling.step` by autograd (without numba) and by compiled kernels and, in turns with them, the
+steps of stacks of several sizes. The second times the
 command `python -m scaling.sweep -m` on a grid of 8 seeds and 4 learning rates, start to end, with
 machine.stack=0 and with the default, in turns. Rates are medians over rounds, ratios medians of the
 rounds' ratios: the machine may be noisy, it hurts both alike.
@@ -51,27 +52,37 @@ def stacked_step(setting: Setting, size: int) -> Callable[[], None]:
 
 
 def compare_steps(options: argparse.Namespace) -> None:
-    """Print a line a rung: one model's tokens per second, and each stack's over it."""
+    """Print two lines a rung: tokens/s of one model alone, and each stack's over it."""
     sizes = [int(s) for s in options.sizes.split(",")]
-    print(f"{'rung':8}{'N (head)':>10}{'alone':>10}" + "".join(f"{f'x{s}':>8}" for s in sizes))
+    print(
+        f"{'rung':8}{'N (head)':>10}  {'alone by':10}{'tokens/s':>10}"
+        + "".join(f"{f'x{s}':>8}" for s in sizes)
+    )
     for rung in options.rungs.split(","):
         setting = prepare(cell(rung, options.device), lambda flops: None)
         tokens = setting.resolved.batch_tokens
-        steps = {0: (our_step(new_run(setting), setting), tokens)}
-        steps |= {size: (stacked_step(setting, size), size * tokens) for size in sizes}
-        rates: dict[int, list[float]] = {size: [] for size in steps}
+        runs = {
+            "autograd": new_run(replace(setting, stacked=True)),
+            "compiled": new_run(setting),
+        }
+        if not runs["compiled"].passes:
+            del runs["compiled"]
+        steps = {name: (our_step(run, setting), tokens) for name, run in runs.items()}
+        stacks = {size: (stacked_step(setting, size), size * tokens) for size in sizes}
+        rates: dict[str | int, list[float]] = {name: [] for name in (*steps, *stacks)}
         for _ in range(options.rounds):
-            for size, (step, count) in steps.items():
-                rates[size].append(speed(step, count, options.seconds, setting.device))
-        ratios = [
-            statistics.median(b / a for a, b in zip(rates[0], rates[size], strict=True))
-            for size in sizes
-        ]
-        print(
-            f"{rung:8}{setting.resolved.shape.params.with_head:10,}"
-            f"{statistics.median(rates[0]):10,.0f}" + "".join(f"{r:8.2f}" for r in ratios),
-            flush=True,
-        )
+            for name, (step, count) in (steps | stacks).items():
+                rates[name].append(speed(step, count, options.seconds, setting.device))
+        for name in steps:
+            ratios = [
+                statistics.median(b / a for a, b in zip(rates[name], rates[size], strict=True))
+                for size in sizes
+            ]
+            print(
+                f"{rung:8}{setting.resolved.shape.params.with_head:10,}  {name:10}"
+                f"{statistics.median(rates[name]):10,.0f}" + "".join(f"{r:8.2f}" for r in ratios),
+                flush=True,
+            )
 
 
 def command(rung: str, stack: int, options: argparse.Namespace) -> float:

@@ -15,6 +15,7 @@ from scaling.jit import f32, get, i32, inline, kernel, put
 
 LOG2E, LN2 = f32(1.4426950408889634), f32(0.6931471805599453)
 LEAST = i32(-(2**31))
+TILE = 32  # keys: what a loop takes at once
 
 
 @inline
@@ -126,25 +127,30 @@ def swiglu_back(product, d_act, d_product):
 
 
 @kernel
-def by_head(packed, cos, sin, lanes, heads):
+def by_head(packed, cos, sin, lanes, heads, low):
     """Turn the P parts (queries, keys, values) of n tokens by their angles, and order by head.
 
-    (n, P H K) becomes (P, B, H, T, K). The angles, (P, T, K/2), hold each part's scale. `lanes` is
-    any tuple of length K/2: a tuple's length is known when the loop over it is compiled.
+    (n, P H K) becomes (P, B, H, T, K), in `low` too where it is not None. The angles, (P, T, K/2),
+    hold each part's scale. `lanes` is any tuple of length K/2: a tuple's length is known when the
+    loop over it is compiled.
     """
     parts, rows, n_head, context, _ = heads.shape
     half = len(lanes)
-    for p in range(parts):
-        for b in range(rows):
-            for h in range(n_head):
-                first = 2 * half * (p * n_head + h)
-                for t in range(context):
-                    i, second = b * context + t, first + half
+    for b in range(rows):
+        for p in range(parts):
+            for t in range(context):
+                i = b * context + t
+                for h in range(n_head):
+                    first = 2 * half * (p * n_head + h)
+                    second = first + half
                     for j in range(half):
                         u, v = get(packed, (i, first + j)), get(packed, (i, second + j))
                         c, s = cos[p, t, j], sin[p, t, j]
                         put(heads, (p, b, h, t, j), u * c - v * s)
                         put(heads, (p, b, h, t, half + j), v * c + u * s)
+                        if low is not None:
+                            put(low, (p, b, h, t, j), u * c - v * s)
+                            put(low, (p, b, h, t, half + j), v * c + u * s)
 
 
 @kernel
@@ -152,12 +158,13 @@ def by_token(heads, cos, sin, lanes, packed):
     """Turn heads back and order by token: the way back of gradients, or of values of no angles."""
     parts, rows, n_head, context, _ = heads.shape
     half = len(lanes)
-    for p in range(parts):
-        for b in range(rows):
-            for h in range(n_head):
-                first = 2 * half * (p * n_head + h)
-                for t in range(context):
-                    i, second = b * context + t, first + half
+    for b in range(rows):
+        for p in range(parts):
+            for t in range(context):
+                i = b * context + t
+                for h in range(n_head):
+                    first = 2 * half * (p * n_head + h)
+                    second = first + half
                     for j in range(half):
                         u, v = get(heads, (p, b, h, t, j)), get(heads, (p, b, h, t, half + j))
                         c, s = cos[p, t, j], sin[p, t, j]
@@ -165,40 +172,51 @@ def by_token(heads, cos, sin, lanes, packed):
                         put(packed, (i, second + j), v * c - u * s)
 
 
+@inline
+def reach(i, context):
+    """Return how many keys loops take of row i of causal (B H T, T) scores: whole tiles."""
+    return min(context, i % context // TILE * TILE + TILE)
+
+
 @kernel
-def softmax(scores, weights):
-    """Write the softmax of causal (B H T, T) scores."""
+def softmax(scores, hidden, weights):
+    """Write the softmax of causal (B H T, T) scores to weights that are 0 at the keys to come.
+
+    `hidden` (T, T) is 0 where a query may look and -inf at the keys to come.
+    """
     n, context = scores.shape
     row = np.empty(context, f32)
     for i in range(n):
-        seen_keys = i % context + 1
+        t, width = i % context, reach(i, context)
         top = LEAST
-        for j in range(seen_keys):
-            top = max(top, ordered(scores[i, j]))
+        for j in range(width):
+            top = max(top, ordered(scores[i, j] + hidden[t, j]))
         most = float_of(top) * LOG2E
         total = f32(0)
-        for j in range(seen_keys):
-            e = exp2(scores[i, j] * LOG2E - most)
+        for j in range(width):
+            e = exp2((scores[i, j] + hidden[t, j]) * LOG2E - most)
             row[j] = e
             total += e
         share = f32(1) / total
-        for j in range(seen_keys):
+        for j in range(t + 1):
             put(weights, (i, j), row[j] * share)
-        for j in range(seen_keys, context):
-            put(weights, (i, j), f32(0))
 
 
 @kernel
 def softmax_back(d_weights, weights, d_scores):
-    """Write the scores' gradient; weights that were rounded are taken over their sum."""
+    """Write the scores' gradient where it is not 0: it is at the keys to come.
+
+    Weights that were rounded are taken over their sum.
+    """
     n, context = weights.shape
     for i in range(n):
+        width = reach(i, context)
         along = total = f32(0)
-        for j in range(context):
+        for j in range(width):
             along += get(weights, (i, j)) * d_weights[i, j]
             total += get(weights, (i, j))
         along /= total
-        for j in range(context):
+        for j in range(width):
             put(d_scores, (i, j), get(weights, (i, j)) * (d_weights[i, j] - along))
 
 

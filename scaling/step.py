@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from scaling.attempt import Pulse
 from scaling.batches import Batches
 from scaling.budget import Resolved, resolve
+from scaling.compiler import has_numba
 from scaling.config import CellConfig, ModelConfig, OptimConfig
 from scaling.corridor import Corridor
 from scaling.data import Corpus, open_corpus
@@ -195,15 +194,6 @@ def has_passes(config: ModelConfig, *, context: int, device: torch.device, preci
     """Say whether Passes computes this model; autograd does where it does not."""
     known = config.plain and config.d_head % 2 == 0 and context <= LONGEST
     return known and device.type == "cpu" and precision in ("fp32", "bf16")
-
-
-@cache
-def has_numba() -> bool:
-    """Say whether kernels can be compiled here; log once where they cannot."""
-    found = find_spec("numba") is not None
-    if not found:
-        log.info("numba is absent: a CPU trains slower; pip install 'scaling-laws[fast]' brings it")
-    return found
 
 
 def micro_rows(setting: Setting) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from scaling.budget import by_trunk, resolve, task_seconds
+from scaling.compiler import has_numba
 from scaling.config import CellConfig
 from scaling.failure import trained_at
 from scaling.schema import sha256_json
@@ -38,7 +39,8 @@ class Task:
 
 
 STACK = 16  # trunks of one stack: beyond it the gain was within the noise (benchmarks/RESULTS.md)
-STACK_PARAMS = 9_000  # with the head: of larger ones the compiled step alone is as fast
+# With the head: larger models step as fast alone, by compiled kernels or by autograd.
+STACK_PARAMS = {"compiled": 9_000, "autograd": 120_000}
 STACK_CONTEXT = 512  # tokens of a row: as of scaling.step
 
 
@@ -68,9 +70,10 @@ def most_together(task: Task) -> int:
     cell = task.cells[0]
     if cell.machine.stack >= 0:
         return cell.machine.stack
-    on_cpu = cell.machine.device == "cpu" or not gpu_count()
-    small = resolve(cell).shape.params.with_head <= STACK_PARAMS
-    return STACK if on_cpu and small else 0
+    if cell.machine.device != "cpu" and gpu_count():
+        return 0
+    alone = "compiled" if has_numba() else "autograd"
+    return STACK if resolve(cell).shape.params.with_head <= STACK_PARAMS[alone] else 0
 
 
 @dataclass(frozen=True, kw_only=True)

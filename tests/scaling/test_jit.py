@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from scaling import jit, step
+from scaling import compiler, jit, step
 
 
 def double(x):
@@ -67,12 +67,12 @@ def test_on_a_full_disk_kernels_run_all_the_same(folder, monkeypatch):
 def test_without_numba_autograd_trains_and_one_line_says_what_to_install(
     make_cell, monkeypatch, caplog
 ):
-    monkeypatch.setattr(step, "find_spec", lambda name: None)
-    step.has_numba.cache_clear()
+    monkeypatch.setattr(compiler, "find_spec", lambda name: None)
+    compiler.has_numba.cache_clear()
     caplog.set_level(logging.INFO)
     setting = step.prepare(make_cell(), lambda flops: None)
     runs = [step.new_run(setting) for _ in range(2)]
-    step.has_numba.cache_clear()
+    compiler.has_numba.cache_clear()
     assert [r.passes for r in runs] == [None, None]
     assert np.isfinite(step.train_step(runs[0], setting, 1.0)[0])
     assert [m for m in caplog.messages if "pip install 'scaling-laws[fast]'" in m] == [

@@ -95,16 +95,29 @@ def test_heads_are_turned_scaled_and_ordered_and_come_back(kind, half):
     c, s = (a[:, None, None] for a in (cos, sin))
     wanted = torch.cat([u * c - v * s, v * c + u * s], -1)
     lanes, heads = (0,) * half, torch.empty(P, B, H, T, 2 * half, dtype=kind)
-    bound(kernels.by_head, packed, cos, sin, lanes, heads)()
+    bound(kernels.by_head, packed, cos, sin, lanes, heads, None)()
     equal(heads, wanted.detach())
+    exact, low = torch.empty(heads.shape), torch.zeros_like(heads)
+    bound(kernels.by_head, packed, cos, sin, lanes, exact, low)()
+    equal(exact, wanted.detach())
+    assert torch.equal(low, heads)
     d = normal(*heads.shape, kind=kind)
     wanted.backward(d.float())
     bound(kernels.by_token, d, cos, sin, lanes, packed)()
     equal(packed, leaf.grad)
 
 
+def softmax(scores: torch.Tensor, kind: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return the kernel's weights of causal (B H T, T) scores."""
+    context = scores.shape[1]
+    hidden = torch.full((context, context), -math.inf).triu(1)
+    weights = torch.zeros(scores.shape, dtype=kind)
+    bound(kernels.softmax, scores, hidden, weights)()
+    return weights
+
+
 @kinds
-@pytest.mark.parametrize("context", [1, 7, 40])
+@pytest.mark.parametrize("context", [1, 7, 40, 64])
 def test_softmax_looks_at_no_later_key(kind, context):
     scores = 9 * normal(3 * context, context)
     later = torch.ones(context, context).triu(1).bool().repeat(3, 1)
@@ -112,9 +125,9 @@ def test_softmax_looks_at_no_later_key(kind, context):
     wanted = leaf.softmax(-1)
     d = normal(3 * context, context)
     wanted.backward(d)
-    weights, d_scores = (torch.empty(3 * context, context, dtype=kind) for _ in range(2))
-    bound(kernels.softmax, scores, weights)()
+    weights, d_scores = softmax(scores, kind), torch.zeros(3 * context, context, dtype=kind)
     equal(weights, wanted.detach())
+    assert not weights[later].any()
     bound(kernels.softmax_back, d, weights, d_scores)()
     if kind == torch.float32:
         equal(d_scores, leaf.grad)
@@ -123,9 +136,7 @@ def test_softmax_looks_at_no_later_key(kind, context):
 
 def test_softmax_gives_nothing_to_keys_of_minus_infinity():
     scores = torch.tensor([[0.0, 9.0], [-math.inf, 2.0]])
-    weights = torch.empty(2, 2)
-    bound(kernels.softmax, scores, weights)()
-    torch.testing.assert_close(weights, torch.eye(2))
+    torch.testing.assert_close(softmax(scores), torch.eye(2))
 
 
 @kinds
@@ -157,10 +168,9 @@ def test_what_is_not_finite_shows(kind, bad):
     assert not math.isfinite(loss)
     assert logits[0].isfinite().all()
     assert not logits[1].isfinite().all()
-    scores, weights = torch.zeros(4, 4), torch.empty(4, 4, dtype=kind)
+    scores = torch.zeros(4, 4)
     scores[2, 1] = bad
-    bound(kernels.softmax, scores, weights)()
-    assert weights.isfinite().all(1).tolist() == [True, True, False, True]
+    assert softmax(scores, kind).isfinite().all(1).tolist() == [True, True, False, True]
     product, act = torch.ones(1, 2, dtype=kind), torch.empty(1, 1, dtype=kind)
     product[0, 0] = bad
     bound(kernels.swiglu, product, act)()

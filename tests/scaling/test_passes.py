@@ -23,19 +23,19 @@ MODELS = {
 }
 
 
-def made(**model: object) -> Transformer:
+def made(context: int = CONTEXT, **model: object) -> Transformer:
     """Return a model whose every weight is away from where it starts."""
     torch.manual_seed(0)
-    transformer = Transformer(ModelConfig(**model), vocab_size=VOCAB, context=CONTEXT)
+    transformer = Transformer(ModelConfig(**model), vocab_size=VOCAB, context=context)
     with torch.no_grad():
         for weight in transformer.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
     return transformer
 
 
-def batch(seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+def batch(seed: int = 1, context: int = CONTEXT) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = torch.randint(
-        VOCAB, (ROWS, CONTEXT + 1), generator=torch.Generator().manual_seed(seed)
+        VOCAB, (ROWS, context + 1), generator=torch.Generator().manual_seed(seed)
     )
     return tokens[:, :-1], tokens[:, 1:]
 
@@ -56,10 +56,11 @@ def test_loss_and_every_gradient_equal_autograds(model):
         assert error < 5e-6, name
 
 
+@pytest.mark.parametrize("context", [CONTEXT, 128])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-def test_in_bfloat16_gradients_are_no_further_from_float32_than_autocasts(model):
-    transformer = made(**model)
-    x, y = batch()
+def test_in_bfloat16_gradients_are_no_further_from_float32_than_autocasts(model, context):
+    transformer = made(context, **model)
+    x, y = batch(context=context)
 
     def gradients() -> torch.Tensor:
         return torch.cat([w.grad.flatten() for w in transformer.parameters()])
@@ -71,12 +72,23 @@ def test_in_bfloat16_gradients_are_no_further_from_float32_than_autocasts(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         transformer.loss(x, y).backward()
     autocast = float((gradients() - wanted).norm() / wanted.norm())
-    passes = Passes(transformer, rows=ROWS, context=CONTEXT, precision="bf16")
-    passes([batch(seed=2)])
+    passes = Passes(transformer, rows=ROWS, context=context, precision="bf16")
+    passes([batch(seed=2, context=context)])
     loss = float(passes([(x, y)]))
     assert loss == pytest.approx(exact.item(), rel=5e-3)
     assert loss != exact.item()
     assert 1e-4 < float((gradients() - wanted).norm() / wanted.norm()) < 1.2 * autocast
+
+
+def test_bfloat16_leaves_the_precision_of_other_products_as_it_was():
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
+    passes = Passes(made(), rows=ROWS, context=CONTEXT, precision="bf16")
+    x, y = batch()
+    passes([(x, y)])
+    with pytest.raises(IndexError, match="outside the vocabulary"):
+        passes([(x, y + VOCAB)])
+    assert products.fp32_precision == before != "bf16"
 
 
 @pytest.mark.parametrize(("rows", "context"), [(1, 13), (3, 1), (2, 16)])

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scaling import trainer
+from scaling import trainer, work
 from scaling.attempt import Holder, Lease, Pulse, attempts, last_attempt, take
 from scaling.budget import by_trunk
 from scaling.config import ModelConfig
@@ -284,6 +284,13 @@ def test_what_a_stack_does_not_compute_is_trained_alone(make_cell):
     assert kind(model={"d_model": 256}, machine={"stack": 4})
     alone = ({"stack": 0}, {"compile": True}, {"deterministic": True}, {"micro_batch": 1})
     assert not any(kind(machine=m) for m in (*alone, {"precision": "bf16"}))
+
+
+def test_without_numba_larger_models_are_stacked_too(make_cell, monkeypatch):
+    (task,) = tasks_of([make_cell(model={"d_model": 32, "n_layer": 4})])  # 60,000 parameters
+    assert not alike(task)
+    monkeypatch.setattr(work, "has_numba", lambda: False)
+    assert alike(task)
 
 
 def test_a_pool_divides_alike_tasks_among_its_slots(make_cell):
