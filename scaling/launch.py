@@ -13,7 +13,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +68,28 @@ def say_models(cells: list[CellConfig]) -> None:
 
 
 def unique(cells: list[CellConfig]) -> list[CellConfig]:
-    """Drop cells that are the same as one before."""
-    return list({c.run_id(): c for c in cells}.values())
+    """Drop cells that are the same as one before.
+
+    Raises ValueError where they differ in how they are run, which tells no cells apart.
+    """
+    kept: dict[str, CellConfig] = {}
+    for cell in cells:
+        first = kept.setdefault(cell.run_id(), cell)
+        if (one := settings(first)) != (other := settings(cell)):
+            name = next(n for n in one if one[n] != other[n])
+            raise ValueError(
+                f"{name}={one[name]} and {name}={other[name]} make one cell, {cell.run_id()}: it "
+                f"is known by what it trains, not by how; start each with a study of its own"
+            )
+    return list(kept.values())
+
+
+def settings(cell: CellConfig) -> dict[str, Any]:
+    """Return what a sweep may set of a cell without making it another."""
+    named = {"study": cell.study, "runs": cell.runs}
+    for group in ("machine", "log"):
+        named |= {f"{group}.{k}": v for k, v in asdict(getattr(cell, group)).items()}
+    return named
 
 
 def train(cells: list[CellConfig], *, where: str, options: dict[str, Any]) -> None:

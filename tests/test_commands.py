@@ -103,6 +103,7 @@ def test_a_study_goes_from_sweep_to_report(tiny, tmp_path):
         (["data.train=[nowhere]", "budget.n_tokens=2048"], "matches no file"),
         (["machine.device=cuda", "budget.n_tokens=2048"], "machine.device=cpu"),
         (["machine.device=tpu"], "auto, cpu, cuda"),
+        (["budget.n_tokens=2048", "machine.threads=1,2"], "start each with a study of its own"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence_that_names_the_fix(tiny, tmp_path, arguments, words):
