@@ -439,9 +439,11 @@ class MachineConfig:
     `deterministic` has every operation give the same bits each time, or refuse; on a CPU they do
     without it, for a given number of threads. `micro_batch` rows go through the model at once (0:
     all of a step's), the gradients add up; `activation_checkpointing` computes each block's
-    activations again in the backward pass instead of keeping them. `shard` divides weights,
-    gradients and moments among the ranks (FSDP2; Rajbhandari et al. 2020, stage 3), whose folder
-    `runs` must then be one that all of them see.
+    activations again in the backward pass instead of keeping them. `ranks` processes, each with a
+    GPU or `threads` of its own, train a model together (scaling.companions), each on its share of a
+    step's rows; stages after pretraining take one. `shard` divides weights, gradients and moments
+    among the ranks (FSDP2; Rajbhandari et al. 2020, stage 3), whose folder `runs` must then be one
+    that all of them see.
 
     `stack` bounds how many small trunks of one shape train together in one process (scaling.gang;
     the seconds of a record are then its share). -1 leaves it to what was measured, 0 is never, a
@@ -455,6 +457,7 @@ class MachineConfig:
     micro_batch: int = 0
     activation_checkpointing: bool = False
     shard: bool = False
+    ranks: int = 1
     threads: int = 1
     workers: int = 0
     cache: str = ""
@@ -471,6 +474,7 @@ class MachineConfig:
             self.micro_batch >= 0,
             "must be 0 (a step's rows at once) or more",
         )
+        check("machine.ranks", self.ranks, self.ranks >= 1, "must be 1 (alone) or more processes")
         check(
             "machine.stack",
             self.stack,

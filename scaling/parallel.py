@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-STOPS = ("", "superseded", "stopped", "preempted", "timeout")  # the graver, the later
+from scaling.corridor import FLAG
+
+STOPS = ("", FLAG, "superseded", "stopped", "preempted", "timeout")  # the graver, the later
 ENVIRONMENTS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),  # srun
@@ -32,6 +34,10 @@ class World:
     def first(self) -> bool:
         """Whether this rank keeps the files."""
         return self.rank == 0
+
+    def lost(self) -> str:
+        """Say which other rank was lost, and why, where this one started them; empty otherwise."""
+        return ""
 
     def share(self, value: Any) -> Any:
         """Return rank 0's value."""
@@ -135,14 +141,20 @@ def join(device: str) -> World:
     names = ENVIRONMENTS[0] if "RANK" in os.environ else ENVIRONMENTS[1]
     rank, local = int(os.environ[names[0]]), int(os.environ.get(names[2], "0"))
     gpu = device != "cpu" and torch.cuda.is_available()
-    if gpu:
-        if local >= torch.cuda.device_count():
-            raise ValueError(
-                f"rank {rank} has no GPU of its own ({torch.cuda.device_count()} here); start "
-                "fewer ranks a node, or set machine.device=cpu"
-            )
-        torch.cuda.set_device(local)
-    distributed.init_process_group("nccl" if gpu else "gloo", rank=rank, world_size=size)
+    if gpu and local >= torch.cuda.device_count():
+        raise ValueError(
+            f"rank {rank} has no GPU of its own ({torch.cuda.device_count()} here); start "
+            "fewer ranks a node, or set machine.device=cpu"
+        )
+    return meet("env://", rank=rank, size=size, gpu=local if gpu else None)
+
+
+def meet(address: str, *, rank: int, size: int, gpu: int | None) -> World:
+    """Join the others at torch's address (env://, file:///...), on a GPU of one's own or on CPU."""
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    kind = "gloo" if gpu is None else "nccl"
+    distributed.init_process_group(kind, init_method=address, rank=rank, world_size=size)
     return World(rank=rank, size=size)
 
 

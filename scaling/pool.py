@@ -70,7 +70,8 @@ class Pool:
         if mirrored:  # while the server imports torch
             self.environment = shared_service()
         self.listen()
-        free = list(range(self.work.workers))
+        ranks = max((c.machine.ranks for t in self.work.tasks for c in t.cells), default=1)
+        free = [n * ranks for n in range(max(1, self.work.workers // ranks))]
         while self.running or (self.waiting and not self.stop):
             while free and not self.stop and (tasks := self.next_tasks(len(free))):
                 slot = free.pop(0)

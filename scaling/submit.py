@@ -29,6 +29,7 @@ SIGNAL_SECONDS = 90
 def submit(cells: list[CellConfig], folder: Path, *, round: str, options: dict[str, Any]) -> None:
     """Submit cells as jobs and write them down; ValueError where the cluster refuses them."""
     slurm.require()
+    room_for_ranks(max(c.machine.ranks for c in cells), **options)
     divided = parcels(cells, cells_per_job=cells[0].cells_per_job, branches=cells[0].branches)
     parameters = slurm_parameters(**options)
     size = slurm.max_array(options.get("array_size", 0))
@@ -67,6 +68,18 @@ def submit(cells: list[CellConfig], folder: Path, *, round: str, options: dict[s
         raise
     shown = ", ".join(j.job for j in done[:4]) + (" ..." if len(done) > 4 else "")
     log.info("submitted %d jobs: %s", len(done), shown)
+
+
+def room_for_ranks(ranks: int, *, gpus_per_node: int = 0, cpus_per_task: int = 1, **_: Any) -> None:
+    """Raise ValueError where a job asks for fewer GPUs, or cores without any, than ranks."""
+    name, has = (
+        ("gpus_per_node", gpus_per_node) if gpus_per_node else ("cpus_per_task", cpus_per_task)
+    )
+    if ranks > has:
+        raise ValueError(
+            f"machine.ranks={ranks} is more than a job's hydra.launcher.{name}={has}; set "
+            f"hydra.launcher.{name}={ranks}, or gpus_per_node for ranks on GPUs"
+        )
 
 
 def chunks(divided: list[Parcel], size: int) -> list[list[Parcel]]:

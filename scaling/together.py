@@ -43,6 +43,11 @@ def train_together(cell: CellConfig) -> Record:
         raise ValueError(
             f"stage={cell.stage} is trained by one process; start it without torchrun or srun"
         )
+    if cell.machine.ranks > 1:
+        raise ValueError(
+            f"machine.ranks={cell.machine.ranks} is for a sweep that starts the ranks itself; "
+            "leave it out under torchrun or srun"
+        )
     world, pulse = join(cell.machine.device), Pulse()
 
     def stop(number: int, frame: object) -> None:

@@ -14,10 +14,9 @@ import math
 import platform
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy
 import torch
@@ -26,6 +25,7 @@ from torch import Tensor
 from scaling import checkpoint
 from scaling.attempt import Held, Pulse, Stopped
 from scaling.budget import Resolved, resolve
+from scaling.companions import Hold, companions, in_common
 from scaling.config import CellConfig
 from scaling.corridor import FLAG, Corridor, out_of
 from scaling.device import device_name, peak_flops, peak_memory
@@ -49,7 +49,6 @@ from scaling.step import (
 )
 
 log = logging.getLogger(__name__)
-Hold = Callable[[CellConfig, Path], AbstractContextManager[Any]]  # takes a cell while it is trained
 CHECK_STEPS = 20  # a loss that is not finite is noticed after at most this many steps
 CURVE_STEPS = sorted(
     {round(10 * 1.22**k) for k in range(80)}
@@ -65,7 +64,7 @@ def train_trunk(
     pulse: Pulse | None = None,
     hold: Hold = lambda cell, folder: nullcontext(),
     part: str = "all",
-    world: World = ALONE,
+    world: World | None = None,
     corridor: Corridor | None = None,
 ) -> list[Record]:
     """Train the branches of one trunk and write each one's record; return the records.
@@ -76,16 +75,20 @@ def train_trunk(
     `hold` wraps the training of each cell and may raise Held for one that another process trains,
     which is then left out. `part` is `trunk` for the shared part alone, kept for every branch,
     `branch` for branches that start from it, or `all`. Several ranks of a `world` train each cell
-    together; those beside the first have `folders` of their own, which nobody reads. A `corridor`
-    is watched on the way, and may stop the run. Raises ValueError for cells of different trunks or
-    an impossible setting, before anything is trained.
+    together; those beside the first have `folders` of their own, which nobody reads. Without one,
+    `machine.ranks` are started here. A `corridor` is watched on the way, and may stop the run.
+    Raises ValueError for cells of different trunks or an impossible setting, before anything is
+    trained.
     """
     places = dict(
         zip((c.run_id() for c in cells), folders or [cell_folder(c) for c in cells], strict=True)
     )
-    setting = prepare(longest(cells), report, pulse, world, corridor=corridor)
     trunk = folders[0] / ".trunk" if folders else trunk_folder(cells[0])
-    alone(trunk_work(cells, setting, trunk=trunk, places=places, hold=hold, part=part))
+    started = nullcontext(world) if world else companions(cells, part=part, corridor=corridor)
+    with started as ranks:
+        setting = prepare(longest(cells), report, pulse, ranks, corridor=corridor)
+        held = in_common(ranks, hold)
+        alone(trunk_work(cells, setting, trunk=trunk, places=places, hold=held, part=part))
     order = sorted(cells, key=lambda c: resolve(c).n_steps)
     paths = [places[c.run_id()] / "record.json" for c in order]
     return [read_record(p) for p in paths if p.is_file()]
@@ -115,8 +118,9 @@ def trunk_work(
     told all cells where the part is the `trunk`.
     """
     order = sorted(cells, key=lambda c: resolve(c).n_steps)
-    undone = [c for c in order if not is_done(places[c.run_id()] / "record.json")]
-    pending = setting.world.share(undone)
+    undone = {c.run_id() for c in order if not is_done(places[c.run_id()] / "record.json")}
+    undone = setting.world.share(undone)
+    pending = [c for c in order if c.run_id() in undone]
     run = start_run(setting, trunk, pending, places, part=part)
     if part == "lead" and pending:
         yield from lead(run, setting, pending, trunk=trunk, places=places, hold=hold, kept=kept)

@@ -56,6 +56,7 @@ def alike(task: Task) -> str:
     plain = cell.model.plain and not cell.data.mask_documents and optim.name == "adamw"
     rows_at_once = not machine.micro_batch and machine.precision == "fp32"
     own_way = machine.compile or machine.activation_checkpointing or machine.deterministic
+    own_way = own_way or machine.ranks > 1
     if not plain or not rows_at_once or own_way or cell.data.context > STACK_CONTEXT:
         return ""
     parts = (cell.model, cell.data, cell.tokenizer, cell.eval, machine)

@@ -18,6 +18,7 @@ import torch
 import torch._dynamo  # the optimiser's first step imports it, for three seconds: here only once
 
 from scaling.attempt import Attempt, Held, Holder, Lease, Pulse, Stopped, attempts, settled
+from scaling.companions import companions, in_common
 from scaling.config import CellConfig
 from scaling.failure import (
     cell_folder,
@@ -81,20 +82,22 @@ class Worker:
 
     def _train(self) -> Work[None]:
         cells, part, cell = self.task.cells, self.task.part, longest(self.task.cells)
-        if self.gang:
-            setting = self.gang.prepare(cell, self.pulse)
-            part = "lead" if part == "all" and len(cells) > 1 else part
-        else:
-            setting = prepare(cell, lambda flops: None, self.pulse)
-        yield from trunk_work(
-            cells,
-            setting,
-            trunk=trunk_folder(cell),
-            places={c.run_id(): cell_folder(c) for c in cells},
-            hold=self.hold,
-            part=part,
-            kept=self._branch_off,
-        )
+        places = {c.run_id(): cell_folder(c) for c in cells}
+        with companions(cells, part=part) as world:
+            if self.gang:
+                setting = self.gang.prepare(cell, self.pulse)
+                part = "lead" if part == "all" and len(cells) > 1 else part
+            else:
+                setting = prepare(cell, lambda flops: None, self.pulse, world)
+            yield from trunk_work(
+                cells,
+                setting,
+                trunk=trunk_folder(cell),
+                places=places,
+                hold=in_common(world, self.hold),
+                part=part,
+                kept=self._branch_off,
+            )
 
     def _branch_off(self, cell: CellConfig) -> None:
         """Let the gang train a branch that can start, where no other job is to."""

@@ -318,6 +318,7 @@ def test_a_queued_job_runs_the_code_it_was_submitted_with(cluster, on_slurm, tmp
         ("hydra.launcher.array_size=100000", "MaxArraySize="),
         ("hydra.launcher.mem_gb=100000", "SLURM refuses the jobs"),
         ("hydra.launcher.constraint=h100", "SLURM refuses the jobs"),
+        ("machine.ranks=2", "set hydra.launcher.cpus_per_task=2"),
     ],
 )
 def test_what_the_cluster_refuses_is_one_sentence_and_nothing_is_submitted(
@@ -481,6 +482,22 @@ def test_ranks_that_srun_starts_train_one_cell(cluster, tiny, tmp_path):
     assert "2 ranks" in said
     (record,) = read_records(tmp_path / "runs/tiny")
     assert (record.status, record.steps) == ("done", 100)
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_job_starts_the_ranks_of_its_cells(cluster, on_slurm, tmp_path):
+    done = sweep(
+        *on_slurm,
+        "model.d_model=16",
+        "budget.n_tokens=3200,6400",
+        "machine.ranks=2",
+        "hydra.launcher.cpus_per_task=2",
+    )
+    assert done.returncode == 0, done.stderr
+    records = read_records(tmp_path / "runs/tiny")
+    assert [r.status for r in records] == ["done"] * 2
+    assert {r.device_seconds / r.seconds for r in records} == {2.0}
 
 
 @pytest.mark.slurm

@@ -93,6 +93,21 @@ def test_a_run_outside_is_flagged_and_trained_to_the_same_end(final_config):
     assert record.test_loss == plain.test_loss
 
 
+@pytest.mark.slow
+def test_two_ranks_watch_one_corridor(final_config):
+    config = watched(final_config, middle=3.0, stop_outside=True)
+    config.machine.ranks = 2
+    with pytest.raises(ValueError, match=r"outside the 95% band .* at 10% and 25%"):
+        run_final(config)
+    (two,) = run_final(replace(config, stop_outside=False))
+    assert two.flags == ["left_forecast"]
+    alone = watched(replace(final_config, study="alone"), middle=3.0)
+    alone.machine.ranks = 1
+    (one,) = run_final(alone)
+    assert two.test_loss == pytest.approx(one.test_loss, rel=1e-5)
+    assert two.device_seconds == 2 * two.seconds
+
+
 def test_stop_outside_stops_keeps_a_checkpoint_and_goes_on_when_allowed(final_config):
     config = watched(final_config, middle=3.0, stop_outside=True)
     for _ in range(2):

@@ -12,10 +12,13 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from scaling.attempt import Held, Holder, attempts, last_attempt, process_started, take
+from scaling.companions import companions, in_common
 from scaling.config import BudgetConfig, CellConfig, MachineConfig, OptimConfig
 from scaling.parallel import World, join, started_ranks
 from scaling.schema import read_curve, read_records
 from scaling.status import cancel, read_status
+from scaling.together import train_together
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 RANKS = ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "scaling.sweep"]
@@ -172,6 +175,122 @@ def test_a_sharded_cell_that_was_killed_resumes_on_any_number_of_ranks(tiny, tmp
         found = tmp_path / name / "tiny" / record.run_id / "model.safetensors"
         with safe_open(found, framework="pt") as weights:
             assert weights.get_tensor("model.embedding.weight").shape == (300, 16)
+
+
+def all_losses(study: Path) -> dict[str, list[float]]:
+    """Return test loss and curve of each cell of a study."""
+    found = {}
+    for record in read_records(study):
+        assert record.status == "done", record.error
+        rows = read_curve(study / record.run_id / "metrics.jsonl")
+        found[record.run_id] = [record.test_loss, *(r["train_loss"] for r in rows)]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["passes", "sharded"])
+def test_a_sweep_starts_the_ranks_of_every_branch_of_a_trunk(tiny, tmp_path, name):
+    command = ["-m", "scaling.sweep", "-m", *tiny, *MODELS[name], "budget.n_tokens=3200,6400"]
+    run(*command, "machine.ranks=2", f"runs={tmp_path}/two")
+    run(*command, f"runs={tmp_path}/one")
+    two, one = (all_losses(tmp_path / n / "tiny") for n in ("two", "one"))
+    assert two.keys() == one.keys()
+    assert len(one) == 2
+    for cell, found in one.items():
+        assert two[cell] == pytest.approx(found, rel=1e-5)
+    assert {r.device_seconds / r.seconds for r in read_records(tmp_path / "two/tiny")} == {2.0}
+
+
+def rank_0(folder: Path) -> int:
+    """Wait for a checkpoint of the sweep in a folder; return the process of rank 0."""
+    for _ in range(2400):
+        if list(folder.glob("tiny/**/checkpoint.safetensors")):
+            (trunk,) = folder.glob("tiny/.trunks/*")
+            return last_attempt(trunk).pid
+        time.sleep(0.05)
+    raise AssertionError("no checkpoint was written")
+
+
+def of(pid: int) -> list[int]:
+    """Return the processes that train beside a rank 0."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(p) for p in found if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
+
+
+def gone(pid: int) -> bool:
+    for _ in range(200):
+        if process_started(pid) is None:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
+@pytest.mark.parametrize("killed", ["first", "second"])
+def test_a_sweeps_rank_that_is_lost_ends_both_and_the_cell_resumes(long, quiet, tmp_path, killed):
+    command = ["-m", "scaling.sweep", *long, "machine.ranks=2", f"runs={tmp_path}"]
+    process = begin(*command)
+    first = rank_0(tmp_path)
+    (second,) = of(first)
+    os.kill(first if killed == "first" else second, signal.SIGKILL)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 1
+    assert gone(second)
+    assert "ended by SIGKILL" in said
+    if killed == "second":
+        assert "rank 1 of 2 was lost: its process was ended by SIGKILL" in said
+    run(*command)
+    assert losses(tmp_path) == quiet
+    (record,) = read_records(tmp_path / "tiny")
+    assert [a.outcome for a in attempts(tmp_path / "tiny" / record.run_id)] == ["failed", "done"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
+def test_a_sweeps_ranks_are_cancelled_together_and_go_on(long, quiet, tmp_path):
+    command = ["-m", "scaling.sweep", *long, "machine.ranks=2", f"runs={tmp_path}"]
+    process = begin(*command)
+    (second,) = of(rank_0(tmp_path))
+    assert cancel(tmp_path / "tiny") == 1
+    process.communicate(timeout=120)
+    assert gone(second)
+    (status,) = read_status(tmp_path / "tiny")
+    assert (status.state, status.step > 0) == ("cancelled", True)
+    run(*command)
+    assert losses(tmp_path) == quiet
+
+
+def test_the_other_ranks_hold_a_cell_where_the_first_does(tmp_path):
+    cell = CellConfig(budget=BudgetConfig(n_tokens=1000))
+    holder = Holder.here(round="r", job="j")
+
+    class Both(World):
+        """The second of two ranks, which hears of an attempt."""
+
+        def share(self, value: object) -> object:
+            return take(tmp_path, holder)
+
+    def never(cell: CellConfig, folder: Path) -> None:
+        raise AssertionError("the first rank's alone")
+
+    with pytest.raises(Held), in_common(Both(rank=1, size=2), never)(cell, tmp_path):
+        pass
+
+
+def test_ranks_without_a_gpu_each_or_started_twice_are_refused(monkeypatch):
+    with pytest.raises(ValueError, match=r"machine\.ranks=0 must be 1"):
+        MachineConfig(ranks=0)
+    cell = CellConfig(machine=MachineConfig(ranks=2), budget=BudgetConfig(n_tokens=1000))
+    with pytest.raises(ValueError, match="leave it out under torchrun or srun"):
+        train_together(cell)
+    for name, value in {"is_available": True, "device_count": 2, "current_device": 1}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    with (
+        pytest.raises(ValueError, match=r"needs a GPU each, from GPU 1 on, and 2 are here"),
+        companions([cell]),
+    ):
+        pass
 
 
 def test_sharded_matrices_are_refused_to_muon():
