@@ -11,7 +11,9 @@ from analysis.mixture import choice_lines
 from analysis.several import comparison_lines
 
 WIDTH = 100
-BLOCKS = ("budget", "pretrain", "cost", "forecast", "confirmation", "sft", "reward", "ppo")
+BLOCKS = (
+    "budget", "pretrain", "machine", "cost", "forecast", "confirmation", "sft", "reward", "ppo",
+)  # fmt: skip
 
 
 def derivation(plan: dict[str, Any]) -> list[str]:
@@ -34,6 +36,21 @@ def shown(value: Any) -> str:
     return f"{value:.4g}".replace("e+", "e")
 
 
+def blocks_of(plan: dict[str, Any]) -> Iterator[tuple[str, dict[str, tuple[Any, str]]]]:
+    """Yield each block of a plan with value and reason of what it sets."""
+    for block in BLOCKS:
+        values = plan.get(block, {})  # a plan older than the block has none
+        reasons = values.get("reasons") or plan.get("reasons", {}).get(block, {})
+        yield (
+            block,
+            {
+                key: (value, str(reasons.get(key, "")))
+                for key, value in values.items()
+                if key != "reasons" and value is not None
+            },
+        )
+
+
 def _lines(plan: dict[str, Any]) -> Iterator[str]:
     for alarm in plan["alarms"]:
         yield from textwrap.wrap(
@@ -51,13 +68,11 @@ def _lines(plan: dict[str, Any]) -> Iterator[str]:
         yield "derivation: value, interval before rounding, law or rule, rounding"
     for step in plan["steps"]:
         yield from _line(step["what"], step["value"], _said(step))
-    for block in BLOCKS:
+    for block, values in blocks_of(plan):
         yield block
-        reasons = plan[block].get("reasons", {})
-        for key, value in plan[block].items():
-            if key != "reasons" and value is not None:
-                yield from _line(key, value, reasons.get(key, ""))
-        for row in plan[block].get("curve", ()):
+        for key, (value, reason) in values.items():
+            yield from _line(key, value, reason)
+        for row in plan.get(block, {}).get("curve", ()):
             band = f" {shown(row['interval'])}" if row["interval"] else ""
             yield f"    at {row['share']:>4.0%} of the tokens{row['test_loss']:>8.4f}{band}"
 

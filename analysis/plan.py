@@ -31,6 +31,7 @@ from analysis.final_shape import FLAT, Chosen, choose_shape
 from analysis.forecast import forecast_block
 from analysis.forms import FORMS
 from analysis.laws import Law
+from analysis.machine import machine_block
 from analysis.mixture import (
     MixtureSettings,
     check_choice,
@@ -210,6 +211,14 @@ def make_plan(
         else []
     )
     needed = memory(chosen.shape)
+    machine, reasons = machine_block(
+        study.config,
+        rows=pretrain["batch_tokens"] // pretrain["context"],
+        device=budget.device,
+        devices=budget.devices,
+        sharded=settings.sharded,
+        checkpointing=settings.activation_checkpointing,
+    )
     derived = steps_of(chosen, pretrain, source=study.source, vocab_rule=settings.shape.vocab_rule)
     found = plan_alarms(law, study, pretrain, forecast, forced=not law.usable, far=settings.far)
     found = [*_own_alarms(rows, budget, needed, unseen, settings), *found]
@@ -234,6 +243,8 @@ def make_plan(
         "pretrain": pretrain,
         "cost": cost_block(law, budget, chosen.split, pretrain, shape=chosen.shape, memory=needed),
         **later,
+        "machine": machine,
+        "reasons": {"machine": reasons},
         "cell": study.config or _bare_cell(study.like),
         "law": _law_block(law),
         "alarms": found,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.batches import Batch
-from analysis.derivation import BLOCKS, shown
+from analysis.derivation import blocks_of, shown
 from analysis.figures import MOST_TIPS
 from analysis.laws import Law
 from analysis.material import Material
@@ -155,13 +155,8 @@ def plan_grids(plan: dict[str, Any] | None) -> list[Grid]:
     if plan is None:
         return []
     grids = [*_derived(plan)]
-    for block in BLOCKS:
-        reasons = plan[block].get("reasons", {})
-        rows = [
-            (k, shown(v), str(reasons.get(k, "")))
-            for k, v in plan[block].items()
-            if k != "reasons" and v not in (None, "")
-        ]
+    for block, values in blocks_of(plan):
+        rows = [(k, shown(v), reason) for k, (v, reason) in values.items() if v != ""]
         grids.append(
             Grid(
                 name=block,

@@ -21,11 +21,12 @@ from typing import Any
 
 import torch
 
-from scaling.attempt import Held, Stopped
+from scaling.attempt import Held, Pulse, Stopped
 from scaling.config import CellConfig
 from scaling.corridor import Corridor
 from scaling.parallel import ALONE, World, leave, meet
 from scaling.pool import said
+from scaling.schema import Record
 
 log = logging.getLogger(__name__)
 GRACE_SECONDS = 30.0  # in which rank 0 finds out by itself that another is gone
@@ -177,30 +178,42 @@ def telling(world: World) -> Iterator[None]:
 
 
 def accompany(errand: Errand, rank: int, parent: int) -> None:
-    """Train as one of the ranks after the first, with files that nobody reads."""
+    """Be one of the ranks after the first."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # rank 0 hears them for all
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     logging.disable()
-    from scaling.trainer import train_trunk
-
     try:
-        world = errand.meet(rank)
-        with tempfile.TemporaryDirectory() as folder:
-            own = Path(folder)
-            train_trunk(
-                [replace(c, log=replace(c.log, wandb="disabled")) for c in errand.cells],
-                folders=[own / c.run_id() for c in errand.cells],
-                part=errand.part,
-                world=world,
-                corridor=replace(errand.corridor, path=own / "curve.json"),
-            )
-    except Stopped:
-        pass
+        with suppress(Stopped):
+            world = errand.meet(rank)
+            follow(world, errand.cells, part=errand.part, corridor=errand.corridor)
     except Exception as error:  # noqa: BLE001  told by rank 0
         (errand.folder / f"{rank}.error").write_text(f"{type(error).__name__}: {error}")
         raise SystemExit(1) from None
     leave()
+
+
+def follow(
+    world: World,
+    cells: list[CellConfig],
+    *,
+    part: str = "all",
+    corridor: Corridor | None = None,
+    pulse: Pulse | None = None,
+) -> list[Record]:
+    """Train what rank 0 trains, as `train_trunk` does, with files that nobody reads."""
+    from scaling.trainer import train_trunk
+
+    with tempfile.TemporaryDirectory() as folder:
+        own = Path(folder)
+        return train_trunk(
+            [replace(c, log=replace(c.log, wandb="disabled")) for c in cells],
+            folders=[own / c.run_id() for c in cells],
+            part=part,
+            world=world,
+            corridor=replace(corridor or Corridor(), path=own / "curve.json"),
+            pulse=pulse,
+        )
 
 
 def end_with(parent: int) -> None:

@@ -884,8 +884,9 @@ class Forecast:
 class FinalConfig:
     """plan.yaml, as `scaling.final` reads it; `cell` is the study's config that the plan keeps.
 
-    `force` lets a run pass without its confirmation; `stop_outside` ends one that leaves the band
-    of its forecast curve twice in a row, its checkpoint kept.
+    `reasons` are those of blocks that have no room for their own. `force` lets a run pass without
+    its confirmation; `stop_outside` ends one that leaves the band of its forecast curve twice in a
+    row, its checkpoint kept.
     """
 
     schema: int = 1
@@ -910,6 +911,7 @@ class FinalConfig:
     made_from: dict[str, str] = field(default_factory=dict)
     command: str = ""
     versions: dict[str, Any] = field(default_factory=dict)
+    reasons: dict[str, dict[str, str]] = field(default_factory=dict)
     machine: MachineConfig = field(default_factory=MachineConfig)
     log: LogConfig = field(default_factory=LogConfig)
     plan: str = ""

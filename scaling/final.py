@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     import torch
 
     from scaling.data import Corpus
+    from scaling.parallel import World
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,26 @@ def run_final(config: FinalConfig) -> list[Record]:
 
     ValueError when a stage diverges, so that no later one starts from it.
     """
+    from scaling.parallel import started_ranks
+
     wanted = chosen_stages(config.stages)
+    if started_ranks() == 1:
+        return run_stages(config, wanted)
+    if wanted != ["pretrain"]:
+        raise ValueError(
+            "ranks of torchrun or srun train pretraining alone; set stages=pretrain, then run "
+            "the other stages without them"
+        )
+    from scaling.together import pretrain_together
+
+    return pretrain_together(
+        lambda world, begin: run_stages(config, wanted, world=world, begin=begin),
+        config.machine.device,
+    )
+
+
+def run_stages(config: FinalConfig, wanted: Sequence[str], **ranks: Any) -> list[Record]:
+    """Run stages in their order; `ranks` are told to pretraining."""
     cell = planned_cell(config)
     if "pretrain" in wanted and not (Path(config.runs) / config.study / "final").is_dir():
         confirmed(config)  # before the corpus is opened, which may take minutes
@@ -116,8 +136,10 @@ def run_final(config: FinalConfig) -> list[Record]:
     device, corpus = pick_device(config.machine), open_corpus(cell)
     records = []
     for name in wanted:
-        run = pretrain if name == "pretrain" else post_train
-        record = run(config, cell, name=name, corpus=corpus, device=device)
+        if name == "pretrain":
+            record = pretrain(config, cell, name=name, corpus=corpus, **ranks)
+        else:
+            record = post_train(config, cell, name=name, corpus=corpus, device=device)
         records.append(record)
         if record.status != "done":
             raise ValueError(f"stage {name} ended as {record.status}: {record.error}")
@@ -172,9 +194,18 @@ def planned_cell(config: FinalConfig) -> CellConfig:
 
 
 def pretrain(
-    config: FinalConfig, cell: CellConfig, *, name: str, corpus: "Corpus", device: "torch.device"
+    config: FinalConfig,
+    cell: CellConfig,
+    *,
+    name: str,
+    corpus: "Corpus",
+    world: "World | None" = None,
+    begin: Callable[[CellConfig, Corridor], None] = lambda cell, corridor: None,
 ) -> Record:
-    """Train the planned cell, its forecast sealed first; a finished one is kept."""
+    """Train the planned cell, its forecast sealed first; a finished one is kept.
+
+    Other ranks of a `world` are told to `begin`; without one `machine.ranks` are started.
+    """
     from conf.progress import Progress
     from scaling.budget import resolve
     from scaling.trainer import train_trunk
@@ -204,8 +235,12 @@ def pretrain(
     sealed, resolved = read_json(seal_forecast(config, inputs)), resolve(cell)
     corridor = Corridor.of(sealed, n_steps=resolved.n_steps, path=curve, stop=config.stop_outside)
     progress = Progress(name, total=resolved.flops, every_seconds=config.log.every_seconds)
+    begin(cell, corridor)
+    report = progress.update
     try:
-        record = train_trunk([cell], folders=[folder], report=progress.update, corridor=corridor)[0]
+        (record,) = train_trunk(
+            [cell], folders=[folder], report=report, corridor=corridor, world=world
+        )
     except Stopped as stopped:
         raise ValueError(outside(read_left(curve))) from stopped
     finally:

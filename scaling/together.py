@@ -1,6 +1,7 @@
-"""One cell trained by several ranks, each a process started by torchrun or srun.
+"""One cell, or a plan's pretraining, by several ranks, processes that torchrun or srun started.
 
     torchrun --nproc-per-node=2 -m scaling.sweep model=m1m budget.n_tokens=1e6 '~sweeps'
+    torchrun --nproc-per-node=2 -m scaling.final plan=plan.yaml stages=pretrain
 
 A rank that fails takes the others with it (torchrun ends them); the same command goes on from the
 last checkpoint. The first rank holds the cell and its trunk for all, so that a sweep on the same
@@ -10,18 +11,18 @@ folder leaves them alone, and `scaling.status` shows and cancels them like any o
 import logging
 import os
 import signal
-import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from conf.progress import Progress
 from scaling.attempt import Held, Holder, Lease, Pulse, Stopped
 from scaling.budget import resolve
+from scaling.companions import follow
 from scaling.config import CellConfig
+from scaling.corridor import Corridor
 from scaling.failure import cell_folder, record_path, status_of, trunk_folder
 from scaling.launch import resolve_corpus
 from scaling.ledger import Job, append_jobs, jobs_folder, local_job, submitter
@@ -118,9 +119,7 @@ def enter_job(cell: CellConfig) -> Holder:
 def train_rank(cell: CellConfig, world: World, pulse: Pulse) -> Record:
     """Train with files where this is the first rank, and with files that nobody reads elsewhere."""
     if not world.first:
-        with tempfile.TemporaryDirectory() as folder:
-            quiet = replace(cell, log=replace(cell.log, wandb="disabled"))
-            return train_trunk([quiet], folders=[Path(folder)], pulse=pulse, world=world)[0]
+        return follow(world, [cell], pulse=pulse)[0]
     total = resolve(cell).flops
     progress = Progress(cell.run_id(), total=total, every_seconds=cell.log.every_seconds)
     log.info("%s: %d ranks", cell_folder(cell), world.size)
@@ -128,3 +127,32 @@ def train_rank(cell: CellConfig, world: World, pulse: Pulse) -> Record:
     progress.close()
     log.info("%s: %s, test loss %s", cell_folder(cell), record.status, record.test_loss)
     return record
+
+
+def pretrain_together(
+    run: Callable[[World, Callable[[CellConfig, Corridor], None]], list[Record]], device: str
+) -> list[Record]:
+    """Let rank 0 `run` a plan's pretraining and the others follow; return the records, rank 0's.
+
+    `run` is given the world, and what it calls right before it trains; where it finds nothing to
+    train, or something wrong, the others leave.
+    """
+    world, told = join(device), []
+
+    def begin(cell: CellConfig, corridor: Corridor) -> None:
+        told.append(cell)
+        world.share((cell, corridor))
+
+    try:
+        if world.first:
+            try:
+                return run(world, begin)
+            finally:
+                if not told:
+                    world.share(None)
+        if errand := world.share(None):
+            cell, corridor = errand
+            follow(world, [cell], corridor=corridor)
+        return []
+    finally:
+        leave()

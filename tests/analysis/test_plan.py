@@ -385,3 +385,42 @@ def test_allocation_law_prints_n_and_d_but_writes_no_plan(tmp_path, capsys):
         main(config)
     assert "params_target" in capsys.readouterr().out
     assert not (tmp_path / "plan.yaml").exists()
+
+
+def machine_of(study, **settings):
+    chosen = PlanConfig(law="besiroglu2024", **settings)
+    devices = {k: settings[k] for k in ("device", "devices") if k in settings}
+    plan = make_plan(small_law(), Budget(flops=3e13, **devices), study, chosen)
+    assert plan["machine"].keys() == plan["reasons"]["machine"].keys()
+    return plan, "\n".join(derivation(plan))
+
+
+def test_the_final_run_is_computed_as_the_study_was_and_on_the_devices_planned_for(study, tmp_path):
+    of_study = {**study.config, "machine": {"precision": "bf16", "compile": True}}
+    plan, told = machine_of(
+        replace(study, config=of_study), devices=2, sharded=True, activation_checkpointing=True
+    )
+    machine = load(plan, tmp_path / "plan.yaml").machine
+    assert (machine.precision, machine.compile, machine.ranks) == ("bf16", True, 2)
+    assert machine.shard
+    assert machine.activation_checkpointing
+    assert "as the study was trained" in told
+    assert "devices=2: a process each" in told
+
+
+def test_no_more_ranks_are_planned_than_share_a_steps_rows(study):
+    plan, told = machine_of(study, devices=3)
+    pretrain = plan["pretrain"]
+    rows = pretrain["batch_tokens"] // pretrain["context"]
+    assert plan["machine"]["ranks"] == max(n for n in (1, 2, 3) if rows % n == 0) < 3
+    assert f"devices=3, of which {plan['machine']['ranks']} can share the {rows} rows" in " ".join(
+        told.split()
+    )
+    assert not plan["machine"]["shard"]
+
+
+def test_without_a_study_the_precision_is_that_of_the_devices_speed():
+    law = load_law("besiroglu2024")
+    for device, precision in (("h100", "bf16"), ("", "fp32")):
+        plan = make_plan(law, Budget(flops=1e21, device=device), default_study())
+        assert plan["machine"]["precision"] == precision

@@ -1,14 +1,20 @@
 """The final run: reading a plan, the chain of stages, skipping, the sealed forecast."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 from scaling.final import chosen_stages, load_plan, planned_cell, run_final, summary
-from scaling.schema import read_json, sha256_file
+from scaling.schema import read_json, read_record, sha256_file
 from scaling.stage import root
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -105,6 +111,31 @@ def test_a_mixture_of_experts_is_run_as_planned(plan):
     assert record.config["model"]["n_experts"] == 4
     assert record.params.active < record.params.total
     assert record.flops_6nd == 6 * record.params.multiplying * record.tokens
+
+
+@pytest.mark.slow
+def test_ranks_of_torchrun_pretrain_as_planned_and_keep_what_is_done(plan, final_config):
+    def final(*arguments: str) -> str:
+        ranks = ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "scaling.final"]
+        done = subprocess.run(
+            [sys.executable, *ranks, f"plan={plan}", *arguments],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+            timeout=240,
+            check=False,
+        )
+        assert (done.returncode == 0) == ("stages=pretrain" in arguments), done.stderr
+        return done.stderr
+
+    assert final("stages=pretrain").count("the 95% interval") == 1
+    two = read_record(root(final_config) / "pretrain/record.json")
+    assert (two.status, two.device_seconds) == ("done", 2 * two.seconds)
+    assert "done before, kept" in final("stages=pretrain")
+    assert "ranks of torchrun or srun train pretraining alone" in final()
+    (one,) = run_final(replace(load_plan(plan), study="alone", stages="pretrain"))
+    assert two.test_loss == pytest.approx(one.test_loss, rel=1e-5)
 
 
 def test_the_seal_is_not_broken_by_a_later_forecast(plan):
