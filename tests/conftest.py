@@ -1,6 +1,7 @@
 """What all tests share: a tiny corpus, a tiny cell, and where the published data lie."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from scaling.config import (
     OptimConfig,
     TokenizerConfig,
 )
+from scaling.trainer import train_trunk
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,6 +45,27 @@ def corpus_folder(tmp_path_factory) -> Path:
     twin = (folder / "doc03.txt").read_text().replace("number 3 ", "figure 3 ")
     (folder / "twin.txt").write_text(twin)
     return folder
+
+
+@pytest.fixture(scope="session")
+def long_tokens(corpus_folder, tmp_path_factory) -> int:
+    """Tokens that a tiny cell takes some 15 seconds for here: beats are written every five."""
+    folder = tmp_path_factory.mktemp("pace")
+    cell = CellConfig(
+        study="pace",
+        runs=str(folder),
+        model=ModelConfig(n_layer=1, d_model=8, d_head=8),
+        tokenizer=TokenizerConfig(vocab_size=300),
+        data=DataConfig(source="files", train=[str(corpus_folder)], test_share=0.2, context=32),
+        optim=OptimConfig(batch_tokens=64),
+        budget=BudgetConfig(n_tokens=100_000),
+        eval=EvalConfig(test_tokens=512),
+        machine=MachineConfig(device="cpu", cache=str(folder / "cache")),
+        log=LogConfig(wandb="disabled"),
+    )
+    train_trunk([replace(cell, seed=1)])  # compiles the kernels where they are not yet
+    (record,) = train_trunk([cell])
+    return round(12 * record.tokens_per_second, -4)
 
 
 @pytest.fixture

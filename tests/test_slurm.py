@@ -24,7 +24,6 @@ from .test_survival import await_, begin, long_one, science
 HOW = "no SLURM answers sinfo; start one (../shared/slurm/cluster start, as root)"
 CLUSTER = Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared")) / "slurm/cluster"
 STATE = Path(os.environ.get("SLURM_LOCAL_ROOT", "/var/lib/scaling-slurm"))
-LONG = ["model.d_model=8,16", "budget.n_tokens=2048,1000000", "machine.checkpoint_seconds=600"]
 
 
 def slurm_is_up() -> bool:
@@ -65,6 +64,15 @@ def on_slurm(tiny) -> list[str]:
     ]
 
 
+@pytest.fixture
+def long(long_tokens) -> list[str]:
+    return [
+        "model.d_model=8,16",
+        f"budget.n_tokens=2048,{long_tokens}",
+        "machine.checkpoint_seconds=600",
+    ]
+
+
 def hasten() -> None:
     """Let requeued jobs start now instead of two minutes later."""
     queue = subprocess.run(
@@ -96,9 +104,11 @@ def test_a_sweep_runs_as_jobs_that_share_cells_and_resumes(cluster, on_slurm, tm
 
 @pytest.mark.slurm
 @pytest.mark.slow
-def test_preempted_and_signalled_cells_end_as_unbroken_ones(cluster, on_slurm, tiny, tmp_path):
+def test_preempted_and_signalled_cells_end_as_unbroken_ones(
+    cluster, on_slurm, tiny, long, tmp_path
+):
     study = tmp_path / "runs/tiny"
-    left = sweep(*on_slurm, *LONG, "detach=true")
+    left = sweep(*on_slurm, *long, "detach=true")
     assert left.returncode == 0, left.stderr
     await_(lambda: long_one(study))
     urgent = ["sbatch", "-p", "urgent", "-N2", "--exclusive", "-t1", "-o", "/dev/null"]
@@ -106,7 +116,7 @@ def test_preempted_and_signalled_cells_end_as_unbroken_ones(cluster, on_slurm, t
     await_(lambda: "preempted" in cut_short(study))
     shown = json.loads(run("scaling.status", str(study), "--json").stdout)
     assert any(c["state"] == "queued" and c["step"] > 0 for c in shown)
-    attached = begin(*on_slurm, *LONG)
+    attached = begin(*on_slurm, *long)
     signalled = False
     while attached.poll() is None:
         hasten()
@@ -122,7 +132,7 @@ def test_preempted_and_signalled_cells_end_as_unbroken_ones(cluster, on_slurm, t
     assert "failed" not in outcomes(study)
     assert outcomes(study).count("preempted") >= 2
     alone = [a.replace("/runs", "/alone") for a in tiny]
-    assert sweep(*alone, *LONG).returncode == 0
+    assert sweep(*alone, *long).returncode == 0
     assert science(study) == science(tmp_path / "alone/tiny")
 
 
@@ -148,9 +158,9 @@ def test_branches_as_dependent_jobs_start_from_the_trunks_checkpoint(
 
 @pytest.mark.slurm
 @pytest.mark.slow
-def test_a_killed_job_is_seen_and_retried(cluster, on_slurm, tmp_path):
+def test_a_killed_job_is_seen_and_retried(cluster, on_slurm, long_tokens, tmp_path):
     study = tmp_path / "runs/tiny"
-    command = [*on_slurm, "model.d_model=16", "budget.n_tokens=400000", "retry=1"]
+    command = [*on_slurm, "model.d_model=16", f"budget.n_tokens={long_tokens}", "retry=1"]
     sweep_ = begin(*command)
     cell = await_(lambda: long_one(study))[0]
     os.kill(first_process(study), signal.SIGKILL)
@@ -182,7 +192,7 @@ def test_a_cell_that_meets_the_time_limit_goes_on_in_its_jobs_next_turn(
     # loaded machine has the cell in training. The signal's effect on the record is that of the
     # preemption above, so the cell, longer than any minute, is not trained to its end.
     limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_seconds=60"]
-    cell = ["model.d_model=16", "budget.n_tokens=2e7", "detach=true"]
+    cell = ["model.d_model=16", "budget.n_tokens=1e8", "detach=true"]
     left = sweep(*on_slurm, *limit, *cell)
     assert left.returncode == 0, left.stderr
     await_(lambda: "timeout" in cut_short(study))
@@ -199,10 +209,10 @@ def test_a_cell_that_meets_the_time_limit_goes_on_in_its_jobs_next_turn(
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_killed_sweep_leaves_its_jobs_which_are_cancelled_and_then_resumed(
-    cluster, on_slurm, tmp_path
+    cluster, on_slurm, long_tokens, tmp_path
 ):
     study = tmp_path / "runs/tiny"
-    command = [*on_slurm, "model.d_model=16", "budget.n_tokens=1e6"]
+    command = [*on_slurm, "model.d_model=16", f"budget.n_tokens={long_tokens}"]
     front = begin(*command)
     await_(lambda: long_one(study))
     front.kill()
@@ -242,11 +252,12 @@ def without_accounting(own_cluster):
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_cluster_without_accounting_shows_done_cells_and_dead_jobs(
-    without_accounting, on_slurm, tmp_path
+    without_accounting, on_slurm, long_tokens, tmp_path
 ):
     study = tmp_path / "runs/tiny"
     assert subprocess.run(["sacct"], capture_output=True, check=False).returncode
-    command = [*on_slurm, "model.d_model=16", "budget.n_tokens=1024,500000", "cells_per_job=0"]
+    tokens = f"budget.n_tokens=1024,{long_tokens}"
+    command = [*on_slurm, "model.d_model=16", tokens, "cells_per_job=0"]
     front = begin(*command)
     cell = await_(lambda: [a for a in long_one(study) if a.step > 100])[0]
     os.kill(first_process(study), signal.SIGKILL)

@@ -17,7 +17,6 @@ from scaling.schema import read_curve, read_records
 from .test_commands import ROOT, TINY, run, sweep
 
 WIDTHS, OFTEN = "model.d_model=8,16", "machine.checkpoint_seconds=0.5"
-LONG = [WIDTHS, "budget.n_tokens=2048,1000000", OFTEN]
 TIMES = {
     "seconds", "device_seconds", "tokens_per_second", "mfu", "started", "ended",
     "peak_memory_bytes", "config", "git_sha",
@@ -65,20 +64,25 @@ def tiny(corpus_folder) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def quiet(tiny, tmp_path_factory) -> list[dict]:
+def long(long_tokens) -> list[str]:
+    return [WIDTHS, f"budget.n_tokens=2048,{long_tokens}", OFTEN]
+
+
+@pytest.fixture(scope="module")
+def quiet(tiny, long, tmp_path_factory) -> list[dict]:
     """The same cells, trained undisturbed."""
     folder = tmp_path_factory.mktemp("quiet")
-    done = sweep(*tiny, *LONG, f"runs={folder}")
+    done = sweep(*tiny, *long, f"runs={folder}")
     assert done.returncode == 0, done.stderr
     return science(folder / "tiny")
 
 
 @pytest.mark.slow
 def test_a_killed_cell_is_shown_and_the_next_command_ends_as_if_nothing_had_been(
-    tiny, tmp_path, quiet
+    tiny, long, tmp_path, quiet
 ):
     study = tmp_path / "runs/tiny"
-    first = begin(*tiny, *LONG, f"runs={tmp_path}/runs")
+    first = begin(*tiny, *long, f"runs={tmp_path}/runs")
     os.kill(await_(lambda: long_one(study))[0].pid, signal.SIGKILL)
     said = first.communicate(timeout=200)[1]
     assert first.returncode == 1
@@ -88,17 +92,17 @@ def test_a_killed_cell_is_shown_and_the_next_command_ends_as_if_nothing_had_been
     assert shown.returncode == 1
     assert "3 done, 1 failed" in shown.stdout
     assert "memory" in shown.stdout
-    again = sweep(*tiny, *LONG, f"runs={tmp_path}/runs")
+    again = sweep(*tiny, *long, f"runs={tmp_path}/runs")
     assert "3 done already, 1 to train" in again.stderr
     assert science(study) == quiet
 
 
 @pytest.mark.slow
 def test_ctrl_c_detaches_the_same_command_attaches_and_nothing_is_trained_twice(
-    tiny, tmp_path, quiet
+    tiny, long, tmp_path, quiet
 ):
     study = tmp_path / "runs/tiny"
-    command = [*tiny, *LONG, f"runs={tmp_path}/runs"]
+    command = [*tiny, *long, f"runs={tmp_path}/runs"]
     first = begin(*command)
     await_(lambda: long_one(study))
     first.send_signal(signal.SIGINT)
@@ -120,9 +124,9 @@ def test_ctrl_c_detaches_the_same_command_attaches_and_nothing_is_trained_twice(
 
 
 @pytest.mark.slow
-def test_a_detached_sweep_is_cancelled_at_a_step_and_resumed(tiny, tmp_path, quiet):
+def test_a_detached_sweep_is_cancelled_at_a_step_and_resumed(tiny, long, tmp_path, quiet):
     study = tmp_path / "runs/tiny"
-    command = [*tiny, *LONG, f"runs={tmp_path}/runs"]
+    command = [*tiny, *long, f"runs={tmp_path}/runs"]
     left = sweep(*command, "detach=true")
     assert left.returncode == 0, left.stderr
     assert "the same command attaches" in left.stderr
@@ -138,8 +142,8 @@ def test_a_detached_sweep_is_cancelled_at_a_step_and_resumed(tiny, tmp_path, qui
 
 
 @pytest.mark.slow
-def test_branches_as_jobs_of_their_own_give_the_same_records(tiny, tmp_path, quiet):
-    done = sweep(*tiny, *LONG, f"runs={tmp_path}/runs", "branches=jobs")
+def test_branches_as_jobs_of_their_own_give_the_same_records(tiny, long, tmp_path, quiet):
+    done = sweep(*tiny, *long, f"runs={tmp_path}/runs", "branches=jobs")
     assert done.returncode == 0, done.stderr
     assert science(tmp_path / "runs/tiny") == quiet
 
@@ -158,7 +162,7 @@ def test_a_failing_cell_is_tried_as_often_as_asked(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_a_full_disk_fails_the_cell_with_a_clear_message_and_spares_earlier_records(
-    tiny, tmp_path, quiet
+    tiny, long, tmp_path, quiet
 ):
     if os.geteuid():
         pytest.skip("only root can mount a small disk")
@@ -166,7 +170,7 @@ def test_a_full_disk_fails_the_cell_with_a_clear_message_and_spares_earlier_reco
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", disk], check=True)
     try:
-        command = [*tiny, *LONG, f"runs={disk}"]
+        command = [*tiny, *long, f"runs={disk}"]
         small = sweep(*tiny, WIDTHS, OFTEN, "budget.n_tokens=2048", f"runs={disk}")
         assert small.returncode == 0, small.stderr
         whole = {p: p.read_bytes() for p in disk.glob("tiny/*/record.json")}
