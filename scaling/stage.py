@@ -408,7 +408,7 @@ def write_record(
         vocab_size=cell.tokenizer.vocab_size, context=cell.data.context
     ).params
     seconds = max(tally.seconds, 1e-9)
-    peak = peak_flops(stage.device, torch.get_num_threads(), stage.config.machine.precision)
+    peak = peak_flops(stage.device, torch.get_num_threads())  # they compute in fp32
     versions = {
         "torch": torch.__version__,
         "numpy": numpy.__version__,
