@@ -74,7 +74,8 @@ def companions(
         if gpu + machine.ranks > count:
             raise ValueError(
                 f"machine.ranks={machine.ranks} needs a GPU each, from GPU {gpu} on, and {count} "
-                "are here; start fewer ranks, or set machine.device=cpu"
+                "are here; start fewer, start them on several machines by srun, or set "
+                "machine.device=cpu"
             )
     with tempfile.TemporaryDirectory(prefix="scaling-ranks-") as folder:
         errand = Errand(
