@@ -113,6 +113,8 @@ def sentence(error: BaseException, schema: type) -> str:
     wrong = re.search(
         r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in|Could not find '([^']+)'", text
     )
+    if not wrong and text.startswith("Error merging override") and error.__cause__:
+        return f"{text}: {' '.join(str(error.__cause__).splitlines()[0].split())}"
     if not wrong:
         return text.removesuffix(
             " See https://hydra.cc/docs/1.2/advanced/override_grammar/basic for details"

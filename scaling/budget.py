@@ -33,7 +33,10 @@ class Resolved:
 
 
 def resolve(cell: CellConfig) -> Resolved:
-    """Work out a cell; ValueError for a budget below one step or a batch that no row fills."""
+    """Work out a cell.
+
+    ValueError for a budget below one step, a batch that no row fills or that ranks cannot share.
+    """
     shape = cell.model.shape(vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
     recipe = cell.optim.recipe(cell.model)
     batch = cell.optim.batch_tokens or recipe.batch_tokens(shape.params.active_body, shape.context)
@@ -42,6 +45,7 @@ def resolve(cell: CellConfig) -> Resolved:
             f"optim.batch_tokens={batch} is not a multiple of data.context={shape.context}; "
             f"set {shape.context * max(1, round(batch / shape.context))}"
         )
+    rows_each(batch // shape.context, cell.machine.ranks)
     wanted = _tokens(cell, shape)
     n_steps = round(wanted / batch)
     if n_steps < 1:
@@ -63,6 +67,16 @@ def resolve(cell: CellConfig) -> Resolved:
         flops_6nd=6.0 * shape.params.multiplying * n_tokens,
         memory_bytes=shape.training_bytes(batch),
     )
+
+
+def rows_each(rows: int, ranks: int) -> int:
+    """Return one rank's rows of a step; ValueError where they cannot be divided."""
+    if rows % ranks:
+        raise ValueError(
+            f"the {rows} rows of a step cannot be shared by {ranks} ranks; set "
+            "optim.batch_tokens to a multiple of ranks x data.context, or start fewer ranks"
+        )
+    return rows // ranks
 
 
 def planned(cell: CellConfig) -> FinalConfig:

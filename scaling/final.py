@@ -225,6 +225,7 @@ def pretrain(
         score_forecast(config, record)
         return record
     confirmed(config)
+    resolved = resolve(cell)  # refuses what cannot be trained while a former run is still there
     if not same:
         shutil.rmtree(folder, ignore_errors=True)
         curve.unlink(missing_ok=True)
@@ -232,7 +233,7 @@ def pretrain(
         raise ValueError(outside(left))
     path.unlink(missing_ok=True)
     write_json(known, inputs)
-    sealed, resolved = read_json(seal_forecast(config, inputs)), resolve(cell)
+    sealed = read_json(seal_forecast(config, inputs))
     corridor = Corridor.of(sealed, n_steps=resolved.n_steps, path=curve, stop=config.stop_outside)
     progress = Progress(name, total=resolved.flops, every_seconds=config.log.every_seconds)
     begin(cell, corridor)

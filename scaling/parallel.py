@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from scaling.budget import rows_each
 from scaling.corridor import FLAG
 
 STOPS = ("", FLAG, "superseded", "stopped", "preempted", "timeout")  # the graver, the later
@@ -83,13 +84,8 @@ class World:
         register_fsdp_forward_method(model, "loss")
 
     def rows(self, rows: int) -> int:
-        """Return one rank's rows of a step; ValueError where they cannot be divided."""
-        if rows % self.size:
-            raise ValueError(
-                f"the {rows} rows of a step cannot be shared by {self.size} ranks; set "
-                "optim.batch_tokens to a multiple of ranks x data.context, or start fewer ranks"
-            )
-        return rows // self.size
+        """Return this rank's rows of a step; ValueError where they cannot be divided."""
+        return rows_each(rows, self.size)
 
     def part(self, batch: Tensor) -> Tensor:
         """Return this rank's rows of a batch."""

@@ -104,6 +104,8 @@ def test_a_study_goes_from_sweep_to_report(tiny, tmp_path):
         (["machine.device=cuda", "budget.n_tokens=2048"], "machine.device=cpu"),
         (["machine.device=tpu"], "auto, cpu, cuda"),
         (["budget.n_tokens=2048", "machine.threads=1,2"], "start each with a study of its own"),
+        (["budget.n_tokens=2048", "machine.ranks=3"], "set optim.batch_tokens to a multiple"),
+        (["budget.n_tokens=2048", "machine.ranks=two"], "could not be converted to Integer"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence_that_names_the_fix(tiny, tmp_path, arguments, words):

@@ -138,6 +138,16 @@ def test_ranks_of_torchrun_pretrain_as_planned_and_keep_what_is_done(plan, final
     assert two.test_loss == pytest.approx(one.test_loss, rel=1e-5)
 
 
+def test_what_cannot_be_trained_is_refused_while_the_former_run_is_still_there(plan):
+    config = replace(load_plan(plan), stages="pretrain")
+    run_final(config)
+    before = (root(config) / "pretrain/record.json").read_text()
+    config = replace(config, machine=replace(config.machine, ranks=3), resume=False)
+    with pytest.raises(ValueError, match="4 rows of a step cannot be shared by 3 ranks"):
+        run_final(config)
+    assert (root(config) / "pretrain/record.json").read_text() == before
+
+
 def test_the_seal_is_not_broken_by_a_later_forecast(plan):
     config = replace(load_plan(plan), stages="pretrain")
     run_final(config)
