@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.condition import rows
 from scaling.schema import COUNTS, Record, confirmations, read_curve, read_record, sha256_file
 
 NEEDED = ("params", "tokens", "loss")
@@ -98,9 +99,9 @@ def load_runs(
 ) -> Runs:
     """Read a study's folder, a file, or a data frame into checked `Runs`.
 
-    `where` is a pandas query over the source's own columns; `needed` names the columns that must
-    be there, `stage` the cells of a study that are meant, `points` what a row of them is. Raises
-    ValueError or FileNotFoundError with one sentence.
+    `where` is a condition over the source's own columns (`analysis.condition`); `needed` names the
+    columns that must be there, `stage` the cells of a study that are meant, `points` what a row of
+    them is. Raises ValueError or FileNotFoundError with one sentence.
     """
     if count not in COUNTS:
         raise ValueError(f"count={count} is not known; choose one of {', '.join(COUNTS)}")
@@ -380,30 +381,11 @@ def _refuse_separator(path: Path, header: str) -> None:
 
 
 def _filter(raw: pd.DataFrame, where: str) -> pd.DataFrame:
-    names = ", ".join(map(str, raw.columns))
-    try:
-        kept = raw.eval(where)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        NameError,
-        AttributeError,
-        SyntaxError,
-        NotImplementedError,
-    ) as error:
-        text = " ".join(str(error).split())
-        raise ValueError(
-            f"where={where} does not evaluate ({text}); columns are {names}"
-        ) from error
-    if not isinstance(kept, pd.Series) or not pd.api.types.is_bool_dtype(kept):
-        raise ValueError(
-            f"where={where} is no condition that a row meets or fails, as loss < 3; columns are "
-            f"{names}"
-        )
-    if not kept.any():
+    met = rows(raw, where)
+    if not met.any():
+        names = ", ".join(map(str, raw.columns))
         raise ValueError(f"where={where} keeps none of {len(raw)} rows; columns are {names}")
-    return raw.loc[kept.fillna(False).to_numpy(dtype=bool)]
+    return raw.loc[met]
 
 
 def _missing(absent: dict[str, str], present: list[str]) -> str:
