@@ -20,7 +20,15 @@ import numpy as np
 import pandas as pd
 
 from analysis.condition import rows
-from scaling.schema import COUNTS, Record, confirmations, read_curve, read_record, sha256_file
+from scaling.schema import (
+    COUNTS,
+    Record,
+    confirmations,
+    read_curve,
+    read_record,
+    readable,
+    sha256_file,
+)
 
 NEEDED = ("params", "tokens", "loss")
 ALWAYS_CHECKED = (
@@ -44,6 +52,8 @@ FORM_OF = {
 }
 SAME_LOSS = ("data", "tokenizer", "eval")  # of a config: what losses are compared on
 SHOWN_ROWS = 5
+MOST_TABLE_BYTES = 2 << 30  # of a table's file: ten million rows
+MOST_TABLE_VALUES = 200_000_000  # of a Parquet table, which a few bytes can stand for; 1.6 GB
 POINTS = ("records", "updates")
 LEAST_KL = 0.1  # nats; the law of PPO does not hold nearer to the start
 FEWEST_BODIES = 8  # of stages: with fewer models a resample of them leaves no law
@@ -331,9 +341,10 @@ def _held(raw: pd.DataFrame) -> dict[str, list[Any]]:
 def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"no table or study {path}; check the path given as runs=")
+    readable(path, most_bytes=MOST_TABLE_BYTES)
     readers = {
         ".csv": pd.read_csv,
-        ".parquet": pd.read_parquet,
+        ".parquet": _read_parquet,
         ".jsonl": lambda p: pd.read_json(p, lines=True),
     }
     suffix = path.suffix.lower()
@@ -356,6 +367,23 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if len(raw.columns) == 1:
         _refuse_separator(path, str(raw.columns[0]))
     return raw, {"source": path.as_posix(), "sha256": sha256_file(path)}
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """Read a Parquet table; refuse one that a few bytes make larger than memory."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_metadata
+
+    try:
+        meta = read_metadata(path)
+        if meta.num_rows * meta.num_columns > MOST_TABLE_VALUES:
+            raise ValueError(
+                f"it holds {meta.num_rows:,} rows of {meta.num_columns} columns, more than"
+                f" {MOST_TABLE_VALUES:,} values"
+            )
+        return pd.read_parquet(path)
+    except ArrowException as error:
+        raise ValueError(str(error)) from error
 
 
 def _refuse_twice(path: Path) -> None:

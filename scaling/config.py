@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 import conf
-from scaling.schema import COUNTS, Recipe, Shape, sha256_json
+from scaling.schema import COUNTS, Recipe, Shape, check_study, read_yaml, sha256_json
 
 
 def check(what: str, value: Any, legal: bool, fix: str) -> None:
@@ -674,11 +672,10 @@ class PpoPlan:
 def rung(name: str, like: ModelConfig) -> ModelConfig:
     """Return the model of conf/model/NAME.yaml, in all else as `like`; ValueError for no rung."""
     folder = Path(conf.__file__).parent / "model"
-    if not (folder / f"{name}.yaml").is_file():
-        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise ValueError(f"ppo.reward_model={name} is no rung; choose one of {names}")
-    shape = OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"))
-    assert isinstance(shape, dict)
+    names = sorted(p.stem for p in folder.glob("*.yaml"))
+    if name not in names:
+        raise ValueError(f"ppo.reward_model={name} is no rung; choose one of {', '.join(names)}")
+    shape = read_yaml(folder / f"{name}.yaml")
     derived = dict.fromkeys(("n_head", "n_kv_head", "d_ff", "top_k", "d_expert"), 0)
     return ModelConfig(
         **{**dataclasses.asdict(like), **derived, **{str(k): shape[k] for k in shape}}
@@ -729,6 +726,7 @@ class CellConfig:
 
     def __post_init__(self) -> None:
         """Derive the model's widths; check how the cells are run."""
+        check_study(self.study)
         self.model.__post_init__()
         one_of("stage", self.stage, tuple(STARTS_FROM))
         check("retry", self.retry, self.retry >= 0, "must be 0 or more attempts after the first")
@@ -919,3 +917,7 @@ class FinalConfig:
     resume: bool = True
     force: bool = False
     stop_outside: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a study's name that leads out of the runs folder."""
+        check_study(self.study)

@@ -1,6 +1,6 @@
 """What crosses the wall between running and explaining: files, records, shapes, recipes.
 
-The only part of `scaling` that `analysis` imports; standard library alone, no torch.
+The only part of `scaling` that `analysis` imports; the standard library and PyYAML, no torch.
 """
 
 from scaling.schema.files import (
@@ -38,14 +38,25 @@ from scaling.schema.record import (
     read_record,
     read_records,
 )
-from scaling.schema.shape import Shape, ladder_shape
+from scaling.schema.safety import (
+    MOST_TEXT_BYTES,
+    check_study,
+    destination,
+    finite,
+    readable,
+    refuse_code,
+)
+from scaling.schema.shape import MOST_PARAMS, Shape, check_size, ladder_shape
 from scaling.schema.trunk import Branch, trained
+from scaling.schema.yaml_file import read_yaml
 
 __all__ = [
     "CONFIRMING",
     "COUNTS",
     "LEDGER",
     "LORA_FACTOR",
+    "MOST_PARAMS",
+    "MOST_TEXT_BYTES",
     "SCHEMA",
     "SNAPSHOT",
     "Branch",
@@ -54,9 +65,13 @@ __all__ = [
     "Record",
     "Shape",
     "append_forecast",
+    "check_size",
+    "check_study",
     "code_version",
     "confirmations",
+    "destination",
     "deviations",
+    "finite",
     "first_coefficient",
     "ladder_shape",
     "now",
@@ -65,6 +80,9 @@ __all__ = [
     "read_json",
     "read_record",
     "read_records",
+    "read_yaml",
+    "readable",
+    "refuse_code",
     "scored",
     "sha256_file",
     "sha256_json",
