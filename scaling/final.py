@@ -95,18 +95,24 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
 def stays_near(config: FinalConfig, path: Path, overrides: Sequence[str]) -> None:
     """Refuse a plan that would write far from itself, unless the command names the folder too.
 
-    Near is below the plan or below the current folder, or the study's folder that the plan lies in.
+    Near is below the plan or the current folder, the study's folder that the plan lies in, and
+    what is a study or a cache already.
     """
     named = {o.partition("=")[0].lstrip("+") for o in overrides}
     here, beside = Path.cwd().resolve(), path.resolve().parent
-    for setting, text in (("runs", config.runs), ("machine.cache", config.machine.cache)):
-        place = Path(text).resolve()
-        own = beside.parent == place and config.study.partition(CONFIRMING)[0] == beside.name
-        near = own or place.is_relative_to(beside) or place.is_relative_to(here)
-        if text and not near and setting not in named:
+    runs, cache = Path(config.runs), Path(config.machine.cache)
+    own = beside == (runs / config.study.partition(CONFIRMING)[0]).resolve()
+    study = any((runs / config.study).glob("*/record.json"))
+    for setting, place, in_use in (
+        ("runs", runs, own or study),
+        ("machine.cache", cache, any(cache.glob("tokens-*"))),
+    ):
+        full = place.resolve()
+        near = in_use or full.is_relative_to(beside) or full.is_relative_to(here)
+        if not near and setting not in named:
             raise ValueError(
-                f"{path} would write to {setting}={text}, which is neither beside it nor in the "
-                f"current folder; if you want that, add {shlex.quote(f'{setting}={text}')} to the "
+                f"{path} would write to {setting}={place}, which is neither beside it nor in the "
+                f"current folder; if you want that, add {shlex.quote(f'{setting}={place}')} to the "
                 "command"
             )
 
