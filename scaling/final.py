@@ -233,6 +233,7 @@ def pretrain(
     """
     from conf.progress import Progress
     from scaling.budget import resolve
+    from scaling.device import check_fits, pick_device
     from scaling.trainer import train_trunk
 
     folder = Path(config.runs) / config.study / "final" / name
@@ -251,6 +252,7 @@ def pretrain(
         return record
     confirmed(config)
     resolved = resolve(cell)  # refuses what cannot be trained while a former run is still there
+    check_fits(cell, pick_device(config.machine))
     if not same:
         shutil.rmtree(folder, ignore_errors=True)
         curve.unlink(missing_ok=True)

@@ -96,9 +96,16 @@ def open_trained(folder: Path, device: torch.device, *, tokenizer: str = "") -> 
         raise ValueError(
             f"{path} is not the vocabulary that {folder} was trained with; restore that one"
         )
-    model = Transformer(
-        ModelConfig(**config["model"]), vocab_size=size, context=config["data"]["context"]
-    )
+    shape = ModelConfig(**config["model"])
+    context = config["data"]["context"]
+    params = shape.shape(vocab_size=size, context=context).params.total
+    held = (folder / WEIGHTS).stat().st_size
+    if params > held:  # each takes a byte or more; nothing is allocated for what is not there
+        raise ValueError(
+            f"{folder / WEIGHTS} has {held:,} bytes, too few for the {params:,} parameters that "
+            f"{folder / RECORD} tells of; restore the folder, or train it again"
+        )
+    model = Transformer(shape, vocab_size=size, context=context)
     load_weights(folder / WEIGHTS, model)
     return Trained(
         model=model.to(device).eval(),
