@@ -3,6 +3,7 @@
 The only part of `scaling` that `analysis` imports; standard library alone, no torch.
 """
 
+from scaling.schema.evaluation import EVALUATION, Evaluation, read_evaluation
 from scaling.schema.files import (
     SNAPSHOT,
     code_version,
@@ -22,6 +23,7 @@ from scaling.schema.forecasts import (
     read_forecasts,
     scored,
 )
+from scaling.schema.reading import check_schema, read_as
 from scaling.schema.recipe import (
     LORA_FACTOR,
     Recipe,
@@ -44,23 +46,28 @@ from scaling.schema.trunk import Branch, trained
 __all__ = [
     "CONFIRMING",
     "COUNTS",
+    "EVALUATION",
     "LEDGER",
     "LORA_FACTOR",
     "SCHEMA",
     "SNAPSHOT",
     "Branch",
+    "Evaluation",
     "Params",
     "Recipe",
     "Record",
     "Shape",
     "append_forecast",
+    "check_schema",
     "code_version",
     "confirmations",
     "deviations",
     "first_coefficient",
     "ladder_shape",
     "now",
+    "read_as",
     "read_curve",
+    "read_evaluation",
     "read_forecasts",
     "read_json",
     "read_record",

@@ -45,13 +45,22 @@ def now() -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read one JSON file; a missing or torn file raises ValueError with its name."""
+    """Read one JSON file; what is missing, torn or not JSON raises ValueError with its name."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_bytes(), parse_constant=_no_number)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no file {path}; check the path") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); write it again") from error
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error.strerror}; check the path") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply; write it again") from error
+    except ValueError as error:  # bytes that are no text or no JSON, numbers of endless digits
+        why = "empty" if not Path(path).stat().st_size else str(error)
+        raise ValueError(f"{path} is not JSON ({why}); write it again") from error
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def sha256_file(path: str | Path) -> str:
