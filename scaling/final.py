@@ -38,6 +38,7 @@ from scaling.schema import (
     LEDGER,
     Record,
     append_forecast,
+    check_schema,
     now,
     read_forecasts,
     read_json,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from scaling.parallel import World
 
 log = logging.getLogger(__name__)
+SCHEMA = 1  # of plan.yaml
 
 STAGES = {"pretrain": (), "sft": ("pretrain",), "reward": ("sft",), "ppo": ("sft", "reward")}
 
@@ -79,6 +81,8 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
         raise ValueError(
             f"{path} holds no plan (no block pretrain); write one with python -m analysis.plan"
         )
+    number = {"schema": values.get("schema", SCHEMA)}
+    check_schema(number, source=path, noun="plan", fix="write it again", schema=SCHEMA)
     try:
         composed = OmegaConf.merge(composed, values)
     except OmegaConfBaseException as error:

@@ -3,6 +3,7 @@
 The only part of `scaling` that `analysis` imports; the standard library and PyYAML, no torch.
 """
 
+from scaling.schema.evaluation import EVALUATION, Evaluation, read_evaluation
 from scaling.schema.files import (
     SNAPSHOT,
     code_version,
@@ -22,6 +23,7 @@ from scaling.schema.forecasts import (
     read_forecasts,
     scored,
 )
+from scaling.schema.reading import check_schema, read_as
 from scaling.schema.recipe import (
     LORA_FACTOR,
     Recipe,
@@ -53,6 +55,7 @@ from scaling.schema.yaml_file import read_yaml
 __all__ = [
     "CONFIRMING",
     "COUNTS",
+    "EVALUATION",
     "LEDGER",
     "LORA_FACTOR",
     "MOST_PARAMS",
@@ -60,11 +63,13 @@ __all__ = [
     "SCHEMA",
     "SNAPSHOT",
     "Branch",
+    "Evaluation",
     "Params",
     "Recipe",
     "Record",
     "Shape",
     "append_forecast",
+    "check_schema",
     "check_size",
     "check_study",
     "code_version",
@@ -75,7 +80,9 @@ __all__ = [
     "first_coefficient",
     "ladder_shape",
     "now",
+    "read_as",
     "read_curve",
+    "read_evaluation",
     "read_forecasts",
     "read_json",
     "read_record",
