@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -42,7 +43,7 @@ from scaling.reward import (
     new_reward_model,
     score_all,
 )
-from scaling.schema import read_json, sha256_json, write_json, write_text
+from scaling.schema import Range, Seed, check_ranges, read_json, sha256_json, write_json, write_text
 from scaling.sft import load_pairs
 from scaling.stage import Stage, Tally, open_planned, root
 from scaling.trained import WEIGHTS, open_trained, trained_folder
@@ -57,19 +58,16 @@ class BestOfNConfig:
     """What is sampled and who judges; `pairs` and `bodies` make reward models beside the run's."""
 
     plan: str = ""
-    prompts: int = 64
-    n: int = 256
-    pairs: list[int] = field(default_factory=list)
+    prompts: Annotated[int, Range(2, 1e9)] = 64
+    n: Annotated[int, Range(2, 1e9)] = 256
+    pairs: list[Annotated[int, Range(1, 1e12)]] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        check_ranges(self)
         check("plan", self.plan, bool(self.plan), "is missing; give runs/NAME/plan.yaml")
-        check("prompts", self.prompts, self.prompts >= 2, "must be at least 2, to have an error")
-        check("n", self.n, self.n >= 2, "must be at least 2 completions")
-        few = not self.pairs or min(self.pairs) >= 1
-        check("pairs", self.pairs, few, "must be numbers of comparisons, 1 or more each")
         alone = not self.bodies or bool(self.pairs)
         check("bodies", self.bodies, alone, "are trained on pairs; give pairs=[N,...] too")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.attempt import TAKEN_AWAY, Held, Lease, Pulse, dead, last_attempt, write_attempt
-from scaling.config import CellConfig
+from scaling.config import CellConfig, check_launcher
 from scaling.failure import bury, cell_folder, last_line, record_path, status_of, trained_at
 from scaling.ledger import append_jobs, jobs_folder, local_job, read_jobs, submitter
 from scaling.pool import default_workers
@@ -37,6 +37,7 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
     Raises RuntimeError, after all the others have ended, when a cell failed; a diverged cell is a
     result and only said.
     """
+    check_launcher(options)
     if not cells:
         raise ValueError("the sweep has no cells; widen grid.* or name a sweep with sweeps=NAME")
     cells = resolve_corpus(unique(cells))
