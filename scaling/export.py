@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +27,7 @@ from scaling.dialogue import JINJA
 from scaling.model import EMBEDDING_EPS, NORM_EPS, ROPE_BASE, Attention, Block, Transformer
 from scaling.moe import MoE
 from scaling.schema import Record, read_json, write_json, write_text
+from scaling.tensors import write_tensors
 from scaling.tokenizer import END, PAD, SPECIAL
 from scaling.trained import Trained, open_trained, trained_folder
 
@@ -165,7 +165,7 @@ def export(trained: Trained, out: Path) -> None:
     """Write config, weights, tokenizer and model card."""
     config = hub_config(trained.model)
     out.mkdir(parents=True, exist_ok=True)
-    save_file(hub_weights(trained.model), out / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(out / "model.safetensors", hub_weights(trained.model), {"format": "pt"})
     write_json(out / "config.json", config)
     special = {"bos_token": SPECIAL[END], "eos_token": SPECIAL[END], "pad_token": SPECIAL[PAD]}
     write_text(out / "tokenizer.json", trained.tokenizer_path.read_text(encoding="utf-8"))

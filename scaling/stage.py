@@ -246,6 +246,7 @@ class Saver:
         """Continue from the checkpoint; False where there is none."""
         if not self.stage.config.resume:
             return False
+        checkpoint.set_aside_damaged(self.stage.folder)
         state = checkpoint.load(self.stage.folder, model=self.model, optimizer=self.optimizer)
         for name, value in (state or {}).items():
             setattr(self.tally, name, value)

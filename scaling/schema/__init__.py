@@ -3,6 +3,7 @@
 The only part of `scaling` that `analysis` imports; standard library alone, no torch.
 """
 
+from scaling.schema.atomic import replacing, sweep_temporaries, temporary_name
 from scaling.schema.files import (
     SNAPSHOT,
     code_version,
@@ -22,6 +23,7 @@ from scaling.schema.forecasts import (
     read_forecasts,
     scored,
 )
+from scaling.schema.process import machine_id, process_started
 from scaling.schema.ranges import (
     FLOPS,
     LEVEL,
@@ -79,17 +81,22 @@ __all__ = [
     "deviations",
     "first_coefficient",
     "ladder_shape",
+    "machine_id",
     "now",
     "numeric_fields",
+    "process_started",
     "ranges_of",
     "read_curve",
     "read_forecasts",
     "read_json",
     "read_record",
     "read_records",
+    "replacing",
     "scored",
     "sha256_file",
     "sha256_json",
+    "sweep_temporaries",
+    "temporary_name",
     "trained",
     "tuning_lr",
     "whole_batch",

@@ -3,35 +3,22 @@
 import functools
 import hashlib
 import json
-import os
 import subprocess
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from scaling import __version__
+from scaling.schema.atomic import replacing
 
 SNAPSHOT = "snapshot.json"  # beside the packages of a code snapshot
 
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write `text` to a temporary name, flush it to the disk, then rename: whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; free space or change the folder"
-        ) from error
-    return path
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
 
 
 def write_json(path: str | Path, value: Any) -> Path:
