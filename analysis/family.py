@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 from analysis.study import Study
-from scaling.schema import Range, Shape, check_ranges, ladder_shape
+from scaling.schema import Range, Shape, check_ranges, check_size, ladder_shape
 
 RULES = ("ladder", "levine")
 VOCAB_RULES = ("tokenizer", "tao")
@@ -135,6 +135,7 @@ def levine_shape(target: float, *, like: Shape, count: str, multiple: int = 1) -
 
     ValueError where even one layer is too large: the rule starts at a width of 163.
     """
+    check_size(target)
     ratio, step = like.d_ff / like.d_model, multiple * like.d_head
 
     def at(n_layer: int, width: int) -> Shape:

@@ -49,7 +49,7 @@ from analysis.alarms import Alarm
 from analysis.allocation import optimal_split, power_optimum
 from analysis.forms import FORMS, Array, Form, column
 from analysis.scatter import deviation
-from analysis.uncertainty import corrected
+from analysis.uncertainty import MOST_DRAWS, corrected
 from scaling.schema import COUNTS, code_version, read_json, write_json
 
 SCHEMA = 1
@@ -130,6 +130,21 @@ class Law:
         if bad:
             raise ValueError(
                 f"law parameters {bad} are not finite; the fit failed: check the table"
+            )
+        if self.draws is not None:
+            self._check_draws(self.draws)
+
+    def _check_draws(self, draws: Array) -> None:
+        """Refuse draws that are no table of the parameters, or more than a machine should hold."""
+        if draws.ndim != 2 or draws.shape[1] != len(self.parameters):
+            raise ValueError(
+                f"the law has draws of shape {draws.shape} for {len(self.parameters)} parameters;"
+                " refit it"
+            )
+        if len(draws) > MOST_DRAWS:
+            raise ValueError(
+                f"the law has {len(draws):,} draws; at most {MOST_DRAWS:,} are read: refit it with"
+                " fewer intervals.resamples"
             )
 
     @property

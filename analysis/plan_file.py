@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from scaling.schema import write_text
+from scaling.schema import read_yaml, write_text
 
 SCHEMA = 1
 
@@ -27,7 +27,7 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no plan {path}; make one with analysis.plan")
-    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plan = read_yaml(path)
     if not isinstance(plan, dict) or plan.get("schema") != SCHEMA or "pretrain" not in plan:
         raise ValueError(
             f"{path} is not a plan of schema {SCHEMA}; make it again with analysis.plan"

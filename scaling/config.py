@@ -10,19 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from omegaconf import OmegaConf
-
 import conf
 from scaling.schema import (
     COUNTS,
     FLOPS,
     LEVEL,
     MOST_FLOPS,
+    MOST_PARAMS,
     Range,
     Recipe,
     Seed,
     Shape,
     check_ranges,
+    check_study,
+    read_yaml,
     sha256_json,
 )
 
@@ -44,7 +45,6 @@ WIDEST = 131_072  # of a layer, its heads and their width; 16,384 is Llama 3 405
 MOST_TOKENS = 2**24  # of a vocabulary, and of a context
 MOST_BATCH = 2**32  # tokens or rows of a step
 MOST_TEXT = 10**18  # tokens or bytes; all public text is about 1e14 tokens
-MOST_PARAMS = 10**18
 MOST_RATE = 1e30  # of learning: one that is too high ends as diverged, which is a result
 RATE = Range(0, MOST_RATE)
 LIMIT = Range(0, MOST_TEXT, note="0 is no limit")
@@ -680,11 +680,10 @@ class PpoPlan:
 def rung(name: str, like: ModelConfig) -> ModelConfig:
     """Return the model of conf/model/NAME.yaml, in all else as `like`; ValueError for no rung."""
     folder = Path(conf.__file__).parent / "model"
-    if not (folder / f"{name}.yaml").is_file():
-        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise ValueError(f"ppo.reward_model={name} is no rung; choose one of {names}")
-    shape = OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"))
-    assert isinstance(shape, dict)
+    names = sorted(p.stem for p in folder.glob("*.yaml"))
+    if name not in names:
+        raise ValueError(f"ppo.reward_model={name} is no rung; choose one of {', '.join(names)}")
+    shape = read_yaml(folder / f"{name}.yaml")
     derived = dict.fromkeys(("n_head", "n_kv_head", "d_ff", "top_k", "d_expert"), 0)
     return ModelConfig(
         **{**dataclasses.asdict(like), **derived, **{str(k): shape[k] for k in shape}}
@@ -736,6 +735,7 @@ class CellConfig:
     def __post_init__(self) -> None:
         """Derive the model's widths; check how the cells are run."""
         check_ranges(self)
+        check_study(self.study)
         self.model.__post_init__()
         one_of("stage", self.stage, tuple(STARTS_FROM))
         one_of("branches", self.branches, ("trunk", "jobs"))
@@ -933,5 +933,6 @@ class FinalConfig:
     stop_outside: bool = False
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
+        """Check the numbers; refuse a study's name that leads out of the runs folder."""
         check_ranges(self)
+        check_study(self.study)

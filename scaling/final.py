@@ -9,6 +9,7 @@ the same inputs is not run again, a killed one resumes from its checkpoint.
 """
 
 import logging
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.app import start, store
@@ -41,6 +42,7 @@ from scaling.schema import (
     read_forecasts,
     read_json,
     read_record,
+    read_yaml,
     scored,
     sha256_file,
     sha256_json,
@@ -63,20 +65,17 @@ store("final", FinalConfig)
 def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     """Read a plan, then apply `key=value` overrides; unknown keys are refused by name.
 
-    Raises FileNotFoundError for a missing plan and ValueError for one that is none.
+    A plan may come from anybody: it writes beside itself or into a relative folder, and what it
+    holds is read as values alone (`read_yaml`). Raises FileNotFoundError for a missing plan and
+    ValueError for one that is none.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"no plan {path}; write one with python -m analysis.plan law=... out={path}"
         )
     composed = OmegaConf.structured(FinalConfig)
-    try:
-        values = OmegaConf.load(path)
-    except Exception as error:  # yaml's errors share no base with ours
-        raise ValueError(
-            f"{path} is not YAML ({' '.join(str(error).split())}); write it again"
-        ) from error
-    if not isinstance(values, DictConfig) or "pretrain" not in values:
+    values = read_yaml(path)
+    if not isinstance(values, dict) or "pretrain" not in values:
         raise ValueError(
             f"{path} holds no plan (no block pretrain); write one with python -m analysis.plan"
         )
@@ -89,7 +88,27 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     apply(composed, overrides)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, FinalConfig)
+    stays_near(config, Path(path), overrides)
     return replace(config, plan=str(path))
+
+
+def stays_near(config: FinalConfig, path: Path, overrides: Sequence[str]) -> None:
+    """Refuse a plan that would write far from itself, unless the command names the folder too.
+
+    Near is below the plan or below the current folder, or the study's folder that the plan lies in.
+    """
+    named = {o.partition("=")[0].lstrip("+") for o in overrides}
+    here, beside = Path.cwd().resolve(), path.resolve().parent
+    for setting, text in (("runs", config.runs), ("machine.cache", config.machine.cache)):
+        place = Path(text).resolve()
+        own = beside.parent == place and config.study.partition(CONFIRMING)[0] == beside.name
+        near = own or place.is_relative_to(beside) or place.is_relative_to(here)
+        if text and not near and setting not in named:
+            raise ValueError(
+                f"{path} would write to {setting}={text}, which is neither beside it nor in the "
+                f"current folder; if you want that, add {shlex.quote(f'{setting}={text}')} to the "
+                "command"
+            )
 
 
 def apply(composed: Any, overrides: Sequence[str]) -> None:

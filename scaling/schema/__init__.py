@@ -1,6 +1,6 @@
 """What crosses the wall between running and explaining: files, records, shapes, recipes.
 
-The only part of `scaling` that `analysis` imports; standard library alone, no torch.
+The only part of `scaling` that `analysis` imports; the standard library and PyYAML, no torch.
 """
 
 from scaling.schema.atomic import replacing, sweep_temporaries, temporary_name
@@ -52,8 +52,17 @@ from scaling.schema.record import (
     read_record,
     read_records,
 )
-from scaling.schema.shape import Shape, ladder_shape
+from scaling.schema.safety import (
+    MOST_TEXT_BYTES,
+    check_study,
+    destination,
+    finite,
+    readable,
+    refuse_code,
+)
+from scaling.schema.shape import MOST_PARAMS, Shape, check_size, ladder_shape
 from scaling.schema.trunk import Branch, trained
+from scaling.schema.yaml_file import read_yaml
 
 __all__ = [
     "CONFIRMING",
@@ -64,7 +73,9 @@ __all__ = [
     "LORA_FACTOR",
     "MOST",
     "MOST_FLOPS",
+    "MOST_PARAMS",
     "MOST_RESAMPLES",
+    "MOST_TEXT_BYTES",
     "SCHEMA",
     "SNAPSHOT",
     "Branch",
@@ -76,9 +87,13 @@ __all__ = [
     "Shape",
     "append_forecast",
     "check_ranges",
+    "check_size",
+    "check_study",
     "code_version",
     "confirmations",
+    "destination",
     "deviations",
+    "finite",
     "first_coefficient",
     "ladder_shape",
     "machine_id",
@@ -91,6 +106,9 @@ __all__ = [
     "read_json",
     "read_record",
     "read_records",
+    "read_yaml",
+    "readable",
+    "refuse_code",
     "replacing",
     "scored",
     "sha256_file",

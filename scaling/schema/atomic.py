@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from scaling.schema.process import machine_id, own_process, process_started
+from scaling.schema.safety import destination
 
 ABANDONED_SECONDS = 86_400.0  # a day: no file takes that long between two writes to it
 NAME = re.compile(r"\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-[0-9a-f]{8}\.tmp$")
@@ -25,12 +26,13 @@ def replacing(path: str | Path, *, advice: str = "change the folder") -> Iterato
     """Yield a temporary name beside `path`, which takes its place, flushed to the disk, at the end.
 
     The file has the mode that the umask gives, whatever the library that writes it wants. An error
-    leaves the former file as it was; OSError with the `advice` where the disk refuses.
+    leaves the former file as it was. A link is followed. ValueError where `path` is no regular
+    file, OSError with the `advice` where the disk refuses.
     """
-    path = Path(path)
-    temporary = path.with_name(temporary_name(path.name))
+    file = destination(path)
+    temporary = file.with_name(temporary_name(file.name))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
@@ -38,9 +40,10 @@ def replacing(path: str | Path, *, advice: str = "change the folder") -> Iterato
             temporary.chmod(mode)
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        temporary.replace(path)
+        temporary.replace(file)
     except OSError as error:
-        if not error.errno or error.filename not in (None, str(temporary), str(path.parent)):
+        about = error.filename and Path(error.filename)
+        if not error.errno or (about and about != temporary and about not in file.parents):
             raise  # about another file, which was read meanwhile
         raise OSError(f"cannot write {path}: {error.strerror}; free space or {advice}") from error
     finally:

@@ -10,12 +10,17 @@ from typing import Any
 
 from scaling import __version__
 from scaling.schema.atomic import replacing
+from scaling.schema.safety import readable
 
 SNAPSHOT = "snapshot.json"  # beside the packages of a code snapshot
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` to a temporary name, flush it to the disk, then rename: whole or not at all."""
+    """Write `text` to a temporary name, flush it to the disk, then rename: whole or not at all.
+
+    A link is followed. Raises ValueError where `path` is a folder, a device or a pipe, OSError
+    where it cannot be written.
+    """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
@@ -32,12 +37,19 @@ def now() -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read one JSON file; a missing or torn file raises ValueError with its name."""
+    """Return the value of one JSON file.
+
+    Raises FileNotFoundError for a missing file, ValueError for one that is torn, no text, nested
+    too deep, too large or no regular file; each names the file.
+    """
+    file = readable(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"no file {path}; check the path") from error
-    except json.JSONDecodeError as error:
+        return json.loads(file.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8; write it again") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deep to be read; write it again") from error
+    except ValueError as error:  # no JSON, or an integer of more digits than Python reads
         raise ValueError(f"{path} is not JSON ({error}); write it again") from error
 
 

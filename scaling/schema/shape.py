@@ -12,6 +12,9 @@ from typing import Any
 
 from scaling.schema.record import Params
 
+MOST_PARAMS = 1e15  # 500 times the largest model that was announced
+MOST_WIDTHS = 5_000  # heads: at a head width of 64 models of 2e16 parameters
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
@@ -108,8 +111,9 @@ def ladder_shape(
 
     Searches (layers, width) pairs with width/layers near `aspect` (rising slowly with width as the
     ladder does) and width a multiple of the head width. Raises ValueError for a target below the
-    smallest pair.
+    smallest pair, or above MOST_PARAMS.
     """
+    check_size(target)
     best = min(
         _family(like, target=target, aspect=aspect),
         key=lambda s: abs(getattr(s.params, count) / target - 1),
@@ -122,6 +126,15 @@ def ladder_shape(
             "width"
         )
     return best
+
+
+def check_size(target: float) -> None:
+    """Raise ValueError for a number of parameters that no model has: the search would not end."""
+    if not 0 < target <= MOST_PARAMS:
+        raise ValueError(
+            f"a model of {target:.3g} parameters is planned; sizes from 1 to {MOST_PARAMS:.0e} are"
+            " shaped: lower the budget, set max_params=, or look at the law's exponents"
+        )
 
 
 def _family(like: Shape, *, target: float, aspect: float) -> list[Shape]:
@@ -138,6 +151,11 @@ def _family(like: Shape, *, target: float, aspect: float) -> list[Shape]:
         if shapes[-1].params.active_body > 2 * target:  # the least of the counts
             return shapes
         width += like.d_head
+        if width > MOST_WIDTHS * like.d_head:
+            raise ValueError(
+                f"{target:.3g} parameters need more than {MOST_WIDTHS:,} heads of width"
+                f" {like.d_head}; set wider heads, as shape.d_head=64"
+            )
 
 
 def _at(like: Shape, *, n_layer: int, width: int, ratio: float, group: int) -> Shape:
