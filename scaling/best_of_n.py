@@ -43,7 +43,8 @@ from scaling.reward import (
     new_reward_model,
     score_all,
 )
-from scaling.schema import Range, Seed, check_ranges, read_json, sha256_json, write_json, write_text
+from scaling.schema import Range, Seed, check_ranges, sha256_json, write_text
+from scaling.seals import read_sealed, write_sealed
 from scaling.sft import load_pairs
 from scaling.stage import Stage, Tally, open_planned, root
 from scaling.trained import WEIGHTS, open_trained, trained_folder
@@ -164,14 +165,15 @@ def sample_pool(stage: Stage, tuned: Transformer, config: BestOfNConfig) -> Pool
     asked = {"sft": stage.inputs["sft"], "prompts": config.prompts, "n": config.n}
     asked |= {"seed": config.seed, "length": ppo.max_new_tokens, "heat": ppo.temperature}
     path = folder / f"pool-{sha256_json(asked)[:10]}.json"
-    if not path.is_file():
+    kept = read_sealed(path)
+    if kept is None:
         held_out = load_pairs(stage).prompts(
             context=stage.cell.data.context, max_new_tokens=ppo.max_new_tokens
         )[1]
         if len(held_out) < config.prompts:
             raise ValueError(f"there are {len(held_out)} held-out prompts; set prompts to fewer")
         order = np.random.default_rng(config.seed).permutation(len(held_out))[: config.prompts]
-        found: dict[str, list] = {"prompts": [], "completions": [], "gold": []}
+        kept = {"prompts": [], "completions": [], "gold": []}
         progress = Progress("sampling", total=config.prompts)
         for number, index in enumerate(order):
             prompts = [held_out[index]] * config.n
@@ -182,13 +184,12 @@ def sample_pool(stage: Stage, tuned: Transformer, config: BestOfNConfig) -> Pool
                 temperature=ppo.temperature,
                 seed=config.seed * 1_000_003 + number,
             )
-            found["prompts"].append(held_out[index])
-            found["completions"] += samples.completions
-            found["gold"].append(gold_of(stage, prompts, samples))
+            kept["prompts"].append(held_out[index])
+            kept["completions"] += samples.completions
+            kept["gold"].append(gold_of(stage, prompts, samples))
             progress.update(number + 1)
         progress.close()
-        write_json(path, found)
-    kept = read_json(path)
+        write_sealed(path, kept)
     return Pool(
         prompts=kept["prompts"], completions=kept["completions"], gold=np.asarray(kept["gold"])
     )
@@ -201,6 +202,7 @@ def trained_judge(
     fresh = replace(stage, cell=replace(stage.cell, model=body.config))
     model = new_reward_model(fresh).start_from(body)
     train = limited(groups[0], stage.config.reward.pairs)
+    checkpoint.set_aside_damaged(stage.folder, Path(WEIGHTS).stem)
     if (stage.folder / WEIGHTS).is_file():
         checkpoint.load_weights(stage.folder / WEIGHTS, model)
     else:

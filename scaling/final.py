@@ -46,8 +46,10 @@ from scaling.schema import (
     scored,
     sha256_file,
     sha256_json,
+    sweep_temporaries,
     write_json,
 )
+from scaling.seals import read_inputs
 
 if TYPE_CHECKING:
     import torch
@@ -152,6 +154,8 @@ def run_stages(config: FinalConfig, wanted: Sequence[str], **ranks: Any) -> list
     from scaling.data import open_corpus
     from scaling.device import pick_device
 
+    final = Path(config.runs) / config.study / "final"
+    sweep_temporaries(final.parent, final, *(p for name in STAGES for p in places(final / name)))
     device, corpus = pick_device(config.machine), open_corpus(cell)
     records = []
     for name in wanted:
@@ -163,6 +167,11 @@ def run_stages(config: FinalConfig, wanted: Sequence[str], **ranks: Any) -> list
         if record.status != "done":
             raise ValueError(f"stage {name} ended as {record.status}: {record.error}")
     return records
+
+
+def places(stage: Path) -> tuple[Path, ...]:
+    """Return the folders of a stage that files are written to."""
+    return stage, stage / ".trunk", stage / "pairs"
 
 
 def chosen_stages(text: str) -> list[str]:
@@ -236,7 +245,8 @@ def pretrain(
         "tokenizer": sha256_file(corpus.tokenizer_path),
     }
     known, curve = folder / "inputs.json", folder.parent / "curve.json"
-    same = known.is_file() and read_json(known) == inputs and config.resume
+    made_from = read_inputs(folder) or {}
+    same = inputs.items() <= made_from.items() and config.resume
     path = folder / "record.json"
     if same and path.is_file() and read_record(path).status == "done":
         log.info("pretrain: done before, kept")

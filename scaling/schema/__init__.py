@@ -57,6 +57,7 @@ from scaling.schema.safety import (
     check_study,
     destination,
     finite,
+    listable,
     readable,
     refuse_code,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "finite",
     "first_coefficient",
     "ladder_shape",
+    "listable",
     "machine_id",
     "now",
     "numeric_fields",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.schema.files import read_json, write_json
+from scaling.schema.safety import listable
 
 SCHEMA = 1
 STATUSES = ("done", "diverged", "failed")
@@ -135,7 +136,7 @@ def read_records(folder: str | Path) -> list[Record]:
     Cells without a record (queued, running, killed) are not there yet. Raises FileNotFoundError
     for a folder that does not exist. Records of a final run (`final/<stage>`) are left out.
     """
-    folder = Path(folder)
+    folder = listable(Path(folder))
     if not folder.is_dir():
         raise FileNotFoundError(f"no study folder {folder}; run the sweep first or check the path")
     return sorted(map(read_record, folder.glob("*/record.json")), key=lambda r: r.run_id)
