@@ -5,17 +5,18 @@ second, with the scales that scaling.export puts into the weights.
 """
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from scaling.checkpoint import refuse_damaged
 from scaling.lora import ADAPTERS, ALPHA
 from scaling.model import Attention, Block, Transformer
 from scaling.schema import write_json
+from scaling.tensors import open_tensors, write_tensors
 from scaling.trained import Trained
 
 PREFIX = "base_model.model.model.layers"
@@ -29,7 +30,9 @@ def read_adapters(folder: Path) -> tuple[dict[str, Tensor], int]:
             f"{folder} has no {ADAPTERS}: only a stage of sft.method=lora or"
             " qlora has adapters; leave adapter=true out to export its weights"
         )
-    with safe_open(path, framework="pt") as file:
+    refuse_damaged(path)
+    with ExitStack() as stack:
+        file = open_tensors(path, stack)
         rank = int((file.metadata() or {})["rank"])
         return {name: file.get_tensor(name) for name in file.keys()}, rank  # noqa: SIM118
 
@@ -81,7 +84,7 @@ def write_adapters(trained: Trained, out: Path) -> None:
     take_away(trained.model, factors, rank)
     tensors = hub_adapters(trained.model, factors)
     out.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_tensors(out / "adapter_model.safetensors", tensors, {"format": "pt"})
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

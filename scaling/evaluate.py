@@ -13,7 +13,7 @@ import math
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from scaling.likelihood import Likelihoods, log_likelihoods, score_texts
 from scaling.schema import (
     EVALUATION,
     Evaluation,
+    Range,
+    Seed,
+    check_ranges,
     code_version,
     now,
     read_evaluation,
@@ -53,22 +56,21 @@ class EvaluateConfig:
     folder: str = ""
     texts: list[str] = field(default_factory=list)
     text_key: str = "text"
-    limit: int = 0
-    typos: float = 0.0
+    limit: Annotated[int, Range(0, 1e12, note="0 is all")] = 0
+    typos: Annotated[float, Range(0, 1, below=True)] = 0.0
     prompts: list[str] = field(default_factory=list)
-    max_new_tokens: int = 32
-    temperature: float = 0.8
-    seed: int = 0
+    max_new_tokens: Annotated[int, Range(1, 2**24)] = 32
+    temperature: Annotated[float, Range(0, 1e3, note="0 takes the likeliest")] = 0.8
+    seed: Seed = 0
     tokenizer: str = ""
     machine: MachineConfig = field(default_factory=MachineConfig)
 
     def __post_init__(self) -> None:
         """Check that there is something to score, and by what."""
+        check_ranges(self)
         check("checkpoint", self.checkpoint, bool(self.checkpoint), "is missing; give runs/NAME")
         asked = bool(self.tasks or self.texts or self.prompts)
         check("tasks", self.tasks, asked, "is empty, and so are texts and prompts; set one of them")
-        check("limit", self.limit, self.limit >= 0, "must be 0 (all) or more")
-        check("typos", self.typos, 0 <= self.typos < 1, "must lie in [0, 1); 0.1 is a lot")
 
 
 def score_task(task: Task, trained: Trained, tell: Progress | None = None) -> dict[str, Any]:

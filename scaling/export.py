@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -36,6 +35,7 @@ from scaling.schema import (
     write_json,
     write_text,
 )
+from scaling.tensors import write_tensors
 from scaling.tokenizer import END, PAD, SPECIAL
 from scaling.trained import Trained, open_trained, trained_folder
 
@@ -173,7 +173,7 @@ def export(trained: Trained, out: Path) -> None:
     """Write config, weights, tokenizer and model card."""
     config = hub_config(trained.model)
     out.mkdir(parents=True, exist_ok=True)
-    save_file(hub_weights(trained.model), out / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(out / "model.safetensors", hub_weights(trained.model), {"format": "pt"})
     write_json(out / "config.json", config)
     special = {"bos_token": SPECIAL[END], "eos_token": SPECIAL[END], "pad_token": SPECIAL[PAD]}
     write_text(out / "tokenizer.json", trained.tokenizer_path.read_text(encoding="utf-8"))

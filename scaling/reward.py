@@ -31,7 +31,8 @@ from scaling.model import Transformer
 from scaling.pairs import Pair, encode_all, parts, rows_file
 from scaling.rankings import Ranking, read_rankings
 from scaling.rows import Rows, forward_flops, join, states
-from scaling.schema import Record, read_json, sha256_file, sha256_json, write_json
+from scaling.schema import Record, sha256_file, sha256_json
+from scaling.seals import read_sealed, write_sealed
 from scaling.sft import load_pairs
 from scaling.stage import Stage, Tally, check_tokenizer, fit, make_room, shuffled, write_record
 from scaling.step import Diverged
@@ -304,9 +305,10 @@ def sampled(
 
     What it cost is added to `tally`; `empty` shows some prompts the empty completion too.
     """
-    if not path.is_file():
-        write_json(path, _sample_block(stage, policy, prompts, seed=seed, empty=empty))
-    found = read_json(path)
+    found = read_sealed(path)
+    if found is None:
+        found = _sample_block(stage, policy, prompts, seed=seed, empty=empty)
+        write_sealed(path, found)
     for name, value in found["cost"].items():
         setattr(tally, name, getattr(tally, name) + value)
     return [Group(**g) for g in found["groups"]]

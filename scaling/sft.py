@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from scaling import checkpoint
@@ -28,6 +27,7 @@ from scaling.rows import completion_losses, forward_flops, join, pack, states
 from scaling.schema import Record
 from scaling.stage import Stage, Tally, fit, make_room, shuffled, write_record
 from scaling.step import Diverged
+from scaling.tensors import write_tensors
 from scaling.tokenizer import SEP
 
 log = logging.getLogger(__name__)
@@ -134,8 +134,8 @@ def run_sft(stage: Stage) -> Record:
     except Diverged as error:
         return write_record(stage, tally, error=str(error))
     if adapted:
-        path = stage.folder / ADAPTERS
-        save_file(adapters(model), path, metadata={"rank": str(block.lora_rank)})
+        header = {"rank": str(block.lora_rank)}
+        write_tensors(stage.folder / ADAPTERS, adapters(model), header)
         merge_lora(model)
     after = test_loss(model, test)
     checkpoint.save(stage.folder, model=model, name="model", state={"step": tally.step})

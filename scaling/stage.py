@@ -31,12 +31,12 @@ from scaling.schema import (
     Record,
     code_version,
     now,
-    read_json,
     read_record,
     sha256_file,
     sha256_json,
     write_json,
 )
+from scaling.seals import read_inputs
 from scaling.step import Diverged
 
 FLOOR = 0.1  # the rate's end as a share of its peak, Ouyang et al. 2022, appendix C
@@ -199,8 +199,7 @@ def finished(stage: Stage) -> Record | None:
 
 def same_inputs(stage: Stage) -> bool:
     """Say whether what is in the stage's folder was made from the stage's inputs."""
-    known = stage.folder / "inputs.json"
-    return known.is_file() and read_json(known) == stage.inputs
+    return read_inputs(stage.folder) == stage.inputs
 
 
 def make_room(stage: Stage) -> None:
@@ -246,6 +245,7 @@ class Saver:
         """Continue from the checkpoint; False where there is none."""
         if not self.stage.config.resume:
             return False
+        checkpoint.set_aside_damaged(self.stage.folder)
         state = checkpoint.load(self.stage.folder, model=self.model, optimizer=self.optimizer)
         for name, value in (state or {}).items():
             setattr(self.tally, name, value)

@@ -10,10 +10,12 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -30,7 +32,8 @@ from scaling.documents import (
 )
 from scaling.duplicates import Lines, groups, hash_lines, similar
 from scaling.hub import fetch
-from scaling.schema import sha256_json, write_text
+from scaling.schema import sha256_file, sha256_json, write_text
+from scaling.seals import damage, discard, is_sealed, remember, seal
 from scaling.truth import texts
 
 log = logging.getLogger(__name__)
@@ -96,10 +99,26 @@ def _made(config: DataConfig, cache: Path) -> dict[str, Any]:
     key = sha256_json({"source": config.source, "truth": vars(config.truth)})
     folder = cache / f"made-{key[:16]}"
     paths = [folder / "train.jsonl", folder / "test.jsonl"]
-    if not all(p.is_file() for p in paths):
+    lengths = config.truth.train_symbols, config.truth.test_symbols
+    if folder.is_dir():
+        if is_sealed(folder):
+            why = damage(folder)
+        else:  # of an earlier version, or cut off
+            rows = [len(json.dumps({"text": ""})) + n + 1 for n in lengths]
+            whole = [
+                p.is_file() and p.stat().st_size == n for p, n in zip(paths, rows, strict=True)
+            ]
+            why = "" if all(whole) else "a file has not its size"
+        if why:
+            discard(folder, why)
+    if not folder.is_dir():
         log.info("making the corpus (%s)", config.source)
         for path, text in zip(paths, texts(config.source, config.truth), strict=True):
             write_text(path, json.dumps({"text": text}) + "\n")
+    if not is_sealed(folder):
+        with suppress(OSError):  # a cache that is only read
+            seal(folder, [p.name for p in paths])
+            remember(folder)
     return {"train": [paths[:1]], "test": paths[1:]}
 
 
@@ -173,7 +192,7 @@ def survey(config: DataConfig, sources: Sources, scratch: Path, *, workers: int)
     paths = [scratch / f"{i:06}.npz" for i in range(len(read))]
     tasks = [(c, (sources.text_key, p)) for c, p in zip(read, paths, strict=True)]
     list(each("reading the corpus", scan, tasks, workers=workers))
-    found = [dict(np.load(p)) for p in paths]
+    found = [{k: v for k, v in np.load(p).items() if k != "lines"} for p in paths]
     names = np.concatenate([f.pop("names") for f in found]).tobytes().decode().split("\0")[:-1]
     table = {k: np.concatenate([f[k] for f in found]) for k in found[0]}
     firsts = np.cumsum([0, *(len(f["parts"]) for f in found)])
@@ -186,7 +205,7 @@ def survey(config: DataConfig, sources: Sources, scratch: Path, *, workers: int)
 def scan(chunk: list[Piece], given: tuple[str, Path]) -> None:
     """Write what is known of a chunk's documents, unless it is there: a table and their lines."""
     text_key, path = given
-    if path.is_file():
+    if _scanned(path):
         return
     found = [d for piece in chunk for d in read_piece(piece, text_key=text_key)]
     hashes, owners = hash_lines(d.text for d in found)
@@ -201,7 +220,21 @@ def scan(chunk: list[Piece], given: tuple[str, Path]) -> None:
             parts=np.asarray([d.part for d in found], dtype=np.int32),
             n_bytes=np.asarray([len(d.text.encode()) for d in found], dtype=np.int64),
             n_chars=np.asarray([len(d.text) for d in found], dtype=np.int64),
+            lines=np.asarray(sha256_file(path.with_suffix(".npy"))),
         )
+
+
+def _scanned(path: Path) -> bool:
+    """Say whether a chunk was looked at before, and what was found is as it was written."""
+    try:
+        with np.load(path) as known:  # zip files check themselves
+            found = {k: known[k] for k in known.files}
+        return str(found.get("lines")) == sha256_file(path.with_suffix(".npy"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, EOFError, BadZipFile):
+        log.warning("%s is damaged; its part of the text is read again", path)
+        return False
 
 
 def _digest(text: str) -> list[int]:

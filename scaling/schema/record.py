@@ -13,6 +13,7 @@ from typing import Any
 
 from scaling.schema.files import read_json, write_json
 from scaling.schema.reading import read_as
+from scaling.schema.safety import listable
 
 SCHEMA = 1
 TRAIN_AGAIN = "remove the file and train the cell again"
@@ -149,7 +150,7 @@ def read_records(folder: str | Path) -> list[Record]:
     Cells without a record (queued, running, killed) are not there yet. Raises FileNotFoundError
     for a folder that does not exist. Records of a final run (`final/<stage>`) are left out.
     """
-    folder = Path(folder)
+    folder = listable(Path(folder))
     if not folder.is_dir():
         raise FileNotFoundError(f"no study folder {folder}; run the sweep first or check the path")
     return sorted(map(read_record, folder.glob("*/record.json")), key=lambda r: r.run_id)

@@ -41,7 +41,7 @@ def test_logits_are_equal(model, tmp_path):
         for weight in ours.parameters():
             weight.add_(0.2 * torch.randn_like(weight))
     ours.eval()
-    export.save_file(hub_weights(ours), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    export.write_tensors(tmp_path / "model.safetensors", hub_weights(ours), {"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(hub_config(ours)))
     theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, output_loading_info=True

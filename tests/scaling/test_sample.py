@@ -32,7 +32,7 @@ def test_completions_are_printed_after_their_prompt(make_cell, capsys):
     [
         ({}, "checkpoint=''"),
         ({"checkpoint": "x", "n": 0}, "n=0"),
-        ({"checkpoint": "x", "temperature": -1}, "must be 0 or more"),
+        ({"checkpoint": "x", "temperature": -1}, "a number from 0"),
     ],
 )
 def test_settings_are_checked(values, sentence):
