@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+BOM = "\ufeff"  # Windows programs write one at the start of a file
 DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 
 
@@ -54,15 +55,17 @@ def read_rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield line number and object of each line of JSON; ValueError names a line that is none.
 
-    The line at byte `start` has the number `first`.
+    The line at byte `start` has the number `first`. A byte order mark before the first is no text.
     """
     with open_text(path, start=start, stop=stop) as stream:
         for number, line in enumerate(stream, start=first):
+            if number == 1:
+                line = line.removeprefix(BOM)
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # integers of 4300 digits, nested lists
                 raise ValueError(f"{path}: line {number} is not JSON ({error}); mend it") from error
             if not isinstance(row, dict):
                 raise ValueError(
