@@ -50,7 +50,8 @@ class Record:
 
     `flags` say what a reader of the loss should know: `undercooled` when the learning rate was
     hardly lowered before the end, `skipped_steps` when some updates were left out, `left_forecast`
-    when a final run left the band of its forecast twice in a row.
+    when a final run left the band of its forecast twice in a row. `left_out` counts what of the
+    data was not used, by reason: null, empty, too_long, tied, repeated, unscored.
     """
 
     run_id: str
@@ -87,6 +88,7 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -107,7 +109,7 @@ class Record:
     def from_dict(cls, values: dict[str, Any]) -> "Record":
         """Build a record, naming every unknown and every missing field."""
         known = {f.name for f in fields(cls)}
-        optional = {"error", "metrics", "inputs", "flags", "schema", "stage"}
+        optional = {"error", "metrics", "inputs", "flags", "left_out", "schema", "stage"}
         unknown, missing = sorted(set(values) - known), sorted(known - optional - set(values))
         if unknown or missing:
             raise ValueError(f"not a record: unknown fields {unknown}, missing fields {missing}")
