@@ -26,6 +26,7 @@ from scaling.tokenizer import END, encoder, load_tokenizer, train_tokenizer
 
 log = logging.getLogger(__name__)
 PROBED = 1 << 16  # characters of a chunk that are encoded twice, to be sure
+ROWS = 2  # of how rows of tables are read: 1 took null for the word None
 VERSION = 3  # of the files below; a change makes old folders unused
 
 
@@ -97,6 +98,8 @@ def open_corpus(config: CellConfig) -> Corpus:
     cache = cache_folder(config)
     sources = Sources.of(config.data, cache)
     identity = {"version": VERSION, "files": sources.stamp(), "config": _identity(config.data)}
+    if sources.tables():
+        identity["rows"] = ROWS
     stamp, found = sha256_json(identity)[:16], None
     known = cache / f"text-{stamp}.json"
     workers = config.machine.workers or len(os.sched_getaffinity(0))
@@ -107,8 +110,11 @@ def open_corpus(config: CellConfig) -> Corpus:
 
     if not known.is_file():
         found = look()
-        write_json(known, {"sha256": found.sha256})
-    sha256 = read_json(known)["sha256"]
+        write_json(known, {"sha256": found.sha256, "left_out": found.left.as_dict()})
+        if found.left.as_dict():
+            log.info("corpus: rows left out: %s", found.left.said())
+    seen = read_json(known)
+    sha256 = seen["sha256"]
     if config.data.sha256 and config.data.sha256 != sha256:
         raise ValueError(
             f"data.sha256 is {config.data.sha256[:12]} but the text found here hashes to "
@@ -118,7 +124,8 @@ def open_corpus(config: CellConfig) -> Corpus:
     folder = tokens_folder(cache, sha256, config.tokenizer)
     if not (folder / "meta.json").is_file():
         _build(folder, config, found or look(), workers)
-    return Corpus(folder=folder, meta=read_json(folder / "meta.json"))
+    meta = read_json(folder / "meta.json") | {"left_out": seen.get("left_out", {})}
+    return Corpus(folder=folder, meta=meta)
 
 
 def tokens_folder(cache: Path, sha256: str, tokenizer: TokenizerConfig) -> Path:

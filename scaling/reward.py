@@ -184,8 +184,9 @@ def load_groups(
     counts = [n_pairs(found) for found in parts]
     more = f"reward.samples_per_prompt={2 * block.samples_per_prompt}" if gold else ""
     ties = f"gold scores within {TIE}; {more} samples more" if gold else ""
+    room = f"no room for ppo.max_new_tokens={stage.config.ppo.max_new_tokens}; lower it"
     used = f"{counts[0]:,} training and {counts[1]:,} held-out pairs of reward.data={block.data}"
-    stage.tell_left_out(left, used=f"{used} are", tied=ties)
+    stage.tell_left_out(left, used=f"{used} are", tied=ties, too_long=room if gold else "")
     for part, count in zip(("training", "held-out"), counts, strict=True):
         if count < FEWEST_PAIRS:
             advice = f"set {more} or give" if gold else "give"

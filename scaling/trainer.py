@@ -497,6 +497,7 @@ def finish(
         metrics=known(setting),
         inputs={"corpus": setting.corpus.sha256},
         flags=flags(run, cell, setting),
+        left_out=setting.corpus.meta.get("left_out", {}),
     )
     record.write(folder / "record.json")
     return record
