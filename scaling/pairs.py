@@ -46,13 +46,18 @@ class Example(NamedTuple):
 def rows_file(name: str, cache: Path, *, what: str = "data") -> Path:
     """Return the file of rows: itself, or that of `hub:NAME[:CONFIG[:SPLIT]]`, fetched once.
 
-    FileNotFoundError where there is none.
+    FileNotFoundError where there is none, ValueError for a table of another kind.
     """
     if name.startswith(HUB):
         return fetch_rows(name.removeprefix(HUB), cache)
     if not Path(name).is_file():
         raise FileNotFoundError(
             f"{what}={name} is no file; give a .jsonl file, {HUB}NAME of a hub set, or the default"
+        )
+    if name.endswith(".parquet"):
+        raise ValueError(
+            f"{what}={name} is Parquet, and rows of pairs are JSON lines; put it alone into a"
+            f" folder and give {what}={HUB}FOLDER, or write it as .jsonl"
         )
     return Path(name)
 

@@ -123,13 +123,13 @@ def _marked(
         left.add("null")  # the other side is missing
     texts, numbers = [], []
     for at, (text, value) in enumerate(zip(given, marks, strict=True), start=1):
-        number = number_of(value, f"{mark} {at}", where)
+        number = number_of(value, f"item {at} of {mark}", where)
         if is_none(text):
             left.add("null")
         elif number is None:
             left.add("unscored")
         else:
-            texts.append(text_of(text, f"{key} {at}", where))
+            texts.append(text_of(text, f"item {at} of {key}", where))
             numbers.append(MARKS[mark] * number)
     return texts, numbers
 

@@ -144,7 +144,7 @@ def texts_in(row: dict[str, Any], key: str, where: str) -> list[str]:
     value = row[key]
     if not isinstance(value, list):
         raise ValueError(f"{where}: {key} is {shown(value)}, not a list of texts; mend the row")
-    return [text_of(item, f"{key} {at}", where) for at, item in enumerate(value, start=1)]
+    return [text_of(item, f"item {at} of {key}", where) for at, item in enumerate(value, start=1)]
 
 
 def checked(requests: tuple[tuple[str, str], ...], gold: Any, where: str) -> Question:

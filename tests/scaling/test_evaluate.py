@@ -178,8 +178,14 @@ def test_layouts_are_told_by_their_fields():
         ('{"query": "x", "choices": ["a", "b"], "gold": 2}', r"2 choices and gold=2; mend the row"),
         ('{"query": ', r": line 1 is not JSON"),
         ('{"query": null, "choices": ["a", "b"], "gold": 0}', r": line 1 has no query \(null"),
-        ('{"query": "x", "choices": ["a", null], "gold": 0}', r": line 1 has no choices 2 \(null"),
-        ('{"query": "x", "choices": ["a", 5], "gold": 0}', r"line 1: choices 2 is the number 5"),
+        (
+            '{"query": "x", "choices": ["a", null], "gold": 0}',
+            r": line 1 has no item 2 of choices \(null",
+        ),
+        (
+            '{"query": "x", "choices": ["a", 5], "gold": 0}',
+            r"line 1: item 2 of choices is the number 5",
+        ),
         ('{"query": "x", "choices": {"text": ["a"]}, "gold": 0}', r"line 1: choices is an object"),
         ('{"query": "x", "choices": null, "gold": 0}', r"line 1: choices is null, not a list"),
         ('{"query": "x", "choices": ["a", "b"], "gold": null}', r"line 1: gold is null; give the"),

@@ -258,3 +258,11 @@ def test_training_rows_with_a_held_out_prompt_are_counted():
     left = LeftOut()
     parts([Pair(f"p{i}", "x") for i in range(10)], [Pair("p3", "y")], left=left)
     assert left.as_dict() == {"repeated": 1}
+
+
+def test_parquet_is_answered_with_what_reads_it(tmp_path):
+    (tmp_path / "d.parquet").write_bytes(b"PAR1")
+    with pytest.raises(
+        ValueError, match=r"sft\.data=.*d\.parquet is Parquet.*sft\.data=hub:FOLDER"
+    ):
+        rows_file(str(tmp_path / "d.parquet"), tmp_path, what="sft.data")

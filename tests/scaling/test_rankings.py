@@ -130,7 +130,7 @@ def test_scores_in_each_may_be_missing_and_a_row_without_any_makes_no_pair(tmp_p
 
 @pytest.mark.parametrize("score", ["N/A", float("inf"), True, [1]])
 def test_a_score_that_is_no_number_is_named_with_its_line(tmp_path, score):
-    with pytest.raises(ValueError, match=r"d\.jsonl: line 2: scores 3 is .* finite number"):
+    with pytest.raises(ValueError, match=r"d\.jsonl: line 2: item 3 of scores is .* finite number"):
         read(tmp_path, PAIR, {**RANKED, "scores": [5, 1, score]})
 
 

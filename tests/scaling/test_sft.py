@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from scaling import checkpoint
 from scaling.config import ModelConfig, described
 from scaling.pairs import Example
-from scaling.schema import read_curve, read_record
-from scaling.sft import chosen, load_pairs, run_sft, sft_loss
+from scaling.schema import Record, read_curve, read_json, read_record
+from scaling.sft import SftData, chosen, load_pairs, run_sft, sft_loss
 from scaling.stage import finished, shuffled
+from scaling.texts import LeftOut
 
 
 def test_the_loss_sees_completions_alone(pretrained):
@@ -181,7 +182,11 @@ def test_what_is_left_out_is_said_in_one_line_and_stands_in_the_record(
         record = run_sft(pretrained("sft"))
     wanted = {"null": 21, "too_long": 3}
     assert record.left_out == wanted
-    assert read_record(pretrained("sft").folder / "record.json").left_out == wanted
+    path = pretrained("sft").folder / "record.json"
+    assert read_record(path).left_out == wanted
+    older = read_json(path)
+    del older["left_out"]  # which records of earlier versions do not have
+    assert Record.from_dict(older).left_out == {}
     (line,) = [m for m in caplog.messages if "left out" in m]
     assert "40 pairs of sft.data=" in line
     assert "21 without text (null or missing), 3 too long (the context has 96 tokens" in line
@@ -198,3 +203,11 @@ def test_drawing_some_examples_of_many_is_said(caplog):
     with caplog.at_level("INFO"):
         chosen([Example([i], [0]) for i in range(50)], 30, seed=1)
     assert "30 examples of 50 are drawn; sft.examples=50 takes all" in caplog.text
+
+
+def test_prompts_that_leave_no_room_are_counted():
+    data = SftData(train=[Example([5] * n, [0]) for n in (3, 9, 9, 10)], test=[Example([5], [0])])
+    left = LeftOut()
+    found = data.prompts(context=12, max_new_tokens=4, left=left)
+    assert [len(p) for part in found for p in part] == [3, 1]
+    assert left.as_dict() == {"too_long": 2}  # different ones
