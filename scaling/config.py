@@ -5,7 +5,6 @@ evaluation, seed), values and not differences from defaults; machine, launcher a
 """
 
 import dataclasses
-import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +22,7 @@ from scaling.schema import (
     Shape,
     check_ranges,
     check_study,
+    read_as,
     read_yaml,
     sha256_json,
 )
@@ -754,18 +754,12 @@ class CellConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CellConfig":
-        """Build a cell from what `dataclasses.asdict` made of it."""
-        nested = {
-            f.name: type(getattr(cls._blank(), f.name))(**values[f.name])
-            for f in dataclasses.fields(cls)
-            if dataclasses.is_dataclass(getattr(cls._blank(), f.name))
-        }
-        return cls(**{**values, **nested})
+        """Build a cell from what `dataclasses.asdict` made of it, here or in an earlier version.
 
-    @classmethod
-    @functools.cache
-    def _blank(cls) -> "CellConfig":
-        return cls(budget=BudgetConfig(n_tokens=1))
+        A setting that this version does not know is refused: the cell would be another one.
+        """
+        fix = "give the sweep's command again"
+        return read_as(cls, values, source="job", noun="cell", fix=fix, settings=True)
 
     def science(self) -> dict[str, Any]:
         """Return the part that makes the cell what it is, complete."""

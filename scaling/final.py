@@ -38,6 +38,7 @@ from scaling.schema import (
     LEDGER,
     Record,
     append_forecast,
+    check_schema,
     now,
     read_forecasts,
     read_json,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from scaling.parallel import World
 
 log = logging.getLogger(__name__)
+SCHEMA = 1  # of plan.yaml
 
 STAGES = {"pretrain": (), "sft": ("pretrain",), "reward": ("sft",), "ppo": ("sft", "reward")}
 
@@ -81,6 +83,8 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
         raise ValueError(
             f"{path} holds no plan (no block pretrain); write one with python -m analysis.plan"
         )
+    number = {"schema": values.get("schema", SCHEMA)}
+    check_schema(number, source=path, noun="plan", fix="write it again", schema=SCHEMA)
     try:
         composed = OmegaConf.merge(composed, values)
     except OmegaConfBaseException as error:
@@ -97,18 +101,24 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
 def stays_near(config: FinalConfig, path: Path, overrides: Sequence[str]) -> None:
     """Refuse a plan that would write far from itself, unless the command names the folder too.
 
-    Near is below the plan or below the current folder, or the study's folder that the plan lies in.
+    Near is below the plan or the current folder, the study's folder that the plan lies in, and
+    what is a study or a cache already.
     """
     named = {o.partition("=")[0].lstrip("+") for o in overrides}
     here, beside = Path.cwd().resolve(), path.resolve().parent
-    for setting, text in (("runs", config.runs), ("machine.cache", config.machine.cache)):
-        place = Path(text).resolve()
-        own = beside.parent == place and config.study.partition(CONFIRMING)[0] == beside.name
-        near = own or place.is_relative_to(beside) or place.is_relative_to(here)
-        if text and not near and setting not in named:
+    runs, cache = Path(config.runs), Path(config.machine.cache)
+    own = beside == (runs / config.study.partition(CONFIRMING)[0]).resolve()
+    study = any((runs / config.study).glob("*/record.json"))
+    for setting, place, in_use in (
+        ("runs", runs, own or study),
+        ("machine.cache", cache, any(cache.glob("tokens-*"))),
+    ):
+        full = place.resolve()
+        near = in_use or full.is_relative_to(beside) or full.is_relative_to(here)
+        if not near and setting not in named:
             raise ValueError(
-                f"{path} would write to {setting}={text}, which is neither beside it nor in the "
-                f"current folder; if you want that, add {shlex.quote(f'{setting}={text}')} to the "
+                f"{path} would write to {setting}={place}, which is neither beside it nor in the "
+                f"current folder; if you want that, add {shlex.quote(f'{setting}={place}')} to the "
                 "command"
             )
 
@@ -236,6 +246,7 @@ def pretrain(
     """
     from conf.progress import Progress
     from scaling.budget import resolve
+    from scaling.device import check_fits, pick_device
     from scaling.trainer import train_trunk
 
     folder = Path(config.runs) / config.study / "final" / name
@@ -245,8 +256,7 @@ def pretrain(
         "tokenizer": sha256_file(corpus.tokenizer_path),
     }
     known, curve = folder / "inputs.json", folder.parent / "curve.json"
-    made_from = read_inputs(folder) or {}
-    same = inputs.items() <= made_from.items() and config.resume
+    same = inputs.items() <= (read_inputs(folder) or {}).items() and config.resume
     path = folder / "record.json"
     if same and path.is_file() and read_record(path).status == "done":
         log.info("pretrain: done before, kept")
@@ -255,6 +265,7 @@ def pretrain(
         return record
     confirmed(config)
     resolved = resolve(cell)  # refuses what cannot be trained while a former run is still there
+    check_fits(cell, pick_device(config.machine))
     if not same:
         shutil.rmtree(folder, ignore_errors=True)
         curve.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ The only part of `scaling` that `analysis` imports; the standard library and PyY
 """
 
 from scaling.schema.atomic import replacing, sweep_temporaries, temporary_name
+from scaling.schema.evaluation import EVALUATION, Evaluation, read_evaluation
 from scaling.schema.files import (
     SNAPSHOT,
     code_version,
@@ -36,6 +37,7 @@ from scaling.schema.ranges import (
     numeric_fields,
     ranges_of,
 )
+from scaling.schema.reading import check_schema, read_as
 from scaling.schema.recipe import (
     LORA_FACTOR,
     Recipe,
@@ -68,6 +70,7 @@ from scaling.schema.yaml_file import read_yaml
 __all__ = [
     "CONFIRMING",
     "COUNTS",
+    "EVALUATION",
     "FLOPS",
     "LEDGER",
     "LEVEL",
@@ -80,6 +83,7 @@ __all__ = [
     "SCHEMA",
     "SNAPSHOT",
     "Branch",
+    "Evaluation",
     "Params",
     "Range",
     "Recipe",
@@ -88,6 +92,7 @@ __all__ = [
     "Shape",
     "append_forecast",
     "check_ranges",
+    "check_schema",
     "check_size",
     "check_study",
     "code_version",
@@ -103,7 +108,9 @@ __all__ = [
     "numeric_fields",
     "process_started",
     "ranges_of",
+    "read_as",
     "read_curve",
+    "read_evaluation",
     "read_forecasts",
     "read_json",
     "read_record",

@@ -44,13 +44,22 @@ def read_json(path: str | Path) -> Any:
     """
     file = readable(path)
     try:
-        return json.loads(file.read_text(encoding="utf-8-sig"))
+        return json.loads(file.read_text(encoding="utf-8-sig"), parse_constant=_no_number)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8; write it again") from error
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deep to be read; write it again") from error
     except ValueError as error:  # no JSON, or an integer of more digits than Python reads
-        raise ValueError(f"{path} is not JSON ({error}); write it again") from error
+        why = "empty" if not file.stat().st_size else str(error)
+        raise ValueError(f"{path} is not JSON ({why}); write it again") from error
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def sha256_file(path: str | Path) -> str:

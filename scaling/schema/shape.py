@@ -10,7 +10,7 @@ parameter, the chosen and shared ones as active and as FLOPs, and so is the rout
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scaling.schema.record import Params
+from scaling.schema.record import Params, Record
 
 MOST_PARAMS = 1e15  # 500 times the largest model that was announced
 MOST_WIDTHS = 5_000  # heads: at a head width of 64 models of 2e16 parameters
@@ -102,6 +102,13 @@ class Shape:
         names = cls.__dataclass_fields__.keys() - {"vocab_size", "context"}
         chosen = {k: v for k, v in model.items() if k in names}
         return cls(**chosen, vocab_size=vocab_size, context=context)
+
+    @classmethod
+    def of(cls, record: Record) -> "Shape":
+        """Return the shape that a cell of pretraining was trained at."""
+        vocab_size = record.setting("tokenizer", "vocab_size")
+        context = record.setting("data", "context")
+        return cls.from_config(record.setting("model"), vocab_size=vocab_size, context=context)
 
 
 def ladder_shape(

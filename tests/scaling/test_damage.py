@@ -223,7 +223,7 @@ def test_a_second_damaged_checkpoint_has_a_name_of_its_own(tmp_path):
     assert not checkpoint.set_aside_damaged(tmp_path)
 
 
-@pytest.mark.parametrize("harm", [cut, flip, empty])
+@pytest.mark.parametrize("harm", [cut, flip])
 def test_damaged_weights_are_refused_in_one_sentence_with_the_fix(make_cell, tmp_path, harm):
     cell = make_cell()
     folder = Path(cell.runs) / "tiny" / cell.run_id()

@@ -4,6 +4,8 @@ import gzip
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,10 @@ import pytest
 
 from analysis.laws import Law
 from analysis.uncertainty import MOST_DRAWS
-from scaling import jsonl, slurm, snapshot
-from scaling.config import CellConfig, FinalConfig, ModelConfig, rung
+from scaling import jsonl, launch, slurm, snapshot
+from scaling.config import BudgetConfig, CellConfig, FinalConfig, ModelConfig, rung
 from scaling.final import load_plan
+from scaling.room import check_room, host_bytes
 from scaling.schema import (
     check_study,
     destination,
@@ -27,6 +30,7 @@ from scaling.schema import (
 )
 from scaling.schema.shape import Shape
 
+ROOT = Path(__file__).parents[2]
 PLAN = "schema: 1\npretrain: {tokens: 1000}\n"
 
 
@@ -284,3 +288,33 @@ def test_what_is_no_job_is_not_told_to_scancel(monkeypatch):
     monkeypatch.setattr(slurm.subprocess, "run", lambda command, **_: calls.append(command))
     slurm.cancel(["12_3", "--user=root", "7", "-u", ""])
     assert calls == [["scancel", "--quiet", "12_3", "7"]]
+
+
+def test_a_model_larger_than_the_machine_is_refused_before_it_is_made():
+    model = ModelConfig(n_layer=1000, d_model=65536)
+    cell = CellConfig(model=model, budget=BudgetConfig(n_tokens=1e9))
+    with pytest.raises(ValueError, match="GiB to train, and this machine has"):
+        check_room(cell, host_bytes(), machine="this machine")
+    check_room(CellConfig(model=ModelConfig(n_layer=1, d_model=16)), host_bytes(), machine="x")
+
+
+def test_a_sweep_of_a_huge_model_starts_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "resolve_corpus", lambda cells: cells)
+    monkeypatch.setattr(launch, "submit_local", lambda *a, **k: pytest.fail("a job was started"))
+    model = ModelConfig(n_layer=1000, d_model=65536)
+    cell = CellConfig(model=model, budget=BudgetConfig(n_tokens=1e9), runs=str(tmp_path))
+    with pytest.raises(ValueError, match="takes at least"):
+        launch.run_cells([cell])
+
+
+@pytest.mark.slow
+def test_a_refused_sweep_leaves_no_folder(tmp_path):
+    command = [sys.executable, "-m", "scaling.sweep", "-m", "study=../outside"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    (tmp_path / "here").mkdir()
+    done = subprocess.run(
+        command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "study='../outside' is a path" in done.stderr
+    assert [p.name for p in tmp_path.rglob("*")] == ["here"]
