@@ -255,8 +255,7 @@ def pretrain(
         "tokenizer": sha256_file(corpus.tokenizer_path),
     }
     known, curve = folder / "inputs.json", folder.parent / "curve.json"
-    made_from = read_inputs(folder) or {}
-    same = inputs.items() <= made_from.items() and config.resume
+    same = inputs.items() <= (read_inputs(folder) or {}).items() and config.resume
     path = folder / "record.json"
     if same and path.is_file() and read_record(path).status == "done":
         log.info("pretrain: done before, kept")

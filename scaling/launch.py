@@ -285,6 +285,10 @@ def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
         from scaling.stage_cells import resolve_policies
 
         resolve_policies(cells)
+    if any(c.stage != "pretrain" for c in cells):
+        from scaling.stage_cells import refuse_changed_files
+
+        refuse_changed_files(cells)
     return unique(cells)
 
 

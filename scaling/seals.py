@@ -114,7 +114,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
 
 
 def read_inputs(folder: Path) -> dict[str, Any] | None:
-    """Return what a stage's folder was made from: by inputs.json, or its record where that is torn.
+    """Return what a stage was made from, by its inputs.json or, where that is torn, its record.
 
     None where neither says.
     """

@@ -45,6 +45,8 @@ def read_json(path: str | Path) -> Any:
     file = readable(path)
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"), parse_constant=_no_number)
+    except PermissionError:
+        raise
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
