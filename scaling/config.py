@@ -448,6 +448,10 @@ class MachineConfig:
     `stack` bounds how many small trunks of one shape train together in one process (scaling.gang;
     the seconds of a record are then its share). -1 leaves it to what was measured, 0 is never, a
     number holds for a model of any size and on any device.
+
+    A sweep ends a process that it has seen stopped (SIGSTOP) for `stopped_seconds`, and one that
+    has made no step, and scored and sampled nothing, for `hung_seconds` and twenty times the
+    longest that it took before; its cells go on from their checkpoints.
     """
 
     device: str = "auto"
@@ -463,6 +467,8 @@ class MachineConfig:
     cache: str = ""
     checkpoint_seconds: float = 60.0
     stack: int = -1
+    stopped_seconds: float = 60.0
+    hung_seconds: float = 900.0
 
     def __post_init__(self) -> None:
         """Check device and precision."""
@@ -481,6 +487,9 @@ class MachineConfig:
             self.stack >= -1,
             "must be -1 (as measured), 0 (never) or the most trunks trained together",
         )
+        for name in ("stopped_seconds", "hung_seconds"):
+            value = getattr(self, name)
+            check(f"machine.{name}", value, value > 0, "must be above 0 seconds")
 
 
 @dataclass(kw_only=True)

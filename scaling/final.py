@@ -37,11 +37,13 @@ from scaling.schema import (
     LEDGER,
     Record,
     append_forecast,
+    discard_record,
+    find_record,
     now,
     read_forecasts,
     read_json,
-    read_record,
     scored,
+    set_aside,
     sha256_file,
     sha256_json,
     write_json,
@@ -217,11 +219,10 @@ def pretrain(
         "tokenizer": sha256_file(corpus.tokenizer_path),
     }
     known, curve = folder / "inputs.json", folder.parent / "curve.json"
-    same = known.is_file() and read_json(known) == inputs and config.resume
     path = folder / "record.json"
-    if same and path.is_file() and read_record(path).status == "done":
+    same = made_from(folder, inputs) and config.resume
+    if same and (record := find_record(path)) and record.status == "done":
         log.info("pretrain: done before, kept")
-        record = read_record(path)
         score_forecast(config, record)
         return record
     confirmed(config)
@@ -231,7 +232,7 @@ def pretrain(
         curve.unlink(missing_ok=True)
     if config.stop_outside and (left := read_left(curve)):
         raise ValueError(outside(left))
-    path.unlink(missing_ok=True)
+    discard_record(path)
     write_json(known, inputs)
     sealed = read_json(seal_forecast(config, inputs))
     corridor = Corridor.of(sealed, n_steps=resolved.n_steps, path=curve, stop=config.stop_outside)
@@ -251,6 +252,23 @@ def pretrain(
     record.write(path)
     score_forecast(config, record)
     return record
+
+
+def made_from(folder: Path, inputs: dict[str, str]) -> bool:
+    """Say whether a pretraining's folder was made from these inputs.
+
+    Where their file is damaged the record says it too; without one the folder is set aside whole.
+    """
+    try:
+        return read_json(folder / "inputs.json") == inputs
+    except FileNotFoundError:
+        return False
+    except ValueError as error:
+        record = find_record(folder / "record.json")
+        if record and record.inputs.items() >= inputs.items():
+            return True
+        set_aside(folder, f"inputs.json says no more what it was made from ({error})")
+        return False
 
 
 def confirmed(config: FinalConfig) -> None:

@@ -3,6 +3,7 @@
 The only part of `scaling` that `analysis` imports; standard library alone, no torch.
 """
 
+from scaling.schema.damage import built, built_of, set_aside
 from scaling.schema.files import (
     SNAPSHOT,
     code_version,
@@ -34,6 +35,8 @@ from scaling.schema.record import (
     SCHEMA,
     Params,
     Record,
+    discard_record,
+    find_record,
     read_curve,
     read_record,
     read_records,
@@ -54,9 +57,13 @@ __all__ = [
     "Record",
     "Shape",
     "append_forecast",
+    "built",
+    "built_of",
     "code_version",
     "confirmations",
     "deviations",
+    "discard_record",
+    "find_record",
     "first_coefficient",
     "ladder_shape",
     "now",
@@ -66,6 +73,7 @@ __all__ = [
     "read_record",
     "read_records",
     "scored",
+    "set_aside",
     "sha256_file",
     "sha256_json",
     "trained",
