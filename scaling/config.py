@@ -450,8 +450,8 @@ class MachineConfig:
     number holds for a model of any size and on any device.
 
     A sweep ends a process that it has seen stopped (SIGSTOP) for `stopped_seconds`, and one that
-    has made no step, and scored and sampled nothing, for `hung_seconds` and twenty times the
-    longest that it took before; its cells go on from their checkpoints.
+    has made no step, and scored and sampled nothing, for `hang_seconds` and for twenty times its
+    slowest step before; its cells go on from their checkpoints.
     """
 
     device: str = "auto"
@@ -468,7 +468,7 @@ class MachineConfig:
     checkpoint_seconds: float = 60.0
     stack: int = -1
     stopped_seconds: float = 60.0
-    hung_seconds: float = 900.0
+    hang_seconds: float = 1800.0
 
     def __post_init__(self) -> None:
         """Check device and precision."""
@@ -487,7 +487,7 @@ class MachineConfig:
             self.stack >= -1,
             "must be -1 (as measured), 0 (never) or the most trunks trained together",
         )
-        for name in ("stopped_seconds", "hung_seconds"):
+        for name in ("stopped_seconds", "hang_seconds"):
             value = getattr(self, name)
             check(f"machine.{name}", value, value > 0, "must be above 0 seconds")
 

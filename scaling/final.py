@@ -43,7 +43,6 @@ from scaling.schema import (
     read_forecasts,
     read_json,
     scored,
-    set_aside,
     sha256_file,
     sha256_json,
     write_json,
@@ -219,8 +218,8 @@ def pretrain(
         "tokenizer": sha256_file(corpus.tokenizer_path),
     }
     known, curve = folder / "inputs.json", folder.parent / "curve.json"
+    same = known.is_file() and read_json(known) == inputs and config.resume
     path = folder / "record.json"
-    same = made_from(folder, inputs) and config.resume
     if same and (record := find_record(path)) and record.status == "done":
         log.info("pretrain: done before, kept")
         score_forecast(config, record)
@@ -252,23 +251,6 @@ def pretrain(
     record.write(path)
     score_forecast(config, record)
     return record
-
-
-def made_from(folder: Path, inputs: dict[str, str]) -> bool:
-    """Say whether a pretraining's folder was made from these inputs.
-
-    Where their file is damaged the record says it too; without one the folder is set aside whole.
-    """
-    try:
-        return read_json(folder / "inputs.json") == inputs
-    except FileNotFoundError:
-        return False
-    except ValueError as error:
-        record = find_record(folder / "record.json")
-        if record and record.inputs.items() >= inputs.items():
-            return True
-        set_aside(folder, f"inputs.json says no more what it was made from ({error})")
-        return False
 
 
 def confirmed(config: FinalConfig) -> None:

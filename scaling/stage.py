@@ -36,7 +36,6 @@ from scaling.schema import (
     now,
     read_json,
     read_record,
-    set_aside,
     sha256_file,
     sha256_json,
     write_json,
@@ -203,26 +202,8 @@ def finished(stage: Stage) -> Record | None:
 
 def same_inputs(stage: Stage) -> bool:
     """Say whether what is in the stage's folder was made from the stage's inputs."""
-    return known_inputs(stage.folder) == stage.inputs
-
-
-def known_inputs(folder: Path) -> dict[str, str] | None:
-    """Return what a stage's folder was made from; None where that is not known.
-
-    Where the file is damaged the record says it too.
-    """
-    path = folder / "inputs.json"
-    try:
-        return read_json(path)
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        set_aside(path, str(error))
-    record = find_record(folder / "record.json")
-    if record is None:
-        return None
-    write_json(path, record.inputs)
-    return record.inputs
+    known = stage.folder / "inputs.json"
+    return known.is_file() and read_json(known) == stage.inputs
 
 
 def make_room(stage: Stage) -> None:

@@ -53,7 +53,9 @@ class Watched:
     @property
     def deadline(self) -> float:
         """The seconds without a move after which the process counts as hung."""
-        return max(self.machine.hung_seconds, PATIENCE * max(self.longest, self.expected))
+        # Ranks watch each other and name the one that hangs: they come first.
+        least = self.machine.hang_seconds * (3 if self.machine.ranks > 1 else 1)
+        return max(least, PATIENCE * max(self.longest, self.expected))
 
     def look(self, moment: float) -> str:
         """Look at the process; say why it must be ended, nothing while it need not be."""
@@ -61,18 +63,17 @@ class Watched:
         self.stopped = self.stopped + gone if process_stopped(self.pid) else 0.0
         if self.stopped > self.machine.stopped_seconds:
             return f"its process was stopped (SIGSTOP) for {self.stopped:.0f} s and was ended"
+        self.idle += gone
         held = self.lease()
         if held and held.moves > self.moves:
             if self.moves > 0:  # before its first move it imports and compiles
-                self.longest = max(self.longest, self.idle)
+                self.longest = max(self.longest, self.idle / (held.moves - self.moves))
             self.moves, self.idle = held.moves, 0.0
-        else:
-            self.idle += gone
         if self.idle > self.deadline:
             at = f"at step {held.step}" if held else "before its first step"
             return (
                 f"its process hung {at}: it moved nothing for {self.idle:.0f} s, more than "
-                f"{self.deadline:.0f} s (machine.hung_seconds, or {PATIENCE:.0f} times its longest "
-                "pause before), and was ended"
+                f"{self.deadline:.0f} s (machine.hang_seconds, or {PATIENCE:.0f} times its slowest "
+                "step before), and was ended"
             )
         return ""

@@ -272,7 +272,7 @@ def read_run(run: Run, folder: Path, name: str) -> bool:
     wanted = (
         [s for s in CURVE_STEPS if s <= known.get("step", 0)] if not known.get("skipped") else []
     )
-    rows = rows_before(path, rows_file(folder, name), steps=wanted)
+    rows = rows_before(path, curve_path(folder, name), steps=wanted)
     if rows is None:
         return False
     state = checkpoint.load(folder, model=run.model, optimizer=run.optimizer, name=name)
@@ -284,7 +284,7 @@ def read_run(run: Run, folder: Path, name: str) -> bool:
     return True
 
 
-def rows_file(folder: Path, name: str) -> Path:
+def curve_path(folder: Path, name: str) -> Path:
     """Return the file of the curve before a checkpoint."""
     return folder / ("metrics.jsonl" if name == "checkpoint" else f"{name}.jsonl")
 
@@ -293,7 +293,7 @@ def save_run(run: Run, setting: Setting, folder: Path, *, name: str = "checkpoin
     """Write the trunk's curve and checkpoint."""
     fence(setting)
     if setting.world.first:
-        write_text(rows_file(folder, name), "".join(map(line, run.rows)))
+        write_text(curve_path(folder, name), "".join(map(line, run.rows)))
     save_state(run, setting, folder, name=name)
 
 
