@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from scaling.activity import moves
-from scaling.schema import built, now, set_aside, write_json
+from scaling.schema import Later, now, read_as, set_aside, write_json
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0  # far above what a busy file server or a paused machine keeps a beat back
@@ -304,7 +304,11 @@ def _read(path: Path) -> Attempt | None:
         if match[2]:
             return _damaged(path, number, "it was set aside")
         try:
-            return replace(built(Attempt, text), attempt=number)
+            values = json.loads(text)
+            found = read_as(Attempt, values, source=path.name, noun="attempt", fix="it is over")
+            return replace(found, attempt=number)
+        except Later:
+            raise
         except ValueError as error:
             return _damaged(path, number, str(error) if text else "it is empty")
     except FileNotFoundError:

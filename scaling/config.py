@@ -5,15 +5,12 @@ evaluation, seed), values and not differences from defaults; machine, launcher a
 """
 
 import dataclasses
-import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 import conf
-from scaling.schema import COUNTS, Recipe, Shape, sha256_json
+from scaling.schema import COUNTS, Recipe, Shape, check_study, read_as, read_yaml, sha256_json
 
 
 def check(what: str, value: Any, legal: bool, fix: str) -> None:
@@ -683,11 +680,10 @@ class PpoPlan:
 def rung(name: str, like: ModelConfig) -> ModelConfig:
     """Return the model of conf/model/NAME.yaml, in all else as `like`; ValueError for no rung."""
     folder = Path(conf.__file__).parent / "model"
-    if not (folder / f"{name}.yaml").is_file():
-        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise ValueError(f"ppo.reward_model={name} is no rung; choose one of {names}")
-    shape = OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"))
-    assert isinstance(shape, dict)
+    names = sorted(p.stem for p in folder.glob("*.yaml"))
+    if name not in names:
+        raise ValueError(f"ppo.reward_model={name} is no rung; choose one of {', '.join(names)}")
+    shape = read_yaml(folder / f"{name}.yaml")
     derived = dict.fromkeys(("n_head", "n_kv_head", "d_ff", "top_k", "d_expert"), 0)
     return ModelConfig(
         **{**dataclasses.asdict(like), **derived, **{str(k): shape[k] for k in shape}}
@@ -738,6 +734,7 @@ class CellConfig:
 
     def __post_init__(self) -> None:
         """Derive the model's widths; check how the cells are run."""
+        check_study(self.study)
         self.model.__post_init__()
         one_of("stage", self.stage, tuple(STARTS_FROM))
         check("retry", self.retry, self.retry >= 0, "must be 0 or more attempts after the first")
@@ -763,18 +760,12 @@ class CellConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CellConfig":
-        """Build a cell from what `dataclasses.asdict` made of it."""
-        nested = {
-            f.name: type(getattr(cls._blank(), f.name))(**values[f.name])
-            for f in dataclasses.fields(cls)
-            if dataclasses.is_dataclass(getattr(cls._blank(), f.name))
-        }
-        return cls(**{**values, **nested})
+        """Build a cell from what `dataclasses.asdict` made of it, here or in an earlier version.
 
-    @classmethod
-    @functools.cache
-    def _blank(cls) -> "CellConfig":
-        return cls(budget=BudgetConfig(n_tokens=1))
+        A setting that this version does not know is refused: the cell would be another one.
+        """
+        fix = "give the sweep's command again"
+        return read_as(cls, values, source="job", noun="cell", fix=fix, settings=True)
 
     def science(self) -> dict[str, Any]:
         """Return the part that makes the cell what it is, complete."""
@@ -928,3 +919,7 @@ class FinalConfig:
     resume: bool = True
     force: bool = False
     stop_outside: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a study's name that leads out of the runs folder."""
+        check_study(self.study)

@@ -23,10 +23,11 @@ from scaling.config import CellConfig
 from scaling.failure import bury, cell_folder, record_path, status_of, trained_at
 from scaling.ledger import append_jobs, jobs_folder, local_job, mend, read_jobs, submitter
 from scaling.pool import default_workers
+from scaling.room import check_room, host_bytes
 from scaling.schema import Record, find_record, now, write_json
 from scaling.status import CellStatus, Survey
 from scaling.watch import watch
-from scaling.work import Work, tasks_of
+from scaling.work import Work, gpu_count, tasks_of
 
 log = logging.getLogger(__name__)
 MOST_REASONS = 12  # lines about cells without a result at the end of a sweep: half a screen
@@ -60,6 +61,9 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
         return []
     if missing:
         say_models(missing)
+        if where == "local" and cells[0].machine.device != "cuda" and not gpu_count():
+            for cell in missing:
+                check_room(cell, host_bytes(), machine="this machine")
         check_corpus(cells)
         train(missing, where=where, options=options)
     return [] if cells[0].detach else collect(cells)

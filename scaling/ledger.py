@@ -11,10 +11,12 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from scaling.attempt import Holder, machine_id, process_started
-from scaling.schema import built_of, now, set_aside, write_text
+from scaling.schema import Later, now, read_as, set_aside, write_text
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,8 @@ def _read(study: str | Path) -> tuple[list[dict[str, Any]], int]:
     for number, text in enumerate(texts, start=1):
         try:
             found.append(_line(text))
+        except Later:
+            raise
         except ValueError:
             damaged += bool(text) and number < len(texts)
     return found, damaged
@@ -132,9 +136,9 @@ def _line(text: bytes) -> dict[str, Any]:
     if not isinstance(line, dict):
         raise ValueError("no object")
     if "job" in line:
-        built_of(Job, line)
+        _built(Job, line)
     elif "submitting" in line:
-        built_of(Submission, line)
+        _built(Submission, line)
     return line
 
 
@@ -154,7 +158,11 @@ class Submission:
 
 def read_jobs(study: str | Path) -> list[Job]:
     """Read the jobs, the first submitted first."""
-    return [built_of(Job, line) for line in read_lines(study) if "job" in line]
+    return [_built(Job, line) for line in read_lines(study) if "job" in line]
+
+
+def _built(kind: type[T], line: dict[str, Any]) -> T:
+    return read_as(kind, line, source="jobs.jsonl", noun="job", fix="remove its line")
 
 
 def unfinished_submissions(study: str | Path) -> list[dict[str, Any]]:

@@ -44,6 +44,7 @@ from scaling.stage import (
     write_record,
 )
 from scaling.step import Diverged
+from scaling.trained import RECORD, settings_of
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +134,8 @@ def refuse_chance(stage: Stage) -> None:
 def load_models(stage: Stage) -> Models:
     """Read the fine-tuned model and the reward model, each twice: to learn, and to stay."""
     policy, reference = stage.new_model(), stage.new_model()
-    judged = read_record(stage.weights_of("reward").with_name("record.json")).config
-    shape = ModelConfig(**judged["cell"]["model"])
+    folder = stage.weights_of("reward").parent
+    shape = settings_of(read_record(folder / RECORD), folder, "model", ModelConfig)
     judging = replace(stage, cell=replace(stage.cell, model=shape))
     critic, reward = new_reward_model(judging), new_reward_model(judging)
     for model in (policy, reference):

@@ -1,21 +1,24 @@
 """The record of one trained cell, and the readers of records and curves.
 
 A record exists once its run has ended, and `status` says how. Fields and units are in the
-dataclass; a NaN is a status, never a number.
+dataclass; a NaN is a status, never a number. A field that is added has a default, for the records
+that are older than it (`scaling.schema.reading`).
 """
 
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scaling.schema.damage import set_aside
 from scaling.schema.files import read_json, write_json
+from scaling.schema.reading import Later, read_as
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
+TRAIN_AGAIN = "remove the file and train the cell again"
 STATUSES = ("done", "diverged", "failed")
 STAGES = ("pretrain", "sft", "reward", "ppo")
 FLAGS = ("undercooled", "skipped_steps", "left_forecast")
@@ -108,13 +111,27 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Record":
-        """Build a record, naming every unknown and every missing field."""
-        known = {f.name for f in fields(cls)}
-        optional = {"error", "metrics", "inputs", "flags", "schema", "stage"}
-        unknown, missing = sorted(set(values) - known), sorted(known - optional - set(values))
-        if unknown or missing:
-            raise ValueError(f"not a record: unknown fields {unknown}, missing fields {missing}")
-        return cls(**{**values, "params": Params(**values["params"])})
+        """Build a record of this version or an earlier one; ValueError names what does not fit."""
+        return _built(values, "the record")
+
+    def setting(self, *keys: str) -> Any:
+        """Return a value of the cell's config by its keys; ValueError where it is not held.
+
+        The config of a stage after pretraining holds its plan beside the cell's.
+        """
+        found: Any = self.config.get("cell", self.config)
+        for key in keys:
+            if not isinstance(found, dict) or key not in found:
+                raise ValueError(
+                    f"the record of {self.study}/{self.run_id} has no config.{'.'.join(keys)};"
+                    f" {TRAIN_AGAIN}"
+                )
+            found = found[key]
+        return found
+
+
+def _built(values: Any, source: str | Path) -> Record:
+    return read_as(Record, values, source=source, noun="record", fix=TRAIN_AGAIN, schema=SCHEMA)
 
 
 def _expect(name: str, value: Any, legal: tuple[Any, ...]) -> None:
@@ -126,10 +143,7 @@ def _expect(name: str, value: Any, legal: tuple[Any, ...]) -> None:
 
 def read_record(path: str | Path) -> Record:
     """Read one record.json; raises ValueError naming the file and what is wrong with it."""
-    try:
-        return Record.from_dict(read_json(path))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    return _built(read_json(path), path)
 
 
 def find_record(path: str | Path) -> Record | None:
@@ -141,22 +155,10 @@ def find_record(path: str | Path) -> Record | None:
         return read_record(path)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        refuse_later(Path(path), error)
+    except Later:
+        raise
+    except ValueError:
         return None
-
-
-def refuse_later(path: Path, error: ValueError) -> None:
-    """Raise where a record that cannot be read is one of a later version of this program."""
-    try:
-        schema = read_json(path)["schema"]
-    except (ValueError, KeyError, TypeError, OSError):
-        return
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise ValueError(
-            f"{path} is of a later version (schema {schema}, here {SCHEMA}); update, or take "
-            "another study"
-        ) from error
 
 
 def discard_record(path: str | Path) -> None:
@@ -166,8 +168,9 @@ def discard_record(path: str | Path) -> None:
         read_record(path)
     except FileNotFoundError:
         return
+    except Later:
+        raise
     except ValueError as error:
-        refuse_later(path, error)
         set_aside(path, str(error))
     else:
         path.unlink(missing_ok=True)
