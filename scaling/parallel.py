@@ -55,6 +55,11 @@ class World:
             tensor.div_(self.size)
         return tensor
 
+    def broadcast_(self, tensor: Tensor) -> None:
+        """Put rank 0's values in a tensor's place, each rank's on its own device."""
+        if self.size > 1:
+            distributed.broadcast(tensor, src=0)
+
     def gravest(self, stop: str, save: bool, device: torch.device) -> tuple[str, bool]:
         """Return the gravest reason to stop of any rank, and whether any wants a checkpoint."""
         if self.size == 1:
@@ -104,6 +109,22 @@ def is_part(tensor: Tensor) -> bool:
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor with the parts that other ranks hold; all ranks must ask."""
     return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a tensor, all of it where no other rank holds any; no copy."""
+    return tensor.to_local() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def as_part(own: Tensor, part: Tensor) -> Tensor:
+    """Return this rank's part of a tensor like `own`, on its device, as such a tensor."""
+    part = part.to(own.device)
+    if not is_part(own):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    mesh, placements = own.device_mesh, own.placements  # type: ignore[attr-defined]
+    return DTensor.from_local(part, mesh, placements, shape=own.shape, stride=own.stride())
 
 
 def divided_as(own: Tensor, value: Tensor) -> Tensor:
