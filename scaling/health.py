@@ -17,6 +17,7 @@ from scaling.optim import by_kind
 from scaling.parallel import as_part, own_part, whole
 from scaling.parametrization import scales
 
+STRIP = 512  # queries whose scores are held at once: all of a long context fill a device
 PROBE_ROWS = 2  # sequences of a probe: a share of a step's cost that is not felt
 
 
@@ -93,8 +94,13 @@ def largest_score(attention: Attention, x: Tensor, rope: tuple[Tensor, Tensor] |
     q, k, _ = attention.project(x, rope)  # (B, H, T, K), (B, G, T, K)
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     scale = attention.scale or 1 / math.sqrt(attention.d_head)
-    scores = (q @ k.mT).float() * scale  # (B, H, T, T)
-    return scores.masked_fill(~causal_mask(x.shape[1], 0, x.device), -math.inf).max()
+    largest = []
+    for at in range(0, q.shape[2], STRIP):
+        end = min(at + STRIP, q.shape[2])
+        scores = (q[:, :, at:end] @ k[:, :, :end].mT).float() * scale  # (B, H, strip, end)
+        mask = causal_mask(end - at, at, x.device)
+        largest.append(scores.masked_fill(~mask, -math.inf).max())
+    return torch.stack(largest).max()
 
 
 def copy_matrices(model: nn.Module) -> list[Tensor]:

@@ -9,7 +9,7 @@ files and the others start from what it read; ranks that share out the weights t
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -22,6 +22,9 @@ ENVIRONMENTS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),  # srun
 )
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,10 @@ class World:
         """Return this rank's rows of a step; ValueError where they cannot be divided."""
         return rows_each(rows, self.size)
 
-    def part(self, batch: Tensor) -> Tensor:
+    def part(self, batch: T) -> T:
         """Return this rank's rows of a batch."""
-        mine = self.rows(len(batch))
-        return batch[self.rank * mine : (self.rank + 1) * mine]
+        mine = self.rows(len(batch))  # type: ignore[arg-type]
+        return batch[self.rank * mine : (self.rank + 1) * mine]  # type: ignore[index]
 
 
 ALONE = World()

@@ -61,3 +61,10 @@ def test_matrices_are_copied_to_the_cpu_and_compared_one_at_a_time(monkeypatch):
     )
     assert update_ratio(before, made) == 0.0
     assert sizes == [t.numel() for t in before]
+
+
+def test_scores_of_a_long_context_are_held_a_strip_at_a_time(monkeypatch):
+    made, tokens = model(), torch.randint(0, 300, (2, 24))
+    whole = probe(made, tokens)["attention_logit_max"]
+    monkeypatch.setattr(health, "STRIP", 5)
+    assert probe(made, tokens)["attention_logit_max"] == pytest.approx(whole, rel=1e-6)

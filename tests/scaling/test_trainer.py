@@ -459,3 +459,16 @@ def test_what_training_copies_is_counted(make_cell):
     assert resolve(cell).copied_bytes == 12 * n + 4 * matrices
     cell.log.health, cell.schedule.name = False, "cosine"
     assert resolve(cell).copied_bytes == 0
+
+
+def test_blocks_compiled_for_another_shape_are_forgotten(make_cell, monkeypatch):
+    """torch compiles one piece of code eight times, and computes it uncompiled from then on."""
+    resets = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1))
+    monkeypatch.setattr(stepping, "compiled_for", None)
+    for width, seed in ((16, 0), (16, 1), (32, 0), (32, 1), (16, 0)):
+        cell = make_cell(model={"d_model": width}, seed=seed)
+        cell.machine.compile = True
+        new_run(prepare(cell, lambda flops: None))
+    assert len(resets) == 2
