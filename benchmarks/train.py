@@ -141,12 +141,24 @@ def llama(config: ModelConfig, vocab: int, context: int) -> nn.Module | None:
     )
 
 
-def reference_step(model: nn.Module, loss_of: Callable[..., Tensor], setting: Setting) -> Step:
+def compile_model(model: nn.Module, *, by_block: bool = False) -> None:
+    """Compile a reference, in one or block by block: many layers in one take minutes to compile."""
+    if not by_block:
+        model.compile()
+        return
+    inner = getattr(model, "model", None)
+    for block in model.blocks if inner is None else inner.layers:  # type: ignore[union-attr]
+        block.compile()
+
+
+def reference_step(
+    model: nn.Module, loss_of: Callable[..., Tensor], setting: Setting, *, by_block: bool = False
+) -> Step:
     """Return a plain step of a reference on the cell's batches."""
     device, precision = setting.device, setting.cell.machine.precision
     model.to(device).train()
     if setting.cell.machine.compile:
-        model.compile()
+        compile_model(model, by_block=by_block)
     fused = device.type == "cuda"
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=fused)
     count = 0
@@ -176,18 +188,30 @@ def our_step(run: Run, setting: Setting) -> Step:
     return step
 
 
+def llama_step(setting: Setting, *, by_block: bool = False) -> Step | None:
+    """Return the step of transformers' Llama, None without the package."""
+    shape = setting.resolved.shape
+    other = llama(setting.cell.model, shape.vocab_size, shape.context)
+    if other is None:
+        return None
+    loss = lambda m, x, y: m(input_ids=x, labels=x).loss  # noqa: E731
+    return reference_step(other, loss, setting, by_block=by_block)
+
+
+def gpt2_step(setting: Setting, *, by_block: bool = False) -> Step:
+    """Return the step of the plain loop."""
+    shape = setting.resolved.shape
+    gpt2 = GPT2(setting.cell.model, shape.vocab_size, shape.context)
+    return reference_step(gpt2, lambda m, x, y: m(x, y), setting, by_block=by_block)
+
+
 def contestants(setting: Setting) -> dict[str, Step]:
     """Return the steps to compare."""
-    config, shape = setting.cell.model, setting.resolved.shape
-    vocab, context = shape.vocab_size, shape.context
     steps = {"ours": our_step(new_run(setting), setting)}
-    other = llama(config, vocab, context)
+    other = llama_step(setting)
     if other is not None:
-        steps["llama"] = reference_step(
-            other, lambda m, x, y: m(input_ids=x, labels=x).loss, setting
-        )
-    gpt2 = GPT2(config, vocab, context)
-    steps["gpt2"] = reference_step(gpt2, lambda m, x, y: m(x, y), setting)
+        steps["llama"] = other
+    steps["gpt2"] = gpt2_step(setting)
     return steps
 
 
