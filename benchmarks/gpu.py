@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+LOG_BYTES = 100_000  # of what a part that failed printed, its end, kept beside the table
 SECONDS = 460  # of all parts, in seconds: eight minutes less the start and a margin
 NEEDED = {  # module: the package that brings it, without which no part runs
     "torch": "torch",
@@ -157,19 +158,21 @@ def enter(part: Part, job: Job) -> None:
 
 
 def run_part(part: Part, job: Job) -> list[Row]:
-    """Run a part in a process of its own; return its rows, an end before its time among them."""
+    """Run a part in a process of its own; return its rows, a bad end of its process among them."""
     process = multiprocessing.get_context("fork").Process(target=enter, args=(part, job))
+    began = time.monotonic()
     process.start()
+    assert process.pid
     process.join(max(0.0, job.left))
-    ended = process.exitcode
+    ended, seconds = process.exitcode, time.monotonic() - began
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid or 0, signal.SIGKILL)  # what it started too
+        os.killpg(process.pid, signal.SIGKILL)  # what it started too
     process.join()
     rows = read_rows(job.rows)
     if ended is None:
-        text = f"ended after its time limit; its output: {job.folder / part.name}.log"
+        text = f"not done after {seconds:.0f} s, its limit; what it printed: gpu-{part.name}.log"
     elif ended:
-        text = f"its process ended with {ended}; its output: {job.folder / part.name}.log"
+        text = f"its process ended with {ended}; what it printed: gpu-{part.name}.log"
     else:
         return rows
     return [*rows, Row(part=part.name, what=part.name, status="failed", text=text, numbers={})]
@@ -185,6 +188,7 @@ def read_rows(path: Path) -> list[Row]:
 def run_parts(parts: Sequence[Part], options: argparse.Namespace, folder: Path) -> list[Row]:
     """Run parts while the time lasts; return all rows, which are written after each part."""
     began, rows = time.monotonic(), missing_rows()
+    seconds: dict[str, float] = {}
     for part in parts:
         left = began + options.seconds - time.monotonic()
         if left < part.least:
@@ -199,11 +203,16 @@ def run_parts(parts: Sequence[Part], options: argparse.Namespace, folder: Path) 
                 folder=folder,
                 until=until,
             )
+            start = time.monotonic()
             found = run_part(part, job)
+            seconds[part.name] = round(time.monotonic() - start, 1)
         rows += found
         for row in found:
             print(line(row), flush=True)
-        write(rows, options, time.monotonic() - began)
+        write(rows, options, seconds)
+        log = folder / f"{part.name}.log"
+        if log.is_file() and any(row.status == "failed" for row in found):
+            (options.out / f"gpu-{log.name}").write_bytes(log.read_bytes()[-LOG_BYTES:])
     return rows
 
 
@@ -221,16 +230,17 @@ def line(row: Row) -> str:
     return f"| {row.part} | {row.what} | {row.status} | {text} |"
 
 
-def write(rows: Sequence[Row], options: argparse.Namespace, seconds: float) -> None:
-    """Write gpu.md and gpu.json."""
+def write(rows: Sequence[Row], options: argparse.Namespace, seconds: dict[str, float]) -> None:
+    """Write gpu.md and gpu.json; `seconds` are those of each part."""
     count = {s: sum(r.status == s for r in rows) for s in ("ok", "failed", "skipped")}
     summary = ", ".join(f"{n} {s}" for s, n in count.items())
-    head = f"{summary}, {seconds:.0f} s, device {options.device}{', tiny' * options.tiny}"
+    whole = sum(seconds.values())
+    head = f"{summary}, {whole:.0f} s, device {options.device}{', tiny' * options.tiny}"
     table = ["| part | what | status | result |", "|---|---|---|---|", *map(line, rows)]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "gpu.md").write_text("\n".join([head, "", *table, ""]))
-    found = {**count, "seconds": seconds, "device": options.device, "tiny": options.tiny}
-    body: dict[str, Any] = {**found, "rows": [asdict(r) for r in rows]}
+    body: dict[str, Any] = {**count, "device": options.device, "tiny": options.tiny}
+    body |= {"seconds": whole, "part_seconds": seconds, "rows": [asdict(r) for r in rows]}
     (options.out / "gpu.json").write_text(json.dumps(body, indent=1) + "\n")
 
 
@@ -265,7 +275,7 @@ def main() -> int:
         return 1
     sys.path[:0] = [str(HERE.parent), str(HERE)]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE)])
-    os.environ |= {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "1"}
+    os.environ |= {"WANDB_MODE": "disabled", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
     parts = all_parts()
     known = [p.name for p in parts]
     names = [n for n in options.only.split(",") if n] or known
@@ -279,9 +289,6 @@ def main() -> int:
     print("| part | what | status | result |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(prefix="scaling-gpu-") as folder:
         rows = run_parts([p for p in parts if p.name in names], options, Path(folder))
-        for path in Path(folder).glob("*.log"):
-            if any(r.status == "failed" and r.part == path.stem for r in rows):
-                (options.out / f"gpu-{path.name}").write_bytes(path.read_bytes()[-100_000:])
     failed = sum(r.status == "failed" for r in rows)
     print(f"{len(rows)} rows, {failed} failed; {options.out}/gpu.md, {options.out}/gpu.json")
     return int(failed > 0)

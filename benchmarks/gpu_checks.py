@@ -8,6 +8,7 @@ import math
 import multiprocessing
 import re
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -39,6 +40,7 @@ from scaling.config import (
     SftPlan,
     TokenizerConfig,
 )
+from scaling.data import open_corpus
 from scaling.device import device_name, peak_flops, pick_device
 from scaling.ensemble import Ensemble
 from scaling.failure import cell_folder
@@ -65,6 +67,8 @@ VERBS = ("get", "read", "find", "show", "load", "check", "count", "fetch")
 def text_folder(job: Job) -> Path:
     """Write the corpus, once for all parts; return its folder."""
     root = job.folder / "text"
+    if root.is_dir():
+        return root
     for part, verbs in (("train", VERBS), ("test", ("open", "close"))):
         (root / part).mkdir(parents=True, exist_ok=True)
         for verb in verbs:
@@ -205,18 +209,15 @@ def rank(job: Job, number: int, runs: str) -> None:
 def ranks(job: Job) -> None:
     """Two ranks on one device, stopped and resumed, against one process."""
     (job.folder / job.part).mkdir(exist_ok=True)
+    open_corpus(small_cell(job, "one"))  # once for both
     context = multiprocessing.get_context("fork")  # before this process uses the GPU
     both = [context.Process(target=rank, args=(job, n, "two")) for n in range(2)]
     for process in both:
         process.start()
-    for process in both:
-        process.join(max(1.0, job.left - 5))
-    codes = [p.exitcode for p in both]
-    for process in both:
-        process.kill()
-    if codes != [0, 0]:
-        job.row("two ranks", "failed", f"the ranks ended with {codes}")
-        return
+    while any(p.exitcode is None for p in both) and not any(p.exitcode for p in both):
+        time.sleep(0.05)
+    if codes := [p.exitcode for p in both if p.exitcode]:
+        raise RuntimeError(f"a rank ended with {codes[0]}")  # the part's end takes the other along
     one, two = (small_cell(job, n, model={"norm": "layernorm"}) for n in ("one", "two"))
     wanted = losses(one, train_trunk([one])[0])
     found = losses(two, Record.from_dict(read_json(cell_folder(two) / "record.json")))
@@ -337,13 +338,12 @@ def evaluation(job: Job) -> None:
     for what, ours, theirs in zip(("greedy", "drawn"), mine[2:], cpus[2:], strict=True):
         unlike = sum(a != b for a, b in zip(ours, theirs, strict=True)) / len(theirs)
         job.check(what, unlike, 0.25, "share of completions unlike the CPU's (not relative)")
-    torch.use_deterministic_algorithms(True)
+    pick_device(MachineConfig(device=job.device, deterministic=True))
     with job.trying("deterministic draws"):
         run.model.to(job.device)
         again = generate(run.model, prompts * 4, max_new_tokens=12, seed=1).completions
         unlike = sum(a != b for a, b in zip(again, mine[3], strict=True)) / len(again)
         job.check("deterministic draws", unlike, 0.0, "share unlike those drawn without")
-    torch.use_deterministic_algorithms(False)
 
 
 def memory(job: Job) -> None:

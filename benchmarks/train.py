@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -42,7 +41,7 @@ from scaling.config import (
     OptimConfig,
     TokenizerConfig,
 )
-from scaling.device import autocast, device_name, peak_flops
+from scaling.device import autocast, device_name, moved, peak_flops
 from scaling.step import Run, Setting, new_run, prepare, train_step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,7 +165,7 @@ def reference_step(
     def step() -> None:
         nonlocal count
         inputs, targets = setting.batches(count)
-        x, y = (torch.from_numpy(np.asarray(a)).to(device) for a in (inputs, targets))
+        x, y = (moved(a, device) for a in (inputs, targets))
         with autocast(device, precision):
             loss = loss_of(model, x, y)
         loss.backward()
