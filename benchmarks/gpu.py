@@ -38,6 +38,7 @@ NEEDED = {  # module: the package that brings it, without which no part runs
     "tokenizers": "tokenizers",
     "safetensors": "safetensors",
     "numpy": "numpy",
+    "scipy": "scipy",
 }
 WANTED = {"transformers": "transformers", "numba": "numba"}  # without which some rows are missing
 BUILT = ("antlr4-python3-runtime",)  # packages that are published as source alone

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,8 +181,9 @@ def resume(job: Job) -> None:
 
 def branches(job: Job) -> None:
     """Branches of a trunk against cells alone, and the memory that they take beside them."""
-    both = [small_cell(job, "trunk"), small_cell(job, "trunk")]
-    both[0].budget.n_tokens *= 0.6
+    longer = small_cell(job, "trunk")
+    shorter = replace(longer, budget=BudgetConfig(n_tokens=0.6 * (longer.budget.n_tokens or 0)))
+    both = [shorter, longer]
     together = train_trunk(both)
     alone = [
         train_trunk([replace(cell, runs=str(job.folder / "branches" / f"alone-{i}"))])[0]
@@ -306,9 +308,9 @@ def qlora(job: Job) -> None:
         loss = model.loss(tokens.to(place), tokens.to(place))
         loss.backward()
         gradient = torch.cat([w.grad.flatten() for w in model.parameters() if w.grad is not None])
-        merged = merge_lora(model)
+        merge_lora(model)
         with torch.no_grad():
-            after = merged.loss(tokens.to(place), tokens.to(place))
+            after = model.loss(tokens.to(place), tokens.to(place))
         sides.append((loss.detach().cpu(), gradient.cpu(), after.cpu()))
     for what, mine, cpus in zip(("loss", "gradient", "merged"), sides[1], sides[0], strict=True):
         job.check(what, far(mine, cpus), 10 * PRODUCTS, f"on {job.device} against a CPU")
@@ -358,7 +360,7 @@ def memory(job: Job) -> None:
         run = new_run(setting)
         if job.device == "cpu":  # which has memory for all: an error stands for the lack of it
             whole = run.model.loss
-            run.model.loss = lambda x, y: refuse(len(x) > rows // 3) or whole(x, y)  # type: ignore[method-assign]
+            run.model.loss = partial(limited, whole, rows // 3)  # type: ignore[method-assign]
         return run
 
     if job.device == "cuda":
@@ -384,10 +386,9 @@ def memory(job: Job) -> None:
     del run
     run = started(setting)
     fewer = replace(setting, cell=with_micro(cell, int(fitting[1])))
-    for _ in range(2):
-        loss, _ = stepping.step_or_advise(run, fewer, 1.0)
-    status = "ok" if math.isfinite(loss) else "failed"
-    job.row("advice", status, f"{said}; two such steps: loss {loss:.3f}")
+    taken = [stepping.step_or_advise(run, fewer, 1.0)[0] for _ in range(2)]
+    status = "ok" if all(map(math.isfinite, taken)) else "failed"
+    job.row("advice", status, f"{said}; two such steps: loss {taken[-1]:.3f}")
 
 
 def with_micro(cell: CellConfig, rows: int) -> CellConfig:
@@ -395,10 +396,11 @@ def with_micro(cell: CellConfig, rows: int) -> CellConfig:
     return replace(cell, machine=replace(cell.machine, micro_batch=rows))
 
 
-def refuse(wanted: bool) -> None:
-    """Raise the error of a full device."""
-    if wanted:
+def limited(loss: Callable[..., Tensor], most: int, x: Tensor, y: Tensor) -> Tensor:
+    """Return a loss; the error of a full device where there are more rows than the `most`."""
+    if len(x) > most:
         raise torch.OutOfMemoryError("CUDA out of memory.")
+    return loss(x, y)
 
 
 def plan_of(job: Job, runs: str, place: str) -> FinalConfig:

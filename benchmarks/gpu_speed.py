@@ -21,7 +21,7 @@ from gpu import Job, absent
 from gpu_checks import compiled
 from stack import stacked_step
 from torch import Tensor, nn
-from train import cell, finish, gpt2_step, llama_step, our_step, speed
+from train import GPU_RUNGS, cell, finish, gpt2_step, llama_step, our_step, speed
 
 from scaling.attempt import Pulse
 from scaling.batches import Batches
@@ -32,7 +32,6 @@ from scaling.device import count_memory_anew, moved, peak_flops, peak_memory, pi
 from scaling.schema import now
 from scaling.step import Setting, accept, gradient, new_run
 
-ROWS = {"m11m": 64, "m85m": 32, "m302m": 32, "m1080m": 16}  # of a step; 124M is m85m's with tables
 VOCAB, CONTEXT = 50_304, 1024  # GPT-2's, rounded up to a multiple of 128
 SMALL = ("m25k", "m83k", "m230k", "m610k", "m2m")
 # Rungs whose plain loop is compiled block by block: in one piece 24 layers take over a minute.
@@ -72,7 +71,7 @@ def large_cell(job: Job, rung: str) -> CellConfig:
         precision="bf16",
         vocab=VOCAB,
         context=CONTEXT,
-        rows=ROWS[rung],
+        rows=GPU_RUNGS[rung],
         compiled=job.device == "cuda",
     )
 
@@ -178,8 +177,9 @@ def tell(
 
 def small_setting(job: Job, rung: str) -> Setting:
     """Return the setting of a small cell at the rule's batch, as a study of small models has it."""
-    wide = {"vocab": 300, "context": 32} if job.tiny else {"vocab": 512, "context": 128}
-    return random_setting(cell("m2k" if job.tiny else rung, job.device, **wide))
+    if job.tiny:
+        return random_setting(cell("m2k", job.device, vocab=300, context=32))
+    return random_setting(cell(rung, job.device))
 
 
 def small(job: Job) -> None:
