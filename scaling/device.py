@@ -128,6 +128,7 @@ def moved(array: np.ndarray, device: torch.device) -> Tensor:
 def count_memory_anew(device: torch.device) -> None:
     """Let `peak_memory` of a GPU begin here: a process trains several cells one after the other."""
     if device.type == "cuda":
+        torch.cuda.init()  # without it there is nothing to reset, which is an error
         torch.cuda.reset_peak_memory_stats(device)
 
 

@@ -166,7 +166,8 @@ def new_run(setting: Setting) -> Run:
     objective: nn.Module = Objective(model, cell.machine.precision)
     passes = None if setting.stacked else make_passes(model, setting)
     if setting.world.size > 1 and not (passes or shared_out):
-        objective = DistributedDataParallel(objective)
+        # its buckets are the gradients: a copy would be 4 bytes a parameter more than is counted
+        objective = DistributedDataParallel(objective, gradient_as_bucket_view=True)
     return Run(
         model=model,
         optimizer=make_optimizer(model, cell.optim, setting.resolved.peak_lr),
