@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from analysis.budgets import MEASURED, Budget, budget_of
 from analysis.confirmation import confirmation_of
@@ -70,7 +70,13 @@ from analysis.study import Study, default_study, study_of
 from conf.app import start, store
 from scaling.schema import (
     LEDGER,
+    LEVEL,
+    MOST,
+    MOST_FLOPS,
+    Range,
     Shape,
+    check_ranges,
+    check_study,
     code_version,
     read_forecasts,
     sha256_file,
@@ -98,31 +104,31 @@ class PlanConfig:
     runs: str = ""
     out: str = ""
     dry_run: bool = False
-    flops: float | None = None
-    gpu_hours: float | None = None
-    money: float | None = None
-    wall_hours: float | None = None
-    flops_multiple: float | None = None
+    flops: Annotated[float, Range(0, MOST_FLOPS, above=True)] | None = None
+    gpu_hours: Annotated[float, Range(0, MOST, above=True)] | None = None
+    money: Annotated[float, Range(0, MOST, above=True)] | None = None
+    wall_hours: Annotated[float, Range(0, MOST, above=True)] | None = None
+    flops_multiple: Annotated[float, Range(0, MOST, above=True)] | None = None
     device: str = ""
-    devices: int = 1
-    price_per_hour: float | None = None
+    devices: Annotated[int, Range(1, 1e9)] = 1
+    price_per_hour: Annotated[float, Range(0, MOST, above=True)] | None = None
     utilisation: Any = 0.4
-    flops_per_second: float | None = None
+    flops_per_second: Annotated[float, Range(0, MOST_FLOPS, above=True)] | None = None
     activation_checkpointing: bool = False
     sharded: bool = False
-    unique_tokens: float | None = None
-    max_epochs: float | None = None
-    inference_tokens: float | None = None
-    max_params: float | None = None
-    max_memory_gib: float | None = None
-    params: float | None = None
-    tokens: float | None = None
-    overtraining: float | None = None
-    reserve: float = 0.0
+    unique_tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
+    max_epochs: Annotated[float, Range(0, MOST, above=True)] | None = None
+    inference_tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
+    max_params: Annotated[float, Range(0, MOST, above=True)] | None = None
+    max_memory_gib: Annotated[float, Range(0, MOST, above=True)] | None = None
+    params: Annotated[float, Range(0, MOST, above=True)] | None = None
+    tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
+    overtraining: Annotated[float, Range(0, MOST, above=True)] | None = None
+    reserve: Annotated[float, Range(0, 1, below=True)] = 0.0
     lr_batch: str = ""
-    flat_nats: float = FLAT
-    far: float = FAR
-    level: float | None = None
+    flat_nats: Annotated[float, Range(0, 1e6)] = FLAT
+    far: Annotated[float, Range(1, MOST, above=True)] = FAR
+    level: Annotated[float, LEVEL] | None = None
     force: bool = False
     shape: FamilySettings = field(default_factory=FamilySettings)
     moe: MixtureSettings = field(default_factory=MixtureSettings)
@@ -132,6 +138,7 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         """Check ranges that need nothing else."""
+        check_ranges(self)
         share = self.utilisation
         if share != MEASURED and not (isinstance(share, int | float) and 0 < share <= 1):
             raise ValueError(
@@ -335,7 +342,7 @@ def main(config: PlanConfig) -> None:
     budget = budget_of(config, law, study)
     scored = read_forecasts((folder.parent if folder else Path("runs")) / LEDGER)
     plan = make_plan(law, budget, study, config, name=name, others=others, scored=scored)
-    out = Path(config.out) if config.out else (folder or Path()) / "plan.yaml"
+    out = Path(config.out) if config.out else _beside(config, name, folder) / "plan.yaml"
     plan = _named(plan, name, law, folder)
     plan["command"] = command_of(config)
     sys.stdout.write("\n".join(derivation(plan)) + "\n")
@@ -409,7 +416,7 @@ def _written(value: Any) -> str:
 def _named(plan: dict[str, Any], name: str, law: Law, folder: Path | None) -> dict[str, Any]:
     """Return the plan with the names and hashes of what it was made from."""
     if folder:
-        plan |= {"study": folder.name, "runs": folder.parent.as_posix()}
+        plan |= {"study": check_study(folder.name), "runs": folder.parent.as_posix()}
     plan["made_from"] = _made_from(name, law, folder)
     plan["law"]["name"] = name
     return plan
@@ -477,12 +484,26 @@ def _laws(names: Any) -> dict[str, Law]:
 def _folder(config: PlanConfig, name: str, law: Law) -> Path | None:
     """Return the study: `runs`, else the one the law was fitted on, else the law's own folder."""
     if config.runs:
-        return Path(config.runs)
+        folder = Path(config.runs)
+        return folder if folder.name not in ("", "..") else folder.resolve()  # as of runs=.
     named, beside = Path(str(law.inputs.get("source", ""))), Path(name).parent
     for folder in (named, beside):
         if folder != Path() and any(folder.glob("*/record.json")):
             return folder
     return None
+
+
+def _beside(config: PlanConfig, name: str, folder: Path | None) -> Path:
+    """Return where the plan goes: to its study, unless only the law's file says where that is.
+
+    A law of somebody else names a folder that it was fitted on; one that lies elsewhere on this
+    machine is read and not written to.
+    """
+    if folder is None:
+        return Path()
+    place, law = folder.resolve(), Path(name).resolve()
+    near = place.is_relative_to(Path.cwd()) or law.is_relative_to(place)
+    return folder if config.runs or near or place.is_relative_to(law.parent) else Path()
 
 
 def _made_from(name: str, law: Law, folder: Path | None) -> dict[str, str]:

@@ -109,6 +109,8 @@ def quoted(argument: str, free_text: Sequence[str]) -> str:
 
 def sentence(error: BaseException, schema: type) -> str:
     """Say in one sentence what was wrong; a wrong key is answered with the right ones."""
+    if isinstance(error, PermissionError) and error.filename:
+        return f"permission denied: {error.filename}; ask its owner for it (chmod), or name another"
     text = " ".join(str(error).split()) or type(error).__name__
     wrong = re.search(
         r"Could not override '([^']+)'|Key '([^']+)' (?:is )?not in|Could not find '([^']+)'", text

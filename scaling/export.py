@@ -17,17 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from conf.app import start, store
-from scaling.adapters import write_adapters
+from scaling.adapters import BASE, write_adapters
 from scaling.config import ModelConfig, check
 from scaling.dialogue import JINJA
 from scaling.model import EMBEDDING_EPS, NORM_EPS, ROPE_BASE, Attention, Block, Transformer
 from scaling.moe import MoE
-from scaling.schema import Record, read_json, write_json, write_text
+from scaling.schema import (
+    EVALUATION,
+    Record,
+    check_schema,
+    read_evaluation,
+    read_json,
+    write_json,
+    write_text,
+)
+from scaling.tensors import write_tensors
 from scaling.tokenizer import END, PAD, SPECIAL
 from scaling.trained import Trained, open_trained, trained_folder
 
@@ -165,7 +173,7 @@ def export(trained: Trained, out: Path) -> None:
     """Write config, weights, tokenizer and model card."""
     config = hub_config(trained.model)
     out.mkdir(parents=True, exist_ok=True)
-    save_file(hub_weights(trained.model), out / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(out / "model.safetensors", hub_weights(trained.model), {"format": "pt"})
     write_json(out / "config.json", config)
     special = {"bos_token": SPECIAL[END], "eos_token": SPECIAL[END], "pad_token": SPECIAL[PAD]}
     write_text(out / "tokenizer.json", trained.tokenizer_path.read_text(encoding="utf-8"))
@@ -174,6 +182,7 @@ def export(trained: Trained, out: Path) -> None:
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": trained.model.context,
+            "padding_side": "left",  # so that a batch of prompts goes on where each ends
             "clean_up_tokenization_spaces": False,
             **special,
             **({"chat_template": JINJA} if is_chat(trained.record) else {}),
@@ -211,15 +220,13 @@ def card(trained: Trained) -> str:
         lines.append(f"- Test loss {r.test_loss:.4f} +- {r.test_loss_se or 0:.4f} nats{bits}.")
     law, forecast = folder.parents[1] / "law.json", folder.parent / "forecast.json"
     if folder.parent.name == "final" and law.is_file():
-        values = read_json(law)
-        said = ", ".join(f"{k} {v:.4g}" for k, v in values["parameters"].items())
-        lines.append(f"- Law ({values['form']}, {values['status']}): {said}.")
+        lines.append(f"- Law {law_of(law)}.")
     if folder.parent.name == "final" and forecast.is_file() and (said := forecast_of(forecast)):
         lines.append(f"- Forecast sealed before the run: {said}.")
-    scores = folder / "evaluation.json"
+    scores = folder / EVALUATION
     if scores.is_file():
         lines += ["", "| task | accuracy | bits per byte | questions |", "|---|---|---|---|"]
-        for name, s in read_json(scores)["tasks"].items():
+        for name, s in read_evaluation(scores).tasks.items():
             lines.append(
                 f"| {name} | {s['acc']:.4f} +- {s['acc_se']:.4f} | {s['bits_per_byte']:.3f} "
                 f"| {s['n']:,} |"
@@ -228,14 +235,29 @@ def card(trained: Trained) -> str:
     return "\n".join(lines) + "\n"
 
 
+def law_of(path: Path) -> str:
+    """Return form, status and parameters of a law.json, which is read in full by `analysis`."""
+    values = read_json(path)
+    check_schema(values, source=path, noun="law", fix="refit it with analysis.fit")
+    try:
+        said = ", ".join(f"{k} {v:.4g}" for k, v in values["parameters"].items())
+        return f"({values['form']}, {values['status']}): {said}"
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no law; refit it with analysis.fit") from error
+
+
 def forecast_of(path: Path) -> str:
     """Return loss and interval of a sealed forecast; empty where the plan made none."""
     values = read_json(path)
+    check_schema(values, source=path, noun="sealed forecast", fix="run scaling.final again")
     values = values.get("forecast", values)
-    if not values["interval"]:
+    if not values.get("interval"):
         return ""
-    low, high = values["interval"]
-    return f"{values['test_loss']:.4f} [{low:.4f}, {high:.4f}] at {values['level']:.0%}"
+    try:
+        low, high = values["interval"]
+        return f"{values['test_loss']:.4f} [{low:.4f}, {high:.4f}] at {values['level']:.0%}"
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no sealed forecast; run scaling.final again") from error
 
 
 def main(config: ExportConfig) -> None:
@@ -246,8 +268,13 @@ def main(config: ExportConfig) -> None:
     if config.adapter:
         hub_config(trained.model)  # a model of no layout is refused before anything is written
         write_adapters(trained, out)
-    export(trained, out / "base" if config.adapter else out)
+    export(trained, out / BASE if config.adapter else out)
     sys.stdout.write(f"{trained.folder} written to {config.out}\n")
+    if config.adapter:
+        sys.stdout.write(
+            f"its base is {config.out}/{BASE}: load that and put the adapters on it, or let peft do"
+            f" both from within {config.out}, AutoPeftModelForCausalLM.from_pretrained('.')\n"
+        )
 
 
 store("export", ExportConfig)

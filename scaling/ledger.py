@@ -8,12 +8,12 @@ of a sweep that was killed in between are found again by their name.
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scaling.attempt import Holder, machine_id, process_started
-from scaling.schema import now
+from scaling.schema import now, read_as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,19 +96,21 @@ def read_lines(study: str | Path) -> list[dict[str, Any]]:
     """Read all lines; torn ones are dropped."""
     path = ledger_path(study)
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+    for line in path.read_bytes().splitlines() if path.is_file() else []:
         try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
+            value = json.loads(line)
+        except ValueError:  # torn, or cut within a character
             continue
+        if isinstance(value, dict):
+            found.append(value)
     return found
 
 
 def read_jobs(study: str | Path) -> list[Job]:
     """Read the jobs, the first submitted first."""
-    known = {f.name for f in fields(Job)}
+    path = ledger_path(study)
     return [
-        Job(**{k: v for k, v in line.items() if k in known})
+        read_as(Job, line, source=path, noun="job", fix="remove its line")
         for line in read_lines(study)
         if "job" in line
     ]

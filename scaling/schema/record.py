@@ -1,18 +1,22 @@
 """The record of one trained cell, and the readers of records and curves.
 
 A record exists once its run has ended, and `status` says how. Fields and units are in the
-dataclass; a NaN is a status, never a number.
+dataclass; a NaN is a status, never a number. A field that is added has a default, for the records
+that are older than it (`scaling.schema.reading`).
 """
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from scaling.schema.files import read_json, write_json
+from scaling.schema.reading import read_as
+from scaling.schema.safety import listable
 
 SCHEMA = 1
+TRAIN_AGAIN = "remove the file and train the cell again"
 STATUSES = ("done", "diverged", "failed")
 STAGES = ("pretrain", "sft", "reward", "ppo")
 FLAGS = ("undercooled", "skipped_steps", "left_forecast")
@@ -50,7 +54,8 @@ class Record:
 
     `flags` say what a reader of the loss should know: `undercooled` when the learning rate was
     hardly lowered before the end, `skipped_steps` when some updates were left out, `left_forecast`
-    when a final run left the band of its forecast twice in a row.
+    when a final run left the band of its forecast twice in a row. `left_out` counts what of the
+    data was not used, by reason: null, empty, too_long, tied, repeated, unscored.
     """
 
     run_id: str
@@ -87,6 +92,7 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -105,13 +111,27 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Record":
-        """Build a record, naming every unknown and every missing field."""
-        known = {f.name for f in fields(cls)}
-        optional = {"error", "metrics", "inputs", "flags", "schema", "stage"}
-        unknown, missing = sorted(set(values) - known), sorted(known - optional - set(values))
-        if unknown or missing:
-            raise ValueError(f"not a record: unknown fields {unknown}, missing fields {missing}")
-        return cls(**{**values, "params": Params(**values["params"])})
+        """Build a record of this version or an earlier one; ValueError names what does not fit."""
+        return _built(values, "the record")
+
+    def setting(self, *keys: str) -> Any:
+        """Return a value of the cell's config by its keys; ValueError where it is not held.
+
+        The config of a stage after pretraining holds its plan beside the cell's.
+        """
+        found: Any = self.config.get("cell", self.config)
+        for key in keys:
+            if not isinstance(found, dict) or key not in found:
+                raise ValueError(
+                    f"the record of {self.study}/{self.run_id} has no config.{'.'.join(keys)};"
+                    f" {TRAIN_AGAIN}"
+                )
+            found = found[key]
+        return found
+
+
+def _built(values: Any, source: str | Path) -> Record:
+    return read_as(Record, values, source=source, noun="record", fix=TRAIN_AGAIN, schema=SCHEMA)
 
 
 def _expect(name: str, value: Any, legal: tuple[Any, ...]) -> None:
@@ -123,10 +143,7 @@ def _expect(name: str, value: Any, legal: tuple[Any, ...]) -> None:
 
 def read_record(path: str | Path) -> Record:
     """Read one record.json; raises ValueError naming the file and what is wrong with it."""
-    try:
-        return Record.from_dict(read_json(path))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    return _built(read_json(path), path)
 
 
 def read_records(folder: str | Path) -> list[Record]:
@@ -135,7 +152,7 @@ def read_records(folder: str | Path) -> list[Record]:
     Cells without a record (queued, running, killed) are not there yet. Raises FileNotFoundError
     for a folder that does not exist. Records of a final run (`final/<stage>`) are left out.
     """
-    folder = Path(folder)
+    folder = listable(Path(folder))
     if not folder.is_dir():
         raise FileNotFoundError(f"no study folder {folder}; run the sweep first or check the path")
     return sorted(map(read_record, folder.glob("*/record.json")), key=lambda r: r.run_id)
