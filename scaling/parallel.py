@@ -9,7 +9,7 @@ files and the others start from what it read; ranks that share out the weights t
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -22,6 +22,9 @@ ENVIRONMENTS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),  # srun
 )
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class World:
             tensor.div_(self.size)
         return tensor
 
+    def broadcast_(self, tensor: Tensor) -> None:
+        """Put rank 0's values in a tensor's place, each rank's on its own device."""
+        if self.size > 1:
+            distributed.broadcast(tensor, src=0)
+
     def gravest(self, stop: str, save: bool, device: torch.device) -> tuple[str, bool]:
         """Return the gravest reason to stop of any rank, and whether any wants a checkpoint."""
         if self.size == 1:
@@ -87,10 +95,10 @@ class World:
         """Return this rank's rows of a step; ValueError where they cannot be divided."""
         return rows_each(rows, self.size)
 
-    def part(self, batch: Tensor) -> Tensor:
+    def part(self, batch: T) -> T:
         """Return this rank's rows of a batch."""
-        mine = self.rows(len(batch))
-        return batch[self.rank * mine : (self.rank + 1) * mine]
+        mine = self.rows(len(batch))  # type: ignore[arg-type]
+        return batch[self.rank * mine : (self.rank + 1) * mine]  # type: ignore[index]
 
 
 ALONE = World()
@@ -104,6 +112,22 @@ def is_part(tensor: Tensor) -> bool:
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor with the parts that other ranks hold; all ranks must ask."""
     return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Return this rank's part of a tensor, all of it where no other rank holds any; no copy."""
+    return tensor.to_local() if is_part(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def as_part(own: Tensor, part: Tensor) -> Tensor:
+    """Return this rank's part of a tensor like `own`, on its device, as such a tensor."""
+    part = part.to(own.device)
+    if not is_part(own):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    mesh, placements = own.device_mesh, own.placements  # type: ignore[attr-defined]
+    return DTensor.from_local(part, mesh, placements, shape=own.shape, stride=own.stride())
 
 
 def divided_as(own: Tensor, value: Tensor) -> Tensor:

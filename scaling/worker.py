@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch._dynamo  # the optimiser's first step imports it, for three seconds: here only once
 
 from scaling.attempt import Attempt, Held, Holder, Lease, Pulse, Stopped, attempts, settled
 from scaling.companions import companions, in_common
@@ -35,6 +34,9 @@ from scaling.schema import discard_record
 from scaling.step import prepare
 from scaling.trainer import longest, trunk_work
 from scaling.work import Task, alike, most_together
+
+with contextlib.suppress(ImportError):  # no public module
+    import torch._dynamo  # the optimiser's first step imports it, for three seconds: here only once
 
 log = logging.getLogger(__name__)
 STOPPED, HELD = 75, 76  # exit codes beside 0 and 1: asked to stop; somebody else has cells
