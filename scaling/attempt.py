@@ -122,6 +122,14 @@ def process_started(pid: int) -> int | None:
     return None if state in "ZX" else int(rest[18])
 
 
+def seconds_here() -> float:
+    """Return how long this process is there, its imports included; 0 where that is unknown."""
+    started = process_started(os.getpid())
+    if started is None:
+        return 0.0
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
+
+
 def attempt_path(folder: Path, number: int) -> Path:
     """Return the file of an attempt."""
     return folder / "attempts" / f"{number:04}.json"
