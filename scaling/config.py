@@ -443,7 +443,8 @@ class MachineConfig:
     GPU or `threads` of its own, train a model together (scaling.companions), each on its share of a
     step's rows; stages after pretraining take one. `shard` divides weights, gradients and moments
     among the ranks (FSDP2; Rajbhandari et al. 2020, stage 3), whose folder `runs` must then be one
-    that all of them see.
+    that all of them see. Ranks wait `meet_seconds` for each other at the start; one that gives no
+    sign of life, or that the others wait for, longer than `hang_seconds` ends the run, named.
 
     `stack` bounds how many small trunks of one shape train together in one process (scaling.gang;
     the seconds of a record are then its share). -1 leaves it to what was measured, 0 is never, a
@@ -458,6 +459,8 @@ class MachineConfig:
     activation_checkpointing: bool = False
     shard: bool = False
     ranks: int = 1
+    meet_seconds: float = 600.0
+    hang_seconds: float = 1800.0
     threads: int = 1
     workers: int = 0
     cache: str = ""
@@ -475,6 +478,9 @@ class MachineConfig:
             "must be 0 (a step's rows at once) or more",
         )
         check("machine.ranks", self.ranks, self.ranks >= 1, "must be 1 (alone) or more processes")
+        for name in ("meet_seconds", "hang_seconds"):
+            value = getattr(self, name)
+            check(f"machine.{name}", value, 1 <= value <= 1e6, "must be from 1 to 1e6 seconds")
         check(
             "machine.stack",
             self.stack,

@@ -330,6 +330,14 @@ def test_ranks_are_known_by_torchrun_or_srun(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    with pytest.raises(ValueError, match=r"SLURM_NTASKS=4 .* start it with srun --ntasks=4"):
+        started_ranks()
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # a shell in the job, not one of its ranks
+    with pytest.raises(ValueError, match="srun did not start this process"):
+        started_ranks()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     assert started_ranks() == 4
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
