@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS = 5.0  # between two beats; a twentieth of a hang_seconds that is shorter than 100 s
 GRACE_SECONDS = 30.0  # that a rank's collectives have to fail by themselves, once a rank is ended
 LOST = 70  # exit code of a rank whose collectives do not
-STOP_SECONDS = 2.0  # that a last beat may take
+STOP_SECONDS = 5.0  # that a last beat may take, and the rank that keeps the store stays for others
 WAIT_SECONDS = 5.0  # of waiting for other ranks at the start, before it is said
 STANDSTILL = 2  # times hang_seconds without a step of any rank, where none is behind the others
 VERDICT = "verdict"
@@ -155,7 +155,7 @@ class Presence:
         """Say that this rank leaves, and be silent."""
         self._over.set()
         for thread in self._threads:
-            thread.join(STOP_SECONDS)
+            thread.join(2 * STOP_SECONDS)
 
     def enter(self) -> None:
         """Count a collective that the main thread enters."""
@@ -198,15 +198,30 @@ class Presence:
             try:
                 self.board.write(f"beat-{self.rank}", json.dumps(asdict(said)))
                 if left:
+                    self._see_off()
                     return
-                for rank in self.heard:
-                    self._hear(rank, self.board.read(f"beat-{rank}"))
-                self.verdict = self.verdict or self.board.read(VERDICT)
-            except Exception:  # noqa: BLE001  of a store whose process has ended
+                self._listen()
+            except OSError:  # of a full disk: later
                 if left:
                     return
                 continue
+            except Exception:  # noqa: BLE001  of a store whose process has ended
+                return
             self._spoke = time.monotonic()
+
+    def _listen(self) -> None:
+        for rank in self.heard:
+            self._hear(rank, self.board.read(f"beat-{rank}"))
+        self.verdict = self.verdict or self.board.read(VERDICT)
+
+    def _see_off(self) -> None:
+        """Stay until the others have left, where this process keeps the board for them."""
+        end = time.monotonic() + STOP_SECONDS
+        while self.rank == self.keeper and not self.verdict and time.monotonic() < end:
+            self._listen()
+            if all(h.beat and h.beat.left for h in self.heard.values()):
+                return
+            time.sleep(0.05)
 
     def _hear(self, rank: int, text: str) -> None:
         if not text:
