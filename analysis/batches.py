@@ -14,7 +14,7 @@ from analysis.allotment import Pick
 from analysis.candidates import Candidate
 from analysis.goal import Goal
 from analysis.words import interval, number, power, short
-from scaling.schema import now
+from scaling.schema import now, read_as
 
 NAME = "design.jsonl"
 SCHEMA = 1
@@ -58,18 +58,19 @@ def append_batch(folder: Path, batch: Batch) -> None:
 
 
 def read_batches(folder: Path) -> list[Batch]:
-    """Read the lines, none where there is no file; ValueError for another schema."""
+    """Read the lines, none where there is no file; ValueError names one that does not fit."""
     path = folder / NAME
     if not path.is_file():
         return []
     found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        values = json.loads(line)
-        if values.get("schema") != SCHEMA:
-            raise ValueError(
-                f"{path} has schema {values.get('schema')}; this version reads {SCHEMA}"
-            )
-        found.append(Batch(**values))
+    fix = "remove the line: the design is made again from the cells"
+    for i, line in enumerate(path.read_bytes().splitlines(), start=1):
+        source = f"{path}, line {i}"
+        try:
+            values = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{source} is not JSON ({error}); {fix}") from error
+        found.append(read_as(Batch, values, source=source, noun="batch", fix=fix, schema=SCHEMA))
     return found
 
 

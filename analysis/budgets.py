@@ -16,6 +16,7 @@ from analysis.laws import Law
 from analysis.study import Study
 
 MEASURED = "measured"  # a utilisation
+MOST_FLOPS = 1e32  # a million times the largest training run so far (5e26, Epoch AI 2025)
 KINDS = ("flops", "gpu_hours", "money", "wall_hours", "flops_multiple")
 
 
@@ -53,10 +54,17 @@ class Budget:
 
     def __post_init__(self) -> None:
         """Refuse a budget that buys nothing."""
-        if not 0 < self.flops < float("inf"):
-            raise ValueError(
-                f"the budget is {self.flops:g} FLOPs; give a positive number, as flops=1e21"
-            )
+        check_flops(self.flops)
+
+
+def check_flops(flops: float) -> float:
+    """Return the FLOPs of a budget; ValueError for one that buys nothing, or more than exists."""
+    if not 0 < flops <= MOST_FLOPS:
+        raise ValueError(
+            f"the budget is {flops:g} FLOPs; give a number above 0 and up to {MOST_FLOPS:g}, as"
+            " flops=1e21"
+        )
+    return flops
 
 
 def budget_of(asked: Asked, law: Law, study: Study) -> Budget:
@@ -75,6 +83,7 @@ def budget_of(asked: Asked, law: Law, study: Study) -> Budget:
             size=lambda c: law.optimum(c).params,
             start=max((c.params for c in study.cells), default=1e9),
         )
+    check_flops(flops)
     speed, device, why = speed_of(asked, study, law.optimum(flops).params)
     return Budget(
         flops=flops,
@@ -210,7 +219,7 @@ def _bought(
             " or runs="
         )
     for _ in range(4):
-        found, _, why = speed(size(flops_of_hours(hours, flops_per_second=found)))
+        found, _, why = speed(size(check_flops(flops_of_hours(hours, flops_per_second=found))))
         assert found is not None  # what was known of one size is known of all
     return (
         flops_of_hours(hours, flops_per_second=found),

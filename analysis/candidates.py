@@ -145,8 +145,8 @@ def of_study(
     trained; a trunk that was is known by its id.
     """
     found = []
-    trunks = {(_shape_of(r), r.seed): r.trunk or r.run_id for r in records}
-    there = {(_shape_of(r), r.seed, r.tokens) for r in records}
+    trunks = {(Shape.of(r), r.seed): r.trunk or r.run_id for r in records}
+    there = {(Shape.of(r), r.seed, r.tokens) for r in records}
     decay = decay_of(records)
     for shape in dict.fromkeys(shape for shape, _ in trunks):
         params, per_token = getattr(shape.params, law.count), shape.flops_per_token
@@ -195,9 +195,3 @@ def decay_of(records: Sequence[Record]) -> float:
     schedule = records[-1].config.get("schedule", {})
     wsd = schedule.get("name", records[-1].schedule) == "wsd"
     return float(schedule.get("decay", 0.2)) if wsd else 1.0
-
-
-def _shape_of(record: Record) -> Shape:
-    config = record.config
-    vocab_size, context = config["tokenizer"]["vocab_size"], config["data"]["context"]
-    return Shape.from_config(config["model"], vocab_size=vocab_size, context=context)

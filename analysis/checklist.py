@@ -123,7 +123,7 @@ def _settings(done: Sequence[Record], block: str, names: dict[str, str]) -> str:
 def _architecture(done: Sequence[Record]) -> str:
     names = {"mlp": "MLP", "norm": "norm", "positions": "positions", "tied": "tied head"}
     names |= {"parametrization": "parametrisation", "n_experts": "experts"}
-    shapes = {(r.config["model"]["n_layer"], r.config["model"]["d_model"]) for r in done}
+    shapes = {(r.setting("model", "n_layer"), r.setting("model", "d_model")) for r in done}
     ladder = ", ".join(f"{n} x {d}" for n, d in sorted(shapes, key=lambda s: s[0] * s[1] ** 2))
     return f"decoder, {_settings(done, 'model', names)}; layers x width {ladder}" if done else ""
 

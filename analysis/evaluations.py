@@ -1,29 +1,23 @@
 """What scaling.evaluate found of a study's models, as tables of the report."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from analysis.tables import Grid
 from analysis.words import number
-from scaling.schema import read_json, read_record
-
-SCHEMA = 1
+from scaling.schema import read_evaluation, read_record
 
 
 def read_evaluations(folder: str | Path) -> list[dict[str, Any]]:
     """Return the evaluations of a study's cells and final stages, the least compute first.
 
     Each is told whether it is of the `final` run, and the `trunk` of its cell where that is known.
-    Raises ValueError for a file of another schema.
+    Raises ValueError for a file that a later version wrote or that is damaged.
     """
     folder, found = Path(folder), []
     for path in [*folder.glob("*/evaluation.json"), *folder.glob("final/*/evaluation.json")]:
-        values = read_json(path)
-        if values.get("schema") != SCHEMA:
-            raise ValueError(
-                f"{path} has schema {values.get('schema')!r}, not {SCHEMA}; "
-                "run scaling.evaluate again"
-            )
+        values = asdict(read_evaluation(path))
         beside = path.with_name("record.json")
         trunk = read_record(beside).trunk if beside.is_file() else None
         found.append({**values, "trunk": trunk, "final": path.parent.parent.name == "final"})

@@ -9,7 +9,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 
 from analysis.study import Study
-from scaling.schema import Shape, ladder_shape
+from scaling.schema import Shape, check_size, ladder_shape
 
 RULES = ("ladder", "levine")
 VOCAB_RULES = ("tokenizer", "tao")
@@ -133,6 +133,7 @@ def levine_shape(target: float, *, like: Shape, count: str, multiple: int = 1) -
 
     ValueError where even one layer is too large: the rule starts at a width of 163.
     """
+    check_size(target)
     ratio, step = like.d_ff / like.d_model, multiple * like.d_head
 
     def at(n_layer: int, width: int) -> Shape:

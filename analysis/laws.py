@@ -36,7 +36,7 @@ in `benchmarks/intervals.py`. A law that is not usable says nothing beyond its d
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,8 @@ from analysis.alarms import Alarm
 from analysis.allocation import optimal_split, power_optimum
 from analysis.forms import FORMS, Array, Form, column
 from analysis.scatter import deviation
-from analysis.uncertainty import corrected
-from scaling.schema import COUNTS, code_version, read_json, write_json
+from analysis.uncertainty import MOST_DRAWS, corrected
+from scaling.schema import COUNTS, code_version, read_as, read_json, write_json
 
 SCHEMA = 1
 STATUSES = ("converged", "offset_not_identified", "bound_hit", "not_identified", "max_iter")
@@ -114,11 +114,7 @@ class Law:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        """Refuse another schema, an unknown status or count, parameters that are not finite."""
-        if self.schema != SCHEMA:
-            raise ValueError(
-                f"law.json has schema {self.schema}; this version reads {SCHEMA}: refit"
-            )
+        """Refuse an unknown status or count, parameters that are not finite."""
         if self.status not in STATUSES:
             raise ValueError(f"law status is {self.status!r}; legal are {', '.join(STATUSES)}")
         if self.count not in COUNTS:
@@ -130,6 +126,21 @@ class Law:
         if bad:
             raise ValueError(
                 f"law parameters {bad} are not finite; the fit failed: check the table"
+            )
+        if self.draws is not None:
+            self._check_draws(self.draws)
+
+    def _check_draws(self, draws: Array) -> None:
+        """Refuse draws that are no table of the parameters, or more than a machine should hold."""
+        if draws.ndim != 2 or draws.shape[1] != len(self.parameters):
+            raise ValueError(
+                f"the law has draws of shape {draws.shape} for {len(self.parameters)} parameters;"
+                " refit it"
+            )
+        if len(draws) > MOST_DRAWS:
+            raise ValueError(
+                f"the law has {len(draws):,} draws; at most {MOST_DRAWS:,} are read: refit it with"
+                " fewer intervals.resamples"
             )
 
     @property
@@ -235,20 +246,15 @@ class Law:
 
     @classmethod
     def read(cls, path: str | Path) -> "Law":
-        """Read law.json; unknown and missing keys are refused by name."""
+        """Read law.json of this version or an earlier one (`scaling.schema.reading`)."""
         values = read_json(path)
         if not isinstance(values, dict) or "optimum" not in values:
             raise ValueError(f"{path} is not a law (no key `optimum`); make one with analysis.fit")
         values["allocation"] = values.pop("optimum")
-        known = {f.name for f in fields(cls)}
-        needed = {"form", "count", "parameters", "objective", "status"}
-        unknown, missing = sorted(set(values) - known), sorted(needed - set(values))
-        if unknown or missing:
-            raise ValueError(f"{path}: unknown keys {unknown}, missing keys {missing}; refit it")
-        values["alarms"] = tuple(Alarm(**alarm) for alarm in values.get("alarms", ()))
-        if values.get("draws") is not None:
-            values["draws"] = np.array(values["draws"], dtype=float)
-        return cls(**values)
+        law = read_as(
+            cls, values, source=path, noun="law", fix="refit it with analysis.fit", schema=SCHEMA
+        )
+        return law if law.draws is None else replace(law, draws=_draws(law, path))
 
     def __rich_repr__(self) -> Any:
         """Yield what rich shows: form, status, parameters with intervals, alarms."""
@@ -332,6 +338,20 @@ class Law:
         if "sd" in self.noise and FORMS[self.form].target == "loss":
             return self.residual_sd / point
         return np.full(point.shape, self.residual_sd)
+
+
+def _draws(law: Law, path: str | Path) -> Array:
+    """Return the draws of a law that was read: a row of numbers a resample, in parameter order."""
+    try:
+        draws = np.array(law.draws, dtype=float)
+    except (TypeError, ValueError):
+        draws = np.empty((0, 0))
+    if draws.ndim != 2 or draws.shape[1] != len(law.parameters):
+        raise ValueError(
+            f"{path}: draws are no rows of {len(law.parameters)} numbers; refit it with"
+            " analysis.fit"
+        )
+    return draws
 
 
 def tau_at(knots: list[list[float]], distance: Array) -> Array:

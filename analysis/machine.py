@@ -24,7 +24,7 @@ def machine_block(
     """
     trained = config.get("machine", {})
     usual = "bf16" if device.lower() in DEVICES else "fp32"
-    ranks = max(n for n in range(1, devices + 1) if rows % n == 0)
+    ranks = max(n for n in range(1, min(devices, rows) + 1) if rows % n == 0)
     shared = f"devices={devices}"
     if ranks < devices:
         shared += f", of which {ranks} can share the {rows} rows of a step"

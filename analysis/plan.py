@@ -71,6 +71,7 @@ from conf.app import start, store
 from scaling.schema import (
     LEDGER,
     Shape,
+    check_study,
     code_version,
     read_forecasts,
     sha256_file,
@@ -335,7 +336,7 @@ def main(config: PlanConfig) -> None:
     budget = budget_of(config, law, study)
     scored = read_forecasts((folder.parent if folder else Path("runs")) / LEDGER)
     plan = make_plan(law, budget, study, config, name=name, others=others, scored=scored)
-    out = Path(config.out) if config.out else (folder or Path()) / "plan.yaml"
+    out = Path(config.out) if config.out else _beside(config, name, folder) / "plan.yaml"
     plan = _named(plan, name, law, folder)
     plan["command"] = command_of(config)
     sys.stdout.write("\n".join(derivation(plan)) + "\n")
@@ -409,7 +410,7 @@ def _written(value: Any) -> str:
 def _named(plan: dict[str, Any], name: str, law: Law, folder: Path | None) -> dict[str, Any]:
     """Return the plan with the names and hashes of what it was made from."""
     if folder:
-        plan |= {"study": folder.name, "runs": folder.parent.as_posix()}
+        plan |= {"study": check_study(folder.name), "runs": folder.parent.as_posix()}
     plan["made_from"] = _made_from(name, law, folder)
     plan["law"]["name"] = name
     return plan
@@ -477,12 +478,26 @@ def _laws(names: Any) -> dict[str, Law]:
 def _folder(config: PlanConfig, name: str, law: Law) -> Path | None:
     """Return the study: `runs`, else the one the law was fitted on, else the law's own folder."""
     if config.runs:
-        return Path(config.runs)
+        folder = Path(config.runs)
+        return folder if folder.name not in ("", "..") else folder.resolve()  # as of runs=.
     named, beside = Path(str(law.inputs.get("source", ""))), Path(name).parent
     for folder in (named, beside):
         if folder != Path() and any(folder.glob("*/record.json")):
             return folder
     return None
+
+
+def _beside(config: PlanConfig, name: str, folder: Path | None) -> Path:
+    """Return where the plan goes: to its study, unless only the law's file says where that is.
+
+    A law of somebody else names a folder that it was fitted on; one that lies elsewhere on this
+    machine is read and not written to.
+    """
+    if folder is None:
+        return Path()
+    place, law = folder.resolve(), Path(name).resolve()
+    near = place.is_relative_to(Path.cwd()) or law.is_relative_to(place)
+    return folder if config.runs or near or place.is_relative_to(law.parent) else Path()
 
 
 def _made_from(name: str, law: Law, folder: Path | None) -> dict[str, str]:

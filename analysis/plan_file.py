@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from scaling.schema import write_text
+from scaling.schema import check_schema, read_yaml, write_text
 
 SCHEMA = 1
 
@@ -27,9 +27,9 @@ def read_plan(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no plan {path}; make one with analysis.plan")
-    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(plan, dict) or plan.get("schema") != SCHEMA or "pretrain" not in plan:
-        raise ValueError(
-            f"{path} is not a plan of schema {SCHEMA}; make it again with analysis.plan"
-        )
+    plan = read_yaml(path)
+    fix = "make it again with analysis.plan"
+    check_schema(plan, source=path, noun="plan", fix=fix, schema=SCHEMA)
+    if not isinstance(plan.get("pretrain"), dict):
+        raise ValueError(f"{path} is no plan (no block pretrain); {fix}")
     return plan

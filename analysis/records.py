@@ -11,6 +11,7 @@ update at which held-out prompts were scored, not one where it ended. Every mist
 """
 
 import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,7 +20,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from scaling.schema import COUNTS, Record, confirmations, read_curve, read_record, sha256_file
+from analysis.condition import rows
+from scaling.schema import (
+    COUNTS,
+    Record,
+    confirmations,
+    read_curve,
+    read_record,
+    readable,
+    sha256_file,
+)
+
+log = logging.getLogger(__name__)
 
 NEEDED = ("params", "tokens", "loss")
 ALWAYS_CHECKED = (
@@ -43,6 +55,8 @@ FORM_OF = {
 }
 SAME_LOSS = ("data", "tokenizer", "eval")  # of a config: what losses are compared on
 SHOWN_ROWS = 5
+MOST_TABLE_BYTES = 2 << 30  # of a table's file: ten million rows
+MOST_TABLE_VALUES = 200_000_000  # of a Parquet table, which a few bytes can stand for; 1.6 GB
 POINTS = ("records", "updates")
 LEAST_KL = 0.1  # nats; the law of PPO does not hold nearer to the start
 FEWEST_BODIES = 8  # of stages: with fewer models a resample of them leaves no law
@@ -98,9 +112,9 @@ def load_runs(
 ) -> Runs:
     """Read a study's folder, a file, or a data frame into checked `Runs`.
 
-    `where` is a pandas query over the source's own columns; `needed` names the columns that must
-    be there, `stage` the cells of a study that are meant, `points` what a row of them is. Raises
-    ValueError or FileNotFoundError with one sentence.
+    `where` is a condition over the source's own columns (`analysis.condition`); `needed` names the
+    columns that must be there, `stage` the cells of a study that are meant, `points` what a row of
+    them is. Raises ValueError or FileNotFoundError with one sentence.
     """
     if count not in COUNTS:
         raise ValueError(f"count={count} is not known; choose one of {', '.join(COUNTS)}")
@@ -176,10 +190,9 @@ def _study(
     if not paths:
         raise ValueError(f"{folder} holds no record.json; run the sweep first or check the path")
     kept: list[dict[str, Any]] = []
-    dropped: list[dict[str, str]] = []
+    records, dropped = _readable(paths)
     least: set[float | None] = set()
-    for path in paths:
-        record = read_record(path)
+    for path, record in records.items():
         why = _why_not(record, stage)
         if why:
             dropped.append({"run": record.run_id, "why": why})
@@ -188,7 +201,7 @@ def _study(
             least.add(record.metrics.get("bayes_loss"))
     if not kept:
         whys = sorted({d["why"] for d in dropped})
-        others = sorted({r.stage for r in map(read_record, paths)} - {stage})
+        others = sorted({r.stage for r in records.values()} - {stage})
         if others and all(w.startswith("stage is") for w in whys):
             raise ValueError(
                 f"{folder} has {len(dropped)} records of stage {' and '.join(others)}, none of"
@@ -214,6 +227,18 @@ def _study(
         table = table.drop(columns="trunk")  # rows are resampled, what their models share is not
         inputs["bodies"] = n
     return table, dropped, inputs
+
+
+def _readable(paths: list[Path]) -> tuple[dict[Path, Record], list[dict[str, str]]]:
+    """Read records; return those that cannot be read as dropped, which is said."""
+    found, damaged = {}, []
+    for path in paths:
+        try:
+            found[path] = read_record(path)
+        except ValueError as error:
+            log.warning("left out: %s", error)
+            damaged.append({"run": path.parent.name, "why": f"its record cannot be read: {error}"})
+    return found, damaged
 
 
 def _confirmed(
@@ -330,9 +355,10 @@ def _held(raw: pd.DataFrame) -> dict[str, list[Any]]:
 def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"no table or study {path}; check the path given as runs=")
+    readable(path, most_bytes=MOST_TABLE_BYTES)
     readers = {
         ".csv": pd.read_csv,
-        ".parquet": pd.read_parquet,
+        ".parquet": _read_parquet,
         ".jsonl": lambda p: pd.read_json(p, lines=True),
     }
     suffix = path.suffix.lower()
@@ -355,6 +381,23 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if len(raw.columns) == 1:
         _refuse_separator(path, str(raw.columns[0]))
     return raw, {"source": path.as_posix(), "sha256": sha256_file(path)}
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    """Read a Parquet table; refuse one that a few bytes make larger than memory."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import read_metadata
+
+    try:
+        meta = read_metadata(path)
+        if meta.num_rows * meta.num_columns > MOST_TABLE_VALUES:
+            raise ValueError(
+                f"it holds {meta.num_rows:,} rows of {meta.num_columns} columns, more than"
+                f" {MOST_TABLE_VALUES:,} values"
+            )
+        return pd.read_parquet(path)
+    except ArrowException as error:
+        raise ValueError(str(error)) from error
 
 
 def _refuse_twice(path: Path) -> None:
@@ -380,30 +423,11 @@ def _refuse_separator(path: Path, header: str) -> None:
 
 
 def _filter(raw: pd.DataFrame, where: str) -> pd.DataFrame:
-    names = ", ".join(map(str, raw.columns))
-    try:
-        kept = raw.eval(where)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        NameError,
-        AttributeError,
-        SyntaxError,
-        NotImplementedError,
-    ) as error:
-        text = " ".join(str(error).split())
-        raise ValueError(
-            f"where={where} does not evaluate ({text}); columns are {names}"
-        ) from error
-    if not isinstance(kept, pd.Series) or not pd.api.types.is_bool_dtype(kept):
-        raise ValueError(
-            f"where={where} is no condition that a row meets or fails, as loss < 3; columns are "
-            f"{names}"
-        )
-    if not kept.any():
+    met = rows(raw, where)
+    if not met.any():
+        names = ", ".join(map(str, raw.columns))
         raise ValueError(f"where={where} keeps none of {len(raw)} rows; columns are {names}")
-    return raw.loc[kept.fillna(False).to_numpy(dtype=bool)]
+    return raw.loc[met]
 
 
 def _missing(absent: dict[str, str], present: list[str]) -> str:

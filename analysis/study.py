@@ -125,13 +125,13 @@ def study_of(folder: str | Path, *, count: str) -> Study:
     if not records:
         raise ValueError(f"{folder} has no cell that is done; run the sweep first")
     largest = max(records, key=lambda r: r.flops)
-    config, like = largest.config, _shape(largest)
+    config, like = largest.config, Shape.of(largest)
     schedule = config.get("schedule", {})
     return Study(
         name=Path(folder).name or largest.study,
         source=f"study {largest.study}",
         like=like,
-        recipe=Recipe.from_config(config["optim"], config["model"]),
+        recipe=Recipe.from_config(largest.setting("optim"), largest.setting("model")),
         schedule=schedule.get("name", largest.schedule),
         decay=schedule.get("decay", 0.2),
         warmup_steps=schedule.get("warmup_steps"),
@@ -170,23 +170,17 @@ def chinchilla_aspect(params: float) -> float:
     return float(np.interp(math.log(params), np.log([small[0], *sizes]), [small[1], *aspects]))
 
 
-def _shape(record: Record) -> Shape:
-    config = record.config
-    vocab_size, context = config["tokenizer"]["vocab_size"], config["data"]["context"]
-    return Shape.from_config(config["model"], vocab_size=vocab_size, context=context)
-
-
 def _cell(record: Record, count: str) -> Cell:
-    model = record.config["model"]
+    shape = Shape.of(record)
     return Cell(
         params=getattr(record.params, count),
         tokens=record.tokens,
         flops=record.flops,
-        aspect=model["d_model"] / model["n_layer"],
+        aspect=shape.d_model / shape.n_layer,
         flops_per_second=record.tokens_per_second * record.flops / max(record.tokens, 1),
         peak_lr=record.peak_lr,
         utilisation=record.mfu,
-        shape=_shape(record),
+        shape=shape,
     )
 
 

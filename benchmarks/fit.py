@@ -112,7 +112,7 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("table", nargs="?")
-    parser.add_argument("--where", help="pandas query over the table's columns")
+    parser.add_argument("--where", help="condition over the table's columns, as in analysis.fit")
     parser.add_argument("--starts", type=int, default=45)
     parser.add_argument("--resamples", type=int, default=40)
     options = parser.parse_args()

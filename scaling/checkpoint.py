@@ -115,6 +115,15 @@ def load(
         return json.loads(tensors.header["state"])
 
 
+def peek(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's state alone; empty where it is missing or cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads(file.metadata()["state"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def load_weights(path: str | Path, model: nn.Module) -> None:
     """Read a checkpoint's weights into `model`; ValueError when they do not fit."""
     if not Path(path).is_file():

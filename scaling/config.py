@@ -5,15 +5,12 @@ evaluation, seed), values and not differences from defaults; machine, launcher a
 """
 
 import dataclasses
-import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 import conf
-from scaling.schema import COUNTS, Recipe, Shape, sha256_json
+from scaling.schema import COUNTS, Recipe, Shape, check_study, read_as, read_yaml, sha256_json
 
 
 def check(what: str, value: Any, legal: bool, fix: str) -> None:
@@ -449,6 +446,10 @@ class MachineConfig:
     `stack` bounds how many small trunks of one shape train together in one process (scaling.gang;
     the seconds of a record are then its share). -1 leaves it to what was measured, 0 is never, a
     number holds for a model of any size and on any device.
+
+    A sweep ends a process that it has seen stopped (SIGSTOP) for `stopped_seconds`, and one that
+    has made no step, and scored and sampled nothing, for `hang_seconds` and for twenty times its
+    slowest step before; its cells go on from their checkpoints.
     """
 
     device: str = "auto"
@@ -460,12 +461,13 @@ class MachineConfig:
     shard: bool = False
     ranks: int = 1
     meet_seconds: float = 600.0
-    hang_seconds: float = 1800.0
     threads: int = 1
     workers: int = 0
     cache: str = ""
     checkpoint_seconds: float = 60.0
     stack: int = -1
+    stopped_seconds: float = 60.0
+    hang_seconds: float = 1800.0
 
     def __post_init__(self) -> None:
         """Check device and precision."""
@@ -478,15 +480,15 @@ class MachineConfig:
             "must be 0 (a step's rows at once) or more",
         )
         check("machine.ranks", self.ranks, self.ranks >= 1, "must be 1 (alone) or more processes")
-        for name in ("meet_seconds", "hang_seconds"):
-            value = getattr(self, name)
-            check(f"machine.{name}", value, 1 <= value <= 1e6, "must be from 1 to 1e6 seconds")
         check(
             "machine.stack",
             self.stack,
             self.stack >= -1,
             "must be -1 (as measured), 0 (never) or the most trunks trained together",
         )
+        for name in ("meet_seconds", "stopped_seconds", "hang_seconds"):
+            value = getattr(self, name)
+            check(f"machine.{name}", value, 0 < value <= 1e7, "must be above 0 seconds, up to 1e7")
 
 
 @dataclass(kw_only=True)
@@ -680,11 +682,10 @@ class PpoPlan:
 def rung(name: str, like: ModelConfig) -> ModelConfig:
     """Return the model of conf/model/NAME.yaml, in all else as `like`; ValueError for no rung."""
     folder = Path(conf.__file__).parent / "model"
-    if not (folder / f"{name}.yaml").is_file():
-        names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise ValueError(f"ppo.reward_model={name} is no rung; choose one of {names}")
-    shape = OmegaConf.to_container(OmegaConf.load(folder / f"{name}.yaml"))
-    assert isinstance(shape, dict)
+    names = sorted(p.stem for p in folder.glob("*.yaml"))
+    if name not in names:
+        raise ValueError(f"ppo.reward_model={name} is no rung; choose one of {', '.join(names)}")
+    shape = read_yaml(folder / f"{name}.yaml")
     derived = dict.fromkeys(("n_head", "n_kv_head", "d_ff", "top_k", "d_expert"), 0)
     return ModelConfig(
         **{**dataclasses.asdict(like), **derived, **{str(k): shape[k] for k in shape}}
@@ -735,6 +736,7 @@ class CellConfig:
 
     def __post_init__(self) -> None:
         """Derive the model's widths; check how the cells are run."""
+        check_study(self.study)
         self.model.__post_init__()
         one_of("stage", self.stage, tuple(STARTS_FROM))
         check("retry", self.retry, self.retry >= 0, "must be 0 or more attempts after the first")
@@ -760,18 +762,12 @@ class CellConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CellConfig":
-        """Build a cell from what `dataclasses.asdict` made of it."""
-        nested = {
-            f.name: type(getattr(cls._blank(), f.name))(**values[f.name])
-            for f in dataclasses.fields(cls)
-            if dataclasses.is_dataclass(getattr(cls._blank(), f.name))
-        }
-        return cls(**{**values, **nested})
+        """Build a cell from what `dataclasses.asdict` made of it, here or in an earlier version.
 
-    @classmethod
-    @functools.cache
-    def _blank(cls) -> "CellConfig":
-        return cls(budget=BudgetConfig(n_tokens=1))
+        A setting that this version does not know is refused: the cell would be another one.
+        """
+        fix = "give the sweep's command again"
+        return read_as(cls, values, source="job", noun="cell", fix=fix, settings=True)
 
     def science(self) -> dict[str, Any]:
         """Return the part that makes the cell what it is, complete."""
@@ -925,3 +921,7 @@ class FinalConfig:
     resume: bool = True
     force: bool = False
     stop_outside: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a study's name that leads out of the runs folder."""
+        check_study(self.study)

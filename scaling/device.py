@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 import torch.utils.deterministic
 
-from scaling.config import MachineConfig
+from scaling.config import CellConfig, MachineConfig
+from scaling.room import check_room, host_bytes
 
 log = logging.getLogger(__name__)
 # Dense bf16 peak FLOP/s by a part of the device's name (vendors' data sheets).
@@ -83,6 +84,15 @@ def multiplies_bf16() -> bool:
 def has_bf16() -> bool:
     """Say whether the GPU computes in bfloat16 itself (from Ampere on), not by emulation."""
     return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def check_fits(cell: CellConfig, device: torch.device) -> None:
+    """Raise ValueError where a cell's model is larger than the memory of a device."""
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+        check_room(cell, memory, machine=device_name(device))
+    else:
+        check_room(cell, host_bytes(), machine="this machine")
 
 
 @functools.cache

@@ -26,13 +26,18 @@ from scaling.documents import read_documents, source_files
 from scaling.generate import generate
 from scaling.heldout import calibration_error
 from scaling.likelihood import Likelihoods, log_likelihoods, score_texts
-from scaling.schema import code_version, now, read_json, sha256_file, write_json
+from scaling.schema import (
+    EVALUATION,
+    Evaluation,
+    code_version,
+    now,
+    read_evaluation,
+    sha256_file,
+)
 from scaling.tasks import Task, read_task, with_typos
 from scaling.trained import Trained, open_trained, trained_folders
 
 log = logging.getLogger(__name__)
-SCHEMA = 1
-OUT = "evaluation.json"
 
 
 @dataclass(kw_only=True)
@@ -160,30 +165,29 @@ def samples(trained: Trained, config: EvaluateConfig) -> list[dict[str, str]]:
     return [{"prompt": p, "completion": t} for p, t in zip(config.prompts, texts, strict=True)]
 
 
-def keep(trained: Trained, found: dict[str, Any], limit: int) -> dict[str, Any]:
+def keep(trained: Trained, found: dict[str, Any], limit: int) -> Evaluation:
     """Write evaluation.json, with what earlier calls found of the same weights."""
-    path, record = trained.folder / OUT, trained.record
+    path, record = trained.folder / EVALUATION, trained.record
     weights = sha256_file(trained.weights)
-    before = read_json(path) if path.is_file() else {}
-    if before.get("inputs", {}).get("weights") != weights:
-        before = {}
-    whole = {
-        "schema": SCHEMA,
-        "run_id": record.run_id,
-        "stage": record.stage,
-        "params": asdict(record.params),
-        "tokens": record.tokens,
-        "flops": record.flops,
-        "test_loss": record.test_loss,
-        "tasks": before.get("tasks", {})
-        | {name: {**scores, "limit": limit} for name, scores in found["tasks"].items()},
-        "texts": before.get("texts", {}) | found["texts"],
-        "samples": found.get("samples", before.get("samples", [])),
-        "inputs": {"weights": weights, "tokenizer": sha256_file(trained.tokenizer_path)},
-        "versions": {**code_version(), "torch": torch.__version__},
-        "ended": now(),
-    }
-    write_json(path, whole)
+    before = read_evaluation(path) if path.is_file() else None
+    if before is not None and before.inputs.get("weights") != weights:
+        before = None
+    scored = {name: {**scores, "limit": limit} for name, scores in found["tasks"].items()}
+    whole = Evaluation(
+        run_id=record.run_id,
+        stage=record.stage,
+        params=record.params,
+        tokens=record.tokens,
+        flops=record.flops,
+        test_loss=record.test_loss,
+        tasks=(before.tasks if before else {}) | scored,
+        texts=(before.texts if before else {}) | found["texts"],
+        samples=found.get("samples", before.samples if before else []),
+        inputs={"weights": weights, "tokenizer": sha256_file(trained.tokenizer_path)},
+        versions={**code_version(), "torch": torch.__version__},
+        ended=now(),
+    )
+    whole.write(path)
     return whole
 
 

@@ -27,7 +27,15 @@ from scaling.config import ModelConfig, check
 from scaling.dialogue import JINJA
 from scaling.model import EMBEDDING_EPS, NORM_EPS, ROPE_BASE, Attention, Block, Transformer
 from scaling.moe import MoE
-from scaling.schema import Record, read_json, write_json, write_text
+from scaling.schema import (
+    EVALUATION,
+    Record,
+    check_schema,
+    read_evaluation,
+    read_json,
+    write_json,
+    write_text,
+)
 from scaling.tokenizer import END, PAD, SPECIAL
 from scaling.trained import Trained, open_trained, trained_folder
 
@@ -211,15 +219,13 @@ def card(trained: Trained) -> str:
         lines.append(f"- Test loss {r.test_loss:.4f} +- {r.test_loss_se or 0:.4f} nats{bits}.")
     law, forecast = folder.parents[1] / "law.json", folder.parent / "forecast.json"
     if folder.parent.name == "final" and law.is_file():
-        values = read_json(law)
-        said = ", ".join(f"{k} {v:.4g}" for k, v in values["parameters"].items())
-        lines.append(f"- Law ({values['form']}, {values['status']}): {said}.")
+        lines.append(f"- Law {law_of(law)}.")
     if folder.parent.name == "final" and forecast.is_file() and (said := forecast_of(forecast)):
         lines.append(f"- Forecast sealed before the run: {said}.")
-    scores = folder / "evaluation.json"
+    scores = folder / EVALUATION
     if scores.is_file():
         lines += ["", "| task | accuracy | bits per byte | questions |", "|---|---|---|---|"]
-        for name, s in read_json(scores)["tasks"].items():
+        for name, s in read_evaluation(scores).tasks.items():
             lines.append(
                 f"| {name} | {s['acc']:.4f} +- {s['acc_se']:.4f} | {s['bits_per_byte']:.3f} "
                 f"| {s['n']:,} |"
@@ -228,14 +234,29 @@ def card(trained: Trained) -> str:
     return "\n".join(lines) + "\n"
 
 
+def law_of(path: Path) -> str:
+    """Return form, status and parameters of a law.json, which is read in full by `analysis`."""
+    values = read_json(path)
+    check_schema(values, source=path, noun="law", fix="refit it with analysis.fit")
+    try:
+        said = ", ".join(f"{k} {v:.4g}" for k, v in values["parameters"].items())
+        return f"({values['form']}, {values['status']}): {said}"
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no law; refit it with analysis.fit") from error
+
+
 def forecast_of(path: Path) -> str:
     """Return loss and interval of a sealed forecast; empty where the plan made none."""
     values = read_json(path)
+    check_schema(values, source=path, noun="sealed forecast", fix="run scaling.final again")
     values = values.get("forecast", values)
-    if not values["interval"]:
+    if not values.get("interval"):
         return ""
-    low, high = values["interval"]
-    return f"{values['test_loss']:.4f} [{low:.4f}, {high:.4f}] at {values['level']:.0%}"
+    try:
+        low, high = values["interval"]
+        return f"{values['test_loss']:.4f} [{low:.4f}, {high:.4f}] at {values['level']:.0%}"
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no sealed forecast; run scaling.final again") from error
 
 
 def main(config: ExportConfig) -> None:

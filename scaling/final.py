@@ -9,6 +9,7 @@ the same inputs is not run again, a killed one resumes from its checkpoint.
 """
 
 import logging
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.app import start, store
@@ -38,10 +39,13 @@ from scaling.schema import (
     LEDGER,
     Record,
     append_forecast,
+    check_schema,
+    discard_record,
+    find_record,
     now,
     read_forecasts,
     read_json,
-    read_record,
+    read_yaml,
     scored,
     sha256_file,
     sha256_json,
@@ -55,6 +59,7 @@ if TYPE_CHECKING:
     from scaling.parallel import World
 
 log = logging.getLogger(__name__)
+SCHEMA = 1  # of plan.yaml
 
 STAGES = {"pretrain": (), "sft": ("pretrain",), "reward": ("sft",), "ppo": ("sft", "reward")}
 
@@ -64,23 +69,22 @@ store("final", FinalConfig)
 def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     """Read a plan, then apply `key=value` overrides; unknown keys are refused by name.
 
-    Raises FileNotFoundError for a missing plan and ValueError for one that is none.
+    A plan may come from anybody: it writes beside itself or into a relative folder, and what it
+    holds is read as values alone (`read_yaml`). Raises FileNotFoundError for a missing plan and
+    ValueError for one that is none.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
             f"no plan {path}; write one with python -m analysis.plan law=... out={path}"
         )
     composed = OmegaConf.structured(FinalConfig)
-    try:
-        values = OmegaConf.load(path)
-    except Exception as error:  # yaml's errors share no base with ours
-        raise ValueError(
-            f"{path} is not YAML ({' '.join(str(error).split())}); write it again"
-        ) from error
-    if not isinstance(values, DictConfig) or "pretrain" not in values:
+    values = read_yaml(path)
+    if not isinstance(values, dict) or "pretrain" not in values:
         raise ValueError(
             f"{path} holds no plan (no block pretrain); write one with python -m analysis.plan"
         )
+    number = {"schema": values.get("schema", SCHEMA)}
+    check_schema(number, source=path, noun="plan", fix="write it again", schema=SCHEMA)
     try:
         composed = OmegaConf.merge(composed, values)
     except OmegaConfBaseException as error:
@@ -90,7 +94,33 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     apply(composed, overrides)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, FinalConfig)
+    stays_near(config, Path(path), overrides)
     return replace(config, plan=str(path))
+
+
+def stays_near(config: FinalConfig, path: Path, overrides: Sequence[str]) -> None:
+    """Refuse a plan that would write far from itself, unless the command names the folder too.
+
+    Near is below the plan or the current folder, the study's folder that the plan lies in, and
+    what is a study or a cache already.
+    """
+    named = {o.partition("=")[0].lstrip("+") for o in overrides}
+    here, beside = Path.cwd().resolve(), path.resolve().parent
+    runs, cache = Path(config.runs), Path(config.machine.cache)
+    own = beside == (runs / config.study.partition(CONFIRMING)[0]).resolve()
+    study = any((runs / config.study).glob("*/record.json"))
+    for setting, place, in_use in (
+        ("runs", runs, own or study),
+        ("machine.cache", cache, any(cache.glob("tokens-*"))),
+    ):
+        full = place.resolve()
+        near = in_use or full.is_relative_to(beside) or full.is_relative_to(here)
+        if not near and setting not in named:
+            raise ValueError(
+                f"{path} would write to {setting}={place}, which is neither beside it nor in the "
+                f"current folder; if you want that, add {shlex.quote(f'{setting}={place}')} to the "
+                "command"
+            )
 
 
 def apply(composed: Any, overrides: Sequence[str]) -> None:
@@ -209,6 +239,7 @@ def pretrain(
     """
     from conf.progress import Progress
     from scaling.budget import resolve
+    from scaling.device import check_fits, pick_device
     from scaling.trainer import train_trunk
 
     folder = Path(config.runs) / config.study / "final" / name
@@ -220,19 +251,19 @@ def pretrain(
     known, curve = folder / "inputs.json", folder.parent / "curve.json"
     same = known.is_file() and read_json(known) == inputs and config.resume
     path = folder / "record.json"
-    if same and path.is_file() and read_record(path).status == "done":
+    if same and (record := find_record(path)) and record.status == "done":
         log.info("pretrain: done before, kept")
-        record = read_record(path)
         score_forecast(config, record)
         return record
     confirmed(config)
     resolved = resolve(cell)  # refuses what cannot be trained while a former run is still there
+    check_fits(cell, pick_device(config.machine))
     if not same:
         shutil.rmtree(folder, ignore_errors=True)
         curve.unlink(missing_ok=True)
     if config.stop_outside and (left := read_left(curve)):
         raise ValueError(outside(left))
-    path.unlink(missing_ok=True)
+    discard_record(path)
     write_json(known, inputs)
     sealed = read_json(seal_forecast(config, inputs))
     corridor = Corridor.of(sealed, n_steps=resolved.n_steps, path=curve, stop=config.stop_outside)

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+LONGEST_LINE = 128 << 20  # characters of one row; the longest books have 20 million
+LARGEST_TEXT = 1 << 30  # characters of a text file that is read as one document
 DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 
 
@@ -46,7 +48,26 @@ def open_text(
 def read_text(path: str | Path, *, start: int = 0, stop: int = 0) -> str:
     """Return a text file's content; bytes that are not UTF-8 become U+FFFD."""
     with open_text(path, errors="replace", start=start, stop=stop) as stream:
-        return stream.read()
+        text = stream.read(LARGEST_TEXT + 1)
+    if len(text) > LARGEST_TEXT:
+        raise ValueError(
+            f"{path} unpacks to more than {LARGEST_TEXT:,} characters; unpack it, or cut it into"
+            " several files"
+        )
+    return text
+
+
+def lines(stream: TextIO, path: str | Path) -> Iterator[str]:
+    """Yield lines; ValueError for one too long to be a row: a packed file may hold any length."""
+    number = 0
+    while line := stream.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise ValueError(
+                f"{path}: line {number} has more than {LONGEST_LINE:,} characters; give one row a"
+                " line"
+            )
+        yield line
 
 
 def read_rows(
@@ -57,12 +78,12 @@ def read_rows(
     The line at byte `start` has the number `first`.
     """
     with open_text(path, start=start, stop=stop) as stream:
-        for number, line in enumerate(stream, start=first):
+        for number, line in enumerate(lines(stream, path), start=first):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # or an integer of too many digits
                 raise ValueError(f"{path}: line {number} is not JSON ({error}); mend it") from error
             if not isinstance(row, dict):
                 raise ValueError(

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 FOR_EVER = timedelta(days=30)  # torch wants a time limit of every group
 LEAVE_SECONDS = 20.0  # that a group may take to end its threads
 OF_A_COLLECTIVE = ("gloo", "nccl", "connection", "timed out", "peer")  # what its errors name
-STOPS = ("", FLAG, "superseded", "stopped", "preempted", "timeout")  # the graver, the later
+STOPS = ("", FLAG, "stopped", "preempted", "timeout", "superseded")  # the graver, the later
 ENVIRONMENTS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),  # srun

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from scaling import checkpoint
+from scaling.activity import moved
 from scaling.batches import Batches
 from scaling.config import ModelConfig, PpoPlan
 from scaling.generate import generate
@@ -29,6 +30,7 @@ from scaling.optim import make_optimizer, set_lr
 from scaling.reward import gold_of, new_reward_model, score_all
 from scaling.rollouts import Models, Rollouts, sample_episodes
 from scaling.rows import forward_flops, join, log_probs, scatter
+from scaling.runlog import as_written
 from scaling.schema import Record, first_coefficient, read_record, write_json
 from scaling.sft import load_pairs
 from scaling.stage import (
@@ -42,6 +44,7 @@ from scaling.stage import (
     write_record,
 )
 from scaling.step import Diverged
+from scaling.trained import RECORD, settings_of
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +78,10 @@ def run_ppo(stage: Stage) -> Record:
         tally.values["gold_scale"] = [float(gold.mean()), float(gold.std())]
     try:
         learn(stage, models, tally, prompts=prompts, held_out=held_out)
+        after = evaluate_policy(models, stage, held_out)
+        refuse_non_finite(after["summary"], at="the end")
     except Diverged as error:
         return write_record(stage, tally, error=str(error))
-    after = evaluate_policy(models, stage, held_out)
     write_json(stage.folder / "samples.json", compare(stage, before, after))
     checkpoint.save(stage.folder, model=models.policy, name="model", state={"step": tally.step})
     values = tally.values
@@ -95,6 +99,13 @@ def run_ppo(stage: Stage) -> Record:
     kept = ("entropy", "explained_variance", "clip_fraction")
     metrics |= {k: values["last"][k] for k in kept if k in values["last"]}
     return write_record(stage, tally, unique_tokens=sum(map(len, prompts)), metrics=metrics)
+
+
+def refuse_non_finite(summary: dict[str, float], *, at: str) -> None:
+    """Raise Diverged where the reward or the KL of samples is no number."""
+    for name in ("reward", "kl"):
+        if not math.isfinite(summary[name]):
+            raise Diverged(f"the {name} of stage ppo is not finite at {at}; lower ppo.peak_lr")
 
 
 def coefficient_at_start(stage: Stage) -> float:
@@ -123,8 +134,8 @@ def refuse_chance(stage: Stage) -> None:
 def load_models(stage: Stage) -> Models:
     """Read the fine-tuned model and the reward model, each twice: to learn, and to stay."""
     policy, reference = stage.new_model(), stage.new_model()
-    judged = read_record(stage.weights_of("reward").with_name("record.json")).config
-    shape = ModelConfig(**judged["cell"]["model"])
+    folder = stage.weights_of("reward").parent
+    shape = settings_of(read_record(folder / RECORD), folder, "model", ModelConfig)
     judging = replace(stage, cell=replace(stage.cell, model=shape))
     critic, reward = new_reward_model(judging), new_reward_model(judging)
     for model in (policy, reference):
@@ -172,6 +183,7 @@ def learn(
             set_lr(optimizer, min(1.0, (tally.step + 1) / WARMUP_STEPS))
             chosen = batch_prompts(prompts, ppo, tally.step)
             rollouts = sample_episodes(stage, models, tally, chosen)
+            refuse_non_finite(rollouts.summary, at=f"step {tally.step}")
             update = improve(
                 models,
                 optimizer,
@@ -183,7 +195,7 @@ def learn(
             )
             control(values, ppo, kl=rollouts.summary["kl"], episodes=len(chosen))
             count(tally, models, rollouts, ppo, episodes=len(chosen), mix=mix)
-            values["last"] = {**rollouts.summary, **update}
+            values["last"] = as_written({**rollouts.summary, **update})
             row = {
                 "episodes": values["episodes"],
                 **values["last"],
@@ -246,6 +258,7 @@ def improve(
             ]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            moved()
             parts.append(
                 {k: float(v) for k, v in measured.items()} | {"grad_norm": float(norms[0])}
             )

@@ -158,6 +158,9 @@ def expand(job: str) -> list[str]:
     return [f"{found[1]}_{i}" for a, _, b in spans for i in range(int(a), int(b or a) + 1)]
 
 
+JOB_ID = re.compile(r"\d+(_\d+)?")
+
+
 def jobs_named(name: str) -> list[str]:
     """Return the ids (of arrays, without index) of this user's jobs of a name that still live."""
     text = ask("squeue", "-h", "-u", getpass.getuser(), "-n", name, "-o", "%F") or ""
@@ -165,7 +168,11 @@ def jobs_named(name: str) -> list[str]:
 
 
 def cancel(jobs: list[str]) -> None:
-    """Cancel jobs; those that have ended already are no error."""
+    """Cancel jobs; those that have ended already are no error.
+
+    Their ids are read from a study's file, so that only what is one is told to scancel.
+    """
+    jobs = [j for j in jobs if JOB_ID.fullmatch(j)]
     for i in range(0, len(jobs), 500):
         call("scancel", "--quiet", *jobs[i : i + 500])
 

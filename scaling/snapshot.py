@@ -28,13 +28,18 @@ def source_files() -> dict[str, Path]:
 
 
 def take_snapshot(folder: Path) -> Path:
-    """Copy the code into `folder` unless that content is there; return where it is."""
+    """Copy the code into `folder` unless that content is there; return where it is.
+
+    A study may come from somebody else: a folder that bears the name of our code must hold it, and
+    what Python and numba compiled beside it is made again.
+    """
     files = source_files()
     digest = hashlib.sha256()
     for name, path in files.items():
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     target = folder.resolve() / f"code-{digest.hexdigest()[:12]}"
     if target.is_dir():
+        check_snapshot(target, files)
         return target
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     for name, path in files.items():
@@ -46,3 +51,20 @@ def take_snapshot(folder: Path) -> Path:
     except OSError:  # another sweep made the same one meanwhile
         shutil.rmtree(temporary)
     return target
+
+
+def check_snapshot(folder: Path, files: dict[str, Path]) -> None:
+    """Raise ValueError unless a snapshot holds these files and no other; drop what was compiled."""
+    for compiled in [p for p in folder.rglob("__pycache__") if p.is_dir()]:
+        shutil.rmtree(compiled, ignore_errors=True)
+    present = {str(p.relative_to(folder)): p for p in folder.rglob("*") if not p.is_dir()}
+    present.pop(SNAPSHOT, None)
+    same = present.keys() == files.keys() and all(
+        not present[name].is_symlink() and present[name].read_bytes() == path.read_bytes()
+        for name, path in files.items()
+    )
+    if not same or any(p.is_symlink() for p in folder.rglob("*")):
+        raise ValueError(
+            f"{folder} bears the name of this version's code and holds something else; look at it,"
+            " then delete it"
+        )

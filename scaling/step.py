@@ -23,7 +23,7 @@ from scaling.compiler import has_numba
 from scaling.config import CellConfig, ModelConfig, OptimConfig
 from scaling.corridor import Corridor
 from scaling.data import Corpus, open_corpus
-from scaling.device import autocast, pick_device
+from scaling.device import autocast, check_fits, pick_device
 from scaling.heldout import TestSet, make_test_set
 from scaling.memory import advice, divisors, is_out_of_memory, largest_that_fits
 from scaling.model import Transformer
@@ -130,12 +130,14 @@ def prepare(
     corridor: Corridor | None = None,
 ) -> Setting:
     """Open corpus and device, and work out what the branches share."""
+    device = pick_device(cell.machine)
+    check_fits(cell, device)
     corpus = open_corpus(cell)
     resolved = resolve(cell)
     context = cell.data.context
     return Setting(
         cell=cell,
-        device=pick_device(cell.machine),
+        device=device,
         batches=Batches.of(corpus, cell.data, rows=resolved.rows, seed=cell.seed),
         test=make_test_set(corpus, context=context, n_tokens=cell.eval.test_tokens),
         corpus=corpus,

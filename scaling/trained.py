@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from tokenizers import Tokenizer
@@ -11,9 +11,10 @@ from scaling.checkpoint import load_weights
 from scaling.config import ModelConfig, TokenizerConfig
 from scaling.data import tokens_folder
 from scaling.model import Transformer
-from scaling.schema import Record, read_record, sha256_file
+from scaling.schema import Record, read_as, read_record, sha256_file
 from scaling.tokenizer import load_tokenizer
 
+T = TypeVar("T")
 WEIGHTS, RECORD = "model.safetensors", "record.json"
 
 
@@ -87,18 +88,25 @@ def open_trained(folder: Path, device: torch.device, *, tokenizer: str = "") -> 
     vocabulary that is not there and ValueError for one that is not the model's.
     """
     record = read_record(folder / RECORD)
-    config = record.config.get("cell", record.config)  # a stage's record holds its plan too
-    path = Path(tokenizer) if tokenizer else find_tokenizer(folder, record, config)
+    model_config = settings_of(record, folder, "model", ModelConfig)
+    wanted = settings_of(record, folder, "tokenizer", TokenizerConfig)
+    path = Path(tokenizer) if tokenizer else find_tokenizer(folder, record, wanted)
     vocabulary = load_tokenizer(path)
-    size = config["tokenizer"]["vocab_size"]
+    size = wanted.vocab_size
     known = record.inputs.get("tokenizer")
     if vocabulary.get_vocab_size() > size or (known and known != sha256_file(path)):
         raise ValueError(
             f"{path} is not the vocabulary that {folder} was trained with; restore that one"
         )
-    model = Transformer(
-        ModelConfig(**config["model"]), vocab_size=size, context=config["data"]["context"]
-    )
+    context = record.setting("data", "context")
+    params = model_config.shape(vocab_size=size, context=context).params.total
+    held = (folder / WEIGHTS).stat().st_size
+    if params > held:  # each takes a byte or more; nothing is allocated for what is not there
+        raise ValueError(
+            f"{folder / WEIGHTS} has {held:,} bytes, too few for the {params:,} parameters that "
+            f"{folder / RECORD} tells of; restore the folder, or train it again"
+        )
+    model = Transformer(model_config, vocab_size=size, context=context)
     load_weights(folder / WEIGHTS, model)
     return Trained(
         model=model.to(device).eval(),
@@ -109,14 +117,26 @@ def open_trained(folder: Path, device: torch.device, *, tokenizer: str = "") -> 
     )
 
 
-def find_tokenizer(folder: Path, record: Record, config: dict[str, Any]) -> Path:
+def settings_of(record: Record, folder: Path, name: str, kind: type[T]) -> T:
+    """Return a block of a record's config; one that this version does not know is refused."""
+    return read_as(
+        kind,
+        record.setting(name),
+        source=folder / RECORD,
+        noun=f"config.{name}",
+        fix="train the cell again",
+        settings=True,
+    )
+
+
+def find_tokenizer(folder: Path, record: Record, wanted: TokenizerConfig) -> Path:
     """Return the cached vocabulary that a record's corpus and config lead to."""
     caches = [parent / ".cache" for parent in folder.resolve().parents]
-    if config.get("machine", {}).get("cache"):
-        caches.insert(0, Path(config["machine"]["cache"]))
-    wanted = TokenizerConfig(**config["tokenizer"])
-    for cache in caches:
-        path = tokens_folder(cache, record.inputs["corpus"], wanted) / "tokenizer.json"
+    if cache := record.config.get("machine", {}).get("cache"):
+        caches.insert(0, Path(cache))
+    corpus = record.inputs.get("corpus", "")
+    for cache in caches if corpus else ():
+        path = tokens_folder(cache, corpus, wanted) / "tokenizer.json"
         if path.is_file():
             return path
     raise FileNotFoundError(

@@ -8,8 +8,6 @@ launcher are `scaling`'s, fits and choices `analysis`'s, neither imports the oth
 
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-
 from hydra_plugins.scaling_launcher import GridSweeper
 
 
@@ -20,14 +18,6 @@ class DesignSweeper(GridSweeper):
         """Compose the pool and pursue the target in it."""
         from hydra_plugins.scaling_design._pursuit import pursue
 
-        launcher: Any = self.launcher  # Hydra loads plugins under its own copies of their classes
-        if not hasattr(launcher, "compose"):
-            raise ValueError(
-                f"hydra/launcher={type(launcher).__name__} cannot run batches of cells; take"
-                " hydra/launcher=local or slurm"
-            )
-        assert self.hydra_context is not None
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
-        product = self.split_arguments(overrides, None)[0]
-        return pursue(launcher.compose(product), launcher.run)
+        launcher: Any = self.launcher
+        (pool,) = self.composed(arguments)
+        return pursue(pool, launcher.run)

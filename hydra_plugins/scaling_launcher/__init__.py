@@ -1,13 +1,15 @@
 """Hydra's way into `scaling.launch`: one multirun is one call with all its cells."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 
 class TrunkLauncher(Launcher):
@@ -48,10 +50,35 @@ class TrunkLauncher(Launcher):
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's own sweeper without its trial composition of every job, a quarter of a second each.
+    """Hydra's sweeper, but every cell is composed once, and before anything is written.
 
-    The launcher composes each cell itself, all of them before the first trains.
+    Hydra's own composes each job a second time to try it, a quarter of a second each, and makes the
+    study's folder first, whatever its name is.
     """
 
-    def validate_batch_is_legal(self, batch: Any) -> None:
-        """Leave it to the launcher."""
+    def sweep(self, arguments: list[str]) -> Any:
+        """Compose the cells of each batch, keep the sweep's config, run the batches."""
+        assert self.config is not None
+        launcher: Any = self.launcher
+        batches = self.composed(arguments)
+        if not self.config.dry_run:
+            folder = Path(self.config.hydra.sweep.dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, folder / "multirun.yaml")
+        for cells in batches:
+            launcher.run(cells)
+        return []
+
+    def composed(self, arguments: list[str]) -> list[list[Any]]:
+        """Return the cells of the sweep, in batches of `max_batch_size` override lists."""
+        launcher: Any = self.launcher  # Hydra loads plugins under its own copies of their classes
+        if not hasattr(launcher, "compose"):
+            raise ValueError(
+                f"hydra/launcher={type(launcher).__name__} cannot run a grid of cells; take"
+                " hydra/launcher=local or slurm"
+            )
+        assert self.hydra_context is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        batches = self.split_arguments(overrides, self.max_batch_size)
+        return [launcher.compose(batch) for batch in batches]

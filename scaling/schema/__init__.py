@@ -1,8 +1,10 @@
 """What crosses the wall between running and explaining: files, records, shapes, recipes.
 
-The only part of `scaling` that `analysis` imports; standard library alone, no torch.
+The only part of `scaling` that `analysis` imports; the standard library and PyYAML, no torch.
 """
 
+from scaling.schema.damage import set_aside
+from scaling.schema.evaluation import EVALUATION, Evaluation, read_evaluation
 from scaling.schema.files import (
     SNAPSHOT,
     code_version,
@@ -22,6 +24,7 @@ from scaling.schema.forecasts import (
     read_forecasts,
     scored,
 )
+from scaling.schema.reading import Later, check_schema, read_as
 from scaling.schema.recipe import (
     LORA_FACTOR,
     Recipe,
@@ -34,38 +37,67 @@ from scaling.schema.record import (
     SCHEMA,
     Params,
     Record,
+    discard_record,
+    find_record,
     read_curve,
     read_record,
     read_records,
 )
-from scaling.schema.shape import Shape, ladder_shape
+from scaling.schema.safety import (
+    MOST_TEXT_BYTES,
+    check_study,
+    destination,
+    finite,
+    readable,
+    refuse_code,
+)
+from scaling.schema.shape import MOST_PARAMS, Shape, check_size, ladder_shape
 from scaling.schema.trunk import Branch, trained
+from scaling.schema.yaml_file import read_yaml
 
 __all__ = [
     "CONFIRMING",
     "COUNTS",
+    "EVALUATION",
     "LEDGER",
     "LORA_FACTOR",
+    "MOST_PARAMS",
+    "MOST_TEXT_BYTES",
     "SCHEMA",
     "SNAPSHOT",
     "Branch",
+    "Evaluation",
+    "Later",
     "Params",
     "Recipe",
     "Record",
     "Shape",
     "append_forecast",
+    "check_schema",
+    "check_size",
+    "check_study",
     "code_version",
     "confirmations",
+    "destination",
     "deviations",
+    "discard_record",
+    "find_record",
+    "finite",
     "first_coefficient",
     "ladder_shape",
     "now",
+    "read_as",
     "read_curve",
+    "read_evaluation",
     "read_forecasts",
     "read_json",
     "read_record",
     "read_records",
+    "read_yaml",
+    "readable",
+    "refuse_code",
     "scored",
+    "set_aside",
     "sha256_file",
     "sha256_json",
     "trained",

@@ -11,21 +11,27 @@ from pathlib import Path
 from typing import Any
 
 from scaling import __version__
+from scaling.schema.safety import destination, readable
 
 SNAPSHOT = "snapshot.json"  # beside the packages of a code snapshot
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` to a temporary name, flush it to the disk, then rename: whole or not at all."""
+    """Write `text` to a temporary name, flush it to the disk, then rename: whole or not at all.
+
+    A link is followed. Raises ValueError where `path` is a folder, a device or a pipe, OSError
+    where it cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    file = destination(path)
+    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(path)
+        temporary.replace(file)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OSError(
@@ -45,13 +51,27 @@ def now() -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Read one JSON file; a missing or torn file raises ValueError with its name."""
+    """Return the value of one JSON file.
+
+    Raises FileNotFoundError for a missing file, ValueError for one that is torn, no text, nested
+    too deep, too large or no regular file; each names the file.
+    """
+    file = readable(path)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"no file {path}; check the path") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}); write it again") from error
+        return json.loads(file.read_text(encoding="utf-8-sig"), parse_constant=_no_number)
+    except OSError as error:
+        raise OSError(f"cannot read {path}: {error.strerror}; check the path") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text in UTF-8; write it again") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deep to be read; write it again") from error
+    except ValueError as error:  # no JSON, or an integer of more digits than Python reads
+        why = "empty" if not file.stat().st_size else str(error)
+        raise ValueError(f"{path} is not JSON ({why}); write it again") from error
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def sha256_file(path: str | Path) -> str:

@@ -11,15 +11,44 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
 from scaling.schema.files import now, read_json, sha256_json
+from scaling.schema.reading import read_as
 from scaling.schema.record import Record, read_record
 
 LEDGER = "forecasts.jsonl"
+SCHEMA = 1
 CONFIRMING = "-confirmation"  # after the name of a study, that of its confirmation run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One line: a sealed forecast and its outcome, losses in nats/token."""
+
+    schema: int = SCHEMA
+    id: str
+    study: str = ""
+    run_id: str = ""
+    forecast: float | None = None
+    interval: list[float] = field(default_factory=list)
+    level: float | None = None
+    outcome: float | None = None
+    outcome_se: float | None = None
+    error: float | None = None
+    z: float | None = None
+    inside: bool | None = None
+    extrapolation: float | None = None
+    flops: float | None = None
+    law_sha256: str | None = None
+    records_sha256: str | None = None
+    corpus_sha256: str | None = None
+    sealed: str | None = None
+    ended: str | None = None
+    scored: str | None = None
 
 
 def scored(sealed: dict[str, Any], record: Record, *, study: str) -> dict[str, Any] | None:
@@ -36,28 +65,28 @@ def scored(sealed: dict[str, Any], record: Record, *, study: str) -> dict[str, A
     if ends and len(ends) == 2 and 0 < ends[0] < forecast < ends[1]:
         z = deviations(forecast, ends, sealed["level"], outcome)
         inside = ends[0] <= outcome <= ends[1]
-    return {
-        "schema": 1,
-        "id": sha256_json(sealed),
-        "study": study,
-        "run_id": record.run_id,
-        "forecast": forecast,
-        "interval": list(ends or ()),
-        "level": sealed.get("level"),
-        "outcome": outcome,
-        "outcome_se": record.test_loss_se,
-        "error": error,
-        "z": z,
-        "inside": inside,
-        "extrapolation": sealed.get("extrapolation"),
-        "flops": record.flops,
-        "law_sha256": sealed.get("made_from", {}).get("law"),
-        "records_sha256": sealed.get("made_from", {}).get("records"),
-        "corpus_sha256": sealed.get("inputs", {}).get("corpus"),
-        "sealed": sealed.get("sealed"),
-        "ended": record.ended,
-        "scored": now(),
-    }
+    score = Score(
+        id=sha256_json(sealed),
+        study=study,
+        run_id=record.run_id,
+        forecast=forecast,
+        interval=list(ends or ()),
+        level=sealed.get("level"),
+        outcome=outcome,
+        outcome_se=record.test_loss_se,
+        error=error,
+        z=z,
+        inside=inside,
+        extrapolation=sealed.get("extrapolation"),
+        flops=record.flops,
+        law_sha256=sealed.get("made_from", {}).get("law"),
+        records_sha256=sealed.get("made_from", {}).get("records"),
+        corpus_sha256=sealed.get("inputs", {}).get("corpus"),
+        sealed=sealed.get("sealed"),
+        ended=record.ended,
+        scored=now(),
+    )
+    return asdict(score)
 
 
 def deviations(forecast: float, ends: Sequence[float], level: float, outcome: float) -> float:
@@ -100,9 +129,17 @@ def append_forecast(path: str | Path, line: dict[str, Any]) -> bool:
 
 
 def read_forecasts(path: str | Path) -> list[dict[str, Any]]:
-    """Read the ledger in its order; torn lines are dropped, and a missing file is empty."""
+    """Read the ledger in its order; torn lines are dropped, and a missing file is empty.
+
+    What an earlier version did not write is there as its default; ValueError names a line that is
+    not of this ledger.
+    """
     path = Path(path)
-    return _lines(path.read_bytes()) if path.is_file() else []
+    fix = "remove its line"
+    return [
+        asdict(read_as(Score, line, source=path, noun="forecast", fix=fix, schema=SCHEMA))
+        for line in (_lines(path.read_bytes()) if path.is_file() else ())
+    ]
 
 
 def _lines(text: bytes) -> list[dict[str, Any]]:

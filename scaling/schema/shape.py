@@ -10,7 +10,10 @@ parameter, the chosen and shared ones as active and as FLOPs, and so is the rout
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scaling.schema.record import Params
+from scaling.schema.record import Params, Record
+
+MOST_PARAMS = 1e15  # 500 times the largest model that was announced
+MOST_WIDTHS = 5_000  # heads: at a head width of 64 models of 2e16 parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,13 @@ class Shape:
         chosen = {k: v for k, v in model.items() if k in names}
         return cls(**chosen, vocab_size=vocab_size, context=context)
 
+    @classmethod
+    def of(cls, record: Record) -> "Shape":
+        """Return the shape that a cell of pretraining was trained at."""
+        vocab_size = record.setting("tokenizer", "vocab_size")
+        context = record.setting("data", "context")
+        return cls.from_config(record.setting("model"), vocab_size=vocab_size, context=context)
+
 
 def ladder_shape(
     target: float, *, like: Shape, count: str = "non_embedding", aspect: float = 16.0
@@ -108,8 +118,9 @@ def ladder_shape(
 
     Searches (layers, width) pairs with width/layers near `aspect` (rising slowly with width as the
     ladder does) and width a multiple of the head width. Raises ValueError for a target below the
-    smallest pair.
+    smallest pair, or above MOST_PARAMS.
     """
+    check_size(target)
     best = min(
         _family(like, target=target, aspect=aspect),
         key=lambda s: abs(getattr(s.params, count) / target - 1),
@@ -122,6 +133,15 @@ def ladder_shape(
             "width"
         )
     return best
+
+
+def check_size(target: float) -> None:
+    """Raise ValueError for a number of parameters that no model has: the search would not end."""
+    if not 0 < target <= MOST_PARAMS:
+        raise ValueError(
+            f"a model of {target:.3g} parameters is planned; sizes from 1 to {MOST_PARAMS:.0e} are"
+            " shaped: lower the budget, set max_params=, or look at the law's exponents"
+        )
 
 
 def _family(like: Shape, *, target: float, aspect: float) -> list[Shape]:
@@ -138,6 +158,11 @@ def _family(like: Shape, *, target: float, aspect: float) -> list[Shape]:
         if shapes[-1].params.active_body > 2 * target:  # the least of the counts
             return shapes
         width += like.d_head
+        if width > MOST_WIDTHS * like.d_head:
+            raise ValueError(
+                f"{target:.3g} parameters need more than {MOST_WIDTHS:,} heads of width"
+                f" {like.d_head}; set wider heads, as shape.d_head=64"
+            )
 
 
 def _at(like: Shape, *, n_layer: int, width: int, ratio: float, group: int) -> Shape:

@@ -12,13 +12,14 @@ RANKED = {
     "n": 300, "acc": 0.51, "acc_se": 0.03, "acc_norm": 0.53, "acc_norm_se": 0.03, "chance": 0.5,
     "choice_loss": 2.6, "ece": 0.41, "bits_per_byte": 3.76,
 }  # fmt: skip
+PARAMS = {"total": 1234, "non_embedding": 234, "with_head": 1234, "active": 1234}
 SAID = {"n": 200, "acc": 0.0, "acc_se": 0.0, "bits_per_byte": 4.4, "perplexity": 99.0}
 
 
 def write(folder: Path, *, flops: float, stage: str = "pretrain", **changes: object) -> None:
     folder.mkdir(parents=True)
     values = {
-        "schema": 1, "run_id": "x", "stage": stage, "params": {"with_head": 1234}, "tokens": 10,
+        "schema": 1, "run_id": "x", "stage": stage, "params": PARAMS, "tokens": 10,
         "flops": flops, "test_loss": 3.25, "tasks": {"blimp": RANKED}, "texts": {},
     } | changes  # fmt: skip
     (folder / "evaluation.json").write_text(json.dumps(values))
@@ -56,5 +57,5 @@ def test_texts_have_loss_and_bits(tmp_path):
 
 def test_another_schema_is_refused(tmp_path):
     write(tmp_path / "a", flops=1e11, schema=7)
-    with pytest.raises(ValueError, match=r"has schema 7, not 1; run scaling\.evaluate again"):
+    with pytest.raises(ValueError, match=r"has schema 7: a later version wrote it"):
         read_evaluations(tmp_path)

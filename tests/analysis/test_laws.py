@@ -67,9 +67,9 @@ def test_a_law_reads_back_as_written(tmp_path, refit_law):
     assert again.alarms == law.alarms
 
 
-def test_unknown_and_missing_keys_are_named(tmp_path):
+def test_missing_keys_are_named(tmp_path):
     (tmp_path / "law.json").write_text('{"optimum": {}, "form": "chinchilla", "shape": 1}')
-    with pytest.raises(ValueError, match="unknown keys \\['shape'\\], missing keys \\['count'"):
+    with pytest.raises(ValueError, match="the law has no count, objective, parameters, status"):
         Law.read(tmp_path / "law.json")
 
 

@@ -171,20 +171,6 @@ def test_an_unreadable_file_is_one_sentence(tmp_path, name, content, words):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("where", ["params", "1", "loss.mean()", "params = 3", "[1, 2]"])
-def test_a_query_that_is_no_condition_says_so(where):
-    with pytest.raises(ValueError, match="is no condition that a row meets or fails") as raised:
-        load_runs(table(), where=where)
-    assert "columns are params, tokens, loss" in str(raised.value)
-
-
-@pytest.mark.parametrize("where", ["loss >", "import os", "loss > 'a'", "absent > 1", "a b"])
-def test_a_query_that_does_not_parse_says_so(where):
-    with pytest.raises(ValueError, match="does not evaluate") as raised:
-        load_runs(table(), where=where)
-    assert "\n" not in str(raised.value)
-
-
 @pytest.mark.parametrize(
     ("change", "override", "words"),
     [

@@ -12,7 +12,7 @@ from scaling.export import ExportConfig, hub_config, hub_weights, unexportable
 from scaling.failure import cell_folder
 from scaling.lora import ALPHA, LoraLinear, adapters, add_lora, merge_lora
 from scaling.model import Transformer
-from scaling.schema import write_json
+from scaling.schema import Evaluation, write_json
 from scaling.sft import load_pairs, run_sft
 from scaling.tokenizer import load_tokenizer
 from scaling.trained import open_trained
@@ -58,9 +58,16 @@ def test_a_trained_cell_is_exported_with_vocabulary_and_card(make_cell, tmp_path
     cell = make_cell()
     (record,) = train_trunk([cell])
     folder, out = cell_folder(cell), tmp_path / "out"
-    (folder / "evaluation.json").write_text(
-        json.dumps({"tasks": {"copa": {"acc": 0.5, "acc_se": 0.1, "bits_per_byte": 3.0, "n": 9}}})
-    )
+    Evaluation(
+        run_id=record.run_id,
+        stage="pretrain",
+        params=record.params,
+        tokens=record.tokens,
+        flops=record.flops,
+        test_loss=record.test_loss,
+        tasks={"copa": {"acc": 0.5, "acc_se": 0.1, "bits_per_byte": 3.0, "n": 9}},
+        texts={},
+    ).write(folder / "evaluation.json")
     export.main(ExportConfig(checkpoint=str(folder), out=str(out)))
     assert f"written to {out}" in capsys.readouterr().out
     theirs = transformers.AutoModelForCausalLM.from_pretrained(out).eval()

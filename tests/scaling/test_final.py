@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def plan(final_config, tmp_path):
     """A plan.yaml of the tiny run."""
+    Path(final_config.machine.cache, "tokens-0").mkdir(parents=True, exist_ok=True)  # is in use
     final_config.forecast.test_loss, final_config.forecast.interval = 5.5, [5.0, 6.0]
     path = tmp_path / "plan.yaml"
     path.write_text(OmegaConf.to_yaml(OmegaConf.structured(final_config)))

@@ -45,32 +45,38 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-@pytest.fixture
-def start(tmp_path):
-    """Start ranks that do something together; end those that are left."""
-    started = []
+class Ranks:
+    """Processes that do something together."""
 
-    def begin(inside: str = "pass", ranks: tuple[int, ...] = (0, 1)) -> list:
-        script, port = tmp_path / "rank.py", free_port()
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.started = folder, []
+
+    def __call__(self, inside: str = "pass", ranks: tuple[int, ...] = (0, 1)) -> list:
+        script, port = self.folder / "rank.py", free_port()
         script.write_text(RANK.replace("{inside}", inside))
         known = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         known |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         for r in ranks:
-            with (tmp_path / f"{r}.txt").open("w") as stream:
+            said = self.folder / f"{r}.txt"
+            with said.open("w") as stream:
                 process = subprocess.Popen(
                     [sys.executable, script],
                     env=os.environ | known | {"RANK": str(r), "LOCAL_RANK": str(r)},
                     stderr=stream,
                 )
-            started.append((process, tmp_path / f"{r}.txt"))
-        return [process for process, _ in started]
+            self.started.append((process, said))
+        return [process for process, _ in self.started]
 
-    def ends() -> list[tuple[int, str]]:
-        return [(process.wait(120), said.read_text()) for process, said in started]
+    def ends(self) -> list[tuple[int, str]]:
+        return [(process.wait(120), said.read_text()) for process, said in self.started]
 
-    begin.ends = ends
-    yield begin
-    for process, _ in started:
+
+@pytest.fixture
+def start(tmp_path):
+    """Start ranks; end those that are left."""
+    found = Ranks(tmp_path)
+    yield found
+    for process, _ in found.started:
         process.kill()
         process.wait()
 
@@ -213,7 +219,8 @@ def test_torchrun_shows_all_ranks_the_gpus_of_their_node(gpus):
         own_gpu(1, 1)
 
 
-@pytest.mark.parametrize("name", ["meet_seconds", "hang_seconds"])
-def test_time_limits_of_ranks_are_seconds(name):
-    with pytest.raises(ValueError, match=rf"machine\.{name}=0 must be"):
-        MachineConfig(**{name: 0})
+def test_time_limits_of_ranks_are_seconds():
+    with pytest.raises(ValueError, match=r"machine\.meet_seconds=0 must be"):
+        MachineConfig(meet_seconds=0)
+    with pytest.raises(ValueError, match=r"machine\.hang_seconds=-1 must be"):
+        MachineConfig(hang_seconds=-1)

@@ -1,0 +1,167 @@
+"""How a file of another version is read: one rule for records, laws, plans, jobs and ledgers.
+
+A dataclass describes the file. A field that a later version added has a default there: a file
+without it is read, the default stands for "not recorded", and it is written from then on. A field
+that this version does not know is left out of a result (what was measured stays true, and no
+reader writes a result again) and named once in the log; of settings it is refused, because what it
+asks for would silently not be done. A change that gives an old field another meaning raises the
+file's `schema` number: a file with a higher number than the reader's is refused.
+"""
+
+import dataclasses
+import functools
+import logging
+import math
+import types
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+UPGRADE = "upgrade with git pull in the checkout, or pip install --upgrade scaling-laws"
+WORDS = {int: "whole number", float: "finite number", str: "text", bool: "true or false"}
+
+
+def read_as(
+    kind: type[T],
+    values: Any,
+    *,
+    source: str | Path,
+    noun: str,
+    fix: str,
+    schema: int = 1,
+    settings: bool = False,
+) -> T:
+    """Build the dataclass `kind` from a file's values, or raise ValueError with one sentence.
+
+    source: the file, as the sentence names it
+    noun: what the file holds, as `record`
+    fix: what to do about a damaged one, as `train the cell again`
+    schema: the highest schema number that this version reads
+    settings: whether a field that is not known is refused instead of left out
+    """
+    check_schema(values, source=source, noun=noun, fix=fix, schema=schema)
+    given = {k: v for k, v in values.items() if k != "schema"}
+    try:
+        return _built(kind, given, noun=noun, settings=settings)
+    except _Unfit as error:
+        raise ValueError(f"{source}: {error}; {fix}") from None
+    except ValueError as error:  # of the dataclass' own check
+        raise ValueError(f"{source}: {error}") from error
+
+
+def check_schema(values: Any, *, source: str | Path, noun: str, fix: str, schema: int = 1) -> None:
+    """Refuse what is no object, and an object that a later version wrote."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{source} is no {noun} (it holds {_shown(values)}, not fields); {fix}")
+    number = values.get("schema", 1)
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"{source}: schema={number!r} is no schema number of a {noun}; {fix}")
+    if number > schema:
+        raise Later(
+            f"{source} has schema {number}: a later version wrote it, this one reads a {noun} up"
+            f" to schema {schema}; {UPGRADE}"
+        )
+
+
+class Later(ValueError):
+    """A later version wrote the file: it is not damaged, and nothing may take its place."""
+
+
+class _Unfit(ValueError):
+    """A field is missing, unknown or of another type; the message names it."""
+
+
+def _built(kind: type[T], values: dict[str, Any], *, noun: str, settings: bool) -> T:
+    known = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
+    unknown = sorted(set(map(str, values)) - known.keys())
+    if unknown and settings:
+        raise _Unfit(
+            f"{noun} has {', '.join(unknown)}, which this version does not know ({UPGRADE})"
+        )
+    if unknown:
+        _say_unknown(noun, tuple(unknown))
+    blank = (dataclasses.MISSING, dataclasses.MISSING)
+    needed = {n for n, f in known.items() if (f.default, f.default_factory) == blank}
+    if missing := sorted(needed - values.keys()):
+        raise _Unfit(f"the {noun} has no {', '.join(missing)}")
+    hints = _hints(kind)
+    fit = {
+        name: _fitted(values[name], hints[name], name, noun=noun, settings=settings)
+        for name in known
+        if name in values
+    }
+    return kind(**fit)
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+@functools.cache
+def _say_unknown(noun: str, names: tuple[str, ...]) -> None:
+    log.info("a later version's %s: %s is not known here and left out", noun, ", ".join(names))
+
+
+def _fitted(value: Any, hint: Any, name: str, **how: Any) -> Any:
+    """Return a value that fits its type, nested dataclasses built; _Unfit names the field."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (types.UnionType, Union):
+        if value is None and type(None) in args:
+            return None
+        hint = next(a for a in args if a is not type(None))
+        return _fitted(value, hint, name, **how)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise _Unfit(f"{name} holds {_shown(value)}, not fields")
+        return _built(hint, value, **{**how, "noun": f"{how['noun']}'s {name}"})  # type: ignore[arg-type]
+    if hint in WORDS:
+        return _plain(value, hint, name)
+    if hint is list or origin is list:
+        return [_fitted(v, (args or (Any,))[0], name, **how) for v in _a(list, value, name)]
+    if origin is tuple:
+        return tuple(_fitted(v, args[0], name, **how) for v in _a(list, value, name))
+    if hint is dict or origin is dict:
+        inner = args[1] if args else Any
+        return {
+            k: _fitted(v, inner, f"{name}.{k}", **how) for k, v in _a(dict, value, name).items()
+        }
+    return value
+
+
+def _plain(value: Any, hint: type, name: str) -> Any:
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    fits = {
+        int: isinstance(value, int) and not isinstance(value, bool),
+        float: isinstance(value, (int, float)) and not isinstance(value, bool) and _finite(value),
+        str: isinstance(value, str),
+        bool: isinstance(value, bool),
+    }
+    if not fits[hint]:
+        raise _Unfit(f"{name} is {_shown(value)}, no {WORDS[hint]}")
+    return value  # as it is written: a whole budget read as 2048.0 would make another cell
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
+def _a(kind: type, value: Any, name: str) -> Any:
+    if not isinstance(value, kind):
+        raise _Unfit(f"{name} is {_shown(value)}, no {'list' if kind is list else 'object'}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = {True: "true", False: "false", None: "null"}.get(value) if _is_word(value) else None
+    text = text or (f"a list of {len(value)}" if isinstance(value, list) else repr(value))
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _is_word(value: Any) -> bool:
+    return value is None or isinstance(value, bool)
