@@ -33,6 +33,7 @@ from scaling.config import (
     described,
 )
 from scaling.corridor import Corridor, read_left
+from scaling.ending import run_to_end
 from scaling.schema import (
     CONFIRMING,
     LEDGER,
@@ -154,7 +155,7 @@ def run_final(config: FinalConfig) -> list[Record]:
 
     return pretrain_together(
         lambda world, begin: run_stages(config, wanted, world=world, begin=begin),
-        config.machine.device,
+        config.machine,
     )
 
 
@@ -498,4 +499,4 @@ def quoted_stages(argument: str) -> str:
 
 if __name__ == "__main__":
     sys.argv[1:] = map(quoted_stages, sys.argv[1:])
-    start(main, config_name="final", schema=FinalConfig)
+    run_to_end(lambda: start(main, config_name="final", schema=FinalConfig))

@@ -18,6 +18,7 @@ from conf.app import start, store, to_dataclass
 from conf.progress import clock
 from scaling.budget import Resolved, core_seconds, planned, resolve, trunk_flops, workload
 from scaling.config import CellConfig
+from scaling.ending import run_to_end
 from scaling.failure import status_of, trained_at
 from scaling.launch import run_cells
 from scaling.pool import default_workers
@@ -180,4 +181,4 @@ def main(config: CellConfig) -> None:
 
 
 if __name__ == "__main__":
-    start(main, config_name="sweep", schema=CellConfig)
+    run_to_end(lambda: start(main, config_name="sweep", schema=CellConfig))
