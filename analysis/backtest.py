@@ -35,6 +35,7 @@ from analysis.methods import METHODS
 from analysis.objective import Objective
 from analysis.progress import Tell, shown, silent
 from analysis.records import Columns, Runs, load_runs
+from analysis.settings import check_finite
 from conf.app import start, store
 from scaling.schema import code_version, write_json
 
@@ -63,10 +64,11 @@ class BacktestConfig:
         """Refuse options that no table could make right, before anything is read."""
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
+        check_finite(self)
         refuse_untestable(self.form)
         self.objective.chosen()
         check_within(self.within)
-        check_options(0, self.level, self.objective.weighting)
+        check_options(0, self.level, self.objective.weighting, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,11 +34,12 @@ from analysis.candidates import (
 )
 from analysis.choice import START, Options, Step, fitted, next_step
 from analysis.first_study import from_nothing
-from analysis.forms import column
+from analysis.forms import FORMS, column
 from analysis.goal import Goal, check_goal, check_law, half_width
 from analysis.laws import Law
 from analysis.published import load_law
 from analysis.records import Columns, Runs, load_runs
+from analysis.settings import check_choice_of, check_finite, check_least
 from analysis.words import number, power, short
 from conf.app import start, store
 from scaling.schema import Record, code_version, read_records, write_json
@@ -121,6 +122,10 @@ class DesignConfig:
                 "neither runs nor law is set; give cells, as runs=runs/quick, or a law to design"
                 " a first study from, as law=besiroglu2024"
             )
+        check_finite(self)
+        check_choice_of("form", self.form, [f.name for f in FORMS.values() if f.is_surface])
+        check_least(1, cells=self.cells, start=self.start)
+        check_least(0, simulate=self.simulate, resamples=self.resamples)
         self.target.goal()
 
 

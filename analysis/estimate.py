@@ -77,7 +77,7 @@ def fit(
     done, total)` hears how far what takes long is. Raises
     ValueError in one sentence for a table that cannot carry the form.
     """
-    check_options(resamples, level, weighting)
+    check_options(resamples, level, weighting, seed=seed)
     check_within(within)
     needed = needed_columns(form)
     runs = data
@@ -232,14 +232,18 @@ def prepared(table: pd.DataFrame, form: Form, objective: Objective, weighting: s
     return table
 
 
-def check_options(resamples: int, level: float, weighting: str = "column") -> None:
-    """Refuse a negative number of resamples, a level outside (0, 1), an unknown weighting."""
+def check_options(
+    resamples: int, level: float, weighting: str = "column", *, seed: int = 0
+) -> None:
+    """Refuse negative resamples or seed, a level outside (0, 1), an unknown weighting."""
     if weighting not in WEIGHTINGS:
         raise ValueError(
             f"objective.weighting={weighting} is not known; choose one of {', '.join(WEIGHTINGS)}"
         )
     if resamples < 0:
         raise ValueError(f"intervals.resamples={resamples} is negative; 0 turns intervals off")
+    if seed < 0:
+        raise ValueError(f"seed={seed} of the resamples is negative; give 0 or more")
     if not 0 < level < 1:
         raise ValueError(f"intervals.level={level} is not between 0 and 1; the usual is 0.9")
 

@@ -19,7 +19,8 @@ from analysis.estimate import check_options, fit, needed_columns, stage_of
 from analysis.frontier import check_within
 from analysis.objective import Objective
 from analysis.progress import shown
-from analysis.records import Columns, load_runs
+from analysis.records import FORM_OF, Columns, load_runs
+from analysis.settings import check_choice_of, check_finite
 from conf.app import start, store
 
 
@@ -78,10 +79,16 @@ class FitConfig:
         """Refuse options that no table could make right, before anything is read."""
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
+        check_finite(self)
         needed_columns(self.form)
+        if self.stage:
+            check_choice_of("stage", self.stage, FORM_OF)
         self.objective.chosen()
         check_within(self.within)
-        check_options(self.intervals.resamples, self.intervals.level, self.objective.weighting)
+        intervals = self.intervals
+        check_options(
+            intervals.resamples, intervals.level, self.objective.weighting, seed=intervals.seed
+        )
 
 
 def main(config: FitConfig) -> None:

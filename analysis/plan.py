@@ -45,6 +45,7 @@ from analysis.plan_alarms import FAR, plan_alarms, reached_flops
 from analysis.plan_file import SCHEMA, write_plan
 from analysis.pretrain import pretrain_block
 from analysis.published import load_law
+from analysis.settings import check_finite
 from analysis.several import disagreement_alarm, side_by_side
 from analysis.split import repeating, split_of
 from analysis.stage_laws import (
@@ -132,6 +133,7 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         """Check ranges that need nothing else."""
+        check_finite(self)
         share = self.utilisation
         if share != MEASURED and not (isinstance(share, int | float) and 0 < share <= 1):
             raise ValueError(

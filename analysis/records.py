@@ -26,6 +26,7 @@ from analysis.forms import column
 from analysis.jsonl import read_jsonl
 from analysis.loss_units import NATS, check_unit, converted, unit_of_name
 from analysis.overrides import override
+from analysis.settings import check_choice_of
 from scaling.schema import COUNTS, Record, confirmations, read_curve, read_record, sha256_file
 
 NEEDED = ("params", "tokens", "loss")
@@ -38,6 +39,8 @@ ALWAYS_CHECKED = (
 )  # also where no form asked for them
 NUMBERS = (*ALWAYS_CHECKED, "lr", "batch", "examples", "epochs", "pairs", "kl", "reward", "error")
 SIGNED = ("reward",)
+USUAL_RANGE = (1e-12, 1e30)  # of a column in any unit; beyond, sums of powers leave float64
+RANGES = {"loss": (1e-9, 1e9), "flops": (1e-15, 1e40), "weight": (1e-9, 1e9)}
 SETTINGS = (  # of a stage, that its law holds for
     "method", "lora_rank", "data", "epochs", "batch_examples", "batch_pairs", "batch_episodes",
     "lr_fraction", "policy_sha256",
@@ -122,8 +125,7 @@ def load_runs(
     be there, `stage` the cells of a study that are meant, `points` what a row of them is. Raises
     ValueError or FileNotFoundError with one sentence.
     """
-    if count not in COUNTS:
-        raise ValueError(f"count={count} is not known; choose one of {', '.join(COUNTS)}")
+    check_choice_of("count", count, COUNTS)
     check_points(points, stage)
     columns = columns or Columns()
     dropped: list[dict[str, str]] = []
@@ -484,9 +486,17 @@ _ALIASES = {
 
 def _checked(table: pd.DataFrame, name: str, source: str) -> np.ndarray:
     """Return a column as numbers, finite and but for rewards positive; ValueError names rows."""
-    given, signed = table[name], name in SIGNED
+    given, signed = table.loc[:, name], name in SIGNED
     values = _numbers(given)
     bad = np.flatnonzero(~(np.isfinite(values) & (signed | (values > 0))))
+    least, most = RANGES.get(name, USUAL_RANGE)
+    far = np.flatnonzero((np.abs(values) > most) | (~signed & (values < least)))
+    if not len(bad) and len(far):
+        raise ValueError(
+            f"column {source!r} is beyond {least:g} to {most:g} in {len(far)} of {len(values)} "
+            f"rows ({named_rows(table, far)}, counted from 1; the first holds {values[far[0]]:g}), "
+            f"which no run's {name} is in any unit; repair or drop them with where="
+        )
     if len(bad):
         kind = "finite number" if signed else "positive finite number"
         raise ValueError(
