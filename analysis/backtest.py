@@ -35,7 +35,7 @@ from analysis.methods import METHODS
 from analysis.objective import Objective
 from analysis.progress import Tell, shown, silent
 from analysis.records import Columns, Runs, load_runs
-from analysis.settings import check_finite
+from analysis.settings import check_finite, wrote
 from conf.app import start, store
 from scaling.schema import code_version, write_json
 
@@ -182,7 +182,7 @@ def main(config: BacktestConfig) -> None:
         table = prepared(runs.table, form, Objective(), "none")
         table = chosen_rows(table, form, config.within)
         written += write_backtest_figure(table, form, asdict(found), written[0])
-    ends = "\n".join(f"wrote {path}" for path in written)
+    ends = wrote(written, here=not config.out and not source.is_dir())
     sys.stdout.write(f"{found.summary()}\n\n{ends}\n")
 
 

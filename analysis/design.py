@@ -39,7 +39,7 @@ from analysis.goal import Goal, check_goal, check_law, half_width
 from analysis.laws import Law
 from analysis.published import load_law
 from analysis.records import Columns, Runs, load_runs
-from analysis.settings import check_choice_of, check_finite, check_least
+from analysis.settings import check_choice_of, check_finite, check_least, wrote
 from analysis.words import number, power, short
 from conf.app import start, store
 from scaling.schema import Record, code_version, read_records, write_json
@@ -140,7 +140,7 @@ def main(config: DesignConfig) -> None:
         from analysis.plots import write_design_figure  # matplotlib, only where it is asked for
 
         written += write_design_figure(found, out)
-    ends = "\n".join(f"wrote {path}" for path in written)
+    ends = wrote(written, here=not config.out and beside == Path())
     sys.stdout.write("\n".join(lines_of(found)) + f"\n{ends}\n")
 
 

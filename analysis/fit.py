@@ -20,7 +20,7 @@ from analysis.frontier import check_within
 from analysis.objective import Objective
 from analysis.progress import shown
 from analysis.records import FORM_OF, Columns, load_runs
-from analysis.settings import check_choice_of, check_finite
+from analysis.settings import check_choice_of, check_finite, wrote
 from conf.app import start, store
 
 
@@ -123,7 +123,7 @@ def main(config: FitConfig) -> None:
         from analysis.plots import write_law_figures  # matplotlib, only where it is asked for
 
         written += write_law_figures(law, runs.table, written[0])
-    ends = "\n".join(f"wrote {path}" for path in written)
+    ends = wrote(written, here=not config.out and not source.is_dir())
     sys.stdout.write(f"{law.summary()}\n\n{ends}\n")
 
 

@@ -368,7 +368,7 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"no table or study {path}; check the path given as runs=")
     readers = {
-        ".csv": pd.read_csv,
+        ".csv": lambda p: pd.read_csv(p, low_memory=False),  # one type a column, no warning of two
         ".parquet": pd.read_parquet,
         ".jsonl": read_jsonl,
     }
@@ -388,6 +388,11 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise ValueError(f"{path} does not read as {suffix[1:]} ({text}); repair it") from error
     if suffix == ".csv":
         _refuse_twice(path)
+        if not isinstance(raw.index, pd.RangeIndex):
+            raise ValueError(
+                f"{path} has rows with more values than its header has names, so that no column is "
+                "sure; repair it"
+            )
     raw.columns = [name.strip() if isinstance(name, str) else name for name in raw.columns]
     if len(raw.columns) == 1:
         _refuse_separator(path, str(raw.columns[0]))

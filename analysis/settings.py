@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -29,6 +30,12 @@ def check_choice_of(key: str, value: str, choices: Iterable[str]) -> None:
             f"{key}={value} is not known{did_you_mean(value, choices)}; choose one of "
             f"{', '.join(choices)}"
         )
+
+
+def wrote(paths: Iterable[Path], *, here: bool) -> str:
+    """Return a line for each file that was written; `here`: nobody said where to."""
+    where = f" in the current folder {Path.cwd()}; out=FILE writes elsewhere" if here else ""
+    return "\n".join(f"wrote {path}{where}" for path in paths)
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:

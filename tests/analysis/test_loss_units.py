@@ -1,4 +1,4 @@
-"""The unit of the loss: read from the column's name or stated, and never taken for nats silently."""
+"""The unit of the loss: read from the column's name or stated, never silently taken for nats."""
 
 import numpy as np
 import pandas as pd
