@@ -388,7 +388,7 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise ValueError(f"{path} does not read as {suffix[1:]} ({text}); repair it") from error
     if suffix == ".csv":
         _refuse_twice(path)
-        if not isinstance(raw.index, pd.RangeIndex):
+        if not raw.index.equals(pd.RangeIndex(len(raw))):
             raise ValueError(
                 f"{path} has rows with more values than its header has names, so that no column is "
                 "sure; repair it"

@@ -127,8 +127,8 @@ ANSWERED = {
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_no_table_of_runs_is_refused(command, kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if kind.endswith("as flops") and command == "power":
-        pytest.skip("the form needs no other column")
+    if command == "design" and kind in ("one row", "three rows"):
+        pytest.skip("a design says which cells are missing")
     table = REFUSED[kind]()
     table.to_csv("t.csv", index=False)
     assert in_one_sentence(COMMANDS[command], "t.csv") is not None
@@ -270,7 +270,7 @@ def test_integers_of_any_size_in_jsonl_fit_as_in_csv(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["loss (nats)", "a,loss", "loss=x", "loss#1", "Verlust é", "loss's", 'loss "q"', "${loss}"],
+    ["loss (nats)", "a,loss", "loss=x", "loss#1", "loss é", "loss's", 'loss "q"', "${loss}"],
 )
 def test_the_hint_for_a_column_works_when_pasted_into_bash(name, tmp_path):
     """One process a name would take a minute: bash and Hydra's grammar are asked alone."""
