@@ -5,35 +5,32 @@ fit look at residuals, the second-best minimum and the bootstrap draws. Threshol
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.special import fdtrc
 
+from analysis.alarm import Alarm, named_rows
 from analysis.forms import Array, column
+from analysis.loss_units import value_alarm
+from analysis.outliers import ODD_COUNT, Outlier, odd_counts, outliers
+from analysis.units import FEWEST_IN_UNIT, mixed, over_6nd, unit_alarms
+
+__all__ = ["Alarm", "residual_alarms", "stage_alarms", "status_alarm", "table_alarms"]
 
 RAY_SPREAD = 0.15  # sd of log D about a line in log N (a factor of 1.16): below, a ray
 NARROW_SPREAD = 0.7  # sd of log D/N (a factor of 2): designs below seldom separate the exponents
 FEWEST_BUDGETS = 3
+SAME_BUDGET = float(np.log(1.25))  # gap of log C that parts two budgets; nominal ones jitter less
+MOST_OUTLIERS_SHOWN = 3  # with what explains them; the others are named
 LEAST_SPAN = 10.0  # largest over smallest C
-UNIT_GAP = 300.0  # neighbouring values of one column this far apart may be in two units
-UNITS = {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}
-RARE_UNIT = {1.0: 0.0, 1e3: 1.0, 1e6: 0.5, 1e9: 0.5, 1e12: 0.6}  # in tenfold steps of D/N
-USUAL_RATIO = 20.0  # tokens per parameter that a guessed unit should come near
-USUAL_PARAMS = 3e8
-POSSIBLE_RATIO = (0.02, 2e4)  # tokens per parameter of runs that anyone made
-FEWEST_COUNTS = {"params": 1e3, "tokens": 1e4}  # medians below are of counts in larger units
-COMPUTE_UNITS = {8.64e19: "petaFLOP/s-days", 1e21: "ZFLOPs", 1e18: "EFLOPs", 1e15: "PFLOPs"}
 COUNT_FACTOR = 1.5  # C over 6ND beyond this, or varying by it squared, is another count
 BASIN_VALUE = 0.01  # relative excess of a second minimum's objective that still competes
 BASIN_EXPONENT = 0.05  # relative difference of exponents that makes it another minimum
 USUAL_A = (0.35, 0.65)
-SHOWN_ROWS = 5
 MOST_EPOCHS = 4.0  # beyond, repeated tokens are worth less than fresh ones (Muennighoff 2023)
 TREND_P, TREND_R2 = 1e-4, 0.25
-HIGHEST_LOSS = float(np.log(1e6))  # nats of a uniform guess among a million tokens
 BITS = float(-np.log(np.log(2)))  # log of bits per nat
 BITS_WIDTH = 0.03  # how far the step between two groups of losses may be from it
 BITS_GAIN = 4.0  # by how much the step must tighten a smooth surface to be believed
@@ -44,25 +41,23 @@ LEAST_FAR_ERROR = 0.005  # of the loss; a smaller error needs no remedy
 NO_GAIN = 0.005  # relative distance of E from the smallest loss below which nothing is left to gain
 
 
-@dataclass(frozen=True, kw_only=True)
-class Alarm:
-    """A code for programs and one sentence for readers."""
+def table_alarms(table: pd.DataFrame, inputs: Mapping[str, Any] | None = None) -> list[Alarm]:
+    """Return what is wrong with the design or the units of a table of runs.
 
-    code: str
-    sentence: str
-
-
-def table_alarms(table: pd.DataFrame) -> list[Alarm]:
-    """Return what is wrong with the design or the units of a table of runs."""
+    `inputs` says what the table was read from and how, as in law.json.
+    """
+    units = unit_alarms(table, (inputs or {}).get("columns", {}))
+    bits = _bits_among_nats(table)
+    mixed_units = bits is not None or any(alarm.code == "mixed_units" for alarm in units)
     found = [
         _single_ray(table),
         _too_few_budgets(table),
-        *_count_units(table),
-        _compute_unit(table),
-        _loss_unit(table),
-        _bits_among_nats(table),
+        *units,
+        value_alarm(table),
+        bits,
+        None if mixed_units else _outlier_rows(table),
         _duplicate_rows(table),
-        _count_disagrees(table),
+        None if mixed_units else _count_disagrees(table),
         _repeated_data(table),
         _undercooled(table),
     ]
@@ -310,7 +305,7 @@ def _single_ray(table: pd.DataFrame) -> Alarm | None:
 def _too_few_budgets(table: pd.DataFrame) -> Alarm | None:
     flops = np.log(column(table, "flops"))
     span = float(np.exp(np.ptp(flops)))
-    levels = 1 + int((np.diff(np.sort(flops)) > np.log(1.25)).sum())
+    levels = _budgets(flops)
     sizes, horizons = (len(np.unique(column(table, v))) for v in ("params", "tokens"))
     if span >= LEAST_SPAN and min(levels, sizes, horizons) >= FEWEST_BUDGETS:
         return None
@@ -321,82 +316,37 @@ def _too_few_budgets(table: pd.DataFrame) -> Alarm | None:
     )
 
 
-def _count_units(table: pd.DataFrame) -> list[Alarm]:
-    """Find params or tokens of all rows, or of some, that are not counted in ones."""
-    counts = {name: column(table, name) for name in FEWEST_COUNTS}
-    found: list[Alarm] = []
-    for name, other in (("params", "tokens"), ("tokens", "params")):
-        low = _low_rows(counts[name], counts[other], _over_6nd(table), name)
-        if low is None:
-            continue
-        factor = _guess(counts[name][low], counts[name][~low])
-        found.append(_units(name, UNITS[factor], f"multiply them by {factor:.0e}", low))
-        counts[name] = np.where(low, counts[name] * factor, counts[name])
-    if found:
-        return found
-    n, d = (float(np.median(counts[name])) for name in ("params", "tokens"))
-    off = float(np.median(_over_6nd(table)))  # 1 where the table has no FLOPs of its own
-    small = any(np.median(v) < FEWEST_COUNTS[name] for name, v in counts.items())
-    if not small and POSSIBLE_RATIO[0] <= d / n <= POSSIBLE_RATIO[1] and off < UNIT_GAP:
-        return []
-    best = min(
-        ((f, g) for f in (1.0, *UNITS) for g in (1.0, *UNITS) if f * g > 1),
-        key=lambda pair: _strangeness(n, d, pair, off),
+def _budgets(log_flops: Array) -> int:
+    """Count the budgets: groups of C apart from each other, a wide group once a doubling."""
+    ordered = np.sort(log_flops)
+    groups = np.split(ordered, np.flatnonzero(np.diff(ordered) > SAME_BUDGET) + 1)
+    return sum(1 + int((g[-1] - g[0]) / np.log(2)) for g in groups)
+
+
+def _outlier_rows(table: pd.DataFrame) -> Alarm | None:
+    """Name the rows that do not belong, what would explain them and what they do to the law."""
+    found = outliers(table)
+    if not found.rows:
+        return None
+    shown = "; ".join(_told(table, o) for o in found.rows[:MOST_OUTLIERS_SHOWN])
+    others = found.rows[MOST_OUTLIERS_SHOWN:]
+    more = f"; {named_rows(table, np.array([o.row for o in others]), most=10)}" if others else ""
+    moved = ""
+    if found.exponent is not None:
+        moved = f", without them a = {found.exponent[1]:.3f} instead of {found.exponent[0]:.3f}"
+    return Alarm(
+        code="outlier_rows",
+        sentence=f"{len(found.rows)} of {len(table)} rows do not belong to the others ({shown}"
+        f"{more}, counted from 1){moved}: check and repair them, or leave them out with where=.",
     )
-    every = np.ones(len(table), dtype=bool)
-    return [
-        _units(name, UNITS[factor], f"multiply them by {factor:.0e}", every)
-        for name, factor in zip(("params", "tokens"), best, strict=True)
-        if factor > 1
-    ]
 
 
-def _strangeness(n: float, d: float, pair: tuple[float, float], off: float) -> float:
-    """Return how unlike real runs N and D would be after multiplication by the pair.
-
-    Counted FLOPs at some multiple `off` of 6ND settle the product; otherwise the pair should give
-    about 20 tokens for each of some 3e8 parameters, rather by millions or billions.
-    """
-    f, g = pair
-    product = 10.0 * (off > UNIT_GAP) * abs(np.log10(f * g / off))
-    rare = sum(RARE_UNIT[x] for x in pair)
-    ratio = abs(np.log10(d * g / (n * f) / USUAL_RATIO))
-    return product + rare + ratio + 0.1 * abs(np.log10(n * f / USUAL_PARAMS))
-
-
-def _low_rows(values: Array, other: Array, over_6nd: Array, name: str) -> Array | None:
-    """Return the rows far below the others where they alone make no sense as counts."""
-    ordered = np.sort(values)
-    gaps = ordered[1:] / ordered[:-1]
-    if not len(gaps) or gaps.max() < UNIT_GAP:
-        return None
-    low = values <= ordered[gaps.argmax()]
-    ratio = values / other if name == "tokens" else other / values
-    outside = [
-        not POSSIBLE_RATIO[0] <= np.median(ratio[rows]) <= POSSIBLE_RATIO[1] for rows in (low, ~low)
-    ]
-    counted = np.median(over_6nd[low]) / np.median(over_6nd[~low])
-    return low if outside[0] or outside[1] or counted > UNIT_GAP else None
-
-
-def _guess(low: Array, high: Array) -> float:
-    """Return the factor that brings the low rows of a column nearest to its other rows."""
-    return min(UNITS, key=lambda f: abs(np.log(np.median(low) * f / np.median(high))))
-
-
-def _compute_unit(table: pd.DataFrame) -> Alarm | None:
-    off = 1 / float(np.median(_over_6nd(table)))
-    if off < UNIT_GAP:
-        return None
-    factor = min(COMPUTE_UNITS, key=lambda f: abs(np.log(f / off)))
-    every = np.ones(len(table), dtype=bool)
-    return _units("flops", COMPUTE_UNITS[factor], f"multiply them by {factor:.3g}", every)
-
-
-def _loss_unit(table: pd.DataFrame) -> Alarm | None:
-    loss = column(table, "loss")
-    high = loss > HIGHEST_LOSS
-    return _units("loss", "perplexity", "take its logarithm", high) if high.any() else None
+def _told(table: pd.DataFrame, outlier: Outlier) -> str:
+    where = named_rows(table, np.array([outlier.row]))
+    if outlier.distance is None:
+        return f"{where}: {outlier.slip}"
+    off = f"{where}: {outlier.distance:.0f} standard deviations off their law"
+    return f"{off}, {outlier.slip}" if outlier.slip else off
 
 
 def _bits_among_nats(table: pd.DataFrame) -> Alarm | None:
@@ -416,8 +366,9 @@ def _bits_among_nats(table: pd.DataFrame) -> Alarm | None:
     plain = residual.std()
     for rows in starts:
         step, high, left = _stepped(surface, loss, rows)
-        if abs(step - BITS) < BITS_WIDTH and left.std() * BITS_GAIN < plain:
-            return _units("loss", "bits", "multiply them by ln 2 = 0.6931", high)
+        few = min(high.sum(), (~high).sum()) < FEWEST_IN_UNIT
+        if not few and abs(step - BITS) < BITS_WIDTH and left.std() * BITS_GAIN < plain:
+            return mixed(table, "loss", "bits", "multiply them by ln 2 = 0.6931", high)
     return None
 
 
@@ -448,25 +399,6 @@ def _trends(table: pd.DataFrame) -> Array:
     return np.stack([np.ones(len(c)), c, m, c * c, m * m, c * m], axis=1)
 
 
-def _over_6nd(table: pd.DataFrame) -> Array:
-    return column(table, "flops") / (6 * column(table, "params") * column(table, "tokens"))
-
-
-def _units(name: str, unit: str, repair: str, rows: Array) -> Alarm:
-    """Name the column, the unit it seems to be in, the rows, and the repair."""
-    at = np.flatnonzero(rows)
-    where = "" if rows.all() else f" in {len(at)} of {len(rows)} rows ({_listed(at)}, from 0)"
-    return Alarm(
-        code="mixed_units",
-        sentence=f"Column {name} seems to be in {unit}{where}: {repair}, or constants and "
-        "forecasts hold in no known unit.",
-    )
-
-
-def _listed(rows: Array) -> str:
-    return ", ".join(map(str, rows[:SHOWN_ROWS])) + (", .." if len(rows) > SHOWN_ROWS else "")
-
-
 def _duplicate_rows(table: pd.DataFrame) -> Alarm | None:
     """Find copies; another seed that gives the same rounded loss is a run of its own."""
     shown = {
@@ -478,23 +410,28 @@ def _duplicate_rows(table: pd.DataFrame) -> Alarm | None:
         return None
     return Alarm(
         code="duplicate_rows",
-        sentence=f"{copies.sum()} rows ({_listed(np.flatnonzero(copies))}, from 0) repeat another "
-        "row's params, tokens and loss and count twice: drop them, or give them a weight column.",
+        sentence=f"{copies.sum()} rows ({named_rows(table, copies)}, counted from 1) repeat "
+        "another row's params, tokens and loss and count twice: drop them, or give them a weight "
+        "column.",
     )
 
 
 def _count_disagrees(table: pd.DataFrame) -> Alarm | None:
-    low, middle, high = np.quantile(_over_6nd(table), [0, 0.5, 1])
+    over = over_6nd(table)
+    over = over[~odd_counts(over)]
+    low, middle, high = np.quantile(over, [0, 0.5, 1])
     factor = max(middle, 1 / middle)
-    if high / low > UNIT_GAP or factor > UNIT_GAP:
-        return None  # a unit, not a count
     if factor < COUNT_FACTOR and high / low < COUNT_FACTOR**2:
         return None
-    return Alarm(
-        code="count_disagrees",
-        sentence=f"Counted C is {low:.2f} to {high:.2f} times 6ND: optima at C = 6ND are not those "
-        "at equal counted FLOPs; choose the count= that multiplies, or read a from IsoFLOP.",
-    )
+    seen = f"C is not near 6ND: it is {low:.3g} to {high:.3g} times 6ND"
+    if max(high, 1 / low) > ODD_COUNT:
+        sentence = f"{seen}, and no unit of compute explains that: check how flops was computed."
+    else:
+        sentence = (
+            f"{seen}, so optima at C = 6ND are not those at equal counted FLOPs; choose the count= "
+            "that multiplies, or read a from IsoFLOP."
+        )
+    return Alarm(code="count_disagrees", sentence=sentence)
 
 
 def _repeated_data(table: pd.DataFrame) -> Alarm | None:
@@ -519,7 +456,7 @@ def _undercooled(table: pd.DataFrame) -> Alarm | None:
         return None
     return Alarm(
         code="undercooled",
-        sentence=f"{hot.sum()} runs ({_listed(np.flatnonzero(hot))}, from 0) ended before their "
+        sentence=f"{hot.sum()} runs ({named_rows(table, hot)}) ended before their "
         "learning rate was lowered, so their loss is too high by an amount that depends on size: "
         "decay over a tenth of the steps or more, or leave them out with where=.",
     )

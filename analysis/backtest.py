@@ -35,6 +35,7 @@ from analysis.methods import METHODS
 from analysis.objective import Objective
 from analysis.progress import Tell, shown, silent
 from analysis.records import Columns, Runs, load_runs
+from analysis.settings import wrote
 from conf.app import start, store
 from scaling.schema import LEVEL, MOST, Range, Seed, check_ranges, code_version, write_json
 
@@ -67,7 +68,7 @@ class BacktestConfig:
         refuse_untestable(self.form)
         self.objective.chosen()
         check_within(self.within)
-        check_options(0, self.level, self.objective.weighting)
+        check_options(0, self.level, self.objective.weighting, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +182,7 @@ def main(config: BacktestConfig) -> None:
         table = prepared(runs.table, form, Objective(), "none")
         table = chosen_rows(table, form, config.within)
         written += write_backtest_figure(table, form, asdict(found), written[0])
-    ends = "\n".join(f"wrote {path}" for path in written)
+    ends = wrote(written, here=not config.out and not source.is_dir())
     sys.stdout.write(f"{found.summary()}\n\n{ends}\n")
 
 

@@ -34,11 +34,12 @@ from analysis.candidates import (
 )
 from analysis.choice import START, Options, Step, fitted, next_step
 from analysis.first_study import from_nothing
-from analysis.forms import column
+from analysis.forms import FORMS, column
 from analysis.goal import Goal, check_goal, check_law, half_width
 from analysis.laws import Law
 from analysis.published import load_law
 from analysis.records import Columns, Runs, load_runs
+from analysis.settings import check_choice_of, wrote
 from analysis.words import number, power, short
 from conf.app import start, store
 from scaling.schema import (
@@ -137,6 +138,7 @@ class DesignConfig:
                 "neither runs nor law is set; give cells, as runs=runs/quick, or a law to design"
                 " a first study from, as law=besiroglu2024"
             )
+        check_choice_of("form", self.form, [f.name for f in FORMS.values() if f.is_surface])
         self.target.goal()
 
 
@@ -151,7 +153,7 @@ def main(config: DesignConfig) -> None:
         from analysis.plots import write_design_figure  # matplotlib, only where it is asked for
 
         written += write_design_figure(found, out)
-    ends = "\n".join(f"wrote {path}" for path in written)
+    ends = wrote(written, here=not config.out and beside == Path())
     sys.stdout.write("\n".join(lines_of(found)) + f"\n{ends}\n")
 
 

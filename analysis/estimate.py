@@ -27,6 +27,7 @@ from analysis.hindcast import hindcasts, widened
 from analysis.intervals import other_intervals
 from analysis.isoflop import isoflop, vertices
 from analysis.laws import Law
+from analysis.loss_units import read_alarm, unit_of_law
 from analysis.methods import METHODS, NEEDED_BY
 from analysis.noise import weighted
 from analysis.objective import Objective, Problem, problem_of, residuals
@@ -77,7 +78,7 @@ def fit(
     done, total)` hears how far what takes long is. Raises
     ValueError in one sentence for a table that cannot carry the form.
     """
-    check_options(resamples, level, weighting)
+    check_options(resamples, level, weighting, seed=seed)
     check_within(within)
     needed = needed_columns(form)
     runs = data
@@ -232,8 +233,10 @@ def prepared(table: pd.DataFrame, form: Form, objective: Objective, weighting: s
     return table
 
 
-def check_options(resamples: int, level: float, weighting: str = "column") -> None:
-    """Refuse a negative number of resamples, a level outside (0, 1), an unknown weighting."""
+def check_options(
+    resamples: int, level: float, weighting: str = "column", *, seed: int = 0
+) -> None:
+    """Refuse negative resamples or seed, a level outside (0, 1), an unknown weighting."""
     if weighting not in WEIGHTINGS:
         raise ValueError(
             f"objective.weighting={weighting} is not known; choose one of {', '.join(WEIGHTINGS)}"
@@ -245,6 +248,8 @@ def check_options(resamples: int, level: float, weighting: str = "column") -> No
             f"intervals.resamples={resamples} is above {MOST_RESAMPLES}, which every page and plan"
             " of the law would hold in memory; 4000 fix the ends of an interval to two digits"
         )
+    if seed < 0:
+        raise ValueError(f"seed={seed} of the resamples is negative; give 0 or more")
     if not 0 < level < 1:
         raise ValueError(f"intervals.level={level} is not between 0 and 1; the usual is 0.9")
 
@@ -300,6 +305,7 @@ def _law(
         ranges=_ranges(table),
         noise=_noise(left, problem, len(values)),
         inputs=runs.inputs,
+        unit=unit_of_law(runs.inputs),
     )
     law = replace(law, allocation=_allocation(law, level)) if form.is_surface else law
     law = replace(law, allocation={"peak": peak_of(law, form, level)}) if form.peak else law
@@ -395,7 +401,8 @@ def _fit_alarms(
 ) -> list[Alarm]:
     form = problem.design.form
     raised: list[Alarm | None] = []
-    raised += _table_alarms(form, table, left if problem.objective.in_logs else None)
+    logs = left if problem.objective.in_logs else None
+    raised += _table_alarms(form, table, logs, law.inputs)
     at = [form.parameters.index(name) for name in form.exponents]
     if at:
         raised.append(rules.two_basins(found.value, found.theta[:, at], found.converged))
@@ -428,14 +435,18 @@ def _fit_alarms(
     return [alarm for alarm in raised if alarm]
 
 
-def _table_alarms(form: Form, table: pd.DataFrame, left: Array | None) -> list[Alarm]:
+def _table_alarms(
+    form: Form, table: pd.DataFrame, left: Array | None, inputs: Mapping[str, Any]
+) -> list[Alarm]:
     """Return what is wrong with the design, the units, and with residuals in logs (n,)."""
+    unit = read_alarm(inputs) if form.target == "loss" else None
+    found = [unit] if unit else []
     if form.stage != "pretrain":
-        return rules.stage_alarms(table, form.variables)
+        return found + rules.stage_alarms(table, form.variables)
     if form.target != "loss" or not {"params", "tokens"} <= set(table):
-        return []
+        return found
     known = {"repeated_data"} if "unique_tokens" in form.variables else set()
-    found = [alarm for alarm in rules.table_alarms(table) if alarm.code not in known]
+    found += [a for a in rules.table_alarms(table, inputs) if a.code not in known]
     return found + (rules.residual_alarms(table, left) if left is not None else [])
 
 

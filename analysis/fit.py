@@ -20,7 +20,8 @@ from analysis.estimate import check_options, fit, needed_columns, stage_of
 from analysis.frontier import check_within
 from analysis.objective import Objective
 from analysis.progress import shown
-from analysis.records import Columns, load_runs
+from analysis.records import FORM_OF, Columns, load_runs
+from analysis.settings import check_choice_of, wrote
 from conf.app import start, store
 from scaling.schema import LEVEL, MOST, MOST_RESAMPLES, Range, Seed, check_ranges
 
@@ -90,9 +91,14 @@ class FitConfig:
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
         needed_columns(self.form)
+        if self.stage:
+            check_choice_of("stage", self.stage, FORM_OF)
         self.objective.chosen()
         check_within(self.within)
-        check_options(self.intervals.resamples, self.intervals.level, self.objective.weighting)
+        intervals = self.intervals
+        check_options(
+            intervals.resamples, intervals.level, self.objective.weighting, seed=intervals.seed
+        )
 
 
 def main(config: FitConfig) -> None:
@@ -127,7 +133,7 @@ def main(config: FitConfig) -> None:
         from analysis.plots import write_law_figures  # matplotlib, only where it is asked for
 
         written += write_law_figures(law, runs.table, written[0])
-    ends = "\n".join(f"wrote {path}" for path in written)
+    ends = wrote(written, here=not config.out and not source.is_dir())
     sys.stdout.write(f"{law.summary()}\n\n{ends}\n")
 
 

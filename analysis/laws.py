@@ -109,6 +109,7 @@ class Law:
     fixed: dict[str, float] = field(default_factory=dict)
     forced: bool = False
     inputs: dict[str, Any] = field(default_factory=dict)
+    unit: str = "nats_per_token"  # of the loss, or bits_per_byte
     source: str = "fitted"
     code: dict[str, Any] = field(default_factory=code_version, repr=False)
     schema: int = SCHEMA

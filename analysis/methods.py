@@ -14,6 +14,7 @@ from analysis.envelope import envelope
 from analysis.forms import column
 from analysis.isoflop import Isoflop, isoflop
 from analysis.laws import Law
+from analysis.loss_units import read_alarm, unit_of_law
 from analysis.lr_batch import NEEDED as LR_BATCH_NEEDED
 from analysis.lr_batch import lr_batch
 from analysis.records import NEEDED, Runs
@@ -80,6 +81,7 @@ def _allocation_law(
     ranges = {name: [float(v.min()), float(v.max())] for name, v in values.items()}
     intervals = {n: getattr(found, f"{n}_interval") for n in ("a", "b")}
     points = block.get("points", []) if name == "isoflop" else []
+    read = read_alarm(runs.inputs)
     edge = edge_alarm([p["flops"] for p in points if p["why"]], len(points))
     return Law(
         form=name,
@@ -104,9 +106,14 @@ def _allocation_law(
             "tokens_per_param": stated,
         },
         methods={name: block},
-        alarms=(*table_alarms(table), *([edge] if edge else [])),
+        alarms=(
+            *([read] if read else []),
+            *table_alarms(table, runs.inputs),
+            *([edge] if edge else []),
+        ),
         n_runs=len(table),
         dropped=runs.dropped,
         ranges=ranges,
         inputs=runs.inputs,
+        unit=unit_of_law(runs.inputs),
     )

@@ -20,7 +20,7 @@ from typing import TypeVar
 import numpy as np
 import pandas as pd
 
-from analysis.forms import Array, Form, column
+from analysis.forms import EXPONENT_BOUNDS, Array, Form, column
 from analysis.rows import Design, design
 
 OBJECTIVES = ("huber_log", "lad_log", "ls_log", "ls")
@@ -159,6 +159,7 @@ def problem_of(
         logs = name in form.logs or any(t.amplitude == name for t in form.terms)
         if logs and not value > 0:
             raise ValueError(f"fixed.{name}={value} must be positive")
+        _check_held(form, name, value)
         held[0, at] = np.log(value) if logs else value
     return Problem(
         design=posed,
@@ -168,6 +169,14 @@ def problem_of(
         objective=objective,
         held=held,
     )
+
+
+def _check_held(form: Form, name: str, value: float) -> None:
+    """Refuse to hold a parameter where no fit would look for it."""
+    exponent = EXPONENT_BOUNDS if name in form.exponents else (-np.inf, np.inf)
+    least, most = form.bounds.get(name, (0.0, np.inf) if name == form.offset else exponent)
+    if not (least <= value <= most and np.isfinite(value)):
+        raise ValueError(f"fixed.{name}={value:g} is outside {least:g} to {most:g}")
 
 
 def residuals(theta: Array, problem: Problem) -> Array:

@@ -23,6 +23,7 @@ from analysis.alarms import Alarm
 from analysis.allocation import optimal_split
 from analysis.forms import FORMS
 from analysis.laws import Law, Optimum
+from analysis.settings import did_you_mean
 
 PF_DAY = 8.64e19  # FLOPs of one petaFLOP/s for a day, the unit of C in Kaplan et al. 2020
 PORIAN_CONTEXT = 2048  # tokens of the sequences in which Porian et al. 2024 count the batch
@@ -384,5 +385,6 @@ def load_law(name_or_path: str | Path) -> Law:
         path = path / "law.json"
     if not path.exists():
         names = ", ".join(PUBLISHED)
-        raise ValueError(f"no law {name_or_path}: neither a file nor one of {names}")
+        meant = did_you_mean(str(name_or_path), PUBLISHED)
+        raise ValueError(f"no law {name_or_path}{meant}: neither a file nor one of {names}")
     return Law.read(path)

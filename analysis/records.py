@@ -14,13 +14,21 @@ import difflib
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.alarm import named_rows
 from analysis.condition import rows
+from analysis.forms import column
+from analysis.jsonl import read_jsonl
+from analysis.loss_units import NATS, check_unit, converted, unit_of_name
+from analysis.overrides import override
+from analysis.settings import check_choice_of
 from scaling.schema import (
     COUNTS,
     Record,
@@ -43,6 +51,8 @@ ALWAYS_CHECKED = (
 )  # also where no form asked for them
 NUMBERS = (*ALWAYS_CHECKED, "lr", "batch", "examples", "epochs", "pairs", "kl", "reward", "error")
 SIGNED = ("reward",)
+USUAL_RANGE = (1e-12, 1e30)  # of a column in any unit; beyond, sums of powers leave float64
+RANGES = {"loss": (1e-9, 1e9), "flops": (1e-15, 1e40), "weight": (1e-9, 1e9)}
 SETTINGS = (  # of a stage, that its law holds for
     "method", "lora_rank", "data", "epochs", "batch_examples", "batch_pairs", "batch_episodes",
     "lr_fraction", "policy_sha256",
@@ -54,7 +64,7 @@ FORM_OF = {
     "ppo": "rl_overoptimisation",
 }
 SAME_LOSS = ("data", "tokenizer", "eval")  # of a config: what losses are compared on
-SHOWN_ROWS = 5
+MOST_SHOWN = 40  # characters of a wrong value
 MOST_TABLE_BYTES = 2 << 30  # of a table's file: ten million rows
 MOST_TABLE_VALUES = 200_000_000  # of a Parquet table, which a few bytes can stand for; 1.6 GB
 POINTS = ("records", "updates")
@@ -64,7 +74,11 @@ FEWEST_BODIES = 8  # of stages: with fewer models a resample of them leaves no l
 
 @dataclass(kw_only=True)
 class Columns:
-    """Names of the table's columns; the optional ones may be absent from the table."""
+    """Names of the table's columns; the optional ones may be absent from the table.
+
+    `loss_unit` is the loss's: nats_per_token, bits_per_token, perplexity, bits_per_byte or
+    nats_per_byte; by default the column's name says it.
+    """
 
     params: str = "params"
     tokens: str = "tokens"
@@ -84,6 +98,15 @@ class Columns:
     kl: str = "kl"
     reward: str = "reward"
     error: str = "error"
+    loss_unit: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown unit."""
+        check_unit(self.loss_unit)
+
+    def names(self) -> dict[str, str]:
+        """Return the table's name of each of our columns."""
+        return {k: v for k, v in asdict(self).items() if k != "loss_unit"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,8 +139,7 @@ def load_runs(
     columns that must be there, `stage` the cells of a study that are meant, `points` what a row of
     them is. Raises ValueError or FileNotFoundError with one sentence.
     """
-    if count not in COUNTS:
-        raise ValueError(f"count={count} is not known; choose one of {', '.join(COUNTS)}")
+    check_choice_of("count", count, COUNTS)
     check_points(points, stage)
     columns = columns or Columns()
     dropped: list[dict[str, str]] = []
@@ -132,9 +154,11 @@ def load_runs(
     if stage != "pretrain" and "lr_fraction" in raw:
         inputs = {**inputs, "settings": _held(raw)}
     table = canonical(raw, columns, needed=needed)
-    if asdict(columns) != asdict(Columns()):
-        renamed = {k: v for k, v in asdict(columns).items() if k != v}
-        inputs = {**inputs, "columns": renamed}
+    renamed = {k: v for k, v in columns.names().items() if k != v}
+    inputs |= {"columns": renamed} if renamed else {}
+    if "loss" in table and (unit := _unit_of(columns)) != NATS:
+        read = {"column": columns.loss, "unit": unit, "stated": bool(columns.loss_unit)}
+        inputs |= {"loss_unit": read}
     return Runs(table=table, dropped=dropped, inputs=inputs, count=count)
 
 
@@ -152,29 +176,41 @@ def canonical(
 ) -> pd.DataFrame:
     """Return the table under our column names, numbers finite and, but for rewards, positive."""
     columns = columns or Columns()
-    if not len(raw):
-        raise ValueError("the table has no rows; check the file, or loosen where=")
+    sources = columns.names()
+    _check_columns(raw, sources, needed)
     table = pd.DataFrame(index=pd.RangeIndex(len(raw)))
-    sources = asdict(columns)
-    absent = {n: s for n, s in sources.items() if s not in raw and (n in needed or s != n)}
-    if absent:
-        raise ValueError(_missing(absent, list(map(str, raw.columns))))
-    twice = [s for s in sources.values() if list(raw.columns).count(s) > 1]
-    if twice:
-        raise ValueError(_twice(twice))
     for name, source in sources.items():
         if source in raw:
             table[name] = raw[source].to_numpy()
     table["run"] = raw["run"].astype(str).to_numpy() if "run" in raw else raw.index.astype(str)
     kept = [name for name in ("curve", "undercooled") if name in raw]
     table = table.assign(**{name: raw[name].to_numpy() for name in kept})
+    if pd.api.types.is_integer_dtype(raw.index):
+        table["row"] = raw.index.to_numpy() + 1
     for name in dict.fromkeys((*needed, *NUMBERS)):
         if name in table and (name in needed or name in ALWAYS_CHECKED):
-            rows = raw.index if pd.api.types.is_integer_dtype(raw.index) else table.index
-            table[name] = _checked(table[name], sources[name], rows, signed=name in SIGNED)
+            table[name] = _checked(table, name, sources[name])
+    if "loss" in table and (name := _unit_of(columns)) != NATS:
+        table["loss"] = converted(column(table, "loss"), name, columns.loss)
     if "flops" not in table and {"params", "tokens"} <= set(table):
         table["flops"] = 6 * table["params"] * table["tokens"]
     return table
+
+
+def _check_columns(raw: pd.DataFrame, sources: dict[str, str], needed: Sequence[str]) -> None:
+    """Refuse an empty table, a column that is missing, two of one name."""
+    if not len(raw):
+        raise ValueError("the table has no rows; check the file, or loosen where=")
+    absent = {n: s for n, s in sources.items() if s not in raw and (n in needed or s != n)}
+    if absent:
+        raise ValueError(_missing(absent, list(map(str, raw.columns))))
+    twice = [s for s in sources.values() if list(raw.columns).count(s) > 1]
+    if twice:
+        raise ValueError(_twice(twice))
+
+
+def _unit_of(columns: Columns) -> str:
+    return columns.loss_unit or unit_of_name(columns.loss)
 
 
 def sha256_of(folder: Path) -> dict[str, str]:
@@ -221,6 +257,7 @@ def _study(
     if len(least) == 1 and None not in least:  # one test set, of known entropy
         inputs["bayes_loss"] = least.pop()
     table = pd.DataFrame(kept)
+    table.index = pd.Index(table["run"].tolist())  # cells are named, not counted
     if points == "updates":
         inputs["points"] = points
     elif stage != "pretrain" and (n := len(set(table["trunk"]))) < FEWEST_BODIES:
@@ -357,9 +394,9 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise FileNotFoundError(f"no table or study {path}; check the path given as runs=")
     readable(path, most_bytes=MOST_TABLE_BYTES)
     readers = {
-        ".csv": pd.read_csv,
+        ".csv": lambda p: pd.read_csv(p, low_memory=False),  # one type a column, no warning of two
         ".parquet": _read_parquet,
-        ".jsonl": lambda p: pd.read_json(p, lines=True),
+        ".jsonl": read_jsonl,
     }
     suffix = path.suffix.lower()
     if suffix not in readers:
@@ -377,6 +414,11 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise ValueError(f"{path} does not read as {suffix[1:]} ({text}); repair it") from error
     if suffix == ".csv":
         _refuse_twice(path)
+        if not raw.index.equals(pd.RangeIndex(len(raw))):
+            raise ValueError(
+                f"{path} has rows with more values than its header has names, so that no column is "
+                "sure; repair it"
+            )
     raw.columns = [name.strip() if isinstance(name, str) else name for name in raw.columns]
     if len(raw.columns) == 1:
         _refuse_separator(path, str(raw.columns[0]))
@@ -404,7 +446,7 @@ def _refuse_twice(path: Path) -> None:
     """Refuse two columns of one name, the second of which pandas would rename."""
     names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna().str.strip()
     twice = names[names.duplicated()].unique().tolist()
-    known = {name.lower() for name in asdict(Columns())}
+    known = {name.lower() for name in Columns().names()}
     if any(name.lower() in known for name in twice):
         raise ValueError(_twice(twice))
 
@@ -436,14 +478,14 @@ def _missing(absent: dict[str, str], present: list[str]) -> str:
     said = " and ".join(f"{source!r} for {name}" for name, source in absent.items())
     found = [column for columns in near.values() for column in columns]
     hint = f"nearest are {', '.join(found)}" if found else f"columns are {', '.join(present)}"
-    pairs = [f"columns.{name}={(near[name] or ['NAME'])[0]}" for name in absent]
-    settings = " ".join(f'"{pair}"' if " " in pair else pair for pair in pairs)
+    pairs = [override(f"columns.{name}", (near[name] or ["NAME"])[0]) for name in absent]
+    settings = " ".join(pairs)
     return f"the table has no column {said}; {hint}: set {settings}"
 
 
 def _nearest(name: str, source: str, present: list[str]) -> list[str]:
     """Return at most three columns that may be meant; one of another name of ours is not."""
-    ours = set(asdict(Columns())) - {name}
+    ours = set(Columns().names()) - {name}
     free = {p.lower(): p for p in present if p not in ours}
     guesses = [g.lower() for g in (*_ALIASES.get(name, ()), source, name)]
     known = [free[g] for g in guesses if g in free]
@@ -456,7 +498,10 @@ def _nearest(name: str, source: str, present: list[str]) -> list[str]:
 _ALIASES = {
     "params": ("N", "n_params", "parameters", "model_size", "Model Size"),
     "tokens": ("D", "n_tokens", "training_tokens", "Training Tokens"),
-    "loss": ("L", "test_loss", "val_loss", "eval_loss"),
+    "loss": (
+        *("L", "test_loss", "val_loss", "eval_loss", "perplexity", "ppl", "val_ppl"),
+        *("bits_per_token", "bits_per_byte", "bpb", "val_bpb"),
+    ),
     "flops": ("C", "compute", "training_flop", "Training FLOP"),
     "unique_tokens": ("U", "unique", "U_D", "dataset_tokens"),
     "lr": ("peak_lr", "learning_rate", "eta"),
@@ -468,17 +513,54 @@ _ALIASES = {
 }
 
 
-def _checked(given: Any, source: str, rows: Any, *, signed: bool) -> np.ndarray:
-    values = np.asarray(pd.to_numeric(given, errors="coerce"), dtype=float)
-    fine = np.isfinite(values) & (signed | (values > 0)) & (given.dtype != bool)
-    bad = np.flatnonzero(~fine)
+def _checked(table: pd.DataFrame, name: str, source: str) -> np.ndarray:
+    """Return a column as numbers, finite and but for rewards positive; ValueError names rows."""
+    given, signed = table.loc[:, name], name in SIGNED
+    values = _numbers(given)
+    bad = np.flatnonzero(~(np.isfinite(values) & (signed | (values > 0))))
+    least, most = RANGES.get(name, USUAL_RANGE)
+    far = np.flatnonzero((np.abs(values) > most) | (~signed & (values < least)))
+    if not len(bad) and len(far):
+        raise ValueError(
+            f"column {source!r} is beyond {least:g} to {most:g} in {len(far)} of {len(values)} "
+            f"rows ({named_rows(table, far)}, counted from 1; the first holds {values[far[0]]:g}), "
+            f"which no run's {name} is in any unit; repair or drop them with where="
+        )
     if len(bad):
-        shown = ", ".join(str(rows[i]) for i in bad[:SHOWN_ROWS])
-        more = f" and {len(bad) - SHOWN_ROWS} more" if len(bad) > SHOWN_ROWS else ""
         kind = "finite number" if signed else "positive finite number"
         raise ValueError(
-            f"column {source!r} is not a {kind} in {len(bad)} of {len(values)} rows (rows {shown}"
-            f"{more}, counted from 0; the first holds {given.iloc[bad[0]]}); repair or drop them "
-            "with where="
+            f"column {source!r} is not a {kind} in {len(bad)} of {len(values)} rows "
+            f"({named_rows(table, bad)}, counted from 1; the first holds "
+            f"{_short(given.iloc[bad[0]])}); repair or drop them with where="
         )
     return values
+
+
+def _numbers(given: pd.Series) -> np.ndarray:
+    """Return floats, NaN for what is no number: text, dates, true and false, lists, nothing."""
+    kinds = pd.api.types
+    if kinds.is_float_dtype(given) or (kinds.is_integer_dtype(given)):
+        return given.to_numpy(dtype=float, na_value=np.nan)
+    return np.array([_number(value) for value in given], dtype=float)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str):
+        return _parsed(value)
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real | Decimal | np.number):
+        return np.nan
+    return np.nan if isinstance(value, np.timedelta64 | np.complexfloating) else _parsed(value)
+
+
+def _parsed(value: Any) -> float:
+    try:
+        return np.nan if isinstance(value, str) and "_" in value else float(value)
+    except OverflowError:
+        return np.inf
+    except ValueError:
+        return np.nan
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}.."

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.laws import Law
+from analysis.loss_units import BITS_PER_BYTE
 from analysis.truth import true_offset
 
 WIDTH = 100
@@ -56,7 +57,8 @@ def _head(law: Law) -> list[str]:
     if "within" in law.inputs:
         kept = f"{law.n_runs} of {law.n_runs + law.inputs['n_far']} runs"
         left += f", those within {law.inputs['within']:.3g} of the best loss at their C"
-    lines = textwrap.wrap(f"{kept} of {source}{left}, N counted as {law.count}", WIDTH)
+    unit = ", loss in bits per byte" if law.unit == BITS_PER_BYTE else ""
+    lines = textwrap.wrap(f"{kept} of {source}{left}, N counted as {law.count}{unit}", WIDTH)
     for one in law.inputs.get("confirmations", ()):
         lines += textwrap.wrap(confirmation_told(one), WIDTH, subsequent_indent="  ")
     objective = law.objective

@@ -46,13 +46,16 @@ _ALL = (
     *overoptimisation.FORMS,
     rl_sigmoid.FORM,
 )
+OTHERS = ("all", "isoflop", "isoflop_akima", "envelope", "lr_batch")  # that `fit` takes too
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
 
 
 def form_named(name: str) -> Form:
     """Return a form by name; raises ValueError listing the names."""
     if name not in FORMS:
-        close = difflib.get_close_matches(name, FORMS, n=1)
-        hint = f", nearest is {close[0]}" if close else ""
-        raise ValueError(f"form={name} is not known{hint}; choose one of {', '.join(FORMS)}")
+        close = difflib.get_close_matches(name, [*FORMS, *OTHERS], n=1)
+        hint = f", did you mean {close[0]}?" if close else ""
+        raise ValueError(
+            f"form={name} is not known{hint}; choose one of {', '.join((*FORMS, *OTHERS))}"
+        )
     return FORMS[name]

@@ -1,5 +1,7 @@
 """Alarms: each on a table built to raise it, and none of units or copies on sound tables."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,11 +15,16 @@ from analysis.alarms import (
     table_alarms,
     two_basins,
 )
-from analysis.records import canonical
+from analysis.outliers import outliers
+from analysis.records import Columns, canonical, load_runs
+from analysis.units import unit_alarms
 
-from .conftest import isoflop_table, loss_of, ray_table
+from .conftest import LAWS, isoflop_table, loss_of, ray_table
 
-OF_THE_DATA = {"mixed_units", "duplicate_rows", "count_disagrees"}
+OF_THE_DATA = {
+    *("mixed_units", "compute_unit", "loss_unit", "swapped_columns"),
+    *("duplicate_rows", "count_disagrees"),
+}
 
 
 def raised(table, **options):
@@ -46,15 +53,15 @@ def test_a_sound_grid_raises_nothing(known_law, noise, budgets):
     assert of_table(isoflop_table(known_law, budgets=budgets, noise=noise)) == []
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "chinchilla_epoch245",
-        "gadre2024_overtraining",
-        "muennighoff2023_datablations182",
-        "porian2024_isoflop",
-    ],
-)
+PUBLISHED = [
+    "chinchilla_epoch245",
+    "gadre2024_overtraining",
+    "muennighoff2023_datablations182",
+    "porian2024_isoflop",
+]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_runs_raise_no_alarm_of_units_copies_or_counts(name, published_fits):
     table = pd.read_csv(published_fits / f"{name}.csv")
     groups = [rows for _, rows in table.groupby("group")] if "group" in table else []
@@ -87,7 +94,7 @@ def test_some_rows_in_another_unit_are_listed(good, name, factor, unit, step, wi
     table = good.assign(**{name: np.where(odd, good[name] / factor, good[name])})
     table = table if with_flops else table.drop(columns="flops")
     (sentence,) = units(table)
-    rows = f"in {odd.sum()} of {len(good)} rows (0, {step}, "
+    rows = f"in {odd.sum()} of {len(good)} rows (rows 1, {step + 1}, "
     assert f"Column {name} seems to be in {unit} {rows}" in sentence
 
 
@@ -101,17 +108,182 @@ def test_both_counts_in_other_units_are_said(good, pair, with_flops):
         assert f"by {factor:.0e}" in sentence
 
 
-@pytest.mark.parametrize(
-    ("factor", "unit"), [(8.64e19, "petaFLOP/s-days"), (1e21, "ZFLOPs"), (1e18, "EFLOPs")]
-)
-def test_compute_in_another_unit_is_named(good, factor, unit):
-    (sentence,) = units(good.assign(flops=good["flops"] / factor))
+COMPUTE = [
+    (1e6, "MFLOPs"),
+    (1e9, "GFLOPs"),
+    (1e12, "TFLOPs"),
+    (1e15, "PFLOPs"),
+    (1e18, "EFLOPs"),
+    (8.64e19, "petaFLOP/s-days"),
+    (1e21, "ZFLOPs"),
+]
+
+
+@pytest.mark.parametrize("counted", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize(("factor", "unit"), COMPUTE)
+def test_compute_in_another_unit_is_named_with_the_factor_that_repairs_it(
+    good, factor, unit, counted
+):
+    flops = counted * good["flops"] / factor
+    found = dict(of_table(good.assign(flops=flops)))
+    sentence = found["compute_unit"]
     assert f"Column flops seems to be in {unit}: multiply them by" in sentence
+    by = float(re.search(r"by (\S+),", sentence).group(1))
+    again = dict(of_table(good.assign(flops=flops * by)))
+    assert set(again) == (set() if counted == 1.0 else {"count_disagrees"})
 
 
-def test_perplexities_are_named(good):
-    (sentence,) = units(good.assign(loss=np.exp(good["loss"] + 2.0)))
-    assert "Column loss seems to be in perplexity" in sentence
+@pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e3, 3e7, 3e10, 1e-15])
+def test_a_compute_that_no_unit_explains_blames_neither_n_nor_d(good, factor):
+    ((code, sentence),) = of_table(good.assign(flops=good["flops"] / factor))
+    assert code == "count_disagrees"
+    assert "C is not near 6ND" in sentence
+    assert "seems" not in sentence
+
+
+def test_compute_of_some_rows_in_another_unit_is_named_with_the_rows(good):
+    odd = np.arange(len(good)) < 7
+    flops = np.where(odd, good["flops"] / 1e15, good["flops"])
+    ((code, sentence),) = of_table(good.assign(flops=flops))
+    assert code == "compute_unit"
+    assert "in PFLOPs in 7 of 28 rows (rows 1, 2, 3, 4, 5, ..)" in sentence
+
+
+@pytest.mark.parametrize(("factor", "unit"), COMPUTE)
+@pytest.mark.parametrize("name", ["params", "tokens"])
+def test_compute_beside_a_count_in_another_unit_ends_right(good, factor, unit, name):
+    """Each step multiplies by what the alarms say, until none is left."""
+    table = good.assign(
+        **{name: good[name] / (1e6 if name == "params" else 1e9)}, flops=good["flops"] / factor
+    )
+    for _ in range(3):
+        for code, sentence in of_table(table):
+            found = re.search(r"Column (\w+) seems to be in .*by (\S+),", sentence)
+            assert found, code
+            table[found.group(1)] = table[found.group(1)] * float(found.group(2))
+    for column in ("params", "tokens", "flops"):
+        assert table[column].to_numpy() == pytest.approx(good[column].to_numpy(), rel=1e-9)
+
+
+@pytest.mark.parametrize("shift", [0.5, 2.0])
+def test_a_column_of_perplexities_is_judged_as_a_whole(good, shift):
+    """Whatever the largest: with the smaller shift most are below 13.8."""
+    ((code, sentence),) = of_table(good.assign(loss=np.exp(good["loss"] + shift)))
+    assert code == "loss_unit"
+    assert "add columns.loss_unit=perplexity" in sentence
+
+
+def test_a_diverged_run_does_not_make_a_column_perplexity(good):
+    loss = good["loss"].to_numpy().copy()
+    loss[3] = 14.0
+    found = dict(of_table(good.assign(loss=loss)))
+    assert set(found) == {"outlier_rows"}
+    assert "row 4: " in found["outlier_rows"]
+
+
+@pytest.mark.parametrize("with_flops", [True, False])
+@pytest.mark.parametrize("law", list(LAWS))
+def test_swapped_columns_are_said_and_the_settings_mend_them(law, with_flops):
+    table = isoflop_table(LAWS[law], noise=0.003)
+    table = table if with_flops else table.drop(columns="flops")
+    swapped = table.rename(columns={"params": "tokens", "tokens": "params"})
+    if table["tokens"].median() < table["params"].median():
+        pytest.skip("this law's own optimum has fewer tokens than parameters")
+    ((code, sentence),) = of_table(swapped)
+    assert code == "swapped_columns"
+    assert "add columns.params=tokens columns.tokens=params" in sentence
+    mended = canonical(swapped, Columns(params="tokens", tokens="params"))
+    assert table_alarms(mended) == []
+
+
+def test_settings_for_swapped_columns_name_the_columns_of_the_file(good):
+    table = good.rename(columns={"params": "n (D)", "tokens": "d"})
+    runs = load_runs(table, columns=Columns(params="d", tokens="n (D)"))
+    (alarm,) = table_alarms(runs.table, runs.inputs)
+    assert "add 'columns.params=\"n (D)\"' columns.tokens=d, or" in alarm.sentence
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_runs_with_n_and_d_swapped_are_said(name, published_fits):
+    table = pd.read_csv(published_fits / f"{name}.csv")
+    table = table.rename(columns={"params": "tokens", "tokens": "params"})
+    groups = [rows for _, rows in table.groupby("group")] if "group" in table else []
+    for rows in [table, *groups[:5]]:
+        assert "swapped_columns" in {a.code for a in unit_alarms(canonical(rows), {})}
+
+
+@pytest.mark.parametrize("with_flops", [True, False])
+@pytest.mark.parametrize(
+    ("name", "factor"), [("params", 1e3), ("tokens", 1e3), ("loss", 1e3), ("params", 1e-3)]
+)
+@pytest.mark.parametrize("row", [0, 6, 13, 27])
+def test_one_number_typed_wrong_is_named(good, name, factor, row, with_flops):
+    values = good[name].to_numpy().copy()
+    values[row] *= factor
+    table = good.assign(**{name: values})
+    found = dict(of_table(table if with_flops else table.drop(columns="flops")))
+    assert set(found) == {"outlier_rows"}
+    said = found["outlier_rows"]
+    assert said.startswith("1 of 28 rows do not belong to the others (row ")
+    assert f"(row {row + 1}: " in said
+    size = "1000 times too " + ("large" if factor > 1 else "small")
+    assert f"as if {name} were {size}" in said or with_flops or row in (0, 27)
+
+
+def test_two_bad_rows_do_not_hide_each_other(good):
+    params = good["params"].to_numpy().copy()
+    params[[2, 20]] *= 1e3
+    found = dict(of_table(good.drop(columns="flops").assign(params=params)))
+    assert "2 of 28 rows" in found["outlier_rows"]
+    assert {"row 3", "row 21"} <= set(re.findall(r"row \d+", found["outlier_rows"]))
+
+
+def test_an_outlier_is_named_by_its_row_in_the_file_before_where(good):
+    loss = good["loss"].to_numpy().copy()
+    loss[20] *= 3
+    runs = load_runs(good.assign(loss=loss), where="flops > 1e18")
+    (alarm,) = table_alarms(runs.table)
+    assert "(row 21: " in alarm.sentence
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.003, 0.02, 0.1])
+@pytest.mark.parametrize("seed", range(4))
+def test_clean_tables_have_no_outliers(known_law, noise, seed):
+    assert outliers(isoflop_table(known_law, noise=noise, seed=seed)).rows == ()
+
+
+def test_a_raw_sweep_of_settings_is_no_list_of_outliers(good):
+    rng = np.random.default_rng(0)
+    table = pd.concat([good] * 8, ignore_index=True)
+    table["loss"] *= np.exp(np.where(rng.random(len(table)) < 0.3, 0.5, 0.003) * rng.random(224))
+    assert outliers(table).rows == ()
+
+
+def test_the_highest_published_losses_are_named_as_the_authors_found_them(published_fits):
+    table = pd.read_csv(published_fits / "chinchilla_epoch245.csv")
+    dropped = set(np.flatnonzero(table["dropped_by_authors"]).tolist())
+    assert {o.row for o in outliers(canonical(table)).rows} <= dropped
+    assert outliers(canonical(table[table["dropped_by_authors"] == 0])).rows == ()
+
+
+@pytest.mark.parametrize("n", [60, 200])
+def test_runs_at_any_compute_are_not_too_few_budgets(refit_law, n):
+    rng = np.random.default_rng(1)
+    params = np.exp(rng.uniform(np.log(1e7), np.log(3e9), n))
+    tokens = params * np.exp(rng.uniform(0.0, 6.0, n))
+    loss = loss_of(refit_law, params, tokens)
+    assert of_table(pd.DataFrame({"params": params, "tokens": tokens, "loss": loss})) == []
+
+
+def test_budgets_close_to_each_other_are_not_too_few(refit_law):
+    assert of_table(isoflop_table(refit_law, budgets=1e18 * 1.23 ** np.arange(34))) == []
+
+
+def test_two_budgets_whose_compute_jitters_are_too_few(refit_law):
+    table = isoflop_table(refit_law, budgets=(1e18, 1e20))
+    jitter = np.exp(np.random.default_rng(0).uniform(-0.1, 0.1, len(table)))
+    table = table.assign(tokens=table["tokens"] * jitter, flops=table["flops"] * jitter)
+    assert "2 budgets over" in dict(of_table(table))["too_few_budgets"]
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.003, 0.01])
@@ -132,7 +304,7 @@ def test_a_group_whose_losses_are_in_bits_is_found(known_law, size):
     bits = table["group"] < size
     loss = np.where(bits, table["loss"] / np.log(2), table["loss"])
     (sentence,) = units(table.assign(loss=loss))
-    assert f"in bits in {bits.sum()} of {len(table)} rows (0, 1, 2, " in sentence
+    assert f"in bits in {bits.sum()} of {len(table)} rows (rows 1, 2, 3, " in sentence
 
 
 @pytest.mark.parametrize("factor", [1.1, 1.3, 1.6, 2.0])
@@ -147,7 +319,7 @@ def test_copies_are_listed_and_seeds_are_not_copies(good):
     copied = pd.concat([good, good.iloc[3:5]], ignore_index=True)
     ((code, sentence),) = of_table(copied)
     assert code == "duplicate_rows"
-    assert "2 rows (28, 29, from 0)" in sentence
+    assert "2 rows (rows 29, 30, counted from 1)" in sentence
     rounded = copied.assign(loss=[*good["loss"], *good["loss"].iloc[3:5].round(6)])
     assert [code for code, _ in of_table(rounded)] == ["duplicate_rows"]
     seeded = copied.assign(seed=[0] * len(good) + [1, 1])
@@ -266,4 +438,4 @@ def test_runs_that_ended_hot_are_pointed_at(refit_law):
     assert not {a.code for a in table_alarms(table.assign(undercooled=False))} & {"undercooled"}
     hot = np.arange(len(table)) < 2
     found = {a.code: a.sentence for a in table_alarms(table.assign(undercooled=hot))}
-    assert "2 runs (0, 1, from 0)" in found["undercooled"]
+    assert "2 runs (rows 1, 2)" in found["undercooled"]

@@ -85,8 +85,8 @@ def test_columns_are_renamed_and_filtered():
         (lambda t: t.iloc[:0], "no rows"),
         (lambda t: t.rename(columns={"loss": "val_loss"}), "columns.loss=val_loss"),
         (lambda t: t.rename(columns={"params": "N"}), "columns.params=N"),
-        (lambda t: t.assign(loss=[np.nan, *t["loss"][1:]]), "rows 0"),
-        (lambda t: t.assign(tokens=[*t["tokens"][:-1], -1.0]), "rows 7"),
+        (lambda t: t.assign(loss=[np.nan, *t["loss"][1:]]), "row 1, counted from 1"),
+        (lambda t: t.assign(tokens=[*t["tokens"][:-1], -1.0]), "row 8, counted from 1"),
         (lambda t: t.assign(loss="much"), "not a positive finite number in 8 of 8"),
     ],
 )
@@ -101,7 +101,7 @@ def test_every_missing_column_is_offered_its_nearest_at_once():
     with pytest.raises(ValueError, match=r"columns.params=N columns.tokens=D columns.loss=Loss$"):
         load_runs(capitals)
     spaced = table().rename(columns={"params": "Model Size"})
-    with pytest.raises(ValueError, match=r'set "columns.params=Model Size"$'):
+    with pytest.raises(ValueError, match=r"""set 'columns.params="Model Size"'$"""):
         load_runs(spaced)
 
 
@@ -114,7 +114,7 @@ def test_a_column_of_another_name_of_ours_is_not_offered():
 def test_bad_values_are_listed_with_the_first_of_them(value):
     loss = table()["loss"].astype(object)
     loss[[2, 5]] = value
-    with pytest.raises(ValueError, match=rf"rows 2, 5, counted from 0; the first holds {value}"):
+    with pytest.raises(ValueError, match=rf"rows 3, 6, counted from 1; the first holds {value}"):
         load_runs(table().assign(loss=loss))
 
 
@@ -125,7 +125,7 @@ def test_true_and_false_are_no_numbers():
 
 def test_bad_rows_are_counted_in_the_file_also_after_a_filter():
     changed = table().assign(loss=[4.0] * 7 + [-1.0])
-    with pytest.raises(ValueError, match=r"1 of 4 rows .rows 7, counted from 0"):
+    with pytest.raises(ValueError, match=r"1 of 4 rows .row 8, counted from 1"):
         load_runs(changed, where="params > 1e7")
 
 
