@@ -131,9 +131,8 @@ def set_aside_damaged(folder: Path, name: str = "checkpoint", *, why: str = "") 
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         return False
-    shards = shards_of(path)
-    found = [f"{p.name}: {said}" for p in (path, *shards) if (said := damage(p))]
-    why = why or "; ".join(found)
+    found = [f"{p.name}: {said}" for p in shards_of(path) if (said := damage(p))]
+    why = why or damage(path) or "; ".join(found)
     if not why:
         return False
     number = 1
