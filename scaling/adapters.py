@@ -1,5 +1,8 @@
 """A LoRA stage as a folder that `peft` loads: adapters, and the base that they adapt beside them.
 
+The base is named by its path within the folder, so that the whole may be moved: peft's own loaders
+look for it from the current folder (`cd DIR`), `PeftModel.from_pretrained` takes it already loaded.
+
 Our fused products are several layers there: each takes the shared first factor and its rows of the
 second, with the scales that scaling.export puts into the weights.
 """
@@ -19,6 +22,7 @@ from scaling.schema import write_json
 from scaling.tensors import open_tensors, write_tensors
 from scaling.trained import Trained
 
+BASE = "base"  # the base's folder within the adapters'
 PREFIX = "base_model.model.model.layers"
 
 
@@ -88,7 +92,7 @@ def write_adapters(trained: Trained, out: Path) -> None:
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str((out / "base").resolve()),
+        "base_model_name_or_path": BASE,
         "r": rank,
         "lora_alpha": ALPHA,
         "lora_dropout": 0.0,

@@ -37,6 +37,7 @@ from scaling.tokenizer import END, encoder, load_tokenizer, train_tokenizer
 
 log = logging.getLogger(__name__)
 PROBED = 1 << 16  # characters of a chunk that are encoded twice, to be sure
+ROWS = 2  # of how rows of tables are read: 1 took null for the word None
 VERSION = 3  # of the files below; a change makes old folders unused
 FILES = (
     "meta.json",
@@ -114,6 +115,8 @@ def open_corpus(config: CellConfig) -> Corpus:
     sweep_temporaries(cache)
     sources = Sources.of(config.data, cache)
     identity = {"version": VERSION, "files": sources.stamp(), "config": _identity(config.data)}
+    if sources.tables():
+        identity["rows"] = ROWS
     stamp, found = sha256_json(identity)[:16], None
     known = cache / f"text-{stamp}.json"
     workers = config.machine.workers or len(os.sched_getaffinity(0))
@@ -121,41 +124,48 @@ def open_corpus(config: CellConfig) -> Corpus:
     def look() -> Survey:
         log.info("reading the corpus (%s)", config.data.source)
         looked = survey(config.data, sources, cache / f".text-{stamp}", workers=workers)
-        write_json(known, {"sha256": looked.sha256, "seal": _seal(stamp, looked.sha256)})
+        values = {"sha256": looked.sha256, "left_out": looked.left.as_dict()}
+        write_json(known, values | {"seal": _seal(stamp, values)})
+        if looked.left.as_dict():
+            log.info("corpus: rows left out: %s", looked.left.said())
         return looked
 
-    sha256 = _known_text(known, stamp)
-    if sha256 is None:
+    text = _known_text(known, stamp)
+    if text is None:
         found = look()
-        sha256 = found.sha256
-    _refuse_other_text(config, sha256)
-    folder = tokens_folder(cache, sha256, config.tokenizer)
+        text = {"sha256": found.sha256, "left_out": found.left.as_dict()}
+    _refuse_other_text(config, text["sha256"])
+    folder = tokens_folder(cache, text["sha256"], config.tokenizer)
     if not whole_tokens(folder):
         found = found or look()
         _refuse_other_text(config, found.sha256)
         folder = tokens_folder(cache, found.sha256, config.tokenizer)
         if not whole_tokens(folder):  # else what was known of the text was wrong
             _build(folder, config, found, workers)
-    return Corpus(folder=folder, meta=read_json(folder / "meta.json"))
+    meta = read_json(folder / "meta.json") | {"left_out": text.get("left_out", {})}
+    return Corpus(folder=folder, meta=meta)
 
 
-def _known_text(path: Path, stamp: str) -> str | None:
-    """Return the hash of a text that was read before; None where it was not, or is in doubt."""
+def _known_text(path: Path, stamp: str) -> dict[str, Any] | None:
+    """Return what is known of a text that was read before: its hash, and the rows left out.
+
+    None where it was not read, or where the file is in doubt.
+    """
     if not path.is_file():
         return None
     try:
-        known = read_json(path)
-        sha256 = known["sha256"]
-        if known.get("seal", _seal(stamp, sha256)) == _seal(stamp, sha256):
-            return sha256
+        values = read_json(path)
+        seal_of = values.pop("seal", None)
+        if isinstance(values["sha256"], str) and seal_of in (None, _seal(stamp, values)):
+            return values
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     log.warning("%s is damaged; the text is read again", path)
     return None
 
 
-def _seal(stamp: str, sha256: str) -> str:
-    return sha256_json([stamp, sha256])[:16]
+def _seal(stamp: str, values: dict[str, Any]) -> str:
+    return sha256_json([stamp, values])[:16]
 
 
 def _refuse_other_text(config: CellConfig, sha256: str) -> None:

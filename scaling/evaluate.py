@@ -38,6 +38,7 @@ from scaling.schema import (
     sha256_file,
 )
 from scaling.tasks import Task, read_task, with_typos
+from scaling.texts import LeftOut, clean
 from scaling.trained import Trained, open_trained, trained_folders
 
 log = logging.getLogger(__name__)
@@ -139,7 +140,11 @@ def score(trained: Trained, config: EvaluateConfig, tasks: list[Task]) -> dict[s
             spoilt = score_task(with_typos(task, config.typos, config.seed), trained)
             found["tasks"][task.name] |= {"typos": config.typos, "acc_typos": spoilt["acc"]}
     for text in config.texts:
-        documents = [d.text for d in read_documents(source_files([text]), text_key=config.text_key)]
+        left, files = LeftOut(), source_files([text])
+        read = read_documents(files, text_key=config.text_key, left=left)
+        documents = [d.text for d in read]
+        if left.as_dict():
+            log.info("%s: rows left out: %s", text, left.said())
         found["texts"][text_name(text)] = asdict(
             score_texts(trained.model, trained.tokenizer, documents)
         )
@@ -155,7 +160,8 @@ def text_name(path: str) -> str:
 
 def samples(trained: Trained, config: EvaluateConfig) -> list[dict[str, str]]:
     """Complete the prompts."""
-    prompts = [trained.tokenizer.encode(p).ids for p in config.prompts]
+    asked = [clean(p) for p in config.prompts]
+    prompts = [trained.tokenizer.encode(p).ids for p in asked]
     said = generate(
         trained.model,
         prompts,
@@ -164,7 +170,7 @@ def samples(trained: Trained, config: EvaluateConfig) -> list[dict[str, str]]:
         seed=config.seed,
     )
     texts = [trained.tokenizer.decode(c) for c in said.completions]
-    return [{"prompt": p, "completion": t} for p, t in zip(config.prompts, texts, strict=True)]
+    return [{"prompt": p, "completion": t} for p, t in zip(asked, texts, strict=True)]
 
 
 def keep(trained: Trained, found: dict[str, Any], limit: int) -> Evaluation:

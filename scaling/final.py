@@ -55,6 +55,7 @@ from scaling.seals import read_inputs
 if TYPE_CHECKING:
     import torch
 
+    from scaling.budget import Resolved
     from scaling.data import Corpus
     from scaling.parallel import World
 
@@ -245,8 +246,6 @@ def pretrain(
     Other ranks of a `world` are told to `begin`; without one `machine.ranks` are started.
     """
     from conf.progress import Progress
-    from scaling.budget import resolve
-    from scaling.device import check_fits, pick_device
     from scaling.trainer import train_trunk
 
     folder = Path(config.runs) / config.study / "final" / name
@@ -264,8 +263,7 @@ def pretrain(
         score_forecast(config, record)
         return record
     confirmed(config)
-    resolved = resolve(cell)  # refuses what cannot be trained while a former run is still there
-    check_fits(cell, pick_device(config.machine))
+    resolved = trainable(cell)  # refuses while a former run is still there
     if not same:
         shutil.rmtree(folder, ignore_errors=True)
         curve.unlink(missing_ok=True)
@@ -291,6 +289,15 @@ def pretrain(
     record.write(path)
     score_forecast(config, record)
     return record
+
+
+def trainable(cell: CellConfig) -> "Resolved":
+    """Work a cell out; ValueError where it cannot be trained, or not on this machine."""
+    from scaling.budget import resolve
+    from scaling.device import check_fits, pick_device
+
+    check_fits(cell, pick_device(cell.machine))
+    return resolve(cell)
 
 
 def confirmed(config: FinalConfig) -> None:

@@ -15,6 +15,7 @@ from scaling.chunks import whole
 from scaling.config import DataConfig
 from scaling.schema import read_json, sha256_json, write_json
 from scaling.seals import damage, discard, is_sealed, remember, seal
+from scaling.texts import NoText, text_of
 
 log = logging.getLogger(__name__)
 SHARD = 64 << 20  # bytes of text in one file
@@ -109,7 +110,7 @@ def _download(folder: Path, state: dict[str, Any], asked: dict[str, Any]) -> Non
         with whole(folder / name) as out:
             for text in rows:
                 out.write(f"{json.dumps({'text': text})}\n".encode())
-                size += len(text.encode("utf-8", "replace"))
+                size += len(text.encode()) if text else 0
                 state["rows"] += 1
                 if size >= SHARD or (limit and state["bytes"] + size >= limit):
                     break
@@ -130,17 +131,21 @@ def _download(folder: Path, state: dict[str, Any], asked: dict[str, Any]) -> Non
     progress.close()
 
 
-def _rows(asked: dict[str, Any], *, skip: int) -> Iterator[str]:
-    """Stream the texts of a set after the first `skip`."""
+def _rows(asked: dict[str, Any], *, skip: int) -> Iterator[str | None]:
+    """Stream the texts of a set after the first `skip`, None for a row without one."""
     key = asked["key"]
-    for row in _stream(asked["entry"], asked["split"], skip=skip):
+    rows = _stream(asked["entry"], asked["split"], skip=skip)
+    for number, row in enumerate(rows, start=skip + 1):
         if key not in row:
             name = asked["entry"].partition(":")[0]
             raise ValueError(
                 f"hub set {name} has no text column {key!r}; set data.text_key to one of "
                 f"{', '.join(row)}"
             )
-        yield str(row[key] or "")
+        try:
+            yield text_of(row[key], key, f"hub set {asked['entry']}: row {number}")
+        except NoText:
+            yield None
 
 
 def _stream(entry: str, split: str, *, skip: int = 0) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from scaling.config import MachineConfig, check
 from scaling.device import pick_device
 from scaling.generate import generate
 from scaling.schema import Range, Seed, check_ranges
+from scaling.texts import clean
 from scaling.tokenizer import END, SEP
 from scaling.trained import Trained, open_trained, trained_folder
 
@@ -41,7 +42,7 @@ class SampleConfig:
 
 def complete(trained: Trained, config: SampleConfig) -> list[str]:
     """Return the completions of the prompt; what does not fit the context is cut from its left."""
-    ids = trained.tokenizer.encode(config.prompt).ids or [END]
+    ids = trained.tokenizer.encode(clean(config.prompt)).ids or [END]
     ids = [*ids, SEP] if config.separator else ids
     context = trained.model.context
     room = context - config.max_new_tokens
@@ -68,7 +69,7 @@ def main(config: SampleConfig) -> None:
     for number, text in enumerate(complete(trained, config), start=1):
         if config.n > 1:
             sys.stdout.write(f"--- {number}\n")
-        sys.stdout.write(f"{config.prompt}{text}\n")
+        sys.stdout.write(f"{clean(config.prompt)}{text}\n")
 
 
 store("sample", SampleConfig)

@@ -34,9 +34,11 @@ from scaling.duplicates import Lines, groups, hash_lines, similar
 from scaling.hub import fetch
 from scaling.schema import sha256_file, sha256_json, write_text
 from scaling.seals import damage, discard, is_sealed, remember, seal
+from scaling.texts import LeftOut
 from scaling.truth import texts
 
 log = logging.getLogger(__name__)
+COUNTED = ("null", "empty")  # why a row of a table is no document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,11 @@ class Sources:
         """Return name, size and time of every file."""
         files = [*chain.from_iterable(self.train), *self.test]
         return [(str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
+
+    def tables(self) -> bool:
+        """Say whether a file holds rows."""
+        files = chain(*self.train, self.test)
+        return any(f.suffix == ".parquet" or ".jsonl" in f.name for f in files)
 
     def pieces(self) -> Iterator[Piece]:
         """Yield what is read at a time: the training parts, then the test part as part -1."""
@@ -127,7 +134,8 @@ class Survey:
     """The n documents of a corpus, and the order of those that are training and test text.
 
     `dropped` counts copies of a text that is there already, `twins` near-duplicates that the split
-    keeps together, or, where the test part has its own files, test documents with one in training.
+    keeps together, or, where the test part has its own files, test documents with one in training;
+    `left` are the rows of tables that hold no text.
     """
 
     chunks: list[list[Piece]]
@@ -141,6 +149,7 @@ class Survey:
     test: np.ndarray
     dropped: int
     twins: int
+    left: LeftOut
 
     @property
     def sha256(self) -> str:
@@ -194,12 +203,22 @@ def survey(config: DataConfig, sources: Sources, scratch: Path, *, workers: int)
     list(each("reading the corpus", scan, tasks, workers=workers))
     found = [{k: v for k, v in np.load(p).items() if k != "lines"} for p in paths]
     names = np.concatenate([f.pop("names") for f in found]).tobytes().decode().split("\0")[:-1]
+    left = LeftOut()
+    for f in found:
+        for reason, n in zip(COUNTED, f.pop("left_out", ()), strict=False):
+            left.add(reason, int(n))
     table = {k: np.concatenate([f[k] for f in found]) for k in found[0]}
     firsts = np.cumsum([0, *(len(f["parts"]) for f in found)])
     lines = [np.load(p.with_suffix(".npy"), mmap_mode="r") for p in paths]
-    sides = divide(config, names, table, Spread(lines=lines, firsts=firsts))
+    try:
+        sides = divide(config, names, table, Spread(lines=lines, firsts=firsts))
+    except ValueError as error:
+        why = f"; left out are rows {left.said()}" if left.as_dict() else ""
+        raise ValueError(f"{error}{why}") from error
     shutil.rmtree(scratch, ignore_errors=True)
-    return Survey(chunks=read, text_key=sources.text_key, firsts=firsts, **table, **sides)
+    return Survey(
+        chunks=read, text_key=sources.text_key, firsts=firsts, left=left, **table, **sides
+    )
 
 
 def scan(chunk: list[Piece], given: tuple[str, Path]) -> None:
@@ -207,7 +226,8 @@ def scan(chunk: list[Piece], given: tuple[str, Path]) -> None:
     text_key, path = given
     if _scanned(path):
         return
-    found = [d for piece in chunk for d in read_piece(piece, text_key=text_key)]
+    left = LeftOut()
+    found = [d for piece in chunk for d in read_piece(piece, text_key=text_key, left=left)]
     hashes, owners = hash_lines(d.text for d in found)
     with whole(path.with_suffix(".npy")) as stream:
         np.save(stream, np.stack([hashes, owners.astype(np.uint64)]))
@@ -221,6 +241,7 @@ def scan(chunk: list[Piece], given: tuple[str, Path]) -> None:
             n_bytes=np.asarray([len(d.text.encode()) for d in found], dtype=np.int64),
             n_chars=np.asarray([len(d.text) for d in found], dtype=np.int64),
             lines=np.asarray(sha256_file(path.with_suffix(".npy"))),
+            left_out=np.asarray([left.counts[reason] for reason in COUNTED]),
         )
 
 

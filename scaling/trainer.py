@@ -523,6 +523,7 @@ def finish(
             "tokenizer": sha256_file(setting.corpus.tokenizer_path),
         },
         flags=flags(run, cell, setting),
+        left_out=setting.corpus.meta.get("left_out", {}),
     )
     record.write(folder / "record.json")
     return record

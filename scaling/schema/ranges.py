@@ -126,7 +126,7 @@ def _text(value: float) -> str:
 # Ends of ranges lie far beyond what has been done: they refuse what no machine could hold.
 MOST = 1e35  # of what has no natural end
 MOST_FLOPS = 1e35  # three million years of a machine of 1e21 FLOP/s, the largest of 2025
-MOST_RESAMPLES = 100_000  # a million bootstrap draws took 22 GB
+MOST_RESAMPLES = 20_000  # a page holds a law's draws at each point of each curve: 0.4 GB
 FLOPS = Range(0, MOST_FLOPS)
 LEVEL = Range(0, 1, above=True, below=True)  # of an interval
 Seed = Annotated[int, Range(0, 2**32 - 1)]

@@ -54,7 +54,8 @@ class Record:
 
     `flags` say what a reader of the loss should know: `undercooled` when the learning rate was
     hardly lowered before the end, `skipped_steps` when some updates were left out, `left_forecast`
-    when a final run left the band of its forecast twice in a row.
+    when a final run left the band of its forecast twice in a row. `left_out` counts what of the
+    data was not used, by reason: null, empty, too_long, tied, repeated, unscored.
     """
 
     run_id: str
@@ -91,6 +92,7 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
