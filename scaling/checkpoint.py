@@ -141,10 +141,11 @@ def set_aside_damaged(folder: Path, name: str = "checkpoint") -> bool:
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         return False
-    wrong = [f"{p.name}: {said}" for p in (path, *shards_of(path)) if (said := damage(p))]
-    if wrong:
-        set_aside(path, f"{'; '.join(wrong)}; training goes back to the state before it")
-    return bool(wrong)
+    found = [f"{p.name}: {said}" for p in shards_of(path) if (said := damage(p))]
+    why = damage(path) or "; ".join(found)
+    if why:
+        set_aside(path, f"{why}; training goes back to the state before it")
+    return bool(why)
 
 
 def shards_of(path: Path) -> list[Path]:

@@ -20,6 +20,7 @@ from torch import Tensor
 from scaling.schema import replacing
 
 HASHES = "sha256"  # the header's entry: JSON of name -> sha256, "" for the rest of the header
+WORTH_THREADS = 16 << 20  # bytes: starting threads takes some milliseconds
 HASHED_AT_ONCE = 8  # threads: hashing lets Python's lock go, and one core makes 0.2 to 2 GB/s
 
 
@@ -48,7 +49,7 @@ def open_tensors(path: Path, stack: ExitStack) -> Any:
     try:
         return stack.enter_context(safe_open(path, framework="pt"))
     except SafetensorError as error:
-        raise Damaged(f"{path} is damaged ({_first_line(error)})") from error
+        raise Damaged(f"{path} is damaged ({_first_line(error)}); put a copy back") from error
 
 
 def damage(path: Path) -> str:
@@ -63,7 +64,7 @@ def damage(path: Path) -> str:
             held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return _differing(json.loads(known), _hashes(held, header))
     except (Damaged, SafetensorError, json.JSONDecodeError) as error:
-        return _first_line(error)
+        return _first_line(error.__cause__ or error)
 
 
 def _differing(known: Any, found: dict[str, str]) -> str:
@@ -74,8 +75,11 @@ def _differing(known: Any, found: dict[str, str]) -> str:
 
 
 def _hashes(tensors: dict[str, Tensor], header: dict[str, str]) -> dict[str, str]:
-    with ThreadPoolExecutor(HASHED_AT_ONCE) as threads:
-        found = dict(zip(tensors, threads.map(_hash, tensors.values()), strict=True))
+    if sum(t.nbytes for t in tensors.values()) < WORTH_THREADS:
+        found = {name: _hash(tensor) for name, tensor in tensors.items()}
+    else:
+        with ThreadPoolExecutor(HASHED_AT_ONCE) as threads:
+            found = dict(zip(tensors, threads.map(_hash, tensors.values()), strict=True))
     text = json.dumps(header, sort_keys=True)
     return {**found, "": hashlib.sha256(text.encode()).hexdigest()}
 
@@ -86,5 +90,5 @@ def _hash(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]

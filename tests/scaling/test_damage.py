@@ -187,7 +187,7 @@ def test_tensors_of_an_earlier_version_without_hashes_are_read(tmp_path, make_ce
     save_file({"model.w": torch.ones(3)}, tmp_path / "a.safetensors", metadata={"state": "{}"})
     assert damage(tmp_path / "a.safetensors") == ""
     cut(tmp_path / "a.safetensors")
-    assert "damaged" in damage(tmp_path / "a.safetensors")
+    assert "deserializing header" in damage(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("harm", [cut, flip, empty])
