@@ -274,9 +274,4 @@ def main(config: ExportConfig) -> None:
 store("export", ExportConfig)
 
 if __name__ == "__main__":
-    start(
-        main,
-        config_name="export",
-        schema=ExportConfig,
-        free_text=("checkpoint", "out", "tokenizer"),
-    )
+    start(main, config_name="export", schema=ExportConfig)

@@ -11,7 +11,6 @@ the same inputs is not run again, a killed one resumes from its checkpoint.
 import logging
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -470,16 +469,5 @@ def main(config: FinalConfig) -> None:
         log.info(line)
 
 
-def quoted_stages(argument: str) -> str:
-    """Quote a list of stages, which Hydra would read as a sweep."""
-    key, equals, value = argument.partition("=")
-    return (
-        f"{key}='{value}'"
-        if equals and key == "stages" and value[:1] not in ("'", '"')
-        else argument
-    )
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = map(quoted_stages, sys.argv[1:])
     start(main, config_name="final", schema=FinalConfig)

@@ -178,4 +178,4 @@ def main(config: CellConfig) -> None:
 
 
 if __name__ == "__main__":
-    start(main, config_name="sweep", schema=CellConfig)
+    start(main, config_name="sweep", schema=CellConfig, sweeps=True)
