@@ -13,7 +13,7 @@ hindcast term of a law's own prediction intervals is there to mend (`analysis.hi
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ from analysis.objective import Objective
 from analysis.progress import Tell, shown, silent
 from analysis.records import Columns, Runs, load_runs
 from conf.app import start, store
-from scaling.schema import code_version, write_json
+from scaling.schema import LEVEL, MOST, Range, Seed, check_ranges, code_version, write_json
 
 SCHEMA = 1
 WIDTH = 100
@@ -50,17 +50,18 @@ class BacktestConfig:
     form: str = "chinchilla"
     count: str = "total"
     where: str | None = None
-    within: float | None = None
+    within: Annotated[float, Range(0, MOST, above=True)] | None = None
     out: str | None = None
     plot: bool = False
-    level: float = 0.9
-    seed: int = 0
-    fixed: dict[str, float] = field(default_factory=dict)
+    level: Annotated[float, LEVEL] = 0.9
+    seed: Seed = 0
+    fixed: dict[str, Annotated[float, Range(-MOST, MOST)]] = field(default_factory=dict)
     columns: Columns = field(default_factory=Columns)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     def __post_init__(self) -> None:
         """Refuse options that no table could make right, before anything is read."""
+        check_ranges(self)
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
         refuse_untestable(self.form)

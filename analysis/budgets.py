@@ -14,9 +14,9 @@ from typing import Any, Protocol
 from analysis.devices import CHECKPOINTED, device_named, flops_of_hours
 from analysis.laws import Law
 from analysis.study import Study
+from scaling.schema import MOST_FLOPS
 
 MEASURED = "measured"  # a utilisation
-MOST_FLOPS = 1e32  # a million times the largest training run so far (5e26, Epoch AI 2025)
 KINDS = ("flops", "gpu_hours", "money", "wall_hours", "flops_multiple")
 
 

@@ -17,7 +17,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
@@ -41,7 +41,17 @@ from analysis.published import load_law
 from analysis.records import Columns, Runs, load_runs
 from analysis.words import number, power, short
 from conf.app import start, store
-from scaling.schema import Record, code_version, read_records, write_json
+from scaling.schema import (
+    FLOPS,
+    LEVEL,
+    MOST_RESAMPLES,
+    Range,
+    Record,
+    check_ranges,
+    code_version,
+    read_records,
+    write_json,
+)
 
 SCHEMA = 1
 BEYOND_CELLS = 3.0  # times the largest cell: as far as a study's pool goes by default
@@ -53,11 +63,15 @@ MOST_SHOWN = 60
 class TargetSettings:
     """The final run's FLOPs, and what to know of it: see `analysis.goal`."""
 
-    flops: float = 0.0
+    flops: Annotated[float, FLOPS] = 0.0
     quantity: str = "loss"
-    precision: float = 0.0
-    max_flops: float = 0.0
-    level: float = 0.9
+    precision: Annotated[float, Range(0, 1e3, note="0 leaves it open")] = 0.0
+    max_flops: Annotated[float, FLOPS] = 0.0
+    level: Annotated[float, LEVEL] = 0.9
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self, "target")
 
     def goal(self) -> Goal:
         """Return the goal; ValueError where there is none."""
@@ -74,14 +88,15 @@ class PoolSettings:
     study has rungs, and `seeds` of each cell.
     """
 
-    flops: list[float] = field(default_factory=list)
-    budgets: int = 7
-    sizes: int = SIZES
-    ratio: float = RATIOS[1]
-    seeds: int = 2
+    flops: list[Annotated[float, FLOPS]] = field(default_factory=list)
+    budgets: Annotated[int, Range(1, 1000)] = 7
+    sizes: Annotated[int, Range(1, 1000)] = SIZES
+    ratio: Annotated[float, Range(1, 1e9, above=True)] = RATIOS[1]
+    seeds: Annotated[int, Range(1, 1000)] = 2
 
     def __post_init__(self) -> None:
         """Check the range."""
+        check_ranges(self, "pool")
         if self.flops and not (len(self.flops) == 2 and 0 < self.flops[0] < self.flops[1]):
             raise ValueError(
                 f"pool.flops={self.flops} must be the least and the most of a cell, as [1e17,1e19]"
@@ -105,17 +120,18 @@ class DesignConfig:
     form: str = "chinchilla"
     count: str = "total"
     where: str | None = None
-    cells: int = 12
-    start: int = START
-    resamples: int = 1000
+    cells: Annotated[int, Range(1, 100_000)] = 12
+    start: Annotated[int, Range(1, 100_000)] = START
+    resamples: Annotated[int, Range(1, MOST_RESAMPLES)] = 1000
     prior: str = "hoffmann2022"
-    simulate: int = 8
+    simulate: Annotated[int, Range(0, 10_000, note="0 simulates nothing")] = 8
     columns: Columns = field(default_factory=Columns)
     target: TargetSettings = field(default_factory=TargetSettings)
     pool: PoolSettings = field(default_factory=PoolSettings)
 
     def __post_init__(self) -> None:
         """Refuse what needs no reading to be wrong."""
+        check_ranges(self)
         if not self.runs and not self.law:
             raise ValueError(
                 "neither runs nor law is set; give cells, as runs=runs/quick, or a law to design"

@@ -36,7 +36,8 @@ from analysis.records import Columns, Runs, load_runs
 from analysis.scatter import scatter
 from analysis.sensitivity import sensitivity as sensitivity_rows
 from analysis.solver import Solution, minimise
-from analysis.uncertainty import MOST_DRAWS, Bootstrap, bootstrap, units_of
+from analysis.uncertainty import Bootstrap, bootstrap, units_of
+from scaling.schema import MOST_RESAMPLES
 
 SPARE_ROWS = 2
 WIDEST_A = 0.4  # an interval of a wider than this says nothing about allocation
@@ -239,10 +240,10 @@ def check_options(resamples: int, level: float, weighting: str = "column") -> No
         )
     if resamples < 0:
         raise ValueError(f"intervals.resamples={resamples} is negative; 0 turns intervals off")
-    if resamples > MOST_DRAWS:
+    if resamples > MOST_RESAMPLES:
         raise ValueError(
-            f"intervals.resamples={resamples} is above {MOST_DRAWS}, which every page and plan of"
-            " the law would hold in memory; 4000 fix the ends of an interval to two digits"
+            f"intervals.resamples={resamples} is above {MOST_RESAMPLES}, which every page and plan"
+            " of the law would hold in memory; 4000 fix the ends of an interval to two digits"
         )
     if not 0 < level < 1:
         raise ValueError(f"intervals.level={level} is not between 0 and 1; the usual is 0.9")

@@ -7,9 +7,10 @@ are worth more than width), the heads then rounded to a multiple that the hardwa
 
 import math
 from dataclasses import asdict, dataclass, replace
+from typing import Annotated
 
 from analysis.study import Study
-from scaling.schema import Shape, check_size, ladder_shape
+from scaling.schema import Range, Shape, check_ranges, check_size, ladder_shape
 
 RULES = ("ladder", "levine")
 VOCAB_RULES = ("tokenizer", "tao")
@@ -31,11 +32,11 @@ class FamilySettings:
 
     rule: str = "ladder"
     vocab_rule: str = "tokenizer"
-    vocab_size: int | None = None
-    context: int | None = None
-    d_head: int | None = None
-    ffn_ratio: float | None = None
-    heads_multiple: int = 1
+    vocab_size: Annotated[int, Range(2, 2**24)] | None = None
+    context: Annotated[int, Range(1, 2**24)] | None = None
+    d_head: Annotated[int, Range(1, 131_072)] | None = None
+    ffn_ratio: Annotated[float, Range(0, 1e6, above=True)] | None = None
+    heads_multiple: Annotated[int, Range(1, 131_072)] = 1
     mlp: str | None = None
     tied: bool | None = None
     bias: bool | None = None
@@ -43,6 +44,7 @@ class FamilySettings:
 
     def __post_init__(self) -> None:
         """Check the rule and the sizes."""
+        check_ranges(self, "shape")
         if self.rule not in RULES:
             raise ValueError(f"shape.rule={self.rule} is unknown; choose one of {', '.join(RULES)}")
         if self.vocab_rule not in VOCAB_RULES:

@@ -14,6 +14,7 @@ The function is `analysis.estimate.fit`; this is its application.
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from analysis.estimate import check_options, fit, needed_columns, stage_of
 from analysis.frontier import check_within
@@ -21,6 +22,7 @@ from analysis.objective import Objective
 from analysis.progress import shown
 from analysis.records import Columns, load_runs
 from conf.app import start, store
+from scaling.schema import LEVEL, MOST, MOST_RESAMPLES, Range, Seed, check_ranges
 
 
 @dataclass(kw_only=True)
@@ -31,8 +33,12 @@ class ObjectiveConfig:
     """
 
     name: str | None = None
-    delta: float = 1e-3
+    delta: Annotated[float, Range(0, 1e6, above=True)] = 1e-3
     weighting: str = "column"
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self, "objective")
 
     def chosen(self) -> Objective | None:
         """Return the objective, or None for the form's own."""
@@ -45,9 +51,13 @@ class ObjectiveConfig:
 class IntervalsConfig:
     """Bootstrap: how many resamples (0 turns it off), the level, the seed of the generator."""
 
-    resamples: int = 1000
-    level: float = 0.9
-    seed: int = 0
+    resamples: Annotated[int, Range(0, MOST_RESAMPLES, note="0 turns intervals off")] = 1000
+    level: Annotated[float, LEVEL] = 0.9
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self, "intervals")
 
 
 @dataclass(kw_only=True)
@@ -64,18 +74,19 @@ class FitConfig:
     where: str | None = None
     stage: str = ""
     points: str = "records"
-    within: float | None = None
+    within: Annotated[float, Range(0, MOST, above=True)] | None = None
     out: str | None = None
     plot: bool = False
     backtest: bool = True
     sensitivity: bool = True
-    fixed: dict[str, float] = field(default_factory=dict)
+    fixed: dict[str, Annotated[float, Range(-MOST, MOST)]] = field(default_factory=dict)
     columns: Columns = field(default_factory=Columns)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
 
     def __post_init__(self) -> None:
         """Refuse options that no table could make right, before anything is read."""
+        check_ranges(self)
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
         needed_columns(self.form)

@@ -49,8 +49,8 @@ from analysis.alarms import Alarm
 from analysis.allocation import optimal_split, power_optimum
 from analysis.forms import FORMS, Array, Form, column
 from analysis.scatter import deviation
-from analysis.uncertainty import MOST_DRAWS, corrected
-from scaling.schema import COUNTS, code_version, read_as, read_json, write_json
+from analysis.uncertainty import corrected
+from scaling.schema import COUNTS, MOST_RESAMPLES, code_version, read_as, read_json, write_json
 
 SCHEMA = 1
 STATUSES = ("converged", "offset_not_identified", "bound_hit", "not_identified", "max_iter")
@@ -126,21 +126,6 @@ class Law:
         if bad:
             raise ValueError(
                 f"law parameters {bad} are not finite; the fit failed: check the table"
-            )
-        if self.draws is not None:
-            self._check_draws(self.draws)
-
-    def _check_draws(self, draws: Array) -> None:
-        """Refuse draws that are no table of the parameters, or more than a machine should hold."""
-        if draws.ndim != 2 or draws.shape[1] != len(self.parameters):
-            raise ValueError(
-                f"the law has draws of shape {draws.shape} for {len(self.parameters)} parameters;"
-                " refit it"
-            )
-        if len(draws) > MOST_DRAWS:
-            raise ValueError(
-                f"the law has {len(draws):,} draws; at most {MOST_DRAWS:,} are read: refit it with"
-                " fewer intervals.resamples"
             )
 
     @property
@@ -342,11 +327,16 @@ class Law:
 
 def _draws(law: Law, path: str | Path) -> Array:
     """Return the draws of a law that was read: a row of numbers a resample, in parameter order."""
+    if len(law.draws or ()) > MOST_RESAMPLES:  # a list as yet
+        raise ValueError(
+            f"{path} has {len(law.draws or ()):,} draws; at most {MOST_RESAMPLES:,} are read: refit"
+            " it with fewer intervals.resamples"
+        )
     try:
         draws = np.array(law.draws, dtype=float)
     except (TypeError, ValueError):
         draws = np.empty((0, 0))
-    if draws.ndim != 2 or draws.shape[1] != len(law.parameters):
+    if draws.ndim != 2 or draws.shape[1] != len(law.parameters) or not np.isfinite(draws).all():
         raise ValueError(
             f"{path}: draws are no rows of {len(law.parameters)} numbers; refit it with"
             " analysis.fit"

@@ -8,13 +8,14 @@ parameters stay the dense model's: the chosen and shared experts divide d_ff bet
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from analysis.forms.mixture import dense_at
 from analysis.laws import Law
 from analysis.study import Study
+from scaling.schema import Range, check_ranges
 
 OF_A_TOKEN = {"total": "active", "with_head": "multiplying", "non_embedding": "active_body"}
 DENSE = 1  # experts of a dense model
@@ -29,11 +30,12 @@ class MixtureSettings:
     """
 
     experts: Any = None
-    top_k: int = 0
-    shared: int | None = None
+    top_k: Annotated[int, Range(0, 65_536, note="0 is the study's, or 2")] = 0
+    shared: Annotated[int, Range(0, 65_536)] | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        check_ranges(self, "moe")
         for n in self.choices():
             if n != int(n) or n < DENSE:
                 raise ValueError(f"moe.experts={n} must be a whole number, 1 for a dense model")

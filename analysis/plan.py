@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from analysis.budgets import MEASURED, Budget, budget_of
 from analysis.confirmation import confirmation_of
@@ -70,7 +70,12 @@ from analysis.study import Study, default_study, study_of
 from conf.app import start, store
 from scaling.schema import (
     LEDGER,
+    LEVEL,
+    MOST,
+    MOST_FLOPS,
+    Range,
     Shape,
+    check_ranges,
     check_study,
     code_version,
     read_forecasts,
@@ -99,31 +104,31 @@ class PlanConfig:
     runs: str = ""
     out: str = ""
     dry_run: bool = False
-    flops: float | None = None
-    gpu_hours: float | None = None
-    money: float | None = None
-    wall_hours: float | None = None
-    flops_multiple: float | None = None
+    flops: Annotated[float, Range(0, MOST_FLOPS, above=True)] | None = None
+    gpu_hours: Annotated[float, Range(0, MOST, above=True)] | None = None
+    money: Annotated[float, Range(0, MOST, above=True)] | None = None
+    wall_hours: Annotated[float, Range(0, MOST, above=True)] | None = None
+    flops_multiple: Annotated[float, Range(0, MOST, above=True)] | None = None
     device: str = ""
-    devices: int = 1
-    price_per_hour: float | None = None
+    devices: Annotated[int, Range(1, 1e9)] = 1
+    price_per_hour: Annotated[float, Range(0, MOST, above=True)] | None = None
     utilisation: Any = 0.4
-    flops_per_second: float | None = None
+    flops_per_second: Annotated[float, Range(0, MOST_FLOPS, above=True)] | None = None
     activation_checkpointing: bool = False
     sharded: bool = False
-    unique_tokens: float | None = None
-    max_epochs: float | None = None
-    inference_tokens: float | None = None
-    max_params: float | None = None
-    max_memory_gib: float | None = None
-    params: float | None = None
-    tokens: float | None = None
-    overtraining: float | None = None
-    reserve: float = 0.0
+    unique_tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
+    max_epochs: Annotated[float, Range(0, MOST, above=True)] | None = None
+    inference_tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
+    max_params: Annotated[float, Range(0, MOST, above=True)] | None = None
+    max_memory_gib: Annotated[float, Range(0, MOST, above=True)] | None = None
+    params: Annotated[float, Range(0, MOST, above=True)] | None = None
+    tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
+    overtraining: Annotated[float, Range(0, MOST, above=True)] | None = None
+    reserve: Annotated[float, Range(0, 1, below=True)] = 0.0
     lr_batch: str = ""
-    flat_nats: float = FLAT
-    far: float = FAR
-    level: float | None = None
+    flat_nats: Annotated[float, Range(0, 1e6)] = FLAT
+    far: Annotated[float, Range(1, MOST, above=True)] = FAR
+    level: Annotated[float, LEVEL] | None = None
     force: bool = False
     shape: FamilySettings = field(default_factory=FamilySettings)
     moe: MixtureSettings = field(default_factory=MixtureSettings)
@@ -133,6 +138,7 @@ class PlanConfig:
 
     def __post_init__(self) -> None:
         """Check ranges that need nothing else."""
+        check_ranges(self)
         share = self.utilisation
         if share != MEASURED and not (isinstance(share, int | float) and 0 < share <= 1):
             raise ValueError(

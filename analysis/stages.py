@@ -7,10 +7,10 @@ deviation 1 on samples of the fine-tuned model.
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from analysis.stage_laws import Choice
-from scaling.schema import LORA_FACTOR, first_coefficient, tuning_lr
+from scaling.schema import LORA_FACTOR, Range, check_ranges, first_coefficient, tuning_lr
 
 INSTRUCTGPT = "Ouyang et al. 2022 (2203.02155)"
 GAO = "Gao et al. 2022 (2210.10760)"
@@ -35,20 +35,21 @@ class SftSettings:
     """
 
     law: Any = ""
-    flat_nats: float = 0.01
+    flat_nats: Annotated[float, Range(0, 1e6)] = 0.01
     method: str = "full"
     data: str = "docstrings"
     test: str = ""
-    examples: int = 2048
-    epochs: int = 2
-    batch_examples: int = 32
-    lr_fraction: float = PUBLISHED_FRACTION
-    lora_rank: int = 8
+    examples: Annotated[int, Range(0, 1e12)] = 2048
+    epochs: Annotated[int, Range(1, 1e6)] = 2
+    batch_examples: Annotated[int, Range(1, 1e9)] = 32
+    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = PUBLISHED_FRACTION
+    lora_rank: Annotated[int, Range(1, 131_072)] = 8
     packing: bool = False
     template: str = ""
 
     def __post_init__(self) -> None:
         """Check the method."""
+        check_ranges(self, "sft")
         if self.method not in ("full", "lora", "qlora"):
             raise ValueError(
                 f"sft.method={self.method} is unknown; choose one of full, lora, qlora"
@@ -62,13 +63,17 @@ class RewardSettings:
     """Reward model: label budget and learning rate; `law` is a fitted law of its loss."""
 
     law: Any = ""
-    flat_nats: float = 0.005
+    flat_nats: Annotated[float, Range(0, 1e6)] = 0.005
     data: str = "gold"
     test: str = ""
-    pairs: int = 2048
-    batch_pairs: int = 32
-    samples_per_prompt: int = 4
-    lr_fraction: float = PUBLISHED_FRACTION
+    pairs: Annotated[int, Range(0, 1e12)] = 2048
+    batch_pairs: Annotated[int, Range(1, 1e9)] = 32
+    samples_per_prompt: Annotated[int, Range(1, 100_000)] = 4
+    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = PUBLISHED_FRACTION
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self, "reward")
 
 
 @dataclass(kw_only=True)
@@ -77,21 +82,22 @@ class PpoSettings:
 
     law: Any = ""
     estimator: str = "gae"
-    group: int = 4
-    kl_budget: float = 6.0
+    group: Annotated[int, Range(1, 1e6)] = 4
+    kl_budget: Annotated[float, Range(0, 1e6, above=True)] = 6.0
     adaptive: bool = True
-    episodes: int = 2048
-    batch_episodes: int = 64
-    minibatch_episodes: int = 64
-    inner_epochs: int = 2
-    lr_fraction: float = PUBLISHED_FRACTION
-    missing_end_penalty: float = 1.0
-    max_new_tokens: int = 64
-    eval_updates: int = 0
+    episodes: Annotated[int, Range(1, 1e12)] = 2048
+    batch_episodes: Annotated[int, Range(1, 1e9)] = 64
+    minibatch_episodes: Annotated[int, Range(1, 1e9)] = 64
+    inner_epochs: Annotated[int, Range(1, 1e6)] = 2
+    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = PUBLISHED_FRACTION
+    missing_end_penalty: Annotated[float, Range(0, 1e6)] = 1.0
+    max_new_tokens: Annotated[int, Range(1, 2**24)] = 64
+    eval_updates: Annotated[int, Range(0, 1e12)] = 0
     judge: str = "reward"
 
     def __post_init__(self) -> None:
         """Refuse a budget that allows no change."""
+        check_ranges(self, "ppo")
         if not self.kl_budget > 0:
             raise ValueError(
                 f"ppo.kl_budget={self.kl_budget} must be positive; 4 to 10 nats per sequence is"

@@ -21,7 +21,6 @@ from analysis.rows import TermDesign
 from analysis.solver import DAMPING, Solution, joined, resolve
 
 METHOD = "pairs bootstrap, percentile"
-MOST_DRAWS = 20_000  # of one law: its page holds them at every point of every curve, 0.4 GB
 FEWEST_GROUPS = 12  # with fewer, groups are experiments to be told apart, not units
 RETRY_APART, RETRY_STEPS = 2.0, 30  # widths of a second descent, steps at each
 RESCUERS, RESCUES = 200, 4  # minima of other resamples that may be last starts, starts tried

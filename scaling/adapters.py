@@ -1,23 +1,28 @@
 """A LoRA stage as a folder that `peft` loads: adapters, and the base that they adapt beside them.
 
+The base is named by its path within the folder, so that the whole may be moved: peft's own loaders
+look for it from the current folder (`cd DIR`), `PeftModel.from_pretrained` takes it already loaded.
+
 Our fused products are several layers there: each takes the shared first factor and its rows of the
 second, with the scales that scaling.export puts into the weights.
 """
 
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from scaling.checkpoint import refuse_damaged
 from scaling.lora import ADAPTERS, ALPHA
 from scaling.model import Attention, Block, Transformer
 from scaling.schema import write_json
+from scaling.tensors import open_tensors, write_tensors
 from scaling.trained import Trained
 
+BASE = "base"  # the base's folder within the adapters'
 PREFIX = "base_model.model.model.layers"
 
 
@@ -29,7 +34,9 @@ def read_adapters(folder: Path) -> tuple[dict[str, Tensor], int]:
             f"{folder} has no {ADAPTERS}: only a stage of sft.method=lora or"
             " qlora has adapters; leave adapter=true out to export its weights"
         )
-    with safe_open(path, framework="pt") as file:
+    refuse_damaged(path)
+    with ExitStack() as stack:
+        file = open_tensors(path, stack)
         rank = int((file.metadata() or {})["rank"])
         return {name: file.get_tensor(name) for name in file.keys()}, rank  # noqa: SIM118
 
@@ -81,11 +88,11 @@ def write_adapters(trained: Trained, out: Path) -> None:
     take_away(trained.model, factors, rank)
     tensors = hub_adapters(trained.model, factors)
     out.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, out / "adapter_model.safetensors", metadata={"format": "pt"})
+    write_tensors(out / "adapter_model.safetensors", tensors, {"format": "pt"})
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str((out / "base").resolve()),
+        "base_model_name_or_path": BASE,
         "r": rank,
         "lora_alpha": ALPHA,
         "lora_dropout": 0.0,

@@ -8,20 +8,25 @@ is taken over by the next number, and a holder that finds a higher number than i
 """
 
 import errno
-import functools
 import json
 import os
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from scaling.schema import now, write_json
+from scaling.schema import (
+    machine_id,
+    now,
+    process_started,
+    sweep_temporaries,
+    temporary_name,
+    write_json,
+)
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 60.0  # far above what a busy file server or a paused machine keeps a beat back
@@ -103,25 +108,6 @@ class Attempt(Holder):
         return self.outcome == "failed"
 
 
-@functools.cache
-def machine_id() -> str:
-    """Name this boot of this kernel and its process namespace; empty where that is unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{socket.gethostname()}-{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"
-    except OSError:
-        return ""
-
-
-def process_started(pid: int) -> int | None:
-    """Return a process' start in clock ticks since boot; None when it is gone or a zombie."""
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in "ZX" else int(rest[18])
-
-
 def attempt_path(folder: Path, number: int) -> Path:
     """Return the file of an attempt."""
     return folder / "attempts" / f"{number:04}.json"
@@ -183,7 +169,7 @@ def take(folder: Path, holder: Holder) -> Attempt:
         last = last_attempt(folder)
         number = last.attempt + 1 if last else 1
         mine = Attempt(**asdict(holder), attempt=number, started=now())
-        temporary = place / f".{uuid.uuid4().hex}.tmp"
+        temporary = place / temporary_name("next")
         try:
             # Padded to keep its block: the end can be written on a disk that is full by then.
             temporary.write_text(json.dumps(asdict(mine), indent=1).ljust(3500))
@@ -269,6 +255,7 @@ class Lease:
     def __enter__(self) -> Self:
         """Take the work; Held while another has it."""
         self.attempt = take(self.folder, self.holder)
+        sweep_temporaries(self.folder, self.folder / "attempts")
         self.pulse.step, self.pulse.test_loss = 0, None
         self._thread = threading.Thread(target=self._live, daemon=True)
         self._thread.start()

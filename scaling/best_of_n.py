@@ -21,6 +21,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
@@ -42,7 +43,8 @@ from scaling.reward import (
     new_reward_model,
     score_all,
 )
-from scaling.schema import read_json, sha256_json, write_json, write_text
+from scaling.schema import Range, Seed, check_ranges, sha256_json, write_text
+from scaling.seals import read_sealed, write_sealed
 from scaling.sft import load_pairs
 from scaling.stage import Stage, Tally, open_planned, root
 from scaling.trained import WEIGHTS, open_trained, trained_folder
@@ -57,19 +59,16 @@ class BestOfNConfig:
     """What is sampled and who judges; `pairs` and `bodies` make reward models beside the run's."""
 
     plan: str = ""
-    prompts: int = 64
-    n: int = 256
-    pairs: list[int] = field(default_factory=list)
+    prompts: Annotated[int, Range(2, 1e9)] = 64
+    n: Annotated[int, Range(2, 1e9)] = 256
+    pairs: list[Annotated[int, Range(1, 1e12)]] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)
-    seed: int = 0
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        check_ranges(self)
         check("plan", self.plan, bool(self.plan), "is missing; give runs/NAME/plan.yaml")
-        check("prompts", self.prompts, self.prompts >= 2, "must be at least 2, to have an error")
-        check("n", self.n, self.n >= 2, "must be at least 2 completions")
-        few = not self.pairs or min(self.pairs) >= 1
-        check("pairs", self.pairs, few, "must be numbers of comparisons, 1 or more each")
         alone = not self.bodies or bool(self.pairs)
         check("bodies", self.bodies, alone, "are trained on pairs; give pairs=[N,...] too")
 
@@ -166,14 +165,15 @@ def sample_pool(stage: Stage, tuned: Transformer, config: BestOfNConfig) -> Pool
     asked = {"sft": stage.inputs["sft"], "prompts": config.prompts, "n": config.n}
     asked |= {"seed": config.seed, "length": ppo.max_new_tokens, "heat": ppo.temperature}
     path = folder / f"pool-{sha256_json(asked)[:10]}.json"
-    if not path.is_file():
+    kept = read_sealed(path)
+    if kept is None:
         held_out = load_pairs(stage).prompts(
             context=stage.cell.data.context, max_new_tokens=ppo.max_new_tokens
         )[1]
         if len(held_out) < config.prompts:
             raise ValueError(f"there are {len(held_out)} held-out prompts; set prompts to fewer")
         order = np.random.default_rng(config.seed).permutation(len(held_out))[: config.prompts]
-        found: dict[str, list] = {"prompts": [], "completions": [], "gold": []}
+        kept = {"prompts": [], "completions": [], "gold": []}
         progress = Progress("sampling", total=config.prompts)
         for number, index in enumerate(order):
             prompts = [held_out[index]] * config.n
@@ -184,13 +184,12 @@ def sample_pool(stage: Stage, tuned: Transformer, config: BestOfNConfig) -> Pool
                 temperature=ppo.temperature,
                 seed=config.seed * 1_000_003 + number,
             )
-            found["prompts"].append(held_out[index])
-            found["completions"] += samples.completions
-            found["gold"].append(gold_of(stage, prompts, samples))
+            kept["prompts"].append(held_out[index])
+            kept["completions"] += samples.completions
+            kept["gold"].append(gold_of(stage, prompts, samples))
             progress.update(number + 1)
         progress.close()
-        write_json(path, found)
-    kept = read_json(path)
+        write_sealed(path, kept)
     return Pool(
         prompts=kept["prompts"], completions=kept["completions"], gold=np.asarray(kept["gold"])
     )
@@ -203,6 +202,7 @@ def trained_judge(
     fresh = replace(stage, cell=replace(stage.cell, model=body.config))
     model = new_reward_model(fresh).start_from(body)
     train = limited(groups[0], stage.config.reward.pairs)
+    checkpoint.set_aside_damaged(stage.folder, Path(WEIGHTS).stem)
     if (stage.folder / WEIGHTS).is_file():
         checkpoint.load_weights(stage.folder / WEIGHTS, model)
     else:

@@ -7,7 +7,7 @@ is read by any number of ranks.
 """
 
 import json
-import os
+import logging
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scaling.parallel import ALONE, World, divided_as, is_part, whole
+from scaling.tensors import Damaged, damage, open_tensors, write_tensors
+
+log = logging.getLogger(__name__)
 
 
 def save(
@@ -47,13 +48,13 @@ def save(
     header = {"state": json.dumps(state or {}, allow_nan=False)}
     parts = {k: v.to_local() for k, v in tensors.items() if is_part(v)}  # type: ignore[attr-defined]
     if not parts:
-        return _write(path, tensors, header)
+        return write_tensors(path, tensors, header)
     header["shards"] = world.share(f"{path.stem}.shards-{uuid.uuid4().hex[:12]}")
     shards = path.parent / header["shards"]
     shards.mkdir(exist_ok=True)
     error = None
     try:
-        _write(shards / f"{world.rank:05}.safetensors", parts, {})
+        write_tensors(shards / f"{world.rank:05}.safetensors", parts, {})
     except OSError as failed:
         error = str(failed)
     errors = [e for e in world.all_of(error) if e]
@@ -61,7 +62,7 @@ def save(
         shutil.rmtree(shards, ignore_errors=True)
         raise OSError(errors[0])
     if world.first:
-        _write(path, {k: v for k, v in tensors.items() if k not in parts}, header)
+        write_tensors(path, {k: v for k, v in tensors.items() if k not in parts}, header)
         for former in set(path.parent.glob(f"{path.stem}.shards-*")) - {shards}:
             shutil.rmtree(former, ignore_errors=True)
     world.all_of(None)  # nobody goes on before the file is there
@@ -72,22 +73,7 @@ def save_whole(path: Path, model: nn.Module, world: World, *, state: dict[str, A
     """Write a model's weights as one file, gathered where ranks share them out."""
     tensors = {f"model.{k}": whole(v).cpu() for k, v in weights(model).items()}
     if world.first or not any(map(is_part, weights(model).values())):
-        _write(path, tensors, {"state": json.dumps(state)})
-
-
-def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> Path:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        contiguous = {k: v.detach().contiguous() for k, v in tensors.items()}
-        save_file(contiguous, temporary, metadata=header)
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:  # the second is how its writer says "disk full"
-        temporary.unlink(missing_ok=True)
-        why = getattr(error, "strerror", None) or str(error)
-        raise OSError(f"cannot write {path}: {why}; free space or change the folder") from error
-    return path
+        write_tensors(path, tensors, {"state": json.dumps(state)})
 
 
 def load(
@@ -100,7 +86,8 @@ def load(
 ) -> dict[str, Any] | None:
     """Read a checkpoint into model, optimiser and `extra` (filled in place); return its state.
 
-    Returns None where there is no checkpoint; ValueError when it is of another model.
+    Returns None where there is no checkpoint; ValueError when it is of another model. What may be
+    damaged goes through `set_aside_damaged` first.
     """
     path = Path(folder) / f"{name}.safetensors"
     if not path.is_file():
@@ -117,12 +104,60 @@ def load(
 
 def load_weights(path: str | Path, model: nn.Module) -> None:
     """Read a checkpoint's weights into `model`; ValueError when they do not fit."""
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(
             f"no checkpoint {path}; run the stage that makes it, or correct the path"
         )
+    refuse_damaged(path)
     with ExitStack() as stack:
-        _into_model(model, _Part(Stored(Path(path), stack), "model."), Path(path))
+        _into_model(model, _Part(Stored(path, stack), "model."), path)
+
+
+def refuse_damaged(path: Path) -> None:
+    """Raise Damaged for weights that are not what was written, with the way to get them back."""
+    if why := damage(path):
+        raise Damaged(
+            f"{path} is damaged ({why}); put a copy back, or delete {path.parent / 'record.json'} "
+            "and run the command that trained it again"
+        )
+
+
+def set_aside_damaged(folder: Path, name: str = "checkpoint", *, why: str = "") -> bool:
+    """Rename a checkpoint that is damaged, or is so for a reason that is given; say whether it was.
+
+    Training then goes back to the last state before it, or to the start.
+    """
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        return False
+    shards = shards_of(path)
+    found = [f"{p.name}: {said}" for p in (path, *shards) if (said := damage(p))]
+    why = why or "; ".join(found)
+    if not why:
+        return False
+    number = 1
+    while (aside := path.with_name(f"{name}.damaged-{number}.safetensors")).exists():
+        number += 1
+    path.rename(aside)
+    log.warning(
+        "%s is damaged (%s) and is kept as %s; training goes back to the state before it, or to "
+        "the start",
+        path,
+        why,
+        aside.name,
+    )
+    return True
+
+
+def shards_of(path: Path) -> list[Path]:
+    """Return the files of a checkpoint that ranks shared out; none where it cannot be read."""
+    try:
+        with ExitStack() as stack:
+            name = (open_tensors(path, stack).metadata() or {}).get("shards")
+    except Damaged:
+        return []
+    return sorted((path.parent / name).glob("*.safetensors")) if name else []
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
@@ -140,15 +175,12 @@ class Stored(Mapping[str, Tensor]):
     """A checkpoint's tensors, each read when it is asked for; those of shards are put together."""
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
-        def opened(path: Path) -> Any:
-            return stack.enter_context(safe_open(path, framework="pt"))
-
-        first = opened(path)
+        first = open_tensors(path, stack)
         self.header: dict[str, str] = first.metadata()
         files = [first]
         if "shards" in self.header:
             folder = path.parent / self.header["shards"]
-            files += [opened(p) for p in sorted(folder.glob("*.safetensors"))]
+            files += [open_tensors(p, stack) for p in sorted(folder.glob("*.safetensors"))]
         self._holders: dict[str, list[Any]] = {}
         for file in files:
             for name in file.keys():  # noqa: SIM118

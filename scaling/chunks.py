@@ -18,6 +18,7 @@ from typing import IO, Any
 
 from conf.progress import Progress
 from scaling.documents import Piece
+from scaling.schema import replacing
 
 log = logging.getLogger(__name__)
 CHUNK = 16 << 20  # bytes on disk that one task reads
@@ -86,17 +87,5 @@ def _outlive(parent: int) -> None:
 @contextmanager
 def whole(path: Path) -> Iterator[IO[bytes]]:
     """Write a file that is there only when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-        temporary.replace(path)
-    except OSError as error:
-        if not error.errno or error.filename not in (None, str(temporary)):
-            raise  # of something else, which happened meanwhile
-        raise OSError(
-            f"cannot write {path}: {error.strerror}; free space or set machine.cache"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path, advice="set machine.cache") as temporary, temporary.open("wb") as stream:
+        yield stream

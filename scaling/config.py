@@ -7,10 +7,25 @@ evaluation, seed), values and not differences from defaults; machine, launcher a
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import conf
-from scaling.schema import COUNTS, Recipe, Shape, check_study, read_as, read_yaml, sha256_json
+from scaling.schema import (
+    COUNTS,
+    FLOPS,
+    LEVEL,
+    MOST_FLOPS,
+    MOST_PARAMS,
+    Range,
+    Recipe,
+    Seed,
+    Shape,
+    check_ranges,
+    check_study,
+    read_as,
+    read_yaml,
+    sha256_json,
+)
 
 
 def check(what: str, value: Any, legal: bool, fix: str) -> None:
@@ -24,6 +39,22 @@ def one_of(what: str, value: str, choices: tuple[str, ...]) -> None:
     check(what, value, value in choices, f"is unknown; choose one of {', '.join(choices)}")
 
 
+# Ends of ranges lie far beyond what has been trained: they refuse what no machine could hold.
+DEEPEST = 1000  # layers; 126 is Llama 3 405B
+WIDEST = 131_072  # of a layer, its heads and their width; 16,384 is Llama 3 405B
+MOST_TOKENS = 2**24  # of a vocabulary, and of a context
+MOST_BATCH = 2**32  # tokens or rows of a step
+MOST_TEXT = 10**18  # tokens or bytes; all public text is about 1e14 tokens
+MOST_RATE = 1e30  # of learning: one that is too high ends as diverged, which is a result
+RATE = Range(0, MOST_RATE)
+LIMIT = Range(0, MOST_TEXT, note="0 is no limit")
+COUNT = Range(0, 10**12)
+SECONDS = Range(0, 1e12)
+SPIKE = Range(1, 1e9, above=True, also=(0,), note="10 is usual, 0 skips only what is not finite")
+WEIGHT = Range(0, 1e6)
+SHARE = Range(0, 1)
+SHARE_BELOW_1 = Range(0, 1, below=True)
+FORECAST = Range(-1e9, 1e9)  # what a law says, in nats or units of reward
 PARAMETRIZATIONS = ("layerwise", "standard", "mup", "completep")
 
 
@@ -40,42 +71,36 @@ class ModelConfig:
     (`base_width`, `base_depth`, `base_head`): see scaling.parametrization.
     """
 
-    n_layer: int = 2
-    d_model: int = 32
-    d_head: int = 16
-    n_head: int = 0
-    n_kv_head: int = 0
-    d_ff: int = 0
+    n_layer: Annotated[int, Range(1, DEEPEST)] = 2
+    d_model: Annotated[int, Range(1, WIDEST)] = 32
+    d_head: Annotated[int, Range(1, WIDEST)] = 16
+    n_head: Annotated[int, Range(0, WIDEST, note="0 follows d_head")] = 0
+    n_kv_head: Annotated[int, Range(0, WIDEST, note="0 is n_head")] = 0
+    d_ff: Annotated[int, Range(0, 8 * WIDEST, note="0 follows d_model")] = 0
     mlp: str = "swiglu"
     norm: str = "rmsnorm"
     positions: str = "rope"
     tied: bool = True
     bias: bool = False
     embedding_norm: bool = True
-    n_experts: int = 0
-    top_k: int = 0
-    d_expert: int = 0
-    n_shared_experts: int = 0
-    balance_loss: float = 0.01
-    router_z_loss: float = 0.001
+    n_experts: Annotated[int, Range(2, 65_536, also=(0,), note="0 is dense")] = 0
+    top_k: Annotated[int, Range(0, 65_536, note="0 is 2")] = 0
+    d_expert: Annotated[int, Range(0, 8 * WIDEST, note="0 divides d_ff")] = 0
+    n_shared_experts: Annotated[int, Range(0, 65_536)] = 0
+    balance_loss: Annotated[float, WEIGHT] = 0.01
+    router_z_loss: Annotated[float, WEIGHT] = 0.001
     parametrization: str = "layerwise"
-    base_width: int = 32
-    base_depth: int = 2
-    base_head: int = 32
+    base_width: Annotated[int, Range(1, WIDEST)] = 32
+    base_depth: Annotated[int, Range(1, DEEPEST)] = 2
+    base_head: Annotated[int, Range(1, WIDEST)] = 32
 
     def __post_init__(self) -> None:
         """Resolve the derived widths, so that two ways to say a model are one identity."""
+        check_ranges(self, "model")
         one_of("model.mlp", self.mlp, ("swiglu", "gelu"))
         one_of("model.norm", self.norm, ("rmsnorm", "layernorm"))
         one_of("model.positions", self.positions, ("rope", "learned", "sinusoidal"))
         one_of("model.parametrization", self.parametrization, PARAMETRIZATIONS)
-        for name in ("n_layer", "d_model", "d_head", "base_width", "base_depth", "base_head"):
-            check(
-                f"model.{name}",
-                getattr(self, name),
-                getattr(self, name) >= 1,
-                "must be at least 1; set a positive number",
-            )
         if not self.n_head:
             check(
                 "model.d_model",
@@ -113,24 +138,12 @@ class ModelConfig:
                     "needs experts; set model.n_experts to 2 or more, or leave it 0",
                 )
             return
-        check(
-            "model.n_experts",
-            self.n_experts,
-            self.n_experts >= 2,
-            "is no mixture; set 2 or more, or 0 for a dense model",
-        )
         self.top_k = self.top_k or min(2, self.n_experts)
         check(
             "model.top_k",
             self.top_k,
             1 <= self.top_k <= self.n_experts,
             f"must lie between 1 and model.n_experts={self.n_experts}",
-        )
-        check(
-            "model.n_shared_experts",
-            self.n_shared_experts,
-            self.n_shared_experts >= 0,
-            "is below 0",
         )
         check(
             "model.bias",
@@ -141,7 +154,6 @@ class ModelConfig:
         self.d_expert = self.d_expert or max(
             1, round(self.d_ff / (self.top_k + self.n_shared_experts))
         )
-        check("model.d_expert", self.d_expert, self.d_expert >= 1, "must be at least 1")
 
     @property
     def plain(self) -> bool:
@@ -177,17 +189,12 @@ def underived() -> ModelConfig:
 class TokenizerConfig:
     """Byte-level byte-pair vocabulary, trained on the training part of the corpus."""
 
-    vocab_size: int = 1024
-    sample_bytes: int = 4_000_000
+    vocab_size: Annotated[int, Range(264, MOST_TOKENS, note="256 bytes, 8 special")] = 1024
+    sample_bytes: Annotated[int, Range(1, 1e15)] = 4_000_000
 
     def __post_init__(self) -> None:
         """Check that the 256 bytes and the special tokens fit."""
-        check(
-            "tokenizer.vocab_size",
-            self.vocab_size,
-            264 <= self.vocab_size <= 2**32,
-            "must hold 256 bytes and 8 special tokens; set 264 or more",
-        )
+        check_ranges(self, "tokenizer")
 
 
 TRUTHS = ("markov", "hmm", "zipf", "hierarchy")
@@ -196,6 +203,7 @@ OWN_TRUTH = {  # settings that one source alone reads, so that they are no part 
     "hierarchy": ("rules", "branches", "depth"),
 }
 MOST_STATES = 4096
+MOST_TUPLES = 2**24  # of a rule, and symbols of a sentence: what an array in memory holds
 BYTES_ALONE = 264  # a vocabulary of single bytes: no merges, so that a symbol is a token
 
 
@@ -207,48 +215,44 @@ class TruthConfig:
     `zipf` reads `name_length`, `exponent` and `noise`, `hierarchy` `rules`, `branches`, `depth`.
     """
 
-    symbols: int = 16
-    order: int = 2
-    states: int = 64
-    concentration: float = 0.3
-    name_length: int = 2
-    exponent: float = 0.5
-    noise: float = 0.0
-    rules: int = 2
-    branches: int = 2
-    depth: int = 6
-    train_symbols: int = 4_000_000
-    test_symbols: int = 200_000
-    seed: int = 0
+    symbols: Annotated[int, Range(2, 62)] = 16
+    order: Annotated[int, Range(1, 12)] = 2
+    states: Annotated[int, Range(1, MOST_STATES)] = 64
+    concentration: Annotated[float, Range(0, 1e6, above=True)] = 0.3
+    name_length: Annotated[int, Range(1, 12)] = 2
+    exponent: Annotated[float, Range(0, 1e3, above=True)] = 0.5
+    noise: Annotated[float, SHARE_BELOW_1] = 0.0
+    rules: Annotated[int, Range(1, 1e6)] = 2
+    branches: Annotated[int, Range(2, 24)] = 2
+    depth: Annotated[int, Range(1, 24)] = 6
+    train_symbols: Annotated[int, Range(1, 1e12)] = 4_000_000
+    test_symbols: Annotated[int, Range(1, 1e12)] = 200_000
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Check sizes."""
-        check("data.truth.symbols", self.symbols, 2 <= self.symbols <= 62, "must be 2 to 62")
+        check_ranges(self, "data.truth")
         check(
             "data.truth.order",
             self.order,
-            self.order >= 1 and self.symbols**self.order <= 4096,
-            f"must be at least 1, and {self.symbols}**order at most 4096 states; lower it",
-        )
-        check("data.truth.states", self.states, 1 <= self.states <= 4096, "must be 1 to 4096")
-        check(
-            "data.truth.concentration",
-            self.concentration,
-            self.concentration > 0,
-            "must be above 0",
+            self.symbols**self.order <= MOST_STATES,
+            f"must leave {self.symbols}**order at most {MOST_STATES} states; lower it",
         )
         names = self.symbols ** (self.name_length + 1) // (self.symbols - 1)
         check(
             "data.truth.name_length",
             self.name_length,
-            self.name_length >= 1 and names <= MOST_STATES,
-            f"must be at least 1, and names of {self.symbols} symbols at most {MOST_STATES} states",
+            names <= MOST_STATES,
+            f"must leave names of {self.symbols} symbols at most {MOST_STATES} states; lower it",
         )
-        check("data.truth.exponent", self.exponent, self.exponent > 0, "must be above 0")
-        check("data.truth.noise", self.noise, 0 <= self.noise < 1, "must lie in [0, 1)")
-        for name, least in (("rules", 1), ("branches", 2), ("depth", 1)):
+        for name, base in (("branches", self.symbols), ("depth", self.branches)):
             value = getattr(self, name)
-            check(f"data.truth.{name}", value, value >= least, f"must be at least {least}")
+            check(
+                f"data.truth.{name}",
+                value,
+                base**value <= MOST_TUPLES,
+                f"must leave {base}**{name} at most {MOST_TUPLES}; lower it",
+            )
         check(
             "data.truth.rules",
             self.rules,
@@ -256,8 +260,6 @@ class TruthConfig:
             "are more than there are different tuples for, symbols^(branches - 1) ="
             f" {self.symbols ** (self.branches - 1)}",
         )
-        for name in ("train_symbols", "test_symbols"):
-            check(f"data.truth.{name}", getattr(self, name), getattr(self, name) > 0, "is empty")
 
 
 @dataclass(kw_only=True)
@@ -280,11 +282,11 @@ class DataConfig:
     train: list[str] = field(default_factory=list)
     test: list[str] = field(default_factory=list)
     text_key: str = "text"
-    test_share: float = 0.08
-    context: int = 128
-    max_bytes: int = 0
-    weights: list[float] = field(default_factory=list)
-    unique_tokens: int = 0
+    test_share: Annotated[float, Range(0, 1, above=True, below=True)] = 0.08
+    context: Annotated[int, Range(2, MOST_TOKENS)] = 128
+    max_bytes: Annotated[int, Range(0, MOST_TEXT, note="0 is all")] = 0
+    weights: list[Annotated[float, Range(0, 1e12, above=True)]] = field(default_factory=list)
+    unique_tokens: Annotated[int, Range(0, MOST_TEXT, note="0 is all there are")] = 0
     mask_documents: bool = False
     truth: TruthConfig = field(default_factory=TruthConfig)
     sha256: str = ""
@@ -293,6 +295,7 @@ class DataConfig:
         """Check source and shares."""
         if isinstance(self.truth, dict):  # as a record keeps it
             self.truth = TruthConfig(**self.truth)
+        check_ranges(self, "data")
         one_of("data.source", self.source, ("stdlib", "files", "hub", *TRUTHS))
         check(
             "data.train",
@@ -301,20 +304,10 @@ class DataConfig:
             f"is empty; data.source={self.source} needs paths or a hub name",
         )
         check(
-            "data.test_share", self.test_share, 0 < self.test_share < 1, "must lie between 0 and 1"
-        )
-        check("data.context", self.context, self.context >= 2, "must be at least 2 tokens")
-        check(
             "data.weights",
             self.weights,
-            not self.weights or (len(self.weights) == len(self.train) and min(self.weights) > 0),
+            len(self.weights) in (0, len(self.train)),
             f"must be a positive number for each of the {len(self.train)} entries of data.train",
-        )
-        check(
-            "data.unique_tokens",
-            self.unique_tokens,
-            self.unique_tokens >= 0,
-            "must be a number of tokens, or 0 for all there are",
         )
 
 
@@ -332,34 +325,28 @@ class OptimConfig:
     """
 
     name: str = "adamw"
-    peak_lr: float = 0.0
-    batch_tokens: int = 0
-    lr_base: float = 0.006
-    lr_base_width: int = 32
-    lr_width_exponent: float = 1.0
-    lr_embedding: float = 0.02
-    batch_base: int = 256
-    batch_base_params: float = 200_000.0
-    batch_exponent: float = 0.5
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    momentum: float = 0.95
-    spike_factor: float = 0.0
-    max_skipped: int = 20
+    peak_lr: Annotated[float, Range(0, MOST_RATE, note="0 follows the rule")] = 0.0
+    batch_tokens: Annotated[int, Range(0, MOST_BATCH, note="0 follows the rule")] = 0
+    lr_base: Annotated[float, Range(0, MOST_RATE, above=True)] = 0.006
+    lr_base_width: Annotated[int, Range(1, WIDEST)] = 32
+    lr_width_exponent: Annotated[float, Range(-4, 4)] = 1.0
+    lr_embedding: Annotated[float, RATE] = 0.02
+    batch_base: Annotated[int, Range(1, MOST_BATCH)] = 256
+    batch_base_params: Annotated[float, Range(0, MOST_PARAMS, above=True)] = 200_000.0
+    batch_exponent: Annotated[float, Range(-4, 4)] = 0.5
+    beta1: Annotated[float, SHARE_BELOW_1] = 0.9
+    beta2: Annotated[float, SHARE_BELOW_1] = 0.95
+    eps: Annotated[float, Range(0, 1, above=True)] = 1e-8
+    weight_decay: Annotated[float, Range(0, 1e4)] = 0.1
+    clip: Annotated[float, Range(0, 1e9, note="0 clips nothing")] = 1.0
+    momentum: Annotated[float, SHARE_BELOW_1] = 0.95
+    spike_factor: Annotated[float, SPIKE] = 0.0
+    max_skipped: Annotated[int, COUNT] = 20
 
     def __post_init__(self) -> None:
-        """Check the optimiser's name and the limits of what is skipped."""
+        """Check the optimiser's name and numbers."""
+        check_ranges(self, "optim")
         one_of("optim.name", self.name, ("adamw", "muon"))
-        check(
-            "optim.spike_factor",
-            self.spike_factor,
-            self.spike_factor == 0 or self.spike_factor > 1,
-            "must be above 1 (10 is usual), or 0 to skip only what is not finite",
-        )
-        check("optim.max_skipped", self.max_skipped, self.max_skipped >= 0, "must be 0 or more")
 
     def recipe(self, model: ModelConfig) -> Recipe:
         """Return the constants of the rule for a model's parametrisation."""
@@ -375,33 +362,31 @@ class ScheduleConfig:
     """
 
     name: str = "wsd"
-    warmup_steps: int = 10
-    decay: float = 0.2
+    warmup_steps: Annotated[int, COUNT] = 10
+    decay: Annotated[float, Range(0, 1, above=True)] = 0.2
     decay_shape: str = "sqrt"
-    floor: float = 0.0
+    floor: Annotated[float, SHARE] = 0.0
 
     def __post_init__(self) -> None:
-        """Check names and fractions."""
+        """Check names and numbers."""
+        check_ranges(self, "schedule")
         one_of("schedule.name", self.name, ("wsd", "cosine"))
         one_of("schedule.decay_shape", self.decay_shape, ("sqrt", "linear"))
-        check("schedule.decay", self.decay, 0 < self.decay <= 1, "must lie in (0, 1]; 0.2 is usual")
 
 
 @dataclass(kw_only=True)
 class BudgetConfig:
     """How much a cell trains: exactly one of FLOPs, tokens, tokens per parameter (of `count`)."""
 
-    flops: float | None = None
-    n_tokens: float | None = None
-    tokens_per_param: float | None = None
+    flops: Annotated[float, Range(0, MOST_FLOPS, above=True)] | None = None
+    n_tokens: Annotated[float, Range(0, MOST_TEXT, above=True)] | None = None
+    tokens_per_param: Annotated[float, Range(0, 1e9, above=True)] | None = None
     count: str = "with_head"
 
     def __post_init__(self) -> None:
-        """Refuse none or several, and budgets that are not positive."""
+        """Check the count and that what is set is positive."""
+        check_ranges(self, "budget")
         one_of("budget.count", self.count, COUNTS)
-        for name in ("flops", "n_tokens", "tokens_per_param"):
-            value = getattr(self, name)
-            check(f"budget.{name}", value, value is None or value > 0, "must be positive")
 
     def chosen(self) -> tuple[str, float]:
         """Return the one budget that is set; ValueError when none or several are."""
@@ -421,11 +406,18 @@ class BudgetConfig:
 
 @dataclass(kw_only=True)
 class EvalConfig:
-    """The fixed held-out tokens, the same for every cell, and how many a curve's row takes."""
+    """The fixed held-out tokens, the same for every cell, and how many a curve's row takes.
 
-    test_tokens: int = 65_536
-    curve_points: int = 24
-    curve_tokens: int = 8_192
+    `curve_points` was never read, but is part of every cell's identity: it stays as a constant.
+    """
+
+    test_tokens: Annotated[int, Range(1, MOST_TEXT)] = 65_536
+    curve_points: Annotated[int, Range(24, 24, note="nothing reads it; leave it out")] = 24
+    curve_tokens: Annotated[int, Range(1, MOST_TEXT)] = 8_192
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self, "eval")
 
 
 @dataclass(kw_only=True)
@@ -451,33 +443,21 @@ class MachineConfig:
     precision: str = "fp32"
     compile: bool = False
     deterministic: bool = False
-    micro_batch: int = 0
+    micro_batch: Annotated[int, Range(0, MOST_BATCH, note="0 is all rows of a step at once")] = 0
     activation_checkpointing: bool = False
     shard: bool = False
-    ranks: int = 1
-    threads: int = 1
-    workers: int = 0
+    ranks: Annotated[int, Range(1, 100_000, note="1 is alone")] = 1
+    threads: Annotated[int, Range(1, 4096)] = 1
+    workers: Annotated[int, Range(0, 4096, note="0 is one a core")] = 0
     cache: str = ""
-    checkpoint_seconds: float = 60.0
-    stack: int = -1
+    checkpoint_seconds: Annotated[float, SECONDS] = 60.0
+    stack: Annotated[int, Range(-1, 4096, note="-1 is as measured, 0 never")] = -1
 
     def __post_init__(self) -> None:
-        """Check device and precision."""
+        """Check device, precision and numbers."""
+        check_ranges(self, "machine")
         one_of("machine.device", self.device, ("auto", "cpu", "cuda"))
         one_of("machine.precision", self.precision, ("fp32", "bf16"))
-        check(
-            "machine.micro_batch",
-            self.micro_batch,
-            self.micro_batch >= 0,
-            "must be 0 (a step's rows at once) or more",
-        )
-        check("machine.ranks", self.ranks, self.ranks >= 1, "must be 1 (alone) or more processes")
-        check(
-            "machine.stack",
-            self.stack,
-            self.stack >= -1,
-            "must be -1 (as measured), 0 (never) or the most trunks trained together",
-        )
 
 
 @dataclass(kw_only=True)
@@ -488,14 +468,37 @@ class LogConfig:
     """
 
     health: bool = True
-    every_seconds: float = 10.0
+    every_seconds: Annotated[float, SECONDS] = 10.0
     wandb: str = "offline"
     project: str = "scaling"
     tags: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Check the wandb mode."""
+        """Check the wandb mode and the numbers."""
+        check_ranges(self, "log")
         one_of("log.wandb", self.wandb, ("offline", "online", "disabled"))
+
+
+@dataclass(kw_only=True)
+class LauncherNumbers:
+    """The numbers among a launcher's options (conf/hydra/launcher), which Hydra leaves untyped."""
+
+    workers: Annotated[int, Range(0, 4096, note="0 is one a core or GPU")] = 0
+    timeout_min: Annotated[float, Range(1, 1e6)] = 60
+    signal_seconds: Annotated[float, Range(1, 1e6)] = 90
+    cpus_per_task: Annotated[int, Range(1, 100_000)] = 1
+    mem_gb: Annotated[float, Range(0, 1e6, above=True)] = 4
+    gpus_per_node: Annotated[int, Range(0, 1000)] = 0
+    array_parallelism: Annotated[int, Range(1, 1e6)] = 64
+    array_size: Annotated[int, Range(0, 1e6, note="0 is the cluster's limit")] = 0
+    poll_seconds: Annotated[float, Range(0, 1e6, above=True)] = 5
+
+
+def check_launcher(options: dict[str, Any]) -> None:
+    """Refuse a launcher's option that is out of its range; null leaves one to the cluster."""
+    known = {f.name for f in dataclasses.fields(LauncherNumbers)}
+    given = {k: v for k, v in options.items() if k in known}
+    check_ranges(LauncherNumbers(**given), "hydra.launcher")
 
 
 @dataclass(kw_only=True)
@@ -505,11 +508,15 @@ class GridConfig:
     `max_flops_repeated` bounds the cells of seeds other than 0: repeats where they are cheap.
     """
 
-    min_steps: int = 0
-    min_tokens_per_param: float = 0.0
-    max_tokens_per_param: float = 0.0
-    max_flops: float = 0.0
-    max_flops_repeated: float = 0.0
+    min_steps: Annotated[int, LIMIT] = 0
+    min_tokens_per_param: Annotated[float, LIMIT] = 0.0
+    max_tokens_per_param: Annotated[float, LIMIT] = 0.0
+    max_flops: Annotated[float, FLOPS] = 0.0
+    max_flops_repeated: Annotated[float, FLOPS] = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self, "grid")
 
 
 @dataclass(kw_only=True)
@@ -521,28 +528,22 @@ class TargetConfig:
     of the study. `start` cells are spread by the law `prior`, then `batch` are chosen at a time.
     """
 
-    flops: float = 0.0
+    flops: Annotated[float, FLOPS] = 0.0
     quantity: str = "loss"
-    precision: float = 0.0
-    max_flops: float = 0.0
-    level: float = 0.9
-    start: int = 12
-    batch: int = 4
+    precision: Annotated[float, Range(0, 1e3, note="0 leaves it open")] = 0.0
+    max_flops: Annotated[float, FLOPS] = 0.0
+    level: Annotated[float, LEVEL] = 0.9
+    start: Annotated[int, Range(1, 100_000)] = 12
+    batch: Annotated[int, Range(1, 100_000)] = 4
     prior: str = "hoffmann2022"
     form: str = "chinchilla"
     count: str = "total"
 
     def __post_init__(self) -> None:
         """Check the names and ranges."""
+        check_ranges(self, "target")
         one_of("target.quantity", self.quantity, ("loss", "params"))
         one_of("target.count", self.count, ("total", "non_embedding", "with_head", "active"))
-        check("target.level", self.level, 0 < self.level < 1, "must lie in (0, 1); 0.9 is usual")
-        for name in ("flops", "precision", "max_flops"):
-            value = getattr(self, name)
-            check(f"target.{name}", value, value >= 0, "must not be negative; 0 leaves it open")
-        for name in ("start", "batch"):
-            value = getattr(self, name)
-            check(f"target.{name}", value, value >= 1, "must be at least 1 cell")
 
 
 @dataclass(kw_only=True)
@@ -561,19 +562,23 @@ class SftPlan:
     method: str = "full"
     data: str = "docstrings"
     test: str = ""
-    examples: int = 2048
-    epochs: int = 2
-    batch_examples: int = 32
-    peak_lr: float = 0.0
-    lr_fraction: float = 0.2
-    lora_rank: int = 8
+    examples: Annotated[int, Range(1, 1e12)] = 2048
+    epochs: Annotated[int, Range(1, 1e6)] = 2
+    batch_examples: Annotated[int, Range(1, 1e9)] = 32
+    peak_lr: Annotated[float, Range(0, MOST_RATE, note="0 follows lr_fraction")] = 0.0
+    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = 0.2
+    lora_rank: Annotated[int, Range(1, WIDEST)] = 8
     packing: bool = False
     template: str = ""
-    forecast_loss: float = 0.0
-    forecast_interval: list[float] = field(default_factory=list)
-    forecast_level: float = 0.0
-    seed: int = 0
+    forecast_loss: Annotated[float, FORECAST] = 0.0
+    forecast_interval: list[Annotated[float, Range(-1e9, 1e9)]] = field(default_factory=list)
+    forecast_level: Annotated[float, SHARE_BELOW_1] = 0.0
+    seed: Seed = 0
     reasons: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self, "sft")
 
 
 @dataclass(kw_only=True)
@@ -590,17 +595,21 @@ class RewardPlan:
     test: str = ""
     policy: str = ""
     policy_sha256: str = ""
-    pairs: int = 2048
-    epochs: int = 1
-    batch_pairs: int = 32
-    samples_per_prompt: int = 4
-    peak_lr: float = 0.0
-    lr_fraction: float = 0.5
-    forecast_loss: float = 0.0
-    forecast_interval: list[float] = field(default_factory=list)
-    forecast_level: float = 0.0
-    seed: int = 0
+    pairs: Annotated[int, Range(1, 1e12)] = 2048
+    epochs: Annotated[int, Range(1, 1e6)] = 1
+    batch_pairs: Annotated[int, Range(1, 1e9)] = 32
+    samples_per_prompt: Annotated[int, Range(1, 100_000)] = 4
+    peak_lr: Annotated[float, Range(0, MOST_RATE, note="0 follows lr_fraction")] = 0.0
+    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = 0.5
+    forecast_loss: Annotated[float, FORECAST] = 0.0
+    forecast_interval: list[Annotated[float, Range(-1e9, 1e9)]] = field(default_factory=list)
+    forecast_level: Annotated[float, SHARE_BELOW_1] = 0.0
+    seed: Seed = 0
     reasons: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self, "reward")
 
 
 @dataclass(kw_only=True)
@@ -622,36 +631,37 @@ class PpoPlan:
     """
 
     estimator: str = "gae"
-    group: int = 4
-    kl_budget: float = 6.0
-    kl_coefficient: float | None = None
+    group: Annotated[int, Range(1, 1e6)] = 4
+    kl_budget: Annotated[float, Range(0, 1e6, above=True)] = 6.0
+    kl_coefficient: Annotated[float, Range(0, 1e9)] | None = None
     adaptive: bool = True
-    episodes: int = 2048
-    batch_episodes: int = 64
-    minibatch_episodes: int = 64
-    inner_epochs: int = 2
-    clip: float = 0.2
-    peak_lr: float = 0.0
-    lr_fraction: float = 0.1
-    gae_lambda: float = 0.95
-    discount: float = 1.0
-    value_coefficient: float = 0.5
-    entropy_coefficient: float = 0.0
-    pretrain_mix: float = 0.0
-    missing_end_penalty: float = 1.0
-    temperature: float = 1.0
-    max_new_tokens: int = 64
-    eval_updates: int = 0
+    episodes: Annotated[int, Range(1, 1e12)] = 2048
+    batch_episodes: Annotated[int, Range(1, 1e9)] = 64
+    minibatch_episodes: Annotated[int, Range(1, 1e9)] = 64
+    inner_epochs: Annotated[int, Range(1, 1e6)] = 2
+    clip: Annotated[float, Range(0, 1e3, above=True)] = 0.2
+    peak_lr: Annotated[float, Range(0, MOST_RATE, note="0 follows lr_fraction")] = 0.0
+    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = 0.1
+    gae_lambda: Annotated[float, SHARE] = 0.95
+    discount: Annotated[float, SHARE] = 1.0
+    value_coefficient: Annotated[float, WEIGHT] = 0.5
+    entropy_coefficient: Annotated[float, WEIGHT] = 0.0
+    pretrain_mix: Annotated[float, WEIGHT] = 0.0
+    missing_end_penalty: Annotated[float, WEIGHT] = 1.0
+    temperature: Annotated[float, Range(0, 1e3, above=True)] = 1.0
+    max_new_tokens: Annotated[int, Range(1, MOST_TOKENS)] = 64
+    eval_updates: Annotated[int, COUNT] = 0
     reward_model: str = ""
     judge: str = "reward"
-    forecast_gain: float = 0.0
-    forecast_interval: list[float] = field(default_factory=list)
-    forecast_level: float = 0.0
-    seed: int = 0
+    forecast_gain: Annotated[float, FORECAST] = 0.0
+    forecast_interval: list[Annotated[float, Range(-1e9, 1e9)]] = field(default_factory=list)
+    forecast_level: Annotated[float, SHARE_BELOW_1] = 0.0
+    seed: Seed = 0
     reasons: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check the estimator and its groups."""
+        """Check the estimator, its groups and the numbers."""
+        check_ranges(self, "ppo")
         one_of("ppo.estimator", self.estimator, ("gae", "grpo", "rloo"))
         one_of("ppo.judge", self.judge, ("reward", "gold"))
         check(
@@ -660,7 +670,6 @@ class PpoPlan:
             self.estimator == "gae" or (self.group > 1 and self.batch_episodes % self.group == 0),
             f"must be 2 or more and divide ppo.batch_episodes={self.batch_episodes}",
         )
-        check("ppo.eval_updates", self.eval_updates, self.eval_updates >= 0, "must be 0 or more")
 
     @property
     def samples(self) -> int:
@@ -706,7 +715,7 @@ class CellConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    seed: int = 0
+    seed: Seed = 0
     stage: str = "pretrain"
     sft: SftPlan = field(default_factory=SftPlan)
     reward: RewardPlan = field(default_factory=RewardPlan)
@@ -718,23 +727,17 @@ class CellConfig:
     runs: str = "runs"
     dry_run: bool = False
     detach: bool = False
-    retry: int = 0
-    cells_per_job: int = 0
+    retry: Annotated[int, COUNT] = 0
+    cells_per_job: Annotated[int, Range(0, 1e6, note="0 is one trunk a job")] = 0
     branches: str = "trunk"
     force: bool = False
 
     def __post_init__(self) -> None:
         """Derive the model's widths; check how the cells are run."""
+        check_ranges(self)
         check_study(self.study)
         self.model.__post_init__()
         one_of("stage", self.stage, tuple(STARTS_FROM))
-        check("retry", self.retry, self.retry >= 0, "must be 0 or more attempts after the first")
-        check(
-            "cells_per_job",
-            self.cells_per_job,
-            self.cells_per_job >= 0,
-            "must be positive, or 0 for one trunk a job",
-        )
         one_of("branches", self.branches, ("trunk", "jobs"))
         check(
             "tokenizer.vocab_size",
@@ -829,46 +832,58 @@ def described(block: Any) -> dict[str, Any]:
 class PretrainPlan:
     """The planned pretraining; `params_target` is the law's N before the shape is rounded."""
 
-    params_target: float = 0.0
-    params: int = 0
+    params_target: Annotated[float, Range(0, MOST_PARAMS)] = 0.0
+    params: Annotated[int, Range(0, MOST_PARAMS)] = 0
     count: str = "with_head"
-    tokens: int = 0
-    flops: float = 0.0
-    seconds: float = 0.0
+    tokens: Annotated[int, Range(0, MOST_TEXT)] = 0
+    flops: Annotated[float, FLOPS] = 0.0
+    seconds: Annotated[float, Range(0, MOST_FLOPS)] = 0.0
     model: ModelConfig = field(default_factory=underived)
-    context: int = 128
-    peak_lr: float = 0.0
-    batch_tokens: int = 0
-    warmup_steps: int = 30
-    weight_decay: float = 0.1
+    context: Annotated[int, Range(2, MOST_TOKENS)] = 128
+    peak_lr: Annotated[float, RATE] = 0.0
+    batch_tokens: Annotated[int, Range(0, MOST_BATCH)] = 0
+    warmup_steps: Annotated[int, COUNT] = 30
+    weight_decay: Annotated[float, Range(0, 1e4)] = 0.1
     schedule: str = "wsd"
-    decay: float = 0.2
-    seed: int = 0
+    decay: Annotated[float, Range(0, 1, above=True)] = 0.2
+    seed: Seed = 0
     reasons: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self, "pretrain")
 
 
 @dataclass(kw_only=True)
 class PlanBudget:
     """What may be spent, and on what; seconds follow from the measured FLOP/s."""
 
-    flops: float = 0.0
+    flops: Annotated[float, FLOPS] = 0.0
     device: str = ""
-    flops_per_second: float = 0.0
-    seconds: float = 0.0
+    flops_per_second: Annotated[float, FLOPS] = 0.0
+    seconds: Annotated[float, Range(0, MOST_FLOPS)] = 0.0
     reasons: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self, "budget")
 
 
 @dataclass(kw_only=True)
 class Forecast:
     """Test loss of the planned run in nats/token, with its prediction interval."""
 
-    test_loss: float = 0.0
-    interval: list[float] = field(default_factory=list)
-    level: float = 0.95
-    bits_per_byte: float | None = None
-    bits_per_byte_interval: list[float] = field(default_factory=list)
+    test_loss: Annotated[float, FORECAST] = 0.0
+    interval: list[Annotated[float, Range(-1e9, 1e9)]] = field(default_factory=list)
+    level: Annotated[float, SHARE_BELOW_1] = 0.95
+    bits_per_byte: Annotated[float, FORECAST] | None = None
+    bits_per_byte_interval: list[Annotated[float, Range(-1e9, 1e9)]] = field(default_factory=list)
     curve: list[Any] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self, "forecast")
 
 
 @dataclass(kw_only=True)
@@ -880,13 +895,13 @@ class FinalConfig:
     row, its checkpoint kept.
     """
 
-    schema: int = 1
+    schema: Annotated[int, Range(1, 1000)] = 1
     study: str = "quick"
     runs: str = "runs"
     budget: PlanBudget = field(default_factory=PlanBudget)
     forecast: Forecast = field(default_factory=Forecast)
     confirmation: dict[str, Any] = field(default_factory=dict)
-    extrapolation: float = 0.0
+    extrapolation: Annotated[float, Range(0, MOST_FLOPS)] = 0.0
     steps: list[Any] = field(default_factory=list)
     laws: list[Any] = field(default_factory=list)
     mixtures: list[Any] = field(default_factory=list)
@@ -912,5 +927,6 @@ class FinalConfig:
     stop_outside: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a study's name that leads out of the runs folder."""
+        """Check the numbers; refuse a study's name that leads out of the runs folder."""
+        check_ranges(self)
         check_study(self.study)

@@ -13,6 +13,7 @@ import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from scaling.config import PARAMETRIZATIONS, ModelConfig, OptimConfig, check, on
 from scaling.health import probe
 from scaling.model import Transformer
 from scaling.optim import make_optimizer, set_lr
+from scaling.schema import Range, check_ranges
 
 log = logging.getLogger(__name__)
 KINDS = ("rms_attention", "rms_mlp", "rms_stream", "rms_logits")
@@ -40,24 +42,25 @@ class CoordinatesConfig:
         default_factory=lambda: ["layerwise", "standard", "mup", "completep"]
     )
     axis: str = "width"
-    widths: list[int] = field(default_factory=lambda: [32, 64, 128, 256])
-    depths: list[int] = field(default_factory=lambda: [2, 4, 8, 16])
-    steps: int = 10
-    seeds: int = 2
-    lr_base: float = 0.006
+    widths: list[Annotated[int, Range(1, 131_072)]] = field(
+        default_factory=lambda: [32, 64, 128, 256]
+    )
+    depths: list[Annotated[int, Range(1, 1000)]] = field(default_factory=lambda: [2, 4, 8, 16])
+    steps: Annotated[int, Range(1, 1e9)] = 10
+    seeds: Annotated[int, Range(1, 1e6)] = 2
+    lr_base: Annotated[float, Range(0, 1e30, above=True)] = 0.006
     optimizer: str = "adamw"
     tied: bool = True
     out: str = "coordinates.svg"
 
     def __post_init__(self) -> None:
         """Check names and that there is a line to fit."""
+        check_ranges(self)
         one_of("axis", self.axis, ("width", "depth"))
         for name in self.parametrizations:
             one_of("parametrizations", name, PARAMETRIZATIONS)
         sizes = f"{self.axis}s"
         check(sizes, self.sizes, len(set(self.sizes)) >= 2, "must hold two sizes or more")
-        check("steps", self.steps, self.steps >= 1, "must be at least 1")
-        check("seeds", self.seeds, self.seeds >= 1, "must be at least 1")
 
     @property
     def sizes(self) -> list[int]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from conf.app import start, store
 from scaling.config import CellConfig, DataConfig, MachineConfig, TokenizerConfig
 from scaling.data import Corpus, open_corpus
+from scaling.texts import LeftOut
 
 
 def described(corpus: Corpus) -> str:
@@ -29,6 +30,8 @@ def described(corpus: Corpus) -> str:
         counts = ", ".join(f"{n:,}" for n in meta["part_tokens"])
         lines.append(f"parts of the mixture: {counts} tokens")
     lines.append(f"dropped as copies of another text: {meta['dropped']:,} documents")
+    if left := LeftOut(**meta.get("left_out", {})).said():
+        lines.append(f"rows left out: {left}")
     what = (
         "test documents share most of their lines with a training document"
         if meta["own_test"]

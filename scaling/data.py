@@ -8,11 +8,13 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -20,13 +22,28 @@ from tokenizers import Tokenizer
 from scaling.chunks import each, whole
 from scaling.config import TRUTHS, CellConfig, DataConfig, TokenizerConfig
 from scaling.documents import Piece
-from scaling.schema import read_json, sha256_json, write_json, write_text
+from scaling.schema import (
+    read_json,
+    sha256_file,
+    sha256_json,
+    sweep_temporaries,
+    temporary_name,
+    write_json,
+    write_text,
+)
+from scaling.seals import damage, discard, is_sealed, remember, seal
 from scaling.survey import Sources, Survey, documents_at, survey
 from scaling.tokenizer import END, encoder, load_tokenizer, train_tokenizer
 
 log = logging.getLogger(__name__)
 PROBED = 1 << 16  # characters of a chunk that are encoded twice, to be sure
+ROWS = 2  # of how rows of tables are read: 1 took null for the word None
 VERSION = 3  # of the files below; a change makes old folders unused
+FILES = (
+    "meta.json",
+    "tokenizer.json",
+    *(f"{part}{end}" for part in ("train", "test") for end in (".bin", ".jsonl", "_starts.npy")),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,30 +112,107 @@ def open_corpus(config: CellConfig) -> Corpus:
     `data.sha256` is given and differs.
     """
     cache = cache_folder(config)
+    sweep_temporaries(cache)
     sources = Sources.of(config.data, cache)
     identity = {"version": VERSION, "files": sources.stamp(), "config": _identity(config.data)}
+    if sources.tables():
+        identity["rows"] = ROWS
     stamp, found = sha256_json(identity)[:16], None
     known = cache / f"text-{stamp}.json"
     workers = config.machine.workers or len(os.sched_getaffinity(0))
 
     def look() -> Survey:
         log.info("reading the corpus (%s)", config.data.source)
-        return survey(config.data, sources, cache / f".text-{stamp}", workers=workers)
+        looked = survey(config.data, sources, cache / f".text-{stamp}", workers=workers)
+        values = {"sha256": looked.sha256, "left_out": looked.left.as_dict()}
+        write_json(known, values | {"seal": _seal(stamp, values)})
+        if looked.left.as_dict():
+            log.info("corpus: rows left out: %s", looked.left.said())
+        return looked
 
-    if not known.is_file():
+    text = _known_text(known, stamp)
+    if text is None:
         found = look()
-        write_json(known, {"sha256": found.sha256})
-    sha256 = read_json(known)["sha256"]
+        text = {"sha256": found.sha256, "left_out": found.left.as_dict()}
+    _refuse_other_text(config, text["sha256"])
+    folder = tokens_folder(cache, text["sha256"], config.tokenizer)
+    if not whole_tokens(folder):
+        found = found or look()
+        _refuse_other_text(config, found.sha256)
+        folder = tokens_folder(cache, found.sha256, config.tokenizer)
+        if not whole_tokens(folder):  # else what was known of the text was wrong
+            _build(folder, config, found, workers)
+    meta = read_json(folder / "meta.json") | {"left_out": text.get("left_out", {})}
+    return Corpus(folder=folder, meta=meta)
+
+
+def _known_text(path: Path, stamp: str) -> dict[str, Any] | None:
+    """Return what is known of a text that was read before: its hash, and the rows left out.
+
+    None where it was not read, or where the file is in doubt.
+    """
+    if not path.is_file():
+        return None
+    try:
+        values = read_json(path)
+        seal_of = values.pop("seal", None)
+        if isinstance(values["sha256"], str) and seal_of in (None, _seal(stamp, values)):
+            return values
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    log.warning("%s is damaged; the text is read again", path)
+    return None
+
+
+def _seal(stamp: str, values: dict[str, Any]) -> str:
+    return sha256_json([stamp, values])[:16]
+
+
+def _refuse_other_text(config: CellConfig, sha256: str) -> None:
     if config.data.sha256 and config.data.sha256 != sha256:
         raise ValueError(
             f"data.sha256 is {config.data.sha256[:12]} but the text found here hashes to "
             f"{sha256[:12]}; "
             "restore the text (for stdlib: the same Python) or drop the override"
         )
-    folder = tokens_folder(cache, sha256, config.tokenizer)
-    if not (folder / "meta.json").is_file():
-        _build(folder, config, found or look(), workers)
-    return Corpus(folder=folder, meta=read_json(folder / "meta.json"))
+
+
+def whole_tokens(folder: Path) -> bool:
+    """Say whether a folder holds the tokens that were written; a damaged one is removed, and said.
+
+    One of an earlier version has no hashes: its sizes are checked and it is given them.
+    """
+    if not folder.is_dir():
+        return False
+    if is_sealed(folder):
+        why = damage(folder)
+    elif not (why := _wrong_size(folder)):
+        with suppress(OSError):  # a cache that is only read
+            seal(folder, FILES)
+            remember(folder)
+    if why:
+        discard(folder, why)
+    return not why
+
+
+def _wrong_size(folder: Path) -> str:
+    """Say which file of the tokens of an earlier version has not its size; empty for none."""
+    try:
+        meta = read_json(folder / "meta.json")
+        itemsize = np.dtype(meta["dtype"]).itemsize
+        for part in ("train", "test"):
+            tokens, size = meta[f"{part}_tokens"], (folder / f"{part}.bin").stat().st_size
+            if size != tokens * itemsize:
+                return f"{part}.bin has {size:,} bytes of {tokens * itemsize:,}"
+            if len(np.load(folder / f"{part}_starts.npy")) != meta[f"{part}_documents"]:
+                return f"{part}_starts.npy has not its documents"
+            with (folder / f"{part}.jsonl").open("rb") as stream:
+                if sum(1 for _ in stream) != meta[f"{part}_documents"]:
+                    return f"{part}.jsonl has not its documents"
+        json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def tokens_folder(cache: Path, sha256: str, tokenizer: TokenizerConfig) -> Path:
@@ -142,7 +236,7 @@ def _identity(config: DataConfig) -> dict[str, Any]:
 def _build(folder: Path, config: CellConfig, found: Survey, workers: int) -> None:
     """Train the vocabulary, tokenise chunk by chunk, then put the folder in place in one rename."""
     parts = folder.with_name(f".{folder.name}.parts")
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
+    scratch = folder.with_name(temporary_name(folder.name))
     tokenizer = _vocabulary(parts / "tokenizer.json", config.tokenizer, found, workers)
     dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
     meta: dict[str, Any] = {
@@ -170,12 +264,14 @@ def _build(folder: Path, config: CellConfig, found: Survey, workers: int) -> Non
     if config.data.source in TRUTHS:
         meta["truth"] = {"source": config.data.source, **asdict(config.data.truth)}
     write_json(scratch / "meta.json", meta)
+    seal(scratch, FILES)
     try:
         scratch.rename(folder)
     except OSError:  # another process was faster; its folder is the same
         shutil.rmtree(scratch)
         if not (folder / "meta.json").is_file():
             raise
+    remember(folder)
     shutil.rmtree(parts, ignore_errors=True)
     log.info(
         "corpus: %s training and %s test tokens, %.3f bytes per token",
@@ -213,8 +309,7 @@ def _sample(found: Survey, limit: int) -> np.ndarray:
 def encode(chunk: list[Piece], given: tuple[str, np.ndarray, Path, Path]) -> None:
     """Write the tokens and texts of the documents at places of a chunk, unless they are there."""
     text_key, places, vocabulary, path = given
-    lengths = path.with_suffix(".npy")
-    if lengths.is_file():
+    if _encoded(path):
         return
     tokenizer = load_tokenizer(vocabulary)
     dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
@@ -227,8 +322,24 @@ def encode(chunk: list[Piece], given: tuple[str, np.ndarray, Path, Path]) -> Non
                 ids = np.asarray([*own, END], dtype=dtype)
                 tokens.write(ids.tobytes())
                 sizes.append((len(ids), texts.write(f"{json.dumps(text)}\n".encode())))
-    with whole(lengths) as stream:
-        np.save(stream, np.asarray(sizes, dtype=np.int64))
+    hashes = [sha256_file(p) for p in (path, path.with_suffix(".jsonl"))]
+    with whole(path.with_suffix(".npz")) as stream:
+        np.savez(stream, sizes=np.asarray(sizes, dtype=np.int64), hashes=np.asarray(hashes))
+
+
+def _encoded(path: Path) -> bool:
+    """Say whether a chunk was encoded before, and is as it was written; others are done again."""
+    try:
+        with np.load(path.with_suffix(".npz")) as known:  # zip files check themselves
+            hashes = known["hashes"].tolist()
+            return len(known["sizes"]) > 0 and hashes == [
+                sha256_file(p) for p in (path, path.with_suffix(".jsonl"))
+            ]
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        log.warning("%s is damaged; its part of the text is tokenised again", path)
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +357,7 @@ class Pieces:
     @classmethod
     def of(cls, paths: list[Path], wanted: np.ndarray) -> Self:
         """Read the lengths that `encode` left for the wanted documents (n,) bool."""
-        found = [np.load(p.with_suffix(".npy")) for p in paths]
+        found = [np.load(p.with_suffix(".npz"))["sizes"] for p in paths]
         files, offsets = np.full(len(wanted), -1), np.full((len(wanted), 2), -1)
         lengths = np.zeros_like(offsets)
         files[wanted] = np.repeat(np.arange(len(paths)), [len(f) for f in found])

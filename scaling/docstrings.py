@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from scaling.pairs import Pair
-from scaling.schema import read_json, write_json
+from scaling.seals import read_sealed, write_sealed
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,7 @@ def corpus_pairs(corpus: Texts) -> tuple[list[Pair], list[Pair]]:
     A held-out prompt that also occurs in training is left out. ValueError when a part has none.
     """
     cached = corpus.folder / f"docstrings-{VERSION}.json"
-    if cached.is_file():
-        parts = read_json(cached)
+    if parts := read_sealed(cached):
         return [Pair(*p) for p in parts["train"]], [Pair(*p) for p in parts["test"]]
     log.info("cutting docstring-to-body pairs from the corpus")
     with uncollected():
@@ -64,7 +63,7 @@ def corpus_pairs(corpus: Texts) -> tuple[list[Pair], list[Pair]]:
                 f"the corpus' {part} part has no documented Python function to fine-tune on; "
                 "set sft.data=FILE.jsonl with prompt/completion rows"
             )
-    write_json(cached, {"train": [list(p) for p in train], "test": [list(p) for p in test]})
+    write_sealed(cached, {"train": [list(p) for p in train], "test": [list(p) for p in test]})
     return train, test
 
 

@@ -4,9 +4,10 @@ import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scaling.jsonl import read_rows, read_text
+from scaling.texts import LeftOut, NoText, clean, text_of
 
 SUFFIXES = (
     ".txt",
@@ -88,11 +89,16 @@ def stdlib_files() -> list[Path]:
     )
 
 
-def read_documents(files: Iterable[Path], *, text_key: str) -> Iterator[Document]:
-    """Yield the non-empty documents of files, one a text file, one a row of a table."""
+def read_documents(
+    files: Iterable[Path], *, text_key: str, left: LeftOut | None = None
+) -> Iterator[Document]:
+    """Yield the non-empty documents of files, one a text file, one a row of a table.
+
+    Rows without text are counted in `left`.
+    """
     for path in files:
         for piece in pieces(path, path.name):
-            yield from read_piece(piece, text_key=text_key)
+            yield from read_piece(piece, text_key=text_key, left=left)
 
 
 def pieces(path: Path, name: str, *, part: int = 0) -> Iterator[Piece]:
@@ -149,41 +155,60 @@ def _undamaged(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged ({error}); fetch or write it again") from error
 
 
-def read_piece(piece: Piece, *, text_key: str) -> Iterator[Document]:
-    """Yield the non-empty documents of a piece."""
-    for name, text in _texts(piece, text_key):
-        if text.strip():
-            try:
-                text.encode()
-            except UnicodeEncodeError:  # half of a surrogate pair, written as \ud83d
-                text = text.encode("utf-8", "replace").decode()
-            yield Document(name, text, piece.part)
+def read_piece(piece: Piece, *, text_key: str, left: LeftOut | None = None) -> Iterator[Document]:
+    """Yield the non-empty documents of a piece; rows without text are counted in `left`.
 
-
-def _texts(piece: Piece, key: str) -> Iterator[tuple[str, str]]:
-    path, cut = piece.path, {"start": piece.start, "stop": piece.stop}
-    if path.suffix == ".parquet":
-        for number, text in enumerate(_column(piece, key), start=piece.first):
-            if text is not None:
-                yield f"{piece.name}:{number}", str(text)
-    elif ".jsonl" in path.name:
-        for line, row in read_rows(path, **cut, first=piece.first + 1):
-            _need(key, list(row), path)
-            yield f"{piece.name}:{line - 1}", str(row[key])
-    else:
+    ValueError for a row whose text is none, naming it.
+    """
+    left = LeftOut() if left is None else left
+    if piece.path.suffix == ".parquet" or ".jsonl" in piece.path.name:
+        yield from _rows(piece, text_key, left)
+        return
+    text = read_text(piece.path, start=piece.start, stop=piece.stop)
+    if text.strip():
         name = f"{piece.name}:{piece.first}" if piece.stop else piece.name
-        yield name, read_text(path, **cut)
+        yield Document(clean(name), clean(text), piece.part)
 
 
-def _column(piece: Piece, key: str) -> Iterator[str | None]:
+def _rows(piece: Piece, key: str, left: LeftOut) -> Iterator[Document]:
+    """Yield the documents of a table's piece, each named by its row, counted from 0."""
+    word = "row" if piece.path.suffix == ".parquet" else "line"
+    for number, value in _column(piece, key) if word == "row" else _lines(piece, key):
+        try:
+            text = text_of(value, key, f"{piece.path}: {word} {number + 1}")
+        except NoText:
+            left.add("null")
+            continue
+        if text.strip():
+            yield Document(clean(f"{piece.name}:{number}"), text, piece.part)
+        else:
+            left.add("empty")
+
+
+def _lines(piece: Piece, key: str) -> Iterator[tuple[int, Any]]:
+    """Yield number and text of each line of JSON; ValueError where no line has the key."""
+    names: list[str] | None = None
+    lines = read_rows(piece.path, start=piece.start, stop=piece.stop, first=piece.first + 1)
+    for line, row in lines:
+        if names is None or (key not in names and key in row):
+            names = list(row)
+        yield line - 1, row.get(key)
+    if names is not None:
+        _need(key, names, piece.path)
+
+
+def _column(piece: Piece, key: str) -> Iterator[tuple[int, Any]]:
     import pyarrow.parquet as parquet
 
+    number = piece.first
     with _undamaged(piece.path):
         table = parquet.ParquetFile(piece.path)
         _need(key, table.schema_arrow.names, piece.path)
         groups = range(piece.start, piece.stop or table.num_row_groups)
         for batch in table.iter_batches(columns=[key], batch_size=1024, row_groups=list(groups)):
-            yield from batch.column(0).to_pylist()
+            values = batch.column(0).to_pylist()
+            yield from enumerate(values, start=number)
+            number += len(values)
 
 
 def _need(key: str, names: list[str], path: Path) -> None:

@@ -13,7 +13,7 @@ import math
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -29,12 +29,16 @@ from scaling.likelihood import Likelihoods, log_likelihoods, score_texts
 from scaling.schema import (
     EVALUATION,
     Evaluation,
+    Range,
+    Seed,
+    check_ranges,
     code_version,
     now,
     read_evaluation,
     sha256_file,
 )
 from scaling.tasks import Task, read_task, with_typos
+from scaling.texts import LeftOut, clean
 from scaling.trained import Trained, open_trained, trained_folders
 
 log = logging.getLogger(__name__)
@@ -53,22 +57,21 @@ class EvaluateConfig:
     folder: str = ""
     texts: list[str] = field(default_factory=list)
     text_key: str = "text"
-    limit: int = 0
-    typos: float = 0.0
+    limit: Annotated[int, Range(0, 1e12, note="0 is all")] = 0
+    typos: Annotated[float, Range(0, 1, below=True)] = 0.0
     prompts: list[str] = field(default_factory=list)
-    max_new_tokens: int = 32
-    temperature: float = 0.8
-    seed: int = 0
+    max_new_tokens: Annotated[int, Range(1, 2**24)] = 32
+    temperature: Annotated[float, Range(0, 1e3, note="0 takes the likeliest")] = 0.8
+    seed: Seed = 0
     tokenizer: str = ""
     machine: MachineConfig = field(default_factory=MachineConfig)
 
     def __post_init__(self) -> None:
         """Check that there is something to score, and by what."""
+        check_ranges(self)
         check("checkpoint", self.checkpoint, bool(self.checkpoint), "is missing; give runs/NAME")
         asked = bool(self.tasks or self.texts or self.prompts)
         check("tasks", self.tasks, asked, "is empty, and so are texts and prompts; set one of them")
-        check("limit", self.limit, self.limit >= 0, "must be 0 (all) or more")
-        check("typos", self.typos, 0 <= self.typos < 1, "must lie in [0, 1); 0.1 is a lot")
 
 
 def score_task(task: Task, trained: Trained, tell: Progress | None = None) -> dict[str, Any]:
@@ -137,7 +140,11 @@ def score(trained: Trained, config: EvaluateConfig, tasks: list[Task]) -> dict[s
             spoilt = score_task(with_typos(task, config.typos, config.seed), trained)
             found["tasks"][task.name] |= {"typos": config.typos, "acc_typos": spoilt["acc"]}
     for text in config.texts:
-        documents = [d.text for d in read_documents(source_files([text]), text_key=config.text_key)]
+        left, files = LeftOut(), source_files([text])
+        read = read_documents(files, text_key=config.text_key, left=left)
+        documents = [d.text for d in read]
+        if left.as_dict():
+            log.info("%s: rows left out: %s", text, left.said())
         found["texts"][text_name(text)] = asdict(
             score_texts(trained.model, trained.tokenizer, documents)
         )
@@ -153,7 +160,8 @@ def text_name(path: str) -> str:
 
 def samples(trained: Trained, config: EvaluateConfig) -> list[dict[str, str]]:
     """Complete the prompts."""
-    prompts = [trained.tokenizer.encode(p).ids for p in config.prompts]
+    asked = [clean(p) for p in config.prompts]
+    prompts = [trained.tokenizer.encode(p).ids for p in asked]
     said = generate(
         trained.model,
         prompts,
@@ -162,7 +170,7 @@ def samples(trained: Trained, config: EvaluateConfig) -> list[dict[str, str]]:
         seed=config.seed,
     )
     texts = [trained.tokenizer.decode(c) for c in said.completions]
-    return [{"prompt": p, "completion": t} for p, t in zip(config.prompts, texts, strict=True)]
+    return [{"prompt": p, "completion": t} for p, t in zip(asked, texts, strict=True)]
 
 
 def keep(trained: Trained, found: dict[str, Any], limit: int) -> Evaluation:

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
 from conf.app import start, store
-from scaling.adapters import write_adapters
+from scaling.adapters import BASE, write_adapters
 from scaling.config import ModelConfig, check
 from scaling.dialogue import JINJA
 from scaling.model import EMBEDDING_EPS, NORM_EPS, ROPE_BASE, Attention, Block, Transformer
@@ -36,6 +35,7 @@ from scaling.schema import (
     write_json,
     write_text,
 )
+from scaling.tensors import write_tensors
 from scaling.tokenizer import END, PAD, SPECIAL
 from scaling.trained import Trained, open_trained, trained_folder
 
@@ -173,7 +173,7 @@ def export(trained: Trained, out: Path) -> None:
     """Write config, weights, tokenizer and model card."""
     config = hub_config(trained.model)
     out.mkdir(parents=True, exist_ok=True)
-    save_file(hub_weights(trained.model), out / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(out / "model.safetensors", hub_weights(trained.model), {"format": "pt"})
     write_json(out / "config.json", config)
     special = {"bos_token": SPECIAL[END], "eos_token": SPECIAL[END], "pad_token": SPECIAL[PAD]}
     write_text(out / "tokenizer.json", trained.tokenizer_path.read_text(encoding="utf-8"))
@@ -182,6 +182,7 @@ def export(trained: Trained, out: Path) -> None:
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": trained.model.context,
+            "padding_side": "left",  # so that a batch of prompts goes on where each ends
             "clean_up_tokenization_spaces": False,
             **special,
             **({"chat_template": JINJA} if is_chat(trained.record) else {}),
@@ -267,8 +268,13 @@ def main(config: ExportConfig) -> None:
     if config.adapter:
         hub_config(trained.model)  # a model of no layout is refused before anything is written
         write_adapters(trained, out)
-    export(trained, out / "base" if config.adapter else out)
+    export(trained, out / BASE if config.adapter else out)
     sys.stdout.write(f"{trained.folder} written to {config.out}\n")
+    if config.adapter:
+        sys.stdout.write(
+            f"its base is {config.out}/{BASE}: load that and put the adapters on it, or let peft do"
+            f" both from within {config.out}, AutoPeftModelForCausalLM.from_pretrained('.')\n"
+        )
 
 
 store("export", ExportConfig)

@@ -46,12 +46,15 @@ from scaling.schema import (
     scored,
     sha256_file,
     sha256_json,
+    sweep_temporaries,
     write_json,
 )
+from scaling.seals import read_inputs
 
 if TYPE_CHECKING:
     import torch
 
+    from scaling.budget import Resolved
     from scaling.data import Corpus
     from scaling.parallel import World
 
@@ -161,6 +164,8 @@ def run_stages(config: FinalConfig, wanted: Sequence[str], **ranks: Any) -> list
     from scaling.data import open_corpus
     from scaling.device import pick_device
 
+    final = Path(config.runs) / config.study / "final"
+    sweep_temporaries(final.parent, final, *(p for name in STAGES for p in places(final / name)))
     device, corpus = pick_device(config.machine), open_corpus(cell)
     records = []
     for name in wanted:
@@ -172,6 +177,11 @@ def run_stages(config: FinalConfig, wanted: Sequence[str], **ranks: Any) -> list
         if record.status != "done":
             raise ValueError(f"stage {name} ended as {record.status}: {record.error}")
     return records
+
+
+def places(stage: Path) -> tuple[Path, ...]:
+    """Return the folders of a stage that files are written to."""
+    return stage, stage / ".trunk", stage / "pairs"
 
 
 def chosen_stages(text: str) -> list[str]:
@@ -235,8 +245,6 @@ def pretrain(
     Other ranks of a `world` are told to `begin`; without one `machine.ranks` are started.
     """
     from conf.progress import Progress
-    from scaling.budget import resolve
-    from scaling.device import check_fits, pick_device
     from scaling.trainer import train_trunk
 
     folder = Path(config.runs) / config.study / "final" / name
@@ -246,7 +254,7 @@ def pretrain(
         "tokenizer": sha256_file(corpus.tokenizer_path),
     }
     known, curve = folder / "inputs.json", folder.parent / "curve.json"
-    same = known.is_file() and read_json(known) == inputs and config.resume
+    same = inputs.items() <= (read_inputs(folder) or {}).items() and config.resume
     path = folder / "record.json"
     if same and path.is_file() and read_record(path).status == "done":
         log.info("pretrain: done before, kept")
@@ -254,8 +262,7 @@ def pretrain(
         score_forecast(config, record)
         return record
     confirmed(config)
-    resolved = resolve(cell)  # refuses what cannot be trained while a former run is still there
-    check_fits(cell, pick_device(config.machine))
+    resolved = trainable(cell)  # refuses while a former run is still there
     if not same:
         shutil.rmtree(folder, ignore_errors=True)
         curve.unlink(missing_ok=True)
@@ -281,6 +288,15 @@ def pretrain(
     record.write(path)
     score_forecast(config, record)
     return record
+
+
+def trainable(cell: CellConfig) -> "Resolved":
+    """Work a cell out; ValueError where it cannot be trained, or not on this machine."""
+    from scaling.budget import resolve
+    from scaling.device import check_fits, pick_device
+
+    check_fits(cell, pick_device(cell.machine))
+    return resolve(cell)
 
 
 def confirmed(config: FinalConfig) -> None:

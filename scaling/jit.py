@@ -6,6 +6,8 @@ disk, beside the module or in the user's cache, by processor and by source.
 """
 
 import hashlib
+import logging
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -19,6 +21,7 @@ from numba.core.caching import IndexDataCacheFile
 from numba.extending import overload
 from torch import Tensor
 
+log = logging.getLogger(__name__)
 REORDERED = {"reassoc", "contract", "arcp", "nsz", "afn"}  # all of fast maths but no-NaN, no-inf
 OPTIONS: dict[str, Any] = {"fastmath": REORDERED, "error_model": "numpy"}
 f32, i32, u16, u32 = np.float32, np.int32, np.uint16, np.uint32
@@ -52,7 +55,37 @@ class Files(IndexDataCacheFile):
         name = self._data_name(int(held[:12], 16))
         with suppress(OSError):
             self._save_data(name, data)
-            self._save_index(self._load_index() | {key: name})
+            self._save_index(self._index() | {key: name})
+
+    def load(self, key: Any) -> Any:
+        """Return the code of a kind; None where there is none, or a damaged one: it is compiled."""
+        name = self._index().get(key)
+        try:
+            return None if name is None else self._load_data(name)
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # noqa: BLE001  whatever damaged bytes unpickle to
+            log.warning("compiled code in %s is damaged (%s); it is compiled again", name, error)
+            return None
+
+    def _index(self) -> dict[Any, str]:
+        try:
+            return self._load_index()
+        except Exception as error:  # noqa: BLE001  as above
+            log.warning("the index %s is damaged (%s); it is made again", self._index_path, error)
+            return {}
+
+    def _save_data(self, name: str, data: Any) -> None:
+        code = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(hashlib.sha256(code).digest() + code)
+
+    def _load_data(self, name: str) -> Any:
+        held = Path(self._data_path(name)).read_bytes()
+        size = hashlib.sha256().digest_size
+        if hashlib.sha256(held[size:]).digest() != held[:size]:
+            raise ValueError("it differs from its sha256")
+        return pickle.loads(held[size:])
 
 
 def bound(compiled: Callable, *values: Any) -> Callable[..., Any]:

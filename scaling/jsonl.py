@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 LONGEST_LINE = 128 << 20  # characters of one row; the longest books have 20 million
 LARGEST_TEXT = 1 << 30  # characters of a text file that is read as one document
+BOM = "\ufeff"  # Windows programs write one at the start of a file
 DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
 
 
@@ -75,10 +76,12 @@ def read_rows(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield line number and object of each line of JSON; ValueError names a line that is none.
 
-    The line at byte `start` has the number `first`.
+    The line at byte `start` has the number `first`. A byte order mark before the first is no text.
     """
     with open_text(path, start=start, stop=stop) as stream:
         for number, line in enumerate(lines(stream, path), start=first):
+            if number == 1:
+                line = line.removeprefix(BOM)
             if not line.strip():
                 continue
             try:

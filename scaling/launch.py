@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from scaling.attempt import TAKEN_AWAY, Held, Lease, Pulse, dead, last_attempt, write_attempt
-from scaling.config import CellConfig
+from scaling.config import CellConfig, check_launcher
 from scaling.failure import bury, cell_folder, last_line, record_path, status_of, trained_at
 from scaling.ledger import append_jobs, jobs_folder, local_job, read_jobs, submitter
 from scaling.pool import default_workers
 from scaling.room import check_room, host_bytes
-from scaling.schema import Record, now, read_record, write_json
+from scaling.schema import Record, now, read_record, sweep_temporaries, write_json
 from scaling.status import CellStatus, Survey
 from scaling.watch import watch
 from scaling.work import Work, gpu_count, tasks_of
@@ -38,8 +38,10 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
     Raises RuntimeError, after all the others have ended, when a cell failed; a diverged cell is a
     result and only said.
     """
+    check_launcher(options)
     if not cells:
         raise ValueError("the sweep has no cells; widen grid.* or name a sweep with sweeps=NAME")
+    sweep_temporaries(study_folder(cells[0]), study_folder(cells[0]) / "final")
     cells = resolve_corpus(unique(cells))
     missing = [c for c in cells if status_of(c) != "done"]
     log.info(
@@ -283,6 +285,10 @@ def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
         from scaling.stage_cells import resolve_policies
 
         resolve_policies(cells)
+    if any(c.stage != "pretrain" for c in cells):
+        from scaling.stage_cells import refuse_changed_files
+
+        refuse_changed_files(cells)
     return unique(cells)
 
 

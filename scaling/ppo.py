@@ -42,6 +42,7 @@ from scaling.stage import (
     write_record,
 )
 from scaling.step import Diverged
+from scaling.texts import LeftOut
 from scaling.trained import RECORD, settings_of
 
 log = logging.getLogger(__name__)
@@ -63,9 +64,12 @@ def run_ppo(stage: Stage) -> Record:
     to be optimised.
     """
     refuse_chance(stage)
+    left, room = LeftOut(), stage.config.ppo.max_new_tokens
     prompts, held_out = load_pairs(stage).prompts(
-        context=stage.cell.data.context, max_new_tokens=stage.config.ppo.max_new_tokens
+        context=stage.cell.data.context, max_new_tokens=room, left=left
     )
+    why = f"they leave no room for ppo.max_new_tokens={room}; lower it"
+    stage.tell_left_out(left, used=f"{len(prompts):,} prompts are", too_long=why)
     held_out = held_out[:EVAL_PROMPTS]
     make_room(stage)
     models = load_models(stage)
@@ -77,7 +81,7 @@ def run_ppo(stage: Stage) -> Record:
     try:
         learn(stage, models, tally, prompts=prompts, held_out=held_out)
     except Diverged as error:
-        return write_record(stage, tally, error=str(error))
+        return write_record(stage, tally, error=str(error), left=left)
     after = evaluate_policy(models, stage, held_out)
     write_json(stage.folder / "samples.json", compare(stage, before, after))
     checkpoint.save(stage.folder, model=models.policy, name="model", state={"step": tally.step})
@@ -95,7 +99,8 @@ def run_ppo(stage: Stage) -> Record:
     }
     kept = ("entropy", "explained_variance", "clip_fraction")
     metrics |= {k: values["last"][k] for k in kept if k in values["last"]}
-    return write_record(stage, tally, unique_tokens=sum(map(len, prompts)), metrics=metrics)
+    unique = sum(map(len, prompts))
+    return write_record(stage, tally, unique_tokens=unique, metrics=metrics, left=left)
 
 
 def coefficient_at_start(stage: Stage) -> float:

@@ -31,10 +31,12 @@ from scaling.model import Transformer
 from scaling.pairs import Pair, encode_all, parts, rows_file
 from scaling.rankings import Ranking, read_rankings
 from scaling.rows import Rows, forward_flops, join, states
-from scaling.schema import Record, read_json, sha256_file, sha256_json, write_json
+from scaling.schema import Record, sha256_file, sha256_json
+from scaling.seals import read_sealed, write_sealed
 from scaling.sft import load_pairs
 from scaling.stage import Stage, Tally, check_tokenizer, fit, make_room, shuffled, write_record
 from scaling.step import Diverged
+from scaling.texts import LeftOut
 from scaling.tokenizer import END
 from scaling.trained import WEIGHTS, open_trained, trained_folder
 
@@ -126,28 +128,28 @@ def run_reward(stage: Stage) -> Record:
     """Sample and label pairs, train the reward model, standardise it; write weights and record."""
     tuned = stage.new_model()
     checkpoint.load_weights(stage.weights_of("sft"), tuned)
-    tally = Tally()
+    tally, left = Tally(), LeftOut()
     if stage.config.reward.data == "gold":
         check_sampling(stage)
         make_room(stage)  # pairs sampled from other inputs go as well
-    train, test = load_groups(stage, tuned, tally)
+    train, test = load_groups(stage, tuned, tally, left=left)
     make_room(stage)
     model = new_reward_model(stage).start_from(tuned)
     sampling = Tally(tokens=tally.tokens, flops=tally.flops, seconds=tally.seconds)
     try:
         learn(stage, model, train, tally)
     except Diverged as error:
-        return write_record(stage, tally, error=str(error))
+        return write_record(stage, tally, error=str(error), left=left)
     metrics = judge_reward_model(model, test) | standardise(model, stage, tuned, train)
     metrics |= {
-        "pairs": sum(len(g.pairs()) for g in train),
+        "pairs": n_pairs(train),
         "prompts": len(train),
         "sampling_seconds": sampling.seconds,
         "sampling_tokens": sampling.tokens,
     }
     checkpoint.save(stage.folder, model=model, name="model", state={"step": tally.step})
     unique = sum(len(g.prompt) + len(c) for g in train for c in g.completions)
-    return write_record(stage, tally, unique_tokens=unique, metrics=metrics)
+    return write_record(stage, tally, unique_tokens=unique, metrics=metrics, left=left)
 
 
 def learn(stage: Stage, model: RewardModel, train: list[Group], tally: Tally) -> None:
@@ -169,38 +171,70 @@ def new_reward_model(stage: Stage) -> RewardModel:
     return model.to(stage.device)
 
 
-def load_groups(stage: Stage, tuned: Transformer, tally: Tally) -> tuple[list[Group], list[Group]]:
+def load_groups(
+    stage: Stage, tuned: Transformer, tally: Tally, *, left: LeftOut | None = None
+) -> tuple[list[Group], list[Group]]:
     """Return training and held-out groups: of a file, or sampled, labelled and kept in the folder.
 
-    What sampling cost is added to `tally`. ValueError when no pair is left.
+    What sampling cost is added to `tally`, what makes no pair is counted in `left` and said.
+    ValueError when too few pairs are left.
     """
-    if stage.config.reward.data != "gold":
-        parts = file_groups(stage)
-    else:
-        parts = sampled_groups(stage, tuned, tally)
-    for part, found in zip(("training", "held-out"), parts, strict=True):
-        if sum(len(g.pairs()) for g in found) < FEWEST_PAIRS:
+    block, left = stage.config.reward, LeftOut() if left is None else left
+    gold = block.data == "gold"
+    parts = sampled_groups(stage, tuned, tally, left) if gold else file_groups(stage, left)
+    counts = [n_pairs(found) for found in parts]
+    more = f"reward.samples_per_prompt={2 * block.samples_per_prompt}" if gold else ""
+    ties = f"gold scores within {TIE}; {more} samples more" if gold else ""
+    room = f"no room for ppo.max_new_tokens={stage.config.ppo.max_new_tokens}; lower it"
+    used = f"{counts[0]:,} training and {counts[1]:,} held-out pairs of reward.data={block.data}"
+    stage.tell_left_out(left, used=f"{used} are", tied=ties, too_long=room if gold else "")
+    for part, count in zip(("training", "held-out"), counts, strict=True):
+        if count < FEWEST_PAIRS:
+            advice = f"set {more} or give" if gold else "give"
+            if part == "training" and block.pairs < FEWEST_PAIRS:
+                advice = f"set reward.pairs={FEWEST_PAIRS} or more, or give"
             raise ValueError(
-                f"the {part} prompts of reward.data={stage.config.reward.data} "
-                f"give fewer than {FEWEST_PAIRS} pairs that "
-                "differ; raise reward.pairs or give more prompts"
+                f"the {part} prompts of reward.data={block.data} give {count} pairs that differ,"
+                f" fewer than {FEWEST_PAIRS} pairs; {advice} more prompts"
+                + (f" (left out: {left.said()})" if left.as_dict() else "")
             )
     return parts
 
 
-def file_groups(stage: Stage) -> tuple[list[Group], list[Group]]:
-    """Read preferences, a group a prompt; completions beyond the context are left out."""
+def n_pairs(groups: Sequence[Group]) -> int:
+    """Return how many pairs groups hold."""
+    return sum(len(g.pairs()) for g in groups)
+
+
+def file_groups(stage: Stage, left: LeftOut | None = None) -> tuple[list[Group], list[Group]]:
+    """Read preferences, a group a prompt; pairs beyond the context are left out and counted."""
     block, cache = stage.config.reward, cache_folder(stage.cell)
+    template, left = stage.config.sft.template, LeftOut() if left is None else left
     found, held_out = (
-        read_rankings(rows_file(name, cache), template=stage.config.sft.template) if name else []
+        read_rankings(rows_file(name, cache), template=template, name=name, left=left)
+        if name
+        else []
         for name in (block.data, block.test)
     )
-    train, test = (coded(part, stage) for part in parts(found, held_out))
+    train, test = (coded(part, stage, left) for part in without(found, held_out, left))
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(block.seed)).tolist()
-    return limited([train[i] for i in order], block.pairs), test
+    chosen = limited([train[i] for i in order], block.pairs)
+    if (total := n_pairs(train)) > (n := n_pairs(chosen)):
+        log.info("reward: %d pairs of %d are drawn; reward.pairs=%d takes all", n, total, total)
+    return chosen, test
 
 
-def coded(rankings: Sequence[Ranking], stage: Stage) -> list[Group]:
+def without(
+    found: list[Ranking], held_out: list[Ranking], left: LeftOut
+) -> tuple[list[Ranking], list[Ranking]]:
+    """Return training and held-out rankings as `parts`; pairs of held-out prompts are counted."""
+    train, test = parts(found, held_out)
+    if held_out:
+        left.add("repeated", sum(len(r.order) for r in found) - sum(len(r.order) for r in train))
+    return train, test
+
+
+def coded(rankings: Sequence[Ranking], stage: Stage, left: LeftOut) -> list[Group]:
     """Return rankings as groups of ids, without what is longer than the context.
 
     ValueError when no pair is left.
@@ -211,21 +245,23 @@ def coded(rankings: Sequence[Ranking], stage: Stage) -> list[Group]:
     for ranking in rankings:
         own = [next(examples) for _ in ranking.completions]
         lengths = [len(e.prompt) + len(e.completion) for e in own]
-        order = [(i, j) for i, j in ranking.order if max(lengths[i], lengths[j]) <= context]
-        shortest = min(shortest, *(max(lengths[i], lengths[j]) for i, j in ranking.order))
+        needs = [max(lengths[i], lengths[j]) for i, j in ranking.order]
+        order = [pair for pair, need in zip(ranking.order, needs, strict=True) if need <= context]
+        shortest, left.longest = min(shortest, *needs), max(left.longest, *needs)
+        left.add("too_long", len(needs) - len(order))
         if order:
             groups.append(Group.of_order(own[0].prompt, [e.completion for e in own], order))
     if not groups:
         raise ValueError(
             f"no pair of reward.data={stage.config.reward.data} fits the context of {context}"
-            f" tokens (the shortest of {len(rankings)} prompts has {shortest:.0f}); train with a"
-            " longer data.context or give shorter completions"
+            f" tokens (the shortest of {len(rankings)} prompts has {shortest:.0f}); pretrain with a"
+            f" longer {stage.context_key} or give shorter completions"
         )
     return groups
 
 
 def sampled_groups(
-    stage: Stage, tuned: Transformer, tally: Tally
+    stage: Stage, tuned: Transformer, tally: Tally, left: LeftOut
 ) -> tuple[list[Group], list[Group]]:
     """Sample completions from the fine-tuned model and label them by the gold judge, once.
 
@@ -242,7 +278,9 @@ def sampled_groups(
         check_tokenizer(trained.folder, trained.record, stage.inputs)
         policy, folder = trained.model, shared_pairs(stage)
     train, held_out = load_pairs(stage).prompts(
-        context=stage.cell.data.context, max_new_tokens=stage.config.ppo.max_new_tokens
+        context=stage.cell.data.context,
+        max_new_tokens=stage.config.ppo.max_new_tokens,
+        left=left,
     )
     order = torch.randperm(
         len(train), generator=torch.Generator().manual_seed(block.seed + 1)
@@ -258,15 +296,21 @@ def sampled_groups(
         part = prompts[at : at + BLOCK_PROMPTS]
         path = folder / f"seed-{block.seed}" / f"{at:06}.json"
         groups += sampled(stage, policy, part, path, tally, seed=block.seed, empty=True)
-        reached = sum(len(g.pairs()) for g in groups)
+        reached = n_pairs(groups)
         progress.update(min(reached, block.pairs))
     progress.close()
     if reached < block.pairs:
         log.info(
-            "reward: %d pairs planned, %d could be made from the prompts at hand",
+            "reward: %d pairs planned, %d could be made from %d prompts, which are all;"
+            " reward.samples_per_prompt=%d makes more of each",
             block.pairs,
             reached,
+            len(prompts),
+            2 * block.samples_per_prompt,
         )
+    seen = [*groups, *test]
+    made = sum(math.comb(len(g.completions), 2) for g in seen)
+    left.add("tied", made - n_pairs(seen))
     return limited(groups, block.pairs), test
 
 
@@ -304,9 +348,10 @@ def sampled(
 
     What it cost is added to `tally`; `empty` shows some prompts the empty completion too.
     """
-    if not path.is_file():
-        write_json(path, _sample_block(stage, policy, prompts, seed=seed, empty=empty))
-    found = read_json(path)
+    found = read_sealed(path)
+    if found is None:
+        found = _sample_block(stage, policy, prompts, seed=seed, empty=empty)
+        write_sealed(path, found)
     for name, value in found["cost"].items():
         setattr(tally, name, getattr(tally, name) + value)
     return [Group(**g) for g in found["groups"]]

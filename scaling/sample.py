@@ -8,11 +8,14 @@ ends the prompt as its training did.
 
 import sys
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from conf.app import start, store
 from scaling.config import MachineConfig, check
 from scaling.device import pick_device
 from scaling.generate import generate
+from scaling.schema import Range, Seed, check_ranges
+from scaling.texts import clean
 from scaling.tokenizer import END, SEP
 from scaling.trained import Trained, open_trained, trained_folder
 
@@ -24,23 +27,22 @@ class SampleConfig:
     checkpoint: str = ""
     prompt: str = ""
     separator: bool = False
-    n: int = 1
-    max_new_tokens: int = 64
-    temperature: float = 0.8
-    seed: int = 0
+    n: Annotated[int, Range(1, 1e9)] = 1
+    max_new_tokens: Annotated[int, Range(1, 2**24)] = 64
+    temperature: Annotated[float, Range(0, 1e3, note="0 takes the likeliest")] = 0.8
+    seed: Seed = 0
     tokenizer: str = ""
     machine: MachineConfig = field(default_factory=MachineConfig)
 
     def __post_init__(self) -> None:
         """Check the numbers."""
+        check_ranges(self)
         check("checkpoint", self.checkpoint, bool(self.checkpoint), "is missing; give runs/NAME/X")
-        check("n", self.n, self.n >= 1, "must be at least 1")
-        check("temperature", self.temperature, self.temperature >= 0, "must be 0 or more")
 
 
 def complete(trained: Trained, config: SampleConfig) -> list[str]:
     """Return the completions of the prompt; what does not fit the context is cut from its left."""
-    ids = trained.tokenizer.encode(config.prompt).ids or [END]
+    ids = trained.tokenizer.encode(clean(config.prompt)).ids or [END]
     ids = [*ids, SEP] if config.separator else ids
     context = trained.model.context
     room = context - config.max_new_tokens
@@ -67,7 +69,7 @@ def main(config: SampleConfig) -> None:
     for number, text in enumerate(complete(trained, config), start=1):
         if config.n > 1:
             sys.stdout.write(f"--- {number}\n")
-        sys.stdout.write(f"{config.prompt}{text}\n")
+        sys.stdout.write(f"{clean(config.prompt)}{text}\n")
 
 
 store("sample", SampleConfig)

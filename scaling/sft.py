@@ -8,10 +8,9 @@ weights, for those who keep one base and many of them.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from scaling import checkpoint
@@ -28,6 +27,8 @@ from scaling.rows import completion_losses, forward_flops, join, pack, states
 from scaling.schema import Record
 from scaling.stage import Stage, Tally, fit, make_room, shuffled, write_record
 from scaling.step import Diverged
+from scaling.tensors import write_tensors
+from scaling.texts import LeftOut
 from scaling.tokenizer import SEP
 
 log = logging.getLogger(__name__)
@@ -40,23 +41,24 @@ BODY_SHARE = 0.5  # of the context, the longest body that is learned; longer one
 
 @dataclass(frozen=True, kw_only=True)
 class SftData:
-    """Encoded pairs; `test` prompts never occur in `train`."""
+    """Encoded pairs; `test` prompts never occur in `train`; `left` is what is not among them."""
 
     train: list[Example]
     test: list[Example]
+    left: LeftOut = field(default_factory=LeftOut)
 
     def prompts(
-        self, *, context: int, max_new_tokens: int
+        self, *, context: int, max_new_tokens: int, left: LeftOut | None = None
     ) -> tuple[list[list[int]], list[list[int]]]:
         """Return the different prompts, training and held-out, that leave room for a completion.
 
-        ValueError when either part has none.
+        The others are counted in `left`. ValueError when either part has none.
         """
         room = context - max_new_tokens
-        found = [
-            dict.fromkeys(tuple(e.prompt) for e in part if len(e.prompt) <= room)
-            for part in (self.train, self.test)
-        ]
+        known = [dict.fromkeys(tuple(e.prompt) for e in part) for part in (self.train, self.test)]
+        found = [[p for p in part if len(p) <= room] for part in known]
+        if left is not None:
+            left.add("too_long", sum(map(len, known)) - sum(map(len, found)))
         if not all(found):
             shortest = min((len(e.prompt) for e in [*self.train, *self.test]), default=0)
             raise ValueError(
@@ -64,7 +66,7 @@ class SftData:
                 f"that ppo.max_new_tokens={max_new_tokens} "
                 "leaves of the "
                 f"context of {context} (the shortest has {shortest}); "
-                "lower ppo.max_new_tokens or train with a longer data.context"
+                "lower ppo.max_new_tokens or pretrain with a longer context"
             )
         return [list(p) for p in found[0]], [list(p) for p in found[1]]
 
@@ -72,23 +74,34 @@ class SftData:
 def load_pairs(stage: Stage) -> SftData:
     """Return the pairs of `sft.data` that fit the context; ValueError where none does."""
     block, context = stage.config.sft, stage.cell.data.context
-    tokenizer, cache = stage.corpus.tokenizer, cache_folder(stage.cell)
+    tokenizer, cache, left = stage.corpus.tokenizer, cache_folder(stage.cell), LeftOut()
     one_of("sft.template", block.template, TEMPLATES)
     if block.data == "docstrings":
         train, test = corpus_pairs(stage.corpus)
         longest = round(BODY_SHARE * context)
     else:
         found, held_out = (
-            read_pairs(rows_file(name, cache), template=block.template) if name else []
+            read_pairs(rows_file(name, cache), template=block.template, name=name, left=left)
+            if name
+            else []
             for name in (block.data, block.test)
         )
-        train, test = parts(found, held_out)
+        train, test = parts(found, held_out, left=left)
         longest = context
     what = f"sft.data={block.data}"
-    return SftData(
-        train=encode(tokenizer, train, context=context, longest=longest, what=what),
-        test=encode(tokenizer, test, context=context, longest=longest, what=f"the held-out {what}"),
-    )
+    found = [
+        encode(
+            tokenizer,
+            part,
+            context=context,
+            longest=longest,
+            what=name,
+            setting=stage.context_key,
+            left=left,
+        )
+        for part, name in ((train, what), (test, f"the held-out {what}"))
+    ]
+    return SftData(train=found[0], test=found[1], left=left)
 
 
 def run_sft(stage: Stage) -> Record:
@@ -105,6 +118,8 @@ def run_sft(stage: Stage) -> Record:
             f"model.n_experts={stage.cell.model.n_experts}; set sft.method=full"
         )
     data = load_pairs(stage)
+    n = len(data.train) + len(data.test)
+    stage.tell_left_out(data.left, used=f"{n:,} pairs of sft.data={block.data} are")
     train, test = chosen(data.train, block.examples, seed=block.seed), data.test[:TEST_EXAMPLES]
     make_room(stage)
     model = stage.new_model()
@@ -132,10 +147,10 @@ def run_sft(stage: Stage) -> Record:
     try:
         fit(stage, model, tally, n_steps=len(batches), peak_lr=block.peak_lr, loss_of=loss_of)
     except Diverged as error:
-        return write_record(stage, tally, error=str(error))
+        return write_record(stage, tally, error=str(error), left=data.left)
     if adapted:
-        path = stage.folder / ADAPTERS
-        save_file(adapters(model), path, metadata={"rank": str(block.lora_rank)})
+        header = {"rank": str(block.lora_rank)}
+        write_tensors(stage.folder / ADAPTERS, adapters(model), header)
         merge_lora(model)
     after = test_loss(model, test)
     checkpoint.save(stage.folder, model=model, name="model", state={"step": tally.step})
@@ -148,7 +163,7 @@ def run_sft(stage: Stage) -> Record:
         "test_examples": len(test),
         "completion_tokens": sum(len(e.completion) for e in train),
     }
-    return write_record(stage, tally, unique_tokens=sum(lengths), metrics=metrics)
+    return write_record(stage, tally, unique_tokens=sum(lengths), metrics=metrics, left=data.left)
 
 
 @torch.no_grad()
@@ -166,6 +181,13 @@ def chosen(found: Sequence[Example], wanted: int, *, seed: int) -> list[Example]
     """Draw `wanted` examples (or all), a larger draw beginning with the smaller one."""
     if wanted > len(found):
         log.info("sft: %d examples planned, %d are at hand; all are used", wanted, len(found))
+    elif wanted < len(found):
+        log.info(
+            "sft: %d examples of %d are drawn; sft.examples=%d takes all",
+            wanted,
+            len(found),
+            len(found),
+        )
     order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()
     return [found[i] for i in order[:wanted]]
 

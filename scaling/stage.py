@@ -5,6 +5,7 @@ from. A stage whose record is done under the same identity is not run again; one
 identity starts afresh. Its weights are in model.safetensors, its curve in metrics.jsonl.
 """
 
+import logging
 import math
 import platform
 import shutil
@@ -31,16 +32,20 @@ from scaling.schema import (
     Record,
     code_version,
     now,
-    read_json,
     read_record,
     sha256_file,
     sha256_json,
     write_json,
 )
+from scaling.seals import read_inputs
 from scaling.step import Diverged
+from scaling.texts import LeftOut
+
+log = logging.getLogger(__name__)
 
 FLOOR = 0.1  # the rate's end as a share of its peak, Ouyang et al. 2022, appendix C
 WARMUP_SHARE = 0.05
+CONTEXT_STEP = 64  # tokens; a proposed context is a multiple of it
 CURVE_ROWS = 400  # at most so many rows a curve
 STALE = (
     "record.json",
@@ -92,6 +97,26 @@ class Stage:
     def before(self) -> dict[str, dict[str, Any]]:
         """Return the settings of the stages that this one starts from, pretraining left out."""
         return {n: described(getattr(self.config, n)) for n in self.sources if n != "pretrain"}
+
+    @property
+    def context_key(self) -> str:
+        """The setting of the context: a plan's, or a sweep's."""
+        planned = self.folder == root(self.config) / self.name
+        return "pretrain.context" if planned else "data.context"
+
+    def tell_left_out(self, left: LeftOut, *, used: str, **advice: str) -> None:
+        """Say in one line what of the data is not used, and why; `advice` is what mends it.
+
+        Nothing is said where all is used.
+        """
+        if left.longest:
+            room = -(-left.longest // CONTEXT_STEP) * CONTEXT_STEP
+            advice["too_long"] = (
+                f"the context has {self.cell.data.context} tokens, the longest needs"
+                f" {left.longest:,}; {self.context_key}={room} and a new pretraining hold all"
+            )
+        if left.as_dict():
+            log.info("%s: %s used; left out: %s", self.name, used, left.said(**advice))
 
     def has_gold(self) -> bool:
         """Say whether the programmatic judge can score completions: prompts are functions."""
@@ -199,8 +224,7 @@ def finished(stage: Stage) -> Record | None:
 
 def same_inputs(stage: Stage) -> bool:
     """Say whether what is in the stage's folder was made from the stage's inputs."""
-    known = stage.folder / "inputs.json"
-    return known.is_file() and read_json(known) == stage.inputs
+    return read_inputs(stage.folder) == stage.inputs
 
 
 def make_room(stage: Stage) -> None:
@@ -246,6 +270,7 @@ class Saver:
         """Continue from the checkpoint; False where there is none."""
         if not self.stage.config.resume:
             return False
+        checkpoint.set_aside_damaged(self.stage.folder)
         state = checkpoint.load(self.stage.folder, model=self.model, optimizer=self.optimizer)
         for name, value in (state or {}).items():
             setattr(self.tally, name, value)
@@ -396,8 +421,11 @@ def write_record(
     unique_tokens: int = 0,
     metrics: dict[str, float] | None = None,
     error: str | None = None,
+    left: LeftOut | None = None,
 ) -> Record:
     """Write the stage's record; with an `error` its status is `diverged`.
+
+    `left` is what of its data was left out.
 
     FLOPs are counted (forward passes, updates, sampling); `flops_6nd` is 6 N D of the tokens.
     """
@@ -448,6 +476,7 @@ def write_record(
         error=error,
         metrics={k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)},
         inputs=stage.inputs,
+        left_out=left.as_dict() if left else {},
     )
     record.write(stage.folder / "record.json")
     return record

@@ -18,9 +18,10 @@ from typing import Any
 from scaling.attempt import Held, Pulse, last_attempt
 from scaling.budget import planned
 from scaling.config import CellConfig
-from scaling.data import open_corpus
+from scaling.data import cache_folder, open_corpus
 from scaling.device import pick_device
 from scaling.failure import cell_folder, last_line, record_path, status_of, trained_at
+from scaling.pairs import rows_file
 from scaling.schema import Record, read_record, sha256_file
 from scaling.stage import finished, open_stage
 from scaling.trained import WEIGHTS, trained_folders
@@ -119,6 +120,35 @@ def resolve_policies(cells: Sequence[CellConfig]) -> None:
         cell.reward = replace(
             cell.reward, policy=str(known[named]), policy_sha256=sha256_file(weights)
         )
+
+
+def refuse_changed_files(cells: Sequence[CellConfig]) -> None:
+    """Raise ValueError for a file of rows that was changed after a cell learned from it.
+
+    A cell is known by the file's name: with other rows in it the cell would be taken for done.
+    """
+    now: dict[str, str] = {}
+    chain: dict[str, CellConfig] = {}
+    for cell in cells:
+        while cell.stage != "pretrain" and cell.run_id() not in chain:
+            chain[cell.run_id()] = cell
+            cell = cell.before() or cell.body()
+    for run_id, cell in chain.items():
+        folder = trained_at(cell)
+        known = read_record(folder / "record.json").inputs if folder else {}
+        for key in ("data", "test"):
+            name = getattr(getattr(cell, cell.stage), key, "")
+            if key not in known or not name:
+                continue
+            what = f"{cell.stage}.{key}"
+            if name not in now:
+                now[name] = sha256_file(rows_file(name, cache_folder(cell), what=what))
+            if now[name] != known[key]:
+                raise ValueError(
+                    f"{what}={name} was changed after cell {run_id} learned from it (sha256 "
+                    f"{known[key][:12]}, now {now[name][:12]}), and a cell is known by the file's "
+                    "name; give the changed file another name, or put the former one back"
+                )
 
 
 def best_policy(path: str) -> Path:

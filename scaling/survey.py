@@ -10,10 +10,12 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -30,10 +32,13 @@ from scaling.documents import (
 )
 from scaling.duplicates import Lines, groups, hash_lines, similar
 from scaling.hub import fetch
-from scaling.schema import sha256_json, write_text
+from scaling.schema import sha256_file, sha256_json, write_text
+from scaling.seals import damage, discard, is_sealed, remember, seal
+from scaling.texts import LeftOut
 from scaling.truth import texts
 
 log = logging.getLogger(__name__)
+COUNTED = ("null", "empty")  # why a row of a table is no document
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,11 @@ class Sources:
         files = [*chain.from_iterable(self.train), *self.test]
         return [(str(f), (s := f.stat()).st_size, s.st_mtime_ns) for f in files]
 
+    def tables(self) -> bool:
+        """Say whether a file holds rows."""
+        files = chain(*self.train, self.test)
+        return any(f.suffix == ".parquet" or ".jsonl" in f.name for f in files)
+
     def pieces(self) -> Iterator[Piece]:
         """Yield what is read at a time: the training parts, then the test part as part -1."""
         for part, files in [*enumerate(self.train), (-1, self.test)]:
@@ -96,10 +106,26 @@ def _made(config: DataConfig, cache: Path) -> dict[str, Any]:
     key = sha256_json({"source": config.source, "truth": vars(config.truth)})
     folder = cache / f"made-{key[:16]}"
     paths = [folder / "train.jsonl", folder / "test.jsonl"]
-    if not all(p.is_file() for p in paths):
+    lengths = config.truth.train_symbols, config.truth.test_symbols
+    if folder.is_dir():
+        if is_sealed(folder):
+            why = damage(folder)
+        else:  # of an earlier version, or cut off
+            rows = [len(json.dumps({"text": ""})) + n + 1 for n in lengths]
+            whole = [
+                p.is_file() and p.stat().st_size == n for p, n in zip(paths, rows, strict=True)
+            ]
+            why = "" if all(whole) else "a file has not its size"
+        if why:
+            discard(folder, why)
+    if not folder.is_dir():
         log.info("making the corpus (%s)", config.source)
         for path, text in zip(paths, texts(config.source, config.truth), strict=True):
             write_text(path, json.dumps({"text": text}) + "\n")
+    if not is_sealed(folder):
+        with suppress(OSError):  # a cache that is only read
+            seal(folder, [p.name for p in paths])
+            remember(folder)
     return {"train": [paths[:1]], "test": paths[1:]}
 
 
@@ -108,7 +134,8 @@ class Survey:
     """The n documents of a corpus, and the order of those that are training and test text.
 
     `dropped` counts copies of a text that is there already, `twins` near-duplicates that the split
-    keeps together, or, where the test part has its own files, test documents with one in training.
+    keeps together, or, where the test part has its own files, test documents with one in training;
+    `left` are the rows of tables that hold no text.
     """
 
     chunks: list[list[Piece]]
@@ -122,6 +149,7 @@ class Survey:
     test: np.ndarray
     dropped: int
     twins: int
+    left: LeftOut
 
     @property
     def sha256(self) -> str:
@@ -173,22 +201,33 @@ def survey(config: DataConfig, sources: Sources, scratch: Path, *, workers: int)
     paths = [scratch / f"{i:06}.npz" for i in range(len(read))]
     tasks = [(c, (sources.text_key, p)) for c, p in zip(read, paths, strict=True)]
     list(each("reading the corpus", scan, tasks, workers=workers))
-    found = [dict(np.load(p)) for p in paths]
+    found = [{k: v for k, v in np.load(p).items() if k != "lines"} for p in paths]
     names = np.concatenate([f.pop("names") for f in found]).tobytes().decode().split("\0")[:-1]
+    left = LeftOut()
+    for f in found:
+        for reason, n in zip(COUNTED, f.pop("left_out", ()), strict=False):
+            left.add(reason, int(n))
     table = {k: np.concatenate([f[k] for f in found]) for k in found[0]}
     firsts = np.cumsum([0, *(len(f["parts"]) for f in found)])
     lines = [np.load(p.with_suffix(".npy"), mmap_mode="r") for p in paths]
-    sides = divide(config, names, table, Spread(lines=lines, firsts=firsts))
+    try:
+        sides = divide(config, names, table, Spread(lines=lines, firsts=firsts))
+    except ValueError as error:
+        why = f"; left out are rows {left.said()}" if left.as_dict() else ""
+        raise ValueError(f"{error}{why}") from error
     shutil.rmtree(scratch, ignore_errors=True)
-    return Survey(chunks=read, text_key=sources.text_key, firsts=firsts, **table, **sides)
+    return Survey(
+        chunks=read, text_key=sources.text_key, firsts=firsts, left=left, **table, **sides
+    )
 
 
 def scan(chunk: list[Piece], given: tuple[str, Path]) -> None:
     """Write what is known of a chunk's documents, unless it is there: a table and their lines."""
     text_key, path = given
-    if path.is_file():
+    if _scanned(path):
         return
-    found = [d for piece in chunk for d in read_piece(piece, text_key=text_key)]
+    left = LeftOut()
+    found = [d for piece in chunk for d in read_piece(piece, text_key=text_key, left=left)]
     hashes, owners = hash_lines(d.text for d in found)
     with whole(path.with_suffix(".npy")) as stream:
         np.save(stream, np.stack([hashes, owners.astype(np.uint64)]))
@@ -201,7 +240,22 @@ def scan(chunk: list[Piece], given: tuple[str, Path]) -> None:
             parts=np.asarray([d.part for d in found], dtype=np.int32),
             n_bytes=np.asarray([len(d.text.encode()) for d in found], dtype=np.int64),
             n_chars=np.asarray([len(d.text) for d in found], dtype=np.int64),
+            lines=np.asarray(sha256_file(path.with_suffix(".npy"))),
+            left_out=np.asarray([left.counts[reason] for reason in COUNTED]),
         )
+
+
+def _scanned(path: Path) -> bool:
+    """Say whether a chunk was looked at before, and what was found is as it was written."""
+    try:
+        with np.load(path) as known:  # zip files check themselves
+            found = {k: known[k] for k in known.files}
+        return str(found.get("lines")) == sha256_file(path.with_suffix(".npy"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, EOFError, BadZipFile):
+        log.warning("%s is damaged; its part of the text is read again", path)
+        return False
 
 
 def _digest(text: str) -> list[int]:

@@ -7,6 +7,9 @@ Files are JSON lines, plain, .gz or .xz; the layout is told by the fields:
 - `context_options`, `continuation`, `gold`: one continuation after each context (WinoGrande);
 - `context`, `continuation`: one continuation to be said word for word (LAMBADA).
 
+A row without one of its texts or without a label is refused with its line: accuracy on a part of a
+benchmark compares with nothing.
+
 What is scored after what follows lm-evaluation-harness (Gao et al. 2021): a blank before each
 continuation, `Answer:` on a line of its own after a query that begins with `Question:`, sentences
 after the end of another document.
@@ -20,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from scaling.jsonl import read_rows
+from scaling.texts import is_none, label_of, shown, text_in, text_of
 
 NAMES = {
     "blimp": "blimp",
@@ -112,18 +116,22 @@ def question(row: dict[str, Any], where: str) -> Question:
     """Turn a row into a question; ValueError where its layout is none of the known ones."""
     fields = set(row)
     if {"sentence_good", "sentence_bad"} <= fields:
-        pair = (("", f" {row['sentence_good']}"), ("", f" {row['sentence_bad']}"))
-        return Question(requests=pair, gold=0, group=row.get("UID", ""))
+        good, bad = (text_in(row, key, where) for key in ("sentence_good", "sentence_bad"))
+        group = "" if is_none(row.get("UID")) else text_in(row, "UID", where)
+        return Question(requests=(("", f" {good}"), ("", f" {bad}")), gold=0, group=group)
     if {"context_options", "continuation", "gold"} <= fields:
-        said = f" {row['continuation'].lstrip()}"
-        return checked(tuple((c, said) for c in row["context_options"]), row["gold"], where)
+        said = f" {text_in(row, 'continuation', where).lstrip()}"
+        contexts = texts_in(row, "context_options", where)
+        return checked(tuple((c, said) for c in contexts), row["gold"], where)
     if {"choices", "gold"} <= fields and fields & {"query", "ctx"}:
-        asked = row["query"] if "query" in fields else row["ctx"]
+        asked = text_in(row, "query" if "query" in fields else "ctx", where)
         if asked.startswith("Question:"):
             asked = f"{asked.rstrip()}\nAnswer:"
-        return checked(tuple((asked, f" {c}") for c in row["choices"]), row["gold"], where)
+        choices = texts_in(row, "choices", where)
+        return checked(tuple((asked, f" {c}") for c in choices), row["gold"], where)
     if {"context", "continuation"} <= fields:
-        return Question(requests=((row["context"], f" {row['continuation'].lstrip()}"),), gold=0)
+        context, said = (text_in(row, key, where) for key in ("context", "continuation"))
+        return Question(requests=((context, f" {said.lstrip()}"),), gold=0)
     raise ValueError(
         f"{where} has the fields {', '.join(sorted(fields))}, of no known layout; give choices "
         "(query, choices, gold), minimal pairs (sentence_good, sentence_bad), "
@@ -131,11 +139,20 @@ def question(row: dict[str, Any], where: str) -> Question:
     )
 
 
-def checked(requests: tuple[tuple[str, str], ...], gold: int, where: str) -> Question:
+def texts_in(row: dict[str, Any], key: str, where: str) -> list[str]:
+    """Return a row's list of texts; ValueError for what is none, naming the item."""
+    value = row[key]
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: {key} is {shown(value)}, not a list of texts; mend the row")
+    return [text_of(item, f"item {at} of {key}", where) for at, item in enumerate(value, start=1)]
+
+
+def checked(requests: tuple[tuple[str, str], ...], gold: Any, where: str) -> Question:
     """Return a question whose gold index is one of its at least two requests."""
-    if len(requests) < 2 or not 0 <= gold < len(requests):
-        raise ValueError(f"{where} has {len(requests)} choices and gold={gold}; mend the row")
-    return Question(requests=requests, gold=gold)
+    label = label_of(gold, "gold", where)
+    if len(requests) < 2 or not 0 <= label < len(requests):
+        raise ValueError(f"{where} has {len(requests)} choices and gold={label}; mend the row")
+    return Question(requests=requests, gold=label)
 
 
 def with_typos(task: Task, rate: float, seed: int = 0) -> Task:

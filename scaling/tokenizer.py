@@ -52,7 +52,14 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise FileNotFoundError(
             f"no tokenizer at {path}; run the sweep that made the checkpoint, or name its cache"
         )
-    tokenizer = Tokenizer.from_file(str(path))
+    with Path(path).open("rb"):  # one that may not be read is said to be so
+        pass
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:
+        raise ValueError(
+            f"{path} is no tokenizer.json, or damaged ({error}); put a whole one there"
+        ) from error
     tokenizer.encode_special_tokens = True
     return tokenizer
 

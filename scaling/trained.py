@@ -11,7 +11,8 @@ from scaling.checkpoint import load_weights
 from scaling.config import ModelConfig, TokenizerConfig
 from scaling.data import tokens_folder
 from scaling.model import Transformer
-from scaling.schema import Record, read_as, read_record, sha256_file
+from scaling.schema import Record, listable, read_as, read_record, sha256_file
+from scaling.seals import damage, is_sealed
 from scaling.tokenizer import load_tokenizer
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ def trained_folders(path: str | Path) -> list[Path]:
     language model.
     """
     path = Path(path)
-    folder = path.parent if path.name == WEIGHTS else path
+    folder = listable(path.parent if path.name == WEIGHTS else path)
     if (folder / RECORD).is_file():
         unfit = why_not(folder)
         if unfit:
@@ -91,6 +92,11 @@ def open_trained(folder: Path, device: torch.device, *, tokenizer: str = "") -> 
     model_config = settings_of(record, folder, "model", ModelConfig)
     wanted = settings_of(record, folder, "tokenizer", TokenizerConfig)
     path = Path(tokenizer) if tokenizer else find_tokenizer(folder, record, wanted)
+    if not tokenizer and is_sealed(path.parent) and (why := damage(path.parent)):
+        raise ValueError(
+            f"the vocabulary's folder {path.parent} is damaged ({why}); run the sweep again, which "
+            "makes it anew, or set tokenizer= to a whole tokenizer.json"
+        )
     vocabulary = load_tokenizer(path)
     size = wanted.vocab_size
     known = record.inputs.get("tokenizer")

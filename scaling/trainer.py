@@ -29,7 +29,7 @@ from scaling.companions import Hold, companions, in_common
 from scaling.config import CellConfig
 from scaling.corridor import FLAG, Corridor, out_of
 from scaling.device import device_name, peak_flops, peak_memory
-from scaling.failure import cell_folder, trunk_folder
+from scaling.failure import cell_folder, last_line, trunk_folder
 from scaling.health import copy_matrices
 from scaling.heldout import Score
 from scaling.moe import summary
@@ -37,7 +37,15 @@ from scaling.optim import lr_factor, set_lr, undercooled
 from scaling.parallel import ALONE, World
 from scaling.request import HealthRequest, ScoreRequest, StepRequest, Work, alone
 from scaling.runlog import RunLog, details
-from scaling.schema import Record, code_version, now, read_curve, read_record, write_text
+from scaling.schema import (
+    Record,
+    code_version,
+    now,
+    read_curve,
+    read_record,
+    sha256_file,
+    write_text,
+)
 from scaling.step import (
     REMEDY,
     Diverged,
@@ -240,6 +248,8 @@ def load_run(
     run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint", must: bool = False
 ) -> bool:
     """Continue from a folder's checkpoint; False where there is none and there need not be one."""
+    if setting.world.first:
+        set_aside_damaged(folder, name)
     if setting.shared_out:  # every rank reads its part of the same files
         folder = Path(setting.world.share(str(folder)))
         seen = setting.world.all_of(read_run(run, folder, name))
@@ -269,18 +279,31 @@ def read_run(run: Run, folder: Path, name: str) -> bool:
     state = checkpoint.load(folder, model=run.model, optimizer=run.optimizer, name=name)
     if state is None:
         return False
-    rows = folder / ("metrics.jsonl" if name == "checkpoint" else f"{name}.jsonl")
     for key, value in state.items():
         setattr(run, key, value)
-    run.rows = [r for r in read_curve(rows) if r["step"] <= run.step]
+    run.rows = [r for r in read_curve(curve_path(folder, name)) if r["step"] <= run.step]
     return True
+
+
+def set_aside_damaged(folder: Path, name: str) -> None:
+    """Rename a checkpoint that is damaged, or whose curve is, so that training goes on without."""
+    why = ""
+    try:
+        read_curve(curve_path(folder, name))
+    except (ValueError, OSError) as error:
+        why = last_line(str(error))
+    checkpoint.set_aside_damaged(folder, name, why=why)
+
+
+def curve_path(folder: Path, name: str) -> Path:
+    """Return the file of the curve before a checkpoint."""
+    return folder / ("metrics.jsonl" if name == "checkpoint" else f"{name}.jsonl")
 
 
 def save_run(run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint") -> None:
     """Write the trunk's curve and checkpoint."""
     if setting.world.first:
-        rows = folder / ("metrics.jsonl" if name == "checkpoint" else f"{name}.jsonl")
-        write_text(rows, "".join(f"{json.dumps(r)}\n" for r in run.rows))
+        write_text(curve_path(folder, name), "".join(f"{json.dumps(r)}\n" for r in run.rows))
     save_state(run, setting, folder, name=name)
 
 
@@ -495,8 +518,12 @@ def finish(
         ended=now(),
         error=error,
         metrics=known(setting),
-        inputs={"corpus": setting.corpus.sha256},
+        inputs={
+            "corpus": setting.corpus.sha256,
+            "tokenizer": sha256_file(setting.corpus.tokenizer_path),
+        },
         flags=flags(run, cell, setting),
+        left_out=setting.corpus.meta.get("left_out", {}),
     )
     record.write(folder / "record.json")
     return record

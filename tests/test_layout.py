@@ -16,7 +16,8 @@ from scaling.config import CellConfig
 ROOT = Path(__file__).resolve().parent.parent
 # Leftwards only: a module imports from the groups before its own, or from its own group as listed.
 ORDER = [
-    "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "jsonl",
+    "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "texts",
+    "jsonl",
     "truth", "documents", "chunks", "duplicates", "hub", "survey",
     "loss", "nf4", "lora", "mlp", "moe", "data", "batches", "parallel", "model", "device", "muon",
     "optim", "checkpoint",

@@ -3,6 +3,7 @@
 The only part of `scaling` that `analysis` imports; the standard library and PyYAML, no torch.
 """
 
+from scaling.schema.atomic import replacing, sweep_temporaries, temporary_name
 from scaling.schema.evaluation import EVALUATION, Evaluation, read_evaluation
 from scaling.schema.files import (
     SNAPSHOT,
@@ -22,6 +23,19 @@ from scaling.schema.forecasts import (
     deviations,
     read_forecasts,
     scored,
+)
+from scaling.schema.process import machine_id, process_started
+from scaling.schema.ranges import (
+    FLOPS,
+    LEVEL,
+    MOST,
+    MOST_FLOPS,
+    MOST_RESAMPLES,
+    Range,
+    Seed,
+    check_ranges,
+    numeric_fields,
+    ranges_of,
 )
 from scaling.schema.reading import check_schema, read_as
 from scaling.schema.recipe import (
@@ -45,6 +59,7 @@ from scaling.schema.safety import (
     check_study,
     destination,
     finite,
+    listable,
     readable,
     refuse_code,
 )
@@ -56,19 +71,27 @@ __all__ = [
     "CONFIRMING",
     "COUNTS",
     "EVALUATION",
+    "FLOPS",
     "LEDGER",
+    "LEVEL",
     "LORA_FACTOR",
+    "MOST",
+    "MOST_FLOPS",
     "MOST_PARAMS",
+    "MOST_RESAMPLES",
     "MOST_TEXT_BYTES",
     "SCHEMA",
     "SNAPSHOT",
     "Branch",
     "Evaluation",
     "Params",
+    "Range",
     "Recipe",
     "Record",
+    "Seed",
     "Shape",
     "append_forecast",
+    "check_ranges",
     "check_schema",
     "check_size",
     "check_study",
@@ -79,7 +102,12 @@ __all__ = [
     "finite",
     "first_coefficient",
     "ladder_shape",
+    "listable",
+    "machine_id",
     "now",
+    "numeric_fields",
+    "process_started",
+    "ranges_of",
     "read_as",
     "read_curve",
     "read_evaluation",
@@ -90,9 +118,12 @@ __all__ = [
     "read_yaml",
     "readable",
     "refuse_code",
+    "replacing",
     "scored",
     "sha256_file",
     "sha256_json",
+    "sweep_temporaries",
+    "temporary_name",
     "trained",
     "tuning_lr",
     "whole_batch",

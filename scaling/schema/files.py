@@ -3,15 +3,14 @@
 import functools
 import hashlib
 import json
-import os
 import subprocess
-import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from scaling import __version__
-from scaling.schema.safety import destination, readable
+from scaling.schema.atomic import replacing
+from scaling.schema.safety import readable
 
 SNAPSHOT = "snapshot.json"  # beside the packages of a code snapshot
 
@@ -22,22 +21,9 @@ def write_text(path: str | Path, text: str) -> Path:
     A link is followed. Raises ValueError where `path` is a folder, a device or a pipe, OSError
     where it cannot be written.
     """
-    path = Path(path)
-    file = destination(path)
-    temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"cannot write {path}: {error.strerror or error}; free space or change the folder"
-        ) from error
-    return path
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
 
 
 def write_json(path: str | Path, value: Any) -> Path:
@@ -59,6 +45,8 @@ def read_json(path: str | Path) -> Any:
     file = readable(path)
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"), parse_constant=_no_number)
+    except PermissionError:
+        raise
     except OSError as error:
         raise OSError(f"cannot read {path}: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:

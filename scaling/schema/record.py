@@ -13,6 +13,7 @@ from typing import Any
 
 from scaling.schema.files import read_json, write_json
 from scaling.schema.reading import read_as
+from scaling.schema.safety import listable
 
 SCHEMA = 1
 TRAIN_AGAIN = "remove the file and train the cell again"
@@ -53,7 +54,8 @@ class Record:
 
     `flags` say what a reader of the loss should know: `undercooled` when the learning rate was
     hardly lowered before the end, `skipped_steps` when some updates were left out, `left_forecast`
-    when a final run left the band of its forecast twice in a row.
+    when a final run left the band of its forecast twice in a row. `left_out` counts what of the
+    data was not used, by reason: null, empty, too_long, tied, repeated, unscored.
     """
 
     run_id: str
@@ -90,6 +92,7 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -149,7 +152,7 @@ def read_records(folder: str | Path) -> list[Record]:
     Cells without a record (queued, running, killed) are not there yet. Raises FileNotFoundError
     for a folder that does not exist. Records of a final run (`final/<stage>`) are left out.
     """
-    folder = Path(folder)
+    folder = listable(Path(folder))
     if not folder.is_dir():
         raise FileNotFoundError(f"no study folder {folder}; run the sweep first or check the path")
     return sorted(map(read_record, folder.glob("*/record.json")), key=lambda r: r.run_id)

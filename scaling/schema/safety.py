@@ -5,7 +5,9 @@ read is a regular file of a bounded size, what is written replaces a regular fil
 or record holds values: nothing in it names a variable of the environment or is run.
 """
 
+import errno
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +73,8 @@ def readable(path: str | Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Path:
     try:
         missing = not path.exists()
         regular, size = (False, 0) if missing else (path.is_file(), path.stat().st_size)
+    except PermissionError:
+        raise
     except (OSError, ValueError) as error:  # a name that is too long, or holds a NUL
         raise FileNotFoundError(f"no file {str(path)[:LONGEST_NAME]!r} ({_why(error)})") from error
     if missing:
@@ -83,6 +87,13 @@ def readable(path: str | Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Path:
             f"{path} has {size / 2**20:,.0f} MiB; at most {most_bytes / 2**20:,.0f} are read"
         )
     return path
+
+
+def listable(folder: Path) -> Path:
+    """Return a folder; PermissionError where its files may not be listed, which `glob` hides."""
+    if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, "permission denied", str(folder))
+    return folder
 
 
 def refuse_code(values: Any, path: str | Path) -> None:

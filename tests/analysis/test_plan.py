@@ -339,7 +339,7 @@ def test_aspects_follow_chinchilla_shapes():
         ),
         (["law=besiroglu2024", "gpu_hours=3"], "needs a speed"),
         (["law=besiroglu2024", "flops_multiple=3"], "needs a study to multiply"),
-        (["law=besiroglu2024", "flops=-1"], "must be positive"),
+        (["law=besiroglu2024", "flops=-1"], "flops=-1.0 is out of range; set a number above 0"),
         (["flops=1e20"], "law is not set"),
     ],
 )

@@ -1,6 +1,7 @@
 import gzip
 import json
 import lzma
+import math
 import re
 from dataclasses import replace
 
@@ -18,6 +19,7 @@ from scaling.documents import Document, pieces, read_piece
 from scaling.heldout import clustered_error, make_test_set
 from scaling.survey import Sources, Survey
 from scaling.tokenizer import END
+from scaling.trainer import train_trunk
 
 
 def look(config: DataConfig, folder) -> Survey:
@@ -171,9 +173,9 @@ def test_a_build_that_was_cut_off_goes_on(make_cell, tmp_path, monkeypatch):
         monkeypatch.setattr(module, name, step)
     read: list[int] = []
 
-    def counted(piece, *, text_key):
+    def counted(piece, **options):
         read.append(piece.start)
-        return read_piece(piece, text_key=text_key)
+        return read_piece(piece, **options)
 
     monkeypatch.setattr(survey, "read_piece", counted)
     found = open_corpus(cell)
@@ -333,3 +335,75 @@ def test_the_parts_of_a_mixture_lie_one_after_the_other(make_cell, tmp_path):
     assert Batches.of(open_corpus(cell), cell.data, rows=8, seed=0).part_tokens == ()
     with pytest.raises(ValueError, match="each of the 2 entries"):
         DataConfig(weights=[1], **shape)
+
+
+NULLS = [None, "", " \n"]
+
+
+def with_nulls(path) -> None:
+    """Write rows of which three hold no text."""
+    said = [f"text {i} of a table, {i * i}\n" * 20 for i in range(20)] + NULLS
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": said}), path)
+    else:
+        rows = [{"text": t} for t in said[:-3]] + [{"other": 1}, {"text": math.nan}, {"text": ""}]
+        path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+@pytest.mark.parametrize(
+    ("ending", "counts"),
+    [("jsonl", {"null": 2, "empty": 1}), ("parquet", {"null": 1, "empty": 2})],
+)
+def test_rows_without_text_are_left_out_counted_and_said(
+    make_cell, tmp_path, caplog, ending, counts
+):
+    with_nulls(tmp_path / f"a.{ending}")
+    cell = make_cell()
+    cell.data = DataConfig(
+        source="files", train=[str(tmp_path / f"a.{ending}")], test_share=0.3, context=8
+    )
+    cell.machine.cache = str(tmp_path / "cache")
+    with caplog.at_level("INFO"):
+        corpus = open_corpus(cell)
+    assert corpus.meta["train_documents"] + corpus.meta["test_documents"] == 20
+    assert "corpus: rows left out: " in caplog.text
+    assert "rows left out: " in described(corpus)
+    assert open_corpus(cell).meta["left_out"] == counts  # of the cache too
+    assert train_trunk([cell])[0].left_out == counts
+
+
+@pytest.mark.parametrize(
+    ("ending", "values", "said"),
+    [
+        ("jsonl", ["a", 5], "line 2: text is the number 5, not text"),
+        ("jsonl", [None, ["a", "b"]], "line 2: text is a list, not text"),
+        ("jsonl", ["a", {"a": 1}], "line 2: text is an object, not text"),
+        ("parquet", [math.nan, 2.5], "row 2: text is the number 2.5, not text"),
+        ("parquet", [None, ["a"]], "row 2: text is a list, not text"),
+        ("parquet", [b"a"], "row 1: text is b'a', not text"),
+    ],
+)
+def test_a_row_whose_text_is_none_is_named(tmp_path, ending, values, said):
+    path = tmp_path / f"a.{ending}"
+    if ending == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"text": values}), path)
+    else:
+        path.write_text("".join(json.dumps({"text": v}) + "\n" for v in values))
+    (piece,) = pieces(path, "a")
+    with pytest.raises(ValueError, match=rf"a\.{ending}: {re.escape(said)}"):
+        list(read_piece(piece, text_key="text"))
+
+
+def test_a_table_of_nulls_says_that_it_holds_no_text(make_cell, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n' * 3)
+    cell = make_cell()
+    cell.data = DataConfig(source="files", train=[str(tmp_path / "a.jsonl")], context=8)
+    with pytest.raises(
+        ValueError, match=r"no training documents.*left out are rows 3 without text"
+    ):
+        open_corpus(cell)
+    (tmp_path / "a.jsonl").write_text('{"other": "a"}\n' * 3)
+    with pytest.raises(
+        ValueError, match=r"no text column 'text'; set data.text_key to one of other"
+    ):
+        open_corpus(cell)

@@ -177,6 +177,33 @@ def test_layouts_are_told_by_their_fields():
         ('{"query": "x", "choices": ["a"], "gold": 0}', r"line 1 has 1 choices and gold=0"),
         ('{"query": "x", "choices": ["a", "b"], "gold": 2}', r"2 choices and gold=2; mend the row"),
         ('{"query": ', r": line 1 is not JSON"),
+        ('{"query": null, "choices": ["a", "b"], "gold": 0}', r": line 1 has no query \(null"),
+        (
+            '{"query": "x", "choices": ["a", null], "gold": 0}',
+            r": line 1 has no item 2 of choices \(null",
+        ),
+        (
+            '{"query": "x", "choices": ["a", 5], "gold": 0}',
+            r"line 1: item 2 of choices is the number 5",
+        ),
+        ('{"query": "x", "choices": {"text": ["a"]}, "gold": 0}', r"line 1: choices is an object"),
+        ('{"query": "x", "choices": null, "gold": 0}', r"line 1: choices is null, not a list"),
+        ('{"query": "x", "choices": ["a", "b"], "gold": null}', r"line 1: gold is null; give the"),
+        ('{"query": "x", "choices": ["a", "b"], "gold": true}', r"line 1: gold is true; give the"),
+        (
+            '{"query": "x", "choices": ["a", "b"], "gold": 0.5}',
+            r"gold is the number 0\.5; give the",
+        ),
+        ('{"query": "x", "choices": ["a", "b"], "gold": "B"}', r"line 1: gold is 'B'; give the"),
+        ('{"query": "x", "choices": ["a", "b"], "gold": NaN}', r"gold is the number nan; give the"),
+        ('{"query": "x", "choices": ["a", "b"], "gold": "-1"}', r"2 choices and gold=-1; mend"),
+        ('{"context": "a", "continuation": null}', r": line 1 has no continuation \(null"),
+        ('{"context": ["a"], "continuation": "b"}', r"line 1: context is a list, not text"),
+        (
+            '{"context_options": "ab", "continuation": "c", "gold": 0}',
+            r"options is 'ab', not a list",
+        ),
+        ('{"sentence_good": NaN, "sentence_bad": "b"}', r": line 1 has no sentence_good \(null"),
         ("", r"has no questions"),
         (
             '{"context": "A", "continuation": "b"}\n'
@@ -305,9 +332,36 @@ def test_another_vocabulary_is_refused(make_cell, tmp_path):
         ({}, "checkpoint='' is missing"),
         ({"checkpoint": "x"}, "set one of them"),
         ({"checkpoint": "x", "tasks": ["copa"], "limit": -1}, "limit=-1"),
-        ({"checkpoint": "x", "tasks": ["copa"], "typos": 1.5}, r"must lie in \[0, 1\)"),
+        ({"checkpoint": "x", "tasks": ["copa"], "typos": 1.5}, "of at least 0 and below 1"),
     ],
 )
 def test_settings_are_checked(values, sentence):
     with pytest.raises(ValueError, match=sentence):
         EvaluateConfig(**values)
+
+
+@pytest.mark.parametrize("gold", [1, "1", 1.0])
+def test_a_label_is_a_whole_number_however_it_is_written(gold):
+    made = question({"query": "x", "choices": ["a", "b"], "gold": gold}, "f")
+    assert (made.gold, type(made.gold)) == (1, int)
+
+
+def test_half_a_character_is_scored_as_corpora_read_it(make_cell, tmp_path):
+    cell = make_cell()
+    train_trunk([cell])
+    path = tmp_path / "mine.jsonl"
+    path.write_text('\ufeff{"query": "x \\ud83d", "choices": ["a", "\\ud83d"], "gold": "0"}\n')
+    (asked,) = read_task(str(path), folder="").questions
+    assert asked.requests == (("x ?", " a"), ("x ?", " ?"))
+    evaluate.main(
+        EvaluateConfig(
+            checkpoint=str(cell_folder(cell)),
+            tasks=[str(path)],
+            prompts=["def \ud83d"],
+            max_new_tokens=2,
+            machine=MachineConfig(device="cpu"),
+        )
+    )
+    found = json.loads((cell_folder(cell) / "evaluation.json").read_text())
+    assert found["tasks"]["mine"]["n"] == 1
+    assert found["samples"][0]["prompt"] == "def ?"

@@ -8,6 +8,7 @@ import torch
 from scaling import export
 from scaling.adapters import hub_adapters, take_away
 from scaling.config import ModelConfig
+from scaling.dialogue import rendered, turns_of
 from scaling.export import ExportConfig, hub_config, hub_weights, unexportable
 from scaling.failure import cell_folder
 from scaling.lora import ALPHA, LoraLinear, adapters, add_lora, merge_lora
@@ -41,7 +42,7 @@ def test_logits_are_equal(model, tmp_path):
         for weight in ours.parameters():
             weight.add_(0.2 * torch.randn_like(weight))
     ours.eval()
-    export.save_file(hub_weights(ours), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    export.write_tensors(tmp_path / "model.safetensors", hub_weights(ours), {"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(hub_config(ours)))
     theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, output_loading_info=True
@@ -81,6 +82,12 @@ def test_a_trained_cell_is_exported_with_vocabulary_and_card(make_cell, tmp_path
     with torch.no_grad():
         found, wanted = theirs(torch.tensor([ids])).logits, ours.model(torch.tensor([ids]))
     assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+    batch = vocabulary([text, "x"], padding=True, return_tensors="pt")
+    options = {"max_new_tokens": 4, "do_sample": False}
+    alone = theirs.generate(**vocabulary("x", return_tensors="pt"), **options)[0]
+    padding = int((batch["attention_mask"][1] == 0).sum())
+    assert padding > 0
+    assert theirs.generate(**batch, **options)[1, padding:].tolist() == alone.tolist()
     card = (out / "README.md").read_text()
     assert f"{record.test_loss:.4f}" in card
     assert "| copa | 0.5000 +- 0.1000 |" in card
@@ -118,7 +125,7 @@ def test_a_study_of_several_models_is_refused_with_one_of_them(make_cell, tmp_pa
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_adapters_are_loaded_by_peft_with_the_merged_models_logits(
-    final_config, pretrained, tmp_path, method
+    final_config, pretrained, tmp_path, monkeypatch, method
 ):
     peft = pytest.importorskip("peft", reason="needs peft; install scaling-laws[dev]")
     final_config.sft.method = method
@@ -137,6 +144,11 @@ def test_adapters_are_loaded_by_peft_with_the_merged_models_logits(
         found = peft.PeftModel.from_pretrained(base, tmp_path / "out").eval()(tokens).logits
     assert (before - wanted).abs().max() > 1e-3
     assert (found - wanted).abs().max() < 2e-5 * wanted.abs().max()
+    moved = (tmp_path / "out").rename(tmp_path / "moved")
+    monkeypatch.chdir(moved)  # the base is named from within the folder
+    again = peft.AutoPeftModelForCausalLM.from_pretrained(".").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(tokens).logits, found)
 
 
 @pytest.mark.parametrize("model", ["grouped", "mup", "completep"])
@@ -198,4 +210,32 @@ def test_the_exported_chat_template_makes_the_ids_that_were_tuned_on(
     turns = [{"role": "user", "content": "count 3"}]
     text = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert ids in [e.prompt for part in vars(load_pairs(stage)).values() for e in part]
+    data = load_pairs(stage)
+    assert ids in [e.prompt for e in [*data.train, *data.test]]
+
+
+CALL = {"function": {"name": "look", "arguments": {"at": "caf\u00e9 <x>"}}, "type": "function"}
+RICH = [
+    {"role": "system", "content": " Be kind. "},
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "text", "text": "!"}]},
+    {"role": "assistant", "content": None, "tool_calls": [CALL, CALL["function"]]},
+    {"role": "tool", "content": "42\n"},
+    {"role": "assistant", "content": "I ask again.", "function_call": CALL["function"]},
+    {"role": "function", "content": "43"},
+    {"role": "assistant", "content": "It is 43.", "tool_calls": None},
+]
+
+
+def test_the_exported_template_renders_tools_parts_and_calls_as_training_does(
+    make_cell, tmp_path, monkeypatch
+):
+    cell = make_cell()
+    train_trunk([cell])
+    monkeypatch.setattr(export, "is_chat", lambda record: True)
+    export.main(ExportConfig(checkpoint=str(cell_folder(cell)), out=str(tmp_path / "out")))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    text = tokenizer.apply_chat_template(RICH, tokenize=False)
+    assert text == rendered(turns_of(RICH, "f"))
+    assert '"caf\u00e9 <x>"' in text
+    assert text.startswith("Be kind.\n\nBe brief.\n\nHuman: Hi!\n\nAssistant: {")

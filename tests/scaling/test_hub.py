@@ -87,3 +87,17 @@ def test_what_is_not_there_is_said(folder, tmp_path, name, key, sentence):
     asked = DataConfig(source="hub", train=["x"], text_key=key)
     with pytest.raises((ValueError, OSError), match=sentence):
         fetch(asked, name.format(folder), "train", tmp_path, max_bytes=0)
+
+
+def test_rows_without_text_are_counted_and_others_refused(tmp_path, make_cell):
+    path = tmp_path / "nulls"
+    path.mkdir()
+    table = pyarrow.table({"body": [*ROWS[:30], None, ""]})
+    pyarrow.parquet.write_table(table, path / "train-00000.parquet")
+    cell = make_cell()
+    cell.data = config(str(path), test_share=0.3)
+    assert open_corpus(cell).meta["left_out"] == {"null": 1, "empty": 1}
+    table = pyarrow.table({"body": [["a"], ["b"]]})
+    pyarrow.parquet.write_table(table, path / "train-00000.parquet")
+    with pytest.raises(ValueError, match=r"hub set .*nulls: row 1: body is a list, not text"):
+        fetch(cell.data, str(path), "train", tmp_path / "other", max_bytes=0)

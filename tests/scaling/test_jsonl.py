@@ -64,3 +64,20 @@ def test_a_damaged_parquet_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"a\.parquet is damaged"):
         documents(DataConfig(source="files", train=[str(path)]), tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.xz"])
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    pack = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.xz": lzma.compress}[ending]
+    path.write_bytes(pack(("\ufeff" + LINES).encode()))
+    assert list(read_rows(path)) == list(enumerate(ROWS, start=1))
+    if ending == "jsonl":
+        assert next(read_rows(path, stop=100)) == (1, ROWS[0])
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"a": ' + "1" * 5000 + "}"])
+def test_json_that_python_does_not_take_is_named(tmp_path, line):
+    (tmp_path / "a.jsonl").write_text(f"{LINES}{line}\n")
+    with pytest.raises(ValueError, match=r"a\.jsonl: line 61 is not JSON"):
+        list(read_rows(tmp_path / "a.jsonl"))

@@ -125,7 +125,7 @@ def test_fused_loss_and_gradients_equal_the_plain_ones(precision, near):
         ({"n_kv_head": 3}, "divide model.n_head"),
         ({"positions": "alibi"}, "rope, learned, sinusoidal"),
         ({"d_head": 1}, "odd"),
-        ({"n_layer": 0}, "at least 1"),
+        ({"n_layer": 0}, "out of range; set a number from 1"),
     ],
 )
 def test_impossible_shapes_are_refused_with_the_fix(changes, words):

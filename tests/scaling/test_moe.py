@@ -145,11 +145,11 @@ def test_a_batch_is_reported_without_the_router_losses_that_are_minimised():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"n_experts": 1}, "no mixture"),
+        ({"n_experts": 1}, "a number from 2 to 65536, or 0 .0 is dense"),
         ({"n_experts": 4, "top_k": 5}, "between 1 and model.n_experts=4"),
         ({"top_k": 2}, "needs experts"),
         ({"n_experts": 4, "bias": True}, r"model\.bias"),
-        ({"n_experts": 4, "n_shared_experts": -1}, "below 0"),
+        ({"n_experts": 4, "n_shared_experts": -1}, "a number from 0"),
     ],
 )
 def test_impossible_mixtures_are_refused_with_the_fix(changes, words):

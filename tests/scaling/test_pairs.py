@@ -7,6 +7,7 @@ import pytest
 
 from scaling.docstrings import corpus_pairs
 from scaling.pairs import Pair, encode, parts, read_pairs, rows_file, split
+from scaling.texts import LeftOut
 from scaling.tokenizer import END, SEP
 
 
@@ -155,3 +156,113 @@ def test_held_out_rows_of_their_own_leave_their_prompts_out_of_training():
     assert parts(rows, []) == split(rows)
     with pytest.raises(ValueError, match="every training prompt is a held-out one"):
         parts(rows[:1], rows)
+
+
+NONE = [{"output": None}, {"output": float("nan")}, {}, {"output": "b", "instruction": None}]
+
+
+def test_rows_without_a_text_are_left_out_and_counted(tmp_path):
+    rows = [{"instruction": "a", **more} for more in [{"output": "b"}, *NONE, {"output": " "}]]
+    left = LeftOut()
+    assert read_pairs(write(tmp_path / "d.jsonl", rows), left=left) == [Pair("a\n", "b")]
+    assert left.as_dict() == {"null": 4, "empty": 1}
+    with pytest.raises(
+        ValueError, match=r"none of the 5 rows .*4 without text .*the first has the"
+    ):
+        read_pairs(write(tmp_path / "d.jsonl", rows[1:]))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "completion": 5},
+        {"prompt": ["a"], "completion": "b"},
+        {"question": "a", "answer": {"text": "b"}},
+        {"instruction": "a", "input": 3, "output": "b"},
+        {"instruction": "a", "instances": [{"input": "", "output": True}]},
+        {"messages": [{"role": "user", "content": 5}, {"role": "assistant", "content": "b"}]},
+        {"messages": "a"},
+        {"messages": [{"role": ["user"], "content": "b"}]},
+    ],
+    ids=str,
+)
+def test_what_is_no_text_is_refused_with_its_line(tmp_path, row):
+    path = write(tmp_path / "d.jsonl", [{"prompt": "a", "completion": "b"}, row])
+    with pytest.raises(ValueError, match=r"d\.jsonl: line 2[:, ]"):
+        read_pairs(path)
+
+
+def test_rows_of_a_hub_set_are_named_by_the_set(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"prompt": "a", "completion": 5}])
+    with pytest.raises(ValueError, match=r"^hub:set: row 1: completion is the number 5"):
+        read_pairs(path, name="hub:set")
+
+
+CALL = {"function": {"name": "look", "arguments": "{}"}}
+CALLED = '{"name": "look", "arguments": "{}"}'
+
+
+def test_messages_of_tools_and_developers_and_contents_in_parts_are_read(tmp_path):
+    parts = [{"type": "text", "text": "Hi"}, {"type": "text", "text": " there", "image": None}]
+    row = [
+        {"role": "developer", "content": "Be kind."},
+        {"role": "user", "content": parts},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "42"},
+        {"role": "assistant", "content": "It is 42."},
+    ]
+    start = "Be kind.\n\nHuman: Hi there\n\nAssistant:"
+    assert read_pairs(write(tmp_path / "d.jsonl", [{"messages": row}])) == [
+        Pair(start, f" {CALLED}"),
+        Pair(f"{start} {CALLED}\n\nTool: 42\n\nAssistant:", " It is 42."),
+    ]
+
+
+def test_a_message_without_a_text_leaves_its_row_out_and_an_empty_answer_its_pair(tmp_path):
+    ask = {"role": "user", "content": "a"}
+    answers = ["b", None, ""]
+    rows = [{"messages": [ask, {"role": "assistant", "content": text}]} for text in answers]
+    left = LeftOut()
+    path = write(tmp_path / "d.jsonl", [*rows, {"messages": None}, {"messages": [ask]}])
+    assert read_pairs(path, left=left) == [Pair("\n\nHuman: a\n\nAssistant:", " b")]
+    assert left.as_dict() == {"null": 2, "empty": 2}
+
+
+def test_a_part_that_is_no_text_is_named_with_its_line_and_message(tmp_path):
+    image = {"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}
+    path = write(tmp_path / "d.jsonl", [{"messages": MESSAGES}, {"messages": [MESSAGES[0], image]}])
+    with pytest.raises(ValueError, match=r"line 2, message 2 has a part of type 'image_url'"):
+        read_pairs(path)
+
+
+def test_half_a_character_is_replaced_before_it_is_encoded(pretrained, tmp_path):
+    rows = [{"prompt": f"{i} \ud83d", "completion": "b \ud83d"} for i in range(2)]
+    found = read_pairs(write(tmp_path / "d.jsonl", rows))
+    assert found == [Pair(f"{i} ?", "b ?") for i in range(2)]
+    tokenizer = pretrained("sft").corpus.tokenizer
+    assert encode(tokenizer, [Pair("a \ud83d", "b")], context=96)  # of a docstring's escape
+
+
+def test_pairs_that_are_too_long_are_counted_with_what_the_longest_needs(pretrained):
+    left, pairs = LeftOut(), [Pair("a", "b"), Pair("a" * 40, "b c d e f" * 40)]
+    tokenizer = pretrained("sft").corpus.tokenizer
+    assert len(encode(tokenizer, pairs, context=96, left=left)) == 1
+    assert left.as_dict() == {"too_long": 1}
+    assert left.longest > 96
+    halves = LeftOut()
+    encode(tokenizer, [*pairs, Pair("a", "b d" * 14)], context=96, longest=20, left=halves)
+    assert halves.counts["too_long"] == 2
+
+
+def test_training_rows_with_a_held_out_prompt_are_counted():
+    left = LeftOut()
+    parts([Pair(f"p{i}", "x") for i in range(10)], [Pair("p3", "y")], left=left)
+    assert left.as_dict() == {"repeated": 1}
+
+
+def test_parquet_is_answered_with_what_reads_it(tmp_path):
+    (tmp_path / "d.parquet").write_bytes(b"PAR1")
+    with pytest.raises(
+        ValueError, match=r"sft\.data=.*d\.parquet is Parquet.*sft\.data=hub:FOLDER"
+    ):
+        rows_file(str(tmp_path / "d.parquet"), tmp_path, what="sft.data")

@@ -279,7 +279,7 @@ def test_the_other_ranks_hold_a_cell_where_the_first_does(tmp_path):
 
 
 def test_ranks_without_a_gpu_each_or_started_twice_are_refused(monkeypatch):
-    with pytest.raises(ValueError, match=r"machine\.ranks=0 must be 1"):
+    with pytest.raises(ValueError, match=r"machine\.ranks=0 is out of range; set a number from 1"):
         MachineConfig(ranks=0)
     cell = CellConfig(machine=MachineConfig(ranks=2), budget=BudgetConfig(n_tokens=1000))
     with pytest.raises(ValueError, match="leave it out under torchrun or srun"):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from scaling.rankings import Ranking, read_rankings
+from scaling.texts import LeftOut
 
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
 ASK = [{"role": "user", "content": "Hi"}]
@@ -104,3 +105,64 @@ def test_real_preferences_are_read(shared, name, least):
     assert sum(len(r.order) for r in found) >= least
     if name.startswith("hh"):
         assert all(r.prompt.endswith("\n\nAssistant:") for r in found[:100])
+
+
+RANKED = {"prompt": "p", "completions": ["a", "b", "c"]}
+
+
+@pytest.mark.parametrize("none", [None, float("nan")])
+def test_a_completion_without_a_score_makes_no_pair(tmp_path, none):
+    left = LeftOut()
+    assert read(tmp_path, {**RANKED, "scores": [5, 1, none]}, left=left) == [
+        Ranking("p", ["a", "b"], [(0, 1)])
+    ]
+    assert left.as_dict() == {"unscored": 1}
+
+
+def test_scores_in_each_may_be_missing_and_a_row_without_any_makes_no_pair(tmp_path):
+    each = [{"text": "a", "score": 2}, {"text": "b", "score": 1}, {"text": "c"}, {"score": 3}]
+    left = LeftOut()
+    rows = [{"prompt": "p", "completions": each}, {**RANKED, "prompt": "q"}]
+    rows += [{**RANKED, "scores": None}]
+    assert read(tmp_path, *rows, left=left) == [Ranking("p", ["a", "b"], [(0, 1)])]
+    assert left.as_dict() == {"null": 1, "unscored": 1 + 3 + 3}
+
+
+@pytest.mark.parametrize("score", ["N/A", float("inf"), True, [1]])
+def test_a_score_that_is_no_number_is_named_with_its_line(tmp_path, score):
+    with pytest.raises(ValueError, match=r"d\.jsonl: line 2: item 3 of scores is .* finite number"):
+        read(tmp_path, PAIR, {**RANKED, "scores": [5, 1, score]})
+
+
+def test_what_makes_no_pair_is_counted(tmp_path):
+    left = LeftOut()
+    rows = [
+        PAIR,
+        PAIR,
+        {**PAIR, "rejected": "a"},
+        {**PAIR, "rejected": " "},
+        {**PAIR, "chosen": None},
+        {"prompt": None, "chosen": "a", "rejected": "b"},
+        {"prompt": "p", "chosen": "a"},
+        {**RANKED, "prompt": "q", "scores": [1, 1, 0]},
+        {"prompt": "r", "completions": ["a"], "scores": [1]},
+        {"chosen": ASK + answer("x"), "rejected": ASK + answer("")},
+    ]
+    read(tmp_path, *rows, left=left)
+    assert left.as_dict() == {"null": 4, "empty": 2, "tied": 2, "repeated": 1}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "chosen": ["a"], "rejected": "b"},
+        {"prompt": 4, "chosen": "a", "rejected": "b"},
+        {"prompt": "p", "completions": ["a", 5], "scores": [1, 2]},
+        {"prompt": "p", "completions": "ab", "scores": [1, 2]},
+        {"prompt": "p", "completions": ["a", "b"], "scores": 3},
+    ],
+    ids=str,
+)
+def test_what_is_no_text_is_refused_with_its_line(tmp_path, row):
+    with pytest.raises(ValueError, match=r"d\.jsonl: line 2[: ]"):
+        read(tmp_path, PAIR, row)

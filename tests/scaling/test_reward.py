@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -214,5 +215,45 @@ def test_too_few_pairs_are_refused(final_config, pretrained, tmp_path):
     rows = [{"prompt": f"say {i}", "chosen": "yes", "rejected": "no"} for i in range(10)]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     final_config.reward.data = str(path)
-    with pytest.raises(ValueError, match="fewer than 8 pairs"):
+    with pytest.raises(ValueError, match="fewer than 8 pairs; give more prompts"):
         run_reward(pretrained("reward"))
+    rows = [{"prompt": f"say {i}", "chosen": "yes", "rejected": "no"} for i in range(300)]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    final_config.reward.pairs = 4
+    with pytest.raises(ValueError, match=r"fewer than 8 pairs; set reward\.pairs=8 or more"):
+        run_reward(pretrained("reward"))
+
+
+def test_completions_without_a_score_teach_nothing_and_are_counted(
+    final_config, pretrained, tmp_path, caplog
+):
+    run_sft(pretrained("sft"))
+    path = tmp_path / "ranked.jsonl"
+    unscored = {"completions": ["good", "bad", "?"], "scores": [5, 1, math.nan]}
+    rows = [{"prompt": f"say {i}", **unscored} for i in range(150)]
+    rows += [{"prompt": "long", "chosen": "yes " * 200, "rejected": "no"}]
+    rows += [{"prompt": "tie", "chosen": "yes", "rejected": "yes"}]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    final_config.reward.data = str(path)
+    with caplog.at_level("INFO"):
+        record = run_reward(pretrained("reward"))
+    assert record.left_out == {"too_long": 1, "tied": 1, "unscored": 150}
+    assert record.metrics["pairs"] == 48
+    (line,) = [m for m in caplog.messages if "left out" in m]
+    assert "150 without a score" in line
+    (drawn,) = [m for m in caplog.messages if "are drawn" in m]
+    assert re.search(r"48 pairs of \d+ are drawn; reward\.pairs=\d+ takes all", drawn)
+    train, test = file_groups(pretrained("reward"))
+    assert {len(g.completions) for g in [*train, *test]} == {2}
+
+
+def test_sampled_pairs_that_are_ties_are_counted_with_what_makes_more(
+    final_config, pretrained, caplog
+):
+    run_sft(pretrained("sft"))
+    final_config.reward.pairs = 5000
+    with caplog.at_level("INFO"):
+        record = run_reward(pretrained("reward"))
+    assert record.left_out["tied"] > 0
+    assert "reward.samples_per_prompt=6 samples more" in caplog.text
+    assert re.search(r"5000 pairs planned, \d+ could be made from \d+ prompts", caplog.text)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from analysis.laws import Law
-from analysis.uncertainty import MOST_DRAWS
 from scaling import jsonl, launch, slurm, snapshot
 from scaling.config import BudgetConfig, CellConfig, FinalConfig, ModelConfig, rung
 from scaling.final import load_plan
 from scaling.room import check_room, host_bytes
 from scaling.schema import (
+    MOST_RESAMPLES,
     check_study,
     destination,
     ladder_shape,
@@ -225,11 +225,12 @@ def law(**values: object) -> Law:
 def test_a_law_holds_no_more_draws_than_a_page_can(tmp_path):
     path = law(draws=np.ones((3, 5))).write(tmp_path / "law.json")
     values = json.loads(path.read_text())
-    path.write_text(json.dumps(values | {"draws": [[1.0] * 5] * (MOST_DRAWS + 1)}))
+    path.write_text(json.dumps(values | {"draws": [[1.0] * 5] * (MOST_RESAMPLES + 1)}))
     with pytest.raises(ValueError, match="at most 20,000 are read"):
         Law.read(path)
-    with pytest.raises(ValueError, match="draws of shape"):
-        law(draws=np.ones((3, 4)))
+    path.write_text(json.dumps(values | {"draws": [[1.0] * 4]}))
+    with pytest.raises(ValueError, match="draws are no rows of 5 numbers"):
+        Law.read(path)
 
 
 def test_shapes_end(tmp_path):

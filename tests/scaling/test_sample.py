@@ -21,6 +21,8 @@ def test_completions_are_printed_after_their_prompt(make_cell, capsys):
     assert capsys.readouterr().out == first  # the seed's
     sample.main(SampleConfig(checkpoint=folder, prompt="x" * 900, max_new_tokens=6, n=1))
     assert capsys.readouterr().out.startswith("x" * 900)  # longer than the context
+    sample.main(SampleConfig(checkpoint=folder, prompt="a \ud83d", max_new_tokens=4, n=1))
+    assert capsys.readouterr().out.startswith("a ?")  # half a character
     sample.main(SampleConfig(checkpoint=folder, max_new_tokens=4, separator=True))
     assert capsys.readouterr().out
     with pytest.raises(ValueError, match=r"max_new_tokens=40 must lie between 1 and 31: the"):
@@ -32,7 +34,7 @@ def test_completions_are_printed_after_their_prompt(make_cell, capsys):
     [
         ({}, "checkpoint=''"),
         ({"checkpoint": "x", "n": 0}, "n=0"),
-        ({"checkpoint": "x", "temperature": -1}, "must be 0 or more"),
+        ({"checkpoint": "x", "temperature": -1}, "a number from 0"),
     ],
 )
 def test_settings_are_checked(values, sentence):

@@ -1,6 +1,7 @@
 """Fine-tuning: what the loss sees, full and LoRA, resumption, errors."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,10 @@ from torch.nn import functional as F
 from scaling import checkpoint
 from scaling.config import ModelConfig, described
 from scaling.pairs import Example
-from scaling.schema import read_curve
-from scaling.sft import chosen, run_sft, sft_loss
+from scaling.schema import Record, read_curve, read_json, read_record
+from scaling.sft import SftData, chosen, load_pairs, run_sft, sft_loss
 from scaling.stage import finished, shuffled
+from scaling.texts import LeftOut
 
 
 def test_the_loss_sees_completions_alone(pretrained):
@@ -165,3 +167,47 @@ def test_adapters_of_stacked_experts_are_refused_and_full_tuning_is_not(final_co
     loss, _, flops = sft_loss(mixture.new_model(), [Example([5, 6, 2], [8, 9, 0])])
     loss.backward()
     assert flops > 0
+
+
+def test_what_is_left_out_is_said_in_one_line_and_stands_in_the_record(
+    final_config, pretrained, tmp_path, caplog
+):
+    rows = [{"prompt": f"count {i}", "completion": f"it is {i}"} for i in range(40)]
+    rows += [{"prompt": f"p {i}", "completion": None} for i in range(20)]
+    rows += [{"prompt": "long", "completion": "words and more " * 90}] * 3 + [{"prompt": "a"}]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    final_config.sft.data = str(path)
+    with caplog.at_level("INFO"):
+        record = run_sft(pretrained("sft"))
+    wanted = {"null": 21, "too_long": 3}
+    assert record.left_out == wanted
+    path = pretrained("sft").folder / "record.json"
+    assert read_record(path).left_out == wanted
+    older = read_json(path)
+    del older["left_out"]  # which records of earlier versions do not have
+    assert Record.from_dict(older).left_out == {}
+    (line,) = [m for m in caplog.messages if "left out" in m]
+    assert "40 pairs of sft.data=" in line
+    assert "21 without text (null or missing), 3 too long (the context has 96 tokens" in line
+    hint = re.search(r"pretrain\.context=(\d+) ", line)  # a setting of the plan's command
+    assert hint
+    stage = pretrained("sft")
+    wide = replace(stage.cell, data=replace(stage.cell.data, context=int(hint[1])))
+    assert load_pairs(replace(stage, cell=wide)).left.as_dict() == {"null": 21}
+    elsewhere = replace(stage, folder=tmp_path / "cell")
+    assert elsewhere.context_key == "data.context"  # of a sweep
+
+
+def test_drawing_some_examples_of_many_is_said(caplog):
+    with caplog.at_level("INFO"):
+        chosen([Example([i], [0]) for i in range(50)], 30, seed=1)
+    assert "30 examples of 50 are drawn; sft.examples=50 takes all" in caplog.text
+
+
+def test_prompts_that_leave_no_room_are_counted():
+    data = SftData(train=[Example([5] * n, [0]) for n in (3, 9, 9, 10)], test=[Example([5], [0])])
+    left = LeftOut()
+    found = data.prompts(context=12, max_new_tokens=4, left=left)
+    assert [len(p) for part in found for p in part] == [3, 1]
+    assert left.as_dict() == {"too_long": 2}  # different ones

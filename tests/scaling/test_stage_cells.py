@@ -1,5 +1,6 @@
 """Stages as cells of a sweep: what they start from, what they are, what they leave behind."""
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -12,7 +13,12 @@ from scaling.budget import planned, resolve, workload
 from scaling.config import BudgetConfig, CellConfig, PpoPlan, RewardPlan, SftPlan
 from scaling.failure import cell_folder, record_path, status_of, trained_at
 from scaling.schema import read_json, read_record
-from scaling.stage_cells import best_policy, resolve_policies, train_stages
+from scaling.stage_cells import (
+    best_policy,
+    refuse_changed_files,
+    resolve_policies,
+    train_stages,
+)
 from scaling.together import train_together
 from scaling.trainer import train_trunk
 from scaling.work import Work, parcels, tasks_of
@@ -190,3 +196,19 @@ def test_every_stage_has_a_cost(cell):
 def test_several_ranks_are_refused_to_a_stage(cell):
     with pytest.raises(ValueError, match="stage=sft is trained by one process; start it without"):
         train_together(cell)
+
+
+def test_rows_that_were_changed_after_a_cell_learned_from_them_are_refused(cell, tmp_path):
+    rows, path = (
+        [{"prompt": f"p{i}", "completion": f"c{i}"} for i in range(40)],
+        tmp_path / "a.jsonl",
+    )
+    path.write_text("".join(f"{json.dumps(r)}\n" for r in rows))
+    cell = replace(cell, sft=replace(cell.sft, data=str(path)))
+    refuse_changed_files([cell])  # nothing has learned from it
+    train(cell)
+    refuse_changed_files([cell, replace(cell, stage="ppo")])
+    path.write_text(path.read_text().replace("c7", "other"))
+    for asked in (cell, replace(cell, stage="ppo")):
+        with pytest.raises(ValueError, match=rf"sft\.data=.*after cell {cell.run_id()} learned"):
+            refuse_changed_files([asked])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaling import checkpoint
+from scaling import checkpoint, tensors
 from scaling import step as stepping
 from scaling.attempt import Pulse, Stopped
 from scaling.budget import resolve
@@ -165,7 +165,7 @@ def test_a_failing_write_leaves_the_former_checkpoint(make_cell, tmp_path, monke
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(OSError, match="free space"):
         checkpoint.save(tmp_path, model=run.model, state={"step": 2})
     assert checkpoint.load(tmp_path, model=run.model) == {"step": 1}

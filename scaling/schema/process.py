@@ -1,0 +1,30 @@
+"""Which machine this is, and whether a process that a file names still lives."""
+
+import functools
+import os
+import socket
+from pathlib import Path
+
+
+@functools.cache
+def machine_id() -> str:
+    """Name this boot of this kernel and its process namespace; empty where that is unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{socket.gethostname()}-{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:
+        return ""
+
+
+def process_started(pid: int) -> int | None:
+    """Return a process' start in clock ticks since boot; None when it is gone or a zombie."""
+    try:
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else int(rest[18])
+
+
+def own_process() -> tuple[int, int]:
+    """Return this process' number and start; a forked child has its own."""
+    return os.getpid(), process_started(os.getpid()) or 0

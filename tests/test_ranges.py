@@ -1,0 +1,126 @@
+"""Every numeric setting has a range, and what lies outside it is refused before anything starts."""
+
+import dataclasses
+import importlib
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+from hydra.core.config_store import ConfigStore
+
+from conf.app import leaves
+from scaling.config import CellConfig, EvalConfig, ModelConfig
+from scaling.launch import run_cells
+from scaling.schema import Range, check_ranges, numeric_fields, ranges_of
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = sorted(p.stem for p in (ROOT / "conf").glob("*.yaml") if p.stem != "common")
+
+
+def schema_of(command: str) -> type:
+    """Return the config of a command, as its module registers it."""
+    room = "scaling" if (ROOT / "scaling" / f"{command}.py").is_file() else "analysis"
+    importlib.import_module(f"{room}.{command}")
+    node = ConfigStore.instance().load(f"schema_{command}.yaml").node
+    return node._metadata.object_type
+
+
+def configs(root: type) -> set[type]:
+    """Return a config and those within it."""
+    found = {root}
+    for field in dataclasses.fields(root):
+        for kind in (field.type, field.default_factory):
+            if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+                found |= configs(kind)
+    return found | ({ModelConfig} if root is CellConfig else set())
+
+
+ALL = sorted({c for name in COMMANDS for c in configs(schema_of(name))}, key=lambda c: c.__name__)
+
+
+def test_the_configs_of_all_commands_are_looked_at():
+    assert {"CellConfig", "PpoPlan", "PlanConfig", "FitConfig"} <= {c.__name__ for c in ALL}
+    assert "model.n_layer" in leaves(CellConfig)
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda c: c.__name__)
+def test_every_numeric_field_has_a_range(config):
+    assert not set(numeric_fields(config)) - set(ranges_of(config))
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda c: c.__name__)
+def test_every_config_refuses_a_number_outside_the_range_of_each_field(config):
+    for name, limit in ranges_of(config).items():
+        for value in (limit.least - 1, limit.most * 2 + 1, math.nan, math.inf, -math.inf, "x"):
+            if limit.holds(value):
+                continue
+            given = object.__new__(config)
+            for field in dataclasses.fields(config):
+                made = field.default_factory
+                default = field.default if made is dataclasses.MISSING else made()
+                setattr(given, field.name, default)
+            held = getattr(given, name)
+            kept = {list: [value], dict: {"E": value}}.get(type(held), value)
+            setattr(given, name, kept)
+            with pytest.raises(ValueError, match=rf"{name}=.* is out of range; set "):
+                given.__post_init__()
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda c: c.__name__)
+def test_every_default_lies_in_its_range(config):
+    for field in dataclasses.fields(config):
+        limit = ranges_of(config).get(field.name)
+        if limit and isinstance(field.default, int | float):
+            assert limit.holds(field.default), field.name
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (Range(0, 1), "a number from 0 to 1"),
+        (Range(0, 1, below=True), "a number of at least 0 and below 1"),
+        (Range(0, 1, above=True), "a number above 0 and at most 1"),
+        (Range(1, 9, above=True, also=(0,), note="0 is off"), "and at most 9, or 0 (0 is off)"),
+        (Range(24, 24), "24"),
+    ],
+)
+def test_a_range_says_what_is_legal(limit, words):
+    assert str(limit).endswith(words)
+
+
+def test_a_list_is_refused_for_one_number_in_it():
+    @dataclasses.dataclass
+    class Shares:
+        weights: list[Annotated[float, Range(0, 1, above=True)]]
+
+    with pytest.raises(ValueError, match=r"a\.weights=\[0\.5, -2\.0\] holds -2\.0, which is out"):
+        check_ranges(Shares([0.5, -2.0]), "a")
+
+
+def test_a_setting_that_nothing_reads_keeps_its_value_and_so_the_ids():
+    assert EvalConfig().curve_points == 24
+    with pytest.raises(ValueError, match=r"eval\.curve_points=12 .*set 24 \(nothing reads it"):
+        EvalConfig(curve_points=12)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("timeout_min", 0), ("workers", -1), ("mem_gb", "lots"), ("poll_seconds", math.nan)],
+)
+def test_a_launcher_refuses_numbers_out_of_range_before_anything_is_submitted(option, value):
+    with pytest.raises(ValueError, match=rf"hydra\.launcher\.{option}=.* is out of range; set"):
+        run_cells([], where="slurm", **{option: value})
+
+
+def test_a_sweep_refuses_one_bad_cell_before_any_job_starts(tmp_path):
+    arguments = ["-m", "model=m4k", "budget.n_tokens=1e5", "optim.peak_lr=0.01,-1", "~sweeps"]
+    command = [sys.executable, "-m", "scaling.sweep", *arguments, f"runs={tmp_path / 'runs'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: optim.peak_lr=-1.0 is out of range; set "
+    )
+    assert not (tmp_path / "runs").exists()
