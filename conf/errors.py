@@ -39,8 +39,8 @@ REFERS = (
     UnsupportedInterpolationType,
 )
 FIXES = {
-    errno.EACCES: "ask for the right to it (chmod), or name another place",
-    errno.EPERM: "ask for the right to it (chmod), or name another place",
+    errno.EACCES: "ask its owner for it (chmod), or name another",
+    errno.EPERM: "ask its owner for it (chmod), or name another",
     errno.EROFS: "name another place",
     errno.ENOSPC: "free space, or name another disk",
     errno.EDQUOT: "free space, or name another disk",
@@ -105,9 +105,8 @@ def origin(error: BaseException) -> TracebackType | None:
 def of_system(error: OSError) -> str:
     """Say what the operating system refused, and what to do about it."""
     why = error.strerror or flat(str(error)) or type(error).__name__
-    name = f"{error.filename}: " if error.filename else ""
-    fix = FIXES.get(error.errno or 0)
-    return f"{name}{why}" + (f"; {fix}" if fix else f"; {FULL}")
+    name = f": {error.filename}" if error.filename else ""
+    return f"{why[0].lower()}{why[1:]}{name}; {FIXES.get(error.errno or 0, FULL)}"
 
 
 # --- Hydra and OmegaConf ------------------------------------------------------------------------

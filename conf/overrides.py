@@ -83,6 +83,8 @@ def readable(argument: str, known: dict[str, Any], schema: type, multirun: bool)
     key = name.lstrip("+").partition("@")[0]
     kind = known.get(key)
     parent = key.rpartition(".")[0]
+    if parent in known and not inside(key, known) and plain(known[parent]) is not Any:
+        raise ValueError(f"unknown key {key!r}: {parent} is one value; write {parent}=VALUE")
     added = name.startswith("+") and any(k.startswith(f"{parent}.") for k in known)
     if key not in known and (added or not parsed(f"{name}=x")):
         raise ValueError(f"unknown key {key!r}{nearest(key, schema)}")
