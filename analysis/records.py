@@ -11,6 +11,7 @@ update at which held-out prompts were scored, not one where it ended. Every mist
 """
 
 import difflib
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ from scaling.schema import (
     readable,
     sha256_file,
 )
+
+log = logging.getLogger(__name__)
 
 NEEDED = ("params", "tokens", "loss")
 ALWAYS_CHECKED = (
@@ -187,10 +190,9 @@ def _study(
     if not paths:
         raise ValueError(f"{folder} holds no record.json; run the sweep first or check the path")
     kept: list[dict[str, Any]] = []
-    dropped: list[dict[str, str]] = []
+    records, dropped = _readable(paths)
     least: set[float | None] = set()
-    for path in paths:
-        record = read_record(path)
+    for path, record in records.items():
         why = _why_not(record, stage)
         if why:
             dropped.append({"run": record.run_id, "why": why})
@@ -199,7 +201,7 @@ def _study(
             least.add(record.metrics.get("bayes_loss"))
     if not kept:
         whys = sorted({d["why"] for d in dropped})
-        others = sorted({r.stage for r in map(read_record, paths)} - {stage})
+        others = sorted({r.stage for r in records.values()} - {stage})
         if others and all(w.startswith("stage is") for w in whys):
             raise ValueError(
                 f"{folder} has {len(dropped)} records of stage {' and '.join(others)}, none of"
@@ -225,6 +227,18 @@ def _study(
         table = table.drop(columns="trunk")  # rows are resampled, what their models share is not
         inputs["bodies"] = n
     return table, dropped, inputs
+
+
+def _readable(paths: list[Path]) -> tuple[dict[Path, Record], list[dict[str, str]]]:
+    """Read records; return those that cannot be read as dropped, which is said."""
+    found, damaged = {}, []
+    for path in paths:
+        try:
+            found[path] = read_record(path)
+        except ValueError as error:
+            log.warning("left out: %s", error)
+            damaged.append({"run": path.parent.name, "why": f"its record cannot be read: {error}"})
+    return found, damaged
 
 
 def _confirmed(

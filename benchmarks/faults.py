@@ -1,12 +1,14 @@
-"""Disturb a sweep on SLURM at random and compare what it leaves with an undisturbed one.
+"""Disturb a sweep at random and compare what it leaves with an undisturbed one.
 
     python benchmarks/faults.py [--cells 40] [--events 50] [--seed 0] [--only kill_cell,preempt]
+    python benchmarks/faults.py --local          no SLURM and no root: the faults that need neither
 
 Needs root and the SLURM of ../shared/slurm/cluster (start it; SCALING_SHARED says where else).
 The study lies on a small tmpfs, which events fill up; the same sweep command is run again whenever
-it ends, until every cell is done. Prints each event, then how many records were lost, duplicated or
-unequal to those of the same study trained undisturbed on this machine; if any was, exit status 1
-and the folders of both studies, which are kept and named.
+it ends, until every cell is done. A second study, whose test losses are no numbers, is left alone.
+Prints each event, then how many records were lost, duplicated or unequal to those of the same study
+trained undisturbed on this machine, and how many cells were tried without end; if any was, exit
+status 1 and the folders of both studies, which are kept and named.
 """
 
 import argparse
@@ -27,8 +29,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scaling.attempt import Attempt, attempts, last_attempt  # noqa: E402
-from scaling.schema import read_curve, read_record  # noqa: E402
+from scaling.attempt import Attempt, Held, Holder, Lease, Pulse, attempts, last_attempt  # noqa: E402
+from scaling.ledger import ledger_path  # noqa: E402
+from scaling.schema import find_record, read_curve, read_record  # noqa: E402
 
 CLUSTER = Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared")) / "slurm/cluster"
 SLURM_ROOT = Path(os.environ.get("SLURM_LOCAL_ROOT", "/var/lib/scaling-slurm"))
@@ -39,6 +42,9 @@ TIMES = {
 PLACES = ("runs", "machine", "log", "grid", "dry_run", "detach", "retry", "cells_per_job")
 FULL_SECONDS, BLOCKED_SECONDS, DOWN_SECONDS, URGENT_SECONDS = 5.0, 5.0, 4.0, 3
 GAP_SECONDS = (0.5, 3.0)  # between two events
+NAN_SECONDS = 300  # that the cells without numbers may take: some hundred times what they do
+STOPPED_SECONDS = 3  # that a worker is stopped before its sweep ends it
+NAN = ["optim.peak_lr=1e30", "optim.clip=0", "optim.max_skipped=1000000"]
 
 
 def grid(n_cells: int, folder: Path) -> list[str]:
@@ -78,6 +84,7 @@ class Faults:
     def __init__(self, study: Path, seed: int) -> None:
         self.study, self.random = study, random.Random(seed)
         self.front: subprocess.Popen | None = None
+        self.again: Counter[str] = Counter()  # cells that must be trained again, and how often
 
     def running(self) -> list[Attempt]:
         """Return the attempts whose process lives now."""
@@ -173,10 +180,98 @@ class Faults:
         return True
 
 
-EVENTS = (
-    "kill_cell", "terminate_cell", "kill_job", "kill_launcher", "kill_slurmd", "preempt",
-    "fill_disk", "block_wandb",
-)  # fmt: skip
+def stop_cell(faults: Faults) -> bool:
+    """SIGSTOP a cell, for good."""
+    return faults.signal_cell(signal.SIGSTOP)
+
+
+def damage_record(faults: Faults) -> bool:
+    """Cut the record of a cell that is done."""
+    found = [p for p in faults.study.glob("[!.]*/record.json") if find_record(p)]
+    done = [p for p in found if read_record(p).status == "done"]
+    if not done:
+        return False
+    path = faults.random.choice(done)
+    faults.again[path.parent.name] += 1
+    return spoil(faults, path)
+
+
+def damage_attempt(faults: Faults) -> bool:
+    """Cut or empty the last attempt of a cell that nobody trains, as a crash of its machine did."""
+    cells = [p.parent for p in faults.study.glob("[!.]*/attempts")]
+    ended = [p for p in cells if (a := last_attempt(p)) and a.ended and a.outcome != "damaged"]
+    if not ended:
+        return False
+    folder = faults.random.choice(ended)
+    last = last_attempt(folder)
+    assert last
+    path = folder / f"attempts/{last.attempt:04}.json"
+    spoil(faults, path)
+    then = time.time() - 60
+    os.utime(path, (then, then))
+    return True
+
+
+def damage_jobs(faults: Faults) -> bool:
+    """Append lines to the list of jobs that are none."""
+    if not ledger_path(faults.study).is_file():
+        return False
+    with ledger_path(faults.study).open("a") as stream:
+        stream.write(faults.random.choice(["17\n", '{"job": 3}\n', '{"job": "1", "wh\n']))
+    return True
+
+
+def damage_curve(faults: Faults) -> bool:
+    """Cut a line in the middle of a curve that a checkpoint counts on."""
+    return damage_state(faults, "metrics.jsonl")
+
+
+def damage_checkpoint(faults: Faults) -> bool:
+    """Cut a checkpoint."""
+    return damage_state(faults, "checkpoint.safetensors")
+
+
+def damage_state(faults: Faults, name: str) -> bool:
+    """Damage a file of a trunk, or of a cell that is not done, while nobody trains it."""
+    places = [*faults.study.glob(".trunks/*"), *faults.study.glob("[!.]*")]
+    undone = [p for p in places if (p / name).is_file() and not (p / "record.json").is_file()]
+    faults.random.shuffle(undone)
+    for folder in undone:
+        me = Holder.here(round="fault", job="fault")
+        with contextlib.suppress(Held), Lease(folder, me, Pulse()) as lease:
+            lease.outcome, lease.final = "stopped", False
+            return spoil(faults, folder / name)
+    return False
+
+
+def spoil(faults: Faults, path: Path) -> bool:
+    """Leave the first half of a file, or nothing, or what is no content of it."""
+    whole = path.read_bytes()
+    half = whole[: len(whole) // 2]
+    path.write_bytes(faults.random.choice([half, b"", b"\xff\xfe?\n" + half + b"?\n" + whole]))
+    return True
+
+
+Fault = Callable[[Faults], bool]
+LOCAL: dict[str, Fault] = {
+    "kill_cell": Faults.kill_cell,
+    "terminate_cell": Faults.terminate_cell,
+    "kill_launcher": Faults.kill_launcher,
+    "stop_cell": stop_cell,
+    "damage_record": damage_record,
+    "damage_attempt": damage_attempt,
+    "damage_jobs": damage_jobs,
+    "damage_curve": damage_curve,
+    "damage_checkpoint": damage_checkpoint,
+}
+EVENTS: dict[str, Fault] = {
+    **LOCAL,
+    "kill_job": Faults.kill_job,
+    "kill_slurmd": Faults.kill_slurmd,
+    "preempt": Faults.preempt,
+    "fill_disk": Faults.fill_disk,
+    "block_wandb": Faults.block_wandb,
+}
 
 
 def cluster(word: str) -> None:
@@ -184,7 +279,13 @@ def cluster(word: str) -> None:
     subprocess.run([str(CLUSTER), word], check=False, capture_output=True, timeout=120)
 
 
-def disturb(faults: Faults, command: Callable[[], subprocess.Popen], kinds: list[str]) -> Counter:
+def disturb(
+    faults: Faults,
+    command: Callable[[], subprocess.Popen],
+    kinds: list[str],
+    *,
+    on_slurm: bool,
+) -> Counter:
     """Run the command again and again while the events happen, then until all is done."""
     happened: Counter = Counter()
     waiting, due, runs = list(kinds), time.monotonic() + 5, 0
@@ -193,17 +294,19 @@ def disturb(faults: Faults, command: Callable[[], subprocess.Popen], kinds: list
             if faults.front is not None and faults.front.returncode == 0:
                 break
             if runs > 20 + 2 * len(kinds):
-                raise SystemExit(f"not done after {runs} runs of the command; see the logs")
+                print(f"not done after {runs} runs of the command; see the logs")
+                break
             faults.front, runs = command(), runs + 1
         if waiting and time.monotonic() > due:
             kind = waiting.pop(0)
-            if getattr(faults, kind)():
+            if EVENTS[kind](faults):
                 happened[kind] += 1
                 print(f"{time.strftime('%H:%M:%S')} event {sum(happened.values())}: {kind}")
             else:
                 waiting.append(kind)  # nothing to disturb now: later
             due = time.monotonic() + faults.random.uniform(*GAP_SECONDS)
-        cluster("hasten")
+        if on_slurm:
+            cluster("hasten")
         time.sleep(0.5)
     if waiting:
         print(f"{len(waiting)} events found nothing left to disturb: {Counter(waiting)}")
@@ -235,42 +338,66 @@ def differences(quiet: Path, disturbed: Path) -> list[str]:
     return wrong
 
 
-def compare(quiet: Path, disturbed: Path) -> dict[str, int]:
-    """Count records lost, cells trained to the end twice, and records or curves unequal."""
+def compare(quiet: Path, disturbed: Path, *, again: Counter[str], most: int) -> dict[str, int]:
+    """Count records lost, cells trained to the end twice, unequal, or tried more than `most` times.
+
+    A cell whose record was damaged is trained once more for each time (`again`).
+    """
     wanted = {p.parent.name for p in quiet.glob("*/record.json")}
-    found = {p.parent.name for p in disturbed.glob("*/record.json")}
-    twice = unequal = 0
+    found = {p.parent.name for p in disturbed.glob("*/record.json") if find_record(p)}
+    twice = unequal = endless = 0
     for name in sorted(wanted & found):
-        twice += sum(a.outcome == "done" for a in attempts(disturbed / name)) != 1
+        tried = attempts(disturbed / name)
+        twice += sum(a.outcome == "done" for a in tried) > 1 + again[name]
+        endless += len(tried) > most
         wrong = differences(quiet / name, disturbed / name)
         if wrong:
-            print(f"unequal: {name}: {', '.join(wrong)}; {attempts(disturbed / name)}")
+            print(f"unequal: {name}: {', '.join(wrong)}; {tried}")
         unequal += bool(wrong)
     return {
         "cells": len(wanted),
         "lost": len(wanted - found),
         "duplicated": len(found - wanted) + twice,
         "unequal": unequal,
+        "endless": endless,
     }
 
 
+def without_numbers(study: list[str], folder: Path) -> int:
+    """Train cells whose test losses are no numbers; return how many did not end in one attempt."""
+    command = [*study, *NAN, "study=nan", f"runs={folder}/nan", "log.wandb=disabled"]
+    process = sweep([*command, "seed=0"], folder / "nan.log")
+    try:
+        process.wait(timeout=NAN_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+    cells = [p.parent for p in (folder / "nan/nan").glob("[!.]*/attempts")]
+    ended = [p for p in cells if (r := find_record(p / "record.json")) and r.status == "diverged"]
+    endless = len(cells) - sum(len(attempts(p)) == 1 for p in ended)
+    print(f"{len(cells)} cells without numbers, {len(ended)} diverged, {endless} endless")
+    return endless if cells else 1
+
+
 def spoiled(result: dict[str, int]) -> bool:
-    """Say whether anything was lost, duplicated or unequal."""
-    return any(result[k] for k in ("lost", "duplicated", "unequal"))
+    """Say whether anything was lost, duplicated, unequal or endless."""
+    return any(result[k] for k in ("lost", "duplicated", "unequal", "endless"))
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """Mount a tmpfs for the study; end its jobs and unmount it afterwards."""
+def small_disk(folder: Path, *, mount: bool) -> Iterator[Path]:
+    """Mount a tmpfs for the study, or take a folder; end its jobs and unmount it afterwards."""
     disk = folder / "disk"
     disk.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(disk)], check=True)
+    if mount:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(disk)], check=True)
     try:
         yield disk
     finally:
         end = [sys.executable, "-m", "scaling.status", str(disk / "faults"), "--cancel"]
         subprocess.run(end, cwd=ROOT, check=False, capture_output=True)
-        subprocess.run(["umount", "-l", str(disk)], check=False)
+        if mount:
+            subprocess.run(["umount", "-l", str(disk)], check=False)
 
 
 def run(options: argparse.Namespace, folder: Path, disk: Path) -> dict[str, int]:
@@ -285,16 +412,25 @@ def run(options: argparse.Namespace, folder: Path, disk: Path) -> dict[str, int]
     disturbed = disk / "faults"
     disturbed.mkdir()
     faults = Faults(disturbed, options.seed)
-    names = options.only.split(",")
+    names = options.only.split(",") if options.only else list(LOCAL if options.local else EVENTS)
     kinds = [names[i % len(names)] for i in range(options.events)]
     faults.random.shuffle(kinds)
-    on_slurm = [
-        *study, f"runs={disk}", "log.wandb=offline", "hydra/launcher=slurm", "retry=1",
-        "cells_per_job=4", "hydra.launcher.partition=main", "hydra.launcher.mem_gb=0.5",
+    command = [*study, f"runs={disk}", "retry=1", f"machine.stopped_seconds={STOPPED_SECONDS}"]
+    command += ["log.wandb=disabled"] if options.local else [
+        "log.wandb=offline", "hydra/launcher=slurm", "cells_per_job=4",
+        "hydra.launcher.partition=main", "hydra.launcher.mem_gb=0.5",
         "hydra.launcher.timeout_min=10", "hydra.launcher.poll_seconds=2",
     ]  # fmt: skip
-    happened = disturb(faults, lambda: sweep(on_slurm, folder / "disturbed.log"), kinds)
-    result = compare(folder / "quiet/faults", disturbed)
+    happened = disturb(
+        faults,
+        lambda: sweep(command, folder / "disturbed.log"),
+        kinds,
+        on_slurm=not options.local,
+    )
+    result = compare(
+        folder / "quiet/faults", disturbed, again=faults.again, most=10 + 2 * options.events
+    )
+    result["endless"] += without_numbers(study, folder)
     if spoiled(result):
         shutil.copytree(disturbed, folder / "disturbed", symlinks=True)
         print(f"both studies are kept in {folder}")
@@ -307,18 +443,23 @@ def run(options: argparse.Namespace, folder: Path, disk: Path) -> dict[str, int]
 
 
 def main() -> int:
-    """Read the options; return 1 if anything was lost, duplicated or unequal."""
+    """Read the options; return 1 if anything was lost, duplicated, unequal or endless."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cells", type=int, default=40)
     parser.add_argument("--events", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default=",".join(EVENTS), help="kinds of events")
+    parser.add_argument("--only", default="", help=f"kinds of events: {', '.join(EVENTS)}")
+    parser.add_argument("--local", action="store_true", help="on this machine, without SLURM")
     options = parser.parse_args()
-    if shutil.which("sbatch") is None or not CLUSTER.is_file() or os.geteuid():
+    if unknown := set(filter(None, options.only.split(","))) - EVENTS.keys():
+        parser.error(f"no event {', '.join(sorted(unknown))}; choose of {', '.join(EVENTS)}")
+    if not options.local and (
+        shutil.which("sbatch") is None or not CLUSTER.is_file() or os.geteuid()
+    ):
         sys.exit(f"needs root and a running SLURM: {CLUSTER} start")
     folder, keep = Path(tempfile.mkdtemp(prefix="faults-")), False
     try:
-        with small_disk(folder) as disk:
+        with small_disk(folder, mount=not options.local) as disk:
             keep = spoiled(run(options, folder, disk))
     finally:
         if not keep:

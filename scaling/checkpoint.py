@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from scaling.parallel import ALONE, World, divided_as, is_part, whole
+from scaling.schema import set_aside
 from scaling.tensors import Damaged, damage, open_tensors, write_tensors
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,15 @@ def load(
         return json.loads(tensors.header["state"])
 
 
+def peek(path: Path) -> dict[str, Any]:
+    """Return a checkpoint's state alone; empty where it is missing or cannot be read."""
+    try:
+        with ExitStack() as stack:
+            return json.loads(open_tensors(path, stack).metadata()["state"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def load_weights(path: str | Path, model: nn.Module) -> None:
     """Read a checkpoint's weights into `model`; ValueError when they do not fit."""
     path = Path(path)
@@ -123,31 +133,18 @@ def refuse_damaged(path: Path) -> None:
         )
 
 
-def set_aside_damaged(folder: Path, name: str = "checkpoint", *, why: str = "") -> bool:
-    """Rename a checkpoint that is damaged, or is so for a reason that is given; say whether it was.
+def set_aside_damaged(folder: Path, name: str = "checkpoint") -> bool:
+    """Rename a checkpoint that is damaged; say whether it was.
 
     Training then goes back to the last state before it, or to the start.
     """
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         return False
-    shards = shards_of(path)
-    found = [f"{p.name}: {said}" for p in (path, *shards) if (said := damage(p))]
-    why = why or "; ".join(found)
-    if not why:
-        return False
-    number = 1
-    while (aside := path.with_name(f"{name}.damaged-{number}.safetensors")).exists():
-        number += 1
-    path.rename(aside)
-    log.warning(
-        "%s is damaged (%s) and is kept as %s; training goes back to the state before it, or to "
-        "the start",
-        path,
-        why,
-        aside.name,
-    )
-    return True
+    wrong = [f"{p.name}: {said}" for p in (path, *shards_of(path)) if (said := damage(p))]
+    if wrong:
+        set_aside(path, f"{'; '.join(wrong)}; training goes back to the state before it")
+    return bool(wrong)
 
 
 def shards_of(path: Path) -> list[Path]:

@@ -437,6 +437,10 @@ class MachineConfig:
     `stack` bounds how many small trunks of one shape train together in one process (scaling.gang;
     the seconds of a record are then its share). -1 leaves it to what was measured, 0 is never, a
     number holds for a model of any size and on any device.
+
+    A sweep ends a process that it has seen stopped (SIGSTOP) for `stopped_seconds`, and one that
+    has made no step, and scored and sampled nothing, for `hang_seconds` and for twenty times its
+    slowest step before; its cells go on from their checkpoints.
     """
 
     device: str = "auto"
@@ -452,6 +456,8 @@ class MachineConfig:
     cache: str = ""
     checkpoint_seconds: Annotated[float, SECONDS] = 60.0
     stack: Annotated[int, Range(-1, 4096, note="-1 is as measured, 0 never")] = -1
+    stopped_seconds: Annotated[float, Range(0, 1e12, above=True)] = 60.0
+    hang_seconds: Annotated[float, Range(0, 1e12, above=True)] = 1800.0
 
     def __post_init__(self) -> None:
         """Check device, precision and numbers."""

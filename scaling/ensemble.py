@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scaling.activity import moved
 from scaling.health import finite, update_ratio
 from scaling.heldout import Score, score_of
 from scaling.model import Transformer
@@ -158,6 +159,7 @@ class Forward:
                 for parts in ([t.inputs for t in tests], [t.targets for t in tests])
             )
             means.append(passes.losses(x, y).double().mean(2).cpu())  # (S, rows)
+            moved()
         per_window = torch.cat(means, dim=1)[:, :n].numpy()
         return [score_of(each, test) for each, test in zip(per_window, tests, strict=True)]
 

@@ -19,7 +19,7 @@ from scaling.attempt import (
 )
 from scaling.budget import resolve
 from scaling.config import CellConfig
-from scaling.schema import Record, code_version, now, read_record
+from scaling.schema import Record, code_version, find_record, now
 
 LAST_LINES = 6  # of a traceback or a log: the raising lines and the sentence
 
@@ -40,16 +40,20 @@ def record_path(cell: CellConfig) -> Path:
 
 
 def status_of(cell: CellConfig) -> str:
-    """Return the status of a cell's record, `missing` without one."""
+    """Return the status of a cell's record, `missing` without one, `damaged` where unreadable."""
     path = record_path(cell)
-    return read_record(path).status if path.is_file() else "missing"
+    if not path.is_file():
+        return "missing"
+    record = find_record(path)
+    return record.status if record else "damaged"
 
 
 def trained_at(cell: CellConfig) -> Path | None:
     """Return the folder of a cell that is done, in its own study or another one of `runs`."""
     others = sorted(Path(cell.runs).glob(f"*/{cell.run_id()}/record.json"))
     for path in (record_path(cell), *others):
-        if path.is_file() and read_record(path).status == "done":
+        record = find_record(path)
+        if record and record.status == "done":
             return path.parent
     return None
 
@@ -109,7 +113,10 @@ def is_last(folder: Path, *, round: str, retry: int) -> bool:
 
 
 def charge(cell: CellConfig, holder: Holder, error: BaseException | str, *, retry: int) -> None:
-    """Note a failure that came before the cell's own training began, as an attempt of its own."""
+    """Note a failure that no attempt at the cell holds, as one of its own; the last past `retry`.
+
+    A negative `retry` makes it the last whatever came before.
+    """
     folder = cell_folder(cell)
     final = is_last(folder, round=holder.round, retry=retry)
     with Lease(folder, holder, Pulse()) as lease:
@@ -128,9 +135,7 @@ def bury(cell: CellConfig, error: str, *, retry: int) -> Attempt | None:
     final = is_last(folder, round=last.round, retry=retry)
     if final:
         write_failed(cell, error)
-    return write_attempt(
-        folder, replace(close_dead(folder, last, requeued=False, error=error), final=final)
-    )
+    return write_attempt(folder, replace(close_dead(folder, last, error=error), final=final))
 
 
 def last_line(text: str) -> str:

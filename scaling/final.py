@@ -38,10 +38,11 @@ from scaling.schema import (
     Record,
     append_forecast,
     check_schema,
+    discard_record,
+    find_record,
     now,
     read_forecasts,
     read_json,
-    read_record,
     read_yaml,
     scored,
     sha256_file,
@@ -256,9 +257,8 @@ def pretrain(
     known, curve = folder / "inputs.json", folder.parent / "curve.json"
     same = inputs.items() <= (read_inputs(folder) or {}).items() and config.resume
     path = folder / "record.json"
-    if same and path.is_file() and read_record(path).status == "done":
+    if same and (record := find_record(path)) and record.status == "done":
         log.info("pretrain: done before, kept")
-        record = read_record(path)
         score_forecast(config, record)
         return record
     confirmed(config)
@@ -268,7 +268,7 @@ def pretrain(
         curve.unlink(missing_ok=True)
     if config.stop_outside and (left := read_left(curve)):
         raise ValueError(outside(left))
-    path.unlink(missing_ok=True)
+    discard_record(path)
     write_json(known, inputs)
     sealed = read_json(seal_forecast(config, inputs))
     corridor = Corridor.of(sealed, n_steps=resolved.n_steps, path=curve, stop=config.stop_outside)

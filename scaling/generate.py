@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from scaling.activity import moved
 from scaling.decode import Decoder, has_decoder
 from scaling.model import Cache, Transformer
 from scaling.rows import CHUNK_TOKENS
@@ -57,15 +58,15 @@ class Batch:
         n = int(alive.sum())
         holes, movers = (~alive[:n]).nonzero()[:, 0], alive[n:].nonzero()[:, 0] + n
 
-        def moved(values: Tensor) -> Tensor:
+        def kept(values: Tensor) -> Tensor:
             values[holes] = values[movers]
             return values[:n]
 
-        self.cache.keys = [moved(k) for k in self.cache.keys]
-        self.cache.values = [moved(v) for v in self.cache.values]
-        self.rows, self.valid, self.hidden = map(moved, (self.rows, self.valid, self.hidden))
-        self.positions, self.draws = moved(self.positions), moved(self.draws)
-        return moved(torch.arange(len(alive), device=alive.device))
+        self.cache.keys = [kept(k) for k in self.cache.keys]
+        self.cache.values = [kept(v) for v in self.cache.values]
+        self.rows, self.valid, self.hidden = map(kept, (self.rows, self.valid, self.hidden))
+        self.positions, self.draws = kept(self.positions), kept(self.draws)
+        return kept(torch.arange(len(alive), device=alive.device))
 
 
 @torch.inference_mode()
@@ -140,6 +141,7 @@ def _sample(
     alive = torch.ones(n, dtype=torch.bool, device=device)  # of the rows still in the batch
     for step in range(max_new):
         chosen, logp = choose(logits, batch.draws[:, step], temperature)  # (B,) each
+        moved()
         tokens[batch.rows, step] = chosen
         log_probs[batch.rows, step] = logp
         counts[batch.rows[alive & (chosen == END)]] = step + 1

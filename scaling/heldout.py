@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from scaling.activity import moved
 from scaling.batches import cut
 from scaling.config import TruthConfig
 from scaling.data import Corpus
@@ -97,6 +98,7 @@ def _evaluate(model: Transformer, test: TestSet, windows: int | None) -> Score:
         y = torch.from_numpy(test.targets[at : min(at + ROWS, n)]).to(model.device)
         losses = F.cross_entropy(model(x).flatten(0, 1).float(), y.flatten(), reduction="none")
         means.append(losses.view(x.shape).double().mean(1).cpu())  # (rows,)
+        moved()
     model.train(was_training)
     return score_of(torch.cat(means).numpy(), test)
 

@@ -7,6 +7,7 @@ command only watches, and the same command attaches again, submits what is missi
 
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,16 +20,17 @@ from typing import Any
 
 from scaling.attempt import TAKEN_AWAY, Held, Lease, Pulse, dead, last_attempt, write_attempt
 from scaling.config import CellConfig, check_launcher
-from scaling.failure import bury, cell_folder, last_line, record_path, status_of, trained_at
-from scaling.ledger import append_jobs, jobs_folder, local_job, read_jobs, submitter
+from scaling.failure import bury, cell_folder, record_path, status_of, trained_at
+from scaling.ledger import append_jobs, jobs_folder, local_job, mend, read_jobs, submitter
 from scaling.pool import default_workers
 from scaling.room import check_room, host_bytes
-from scaling.schema import Record, now, read_record, sweep_temporaries, write_json
+from scaling.schema import Record, find_record, now, sweep_temporaries, write_json
 from scaling.status import CellStatus, Survey
 from scaling.watch import watch
 from scaling.work import Work, gpu_count, tasks_of
 
 log = logging.getLogger(__name__)
+MOST_REASONS = 12  # lines about cells without a result at the end of a sweep: half a screen
 FREE_TURNS = 20  # resubmissions of what was interrupted, not failed, that one command makes
 
 
@@ -43,7 +45,8 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
         raise ValueError("the sweep has no cells; widen grid.* or name a sweep with sweeps=NAME")
     sweep_temporaries(study_folder(cells[0]), study_folder(cells[0]) / "final")
     cells = resolve_corpus(unique(cells))
-    missing = [c for c in cells if status_of(c) != "done"]
+    states = {c.run_id(): status_of(c) for c in cells}
+    missing = [c for c in cells if states[c.run_id()] != "done"]
     log.info(
         "%s: %d cells, %d done already, %d to train",
         cells[0].study,
@@ -51,6 +54,8 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
         len(cells) - len(missing),
         len(missing),
     )
+    if damaged := [name for name, state in states.items() if state == "damaged"]:
+        log.warning("records that cannot be read, set aside and trained again: %s", few(damaged))
     if cells[0].dry_run:
         from scaling.sweep import price
 
@@ -167,6 +172,7 @@ def submit_missing(
     """Submit the cells that no live job or process has; one sweep at a time does so."""
     try:
         with Lease(jobs_folder(survey.folder), submitter(round), Pulse()):
+            mend(survey.folder)
             if where == "slurm":
                 adopt_orphans(survey.folder)
             survey.refresh()
@@ -312,34 +318,54 @@ def check_corpus(cells: list[CellConfig]) -> None:
 
 
 def collect(cells: list[CellConfig]) -> list[Record]:
-    """Read the records back; say what diverged, raise for what failed."""
-    records = [read_record(record_path(c)) for c in cells if record_path(c).is_file()]
+    """Read the records back; say what diverged and why, raise for what failed."""
+    found = [find_record(record_path(c)) for c in cells]
+    records = [r for r in found if r is not None]
     diverged = [r.run_id for r in records if r.status == "diverged"]
     if diverged:
         log.warning("diverged: %s", ", ".join(diverged))
     settled = {r.run_id for r in records if r.status != "failed"}
     without = [c for c in cells if c.run_id() not in settled]
     if without:
+        reasons = why_without(without)
+        for line in reasons[:-1]:
+            log.error("%s", line)
+        why = f"; {reasons[-1]}" if reasons else ""
         raise RuntimeError(
-            f"{len(without)} of {len(cells)} cells have no result{reason(without, records)}; "
-            "run the same command again to retry them"
+            f"{len(without)} of {len(cells)} cells have no result{why}; run the same command "
+            "again to retry them"
         )
     return records
 
 
-def reason(cells: list[CellConfig], records: list[Record]) -> str:
-    """Return why the first of some cells has no result: its record, its last attempt, the disk."""
-    for record in records:
-        if record.status == "failed":
-            return f"; {record.run_id}: {last_line(record.error or '') or 'no reason was recorded'}"
-    for cell in cells:
-        last = last_attempt(cell_folder(cell))
-        if last and last.error:
-            return f"; {cell.run_id()}: {last.error}"
+def why_without(cells: list[CellConfig]) -> list[str]:
+    """Return why cells have no result, a line each, as scaling.status gives it; MOST_REASONS."""
+    folder = study_folder(cells[0])
+    survey = Survey(folder)
+    survey.refresh()
+    lines = []
+    for status in survey.cells([c.run_id() for c in cells]):
+        why = status.error or disk_error(folder)
+        lines.append(f"{status.run_id} {status.state}" + (f": {why}" if why else ""))
+    if len(lines) <= MOST_REASONS:
+        return lines
+    rest = len(lines) - MOST_REASONS
+    more = f"and {rest} more, which python -m scaling.status {shlex.quote(str(folder))} lists"
+    return [*lines[: MOST_REASONS - 1], more, lines[MOST_REASONS - 1]]
+
+
+def disk_error(folder: Path) -> str:
+    """Say why nothing can be written to a study's folder; empty where it can."""
+    probe = folder / ".probe"
     try:
-        probe = study_folder(cells[0]) / ".probe"
         probe.write_text("x" * 4096)
         probe.unlink()
     except OSError as error:
-        return f"; {study_folder(cells[0])} cannot be written: {error.strerror}"
+        return f"{folder} cannot be written: {error.strerror}"
     return ""
+
+
+def few(names: list[str]) -> str:
+    """Return some names and how many more there are."""
+    more = f" and {len(names) - MOST_REASONS} more" if len(names) > MOST_REASONS else ""
+    return ", ".join(names[:MOST_REASONS]) + more

@@ -3,17 +3,20 @@
     {"job": "123_4", "where": "slurm", "round": "5f0c...", "part": "all", "cells": ["9ad3..."], ...}
 
 A SLURM submission is announced by a line of its own before it is made (`submitting`), so that jobs
-of a sweep that was killed in between are found again by their name.
+of a sweep that was killed in between are found again by their name. Lines that cannot be read are
+left out, which the next sweep says: it sets the file aside and goes on with the whole lines.
 """
 
 import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from scaling.attempt import Holder, machine_id, process_started
-from scaling.schema import now, read_as
+from scaling.schema import Later, now, read_as, set_aside, write_text
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,27 +96,73 @@ def append_jobs(study: str | Path, jobs: list[Job]) -> None:
 
 
 def read_lines(study: str | Path) -> list[dict[str, Any]]:
-    """Read all lines; torn ones are dropped."""
+    """Read all lines that can be read."""
+    return _read(study)[0]
+
+
+def damaged_lines(study: str | Path) -> int:
+    """Count the lines that cannot be read; the torn last line of a killed sweep is none."""
+    return _read(study)[1]
+
+
+def mend(study: str | Path) -> None:
+    """Set a list of jobs with damaged lines aside and go on with its whole lines.
+
+    For the holder of the study's lease.
+    """
+    lines, damaged = _read(study)
+    if damaged:
+        path = ledger_path(study)
+        set_aside(path, f"{damaged} of its lines cannot be read; the others are kept")
+        write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def _read(study: str | Path) -> tuple[list[dict[str, Any]], int]:
     path = ledger_path(study)
-    found = []
-    for line in path.read_bytes().splitlines() if path.is_file() else []:
+    texts = path.read_bytes().split(b"\n") if path.is_file() else []
+    found, damaged = [], 0
+    for number, text in enumerate(texts, start=1):
         try:
-            value = json.loads(line)
-        except ValueError:  # torn, or cut within a character
-            continue
-        if isinstance(value, dict):
-            found.append(value)
-    return found
+            found.append(_line(text))
+        except Later:
+            raise
+        except ValueError:
+            damaged += bool(text) and number < len(texts)
+    return found, damaged
+
+
+def _line(text: bytes) -> dict[str, Any]:
+    line = json.loads(text)
+    if not isinstance(line, dict):
+        raise ValueError("no object")
+    if "job" in line:
+        _built(Job, line)
+    elif "submitting" in line:
+        _built(Submission, line)
+    return line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """What is announced before it is submitted."""
+
+    submitting: str
+    parcels: list[list[str]]
+    parts: list[str]
+    where: str
+    round: str
+    code: str | None
+    partition: str | None
+    after: str | None
 
 
 def read_jobs(study: str | Path) -> list[Job]:
     """Read the jobs, the first submitted first."""
-    path = ledger_path(study)
-    return [
-        read_as(Job, line, source=path, noun="job", fix="remove its line")
-        for line in read_lines(study)
-        if "job" in line
-    ]
+    return [_built(Job, line) for line in read_lines(study) if "job" in line]
+
+
+def _built(kind: type[T], line: dict[str, Any]) -> T:
+    return read_as(kind, line, source="jobs.jsonl", noun="job", fix="remove its line")
 
 
 def unfinished_submissions(study: str | Path) -> list[dict[str, Any]]:
@@ -128,7 +177,8 @@ def unfinished_submissions(study: str | Path) -> list[dict[str, Any]]:
 
 def cancelled(study: str | Path) -> set[str]:
     """Return the jobs that were cancelled by our own command, which SLURM may not remember."""
-    return {job for line in read_lines(study) for job in line.get("cancelled", [])}
+    lines = [line.get("cancelled") for line in read_lines(study)]
+    return {str(job) for jobs in lines if isinstance(jobs, list) for job in jobs}
 
 
 def submitter(round: str) -> Holder:

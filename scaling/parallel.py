@@ -17,7 +17,7 @@ from torch import Tensor, distributed, nn
 from scaling.budget import rows_each
 from scaling.corridor import FLAG
 
-STOPS = ("", FLAG, "superseded", "stopped", "preempted", "timeout")  # the graver, the later
+STOPS = ("", FLAG, "stopped", "preempted", "timeout", "superseded")  # the graver, the later
 ENVIRONMENTS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),  # srun

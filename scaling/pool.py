@@ -4,8 +4,8 @@
 
 Each task is a process forked from a server that has torch imported, so that its death, whatever the
 cause, is nobody else's; small tasks that are alike share one (scaling.gang), and where it dies each
-is tried again by itself. The pool says why a process died, tries again what may be, and on a signal
-lets every process leave a checkpoint. It imports no torch itself.
+is tried again by itself. The pool says why a process died, ends one that is stopped or hangs, tries
+again what may be, and on a signal lets every process leave a checkpoint. It does not import torch.
 """
 
 import logging
@@ -22,7 +22,9 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from scaling.attempt import (
+    DAMAGED,
     STALE_SECONDS,
+    STALLED,
     Held,
     Holder,
     attempts,
@@ -34,12 +36,17 @@ from scaling.config import CellConfig
 from scaling.failure import bury, cell_folder, charge, status_of, trunk_folder
 from scaling.mirror import PRELOADED, shared_service
 from scaling.schema import read_json
+from scaling.stall import LOOK_SECONDS, Watched
 from scaling.work import Task, Work, alike, gpu_count, most_together
 
 log = logging.getLogger(__name__)
 STOPPED, HELD = 75, 76  # as in scaling.worker, which this module cannot import: torch
 HELD_POLL_SECONDS = 2.0
 HELD_SECONDS = STALE_SECONDS + 30.0  # by then a silent holder has been taken over
+# Attempts at a cell that end without a result and get no step further; then it is a failure. One
+# or two happen by accident (a process that is stopped, a file that is damaged), three have a cause.
+FRUITLESS = 3
+OPEN = (STALLED, DAMAGED, "superseded")  # ends that say nothing of the cell itself
 
 
 @dataclass
@@ -53,6 +60,7 @@ class Pool:
     apart: set[str] = field(default_factory=set)  # cells that were in a process that died
     held: dict[str, float] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)  # cells whose failure could not even be written
+    fruitless: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # see `cap`
     environment: dict[str, str] = field(default_factory=dict)  # of the processes
     stop: str = ""
     limit_at: float = 0.0
@@ -70,16 +78,23 @@ class Pool:
         if mirrored:  # while the server imports torch
             self.environment = shared_service()
         self.listen()
-        ranks = max((c.machine.ranks for t in self.work.tasks for c in t.cells), default=1)
+        ranks, looked = (
+            max((c.machine.ranks for t in self.work.tasks for c in t.cells), default=1),
+            0.0,
+        )
         free = [n * ranks for n in range(max(1, self.work.workers // ranks))]
         while self.running or (self.waiting and not self.stop):
             while free and not self.stop and (tasks := self.next_tasks(len(free))):
                 slot = free.pop(0)
                 before = [n_attempts(t) for t in tasks]
                 process = self.start(context, tasks, slot)
-                self.running[process.sentinel] = Running(process, tasks, slot, before)
+                watched = Watched.of(process.pid, tasks, time.monotonic())
+                self.running[process.sentinel] = Running(process, tasks, slot, before, watched)
             if not self.running:
                 time.sleep(0.2)  # all that waits is held by others
+            if time.monotonic() - looked > LOOK_SECONDS:
+                looked = time.monotonic()
+                self.end_stalled(looked)
             for sentinel in wait(list(self.running), timeout=0.5):
                 ended = self.running.pop(sentinel)  # type: ignore[arg-type]
                 ended.process.join()
@@ -146,14 +161,24 @@ class Pool:
         process.start()
         return process
 
+    def end_stalled(self, moment: float) -> None:
+        """End the processes that are stopped or hang; their tasks are taken again."""
+        for running in self.running.values():
+            if not running.stalled and (why := running.watched.look(moment)):
+                running.stalled.append(why)
+                os.kill(running.process.pid, signal.SIGKILL)
+
     def after(self, ended: "Running") -> None:
         """Close what a process left open, and queue again what is left of its tasks."""
-        code = ended.process.exitcode or 0
+        code, shared = ended.process.exitcode or 0, len(ended.tasks) > 1
         died = code not in (0, 1, STOPPED, HELD)
-        shared = len(ended.tasks) > 1
+        why = ended.stalled[0] if ended.stalled else said(code)
+        outcome = STALLED if ended.stalled else "preempted" if died and shared else ""
         for task, before in zip(ended.tasks, ended.before, strict=True):
             if died:
-                self.close(ended.process.pid, task, said(code), blamed=not shared)
+                log.error("trunk %s: %s", task.trunk_id, why)
+            self.close(ended.process.pid, task, why, outcome=outcome)
+            self.cap(task, why)
             if died and shared:
                 self.apart |= {c.run_id() for c in task.cells}
                 self.waiting.append(replace(task, cells=self.left(task)))
@@ -165,7 +190,7 @@ class Pool:
         left = self.left(task)
         if code in (0, 1) or code < 0:
             if left and n_attempts(task) == before and not (code == 0 and task.part == "trunk"):
-                self.charge(left, said(code))
+                self.charge(left, said(code), retry=self.work.retry)
             left = self.left(task)
         if code == HELD and self.give_up(task):
             return
@@ -175,6 +200,22 @@ class Pool:
             return
         if left:
             self.waiting.append(replace(task, cells=left))
+
+    def cap(self, task: Task, why: str) -> None:
+        """Fail the cells whose attempts keep ending without a result and without a step more.
+
+        `fruitless` holds how many there were in a row, their furthest step and the last's number.
+        """
+        for cell in self.left(task):
+            last = last_attempt(cell_folder(cell))
+            count, step, seen = self.fruitless.get(cell.run_id(), (0, -1, 0))
+            if last is None or last.attempt == seen or last.outcome not in OPEN:
+                continue
+            count = count + 1 if last.step <= step else 1
+            self.fruitless[cell.run_id()] = count, max(step, last.step), last.attempt
+            if count >= FRUITLESS:
+                told = f"{count} attempts ended without a result and without one more step"
+                self.charge([cell], f"{told} than {step}: {last.error or why}", retry=-1)
 
     def left(self, task: Task) -> list[CellConfig]:
         """Return the cells of a task that this round is not through with."""
@@ -186,25 +227,28 @@ class Pool:
             and c.run_id() not in self.lost
         ]
 
-    def close(self, pid: int, task: Task, why: str, *, blamed: bool) -> None:
-        """Write down the end of the attempts that a dead process held; `blamed` as failures."""
-        log.error("trunk %s: %s", task.trunk_id, why)
+    def close(self, pid: int, task: Task, why: str, *, outcome: str) -> None:
+        """Write down the end of the attempts that a process left open: failures by default."""
         trunk = trunk_folder(task.cells[0])
         for folder, cell in [(trunk, None), *((cell_folder(c), c) for c in task.cells)]:
             last = last_attempt(folder)
             if not last or last.ended is not None or last.pid != pid:
                 continue
-            if cell and blamed:
-                bury(cell, why, retry=self.work.retry)
-            else:
-                close_dead(folder, last, requeued=cell is not None, error=why)
+            try:
+                if cell and not outcome:
+                    bury(cell, why, retry=self.work.retry)
+                else:
+                    close_dead(folder, last, outcome=outcome if cell else "", error=why)
+            except OSError as error:
+                log.error("%s: %s, and that cannot be written: %s", folder, why, error)
+                self.lost |= {cell.run_id()} if cell else set()
 
-    def charge(self, cells: list[CellConfig], why: str) -> None:
-        """Note a death that came before any cell of a task was begun."""
+    def charge(self, cells: list[CellConfig], why: str, *, retry: int) -> None:
+        """Note an end that no attempt at a cell holds; a failure past `retry` is the last."""
         holder = Holder.here(round=self.work.round, job=self.job)
         for cell in cells:
             try:
-                charge(cell, holder, why, retry=self.work.retry)
+                charge(cell, holder, why, retry=retry)
             except Held:
                 continue
             except OSError as error:
@@ -240,12 +284,17 @@ class Pool:
 
 @dataclass(frozen=True)
 class Running:
-    """A process, its tasks and slot, and the attempts there were at each task before."""
+    """A process, its tasks and slot, and the attempts there were at each task before.
+
+    `stalled` says why the pool ended it, if it did.
+    """
 
     process: Any
     tasks: list[Task]
     slot: int
     before: list[int]
+    watched: Watched
+    stalled: list[str] = field(default_factory=list)
 
 
 def key(task: Task) -> str:
@@ -312,7 +361,10 @@ def run_in_job(work: Work) -> None:
 def main(path: str) -> None:
     """Run a local sweep's tasks."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    work = Work.from_dict(read_json(path))
+    try:
+        work = Work.from_dict(read_json(path))
+    except (ValueError, TypeError, KeyError) as error:
+        sys.exit(f"the sweep's list of tasks is damaged ({error}); run the same command again")
     Pool(work=work, job=f"local-{os.getpid()}").run()
 
 

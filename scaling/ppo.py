@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from scaling import checkpoint
+from scaling.activity import moved
 from scaling.batches import Batches
 from scaling.config import ModelConfig, PpoPlan
 from scaling.generate import generate
@@ -29,6 +30,7 @@ from scaling.optim import make_optimizer, set_lr
 from scaling.reward import gold_of, new_reward_model, score_all
 from scaling.rollouts import Models, Rollouts, sample_episodes
 from scaling.rows import forward_flops, join, log_probs, scatter
+from scaling.runlog import as_written
 from scaling.schema import Record, first_coefficient, read_record, write_json
 from scaling.sft import load_pairs
 from scaling.stage import (
@@ -80,9 +82,10 @@ def run_ppo(stage: Stage) -> Record:
         tally.values["gold_scale"] = [float(gold.mean()), float(gold.std())]
     try:
         learn(stage, models, tally, prompts=prompts, held_out=held_out)
+        after = evaluate_policy(models, stage, held_out)
+        refuse_non_finite(after["summary"], at="the end")
     except Diverged as error:
         return write_record(stage, tally, error=str(error), left=left)
-    after = evaluate_policy(models, stage, held_out)
     write_json(stage.folder / "samples.json", compare(stage, before, after))
     checkpoint.save(stage.folder, model=models.policy, name="model", state={"step": tally.step})
     values = tally.values
@@ -101,6 +104,13 @@ def run_ppo(stage: Stage) -> Record:
     metrics |= {k: values["last"][k] for k in kept if k in values["last"]}
     unique = sum(map(len, prompts))
     return write_record(stage, tally, unique_tokens=unique, metrics=metrics, left=left)
+
+
+def refuse_non_finite(summary: dict[str, float], *, at: str) -> None:
+    """Raise Diverged where the reward or the KL of samples is no number."""
+    for name in ("reward", "kl"):
+        if not math.isfinite(summary[name]):
+            raise Diverged(f"the {name} of stage ppo is not finite at {at}; lower ppo.peak_lr")
 
 
 def coefficient_at_start(stage: Stage) -> float:
@@ -178,6 +188,7 @@ def learn(
             set_lr(optimizer, min(1.0, (tally.step + 1) / WARMUP_STEPS))
             chosen = batch_prompts(prompts, ppo, tally.step)
             rollouts = sample_episodes(stage, models, tally, chosen)
+            refuse_non_finite(rollouts.summary, at=f"step {tally.step}")
             update = improve(
                 models,
                 optimizer,
@@ -189,7 +200,7 @@ def learn(
             )
             control(values, ppo, kl=rollouts.summary["kl"], episodes=len(chosen))
             count(tally, models, rollouts, ppo, episodes=len(chosen), mix=mix)
-            values["last"] = {**rollouts.summary, **update}
+            values["last"] = as_written({**rollouts.summary, **update})
             row = {
                 "episodes": values["episodes"],
                 **values["last"],
@@ -252,6 +263,7 @@ def improve(
             ]
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            moved()
             parts.append(
                 {k: float(v) for k, v in measured.items()} | {"grad_norm": float(norms[0])}
             )

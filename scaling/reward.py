@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from conf.progress import Progress
 from scaling import checkpoint
+from scaling.activity import moved
 from scaling.config import ModelConfig
 from scaling.data import cache_folder
 from scaling.generate import Samples, generate
@@ -476,6 +477,7 @@ def score_all(
     for at in range(0, len(prompts), SCORE_ROWS):
         rows = join(prompts[at : at + SCORE_ROWS], completions[at : at + SCORE_ROWS], model.device)
         found += model.scores(rows).tolist()
+        moved()
     model.train(was_training)
     return found
 

@@ -2,11 +2,12 @@
 
 One line-buffered JSONL file is the truth: a row is whole or, after a kill, the torn last one, which
 readers drop. wandb may be absent, offline or unwritable: that is said once and changes nothing.
+A checkpoint counts on the rows before it: where they are damaged, both are set aside.
 """
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, TextIO
 
 from scaling.config import LogConfig
 from scaling.mirror import Mirror
-from scaling.schema import read_curve, write_text
+from scaling.schema import read_curve, set_aside, write_text
 
 
 class RunLog:
@@ -41,7 +42,7 @@ class RunLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if resume_step is not None:
             rows = [r for r in read_curve(self.path) if r["step"] <= resume_step]
-        write_text(self.path, "".join(map(_line, rows)))
+        write_text(self.path, "".join(map(line, rows)))
         self._mirror = Mirror(
             config, folder=self.path.parent.parent, name=name, group=group, details=details or {}
         )
@@ -51,14 +52,14 @@ class RunLog:
 
     def log(self, row: dict[str, Any]) -> None:
         """Write one row (it holds `step`); a non-finite value is left out of it."""
-        finite = {k: v for k, v in row.items() if not isinstance(v, float) or math.isfinite(v)}
+        row = as_written(row)
         try:
-            self._stream.write(_line(finite))
+            self._stream.write(line(row))
         except OSError as error:
             raise OSError(
                 f"cannot write {self.path}: {error.strerror}; free space or change the folder"
             ) from error
-        self._mirror.log(finite)
+        self._mirror.log(row)
 
     def extend(self, rows: list[dict[str, Any]]) -> None:
         """Write several rows."""
@@ -82,8 +83,36 @@ class RunLog:
         self._mirror.finish(failed=kind is not None)
 
 
-def _line(row: dict[str, Any]) -> str:
+def as_written(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row without its values that are not finite: a NaN is a status, never a number."""
+    return {k: v for k, v in row.items() if not isinstance(v, float) or math.isfinite(v)}
+
+
+def line(row: dict[str, Any]) -> str:
+    """Return a row as it is written."""
     return json.dumps(row, allow_nan=False) + "\n"
+
+
+def rows_before(
+    checkpoint: Path, curve: Path, *, steps: Iterable[int] = ()
+) -> list[dict[str, Any]] | None:
+    """Return the rows that a checkpoint counts on, of these `steps` at least.
+
+    None where there is no checkpoint, or the rows are damaged; then both files are set aside, and
+    the run goes on from an earlier state.
+    """
+    if not checkpoint.is_file():
+        return None
+    try:
+        rows = read_curve(curve, strict=True)
+        if missing := sorted(set(steps) - {r["step"] for r in rows}):
+            raise ValueError(f"it has no row of step {missing[0]}")
+    except ValueError as error:
+        if curve.is_file():
+            set_aside(curve, str(error))
+        set_aside(checkpoint, f"the curve before it, {curve.name}, is damaged or missing")
+        return None
+    return rows
 
 
 def details(config: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from conf.progress import Progress
 from scaling import checkpoint
+from scaling.activity import moved
 from scaling.attempt import Pulse, Stopped
 from scaling.config import CellConfig, FinalConfig, OptimConfig, ScheduleConfig, described
 from scaling.data import Corpus, cache_folder
@@ -27,10 +28,12 @@ from scaling.device import device_name, peak_flops, peak_memory
 from scaling.model import Transformer
 from scaling.optim import lr_factor, make_optimizer, set_lr
 from scaling.pairs import rows_file
-from scaling.runlog import RunLog
+from scaling.runlog import RunLog, rows_before
 from scaling.schema import (
     Record,
     code_version,
+    discard_record,
+    find_record,
     now,
     read_record,
     sha256_file,
@@ -216,9 +219,9 @@ def finished(stage: Stage) -> Record | None:
     if not same_inputs(stage):
         return None
     path = stage.folder / "record.json"
-    if path.is_file() and (record := read_record(path)).status == "done":
+    if (record := find_record(path)) and record.status == "done":
         return record
-    path.unlink(missing_ok=True)
+    discard_record(path)
     return None
 
 
@@ -270,8 +273,11 @@ class Saver:
         """Continue from the checkpoint; False where there is none."""
         if not self.stage.config.resume:
             return False
-        checkpoint.set_aside_damaged(self.stage.folder)
-        state = checkpoint.load(self.stage.folder, model=self.model, optimizer=self.optimizer)
+        folder = self.stage.folder
+        checkpoint.set_aside_damaged(folder)
+        if rows_before(folder / "checkpoint.safetensors", folder / "metrics.jsonl") is None:
+            return False
+        state = checkpoint.load(folder, model=self.model, optimizer=self.optimizer)
         for name, value in (state or {}).items():
             setattr(self.tally, name, value)
         self._before = self.tally.seconds
@@ -287,6 +293,7 @@ class Saver:
         pulse, moment = self.stage.pulse, time.monotonic()
         self.tally.seconds = self._before + moment - self._began
         pulse.step = self.tally.step
+        moved()
         due = moment - self._saved >= self.stage.config.machine.checkpoint_seconds
         if due or pulse.save or pulse.stop:
             self.save()
@@ -295,7 +302,8 @@ class Saver:
             raise Stopped(pulse.stop)
 
     def save(self) -> None:
-        """Write the checkpoint now."""
+        """Write the checkpoint now; Stopped where somebody else has taken over."""
+        self.stage.pulse.fence()
         state = asdict(self.tally)
         checkpoint.save(self.stage.folder, model=self.model, optimizer=self.optimizer, state=state)
         self._saved = time.monotonic()
@@ -431,7 +439,10 @@ def write_record(
     """
     import numpy
 
+    stage.pulse.fence()
     cell, block = stage.cell, stage.block
+    if not math.isfinite((metrics or {}).get("test_loss") or 0.0):
+        error = error or f"the test loss is not finite; lower {stage.name}.peak_lr"
     params = cell.model.shape(
         vocab_size=cell.tokenizer.vocab_size, context=cell.data.context
     ).params

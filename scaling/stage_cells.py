@@ -22,7 +22,7 @@ from scaling.data import cache_folder, open_corpus
 from scaling.device import pick_device
 from scaling.failure import cell_folder, last_line, record_path, status_of, trained_at
 from scaling.pairs import rows_file
-from scaling.schema import Record, read_record, sha256_file
+from scaling.schema import Record, find_record, read_record, sha256_file
 from scaling.stage import finished, open_stage
 from scaling.trained import WEIGHTS, trained_folders
 from scaling.trainer import train_trunk
@@ -46,7 +46,7 @@ def train_stages(cells: Sequence[CellConfig], *, pulse: Pulse, hold: Hold) -> li
                 run_stage(cell, sources, pulse=pulse)
         except Held:
             log.info("cell %s is trained elsewhere", cell.run_id())
-    return [read_record(p) for p in map(record_path, cells) if p.is_file()]
+    return [r for r in map(find_record, map(record_path, cells)) if r is not None]
 
 
 def sources_of(cell: CellConfig, *, pulse: Pulse, hold: Hold) -> dict[str, Path]:

@@ -3,7 +3,8 @@
     python -m scaling.status runs/NAME [--watch] [--json] [--cancel]
 
 Puts together what the study's files say (records, attempts, jobs.jsonl) and what SLURM says, with
-accounting, without it, or not at all. Exit status 1 when a cell failed or there is no such study.
+accounting, without it, or not at all. Exit status 1 when a cell failed, its record is damaged, or
+there is no such study.
 """
 
 import argparse
@@ -17,17 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from scaling import slurm
-from scaling.attempt import Attempt, attempts, dead, last_attempt, silent_seconds
+from scaling.attempt import DAMAGED, STALLED, Attempt, attempts, dead, last_attempt, silent_seconds
 from scaling.failure import last_line, tail
-from scaling.ledger import Job, append, cancelled, read_jobs
-from scaling.schema import read_json
+from scaling.ledger import Job, append, cancelled, damaged_lines, read_jobs
+from scaling.schema import Record, read_record
 
 WATCH_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellStatus:
-    """One cell: done, diverged, failed, running, queued, stopped, cancelled, or missing."""
+    """One cell: done, diverged, failed, running, queued, stopped, cancelled, damaged or missing."""
 
     run_id: str
     state: str
@@ -92,7 +93,7 @@ class Survey:
     def judge(self, run_id: str) -> CellStatus:
         """Put record, last attempt and job together."""
         folder = self.folder / run_id
-        record = _record(folder / "record.json")
+        record, damage = _record(folder / "record.json")
         last = last_attempt(folder)
         job = self.job_of(run_id)
         live = self.is_live(job)
@@ -102,14 +103,16 @@ class Survey:
             begun = last.step or last.attempt == 1 or last.ended
             far = last if begun else max(attempts(folder), key=lambda a: a.step)
             common |= {"step": far.step, "test_loss": far.test_loss}
-        if record and record["status"] == "done":
+        if record and record.status == "done":
             return CellStatus(**common | of_record(record), state="done")
         if last and last.ended is None and not dead(folder, last):
             return CellStatus(**common, state="running")
         if live and not (last and job and last.round == job.round and last.final):
             return CellStatus(**common, state="queued", error=self.why_queued(folder, last, job))
         if record:
-            return CellStatus(**common | of_record(record), state=record["status"])
+            return CellStatus(**common | of_record(record), state=record.status)
+        if damage:
+            return CellStatus(**common, state="damaged", error=damage)
         return CellStatus(**common, **self.without_record(folder, last, job))
 
     def job_of(self, run_id: str) -> Job | None:
@@ -134,8 +137,8 @@ class Survey:
             return "SLURM does not answer"
         if last and last.ended is None:
             return f"no word from {last.node} for {silent_seconds(folder, last):.0f} s"
-        if last and last.outcome == "failed":
-            return f"attempt {last.attempt} failed: {last.error}"
+        if last and last.outcome in ("failed", STALLED, DAMAGED):
+            return f"attempt {last.attempt} {last.outcome}: {last.error}"
         state = (self.states or {}).get(job.job) if job else None
         return state.reason if state and state.state == "PENDING" else ""
 
@@ -156,7 +159,8 @@ class Survey:
                 "error": f"{how}; no word from {last.node} for {quiet:.0f} s",
             }
         if last:
-            return {"state": "stopped", "error": f"{last.outcome} at step {last.step}; {how}"}
+            why = f"{last.outcome} at step {last.step}; {how}"
+            return {"state": "stopped", "error": f"{last.error}; {how}" if last.error else why}
         if job is None:
             return {"state": "missing", "error": how}
         why = last_line(tail(job.log))
@@ -165,18 +169,22 @@ class Survey:
         return {"state": "failed" if bad else "stopped", "error": said}
 
 
-def _record(path: Path) -> dict | None:
+def _record(path: Path) -> tuple[Record | None, str]:
+    """Return a record, or why it cannot be read."""
     try:
-        return read_json(path)
+        return read_record(path), ""
     except FileNotFoundError:
-        return None
+        return None, ""
+    except ValueError as error:
+        why = " ".join(str(error).removeprefix(f"{path}: ").removeprefix(f"{path} ").split())
+        return None, f"record.json {why}; the same sweep command sets it aside and trains again"
 
 
-def of_record(record: dict) -> dict:
+def of_record(record: Record) -> dict:
     """Return the parts of a status that a record states."""
-    known = {"test_loss": record["test_loss"]} if record["test_loss"] is not None else {}
-    error = last_line(record.get("error") or "")
-    return {"step": record["steps"], "tokens": record["tokens"], "error": error} | known
+    known = {"test_loss": record.test_loss} if record.test_loss is not None else {}
+    error = last_line(record.error or "")
+    return {"step": record.steps, "tokens": record.tokens, "error": error} | known
 
 
 def read_status(folder: str | Path) -> list[CellStatus]:
@@ -200,6 +208,15 @@ def show(cells: list[CellStatus]) -> str:
             f"{c.step:7} {loss:>9}  {c.error}".rstrip()
         )
     return "\n".join([*lines, counts(cells) or "no cells yet"]) + "\n"
+
+
+def say_damage(folder: str | Path) -> None:
+    """Say on stderr how much of the list of jobs cannot be read; nothing is written."""
+    if damaged := damaged_lines(folder):
+        sys.stderr.write(
+            f"jobs.jsonl: {damaged} lines cannot be read and are left out; the same sweep command "
+            "sets the file aside and goes on with the others\n"
+        )
 
 
 def counts(cells: list[CellStatus]) -> str:
@@ -238,6 +255,7 @@ def main() -> int:
             time.sleep(1)  # what ends at once is shown as ended
         while True:
             cells = read_status(arguments.folder)
+            say_damage(arguments.folder)
             text = json.dumps([asdict(c) for c in cells]) + "\n" if arguments.json else show(cells)
             clear = "\033[H\033[2J" if arguments.watch and sys.stdout.isatty() else ""
             sys.stdout.write(clear + text)
@@ -250,7 +268,7 @@ def main() -> int:
     except (OSError, ValueError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    return int(any(c.state == "failed" for c in cells))
+    return int(any(c.state in ("failed", "damaged") for c in cells))
 
 
 if __name__ == "__main__":

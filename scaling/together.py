@@ -27,7 +27,7 @@ from scaling.failure import cell_folder, record_path, status_of, trunk_folder
 from scaling.launch import resolve_corpus
 from scaling.ledger import Job, append_jobs, jobs_folder, local_job, submitter
 from scaling.parallel import World, join, leave
-from scaling.schema import Record, read_record
+from scaling.schema import Record, discard_record, read_record
 from scaling.trainer import train_trunk
 
 log = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def held(cell: CellConfig, world: World, pulse: Pulse) -> Iterator[None]:
         other = world.share(other)
         if not other:
             if world.first:
-                record_path(cell).unlink(missing_ok=True)
+                discard_record(record_path(cell))
             yield
         for lease in leases:  # the cell's is the last
             lease.outcome, lease.final = "stopped" if other else status_of(cell), not other

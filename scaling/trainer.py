@@ -8,7 +8,6 @@ killed run that resumes gives the record of an unbroken one, bit for bit on CPU.
 What computes is asked for (scaling.request), so that several trunks can be trained in turns.
 """
 
-import json
 import logging
 import math
 import platform
@@ -23,26 +22,26 @@ import torch
 from torch import Tensor
 
 from scaling import checkpoint
+from scaling.activity import moved
 from scaling.attempt import Held, Pulse, Stopped
 from scaling.budget import Resolved, resolve
 from scaling.companions import Hold, companions, in_common
 from scaling.config import CellConfig
 from scaling.corridor import FLAG, Corridor, out_of
 from scaling.device import device_name, peak_flops, peak_memory
-from scaling.failure import cell_folder, last_line, trunk_folder
+from scaling.failure import cell_folder, trunk_folder
 from scaling.health import copy_matrices
 from scaling.heldout import Score
 from scaling.moe import summary
 from scaling.optim import lr_factor, set_lr, undercooled
 from scaling.parallel import ALONE, World
 from scaling.request import HealthRequest, ScoreRequest, StepRequest, Work, alone
-from scaling.runlog import RunLog, details
+from scaling.runlog import RunLog, as_written, details, line, rows_before
 from scaling.schema import (
     Record,
     code_version,
+    find_record,
     now,
-    read_curve,
-    read_record,
     sha256_file,
     write_text,
 )
@@ -98,8 +97,8 @@ def train_trunk(
         held = in_common(ranks, hold)
         alone(trunk_work(cells, setting, trunk=trunk, places=places, hold=held, part=part))
     order = sorted(cells, key=lambda c: resolve(c).n_steps)
-    paths = [places[c.run_id()] / "record.json" for c in order]
-    return [read_record(p) for p in paths if p.is_file()]
+    found = [find_record(places[c.run_id()] / "record.json") for c in order]
+    return [r for r in found if r is not None]
 
 
 def longest(cells: list[CellConfig]) -> CellConfig:
@@ -216,8 +215,9 @@ def branch_name(cell: CellConfig) -> str:
 
 
 def is_done(path: Path) -> bool:
-    """Say whether a record is there and done."""
-    return path.is_file() and read_record(path).status == "done"
+    """Say whether a record is there and done; one that is damaged is not."""
+    record = find_record(path)
+    return record is not None and record.status == "done"
 
 
 def start_run(
@@ -229,13 +229,12 @@ def start_run(
         return run
     load_run(run, setting, folder)
     kept = {"trunk": pending, "lead": pending[:-1]}.get(part, [])
-    unstarted = [
-        c
-        for c in pending
-        if not branch_point(c, folder if c in kept else None, places[c.run_id()]).is_file()
-    ]
-    if setting.world.share(any(resolve(c).decay_start < run.step for c in unstarted)):
-        return new_run(setting)
+    left = setting.world.share([resolve(c).decay_start < run.step for c in pending])
+    for cell in [c for c, passed in zip(pending, left, strict=True) if passed]:
+        point = branch_point(cell, folder if cell in kept else None, places[cell.run_id()])
+        # Read, not only looked for: one that is damaged is set aside by that.
+        if not load_run(new_run(setting), setting, point.parent, name=point.stem):
+            return new_run(setting)
     return run
 
 
@@ -249,7 +248,7 @@ def load_run(
 ) -> bool:
     """Continue from a folder's checkpoint; False where there is none and there need not be one."""
     if setting.world.first:
-        set_aside_damaged(folder, name)
+        checkpoint.set_aside_damaged(folder, name)
     if setting.shared_out:  # every rank reads its part of the same files
         folder = Path(setting.world.share(str(folder)))
         seen = setting.world.all_of(read_run(run, folder, name))
@@ -276,23 +275,22 @@ def load_run(
 
 def read_run(run: Run, folder: Path, name: str) -> bool:
     """Read a checkpoint and the curve before it; False where there is none."""
+    path = folder / f"{name}.safetensors"
+    known = checkpoint.peek(path)
+    # Steps that are skipped may leave a row out; else each has its own by then.
+    wanted = (
+        [s for s in CURVE_STEPS if s <= known.get("step", 0)] if not known.get("skipped") else []
+    )
+    rows = rows_before(path, curve_path(folder, name), steps=wanted)
+    if rows is None:
+        return False
     state = checkpoint.load(folder, model=run.model, optimizer=run.optimizer, name=name)
     if state is None:
         return False
     for key, value in state.items():
         setattr(run, key, value)
-    run.rows = [r for r in read_curve(curve_path(folder, name)) if r["step"] <= run.step]
+    run.rows = [r for r in rows if r["step"] <= run.step]
     return True
-
-
-def set_aside_damaged(folder: Path, name: str) -> None:
-    """Rename a checkpoint that is damaged, or whose curve is, so that training goes on without."""
-    why = ""
-    try:
-        read_curve(curve_path(folder, name))
-    except (ValueError, OSError) as error:
-        why = last_line(str(error))
-    checkpoint.set_aside_damaged(folder, name, why=why)
 
 
 def curve_path(folder: Path, name: str) -> Path:
@@ -302,13 +300,15 @@ def curve_path(folder: Path, name: str) -> Path:
 
 def save_run(run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint") -> None:
     """Write the trunk's curve and checkpoint."""
+    fence(setting)
     if setting.world.first:
-        write_text(curve_path(folder, name), "".join(f"{json.dumps(r)}\n" for r in run.rows))
+        write_text(curve_path(folder, name), "".join(map(line, run.rows)))
     save_state(run, setting, folder, name=name)
 
 
 def save_state(run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint") -> None:
     """Write what a run continues from: by rank 0, or by all ranks where each has its part."""
+    fence(setting)
     world = setting.world if setting.shared_out else ALONE
     if setting.world.first or setting.shared_out:
         checkpoint.save(
@@ -319,6 +319,12 @@ def save_state(run: Run, setting: Setting, folder: Path, *, name: str = "checkpo
             name=name,
             world=world,
         )
+
+
+def fence(setting: Setting) -> None:
+    """Raise Stopped at every rank where somebody else has taken over what rank 0 holds."""
+    if setting.world.share(setting.world.first and setting.pulse.superseded):
+        raise Stopped("superseded")
 
 
 def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> Work[None]:
@@ -400,8 +406,11 @@ def advance(
             yield from write_row(run, setting, resolved, gradient, curve, before)
             total = 0.0
         pulse.step = run.step
+        moved()
         wanted = pulse.save or time.monotonic() - saved > every
         stop, wanted = setting.world.gravest(pulse.stop, wanted, setting.device)
+        if stop == "superseded":  # what is here belongs to another now: nothing is written
+            raise Stopped(stop)
         if stop or wanted:
             run.loss_sum, run.seconds = total, setting.clock() - began
             if curve is None:
@@ -450,9 +459,14 @@ def write_row(
         windows = max(1, setting.cell.eval.curve_tokens // resolved.shape.context)
         score = yield ScoreRequest(run=run, setting=setting, windows=windows)
         row["test_loss"] = score.loss
-        setting.pulse.test_loss = row["test_loss"]
+        setting.pulse.test_loss = score.loss if math.isfinite(score.loss) else None
+    row, whole = as_written(row), len(row)
+    if len(row) < whole:
+        log.warning("step %d: some of what is measured is not finite, and left out", run.step)
     run.rows.append(row)
     run.loss_sum, run.loss_steps = 0.0, 0
+    if watched and "test_loss" not in row:
+        raise Diverged(f"the test loss at step {run.step} is not finite; {REMEDY}")
     if watched:
         setting.pulse.stop = setting.corridor.seen(run.rows) or setting.pulse.stop
     if curve is not None:
@@ -469,13 +483,14 @@ def finish(
     error: str | None = None,
 ) -> Record:
     """Write the cell's weights and, last of all, its record."""
+    fence(setting)
     resolved = resolve(cell)
-    if score is not None and not math.isfinite(score.loss):
+    if score is not None and not math.isfinite(score.loss + score.standard_error):
         score, error = None, "the test loss is not finite; lower optim.peak_lr"
     if score is not None:
         path, state = folder / "model.safetensors", {"step": run.step}
         checkpoint.save_whole(path, run.model, setting.world, state=state)
-    train_loss = run.rows[-1]["train_loss"] if run.rows else None
+    train_loss = run.rows[-1].get("train_loss") if run.rows else None
     seconds = max(run.seconds, 1e-9)
     done_tokens = run.step * resolved.batch_tokens
     speed = done_tokens / seconds

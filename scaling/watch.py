@@ -11,12 +11,12 @@ import time
 from pathlib import Path
 
 from conf.progress import clock
-from scaling.attempt import attempts
+from scaling.attempt import DAMAGED, STALLED, attempts
 from scaling.budget import workload
 from scaling.config import CellConfig
 from scaling.failure import LAST_LINES, last_lines, tail
 from scaling.ledger import Job
-from scaling.schema import read_json
+from scaling.schema import find_record
 from scaling.status import CellStatus, Survey, counts
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,10 @@ def is_lost(survey: Survey, status: CellStatus) -> bool:
 
 
 def tell_failures(survey: Survey, status: CellStatus, shown: dict[str, int]) -> None:
-    """Log the failures of a cell that were not logged yet, with their last lines."""
+    """Log the failures of a cell that were not logged yet, with their last lines.
+
+    An attempt that stalled, or whose file is damaged, is a line.
+    """
     if status.attempt < shown[status.run_id] or status.state == "done":
         return
     folder = survey.folder / status.run_id
@@ -76,6 +79,8 @@ def tell_failures(survey: Survey, status: CellStatus, shown: dict[str, int]) -> 
     ended = [a for a in found[shown[status.run_id] :] if a.ended]
     for attempt in ended:
         shown[status.run_id] = attempt.attempt
+        if attempt.outcome in (STALLED, DAMAGED):
+            log.warning("cell %s, attempt %d: %s", status.run_id, attempt.attempt, attempt.error)
         if attempt.failed:
             again = "" if attempt.final else "; it is tried again"
             log.error(
@@ -91,8 +96,8 @@ def tell_failures(survey: Survey, status: CellStatus, shown: dict[str, int]) -> 
 
 def why(folder: Path, error: str, jobs: list[Job]) -> str:
     """Return the last lines of a failure: its traceback, or the end of its job's output."""
-    record = folder / "record.json"
-    text = (read_json(record).get("error") or "") if record.is_file() else ""
+    found = find_record(folder / "record.json")
+    text = (found.error or "") if found else ""
     if len(text.splitlines()) < 2 and jobs:
         text = f"{tail(jobs[-1].log)}\n{error}"
     return last_lines(text or error, LAST_LINES)

@@ -31,6 +31,7 @@ from scaling.failure import (
 )
 from scaling.gang import Gang
 from scaling.request import Work, alone
+from scaling.schema import discard_record
 from scaling.step import prepare
 from scaling.trainer import longest, trunk_work
 from scaling.work import Task, alike, most_together
@@ -125,7 +126,7 @@ class Worker:
             with lease:
                 done = status_of(cell) == "done"
                 if not done:
-                    record_path(cell).unlink(missing_ok=True)
+                    discard_record(record_path(cell))
                     refuse_if_stuck(attempts(folder)[:-1])
                     try:
                         yield
@@ -134,7 +135,7 @@ class Worker:
                     except Exception as error:
                         if cell in self.task.cells:
                             self.charged.append(cell)
-                        if self.final_after(folder)(error):
+                        if self.final_after(folder)(error) and not self.pulse.superseded:
                             write_failed(cell, error)
                         raise
                     lease.outcome = status_of(cell)

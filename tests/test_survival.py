@@ -209,6 +209,74 @@ def fill(path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_stopped_worker_is_ended_and_its_cell_goes_on_from_its_checkpoint(
+    tiny, long, tmp_path, quiet
+):
+    study = tmp_path / "runs/tiny"
+    first = begin(*tiny, *long, f"runs={tmp_path}/runs", "machine.stopped_seconds=3")
+    pid = await_(lambda: long_one(study))[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    said = first.communicate(timeout=200)[1]
+    assert first.returncode == 0, said
+    assert "its process was stopped (SIGSTOP) for" in said
+    assert not Path(f"/proc/{pid}").exists()
+    assert science(study) == quiet
+    found = [a for r in read_records(study) for a in attempts(study / r.run_id)]
+    assert {a.outcome for a in found} == {"done", "stalled"}
+
+
+HANG = """import signal, time
+signal.signal(signal.SIGUSR1, lambda *_: time.sleep(1e6))  # in the main thread: the beat goes on
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_beats_without_a_step_is_ended_and_its_cell_goes_on(
+    tiny, long, tmp_path, quiet, monkeypatch
+):
+    study = tmp_path / "runs/tiny"
+    (tmp_path / "sitecustomize.py").write_text(HANG)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    first = begin(*tiny, *long, f"runs={tmp_path}/runs", "machine.hang_seconds=20")
+    os.kill(await_(lambda: long_one(study))[0].pid, signal.SIGUSR1)
+    said = first.communicate(timeout=200)[1]
+    assert first.returncode == 0, said
+    assert "it moved nothing for" in said
+    assert science(study) == quiet
+
+
+@pytest.mark.slow
+def test_damaged_files_cost_one_line_each_and_the_same_command_mends_them(
+    tiny, long, tmp_path, quiet
+):
+    study = tmp_path / "runs/tiny"
+    command = [*tiny, *long, f"runs={tmp_path}/runs"]
+    first = begin(*command)
+    os.kill(await_(lambda: long_one(study))[0].pid, signal.SIGKILL)
+    first.communicate(timeout=200)
+    done = [p.parent for p in study.glob("*/record.json") if '"done"' in p.read_text()]
+    (failed,) = {p.parent for p in study.glob("[!.]*/attempts")} - set(done)
+    (done[0] / "record.json").write_text('{"run_id": "')
+    (done[1] / "record.json").write_text("[]")
+    for path in (done[0] / "attempts/0001.json", failed / "attempts/0001.json"):
+        path.write_text("")
+        os.utime(path, (time.time() - 60,) * 2)
+    for path in study.glob(".trunks/*/metrics.jsonl"):
+        path.write_text("?\n" + path.read_text())
+    with (study / "jobs.jsonl").open("a") as stream:
+        stream.write("17\n")
+    shown = run("scaling.status", str(study))
+    assert (shown.returncode, shown.stderr.count("\n")) == (1, 1)
+    assert "2 damaged" in shown.stdout
+    again = sweep(*command)
+    assert again.returncode == 0, again.stderr
+    assert "records that cannot be read, set aside and trained again" in again.stderr
+    assert science(study) == quiet
+    assert len(list(study.rglob("*.damaged-1.json"))) == 4
+    assert run("scaling.status", str(study)).returncode == 0
+
+
+@pytest.mark.slow
 def test_a_killed_corpus_leaves_no_process_and_goes_on(tmp_path):
     path, cache = tmp_path / "a.jsonl", tmp_path / "cache"
     with path.open("w") as out:

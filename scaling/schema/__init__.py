@@ -4,6 +4,7 @@ The only part of `scaling` that `analysis` imports; the standard library and PyY
 """
 
 from scaling.schema.atomic import replacing, sweep_temporaries, temporary_name
+from scaling.schema.damage import set_aside
 from scaling.schema.evaluation import EVALUATION, Evaluation, read_evaluation
 from scaling.schema.files import (
     SNAPSHOT,
@@ -24,7 +25,7 @@ from scaling.schema.forecasts import (
     read_forecasts,
     scored,
 )
-from scaling.schema.process import machine_id, process_started
+from scaling.schema.process import machine_id, process_started, process_stopped
 from scaling.schema.ranges import (
     FLOPS,
     LEVEL,
@@ -37,7 +38,7 @@ from scaling.schema.ranges import (
     numeric_fields,
     ranges_of,
 )
-from scaling.schema.reading import check_schema, read_as
+from scaling.schema.reading import Later, check_schema, read_as
 from scaling.schema.recipe import (
     LORA_FACTOR,
     Recipe,
@@ -50,6 +51,8 @@ from scaling.schema.record import (
     SCHEMA,
     Params,
     Record,
+    discard_record,
+    find_record,
     read_curve,
     read_record,
     read_records,
@@ -84,6 +87,7 @@ __all__ = [
     "SNAPSHOT",
     "Branch",
     "Evaluation",
+    "Later",
     "Params",
     "Range",
     "Recipe",
@@ -99,6 +103,8 @@ __all__ = [
     "confirmations",
     "destination",
     "deviations",
+    "discard_record",
+    "find_record",
     "finite",
     "first_coefficient",
     "ladder_shape",
@@ -107,6 +113,7 @@ __all__ = [
     "now",
     "numeric_fields",
     "process_started",
+    "process_stopped",
     "ranges_of",
     "read_as",
     "read_curve",
@@ -120,6 +127,7 @@ __all__ = [
     "refuse_code",
     "replacing",
     "scored",
+    "set_aside",
     "sha256_file",
     "sha256_json",
     "sweep_temporaries",

@@ -18,11 +18,21 @@ def machine_id() -> str:
 
 def process_started(pid: int) -> int | None:
     """Return a process' start in clock ticks since boot; None when it is gone or a zombie."""
-    try:
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
+    state, *rest = _stat(pid)
     return None if state in "ZX" else int(rest[18])
+
+
+def process_stopped(pid: int) -> bool:
+    """Say whether a process is stopped (SIGSTOP, Ctrl-Z), not by a debugger."""
+    return _stat(pid)[0] == "T"
+
+
+def _stat(pid: int) -> list[str]:
+    """Return a process' state letter and the fields after it; X alone where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ["X"]
 
 
 def own_process() -> tuple[int, int]:

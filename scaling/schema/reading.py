@@ -58,10 +58,14 @@ def check_schema(values: Any, *, source: str | Path, noun: str, fix: str, schema
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise ValueError(f"{source}: schema={number!r} is no schema number of a {noun}; {fix}")
     if number > schema:
-        raise ValueError(
+        raise Later(
             f"{source} has schema {number}: a later version wrote it, this one reads a {noun} up"
             f" to schema {schema}; {UPGRADE}"
         )
+
+
+class Later(ValueError):
+    """A later version wrote the file: it is not damaged, and nothing may take its place."""
 
 
 class _Unfit(ValueError):

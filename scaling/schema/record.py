@@ -6,15 +6,18 @@ that are older than it (`scaling.schema.reading`).
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scaling.schema.damage import set_aside
 from scaling.schema.files import read_json, write_json
-from scaling.schema.reading import read_as
+from scaling.schema.reading import Later, read_as
 from scaling.schema.safety import listable
 
+log = logging.getLogger(__name__)
 SCHEMA = 1
 TRAIN_AGAIN = "remove the file and train the cell again"
 STATUSES = ("done", "diverged", "failed")
@@ -146,36 +149,88 @@ def read_record(path: str | Path) -> Record:
     return _built(read_json(path), path)
 
 
+def find_record(path: str | Path) -> Record | None:
+    """Read a record for one who may train it again; None where it is missing or damaged.
+
+    ValueError for one of a later version, which is not damaged.
+    """
+    try:
+        return read_record(path)
+    except FileNotFoundError:
+        return None
+    except Later:
+        raise
+    except ValueError:
+        return None
+
+
+def discard_record(path: str | Path) -> None:
+    """Remove the record of a cell that is trained again; set it aside where it is damaged."""
+    path = Path(path)
+    try:
+        read_record(path)
+    except FileNotFoundError:
+        return
+    except Later:
+        raise
+    except ValueError as error:
+        set_aside(path, str(error))
+    else:
+        path.unlink(missing_ok=True)
+
+
 def read_records(folder: str | Path) -> list[Record]:
     """Read every `<cell>/record.json` of a study, ordered by run_id.
 
-    Cells without a record (queued, running, killed) are not there yet. Raises FileNotFoundError
-    for a folder that does not exist. Records of a final run (`final/<stage>`) are left out.
+    Cells without a record (queued, running, killed) are not there yet; a record that cannot be read
+    is left out, which is said. Raises FileNotFoundError for a folder that does not exist. Records
+    of a final run (`final/<stage>`) are left out.
     """
     folder = listable(Path(folder))
     if not folder.is_dir():
         raise FileNotFoundError(f"no study folder {folder}; run the sweep first or check the path")
-    return sorted(map(read_record, folder.glob("*/record.json")), key=lambda r: r.run_id)
+    found = []
+    for path in folder.glob("*/record.json"):
+        try:
+            found.append(read_record(path))
+        except ValueError as error:
+            log.warning("left out: %s", error)
+    return sorted(found, key=lambda r: r.run_id)
 
 
-def read_curve(path: str | Path) -> list[dict[str, Any]]:
+def read_curve(path: str | Path, *, strict: bool = False) -> list[dict[str, Any]]:
     """Read a metrics.jsonl; a torn last line (a killed writer) is dropped.
 
-    Rows hold at least `step, tokens, flops, train_loss`; those of an evaluation `test_loss` too.
+    Rows hold at least `step, tokens, flops, train_loss`; those of an evaluation `test_loss` too. A
+    damaged line before the last one is left out, which is said; `strict` readers, who go on writing
+    the curve, get a ValueError that names it.
     """
-    return list(_rows(Path(path)))
+    path, rows = Path(path), []
+    for number, row, why in _rows(path):
+        if row is not None:
+            rows.append(row)
+        elif strict:
+            raise ValueError(f"{path}: line {number} {why}")
+        else:
+            log.warning("%s: line %d %s; it is left out", path, number, why)
+    return rows
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
+    """Go through the lines: number, row, or None and what is wrong."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                return
-            raise ValueError(f"{path}: line {number} is not JSON ({error})") from error
+            row = json.loads(line, parse_constant=lambda name: None)  # NaN, of earlier versions
+        except ValueError as error:
+            if number < len(lines):
+                yield number, None, f"is not JSON ({error})"
+            continue
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            yield number, row, ""
+        else:
+            yield number, None, "is no row with a step"

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from scaling.attempt import (
     Stopped,
     attempt_path,
     attempts,
+    dead,
     failures,
     last_attempt,
     process_started,
@@ -138,6 +140,101 @@ def test_a_torn_or_foreign_file_is_not_taken_for_an_attempt(tmp_path):
     values = json.loads(attempt_path(tmp_path, 1).read_text())
     attempt_path(tmp_path, 1).write_text(json.dumps(values | {"a_later_field": 1}))
     assert last_attempt(tmp_path).job == "a"
+
+
+def test_a_loss_that_is_no_number_ends_an_attempt_like_any_other(tmp_path):
+    with Lease(tmp_path, holder(), Pulse()) as lease:
+        lease.pulse.step, lease.pulse.test_loss = 7, math.nan
+    last = last_attempt(tmp_path)
+    assert (last.outcome, last.step, last.test_loss) == ("done", 7, None)
+
+
+DAMAGES = {
+    "empty": lambda text: "",
+    "cut": lambda text: text[:60],
+    "a list": lambda text: "[1]",
+    "fields missing": lambda text: "{}",
+    "another type": lambda text: text.replace('"step": 0', '"step": "x"'),
+    "no text": lambda text: "\udcff\udcfe",
+}
+
+
+def damage(path, how):
+    path.write_text(DAMAGES[how](path.read_text()), errors="surrogateescape")
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_an_attempt_that_cannot_be_read_is_set_aside_and_the_next_one_begins(tmp_path, how, caplog):
+    take(tmp_path, holder())
+    damage(attempt_path(tmp_path, 1), how)
+    assert last_attempt(tmp_path).outcome == "damaged"
+    with pytest.raises(Held):  # perhaps it is being written
+        take(tmp_path, holder("b"))
+    age(tmp_path, attempt.DAMAGED_SECONDS + 1)
+    assert take(tmp_path, holder("b")).attempt == 2
+    names = sorted(p.name for p in (tmp_path / "attempts").iterdir())
+    assert names == ["0001.damaged-1.json", "0002.json"]
+    assert [a.outcome for a in attempts(tmp_path)] == ["damaged", None]
+    assert failures(attempts(tmp_path), "r") == 0
+    assert len(caplog.messages) == 1
+    assert "0001.json is damaged and set aside as 0001.damaged-1.json" in caplog.text
+
+
+def test_a_holder_that_lives_mends_its_own_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt, "BEAT_SECONDS", 0.02)
+    with Lease(tmp_path, holder(), Pulse()):
+        attempt_path(tmp_path, 1).write_text("")
+        while last_attempt(tmp_path).outcome == "damaged":
+            time.sleep(0.01)
+    assert last_attempt(tmp_path).outcome == "done"
+
+
+def test_the_attempt_after_9999_is_the_last_one(tmp_path):
+    take(tmp_path, holder())
+    first = attempt_path(tmp_path, 1)
+    for number in (2, 9_999, 10_000):
+        attempt_path(tmp_path, number).write_text(first.read_text())
+    assert [a.attempt for a in attempts(tmp_path)] == [1, 2, 9_999, 10_000]
+    age(tmp_path, attempt.STALE_SECONDS + 10)
+    assert take(tmp_path, holder("b")).attempt == 10_001
+
+
+def test_an_attempt_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    for name in ("fsync", "link"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, n=name, r=real: (done.append(n), r(*a)))
+    take(tmp_path, holder())
+    assert done == ["fsync", "link", "fsync"]
+
+
+def test_a_beat_outlives_a_disk_that_refuses_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(attempt, "BEAT_SECONDS", 0.02)
+
+    def refused(*arguments):
+        raise OSError(30, "Read-only file system")
+
+    with Lease(tmp_path, holder(), Pulse()) as lease:
+        with monkeypatch.context() as patch:
+            patch.setattr(attempt, "write_attempt", refused)
+            patch.setattr(os, "utime", refused)
+            time.sleep(0.2)
+        lease.pulse.step = 9
+        while last_attempt(tmp_path).step != 9:
+            time.sleep(0.01)
+
+
+def test_who_was_taken_over_is_stopped_before_the_next_write(tmp_path):
+    pulse = Pulse()
+    with suppress(Stopped), Lease(tmp_path, holder("7_0", pid=1), pulse):
+        pulse.fence()
+        take(tmp_path, holder("7_0", pid=2))  # no beat has passed yet
+        with pytest.raises(Stopped, match="superseded"):
+            pulse.fence()
+        raise Stopped("superseded")
+    pulse.fence()
+    assert last_attempt(tmp_path).pid == 2
+    assert not dead(tmp_path, last_attempt(tmp_path))
 
 
 def test_processes_are_told_from_later_ones_of_the_same_number():

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaling import checkpoint, tensors
+from scaling import checkpoint, heldout, request, tensors
 from scaling import step as stepping
-from scaling.attempt import Pulse, Stopped
+from scaling.attempt import Holder, Lease, Pulse, Stopped, take
 from scaling.budget import resolve
 from scaling.device import has_compiler, pick_device
-from scaling.failure import cell_folder
+from scaling.failure import cell_folder, trunk_folder
 from scaling.health import probe
 from scaling.schema import read_curve, read_record
 from scaling.step import new_run, prepare, train_step
@@ -335,6 +335,103 @@ def test_a_trunk_that_resumes_beyond_a_kept_point_leaves_it_as_it_was(
     parted = [train_trunk([cell], part="branch")[0] for cell in cells]
     whole = train_trunk([replace(c, runs=str(tmp_path / "whole")) for c in cells])
     assert list(map(science, parted)) == list(map(science, whole))
+
+
+def halted(cells, *, at: int, part: str = "all") -> None:
+    """Train up to a step and leave a checkpoint there."""
+    pulse = Pulse()
+
+    def late(run, setting, clip):
+        pulse.stop = "preempted" if run.step == at - 1 else pulse.stop
+        return train_step(run, setting, clip)
+
+    with pytest.MonkeyPatch.context() as patch, suppress(Stopped):
+        patch.setattr(stepping, "train_step", late)
+        train_trunk(cells, pulse=pulse, part=part)
+    assert pulse.step == at
+
+
+SPOILS = {
+    "odd": lambda rows: [rows[0], "what is this", *rows[1:]],
+    "cut": lambda rows: [rows[0], rows[1][:20], *rows[2:]],
+    "no object": lambda rows: ["17", *rows],
+    "rows missing": lambda rows: rows[:1],
+}
+
+
+@pytest.mark.parametrize("how", SPOILS)
+@pytest.mark.parametrize("at", [31, 60], ids=["trunk", "branch"])
+def test_a_damaged_curve_sends_a_cell_back_to_where_it_was_whole(
+    make_cell, tmp_path, caplog, how, at
+):
+    cell = make_cell(n_tokens=4096)
+    (whole,) = train_trunk([replace(cell, runs=str(tmp_path / "whole"))])
+    unbroken = curve(replace(cell, runs=str(tmp_path / "whole")))
+    halted([cell], at=at)
+    folder = trunk_folder(cell) if at == 31 else cell_folder(cell)
+    path = folder / "metrics.jsonl"
+    path.write_text("\n".join(SPOILS[how](path.read_text().splitlines())) + "\n")
+    (record,) = train_trunk([cell])
+    assert science(record) == science(whole)
+    assert curve(cell) == unbroken
+    aside = sorted(p.name for p in folder.glob("*damaged*"))
+    assert aside == ["checkpoint.damaged-1.safetensors", "metrics.damaged-1.jsonl"]
+    assert "metrics.jsonl is damaged and set aside as metrics.damaged-1.jsonl" in caplog.text
+
+
+def test_a_branch_whose_state_is_damaged_after_its_trunk_went_on_starts_the_trunk_again(
+    make_cell, tmp_path
+):
+    cells = [make_cell(n_tokens=n) for n in (1024, 4096)]
+    whole = train_trunk([replace(c, runs=str(tmp_path / "whole")) for c in cells])
+    halted(cells[:1], at=15)  # in the short cell's decay, after step 13
+    halted(cells[1:], at=40)  # the trunk is beyond it
+    (cell_folder(cells[0]) / "metrics.jsonl").write_text("?\n?\n")
+    assert list(map(science, train_trunk(cells))) == list(map(science, whole))
+
+
+def test_a_test_loss_on_the_way_that_is_no_number_is_left_out_of_the_curve(
+    make_cell, monkeypatch, caplog
+):
+    cell, seen = make_cell(), []
+
+    def spoiled(model, test, *, windows=None):
+        score = heldout.evaluate(model, test, windows=windows)
+        seen.append(windows)
+        return replace(score, loss=math.nan) if windows and len(seen) == 1 else score
+
+    monkeypatch.setattr(request, "evaluate", spoiled)
+    pulse = Pulse()
+    (record,) = train_trunk([cell], pulse=pulse)
+    assert record.status == "done"
+    rows = curve(cell)
+    assert "test_loss" not in rows[0]
+    assert any("test_loss" in r for r in rows[1:])
+    assert "NaN" not in (trunk_folder(cell) / "metrics.jsonl").read_text()
+    assert "is not finite, and left out" in caplog.text
+
+
+def test_a_worker_that_was_taken_over_writes_nothing_more(make_cell, monkeypatch):
+    cell, pulse = make_cell(n_tokens=4096), Pulse()
+    cell.machine.checkpoint_seconds = 0.0  # it wants to write after every step
+    folder, files = cell_folder(cell), {}
+
+    def asleep(run, setting, clip):
+        if run.step == 60:
+            take(folder, replace(Holder.here(round="r", job="1_0"), pid=1))
+            files.update({p: p.read_bytes() for p in states()})
+        return train_step(run, setting, clip)
+
+    def states():
+        places = (folder, trunk_folder(cell))
+        return [p for place in places for p in place.glob("*") if p.is_file()]
+
+    monkeypatch.setattr(stepping, "train_step", asleep)
+    holder = replace(Holder.here(round="r", job="1_0"), pid=2)
+    with pytest.raises(Stopped, match="superseded"), Lease(folder, holder, pulse):
+        train_trunk([cell], pulse=pulse)
+    assert {p: p.read_bytes() for p in states()} == files
+    assert len(files) > 2
 
 
 def spoilt(steps, factor):
