@@ -64,7 +64,7 @@ def start(
 
 
 @contextmanager
-def one_sentence(schema: type, *, full: bool) -> Iterator[None]:
+def one_sentence(schema: type | None = None, *, full: bool) -> Iterator[None]:
     """End the process on an error with one sentence; `full` lets the traceback through.
 
     Warnings of numbers (numpy's overflows on the way to a minimum) are shown with it alone: what

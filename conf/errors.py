@@ -52,9 +52,9 @@ FIXES = {
 }
 
 
-def sentence(error: BaseException, schema: type) -> str:
-    """Say in one sentence what was wrong; `schema` names the legal keys."""
-    known = composing(error, schema)
+def sentence(error: BaseException, schema: type | None) -> str:
+    """Say in one sentence what was wrong; `schema` names the legal keys of a Hydra command."""
+    known = composing(error, schema) if schema else ""
     if known:
         return known
     text = flat(str(error))

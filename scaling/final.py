@@ -21,6 +21,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.app import start, store
+from conf.errors import sentence
+from conf.values import pasted
 from scaling.attempt import Stopped
 from scaling.config import (
     BudgetConfig,
@@ -76,7 +78,8 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"no plan {path}; write one with python -m analysis.plan law=... out={path}"
+            f"no plan {path}; write one with python -m analysis.plan law=... "
+            f"{pasted(f'out={path}')}"
         )
     composed = OmegaConf.structured(FinalConfig)
     values = read_yaml(path)
@@ -90,7 +93,7 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
         composed = OmegaConf.merge(composed, values)
     except OmegaConfBaseException as error:
         raise ValueError(
-            f"{path}: {str(error).splitlines()[0]}; write the plan again or mend the key"
+            f"{path}: {sentence(error, FinalConfig)}; write the plan again or mend the key"
         ) from error
     apply(composed, overrides)
     config = OmegaConf.to_object(composed)
@@ -210,7 +213,7 @@ def planned_cell(config: FinalConfig) -> CellConfig:
         composed = OmegaConf.merge(OmegaConf.structured(CellConfig), known)
     except OmegaConfBaseException as error:
         raise ValueError(
-            f"the plan's cell: {str(error).splitlines()[0]}; write the plan again"
+            f"the plan's cell: {sentence(error, CellConfig)}; write the plan again"
         ) from error
     cell = OmegaConf.to_object(composed)
     assert isinstance(cell, CellConfig)
@@ -311,11 +314,11 @@ def confirmed(config: FinalConfig) -> None:
     lines = read_forecasts(Path(config.runs) / LEDGER)
     found = [line for line in lines if (line["study"], line["law_sha256"]) == (study, law)]
     if not found:
+        beside = f"{Path(config.plan).with_suffix('')}.confirmation.yaml"
         raise ValueError(
             f"this run is {config.extrapolation:g} times the largest compute fitted and waits for"
             " its confirmation: run the plan written beside it, python -m scaling.final"
-            f" plan={Path(config.plan).with_suffix('')}.confirmation.yaml stages=pretrain, or set"
-            " force=true"
+            f" {pasted(f'plan={beside}')} stages=pretrain, or set force=true"
         )
     if found[-1]["inside"] is False:
         raise ValueError(
@@ -327,8 +330,8 @@ def confirmed(config: FinalConfig) -> None:
 
 def refitting(study: str, runs: str) -> str:
     """Say how a confirmation becomes a row of the law."""
-    folder = Path(runs) / study.partition(CONFIRMING)[0]
-    return f"python -m analysis.fit runs={folder} takes it as a row; then plan again with that law"
+    source = pasted(f"runs={Path(runs) / study.partition(CONFIRMING)[0]}")
+    return f"python -m analysis.fit {source} takes it as a row; then plan again with that law"
 
 
 def score_forecast(config: FinalConfig, record: Record) -> None:
