@@ -29,8 +29,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scaling import slurm  # noqa: E402
 from scaling.attempt import Attempt, Held, Holder, Lease, Pulse, attempts, last_attempt  # noqa: E402
-from scaling.ledger import ledger_path  # noqa: E402
+from scaling.ledger import ledger_path, read_jobs  # noqa: E402
 from scaling.schema import find_record, read_curve, read_record  # noqa: E402
 
 CLUSTER = Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared")) / "slurm/cluster"
@@ -67,11 +68,11 @@ def write_text(folder: Path) -> None:
         (folder / f"text/doc{i:02}.txt").write_text("\n".join(lines))
 
 
-def sweep(overrides: list[str], log: Path) -> subprocess.Popen:
-    """Start the sweep command in the background."""
+def sweep(overrides: list[str], log: Path, within: list[str] | None = None) -> subprocess.Popen:
+    """Start the sweep command in the background, `within` another command perhaps."""
     with log.open("a") as stream:
         return subprocess.Popen(
-            [sys.executable, "-m", "scaling.sweep", "-m", *overrides],
+            [*(within or []), sys.executable, "-m", "scaling.sweep", "-m", *overrides],
             cwd=ROOT,
             stdout=stream,
             stderr=stream,
@@ -85,6 +86,12 @@ class Faults:
         self.study, self.random = study, random.Random(seed)
         self.front: subprocess.Popen | None = None
         self.again: Counter[str] = Counter()  # cells that must be trained again, and how often
+        self.within: list[str] = []  # the command in which the next sweep is started
+
+    def start_within(self) -> list[str]:
+        """Return the command in which the next sweep is started; none after that."""
+        within, self.within = self.within, []
+        return within
 
     def running(self) -> list[Attempt]:
         """Return the attempts whose process lives now."""
@@ -252,6 +259,34 @@ def spoil(faults: Faults, path: Path) -> bool:
     return True
 
 
+def live_jobs(faults: Faults) -> list[str]:
+    """Return the jobs of the study that run, in their imports too."""
+    jobs = [j.job for j in read_jobs(faults.study) if j.where == "slurm"]
+    found = slurm.states(jobs) or {}
+    return sorted(j for j in set(jobs) if j in found and found[j].state == "RUNNING")
+
+
+def signal_job(faults: Faults) -> bool:
+    """Signal a job as SLURM does before its time limit, in its imports perhaps."""
+    if jobs := live_jobs(faults):
+        slurm.call("scancel", "--signal=USR2", faults.random.choice(jobs))
+    return bool(jobs)
+
+
+def end_job(faults: Faults) -> bool:
+    """Shorten a job's time limit to a minute: SLURM signals it late or not at all and ends it."""
+    if jobs := live_jobs(faults):
+        job = faults.random.choice(jobs)
+        slurm.call("scontrol", "update", f"jobid={job}", "timelimit=1")
+    return bool(jobs)
+
+
+def sweep_inside(faults: Faults) -> bool:
+    """Kill -9 the sweep command and start the next one inside an allocation."""
+    faults.within = ["salloc", "--quiet", "-p", "main", "-n1", "--mem-per-cpu=100M", "-t", "5"]
+    return Faults.kill_launcher(faults)
+
+
 Fault = Callable[[Faults], bool]
 LOCAL: dict[str, Fault] = {
     "kill_cell": Faults.kill_cell,
@@ -271,6 +306,9 @@ EVENTS: dict[str, Fault] = {
     "preempt": Faults.preempt,
     "fill_disk": Faults.fill_disk,
     "block_wandb": Faults.block_wandb,
+    "signal_job": signal_job,
+    "end_job": end_job,
+    "sweep_inside": sweep_inside,
 }
 
 
@@ -423,7 +461,7 @@ def run(options: argparse.Namespace, folder: Path, disk: Path) -> dict[str, int]
     ]  # fmt: skip
     happened = disturb(
         faults,
-        lambda: sweep(command, folder / "disturbed.log"),
+        lambda: sweep(command, folder / "disturbed.log", faults.start_within()),
         kinds,
         on_slurm=not options.local,
     )

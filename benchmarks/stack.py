@@ -34,12 +34,18 @@ ROOT = Path(__file__).resolve().parent.parent
 GRID = ("seed=0,1,2,3,4,5,6,7", "optim.peak_lr=0.01,0.02,0.04,0.08")
 
 
-def stacked_step(setting: Setting, size: int) -> Callable[[], None]:
-    """Return the step of a stack of as many seeds."""
+def stack_requests(setting: Setting, size: int) -> list[StepRequest]:
+    """Return what as many seeds of a cell ask a stack for."""
     requests = []
     for seed in range(size):
         own = replace(setting.beside(replace(setting.cell, seed=seed), Pulse()), stacked=True)
         requests.append(StepRequest(run=new_run(own), setting=own, clip=1.0))
+    return requests
+
+
+def stacked_step(setting: Setting, size: int) -> Callable[[], None]:
+    """Return the step of a stack of as many seeds."""
+    requests = stack_requests(setting, size)
     stack = Ensemble(requests)
 
     @torch.no_grad()

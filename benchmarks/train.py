@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
@@ -42,7 +41,7 @@ from scaling.config import (
     OptimConfig,
     TokenizerConfig,
 )
-from scaling.device import autocast, device_name, peak_flops
+from scaling.device import autocast, device_name, moved, peak_flops
 from scaling.step import Run, Setting, new_run, prepare, train_step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,12 +140,24 @@ def llama(config: ModelConfig, vocab: int, context: int) -> nn.Module | None:
     )
 
 
-def reference_step(model: nn.Module, loss_of: Callable[..., Tensor], setting: Setting) -> Step:
+def compile_model(model: nn.Module, *, by_block: bool = False) -> None:
+    """Compile a reference, in one or block by block: many layers in one take minutes to compile."""
+    if not by_block:
+        model.compile()
+        return
+    inner = getattr(model, "model", None)
+    for block in model.blocks if inner is None else inner.layers:  # type: ignore[union-attr]
+        block.compile()
+
+
+def reference_step(
+    model: nn.Module, loss_of: Callable[..., Tensor], setting: Setting, *, by_block: bool = False
+) -> Step:
     """Return a plain step of a reference on the cell's batches."""
     device, precision = setting.device, setting.cell.machine.precision
     model.to(device).train()
     if setting.cell.machine.compile:
-        model.compile()
+        compile_model(model, by_block=by_block)
     fused = device.type == "cuda"
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.1, fused=fused)
     count = 0
@@ -154,7 +165,7 @@ def reference_step(model: nn.Module, loss_of: Callable[..., Tensor], setting: Se
     def step() -> None:
         nonlocal count
         inputs, targets = setting.batches(count)
-        x, y = (torch.from_numpy(np.asarray(a)).to(device) for a in (inputs, targets))
+        x, y = (moved(a, device) for a in (inputs, targets))
         with autocast(device, precision):
             loss = loss_of(model, x, y)
         loss.backward()
@@ -176,18 +187,30 @@ def our_step(run: Run, setting: Setting) -> Step:
     return step
 
 
+def llama_step(setting: Setting, *, by_block: bool = False) -> Step | None:
+    """Return the step of transformers' Llama, None without the package."""
+    shape = setting.resolved.shape
+    other = llama(setting.cell.model, shape.vocab_size, shape.context)
+    if other is None:
+        return None
+    loss = lambda m, x, y: m(input_ids=x, labels=x).loss  # noqa: E731
+    return reference_step(other, loss, setting, by_block=by_block)
+
+
+def gpt2_step(setting: Setting, *, by_block: bool = False) -> Step:
+    """Return the step of the plain loop."""
+    shape = setting.resolved.shape
+    gpt2 = GPT2(setting.cell.model, shape.vocab_size, shape.context)
+    return reference_step(gpt2, lambda m, x, y: m(x, y), setting, by_block=by_block)
+
+
 def contestants(setting: Setting) -> dict[str, Step]:
     """Return the steps to compare."""
-    config, shape = setting.cell.model, setting.resolved.shape
-    vocab, context = shape.vocab_size, shape.context
     steps = {"ours": our_step(new_run(setting), setting)}
-    other = llama(config, vocab, context)
+    other = llama_step(setting)
     if other is not None:
-        steps["llama"] = reference_step(
-            other, lambda m, x, y: m(input_ids=x, labels=x).loss, setting
-        )
-    gpt2 = GPT2(config, vocab, context)
-    steps["gpt2"] = reference_step(gpt2, lambda m, x, y: m(x, y), setting)
+        steps["llama"] = other
+    steps["gpt2"] = gpt2_step(setting)
     return steps
 
 

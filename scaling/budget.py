@@ -12,7 +12,10 @@ from scaling.schema import Branch, Shape, trained, tuning_lr
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """What a cell's config comes to. Tokens are whole steps; FLOPs are exact for them."""
+    """What a cell's config comes to. Tokens are whole steps; FLOPs are exact for them.
+
+    `memory_bytes` are the device's, `copied_bytes` those of the machine beside it.
+    """
 
     shape: Shape
     n_tokens: int
@@ -25,6 +28,7 @@ class Resolved:
     flops: float
     flops_6nd: float
     memory_bytes: int
+    copied_bytes: int
 
     @property
     def tokens_per_param(self) -> float:
@@ -66,7 +70,18 @@ def resolve(cell: CellConfig) -> Resolved:
         flops=shape.flops_per_token * n_tokens,
         flops_6nd=6.0 * shape.params.multiplying * n_tokens,
         memory_bytes=shape.training_bytes(batch),
+        copied_bytes=copied_bytes(cell, shape),
     )
+
+
+def copied_bytes(cell: CellConfig, shape: Shape) -> int:
+    """Estimate the bytes of what training copies to the CPU's memory, at most.
+
+    The trunk, while a branch that is not its last trains: each weight and two moments in fp32. With
+    `log.health` the hidden matrices over a step whose row is written.
+    """
+    trunk = 12 * shape.params.total if cell.schedule.name == "wsd" else 0
+    return trunk + (4 * shape.n_layer * shape.layer_matrices if cell.log.health else 0)
 
 
 def rows_each(rows: int, ranks: int) -> int:

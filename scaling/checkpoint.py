@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scaling.parallel import ALONE, World, divided_as, is_part, whole
+from scaling.parallel import ALONE, World, divided_as, is_part, own_part, whole
 from scaling.schema import set_aside
 from scaling.tensors import Damaged, damage, open_tensors, write_tensors
 
@@ -236,11 +236,13 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def _into_optimizer(optimizer: torch.optim.Optimizer, found: Mapping[str, Tensor]) -> None:
     for i, weight in enumerate(_parameters(optimizer)):
-        own = _Part(found, f"{i}.")
-        if own:
-            optimizer.state[weight] = {
-                k: divided_as(weight, v) if k != "step" else v for k, v in own.items()
-            }
+        for name, value in _Part(found, f"{i}.").items():
+            state = optimizer.state[weight]
+            value = value.to(weight.device) if name == "step" else divided_as(weight, value)
+            if name in state:  # in its place: the optimiser may hold the tensor by another name
+                state[name].copy_(value)
+            else:
+                state[name] = value
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
@@ -248,14 +250,48 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Copy weights and optimiser state in memory (the trunk, while a branch trains)."""
-    held = {f"model.{k}": v for k, v in weights(model).items()}
-    held |= {f"optimizer.{k}": v for k, v in _moments(optimizer).items()}
-    return {k: v.detach().clone() for k, v in held.items()}
+    """Copy this rank's weights and optimiser state to the CPU (the trunk, while a branch trains).
+
+    Not into pinned memory: the copies are seconds of a branch, and torch keeps what it pinned.
+    """
+    return {k: v.to("cpu", copy=True) for k, v in _held(model, optimizer).items()}
 
 
+@torch.no_grad()
 def restore(model: nn.Module, optimizer: torch.optim.Optimizer, held: dict[str, Tensor]) -> None:
-    """Put a snapshot back."""
-    _into_model(model, _Part(held, "model."), Path("snapshot"))
-    optimizer.state.clear()
-    _into_optimizer(optimizer, _Part(held, "optimizer."))
+    """Put a snapshot of the same model and optimiser back in place."""
+    for i, weight in enumerate(_parameters(optimizer)):
+        if not _Part(held, f"optimizer.{i}."):
+            optimizer.state.pop(weight, None)
+    for name, tensor in _held(model, optimizer).items():
+        tensor.copy_(held[name])
+
+
+def _held(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return this rank's part of weights and optimiser state."""
+    found = {f"model.{k}": own_part(v) for k, v in weights(model).items()}
+    found |= {f"optimizer.{k}": own_part(v.detach()) for k, v in _moments(optimizer).items()}
+    return found
+
+
+@torch.no_grad()
+def spread(model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> None:
+    """Put rank 0's weights and optimiser state in the place of every other rank's.
+
+    Each tensor goes from rank 0's device to the rank's own; names, shapes and types alone go as
+    objects.
+    """
+    for tensor in weights(model).values():
+        world.broadcast_(tensor)
+    parameters = _parameters(optimizer)
+    mine = [optimizer.state.get(weight, {}) for weight in parameters]
+    kinds = [{k: [list(v.shape), str(v.dtype)] for k, v in state.items()} for state in mine]
+    for weight, kind in zip(parameters, world.share(kinds), strict=True):
+        if not kind:
+            optimizer.state.pop(weight, None)
+        for name, (shape, dtype) in kind.items():
+            state = optimizer.state[weight]
+            if name not in state:
+                dtype = getattr(torch, dtype.removeprefix("torch."))
+                state[name] = torch.empty(shape, dtype=dtype, device=weight.device)
+            world.broadcast_(state[name])

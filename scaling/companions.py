@@ -20,18 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from scaling.attempt import Held, Pulse, Stopped
 from scaling.config import CellConfig
 from scaling.corridor import Corridor
-from scaling.parallel import ALONE, World, leave, meet
+from scaling.ending import end_now
+from scaling.parallel import ALONE, World, leave, meet, telling
 from scaling.pool import said
+from scaling.presence import GRACE_SECONDS, LOST, FolderBoard, Presence
 from scaling.schema import Record
 
 log = logging.getLogger(__name__)
-GRACE_SECONDS = 30.0  # in which rank 0 finds out by itself that another is gone
 Hold = Callable[[CellConfig, Path], AbstractContextManager[Any]]  # takes a cell while it is trained
-LOST = 70  # exit code of a rank 0 that does not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,10 @@ class Errand:
     def meet(self, rank: int) -> World:
         """Join the other ranks."""
         gpu = None if self.first_gpu is None else self.first_gpu + rank
-        return meet(f"file://{self.folder / 'meeting'}", rank=rank, size=self.size, gpu=gpu)
+        limit = self.cells[0].machine.hang_seconds
+        presence = Presence(FolderBoard(self.folder), rank, self.size, limit)
+        store = FileStore(str(self.folder / "meeting"), self.size)
+        return meet(store, gpu=gpu, presence=presence)
 
 
 @contextmanager
@@ -86,7 +90,7 @@ def companions(
             first_gpu=gpu,
         )
         with Company.of(errand) as company:
-            world = Leader(rank=0, size=errand.size, company=company)
+            world = Leader(rank=0, size=errand.size, presence=company.presence, company=company)
             with telling(world):
                 yield world
 
@@ -98,6 +102,7 @@ class Company:
     errand: Errand
     processes: list[Any]  # of ranks 1, 2, ...
     over: threading.Event = field(default_factory=threading.Event)
+    presence: Presence | None = None
 
     @classmethod
     def of(cls, errand: Errand) -> "Company":
@@ -114,7 +119,7 @@ class Company:
     def __enter__(self) -> "Company":
         """Meet them."""
         threading.Thread(target=self._watch, daemon=True).start()
-        self.errand.meet(0)
+        self.presence = self.errand.meet(0).presence
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
@@ -128,8 +133,7 @@ class Company:
             self.over.set()
             for process in self.processes:
                 process.kill()
-            with suppress(RuntimeError):  # of a collective that lost its other end
-                leave()
+            leave()
 
     def lost(self, *, within: float = 0.0) -> str:
         """Say which rank ended by itself and why; empty where none does within some seconds."""
@@ -161,21 +165,10 @@ class Leader(World):
 
     company: Company
 
-    def lost(self) -> str:
+    def lost(self, error: RuntimeError) -> str:
         """Say which was lost; a collective's error may come before its end is seen."""
-        return self.company.lost(within=2.0)
-
-
-@contextmanager
-def telling(world: World) -> Iterator[None]:
-    """Put what is known of a lost rank in the place of a collective's own error."""
-    try:
-        yield
-    except RuntimeError as error:
-        lost = world.lost()
-        if lost and str(error) != lost:
-            raise RuntimeError(lost) from error
-        raise
+        hung = self.presence.lost() if self.presence else ""
+        return hung or self.company.lost(within=2.0)
 
 
 def accompany(errand: Errand, rank: int, parent: int) -> None:
@@ -183,15 +176,17 @@ def accompany(errand: Errand, rank: int, parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # rank 0 hears them for all
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
-    logging.disable()
+    logging.disable(logging.WARNING)
+    code = 0
     try:
         with suppress(Stopped):
             world = errand.meet(rank)
             follow(world, errand.cells, part=errand.part, corridor=errand.corridor)
     except Exception as error:  # noqa: BLE001  told by rank 0
         (errand.folder / f"{rank}.error").write_text(f"{type(error).__name__}: {error}")
-        raise SystemExit(1) from None
+        code = 1
     leave()
+    end_now(code)
 
 
 def follow(

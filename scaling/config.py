@@ -432,7 +432,8 @@ class MachineConfig:
     GPU or `threads` of its own, train a model together (scaling.companions), each on its share of a
     step's rows; stages after pretraining take one. `shard` divides weights, gradients and moments
     among the ranks (FSDP2; Rajbhandari et al. 2020, stage 3), whose folder `runs` must then be one
-    that all of them see.
+    that all of them see. Ranks wait `meet_seconds` for each other at the start; one that gives no
+    sign of life, or that the others wait for, longer than `hang_seconds` ends the run, named.
 
     `stack` bounds how many small trunks of one shape train together in one process (scaling.gang;
     the seconds of a record are then its share). -1 leaves it to what was measured, 0 is never, a
@@ -451,13 +452,14 @@ class MachineConfig:
     activation_checkpointing: bool = False
     shard: bool = False
     ranks: Annotated[int, Range(1, 100_000, note="1 is alone")] = 1
+    meet_seconds: Annotated[float, Range(0, 1e7, above=True)] = 600.0
     threads: Annotated[int, Range(1, 4096)] = 1
     workers: Annotated[int, Range(0, 4096, note="0 is one a core")] = 0
     cache: str = ""
     checkpoint_seconds: Annotated[float, SECONDS] = 60.0
     stack: Annotated[int, Range(-1, 4096, note="-1 is as measured, 0 never")] = -1
-    stopped_seconds: Annotated[float, Range(0, 1e12, above=True)] = 60.0
-    hang_seconds: Annotated[float, Range(0, 1e12, above=True)] = 1800.0
+    stopped_seconds: Annotated[float, Range(0, 1e7, above=True)] = 60.0
+    hang_seconds: Annotated[float, Range(0, 1e7, above=True)] = 1800.0
 
     def __post_init__(self) -> None:
         """Check device, precision and numbers."""

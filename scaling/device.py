@@ -10,8 +10,10 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.utils.deterministic
+from torch import Tensor
 
 from scaling.config import CellConfig, MachineConfig
 from scaling.room import check_room, host_bytes
@@ -125,8 +127,26 @@ def peak_flops(device: torch.device, threads: int, precision: str = "fp32") -> f
     return 2 * n**3 / best
 
 
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Return an array on a device; a GPU gets it while it still computes what was asked before."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def count_memory_anew(device: torch.device) -> None:
+    """Let `peak_memory` of a GPU begin here: a process trains several cells one after the other."""
+    if device.type == "cuda":
+        torch.cuda.init()  # without it there is nothing to reset, which is an error
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> int:
-    """Return the peak bytes of this process, on the GPU where one is used."""
+    """Return the peak bytes of this process, on the GPU where one is used.
+
+    A GPU's since `count_memory_anew`.
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scaling.activity import moved
+from scaling.device import to_device
 from scaling.health import finite, update_ratio
 from scaling.heldout import Score, score_of
 from scaling.model import Transformer
@@ -67,7 +68,7 @@ class Ensemble:
             if (key := (r.setting.cell.seed, r.run.step)) not in drawn:
                 drawn[key] = r.setting.batches(r.run.step)
         batches = [drawn[r.setting.cell.seed, r.run.step] for r in requests]
-        x, y = (torch.from_numpy(np.stack(part)).to(device) for part in zip(*batches, strict=True))
+        x, y = (to_device(np.stack(part), device) for part in zip(*batches, strict=True))
         losses = self.passes(x, y)
         norms = self.gradient.norms()
         found = list(zip(losses.tolist(), norms.tolist(), strict=True))
@@ -155,7 +156,7 @@ class Forward:
         for at in range(0, n, rows):
             here = np.minimum(np.arange(at, at + rows), n - 1)  # the last one again, and cut off
             x, y = (
-                torch.from_numpy(np.stack([part[here] for part in parts])).to(setting.device)
+                to_device(np.stack([part[here] for part in parts]), setting.device)
                 for parts in ([t.inputs for t in tests], [t.targets for t in tests])
             )
             means.append(passes.losses(x, y).double().mean(2).cpu())  # (S, rows)

@@ -22,6 +22,7 @@ from scaling.config import CellConfig
 from scaling.schema import Record, code_version, find_record, now
 
 LAST_LINES = 6  # of a traceback or a log: the raising lines and the sentence
+STUCK_LIMITS = 3  # time limits in a row without one more step
 
 
 def cell_folder(cell: CellConfig) -> Path:
@@ -124,6 +125,29 @@ def charge(cell: CellConfig, holder: Holder, error: BaseException | str, *, retr
             write_failed(cell, error)
         lease.outcome, lease.final = "failed", final
         lease.error = last_line(str(error)) or type(error).__name__
+
+
+def note_end(cell: CellConfig, holder: Holder, *, outcome: str) -> None:
+    """Note an end that is no failure and came before the cell was begun, as an attempt."""
+    folder = cell_folder(cell)
+    before = last_attempt(folder)
+    with Lease(folder, holder, Pulse()) as lease:
+        lease.pulse.step = before.step if before else 0
+        lease.outcome, lease.final = outcome, False
+
+
+def refuse_if_stuck(before: list[Attempt]) -> None:
+    """Raise where the last attempts all ran into the time limit and none got any further."""
+    recent = before[-STUCK_LIMITS:]
+    if (
+        len(recent) == STUCK_LIMITS
+        and all(a.outcome == "timeout" for a in recent)
+        and recent[-1].step <= recent[0].step
+    ):
+        raise RuntimeError(
+            f"{STUCK_LIMITS} time limits passed without one more step than {recent[0].step}; "
+            "raise hydra.launcher.timeout_min"
+        )
 
 
 def bury(cell: CellConfig, error: str, *, retry: int) -> Attempt | None:

@@ -34,6 +34,7 @@ from scaling.config import (
     described,
 )
 from scaling.corridor import Corridor, read_left
+from scaling.ending import run_to_end
 from scaling.schema import (
     CONFIRMING,
     LEDGER,
@@ -156,7 +157,7 @@ def run_final(config: FinalConfig) -> list[Record]:
 
     return pretrain_together(
         lambda world, begin: run_stages(config, wanted, world=world, begin=begin),
-        config.machine.device,
+        config.machine,
     )
 
 
@@ -489,4 +490,4 @@ def main(config: FinalConfig) -> None:
 
 
 if __name__ == "__main__":
-    start(main, config_name="final", schema=FinalConfig)
+    run_to_end(lambda: start(main, config_name="final", schema=FinalConfig))

@@ -144,8 +144,9 @@ def _sample(
         moved()
         tokens[batch.rows, step] = chosen
         log_probs[batch.rows, step] = logp
-        counts[batch.rows[alive & (chosen == END)]] = step + 1
-        alive = alive & (chosen != END)
+        ends = alive & (chosen == END)
+        counts[batch.rows] = torch.where(ends, step + 1, counts[batch.rows])
+        alive = alive & ~ends
         n_alive = int(alive.sum())
         if n_alive == 0 or step == max_new - 1:
             break
@@ -243,6 +244,16 @@ def _decode(chosen: Tensor, model: Transformer, batch: Batch, decoder: Decoder |
     return logits
 
 
+def cumulated(shares: Tensor) -> Tensor:
+    """Return the sums of (B, V) shares up to each, in float64.
+
+    On the CPU where every operation must give the same bits each time: a GPU has no such sum.
+    """
+    slow = shares.device.type == "cuda" and torch.are_deterministic_algorithms_enabled()
+    found = shares.to("cpu" if slow else shares.device).cumsum(-1, dtype=torch.float64)
+    return found.to(shares.device)
+
+
 def choose(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Choose a token a row by its uniform draw; return it and its log-probability, (B,) each.
 
@@ -252,7 +263,7 @@ def choose(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, T
     if temperature == 0:
         chosen = logp.argmax(-1)
     else:
-        cumulative = logp.exp().cumsum(-1, dtype=torch.float64)
+        cumulative = cumulated(logp.exp())
         wanted = draws[:, None] * cumulative[:, -1:]
         chosen = torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp(
             max=logits.shape[1] - 1

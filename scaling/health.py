@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from scaling.model import Attention, Block, Transformer, causal_mask
 from scaling.optim import by_kind
-from scaling.parallel import whole
+from scaling.parallel import as_part, own_part, whole
 from scaling.parametrization import scales
 
+STRIP = 512  # queries whose scores are held at once: all of a long context fill a device
 PROBE_ROWS = 2  # sequences of a probe: a share of a step's cost that is not felt
 
 
@@ -93,18 +94,30 @@ def largest_score(attention: Attention, x: Tensor, rope: tuple[Tensor, Tensor] |
     q, k, _ = attention.project(x, rope)  # (B, H, T, K), (B, G, T, K)
     k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
     scale = attention.scale or 1 / math.sqrt(attention.d_head)
-    scores = (q @ k.mT).float() * scale  # (B, H, T, T)
-    return scores.masked_fill(~causal_mask(x.shape[1], 0, x.device), -math.inf).max()
+    largest = []
+    for at in range(0, q.shape[2], STRIP):
+        end = min(at + STRIP, q.shape[2])
+        scores = (q[:, :, at:end] @ k[:, :, :end].mT).float() * scale  # (B, H, strip, end)
+        mask = causal_mask(end - at, at, x.device)
+        largest.append(scores.masked_fill(~mask, -math.inf).max())
+    return torch.stack(largest).max()
 
 
 def copy_matrices(model: nn.Module) -> list[Tensor]:
-    """Copy the hidden matrices, to compare with after a step."""
-    return [w.detach().clone() for w in by_kind(model)[0].values()]
+    """Copy this rank's hidden matrices to the CPU, to compare with after a step."""
+    return [own_part(w.detach()).to("cpu", copy=True) for w in by_kind(model)[0].values()]
 
 
+@torch.no_grad()
 def update_ratio(before: list[Tensor], model: nn.Module) -> float:
-    """Return the norm of a step over the norm of the weights, of all hidden matrices together."""
-    after = by_kind(model)[0].values()
-    moved = [a.detach() - b for a, b in zip(after, before, strict=True)]
-    step, size = (whole(nn.utils.get_total_norm(w)) for w in (moved, before))
+    """Return the norm of a step over the norm of the weights, of all hidden matrices together.
+
+    One matrix at a time: a device that the training fills has no room for a copy of all.
+    """
+    norms = []
+    for after, copy in zip(by_kind(model)[0].values(), before, strict=True):
+        old = as_part(after.detach(), copy)
+        both = (torch.linalg.vector_norm(t) for t in (after.detach() - old, old))
+        norms.append(torch.stack([whole(n) for n in both]))
+    step, size = torch.linalg.vector_norm(torch.stack(norms), dim=0)
     return float(step / size)

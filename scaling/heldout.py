@@ -11,12 +11,14 @@ from scaling.activity import moved
 from scaling.batches import cut
 from scaling.config import TruthConfig
 from scaling.data import Corpus
+from scaling.device import to_device
 from scaling.model import Transformer
 from scaling.parallel import is_part
 from scaling.truth import ALPHABET, process_of
 
 BINS = 10  # of confidence, equally wide (Guo et al. 2017)
 ROWS = 16  # windows scored at once; the logits then stay near the cache
+LOGIT_BYTES = 4 << 30  # of logits at once, of which three copies are made: room beside a model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,15 +94,20 @@ def _evaluate(model: Transformer, test: TestSet, windows: int | None) -> Score:
     was_training = model.training
     model.eval()
     n = len(test.inputs) if windows is None else min(windows, len(test.inputs))
-    means = []
-    for at in range(0, n, ROWS):
-        x = torch.from_numpy(test.inputs[at : min(at + ROWS, n)]).to(model.device)
-        y = torch.from_numpy(test.targets[at : min(at + ROWS, n)]).to(model.device)
+    means, rows = [], rows_at_once(model.vocab_size, test.inputs.shape[1])
+    for at in range(0, n, rows):
+        here = slice(at, min(at + rows, n))
+        x, y = (to_device(part[here], model.device) for part in (test.inputs, test.targets))
         losses = F.cross_entropy(model(x).flatten(0, 1).float(), y.flatten(), reduction="none")
         means.append(losses.view(x.shape).double().mean(1).cpu())  # (rows,)
         moved()
     model.train(was_training)
     return score_of(torch.cat(means).numpy(), test)
+
+
+def rows_at_once(vocab_size: int, context: int) -> int:
+    """Return how many windows are scored at once."""
+    return max(1, min(ROWS, LOGIT_BYTES // (4 * vocab_size * context)))
 
 
 def score_of(per_window: np.ndarray, test: TestSet) -> Score:

@@ -2,7 +2,9 @@
 
 Arrays are of float32, or of bfloat16 seen as uint16 (numpy has no such type): `get` widens by a
 shift, `put` rounds to nearest even, so that one source serves both kinds. Machine code is kept on
-disk, beside the module or in the user's cache, by processor and by source.
+disk, beside the module or in the user's cache, by processor and by source. Where numba's cache,
+which is no public interface of it, is another than this module knows, nothing is kept on disk and
+every process compiles its own.
 """
 
 import hashlib
@@ -17,9 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from numba import njit, types
-from numba.core.caching import IndexDataCacheFile
 from numba.extending import overload
 from torch import Tensor
+
+try:
+    from numba.core.caching import IndexDataCacheFile
+except ImportError:
+    IndexDataCacheFile: Any = object  # without what `Files` needs of it
 
 log = logging.getLogger(__name__)
 REORDERED = {"reassoc", "contract", "arcp", "nsz", "afn"}  # all of fast maths but no-NaN, no-inf
@@ -31,15 +37,22 @@ inline = njit(**OPTIONS)  # for what kernels call
 
 def kernel(function: Callable) -> Callable:
     """Compile at the first call of a kind, or read what an earlier process compiled."""
+    if not all(hasattr(IndexDataCacheFile, name) for name in NEEDED):
+        return inline(function)
     try:
         compiled: Any = njit(cache=True, **OPTIONS)(function)
-    except RuntimeError:  # there is no folder to write to
+        files = compiled._cache._cache_file
+        stamp = files._source_stamp, Path(__file__).stat().st_mtime  # of get and put too
+        name = files._index_name.removesuffix(".nbi")
+        compiled._cache._cache_file = Files(files._cache_path, name, stamp)
+    except (RuntimeError, AttributeError, TypeError):  # no folder to write to; another numba
         return inline(function)
-    files = compiled._cache._cache_file
-    stamp = files._source_stamp, Path(__file__).stat().st_mtime  # of get and put too
-    name = files._index_name.removesuffix(".nbi")
-    compiled._cache._cache_file = Files(files._cache_path, name, stamp)
     return compiled
+
+
+NEEDED = (  # of numba's files
+    "_data_name", "_data_path", "_dump", "_open_for_write", "_save_index", "_load_index",
+)  # fmt: skip
 
 
 class Files(IndexDataCacheFile):

@@ -18,7 +18,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from scaling.attempt import TAKEN_AWAY, Held, Lease, Pulse, dead, last_attempt, write_attempt
+from scaling.attempt import (
+    TAKEN_AWAY,
+    Attempt,
+    Held,
+    Lease,
+    Pulse,
+    dead,
+    last_attempt,
+    write_attempt,
+)
 from scaling.config import CellConfig, check_launcher
 from scaling.failure import bury, cell_folder, record_path, status_of, trained_at
 from scaling.ledger import append_jobs, jobs_folder, local_job, mend, read_jobs, submitter
@@ -249,21 +258,31 @@ def close_lost(
     again = []
     for status in lost:
         cell = by_id[status.run_id]
-        folder = cell_folder(cell)
-        last = last_attempt(folder)
-        if last and last.ended is None and dead(folder, last):
-            if status.state == "cancelled":
-                write_attempt(folder, replace(last, ended=now(), outcome="stopped"))
-            else:
-                bury(cell, status.error, retry=retry)
-            last = last_attempt(folder)
-            tell_buried(status, final=last is None or last.final)
-        taken_away = last is not None and last.outcome in TAKEN_AWAY
+        last = end_of(cell, status, retry=retry)
+        if last and last.job != status.job:  # the last job left nothing of it
+            last = None
+        taken_away = bool(status.taken_away or (last and last.outcome in TAKEN_AWAY))
         if status.state == "cancelled" or (last and last.final):
             continue
         if taken_away or status.state == "failed":
             again.append((cell, taken_away))
     return again
+
+
+def end_of(cell: CellConfig, status: CellStatus, *, retry: int) -> Attempt | None:
+    """Write down how a cell's attempt ended whose job died; return the cell's last attempt."""
+    folder = cell_folder(cell)
+    last = last_attempt(folder)
+    if status.taken_away:
+        log.info("cell %s: %s; it is submitted again", status.run_id, status.error)
+    if last is None or last.ended is not None or not dead(folder, last):
+        return last
+    if status.state == "cancelled" or status.taken_away:
+        outcome = status.taken_away or "stopped"
+        return write_attempt(folder, replace(last, ended=now(), outcome=outcome))
+    last = bury(cell, status.error, retry=retry)
+    tell_buried(status, final=last is None or last.final)
+    return last
 
 
 def tell_buried(status: CellStatus, *, final: bool) -> None:

@@ -91,7 +91,8 @@ class NF4Linear(nn.Module):
 
     def dense(self) -> nn.Linear:
         """Return a plain layer of the same weights."""
-        layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None)
+        sizes = self.in_features, self.out_features
+        layer = nn.Linear(*sizes, bias=self.bias is not None, device="meta")  # filled right here
         layer.weight, layer.bias = nn.Parameter(self.weight), self.bias
         return layer
 

@@ -4,8 +4,10 @@ AdamW (Loshchilov & Hutter 2019) with decay on matrices only; or Muon for hidden
 for the rest.
 """
 
+import functools
 import math
 import operator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +64,8 @@ class AdamW(torch.optim.AdamW):
     """torch's fused AdamW without what its step does around the kernel, most of a small model's.
 
     Moments are gathered once, until a checkpoint puts others there; steps are counted in one
-    tensor, of which every weight's `step` is an element.
+    tensor on the weights' device, of which every weight's `step` is an element. torch's own step
+    does the same where a release of torch has another kernel (`fused_kernel`).
     """
 
     _states: tuple[dict[str, Tensor], ...] = ()  # of the weights last updated, in their order
@@ -75,8 +78,10 @@ class AdamW(torch.optim.AdamW):
         """Update every weight that has a gradient."""
         groups = [(g, [w for w in g["params"] if w.grad is not None]) for g in self.param_groups]
         states = [self.state[w] for _, weights in groups for w in weights]
-        if not all(states):
-            super().step()  # the first step, which makes the moments
+        kernel = fused_kernel()
+        if kernel is None or not all(states):
+            self._follow(states)
+            super().step()  # also the first step, which makes the moments
             return
         if len(states) != len(self._states) or any(map(operator.is_not, states, self._states)):
             self._gather(states)
@@ -86,7 +91,7 @@ class AdamW(torch.optim.AdamW):
             here = slice(start, start := start + len(weights))
             if not weights:
                 continue
-            torch._fused_adamw_(  # type: ignore[attr-defined]
+            kernel(
                 weights,
                 [w.grad for w in weights],
                 *(each[here] for each in self._moments),
@@ -101,7 +106,13 @@ class AdamW(torch.optim.AdamW):
                 maximize=False,
             )
 
+    def _follow(self, states: list[dict[str, Tensor]]) -> None:
+        """Put every `step` on the device of its moments: a checkpoint or a stack has it on CPU."""
+        for state in filter(None, states):
+            state["step"] = state["step"].to(state["exp_avg"].device)
+
     def _gather(self, states: list[dict[str, Tensor]]) -> None:
+        self._follow(states)
         self._counts = torch.stack([s["step"] for s in states])
         self._each = self._counts.unbind()
         for state, count in zip(states, self._each, strict=True):
@@ -113,6 +124,29 @@ class AdamW(torch.optim.AdamW):
 
 
 AdamW.step.hooked = True  # type: ignore[attr-defined]  # torch's record for its profiler costs as much
+
+
+@functools.cache
+def fused_kernel() -> Callable[..., None] | None:
+    """Return torch's fused AdamW kernel; None where it is gone or takes or does something else.
+
+    It is no public name of torch: it is tried on one weight, whose first step is known.
+    """
+    kernel = getattr(torch, "_fused_adamw_", None)
+    if kernel is None:
+        return None
+    weight, gradient, first, second, count = torch.tensor(
+        [[1.0], [2.0], [0.0], [0.0], [1.0]], device="cpu"
+    )
+    lists = [weight], [gradient], [first], [second], [], [count[0]]
+    rates = {"lr": 0.25, "beta1": 0.5, "beta2": 0.5, "weight_decay": 1.0, "eps": 0.0}
+    try:
+        kernel(*lists, **rates, amsgrad=False, maximize=False)
+    except (TypeError, RuntimeError):
+        return None
+    found = torch.cat([weight, first, second]).tolist()
+    # 1 less a quarter of decay and a quarter of rate; means of gradient and square
+    return kernel if found == [0.5, 1.0, 2.0] else None
 
 
 def adamw(groups: list[dict], config: OptimConfig, lr: float) -> AdamW:

@@ -17,6 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from typing import Any
@@ -33,9 +34,17 @@ from scaling.attempt import (
     settled,
 )
 from scaling.config import CellConfig
-from scaling.failure import bury, cell_folder, charge, status_of, trunk_folder
+from scaling.failure import (
+    bury,
+    cell_folder,
+    charge,
+    note_end,
+    refuse_if_stuck,
+    status_of,
+    trunk_folder,
+)
 from scaling.mirror import PRELOADED, shared_service
-from scaling.schema import read_json
+from scaling.schema import read_json, seconds_here
 from scaling.stall import LOOK_SECONDS, Watched
 from scaling.work import Task, Work, alike, gpu_count, most_together
 
@@ -64,12 +73,16 @@ class Pool:
     environment: dict[str, str] = field(default_factory=dict)  # of the processes
     stop: str = ""
     limit_at: float = 0.0
+    before: dict[str, int] = field(default_factory=dict)  # attempts at a cell that there were
 
     def __post_init__(self) -> None:
         """Queue the tasks."""
         self.waiting.extend(self.work.tasks)
         if self.work.seconds_limit:
-            self.limit_at = time.time() + self.work.seconds_limit - self.work.signal_seconds - 30
+            cells = [c for t in self.work.tasks for c in t.cells]
+            self.before = {c.run_id(): len(attempts(cell_folder(c))) for c in cells}
+            began = time.time() - seconds_here()
+            self.limit_at = began + self.work.seconds_limit - self.work.signal_seconds - 30
 
     def run(self) -> None:
         """Train until nothing waits or runs, or until a signal says to stop."""
@@ -280,6 +293,24 @@ class Pool:
         signal.signal(signal.SIGUSR2, hear)
         signal.signal(signal.SIGTERM, hear)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+
+    def note_unbegun(self) -> None:
+        """Note an end that came before a cell was begun; as its failure where all ends do.
+
+        Nothing else bounds the turns of a job whose time limit is shorter than its imports.
+        """
+        holder = Holder.here(round=self.work.round, job=self.job)
+        for cell in [c for t in self.work.tasks for c in self.left(t)]:
+            folder = cell_folder(cell)
+            if len(attempts(folder)) > self.before.get(cell.run_id(), 0):
+                continue
+            with suppress(Held, OSError):
+                note_end(cell, holder, outcome=self.stop)
+                try:
+                    refuse_if_stuck(attempts(folder))
+                except RuntimeError as error:
+                    charge(cell, holder, error, retry=self.work.retry)
 
 
 @dataclass(frozen=True)
@@ -317,11 +348,14 @@ def said(code: int) -> str:
 
 
 def server(preload: Sequence[str]) -> Any:
-    """Start the server that processes are forked from, deaf to the signals that mean `save`."""
+    """Start the server that processes are forked from, deaf to the signals that mean `save`.
+
+    SIGUSR2 is held back, not ignored: one that has come already must not be lost.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["scaling.worker", *preload, "scaling.frozen"])
-    for number in (signal.SIGUSR2, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # inherited: the server itself must outlive them
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])  # inherited, as is what follows:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the server itself must outlive them
     from multiprocessing.forkserver import ensure_running
 
     ensure_running()
@@ -349,6 +383,8 @@ def run_in_job(work: Work) -> None:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     pool = Pool(work=work, job=job)
     pool.run()
+    if pool.stop:
+        pool.note_unbegun()
     left = [c for t in work.tasks for c in pool.left(t)]
     if pool.stop and left:
         log.info("%s with %d cells left: back into the queue", pool.stop, len(left))

@@ -264,9 +264,9 @@ def improve(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             moved()
-            parts.append(
-                {k: float(v) for k, v in measured.items()} | {"grad_norm": float(norms[0])}
-            )
+            measured["grad_norm"] = norms[0]
+            values = torch.stack(list(measured.values())).tolist()  # a GPU is waited for once
+            parts.append(dict(zip(measured, values, strict=True)))
             if not math.isfinite(parts[-1]["loss"]):
                 raise Diverged(
                     f"the loss of stage ppo stopped being finite at step {step}; lower ppo.peak_lr"
@@ -326,7 +326,7 @@ def ppo_loss(
     ratio, advantage = change.exp(), flat(rollouts.advantages)
     clipped = ratio.clamp(1 - ppo.clip, 1 + ppo.clip)
     policy_loss = -torch.minimum(ratio * advantage, clipped * advantage).mean()
-    routers, value_loss = models.policy.router_loss(), torch.zeros(())
+    routers, value_loss = models.policy.router_loss(), policy_loss.new_zeros(())
     if ppo.estimator == "gae":
         value, old_value = models.critic.values(rows), flat(rollouts.old_values)
         target = flat(rollouts.returns)
@@ -334,7 +334,7 @@ def ppo_loss(
         near = old_value + (value - old_value).clamp(-ppo.clip, ppo.clip)
         value_loss = 0.5 * torch.maximum((value - target) ** 2, (near - target) ** 2).mean()
     loss = policy_loss - ppo.entropy_coefficient * entropy.mean()
-    loss = loss + ppo.value_coefficient * value_loss.to(loss.device) + routers
+    loss = loss + ppo.value_coefficient * value_loss + routers
     with torch.no_grad():
         measured = {
             "loss": loss.detach(),

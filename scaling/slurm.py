@@ -5,10 +5,13 @@ gone: None then, and the files of a study must do.
 """
 
 import getpass
+import os
 import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,26 @@ LIVE = {
     "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_FED",
     "REQUEUE_HOLD", "RESIZING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED",
 }  # fmt: skip
+# Ends that are no fault of a job: the outcome of its cells by the state that SLURM gives.
+TAKEN_AWAY = {
+    "TIMEOUT": "timeout",
+    "PREEMPTED": "preempted",
+    "NODE_FAIL": "preempted",
+    "BOOT_FAIL": "preempted",
+}
 ASK_SECONDS = 60
 WHERE_FLAGS = {"--partition", "--account", "--qos", "--constraint", "--reservation"}
 PROBE_SECONDS = 20  # that a node may take to look at the folder, before the look is given up
+# What an allocation, or a process in one, passes on: each of these changes what a command does.
+OF_A_JOB = (
+    "SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_",
+    "SCONTROL_", "SUBMITIT_", "PMI_", "PMIX_",
+)  # fmt: skip
+OF_A_RANK = {
+    "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE",
+    "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK",
+}  # fmt: skip
+OF_THE_CLUSTER = {"SLURM_CONF", "SLURM_CLUSTERS"}  # which cluster answers: kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +57,63 @@ class State:
         """Whether it waits or runs."""
         return self.state in LIVE
 
+    @property
+    def taken_away(self) -> str:
+        """The outcome of an end by SLURM itself, no failure; empty for any other."""
+        return TAKEN_AWAY.get(self.state, "")
+
+
+def inside() -> bool:
+    """Say whether this process is in an allocation (sbatch, salloc, srun)."""
+    return "SLURM_JOB_ID" in os.environ or "SLURM_JOBID" in os.environ
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of SLURM's commands: without what another job left in ours.
+
+    A job inherits the environment of the command that submits it, and srun in that job then reads
+    the memory, tasks and cores of the allocation around it. A user's own SBATCH_* defaults are left
+    outside of an allocation, where they cannot be another job's.
+    """
+
+    def foreign(name: str) -> bool:
+        if name in OF_THE_CLUSTER:
+            return False
+        if name.startswith("SBATCH_") and not inside():
+            return False
+        return name.startswith(OF_A_JOB) or (name in OF_A_RANK and inside())
+
+    return {k: v for k, v in os.environ.items() if not foreign(k)}
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """Be outside of any allocation, for a library that submits with our environment."""
+    removed = {k: os.environ[k] for k in os.environ.keys() - environment().keys()}
+    for name in removed:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(removed)
+
+
+def call(*command: str, seconds: float = ASK_SECONDS) -> subprocess.CompletedProcess[str]:
+    """Run a SLURM command to its end, outside of any allocation."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+        env=environment(),
+    )
+
 
 def ask(*command: str) -> str | None:
     """Run a SLURM command; its output, or None where it is absent, fails or hangs."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=ASK_SECONDS, check=False
-        )
+        done = call(*command)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
@@ -104,7 +174,7 @@ def cancel(jobs: list[str]) -> None:
     """
     jobs = [j for j in jobs if JOB_ID.fullmatch(j)]
     for i in range(0, len(jobs), 500):
-        subprocess.run(["scancel", "--quiet", *jobs[i : i + 500]], check=False, timeout=ASK_SECONDS)
+        call("scancel", "--quiet", *jobs[i : i + 500])
 
 
 def require() -> None:
@@ -139,13 +209,7 @@ def max_array(wanted: int = 0) -> int:
 def test_only(flags: list[str], *, n_jobs: int) -> None:
     """Let sbatch judge a job without submitting it; ValueError with its refusal."""
     array = [f"--array=0-{n_jobs - 1}"] if n_jobs > 1 else []
-    done = subprocess.run(
-        ["sbatch", "--test-only", *flags, *array, "--wrap=true"],
-        capture_output=True,
-        text=True,
-        timeout=ASK_SECONDS,
-        check=False,
-    )
+    done = call("sbatch", "--test-only", *flags, *array, "--wrap=true")
     if done.returncode:
         raise ValueError(refusal(done.stderr, flags))
 
@@ -182,9 +246,7 @@ def check_shared(folder: Path, flags: list[str]) -> None:
         "--chdir=/", *kept, "test", "-e", str(mark),
     ]  # fmt: skip
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=3 * PROBE_SECONDS, check=False
-        )
+        done = call(*command, seconds=3 * PROBE_SECONDS)
         saw = done.returncode == 0
         looked = saw or "Exited with exit code 1" in done.stderr
     except subprocess.TimeoutExpired:

@@ -31,6 +31,14 @@ STRIP = 32  # queries at once: their scores stay in the cache, and those of late
 VECTOR = 16  # floats, of the widest registers
 
 
+def _each_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.linalg.vector_norm(t) for t in tensors]
+
+
+# One call for all tensors where this release of torch has it, which is no public name.
+foreach_norm = getattr(torch, "_foreach_norm", _each_norm)
+
+
 class Bundle:
     """A tensor a weight for S models: (S, P) for each kind (matrices, vectors, tables), and views.
 
@@ -62,7 +70,7 @@ class Bundle:
 
         Model by model: a stack of one would be summed in another order than a row of several.
         """
-        found = [torch.stack(torch._foreach_norm(flat.unbind())) for flat in self.kinds]  # type: ignore[attr-defined]
+        found = [torch.stack(foreach_norm(flat.unbind())) for flat in self.kinds]
         return torch.stack(found).square_().sum(0).sqrt_()
 
 

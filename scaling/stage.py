@@ -24,7 +24,7 @@ from scaling.activity import moved
 from scaling.attempt import Pulse, Stopped
 from scaling.config import CellConfig, FinalConfig, OptimConfig, ScheduleConfig, described
 from scaling.data import Corpus, cache_folder
-from scaling.device import device_name, peak_flops, peak_memory
+from scaling.device import count_memory_anew, device_name, peak_flops, peak_memory
 from scaling.model import Transformer
 from scaling.optim import lr_factor, make_optimizer, set_lr
 from scaling.pairs import rows_file
@@ -148,6 +148,7 @@ def open_stage(
     `sources` are the folders of the stages whose weights it starts from, by name.
     """
     block = getattr(config, name)
+    count_memory_anew(device)
     inputs = {"plan": sha256_json(described(block))}
     if name == "reward":  # its pairs are sampled as PPO samples
         inputs["sampling"] = f"{config.ppo.max_new_tokens} tokens at {config.ppo.temperature}"

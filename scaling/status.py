@@ -42,6 +42,7 @@ class CellStatus:
     tokens: int = 0
     test_loss: float | None = None
     error: str = ""
+    taken_away: str = ""  # timeout or preempted, where SLURM ended the job and it could not say so
 
 
 @dataclass
@@ -112,6 +113,8 @@ class Survey:
             return CellStatus(**common, state="running")
         if live and not (last and job and last.round == job.round and last.final):
             return CellStatus(**common, state="queued", error=self.why_queued(folder, last, job))
+        if lost := self.lost_job(last, job):
+            return CellStatus(**common | lost)
         if record:
             return CellStatus(**common | of_record(record), state=record.status)
         if damage:
@@ -145,12 +148,44 @@ class Survey:
         state = (self.states or {}).get(job.job) if job else None
         return state.reason if state and state.state == "PENDING" else ""
 
-    def without_record(self, folder: Path, last: Attempt | None, job: Job | None) -> dict[str, Any]:
-        """Say how a cell stands that has no record and no live job."""
+    def how_ended(self, job: Job | None) -> str:
+        """Say how a job ended, as SLURM has it."""
         state = (self.states or {}).get(job.job) if job else None
         how = f"job {job.job} ended" if job else "no job has it"
         if state:
             how += f" as {state.state}" + (f" on {state.node}" if state.node else "")
+        return how
+
+    def lost_job(self, last: Attempt | None, job: Job | None) -> dict[str, Any]:
+        """Say how a job of SLURM ended that did not write so itself; empty for any other.
+
+        What an earlier job left of the cell, a failure perhaps, is then not how the cell stands.
+        """
+        if job is None or job.where != "slurm":
+            return {}
+        begun = last if last and last.job == job.job else None
+        if begun and begun.ended is not None:
+            return {}
+        state, how = (self.states or {}).get(job.job), self.how_ended(job)
+        known = {"job": job.job} | ({"node": state.node} if state and state.node else {})
+        if state and state.taken_away:
+            at = f"at step {begun.step}" if begun else "before the cell began"
+            return known | {
+                "state": "stopped",
+                "error": f"{how} {at}",
+                "taken_away": state.taken_away,
+            }
+        if begun or (state and state.state == "CANCELLED"):
+            return {}
+        reason = state.reason if state else ""
+        why = last_line(tail(job.log)) or reason
+        bad = not (state and state.state == "COMPLETED")
+        said = f"{how} before the cell began" + (f": {why}" if why else "")
+        return known | {"state": "failed" if bad else "stopped", "error": said}
+
+    def without_record(self, folder: Path, last: Attempt | None, job: Job | None) -> dict[str, Any]:
+        """Say how a cell stands that has no record and no live job."""
+        state, how = (self.states or {}).get(job.job) if job else None, self.how_ended(job)
         if last and last.outcome == "failed":
             return {"state": "failed", "error": last.error or ""}
         if state and state.state == "CANCELLED":
@@ -167,9 +202,8 @@ class Survey:
         if job is None:
             return {"state": "missing", "error": how}
         why = last_line(tail(job.log))
-        bad = job.where == "slurm" and not (state and state.state == "COMPLETED")
         said = f"{how} before the cell began" + (f": {why}" if why else "")
-        return {"state": "failed" if bad else "stopped", "error": said}
+        return {"state": "stopped", "error": said}
 
 
 def _record(path: Path) -> tuple[Record | None, str]:

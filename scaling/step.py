@@ -23,7 +23,7 @@ from scaling.compiler import has_numba
 from scaling.config import CellConfig, ModelConfig, OptimConfig
 from scaling.corridor import Corridor
 from scaling.data import Corpus, open_corpus
-from scaling.device import autocast, check_fits, pick_device
+from scaling.device import autocast, check_fits, count_memory_anew, pick_device, to_device
 from scaling.heldout import TestSet, make_test_set
 from scaling.memory import advice, divisors, is_out_of_memory, largest_that_fits
 from scaling.model import Transformer
@@ -132,6 +132,7 @@ def prepare(
     """Open corpus and device, and work out what the branches share."""
     device = pick_device(cell.machine)
     check_fits(cell, device)
+    count_memory_anew(device)
     corpus = open_corpus(cell)
     resolved = resolve(cell)
     context = cell.data.context
@@ -161,20 +162,38 @@ def new_run(setting: Setting) -> Run:
     model.document_end = END if cell.data.mask_documents else None
     model.recompute = cell.machine.activation_checkpointing
     if cell.machine.compile:
-        for block in model.blocks:  # alike: compiled once
-            block.compile()
+        compile_blocks(model, setting)
     if shared_out:
         setting.world.shard(model, model.blocks, setting.device)
     objective: nn.Module = Objective(model, cell.machine.precision)
     passes = None if setting.stacked else make_passes(model, setting)
     if setting.world.size > 1 and not (passes or shared_out):
-        objective = DistributedDataParallel(objective)
+        # its buckets are the gradients: a copy would be 4 bytes a parameter more than is counted
+        objective = DistributedDataParallel(objective, gradient_as_bucket_view=True)
     return Run(
         model=model,
         optimizer=make_optimizer(model, cell.optim, setting.resolved.peak_lr),
         objective=objective,
         passes=passes,
     )
+
+
+def compile_blocks(model: Transformer, setting: Setting) -> None:
+    """Compile the blocks: they are alike, so that it is done once, at the first step.
+
+    torch keeps eight compiled forms of one piece of code and goes on without compiling beyond: what
+    was compiled for another shape is forgotten, so that a process can train a grid of shapes.
+    """
+    global compiled_for
+    shape = setting.resolved.shape, setting.cell.machine.precision, micro_rows(setting)
+    if compiled_for not in (None, shape):
+        torch.compiler.reset()
+    compiled_for = shape
+    for block in model.blocks:
+        block.compile()
+
+
+compiled_for: tuple[Any, ...] | None = None  # shape, precision, rows
 
 
 def make_passes(model: Transformer, setting: Setting) -> "Passes | None":
@@ -229,24 +248,39 @@ def step_or_advise(run: Run, setting: Setting, clip: float) -> tuple[float, floa
 
 
 def trial(run: Run, setting: Setting, rows: int) -> None:
-    """Compute the gradient of some rows as a step would, to see whether they fit."""
+    """Compute the gradient of some rows as a step would, to see whether they fit.
+
+    Beside the moments, for which the first step makes room only after its gradient.
+    """
+    room = [] if run.optimizer.state else [torch.empty_like(w) for w in moments_of(run)]
     cell = replace(setting.cell, machine=replace(setting.cell.machine, micro_batch=rows))
     alone = replace(setting, cell=cell, world=ALONE)
-    x, y = (torch.from_numpy(part[:rows]).to(setting.device) for part in setting.batches(run.step))
+    x, y = (to_device(part[:rows], setting.device) for part in setting.batches(run.step))
     objective = Objective(run.model, cell.machine.precision)
     gradient(replace(run, passes=make_passes(run.model, alone), objective=objective), alone, x, y)
+    del room
+
+
+def moments_of(run: Run) -> list[Tensor]:
+    """Return each weight as often as AdamW keeps a moment of it."""
+    return [w for group in run.optimizer.param_groups for w in group["params"] for _ in range(2)]
 
 
 def train_step(run: Run, setting: Setting, clip: float) -> tuple[float, float]:
-    """Take one step; return the loss (nats/token) and the gradient norm before clipping."""
-    batch = map(torch.from_numpy, setting.batches(run.step))  # (B, T) each
-    x, y = (setting.world.part(t).to(setting.device) for t in batch)
-    loss = gradient(run, setting, x, y).item()
+    """Take one step; return the loss (nats/token) and the gradient norm before clipping.
+
+    A GPU is waited for once, when both are known.
+    """
+    x, y = (
+        to_device(setting.world.part(part), setting.device) for part in setting.batches(run.step)
+    )
+    mean = gradient(run, setting, x, y)  # of (B, T) each
     if run.passes:
-        norm = float(run.passes.clip(clip))
+        size = run.passes.clip(clip)
     else:
         most = clip if clip > 0 else math.inf
-        norm = float(whole(nn.utils.clip_grad_norm_(run.model.parameters(), most)))
+        size = whole(nn.utils.clip_grad_norm_(run.model.parameters(), most))
+    loss, norm = torch.stack([mean, size]).tolist()
     if accept(run, setting.cell.optim, loss, norm):
         run.optimizer.step()
     return loss, norm

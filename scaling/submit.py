@@ -24,6 +24,12 @@ log = logging.getLogger(__name__)
 # scaling.worker, and any number of preemptions is in order.
 ENDLESS = 10**6
 SIGNAL_SECONDS = 90
+# Hold SIGUSR2 back, through exec, until scaling.pool can hear it: a program of the shell that does
+# so is not on every cluster (env --block-signal is of coreutils 8.31).
+HOLD_BACK = (
+    "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]); "
+    "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+)
 
 
 def submit(cells: list[CellConfig], folder: Path, *, round: str, options: dict[str, Any]) -> None:
@@ -113,7 +119,7 @@ def send(executor: Any, works: list[Work], *, name: str, after: str | None) -> l
     dependency = {"slurm_dependency": f"afterok:{after}" if after else None}
     executor.update_parameters(slurm_job_name=name, **dependency)
     try:
-        with executor.batch():
+        with slurm.outside(), executor.batch():
             jobs = [executor.submit(run_in_job, w) for w in works]
     except (FailedJobError, FailedSubmissionError) as error:
         raise ValueError(slurm.refusal(str(error), [f"--job-name={name}"])) from error
@@ -128,7 +134,7 @@ def work_of(parcel: Parcel, cell: CellConfig, *, round: str, options: dict[str, 
         retry=cell.retry,
         workers=max(1, options.get("gpus_per_node") or 1),
         seconds_limit=60.0 * options.get("timeout_min", 60),
-        signal_seconds=options.get("signal_seconds", SIGNAL_SECONDS),
+        signal_seconds=lead_seconds(**options),
     )
 
 
@@ -184,9 +190,9 @@ def adopt(folder: Path) -> None:
 def python_command(code: Path, *, container: str) -> str:
     """Return the command that starts Python in a job: in a container if asked, on the snapshot.
 
-    Until our handler is there SIGUSR2 is ignored, not deadly: a job that is preempted while it
-    starts lives until SLURM itself requeues it. PYTHONSAFEPATH keeps the working folder, where the
-    data paths start, out of the imports.
+    A SIGUSR2 that comes while Python imports waits until scaling.pool hears it; one that comes
+    before, while a container starts, is ignored, not deadly: the job lives until SLURM ends it.
+    PYTHONSAFEPATH keeps the working folder, where the data paths start, out of the imports.
     """
     path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
     return " ".join(
@@ -194,9 +200,17 @@ def python_command(code: Path, *, container: str) -> str:
             'sh -c \'trap "" USR2; exec "$@"\' sh',
             *([container] if container else []),
             f"env PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(path)}",
-            shlex.quote(sys.executable),
+            f"{shlex.quote(sys.executable)} -S -c {shlex.quote(HOLD_BACK)}",
         ]
     )
+
+
+def lead_seconds(timeout_min: int = 60, signal_seconds: int = SIGNAL_SECONDS, **_: Any) -> int:
+    """Return how long before its time limit a job hears of it: half of the limit at the most.
+
+    A job that hears of it as soon as it starts would train nothing in any of its turns.
+    """
+    return min(signal_seconds, 30 * timeout_min)
 
 
 def slurm_parameters(
@@ -225,7 +239,7 @@ def slurm_parameters(
         "slurm_account": account,
         "slurm_qos": qos,
         "slurm_constraint": constraint,
-        "slurm_signal_delay_s": signal_seconds,
+        "slurm_signal_delay_s": lead_seconds(timeout_min, signal_seconds),
         "slurm_array_parallelism": array_parallelism,
         "slurm_setup": list(setup or []) or None,
         # Without it a branch whose trunk failed would wait for ever.

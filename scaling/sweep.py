@@ -18,10 +18,11 @@ from conf.app import start, store, to_dataclass
 from conf.progress import clock
 from scaling.budget import Resolved, core_seconds, planned, resolve, trunk_flops, workload
 from scaling.config import CellConfig
+from scaling.ending import run_to_end
 from scaling.failure import status_of, trained_at
 from scaling.launch import run_cells
 from scaling.pool import default_workers
-from scaling.work import Task, tasks_of
+from scaling.work import Task, gpu_count, tasks_of
 
 log = logging.getLogger(__name__)
 store("sweep", CellConfig)
@@ -106,7 +107,7 @@ def in_grid(cell: CellConfig) -> bool:
 
 
 def price(cells: list[CellConfig]) -> None:
-    """Print what the grid costs: N, D, D/N, FLOPs, time and memory of each cell.
+    """Print what the grid costs: N, D, D/N, FLOPs, time and the device's memory of each cell.
 
     Of a stage D is the model's, and FLOPs and time are the most that it takes.
     """
@@ -140,12 +141,14 @@ def task_flops(task: Task) -> float:
 
 def _row(cell: CellConfig, r: Resolved) -> str:
     flops, steps = workload(cell)
+    on_gpu = cell.machine.device != "cpu" and gpu_count()
+    held = r.memory_bytes + (0 if on_gpu else r.copied_bytes)
     kind = "" if cell.stage == "pretrain" else f"  {said(cell)}"
     return (
         f"{cell.run_id():10} {r.shape.params.with_head:10,} {r.n_tokens:11,} "
         f"{r.tokens_per_param:7.2f} {flops:9.2e} {steps:6} {stage_lr(cell, r.peak_lr):8.2g} "
         f"{clock(core_seconds(flops, steps)):>8} "
-        f"{r.memory_bytes / 2**20:5.0f} MB {status_of(cell)}{kind}\n"
+        f"{held / 2**20:5.0f} MB {status_of(cell)}{kind}\n"
     )
 
 
@@ -178,4 +181,4 @@ def main(config: CellConfig) -> None:
 
 
 if __name__ == "__main__":
-    start(main, config_name="sweep", schema=CellConfig, sweeps=True)
+    run_to_end(lambda: start(main, config_name="sweep", schema=CellConfig, sweeps=True))

@@ -22,12 +22,12 @@ from conf.progress import Progress
 from scaling.attempt import Held, Holder, Lease, Pulse, Stopped
 from scaling.budget import resolve
 from scaling.companions import follow
-from scaling.config import CellConfig
+from scaling.config import CellConfig, MachineConfig
 from scaling.corridor import Corridor
 from scaling.failure import cell_folder, record_path, status_of, trunk_folder
 from scaling.launch import resolve_corpus
 from scaling.ledger import Job, append_jobs, jobs_folder, local_job, submitter
-from scaling.parallel import World, join, leave
+from scaling.parallel import World, joined
 from scaling.schema import Record, discard_record, read_record
 from scaling.trainer import train_trunk
 
@@ -50,7 +50,7 @@ def train_together(cell: CellConfig) -> Record:
             f"machine.ranks={cell.machine.ranks} is for a sweep that starts the ranks itself; "
             "leave it out under torchrun or srun"
         )
-    world, pulse = join(cell.machine.device), Pulse()
+    pulse = Pulse()
 
     def stop(number: int, frame: object) -> None:
         pulse.stop = "preempted" if number == signal.SIGUSR2 else "stopped"
@@ -58,12 +58,15 @@ def train_together(cell: CellConfig) -> Record:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGUSR2, stop)
     try:
-        # The corpus is tokenised by one; the others find it done.
-        (cell,) = world.share(resolve_corpus([cell]) if world.first else None)
-        if world.share(status_of(cell) == "done"):
-            return world.share(read_record(record_path(cell)) if world.first else None)
-        with held(cell, world, pulse):
-            return train_rank(cell, world, pulse)
+        with joined(cell.machine) as world:
+            # The corpus is tokenised by one; the others find it done.
+            with world.busy("reads the corpus"):
+                resolved = resolve_corpus([cell]) if world.first else None
+            (cell,) = world.share(resolved)
+            if world.share(status_of(cell) == "done"):
+                return world.share(read_record(record_path(cell)) if world.first else None)
+            with held(cell, world, pulse):
+                return train_rank(cell, world, pulse)
     except Held as error:
         raise RuntimeError(
             f"{cell_folder(cell)} is {error}; wait for it (python -m scaling.status "
@@ -74,8 +77,6 @@ def train_together(cell: CellConfig) -> Record:
             f"{cell_folder(cell)} was {error} at step {pulse.step}, after a checkpoint; the same "
             "command goes on from there"
         ) from None
-    finally:
-        leave()
 
 
 @contextmanager
@@ -131,29 +132,32 @@ def train_rank(cell: CellConfig, world: World, pulse: Pulse) -> Record:
 
 
 def pretrain_together(
-    run: Callable[[World, Callable[[CellConfig, Corridor], None]], list[Record]], device: str
+    run: Callable[[World, Callable[[CellConfig, Corridor], None]], list[Record]],
+    machine: MachineConfig,
 ) -> list[Record]:
     """Let rank 0 `run` a plan's pretraining and the others follow; return the records, rank 0's.
 
     `run` is given the world, and what it calls right before it trains; where it finds nothing to
     train, or something wrong, the others leave.
     """
-    world, told = join(device), []
+    with joined(machine) as world:
+        if not world.first:
+            if errand := world.share(None):
+                cell, corridor = errand
+                follow(world, [cell], corridor=corridor)
+            return []
+        alone = ExitStack()  # until the ranks begin together
+        alone.enter_context(world.busy("prepares the run"))
 
-    def begin(cell: CellConfig, corridor: Corridor) -> None:
-        told.append(cell)
-        world.share((cell, corridor))
+        def begin(cell: CellConfig, corridor: Corridor) -> None:
+            alone.close()
+            told.append(cell)
+            world.share((cell, corridor))
 
-    try:
-        if world.first:
-            try:
-                return run(world, begin)
-            finally:
-                if not told:
-                    world.share(None)
-        if errand := world.share(None):
-            cell, corridor = errand
-            follow(world, [cell], corridor=corridor)
-        return []
-    finally:
-        leave()
+        told: list[CellConfig] = []
+        try:
+            return run(world, begin)
+        finally:
+            alone.close()
+            if not told:
+                world.share(None)

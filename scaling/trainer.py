@@ -142,7 +142,8 @@ def trunk_work(
                 with hold(cell, folder):
                     if part == "branch":
                         load_run(run, setting, trunk, name=branch_name(cell), must=True)
-                    yield from train_cell(run, setting, cell, folder, trunk=trunk)
+                    last = part == "branch" or cell is pending[-1]
+                    yield from train_cell(run, setting, cell, folder, trunk=trunk, last=last)
         except Held:
             log.info("cell %s is trained elsewhere", cell.run_id())
         except Diverged as error:  # the trunk itself: each branch of it that is left ends so
@@ -179,7 +180,7 @@ def lead(
             if ended:
                 finish(run, setting, last, folder, score=None, error=ended)
             else:
-                yield from train_cell(run, setting, last, folder, trunk=trunk)
+                yield from train_cell(run, setting, last, folder, trunk=trunk, last=True)
     except Held:
         log.info("cell %s is trained elsewhere", last.run_id())
         ended = yield from shared()
@@ -190,13 +191,16 @@ def lead(
 
 
 def train_cell(
-    run: Run, setting: Setting, cell: CellConfig, folder: Path, *, trunk: Path
+    run: Run, setting: Setting, cell: CellConfig, folder: Path, *, trunk: Path, last: bool
 ) -> Work[None]:
-    """Bring the trunk to where the cell leaves it, then train the cell's own part."""
+    """Bring the trunk to where the cell leaves it, then train the cell's own part.
+
+    Nothing goes on from there where the cell is the `last` that is trained on this run.
+    """
     try:
         yield from advance(run, setting, cell, folder=trunk, until=resolve(cell).decay_start)
         save_run(run, setting, trunk)
-        yield from train_branch(run, setting, cell, folder)
+        yield from train_branch(run, setting, cell, folder, last=last)
     except Diverged as error:
         finish(run, setting, cell, folder, score=None, error=str(error))
 
@@ -265,9 +269,8 @@ def load_run(
             "run the sweep again to train the trunk"
         )
     if found and setting.world.size > 1 and not setting.shared_out:
-        state = (checkpoint.snapshot(run.model, run.optimizer), run.state(), run.rows)
-        held, values, run.rows = setting.world.share(state)
-        checkpoint.restore(run.model, run.optimizer, held)
+        values, run.rows = setting.world.share((run.state(), run.rows))
+        checkpoint.spread(run.model, run.optimizer, setting.world)
         for key, value in values.items():
             setattr(run, key, value)
     return found
@@ -327,10 +330,33 @@ def fence(setting: Setting) -> None:
         raise Stopped("superseded")
 
 
-def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> Work[None]:
-    """Decay to the cell's budget, score it, write its record; the trunk is left as it was."""
-    held = checkpoint.snapshot(run.model, run.optimizer)
-    kept = replace(run, rows=list(run.rows))
+def copy_trunk(run: Run, setting: Setting) -> tuple[Run, dict[str, Tensor]]:
+    """Copy the trunk, its tensors to the CPU: by rank 0 for all, or by each rank its part."""
+    keeps = setting.world.first or setting.shared_out
+    held = checkpoint.snapshot(run.model, run.optimizer) if keeps else {}
+    return replace(run, rows=list(run.rows)), held
+
+
+def restore_trunk(run: Run, setting: Setting, trunk: tuple[Run, dict[str, Tensor]]) -> None:
+    """Put the copy of a trunk back."""
+    kept, held = trunk
+    if held:
+        checkpoint.restore(run.model, run.optimizer, held)
+    if setting.world.size > 1 and not setting.shared_out:
+        checkpoint.spread(run.model, run.optimizer, setting.world)
+    for name, value in kept.state().items():
+        setattr(run, name, value)
+    run.rows = kept.rows
+
+
+def train_branch(
+    run: Run, setting: Setting, cell: CellConfig, folder: Path, *, last: bool
+) -> Work[None]:
+    """Decay to the cell's budget, score it, write its record.
+
+    The trunk is then as it was, unless this is its `last` branch, which needs no copy of it.
+    """
+    trunk = None if last else copy_trunk(run, setting)
     load_run(run, setting, folder)
     try:
         with RunLog(
@@ -355,10 +381,8 @@ def train_branch(run: Run, setting: Setting, cell: CellConfig, folder: Path) -> 
             )
     except Diverged as error:
         finish(run, setting, cell, folder, score=None, error=str(error))
-    checkpoint.restore(run.model, run.optimizer, held)
-    for name, value in kept.state().items():
-        setattr(run, name, value)
-    run.rows = kept.rows
+    if trunk is not None:
+        restore_trunk(run, setting, trunk)
 
 
 def advance(

@@ -63,8 +63,9 @@ def is_lost(survey: Survey, status: CellStatus) -> bool:
     """Say whether a cell's job ended without being through with it."""
     if status.state in ("done", "diverged"):
         return False
-    found = attempts(survey.folder / status.run_id)
-    return not (found and found[-1].final)
+    found, job = attempts(survey.folder / status.run_id), survey.job_of(status.run_id)
+    unbegun = found and job and job.where == "slurm" and found[-1].job != job.job
+    return bool(unbegun) or not (found and found[-1].final)
 
 
 def tell_failures(survey: Survey, status: CellStatus, shown: dict[str, int]) -> None:

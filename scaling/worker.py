@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch._dynamo  # the optimiser's first step imports it, for three seconds: here only once
 
-from scaling.attempt import Attempt, Held, Holder, Lease, Pulse, Stopped, attempts, settled
+from scaling.attempt import Held, Holder, Lease, Pulse, Stopped, attempts, settled
 from scaling.companions import companions, in_common
 from scaling.config import CellConfig
 from scaling.failure import (
@@ -25,6 +24,7 @@ from scaling.failure import (
     charge,
     is_last,
     record_path,
+    refuse_if_stuck,
     status_of,
     trunk_folder,
     write_failed,
@@ -36,9 +36,11 @@ from scaling.step import prepare
 from scaling.trainer import longest, trunk_work
 from scaling.work import Task, alike, most_together
 
+with contextlib.suppress(ImportError):  # no public module
+    import torch._dynamo  # the optimiser's first step imports it, for three seconds: here only once
+
 log = logging.getLogger(__name__)
 STOPPED, HELD = 75, 76  # exit codes beside 0 and 1: asked to stop; somebody else has cells
-STUCK_LIMITS = 3  # time limits in a row without one more step
 
 
 class Worker:
@@ -160,20 +162,6 @@ class Worker:
                     charge(cell, self.holder, error, retry=self.retry)
 
 
-def refuse_if_stuck(before: list[Attempt]) -> None:
-    """Raise where the last attempts all ran into the time limit and none got any further."""
-    recent = before[-STUCK_LIMITS:]
-    if (
-        len(recent) == STUCK_LIMITS
-        and all(a.outcome == "timeout" for a in recent)
-        and recent[-1].step <= recent[0].step
-    ):
-        raise RuntimeError(
-            f"{STUCK_LIMITS} time limits passed without one more step than {recent[0].step}; "
-            "raise hydra.launcher.timeout_min"
-        )
-
-
 def listen(workers: Sequence[Worker], *, on_slurm: bool, limit_at: float) -> None:
     """Hear SIGUSR2 (SLURM takes the machine away) and SIGTERM, for all workers.
 
@@ -198,6 +186,7 @@ def listen(workers: Sequence[Worker], *, on_slurm: bool, limit_at: float) -> Non
     signal.signal(signal.SIGUSR2, leave)
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2, signal.SIGTERM])
 
 
 def make_workers(tasks: Sequence[Task], *, holder: Holder, retry: int) -> list[Worker]:

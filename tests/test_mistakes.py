@@ -272,6 +272,7 @@ def test_the_whole_study_is_read(command, study, run):
     assert status == 0, text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "bad", "command"), CASES)
 def test_a_damaged_file_is_named_in_one_sentence_or_left_out(file, bad, command, study, run):
     (study / file).write_bytes(BAD[bad])

@@ -527,3 +527,86 @@ def test_stages_of_a_model_run_as_jobs_like_any_cell(cluster, on_slurm, tmp_path
     more = sweep(*on_slurm, *grid, "sft.epochs=3")
     assert more.returncode == 0, more.stderr
     assert [len(j.cells) for j in read_jobs(study)] == [2, 1, 1]
+
+
+# --- inside an allocation, and time limits that come too early -----------------------------------
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "start",
+    [
+        ["salloc", "--quiet", "--ntasks=2", "--mem-per-cpu=200M"],
+        ["srun", "--ntasks=1", "--mem-per-cpu=300M"],
+    ],
+    ids=["salloc", "srun"],
+)
+def test_a_sweep_from_inside_an_allocation_submits_jobs_that_train(
+    cluster, on_slurm, tmp_path, start
+):
+    words = [sys.executable, "-m", "scaling.sweep", "-m", *on_slurm, "model.d_model=8,16"]
+    done = subprocess.run(
+        [*start, "--partition=main", "--time=5", *words, "budget.n_tokens=1024"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [r.status for r in read_records(tmp_path / "runs/tiny")] == ["done"] * 2
+
+
+@pytest.fixture
+def slow_imports(tmp_path, monkeypatch):
+    """Let every job wait in its imports until a file is there; return it."""
+    folder, go = tmp_path / "slow", tmp_path / "go"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os, sys, time\n"
+        f"while 'submitit.core._submit' in sys.orig_argv and not os.path.exists({str(go)!r}):\n"
+        f"    open({str(folder / 'here')!r}, 'a').close()\n"
+        "    time.sleep(0.1)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return go
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_time_limit_that_is_signalled_during_imports_is_heard_after_them(
+    cluster, on_slurm, tmp_path, slow_imports
+):
+    study = tmp_path / "runs/tiny"
+    short = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_seconds=60"]
+    front = begin(*on_slurm, *short, "model.d_model=16", "budget.n_tokens=1024")
+    await_(lambda: (tmp_path / "slow/here").exists())
+    (job,) = read_jobs(study)
+    subprocess.run(["scancel", "--signal=USR2", job.job], check=True)
+    time.sleep(1)
+    slow_imports.touch()
+    while front.poll() is None:
+        hasten()
+        time.sleep(1)
+    said = front.communicate()[1]
+    assert front.returncode == 0, said
+    assert outcomes(study) == ["timeout", "done"]
+    assert len(read_jobs(study)) == 1
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_job_that_its_time_limit_ends_during_imports_is_submitted_again_without_a_retry(
+    cluster, on_slurm, tmp_path, slow_imports
+):
+    study = tmp_path / "runs/tiny"
+    # SLURM counts in minutes and looks twice a minute: the job lives a minute or two.
+    short = ["hydra.launcher.timeout_min=1", "retry=0"]
+    front = begin(*on_slurm, *short, "model.d_model=16", "budget.n_tokens=1024")
+    await_(lambda: read_jobs(study))
+    (first,) = read_jobs(study)
+    await_(lambda: not (slurm.states([first.job]) or {})[first.job].live)
+    slow_imports.touch()
+    said = front.communicate(timeout=120)[1]
+    assert front.returncode == 0, said
+    assert "ended as TIMEOUT" in said
+    assert "before the cell began; it is submitted again" in said
+    assert outcomes(study) == ["done"]
+    assert len(read_jobs(study)) == 2

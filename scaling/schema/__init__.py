@@ -26,7 +26,7 @@ from scaling.schema.forecasts import (
     read_forecasts,
     scored,
 )
-from scaling.schema.process import machine_id, process_started, process_stopped
+from scaling.schema.process import machine_id, process_started, process_stopped, seconds_here
 from scaling.schema.ranges import (
     FLOPS,
     LEVEL,
@@ -129,6 +129,7 @@ __all__ = [
     "refuse_code",
     "replacing",
     "scored",
+    "seconds_here",
     "set_aside",
     "sha256_file",
     "sha256_json",

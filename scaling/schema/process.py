@@ -3,6 +3,7 @@
 import functools
 import os
 import socket
+import time
 from pathlib import Path
 
 
@@ -20,6 +21,14 @@ def process_started(pid: int) -> int | None:
     """Return a process' start in clock ticks since boot; None when it is gone or a zombie."""
     state, *rest = _stat(pid)
     return None if state in "ZX" else int(rest[18])
+
+
+def seconds_here() -> float:
+    """Return how long this process is there, its imports included; 0 where that is unknown."""
+    started = process_started(os.getpid())
+    if started is None:
+        return 0.0
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK"))
 
 
 def process_stopped(pid: int) -> bool:

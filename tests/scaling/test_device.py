@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from scaling.config import MachineConfig
-from scaling.device import pick_device
+from scaling.device import count_memory_anew, pick_device
 
 
 def test_a_precision_that_the_gpu_lacks_is_refused_with_the_fix(monkeypatch):
@@ -38,3 +38,15 @@ def test_a_cpu_without_bfloat16_products_is_warned_of(monkeypatch, caplog):
     with caplog.at_level("WARNING"):
         pick_device(MachineConfig(device="cpu", precision="bf16"))
     assert "machine.precision=fp32 is faster here" in caplog.text
+
+
+def test_a_gpus_memory_is_counted_anew_once_there_is_something_to_count(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "init", lambda: calls.append("init"))
+    monkeypatch.setattr(
+        torch.cuda, "reset_peak_memory_stats", lambda device: calls.append(str(device))
+    )
+    count_memory_anew(torch.device("cpu"))
+    assert calls == []
+    count_memory_anew(torch.device("cuda"))
+    assert calls == ["init", "cuda"]

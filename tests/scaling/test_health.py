@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from scaling import health
 from scaling.config import ModelConfig
 from scaling.health import copy_matrices, probe, update_ratio
 from scaling.model import Transformer
@@ -48,3 +49,22 @@ def test_the_update_ratio_is_of_all_matrices_together():
                 weight.mul_(1.01)
         made.embedding.weight.mul_(2)
     assert update_ratio(before, made) == pytest.approx(0.01, rel=1e-4)
+
+
+def test_matrices_are_copied_to_the_cpu_and_compared_one_at_a_time(monkeypatch):
+    made, sizes = model(), []
+    before = copy_matrices(made)
+    assert {t.device.type for t in before} == {"cpu"}
+    as_part = health.as_part
+    monkeypatch.setattr(
+        health, "as_part", lambda own, copy: sizes.append(copy.numel()) or as_part(own, copy)
+    )
+    assert update_ratio(before, made) == 0.0
+    assert sizes == [t.numel() for t in before]
+
+
+def test_scores_of_a_long_context_are_held_a_strip_at_a_time(monkeypatch):
+    made, tokens = model(), torch.randint(0, 300, (2, 24))
+    whole = probe(made, tokens)["attention_logit_max"]
+    monkeypatch.setattr(health, "STRIP", 5)
+    assert probe(made, tokens)["attention_logit_max"] == pytest.approx(whole, rel=1e-6)

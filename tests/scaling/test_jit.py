@@ -84,3 +84,35 @@ def test_commands_that_do_not_train_do_not_import_the_compiler():
     code = "import sys, scaling.sweep, scaling.final; print('numba' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["False"]
+
+
+def test_where_numbas_cache_is_another_every_process_compiles_its_own(folder, monkeypatch):
+    class Other:
+        """Files of a numba to come."""
+
+    for name, value in {"IndexDataCacheFile": Other, "Files": None}.items():
+        with monkeypatch.context() as patched:
+            patched.setattr(jit, name, value)
+            kernel = jit.kernel(double)
+        assert doubled(kernel, np.float32) == [2, 2, 2]
+        assert doubled(kernel, np.uint16) == [2, 2, 2]  # twice the least bfloat16
+        assert not list(folder.rglob("*.nb[ic]"))
+
+
+def test_without_numbas_cache_the_module_is_there_all_the_same():
+    code = """
+import sys
+import numba.core.caching as caching
+kept = caching.IndexDataCacheFile
+del caching.IndexDataCacheFile
+from scaling import jit
+import numpy as np
+def one(x):
+    jit.put(x, 0, jit.f32(1))
+x = np.zeros(1, np.float32)
+caching.IndexDataCacheFile = kept
+jit.kernel(one)(x)
+print(x[0])
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["1.0"]

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from scaling import heldout, trainer
 from scaling import step as stepping
-from scaling import trainer
 from scaling.memory import is_out_of_memory, largest_that_fits
 from scaling.step import new_run, prepare, train_step
 from scaling.trainer import train_trunk
@@ -116,3 +116,28 @@ def test_other_errors_are_not_taken_for_memory():
 
     with pytest.raises(RuntimeError, match="shapes differ"):
         largest_that_fits(4, broken)
+
+
+def test_what_fits_leaves_room_for_the_moments_of_a_first_step(make_cell, monkeypatch):
+    cell = make_cell()
+    setting = prepare(cell, lambda flops: None)
+    run, asked, moments = new_run(setting), [], stepping.moments_of
+    monkeypatch.setattr(stepping, "moments_of", lambda run: asked.append(1) or moments(run))
+    wanted = 2 * sum(w.numel() for w in run.model.parameters())
+    assert sum(w.numel() for w in moments(run)) == wanted
+    stepping.trial(run, setting, 1)
+    assert len(asked) == 1
+    train_step(run, setting, 1.0)
+    stepping.trial(run, setting, 1)
+    assert len(asked) == 1
+
+
+def test_large_logits_are_scored_some_windows_at_a_time(make_cell, monkeypatch):
+    setting = prepare(make_cell(), lambda flops: None)
+    model = new_run(setting).model
+    whole, sizes = heldout.evaluate(model, setting.test), []
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    monkeypatch.setattr(heldout, "LOGIT_BYTES", 3 * 4 * 300 * 32)
+    assert heldout.evaluate(model, setting.test).loss == pytest.approx(whole.loss, rel=1e-6)
+    assert max(sizes) == 3
+    assert heldout.rows_at_once(10**6, 10**6) == 1

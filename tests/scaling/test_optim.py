@@ -3,10 +3,11 @@ import math
 import pytest
 import torch
 
+from scaling import optim
 from scaling.config import ModelConfig, OptimConfig
 from scaling.model import Transformer
 from scaling.muon import Muon, orthogonal
-from scaling.optim import by_kind, make_optimizer, set_lr
+from scaling.optim import by_kind, fused_kernel, make_optimizer, set_lr
 
 
 def model(**changes) -> Transformer:
@@ -192,3 +193,65 @@ def test_a_weight_without_a_gradient_keeps_its_count_and_its_place():
     assert torch.equal(idle, before)
     counts = {float(s["step"]) for w, s in optimizer.state.items() if w is not idle}
     assert (float(optimizer.state[idle]["step"]), counts) == (1.0, {3.0})
+
+
+def trained(steps: int = 3) -> tuple[Transformer, torch.optim.Optimizer]:
+    made = model()
+    optimizer = make_optimizer(made, OptimConfig(), 0.01)
+    tokens = torch.arange(96).view(4, 24)
+    for _ in range(steps):
+        made.loss(tokens, tokens).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return made, optimizer
+
+
+def gone(monkeypatch):
+    monkeypatch.delattr(torch, "_fused_adamw_")
+
+
+def takes_less(monkeypatch):
+    def kernel(weights, gradients):
+        raise AssertionError("it cannot be called so")
+
+    monkeypatch.setattr(torch, "_fused_adamw_", kernel)
+
+
+def does_nothing(monkeypatch):
+    monkeypatch.setattr(torch, "_fused_adamw_", lambda *lists, **rates: None)
+
+
+@pytest.mark.parametrize("changed", [gone, takes_less, does_nothing])
+def test_where_torch_has_another_kernel_its_own_step_gives_the_same_bits(monkeypatch, changed):
+    ours, _ = trained()
+    with monkeypatch.context() as patched:
+        changed(patched)
+        fused_kernel.cache_clear()
+        assert fused_kernel() is None
+    theirs, optimizer = trained()  # no kernel is known, torch's own step has its own again
+    fused_kernel.cache_clear()
+    assert not optimizer._states
+    for weight, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(weight, other)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["kernel", "torch's step"])
+def test_a_step_count_on_the_cpu_is_put_beside_the_moments(monkeypatch, known):
+    with torch.device("meta"):  # stands for a GPU
+        made = model()
+    optimizer, seen = make_optimizer(made, OptimConfig(), 0.01), []
+    for weight in made.parameters():
+        weight.grad = torch.zeros_like(weight)
+        moments = {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[weight] = {"step": torch.tensor(1.0), **moments}  # as a stack has it
+
+    def kernel(weights, gradients, first, second, largest, counts, **rates):
+        seen.extend(t.device.type for t in (*first, *counts))
+
+    def step(self):
+        seen.extend(t.device.type for s in self.state.values() for t in s.values())
+
+    monkeypatch.setattr(optim, "fused_kernel", lambda: kernel if known else None)
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    optimizer.step()
+    assert set(seen) == {"meta"}

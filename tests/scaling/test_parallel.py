@@ -108,15 +108,23 @@ def quiet(long, tmp_path_factory) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (signal.SIGKILL, "Signal 9"),
+        (signal.SIGUSR2, "preempted at step"),
+        (signal.SIGSTOP, "hangs: it has given no sign of life for "),
+    ],
+    ids=["killed", "preempted", "stopped"],
+)
 def test_a_rank_that_is_lost_or_told_to_stop_ends_both_and_the_cell_resumes(
-    long, quiet, tmp_path, number
+    long, quiet, tmp_path, number, words
 ):
-    process = begin(*RANKS, *long, f"runs={tmp_path}")
+    process = begin(*RANKS, *long, "machine.hang_seconds=5", f"runs={tmp_path}")
     os.kill(under_way(process, tmp_path)[1], number)
     said = process.communicate(timeout=120)[1]
     assert process.returncode != 0
-    assert ("Signal 9" if number == signal.SIGKILL else "preempted at step") in said
+    assert words in said
     assert not list(tmp_path.glob("tiny/*/record.json"))
     run(*RANKS, *long, f"runs={tmp_path}")
     assert losses(tmp_path) == quiet
@@ -248,6 +256,23 @@ def test_a_sweeps_rank_that_is_lost_ends_both_and_the_cell_resumes(long, quiet, 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
+def test_a_sweeps_rank_that_hangs_is_named_and_the_cell_is_tried_again(long, quiet, tmp_path):
+    command = [*long, "machine.ranks=2", "machine.hang_seconds=5", "retry=1", f"runs={tmp_path}"]
+    process = begin("-m", "scaling.sweep", *command)
+    (second,) = of(rank_0(tmp_path))
+    os.kill(second, signal.SIGSTOP)
+    said = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, said
+    assert gone(second)
+    assert f"rank 1 of 2 (process {second} on " in said
+    assert "hangs: it has given no sign of life for " in said
+    assert losses(tmp_path) == quiet
+    (record,) = read_records(tmp_path / "tiny")
+    assert [a.outcome for a in attempts(tmp_path / "tiny" / record.run_id)] == ["failed", "done"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
 def test_a_sweeps_ranks_are_cancelled_together_and_go_on(long, quiet, tmp_path):
     command = ["-m", "scaling.sweep", *long, "machine.ranks=2", f"runs={tmp_path}"]
     process = begin(*command)
@@ -330,6 +355,14 @@ def test_ranks_are_known_by_torchrun_or_srun(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    with pytest.raises(ValueError, match=r"SLURM_NTASKS=4 .* start it with srun --ntasks=4"):
+        started_ranks()
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # a shell in the job, not one of its ranks
+    with pytest.raises(ValueError, match="srun did not start this process"):
+        started_ranks()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     assert started_ranks() == 4
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from scaling import trainer, work
+from scaling import stack, trainer, work
 from scaling.attempt import Holder, Lease, Pulse, attempts, last_attempt, take
 from scaling.budget import by_trunk
 from scaling.config import ModelConfig
@@ -354,3 +354,10 @@ def test_the_sweep_trains_alike_cells_together_by_itself(corpus_folder, tmp_path
 
     losses = sweep("alone", "machine.stack=0")
     assert sweep("stacked") == pytest.approx(losses, rel=1e-3)
+
+
+def test_norms_are_the_same_where_torch_has_no_call_for_all_tensors():
+    tensors = torch.randn(3, 300).unbind()
+    assert torch.equal(
+        torch.stack(stack._each_norm(tensors)), torch.stack(stack.foreach_norm(tensors))
+    )

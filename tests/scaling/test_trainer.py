@@ -15,7 +15,7 @@ from scaling.attempt import Holder, Lease, Pulse, Stopped, take
 from scaling.budget import resolve
 from scaling.device import has_compiler, pick_device
 from scaling.failure import cell_folder, trunk_folder
-from scaling.health import probe
+from scaling.health import copy_matrices, probe
 from scaling.schema import read_curve, read_record
 from scaling.step import new_run, prepare, train_step
 from scaling.trainer import train_trunk
@@ -531,3 +531,41 @@ def test_a_compiled_model_trains_alike_and_its_health_is_seen(make_cell):
         probes.append(probe(run.model, torch.from_numpy(setting.test.inputs[:2])))
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert probes[1] == pytest.approx(probes[0], rel=1e-3)
+
+
+def test_the_trunk_is_copied_for_every_branch_but_the_last(make_cell, monkeypatch):
+    copies = []
+
+    def counted(model, optimizer):
+        copies.append(1)
+        return snapshot(model, optimizer)
+
+    snapshot = checkpoint.snapshot
+    monkeypatch.setattr(checkpoint, "snapshot", counted)
+    train_trunk([make_cell(n_tokens=n) for n in (1024, 1536, 2048)])
+    assert len(copies) == 2
+    train_trunk([make_cell(n_tokens=3072)])
+    train_trunk([make_cell(n_tokens=1024, seed=1)])
+    assert len(copies) == 2
+
+
+def test_what_training_copies_is_counted(make_cell):
+    cell = make_cell()
+    n = resolve(cell).shape.params.total
+    matrices = sum(w.numel() for w in copy_matrices(new_run(prepare(cell, print)).model))
+    assert resolve(cell).copied_bytes == 12 * n + 4 * matrices
+    cell.log.health, cell.schedule.name = False, "cosine"
+    assert resolve(cell).copied_bytes == 0
+
+
+def test_blocks_compiled_for_another_shape_are_forgotten(make_cell, monkeypatch):
+    """torch compiles one piece of code eight times, and computes it uncompiled from then on."""
+    resets = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1))
+    monkeypatch.setattr(stepping, "compiled_for", None)
+    for width, seed in ((16, 0), (16, 1), (32, 0), (32, 1), (16, 0)):
+        cell = make_cell(model={"d_model": width}, seed=seed)
+        cell.machine.compile = True
+        new_run(prepare(cell, lambda flops: None))
+    assert len(resets) == 2
