@@ -14,7 +14,7 @@ from analysis.allotment import Pick
 from analysis.candidates import Candidate
 from analysis.goal import Goal
 from analysis.words import interval, number, power, short
-from scaling.schema import now, read_as
+from scaling.schema import now, parse_json, read_as
 
 NAME = "design.jsonl"
 SCHEMA = 1
@@ -67,7 +67,7 @@ def read_batches(folder: Path) -> list[Batch]:
     for i, line in enumerate(path.read_bytes().splitlines(), start=1):
         source = f"{path}, line {i}"
         try:
-            values = json.loads(line)
+            values = parse_json(line)
         except ValueError as error:
             raise ValueError(f"{source} is not JSON ({error}); {fix}") from error
         found.append(read_as(Batch, values, source=source, noun="batch", fix=fix, schema=SCHEMA))

@@ -10,6 +10,7 @@ from analysis.laws import Law
 from analysis.plan_file import read_plan
 from scaling.schema import (
     Record,
+    check_schema,
     confirmations,
     read_curve,
     read_json,
@@ -105,8 +106,8 @@ def read_material(folder: str | Path, *, law: str = "", plan: str = "") -> Mater
         stages={stage: read_record(path) for stage, path in found.items()},
         curves={s: pd.DataFrame(read_curve(p.parent / "metrics.jsonl")) for s, p in found.items()},
         samples=_samples(samples),
-        sealed=read_json(sealed) if sealed.exists() else {},
-        corridor=read_json(curve) if curve.exists() else {},
+        sealed=_object(sealed, "sealed forecast"),
+        corridor=_object(curve, "forecast curve"),
         confirmations=[(record, line) for _, record, line in confirmations(folder)],
         sha256={_name(p, folder): sha256_file(p) for p in read},
     )
@@ -125,6 +126,15 @@ def loss_curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
             "loss": [float(r[measured]) for r in kept],
         }
     )
+
+
+def _object(path: Path, noun: str) -> dict[str, Any]:
+    """Read a file of the final run; empty where there is none."""
+    if not path.exists():
+        return {}
+    values = read_json(path)
+    check_schema(values, source=path, noun=noun, fix="remove it, or run scaling.final again")
+    return values
 
 
 def _samples(path: Path) -> list[dict[str, Any]]:

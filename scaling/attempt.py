@@ -29,6 +29,7 @@ from scaling.schema import (
     Later,
     machine_id,
     now,
+    parse_json,
     process_started,
     read_as,
     set_aside,
@@ -283,7 +284,7 @@ def _read(path: Path) -> Attempt | None:
         if match[2]:
             return _damaged(path, number, "it was set aside")
         try:
-            values = json.loads(text)
+            values = parse_json(text)
             found = read_as(Attempt, values, source=path.name, noun="attempt", fix="it is over")
             return replace(found, attempt=number)
         except Later:

@@ -27,6 +27,7 @@ import numpy as np
 
 from conf.app import start, store
 from conf.progress import Progress
+from conf.values import pasted
 from scaling import checkpoint
 from scaling.config import check, described
 from scaling.final import load_plan, planned_cell
@@ -316,7 +317,8 @@ def main(config: BestOfNConfig) -> None:
     write_text(path, text.getvalue())
     for line in summary(rows, pool):
         sys.stdout.write(f"{line}\n")
-    fit = f"python -m analysis.fit runs={path} form=best_of_n where=\"judge == 'own'\""
+    source = pasted(f"runs={path}")
+    fit = f"python -m analysis.fit {source} form=best_of_n where=\"judge == 'own'\""
     sys.stdout.write(f"{path}: {fit}\n")
 
 

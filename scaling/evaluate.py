@@ -242,9 +242,4 @@ def main(config: EvaluateConfig) -> None:
 store("evaluate", EvaluateConfig)
 
 if __name__ == "__main__":
-    start(
-        main,
-        config_name="evaluate",
-        schema=EvaluateConfig,
-        free_text=("checkpoint", "folder", "tokenizer"),
-    )
+    start(main, config_name="evaluate", schema=EvaluateConfig)

@@ -170,8 +170,8 @@ def feed_forward_weights(block: Block) -> dict[str, Tensor]:
 
 
 def export(trained: Trained, out: Path) -> None:
-    """Write config, weights, tokenizer and model card."""
-    config = hub_config(trained.model)
+    """Write config, weights, tokenizer and model card; what they are made of is read first."""
+    config, text = hub_config(trained.model), card(trained)
     out.mkdir(parents=True, exist_ok=True)
     write_tensors(out / "model.safetensors", hub_weights(trained.model), {"format": "pt"})
     write_json(out / "config.json", config)
@@ -192,7 +192,7 @@ def export(trained: Trained, out: Path) -> None:
         out / "generation_config.json",
         {"bos_token_id": END, "eos_token_id": END, "pad_token_id": PAD},
     )
-    write_text(out / "README.md", card(trained))
+    write_text(out / "README.md", text)
 
 
 def is_chat(record: Record) -> bool:
@@ -280,9 +280,4 @@ def main(config: ExportConfig) -> None:
 store("export", ExportConfig)
 
 if __name__ == "__main__":
-    start(
-        main,
-        config_name="export",
-        schema=ExportConfig,
-        free_text=("checkpoint", "out", "tokenizer"),
-    )
+    start(main, config_name="export", schema=ExportConfig)

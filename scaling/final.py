@@ -11,7 +11,6 @@ the same inputs is not run again, a killed one resumes from its checkpoint.
 import logging
 import shlex
 import shutil
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -22,6 +21,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.app import start, store
+from conf.errors import sentence
+from conf.values import pasted
 from scaling.attempt import Stopped
 from scaling.config import (
     BudgetConfig,
@@ -78,7 +79,8 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"no plan {path}; write one with python -m analysis.plan law=... out={path}"
+            f"no plan {path}; write one with python -m analysis.plan law=... "
+            f"{pasted(f'out={path}')}"
         )
     composed = OmegaConf.structured(FinalConfig)
     values = read_yaml(path)
@@ -92,7 +94,7 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
         composed = OmegaConf.merge(composed, values)
     except OmegaConfBaseException as error:
         raise ValueError(
-            f"{path}: {str(error).splitlines()[0]}; write the plan again or mend the key"
+            f"{path}: {sentence(error, FinalConfig)}; write the plan again or mend the key"
         ) from error
     apply(composed, overrides)
     config = OmegaConf.to_object(composed)
@@ -212,7 +214,7 @@ def planned_cell(config: FinalConfig) -> CellConfig:
         composed = OmegaConf.merge(OmegaConf.structured(CellConfig), known)
     except OmegaConfBaseException as error:
         raise ValueError(
-            f"the plan's cell: {str(error).splitlines()[0]}; write the plan again"
+            f"the plan's cell: {sentence(error, CellConfig)}; write the plan again"
         ) from error
     cell = OmegaConf.to_object(composed)
     assert isinstance(cell, CellConfig)
@@ -313,11 +315,11 @@ def confirmed(config: FinalConfig) -> None:
     lines = read_forecasts(Path(config.runs) / LEDGER)
     found = [line for line in lines if (line["study"], line["law_sha256"]) == (study, law)]
     if not found:
+        beside = f"{Path(config.plan).with_suffix('')}.confirmation.yaml"
         raise ValueError(
             f"this run is {config.extrapolation:g} times the largest compute fitted and waits for"
             " its confirmation: run the plan written beside it, python -m scaling.final"
-            f" plan={Path(config.plan).with_suffix('')}.confirmation.yaml stages=pretrain, or set"
-            " force=true"
+            f" {pasted(f'plan={beside}')} stages=pretrain, or set force=true"
         )
     if found[-1]["inside"] is False:
         raise ValueError(
@@ -329,8 +331,8 @@ def confirmed(config: FinalConfig) -> None:
 
 def refitting(study: str, runs: str) -> str:
     """Say how a confirmation becomes a row of the law."""
-    folder = Path(runs) / study.partition(CONFIRMING)[0]
-    return f"python -m analysis.fit runs={folder} takes it as a row; then plan again with that law"
+    source = pasted(f"runs={Path(runs) / study.partition(CONFIRMING)[0]}")
+    return f"python -m analysis.fit {source} takes it as a row; then plan again with that law"
 
 
 def score_forecast(config: FinalConfig, record: Record) -> None:
@@ -487,16 +489,5 @@ def main(config: FinalConfig) -> None:
         log.info(line)
 
 
-def quoted_stages(argument: str) -> str:
-    """Quote a list of stages, which Hydra would read as a sweep."""
-    key, equals, value = argument.partition("=")
-    return (
-        f"{key}='{value}'"
-        if equals and key == "stages" and value[:1] not in ("'", '"')
-        else argument
-    )
-
-
 if __name__ == "__main__":
-    sys.argv[1:] = map(quoted_stages, sys.argv[1:])
     run_to_end(lambda: start(main, config_name="final", schema=FinalConfig))

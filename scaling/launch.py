@@ -140,7 +140,7 @@ def say_detached(folder: Path, how: str) -> None:
         "%s: the jobs go on; python -m scaling.status %s looks, the same command attaches, "
         "--cancel ends them",
         how,
-        folder,
+        shlex.quote(str(folder)),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scaling.attempt import Holder, machine_id, process_started
-from scaling.schema import Later, now, read_as, set_aside, write_text
+from scaling.schema import Later, now, parse_json, read_as, set_aside, write_text
 
 T = TypeVar("T")
 
@@ -132,7 +132,7 @@ def _read(study: str | Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def _line(text: bytes) -> dict[str, Any]:
-    line = json.loads(text)
+    line = parse_json(text)
     if not isinstance(line, dict):
         raise ValueError("no object")
     if "job" in line:

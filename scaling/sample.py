@@ -75,9 +75,4 @@ def main(config: SampleConfig) -> None:
 store("sample", SampleConfig)
 
 if __name__ == "__main__":
-    start(
-        main,
-        config_name="sample",
-        schema=SampleConfig,
-        free_text=("checkpoint", "prompt", "tokenizer"),
-    )
+    start(main, config_name="sample", schema=SampleConfig)

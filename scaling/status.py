@@ -10,13 +10,16 @@ there is no such study.
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from conf.app import one_sentence
+from conf.overrides import WrongUsage
 from scaling import slurm
 from scaling.attempt import DAMAGED, STALLED, Attempt, attempts, dead, last_attempt, silent_seconds
 from scaling.failure import last_line, tail
@@ -275,7 +278,22 @@ def cancel(folder: str | Path) -> int:
 
 def main() -> int:
     """Print the status; 0, or 1 when a cell failed or the folder is missing."""
-    parser = argparse.ArgumentParser(
+    with one_sentence(full=os.environ.get("HYDRA_FULL_ERROR") == "1"):
+        return print_status(typed())
+    return 1
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells wrong usage in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise WrongUsage(f"{message}; give one folder, as {self.prog} runs/NAME")
+
+
+def typed() -> argparse.Namespace:
+    """Return what was typed."""
+    parser = Parser(
         prog="python -m scaling.status", description="How every cell of a study stands."
     )
     parser.add_argument("folder", help="runs/NAME")
@@ -283,6 +301,14 @@ def main() -> int:
     parser.add_argument("--watch", action="store_true", help="again every 2 s until all have ended")
     parser.add_argument("--cancel", action="store_true", help="cancel what is queued or running")
     arguments = parser.parse_args()
+    key, equals, folder = arguments.folder.partition("=")
+    if equals and key == "runs" and not Path(arguments.folder).is_dir():
+        parser.error(f"the folder is given without runs=, as {shlex.quote(folder)}")
+    return arguments
+
+
+def print_status(arguments: argparse.Namespace) -> int:
+    """Print the status, again and again with --watch."""
     try:
         if arguments.cancel:
             sys.stderr.write(f"cancelled {cancel(arguments.folder)} jobs\n")
@@ -299,9 +325,6 @@ def main() -> int:
             time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         return 130
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
     return int(any(c.state in ("failed", "damaged") for c in cells))
 
 

@@ -181,4 +181,4 @@ def main(config: CellConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_to_end(lambda: start(main, config_name="sweep", schema=CellConfig))
+    run_to_end(lambda: start(main, config_name="sweep", schema=CellConfig, sweeps=True))

@@ -10,6 +10,7 @@ folder leaves them alone, and `scaling.status` shows and cancels them like any o
 
 import logging
 import os
+import shlex
 import signal
 import time
 import uuid
@@ -69,7 +70,7 @@ def train_together(cell: CellConfig) -> Record:
     except Held as error:
         raise RuntimeError(
             f"{cell_folder(cell)} is {error}; wait for it (python -m scaling.status "
-            f"{cell_folder(cell).parent}) or end it (--cancel)"
+            f"{shlex.quote(str(cell_folder(cell).parent))}) or end it (--cancel)"
         ) from None
     except Stopped as error:
         raise RuntimeError(

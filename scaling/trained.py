@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from tokenizers import Tokenizer
 
+from conf.values import pasted
 from scaling.checkpoint import load_weights
 from scaling.config import ModelConfig, TokenizerConfig
 from scaling.data import tokens_folder
@@ -65,7 +66,8 @@ def trained_folder(path: str | Path) -> Path:
     found = trained_folders(path)
     if len(found) > 1:
         raise ValueError(
-            f"checkpoint={path} holds {len(found)} models; give one of them, as {found[-1]}"
+            f"checkpoint={path} holds {len(found)} models; give one of them, as "
+            f"{pasted(f'checkpoint={found[-1]}')}"
         )
     return found[0]
 

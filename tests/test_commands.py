@@ -105,7 +105,7 @@ def test_a_study_goes_from_sweep_to_report(tiny, tmp_path):
         (["machine.device=tpu"], "auto, cpu, cuda"),
         (["budget.n_tokens=2048", "machine.threads=1,2"], "start each with a study of its own"),
         (["budget.n_tokens=2048", "machine.ranks=3"], "set optim.batch_tokens to a multiple"),
-        (["budget.n_tokens=2048", "machine.ranks=two"], "could not be converted to Integer"),
+        (["budget.n_tokens=2048", "machine.ranks=two"], "machine.ranks='two' is no whole number"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence_that_names_the_fix(tiny, tmp_path, arguments, words):

@@ -54,9 +54,10 @@ def study(old, tmp_path) -> Path:
     like = json.loads((old / "record.json").read_text())
     for width in WIDTHS:
         for tokens in TOKENS:
-            cell = folder / f"{width:02}{tokens}"
-            cell.mkdir(parents=True)
-            (cell / "record.json").write_text(json.dumps(resized(like, width, tokens)))
+            values = resized(like, width, tokens)
+            (folder / values["run_id"]).mkdir(parents=True)
+            (folder / values["run_id"] / "record.json").write_text(json.dumps(values))
+    cell = folder / "324096"
     for name in ("law.json", "plan.yaml", "jobs.jsonl", "design.jsonl"):
         if (old / name).is_file():
             shutil.copy(old / name, folder)

@@ -14,6 +14,7 @@ from analysis.choice import Options, Step, next_step
 from analysis.goal import Goal, check_goal
 from analysis.published import load_law
 from analysis.records import load_runs
+from conf.values import pasted
 from scaling.budget import branch_of, resolve
 from scaling.config import CellConfig
 from scaling.launch import resolve_corpus, study_folder, unique
@@ -164,5 +165,6 @@ def say_next(step: Step, folder: Path, goal: Goal, *, count: str, form: str) -> 
         return
     options = f" form={form}" * (form != "chinchilla") + f" count={count}" * (count != "total")
     options += f" intervals.level={goal.level:g}" * (goal.level != 0.9)
-    log.info("python -m analysis.fit runs=%s%s", folder, options)
-    log.info("python -m analysis.plan law=%s/law.json flops=%g", folder, goal.flops)
+    log.info("python -m analysis.fit %s%s", pasted(f"runs={folder}"), options)
+    law = pasted(f"law={folder}/law.json")
+    log.info("python -m analysis.plan %s flops=%g", law, goal.flops)

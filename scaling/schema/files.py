@@ -58,6 +58,14 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not JSON ({why}); write it again") from error
 
 
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text; ValueError where it is none, or nested too deep."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep to be read") from error
+
+
 def _no_number(text: str) -> None:
     raise ValueError(f"{text} is no number of JSON")
 

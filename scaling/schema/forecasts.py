@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from scaling.schema.files import now, read_json, sha256_json
+from scaling.schema.files import now, parse_json, read_json, sha256_json
 from scaling.schema.reading import read_as
 from scaling.schema.record import Record, read_record
 
@@ -146,7 +146,7 @@ def _lines(text: bytes) -> list[dict[str, Any]]:
     found = []
     for line in text.splitlines():
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except ValueError:  # torn, or cut within a character
             continue
         if isinstance(value, dict) and "id" in value:

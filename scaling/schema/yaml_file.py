@@ -53,6 +53,10 @@ def read_yaml(path: str | Path) -> Any:
     except yaml.YAMLError as error:
         said = " ".join(str(error).split())[:300]
         raise ValueError(f"{path} is not YAML ({said}); write it again") from error
+    except ValueError as error:
+        if str(error).startswith(str(path)):  # a sentence of ours
+            raise
+        raise ValueError(f"{path} holds a value that cannot be read ({error})") from error
     refuse_code(values, path)
     return values
 
