@@ -17,8 +17,10 @@ def check_choice_of(key: str, value: str, choices: Iterable[str]) -> None:
 
 def wrote(paths: Iterable[Path], *, here: bool) -> str:
     """Return a line for each file that was written; `here`: nobody said where to."""
-    where = f" in the current folder {Path.cwd()}; out=FILE writes elsewhere" if here else ""
-    return "\n".join(f"wrote {path}{where}" for path in paths)
+    lines = [f"wrote {path}" for path in paths]
+    if here:
+        lines.append(f"in the current folder (out=FILE writes elsewhere): {Path.cwd()}")
+    return "\n".join(lines)
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:

@@ -207,6 +207,8 @@ def read_curve(path: str | Path, *, strict: bool = False) -> list[dict[str, Any]
     """
     path, rows = Path(path), []
     for number, row, why in _rows(path):
+        if strict and row is not None and not isinstance(row.get("step"), int):
+            row, why = None, "has no step"
         if row is not None:
             rows.append(row)
         elif strict:
@@ -230,7 +232,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
             if number < len(lines):
                 yield number, None, f"is not JSON ({error})"
             continue
-        if isinstance(row, dict) and isinstance(row.get("step"), int):
+        if isinstance(row, dict):
             yield number, row, ""
         else:
-            yield number, None, "is no row with a step"
+            yield number, None, "is no row"

@@ -301,7 +301,7 @@ def test_a_pasted_hint_fits_and_a_law_without_out_is_said_to_be_in_the_current_f
     hint = line.rpartition(": set ")[2]
     second = subprocess.run(["bash", "-c", command + hint], env=path, **here)
     assert second.returncode == 0, second.stderr
-    assert f"wrote law.json in the current folder {tmp_path}; out=FILE" in second.stdout
+    assert f"in the current folder (out=FILE writes elsewhere): {tmp_path}" in second.stdout
 
 
 def test_the_repository_ignores_a_law_that_lands_in_it():

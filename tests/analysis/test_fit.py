@@ -257,7 +257,9 @@ def test_the_command_fits_a_csv_end_to_end(tmp_path, refit_law):
         "intervals.level=0.95", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 100
+    *printed, folder = done.stdout.splitlines()
+    assert folder == f"in the current folder (out=FILE writes elsewhere): {tmp_path}"
+    assert max(map(len, printed)) <= 100
     written = json.loads((tmp_path / "law.json").read_text())
     assert set(written["parameters"]) == {"E", "A", "B", "alpha", "beta"}
     assert written["intervals"]["level"] == 0.95

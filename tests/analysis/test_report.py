@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -267,7 +267,7 @@ def test_scores_of_the_cells_are_laws_with_what_they_expect_of_the_plan(folder, 
         score |= {"bits_per_byte": 0.4 * record.test_loss}
         values = {
             "schema": 1, "run_id": record.run_id, "stage": "pretrain", "texts": {},
-            "params": {"with_head": record.params.with_head}, "tokens": record.tokens,
+            "params": asdict(record.params), "tokens": record.tokens,
             "flops": record.flops, "test_loss": record.test_loss, "tasks": {"blimp": score},
         }  # fmt: skip
         is_final = record.run_id == read_record(paths[-1]).run_id
