@@ -212,7 +212,8 @@ def test_training_goes_on_without_a_damaged_checkpoint(make_cell, tmp_path, capl
     assert state.with_name("checkpoint.damaged-1.safetensors").is_file()
     said = [r.message for r in caplog.records if "is damaged" in r.message]
     assert len(said) == 1
-    assert "checkpoint.damaged-1.safetensors; training goes back to the state before it" in said[0]
+    assert "set aside as checkpoint.damaged-1.safetensors" in said[0]
+    assert "training goes back to the state before it" in said[0]
 
 
 def test_a_second_damaged_checkpoint_has_a_name_of_its_own(tmp_path):
