@@ -16,7 +16,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.errors import sentence
 from conf.overrides import CONF, WrongUsage, nearest, prepared
+from scaling.schema import destination
 
 T = TypeVar("T")
 
@@ -36,7 +37,12 @@ def store(name: str, schema: type) -> None:
 
 
 def start(
-    main: Callable[[Any], None], *, config_name: str, schema: type, sweeps: bool = False
+    main: Callable[[Any], None],
+    *,
+    config_name: str,
+    schema: type,
+    sweeps: bool = False,
+    written: Sequence[str] = ("out",),
 ) -> None:
     """Run `main` on the composed config and exit with its status.
 
@@ -44,23 +50,41 @@ def start(
     config_name: conf/<config_name>.yaml
     schema: the dataclass
     sweeps: whether commas separate the values of a sweep without `-m` too
+    written: settings that name a file to write, checked before the work that fills it
     """
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us; hydra would print several lines
-    with one_sentence(schema, full=full):
+    with one_sentence(schema, full=full), full_errors():
         sys.argv = [sys.argv[0], *prepared(sys.argv[1:], schema, sweeps=sweeps)]
         log_to()
         raised: list[Exception] = []
 
         def task(config: DictConfig) -> None:
             try:
-                main(to_dataclass(config, schema))
+                chosen = to_dataclass(config, schema)
+                for name in written:
+                    if getattr(chosen, name, None):
+                        destination(getattr(chosen, name))
+                main(chosen)
             except Exception as error:  # noqa: BLE001  raised again below: hydra would print a line
                 raised.append(error)
 
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=config_name)(task)()
         if raised:
             raise raised[0]
+
+
+@contextmanager
+def full_errors() -> Iterator[None]:
+    """Let Hydra raise its errors, of which it would print several lines, for this command alone."""
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 @contextmanager

@@ -60,6 +60,8 @@ def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
     parser.error = wrong  # type: ignore[method-assign,assignment]
     given, rest = parser.parse_known_args(list(arguments))
+    if given.experimental_rerun:
+        wrong("--experimental-rerun reads a pickle, which can run code; type the overrides")
     unknown = [r for r in rest if r.startswith("-")]
     if unknown:
         wrong(f"there is no option {' '.join(unknown)}")

@@ -280,4 +280,4 @@ def main(config: ExportConfig) -> None:
 store("export", ExportConfig)
 
 if __name__ == "__main__":
-    start(main, config_name="export", schema=ExportConfig)
+    start(main, config_name="export", schema=ExportConfig, written=())  # out is a folder

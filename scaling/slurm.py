@@ -10,7 +10,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,14 +167,17 @@ def jobs_named(name: str) -> list[str]:
     return sorted(set(text.split()))
 
 
-def cancel(jobs: list[str]) -> None:
-    """Cancel jobs; those that have ended already are no error.
+def cancel(jobs: Mapping[str, str]) -> None:
+    """Cancel jobs, given with their names; those that have ended already are no error.
 
-    Their ids are read from a study's file, so that only what is one is told to scancel.
+    Both are read from a study's file, which may be of another cluster: only what is an id is told
+    to scancel, and only a job that bears the name is cancelled.
     """
-    jobs = [j for j in jobs if JOB_ID.fullmatch(j)]
-    for i in range(0, len(jobs), 500):
-        call("scancel", "--quiet", *jobs[i : i + 500])
+    for name in sorted(set(jobs.values())):
+        ids = [j for j, n in jobs.items() if n == name and JOB_ID.fullmatch(j)]
+        named = [f"--name={name}"] if name else []
+        for i in range(0, len(ids), 500):
+            call("scancel", "--quiet", *named, *ids[i : i + 500])
 
 
 def require() -> None:

@@ -244,7 +244,12 @@ def show(cells: list[CellStatus]) -> str:
             f"{c.run_id:10}  {c.state:9} {c.attempt or '':>3} {c.node[:8]:8} {c.job[:12]:12} "
             f"{c.step:7} {loss:>9}  {c.error}".rstrip()
         )
-    return "\n".join([*lines, counts(cells) or "no cells yet"]) + "\n"
+    return "\n".join([*map(printable, lines), counts(cells) or "no cells yet"]) + "\n"
+
+
+def printable(line: str) -> str:
+    """Return a line without the characters that steer a terminal; a file may hold any."""
+    return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def say_damage(folder: str | Path) -> None:
@@ -270,7 +275,7 @@ def cancel(folder: str | Path) -> int:
     for job in live.values():
         if job.where == "local":
             os.kill(job.pid, signal.SIGTERM)
-    slurm.cancel([j.job for j in live.values() if j.where == "slurm"])
+    slurm.cancel({j.job: j.name for j in live.values() if j.where == "slurm"})
     if live:
         append(Path(folder), [{"cancelled": sorted(live)}])
     return len(live)

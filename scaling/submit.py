@@ -70,7 +70,7 @@ def submit(cells: list[CellConfig], folder: Path, *, round: str, options: dict[s
                 if p.tasks[0].part == "trunk"
             }
     except ValueError:
-        slurm.cancel([j.job for j in done])
+        slurm.cancel({j.job: j.name for j in done})
         raise
     shown = ", ".join(j.job for j in done[:4]) + (" ..." if len(done) > 4 else "")
     log.info("submitted %d jobs: %s", len(done), shown)

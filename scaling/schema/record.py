@@ -19,7 +19,7 @@ from scaling.schema.safety import listable
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
-TRAIN_AGAIN = "remove the file and train the cell again"
+TRAIN_AGAIN = "run the command that trained it again, which sets the file aside"
 STATUSES = ("done", "diverged", "failed")
 STAGES = ("pretrain", "sft", "reward", "ppo")
 FLAGS = ("undercooled", "skipped_steps", "left_forecast")

@@ -29,6 +29,7 @@ from scaling.schema import (
     write_text,
 )
 from scaling.schema.shape import Shape
+from scaling.status import printable
 
 ROOT = Path(__file__).parents[2]
 PLAN = "schema: 1\npretrain: {tokens: 1000}\n"
@@ -284,11 +285,18 @@ def test_a_snapshot_under_our_name_holds_our_code(tmp_path):
             path.unlink(missing_ok=True)
 
 
-def test_what_is_no_job_is_not_told_to_scancel(monkeypatch):
+def test_only_a_job_of_the_studys_own_name_is_cancelled(monkeypatch):
     calls = []
-    monkeypatch.setattr(slurm.subprocess, "run", lambda command, **_: calls.append(command))
-    slurm.cancel(["12_3", "--user=root", "7", "-u", ""])
-    assert calls == [["scancel", "--quiet", "12_3", "7"]]
+    monkeypatch.setattr(slurm, "call", lambda *command: calls.append(command))
+    slurm.cancel({"12_3": "ours", "--user=root": "ours", "7": "ours", "-u": "", "": "", "8": ""})
+    assert calls == [
+        ("scancel", "--quiet", "8"),
+        ("scancel", "--quiet", "--name=ours", "12_3", "7"),
+    ]
+
+
+def test_an_error_that_steers_the_terminal_is_printed_as_text():
+    assert printable("\033[2Jcell\r\nx") == "?[2Jcell??x"
 
 
 def test_a_model_larger_than_the_machine_is_refused_before_it_is_made():
