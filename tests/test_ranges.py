@@ -11,7 +11,7 @@ from typing import Annotated
 import pytest
 from hydra.core.config_store import ConfigStore
 
-from conf.app import leaves
+from conf.overrides import leaves
 from scaling.config import CellConfig, EvalConfig, ModelConfig
 from scaling.launch import run_cells
 from scaling.schema import Range, check_ranges, numeric_fields, ranges_of

@@ -33,7 +33,12 @@ def seconds_here() -> float:
 
 def process_stopped(pid: int) -> bool:
     """Say whether a process is stopped (SIGSTOP, Ctrl-Z), not by a debugger."""
-    return _stat(pid)[0] == "T"
+    return process_state(pid) == "T"
+
+
+def process_state(pid: int) -> str:
+    """Return a process' state letter (ps(1)); X where it is gone."""
+    return _stat(pid)[0]
 
 
 def _stat(pid: int) -> list[str]:

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from scaling.attempt import Holder, Lease, Pulse, last_attempt, process_stat, take, write_attempt
+from scaling.attempt import Holder, Lease, Pulse, last_attempt, take, write_attempt
 from scaling.failure import cell_folder
+from scaling.schema.process import process_state
 from scaling.stall import LONGEST_GAP, PATIENCE, Watched
 from scaling.work import Task
 
@@ -32,7 +33,7 @@ def holder(pid: int) -> Holder:
 
 
 def await_state(pid: int, letter: str) -> None:
-    while process_stat(pid)[0] != letter:
+    while process_state(pid) != letter:
         time.sleep(0.01)
 
 
