@@ -44,16 +44,19 @@ NO_GAIN = 0.005  # relative distance of E from the smallest loss below which not
 def table_alarms(table: pd.DataFrame, inputs: Mapping[str, Any] | None = None) -> list[Alarm]:
     """Return what is wrong with the design or the units of a table of runs.
 
-    `inputs` says what the table was read from and how, as in law.json.
+    `inputs` says what the table was read from and how, as in law.json. Records of a study say
+    themselves what they count, in units of one: nothing of theirs is in doubt.
     """
-    units = unit_alarms(table, (inputs or {}).get("columns", {}))
-    bits = _bits_among_nats(table)
+    inputs = inputs or {}
+    of_records = isinstance(inputs.get("sha256"), Mapping)  # a hash a record, one of a file
+    units = [] if of_records else unit_alarms(table, inputs.get("columns", {}))
+    bits = None if of_records else _bits_among_nats(table)
     mixed_units = bits is not None or any(alarm.code == "mixed_units" for alarm in units)
     found = [
         _single_ray(table),
         _too_few_budgets(table),
         *units,
-        value_alarm(table),
+        None if of_records else value_alarm(table),
         bits,
         None if mixed_units else _outlier_rows(table),
         _duplicate_rows(table),
