@@ -13,8 +13,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from scaling.attempt import Holder, machine_id, process_started
-from scaling.schema import Later, now, parse_json, read_as, set_aside, write_text
+from scaling.attempt import Holder
+from scaling.schema import (
+    Later,
+    machine_id,
+    now,
+    parse_json,
+    process_started,
+    read_as,
+    set_aside,
+    write_text,
+)
 
 T = TypeVar("T")
 

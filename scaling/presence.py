@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from scaling.attempt import machine_id, process_started
+from scaling.schema import machine_id, process_started
 
 log = logging.getLogger(__name__)
 BEAT_SECONDS = 5.0  # between two beats; a twentieth of a hang_seconds that is shorter than 100 s

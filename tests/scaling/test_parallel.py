@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from scaling.attempt import Held, Holder, attempts, last_attempt, process_started, take
+from scaling.attempt import Held, Holder, attempts, last_attempt, take
 from scaling.companions import companions, in_common
 from scaling.config import BudgetConfig, CellConfig, MachineConfig, OptimConfig
 from scaling.parallel import World, join, started_ranks
-from scaling.schema import read_curve, read_records
+from scaling.schema import process_started, read_curve, read_records
 from scaling.status import cancel, read_status
 from scaling.together import train_together
 
