@@ -38,7 +38,9 @@ from scaling.model import (
 )
 
 SCORE_BYTES = 1 << 20  # of attention's scores at once: they and their gradients stay in the cache
-PAD = 16  # columns between wide rows: products are slow where rows lie a power of two apart
+# Columns between wide rows: products are slow where rows lie a power of two apart. They hold zeros:
+# oneDNN reads a row in whole tiles of 32 where it is long enough, and a NaN there times 0 is a NaN.
+PAD = 16
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -184,7 +186,7 @@ class Shared:
             scores=torch.empty(square),
             to_come=torch.full((context, context), -math.inf).triu_(1),
             d_scores=torch.zeros(square, dtype=kind),
-            d_up=empty(n, 2 * config.d_ff + PAD),
+            d_up=torch.zeros(n, 2 * config.d_ff + PAD, dtype=kind),
             d_act=empty(n, config.d_ff),
         )
 
@@ -389,7 +391,7 @@ class HeadPass:
         self.norm, self.dx = Normed(shared, kind, NORM_EPS), shared.dx
         self.targets = torch.empty(n, dtype=torch.int64)
         rows, line = max(16, CHUNK_BYTES["cpu"] // (4 * V)), torch.empty(V)
-        logits = torch.empty(min(n, rows), V + PAD, dtype=kind)
+        logits = torch.zeros(min(n, rows), V + PAD, dtype=kind)
         parts = (t.split(rows) for t in (self.norm.out, self.norm.d_out, self.targets))
         self.chunks = []
         for hidden, d_hidden, targets in zip(*parts, strict=True):

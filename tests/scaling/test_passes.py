@@ -1,5 +1,7 @@
 """The passes written out by hand against autograd on the same model."""
 
+import math
+
 import pytest
 import torch
 
@@ -78,6 +80,27 @@ def test_in_bfloat16_gradients_are_no_further_from_float32_than_autocasts(model,
     assert loss == pytest.approx(exact.item(), rel=5e-3)
     assert loss != exact.item()
     assert 1e-4 < float((gradients() - wanted).norm() / wanted.norm()) < 1.2 * autocast
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("vocabulary", [272, 300])
+def test_what_new_memory_holds_reaches_no_gradient(precision, vocabulary, monkeypatch):
+    """Tiles of a processor (AMX) reach beyond rows of 272 logits, or of 2 x 88, to the next 32."""
+    new = torch.empty
+
+    def anything(*shape, **options):
+        tensor = new(*shape, **options)
+        return tensor.fill_(math.nan) if tensor.is_floating_point() else tensor
+
+    torch.manual_seed(0)
+    transformer = Transformer(ModelConfig(), vocab_size=vocabulary, context=128)
+    monkeypatch.setattr(torch, "empty", anything)
+    passes = Passes(transformer, rows=ROWS, context=128, precision=precision)
+    monkeypatch.undo()
+    x, y = batch(context=128)
+    passes([(x % vocabulary, y % vocabulary)])
+    for name, weight in transformer.named_parameters():
+        assert weight.grad.isfinite().all(), name
 
 
 def test_bfloat16_leaves_the_precision_of_other_products_as_it_was():
