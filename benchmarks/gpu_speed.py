@@ -28,7 +28,7 @@ from scaling.batches import Batches
 from scaling.budget import resolve
 from scaling.config import CellConfig
 from scaling.corridor import Corridor
-from scaling.device import count_memory_anew, moved, peak_flops, peak_memory, pick_device
+from scaling.device import count_memory_anew, peak_flops, peak_memory, pick_device, to_device
 from scaling.schema import now
 from scaling.step import Setting, accept, gradient, new_run
 
@@ -229,7 +229,7 @@ def graphed_step(setting: Setting) -> Step:
 
     def step() -> None:
         for place, part in zip((x, y), setting.batches(run.step), strict=True):
-            place.copy_(moved(part, setting.device))
+            place.copy_(to_device(part, setting.device))
         graph.replay()
         loss, norm = found.tolist()
         if accept(run, setting.cell.optim, loss, norm):

@@ -41,7 +41,7 @@ from scaling.config import (
     OptimConfig,
     TokenizerConfig,
 )
-from scaling.device import autocast, device_name, moved, peak_flops
+from scaling.device import autocast, device_name, peak_flops, to_device
 from scaling.step import Run, Setting, new_run, prepare, train_step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -165,7 +165,7 @@ def reference_step(
     def step() -> None:
         nonlocal count
         inputs, targets = setting.batches(count)
-        x, y = (moved(a, device) for a in (inputs, targets))
+        x, y = (to_device(a, device) for a in (inputs, targets))
         with autocast(device, precision):
             loss = loss_of(model, x, y)
         loss.backward()

@@ -35,11 +35,27 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]
     with replacing(path) as temporary:
         try:
             save_file(held, temporary, metadata=entries)
+            _sort_header(Path(temporary))
         except SafetensorError as error:  # how its writer says "disk full"
             raise OSError(
                 f"cannot write {path}: {error}; free space or change the folder"
             ) from error
     return path
+
+
+def _sort_header(path: Path) -> None:
+    """Put the header's texts in order, in place: safetensors writes them in a random one.
+
+    The same weights must be the same bytes: what is trained from them is named by their sha256.
+    """
+    with path.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size, "both write JSON without spaces"
+        stream.seek(8)
+        stream.write(text.ljust(size))
 
 
 def open_tensors(path: Path, stack: ExitStack) -> Any:

@@ -20,6 +20,7 @@ from scaling.passes import Passes
 from scaling.pool import Pool, Running
 from scaling.schema import read_curve, read_record
 from scaling.stack import Bundle, StackedPasses
+from scaling.stall import Watched
 from scaling.trainer import train_trunk
 from scaling.work import Work, alike, tasks_of
 from scaling.worker import HELD, STOPPED, make_workers, train
@@ -311,10 +312,11 @@ def test_of_a_process_that_dies_each_task_is_tried_alone_and_none_is_blamed(make
     taken, me = pool.next_tasks(1), Holder.here(round="r", job="test")
     for cell in cells:
         take(cell_folder(cell), me)
-    pool.after(Running(SimpleNamespace(exitcode=-9, pid=me.pid), taken, 0, [0, 0, 0]))
+    seen = Watched.of(me.pid, taken, 0.0)
+    pool.after(Running(SimpleNamespace(exitcode=-9, pid=me.pid), taken, 0, [0, 0, 0], seen))
     assert [last_attempt(cell_folder(c)).outcome for c in cells] == ["preempted"] * 3
     assert [len(pool.next_tasks(1)) for _ in range(4)] == [1, 1, 1, 0]
-    pool.after(Running(SimpleNamespace(exitcode=0, pid=1), tasks[:1], 0, [1]))
+    pool.after(Running(SimpleNamespace(exitcode=0, pid=1), tasks[:1], 0, [1], seen))
     assert last_attempt(cell_folder(tasks[0].cells[0])).outcome == "failed"
 
 
