@@ -215,7 +215,7 @@ def _unit_of(columns: Columns) -> str:
 
 def sha256_of(folder: Path) -> dict[str, str]:
     """Hash every record of a study by cell."""
-    found = sorted(folder.glob("*/record.json"))
+    found = sorted(p for p in folder.glob("*/record.json") if p.is_file())
     return {path.parent.name: sha256_file(path) for path in found}
 
 

@@ -39,6 +39,12 @@ class Job:
     submitted: str = field(default_factory=now)
     schema: int = 1
 
+    def __post_init__(self) -> None:
+        """Refuse a cell whose name is not that of one folder: the list may come from anybody."""
+        for cell in self.cells:
+            if cell in ("", ".", "..") or "/" in cell or not cell.isprintable():
+                raise ValueError(f"cells holds {cell!r}, which is no folder of the study")
+
     @property
     def process_lives(self) -> bool:
         """Whether a local job's process is seen to be there."""

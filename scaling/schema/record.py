@@ -222,13 +222,16 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
     """Go through the lines: number, row, or None and what is wrong."""
     if not path.exists():
         return
+    if not path.is_file():  # a pipe or device would never end
+        yield 1, None, "cannot be read: the file is no regular file"
+        return
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
             row = json.loads(line, parse_constant=lambda name: None)  # NaN, of earlier versions
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
                 yield number, None, f"is not JSON ({error})"
             continue
