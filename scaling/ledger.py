@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scaling.attempt import Holder, machine_id, process_started
-from scaling.schema import Later, now, parse_json, read_as, set_aside, write_text
+from scaling.schema import Later, check_folder, now, parse_json, read_as, set_aside, write_text
 
 T = TypeVar("T")
 
@@ -42,8 +42,7 @@ class Job:
     def __post_init__(self) -> None:
         """Refuse a cell whose name is not that of one folder: the list may come from anybody."""
         for cell in self.cells:
-            if cell in ("", ".", "..") or "/" in cell or not cell.isprintable():
-                raise ValueError(f"cells holds {cell!r}, which is no folder of the study")
+            check_folder("cells", cell)
 
     @property
     def process_lives(self) -> bool:

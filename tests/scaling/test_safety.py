@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from analysis.jsonl import read_jsonl
 from analysis.laws import Law
 from analysis.records import sha256_of
+from conf.app import Printable
 from scaling import jsonl, launch, ledger, slurm, snapshot
 from scaling.attempt import DAMAGED, attempts
 from scaling.config import BudgetConfig, CellConfig, FinalConfig, ModelConfig, rung
@@ -27,6 +29,7 @@ from scaling.schema import (
     ladder_shape,
     read_curve,
     read_json,
+    read_record,
     read_yaml,
     readable,
     refuse_code,
@@ -381,3 +384,30 @@ def test_many_keys_of_which_one_stands_twice_are_refused_at_once(tmp_path):
     (tmp_path / "t.yaml").write_text("".join(f"{k}: 1\n" for k in keys))
     with pytest.raises(ValueError, match="'k7' twice"):
         read_yaml(tmp_path / "t.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"run_id": "../../x"}, "no folder of the study"),
+        ({"config": {"model": "m"}}, "config.model holds no settings"),
+        ({"config": {"model": {"n_experts": ["a"]}}}, "config.model.n_experts is no number"),
+        ({"config": {"cell": {"data": {"context": {}}}}}, "config.data.context is no number"),
+        ({"config": {"before": {"sft": 1}}}, "config.sft holds no settings"),
+    ],
+)
+def test_a_record_is_a_cell_of_its_study_with_settings_to_calculate_with(change, said, tmp_path):
+    old = next((ROOT / "tests" / "old").glob("*/**/record.json"))
+    write_json(tmp_path / "record.json", read_json(old) | change)
+    with pytest.raises(ValueError, match=said):
+        read_record(tmp_path / "record.json")
+
+
+def test_an_escape_in_a_file_does_not_reach_the_terminal(tmp_path):
+    (tmp_path / "t.csv").write_text("params,tokens,\x1b[31mloss\n1,2,3\n")
+    command = [sys.executable, "-m", "analysis.fit", "runs=t.csv", "where=nope == 1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "columns are params, tokens, ?[31mloss" in done.stderr
+    record = logging.LogRecord("x", logging.INFO, "", 0, "a\x1b[2J\nb\t\x9b", (), None)
+    assert Printable("%(message)s").format(record) == "a?[2J\nb\t?"
