@@ -411,3 +411,11 @@ def test_an_escape_in_a_file_does_not_reach_the_terminal(tmp_path):
     assert "columns are params, tokens, ?[31mloss" in done.stderr
     record = logging.LogRecord("x", logging.INFO, "", 0, "a\x1b[2J\nb\t\x9b", (), None)
     assert Printable("%(message)s").format(record) == "a?[2J\nb\t?"
+
+
+@pytest.mark.parametrize("seeds", ["range(1000000000)", "shuffle(range(0,1e9,0.5))"])
+def test_a_sweep_without_end_is_refused_before_it_is_listed(seeds, tmp_path):
+    command = [sys.executable, "-m", "scaling.sweep", "-m", "sweeps=quick", f"seed={seeds}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "makes a sweep of more than 100,000 cells" in done.stderr
