@@ -1,6 +1,7 @@
 """Tables in JSONL: one object a line, with integers of any size and a byte-order mark or none."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def _integer(digits: str) -> int | float:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        counts = Counter(name for name, _ in pairs)
+        twice = sorted(name for name, many in counts.items() if many > 1)
         raise ValueError(f"the key {twice[0]!r} stands there twice")
     return found

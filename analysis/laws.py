@@ -35,6 +35,7 @@ in `benchmarks/intervals.py`. A law that is not usable says nothing beyond its d
 `force=True` (or the law itself is `forced`).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -123,7 +124,7 @@ class Law:
                 f"the law counts N as {self.count!r}, by which no model is counted; refit with"
                 f" count= one of {', '.join(COUNTS)}"
             )
-        bad = [k for k, v in self.parameters.items() if not np.isfinite(v)]
+        bad = [k for k, v in self.parameters.items() if not math.isfinite(v)]
         if bad:
             raise ValueError(
                 f"law parameters {bad} are not finite; the fit failed: check the table"
@@ -240,7 +241,9 @@ class Law:
         law = read_as(
             cls, values, source=path, noun="law", fix="refit it with analysis.fit", schema=SCHEMA
         )
-        return law if law.draws is None else replace(law, draws=_draws(law, path))
+        floats = {name: float(value) for name, value in law.parameters.items()}
+        draws = None if law.draws is None else _draws(law, path)
+        return replace(law, parameters=floats, draws=draws)
 
     def __rich_repr__(self) -> Any:
         """Yield what rich shows: form, status, parameters with intervals, alarms."""
@@ -335,7 +338,7 @@ def _draws(law: Law, path: str | Path) -> Array:
         )
     try:
         draws = np.array(law.draws, dtype=float)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         draws = np.empty((0, 0))
     if draws.ndim != 2 or draws.shape[1] != len(law.parameters) or not np.isfinite(draws).all():
         raise ValueError(

@@ -45,6 +45,7 @@ from analysis.plan_alarms import FAR, plan_alarms, reached_flops
 from analysis.plan_file import SCHEMA, write_plan
 from analysis.pretrain import pretrain_block
 from analysis.published import load_law
+from analysis.records import sha256_of
 from analysis.several import disagreement_alarm, side_by_side
 from analysis.split import repeating, split_of
 from analysis.stage_laws import (
@@ -516,8 +517,7 @@ def _made_from(name: str, law: Law, folder: Path | None) -> dict[str, str]:
         )
     }
     if folder:
-        records = sorted(folder.glob("*/record.json"))
-        found["records"] = sha256_json({p.parent.name: sha256_file(p) for p in records})
+        found["records"] = sha256_json(sha256_of(folder))
     return found
 
 

@@ -215,7 +215,7 @@ def _unit_of(columns: Columns) -> str:
 
 def sha256_of(folder: Path) -> dict[str, str]:
     """Hash every record of a study by cell."""
-    found = sorted(folder.glob("*/record.json"))
+    found = sorted(p for p in folder.glob("*/record.json") if p.is_file())
     return {path.parent.name: sha256_file(path) for path in found}
 
 
@@ -375,7 +375,7 @@ def _stage_row(record: Record, count: str) -> dict[str, Any]:
     settings = {f"{stage}_{k}": v for stage, block in earlier.items() for k, v in block.items()}
     settings = {k: v for k, v in (settings | config.get("plan", {})).items() if _plain(v)}
     found = {**settings, **record.metrics, **_common(record, count)}
-    if "gold_after" in found:
+    if {"gold_after", "gold_before"} <= found.keys():
         found["reward"] = found["gold_after"] - found["gold_before"]
     return {k: v for k, v in found.items() if v is not None}
 

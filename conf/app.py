@@ -112,7 +112,8 @@ def one_sentence(schema: type | None = None, *, full: bool) -> Iterator[None]:
 
 
 def end(text: str, *, status: int) -> None:
-    """Write an error's sentence and leave."""
+    """Write an error's sentence, which may repeat a file's words, and leave."""
+    text = "".join(c if c.isprintable() else "?" for c in text)  # an escape steers the terminal
     try:
         sys.stdout.flush()
     finally:
@@ -132,8 +133,17 @@ def to_dataclass(config: DictConfig, schema: type[T]) -> T:
     return value
 
 
+class Printable(logging.Formatter):
+    """Formats lines without the characters that steer a terminal; a file may hold any."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record; line ends and tabs stay."""
+        text = super().format(record)
+        return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
+
+
 def log_to(stream: Any = None, level: int = logging.INFO) -> None:
     """Send plain log lines (time, message) to a stream, stderr by default."""
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(Printable("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level, handlers=[handler], force=True)

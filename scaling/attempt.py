@@ -32,6 +32,7 @@ from scaling.schema import (
     parse_json,
     process_started,
     read_as,
+    readable,
     set_aside,
     sweep_temporaries,
     temporary_name,
@@ -280,9 +281,12 @@ def _read(path: Path) -> Attempt | None:
     assert match
     number = int(match[1])
     try:
-        text = path.read_bytes()
         if match[2]:
             return _damaged(path, number, "it was set aside")
+        try:
+            text = readable(path).read_bytes()
+        except ValueError as error:  # a folder, pipe or device in its place
+            return _damaged(path, number, str(error))
         try:
             values = parse_json(text)
             found = read_as(Attempt, values, source=path.name, noun="attempt", fix="it is over")

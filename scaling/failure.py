@@ -176,9 +176,11 @@ def last_lines(text: str, count: int = LAST_LINES) -> str:
 def tail(path: str | Path, n_bytes: int = 4000) -> str:
     """Return the end of a log file; empty where it cannot be read."""
     try:
+        if not Path(path).is_file():  # a pipe or device would never end
+            return ""
         with Path(path).open("rb") as stream:
             stream.seek(0, 2)
             stream.seek(max(0, stream.tell() - n_bytes))
-            return stream.read().decode(errors="replace")
-    except OSError:
+            return stream.read(n_bytes).decode(errors="replace")
+    except (OSError, ValueError):  # ValueError: a name that holds a NUL
         return ""

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from scaling.attempt import Holder
 from scaling.schema import (
     Later,
+    check_folder,
     machine_id,
     now,
     parse_json,
@@ -47,6 +48,11 @@ class Job:
     pid_started: int = 0
     submitted: str = field(default_factory=now)
     schema: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse a cell whose name is not that of one folder: the list may come from anybody."""
+        for cell in self.cells:
+            check_folder("cells", cell)
 
     @property
     def process_lives(self) -> bool:

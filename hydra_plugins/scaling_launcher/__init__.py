@@ -1,15 +1,19 @@
 """Hydra's way into `scaling.launch`: one multirun is one call with all its cells."""
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
+
+MOST_CELLS = 100_000  # of one sweep: composing that many takes hours, far above any study
 
 
 class TrunkLauncher(Launcher):
@@ -49,6 +53,22 @@ class TrunkLauncher(Launcher):
         run_cells(cells, **self.options)
 
 
+def refuse_endless(overrides: list[Override]) -> None:
+    """Refuse a grid of more than MOST_CELLS cells before its combinations are listed."""
+    cells = 1
+    for override in overrides:
+        value = override.value()
+        if isinstance(value, RangeSweep):  # counted unshuffled: a shuffle lists all values
+            cells *= sum(1 for _ in islice(value.range(), MOST_CELLS + 1))
+        elif override.is_choice_sweep():
+            cells *= sum(1 for _ in islice(override.sweep_iterator(), MOST_CELLS + 1))
+        if cells > MOST_CELLS:
+            raise ValueError(
+                f"{override.input_line or override.key_or_group} makes a sweep of more than"
+                f" {MOST_CELLS:,} cells; give fewer values"
+            )
+
+
 class GridSweeper(BasicSweeper):
     """Hydra's sweeper, but every cell is composed once, and before anything is written.
 
@@ -80,5 +100,6 @@ class GridSweeper(BasicSweeper):
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        refuse_endless(overrides)
         batches = self.split_arguments(overrides, self.max_batch_size)
         return [launcher.compose(batch) for batch in batches]

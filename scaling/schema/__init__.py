@@ -60,6 +60,7 @@ from scaling.schema.record import (
 )
 from scaling.schema.safety import (
     MOST_TEXT_BYTES,
+    check_folder,
     check_study,
     destination,
     finite,
@@ -96,6 +97,7 @@ __all__ = [
     "Seed",
     "Shape",
     "append_forecast",
+    "check_folder",
     "check_ranges",
     "check_schema",
     "check_size",

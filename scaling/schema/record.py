@@ -15,7 +15,7 @@ from typing import Any
 from scaling.schema.damage import set_aside
 from scaling.schema.files import read_json, write_json
 from scaling.schema.reading import Later, read_as
-from scaling.schema.safety import listable
+from scaling.schema.safety import check_folder, listable
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -24,6 +24,22 @@ STATUSES = ("done", "diverged", "failed")
 STAGES = ("pretrain", "sft", "reward", "ppo")
 FLAGS = ("undercooled", "skipped_steps", "left_forecast")
 COUNTS = ("total", "non_embedding", "with_head", "active", "multiplying", "active_body")
+# Settings of a cell that readers calculate with; an earlier version may lack any of them.
+NUMBERS = {
+    "model": (
+        *("n_layer", "d_model", "d_head", "n_head", "n_kv_head", "d_ff", "n_experts", "top_k"),
+        *("d_expert", "n_shared_experts", "base_width", "base_depth", "base_head"),
+    ),
+    "optim": (
+        *("peak_lr", "batch_tokens", "lr_base", "lr_base_width", "lr_width_exponent"),
+        *("lr_embedding", "batch_base", "batch_base_params", "batch_exponent", "weight_decay"),
+    ),
+    "schedule": ("warmup_steps", "decay", "floor"),
+    "data": ("context", "unique_tokens"),
+    "tokenizer": ("vocab_size",),
+    "budget": ("flops", "n_tokens", "tokens_per_param"),
+    "machine": ("ranks", "micro_batch"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +115,8 @@ class Record:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        """Refuse a status, stage or schema that no reader knows."""
+        """Refuse a status, stage or schema that no reader knows, a path, settings of other types."""
+        check_folder("run_id", self.run_id)
         _expect("schema", self.schema, (SCHEMA,))
         _expect("status", self.status, STATUSES)
         _expect("stage", self.stage, STAGES)
@@ -107,6 +124,7 @@ class Record:
             _expect("flag", flag, FLAGS)
         if self.status == "done" and self.stage == "pretrain" and self.test_loss is None:
             raise ValueError(f"record {self.run_id} is done but has no test_loss")
+        _check_settings(self.config)
 
     def write(self, path: str | Path) -> Path:
         """Write the record atomically; non-finite numbers raise ValueError."""
@@ -135,6 +153,27 @@ class Record:
 
 def _built(values: Any, source: str | Path) -> Record:
     return read_as(Record, values, source=source, noun="record", fix=TRAIN_AGAIN, schema=SCHEMA)
+
+
+def _check_settings(config: dict[str, Any]) -> None:
+    """Refuse a config whose blocks are none, or whose numbers are no numbers."""
+    cell = _block(config, "cell") if "cell" in config else config
+    for name, block in (("plan", config), ("before", config), *((n, cell) for n in NUMBERS)):
+        _block(block, name)
+    for name in _block(config, "before"):
+        _block(_block(config, "before"), name)
+    for block, names in NUMBERS.items():
+        for name in names:
+            value = _block(cell, block).get(name)
+            if not (value is None or isinstance(value, int | float)):
+                raise ValueError(f"record config.{block}.{name} is no number; {TRAIN_AGAIN}")
+
+
+def _block(config: dict[str, Any], name: str) -> dict[str, Any]:
+    found = config.get(name)
+    if not (found is None or isinstance(found, dict)) or (found is None and name in config):
+        raise ValueError(f"record config.{name} holds no settings; {TRAIN_AGAIN}")
+    return found or {}
 
 
 def _expect(name: str, value: Any, legal: tuple[Any, ...]) -> None:
@@ -222,13 +261,16 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
     """Go through the lines: number, row, or None and what is wrong."""
     if not path.exists():
         return
+    if not path.is_file():  # a pipe or device would never end
+        yield 1, None, "cannot be read: the file is no regular file"
+        return
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
         try:
             row = json.loads(line, parse_constant=lambda name: None)  # NaN, of earlier versions
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
                 yield number, None, f"is not JSON ({error})"
             continue

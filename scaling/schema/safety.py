@@ -47,6 +47,12 @@ def check_study(name: str, setting: str = "study") -> str:
     return name
 
 
+def check_folder(field: str, name: str) -> None:
+    """Refuse a cell's name, read from a file, that is not the name of one folder of the study."""
+    if name in ("", ".", "..") or "/" in name or not name.isprintable():
+        raise ValueError(f"{field} holds {name!r}, which is no folder of the study")
+
+
 def destination(path: str | Path) -> Path:
     """Return the file that writing to `path` replaces: a link is followed.
 

@@ -5,6 +5,7 @@ before any is built. Numbers are those that Hydra reads in the same file.
 """
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def _count(node: yaml.Node, path: Path, counts: dict[int, int], above: tuple[int
     inside: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         names = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode)]
-        if twice := sorted({n for n in names if names.count(n) > 1 and n != "<<"}):
+        if twice := sorted(n for n, many in Counter(names).items() if many > 1 and n != "<<"):
             raise ValueError(f"{path} names the key {twice[0]!r} twice; keep one")
         inside = [n for pair in node.value for n in pair]
     elif isinstance(node, yaml.SequenceNode):

@@ -148,3 +148,11 @@ def test_a_law_file_that_holds_an_attack_runs_nothing(tmp_path):
     with pytest.raises(ValueError, match="holds '@'"):
         load_runs(read.inputs["source"], where=read.inputs["where"])
     assert not made.exists()
+
+
+def test_a_column_of_objects_equals_nothing_and_has_no_order():
+    table = pd.DataFrame({"x": [{"a": [1]}, [2]]})
+    assert not rows(table, "x in ['a']").any()
+    for condition in ("x < 1", "x"):
+        with pytest.raises(ValueError, match="where="):
+            rows(table, condition)

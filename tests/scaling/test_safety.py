@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 import stat
 import subprocess
@@ -11,9 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis.jsonl import read_jsonl
 from analysis.laws import Law
-from scaling import jsonl, launch, slurm, snapshot
+from analysis.records import sha256_of
+from conf.app import Printable
+from scaling import jsonl, launch, ledger, slurm, snapshot
+from scaling.attempt import DAMAGED, attempts
 from scaling.config import BudgetConfig, CellConfig, FinalConfig, ModelConfig, rung
+from scaling.failure import tail
 from scaling.final import load_plan
 from scaling.room import check_room, host_bytes
 from scaling.schema import (
@@ -21,7 +27,9 @@ from scaling.schema import (
     check_study,
     destination,
     ladder_shape,
+    read_curve,
     read_json,
+    read_record,
     read_yaml,
     readable,
     refuse_code,
@@ -229,6 +237,13 @@ def test_a_law_holds_no_more_draws_than_a_page_can(tmp_path):
     path.write_text(json.dumps(values | {"draws": [[1.0] * 5] * (MOST_RESAMPLES + 1)}))
     with pytest.raises(ValueError, match="at most 20,000 are read"):
         Law.read(path)
+    for wrong in ([[1.0] * 4], [[10**400] * 5]):
+        path.write_text(json.dumps(values | {"draws": wrong}))
+        with pytest.raises(ValueError, match="draws are no rows of 5 numbers"):
+            Law.read(path)
+    large = values["parameters"] | {"A": 10**30}  # more than numpy's whole numbers hold
+    path.write_text(json.dumps(values | {"parameters": large}))
+    assert Law.read(path).parameters["A"] == 1e30
     path.write_text(json.dumps(values | {"draws": [[1.0] * 4]}))
     with pytest.raises(ValueError, match="draws are no rows of 5 numbers"):
         Law.read(path)
@@ -327,3 +342,80 @@ def test_a_refused_sweep_leaves_no_folder(tmp_path):
     assert done.returncode == 1
     assert "study='../outside' is a path" in done.stderr
     assert [p.name for p in tmp_path.rglob("*")] == ["here"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda p: p.symlink_to("/dev/zero")])
+def test_what_is_no_regular_file_is_not_waited_for(make, tmp_path):
+    for name in ("metrics.jsonl", "cell/record.json", "cell/attempts/0001.json", "job.log"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        make(tmp_path / name)
+    assert read_curve(tmp_path / "metrics.jsonl") == []
+    with pytest.raises(ValueError, match="no regular file"):
+        read_curve(tmp_path / "metrics.jsonl", strict=True)
+    assert sha256_of(tmp_path) == {}
+    [attempt] = attempts(tmp_path / "cell")
+    assert attempt.outcome == DAMAGED
+    assert "no regular file" in str(attempt.error)
+    assert tail(tmp_path / "job.log") == ""
+    assert tail("a\0b") == ""
+
+
+def test_a_curve_nested_too_deep_loses_that_line_alone(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("[" * 100_000 + '\n{"step": 1}\n')
+    assert read_curve(tmp_path / "metrics.jsonl") == [{"step": 1}]
+
+
+@pytest.mark.parametrize("cell", ["", "..", "../../x", "/dev", "a\0b", "\ud800", "a\x1b[31m"])
+def test_a_job_names_cells_of_its_study_alone(cell, tmp_path):
+    job = ledger.local_job(1, round="r", cells=["0bcfa9cb74"], log=tmp_path / "log")
+    ledger.append_jobs(tmp_path, [job])
+    line = json.loads((tmp_path / "jobs.jsonl").read_text()) | {"cells": [cell]}
+    ledger.append(tmp_path, [line])
+    assert ledger.read_jobs(tmp_path) == [job]
+    assert ledger.damaged_lines(tmp_path) == 1
+
+
+def test_many_keys_of_which_one_stands_twice_are_refused_at_once(tmp_path):
+    keys = [f"k{i}" for i in range(100_000)] + ["k7"]
+    row = "{" + ", ".join(f'"{k}": 1' for k in keys) + "}\n"
+    (tmp_path / "t.jsonl").write_text(row)
+    with pytest.raises(ValueError, match="'k7' stands there twice"):
+        read_jsonl(tmp_path / "t.jsonl")
+    (tmp_path / "t.yaml").write_text("".join(f"{k}: 1\n" for k in keys))
+    with pytest.raises(ValueError, match="'k7' twice"):
+        read_yaml(tmp_path / "t.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"run_id": "../../x"}, "no folder of the study"),
+        ({"config": {"model": "m"}}, "config.model holds no settings"),
+        ({"config": {"model": {"n_experts": ["a"]}}}, "config.model.n_experts is no number"),
+        ({"config": {"cell": {"data": {"context": {}}}}}, "config.data.context is no number"),
+        ({"config": {"before": {"sft": 1}}}, "config.sft holds no settings"),
+    ],
+)
+def test_a_record_is_a_cell_of_its_study_with_settings_to_calculate_with(change, said, tmp_path):
+    old = next((ROOT / "tests" / "old").glob("*/**/record.json"))
+    write_json(tmp_path / "record.json", read_json(old) | change)
+    with pytest.raises(ValueError, match=said):
+        read_record(tmp_path / "record.json")
+
+
+def test_an_escape_in_a_file_does_not_reach_the_terminal(tmp_path):
+    (tmp_path / "t.csv").write_text("params,tokens,\x1b[31mloss\n1,2,3\n")
+    command = [sys.executable, "-m", "analysis.fit", "runs=t.csv", "where=nope == 1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "columns are params, tokens, ?[31mloss" in done.stderr
+    record = logging.LogRecord("x", logging.INFO, "", 0, "a\x1b[2J\nb\t\x9b", (), None)
+    assert Printable("%(message)s").format(record) == "a?[2J\nb\t?"
+
+
+@pytest.mark.parametrize("seeds", ["range(1000000000)", "shuffle(range(0,1e9,0.5))"])
+def test_a_sweep_without_end_is_refused_before_it_is_listed(seeds, tmp_path):
+    command = [sys.executable, "-m", "scaling.sweep", "-m", "sweeps=quick", f"seed={seeds}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "makes a sweep of more than 100,000 cells" in done.stderr
