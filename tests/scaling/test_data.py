@@ -82,7 +82,7 @@ def test_missing_and_empty_corpora_are_said(tmp_path):
     with pytest.raises(
         ValueError, match=r"no (test|training) documents, 1 in all; .*'data\.test=\[FILE\]'"
     ):
-        look(DataConfig(source="files", train=[str(tmp_path / "one.txt")]), tmp_path)
+        look(DataConfig(source="files", train=[str(tmp_path / "one.txt")]), tmp_path / "other")
 
 
 def test_the_largest_corpus_is_cut_but_its_documents_are_not(tmp_path, monkeypatch):
