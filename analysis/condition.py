@@ -59,6 +59,19 @@ INSTEAD = {
     "=": "==",
     "&&": "and",
     "||": "or",
+    "<>": "!=",
+    "≤": "<=",
+    "≥": ">=",
+    "≠": "!=",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "AND": "and",
+    "OR": "or",
+    "NOT": "not",
+    "IN": "in",
+    "is": "==",
 }
 WORDS = {"True": True, "False": False}
 KEYWORDS = ("and", "or", "not", "in")
@@ -209,7 +222,7 @@ class Reader:
         """Return the column that a symbol names."""
         matching = [c for c in self.table.columns if str(c) == token.value]
         if not matching:
-            hint = f"; write {token.value.title()}" if token.value in ("true", "false") else ""
+            hint = self.hint(token)
             names = short(", ".join(map(str, self.table.columns)), 10 * SHOWN)
             self.refuse(
                 f"names the column {token.value!r}, which is not there{hint}; columns are {names}",
@@ -222,6 +235,15 @@ class Reader:
             column = pd.Series(column.to_numpy(dtype=float, na_value=np.nan))
         return column.reset_index(drop=True)
 
+    def hint(self, token: Token) -> str:
+        """Say what else than a column a word may have been meant for."""
+        before = self.tokens[self.at - 2].value if self.at > 1 else ""
+        if token.value in ("true", "false"):
+            return f"; write {token.value.title()}"
+        if token.value in INSTEAD:
+            return f"; write {INSTEAD[token.value]!r}"
+        return f"; for the text write '{token.value}'" if before in ("==", "!=") else ""
+
     def member(self, left: Any) -> np.ndarray:
         """Read a list and say which rows' values are among it."""
         close = {"[": "]", "(": ")"}
@@ -230,6 +252,8 @@ class Reader:
             self.misplaced("a list, as ['a', 'b'],")
         choices = [self.literal()]
         while self.take(","):
+            if self.next.value == close[opened.value]:
+                break  # a comma may end the list, as in Python
             choices.append(self.literal())
         self.expect(close[opened.value])
         return np.any([self.compared(left, Token("mark", "==", opened.at), c) for c in choices], 0)
@@ -277,6 +301,16 @@ class Reader:
     def strange(self, at: int) -> NoReturn:
         """Refuse a character that begins no symbol, with what stands for it here."""
         at += len(self.condition[at:]) - len(self.condition[at:].lstrip())
+        if number := re.match(r"\d[\w.]*", self.condition[at:]):
+            self.refuse(
+                f"holds {number[0]!r}, which is no number; write digits, as 1000 or 1e3",
+                Token("strange", number[0], at),
+            )
+        dotted = re.search(r"\w+(\.\w+)*$", self.condition[:at])
+        after = re.match(r"(\.\w+)+", self.condition[at:])
+        if dotted and after and dotted[0] + after[0] in map(str, self.table.columns):
+            name = dotted[0] + after[0]
+            self.refuse(f"holds the column {name}; write `{name}`", Token("strange", name, at))
         mark = self.condition[at : at + 2]
         mark = mark if mark in INSTEAD else mark[:1]
         if mark in INSTEAD:
@@ -289,6 +323,11 @@ class Reader:
         """Refuse the next symbol: something else belongs at its place."""
         token = self.next
         what = "ends" if token.kind == "end" else f"has {str(token.value)!r}"
+        if token.kind == "word" and token.value in INSTEAD:
+            self.refuse(f"has {token.value!r}; write {INSTEAD[token.value]!r}", token)
+        previous = self.tokens[self.at - 1]
+        if token.value == ">" and previous.value == "<" and previous.at == token.at - 1:
+            self.refuse("has '<>'; write '!='", previous)
         self.refuse(f"{what} where {expected} belongs; {LANGUAGE}", token)
 
     def refuse(self, what: str, token: Token) -> NoReturn:

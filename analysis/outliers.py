@@ -29,6 +29,7 @@ FAR = 15.0  # standard deviations; the tails of sound published tables end about
 NEAR = 8.0  # standard deviations, for a row that a slip of units explains
 OPEN = 3.0  # standard deviations of scatter by which a surface is open where it says nothing
 ISOLATED = 30.0  # times the next N or D: a row so far away is suspected from `EXPLAINED` on
+BEYOND = 10.0  # times the range of the other rows up to which an undone slip may lie
 EXPLAINED = 3.0  # standard deviations that may be left after the slip is undone
 SLIPS = {  # factors by which a column is typed wrong: in another unit, or a point in another place
     "params": (1e3, 1e6, 1e9),
@@ -143,7 +144,7 @@ def _worst(table: pd.DataFrame, problem: Problem, theta: Array) -> tuple[Outlier
         if not distance >= (EXPLAINED if alone[row] else NEAR):
             continue
         law = _Others(problem, found.theta[[at]], weights[at], float(scale[at]))
-        slip = law.slip(table.iloc[[row]])
+        slip = law.slip(table.iloc[[row]], table.drop(index=table.index[row]))
         if not slip:
             distance /= law.openness(table.iloc[[row]])
             missed, openness = _from_surface(table, row)
@@ -235,12 +236,18 @@ class _Others:
         own = (parts.jacobian()[0, :, 0] / parts.predicted[0, 0]) / self.size
         return float(np.sqrt(1 + own @ self.inverse @ own))
 
-    def slip(self, row: pd.DataFrame) -> str:
-        """Say which slip of units in a column, undone, puts a row where the others lie."""
+    def slip(self, row: pd.DataFrame, others: pd.DataFrame) -> str:
+        """Say which slip of units in a column, undone, puts a row where the others lie.
+
+        N, D and D/N must then come near those of the others: a term of the law hardly depends on
+        an N or D beyond them, which would so explain a low loss of any short run.
+        """
         best, said = np.inf, ""
         for name, factors in SLIPS.items():
             for factor in (f for size in factors for f in (size, 1 / size)):
                 undone = row.assign(**{name: column(row, name) / factor})
+                if name != "loss" and not _comes_near(undone, others, name):
+                    continue
                 values = {v: column(undone, v) for v in SLIPS}
                 predicted = self.problem.design.form.predict(self.parameters, values)
                 error = abs(float(np.log(predicted / values["loss"])[0]))
@@ -251,6 +258,21 @@ class _Others:
                         much = f"{1 / factor:g} times too small"
                     best, said = error, f"as if {name} were {much}"
         return said
+
+
+def _comes_near(row: pd.DataFrame, others: pd.DataFrame, name: str) -> bool:
+    """Say whether a row's N or D, and its D/N, lie among those of the others or not far beyond."""
+    for values, value in (
+        (column(others, name), column(row, name)),
+        (_ratio(others), _ratio(row)),
+    ):
+        if not values.min() / BEYOND <= value[0] <= values.max() * BEYOND:
+            return False
+    return True
+
+
+def _ratio(table: pd.DataFrame) -> Array:
+    return column(table, "tokens") / column(table, "params")
 
 
 def centred(problem: Problem, row: pd.DataFrame) -> Any:

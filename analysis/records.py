@@ -33,6 +33,7 @@ from scaling.schema import (
     COUNTS,
     Record,
     confirmations,
+    near_path,
     read_curve,
     read_record,
     readable,
@@ -391,7 +392,9 @@ def _held(raw: pd.DataFrame) -> dict[str, list[Any]]:
 
 def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     if not path.exists():
-        raise FileNotFoundError(f"no table or study {path}; check the path given as runs=")
+        raise FileNotFoundError(
+            f"no table or study {path}{near_path(path)}; check the path given as runs="
+        )
     readable(path, most_bytes=MOST_TABLE_BYTES)
     readers = {
         ".csv": lambda p: pd.read_csv(p, low_memory=False),  # one type a column, no warning of two

@@ -102,7 +102,8 @@ def _swapped(ratio: float, names: Mapping[str, str]) -> Alarm:
     return Alarm(
         code="swapped_columns",
         sentence=f"Columns params and tokens seem to be swapped, the median run having {ratio:.2g} "
-        f"tokens per parameter: add {' '.join(remedy)}, or the exponents are those of each other.",
+        f"tokens per parameter: unless the runs were that short, add {' '.join(remedy)}, or the "
+        "exponents are those of each other.",
     )
 
 

@@ -9,7 +9,9 @@ the two characters.
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Sequence
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -25,6 +27,11 @@ from conf.values import pasted, refusal
 CONF = Path(__file__).resolve().parent
 FUNCTIONS = ("choice(", "range(", "glob(", "interval(", "shuffle(", "sort(", "tag(")
 OWN_LOGS = ("hydra/job_logging=none", "hydra/hydra_logging=none")  # our log lines stay as they are
+LAUNCHER = {  # settings of conf/hydra/launcher that are text: sbatch and the shell read them
+    **{f"hydra.launcher.{k}": str | None for k in ("partition", "account", "qos", "constraint")},
+    "hydra.launcher.container": str,
+    "hydra.launcher.setup": list[str],
+}
 PLACES = (("plan", ".yaml"), ("law", ".json"), ("checkpoint", ""), ("runs", ""), ("law", ""))
 
 
@@ -83,7 +90,8 @@ def readable(argument: str, known: dict[str, Any], schema: type, multirun: bool)
             return argument
         raise ValueError(no_override(argument, schema))
     key = name.lstrip("+").partition("@")[0]
-    kind = known.get(key)
+    kind = known.get(key, LAUNCHER.get(key))
+    multirun = multirun and key not in LAUNCHER  # a sweep has one launcher
     parent = key.rpartition(".")[0]
     if parent in known and not inside(key, known) and plain(known[parent]) is not Any:
         raise ValueError(f"unknown key {key!r}: {parent} is one value; write {parent}=VALUE")
@@ -120,6 +128,8 @@ def written(key: str, value: str, kind: Any, multirun: bool) -> str:
     """Return the value of a known setting, text quoted so that the grammar takes it as it is."""
     kind = plain(kind)
     open_list = kind is Any and value.strip().startswith("[")  # of texts or numbers
+    if kind is int:
+        return ",".join(map(whole, value.split(",")))
     if kind not in (str, list[str]) and not open_list:
         return value
     if multirun and value.strip().startswith(FUNCTIONS):
@@ -127,7 +137,18 @@ def written(key: str, value: str, kind: Any, multirun: bool) -> str:
     parts = commas(value) if multirun else [value]
     if kind is str:
         return ",".join(map(text, parts))
+    if len(parts) > 1 and "[" not in value and not open_list:
+        parts = [value]  # no sweep of lists but one list without its brackets
     return ",".join(list_text(key, p, numbers=open_list) for p in parts)
+
+
+def whole(value: str) -> str:
+    """Write a whole number with an exponent, as 1e9, in digits; return anything else as it is."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)[eE]\+?(\d{1,2})\s*", value)
+    if not match:
+        return value
+    number = Decimal(match[1]).scaleb(int(match[2]))
+    return str(int(number)) if number == int(number) else value
 
 
 def text(value: str) -> str:

@@ -141,7 +141,11 @@ def open_corpus(config: CellConfig) -> Corpus:
         _refuse_other_text(config, found.sha256)
         folder = tokens_folder(cache, found.sha256, config.tokenizer)
         if not whole_tokens(folder):  # else what was known of the text was wrong
-            _build(folder, config, found, workers)
+            try:
+                _build(folder, config, found, workers)
+            except OSError:  # another process was faster and has swept the pieces away
+                if not whole_tokens(folder):
+                    raise
     meta = read_json(folder / "meta.json") | {"left_out": text.get("left_out", {})}
     return Corpus(folder=folder, meta=meta)
 

@@ -66,9 +66,10 @@ def source_files(paths: Iterable[str]) -> list[Path]:
             root = Path(path.anchor or ".")
             here = sorted(p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file())
         if not here:
-            raise FileNotFoundError(
-                f"data path {text} matches no file; give a folder, a glob or a file"
-            )
+            what = "matches no file; give a folder, a glob or a file"
+            if path.is_dir():
+                what = f"is a folder without a readable file; readable are {' '.join(SUFFIXES)}"
+            raise FileNotFoundError(f"data path {text} {what}")
         found += here
     for path in found:
         if not path.name.endswith(SUFFIXES):

@@ -24,7 +24,7 @@ from scaling import slurm
 from scaling.attempt import DAMAGED, STALLED, Attempt, attempts, dead, last_attempt, silent_seconds
 from scaling.failure import last_line, tail
 from scaling.ledger import Job, append, cancelled, damaged_lines, read_jobs
-from scaling.schema import Record, read_record
+from scaling.schema import Record, no_study, read_record
 
 WATCH_SECONDS = 2.0
 
@@ -228,7 +228,7 @@ def read_status(folder: str | Path) -> list[CellStatus]:
     """Return every cell of a study folder; FileNotFoundError without one."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"no study folder {folder}; run the sweep first or check the path")
+        raise no_study(folder)
     survey = Survey(folder)
     survey.refresh()
     return survey.cells()

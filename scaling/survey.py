@@ -321,8 +321,9 @@ def divide(
     for part, found in (("training", train), ("test", test)):
         if not len(found):
             raise ValueError(
-                f"the corpus has no {part} documents; add text, or change "
-                f"data.test_share={config.test_share}"
+                f"the corpus has no {part} documents, {len(train) + len(test)} in all; add text, "
+                f"change data.test_share={config.test_share}, or name files of their own for the "
+                "test, as 'data.test=[FILE]'"
             )
     return {"train": train, "test": test, "dropped": dropped, "twins": twins}
 

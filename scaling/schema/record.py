@@ -5,6 +5,7 @@ dataclass; a NaN is a status, never a number. A field that is added has a defaul
 that are older than it (`scaling.schema.reading`).
 """
 
+import difflib
 import json
 import logging
 from collections.abc import Iterator
@@ -218,6 +219,22 @@ def discard_record(path: str | Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def no_study(folder: Path) -> FileNotFoundError:
+    """Return the error of a study folder that is not there, with the one that may be meant."""
+    return FileNotFoundError(
+        f"no study folder {folder}{near_path(folder)}; run the sweep first or check the path"
+    )
+
+
+def near_path(path: Path) -> str:
+    """Name what has a like name in the folder of a missing path, or in runs/; empty for none."""
+    for parent in (path.parent, Path("runs")):
+        names = [p.name for p in parent.glob("[!.]*")] if parent.is_dir() else []
+        if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.75):
+            return f", did you mean {parent / close[0]}?"
+    return ""
+
+
 def read_records(folder: str | Path) -> list[Record]:
     """Read every `<cell>/record.json` of a study, ordered by run_id.
 
@@ -227,7 +244,7 @@ def read_records(folder: str | Path) -> list[Record]:
     """
     folder = listable(Path(folder))
     if not folder.is_dir():
-        raise FileNotFoundError(f"no study folder {folder}; run the sweep first or check the path")
+        raise no_study(folder)
     found = []
     for path in folder.glob("*/record.json"):
         try:

@@ -266,6 +266,13 @@ def test_the_highest_published_losses_are_named_as_the_authors_found_them(publis
     assert outliers(canonical(table[table["dropped_by_authors"] == 0])).rows == ()
 
 
+@pytest.mark.parametrize("group", ["c4_original", "rw_original"])
+def test_a_low_loss_of_the_shortest_run_is_no_slip_of_units(published_fits, group):
+    table = pd.read_csv(published_fits / "gadre2024_overtraining.csv").query(f"group == '{group}'")
+    loss = table["loss_paloma_dolma_100_programing_languages"]
+    assert outliers(canonical(table.assign(loss=loss))).rows == ()
+
+
 @pytest.mark.parametrize("n", [60, 200])
 def test_runs_at_any_compute_are_not_too_few_budgets(refit_law, n):
     rng = np.random.default_rng(1)

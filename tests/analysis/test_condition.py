@@ -19,6 +19,7 @@ def table() -> pd.DataFrame:
             "kept": [True, False, True, True],
             "loss (nats)": [1.0, 2.0, 3.0, 4.0],
             "Größe": [1, 2, 3, 4],
+            "model.width": [32, 64, 96, 128],
         }
     )
 
@@ -41,6 +42,8 @@ def table() -> pd.DataFrame:
         ("group in ['a', 'b']", "1100"),
         ("group not in ('a', 'b')", "0011"),
         ("seed in [1]", "0101"),
+        ("seed in (1,)", "0101"),
+        ("group in ['a', 'b',]", "1100"),
         ("`loss (nats)` > 2", "0011"),
         ("Größe <= 2", "1100"),
         ("kept == True", "1011"),
@@ -93,6 +96,15 @@ def test_nothing_but_columns_and_literals_is_read(attack, tmp_path):
         ("seed = 0", "holds '='; write '=='"),
         ("sead == 0", "names the column 'sead'"),
         ("kept == true", "write True"),
+        ("group == a", "not there; for the text write 'a'"),
+        ("seed == 0 AND kept", "has 'AND'; write 'and'"),
+        ("seed is 0", "has 'is'; write '=='"),
+        ("seed <> 0", "has '<>'; write '!='"),
+        ("seed ≥ 0", "holds '≥'; write '>='"),
+        ("group == “a”", "holds '“'; write '\"'"),
+        ("params < 1_000", "'1_000', which is no number; write digits"),
+        ("params < 7B", "'7B', which is no number"),
+        ("model.width == 64", "holds the column model.width; write `model.width`"),
         ("seed ==", "ends where a column or a value belongs"),
         ("(seed == 0", "ends where '\\)' belongs"),
         ("seed == 0 1", "has '1' where an operator"),

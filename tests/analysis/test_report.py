@@ -33,7 +33,7 @@ from analysis.scores import score_grid, scores_of
 from analysis.split import repeating, split_of
 from analysis.study import study_of
 from analysis.tables import flops_run
-from scaling.schema import read_record, write_json
+from scaling.schema import read_record, read_records, write_json
 
 _spec = importlib.util.spec_from_file_location(
     "synthetic", Path(__file__).with_name("synthetic.py")
@@ -403,6 +403,16 @@ def browsed(page: str, script: str, folder: Path) -> subprocess.CompletedProcess
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_a_study_folder_that_is_not_there_is_answered_with_the_one_meant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("runs/quick").mkdir(parents=True)
+    for missing in ("quick", "runs/quik"):
+        with pytest.raises(FileNotFoundError, match=r"did you mean runs/quick\?"):
+            read_records(missing)
+        with pytest.raises(FileNotFoundError, match=r"did you mean runs/quick\?"):
+            load_runs(missing)
+
+
 def test_table_sorts_in_a_browser_without_errors(page, tmp_path):
     done = browsed(page, SORT, tmp_path)
     assert re.search(r"sorted=true aria=descending rows=\d\d overflow=false", done.stdout)

@@ -80,6 +80,26 @@ def test_commas_part_the_values_of_a_sweep():
     assert read("part.size=1,2", sweeps=True) == [1, 2]
 
 
+def test_a_list_without_brackets_in_a_sweep_is_answered_with_all_its_parts():
+    with pytest.raises(ValueError, match=r"words=a,b is no list; write 'words=\[a,b\]'"):
+        read("words=a,b", sweeps=True)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("setup=[module load cuda, export X=1]", ["module load cuda", "export X=1"]),
+        ("container=apptainer exec --env A=1 -B /a,/b", "apptainer exec --env A=1 -B /a,/b"),
+        ("partition=gpu,cpu", "gpu,cpu"),
+        ("account=007", "007"),
+        ("constraint=a100&nvlink", "a100&nvlink"),
+        ("qos=null", None),
+    ],
+)
+def test_what_sbatch_and_the_shell_read_arrives_as_it_was_typed(argument, value):
+    assert read(f"hydra.launcher.{argument}", sweeps=True) == value
+
+
 def test_a_law_may_be_several():
     assert read("law=my law (1).json") == "my law (1).json"
     assert read("law=[a b.json,c]") == ["a b.json", "c"]
@@ -95,7 +115,7 @@ def test_commas_within_quotes_and_brackets_part_nothing():
     ("argument", "words"),
     [
         ("part.size=abc", "part.size='abc' is no whole number; give one, as part.size=2"),
-        ("part.size=1e3", "write part.size=1000"),
+        ("part.size=1000.0", "write part.size=1000"),
         ("part.size=1.5", "is no whole number"),
         ("part.size=[1,2]", "is no whole number"),
         ("part.size=null", "part.size=null is no whole number"),
@@ -133,6 +153,8 @@ def test_every_word_for_yes_and_no_and_spelled_numbers_fit():
     assert read("part.rate=1e-3") == 1e-3
     assert read("part.limit=null") is None
     assert read("part.size=-3") == -3
+    assert read("part.size=1.5e9") == 1_500_000_000
+    assert read("part.size=1e3,2E+3", sweeps=True) == [1000, 2000]
     assert read("fixed={E: 1.7}") == {"E": 1.7}
 
 

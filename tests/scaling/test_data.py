@@ -71,9 +71,18 @@ def test_a_wrong_text_column_is_answered_with_the_right_ones(tmp_path):
 def test_missing_and_empty_corpora_are_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="matches no file"):
         look(DataConfig(source="files", train=[str(tmp_path / "none*.txt")]), tmp_path)
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "a.csv").write_text("a,b\n")
+    with pytest.raises(FileNotFoundError, match=r"a folder without a readable file; .* \.txt"):
+        look(DataConfig(source="files", train=[str(tmp_path / "tables")]), tmp_path)
     (tmp_path / "empty.txt").write_text("  \n")
     with pytest.raises(ValueError, match="no training documents"):
         look(DataConfig(source="files", train=[str(tmp_path)]), tmp_path)
+    (tmp_path / "one.txt").write_text("one document\n")
+    with pytest.raises(
+        ValueError, match=r"no (test|training) documents, 1 in all; .*'data\.test=\[FILE\]'"
+    ):
+        look(DataConfig(source="files", train=[str(tmp_path / "one.txt")]), tmp_path / "other")
 
 
 def test_the_largest_corpus_is_cut_but_its_documents_are_not(tmp_path, monkeypatch):
