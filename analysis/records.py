@@ -10,6 +10,7 @@ ones are listed in `dropped` with the reason. With `points=updates` a PPO run is
 update at which held-out prompts were scored, not one where it ended. Every mistake is one sentence.
 """
 
+import csv
 import difflib
 import logging
 from collections.abc import Sequence
@@ -66,6 +67,8 @@ FORM_OF = {
 }
 SAME_LOSS = ("data", "tokenizer", "eval")  # of a config: what losses are compared on
 MOST_SHOWN = 40  # characters of a wrong value
+MOST_COLUMNS = 2_000  # pandas takes a second for each ten thousand, and a table of runs has twenty
+MOST_HEADER = 1 << 20  # characters of a header
 MOST_TABLE_BYTES = 2 << 30  # of a table's file: ten million rows
 MOST_TABLE_VALUES = 200_000_000  # of a Parquet table, which a few bytes can stand for; 1.6 GB
 POINTS = ("records", "updates")
@@ -406,6 +409,8 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise ValueError(f"{path} is not a table we read; give {', '.join(readers)} or a study")
     if not path.stat().st_size:
         raise ValueError(f"{path} is empty; a table needs a header and rows")
+    if suffix == ".csv":
+        _refuse_header(path)
     try:
         raw = readers[suffix](path)
     except pd.errors.EmptyDataError as error:
@@ -415,13 +420,11 @@ def _read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     except ValueError as error:
         text = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"{path} does not read as {suffix[1:]} ({text}); repair it") from error
-    if suffix == ".csv":
-        _refuse_twice(path)
-        if not raw.index.equals(pd.RangeIndex(len(raw))):
-            raise ValueError(
-                f"{path} has rows with more values than its header has names, so that no column is "
-                "sure; repair it"
-            )
+    if suffix == ".csv" and not raw.index.equals(pd.RangeIndex(len(raw))):
+        raise ValueError(
+            f"{path} has rows with more values than its header has names, so that no column is "
+            "sure; repair it"
+        )
     raw.columns = [name.strip() if isinstance(name, str) else name for name in raw.columns]
     if len(raw.columns) == 1:
         _refuse_separator(path, str(raw.columns[0]))
@@ -445,10 +448,18 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         raise ValueError(str(error)) from error
 
 
-def _refuse_twice(path: Path) -> None:
-    """Refuse two columns of one name, the second of which pandas would rename."""
-    names = pd.read_csv(path, header=None, nrows=1, dtype=str).iloc[0].dropna().str.strip()
-    twice = names[names.duplicated()].unique().tolist()
+def _refuse_header(path: Path) -> None:
+    """Refuse two columns of one name, the second of which pandas would rename, and too many."""
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+        line = stream.readline(MOST_HEADER)
+    try:
+        header = next(csv.reader([line]), [])
+    except csv.Error:  # a name longer than any
+        header = []
+    if len(header) > MOST_COLUMNS:
+        raise ValueError(f"{path} has {len(header):,} columns; at most {MOST_COLUMNS:,} are read")
+    names = [name.strip() for name in header if name.strip()]
+    twice = sorted({name for name in names if names.count(name) > 1})
     known = {name.lower() for name in Columns().names()}
     if any(name.lower() in known for name in twice):
         raise ValueError(_twice(twice))

@@ -105,7 +105,10 @@ def confirmations(study: str | Path) -> list[tuple[Path, Record, dict[str, Any]]
     for sealed in study.parent.glob(f"{study.name}{CONFIRMING}*/final/forecast.json"):
         path = sealed.parent / "pretrain" / "record.json"
         record = read_record(path) if path.is_file() else None
-        line = record and scored(read_json(sealed), record, study=sealed.parents[1].name)
+        try:
+            line = record and scored(read_json(sealed), record, study=sealed.parents[1].name)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"{sealed} is no sealed forecast ({error}); plan it again") from error
         if record and line:
             found.append((path, record, line))
     return sorted(found, key=lambda each: each[1].flops)

@@ -16,10 +16,11 @@ from typing import Any
 from scaling.schema.damage import set_aside
 from scaling.schema.files import read_json, write_json
 from scaling.schema.reading import Later, read_as
-from scaling.schema.safety import check_folder, listable
+from scaling.schema.safety import check_folder, listable, readable
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
+MOST_CURVE_BYTES = 1 << 30  # of one curve: two million rows
 TRAIN_AGAIN = "run the command that trained it again, which sets the file aside"
 STATUSES = ("done", "diverged", "failed")
 STAGES = ("pretrain", "sft", "reward", "ppo")
@@ -116,7 +117,7 @@ class Record:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        """Refuse a status, stage or schema that no reader knows, a path, settings of other types."""
+        """Refuse a status, stage or schema that no reader knows, a path, settings of no type."""
         check_folder("run_id", self.run_id)
         _expect("schema", self.schema, (SCHEMA,))
         _expect("status", self.status, STATUSES)
@@ -278,8 +279,10 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
     """Go through the lines: number, row, or None and what is wrong."""
     if not path.exists():
         return
-    if not path.is_file():  # a pipe or device would never end
-        yield 1, None, "cannot be read: the file is no regular file"
+    try:
+        readable(path, most_bytes=MOST_CURVE_BYTES)
+    except ValueError as error:  # a pipe or device would never end
+        yield 1, None, f"cannot be read ({error})"
         return
     lines = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):

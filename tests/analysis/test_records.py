@@ -211,3 +211,9 @@ def test_missing_files_and_unknown_kinds_are_named(tmp_path):
     (tmp_path / "e.csv").write_text("")
     with pytest.raises(ValueError, match="is empty"):
         load_runs(tmp_path / "e.csv")
+
+
+def test_a_table_of_more_columns_than_runs_have_is_refused(tmp_path):
+    (tmp_path / "wide.csv").write_text("params,tokens,loss" + ",x" * 200_000 + "\n")
+    with pytest.raises(ValueError, match="has 200,003 columns; at most 2,000 are read"):
+        load_runs(tmp_path / "wide.csv")
