@@ -125,6 +125,7 @@ def test_a_rank_that_is_stopped_is_named_by_the_other(start, tmp_path, hung):
     processes = start(inside)
     while not mark.exists():
         time.sleep(0.1)
+    time.sleep(2)  # a few beats: before the first one nobody knows its process
     os.kill(processes[hung].pid, signal.SIGSTOP)
     found = start.ends()
     code, said = found[1 - hung]
