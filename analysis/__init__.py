@@ -14,21 +14,21 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.estimate import fit
-    from analysis.laws import Law
-    from analysis.objective import Objective
-    from analysis.published import PUBLISHED, load_law
-    from analysis.records import Columns, Runs, load_runs
+    from analysis.estimation.fit import fit
+    from analysis.laws.law import Law
+    from analysis.laws.published import PUBLISHED, load_law
+    from analysis.runs.table import Columns, Runs, load_runs
+    from analysis.solve.objective import Objective
 
 _HOMES = {
-    "fit": "analysis.estimate",
-    "load_runs": "analysis.records",
-    "load_law": "analysis.published",
-    "PUBLISHED": "analysis.published",
-    "Law": "analysis.laws",
-    "Objective": "analysis.objective",
-    "Columns": "analysis.records",
-    "Runs": "analysis.records",
+    "fit": "analysis.estimation.fit",
+    "load_runs": "analysis.runs.table",
+    "load_law": "analysis.laws.published",
+    "PUBLISHED": "analysis.laws.published",
+    "Law": "analysis.laws.law",
+    "Objective": "analysis.solve.objective",
+    "Columns": "analysis.runs.table",
+    "Runs": "analysis.runs.table",
 }
 
 __all__ = ["PUBLISHED", "Columns", "Law", "Objective", "Runs", "fit", "load_law", "load_runs"]

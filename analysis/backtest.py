@@ -6,7 +6,7 @@
 Prints a row a cutoff in C and writes them all, with what they were made from. Errors are logs of
 predicted over measured loss. `covered` counts the withheld runs inside intervals of the fit below
 the cutoff (parameters and scatter, no more), so that a share under the nominal level is what the
-hindcast term of a law's own prediction intervals is there to mend (`analysis.hindcast`).
+hindcast term of a law's own prediction intervals is there to mend (`analysis.validate.hindcast`).
 `form=all` ranks the forms first and shows the best one's rows.
 """
 
@@ -18,8 +18,8 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 
-from analysis.comparison import compare
-from analysis.estimate import (
+from analysis.estimation.allocation_laws import METHODS
+from analysis.estimation.fit import (
     check_columns,
     check_options,
     check_table,
@@ -29,14 +29,14 @@ from analysis.estimate import (
 )
 from analysis.fit import ObjectiveConfig
 from analysis.forms import FORMS, Form, form_named
-from analysis.frontier import check_within, near_frontier
-from analysis.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, hindcasts, reach_of
-from analysis.methods import METHODS
-from analysis.objective import Objective
-from analysis.progress import Tell, shown, silent
-from analysis.records import Columns, Runs, load_runs
-from analysis.settings import wrote
-from conf.app import start, store
+from analysis.runs.table import Columns, Runs, load_runs
+from analysis.solve.objective import Objective
+from analysis.solve.progress import Tell, shown, silent
+from analysis.validate.form_ranking import compare
+from analysis.validate.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, hindcasts, reach_of
+from analysis.validate.near_frontier import check_within, near_frontier
+from scaling.app.application import start, store
+from scaling.app.choices import wrote
 from scaling.schema import LEVEL, MOST, Range, Seed, check_ranges, code_version, write_json
 
 SCHEMA = 1
@@ -176,7 +176,9 @@ def main(config: BacktestConfig) -> None:
     beside = source / "backtest.json" if source.is_dir() else Path("backtest.json")
     written = [found.write(config.out or beside)]
     if config.plot:
-        from analysis.plots import write_backtest_figure  # matplotlib, only where it is asked for
+        from analysis.page.figure_files import (
+            write_backtest_figure,  # matplotlib, only where it is asked for
+        )
 
         form = form_named(found.form)
         table = prepared(runs.table, form, Objective(), "none")

@@ -21,8 +21,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from analysis.batches import cell_rows
-from analysis.candidates import (
+from analysis.designing.batch_file import cell_rows
+from analysis.designing.candidates import (
     RATIOS,
     SIZES,
     Candidate,
@@ -32,16 +32,16 @@ from analysis.candidates import (
     ran,
     reached_by,
 )
-from analysis.choice import START, Options, Step, fitted, next_step
-from analysis.first_study import from_nothing
+from analysis.designing.goal import Goal, check_goal, check_law, half_width
+from analysis.designing.next_step import START, Options, Step, fitted, next_step
+from analysis.designing.simulation import from_nothing
 from analysis.forms import FORMS, column
-from analysis.goal import Goal, check_goal, check_law, half_width
-from analysis.laws import Law
-from analysis.published import load_law
-from analysis.records import Columns, Runs, load_runs
-from analysis.settings import check_choice_of, wrote
-from analysis.words import number, power, short
-from conf.app import start, store
+from analysis.laws.law import Law
+from analysis.laws.published import load_law
+from analysis.number_text import number, power, short
+from analysis.runs.table import Columns, Runs, load_runs
+from scaling.app.application import start, store
+from scaling.app.choices import check_choice_of, wrote
 from scaling.schema import (
     FLOPS,
     LEVEL,
@@ -62,7 +62,7 @@ MOST_SHOWN = 60
 
 @dataclass(kw_only=True)
 class TargetSettings:
-    """The final run's FLOPs, and what to know of it: see `analysis.goal`."""
+    """The final run's FLOPs, and what to know of it: see `analysis.designing.goal`."""
 
     flops: Annotated[float, FLOPS] = 0.0
     quantity: str = "loss"
@@ -150,7 +150,9 @@ def main(config: DesignConfig) -> None:
     out = write_json(config.out or beside / "design.json", found)
     written = [out]
     if config.plot and found["cells"]:
-        from analysis.plots import write_design_figure  # matplotlib, only where it is asked for
+        from analysis.page.figure_files import (
+            write_design_figure,  # matplotlib, only where it is asked for
+        )
 
         written += write_design_figure(found, out)
     ends = wrote(written, here=not config.out and beside == Path())

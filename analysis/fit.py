@@ -8,7 +8,7 @@
     python -m analysis.fit runs=table.csv within=0.1           only runs near the frontier
     python -m analysis.fit runs=table.csv plot=true            also writes law_<figure>.svg
 
-The function is `analysis.estimate.fit`; this is its application.
+The function is `analysis.estimation.fit.fit`; this is its application.
 """
 
 import sys
@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from analysis.estimate import check_options, fit, needed_columns, stage_of
-from analysis.frontier import check_within
-from analysis.objective import Objective
-from analysis.progress import shown
-from analysis.records import FORM_OF, Columns, load_runs
-from analysis.settings import check_choice_of, wrote
-from conf.app import start, store
+from analysis.estimation.fit import check_options, fit, needed_columns, stage_of
+from analysis.runs.table import FORM_OF, Columns, load_runs
+from analysis.solve.objective import Objective
+from analysis.solve.progress import shown
+from analysis.validate.near_frontier import check_within
+from scaling.app.application import start, store
+from scaling.app.choices import check_choice_of, wrote
 from scaling.schema import LEVEL, MOST, MOST_RESAMPLES, Range, Seed, check_ranges
 
 
@@ -130,7 +130,9 @@ def main(config: FitConfig) -> None:
     default = source / "law.json" if source.is_dir() else Path("law.json")
     written = [law.write(config.out or default)]
     if config.plot:
-        from analysis.plots import write_law_figures  # matplotlib, only where it is asked for
+        from analysis.page.figure_files import (
+            write_law_figures,  # matplotlib, only where it is asked for
+        )
 
         written += write_law_figures(law, runs.table, written[0])
     ends = wrote(written, here=not config.out and not source.is_dir())

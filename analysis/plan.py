@@ -7,8 +7,8 @@
     python -m analysis.plan examples=bloomberggpt
 
 N* and D* are the law's closed form under C = 6ND (Hoffmann et al. 2022, 2203.15556, eq. 4), moved
-by the constraints (`analysis.split`); the shape is the nearest of the study's ladder, and D then
-follows from that shape's exact FLOPs per token in whole steps, so the budget is kept and the
+by the constraints (`analysis.planning.split`); the shape is the nearest of the study's ladder, and
+D then follows from that shape's exact FLOPs per token in whole steps, so the budget is kept and the
 rounding is paid in N / D, where the loss is flat. Of several laws the first decides and the others
 stand beside it. plan.yaml is the config of `scaling.final`; dry_run=true prints and writes nothing.
 N parameters, D tokens, C FLOPs, L nats per token.
@@ -21,18 +21,14 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from analysis.budgets import MEASURED, Budget, budget_of
-from analysis.confirmation import confirmation_of
-from analysis.constraints import Constraints, constraints_of
-from analysis.cost import cost_block, memory_alarm, memory_gib
-from analysis.derivation import derivation, shown
-from analysis.family import FamilySettings, with_family, with_vocabulary
-from analysis.final_shape import FLAT, Chosen, choose_shape
-from analysis.forecast import forecast_block
 from analysis.forms import FORMS
-from analysis.laws import Law
-from analysis.machine import machine_block
-from analysis.mixture import (
+from analysis.laws.law import Law
+from analysis.laws.published import load_law
+from analysis.planning.budgets import MEASURED, Budget, budget_of
+from analysis.planning.confirmation import confirmation_of
+from analysis.planning.constraints import Constraints, constraints_of
+from analysis.planning.cost import cost_block, memory_alarm, memory_gib
+from analysis.planning.experts import (
     MixtureSettings,
     check_choice,
     experts_of,
@@ -41,23 +37,8 @@ from analysis.mixture import (
     mixture_alarm,
     with_mixture,
 )
-from analysis.plan_alarms import FAR, plan_alarms, reached_flops
-from analysis.plan_file import SCHEMA, write_plan
-from analysis.pretrain import pretrain_block
-from analysis.published import load_law
-from analysis.records import sha256_of
-from analysis.several import disagreement_alarm, side_by_side
-from analysis.split import repeating, split_of
-from analysis.stage_laws import (
-    KL_FORMS,
-    REWARD_FORMS,
-    SFT_FORMS,
-    choose_kl,
-    choose_reward,
-    choose_sft,
-    laws_of,
-)
-from analysis.stages import (
+from analysis.planning.forecast import forecast_block
+from analysis.planning.later_stages.blocks import (
     PpoSettings,
     RewardSettings,
     SftSettings,
@@ -66,9 +47,28 @@ from analysis.stages import (
     rounded,
     sft_block,
 )
-from analysis.steps import steps_of
-from analysis.study import Study, default_study, study_of
-from conf.app import start, store
+from analysis.planning.later_stages.choices import (
+    KL_FORMS,
+    REWARD_FORMS,
+    SFT_FORMS,
+    choose_kl,
+    choose_reward,
+    choose_sft,
+    laws_of,
+)
+from analysis.planning.laws_compared import disagreement_alarm, side_by_side
+from analysis.planning.machine_block import machine_block
+from analysis.planning.pretrain_block import pretrain_block
+from analysis.planning.shape import FLAT, Chosen, choose_shape
+from analysis.planning.shape_family import FamilySettings, with_family, with_vocabulary
+from analysis.planning.split import repeating, split_of
+from analysis.planning.written.derivation import derivation, shown
+from analysis.planning.written.plan_alarms import FAR, plan_alarms, reached_flops
+from analysis.planning.written.plan_file import SCHEMA, write_plan
+from analysis.planning.written.steps import steps_of
+from analysis.runs.study import Study, default_study, study_of
+from analysis.runs.table import sha256_of
+from scaling.app.application import start, store
 from scaling.schema import (
     LEDGER,
     LEVEL,
@@ -92,13 +92,13 @@ class PlanConfig:
     """Settings of `analysis.plan`; exactly one of the five budgets is set.
 
     flops in FLOPs, gpu_hours in device hours, money in units of price_per_hour (of one device),
-    wall_hours on `devices`, flops_multiple in units of the study's largest cell; utilisation is
-    the FLOPs a device does over its peak, recomputation by activation_checkpointing included, or
-    `measured`. Beyond `far` times the largest compute fitted an alarm says so.
-    `law` is one law or a list. The constraints, from unique_tokens to reserve, are explained in
-    `analysis.constraints`; `lr_batch` is a law of learning rate and batch (form=lr_batch, or
-    published), else the study's rule sets them; flat_nats is the loss within which all N count as
-    equal.
+    wall_hours on `devices`, flops_multiple in units of the study's largest cell; utilisation is the
+    FLOPs a device does over its peak, recomputation by activation_checkpointing included, or
+    `measured`. Beyond `far` times the largest compute fitted an alarm says so. `law` is one law or
+    a list. The constraints, from unique_tokens to reserve, are explained in
+    `analysis.planning.constraints`; `lr_batch` is a law of learning rate and batch (form=lr_batch,
+    or published), else the study's rule sets them; flat_nats is the loss within which all N count
+    as equal.
     """
 
     law: Any = ""

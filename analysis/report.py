@@ -18,8 +18,17 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from analysis import against, gallery, tables
-from analysis.answer import (
+from analysis.designing.batch_file import read_batches
+from analysis.estimation.lr_batch import swept_points
+from analysis.forms import FORMS
+from analysis.laws.law import Law
+from analysis.number_text import number, power
+from analysis.page import gallery, tables
+from analysis.page import two_studies as against
+from analysis.page.checklist import checklist, counted
+from analysis.page.contents import Material, read_material
+from analysis.page.figure_files import backtest_pictures
+from analysis.page.first_screen import (
     DEFAULT_LEVEL,
     alarms,
     cards,
@@ -29,24 +38,16 @@ from analysis.answer import (
     question,
     verdict,
 )
-from analysis.batches import read_batches
-from analysis.checklist import checklist, counted
-from analysis.evaluations import read_evaluations, task_grid, text_grid
-from analysis.forms import FORMS
-from analysis.gallery import Picture
-from analysis.laws import Law
-from analysis.lr_batch import swept_points
-from analysis.material import Material, read_material
-from analysis.mirror import MODES, mirror_report
-from analysis.overoptimisation import chosen_grid, of_ppo, read_best_of_n
-from analysis.planner import planner_data
-from analysis.plots import backtest_pictures
-from analysis.scores import alarms_of, score_grid, score_pictures, scores_of
-from analysis.stage_report import forecast_grid, stage_laws
-from analysis.stage_report import law_grid as stage_law_grid
-from analysis.stage_report import law_pictures as stage_law_pictures
-from analysis.words import number, power
-from conf.app import start, store
+from analysis.page.gallery import Picture
+from analysis.page.overoptimisation import chosen_grid, of_ppo, read_best_of_n
+from analysis.page.planner import planner_data
+from analysis.page.sections.stage_laws import forecast_grid, stage_laws
+from analysis.page.sections.stage_laws import law_grid as stage_law_grid
+from analysis.page.sections.stage_laws import law_pictures as stage_law_pictures
+from analysis.page.sections.task_scores import alarms_of, score_grid, score_pictures, scores_of
+from analysis.page.sections.task_tables import read_evaluations, task_grid, text_grid
+from analysis.page.wandb_artifact import MODES, mirror_report
+from scaling.app.application import start, store
 from scaling.schema import write_text
 
 MOST_SAMPLES = 12
@@ -95,7 +96,7 @@ def report(material: Material) -> str:
 def rendered(name: str, **values: Any) -> str:
     """Return a template of this package with the pages' common style."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    folder = files("analysis")
+    folder = files("analysis.page") / "templates"
     template = folder.joinpath(name).read_text(encoding="utf-8")
     style = folder.joinpath("style.css.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(**values, style=Markup(style))

@@ -12,11 +12,11 @@ Each data set is fitted below cutoffs in C and the runs above them are predicted
   random start of their grid: the median over several. The constants of (H) were fitted to all of
   the Epoch runs, withheld ones included, and such a descent stops near its start.
 Where there are IsoFLOP budgets the optimum of each withheld budget (its own vertex by
-`analysis.isoflop`) is predicted too, by our fits, by our IsoFLOP line and our L(C) + E, and by
-plain Approach 2: a parabola through all sizes of a budget, every vertex taken, N* and the vertex
-loss as power laws of C, the latter with an offset from 4 budgets on. Laws that are not usable are
-made to predict all the same, so that all methods answer for the same runs; how many there were is
-printed. A run withheld by two cutoffs counts once a cutoff.
+`analysis.estimation.isoflop`) is predicted too, by our fits, by our IsoFLOP line and our L(C) + E,
+and by plain Approach 2: a parabola through all sizes of a budget, every vertex taken, N* and the
+vertex loss as power laws of C, the latter with an offset from 4 budgets on. Laws that are not
+usable are made to predict all the same, so that all methods answer for the same runs; how many
+there were is printed. A run withheld by two cutoffs counts once a cutoff.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from scipy.optimize import curve_fit, minimize
 from scipy.special import huber, logsumexp
 
 from analysis import Law, fit, load_runs
+from analysis.estimation.isoflop import budgets, vertices
+from analysis.estimation.power_laws import predict_power
 from analysis.forms import FORMS, column
-from analysis.frontier import WITHIN
-from analysis.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, cutoffs
-from analysis.isoflop import budgets, vertices
-from analysis.powers import predict_power
-from analysis.records import Columns
+from analysis.runs.table import Columns
+from analysis.validate.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, cutoffs
+from analysis.validate.near_frontier import WITHIN
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 LEVEL = 0.9
@@ -133,7 +133,7 @@ def outcome(task: Task, most_cutoffs: int) -> Outcome:
 
 
 def splits(table: pd.DataFrame, flops: np.ndarray, form: str, most: int) -> list[float]:
-    """Return cutoffs as `analysis.hindcast` takes them, `most` of them from nearest to farthest."""
+    """Return `most` cutoffs for `analysis.validate.hindcast`, from nearest to farthest."""
     needed = max(len(FORMS[form].parameters) + 2, LEAST_SHARE * len(table))
     found = []
     for cutoff in cutoffs(flops):

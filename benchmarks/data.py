@@ -22,7 +22,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from scaling.documents import stdlib_files
+from scaling.data.documents import stdlib_files
 
 
 def documents(megabytes: float) -> Iterator[str]:

@@ -32,13 +32,14 @@ import numpy as np
 import pandas as pd
 from intervals import DESIGNS, LAWS, deviation, draw, loss_of, simulated_by
 
-from analysis import estimate, fit
-from analysis.candidates import Candidate, flops_of, grid_around, ran
-from analysis.choice import Options, Step, fitted, next_step, table_of
-from analysis.goal import Goal, standing
-from analysis.laws import Law
-from analysis.published import load_law
-from analysis.records import Runs, load_runs
+from analysis import fit
+from analysis.designing.candidates import Candidate, flops_of, grid_around, ran
+from analysis.designing.goal import Goal, standing
+from analysis.designing.next_step import Options, Step, fitted, next_step, table_of
+from analysis.estimation import fit as estimate
+from analysis.laws.law import Law
+from analysis.laws.published import load_law
+from analysis.runs.table import Runs, load_runs
 from scaling.schema import read_records
 
 LARGEST = 1e19

@@ -27,7 +27,7 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from conf.app import start  # noqa: E402
+from scaling.app.application import start  # noqa: E402
 from scaling.config import (  # noqa: E402
     BudgetConfig,
     CellConfig,
@@ -39,9 +39,9 @@ from scaling.config import (  # noqa: E402
     PretrainPlan,
     TokenizerConfig,
 )
-from scaling.ending import run_to_end  # noqa: E402
 from scaling.final import main as final  # noqa: E402
-from scaling.together import pretrain_together  # noqa: E402, F401  imports torch, for all forks
+from scaling.jobs.external_ranks import pretrain_together  # noqa: E402, F401  imports torch, for all forks
+from scaling.train.rank_exit import run_to_end  # noqa: E402
 
 STORE = """
 import sys

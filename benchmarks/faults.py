@@ -29,10 +29,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from scaling import slurm  # noqa: E402
-from scaling.attempt import Attempt, Held, Holder, Lease, Pulse, attempts, last_attempt  # noqa: E402
-from scaling.ledger import ledger_path, read_jobs  # noqa: E402
+from scaling.jobs.slurm import queries as slurm  # noqa: E402
 from scaling.schema import find_record, read_curve, read_record  # noqa: E402
+from scaling.study.jobs_file import ledger_path, read_jobs  # noqa: E402
+from scaling.study.lease import Attempt, Held, Holder, Lease, Pulse, attempts, last_attempt  # noqa: E402
 
 CLUSTER = Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared")) / "slurm/cluster"
 SLURM_ROOT = Path(os.environ.get("SLURM_LOCAL_ROOT", "/var/lib/scaling-slurm"))

@@ -22,9 +22,9 @@ from scipy.optimize import minimize
 from scipy.special import huber, logsumexp
 
 from analysis.forms import FORMS
-from analysis.objective import Objective, problem_of
-from analysis.solver import minimise
-from analysis.uncertainty import bootstrap, unit_weights, units_of
+from analysis.solve.objective import Objective, problem_of
+from analysis.solve.solver import minimise
+from analysis.uncertainty.bootstrap import bootstrap, unit_weights, units_of
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 DELTA = 1e-3

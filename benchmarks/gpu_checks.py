@@ -21,9 +21,6 @@ from stack import stack_requests
 from torch import Tensor, distributed, nn
 from train import product_peak
 
-from scaling import heldout
-from scaling import step as stepping
-from scaling.attempt import Pulse, Stopped
 from scaling.budget import resolve
 from scaling.config import (
     BudgetConfig,
@@ -41,21 +38,24 @@ from scaling.config import (
     SftPlan,
     TokenizerConfig,
 )
-from scaling.data import open_corpus
-from scaling.device import device_name, peak_flops, pick_device
-from scaling.ensemble import Ensemble
-from scaling.failure import cell_folder
+from scaling.data.tokens import open_corpus
 from scaling.final import run_final
-from scaling.generate import generate
-from scaling.likelihood import log_likelihoods
-from scaling.lora import add_lora, merge_lora
-from scaling.mlp import activate
-from scaling.model import Transformer
-from scaling.moe import MoE, padded_linear
-from scaling.parallel import World
+from scaling.inference.generate import generate
+from scaling.inference.likelihood import log_likelihoods
+from scaling.model.lora import add_lora, merge_lora
+from scaling.model.mlp import activate
+from scaling.model.moe import MoE, padded_linear
+from scaling.model.transformer import Transformer
 from scaling.schema import Record, read_curve, read_json
-from scaling.step import new_run, prepare, train_step
-from scaling.trainer import train_trunk
+from scaling.stacked.runs import Ensemble
+from scaling.study.failures import cell_folder
+from scaling.study.lease import Pulse, Stopped
+from scaling.train import heldout
+from scaling.train import step as stepping
+from scaling.train.device import device_name, peak_flops, pick_device
+from scaling.train.ranks import World
+from scaling.train.step import new_run, prepare, train_step
+from scaling.train.trunk import train_trunk
 
 FP32 = 1e-4  # of losses in fp32, whose sums a GPU orders otherwise from run to run
 BF16 = 5e-3  # of losses in bf16, which has 8 bits
@@ -124,7 +124,7 @@ def far(out: Tensor, wanted: Tensor) -> float:
 
 
 def device(job: Job) -> None:
-    """Say what the device is, and the peak that all utilisations are of (scaling.device)."""
+    """Say what the device is, and the peak that all utilisations are of (scaling.train.device)."""
     chosen = pick_device(MachineConfig(device=job.device))
     sheet = peak_flops(chosen, 1)
     versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}"

@@ -3,7 +3,8 @@
 Batches are random tokens, at a vocabulary of 50304 and a context of 1024: no corpus is needed. The
 contestants take turns, each waiting for the device at the end of its turn; rates are medians over
 rounds, ratios medians of the rounds' ratios. Utilisation is of the data sheet's dense bf16 peak
-(scaling.device.GPU_PEAKS), with the exact FLOPs of our step, attention without a causal discount.
+(scaling.train.device.GPU_PEAKS), with the exact FLOPs of our step, attention without a causal
+discount.
 """
 
 import math
@@ -23,14 +24,14 @@ from stack import stacked_step
 from torch import Tensor, nn
 from train import GPU_RUNGS, cell, finish, gpt2_step, llama_step, our_step, speed
 
-from scaling.attempt import Pulse
-from scaling.batches import Batches
 from scaling.budget import resolve
 from scaling.config import CellConfig
-from scaling.corridor import Corridor
-from scaling.device import count_memory_anew, peak_flops, peak_memory, pick_device, to_device
+from scaling.data.batches import Batches
 from scaling.schema import now
-from scaling.step import Setting, accept, gradient, new_run
+from scaling.study.lease import Pulse
+from scaling.train.device import count_memory_anew, peak_flops, peak_memory, pick_device, to_device
+from scaling.train.forecast_band import Corridor
+from scaling.train.step import Setting, accept, gradient, new_run
 
 VOCAB, CONTEXT = 50_304, 1024  # GPT-2's, rounded up to a multiple of 128
 SMALL = ("m25k", "m83k", "m230k", "m610k", "m2m")

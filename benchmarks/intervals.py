@@ -28,11 +28,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import estimate, fit
-from analysis.allocation import chinchilla_optimum
+from analysis import fit
+from analysis.estimation import fit as estimate
 from analysis.forms import FORMS
-from analysis.laws import Law
-from analysis.noise import usual_deviation as deviation
+from analysis.forms.optimum import chinchilla_optimum
+from analysis.laws.law import Law
+from analysis.solve.seed_noise import usual_deviation as deviation
 
 LAWS = {
     "besiroglu": {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658},

@@ -4,11 +4,11 @@
 
 After sweeps=sft. Pilots without a penalty (sweeps=overoptimisation) pass the point where gold
 turns; the law of their course up to d = 5 sets the budget (.7 d*), the first coefficient and the
-episodes, as analysis.plan does (`analysis.stage_laws.choose_kl`). Each seed is then trained at that
-budget under the adaptive penalty. What lies past it is the pilot of the seed, stopped where its KL
-first was four times the budget, or d (16 times the KL), or where it ended. All gold is that of the
-programmatic judge on the same held-out prompts. The best of a pilot's own curve is a maximum over
-noisy points and flatters it; beside it stands the best of the mean curve. Writes
+episodes, as analysis.plan does (`analysis.planning.later_stages.choices.choose_kl`). Each seed is
+then trained at that budget under the adaptive penalty. What lies past it is the pilot of the seed,
+stopped where its KL first was four times the budget, or d (16 times the KL), or where it ended. All
+gold is that of the programmatic judge on the same held-out prompts. The best of a pilot's own curve
+is a maximum over noisy points and flatters it; beside it stands the best of the mean curve. Writes
 overoptimisation.svg and law.json into the study's folder.
 """
 
@@ -20,10 +20,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis import charts, fit, load_runs
-from analysis.figures import standalone
+from analysis import fit, load_runs
+from analysis.figures import charts
+from analysis.figures.canvas import standalone
 from analysis.forms import FORMS
-from analysis.stage_laws import Choice, choose_kl
+from analysis.planning.later_stages.choices import Choice, choose_kl
 from scaling.schema import Shape, first_coefficient, read_curve, read_records
 
 STUDY, HELD = "overoptimisation", "overoptimisation_held"

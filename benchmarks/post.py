@@ -31,17 +31,18 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "WANDB_MO
 import torch
 from torch import Tensor
 
-from scaling import checkpoint, ppo
 from scaling.config import FinalConfig, LogConfig
-from scaling.data import open_corpus
-from scaling.device import pick_device
+from scaling.data.tokenizer import END
+from scaling.data.tokens import open_corpus
 from scaling.export import export
 from scaling.final import load_plan, planned_cell
-from scaling.generate import generate
-from scaling.sft import load_pairs, sft_loss
-from scaling.stage import Stage, Tally, fit, open_planned, shuffled
-from scaling.tokenizer import END
-from scaling.trained import open_trained
+from scaling.inference.generate import generate
+from scaling.inference.trained import open_trained
+from scaling.stages import ppo
+from scaling.stages.sft import load_pairs, sft_loss
+from scaling.stages.stage import Stage, Tally, fit, open_planned, shuffled
+from scaling.train import checkpoint
+from scaling.train.device import pick_device
 
 RATE = 1e-7
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -5,11 +5,11 @@
     python benchmarks/stack.py --sweep [--rungs m2k] [--tokens 1e5] [--rounds 2] [--workers 1]
 
 The first times training steps alone (gradient, clipping, optimiser, batches): one model's step of
-`scaling.step` by autograd (without numba) and by compiled kernels and, in turns with them, the
-steps of stacks of several sizes. The second times the
-command `python -m scaling.sweep -m` on a grid of 8 seeds and 4 learning rates, start to end, with
-machine.stack=0 and with the default, in turns. Rates are medians over rounds, ratios medians of the
-rounds' ratios: the machine may be noisy, it hurts both alike.
+`scaling.train.step` by autograd (without numba) and by compiled kernels and, in turns with them,
+the steps of stacks of several sizes. The second times the command `python -m scaling.sweep -m` on a
+grid of 8 seeds and 4 learning rates, start to end, with machine.stack=0 and with the default, in
+turns. Rates are medians over rounds, ratios medians of the rounds' ratios: the machine may be
+noisy, it hurts both alike.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from pathlib import Path
 import torch
 from train import cell, our_step, speed
 
-from scaling.attempt import Pulse
-from scaling.ensemble import Ensemble
-from scaling.request import StepRequest
-from scaling.step import Setting, new_run, prepare
+from scaling.stacked.runs import Ensemble
+from scaling.study.lease import Pulse
+from scaling.train.requests import StepRequest
+from scaling.train.step import Setting, new_run, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 GRID = ("seed=0,1,2,3,4,5,6,7", "optim.peak_lr=0.01,0.02,0.04,0.08")

@@ -4,7 +4,7 @@
         [--precision fp32|bf16] [--vocab 512] [--context 128] [--rows N] [--compile]
     python benchmarks/train.py --device cuda     # m11m to m1080m, bf16, compiled, real shapes
 
-- ours: the step of `scaling.step` (loss, backward, clipping, optimiser);
+- ours: the step of `scaling.train.step` (loss, backward, clipping, optimiser);
 - llama: `transformers`' LlamaForCausalLM of the same shape, its own loss, AdamW, fused on a GPU
   (extra `bench`; left out, and said so, where the package is absent);
 - gpt2: a loop as widely used: learned positions, LayerNorm, GELU, all logits, AdamW; its hidden
@@ -41,8 +41,8 @@ from scaling.config import (
     OptimConfig,
     TokenizerConfig,
 )
-from scaling.device import autocast, device_name, peak_flops, to_device
-from scaling.step import Run, Setting, new_run, prepare, train_step
+from scaling.train.device import autocast, device_name, peak_flops, to_device
+from scaling.train.step import Run, Setting, new_run, prepare, train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNGS = ("m25k", "m83k", "m230k", "m610k", "m2700k", "m11m")

@@ -25,15 +25,17 @@ from typing import Annotated
 
 import numpy as np
 
-from conf.app import start, store
-from conf.progress import Progress
-from conf.values import pasted
-from scaling import checkpoint
+from scaling.app.application import start, store
+from scaling.app.progress import Progress
+from scaling.app.values import pasted
 from scaling.config import check, described
+from scaling.data.file_hashes import read_sealed, write_sealed
 from scaling.final import load_plan, planned_cell
-from scaling.generate import Samples, generate
-from scaling.model import Transformer
-from scaling.reward import (
+from scaling.inference.generate import Samples, generate
+from scaling.inference.trained import WEIGHTS, open_trained, trained_folder
+from scaling.model.transformer import Transformer
+from scaling.schema import Range, Seed, check_ranges, sha256_json, write_text
+from scaling.stages.reward import (
     Group,
     RewardModel,
     gold_of,
@@ -44,11 +46,9 @@ from scaling.reward import (
     new_reward_model,
     score_all,
 )
-from scaling.schema import Range, Seed, check_ranges, sha256_json, write_text
-from scaling.seals import read_sealed, write_sealed
-from scaling.sft import load_pairs
-from scaling.stage import Stage, Tally, open_planned, root
-from scaling.trained import WEIGHTS, open_trained, trained_folder
+from scaling.stages.sft import load_pairs
+from scaling.stages.stage import Stage, Tally, open_planned, root
+from scaling.train import checkpoint
 
 log = logging.getLogger(__name__)
 REPEATED = 0.9  # of a prompt's completions differ, or the KL is said to be a bound
@@ -289,8 +289,8 @@ def summary(rows: Sequence[dict], pool: Pool) -> list[str]:
 
 def main(config: BestOfNConfig) -> None:
     """Sample, judge, write the table and print a line a judge."""
-    from scaling.data import open_corpus
-    from scaling.device import pick_device
+    from scaling.data.tokens import open_corpus
+    from scaling.train.device import pick_device
 
     plan = load_plan(config.plan)
     cell = planned_cell(plan)

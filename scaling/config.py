@@ -6,10 +6,9 @@ evaluation, seed), values and not differences from defaults; machine, launcher a
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any
 
-import conf
+from scaling.app.conf_folder import conf_folder
 from scaling.schema import (
     COUNTS,
     FLOPS,
@@ -68,7 +67,7 @@ class ModelConfig:
     (ST-MoE, Zoph et al. 2022: 1e-3) weigh the router's losses.
 
     `parametrization` says how the model changes with width and depth against the base shape
-    (`base_width`, `base_depth`, `base_head`): see scaling.parametrization.
+    (`base_width`, `base_depth`, `base_head`): see scaling.model.parametrization.
     """
 
     n_layer: Annotated[int, Range(1, DEEPEST)] = 2
@@ -157,7 +156,7 @@ class ModelConfig:
 
     @property
     def plain(self) -> bool:
-        """Whether it is the dense decoder whose passes are written out (scaling.passes, stack)."""
+        """Whether it is the dense decoder whose passes are written out (scaling.cpu)."""
         return (
             (self.norm, self.mlp) == ("rmsnorm", "swiglu")
             and self.positions != "learned"
@@ -209,7 +208,7 @@ BYTES_ALONE = 264  # a vocabulary of single bytes: no merges, so that a symbol i
 
 @dataclass(kw_only=True)
 class TruthConfig:
-    """A source of known entropy (scaling.truth).
+    """A source of known entropy (scaling.data.synthetic).
 
     `markov` reads `order`, `hmm` reads `states`; each state's symbols are Dirichlet(concentration).
     `zipf` reads `name_length`, `exponent` and `noise`, `hierarchy` `rules`, `branches`, `depth`.
@@ -316,7 +315,7 @@ class OptimConfig:
     """The optimiser and the rule for its rate and batch; `sweeps/LOG.md` says how they were tuned.
 
     `peak_lr` and `batch_tokens` of 0 follow the rule (scaling.schema.Recipe). `muon` takes hidden
-    matrices, at AdamW's rates (scaling.muon); AdamW keeps the rest. `lr_base_width` and
+    matrices, at AdamW's rates (scaling.optim.muon); AdamW keeps the rest. `lr_base_width` and
     `lr_width_exponent` are the rule of model.parametrization=layerwise.
 
     A step whose loss or gradient is not finite is skipped, and with a `spike_factor` one whose
@@ -429,15 +428,16 @@ class MachineConfig:
     without it, for a given number of threads. `micro_batch` rows go through the model at once (0:
     all of a step's), the gradients add up; `activation_checkpointing` computes each block's
     activations again in the backward pass instead of keeping them. `ranks` processes, each with a
-    GPU or `threads` of its own, train a model together (scaling.companions), each on its share of a
-    step's rows; stages after pretraining take one. `shard` divides weights, gradients and moments
-    among the ranks (FSDP2; Rajbhandari et al. 2020, stage 3), whose folder `runs` must then be one
-    that all of them see. Ranks wait `meet_seconds` for each other at the start; one that gives no
-    sign of life, or that the others wait for, longer than `hang_seconds` ends the run, named.
+    GPU or `threads` of its own, train a model together (scaling.train.local_ranks), each on its
+    share of a step's rows; stages after pretraining take one. `shard` divides weights, gradients
+    and moments among the ranks (FSDP2; Rajbhandari et al. 2020, stage 3), whose folder `runs` must
+    then be one that all of them see. Ranks wait `meet_seconds` for each other at the start; one
+    that gives no sign of life, or that the others wait for, longer than `hang_seconds` ends the
+    run, named.
 
-    `stack` bounds how many small trunks of one shape train together in one process (scaling.gang;
-    the seconds of a record are then its share). -1 leaves it to what was measured, 0 is never, a
-    number holds for a model of any size and on any device.
+    `stack` bounds how many small trunks of one shape train together in one process
+    (scaling.stacked.turns; the seconds of a record are then its share). -1 leaves it to what was
+    measured, 0 is never, a number holds for a model of any size and on any device.
 
     A sweep ends a process that it has seen stopped (SIGSTOP) for `stopped_seconds`, and one that
     has made no step, and scored and sampled nothing, for `hang_seconds` and for twenty times its
@@ -560,8 +560,8 @@ class SftPlan:
 
     `data` is a JSONL file, a hub set `hub:NAME[:CONFIG[:SPLIT]]` or `docstrings` of the corpus;
     held-out pairs are those of `test`, else a share of the prompts of `data`. The `template` chat
-    puts prompts that are no dialogues into one (scaling.dialogue), for all later stages too.
-    `peak_lr` of 0 is `lr_fraction` of pretraining's peak (scaling.schema.tuning_lr).
+    puts prompts that are no dialogues into one (scaling.data.chat_template), for all later stages
+    too. `peak_lr` of 0 is `lr_fraction` of pretraining's peak (scaling.schema.tuning_lr).
 
     `packing` draws batches at random and puts several examples into a row of the context, each
     attending to itself alone; without it a batch's rows are of like length, one example each.
@@ -687,7 +687,7 @@ class PpoPlan:
 
 def rung(name: str, like: ModelConfig) -> ModelConfig:
     """Return the model of conf/model/NAME.yaml, in all else as `like`; ValueError for no rung."""
-    folder = Path(conf.__file__).parent / "model"
+    folder = conf_folder() / "model"
     names = sorted(p.stem for p in folder.glob("*.yaml"))
     if name not in names:
         raise ValueError(f"ppo.reward_model={name} is no rung; choose one of {', '.join(names)}")

@@ -18,12 +18,12 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from conf.app import start, store
+from scaling.app.application import start, store
 from scaling.config import PARAMETRIZATIONS, ModelConfig, OptimConfig, check, one_of
-from scaling.health import probe
-from scaling.model import Transformer
-from scaling.optim import make_optimizer, set_lr
+from scaling.model.transformer import Transformer
+from scaling.optim.optimizers import make_optimizer, set_lr
 from scaling.schema import Range, check_ranges
+from scaling.train.health import probe
 
 log = logging.getLogger(__name__)
 KINDS = ("rms_attention", "rms_mlp", "rms_stream", "rms_logits")

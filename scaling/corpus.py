@@ -10,10 +10,10 @@ when it is started again.
 import sys
 from dataclasses import dataclass, field
 
-from conf.app import start, store
+from scaling.app.application import start, store
 from scaling.config import CellConfig, DataConfig, MachineConfig, TokenizerConfig
-from scaling.data import Corpus, open_corpus
-from scaling.texts import LeftOut
+from scaling.data.row_text import LeftOut
+from scaling.data.tokens import Corpus, open_corpus
 
 
 def described(corpus: Corpus) -> str:

@@ -18,14 +18,15 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 
-from conf.app import start, store
-from conf.progress import Progress
+from scaling.app.application import start, store
+from scaling.app.progress import Progress
 from scaling.config import MachineConfig, check
-from scaling.device import pick_device
-from scaling.documents import read_documents, source_files
-from scaling.generate import generate
-from scaling.heldout import calibration_error
-from scaling.likelihood import Likelihoods, log_likelihoods, score_texts
+from scaling.data.documents import read_documents, source_files
+from scaling.data.row_text import LeftOut, clean
+from scaling.inference.generate import generate
+from scaling.inference.likelihood import Likelihoods, log_likelihoods, score_texts
+from scaling.inference.tasks import Task, read_task, with_typos
+from scaling.inference.trained import Trained, open_trained, trained_folders
 from scaling.schema import (
     EVALUATION,
     Evaluation,
@@ -37,9 +38,8 @@ from scaling.schema import (
     read_evaluation,
     sha256_file,
 )
-from scaling.tasks import Task, read_task, with_typos
-from scaling.texts import LeftOut, clean
-from scaling.trained import Trained, open_trained, trained_folders
+from scaling.train.device import pick_device
+from scaling.train.heldout import calibration_error
 
 log = logging.getLogger(__name__)
 

@@ -20,12 +20,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from conf.app import start, store
-from scaling.adapters import BASE, write_adapters
+from scaling.app.application import start, store
 from scaling.config import ModelConfig, check
-from scaling.dialogue import JINJA
-from scaling.model import EMBEDDING_EPS, NORM_EPS, ROPE_BASE, Attention, Block, Transformer
-from scaling.moe import MoE
+from scaling.data.chat_template import JINJA
+from scaling.data.tokenizer import END, PAD, SPECIAL
+from scaling.inference.peft_export import BASE, write_adapters
+from scaling.inference.trained import Trained, open_trained, trained_folder
+from scaling.model.moe import MoE
+from scaling.model.transformer import (
+    EMBEDDING_EPS,
+    NORM_EPS,
+    ROPE_BASE,
+    Attention,
+    Block,
+    Transformer,
+)
 from scaling.schema import (
     EVALUATION,
     Record,
@@ -35,9 +44,7 @@ from scaling.schema import (
     write_json,
     write_text,
 )
-from scaling.tensors import write_tensors
-from scaling.tokenizer import END, PAD, SPECIAL
-from scaling.trained import Trained, open_trained, trained_folder
+from scaling.train.tensor_files import write_tensors
 
 log = logging.getLogger(__name__)
 

@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.app import start, store
-from conf.errors import sentence
-from conf.values import pasted
-from scaling.attempt import Stopped
+from scaling.app.application import start, store
+from scaling.app.errors import sentence
+from scaling.app.values import pasted
 from scaling.config import (
     BudgetConfig,
     CellConfig,
@@ -33,8 +32,7 @@ from scaling.config import (
     SftPlan,
     described,
 )
-from scaling.corridor import Corridor, read_left
-from scaling.ending import run_to_end
+from scaling.data.file_hashes import read_inputs
 from scaling.schema import (
     CONFIRMING,
     LEDGER,
@@ -53,14 +51,16 @@ from scaling.schema import (
     sweep_temporaries,
     write_json,
 )
-from scaling.seals import read_inputs
+from scaling.study.lease import Stopped
+from scaling.train.forecast_band import Corridor, read_left
+from scaling.train.rank_exit import run_to_end
 
 if TYPE_CHECKING:
     import torch
 
     from scaling.budget import Resolved
-    from scaling.data import Corpus
-    from scaling.parallel import World
+    from scaling.data.tokens import Corpus
+    from scaling.train.ranks import World
 
 log = logging.getLogger(__name__)
 SCHEMA = 1  # of plan.yaml
@@ -143,7 +143,7 @@ def run_final(config: FinalConfig) -> list[Record]:
 
     ValueError when a stage diverges, so that no later one starts from it.
     """
-    from scaling.parallel import started_ranks
+    from scaling.train.ranks import started_ranks
 
     wanted = chosen_stages(config.stages)
     if started_ranks() == 1:
@@ -153,7 +153,7 @@ def run_final(config: FinalConfig) -> list[Record]:
             "ranks of torchrun or srun train pretraining alone; set stages=pretrain, then run "
             "the other stages without them"
         )
-    from scaling.together import pretrain_together
+    from scaling.jobs.external_ranks import pretrain_together
 
     return pretrain_together(
         lambda world, begin: run_stages(config, wanted, world=world, begin=begin),
@@ -166,8 +166,8 @@ def run_stages(config: FinalConfig, wanted: Sequence[str], **ranks: Any) -> list
     cell = planned_cell(config)
     if "pretrain" in wanted and not (Path(config.runs) / config.study / "final").is_dir():
         confirmed(config)  # before the corpus is opened, which may take minutes
-    from scaling.data import open_corpus
-    from scaling.device import pick_device
+    from scaling.data.tokens import open_corpus
+    from scaling.train.device import pick_device
 
     final = Path(config.runs) / config.study / "final"
     sweep_temporaries(final.parent, final, *(p for name in STAGES for p in places(final / name)))
@@ -249,8 +249,8 @@ def pretrain(
 
     Other ranks of a `world` are told to `begin`; without one `machine.ranks` are started.
     """
-    from conf.progress import Progress
-    from scaling.trainer import train_trunk
+    from scaling.app.progress import Progress
+    from scaling.train.trunk import train_trunk
 
     folder = Path(config.runs) / config.study / "final" / name
     inputs = {
@@ -297,7 +297,7 @@ def pretrain(
 def trainable(cell: CellConfig) -> "Resolved":
     """Work a cell out; ValueError where it cannot be trained, or not on this machine."""
     from scaling.budget import resolve
-    from scaling.device import check_fits, pick_device
+    from scaling.train.device import check_fits, pick_device
 
     check_fits(cell, pick_device(cell.machine))
     return resolve(cell)
@@ -387,14 +387,14 @@ def post_train(
     config: FinalConfig, cell: CellConfig, *, name: str, corpus: "Corpus", device: "torch.device"
 ) -> Record:
     """Run one stage after pretraining, or keep it where it is done with the same inputs."""
-    from scaling.stage import finished, open_planned
+    from scaling.stages.stage import finished, open_planned
 
     stage = open_planned(config, cell, name=name, corpus=corpus, device=device, after=STAGES[name])
     record = finished(stage)
     if record is not None:
         log.info("%s: done before, kept", name)
         return record
-    run: Callable[..., Record] = getattr(import_module(f"scaling.{name}"), f"run_{name}")
+    run: Callable[..., Record] = getattr(import_module(f"scaling.stages.{name}"), f"run_{name}")
     return run(stage)
 
 

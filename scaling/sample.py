@@ -10,14 +10,14 @@ import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from conf.app import start, store
+from scaling.app.application import start, store
 from scaling.config import MachineConfig, check
-from scaling.device import pick_device
-from scaling.generate import generate
+from scaling.data.row_text import clean
+from scaling.data.tokenizer import END, SEP
+from scaling.inference.generate import generate
+from scaling.inference.trained import Trained, open_trained, trained_folder
 from scaling.schema import Range, Seed, check_ranges
-from scaling.texts import clean
-from scaling.tokenizer import END, SEP
-from scaling.trained import Trained, open_trained, trained_folder
+from scaling.train.device import pick_device
 
 
 @dataclass(kw_only=True)

@@ -18,13 +18,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from conf.app import one_sentence
-from conf.overrides import WrongUsage
-from scaling import slurm
-from scaling.attempt import DAMAGED, STALLED, Attempt, attempts, dead, last_attempt, silent_seconds
-from scaling.failure import last_line, tail
-from scaling.ledger import Job, append, cancelled, damaged_lines, read_jobs
+from scaling.app.application import one_sentence
+from scaling.app.overrides import WrongUsage
+from scaling.jobs.slurm import queries as slurm
 from scaling.schema import Record, no_study, read_record
+from scaling.study.failures import last_line, tail
+from scaling.study.jobs_file import Job, append, cancelled, damaged_lines, read_jobs
+from scaling.study.lease import (
+    DAMAGED,
+    STALLED,
+    Attempt,
+    attempts,
+    dead,
+    last_attempt,
+    silent_seconds,
+)
 
 WATCH_SECONDS = 2.0
 

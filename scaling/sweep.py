@@ -14,15 +14,15 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from conf.app import start, store, to_dataclass
-from conf.progress import clock
+from scaling.app.application import start, store, to_dataclass
+from scaling.app.progress import clock
 from scaling.budget import Resolved, core_seconds, planned, resolve, trunk_flops, workload
 from scaling.config import CellConfig
-from scaling.ending import run_to_end
-from scaling.failure import status_of, trained_at
-from scaling.launch import run_cells
-from scaling.pool import default_workers
-from scaling.work import Task, gpu_count, tasks_of
+from scaling.jobs.pool import default_workers
+from scaling.jobs.study_run import run_cells
+from scaling.jobs.tasks import Task, gpu_count, tasks_of
+from scaling.study.failures import status_of, trained_at
+from scaling.train.rank_exit import run_to_end
 
 log = logging.getLogger(__name__)
 store("sweep", CellConfig)
@@ -170,10 +170,10 @@ def stage_lr(cell: CellConfig, pretrain_lr: float) -> float:
 
 def main(config: CellConfig) -> None:
     """Train the one cell of the config, together with the other ranks where torchrun started us."""
-    from scaling.parallel import started_ranks
+    from scaling.train.ranks import started_ranks
 
     if started_ranks() > 1:
-        from scaling.together import train_together
+        from scaling.jobs.external_ranks import train_together
 
         train_together(config)
     else:

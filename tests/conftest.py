@@ -18,9 +18,9 @@ from scaling.config import (
     OptimConfig,
     TokenizerConfig,
 )
-from scaling.trainer import train_trunk
+from scaling.train.trunk import train_trunk
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")

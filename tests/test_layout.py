@@ -13,7 +13,7 @@ import scaling.sweep  # noqa: F401  registers its schema
 from scaling.budget import resolve
 from scaling.config import CellConfig
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 # Leftwards only: a module imports from the groups before its own, or from its own group as listed.
 ORDER = [
     "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "texts",
@@ -26,10 +26,10 @@ ORDER = [
     "trainer", "ensemble", "gang",
 ]  # fmt: skip
 ONLY = {
-    "wandb": {"scaling.mirror", "analysis.mirror"},  # one place a room
-    "submitit": {"scaling.submit"},
-    "seaborn": {"analysis.figures"},
-    "matplotlib": {"analysis.figures", "scaling.coordinates"},
+    "wandb": {"scaling.study.wandb_mirror", "analysis.page.wandb_artifact"},  # one place a room
+    "submitit": {"scaling.jobs.slurm.submit"},
+    "seaborn": {"analysis.figures.canvas"},
+    "matplotlib": {"analysis.figures.canvas", "scaling.coordinates"},
 }
 
 

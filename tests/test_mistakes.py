@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from conf.app import start
-from conf.overrides import leaves, plain
-from conf.values import pasted
-from scaling import checkpoint
+from scaling.app.application import start
+from scaling.app.overrides import leaves, plain
+from scaling.app.values import pasted
 from scaling.config import CellConfig, ModelConfig
-from scaling.model import Transformer
+from scaling.data.tokenizer import train_tokenizer
+from scaling.model.transformer import Transformer
 from scaling.schema import sha256_file
 from scaling.status import main as status_main
-from scaling.tokenizer import train_tokenizer
+from scaling.train import checkpoint
 
 OLD = max(p for p in Path(__file__).with_name("old").iterdir() if p.is_dir())
 COMMANDS = (
@@ -358,7 +358,7 @@ def test_what_a_sentence_proposes_can_be_pasted_into_a_shell(command, given, hin
     ],
 )
 def test_a_process_ends_in_one_sentence(arguments, status, tmp_path):
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[1]
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         capture_output=True,
@@ -376,7 +376,7 @@ def test_a_process_ends_in_one_sentence(arguments, status, tmp_path):
 
 
 def test_what_was_not_foreseen_is_one_sentence_that_says_how_to_see_more(capsys):
-    from conf.app import one_sentence
+    from scaling.app.application import one_sentence
 
     with pytest.raises(SystemExit) as left, one_sentence(CellConfig, full=False):
         {}["colour"]

@@ -12,16 +12,14 @@ import numpy as np
 import pytest
 import yaml
 
-from analysis.batches import read_batches
-from analysis.laws import Law
-from analysis.plan_file import read_plan
-from conf.app import start
-from scaling import checkpoint
-from scaling.attempt import attempts
+from analysis.designing.batch_file import read_batches
+from analysis.laws.law import Law
+from analysis.planning.written.plan_file import read_plan
+from scaling.app.application import start
 from scaling.config import CellConfig, ModelConfig
+from scaling.data.tokenizer import train_tokenizer
 from scaling.final import load_plan, planned_cell, run_final
-from scaling.ledger import read_jobs
-from scaling.model import Transformer
+from scaling.model.transformer import Transformer
 from scaling.schema import (
     Record,
     read_as,
@@ -33,7 +31,9 @@ from scaling.schema import (
     sha256_file,
 )
 from scaling.status import read_status
-from scaling.tokenizer import train_tokenizer
+from scaling.study.jobs_file import read_jobs
+from scaling.study.lease import attempts
+from scaling.train import checkpoint
 
 OLD = Path(__file__).with_name("old")
 VERSIONS = sorted(p.name for p in OLD.iterdir() if p.is_dir())

@@ -11,12 +11,12 @@ from typing import Annotated
 import pytest
 from hydra.core.config_store import ConfigStore
 
-from conf.overrides import leaves
+from scaling.app.overrides import leaves
 from scaling.config import CellConfig, EvalConfig, ModelConfig
-from scaling.launch import run_cells
+from scaling.jobs.study_run import run_cells
 from scaling.schema import Range, check_ranges, numeric_fields, ranges_of
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = sorted(p.stem for p in (ROOT / "conf").glob("*.yaml") if p.stem != "common")
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from scaling import export
 from scaling.export import ExportConfig
-from scaling.failure import cell_folder
-from scaling.trainer import train_trunk
+from scaling.study.failures import cell_folder
+from scaling.train.trunk import train_trunk
 
 from .test_commands import ROOT
 

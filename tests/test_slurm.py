@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from scaling import slurm, status
-from scaling.attempt import attempts
-from scaling.ledger import append, append_jobs, read_jobs
+from scaling import status
+from scaling.jobs.slurm import queries as slurm
+from scaling.jobs.slurm.submit import slurm_parameters
 from scaling.schema import read_records
-from scaling.submit import slurm_parameters
+from scaling.study.jobs_file import append, append_jobs, read_jobs
+from scaling.study.lease import attempts
 
 from .test_commands import ROOT, TINY, run, sweep
 from .test_survival import await_, begin, long_one, science
@@ -312,7 +313,7 @@ def test_a_queued_job_runs_the_code_it_was_submitted_with(cluster, on_slurm, tmp
     held += ["hydra.launcher.additional={hold: true}"]
     left = subprocess.run(held, cwd=copy, capture_output=True, text=True)
     assert left.returncode == 0, left.stderr
-    (copy / "scaling/trainer.py").write_text("raise ImportError('edited after submission')")
+    (copy / "scaling/train/trunk.py").write_text("raise ImportError('edited after submission')")
     (job,) = read_jobs(tmp_path / "runs/tiny")
     subprocess.run(["scontrol", "release", job.job], check=True)
     (record,) = await_(lambda: read_records(tmp_path / "runs/tiny"))
@@ -449,7 +450,7 @@ def test_status_knows_queued_cells_with_slurm_gone_and_counts_a_dead_job_as_fail
 
 
 def slurm_job(**values):
-    from scaling.ledger import Job
+    from scaling.study.jobs_file import Job
 
     return Job(**values)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from scaling.attempt import attempts
-from scaling.ledger import read_jobs
 from scaling.schema import read_curve, read_records
+from scaling.study.jobs_file import read_jobs
+from scaling.study.lease import attempts
 
 from .test_commands import ROOT, TINY, run, sweep
 

@@ -2,7 +2,7 @@
 
 `power_params`, `power_tokens`, `power_flops`, and with an irreducible loss E `power_params_offset`
 and so on. On a table with other limits than x the points on its frontier are meant: see
-`analysis.powers.undominated`.
+`analysis.estimation.power_laws.undominated`.
 """
 
 from analysis.forms.form import Form, Term

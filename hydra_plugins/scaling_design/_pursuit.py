@@ -8,16 +8,16 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from analysis.batches import Batch, append_batch, cell_rows, read_batches, told
-from analysis.candidates import Candidate, flops_of, ran, reached_by
-from analysis.choice import Options, Step, next_step
-from analysis.goal import Goal, check_goal
-from analysis.published import load_law
-from analysis.records import load_runs
-from conf.values import pasted
+from analysis.designing.batch_file import Batch, append_batch, cell_rows, read_batches, told
+from analysis.designing.candidates import Candidate, flops_of, ran, reached_by
+from analysis.designing.goal import Goal, check_goal
+from analysis.designing.next_step import Options, Step, next_step
+from analysis.laws.published import load_law
+from analysis.runs.table import load_runs
+from scaling.app.values import pasted
 from scaling.budget import branch_of, resolve
 from scaling.config import CellConfig
-from scaling.launch import resolve_corpus, study_folder, unique
+from scaling.jobs.study_run import resolve_corpus, study_folder, unique
 from scaling.schema import Record, read_records
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Hydra's way into `scaling.launch`: one multirun is one call with all its cells."""
+"""Hydra's way into `scaling.jobs.study_run`: one multirun is one call with all its cells."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -25,7 +25,7 @@ class TrunkLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what composing needs; `scaling.launch` runs the cells, not the task function."""
+        """Keep what composing needs; `scaling.jobs` runs the cells, not the task function."""
         self.loader, self.config = hydra_context.config_loader, config
 
     def launch(
@@ -48,7 +48,7 @@ class TrunkLauncher(Launcher):
 
     def run(self, cells: list[Any]) -> None:
         """Train those of the cells that are missing."""
-        from scaling.launch import run_cells
+        from scaling.jobs.study_run import run_cells
 
         run_cells(cells, **self.options)
 

@@ -13,12 +13,11 @@ import pytest
 from analysis import load_runs
 from analysis.backtest import backtest
 from analysis.forms import FORMS
-from analysis.hindcast import hindcasts
-from analysis.objective import Objective
-from analysis.plots import MOST_POINTS, law_figures, thinned, withheld
-
-from .conftest import LAWS, isoflop_table
-from .test_figures import texts
+from analysis.page.figure_files import MOST_POINTS, law_figures, thinned, withheld
+from analysis.solve.objective import Objective
+from analysis.validate.hindcast import hindcasts
+from tests.analysis.conftest import LAWS, isoflop_table
+from tests.analysis.figures.test_canvas import texts
 
 ROOT = Path(__file__).parents[2]
 BUDGETS = tuple(1e18 * 4.0**i for i in range(6))

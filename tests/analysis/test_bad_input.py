@@ -19,14 +19,13 @@ from analysis.design import DesignConfig, PoolSettings, TargetSettings
 from analysis.design import main as design
 from analysis.fit import FitConfig, IntervalsConfig, ObjectiveConfig
 from analysis.fit import main as fit
-from analysis.overrides import override
 from analysis.plan import PlanConfig
 from analysis.plan import main as plan
-from analysis.records import load_runs
 from analysis.report import ReportConfig
 from analysis.report import main as report
-
-from .conftest import LAWS, isoflop_table
+from analysis.runs.table import load_runs
+from scaling.app.quoting import override
+from tests.analysis.conftest import LAWS, isoflop_table
 
 ROOT = Path(__file__).parents[2]
 NAN, INF = float("nan"), float("inf")

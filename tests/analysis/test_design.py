@@ -11,18 +11,26 @@ import numpy as np
 import pytest
 
 from analysis import fit
-from analysis.allotment import allot, spread
-from analysis.batches import Batch, append_batch, read_batches
-from analysis.belief import believed
-from analysis.candidates import Bill, Candidate, flops_of, grid_around, of_study, ran, reached_by
-from analysis.choice import Options, fitted, next_step, table_of
 from analysis.design import DesignConfig, PoolSettings, TargetSettings, main
+from analysis.designing.batch_file import Batch, append_batch, read_batches
+from analysis.designing.candidates import (
+    Bill,
+    Candidate,
+    flops_of,
+    grid_around,
+    of_study,
+    ran,
+    reached_by,
+)
+from analysis.designing.goal import Goal, allowed_sd, half_width, standing
+from analysis.designing.information import believed
+from analysis.designing.next_step import Options, fitted, next_step, table_of
+from analysis.designing.selection import allot, spread
 from analysis.forms import FORMS
-from analysis.goal import Goal, allowed_sd, half_width, standing
-from analysis.material import read_material
-from analysis.published import load_law
-from analysis.records import Runs
+from analysis.laws.published import load_law
+from analysis.page.contents import read_material
 from analysis.report import report
+from analysis.runs.table import Runs
 from scaling.schema import read_records
 from tests.analysis.synthetic import write_study
 

@@ -11,11 +11,10 @@ import pytest
 
 from analysis import Law, Objective, fit
 from analysis.forms import FORMS
-from analysis.objective import OBJECTIVES, Problem, evaluate, problem_of
-from analysis.solver import minimise, starts
-from analysis.uncertainty import bootstrap, units_of
-
-from .conftest import isoflop_table, loss_of, ray_table
+from analysis.solve.objective import OBJECTIVES, Problem, evaluate, problem_of
+from analysis.solve.solver import minimise, starts
+from analysis.uncertainty.bootstrap import bootstrap, units_of
+from tests.analysis.conftest import isoflop_table, loss_of, ray_table
 
 ROOT = Path(__file__).parents[2]
 CHINCHILLA = FORMS["chinchilla"]

@@ -9,8 +9,8 @@ from analysis.forms import FORMS
 from analysis.forms.coupled import as_coupled
 from analysis.forms.data_constrained import effective
 from analysis.forms.jets import seeds
-from analysis.objective import evaluate, problem_of
-from analysis.solver import minimise
+from analysis.solve.objective import evaluate, problem_of
+from analysis.solve.solver import minimise
 
 LAWS = {
     "chinchilla": {"E": 1.8, "A": 482.0, "B": 2085.0, "alpha": 0.35, "beta": 0.37},

@@ -8,11 +8,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from analysis.budgets import budget_of
+from analysis.laws.published import load_law
 from analysis.plan import PlanConfig, main, make_plan
-from analysis.published import load_law
-from analysis.study import default_study
-from conf.app import CONF
+from analysis.planning.budgets import budget_of
+from analysis.runs.study import default_study
+from scaling.app.conf_folder import conf_folder
 
 ROOT = Path(__file__).parents[2]
 TABLE_3 = [  # Hoffmann et al. 2022, Approach 1: C, N, D as printed, two to four digits
@@ -28,7 +28,7 @@ TABLE_3 = [  # Hoffmann et al. 2022, Approach 1: C, N, D as printed, two to four
 
 
 def example(name: str, *overrides: str) -> PlanConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         composed = compose("plan", overrides=[f"examples={name}", *overrides])
     config = OmegaConf.to_object(composed)
     assert isinstance(config, PlanConfig)

@@ -11,16 +11,16 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from analysis.alarms import Alarm
-from analysis.budgets import Budget, budget_of
-from analysis.derivation import derivation
-from analysis.family import FamilySettings
-from analysis.laws import Law
+from analysis.alarms.of_table import Alarm
+from analysis.laws.law import Law
+from analysis.laws.published import load_law
 from analysis.plan import PlanConfig, command_of, main, make_plan
-from analysis.plan_file import read_plan, write_plan
-from analysis.published import load_law
-from analysis.stages import ppo_block, sft_block
-from analysis.study import chinchilla_aspect, default_study, study_of
+from analysis.planning.budgets import Budget, budget_of
+from analysis.planning.later_stages.blocks import ppo_block, sft_block
+from analysis.planning.shape_family import FamilySettings
+from analysis.planning.written.derivation import derivation
+from analysis.planning.written.plan_file import read_plan, write_plan
+from analysis.runs.study import chinchilla_aspect, default_study, study_of
 from scaling.config import FinalConfig, ModelConfig
 from scaling.schema import Recipe, first_coefficient
 

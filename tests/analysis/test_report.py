@@ -15,24 +15,24 @@ import pandas as pd
 import pytest
 
 from analysis import fit, load_runs
-from analysis.alarms import Alarm
-from analysis.answer import alarms, length_alarm, verdict
-from analysis.budgets import Budget
-from analysis.checklist import checklist, counted
-from analysis.constraints import Constraints
-from analysis.evaluations import read_evaluations
-from analysis.gallery import tuning_pictures
-from analysis.laws import Law
-from analysis.lr_batch import swept_points
-from analysis.material import read_material
+from analysis.alarms.of_table import Alarm
+from analysis.estimation.lr_batch import swept_points
+from analysis.laws.law import Law
+from analysis.page.checklist import checklist, counted
+from analysis.page.contents import read_material
+from analysis.page.first_screen import alarms, length_alarm, verdict
+from analysis.page.gallery import tuning_pictures
+from analysis.page.planner import planner_data
+from analysis.page.sections.task_scores import score_grid, scores_of
+from analysis.page.sections.task_tables import read_evaluations
+from analysis.page.tables import flops_run
 from analysis.plan import make_plan
-from analysis.plan_file import write_plan
-from analysis.planner import planner_data
+from analysis.planning.budgets import Budget
+from analysis.planning.constraints import Constraints
+from analysis.planning.split import repeating, split_of
+from analysis.planning.written.plan_file import write_plan
 from analysis.report import ReportConfig, main, report
-from analysis.scores import score_grid, scores_of
-from analysis.split import repeating, split_of
-from analysis.study import study_of
-from analysis.tables import flops_run
+from analysis.runs.study import study_of
 from scaling.schema import read_record, read_records, write_json
 
 _spec = importlib.util.spec_from_file_location(

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from scaling import checkpoint
 from scaling.config import (
     CellConfig,
     DataConfig,
@@ -18,6 +17,7 @@ from scaling.config import (
     SftPlan,
     TokenizerConfig,
 )
+from scaling.train import checkpoint
 
 torch.set_num_threads(1)
 NAMES = ("name", "size", "path", "mode", "value", "count", "owner", "state", "parent", "label")
@@ -121,10 +121,10 @@ def done_record():
 @pytest.fixture
 def pretrained(final_config, done_record):
     """Open stages of a plan whose pretraining was skipped: random weights stand in for it."""
-    from scaling.data import open_corpus
+    from scaling.data.tokens import open_corpus
     from scaling.final import STAGES, planned_cell
-    from scaling.model import Transformer
-    from scaling.stage import open_planned, root
+    from scaling.model.transformer import Transformer
+    from scaling.stages.stage import open_planned, root
 
     cell = planned_cell(final_config)
     folder = root(final_config) / "pretrain"

@@ -13,20 +13,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from conf.app import sentence
-from scaling import checkpoint, docstrings, hub, reward, seals
-from scaling.attempt import Pulse, Stopped
+from scaling.app.application import sentence
 from scaling.config import CellConfig, DataConfig, TruthConfig
-from scaling.data import open_corpus
-from scaling.docstrings import corpus_pairs
+from scaling.data import file_hashes as seals
+from scaling.data import hub
+from scaling.data.file_hashes import read_inputs, read_sealed, write_sealed
+from scaling.data.hub import fetch_rows
+from scaling.data.tokens import open_corpus
 from scaling.evaluate import EvaluateConfig
 from scaling.evaluate import main as evaluate
-from scaling.hub import fetch_rows
+from scaling.inference.trained import open_trained
 from scaling.schema import read_json, read_record, replacing, sweep_temporaries, temporary_name
-from scaling.seals import read_inputs, read_sealed, write_sealed
-from scaling.tensors import Damaged, damage, write_tensors
-from scaling.trained import open_trained
-from scaling.trainer import train_trunk
+from scaling.stages import reward
+from scaling.stages.examples import docstrings
+from scaling.stages.examples.docstrings import corpus_pairs
+from scaling.study.lease import Pulse, Stopped
+from scaling.train import checkpoint
+from scaling.train.tensor_files import Damaged, damage, write_tensors
+from scaling.train.trunk import train_trunk
 
 CPU = torch.device("cpu")
 
@@ -304,7 +308,7 @@ def test_a_sealed_object_keeps_its_numbers(tmp_path):
 def test_damaged_compiled_code_is_compiled_again(tmp_path):
     pytest.importorskip("numba")
     code = (
-        "import numpy as np\nfrom scaling.jit import kernel\n\n\n"
+        "import numpy as np\nfrom scaling.cpu.jit import kernel\n\n\n"
         "def double(a):\n    for i in range(len(a)):\n        a[i] = 2 * a[i]\n\n\n"
         "if __name__ == '__main__':\n    a = np.ones(3)\n"
         "    kernel(double)(a)\n    print(a.sum())\n"
@@ -403,7 +407,7 @@ def test_what_dead_writers_left_is_swept_and_nothing_else(tmp_path):
 
 
 def test_a_cell_that_is_taken_again_leaves_no_temporary_file(make_cell):
-    from scaling.attempt import Holder, Lease
+    from scaling.study.lease import Holder, Lease
 
     cell = make_cell()
     folder = Path(cell.runs) / "tiny" / cell.run_id()

@@ -6,18 +6,18 @@ import pytest
 import torch
 
 from scaling import export
-from scaling.adapters import hub_adapters, take_away
 from scaling.config import ModelConfig
-from scaling.dialogue import rendered, turns_of
+from scaling.data.chat_template import rendered, turns_of
+from scaling.data.tokenizer import load_tokenizer
 from scaling.export import ExportConfig, hub_config, hub_weights, unexportable
-from scaling.failure import cell_folder
-from scaling.lora import ALPHA, LoraLinear, adapters, add_lora, merge_lora
-from scaling.model import Transformer
+from scaling.inference.peft_export import hub_adapters, take_away
+from scaling.inference.trained import open_trained
+from scaling.model.lora import ALPHA, LoraLinear, adapters, add_lora, merge_lora
+from scaling.model.transformer import Transformer
 from scaling.schema import Evaluation, write_json
-from scaling.sft import load_pairs, run_sft
-from scaling.tokenizer import load_tokenizer
-from scaling.trained import open_trained
-from scaling.trainer import train_trunk
+from scaling.stages.sft import load_pairs, run_sft
+from scaling.study.failures import cell_folder
+from scaling.train.trunk import train_trunk
 
 transformers = pytest.importorskip(
     "transformers", reason="needs transformers; install scaling-laws[dev]"

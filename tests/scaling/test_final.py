@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from scaling.final import chosen_stages, load_plan, planned_cell, run_final, summary
 from scaling.schema import read_json, read_record, sha256_file
-from scaling.stage import root
+from scaling.stages.stage import root
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from scaling.schema import (
     read_forecasts,
     scored,
 )
-from scaling.stage import root
+from scaling.stages.stage import root
 
 SEALED = {
     "test_loss": 3.0,

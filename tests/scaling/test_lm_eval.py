@@ -9,10 +9,10 @@ import torch
 
 from scaling.evaluate import score_task
 from scaling.export import export
-from scaling.failure import cell_folder
-from scaling.tasks import read_task
-from scaling.trained import open_trained
-from scaling.trainer import train_trunk
+from scaling.inference.tasks import read_task
+from scaling.inference.trained import open_trained
+from scaling.study.failures import cell_folder
+from scaling.train.trunk import train_trunk
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs lm-eval; install scaling-laws[eval]")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.jsonl import read_jsonl
-from analysis.laws import Law
-from analysis.records import sha256_of
-from conf.app import Printable
-from scaling import jsonl, launch, ledger, slurm, snapshot
-from scaling.attempt import DAMAGED, attempts
+from analysis.laws.law import Law
+from analysis.runs.jsonl import read_jsonl
+from analysis.runs.table import sha256_of
+from scaling.app.application import Printable
 from scaling.config import BudgetConfig, CellConfig, FinalConfig, ModelConfig, rung
-from scaling.failure import tail
+from scaling.data import jsonl
 from scaling.final import load_plan
-from scaling.room import check_room, host_bytes
+from scaling.jobs import study_run as launch
+from scaling.jobs.slurm import code_snapshot as snapshot
+from scaling.jobs.slurm import queries as slurm
 from scaling.schema import (
     MOST_RESAMPLES,
     check_study,
@@ -38,6 +38,10 @@ from scaling.schema import (
 )
 from scaling.schema.shape import Shape
 from scaling.status import printable
+from scaling.study import jobs_file as ledger
+from scaling.study.failures import tail
+from scaling.study.lease import DAMAGED, attempts
+from scaling.train.memory_check import check_room, host_bytes
 
 ROOT = Path(__file__).parents[2]
 PLAN = "schema: 1\npretrain: {tokens: 1000}\n"

@@ -3,9 +3,9 @@
 import pytest
 
 from scaling import sample
-from scaling.failure import cell_folder
 from scaling.sample import SampleConfig
-from scaling.trainer import train_trunk
+from scaling.study.failures import cell_folder
+from scaling.train.trunk import train_trunk
 
 
 def test_completions_are_printed_after_their_prompt(make_cell, capsys):

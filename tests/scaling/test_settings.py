@@ -21,7 +21,7 @@ from scaling.config import (
     TokenizerConfig,
 )
 from scaling.schema import Recipe, Shape, ranges_of
-from scaling.trainer import train_trunk
+from scaling.train.trunk import train_trunk
 
 PACKAGE = Path(scaling.__file__).parent
 # Read as a mapping, by the names of these dataclasses, and not as attributes.

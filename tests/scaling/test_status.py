@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from analysis.records import load_runs
-from scaling.attempt import Holder, attempt_path, take
-from scaling.failure import cell_folder, record_path, status_of, trained_at
-from scaling.launch import collect
-from scaling.ledger import ledger_path
+from analysis.runs.table import load_runs
+from scaling.jobs.study_run import collect
 from scaling.schema import discard_record, find_record, read_records
 from scaling.status import main, read_status
-from scaling.trainer import train_trunk
+from scaling.study.failures import cell_folder, record_path, status_of, trained_at
+from scaling.study.jobs_file import ledger_path
+from scaling.study.lease import Holder, attempt_path, take
+from scaling.train.trunk import train_trunk
 
 DAMAGES = {
     "empty": "",
@@ -86,7 +86,7 @@ def test_a_study_with_damaged_files_of_every_kind_is_shown(study, capsys, monkey
 
 def test_the_last_lines_of_a_sweep_give_each_cell_s_reason_up_to_a_number(make_cell, caplog):
     cells = [make_cell(n_tokens=64 * n) for n in range(10, 30)]
-    from scaling.failure import charge
+    from scaling.study.failures import charge
 
     for cell in cells:
         charge(cell, Holder.here(round="r", job="a"), f"no luck with {cell.run_id()}", retry=-1)

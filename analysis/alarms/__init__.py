@@ -1,0 +1,1 @@
+"""What looks wrong in a table or a fit, each as a sentence with a code."""

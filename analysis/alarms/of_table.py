@@ -1,0 +1,484 @@
+"""Alarms: what in a table or a fit should make its reader stop, and what to do about it.
+
+Each is a code and one sentence. Alarms about the table look at N, D, C and L alone; those about the
+fit look at residuals, the second-best minimum and the bootstrap draws. Thresholds are named here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import fdtrc
+
+from analysis.alarms.alarm import Alarm, named_rows
+from analysis.alarms.loss_units import value_alarm
+from analysis.alarms.outliers import ODD_COUNT, Outlier, odd_counts, outliers
+from analysis.alarms.units import FEWEST_IN_UNIT, mixed, over_6nd, unit_alarms
+from analysis.forms import Array, column
+
+__all__ = ["Alarm", "residual_alarms", "stage_alarms", "status_alarm", "table_alarms"]
+
+RAY_SPREAD = 0.15  # sd of log D about a line in log N (a factor of 1.16): below, a ray
+NARROW_SPREAD = 0.7  # sd of log D/N (a factor of 2): designs below seldom separate the exponents
+FEWEST_BUDGETS = 3
+SAME_BUDGET = float(np.log(1.25))  # gap of log C that parts two budgets; nominal ones jitter less
+MOST_OUTLIERS_SHOWN = 3  # with what explains them; the others are named
+LEAST_SPAN = 10.0  # largest over smallest C
+COUNT_FACTOR = 1.5  # C over 6ND beyond this, or varying by it squared, is another count
+BASIN_VALUE = 0.01  # relative excess of a second minimum's objective that still competes
+BASIN_EXPONENT = 0.05  # relative difference of exponents that makes it another minimum
+USUAL_A = (0.35, 0.65)
+MOST_EPOCHS = 4.0  # beyond, repeated tokens are worth less than fresh ones (Muennighoff 2023)
+TREND_P, TREND_R2 = 1e-4, 0.25
+BITS = float(-np.log(np.log(2)))  # log of bits per nat
+BITS_WIDTH = 0.03  # how far the step between two groups of losses may be from it
+BITS_GAIN = 4.0  # by how much the step must tighten a smooth surface to be believed
+FEWEST_LEVELS = {"epochs": 2}  # of a variable that FEWEST_BUDGETS is too many of
+FEWEST_ROWS = 14  # of a quadratic surface in log C and log D/N
+FAR_GAIN = 0.6  # share of the error that runs near the frontier leave, from which it is said
+LEAST_FAR_ERROR = 0.005  # of the loss; a smaller error needs no remedy
+NO_GAIN = 0.005  # relative distance of E from the smallest loss below which nothing is left to gain
+
+
+def table_alarms(table: pd.DataFrame, inputs: Mapping[str, Any] | None = None) -> list[Alarm]:
+    """Return what is wrong with the design or the units of a table of runs.
+
+    `inputs` says what the table was read from and how, as in law.json. Records of a study say
+    themselves what they count, in units of one: nothing of theirs is in doubt.
+    """
+    inputs = inputs or {}
+    of_records = isinstance(inputs.get("sha256"), Mapping)  # a hash a record, one of a file
+    units = [] if of_records else unit_alarms(table, inputs.get("columns", {}))
+    bits = None if of_records else _bits_among_nats(table)
+    mixed_units = bits is not None or any(alarm.code == "mixed_units" for alarm in units)
+    found = [
+        _single_ray(table),
+        _too_few_budgets(table),
+        *units,
+        None if of_records else value_alarm(table),
+        bits,
+        None if mixed_units else _outlier_rows(table),
+        _duplicate_rows(table),
+        None if mixed_units else _count_disagrees(table),
+        _repeated_data(table),
+        _undercooled(table),
+    ]
+    return [alarm for alarm in found if alarm]
+
+
+def stage_alarms(table: pd.DataFrame, variables: Sequence[str]) -> list[Alarm]:
+    """Return what is wrong with the design of a law of a later stage: too few of a variable."""
+    levels = {v: len(np.unique(column(table, v))) for v in variables}
+    few = {v: n for v, n in levels.items() if n < FEWEST_LEVELS.get(v, FEWEST_BUDGETS)}
+    if not few:
+        return []
+    shown = " and ".join(f"{n} {v}" for v, n in few.items())
+    sentence = (
+        f"The runs have {shown} apart: a law needs at least {FEWEST_BUDGETS} of each variable"
+        f" ({FEWEST_LEVELS['epochs']} of epochs)."
+    )
+    return [Alarm(code="too_few_levels", sentence=sentence)]
+
+
+def residual_alarms(table: pd.DataFrame, residuals: Array) -> list[Alarm]:
+    """Return what the residuals log Lhat - log L (n,) say about the form."""
+    found = _residual_trend(table, residuals)
+    return [found] if found else []
+
+
+def status_alarm(status: str, form: str) -> Alarm | None:
+    """Say first that an answer is no law, for the statuses that no plan should rest on."""
+    what = {
+        "not_identified": f"These runs do not determine form={form}",
+        "bound_hit": f"A parameter of form={form} is at its bound, its term no power law here",
+        "max_iter": f"No minimum of form={form} was found",
+    }
+    if status not in what:
+        return None
+    return Alarm(
+        code=status,
+        sentence=f"{what[status]}: do not extrapolate; act on the alarms that follow, or choose a "
+        "form with fewer parameters.",
+    )
+
+
+def is_ray(table: pd.DataFrame) -> bool:
+    """Tell whether D follows N along one line in logs, so that their terms cannot be told apart."""
+    x, y = np.log(table["params"].to_numpy()), np.log(table["tokens"].to_numpy())
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return True
+    slope, intercept = np.polyfit(x - x.mean(), y - y.mean(), 1)
+    about_y = (y - y.mean()) - slope * (x - x.mean()) - intercept
+    return bool(slope > 0 and about_y.std() < RAY_SPREAD)
+
+
+def two_basins(values: Array, exponents: Array, converged: Array) -> Alarm | None:
+    """Compare the minima found: values (S,) best first, exponents (S, k)."""
+    close = converged & (values <= values[0] * (1 + BASIN_VALUE))
+    apart = np.abs(exponents / exponents[0] - 1).max(axis=1) > BASIN_EXPONENT
+    others = np.flatnonzero(close & apart)
+    if not len(others):
+        return None
+    other = exponents[others[0]]
+    shown = [", ".join(f"{e:.3f}" for e in row) for row in (exponents[0], other)]
+    excess = values[others[0]] / values[0] - 1
+    return Alarm(
+        code="two_basins",
+        sentence=f"A second minimum with exponents {shown[1]} (best: {shown[0]}) is only "
+        f"{excess:.2%} worse: add runs where the two differ, and do not extrapolate far.",
+    )
+
+
+def bound_alarm(names: Sequence[str], values: Sequence[float], form: str) -> Alarm | None:
+    """Name the parameters that ended at a bound."""
+    if not names:
+        return None
+    shown = ", ".join(f"{name} = {value:.4g}" for name, value in zip(names, values, strict=True))
+    return Alarm(
+        code="parameter_at_bound",
+        sentence=f"{shown} is at its bound, where the term is a constant or a step: widen the "
+        f"range of its variable, or leave the term out by another form than {form}.",
+    )
+
+
+def offset_alarm(
+    offset: float, interval: Sequence[float] | None, smallest: float, scatter: float = 0.0
+) -> Alarm | None:
+    """Say when E is at 0, has an interval reaching 0, or is within 2 `scatter` of the least loss.
+
+    `scatter` is the relative deviation of runs about the law.
+    """
+    if offset <= 1e-9 * smallest:
+        return Alarm(
+            code="offset_at_bound",
+            sentence="E is at its bound 0: the runs do not show where the loss levels off, so use "
+            "the law near its data only, or add larger runs.",
+        )
+    if interval is not None and interval[0] <= 1e-3 * smallest:
+        return Alarm(
+            code="offset_not_identified",
+            sentence=f"The interval of E reaches {interval[0]:.3g}: the runs do not show where the "
+            "loss levels off, so trust the wider intervals of far forecasts, or add larger runs.",
+        )
+    if offset >= smallest * (1 - max(NO_GAIN, 2 * scatter)):
+        return Alarm(
+            code="offset_at_smallest_loss",
+            sentence=f"E = {offset:.4g} is not below the smallest loss {smallest:.4g} by two "
+            "deviations, so the largest runs show no further gain: check them for repeated data or "
+            "another test set.",
+        )
+    return None
+
+
+def inseparable_alarm(a: float, interval: Sequence[float], widest: float) -> Alarm | None:
+    """Say when the interval of a = beta / (alpha + beta) is too wide to choose N by."""
+    if interval[1] - interval[0] <= widest:
+        return None
+    return Alarm(
+        code="exponents_inseparable",
+        sentence=f"a = {a:.3f} has the interval [{interval[0]:.3f}, {interval[1]:.3f}]: the runs "
+        "do not separate the terms in N and D; vary tokens per parameter more at each budget.",
+    )
+
+
+def narrow_alarm(table: pd.DataFrame) -> Alarm | None:
+    """Say, where most resamples had no minimum, that tokens per parameter hardly vary."""
+    ratio = np.log(column(table, "tokens") / column(table, "params"))
+    if ratio.std() > NARROW_SPREAD:
+        return None
+    return Alarm(
+        code="exponents_inseparable",
+        sentence="Most resamples have no minimum, and tokens per parameter vary only by a factor "
+        f"of {np.exp(2 * ratio.std()):.2g} about their middle: the runs do not separate the terms "
+        "in N and D; vary tokens per parameter more at each budget.",
+    )
+
+
+def unusual_a(a: float) -> Alarm | None:
+    """Say when a lies outside what well-tuned ladders give."""
+    if USUAL_A[0] <= a <= USUAL_A[1]:
+        return None
+    return Alarm(
+        code="unusual_exponent",
+        sentence=f"a = {a:.3f} is outside {USUAL_A[0]}-{USUAL_A[1]}: check that learning rate, "
+        "batch and warm-up were tuned at every size and that N and C count the same parameters.",
+    )
+
+
+def edge_alarm(edges: Sequence[float], n_budgets: int) -> Alarm | None:
+    """Say which IsoFLOP budgets have their minimum at the edge of their sizes."""
+    if not edges:
+        return None
+    shown = ", ".join(f"{c:.2e}" for c in edges[:4]) + (", .." if len(edges) > 4 else "")
+    return Alarm(
+        code="edge_minimum",
+        sentence=f"{len(edges)} of {n_budgets} budgets (C = {shown}) have no minimum inside their "
+        "sizes and were left out of the parabolas: widen the sizes at those budgets.",
+    )
+
+
+def far_runs_alarm(compared: Mapping[str, float] | None, n_runs: int) -> Alarm | None:
+    """Say that runs far from the frontier spoil the law (analysis.validate.near_frontier)."""
+    if compared is None or compared["all"] < LEAST_FAR_ERROR:
+        return None
+    if compared["near"] > FAR_GAIN * compared["all"]:
+        return None
+    return Alarm(
+        code="far_runs",
+        sentence=f"Runs far from the frontier spoil the law: that of the {compared['n_near']} of "
+        f"{n_runs} runs within 10 % of it predicts withheld runs near it with an error of "
+        f"{compared['near']:.1%} instead of {compared['all']:.1%}; fit with within=0.1.",
+    )
+
+
+def missed_alarm(confirmations: Sequence[Mapping[str, Any]]) -> Alarm | None:
+    """Say that a confirmation run ended outside its forecast's interval."""
+    missed = [c for c in confirmations if c["inside"] is False]
+    if not missed:
+        return None
+    worst = max(missed, key=lambda c: abs(c["error"]))
+    low, high = worst["interval"]
+    return Alarm(
+        code="confirmation_missed",
+        sentence=f"The confirmation at C = {worst['flops']:.3g} reached {worst['outcome']:.4f}, "
+        f"outside the forecast's [{low:.4f}, {high:.4f}]: it is a row of this law, whose error at "
+        f"such distances counts as {abs(worst['error']):.1%} since; try other forms (form=all).",
+    )
+
+
+def peak_alarm(peak: Mapping[str, Any], smallest: float, largest: float) -> Alarm | None:
+    """Say when the largest reward lies before or beyond the data, or nowhere."""
+    if peak["at"] is not None and smallest <= peak["at"] <= largest:
+        return None
+    if peak["at"] is not None and peak["at"] < smallest:
+        return Alarm(
+            code="peak_outside",
+            sentence=f"The fitted peak is at {peak['variable']} = {peak['at']:.3g}, before the"
+            f" smallest {peak['variable']} seen, {smallest:.3g}: the reward falls from the start;"
+            " give the reward model more pairs or parameters.",
+        )
+    where = "nowhere" if peak["at"] is None else f"at {peak['variable']} = {peak['at']:.3g}"
+    return Alarm(
+        code="peak_outside",
+        sentence=f"The fitted peak is {where}, beyond the largest {peak['variable']} seen, "
+        f"{largest:.3g}: the turning point was not reached; optimise further to see it.",
+    )
+
+
+def few_units_alarm(unit: str, count: int) -> Alarm:
+    """Say that too few independent units were there to be resampled."""
+    return Alarm(
+        code="few_units",
+        sentence=f"Only {count} independent units ({unit}): resampling them "
+        "gives rough intervals; add sizes or seeds.",
+    )
+
+
+def few_bodies_alarm(count: int) -> Alarm:
+    """Say that a stage's cells start from too few pretrained models to resample these."""
+    return Alarm(
+        code="few_bodies",
+        sentence=f"The cells start from {count} pretrained models, too few to be resampled: the "
+        "intervals leave out what these models' seeds change; sweep more seeds of them, as "
+        "seed=0,1.",
+    )
+
+
+def lost_alarm(lost: int, resamples: int) -> Alarm:
+    """Say that some resamples had no minimum."""
+    return Alarm(
+        code="resamples_lost",
+        sentence=f"{lost} of {resamples} resamples did not converge and were left out of the "
+        "intervals, which are therefore too narrow: add runs.",
+    )
+
+
+def _single_ray(table: pd.DataFrame) -> Alarm | None:
+    if not is_ray(table):
+        return None
+    ratio = (table["tokens"] / table["params"]).median()
+    return Alarm(
+        code="single_ray",
+        sentence=f"All runs lie along one line D ~ N (near {ratio:.3g} tokens per parameter), "
+        "which cannot tell the terms in N and D apart: add runs from 1/8 to 8 times that ratio.",
+    )
+
+
+def _too_few_budgets(table: pd.DataFrame) -> Alarm | None:
+    flops = np.log(column(table, "flops"))
+    span = float(np.exp(np.ptp(flops)))
+    levels = _budgets(flops)
+    sizes, horizons = (len(np.unique(column(table, v))) for v in ("params", "tokens"))
+    if span >= LEAST_SPAN and min(levels, sizes, horizons) >= FEWEST_BUDGETS:
+        return None
+    return Alarm(
+        code="too_few_budgets",
+        sentence=f"{levels} budgets over a {span:.3g}-fold span of C, {sizes} sizes and {horizons} "
+        f"token counts: a law needs at least {FEWEST_BUDGETS} of each over a tenfold span of C.",
+    )
+
+
+def _budgets(log_flops: Array) -> int:
+    """Count the budgets: groups of C apart from each other, a wide group once a doubling."""
+    ordered = np.sort(log_flops)
+    groups = np.split(ordered, np.flatnonzero(np.diff(ordered) > SAME_BUDGET) + 1)
+    return sum(1 + int((g[-1] - g[0]) / np.log(2)) for g in groups)
+
+
+def _outlier_rows(table: pd.DataFrame) -> Alarm | None:
+    """Name the rows that do not belong, what would explain them and what they do to the law."""
+    found = outliers(table)
+    if not found.rows:
+        return None
+    shown = "; ".join(_told(table, o) for o in found.rows[:MOST_OUTLIERS_SHOWN])
+    others = found.rows[MOST_OUTLIERS_SHOWN:]
+    more = f"; {named_rows(table, np.array([o.row for o in others]), most=10)}" if others else ""
+    moved = ""
+    if found.exponent is not None:
+        moved = f", without them a = {found.exponent[1]:.3f} instead of {found.exponent[0]:.3f}"
+    return Alarm(
+        code="outlier_rows",
+        sentence=f"{len(found.rows)} of {len(table)} rows do not belong to the others ({shown}"
+        f"{more}, counted from 1){moved}: check and repair them, or leave them out with where=.",
+    )
+
+
+def _told(table: pd.DataFrame, outlier: Outlier) -> str:
+    where = named_rows(table, np.array([outlier.row]))
+    if outlier.distance is None:
+        return f"{where}: {outlier.slip}"
+    off = f"{where}: {outlier.distance:.0f} standard deviations off their law"
+    return f"{off}, {outlier.slip}" if outlier.slip else off
+
+
+def _bits_among_nats(table: pd.DataFrame) -> Alarm | None:
+    """Find rows, or groups, whose losses stand the factor between bits and nats above the others.
+
+    log L is a quadratic in log C and log D/N plus a step of unknown rows; alternating between
+    both finds the rows. Only a step of the very factor that leaves far less scatter counts.
+    """
+    if len(table) < FEWEST_ROWS:
+        return None
+    surface, loss = _trends(table), np.log(column(table, "loss"))
+    residual = loss - surface @ np.linalg.lstsq(surface, loss, rcond=None)[0]
+    labels = [pd.factorize(table["group"])[0]] if "group" in table else []
+    starts = [residual > 0, residual > residual.std(), loss > np.median(loss)]
+    starts += [residual > np.median(residual) + BITS / 2]
+    starts += [codes == code for codes in labels for code in range(min(codes.max() + 1, 20))]
+    plain = residual.std()
+    for rows in starts:
+        step, high, left = _stepped(surface, loss, rows)
+        few = min(high.sum(), (~high).sum()) < FEWEST_IN_UNIT
+        if not few and abs(step - BITS) < BITS_WIDTH and left.std() * BITS_GAIN < plain:
+            return mixed(table, "loss", "bits", "multiply them by ln 2 = 0.6931", high)
+    return None
+
+
+def _stepped(surface: Array, loss: Array, high: Array) -> tuple[float, Array, Array]:
+    """Return the step, its rows and the residuals, rows and surface improved in turn."""
+    step, left = 0.0, loss
+    for _ in range(30):
+        if not 0 < high.sum() < len(high):
+            return 0.0, high, loss
+        design = np.column_stack([surface, high])
+        fit = np.linalg.lstsq(design, loss, rcond=None)[0]
+        left, step = loss - design @ fit, float(fit[-1])
+        if step < 0:
+            high = ~high
+            continue
+        moved = (loss - surface @ fit[:-1]) > max(step, BITS / 2) / 2
+        if (moved == high).all():
+            break
+        high = moved
+    return step, high, left
+
+
+def _trends(table: pd.DataFrame) -> Array:
+    """Return 1, c, m, c^2, m^2, cm of standardised c = log C and m = log D/N: (n, 6)."""
+    c = np.log(column(table, "flops"))
+    m = np.log(column(table, "tokens") / column(table, "params"))
+    c, m = ((v - v.mean()) / max(v.std(), 1e-12) for v in (c, m))
+    return np.stack([np.ones(len(c)), c, m, c * c, m * m, c * m], axis=1)
+
+
+def _duplicate_rows(table: pd.DataFrame) -> Alarm | None:
+    """Find copies; another seed that gives the same rounded loss is a run of its own."""
+    shown = {
+        name: np.round(np.log(column(table, name)), 6) for name in ("params", "tokens", "loss")
+    }
+    seed = {"seed": table["seed"].to_numpy()} if "seed" in table else {}
+    copies = pd.DataFrame({**shown, **seed}).duplicated().to_numpy()
+    if not copies.any():
+        return None
+    return Alarm(
+        code="duplicate_rows",
+        sentence=f"{copies.sum()} rows ({named_rows(table, copies)}, counted from 1) repeat "
+        "another row's params, tokens and loss and count twice: drop them, or give them a weight "
+        "column.",
+    )
+
+
+def _count_disagrees(table: pd.DataFrame) -> Alarm | None:
+    over = over_6nd(table)
+    over = over[~odd_counts(over)]
+    low, middle, high = np.quantile(over, [0, 0.5, 1])
+    factor = max(middle, 1 / middle)
+    if factor < COUNT_FACTOR and high / low < COUNT_FACTOR**2:
+        return None
+    seen = f"C is not near 6ND: it is {low:.3g} to {high:.3g} times 6ND"
+    if max(high, 1 / low) > ODD_COUNT:
+        sentence = f"{seen}, and no unit of compute explains that: check how flops was computed."
+    else:
+        sentence = (
+            f"{seen}, so optima at C = 6ND are not those at equal counted FLOPs; choose the count= "
+            "that multiplies, or read a from IsoFLOP."
+        )
+    return Alarm(code="count_disagrees", sentence=sentence)
+
+
+def _repeated_data(table: pd.DataFrame) -> Alarm | None:
+    if "unique_tokens" not in table:
+        return None
+    epochs = column(table, "tokens") / column(table, "unique_tokens")
+    repeated = int((epochs > MOST_EPOCHS).sum())
+    if not repeated:
+        return None
+    return Alarm(
+        code="repeated_data",
+        sentence=f"{repeated} runs pass more than {MOST_EPOCHS:g} times over their data (up to "
+        f"{epochs.max():.3g}), which a law of fresh tokens mistakes for a small beta: leave them "
+        "out with where=, or enlarge the corpus.",
+    )
+
+
+def _undercooled(table: pd.DataFrame) -> Alarm | None:
+    """Point at runs that their records flag as ended at too high a learning rate."""
+    hot = table["undercooled"].eq(True).to_numpy() if "undercooled" in table else np.zeros(0, bool)
+    if not hot.any():
+        return None
+    return Alarm(
+        code="undercooled",
+        sentence=f"{hot.sum()} runs ({named_rows(table, hot)}) ended before their "
+        "learning rate was lowered, so their loss is too high by an amount that depends on size: "
+        "decay over a tenth of the steps or more, or leave them out with where=.",
+    )
+
+
+def _residual_trend(table: pd.DataFrame, residuals: Array) -> Alarm | None:
+    n = len(residuals)
+    if n < FEWEST_ROWS or residuals.std() < 1e-7:
+        return None
+    trends = _trends(table)
+    limit = 4 * np.median(np.abs(residuals))
+    clipped = np.clip(residuals, -limit, limit)
+    left = clipped - trends @ np.linalg.lstsq(trends, clipped, rcond=None)[0]
+    r2 = 1 - left.var() / clipped.var()
+    statistic = (r2 / 5) / ((1 - r2) / (n - 6))
+    if fdtrc(5, n - 6, statistic) > TREND_P or r2 < TREND_R2:
+        return None
+    return Alarm(
+        code="residual_trend",
+        sentence=f"Residuals follow C and D/N (R2 = {r2:.2f}): the form or the tuning changes with "
+        "scale, so compare form= options and fit without the smallest runs.",
+    )

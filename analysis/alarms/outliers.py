@@ -1,0 +1,295 @@
+"""Rows of a table that do not belong to the others.
+
+A row is judged by the law of all other rows (Chinchilla's form, Huber's objective, whatever form
+and objective the user fits), because one N that is typed 1000 times too large bends the law of all
+rows towards itself. The first of these laws starts from fits of random halves, most of which do not
+hold the bad row. Rows are taken out one by one, the most influential first, so that two bad rows do
+not hide each other. Distances are in standard deviations of the other rows about their law.
+
+A row is an outlier from `NEAR` on where a slip of units in one of its columns explains it, and from
+`FAR` on whatever the cause. The second kind counts what the law leaves open at that row, and must
+also miss a quadratic surface of log L in log N and log D: a run at the edge of the design, where
+only the form errs, lies on that surface. Where counted FLOPs agree with 6ND in nearly all rows, a
+row in which they do not is an outlier too.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.forms import FORMS, Array, column
+from analysis.solve.objective import Objective, Problem, problem_of, residuals
+from analysis.solve.predictions import TermDesign
+from analysis.solve.solver import Solution, minimise, minimise_near, resolve
+
+FAR = 15.0  # standard deviations; the tails of sound published tables end about there
+NEAR = 8.0  # standard deviations, for a row that a slip of units explains
+OPEN = 3.0  # standard deviations of scatter by which a surface is open where it says nothing
+ISOLATED = 30.0  # times the next N or D: a row so far away is suspected from `EXPLAINED` on
+BEYOND = 10.0  # times the range of the other rows up to which an undone slip may lie
+EXPLAINED = 3.0  # standard deviations that may be left after the slip is undone
+SLIPS = {  # factors by which a column is typed wrong: in another unit, or a point in another place
+    "params": (1e3, 1e6, 1e9),
+    "tokens": (1e3, 1e6, 1e9),
+    "loss": (10.0, 100.0, 1e3),
+}
+LEAST_SCATTER = 5e-4  # of log L: losses are printed with three digits after the point
+SPARE_ROWS = 3  # beyond the parameters: fewer rows say nothing about one of them
+HALVES = 8  # of the rows that are fitted: one bad row is in none of them once in 256 tables
+MINIMA = 3  # of all rows, from which the fits of halves start too
+CANDIDATES = 60  # rows of a longer table that are tried, by residual and by leverage each
+MOST_ROWS = 10  # that are named: more are no outliers but another law
+MOST_SHARE = 0.1  # of the rows; the same
+AGREEING = 0.8  # share of the rows that must agree in C / 6ND before another is odd
+ODD_COUNT = 30.0  # ratio of C / 6ND to the table's median: no two ways of counting differ so much
+MAD = 1.4826  # standard deviations in a median absolute deviation of Gaussian numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlier:
+    """A row (its position in the table), its distance from the law, and what explains it."""
+
+    row: int
+    distance: float | None
+    slip: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outliers:
+    """The rows that do not belong, and the exponent a of Chinchilla's form with and without."""
+
+    rows: tuple[Outlier, ...] = ()
+    exponent: tuple[float, float] | None = None
+
+
+def outliers(table: pd.DataFrame) -> Outliers:
+    """Return the outliers of a table with params, tokens, loss and flops."""
+    by_law, exponent = _by_law(table)
+    named = {o.row for o in by_law}
+    by_count = [
+        Outlier(row=row, distance=None, slip=f"C is {ratio:.3g} times 6ND")
+        for row, ratio in _odd_counts(table)
+        if row not in named
+    ]
+    return Outliers(rows=(*by_law, *by_count), exponent=exponent)
+
+
+def odd_counts(over_6nd: Array) -> Array:
+    """Tell in which rows counted FLOPs are not what they are in nearly all others (n,)."""
+    ratio = over_6nd / np.median(over_6nd)
+    odd = (ratio > ODD_COUNT) | (ratio < 1 / ODD_COUNT)
+    return odd if odd.mean() <= 1 - AGREEING else np.zeros_like(odd)
+
+
+def _odd_counts(table: pd.DataFrame) -> Iterator[tuple[int, float]]:
+    over = column(table, "flops") / (6 * column(table, "params") * column(table, "tokens"))
+    for row in np.flatnonzero(odd_counts(over)):
+        yield int(row), float(over[row])
+
+
+def _by_law(table: pd.DataFrame) -> tuple[list[Outlier], tuple[float, float] | None]:
+    form = FORMS["chinchilla"]
+    least = len(form.parameters) + SPARE_ROWS
+    if len(table) < least or any(np.ptp(column(table, v)) == 0 for v in form.variables):
+        return [], None
+    problem = problem_of(table.drop(columns="weight", errors="ignore"), form, Objective())
+    first = minimise(problem)
+    if not np.isfinite(first.value[0]):
+        return [], None
+    theta, left = _robust(problem, first), np.arange(len(table))
+    most = min(MOST_ROWS, max(1, int(MOST_SHARE * len(table))))
+    error = np.abs(residuals(theta, problem)[0])
+    if (error > FAR * max(MAD * float(np.median(error)), LEAST_SCATTER)).sum() > 2 * most:
+        return [], None
+    found: list[Outlier] = []
+    while len(found) <= most and len(left) >= least:
+        worst = _worst(table.iloc[left], problem.rows(left), theta)
+        if worst is None:
+            break
+        outlier, theta = worst
+        found.append(replace(outlier, row=int(left[outlier.row])))
+        left = np.delete(left, outlier.row)
+    if not found or len(found) > most:
+        return [], None
+    return found, (_exponent(problem, first.theta[0]), _exponent(problem, theta[0]))
+
+
+def _robust(problem: Problem, first: Solution) -> Array:
+    """Return the law (1, P) of all rows or of a random half that most rows lie nearest to."""
+    n, size = problem.design.n_rows, problem.held.shape[1]
+    generator = np.random.default_rng(0)
+    half = max(size + 2, (n + 1) // 2)
+    tried, near = [first.theta[:1]], problem.design.external(first.theta[:MINIMA])
+    if half < n:
+        for _ in range(HALVES):
+            chosen = np.sort(generator.choice(n, half, replace=False))
+            tried.append(minimise_near(near, problem.rows(chosen)).theta[:1])
+    theta = np.concatenate(tried)
+    return theta[[np.argmin(np.median(np.abs(residuals(theta, problem)), axis=1))]]
+
+
+def _worst(table: pd.DataFrame, problem: Problem, theta: Array) -> tuple[Outlier, Array] | None:
+    """Return the outlier whose removal lowers the objective most, and theta (1, P) without it."""
+    rows = _candidates(problem, theta)
+    found, weights = _without(problem, theta, rows)
+    errors = residuals(found.theta, problem)  # (S, n)
+    own = np.abs(errors[np.arange(len(rows)), rows])
+    scale = _scale(np.abs(errors), weights, problem, found)
+    alone = _isolated(table)
+    for at in np.argsort(np.where(np.isfinite(found.value), found.value, np.inf)):
+        row, distance = int(rows[at]), float(own[at] / scale[at])
+        if not distance >= (EXPLAINED if alone[row] else NEAR):
+            continue
+        law = _Others(problem, found.theta[[at]], weights[at], float(scale[at]))
+        slip = law.slip(table.iloc[[row]], table.drop(index=table.index[row]))
+        if not slip:
+            distance /= law.openness(table.iloc[[row]])
+            missed, openness = _from_surface(table, row)
+            distance = distance if openness > OPEN else min(distance, missed)
+        if slip or distance >= FAR:
+            return Outlier(row=row, distance=distance, slip=slip), found.theta[[at]]
+    return None
+
+
+def _isolated(table: pd.DataFrame) -> Array:
+    """Tell which row (n,), if any, stands far beyond all others in N or in D."""
+    alone = np.zeros(len(table), dtype=bool)
+    for name in ("params", "tokens"):
+        values = column(table, name)
+        order = np.argsort(values)
+        low, second, *_, last, high = order
+        alone[low] |= values[second] > ISOLATED * values[low]
+        alone[high] |= values[high] > ISOLATED * values[last]
+    return alone
+
+
+def _candidates(problem: Problem, theta: Array) -> Array:
+    """Return the rows that are worth leaving out: all, or of many those that pull most."""
+    n = problem.design.n_rows
+    if n <= 2 * CANDIDATES:
+        return np.arange(n)
+    error = np.abs(residuals(theta, problem)[0])
+    jacobian = problem.design.parts(theta).jacobian()[0]  # (P, n)
+    leverage = (jacobian * (np.linalg.pinv(jacobian @ jacobian.T) @ jacobian)).sum(axis=0)
+    most = [np.argsort(-values)[:CANDIDATES] for values in (error, leverage)]
+    return np.unique(np.concatenate(most))
+
+
+def _without(problem: Problem, theta: Array, rows: Array) -> tuple[Solution, Array]:
+    """Refit without each row in turn, from theta (1, P); returns the weights (S, n) as well."""
+    weights = np.repeat(problem.weights, len(rows), axis=0)
+    weights[np.arange(len(rows)), rows] = 0.0
+    return resolve(np.repeat(theta, len(rows), axis=0), replace(problem, weights=weights)), weights
+
+
+def _scale(error: Array, weights: Array, problem: Problem, found: Solution) -> Array:
+    """Return the scatter (S,) of the rows fitted: so many as there are parameters have none."""
+    kept = np.sort(np.where(weights > 0, error, np.nan), axis=1)[:, :-1]  # NaN sorts last
+    free = kept[:, min(found.theta.shape[1], kept.shape[1] - 1) :]
+    return np.maximum(MAD * np.median(free, axis=1), LEAST_SCATTER)
+
+
+def _from_surface(table: pd.DataFrame, row: int) -> tuple[float, float]:
+    """Return the distance of a row from the quadratic surface of the others, robustly fitted."""
+    x, y = (np.log(column(table, name)) for name in ("params", "tokens"))
+    others = np.arange(len(table)) != row
+    x, y = ((v - v[others].mean()) / max(float(v[others].std()), 1e-12) for v in (x, y))
+    design = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=1)
+    target, weight = np.log(column(table, "loss")), others.astype(float)
+    if others.sum() <= design.shape[1] + 1:
+        return np.inf, np.inf
+    error, scale = target, 1.0
+    for _ in range(20):
+        root = np.sqrt(weight)
+        fit = np.linalg.lstsq(design * root[:, None], target * root, rcond=None)[0]
+        error = target - design @ fit
+        free = np.sort(np.abs(error[others]))[design.shape[1] - 1 :]
+        scale = max(MAD * float(np.median(free)), LEAST_SCATTER)
+        weight = others * np.minimum(1.0, 1.345 * scale / np.maximum(np.abs(error), 1e-300))
+    normal = (design * weight[:, None]).T @ design
+    open_ = float(design[row] @ np.linalg.pinv(normal, hermitian=True) @ design[row])
+    openness = float(np.sqrt(1 + open_))
+    return float(np.abs(error[row])) / (scale * openness), openness
+
+
+class _Others:
+    """The law theta (1, P) of all rows but one: how open it leaves a row, and which slip fits."""
+
+    def __init__(self, problem: Problem, theta: Array, weight: Array, scale: float) -> None:
+        self.problem, self.theta, self.scale = problem, theta, scale
+        form = problem.design.form
+        self.parameters = dict(zip(form.parameters, problem.design.external(theta[0]), strict=True))
+        parts = problem.design.parts(theta)
+        relative = parts.jacobian()[0] / parts.predicted  # d log Lhat (P, n)
+        normal = (relative * weight) @ relative.T
+        self.size = np.sqrt(np.maximum(np.diagonal(normal), 1e-300))
+        scaled = normal / (self.size[:, None] * self.size)
+        self.inverse = np.linalg.pinv(scaled, rcond=1e-12, hermitian=True)
+
+    def openness(self, row: pd.DataFrame) -> float:
+        """Return the sd of a new run at a row's N and D, in units of the scatter."""
+        at = centred(self.problem, row)
+        parts = at.parts(self.theta)
+        own = (parts.jacobian()[0, :, 0] / parts.predicted[0, 0]) / self.size
+        return float(np.sqrt(1 + own @ self.inverse @ own))
+
+    def slip(self, row: pd.DataFrame, others: pd.DataFrame) -> str:
+        """Say which slip of units in a column, undone, puts a row where the others lie.
+
+        N, D and D/N must then come near those of the others: a term of the law hardly depends on
+        an N or D beyond them, which would so explain a low loss of any short run.
+        """
+        best, said = np.inf, ""
+        for name, factors in SLIPS.items():
+            for factor in (f for size in factors for f in (size, 1 / size)):
+                undone = row.assign(**{name: column(row, name) / factor})
+                if name != "loss" and not _comes_near(undone, others, name):
+                    continue
+                values = {v: column(undone, v) for v in SLIPS}
+                predicted = self.problem.design.form.predict(self.parameters, values)
+                error = abs(float(np.log(predicted / values["loss"])[0]))
+                openness = self.openness(undone)
+                if openness < OPEN and error < min(best, EXPLAINED * self.scale * openness):
+                    much = f"{factor:g} times too large"
+                    if factor < 1:
+                        much = f"{1 / factor:g} times too small"
+                    best, said = error, f"as if {name} were {much}"
+        return said
+
+
+def _comes_near(row: pd.DataFrame, others: pd.DataFrame, name: str) -> bool:
+    """Say whether a row's N or D, and its D/N, lie among those of the others or not far beyond."""
+    for values, value in (
+        (column(others, name), column(row, name)),
+        (_ratio(others), _ratio(row)),
+    ):
+        if not values.min() / BEYOND <= value[0] <= values.max() * BEYOND:
+            return False
+    return True
+
+
+def _ratio(table: pd.DataFrame) -> Array:
+    return column(table, "tokens") / column(table, "params")
+
+
+def centred(problem: Problem, row: pd.DataFrame) -> Any:
+    """Return the design at one more row, with the same centres."""
+    design = problem.design
+    assert isinstance(design, TermDesign)
+    features = []
+    for term, middle in zip(design.form.terms, design.centres, strict=True):
+        logs = {v: np.log(column(row, v)) for v in design.form.variables}
+        bases = [
+            term.log_base(name, logs) - m for name, m in zip(term.exponents, middle, strict=True)
+        ]
+        features.append(np.array([np.ones(1), *bases]))
+    return replace(design, features=tuple(features))
+
+
+def _exponent(problem: Problem, theta: Array) -> float:
+    names = problem.design.form.parameters
+    found = dict(zip(names, problem.design.external(theta), strict=True))
+    return float(found["beta"] / (found["alpha"] + found["beta"]))

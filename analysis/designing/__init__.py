@@ -1,0 +1,1 @@
+"""Which cells to train next so that a law's optimum is known well enough."""

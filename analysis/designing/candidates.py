@@ -1,0 +1,197 @@
+"""Cells that might be run, and what they would cost beyond what was.
+
+A candidate is a branch of a trunk (`scaling.schema.trained` is the trainer's rule), or alone. N
+parameters under the law's count, D tokens, C FLOPs, exact where the shape is known and else 6ND.
+"""
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from analysis.forms import FORMS
+from analysis.forms.optimum import optimal_split
+from analysis.laws.law import Law
+from analysis.number_text import power, short
+from scaling.schema import Branch, Record, Shape, trained
+
+RATIOS = (1 / 16, 16.0)  # tokens per parameter over the optimum's: sizes within a factor 4
+SIZES = 9
+SAME = 0.02  # tokens closer than this are one cell's, rounded to steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One cell: where it leaves its trunk (`leaves`, tokens; 0 alone), FLOPs of a token."""
+
+    name: str
+    params: float
+    tokens: float
+    flops_per_token: float
+    trunk: str
+    leaves: float = 0.0
+    seed: int = 0
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of the cell trained alone."""
+        return self.flops_per_token * self.tokens
+
+    @property
+    def branch(self) -> Branch:
+        """Tokens at which it leaves its trunk and ends."""
+        return self.leaves, self.tokens
+
+
+@dataclass(kw_only=True)
+class Bill:
+    """What a growing choice of cells costs, given how far trunks are kept (tokens)."""
+
+    cells: Sequence[Candidate]
+    reached: Mapping[str, float] = field(default_factory=dict)
+    chosen: dict[str, list[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Price every cell by itself."""
+        self.of_trunk: dict[str, list[int]] = {}
+        for i, cell in enumerate(self.cells):
+            self.of_trunk.setdefault(cell.trunk, []).append(i)
+        self.marginal = np.empty(len(self.cells))
+        for trunk in self.of_trunk:
+            self._price(trunk)
+
+    def add(self, index: int) -> None:
+        """Take a cell."""
+        trunk = self.cells[index].trunk
+        self.chosen.setdefault(trunk, []).append(index)
+        self._price(trunk)
+
+    def remove(self, index: int) -> None:
+        """Put a cell back."""
+        trunk = self.cells[index].trunk
+        self.chosen[trunk].remove(index)
+        self._price(trunk)
+
+    def saving(self, index: int) -> float:
+        """Return what putting a cell back would save."""
+        trunk = self.cells[index].trunk
+        kept = [i for i in self.chosen[trunk] if i != index]
+        return self._cost(trunk, self.chosen[trunk]) - self._cost(trunk, kept)
+
+    @property
+    def total(self) -> float:
+        """FLOPs of all that is chosen."""
+        return sum(self._cost(trunk, found) for trunk, found in self.chosen.items())
+
+    def _price(self, trunk: str) -> None:
+        found = self.chosen.get(trunk, [])
+        now = self._cost(trunk, found)
+        for i in self.of_trunk[trunk]:
+            self.marginal[i] = self._cost(trunk, [*found, i]) - now
+
+    def _cost(self, trunk: str, found: Sequence[int]) -> float:
+        if not found:
+            return 0.0
+        per_token = self.cells[found[0]].flops_per_token
+        branches = [self.cells[i].branch for i in found]
+        return per_token * trained(branches, reached=self.reached.get(trunk, 0.0))
+
+
+def flops_of(cells: Iterable[Candidate]) -> float:
+    """Return what cells cost that are trained together, each trunk once."""
+    known = list(cells)
+    bill = Bill(cells=known)
+    for i in range(len(known)):
+        bill.add(i)
+    return bill.total
+
+
+def grid_around(
+    law: Law,
+    budgets: Sequence[float],
+    *,
+    ratios: tuple[float, float] = RATIOS,
+    sizes: int = SIZES,
+    seeds: int = 1,
+) -> list[Candidate]:
+    """Return cells trained alone, C = 6ND, at sizes around the law's optimum of each budget.
+
+    `ratios` are tokens per parameter over those of the optimum.
+    """
+    found = []
+    for flops in budgets:
+        best = float(optimal_split(FORMS[law.form], law.parameters, flops)["params"])
+        for factor in np.geomspace(ratios[1] ** -0.5, ratios[0] ** -0.5, sizes):
+            n = best * float(factor)
+            for seed in range(seeds):
+                name = f"N={short(n)} C={power(flops)}" + f" seed {seed}" * (seeds > 1)
+                cell = {"name": name, "trunk": name, "params": n, "tokens": flops / 6 / n}
+                found.append(Candidate(**cell, flops_per_token=6 * n, seed=seed))
+    return found
+
+
+def of_study(
+    records: Sequence[Record],
+    law: Law,
+    budgets: Sequence[float],
+    *,
+    ratios: tuple[float, float] = RATIOS,
+    seeds: int = 1,
+) -> list[Candidate]:
+    """Return branches of a study's rungs at budgets in exact FLOPs that are not there yet.
+
+    Kept are tokens per parameter within `ratios` of the law's optimum. A rung is a shape that was
+    trained; a trunk that was is known by its id.
+    """
+    found = []
+    trunks = {(Shape.of(r), r.seed): r.trunk or r.run_id for r in records}
+    there = {(Shape.of(r), r.seed, r.tokens) for r in records}
+    decay = decay_of(records)
+    for shape in dict.fromkeys(shape for shape, _ in trunks):
+        params, per_token = getattr(shape.params, law.count), shape.flops_per_token
+        for flops, seed in itertools.product(budgets, range(seeds)):
+            tokens = flops / per_token
+            same = [
+                t for s, k, t in there if (s, k) == (shape, seed) and abs(t / tokens - 1) < SAME
+            ]
+            split = optimal_split(FORMS[law.form], law.parameters, 6 * params * tokens)
+            off = tokens / params / float(split["tokens_per_param"])
+            if same or not ratios[0] <= off <= ratios[1]:
+                continue
+            name = f"{shape.n_layer}x{shape.d_model} C={power(flops)} seed {seed}"
+            cell = {"name": name, "params": params, "tokens": tokens, "seed": seed}
+            trunk = trunks.get((shape, seed), f"{shape.n_layer}x{shape.d_model} seed {seed}")
+            if decay == 1.0:
+                trunk = name
+            leaves = (1 - decay) * tokens
+            found.append(Candidate(**cell, flops_per_token=per_token, trunk=trunk, leaves=leaves))
+    return found
+
+
+def ran(record: Record, count: str) -> Candidate:
+    """Return a record's cell as a candidate: the branch that it was."""
+    schedule = record.config.get("schedule", {})
+    wsd = schedule.get("name", record.schedule) == "wsd"
+    return Candidate(
+        name=record.run_id,
+        params=getattr(record.params, count),
+        tokens=record.tokens,
+        flops_per_token=record.flops / record.tokens,
+        trunk=record.trunk or record.run_id,
+        leaves=(1 - schedule.get("decay", 0.2)) * record.tokens if wsd else 0.0,
+        seed=record.seed,
+    )
+
+
+def reached_by(records: Iterable[Record]) -> dict[str, float]:
+    """Return how far each trunk is kept (tokens): where its last branch to end left it."""
+    ended = sorted(records, key=lambda r: (r.ended, r.tokens))
+    return {cell.trunk: cell.leaves for cell in (ran(r, "total") for r in ended)}
+
+
+def decay_of(records: Sequence[Record]) -> float:
+    """Return the share of a cell's tokens that are its own: 1 where cells are trained alone."""
+    schedule = records[-1].config.get("schedule", {})
+    wsd = schedule.get("name", records[-1].schedule) == "wsd"
+    return float(schedule.get("decay", 0.2)) if wsd else 1.0

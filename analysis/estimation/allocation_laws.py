@@ -1,0 +1,119 @@
+"""Laws that are no formula of the loss: IsoFLOP vertices, the envelope, optimal rate and batch.
+
+`form=isoflop`, `form=isoflop_akima`, `form=envelope`, `form=lr_batch` give a law of the same kind
+as a fitted form, with N* = k_params C^a and D* = k_tokens C^b (or learning rate and batch), which
+plans read and which predicts no loss.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from analysis.alarms.loss_units import read_alarm, unit_of_law
+from analysis.alarms.of_table import edge_alarm, table_alarms
+from analysis.estimation.envelope import envelope
+from analysis.estimation.isoflop import Isoflop, isoflop
+from analysis.estimation.isoflop_akima import akima
+from analysis.estimation.lr_batch import NEEDED as LR_BATCH_NEEDED
+from analysis.estimation.lr_batch import lr_batch
+from analysis.forms import column
+from analysis.laws.law import Law
+from analysis.runs.table import NEEDED, Runs
+
+REACHES = (1.0, 10.0, 100.0)
+
+
+def _isoflop(method: Callable[..., Isoflop | None]) -> Callable[..., Law]:
+    def fitted(runs: Runs, *, resamples: int, level: float, seed: int) -> Law:
+        found = method(runs.table, resamples=resamples, level=level, seed=seed)
+        if found is None:
+            raise ValueError(
+                "form=isoflop needs at least 3 budgets with 4 sizes each and a minimum inside "
+                "them; add sizes at each budget, or use form=chinchilla"
+            )
+        return _allocation_law(runs, "isoflop", found, found.as_method(), level, resamples)
+
+    return fitted
+
+
+def _envelope(runs: Runs, *, resamples: int, level: float, seed: int) -> Law:
+    found = envelope(runs.table, resamples=resamples, level=level, seed=seed)
+    if found is None:
+        raise ValueError(
+            "form=envelope needs at least 3 sizes whose curves cross inside the data; add sizes or "
+            "longer runs, or use form=chinchilla"
+        )
+    return _allocation_law(runs, "envelope", found, found.as_method(), level, resamples)
+
+
+METHODS: Mapping[str, Callable[..., Law]] = {
+    "isoflop": _isoflop(isoflop),
+    "isoflop_akima": _isoflop(akima),
+    "envelope": _envelope,
+    "lr_batch": lr_batch,
+}
+NEEDED_BY: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(METHODS, NEEDED),
+    "lr_batch": LR_BATCH_NEEDED,
+}
+
+
+def _allocation_law(
+    runs: Runs, name: str, found: Any, block: dict[str, Any], level: float, resamples: int
+) -> Law:
+    table = runs.table
+    spent = 6 * column(table, "params") * column(table, "tokens")
+    reach = float(spent.max())
+    names = ("k_params", "a", "k_tokens", "b")
+    stated = []
+    for budget in (reach * r for r in REACHES):
+        params, tokens = found.k_params * budget**found.a, found.k_tokens * budget**found.b
+        stated.append(
+            {
+                "flops": budget,
+                "params": params,
+                "tokens": tokens,
+                "tokens_per_param": tokens / params,
+                "interval": None,
+                "loss": None,
+            }
+        )
+    values = {name: column(table, name) for name in (*NEEDED, "flops")} | {"flops_6nd": spent}
+    ranges = {name: [float(v.min()), float(v.max())] for name, v in values.items()}
+    intervals = {n: getattr(found, f"{n}_interval") for n in ("a", "b")}
+    points = block.get("points", []) if name == "isoflop" else []
+    read = read_alarm(runs.inputs)
+    edge = edge_alarm([p["flops"] for p in points if p["why"]], len(points))
+    return Law(
+        form=name,
+        count=runs.count,
+        parameters={n: float(getattr(found, n)) for n in names},
+        objective={"name": name, "delta": None, "value": None},
+        status="converged",
+        intervals={
+            "level": level,
+            "method": "bootstrap, percentile",
+            "resamples": resamples,
+            "unit": "budget",
+            "parameters": {k: v for k, v in intervals.items() if v is not None},
+        }
+        if resamples
+        else None,
+        allocation={
+            **{n: float(getattr(found, n)) for n in names},
+            "a_interval": found.a_interval,
+            "b_interval": found.b_interval,
+            "convention": "C = 6 N D",
+            "tokens_per_param": stated,
+        },
+        methods={name: block},
+        alarms=(
+            *([read] if read else []),
+            *table_alarms(table, runs.inputs),
+            *([edge] if edge else []),
+        ),
+        n_runs=len(table),
+        dropped=runs.dropped,
+        ranges=ranges,
+        inputs=runs.inputs,
+        unit=unit_of_law(runs.inputs),
+    )

@@ -1,0 +1,1 @@
+"""Figures: the canvas, the kinds of chart, bands of laws."""

@@ -1,0 +1,1 @@
+"""A fitted law: its file, its predictions and optimum, published laws."""

@@ -1,0 +1,265 @@
+"""A law as text for the terminal, at most 100 columns: alarms, parameters, methods, power laws."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis.alarms.loss_units import BITS_PER_BYTE
+from analysis.laws.known_entropy import true_offset
+from analysis.laws.law import Law
+
+WIDTH = 100
+LABEL = 14
+_STATUS = {
+    "converged": "converged",
+    "offset_not_identified": "E NOT IDENTIFIED (the rest is a minimum)",
+    "bound_hit": "NOT A LAW: a parameter is at its bound",
+    "not_identified": "NOT IDENTIFIED: the runs do not determine this form",
+    "max_iter": "NO MINIMUM FOUND",
+}
+_METHODS = {
+    "parametric": "parametric",
+    "isoflop": "IsoFLOP",
+    "envelope": "envelope",
+}
+_LETTERS = {"flops": "C", "params": "N", "tokens": "D"}
+
+
+def summary(law: Law) -> str:
+    """Return the whole text, alarms first, without a trailing newline."""
+    blocks = [
+        _alarms(law),
+        _head(law),
+        _parameters(law),
+        _methods(law),
+        _optima(law),
+        _peak(law),
+        _sensitivity(law),
+        _comparison(law),
+        _powers(law),
+        _hindcasts(law),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _alarms(law: Law) -> list[str]:
+    lines = []
+    for alarm in law.alarms:
+        text = f"! {alarm.code}: {alarm.sentence}"
+        lines += textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+    return lines
+
+
+def _head(law: Law) -> list[str]:
+    source = law.inputs.get("source", law.source)
+    kept = f"{law.n_runs} runs" if law.n_runs else "published"
+    left = f", {len(law.dropped)} left out" if law.dropped else ""
+    if "within" in law.inputs:
+        kept = f"{law.n_runs} of {law.n_runs + law.inputs['n_far']} runs"
+        left += f", those within {law.inputs['within']:.3g} of the best loss at their C"
+    unit = ", loss in bits per byte" if law.unit == BITS_PER_BYTE else ""
+    lines = textwrap.wrap(f"{kept} of {source}{left}, N counted as {law.count}{unit}", WIDTH)
+    for one in law.inputs.get("confirmations", ()):
+        lines += textwrap.wrap(confirmation_told(one), WIDTH, subsequent_indent="  ")
+    objective = law.objective
+    value = objective.get("value")
+    if value is not None:
+        delta = f" delta {objective['delta']:g}" if objective["name"] == "huber_log" else ""
+        lines.append(
+            f"{law.form} by {objective['name']}{delta}: {value:.10g}; {_STATUS[law.status]}"
+        )
+    else:
+        said = _STATUS[law.status] if law.n_runs else "published constants"
+        lines += textwrap.wrap(f"{law.form}: {said}", WIDTH)
+    return lines
+
+
+def confirmation_told(one: Mapping[str, Any]) -> str:
+    """Say how a confirmation run, a row of the law since, met its forecast."""
+    where = {True: "inside", False: "OUTSIDE", None: "without an interval"}[one["inside"]]
+    ends = f" [{one['interval'][0]:.4f}, {one['interval'][1]:.4f}]" if one["interval"] else ""
+    return (
+        f"confirmation at C = {one['flops']:.4g}: forecast {one['forecast']:.4f}, reached"
+        f" {one['outcome']:.4f}, {where}{ends}; a row of this law"
+    )
+
+
+def _parameters(law: Law) -> list[str]:
+    intervals = law.intervals or {}
+    shown = intervals.get("parameters", {})
+    lines = []
+    if intervals:
+        units = f"{intervals.get('units', '')} {intervals['unit']}s".strip()
+        method = f"{intervals['method']}, {intervals['resamples']} resamples of {units}"
+        lines.append(
+            f"{'parameter':<{LABEL}}{'value':>14}  {intervals['level']:.0%} interval ({method})"
+        )
+    for name, value in law.parameters.items():
+        lines.append(f"{name:<{LABEL}}{value:>14.6g}{_span(shown.get(name))}")
+    if truth := true_offset(law):
+        lines.append(f"{'true E':<{LABEL}}{truth[0]:>14.6g}  {truth[1]}")
+    return lines
+
+
+def _methods(law: Law) -> list[str]:
+    if "lr_batch" in law.methods:
+        return _cells(law.methods["lr_batch"])
+    if not law.methods:
+        return []
+    lines = [f"{'N* ~ C^a':<{LABEL}}{'a':>8}  {'interval':<18}{'b':>8}  {'interval':<18}  from"]
+    for key, label in _METHODS.items():
+        block = law.methods.get(key)
+        if key not in law.methods:
+            continue
+        if block is None:
+            lines.append(f"{label:<{LABEL}}{'-':>8}  {_absent(key)}")
+            continue
+        if key == "parametric" and law.status == "not_identified":
+            lines.append(f"{label:<{LABEL}}{'-':>8}  not identified by these runs")
+            continue
+        a, b = (f"{block[k]:>8.4f}  {_pair(block[k + '_interval']):<18}" for k in ("a", "b"))
+        lines.append(f"{label:<{LABEL}}{a}{b}  {_origin(key, block, law)}")
+    return lines
+
+
+def _cells(block: dict[str, Any]) -> list[str]:
+    lines = [f"{'N':<12}{'D':<12}{'runs':>5}{'loss':>8}  optimum [within .25 %]"]
+    for point in block["points"]:
+        optima = []
+        for axis, found in point["optima"].items():
+            pair = "[{:.2g}, {:.2g}]".format(*found["flat"])
+            value = found["why"] or f"{axis} {found['value']:.3g}"
+            optima.append(f"{value} {pair}")
+        lines.append(
+            f"{point['params']:<12.4g}{point['tokens']:<12.4g}{point['n_runs']:>5}"
+            f"{point['loss']:>8.4f}  {'; '.join(optima) or 'neither was swept'}"[:WIDTH]
+        )
+    return lines
+
+
+def _absent(key: str) -> str:
+    return {
+        "isoflop": "fewer than 3 budgets have 4 sizes and a minimum inside them",
+        "envelope": "fewer than 3 curves (or over 5000 sizes), or no optimum inside the sizes",
+    }.get(key, "")
+
+
+def _origin(key: str, block: dict[str, Any], law: Law) -> str:
+    if key == "isoflop":
+        good = sum(p["why"] is None for p in block["points"])
+        return f"{good} of {len(block['points'])} budgets"
+    if key == "envelope":
+        return str(block["source"])
+    return f"{law.n_runs} runs"
+
+
+def _optima(law: Law) -> list[str]:
+    stated = law.allocation.get("tokens_per_param") or []
+    if not stated or not law.usable:
+        return []
+    lines = [
+        f"{'optimum at C':<{LABEL}}{'N*':>12}{'D*':>12}{'D*/N*':>10}  {'interval':<22}{'loss':>8}"
+    ]
+    for o in stated:
+        pair = _pair(o["interval"], digits=4)
+        loss = "" if o["loss"] is None else f"{o['loss']:.4f}"
+        lines.append(
+            f"{o['flops']:<{LABEL}.3e}{o['params']:>12.4g}{o['tokens']:>12.4g}"
+            f"{o['tokens_per_param']:>10.4g}  {pair:<22}{loss:>8}"
+        )
+    return lines
+
+
+def _peak(law: Law) -> list[str]:
+    peak = law.allocation.get("peak")
+    if not peak or peak["at"] is None:
+        return []
+    ends = peak.get("interval")
+    pair = f" [{ends[0]:.4g}, {'none' if ends[1] is None else f'{ends[1]:.4g}'}]" if ends else ""
+    return [
+        f"{'peak':<{LABEL}}{peak['variable']} {peak['at']:.4g}{pair}, value {peak['value']:.4g}"
+    ]
+
+
+def _sensitivity(law: Law) -> list[str]:
+    rows = law.sensitivity
+    if not rows or not law.usable:
+        return []
+    names = [n for n in ("E", "alpha", "beta", "eta") if n in law.parameters]
+    head = f"{'sensitivity':<{LABEL}}{'rows':<30}" + "".join(f"{n:>9}" for n in names)
+    lines = [f"{head}{'a':>9}{'D*/N*':>9}"]
+    for row in rows:
+        name = row["objective"] + (f" {row['delta']:g}" if row["delta"] else "")
+        start = f"{name:<{LABEL + 2}}{row['rows']:<28}"
+        if not row["converged"]:
+            lines.append(f"{start}  no minimum inside the bounds")
+            continue
+        values = "".join(f"{row['parameters'][n]:>9.4f}" for n in names)
+        ratio = f"{row['a']:>9.4f}{row['tokens_per_param']:>9.4g}" if "a" in row else ""
+        lines.append(f"{start}{values}{ratio}")
+    return lines
+
+
+def _comparison(law: Law) -> list[str]:
+    if not law.comparison:
+        return []
+    lines = [
+        f"{'form':<20}{'parameters':>11}{'in range':>10}{'withheld':>10}  {'status':<16}by reach"
+    ]
+    for row in law.comparison:
+        withheld = row["score"]
+        shown = "no minimum" if withheld is None else f"{withheld:.2%}"
+        reaches = " ".join(f"x{d:.3g} {e:.2%}" for d, e in row["by_cutoff"][:4])
+        reaches = f"{row.get('status', ''):<16}{reaches}"
+        lines.append(
+            f"{row['form']:<20}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
+            f"{shown:>10}  {reaches}"[:WIDTH]
+        )
+    return lines
+
+
+def _powers(law: Law) -> list[str]:
+    lines = []
+    for block in law.power_laws:
+        letter = _LETTERS[block["variable"]]
+        name = f"L({letter})" + (" + E" if block["offset"] else "")
+        if not block["parameters"]:
+            continue
+        values, spans = block["parameters"], block["intervals"] or {}
+        offset = f"  E {values['E']:.4g}{_span(spans.get('E'))}" if block["offset"] else ""
+        bound = "" if block["status"] == "converged" else f"  ({block['status']})"
+        lines.append(
+            f"{name:<{LABEL}}{values['exponent']:>8.4f}  {_pair(spans.get('exponent')):<18}"
+            f"{block['n_runs']:>5} runs{offset}{bound}"
+        )
+    if lines:
+        lines.insert(0, f"{'power law':<{LABEL}}{'exponent':>8}  {'interval':<18}frontier")
+    return lines
+
+
+def _hindcasts(law: Law) -> list[str]:
+    rows = [r for r in (law.backtest or {}).get("rows", []) if r["converged"]]
+    if not rows or not law.usable:
+        return []
+    lines = [
+        f"{'hindcast from':<{LABEL}}{'reach':>8}{'fitted':>8}{'tested':>8}"
+        f"{'rms error':>11}{'bias':>9}{'covered':>9}"
+    ]
+    for r in rows:
+        reach = f"x{r['distance']:.3g}"
+        lines.append(
+            f"{r['cutoff_flops']:<{LABEL}.3e}{reach:>8}{r['n_train']:>8}{r['n_test']:>8}"
+            f"{r['rms_relative_error']:>11.2%}{r['mean_relative_error']:>9.2%}{r['coverage']:>9.0%}"
+        )
+    return lines
+
+
+def _pair(interval: Sequence[float] | None, digits: int = 3) -> str:
+    if interval is None:
+        return ""
+    style = f"#.{digits}g" if digits > 3 else f".{digits}f"
+    return f"[{interval[0]:{style}}, {interval[1]:{style}}]"
+
+
+def _span(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"  [{interval[0]:.6g}, {interval[1]:.6g}]"

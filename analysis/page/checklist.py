@@ -1,0 +1,308 @@
+"""The reporting checklist of "(Mis)fitting" (Li et al. 2025, 2502.18969), filled in from the files.
+
+Of the 51 papers that it surveys 23 do not name the optimiser and 15 do not say what was counted.
+Every line is read from law.json, the plan or the cells; what none of them knows is said as missing.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.forms import FORMS
+from analysis.laws.law import Law
+from analysis.number_text import interval, number, power, short
+from analysis.page.contents import Material
+from analysis.page.tables import Grid
+from analysis.solve.solver import TOLERANCE
+from scaling.schema import COUNTS, Record
+
+MISSING = "missing"
+ENOUGH_REACH = 3.0  # times C that a hold-out should lie beyond the fit (LAWS 5.7)
+
+
+def checklist(material: Material, by_count: Sequence[tuple[str, Law]] = ()) -> Grid:
+    """Return the checklist: what was asked, whether it is known, and the answer.
+
+    `by_count` are laws of the same runs and form under other parameter counts.
+    """
+    rows = []
+    for what, said in _lines(material, by_count):
+        rows.append((what, "given" if said else MISSING, said or _REMEDY.get(what, "")))
+    return Grid(
+        name="Reporting checklist", columns=("asked for", "", "answer"), rows=rows, wide=(2,)
+    )
+
+
+_REMEDY = {
+    "form": "fit a law: python -m analysis.fit",
+    "hold-out": "no larger runs could be withheld: add budgets",
+    "intervals": "fit with intervals.resamples=1000",
+    "sensitivity to objective and rows": "fit with sensitivity=true",
+    "sensitivity to what is counted": "fit a study with count= of several kinds",
+    "extrapolation used": "plan with python -m analysis.plan",
+    "seeds": "one seed: sweep seed=0,1 at the cheapest budgets",
+}
+
+
+def _lines(material: Material, by_count: Sequence[tuple[str, Law]]) -> Iterator[tuple[str, str]]:
+    law, done = material.law, [r for r in material.records if r.status == "done"]
+    yield "form", _form(law)
+    yield "what N, D and C count", _counting(law, done)
+    yield "ranges and number of runs", _ranges(law, done)
+    yield "seeds", _seeds(done)
+    yield "architecture", _architecture(done)
+    yield "optimiser", _optimiser(done)
+    yield "learning rate, batch and how they were set", _rates(done)
+    yield "schedule and which checkpoints are fitted", _schedule(done)
+    yield "evaluation", _evaluation(done)
+    yield "data", _data(done)
+    yield "objective and how it is minimised", _objective(law)
+    yield "distinct optima", _optima(law)
+    yield "outliers and what was left out", _outliers(law)
+    yield "unrounded parameters and covariance", _parameters(law)
+    yield "intervals", _intervals(law)
+    yield "hold-out", _holdout(law)
+    yield "extrapolation used", _extrapolation(material)
+    yield "sensitivity to objective and rows", _sensitivity(law)
+    yield "sensitivity to what is counted", _sensitivity_to_count(law, by_count)
+    yield "code and hardware", _code(done)
+
+
+def _form(law: Law | None) -> str:
+    if law is None:
+        return ""
+    form = FORMS.get(law.form)
+    told = f"{form.formula} ({form.source})" if form else law.form
+    held = f", {', '.join(law.fixed)} held" if law.fixed else ""
+    return f"{told}; {len(law.parameters)} parameters{held}"
+
+
+def _counting(law: Law | None, done: Sequence[Record]) -> str:
+    count = (law.count if law else "total").replace("_", " ")
+    per_token = [r.flops / r.flops_6nd for r in done if r.flops_6nd]
+    ratio = f", {min(per_token):.3g} to {max(per_token):.3g} times 6ND" if per_token else ""
+    return (
+        f"N {count} parameters; D tokens processed, repeats included; C counted from the matrix"
+        f" products, forward and backward, attention as the full square{ratio}; the law's optimum"
+        " takes C = 6ND"
+    )
+
+
+def _ranges(law: Law | None, done: Sequence[Record]) -> str:
+    if law is None or not {"params", "tokens"} <= set(law.ranges):
+        return ""
+    ratio = [r.tokens / getattr(r.params, law.count) for r in done]
+    named = {"params": ("N", short), "tokens": ("D", short), "flops": ("C", power)}
+    ends = [
+        f"{letter} {write(law.ranges[k][0])} to {write(law.ranges[k][1])}"
+        for k, (letter, write) in named.items()
+        if k in law.ranges
+    ]
+    return f"{law.n_runs} runs; {', '.join(ends)}; D/N {min(ratio):.2g} to {max(ratio):.3g}"
+
+
+def _seeds(done: Sequence[Record]) -> str:
+    seeds = sorted({r.seed for r in done})
+    if len(seeds) < 2:
+        return ""
+    again = sum(r.seed != seeds[0] for r in done)
+    return f"{len(seeds)} ({', '.join(map(str, seeds))}), {again} of {len(done)} runs repeat others"
+
+
+def _values(done: Sequence[Record], block: str, name: str) -> str:
+    """Return the values of a setting over the cells."""
+    found = {str(r.config.get(block, {}).get(name)) for r in done}
+    return "/".join(sorted(found - {"None"})) or "unknown"
+
+
+def _settings(done: Sequence[Record], block: str, names: dict[str, str]) -> str:
+    return ", ".join(f"{said} {_values(done, block, name)}" for name, said in names.items())
+
+
+def _architecture(done: Sequence[Record]) -> str:
+    names = {"mlp": "MLP", "norm": "norm", "positions": "positions", "tied": "tied head"}
+    names |= {"parametrization": "parametrisation", "n_experts": "experts"}
+    shapes = {(r.setting("model", "n_layer"), r.setting("model", "d_model")) for r in done}
+    ladder = ", ".join(f"{n} x {d}" for n, d in sorted(shapes, key=lambda s: s[0] * s[1] ** 2))
+    return f"decoder, {_settings(done, 'model', names)}; layers x width {ladder}" if done else ""
+
+
+def _optimiser(done: Sequence[Record]) -> str:
+    names = {"beta1": "beta1", "beta2": "beta2", "eps": "eps", "weight_decay": "weight decay"}
+    names |= {"clip": "clipping at"}
+    return f"{_values(done, 'optim', 'name')}, {_settings(done, 'optim', names)}" if done else ""
+
+
+def _rates(done: Sequence[Record]) -> str:
+    if not done:
+        return ""
+    lr = [r.peak_lr for r in done]
+    batch = [r.batch_tokens for r in done]
+    groups: dict[tuple[int, int], set[tuple[float, int]]] = {}
+    for r in done:
+        groups.setdefault((r.params.total, r.tokens), set()).add((r.peak_lr, r.batch_tokens))
+    varied = sum(len(found) > 1 for found in groups.values())
+    tuned = (
+        f"swept at {varied} of {len(groups)} (N, D)"
+        if varied
+        else "by the rule of optim.lr_base and optim.batch_base at every size, not swept here"
+    )
+    ends = f"peak {min(lr):.3g} to {max(lr):.3g}, batch {short(min(batch))} to {short(max(batch))}"
+    return f"{ends} tokens; {tuned}"
+
+
+def _schedule(done: Sequence[Record]) -> str:
+    if not done:
+        return ""
+    names = {"name": "", "warmup_steps": "warm-up steps", "decay": "decay share"}
+    flagged = sum("undercooled" in r.flags for r in done)
+    left = f"; {flagged} hardly cooled" if flagged else ""
+    return (
+        f"{_settings(done, 'schedule', names).strip()}; each run is fitted at its cooled end,"
+        f" no intermediate checkpoint{left}"
+    )
+
+
+def _evaluation(done: Sequence[Record]) -> str:
+    error = [r.test_loss_se for r in done if r.test_loss_se]
+    tokens = _values(done, "eval", "test_tokens")
+    se = f", standard error {min(error):.2g} to {max(error):.2g} nats" if error else ""
+    return f"{tokens} held-out tokens, the same for every run, not smoothed{se}" if done else ""
+
+
+def _data(done: Sequence[Record]) -> str:
+    if not done:
+        return ""
+    seen = max(r.tokens / r.unique_tokens for r in done if r.unique_tokens)
+    names = {"source": "source", "context": "context"}
+    return (
+        f"{_settings(done, 'data', names)}, vocabulary {_values(done, 'tokenizer', 'vocab_size')};"
+        f" at most {seen:.3g} passes"
+    )
+
+
+def _objective(law: Law | None) -> str:
+    if law is None:
+        return ""
+    o = law.objective
+    delta = f" of delta {o['delta']:g}" if o.get("delta") and o["name"] == "huber_log" else ""
+    weights = o.get("weighting", "none")
+    value = "" if o.get("value") is None else f", {o['value']:.4g} at the end"
+    return (
+        f"{o['name']}{delta}, summed, weights {weights}{value}; damped Newton with the analytic"
+        f" Hessian from a grid of starts, to a relative decrease of {TOLERANCE:g}"
+    )
+
+
+def _optima(law: Law | None) -> str:
+    if law is None:
+        return ""
+    second = [a.sentence for a in law.alarms if a.code == "two_basins"]
+    return second[0] if second else "no second minimum within 1% of the objective"
+
+
+def _outliers(law: Law | None) -> str:
+    if law is None:
+        return ""
+    within = law.inputs.get("within")
+    chosen = f", runs within {within:g} of the frontier alone" if within else ""
+    where = f", where {law.inputs['where']}" if "where" in law.inputs else ""
+    return (
+        f"no run is dropped for its residual{chosen}{where}; {len(law.dropped)} left out by status"
+    )
+
+
+def _parameters(law: Law | None) -> str:
+    if law is None:
+        return ""
+    exact = ", ".join(f"{k} = {v!r}" for k, v in law.parameters.items())
+    return f"{exact}; law.json keeps {0 if law.draws is None else len(law.draws)} draws"
+
+
+def _intervals(law: Law | None) -> str:
+    found = law.intervals if law else None
+    if not found or not found.get("resamples"):
+        return ""
+    return (
+        f"{100 * found['level']:g}%, {found['method']}, {found['resamples']} resamples of"
+        f" {found.get('units', law.n_runs if law else 0)} {found['unit']}"
+    )
+
+
+def _holdout(law: Law | None) -> str:
+    rows = [r for r in ((law.backtest or {}).get("rows", ()) if law else ()) if r["converged"]]
+    if not rows:
+        return ""
+    far = max(rows, key=lambda r: r["distance"])
+    short_of = "" if far["distance"] >= ENOUGH_REACH else f", short of {ENOUGH_REACH:g} times"
+    return (
+        f"up to {far['distance']:.3g} times the compute fitted{short_of}: rms error"
+        f" {far['rms_relative_error']:.2%} of {far['n_test']} runs, {far['coverage']:.0%} inside"
+    )
+
+
+def _extrapolation(material: Material) -> str:
+    plan = material.plan
+    if not plan or not plan.get("extrapolation"):
+        return ""
+    record = material.stages.get("pretrain")
+    reached = f"; the run reached {record.test_loss:.4f}" if record and record.test_loss else ""
+    expected = plan["forecast"].get("test_loss")
+    told = f", forecast {expected:.4f}" if expected else ""
+    return f"{plan['extrapolation']:.3g} times the largest compute fitted{told}{reached}"
+
+
+def _sensitivity(law: Law | None) -> str:
+    rows = [r for r in (law.sensitivity if law else ()) if "a" in r]
+    if not rows:
+        return ""
+    a, ratio = [r["a"] for r in rows], [r["tokens_per_param"] for r in rows]
+    subsets = len({r["rows"] for r in rows})
+    return (
+        f"a {interval([min(a), max(a)], 3)}, D*/N* {interval([min(ratio), max(ratio)], 3)} over"
+        f" {len({r['objective'] for r in rows})} objectives and {subsets} choices of rows"
+    )
+
+
+def _sensitivity_to_count(law: Law | None, by_count: Sequence[tuple[str, Law]]) -> str:
+    told = [
+        f"{name.replace('_', ' ')} {number(one.allocation['a'], 3)}"
+        for name, one in by_count
+        if one.usable and "a" in one.allocation
+    ]
+    return f"a by count of N: {', '.join(told)}" if law and len(told) > 1 else ""
+
+
+def _code(done: Sequence[Record]) -> str:
+    if not done:
+        return ""
+    shas = "/".join(sorted({r.git_sha or "no checkout" for r in done}))
+    hours = float(np.sum([r.device_seconds for r in done])) / 3600
+    flops = power(float(np.sum([r.flops for r in done])), 3)
+    devices = ", ".join(sorted({r.device for r in done}))
+    return f"commit {shas}; {devices}; {hours:.3g} device hours for {flops} FLOPs of cells"
+
+
+def counted(material: Material) -> list[tuple[str, Any]]:
+    """Return laws of the same form and runs under each way to count N; [] where none was fitted."""
+    from analysis.estimation.fit import fit  # slow to import where no law is there
+
+    law = material.law
+    if law is None or law.form not in FORMS or not FORMS[law.form].is_surface or law.fixed:
+        return []
+    found, seen = [], set()
+    options = {"resamples": 0, "hindcast": False, "sensitivity": False}
+    for count in COUNTS:
+        sizes = tuple(getattr(r.params, count) for r in material.records)
+        if sizes in seen:
+            continue
+        seen.add(sizes)
+        where = law.inputs.get("where")
+        try:
+            found.append(
+                (count, fit(material.folder, law.form, count=count, where=where, **options))
+            )
+        except ValueError:
+            continue  # too few rows, or alike under this count
+    return found

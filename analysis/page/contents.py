@@ -1,0 +1,148 @@
+"""Everything a report is made of, read from a study's folder; what is missing is None or empty."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.laws.law import Law
+from analysis.planning.written.plan_file import read_plan
+from scaling.schema import (
+    Record,
+    check_schema,
+    confirmations,
+    read_curve,
+    read_json,
+    read_record,
+    read_records,
+    sha256_file,
+)
+
+STAGES = ("pretrain", "sft", "reward", "ppo")
+CURVE_ROWS = 120  # of one cell in a figure: more is not seen
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """A study, its law, its plan and its final run; `sha256` of each file that was read.
+
+    `sealed` is the forecast as it stood before the run, `corridor` the run against its curve;
+    `confirmations` are records with the score of their forecast.
+    """
+
+    folder: Path
+    records: list[Record]
+    law: Law | None
+    plan: dict[str, Any] | None
+    stages: dict[str, Record]
+    curves: dict[str, pd.DataFrame]
+    samples: list[dict[str, Any]]
+    sealed: dict[str, Any] = field(default_factory=dict)
+    corridor: dict[str, Any] = field(default_factory=dict)
+    confirmations: list[tuple[Record, dict[str, Any]]] = field(default_factory=list)
+    sha256: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def count(self) -> str:
+        """The parameter count that the law was fitted on."""
+        return self.law.count if self.law else "non_embedding"
+
+    def cells(self) -> pd.DataFrame:
+        """Return the runs of the law: run, params (under `count`), tokens, flops, loss and so on.
+
+        Done cells and confirmation runs; `experts` of a dense model is 1.
+        """
+        rows = [
+            {
+                "run": r.run_id,
+                "params": float(getattr(r.params, self.count)),
+                "tokens": float(r.tokens),
+                "flops": r.flops,
+                "loss": r.test_loss,
+                "seed": r.seed,
+                "trunk": r.trunk,
+                "experts": float(max(1, r.config.get("model", {}).get("n_experts", 0))),
+            }
+            for r in (*self.records, *(r for r, _ in self.confirmations))
+            if r.status == "done" and r.stage == "pretrain" and r.test_loss is not None
+        ]
+        names = ["run", "params", "tokens", "flops", "loss", "seed", "trunk", "experts"]
+        return pd.DataFrame(rows, columns=names)
+
+    def training(self) -> pd.DataFrame:
+        """Return the cells' curves: run, params, tokens, flops, loss; `CURVE_ROWS` or so each."""
+        parts = []
+        for r in self.records:
+            curve = loss_curve(read_curve(self.folder / r.run_id / "metrics.jsonl"))
+            if len(curve):
+                step = max(1, len(curve) // CURVE_ROWS)
+                size = float(getattr(r.params, self.count))
+                parts.append(curve.iloc[::step].assign(run=r.run_id, params=size))
+        names = ["tokens", "flops", "loss", "run", "params"]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+
+
+def read_material(folder: str | Path, *, law: str = "", plan: str = "") -> Material:
+    """Read a study's folder; a named file must exist, a default one may be missing."""
+    folder = Path(folder)
+    records = read_records(folder)
+    if not records:
+        raise ValueError(
+            f"{folder} has no cell with a record; run the sweep first or check the path"
+        )
+    law_path, plan_path = Path(law or folder / "law.json"), Path(plan or folder / "plan.yaml")
+    final = folder / "final"
+    found = {s: final / s / "record.json" for s in STAGES if (final / s / "record.json").exists()}
+    samples, sealed = final / "ppo" / "samples.json", final / "forecast.json"
+    curve = final / "curve.json"
+    named = (law_path, plan_path, sealed, curve, *found.values(), samples)
+    read = [p for p in named if p.exists()]
+    return Material(
+        folder=folder,
+        records=records,
+        law=Law.read(law_path) if law or law_path.exists() else None,
+        plan=read_plan(plan_path) if plan or plan_path.exists() else None,
+        stages={stage: read_record(path) for stage, path in found.items()},
+        curves={s: pd.DataFrame(read_curve(p.parent / "metrics.jsonl")) for s, p in found.items()},
+        samples=_samples(samples),
+        sealed=_object(sealed, "sealed forecast"),
+        corridor=_object(curve, "forecast curve"),
+        confirmations=[(record, line) for _, record, line in confirmations(folder)],
+        sha256={_name(p, folder): sha256_file(p) for p in read},
+    )
+
+
+def loss_curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return tokens, flops, loss of a curve: the test loss, else the training loss."""
+    measured = "test_loss" if any(pd.notna(r.get("test_loss")) for r in rows) else "train_loss"
+    kept = [
+        r for r in rows if bool(pd.notna(r.get(measured))) and r.get("flops") and r.get("tokens")
+    ]
+    return pd.DataFrame(
+        {
+            "tokens": [float(r["tokens"]) for r in kept],
+            "flops": [float(r["flops"]) for r in kept],
+            "loss": [float(r[measured]) for r in kept],
+        }
+    )
+
+
+def _object(path: Path, noun: str) -> dict[str, Any]:
+    """Read a file of the final run; empty where there is none."""
+    if not path.exists():
+        return {}
+    values = read_json(path)
+    check_schema(values, source=path, noun=noun, fix="remove it, or run scaling.final again")
+    return values
+
+
+def _samples(path: Path) -> list[dict[str, Any]]:
+    found = read_json(path) if path.exists() else []
+    if not isinstance(found, list) or not all(isinstance(s, dict) for s in found):
+        raise ValueError(f"{path} is not a list of samples; run the ppo stage again")
+    return found
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name

@@ -1,0 +1,326 @@
+"""The report's first screen: the question, the answer in cards, alarms, the law's formula."""
+
+import re
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from analysis.forms import FORMS
+from analysis.laws.known_entropy import true_offset
+from analysis.laws.law import Law
+from analysis.number_text import counts, duration, interval, number, power, short
+from analysis.page.contents import Material
+from scaling.schema import Record
+
+DEFAULT_LEVEL = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """One number of the answer."""
+
+    what: str
+    value: str
+    note: str = ""
+    tone: str = ""
+
+
+def question(plan: dict[str, Any] | None) -> str:
+    """Say what was asked."""
+    if not plan:
+        return (
+            "how the test loss falls with parameters, tokens and compute; no budget has been"
+            " planned with yet."
+        )
+    budget = plan["budget"]
+    device = f" on {budget['device']}" if budget.get("device") else ""
+    return (
+        f"with C = {power(budget['flops'], 3)} training FLOPs{device}, how large a model, on how"
+        " many tokens, reaching what test loss?"
+    )
+
+
+def cards(material: Material) -> list[Card]:
+    """Return the answer: N, D, forecast, outcome; without a plan, the law's allocation."""
+    law, plan = material.law, material.plan
+    found = []
+    if plan:
+        found += _plan_cards(plan)
+    elif law and law.allocation.get("a") is not None:
+        found.append(
+            Card(
+                what="optimal N grows as C^a",
+                value=f"a = {number(law.allocation['a'], 3)}",
+                note=interval(law.allocation.get("a_interval"), 3),
+            )
+        )
+    if law and (truth := true_offset(law)):
+        found.append(Card(what="true E of the source", value=f"{truth[0]:.4f}", note=truth[1]))
+    told = verdict(material)
+    if told:
+        found.append(
+            Card(
+                what="outcome of the final run",
+                value=told["value"],
+                note=told["head"],
+                tone=told["tone"],
+            )
+        )
+    found += _ppo_cards(material)
+    if not found:
+        done = len(material.cells())
+        found.append(Card(what="cells done", value=f"{done} of {len(material.records)}"))
+    return found
+
+
+def verdict(material: Material) -> dict[str, str] | None:
+    """Compare forecast and outcome; None until both exist."""
+    record, plan = material.stages.get("pretrain"), material.plan
+    if record is None:
+        return None
+    if record.test_loss is None:
+        return {
+            "value": record.status,
+            "tone": "bad",
+            "head": f"The final run ended as {record.status}.",
+            "text": record.error or "",
+        }
+    reached = record.test_loss
+    expected = material.sealed or (plan or {}).get("forecast", {})
+    if not expected.get("test_loss"):
+        return {
+            "value": f"{reached:.4f}",
+            "tone": "",
+            "head": "There was no forecast to hold it to.",
+            "text": "",
+        }
+    error = reached - expected["test_loss"]
+    text = (
+        f"Forecast {expected['test_loss']:.4f}, reached {reached:.4f}: {error:+.4f} nats per"
+        f" token, {100 * error / expected['test_loss']:+.2f}%."
+    )
+    ends = expected.get("interval") or None
+    if not ends:
+        return {
+            "value": f"{reached:.4f}",
+            "tone": "",
+            "head": "The forecast had no interval.",
+            "text": text,
+        }
+    inside = ends[0] <= reached <= ends[1]
+    head = (
+        f"{'Inside' if inside else 'OUTSIDE'} the {100 * expected['level']:g}% interval"
+        f" [{ends[0]:.4f}, {ends[1]:.4f}]."
+    )
+    return {
+        "value": f"{reached:.4f}",
+        "tone": "good" if inside else "bad",
+        "head": head,
+        "text": text,
+    }
+
+
+def alarms(material: Material) -> list[dict[str, str]]:
+    """Return every alarm once: of the plan, of the law, of the records, of the stages."""
+    law = material.law
+    of_law = (
+        [{"code": a.code, "sentence": a.sentence, "where": "law"} for a in law.alarms]
+        if law
+        else []
+    )
+    found = [{**a, "where": "plan"} for a in (material.plan or {}).get("alarms", ())]
+    found = [a for a in found if {**a, "where": "law"} not in of_law] + of_law
+    if law and not law.usable:
+        found.insert(
+            0,
+            {
+                "code": law.status,
+                "sentence": "The fit has no answer that a plan should rest on.",
+                "where": "law",
+            },
+        )
+    found += _stale(material)
+    if left := material.corridor.get("left"):
+        found.append(
+            {
+                "code": "left_forecast",
+                "sentence": (
+                    "The final run left the 95% band of its forecast curve at"
+                    f" {' and '.join(f'{share:.0%}' for share in left)} of its tokens."
+                ),
+                "where": "final run",
+            }
+        )
+    if length := length_alarm(material.stages.get("reward")):
+        found.append({"code": "reward_by_length", "sentence": length, "where": "reward"})
+    for r in (*material.records, *material.stages.values()):
+        if r.status != "done":
+            text = (r.error or "").strip().splitlines()
+            found.append(
+                {
+                    "code": r.status,
+                    "sentence": f"{r.run_id}: {text[-1] if text else 'no reason was recorded'}",
+                    "where": r.stage,
+                }
+            )
+    once = {(a["code"], a["sentence"]): a for a in reversed(found)}
+    return list(reversed(once.values()))
+
+
+def length_alarm(record: Record | None) -> str:
+    """Say that a reward model is not shown to know more than completions' lengths; else nothing."""
+    m = record.metrics if record else {}
+    if "over_length" not in m or m["over_length"] > 2 * m["over_length_se"]:
+        return ""
+    return (
+        f"The reward model orders {m['accuracy']:.1%} of held-out pairs rightly, length alone"
+        f" {m['length_accuracy']:.1%} (difference {m['over_length']:+.1%} +-"
+        f" {m['over_length_se']:.1%}): it is not shown to measure more than length; give it more"
+        " pairs, or pairs of equal length."
+    )
+
+
+def formula(law: Law | None) -> str:
+    """Write the law with its numbers."""
+    if law is None:
+        return ""
+    p = {k: number(v) for k, v in law.parameters.items()}
+    if law.form not in FORMS:
+        return f"{law.form}: {', '.join(f'{k} = {v}' for k, v in p.items())}"
+    named = "|".join(map(re.escape, p))
+    text = re.sub(rf"\b({named})\b", lambda found: p[found[0]], FORMS[law.form].formula)
+    return re.sub("^L =", "L(N, D) =", text) if FORMS[law.form].is_surface else text
+
+
+def formula_note(law: Law | None) -> str:
+    """Say the status of the fit and the interval of each parameter."""
+    if law is None:
+        return ""
+    found = law.intervals or {}
+    ends = found.get("parameters", {})
+    texts = [f"{name} {interval(ends[name])}" for name in law.parameters if name in ends]
+    level = (
+        f"{100 * found['level']:g}% intervals: {', '.join(texts)}; " if texts else "no intervals; "
+    )
+    return f"{level}{law.n_runs} runs, {law.status.replace('_', ' ')}"
+
+
+def commands(material: Material) -> str:
+    """Return the commands that rebuild the page from the cells."""
+    runs, plan = shlex.quote(material.folder.as_posix()), material.plan
+    lines = [
+        f"python -m scaling.sweep -m sweeps={shlex.quote(material.records[0].study)}",
+        f"python -m analysis.fit runs={runs}{_fit_options(material.law)}",
+    ]
+    if plan:
+        bare = f"python -m analysis.plan law={runs}/law.json runs={runs}"
+        lines.append(plan.get("command") or f"{bare} flops={plan['budget']['flops']!r}")
+        lines.append(f"python -m scaling.final plan={runs}/plan.yaml")
+    return "\n".join([*lines, f"python -m analysis.report runs={runs}"])
+
+
+def _fit_options(law: Law | None) -> str:
+    """Return what the fit was asked for beside its defaults."""
+    if law is None:
+        return ""
+    found = {
+        "form": "all" if law.comparison else law.form,
+        "count": law.count,
+        **{k: law.inputs.get(k) for k in ("where", "within")},
+    }
+    usual = {"form": "chinchilla", "count": "total", "where": None, "within": None}
+    asked = [shlex.quote(f"{k}={v}") for k, v in found.items() if v != usual[k]]
+    asked += [f"+fixed.{k}={v!r}" for k, v in law.fixed.items()]
+    return "".join(f" {a}" for a in asked)
+
+
+def _plan_cards(plan: dict[str, Any]) -> list[Card]:
+    pretrain, expected = plan["pretrain"], plan["forecast"]
+    level = expected.get("level", DEFAULT_LEVEL)
+    ends = {s["what"]: s["interval"] for s in plan.get("steps", ())}
+    shape = pretrain["model"]
+    model = f"{shape['n_layer']} layers of width {shape['d_model']}"
+    if shape.get("n_experts"):
+        model += (
+            f", top {shape['top_k']} of {shape['n_experts']} experts,"
+            f" {short(plan['cost']['params_total'])} parameters in all"
+        )
+    percent = f"{100 * level:g}%"
+    found = [
+        Card(
+            what="model size N",
+            value=short(pretrain["params"]),
+            note=(
+                f"{model}; the law's N* is {short(pretrain['params_target'])}, {percent}"
+                f" {counts(ends.get('N*'))}"
+            ),
+        ),
+        Card(
+            what="training tokens D",
+            value=short(pretrain["tokens"]),
+            note=(
+                f"{pretrain['tokens'] / pretrain['params']:.3g} per parameter; D* {percent}"
+                f" {counts(ends.get('D*'))}; about {duration(pretrain['seconds'])} of training"
+            ),
+        ),
+    ]
+    if "test_loss" in expected:
+        per_byte = (
+            f"; {expected['bits_per_byte']:.3f} bits per byte"
+            if expected.get("bits_per_byte")
+            else ""
+        )
+        reach = (
+            f"; {plan['extrapolation']:.3g} x the largest cell" if plan.get("extrapolation") else ""
+        )
+        found.append(
+            Card(
+                what="forecast test loss (nats/token)",
+                value=f"{expected['test_loss']:.4f}",
+                note=f"{percent} {interval(expected.get('interval'))}{per_byte}{reach}",
+            )
+        )
+    return found
+
+
+def _ppo_cards(material: Material) -> list[Card]:
+    record = material.stages.get("ppo")
+    metrics = record.metrics if record else {}
+    if not {"reward_before", "reward_after", "kl"} <= set(metrics):
+        return []
+    budget = (material.plan or {}).get("ppo", {}).get("kl_budget")
+    rose, within = (
+        metrics["reward_after"] > metrics["reward_before"],
+        budget is None or metrics["kl"] <= budget,
+    )
+    kept = "" if budget is None else f" of a budget of {budget:g}"
+    gold = (
+        f"; gold {metrics['gold_before']:.3g} to {metrics['gold_after']:.3g}"
+        if {"gold_before", "gold_after"} <= set(metrics)
+        else ""
+    )
+    return [
+        Card(
+            what="reward by PPO",
+            value=f"{metrics['reward_before']:.2f} → {metrics['reward_after']:.2f}",
+            note=f"KL {metrics['kl']:.3g}{kept} nats per sequence{gold}",
+            tone="good" if rose and within else "bad",
+        )
+    ]
+
+
+def _stale(material: Material) -> list[dict[str, str]]:
+    """Say so when the plan was made from another law than the one shown."""
+    made_from = (material.plan or {}).get("made_from", {}).get("law")
+    current = material.sha256.get("law.json")
+    if not made_from or not current or made_from == current:
+        return []
+    return [
+        {
+            "code": "stale_plan",
+            "sentence": (
+                "The plan was made from another version of law.json than the one shown here."
+            ),
+            "where": "report",
+        }
+    ]

@@ -1,0 +1,434 @@
+"""Which figures a report shows, each with its caption; without data a figure is left out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.estimation.isoflop import NEAR, vertices
+from analysis.figures import charts
+from analysis.figures.bands import (
+    allocation_bands,
+    frontier_band,
+    has_optimum,
+    parabolas_of,
+    span,
+)
+from analysis.forms import FORMS, column
+from analysis.laws.law import Law
+from analysis.number_text import power
+from analysis.page.contents import Material, loss_curve
+from analysis.page.overoptimisation import Chosen
+
+LEAST_SHARE = 0.5  # of the cells in budgets: below it, what looks like a budget is an accident
+SURFACE, EDGE = 60, 1.3  # points of an axis, and the margin around the runs
+RESIDUALS = ("params", "tokens", "flops", "tokens_per_param")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """One figure and what it shows; `name` is for a file of it."""
+
+    svg: str
+    caption: str
+    name: str = ""
+
+
+def law_pictures(material: Material, *, level: float) -> list[Picture]:
+    """Draw a study's loss against compute and its IsoFLOP curves."""
+    return loss_pictures(
+        material.law, material.cells(), material.training(), plan=material.plan, level=level
+    )
+
+
+def loss_pictures(
+    law: Law | None,
+    cells: pd.DataFrame,
+    curves: pd.DataFrame,
+    *,
+    level: float,
+    plan: dict[str, Any] | None = None,
+    beyond: float = 1.0,
+) -> list[Picture]:
+    """Draw loss against compute and the IsoFLOP curves.
+
+    The frontier goes on to `beyond` times the largest C, where the law may be extrapolated.
+    """
+    if not len(cells):
+        return []
+    low, high = _reach(cells, plan)
+    frontier = frontier_band(law, span(low, high * beyond), level=level)
+    method = (law.methods.get("envelope") if law else None) or {}
+    envelope = pd.DataFrame(method.get("points") or []).rename(columns={"flops": "x", "loss": "y"})
+    planned = _planned(plan)
+    shown = Picture(
+        name="loss",
+        svg=charts.loss_compute(
+            curves,
+            cells,
+            frontier=frontier,
+            envelope=envelope if {"x", "y"} <= set(envelope) else None,
+            planned=planned,
+            fitted_to=high if beyond > 1 else None,
+        ),
+        caption=(
+            "Every cell (points) and its training curve (thin lines), coloured by N. The"
+            f" frontier is the law's least loss at each compute, with the {100 * level:g}%"
+            " interval of its mean"
+        )
+        + ("; the star is the plan's forecast." if planned else "."),
+    )
+    return [shown, *_isoflop_picture(law, cells)]
+
+
+def _isoflop_picture(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
+    points = _isoflop_points(law, cells)
+    chosen, parabolas, found = parabolas_of(points, cells)
+    if not len(parabolas) or len(chosen) < LEAST_SHARE * len(cells):
+        return []
+    optima = dict(zip(found["budget"], found["x"], strict=True))
+    at = np.array([optima.get(budget, np.nan) for budget in parabolas["budget"]])
+    away = np.abs(np.log(column(parabolas, "x") / at))
+    parabolas = parabolas.loc[~(away > np.log(NEAR))]  # sizes farther away were not fitted
+    caption = (
+        f"Loss at equal compute. Diamonds are the minima of {len(found)} of"
+        f" {len(points)} budgets; a budget without one has its least loss at the edge"
+        " of the sizes or no minimum."
+    )
+    return [Picture(name="isoflop", svg=charts.isoflop(chosen, parabolas, found), caption=caption)]
+
+
+def fit_pictures(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
+    """Draw observed against fitted loss and the residuals against N, D, C and D/N."""
+    if law is None or not _predicts_loss(law, cells) or not len(cells):
+        return []
+    found = law.predict_table(cells, noise=False, force=True)
+    fitted = cells.assign(predicted=found["loss"])
+    spread = 100 * float(np.sqrt((np.log(fitted["loss"] / fitted["predicted"]) ** 2).mean()))
+    shown = [
+        Picture(
+            name="observed",
+            svg=charts.observed(fitted),
+            caption=f"Observed against fitted loss; root mean square residual {spread:.2g}%.",
+        )
+    ]
+    shown += _surface(law, fitted)
+    texts = {
+        "params": "model size",
+        "tokens": "tokens",
+        "flops": "compute",
+        "tokens_per_param": "tokens per parameter",
+    }
+    return shown + [
+        Picture(
+            name=f"residuals_{name}",
+            svg=charts.residuals(fitted, name),
+            caption=f"Residuals against {texts[name]}; a trend would say the form is wrong.",
+        )
+        for name in RESIDUALS
+    ]
+
+
+def _surface(law: Law, fitted: pd.DataFrame) -> list[Picture]:
+    """Draw the surface of a law of N and D."""
+    if not FORMS[law.form].is_surface:
+        return []
+    sizes, tokens = (
+        np.geomspace(fitted[k].min() / EDGE, fitted[k].max() * EDGE, SURFACE)
+        for k in ("params", "tokens")
+    )
+    n, d = np.meshgrid(sizes, tokens)
+    losses = law.predict(n, d, noise=False, force=True).loss
+    ridge = None
+    if has_optimum(law):
+        optima = [law.optimum(c, force=True) for c in span(*_reach(fitted, None))]
+        line = pd.DataFrame({"x": [o.params for o in optima], "y": [o.tokens for o in optima]})
+        ridge = line.loc[line["x"].between(sizes[0], sizes[-1])]
+    svg = charts.surface(fitted, sizes, tokens, losses, ridge)
+    caption = (
+        "The fitted loss (nats/token) as level lines over N and D, with the runs that it rests on."
+    )
+    return [Picture(name="surface", svg=svg, caption=caption)]
+
+
+def allocation_pictures(
+    law: Law | None,
+    cells: pd.DataFrame,
+    plan: dict[str, Any] | None,
+    *,
+    level: float,
+    beyond: float = 1.0,
+) -> list[Picture]:
+    """Draw N*(C) and D*(C) of the three methods, with the planned point."""
+    if law is None or not has_optimum(law) or not len(cells):
+        return []
+    low, high = _reach(cells, plan)
+    bands = allocation_bands(law, span(low, high * beyond), level=level)
+    if law.form in law.methods:  # a regression alone: it is its own only method
+        bands = {what: {law.form: found[law.form]} for what, found in bands.items()}
+    planned = plan["pretrain"] if plan else None
+    dense = " of the dense model" if law.form == "mixture" else ""
+    return [
+        Picture(
+            name=f"optimum_{what}",
+            svg=charts.allocation(
+                bands[what],
+                what=what,
+                planned=(planned["flops"], planned[what]) if planned else None,
+                fitted_to=max(cells["flops"]),
+                vertices=_vertices(law, what),
+            ),
+            caption=(
+                f"Compute-optimal {name}{dense} by {', '.join(bands[what])}, with"
+                f" {100 * level:g}% bands."
+            ),
+        )
+        for what, name in (("params", "model size"), ("tokens", "training tokens"))
+    ]
+
+
+def design_pictures(
+    expected: Sequence[tuple[float, float | None]],
+    measured: Sequence[tuple[float, float | None]],
+    *,
+    quantity: str,
+    wanted: float | None,
+) -> list[Picture]:
+    """Draw (FLOPs, half-width) of a design: what was expected, and what fits said."""
+    course, points = _halves(expected, "expected"), _halves(measured, "fitted")
+    if not len(course):
+        course, points = points, course
+    if not len(course):
+        return []
+    what = "loss (nats)" if quantity == "loss" else "N* (relative)"
+    y = f"half-width of the interval of {what}"
+    return [
+        Picture(
+            name="design",
+            svg=charts.design(course, measured=points, wanted=wanted, y=y),
+            caption="The target's interval against the FLOPs spent on cells.",
+        )
+    ]
+
+
+def _halves(rows: Sequence[tuple[float, float | None]], label: str) -> pd.DataFrame:
+    """Return FLOPs x and half-widths y where there are both."""
+    known = [(flops, half) for flops, half in rows if flops > 0 and half]
+    table = pd.DataFrame(known, columns=["x", "y"])
+    table.attrs["label"] = label
+    return table
+
+
+def curve_pictures(material: Material) -> list[Picture]:
+    """Draw the training curves of all cells, and of the final run."""
+    curves = material.training()
+    if not len(curves):
+        return []
+    final = (
+        loss_curve(material.curves["pretrain"].to_dict(orient="records"))
+        if "pretrain" in material.curves
+        else None
+    )
+    return [
+        Picture(
+            svg=charts.training_curves(curves, final=final),
+            caption="Test loss during training, one line a cell.",
+        )
+    ]
+
+
+def final_pictures(material: Material) -> list[Picture]:
+    """Draw the forecast with its interval against the outcome."""
+    plan, record = material.plan, material.stages.get("pretrain")
+    expected = material.sealed or (plan["forecast"] if plan else {})
+    if not plan or len(expected.get("interval") or ()) != 2:
+        return []
+    outcome = record.test_loss if record else None
+    shown = [
+        Picture(
+            svg=charts.forecast(expected, outcome),
+            caption=f"Test loss forecast for C = {power(plan['pretrain']['flops'], 3)} FLOPs"
+            + (" and what the run reached." if outcome is not None else "; the run has not ended."),
+        )
+    ]
+    if all(len(row["interval"]) == 2 for row in expected.get("curve") or [{"interval": ()}]):
+        end = plan["pretrain"]["tokens"]
+        reached = material.corridor.get("rows", [])
+        svg = charts.corridor(expected, reached, end=end, outcome=outcome)
+        caption = "The forecast under way, sealed before the run, and what was measured on the way."
+        shown.append(Picture(svg=svg, caption=caption))
+    return shown
+
+
+def sensitivity_pictures(law: Law | None) -> list[Picture]:
+    """Draw D*/N* at the largest C fitted by objective, with and without the rows at the ends."""
+    rows = [r for r in (law.sensitivity if law else ()) if "tokens_per_param" in r]
+    if law is None or not rows:
+        return []
+    svg = charts.sensitivity(rows, law.optimum(rows[0]["flops"], force=True))
+    caption = (
+        "Tokens per parameter of the optimum at the largest compute fitted, by objective and"
+        " choice of rows; the band is the law's interval."
+    )
+    return [Picture(name="sensitivity", svg=svg, caption=caption)]
+
+
+def tuning_pictures(points: Sequence[dict[str, Any]], cells: pd.DataFrame) -> list[Picture]:
+    """Draw loss against learning rate or batch at each (N, D) that was swept, with its optimum."""
+    shown = []
+    for axis, name in (("lr", "peak learning rate"), ("batch", "batch (tokens)")):
+        swept = [p for p in points if axis in p["optima"]]
+        if not swept:
+            continue
+        svg = charts.tuning(swept, cells, axis=axis, x=name)
+        caption = (
+            f"Loss against {name} where it was swept; diamonds are the optima, bars the settings"
+            " within .25% of the best. One at the edge of what was tried is left out."
+        )
+        shown.append(Picture(name=f"tuning_{axis}", svg=svg, caption=caption))
+    return shown
+
+
+def stage_pictures(
+    stage: str, rows: pd.DataFrame, *, kl_budget: float | None = None
+) -> list[Picture]:
+    """Draw a stage's curves: those of its metrics that are there."""
+    shown = []
+    for name, series, y, caption in _STAGE_FIGURES.get(stage, ()):
+        present = {k: v for k, v in series.items() if k in rows and bool(rows[k].count())}
+        if not present or "step" not in rows:
+            continue
+        lines = {f"budget {kl_budget:g}": kl_budget} if name == "kl" and kl_budget else None
+        svg = charts.curve(rows, present, name=f"{stage}-{name}", y=y, title=caption, lines=lines)
+        shown.append(Picture(svg=svg, caption=caption))
+    return shown
+
+
+_OVEROPTIMISED = {
+    "best-of-n": "Gold reward of the best of n by each judge, over prompts; lines are d (α − β d).",
+    "ppo": "Gold reward of PPO's updates; the line is d (α − β log d). Its KL is not best-of-n's.",
+}
+
+
+def overoptimised(name: str, found: Sequence[Chosen | None]) -> list[Picture]:
+    """Draw the judges' curves with their laws, the first six."""
+    kept = [c for c in found if c is not None]
+    if not kept:
+        return []
+
+    def along(one: Chosen) -> Callable[[Any], Any]:
+        function = FORMS[one.law.form].function
+        assert function is not None
+        return lambda kl: function(one.law.parameters, {"kl": kl})
+
+    drawn = [(c.name, c.points, along(c)) for c in kept]
+    svg = charts.overoptimised(drawn, name=f"overoptimised-{name}", title="Over-optimisation")
+    return [Picture(svg=svg, caption=_OVEROPTIMISED[name])]
+
+
+_STAGE_FIGURES: dict[str, tuple[tuple[str, dict[str, str], str, str], ...]] = {
+    "sft": (
+        (
+            "loss",
+            {"train_loss": "training", "test_loss": "held out"},
+            "loss (nats/token)",
+            "Fine-tuning loss on the completions.",
+        ),
+    ),
+    "reward": (
+        (
+            "loss",
+            {"train_loss": "training", "test_loss": "held out"},
+            "loss (nats/pair)",
+            "Bradley-Terry loss of the reward model.",
+        ),
+        (
+            "accuracy",
+            {"test_accuracy": "held out"},
+            "accuracy (share of pairs)",
+            "Pairs that the reward model orders as the judge does.",
+        ),
+    ),
+    "ppo": (
+        (
+            "reward",
+            {"reward": "reward model", "gold_reward": "gold judge"},
+            "reward (score)",
+            "Reward of the samples: what is optimised, and the judge behind it.",
+        ),
+        (
+            "kl",
+            {"kl": "measured"},
+            "KL (nats/sequence)",
+            "KL to the fine-tuned policy, with the budget.",
+        ),
+        ("entropy", {"entropy": "entropy"}, "entropy (nats/token)", "Entropy of the policy."),
+        (
+            "health",
+            {"clip_fraction": "clipped", "explained_variance": "explained variance of the critic"},
+            "share",
+            "Share of tokens at the clip, and how much of the returns the critic explains.",
+        ),
+        (
+            "coefficient",
+            {"kl_coefficient": "coefficient"},
+            "KL coefficient (reward per nat)",
+            "Coefficient of the KL penalty.",
+        ),
+    ),
+}
+
+
+def _predicts_loss(law: Law, cells: pd.DataFrame) -> bool:
+    form = FORMS.get(law.form)
+    if form is None or form.target != "loss":
+        return False
+    return all(v in cells for v in form.variables if v not in form.optional)
+
+
+def _vertices(law: Law, what: str) -> pd.DataFrame:
+    """Return the optima of single budgets that a regression was read off."""
+    points = (law.methods.get("isoflop") or {}).get("points") or []
+    rows = []
+    for point in points:
+        if point.get("params") is None or point.get("why"):
+            continue
+        ends = point.get("params_interval") if what == "params" else None
+        low, high = ends or (np.nan, np.nan)
+        rows.append({"x": point["flops"], "y": point[what], "lo": low, "hi": high})
+    return pd.DataFrame(rows)
+
+
+def _reach(cells: pd.DataFrame, plan: dict[str, Any] | None) -> tuple[float, float]:
+    flops = [*cells["flops"], *([plan["pretrain"]["flops"]] if plan else [])]
+    return min(flops), max(flops)
+
+
+def _planned(plan: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not plan or "test_loss" not in plan["forecast"]:
+        return None
+    ends = plan["forecast"].get("interval") or None
+    return {
+        "flops": plan["pretrain"]["flops"],
+        "loss": plan["forecast"]["test_loss"],
+        "interval": tuple(ends) if ends else None,
+    }
+
+
+def _isoflop_points(law: Law | None, cells: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the law's IsoFLOP points, or fresh ones where its regression had too few vertices."""
+    method = law.methods.get("isoflop") if law else None
+    if method and method.get("points"):
+        return list(method["points"])
+    return [
+        {
+            "flops": v.flops,
+            "params": v.params,
+            "loss": v.loss,
+            "centre": v.centre,
+            "coefficients": v.coefficients,
+        }
+        for v in vertices(cells)
+    ]

@@ -1,0 +1,110 @@
+// The plan's first steps in the page: N, D, forecast with its interval, time and cost, from the law's
+// parameters and bootstrap draws. The equations are those of analysis.planning.split and analysis.laws.law; a test
+// in a browser holds the two to four digits.
+const planner = (() => {
+  const erfc = x => { // Press et al. 2007, Numerical Recipes, section 6.2.2: 1.2e-7
+    const z = Math.abs(x), t = 2 / (2 + z), c = [-1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806, 0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277];
+    const r = t * Math.exp(-z * z + c.reduceRight((sum, k) => k + t * sum, 0));
+    return x >= 0 ? r : 2 - r;
+  };
+  const ndtr = x => erfc(-x / Math.SQRT2) / 2;
+  const ndtri = p => { // by halving, to the precision of ndtr
+    let low = -8, high = 8;
+    for (let i = 0; i < 60; i++) { const middle = (low + high) / 2; if (ndtr(middle) < p) low = middle; else high = middle; }
+    return (low + high) / 2;
+  };
+  const atShare = (ordered, share) => {
+    const at = share * (ordered.length - 1), lower = Math.min(Math.floor(at), ordered.length - 1), upper = Math.min(lower + 1, ordered.length - 1);
+    return ordered[lower] + (at - lower) * (ordered[upper] - ordered[lower]);
+  };
+  const sorted = values => Float64Array.from(values).sort();
+
+  // a law of form=coupled; p = 1 is the Chinchilla form
+  const optimum = ([E, A, B, alpha, beta, p = 1], flops) => { // Hoffmann et al. 2022, eq. 4, with p alpha and p beta
+    const logG = (Math.log(alpha / beta) / p + Math.log(A / B)) / (alpha + beta);
+    return Math.exp(logG + beta / (alpha + beta) * Math.log(flops / 6));
+  };
+  const effective = (total, unique, decay) => unique * (1 + decay * (1 - Math.exp((1 - total / unique) / decay)));
+  const loss = ([E, A, B, alpha, beta, p = 1], n, d, unique, rates) => { // Muennighoff et al. 2023, eq. 5-6, where data repeat
+    if (unique) {
+      const u = Math.min(unique, d), logG = Math.log(alpha * A / (beta * B)) / (alpha + beta);
+      const useful = Math.min(Math.exp(logG + beta / alpha * (Math.log(u) + logG)), n);
+      d = effective(d, u, rates[0]); n = effective(n, useful, rates[1]);
+    }
+    return E + ((A * n ** -alpha) ** p + (B * d ** -beta) ** p) ** (1 / p);
+  };
+
+  const sizesOf = (law, asked) => {
+    const free = optimum(law.parameters, asked.flops), found = [];
+    for (let i = 0; i < law.grid; i++) found.push(free * 10 ** (-4 + 6 * i / (law.grid - 1)));
+    if (asked.unique) { const edge = asked.flops / (6 * asked.unique + 2 * asked.inference); if (edge > found[0] && edge < 1.02 * found.at(-1)) found.push(edge); }
+    const tokens = n => (asked.flops - 2 * n * asked.inference) / (6 * n);
+    return found.sort((a, b) => a - b).map(n => [n, tokens(n)]).filter(([, d]) => d > 0);
+  };
+  const bestOf = (law, parameters, pairs, asked) => {
+    let best = null, least = Infinity;
+    for (const pair of pairs) { const l = loss(parameters, pair[0], pair[1], asked.unique, law.rates); if (l < least) { least = l; best = pair; } }
+    return best;
+  };
+
+  const forecast = (law, n, d, unique) => {
+    const point = loss(law.parameters, n, d, unique, law.rates);
+    const drawn = sorted(law.draws.map(p => Math.log(loss(p, n, d, unique, law.rates) / point)));
+    let below = 0;
+    for (const v of drawn) below += (v < 0) + (v <= 0);
+    const bias = Math.min(1, Math.max(-1, ndtri(below / 2 / drawn.length)));
+    const [under, over] = [-1, 1].map(sign => Math.max(sign * atShare(drawn, ndtr(bias + bias + sign * (unique ? law.z_repeated : law.z))), 0));
+    const single = law.noise.sd * Math.max(point / law.noise.least, 1) ** law.noise.growth;
+    const distance = Math.max(Math.log(6 * n * d / law.reach), 0), knots = [[0, 0], ...law.knots], last = knots.at(-1);
+    let tau = 0;
+    if (knots.length > 1 && distance > last[0]) tau = last[1] * (distance / last[0]) ** 2;
+    else for (let i = 1; i < knots.length; i++) if (distance <= knots[i][0]) {
+      const [h0, t0] = knots[i - 1], [h1, t1] = knots[i]; tau = t0 + (t1 - t0) * (distance - h0) / (h1 - h0); break;
+    }
+    const spread = law.normal * Math.hypot(single, tau);
+    return [point, point * Math.exp(-Math.hypot(under, spread)), point * Math.exp(Math.hypot(over, spread))];
+  };
+
+  const plan = (law, asked) => {
+    const plain = !asked.unique && !asked.inference, tails = [(1 - law.level) / 2, (1 + law.level) / 2];
+    let n, ends;
+    if (plain) {
+      n = optimum(law.parameters, asked.flops);
+      ends = sorted(law.draws.map(p => optimum(p, asked.flops)));
+    } else {
+      const pairs = sizesOf(law, asked), best = bestOf(law, law.parameters, pairs, asked);
+      if (!best) return null;
+      n = best[0];
+      ends = sorted(law.draws.slice(0, law.most).map(p => bestOf(law, p, pairs, asked)[0]));
+    }
+    const d = (asked.flops - 2 * n * asked.inference) / (6 * n), hours = 6 * n * d / (asked.speed * asked.utilisation) / 3600;
+    return { params: n, interval: tails.map(t => atShare(ends, t)), tokens: d, loss: forecast(law, n, d, asked.unique), hours, money: hours * asked.price,
+      epochs: asked.unique ? d / asked.unique : null, beyond: 6 * n * d / law.reach };
+  };
+  return { plan };
+})();
+
+(() => {
+  const data = document.getElementById("planner-law");
+  if (!data) return;
+  const law = JSON.parse(data.textContent), form = document.getElementById("planner"), out = document.getElementById("planned");
+  const show = (v, digits = 4) => v === null || !isFinite(v) ? "–" : v >= 1e5 || v < 1e-3 ? v.toExponential(digits - 1).replace("e+", "e") : String(+v.toPrecision(digits));
+  const between = ends => ` [${ends.map(v => show(v)).join(", ")}]`;
+  const number = name => { const v = parseFloat(form.elements[name]?.value); return isFinite(v) && v > 0 ? v : 0; };
+  const update = () => {
+    const flops = 10 ** number("log_flops"), asked = { flops, unique: number("unique"), inference: number("inference"), speed: number("speed"), utilisation: number("utilisation") || 1, price: number("price") };
+    const found = planner.plan(law, asked), rows = [["C, training FLOPs" + (asked.inference ? " with serving" : ""), show(flops)]];
+    if (!found) rows.push(["no size", "can be trained and serve that many tokens; raise the budget"]);
+    else {
+      rows.push(["N, parameters", show(found.params) + between(found.interval)], ["D, tokens", show(found.tokens) + (found.epochs > 1 ? `, ${show(found.epochs, 3)} passes` : "")],
+        ["test loss, nats/token", show(found.loss[0]) + between(found.loss.slice(1))], ["of the largest 6ND fitted", show(found.beyond, 3) + " times"]);
+      if (asked.speed) rows.push(["device hours of training", show(found.hours)]);
+      if (asked.speed && asked.price) rows.push(["cost of training", show(found.money)]);
+    }
+    out.replaceChildren(...rows.map(([what, value]) => { const row = document.createElement("tr"), head = document.createElement("th"), cell = document.createElement("td"); head.scope = "row"; head.textContent = what; cell.textContent = value; row.append(head, cell); return row; }));
+    out.dataset.plan = JSON.stringify(found);
+  };
+  form.addEventListener("input", update);
+  form.addEventListener("submit", event => event.preventDefault());
+  update();
+})();

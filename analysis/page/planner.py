@@ -1,0 +1,74 @@
+"""What the page's planner computes with: the law, its draws, its noise, the controls' values.
+
+The planner stands in a report whose law has draws, is usable and one of form=coupled, which
+Chinchilla's and Kaplan's are; it moves budget, unique tokens, tokens to serve, utilisation and
+price, before any shape is chosen (planner.js).
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri, stdtrit
+
+from analysis.forms.coupled import as_coupled
+from analysis.laws.law import Law
+from analysis.laws.published import PUBLISHED
+from analysis.planning.split import GRID, MOST_DRAWS, REPEATING
+
+DIGITS = 9
+DECADES = (1.0, 4.0)  # of compute below and above the largest fitted, that the budget may move
+
+
+def planner_data(law: Law | None, plan: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the law for the page (JSON) and the controls' first values; None where it has none."""
+    if law is None or not law.usable or law.draws is None:
+        return None
+    point = as_coupled(law.form, law.parameters)
+    drawn = as_coupled(law.form, dict(zip(law.parameters, law.draws.T, strict=True)))
+    if point is None or drawn is None:
+        return None
+    level = (law.intervals or {}).get("level", 0.9)
+    reach = law.ranges["flops_6nd"][1]
+    rates = PUBLISHED[REPEATING].parameters
+    noise = {
+        "sd": law.noise.get("sd_log_least", law.residual_sd),
+        "least": law.noise.get("least_loss", 0.0) or 1e-9,
+        "growth": law.noise.get("growth", 0.0),
+    }
+    freedom = law.n_runs - len(law.parameters)  # of a law of repeated data two fewer
+    z, z_repeated = (float(stdtrit(max(f, 1), (1 + level) / 2)) for f in (freedom, freedom - 2))
+    values = {
+        "parameters": rounded(point.values()),  # as the draws: one may be the point
+        "draws": [rounded(row) for row in np.stack(list(drawn.values()), axis=1)],
+        "level": level,
+        "z": z,
+        "z_repeated": z_repeated,
+        "normal": float(ndtri((1 + level) / 2)),
+        "noise": noise,
+        "knots": (law.backtest or {}).get("tau", []),
+        "reach": reach,
+        "rates": [rates["R_D"], rates["R_N"]],
+        "grid": GRID,
+        "most": MOST_DRAWS,
+    }
+    budget = (plan or {}).get("budget", {})
+    asked = math.log10(budget.get("flops") or reach)
+    return {
+        "law": json.dumps(values, separators=(",", ":")).replace("<", "\\u003c"),
+        "script": files("analysis.page").joinpath("planner.js").read_text(encoding="utf-8"),
+        "log_flops": round(asked, 6),
+        "repeats": law.form == "chinchilla",
+        "least": round(math.log10(reach) - DECADES[0], 2),
+        "most": round(max(math.log10(reach), asked) + DECADES[1], 2),
+        "speed": f"{speed:.4g}" if (speed := budget.get("flops_per_second")) else "",
+        "level": f"{100 * level:g}%",
+    }
+
+
+def rounded(values: Iterable[float]) -> list[float]:
+    """Return numbers as short as the page needs them."""
+    return [float(f"{v:.{DIGITS}g}") for v in values]

@@ -1,0 +1,113 @@
+"""Laws of fine-tuning, reward model and PPO as a report shows them: figures, forecasts, outcomes.
+
+They are those that plan.yaml names (`stage_laws`); one whose file or sweep is no longer there is
+said to be missing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.laws.law import Law
+from analysis.number_text import interval, number
+from analysis.page.figure_files import LEVEL, target_picture
+from analysis.page.gallery import Picture
+from analysis.page.tables import Grid, Row
+from analysis.runs.table import Columns, load_runs
+from scaling.schema import Record
+
+NAMES = {"sft": "fine-tuning", "reward": "reward model", "ppo": "PPO"}
+REACHED = {"sft": "test_loss", "reward": "test_loss", "ppo": "gold gain"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageLaw:
+    """A law of a later stage, by the name that the plan has for it; None where it is missing."""
+
+    stage: str
+    name: str
+    law: Law | None
+
+
+def stage_laws(plan: dict[str, Any] | None) -> list[StageLaw]:
+    """Read the laws that a plan's later blocks rest on."""
+    found = []
+    for stage, names in ((plan or {}).get("stage_laws") or {}).items():
+        for name in names:
+            law = Law.read(name) if Path(name).is_file() else None
+            found.append(StageLaw(stage=stage, name=name, law=law))
+    return found
+
+
+def law_pictures(found: list[StageLaw]) -> list[Picture]:
+    """Draw each law over the runs that it was fitted to, where these are there."""
+    return list(_pictures(found))
+
+
+def _pictures(found: list[StageLaw]) -> Iterator[Picture]:
+    for one in found:
+        source = Path(str(one.law.inputs.get("source", ""))) if one.law else Path()
+        if one.law is None or not source.exists() or source == Path():
+            continue
+        runs = load_runs(
+            source, count=one.law.count, where=one.law.inputs.get("where"), stage=one.stage,
+            points=one.law.inputs.get("points", "records"), needed=(),
+            columns=Columns(**one.law.inputs.get("columns", {})),
+        )  # fmt: skip
+        drawn = target_picture(one.law, runs.table, None, level=LEVEL)
+        text = f"Law of {NAMES[one.stage]}, {one.name}: {drawn.caption}"
+        yield Picture(svg=drawn.svg, caption=text, name=f"{one.stage}-law")
+
+
+def law_grid(found: list[StageLaw]) -> Grid:
+    """Return a row a law: form, parameters with intervals, runs, what it warns of."""
+    rows: list[Row] = []
+    for one in found:
+        if one.law is None:
+            rows.append((NAMES[one.stage], one.name, "missing", "–", "–"))
+            continue
+        ends = (one.law.intervals or {}).get("parameters", {})
+        values = ", ".join(
+            f"{k} {number(v, 3)} {interval(ends.get(k))}" for k, v in one.law.parameters.items()
+        )
+        warned = ", ".join(a.code for a in one.law.alarms) or "nothing"
+        rows.append((NAMES[one.stage], one.name, values, str(one.law.n_runs), warned))
+    columns = ("stage", "law", "parameters", "runs", "alarms")
+    return Grid(
+        name="Laws of the later stages", columns=columns, rows=rows, numeric=(3,), wide=(2, 4)
+    )
+
+
+def forecast_grid(plan: dict[str, Any] | None, stages: dict[str, Record]) -> Grid:
+    """Return a row a stage that a law set: forecast, interval, what was reached, whether inside."""
+    rows: list[Row] = []
+    for stage, name in NAMES.items():
+        block = (plan or {}).get(stage, {})
+        expected = block.get("forecast_gain" if stage == "ppo" else "forecast_loss")
+        if expected is None or not block.get("forecast_level"):
+            continue
+        ends, reached = block.get("forecast_interval") or (), _reached(stage, stages.get(stage))
+        inside = "–"
+        if reached is not None and len(ends) == 2:
+            inside = "inside" if ends[0] <= reached <= ends[1] else "OUTSIDE"
+        rows.append(
+            (
+                f"{name}: {REACHED[stage].replace('_', ' ')}",
+                number(expected, 4),
+                interval(ends) if len(ends) == 2 else "–",
+                "–" if reached is None else number(reached, 4),
+                inside,
+            )
+        )
+    columns = ("what", "forecast", "interval", "reached", "held")
+    return Grid(name="Forecasts of the stages", columns=columns, rows=rows, numeric=(1, 3))
+
+
+def _reached(stage: str, record: Record | None) -> float | None:
+    if record is None:
+        return None
+    if stage != "ppo":
+        return record.test_loss
+    gold = record.metrics.get("gold_after")
+    return None if gold is None else gold - record.metrics["gold_before"]

@@ -1,0 +1,1 @@
+"""From a law and a budget to the plan of the final run."""

@@ -1,0 +1,227 @@
+"""What may be spent, turned into FLOPs: FLOPs, device hours, money, wall time, or cells of a study.
+
+A speed is measured by the study where it ran on the same device, else stated: the device's peak
+times `utilisation`, or `flops_per_second` itself. `utilisation=measured` takes the study's own
+share of its device's peak (its records' mfu) to another device. A stated speed counts all that a
+device does, so with activation checkpointing .75 of it are the model's FLOPs; a measured one knows
+whether its cells were checkpointed. C = hours x 3600 x FLOP/s.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from analysis.laws.law import Law
+from analysis.planning.devices import CHECKPOINTED, device_named, flops_of_hours
+from analysis.runs.study import Study
+from scaling.schema import MOST_FLOPS
+
+MEASURED = "measured"  # a utilisation
+KINDS = ("flops", "gpu_hours", "money", "wall_hours", "flops_multiple")
+
+
+class Asked(Protocol):
+    """The settings that a budget is made of."""
+
+    flops: float | None
+    gpu_hours: float | None
+    money: float | None
+    wall_hours: float | None
+    flops_multiple: float | None
+    device: str
+    devices: int
+    price_per_hour: float | None
+    utilisation: Any
+    flops_per_second: float | None
+    activation_checkpointing: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Training FLOPs, and the speed of one device at which they are spent (None when unknown).
+
+    `flops_per_second` counts the model's FLOPs alone, recomputation left out.
+    """
+
+    flops: float
+    reason: str = "stated"
+    device: str = ""
+    devices: int = 1
+    flops_per_second: float | None = None
+    speed_reason: str = "no speed is known: no study, no device"
+    price_per_hour: float | None = None
+    activation_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that buys nothing."""
+        check_flops(self.flops)
+
+
+def check_flops(flops: float) -> float:
+    """Return the FLOPs of a budget; ValueError for one that buys nothing, or more than exists."""
+    if not 0 < flops <= MOST_FLOPS:
+        raise ValueError(
+            f"the budget is {flops:g} FLOPs; give a number above 0 and up to {MOST_FLOPS:g}, as"
+            " flops=1e21"
+        )
+    return flops
+
+
+def budget_of(asked: Asked, law: Law, study: Study) -> Budget:
+    """Turn the settings into a budget; ValueError unless exactly one way to state it is used."""
+    kind, value = _stated(asked)
+    if kind == "flops":
+        flops, reason = float(value), "stated by flops"
+    elif kind == "flops_multiple":
+        flops, reason = _multiple(value, study)
+    else:
+        hours, text = _hours(kind, value, asked)
+        flops, reason = _bought(
+            hours,
+            text,
+            speed=lambda size: speed_of(asked, study, size),
+            size=lambda c: law.optimum(c).params,
+            start=max((c.params for c in study.cells), default=1e9),
+        )
+    check_flops(flops)
+    speed, device, why = speed_of(asked, study, law.optimum(flops).params)
+    return Budget(
+        flops=flops,
+        reason=reason,
+        device=device,
+        devices=asked.devices,
+        flops_per_second=speed,
+        speed_reason=why,
+        price_per_hour=asked.price_per_hour,
+        activation_checkpointing=asked.activation_checkpointing,
+    )
+
+
+def speed_of(asked: Asked, study: Study, params: float) -> tuple[float | None, str, str]:
+    """Return model FLOP/s of a device (None when unknown), the device, where the speed is from."""
+    device = asked.device or study.device
+    kept, recomputed = _kept(asked.activation_checkpointing, before=False)
+    if asked.flops_per_second is not None:
+        if not asked.flops_per_second > 0:
+            raise ValueError(
+                f"flops_per_second={asked.flops_per_second:g} must be positive; measure it or"
+                " leave it out"
+            )
+        known = device_named(asked.device).peak if asked.device else None
+        if known and asked.flops_per_second > known:
+            raise ValueError(
+                f"flops_per_second={asked.flops_per_second:g} is above the peak of"
+                f" {asked.device}, {known:g}; state the speed of one device"
+            )
+        return kept * asked.flops_per_second, device, f"stated by flops_per_second{recomputed}"
+    measured = study.speed(params)
+    same = not asked.device or (bool(study.device) and asked.device.lower() in study.device.lower())
+    if measured and same:
+        kept, recomputed = _kept(asked.activation_checkpointing, before=study.checkpointing)
+        share = study.utilisation(params)
+        of_peak = f" ({100 * share:.2g}% of its peak)" if share else ""
+        return (
+            kept * measured,
+            device,
+            f"measured by the {study.source} on {study.device}{of_peak}, median of the cells"
+            f" nearest in size{recomputed}",
+        )
+    if not asked.device:
+        return None, "", "no speed is known: no study, no device"
+    peak, share, source = (
+        device_named(asked.device).peak,
+        asked.utilisation,
+        "stated and not measured",
+    )
+    if share == MEASURED:
+        share = study.utilisation(params)
+        if share is None:
+            raise ValueError(
+                f"utilisation={MEASURED} needs cells whose records have an mfu, and the"
+                f" {study.source} has none; state it, as utilisation=0.4"
+            )
+        kept, recomputed = _kept(asked.activation_checkpointing, before=study.checkpointing)
+        source = f"measured by the {study.source} on {study.device}, not on {asked.device}"
+    return (
+        kept * peak * share,
+        asked.device.lower(),
+        f"{asked.device.lower()}: {peak:g} FLOP/s dense bf16 peak x utilisation {share:.4g},"
+        f" {source}{recomputed}",
+    )
+
+
+def _kept(checkpointing: bool, *, before: bool) -> tuple[float, str]:
+    """Return the share of a speed that is the model's, and why; `before`: the speed has it in."""
+    if checkpointing == before:
+        return 1.0, ""
+    if checkpointing:
+        text = "activation checkpointing computes the forward pass twice"
+        return CHECKPOINTED, f" x {CHECKPOINTED:g}: {text}"
+    text = "the cells computed the forward pass twice and this run does not"
+    return 1 / CHECKPOINTED, f" / {CHECKPOINTED:g}: {text}"
+
+
+def _stated(asked: Asked) -> tuple[str, float]:
+    """Return the one way in which the budget is stated, and its value."""
+    found = {k: getattr(asked, k) for k in KINDS if getattr(asked, k) is not None}
+    if len(found) != 1:
+        text = " and ".join(f"{k}={v:g}" for k, v in found.items()) or "nothing"
+        raise ValueError(
+            f"the budget sets {text}; set exactly one of {', '.join(KINDS)} (got {len(found)})"
+        )
+    ((kind, value),) = found.items()
+    if not value > 0:
+        raise ValueError(
+            f"{kind}={value:g} must be positive; give the budget as {kind}=1e3 or the like"
+        )
+    return kind, value
+
+
+def _multiple(value: float, study: Study) -> tuple[float, str]:
+    if study.largest_flops is None:
+        raise ValueError(
+            f"flops_multiple={value:g} needs a study to multiply; give runs=runs/NAME, or flops="
+        )
+    return (
+        value * study.largest_flops,
+        f"{value:g} x the largest cell of the {study.source}, {study.largest_flops:.4g} FLOPs",
+    )
+
+
+def _hours(kind: str, value: float, asked: Asked) -> tuple[float, str]:
+    """Return device hours and what they were made of."""
+    if kind == "wall_hours":
+        return value * asked.devices, f"{value:g} h on {asked.devices} devices"
+    if kind == "money":
+        if asked.price_per_hour is None:
+            raise ValueError(
+                f"money={value:g} needs the price of a device hour in the same currency; give"
+                " price_per_hour=2.5 or the like"
+            )
+        hours = value / asked.price_per_hour
+        return hours, f"{value:g} / {asked.price_per_hour:g} an hour = {hours:.4g} device hours"
+    return value, f"{value:g} device hours"
+
+
+def _bought(
+    hours: float,
+    text: str,
+    *,
+    speed: Callable[[float], tuple[float | None, str, str]],
+    size: Callable[[float], float],
+    start: float,
+) -> tuple[float, str]:
+    """Return the FLOPs of device hours; a measured speed depends on the size, so on C."""
+    found, _, why = speed(start)
+    if found is None:
+        raise ValueError(
+            f"a budget of {text} needs a speed; give device=h100 or the like, flops_per_second=,"
+            " or runs="
+        )
+    for _ in range(4):
+        found, _, why = speed(size(check_flops(flops_of_hours(hours, flops_per_second=found))))
+        assert found is not None  # what was known of one size is known of all
+    return (
+        flops_of_hours(hours, flops_per_second=found),
+        f"{text} x 3600 x {found:.4g} FLOP/s ({why})",
+    )

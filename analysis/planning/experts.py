@@ -1,0 +1,193 @@
+"""A planned mixture of experts: its shapes, the law that holds for it, and the choice of experts.
+
+C and the law's N count what one token passes, memory counts every expert (LAWS 1.2). A law of form
+`mixture` knows experts and may choose among several numbers of them; any other law of dense runs
+takes a mixture as the dense model of equal active parameters, which an alarm says. Active
+parameters stay the dense model's: the chosen and shared experts divide d_ff between them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import numpy as np
+
+from analysis.forms.mixture import dense_at
+from analysis.laws.law import Law
+from analysis.runs.study import Study
+from scaling.schema import Range, check_ranges
+
+OF_A_TOKEN = {"total": "active", "with_head": "multiplying", "non_embedding": "active_body"}
+DENSE = 1  # experts of a dense model
+USUAL_TOP = 2
+
+
+@dataclass(kw_only=True)
+class MixtureSettings:
+    """Experts of the final run: None as the study, 1 dense, a list leaves the choice to the law.
+
+    `top_k` of them serve a token (0: the study's, or 2), and `shared` besides.
+    """
+
+    experts: Any = None
+    top_k: Annotated[int, Range(0, 65_536, note="0 is the study's, or 2")] = 0
+    shared: Annotated[int, Range(0, 65_536)] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self, "moe")
+        for n in self.choices():
+            if n != int(n) or n < DENSE:
+                raise ValueError(f"moe.experts={n} must be a whole number, 1 for a dense model")
+        for name in ("top_k", "shared"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"moe.{name}={getattr(self, name)} must not be negative")
+        if self.experts is None and (self.top_k or self.shared):
+            raise ValueError(
+                "moe.top_k and moe.shared need experts; give moe.experts=8 or the like"
+            )
+
+    def choices(self) -> tuple[int, ...]:
+        """Return the numbers of experts that are asked for; () leaves the study's."""
+        if self.experts is None:
+            return ()
+        given = self.experts if isinstance(self.experts, Sequence) else [self.experts]
+        return tuple(given)
+
+
+def with_mixture(study: Study, settings: MixtureSettings) -> Study:
+    """Return the study with the family's feed-forward layers divided among the asked experts."""
+    asked = settings.choices()
+    if not asked:
+        return study
+    (experts,) = asked
+    like = study.like
+    if experts == DENSE:
+        dense = {"n_experts": 0, "top_k": 0, "d_expert": 0, "n_shared_experts": 0}
+        return replace(study, like=replace(like, **dense))
+    top_k = settings.top_k or like.top_k or min(USUAL_TOP, experts)
+    shared = like.n_shared_experts if settings.shared is None else settings.shared
+    if top_k > experts:
+        raise ValueError(f"moe.top_k={top_k} is more than moe.experts={experts}; lower it")
+    if like.bias:
+        raise ValueError(
+            f"moe.experts={experts} needs layers without biases; set shape.bias=false, or"
+            " moe.experts=1 for a dense model"
+        )
+    shape = replace(
+        like,
+        n_experts=experts,
+        top_k=top_k,
+        n_shared_experts=shared,
+        d_expert=max(1, round(like.d_ff / (top_k + shared))),
+    )
+    return replace(study, like=shape)
+
+
+def experts_of(study: Study) -> int:
+    """Return the experts of a study's family, 1 for a dense one."""
+    return max(DENSE, study.like.n_experts)
+
+
+def law_for(law: Law, experts: int) -> Law:
+    """Return the law that holds for so many experts, N counting what one token passes.
+
+    ValueError for a law whose N counted idle experts.
+    """
+    if law.count in OF_A_TOKEN and _seen(law)[1] > DENSE:
+        raise ValueError(
+            f"this law's runs had up to {_seen(law)[1]:g} experts and count={law.count} counts the"
+            f" idle ones, which cost no FLOPs; refit with count={OF_A_TOKEN[law.count]}"
+        )
+    if experts > DENSE:
+        law = replace(law, count=OF_A_TOKEN.get(law.count, law.count))  # the same of dense runs
+    if law.form != "mixture":
+        return law
+    draws = None
+    if law.draws is not None:
+        named = {name: law.draws[:, i] for i, name in enumerate(law.parameters)}
+        draws = np.column_stack(list(dense_at(named, experts).values()))
+    intervals = None if law.intervals is None else {**law.intervals, "parameters": {}}
+    return replace(
+        law,
+        form="chinchilla",
+        parameters={k: float(v) for k, v in dense_at(law.parameters, experts).items()},
+        draws=draws,
+        intervals=intervals,
+        source=f"{law.source}, at {_told(experts)} of form mixture",
+    )
+
+
+def mixture_alarm(law: Law, experts: int) -> tuple[str, str] | None:
+    """Say so where the law's runs had other experts than the plan; `law` before `law_for`."""
+    low, high = _seen(law)
+    if low <= experts <= high and (law.form == "mixture" or low == high):
+        return None
+    had = "no experts" if high == DENSE else f"{low:g} to {high:g} experts"
+    if law.form == "mixture":
+        text = "the gain by experts is extrapolated"
+    else:
+        text = (
+            "N, loss and learning rate are those of a model of as many active parameters"
+            " with the experts that the law's runs had; sweep model.n_experts and fit form=mixture"
+            " count=active to know"
+        )
+    return (
+        "experts_unseen",
+        f"the plan has {_told(experts)} and the law's runs had {had}: {text}",
+    )
+
+
+def check_choice(law: Law, settings: MixtureSettings) -> None:
+    """Refuse a choice that the law cannot make, and one that is none."""
+    asked = settings.choices()
+    if len(set(asked)) < len(asked):
+        raise ValueError(f"moe.experts={list(asked)} names a number twice; name each once")
+    if len(asked) > 1 and law.form != "mixture":
+        raise ValueError(
+            f"moe.experts={list(asked)} asks the law to choose, and one of form {law.form} does not"
+            " know experts; fit form=mixture count=active on a sweep of model.n_experts, or give"
+            " one number"
+        )
+
+
+def least_loss(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the plan of least forecast loss, with a row of each that was weighed."""
+    best = min(plans, key=lambda p: p["forecast"]["test_loss"])
+    return {**best, "mixtures": [_row(p, chosen=p is best) for p in plans]}
+
+
+def choice_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the weighed mixtures as text, at most 100 columns."""
+    head = f"  {'experts':>7} {'N active':>10} {'N in all':>10} {'D':>10} {'loss':>8} {'GiB':>9}"
+    lines = ["experts weighed by the law, each for the same FLOPs; the least loss is taken", head]
+    for r in rows:
+        lines.append(
+            f"  {r['experts']:>7} {r['params']:>10.4g} {r['params_total']:>10.4g}"
+            f" {r['tokens']:>10.4g} {r['test_loss']:>8.4f} {r['memory_gib']:>9.3g}"
+            f"{'  taken' if r['chosen'] else ''}"
+        )
+    return lines
+
+
+def _row(plan: dict[str, Any], *, chosen: bool) -> dict[str, Any]:
+    pretrain, cost = plan["pretrain"], plan["cost"]
+    return {
+        "experts": max(DENSE, pretrain["model"]["n_experts"]),
+        "params": pretrain["params"],
+        "params_total": cost["params_total"],
+        "tokens": pretrain["tokens"],
+        "test_loss": plan["forecast"]["test_loss"],
+        "interval": list(plan["forecast"]["interval"]),
+        "memory_gib": cost["memory_per_device_gib"],
+        "chosen": chosen,
+    }
+
+
+def _seen(law: Law) -> tuple[float, float]:
+    low, high = law.ranges.get("experts", (DENSE, DENSE))
+    return float(low), float(high)
+
+
+def _told(experts: int) -> str:
+    return "no experts" if experts == DENSE else f"{experts} experts"

@@ -1,0 +1,1 @@
+"""The plan's blocks of fine-tuning, reward model and PPO."""

@@ -1,0 +1,268 @@
+"""The plan's blocks after pretraining: fine-tuning, reward model, PPO.
+
+Where laws of these stages were fitted (`analysis.planning.later_stages.choices`) they set what they
+speak of; any other value follows a published rule or a setting, and its reason says which of the
+three. KL is in nats per sequence, summed over tokens; the reward model's score is normalised to
+mean 0 and deviation 1 on samples of the fine-tuned model.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
+
+from analysis.planning.later_stages.choices import Choice
+from scaling.schema import LORA_FACTOR, Range, check_ranges, first_coefficient, tuning_lr
+
+INSTRUCTGPT = "Ouyang et al. 2022 (2203.02155)"
+GAO = "Gao et al. 2022 (2210.10760)"
+FEWEST_PAIRS = 2000  # below it a reward model is near chance, Gao et al. 2022
+PUBLISHED_FRACTION = 0.08  # 9.65e-6 over GPT-3's 1.2e-4 (6.7B); 5.03e-6 over 6e-5 (175B)
+
+
+FORECASTS = {
+    "forecast_loss": "of the law that set the block, nats a token of completions or a pair",
+    "forecast_gain": "of the law that set the block, gold reward over the fine-tuned model's",
+    "forecast_interval": "prediction interval of one run",
+    "forecast_level": "of that interval",
+}
+
+
+@dataclass(kw_only=True)
+class SftSettings:
+    """Fine-tuning: sizes to spend, and the peak learning rate as a fraction of pretraining's.
+
+    `law` is a fitted law of fine-tuning or one for each method; `examples` are then those at hand,
+    0 for the most that its cells had.
+    """
+
+    law: Any = ""
+    flat_nats: Annotated[float, Range(0, 1e6)] = 0.01
+    method: str = "full"
+    data: str = "docstrings"
+    test: str = ""
+    examples: Annotated[int, Range(0, 1e12)] = 2048
+    epochs: Annotated[int, Range(1, 1e6)] = 2
+    batch_examples: Annotated[int, Range(1, 1e9)] = 32
+    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = PUBLISHED_FRACTION
+    lora_rank: Annotated[int, Range(1, 131_072)] = 8
+    packing: bool = False
+    template: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the method."""
+        check_ranges(self, "sft")
+        if self.method not in ("full", "lora", "qlora"):
+            raise ValueError(
+                f"sft.method={self.method} is unknown; choose one of full, lora, qlora"
+            )
+        if self.examples < (0 if self.law else 1):
+            raise ValueError(f"sft.examples={self.examples} must be positive; 0 needs an sft.law")
+
+
+@dataclass(kw_only=True)
+class RewardSettings:
+    """Reward model: label budget and learning rate; `law` is a fitted law of its loss."""
+
+    law: Any = ""
+    flat_nats: Annotated[float, Range(0, 1e6)] = 0.005
+    data: str = "gold"
+    test: str = ""
+    pairs: Annotated[int, Range(0, 1e12)] = 2048
+    batch_pairs: Annotated[int, Range(1, 1e9)] = 32
+    samples_per_prompt: Annotated[int, Range(1, 100_000)] = 4
+    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = PUBLISHED_FRACTION
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self, "reward")
+
+
+@dataclass(kw_only=True)
+class PpoSettings:
+    """PPO: the KL that may be spent, and sizes; `law` is a fitted law of over-optimisation."""
+
+    law: Any = ""
+    estimator: str = "gae"
+    group: Annotated[int, Range(1, 1e6)] = 4
+    kl_budget: Annotated[float, Range(0, 1e6, above=True)] = 6.0
+    adaptive: bool = True
+    episodes: Annotated[int, Range(1, 1e12)] = 2048
+    batch_episodes: Annotated[int, Range(1, 1e9)] = 64
+    minibatch_episodes: Annotated[int, Range(1, 1e9)] = 64
+    inner_epochs: Annotated[int, Range(1, 1e6)] = 2
+    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = PUBLISHED_FRACTION
+    missing_end_penalty: Annotated[float, Range(0, 1e6)] = 1.0
+    max_new_tokens: Annotated[int, Range(1, 2**24)] = 64
+    eval_updates: Annotated[int, Range(0, 1e12)] = 0
+    judge: str = "reward"
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that allows no change."""
+        check_ranges(self, "ppo")
+        if not self.kl_budget > 0:
+            raise ValueError(
+                f"ppo.kl_budget={self.kl_budget} must be positive; 4 to 10 nats per sequence is"
+                " usual"
+            )
+
+
+def sft_block(
+    chosen: SftSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
+) -> dict[str, Any]:
+    """Return the fine-tuning block; LoRA takes ten times the full learning rate."""
+    chosen, known = settled(chosen, by_law)
+    rate = tuning_lr(chosen.lr_fraction, pretrain_lr=pretrain_lr, method=chosen.method)
+    values = {**plain(chosen), "peak_lr": rounded(rate), "seed": seed}
+    reason = _fraction(chosen.lr_fraction, "sft", known)
+    if chosen.method != "full":
+        reason += (
+            f"; LoRA takes {LORA_FACTOR:g} x the full rate (Schulman et al. 2025, LoRA Without"
+            " Regret)"
+        )
+    reasons = {
+        "method": _setting("sft.method"),
+        "data": _setting("sft.data"),
+        "test": f"{_setting('sft.test')}; empty: a share of the prompts of data is held out",
+        "examples": (
+            f"{_setting('sft.examples')}; all that is at hand is best until an sft law says where"
+            " its return ends (Zhang et al. 2024, 2402.17193)"
+        ),
+        "epochs": (
+            f"{_setting('sft.epochs')}; 2 as the initialisation of PPO in {INSTRUCTGPT}, appendix C"
+        ),
+        "batch_examples": f"{_setting('sft.batch_examples')}; 32 in {INSTRUCTGPT}, appendix C",
+        "peak_lr": reason,
+        "lora_rank": f"{_setting('sft.lora_rank')}; used by method=lora and qlora",
+        "lr_fraction": _setting("sft.lr_fraction"),
+        "packing": f"{_setting('sft.packing')}; rows of like length are as fast on a CPU",
+        "template": f"{_setting('sft.template')}; chat makes each prompt a dialogue's turn",
+        "seed": "the study's",
+    }
+    return block_of(values, reasons, by_law)
+
+
+def reward_block(
+    chosen: RewardSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
+) -> dict[str, Any]:
+    """Return the reward-model block: one epoch, at least 2000 pairs where they can be had."""
+    chosen, known = settled(chosen, by_law)
+    rate = tuning_lr(chosen.lr_fraction, pretrain_lr=pretrain_lr)
+    values = {**plain(chosen), "epochs": 1, "peak_lr": rounded(rate), "seed": seed}
+    enough = "at least" if chosen.pairs >= FEWEST_PAIRS else "FEWER than"
+    reasons = {
+        "data": _setting("reward.data"),
+        "test": f"{_setting('reward.test')}; empty: a share of the prompts of data is held out",
+        "pairs": (
+            f"{_setting('reward.pairs')}; {enough} the {FEWEST_PAIRS} below which a reward model"
+            f" is near chance ({GAO})"
+        ),
+        "epochs": f"1: repeating pairs is far worse than new ones ({GAO}); 1 in {INSTRUCTGPT}",
+        "samples_per_prompt": (
+            f"{_setting('reward.samples_per_prompt')}; {INSTRUCTGPT} ranked 4 to 9 answers a prompt"
+        ),
+        "batch_pairs": f"{_setting('reward.batch_pairs')}; {INSTRUCTGPT} used 64 prompts",
+        "lr_fraction": _setting("reward.lr_fraction"),
+        "peak_lr": _fraction(chosen.lr_fraction, "reward", known),
+        "seed": "the study's",
+    }
+    return block_of(values, reasons, by_law)
+
+
+def ppo_block(
+    chosen: PpoSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
+) -> dict[str, Any]:
+    """Return the PPO block; the first KL coefficient is s_r / sqrt(2 KL) with s_r = 1."""
+    chosen, known = settled(chosen, by_law)
+    values = {
+        **plain(chosen),
+        "kl_coefficient": rounded(first_coefficient(chosen.kl_budget), 4),
+        "clip": 0.2,
+        "gae_lambda": 0.95,
+        "discount": 1.0,
+        "value_coefficient": 0.5,
+        "entropy_coefficient": 0.0,
+        "pretrain_mix": 0.0,
+        "temperature": 1.0,
+        "peak_lr": rounded(tuning_lr(chosen.lr_fraction, pretrain_lr=pretrain_lr)),
+        "seed": seed,
+    }
+    reasons = {
+        "kl_budget": (
+            f"{_setting('ppo.kl_budget')} (nats/sequence); a start value, no over-optimisation law"
+            f" ({GAO}) is fitted yet"
+        ),
+        "kl_coefficient": (
+            f"s_r / sqrt(2 KL) = 1 / sqrt(2 x {chosen.kl_budget:g}): an exponentially tilted"
+            " policy of a reward with deviation s_r = 1 sits at that KL (Gaussian)"
+        ),
+        "estimator": (
+            f"{_setting('ppo.estimator')}; gae: a critic that starts as the reward model; grpo and"
+            " rloo compare completions of a prompt"
+        ),
+        "group": f"{_setting('ppo.group')}; used by estimator=grpo and rloo alone",
+        "adaptive": (
+            f"{_setting('ppo.adaptive')}; the coefficient follows the measured KL (Ziegler et al."
+            " 2019, 1909.08593)"
+        ),
+        "episodes": _setting("ppo.episodes"),
+        "batch_episodes": f"{_setting('ppo.batch_episodes')}; {INSTRUCTGPT} used 512",
+        "minibatch_episodes": f"{_setting('ppo.minibatch_episodes')}; 64 in {INSTRUCTGPT}",
+        "inner_epochs": f"{_setting('ppo.inner_epochs')}; {INSTRUCTGPT} used 1",
+        "clip": f"0.2: {INSTRUCTGPT}; Schulman et al. 2017 (1707.06347)",
+        "gae_lambda": "0.95: Schulman et al. 2017 (1707.06347)",
+        "discount": f"1, no discount: {INSTRUCTGPT}",
+        "value_coefficient": "0.5: a usual value where policy and critic share one step",
+        "entropy_coefficient": "0: the KL penalty already holds the entropy up",
+        "pretrain_mix": f"0: no pretraining loss; {INSTRUCTGPT} mixed some in against forgetting",
+        "temperature": f"1: {INSTRUCTGPT}; the ratio needs samples of the policy itself",
+        "missing_end_penalty": (
+            f"{_setting('ppo.missing_end_penalty')}; in deviations of the reward, for a sample that"
+            " does not end (Huang et al. 2024, 2403.17031)"
+        ),
+        "max_new_tokens": _setting("ppo.max_new_tokens"),
+        "eval_updates": (
+            f"{_setting('ppo.eval_updates')}; 0: held-out prompts are scored before and after alone"
+        ),
+        "judge": f"{_setting('ppo.judge')}; reward: the reward model, gold: the control",
+        "lr_fraction": _setting("ppo.lr_fraction"),
+        "peak_lr": _fraction(chosen.lr_fraction, "ppo", known),
+        "seed": "the study's",
+    }
+    return block_of(values, reasons, by_law)
+
+
+def settled(chosen: Any, by_law: Choice | None) -> tuple[Any, set[str]]:
+    """Return the settings with what a law chose put in, and the names of that."""
+    values = by_law.values if by_law else {}
+    return replace(chosen, **values), set(values)
+
+
+def plain(chosen: Any) -> dict[str, Any]:
+    """Return the settings that a block holds: those of the choice itself stay out."""
+    return {k: v for k, v in asdict(chosen).items() if k not in ("law", "flat_nats")}
+
+
+def block_of(
+    values: dict[str, Any], reasons: dict[str, str], by_law: Choice | None
+) -> dict[str, Any]:
+    """Return a block: its values, what is forecast of it, the reasons (a law's where it chose)."""
+    if by_law is None:
+        return {**values, "reasons": reasons}
+    told = {k: FORECASTS[k] for k in by_law.forecast}
+    forecast = by_law.forecast
+    return {**values, **forecast, "reasons": {**reasons, **by_law.reasons, **told}}
+
+
+def rounded(value: float, digits: int = 3) -> float:
+    """Round to some significant digits."""
+    return float(f"{value:.{digits}g}")
+
+
+def _setting(key: str) -> str:
+    return f"set by {key} (by the user or conf/plan.yaml)"
+
+
+def _fraction(fraction: float, block: str, known: set[str]) -> str:
+    if "lr_fraction" in known:
+        return f"{fraction:g} x the pretraining peak, at which the cells of the law were trained"
+    text = f"{fraction:g} x the pretraining peak, {_setting(f'{block}.lr_fraction')}"
+    return f"{text}; {INSTRUCTGPT} fine-tuned at 0.05 to 0.08 of GPT-3's peak"

@@ -1,0 +1,161 @@
+"""The family of shapes that a plan chooses from, where no study fixes it, and its width rule.
+
+`ladder` keeps width / layers as the study or Chinchilla's table has it; `levine` takes the width
+from the depth, ln d = 5.039 + .0555 l (Levine et al. 2020, 2006.12467: the depth up to which layers
+are worth more than width), the heads then rounded to a multiple that the hardware likes.
+"""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated
+
+from analysis.runs.study import Study
+from scaling.schema import Range, Shape, check_ranges, check_size, ladder_shape
+
+RULES = ("ladder", "levine")
+VOCAB_RULES = ("tokenizer", "tao")
+TAO = (0.20, 0.42)  # V d = .20 C^.42: released code of Tao et al. 2024, 3.3e7 to 3e9 parameters
+VOCAB_STEP = 128  # a multiple that matrix products like
+LEVINE = (5.039, 0.0555)
+DEEPEST = 200
+
+
+@dataclass(kw_only=True)
+class FamilySettings:
+    """Width rule, and what to change of the default family; None keeps it.
+
+    `vocab_rule` of `tao` takes the vocabulary from the budget (Tao et al. 2024, 2407.13623), where
+    no study's tokenizer fixes it.
+
+    ffn_ratio is d_ff / width; heads_multiple rounds the number of heads (levine alone).
+    """
+
+    rule: str = "ladder"
+    vocab_rule: str = "tokenizer"
+    vocab_size: Annotated[int, Range(2, 2**24)] | None = None
+    context: Annotated[int, Range(1, 2**24)] | None = None
+    d_head: Annotated[int, Range(1, 131_072)] | None = None
+    ffn_ratio: Annotated[float, Range(0, 1e6, above=True)] | None = None
+    heads_multiple: Annotated[int, Range(1, 131_072)] = 1
+    mlp: str | None = None
+    tied: bool | None = None
+    bias: bool | None = None
+    norm: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the rule and the sizes."""
+        check_ranges(self, "shape")
+        if self.rule not in RULES:
+            raise ValueError(f"shape.rule={self.rule} is unknown; choose one of {', '.join(RULES)}")
+        if self.vocab_rule not in VOCAB_RULES:
+            raise ValueError(
+                f"shape.vocab_rule={self.vocab_rule} is unknown; choose one of"
+                f" {', '.join(VOCAB_RULES)}"
+            )
+        if self.vocab_rule == "tao" and self.vocab_size is not None:
+            raise ValueError(
+                f"shape.vocab_rule=tao and shape.vocab_size={self.vocab_size} both set the"
+                " vocabulary; give one of them"
+            )
+        for name in ("vocab_size", "context", "d_head", "ffn_ratio", "heads_multiple"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"shape.{name}={value} must be positive; leave it out if unsure")
+
+    def changes(self) -> dict[str, object]:
+        """Return what is asked to differ from the family."""
+        kept = ("rule", "vocab_rule", "heads_multiple")
+        return {k: v for k, v in asdict(self).items() if v is not None and k not in kept}
+
+
+def with_family(study: Study, settings: FamilySettings) -> Study:
+    """Return the study with its family changed; ValueError where cells were trained on another."""
+    changes = settings.changes()
+    if not changes:
+        return study
+    if study.cells:
+        raise ValueError(
+            f"shape.{min(changes)} would leave the family that {study.source} trained, and its law"
+            " with it; leave it out, or sweep the other family"
+        )
+    ratio = changes.pop("ffn_ratio", study.like.d_ff / study.like.d_model)
+    like = replace(study.like, **changes)  # type: ignore[arg-type]
+    n_head = max(1, like.d_model // like.d_head)
+    width = n_head * like.d_head
+    like = replace(
+        like,
+        d_model=width,
+        n_head=n_head,
+        n_kv_head=n_head,
+        d_ff=round(float(ratio) * width),  # type: ignore[arg-type]
+    )
+    return replace(study, like=like, source="default family with shape.* as set (no study)")
+
+
+def best_vocabulary(flops: float, d_model: int) -> int:
+    """Return the vocabulary of least loss at a budget and width (Tao et al. 2024, 2407.13623)."""
+    return VOCAB_STEP * max(1, round(TAO[0] * flops ** TAO[1] / d_model / VOCAB_STEP))
+
+
+def with_vocabulary(
+    study: Study, settings: FamilySettings, *, flops: float, target: float, count: str
+) -> Study:
+    """Return the study with the vocabulary that the rule gives a size at a budget."""
+    if settings.vocab_rule != "tao":
+        return study
+    if study.cells:
+        raise ValueError(
+            f"shape.vocab_rule=tao would leave the tokenizer that {study.source} trained with, and"
+            " its law; leave it out, or sweep the other vocabulary"
+        )
+    for _ in range(3):  # the width hardly depends on the vocabulary
+        aspect = study.aspect(target)
+        shape = shape_near(target, study=study, count=count, aspect=aspect, settings=settings)
+        vocab_size = best_vocabulary(flops, shape.d_model)
+        study = replace(study, like=replace(study.like, vocab_size=vocab_size))
+    return study
+
+
+def shape_near(
+    target: float, *, study: Study, count: str, aspect: float, settings: FamilySettings
+) -> Shape:
+    """Return the family's shape nearest to a size; ValueError below its smallest."""
+    if settings.rule == "ladder":
+        return ladder_shape(target, like=study.like, count=count, aspect=aspect)
+    return levine_shape(target, like=study.like, count=count, multiple=settings.heads_multiple)
+
+
+def levine_width(n_layer: int) -> float:
+    """Return the width that Levine et al. 2020 give a depth."""
+    return math.exp(LEVINE[0] + LEVINE[1] * n_layer)
+
+
+def levine_shape(target: float, *, like: Shape, count: str, multiple: int = 1) -> Shape:
+    """Return the depth whose rule's width comes nearest to a size, its heads then rounded.
+
+    ValueError where even one layer is too large: the rule starts at a width of 163.
+    """
+    check_size(target)
+    ratio, step = like.d_ff / like.d_model, multiple * like.d_head
+
+    def at(n_layer: int, width: int) -> Shape:
+        n_head = max(1, width // like.d_head)
+        return replace(
+            like,
+            n_layer=n_layer,
+            d_model=width,
+            n_head=n_head,
+            n_kv_head=n_head,
+            d_ff=8 * max(1, round(ratio * width / 8)),
+        )
+
+    unrounded = [at(n, round(levine_width(n))) for n in range(1, DEEPEST + 1)]
+    best = min(unrounded, key=lambda s: abs(math.log(getattr(s.params, count) / target)))
+    shape = at(best.n_layer, step * max(1, round(levine_width(best.n_layer) / step)))
+    reached = getattr(shape.params, count)
+    if not 0.5 < reached / target < 2:
+        raise ValueError(
+            f"no shape of the levine rule has {target:.3g} {count} parameters: the nearest has"
+            f" {reached:.3g}; choose shape.rule=ladder, another vocabulary or heads_multiple"
+        )
+    return shape

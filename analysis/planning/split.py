@@ -1,0 +1,305 @@
+"""How a budget is split into N and D under constraints, before any rounding.
+
+Unconstrained it is the law's own optimum under C = 6ND. Otherwise the loss is searched along the
+constrained budget, in log N, for the law and for each of its draws:
+
+- repeated data: D' of Muennighoff et al. 2023 (2305.16264) eq. 5-6; a Chinchilla law takes their
+  R_D and R_N, as they froze the law of unrepeated runs and fitted those two alone;
+- serving: 6ND + 2N D_inf = C (Sardana et al. 2023, 2401.00448), the budget paying for both;
+- a law that gives N and D alone cannot price a constraint: data-limited, it takes the largest N
+  that one pass over all tokens leaves affordable, but never more than its N* for the whole budget
+  (the choice of Wu et al. 2023, 2303.17564 section 3.2).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+
+from analysis.forms import FORMS, Array
+from analysis.laws.law import Law, Optimum
+from analysis.laws.published import PUBLISHED
+from analysis.planning.constraints import Constraints
+
+REPEATING = "muennighoff2023"
+SPAN = (1e-4, 1e2)  # sizes searched, in units of the unconstrained N*
+GRID = 1201
+MOST_DRAWS = 400
+REACH = 1e12  # C searched below a budget
+BINDS = 1 - 1e-9  # a limit reached to this share binds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """N and D before rounding; `optimum` is the law's own at the whole budget.
+
+    `flat` are the ends of all N whose loss lies within `flat_nats` of the best, `law` the one that
+    the loss is read from (with the repetition law where data repeat; `form` is its own without).
+    """
+
+    law: Law
+    form: str
+    constraints: Constraints
+    flops: float
+    optimum: Optimum
+    params: float
+    tokens: float
+    interval: tuple[float, float] | None
+    flat: tuple[float, float] | None
+    flat_nats: float
+
+    @property
+    def spendable(self) -> float:
+        """FLOPs of training and serving, the reserve taken off."""
+        return (1 - self.constraints.reserve) * self.flops
+
+    @property
+    def limited(self) -> bool:
+        """Whether D stands at a limit of its own: fixed, or all the data allow."""
+        return self.constraints.tokens is not None or self.tokens >= BINDS * min(
+            self.constraints.most_tokens, _one_pass(self.law, self.constraints)
+        )
+
+    def tokens_at(self, params: float, flops_per_token: float) -> float:
+        """Return D of a shape that costs so much a token: what the budget and the data allow."""
+        found = _affordable(self.constraints, self.spendable, params, flops_per_token)
+        if self.limited:
+            return float(min(found, self.tokens))
+        return float(min(found, self.constraints.most_tokens))
+
+    def loss(self, params: Any, tokens: Any) -> Array:
+        """Return the law's loss, data repeated where they are too few."""
+        return loss_of(self.law, self.constraints, params, tokens)
+
+
+def split_of(
+    law: Law, flops: float, constraints: Constraints, *, level: float, flat_nats: float
+) -> Split:
+    """Split C; ValueError where constraints and budget contradict each other."""
+    optimum, form = law.optimum(flops, level), law.form
+    law = repeating(law, constraints)
+    spendable = (1 - constraints.reserve) * flops
+    gives_loss = law.form in FORMS and FORMS[law.form].is_surface
+    _refuse_impossible(constraints, spendable, optimum, flops)
+    if gives_loss:
+        params, interval, flat = _searched(law, spendable, constraints, level, flat_nats)
+    else:
+        params, interval, flat = _allocated(law, flops, spendable, constraints), None, None
+    if not constraints.given():
+        params, interval = optimum.params, optimum.intervals.get("params")
+    tokens = float(_tokens_at(law, constraints, spendable, np.array(params)))
+    return Split(
+        law=law,
+        form=form,
+        constraints=constraints,
+        flops=flops,
+        optimum=optimum,
+        params=float(params),
+        tokens=tokens,
+        interval=interval,
+        flat=flat,
+        flat_nats=flat_nats,
+    )
+
+
+def repeating(law: Law, constraints: Constraints) -> Law:
+    """Return the law with the repetition of data in it, where data are counted.
+
+    ValueError for a law that knows no repetition, unless it is forbidden by max_epochs=1.
+    """
+    if constraints.unique_tokens is None or "unique_tokens" in _variables(law):
+        return law
+    if constraints.max_epochs is not None and constraints.max_epochs <= 1:
+        return law
+    if law.form == "allocation":
+        return law  # one pass, as `_tokens_at` says
+    if law.form != "chinchilla":
+        raise ValueError(
+            f"a law of form {law.form} does not say what repeated tokens are worth; set"
+            " max_epochs=1, or take a law of form chinchilla or data_constrained"
+        )
+    rates = {k: PUBLISHED[REPEATING].parameters[k] for k in ("R_D", "R_N")}
+    draws = law.draws
+    if draws is not None:
+        draws = np.hstack([draws, np.tile(list(rates.values()), (len(draws), 1))])
+    return replace(
+        law, form="data_constrained", parameters={**law.parameters, **rates}, draws=draws
+    )
+
+
+def loss_of(law: Law, constraints: Constraints, params: Any, tokens: Any) -> Array:
+    """Return the loss of N and D without noise."""
+    unique = constraints.unique_tokens if "unique_tokens" in _variables(law) else None
+    return law.predict(params, tokens, unique_tokens=unique, noise=False, force=True).loss
+
+
+def compute_reaching(
+    law: Law, loss: float, *, most: float, unique_tokens: float | None = None
+) -> float | None:
+    """Return the C at which the law's optimum has a loss, up to `most` FLOPs; None beyond."""
+
+    def above(log_flops: float) -> float:
+        flops = float(np.exp(log_flops))
+        best = law.optimum(flops, unique_tokens=unique_tokens, force=True).loss
+        return np.inf if best is None else best - loss
+
+    high = np.log(most) + 1e-6
+    low = high - np.log(REACH)
+    if above(high) > 0 or above(low) < 0:
+        return None
+    return float(np.exp(float(brentq(above, low, high))))  # type: ignore[arg-type]
+
+
+def serving_saving(split: Split) -> float | None:
+    """Return the share of FLOPs saved against the training optimum of the same loss, serving too.
+
+    Sardana et al. 2023 (2401.00448) section 2; None where no optimum has that loss.
+    """
+    served = split.constraints.inference_tokens or 0.0
+    loss = float(split.loss(split.params, split.tokens))
+    law = replace(split.law, draws=None)
+    unique = split.constraints.unique_tokens if "unique_tokens" in _variables(law) else None
+    flops = compute_reaching(law, loss, most=split.flops, unique_tokens=unique)
+    if flops is None:
+        return None
+    whole = flops + 2 * law.optimum(flops, unique_tokens=unique, force=True).params * served
+    return 1 - (6 * split.params * split.tokens + 2 * split.params * served) / whole
+
+
+def _variables(law: Law) -> tuple[str, ...]:
+    return FORMS[law.form].variables if law.form in FORMS else ()
+
+
+def _one_pass(law: Law, constraints: Constraints) -> float:
+    """Return the D of one pass where the law cannot value a second, else inf."""
+    unique = constraints.unique_tokens
+    return unique if unique is not None and law.form == "allocation" else float("inf")
+
+
+def _affordable(constraints: Constraints, spendable: float, params: Any, per_token: Any) -> Any:
+    """Return the D that is left to pay when serving is paid; below 0 where it is not."""
+    serving = 2 * np.asarray(params) * (constraints.inference_tokens or 0.0)
+    return (spendable - serving) / per_token
+
+
+def _tokens_at(law: Law, constraints: Constraints, spendable: float, params: Array) -> Array:
+    """Return D at each N under C = 6ND; NaN where it cannot be paid."""
+    found = _affordable(constraints, spendable, params, 6 * params)
+    if constraints.tokens is not None:
+        return np.where(found >= constraints.tokens * BINDS, constraints.tokens, np.nan)
+    found = np.minimum(found, min(constraints.most_tokens, _one_pass(law, constraints)))
+    return np.where(found > 0, found, np.nan)
+
+
+def _refuse_impossible(
+    constraints: Constraints, spendable: float, optimum: Optimum, flops: float
+) -> None:
+    params, tokens = constraints.params, constraints.tokens
+    if params is not None and tokens is not None and 6 * params * tokens > spendable:
+        raise ValueError(
+            f"params={params:g} and tokens={tokens:g} cost {6 * params * tokens:.3g} FLOPs, above"
+            f" the {spendable:.3g} that the budget of {flops:.3g} leaves; change one"
+        )
+    inference = constraints.inference_tokens
+    if inference and params is not None and 2 * params * inference >= spendable:
+        raise ValueError(
+            f"serving {inference:g} tokens with params={params:g} costs"
+            f" {2 * params * inference:.3g} FLOPs, all of the {spendable:.3g} at hand; raise the"
+            " budget or serve a smaller model"
+        )
+    if inference and 2 * SPAN[0] * optimum.params * inference >= spendable:
+        raise ValueError(
+            f"inference_tokens={inference:g} leaves nothing of {spendable:.3g} FLOPs to train with;"
+            " raise the budget"
+        )
+
+
+def _refuse_overtraining(params: float, constraints: Constraints) -> None:
+    """Refuse a cap below the N that the asked tokens per parameter leave of the budget."""
+    if params > (constraints.max_params or np.inf):
+        raise ValueError(
+            f"overtraining={constraints.overtraining:g} asks for {params:.3g} parameters at this"
+            f" budget, above max_params={constraints.max_params:g}; raise overtraining, or leave"
+            " one of them out"
+        )
+
+
+def _allocated(law: Law, flops: float, spendable: float, constraints: Constraints) -> float:
+    """Return N of a law that gives N and D alone."""
+    if constraints.inference_tokens is not None:
+        raise ValueError(
+            f"a law of form {law.form} gives no loss, so it cannot weigh training against serving;"
+            " leave inference_tokens out or take a law that predicts loss, as besiroglu2024"
+        )
+    found = law.optimum(spendable)
+    params, most = found.params, min(constraints.most_tokens, constraints.unique_tokens or np.inf)
+    if constraints.overtraining is not None:
+        params /= np.sqrt(constraints.overtraining)
+        _refuse_overtraining(params, constraints)
+    if constraints.tokens is not None:
+        params = spendable / 6 / constraints.tokens
+    elif constraints.params is None and spendable / 6 / params > most:
+        params = min(law.optimum(flops).params, spendable / 6 / most)
+    params = params if constraints.params is None else constraints.params
+    return float(min(params, constraints.max_params or np.inf))
+
+
+def _searched(
+    law: Law, spendable: float, constraints: Constraints, level: float, flat_nats: float
+) -> tuple[float, tuple[float, float] | None, tuple[float, float] | None]:
+    """Return N of least loss, its interval over the draws, and the flat interval."""
+    free = law.optimum(spendable, level)
+    if constraints.params is not None:
+        return constraints.params, None, None
+    cap = constraints.max_params or np.inf
+    if constraints.overtraining is not None:
+        scale = 1 / np.sqrt(constraints.overtraining)
+        ends = free.intervals.get("params")
+        params = float(free.params * scale)
+        _refuse_overtraining(params, constraints)
+        return params, (ends[0] * scale, ends[1] * scale) if ends else None, None
+    sizes = free.params * np.geomspace(*SPAN, GRID)
+    sizes = np.unique(np.append(sizes[sizes <= cap], cap if np.isfinite(cap) else []))
+    sizes = sizes[np.isfinite(_tokens_at(law, constraints, spendable, sizes))]
+    if not len(sizes):
+        raise ValueError(
+            f"no size can be trained: {_told(constraints)} leave nothing affordable within"
+            f" {spendable:.3g} FLOPs; raise the budget or relax one of them"
+        )
+    sizes = _with_edges(sizes, constraints, spendable)
+    tokens = _tokens_at(law, constraints, spendable, sizes)
+    losses = loss_of(law, constraints, sizes, tokens)
+    near = sizes[losses <= losses.min() + flat_nats]
+    flat = (float(near.min()), float(near.max()))
+    return float(sizes[losses.argmin()]), _drawn(law, constraints, sizes, tokens, level), flat
+
+
+def _with_edges(sizes: Array, constraints: Constraints, spendable: float) -> Array:
+    """Add the sizes at which a limit on D begins to bind, where the best often lies."""
+    limits = [constraints.tokens, constraints.most_tokens, constraints.unique_tokens]
+    inference = constraints.inference_tokens or 0.0
+    edges = [spendable / (6 * t + 2 * inference) for t in limits if t and np.isfinite(t)]
+    inside = [e for e in edges if sizes.min() < e < sizes.max() * 1.02]
+    cap = constraints.max_params or np.inf
+    return np.unique(np.append(sizes, [min(e, cap) for e in inside]))
+
+
+def _drawn(
+    law: Law, constraints: Constraints, sizes: Array, tokens: Array, level: float
+) -> tuple[float, float] | None:
+    """Return the interval of the best N over the law's draws."""
+    if law.draws is None:
+        return None
+    draws = law.draws[:MOST_DRAWS]
+    named = {name: draws[:, i, None] for i, name in enumerate(law.parameters)}
+    values: dict[str, Any] = {"params": sizes, "tokens": tokens, "flops": 6 * sizes * tokens}
+    if constraints.unique_tokens is not None and "unique_tokens" in _variables(law):
+        values["unique_tokens"] = np.full_like(sizes, constraints.unique_tokens)
+    best = sizes[np.argmin(FORMS[law.form].predict(named, values), axis=1)]
+    low, high = np.quantile(best, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _told(constraints: Constraints) -> str:
+    return " and ".join(f"{k}={v:g}" for k, v in constraints.given().items()) or "the budget"

@@ -1,0 +1,1 @@
+"""The plan as text: steps, derivation, alarms, the file."""

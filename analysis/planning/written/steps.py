@@ -1,0 +1,203 @@
+"""The derivation of N and D as steps: value, interval before rounding, law or rule, rounding."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.planning.shape import Chosen
+from analysis.planning.shape_family import VOCAB_STEP, best_vocabulary
+from analysis.planning.split import Split, serving_saving
+from scaling.schema import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One line of the derivation: value, law or rule, interval before rounding, rounding."""
+
+    what: str
+    value: float
+    rule: str
+    interval: tuple[float, float] | None = None
+    rounding: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, for plan.yaml."""
+        ends = [float(e) for e in self.interval] if self.interval else []
+        return {
+            "what": self.what,
+            "value": float(self.value),
+            "rule": self.rule,
+            "interval": ends,
+            "rounding": self.rounding,
+        }
+
+
+def steps_of(
+    chosen: Chosen, pretrain: dict[str, Any], *, source: str, vocab_rule: str = "tokenizer"
+) -> list[Step]:
+    """Return the derivation of N and D, ending in what rounding made of them.
+
+    `source` is what the vocabulary and context are from, unless a rule set the vocabulary.
+    """
+    split, shape = chosen.split, chosen.shape
+    n, d, per_token = pretrain["params"], pretrain["tokens"], shape.flops_per_token
+    return [
+        *split_steps(split),
+        *_text_steps(shape, flops=split.flops, source=source, vocab_rule=vocab_rule),
+        *_expert_steps(shape),
+        Step(
+            what="params",
+            value=n,
+            rule=chosen.rule,
+            interval=split.interval,
+            rounding=f"{100 * (n / split.params - 1):+.2g}%: from {split.params:.5g} to"
+            f" {shape.n_layer} layers of width {shape.d_model}",
+        ),
+        Step(
+            what="tokens",
+            value=d,
+            rule=f"exact FLOPs per token of that shape, {per_token:.5g}, which is"
+            f" {per_token / 6 / n:.3g} x 6N",
+            rounding=f"{100 * (d / chosen.tokens - 1):+.2g}%: whole steps of"
+            f" {pretrain['batch_tokens']} tokens; {100 * (d / split.tokens - 1):+.2g}% of D",
+        ),
+    ]
+
+
+def _text_steps(shape: Shape, *, flops: float, source: str, vocab_rule: str) -> list[Step]:
+    """Return vocabulary and context, which are not the law's to choose."""
+    best = best_vocabulary(flops, shape.d_model)
+    paper = "Tao et al. 2024 (2407.13623)"
+    kept = f"tokenizer of the {source}: another one has another loss; {paper} would take {best}"
+    by_rule = f"V x width = .20 C^.42, {paper}, seen from 3.3e7 to 3e9 parameters"
+    ruled = vocab_rule == "tao"
+    return [
+        Step(
+            what="vocabulary",
+            value=shape.vocab_size,
+            rule=by_rule if ruled else kept,
+            rounding=f"a multiple of {VOCAB_STEP}" if ruled else "",
+        ),
+        Step(
+            what="context",
+            value=shape.context,
+            rule=f"that of the {source}: another context is another law",
+        ),
+    ]
+
+
+def _expert_steps(shape: Shape) -> list[Step]:
+    """Return what a mixture's experts do to the counts; nothing of a dense model."""
+    if not shape.n_experts:
+        return []
+    used = f"top {shape.top_k} of {shape.n_experts}"
+    used += f" and {shape.n_shared_experts} shared" if shape.n_shared_experts else ""
+    return [
+        Step(
+            what="experts",
+            value=shape.n_experts,
+            rule=f"{used} serve a token: N, C and serving count those, memory counts all,"
+            f" {shape.params.total:.4g} parameters",
+            rounding=f"each {shape.d_expert} wide, so that a token's share keeps the family's"
+            f" d_ff of {shape.d_ff}",
+        )
+    ]
+
+
+def split_steps(split: Split) -> list[Step]:
+    """Return what the law asked for, what the constraints did to it, and what is left to round."""
+    c, best = split.constraints, split.optimum
+    steps = [
+        Step(
+            what="N*",
+            value=best.params,
+            rule=f"optimum of the law ({split.form}) at C = 6ND = {split.flops:.4g} FLOPs,"
+            f" N ~ C^{best.a:.3f}",
+            interval=best.intervals.get("params"),
+        ),
+        Step(
+            what="D*",
+            value=best.tokens,
+            rule=f"of the same optimum, D ~ C^{best.b:.3f}",
+            interval=best.intervals.get("tokens"),
+        ),
+        Step(
+            what="D*/N*",
+            value=best.tokens_per_param,
+            rule="tokens per parameter",
+            interval=best.intervals.get("tokens_per_param"),
+        ),
+    ]
+    steps += [Step(what=k, value=v, rule=_effect(split, k)) for k, v in c.given().items()]
+    if c.given():
+        steps += [
+            Step(
+                what="N",
+                value=split.params,
+                rule="under these constraints",
+                interval=split.interval,
+            ),
+            Step(what="D", value=split.tokens, rule=_spent(split)),
+        ]
+    if split.flat:
+        low, high = split.flat
+        steps.append(
+            Step(
+                what="flat N",
+                value=high / low,
+                interval=split.flat,
+                rule=f"all N of the interval lose at most {split.flat_nats:g} nats against the"
+                " best; the value is their ratio",
+            )
+        )
+    return steps
+
+
+def _spent(split: Split) -> str:
+    """Say which limit D stands at, and what it leaves of the compute."""
+    used = 6 * split.params * split.tokens / split.flops
+    if split.limited and split.constraints.tokens is None:
+        left = f"{100 * (1 - used):.3g}% of the compute is left in reserve"
+        return f"data-limited: every token at hand, where the optimum asks for more; {left}"
+    return f"what the budget leaves at this N; training takes {100 * used:.3g}% of it by 6ND"
+
+
+def _serving(split: Split) -> str:
+    saved = serving_saving(split)
+    told = "" if saved is None else f"; {100 * saved:.3g}% fewer than the training optimum's"
+    return (
+        "tokens to serve: 6ND + 2N D_inf = C, Sardana et al. 2023 (2401.00448), the budget paying"
+        f" for both{told} at the same loss"
+    )
+
+
+def _effect(split: Split, name: str) -> str:
+    """Say what a constraint does."""
+    c, best = split.constraints, split.optimum
+    if name == "unique_tokens":
+        short = c.unique_tokens is not None and best.tokens > c.unique_tokens
+        passes = split.tokens / (c.unique_tokens or np.inf)
+        if split.law.form == "data_constrained":
+            p = split.law.parameters
+            law = (
+                f"{passes:.3g} passes, worth D' of Muennighoff et al. 2023 (2305.16264) with R_D ="
+                f" {p['R_D']:.4g}, R_N = {p['R_N']:.4g}"
+            )
+        else:
+            law = "one pass at most: nothing values a second"
+        return f"{'fewer than D*, so data-limited' if short else 'more than D*'}; {law}"
+    return {
+        "max_epochs": "passes over the data at most",
+        "inference_tokens": _serving(split) if name == "inference_tokens" else "",
+        "max_params": "largest N allowed" + ("" if best.params > (c.max_params or 0) else ", idle"),
+        "max_memory_gib": "largest memory of one device while training; bounds the shape",
+        "params": "N as given",
+        "tokens": "D as given",
+        "overtraining": (
+            "times the optimum's tokens per parameter at the same C: N = N* / sqrt of it"
+        ),
+        "reserve": (
+            f"share of C kept back: {(1 - c.reserve) * split.flops:.4g} FLOPs are planned with"
+        ),
+    }[name]

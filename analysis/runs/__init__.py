@@ -1,0 +1,1 @@
+"""Tables of runs: columns, filters, studies of our own."""

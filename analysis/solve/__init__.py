@@ -1,0 +1,1 @@
+"""The optimisation problem: predictions, objective, solver, noise."""

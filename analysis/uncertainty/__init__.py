@@ -1,0 +1,1 @@
+"""How sure the parameters are: bootstrap, profile likelihood, intervals."""

@@ -1,0 +1,111 @@
+"""The intervals of a fit beside percentiles: bias-corrected ones (BCa) and profile likelihood.
+
+BCa (Efron 1987) moves the percentiles by the draws' median bias and by the acceleration, the
+skewness of a jackknife over the independent units; with more units than `MOST_UNITS` it is BC,
+without acceleration. Its normal quantile is enlarged by sqrt(n / (n - p)) (Hesterberg 2015): of 24
+rows, nominal 90 % intervals of E, a and tokens per parameter covered 81-92 % without it and 86-94 %
+with it, percentiles 87-96 % (three designs, two laws, 180-360 tables each).
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri
+
+from analysis.forms import Array
+from analysis.forms.optimum import optimal_split
+from analysis.solve.objective import Problem
+from analysis.solve.solver import Solution, resolve
+from analysis.uncertainty.bootstrap import Bootstrap, Units, corrected, retried
+from analysis.uncertainty.profile_likelihood import profile_interval, targets
+
+MOST_UNITS = 500
+MOST_ROWS = 20_000  # of a profile, which then costs seconds and is the percentile interval
+
+
+def other_intervals(
+    problem: Problem, point: Solution, boot: Bootstrap, level: float, flops: float | None
+) -> dict[str, Any]:
+    """Return `bias_corrected` {name: [low, high]} and `profile` of the same kind, with its C.
+
+    Nothing where the point is no minimum.
+    """
+    if not point.converged[0]:
+        return {}
+    return {
+        "bias_corrected": bias_corrected(problem, point, boot, level, flops),
+        "profile": profiles(problem, point, boot.units, level, flops),
+    }
+
+
+def bias_corrected(
+    problem: Problem, point: Solution, boot: Bootstrap, level: float, flops: float | None
+) -> dict[str, list[float]]:
+    """Return BCa intervals of every parameter and, for a surface at C, a and D*/N*."""
+    best = quantities(problem.design.external(point.theta[:1]), problem, flops)
+    drawn = quantities(boot.draws, problem, flops)
+    left_out = jackknife(problem, point, boot.units)
+    without = None if left_out is None else quantities(left_out, problem, flops)
+    n, p = problem.design.n_rows, problem.design.external(point.theta[0]).size
+    z = float(ndtri((1 + level) / 2)) * np.sqrt(n / max(n - p, 1))
+    found = {}
+    in_logs = {*(t.amplitude for t in problem.design.form.terms), "tokens_per_param"}
+    for name, values in drawn.items():
+        bend = 0.0
+        if without is not None:
+            bend = acceleration(np.log(without[name]) if name in in_logs else without[name])
+        low, high = corrected(values, best[name][0], level, z=z, acceleration=bend)
+        found[name] = [float(low), float(high)]
+    return found
+
+
+def quantities(parameters: Array, problem: Problem, flops: float | None) -> dict[str, Array]:
+    """Return the columns of parameters (S, P) by name, and a and D*/N* at C of a surface."""
+    form = problem.design.form
+    found = dict(zip(form.parameters, parameters.T, strict=True))
+    if form.is_surface and flops is not None:
+        split = optimal_split(form, found, flops)
+        found = {**found, **{name: np.asarray(split[name]) for name in ("a", "tokens_per_param")}}
+    return found
+
+
+def jackknife(problem: Problem, point: Solution, units: Units) -> Array | None:
+    """Return parameters (U', P) with each unit left out; None for too many units or too few."""
+    if not 2 < units.count <= MOST_UNITS:
+        return None
+    kept = np.arange(units.count)[:, None] != units.codes
+    start = np.repeat(point.theta[:1], units.count, axis=0)
+    posed = replace(problem, weights=problem.weights * kept)
+    found = retried(resolve(start, posed), posed)
+    return problem.design.external(found.theta[found.converged])
+
+
+def acceleration(values: Array) -> float:
+    """Return BCa's acceleration from jackknife values (U,): a sixth of their skewness."""
+    off = values.mean() - values
+    largest = float(np.abs(off).max())
+    if not largest > 0:
+        return 0.0
+    off = off / largest
+    return float((off**3).sum() / (6 * (off**2).sum() ** 1.5))
+
+
+def profiles(
+    problem: Problem, point: Solution, units: Units, level: float, flops: float | None
+) -> dict[str, Any]:
+    """Return profile intervals; one that has no end on a side is named in `unbounded`."""
+    if problem.design.n_rows > MOST_ROWS:
+        return {"note": f"left out beyond {MOST_ROWS} rows"}
+    found: dict[str, Any] = {} if flops is None else {"flops": float(flops)}
+    unbounded = []
+    for name, target in targets(problem, point.theta[0], flops).items():
+        low, high = profile_interval(target, units, level)
+        if name == "log_params" and flops is not None:
+            name, log_c = "tokens_per_param", np.log(flops / 6)
+            low, high = np.exp(log_c - 2 * high), np.exp(log_c - 2 * low)
+        if np.isfinite([low, high]).all() and high > 0:
+            found[name] = [float(low), float(high)]
+        else:
+            unbounded.append(name)
+    return found | ({"unbounded": unbounded} if unbounded else {})

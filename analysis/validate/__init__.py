@@ -1,0 +1,1 @@
+"""How well a form predicts runs that it did not see."""

@@ -1,0 +1,92 @@
+"""The runs near the frontier, and whether those far from it spoil the law.
+
+An additive law is only right so far: runs trained far off the optimum, a large model on few tokens,
+lie off it by more than their scatter, and Huber's objective still follows so many of them. On 15
+IsoFLOP tables of Porian et al. 2024 (2406.19146) laws of the runs within 10 % of the frontier
+predicted what was withheld with a half to a third of the error (`benchmarks/backtest.py`).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.forms import Array, Form, column
+from analysis.solve.objective import Objective, problem_of
+from analysis.solve.solver import minimise
+from analysis.validate.hindcast import cutoffs, reach_of
+
+WITHIN = 0.10  # share of the frontier's loss that counts as near
+SAME_C = 1.10  # C this much larger is the same budget
+FEWEST_ROWS = 2  # beyond the parameters
+FEWEST_TESTED = 3
+
+
+def near(table: pd.DataFrame, within: float = WITHIN) -> Array:
+    """Tell which rows (n,) have a loss within a share of the best of rows of no more C."""
+    flops, loss = column(table, "flops"), column(table, "loss")
+    order = np.argsort(flops, kind="stable")
+    best = np.minimum.accumulate(loss[order])
+    last = np.searchsorted(flops[order], SAME_C * flops, side="right") - 1
+    return loss <= (1 + within) * best[last]
+
+
+def near_frontier(table: pd.DataFrame, within: float | None) -> pd.DataFrame:
+    """Return the rows near the frontier, all of them for None.
+
+    Raises ValueError for a share that is not positive.
+    """
+    if within is None:
+        return table
+    check_within(within)
+    return table.loc[near(table, within)].reset_index(drop=True)
+
+
+def check_within(within: float | None) -> None:
+    """Refuse a share that is not positive."""
+    if within is not None and not within > 0:
+        raise ValueError(f"within={within} is not positive; 0.1 keeps runs within 10 % of the best")
+
+
+def far_runs(
+    table: pd.DataFrame,
+    form: Form,
+    objective: Objective,
+    rows: list[dict[str, Any]],
+    *,
+    fixed: Mapping[str, float],
+) -> dict[str, float] | None:
+    """Compare laws of all runs (hindcast `rows`) and of the near ones on near runs withheld.
+
+    Returns the RMS errors in log loss, `all` and `near`, over the cutoffs where both converged, and
+    how many runs are near; None where none could be tested.
+    """
+    kept = near(table)
+    if kept.all():
+        return None
+    along = reach_of(table, form)
+    errors: dict[str, list[Array]] = {"all": [], "near": []}
+    known = {row["cutoff_flops"]: row for row in rows if row["converged"]}
+    for cutoff in cutoffs(along):
+        below, above = kept & (along <= cutoff), kept & (along > cutoff)
+        few = below.sum() < len(form.parameters) + FEWEST_ROWS or above.sum() < FEWEST_TESTED
+        if few or cutoff not in known:
+            continue
+        problem = problem_of(table.loc[below], form, objective, fixed=dict(fixed))
+        found = minimise(problem, kept=4)
+        if not found.converged[0]:
+            continue
+        values = problem.design.external(found.theta[:1])[0]
+        laws = {
+            "all": known[cutoff]["parameters"],
+            "near": dict(zip(form.parameters, values, strict=True)),
+        }
+        tested = table.loc[above]
+        columns = {v: column(tested, v) for v in form.variables if v in tested}
+        for name, law in laws.items():
+            errors[name].append(np.log(form.predict(law, columns) / column(tested, "loss")))
+    if not errors["near"]:
+        return None
+    rms = {k: float(np.sqrt((np.concatenate(v) ** 2).mean())) for k, v in errors.items()}
+    return {**rms, "n_near": int(kept.sum())}

@@ -1,1 +1,0 @@
-"""Configuration of every application: Hydra groups as YAML, and how an application starts."""

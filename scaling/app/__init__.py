@@ -1,0 +1,1 @@
+"""How every command starts: Hydra, typed configs, one-sentence errors, progress."""

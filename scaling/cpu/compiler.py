@@ -1,0 +1,16 @@
+"""Whether a CPU's kernels can be compiled here (scaling.cpu.kernels)."""
+
+import logging
+from functools import cache
+from importlib.util import find_spec
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def has_numba() -> bool:
+    """Say whether numba is installed; log once where it is not."""
+    found = find_spec("numba") is not None
+    if not found:
+        log.info("numba is absent: a CPU trains slower; pip install 'scaling-laws[fast]' brings it")
+    return found

@@ -1,0 +1,219 @@
+"""Documents of text files and tables, read in pieces that never need a large file whole."""
+
+import sysconfig
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from scaling.data.jsonl import read_rows, read_text
+from scaling.data.row_text import LeftOut, NoText, clean, text_of
+
+SUFFIXES = (
+    ".txt",
+    ".md",
+    ".rst",
+    ".py",
+    ".jsonl",
+    ".jsonl.gz",
+    ".jsonl.xz",
+    ".txt.gz",
+    ".txt.xz",
+    ".parquet",
+)
+# Tests, installed packages, and pydoc_data, one generated 700 kB file that is no program.
+LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data"})
+PIECE = 16 << 20  # bytes; a larger file is read in pieces
+TEXT = 1 << 20  # bytes; of a text file beyond PIECE, each of about these many is a document
+
+
+class Document(NamedTuple):
+    """A text, its name, and which part of a mixture it belongs to."""
+
+    name: str
+    text: str
+    part: int = 0
+
+
+class Piece(NamedTuple):
+    """A file or, of a large one, its bytes (or row groups) from `start` up to `stop`.
+
+    `first` is the number of its first row, `size` what it takes on disk (bytes).
+    """
+
+    path: Path
+    name: str
+    size: int
+    part: int = 0
+    first: int = 0
+    start: int = 0
+    stop: int = 0
+
+
+def source_files(paths: Iterable[str]) -> list[Path]:
+    """Expand folders, globs and files to a sorted list of readable files.
+
+    Raises FileNotFoundError for a path that matches nothing and ValueError for an unknown ending.
+    """
+    found: list[Path] = []
+    for text in paths:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            here = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+        elif path.is_file():
+            here = [path]
+        else:
+            root = Path(path.anchor or ".")
+            here = sorted(p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file())
+        if not here:
+            what = "matches no file; give a folder, a glob or a file"
+            if path.is_dir():
+                what = f"is a folder without a readable file; readable are {' '.join(SUFFIXES)}"
+            raise FileNotFoundError(f"data path {text} {what}")
+        found += here
+    for path in found:
+        if not path.name.endswith(SUFFIXES):
+            raise ValueError(f"{path} has an unknown ending; readable are {' '.join(SUFFIXES)}")
+    return found
+
+
+def stdlib_root() -> Path:
+    """Return the folder of the running interpreter's library."""
+    return Path(sysconfig.get_path("stdlib"))
+
+
+def stdlib_files() -> list[Path]:
+    """List the running interpreter's library source, without tests and installed packages."""
+    root = stdlib_root()
+    return sorted(
+        p for p in root.rglob("*.py") if LEFT_OUT.isdisjoint(p.relative_to(root).parts[:-1])
+    )
+
+
+def read_documents(
+    files: Iterable[Path], *, text_key: str, left: LeftOut | None = None
+) -> Iterator[Document]:
+    """Yield the non-empty documents of files, one a text file, one a row of a table.
+
+    Rows without text are counted in `left`.
+    """
+    for path in files:
+        for piece in pieces(path, path.name):
+            yield from read_piece(piece, text_key=text_key, left=left)
+
+
+def pieces(path: Path, name: str, *, part: int = 0) -> Iterator[Piece]:
+    """Yield what a file is read in; its documents are the same however it is cut."""
+    size = path.stat().st_size
+    whole = Piece(path, name, size, part)
+    if size <= PIECE or path.suffix in (".gz", ".xz"):
+        yield whole
+    elif path.suffix == ".parquet":
+        yield from _row_groups(whole)
+    else:
+        yield from _cut(whole, TEXT if path.suffix != ".jsonl" else PIECE)
+
+
+def _cut(whole: Piece, size: int) -> Iterator[Piece]:
+    """Cut a file at line ends into pieces of about `size` bytes."""
+    start, line, number = 0, 0, 0
+    table = whole.path.suffix == ".jsonl"
+    with whole.path.open("rb") as stream:
+        while start < whole.size:
+            stream.seek(start)
+            data = stream.read(size)
+            while data and not data.endswith(b"\n") and (more := stream.readline(size)):
+                data += more
+                if not table and len(data) >= 2 * size:  # a text without line ends
+                    break
+            stop = start + len(data)
+            first = line if table else number
+            yield whole._replace(size=len(data), first=first, start=start, stop=stop)
+            start, line, number = stop, line + data.count(b"\n"), number + 1
+
+
+def _row_groups(whole: Piece) -> Iterator[Piece]:
+    import pyarrow.parquet as parquet
+
+    with _undamaged(whole.path):
+        meta = parquet.ParquetFile(whole.path).metadata
+    start, first, rows, size = 0, 0, 0, 0
+    for group in range(meta.num_row_groups):
+        rows += meta.row_group(group).num_rows
+        size += meta.row_group(group).total_byte_size
+        if size >= PIECE or group == meta.num_row_groups - 1:
+            yield whole._replace(size=size, first=first, start=start, stop=group + 1)
+            start, first, rows, size = group + 1, first + rows, 0, 0
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    import pyarrow
+
+    try:
+        yield
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch or write it again") from error
+
+
+def read_piece(piece: Piece, *, text_key: str, left: LeftOut | None = None) -> Iterator[Document]:
+    """Yield the non-empty documents of a piece; rows without text are counted in `left`.
+
+    ValueError for a row whose text is none, naming it.
+    """
+    left = LeftOut() if left is None else left
+    if piece.path.suffix == ".parquet" or ".jsonl" in piece.path.name:
+        yield from _rows(piece, text_key, left)
+        return
+    text = read_text(piece.path, start=piece.start, stop=piece.stop)
+    if text.strip():
+        name = f"{piece.name}:{piece.first}" if piece.stop else piece.name
+        yield Document(clean(name), clean(text), piece.part)
+
+
+def _rows(piece: Piece, key: str, left: LeftOut) -> Iterator[Document]:
+    """Yield the documents of a table's piece, each named by its row, counted from 0."""
+    word = "row" if piece.path.suffix == ".parquet" else "line"
+    for number, value in _column(piece, key) if word == "row" else _lines(piece, key):
+        try:
+            text = text_of(value, key, f"{piece.path}: {word} {number + 1}")
+        except NoText:
+            left.add("null")
+            continue
+        if text.strip():
+            yield Document(clean(f"{piece.name}:{number}"), text, piece.part)
+        else:
+            left.add("empty")
+
+
+def _lines(piece: Piece, key: str) -> Iterator[tuple[int, Any]]:
+    """Yield number and text of each line of JSON; ValueError where no line has the key."""
+    names: list[str] | None = None
+    lines = read_rows(piece.path, start=piece.start, stop=piece.stop, first=piece.first + 1)
+    for line, row in lines:
+        if names is None or (key not in names and key in row):
+            names = list(row)
+        yield line - 1, row.get(key)
+    if names is not None:
+        _need(key, names, piece.path)
+
+
+def _column(piece: Piece, key: str) -> Iterator[tuple[int, Any]]:
+    import pyarrow.parquet as parquet
+
+    number = piece.first
+    with _undamaged(piece.path):
+        table = parquet.ParquetFile(piece.path)
+        _need(key, table.schema_arrow.names, piece.path)
+        groups = range(piece.start, piece.stop or table.num_row_groups)
+        for batch in table.iter_batches(columns=[key], batch_size=1024, row_groups=list(groups)):
+            values = batch.column(0).to_pylist()
+            yield from enumerate(values, start=number)
+            number += len(values)
+
+
+def _need(key: str, names: list[str], path: Path) -> None:
+    if key not in names:
+        raise ValueError(
+            f"{path} has no text column {key!r}; set data.text_key to one of {', '.join(names)}"
+        )

@@ -1,0 +1,271 @@
+"""Batched sampling with a key/value cache.
+
+Prompts are padded on the left, so that all rows write the same column of the cache; a mask hides
+the padding and positions count from each prompt's first token. Rows that have ended leave.
+Each row has its own stream of uniform draws (inverse-CDF sampling), so what it gets depends neither
+on the batch it is in nor on when others end.
+
+Legend: B batch, U different prompts, P longest prompt, S keys so far, V vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from scaling.cpu.decode import Decoder, has_decoder
+from scaling.data.tokenizer import END, PAD
+from scaling.inference.completions import CHUNK_TOKENS
+from scaling.model.transformer import Cache, Transformer
+from scaling.study.activity import moved
+
+BATCH_ROWS = {"cpu": 256, "cuda": 512}  # rows at a time, of like length
+DROP_SHARE = 0.9  # ended rows are dropped once fewer than this share of the batch is alive
+DRAW_SEED = 2**31
+
+
+@dataclass(kw_only=True)
+class Samples:
+    """Completions in the order of their prompts; an ended one has END as its last token."""
+
+    completions: list[list[int]] = field(default_factory=list)
+    log_probs: list[list[float]] = field(default_factory=list)  # of the model at its temperature
+    ended: list[bool] = field(default_factory=list)
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens sampled."""
+        return sum(map(len, self.completions))
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """Rows being sampled: what shrinks when rows end."""
+
+    rows: Tensor  # (B,) index into the chunk
+    cache: Cache
+    valid: Tensor  # (B, capacity) True where a key is a real token
+    hidden: Tensor  # (B, capacity) -inf where it is not, else 0
+    positions: Tensor  # (B,) position of the next token
+    draws: Tensor  # (B, max_new) uniform in [0, 1)
+
+    def keep(self, alive: Tensor) -> Tensor:
+        """Drop the rows that are not alive: the last ones move into their places.
+
+        Returns which row stands where, (B,).
+        """
+        n = int(alive.sum())
+        holes, movers = (~alive[:n]).nonzero()[:, 0], alive[n:].nonzero()[:, 0] + n
+
+        def kept(values: Tensor) -> Tensor:
+            values[holes] = values[movers]
+            return values[:n]
+
+        self.cache.keys = [kept(k) for k in self.cache.keys]
+        self.cache.values = [kept(v) for v in self.cache.values]
+        self.rows, self.valid, self.hidden = map(kept, (self.rows, self.valid, self.hidden))
+        self.positions, self.draws = kept(self.positions), kept(self.draws)
+        return kept(torch.arange(len(alive), device=alive.device))
+
+
+@torch.inference_mode()
+def generate(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    seed: int = 0,
+    batch_rows: int = 0,
+) -> Samples:
+    """Sample one completion a prompt (repeat a prompt for several); temperature 0 is greedy.
+
+    A completion ends with END or after `max_new_tokens`. Raises ValueError for no or empty prompts
+    and for those that leave no room in the context.
+    """
+    check_room(prompts, max_new_tokens=max_new_tokens, context=model.context)
+    batch_rows = batch_rows or BATCH_ROWS.get(model.device.type, 128)
+    generator = torch.Generator().manual_seed(DRAW_SEED + seed)
+    draws = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found = Samples(
+        completions=[[] for _ in prompts],
+        log_probs=[[] for _ in prompts],
+        ended=[False] * len(prompts),
+    )
+    was_training = model.training
+    model.eval()
+    for at in range(0, len(order), batch_rows):
+        chunk = order[at : at + batch_rows]
+        tokens, log_probs, counts = _sample(
+            [prompts[i] for i in chunk], model, draws[chunk], temperature
+        )
+        for row, i in enumerate(chunk):
+            found.completions[i] = tokens[row][: counts[row]]
+            found.log_probs[i] = log_probs[row][: counts[row]]
+            found.ended[i] = found.completions[i][-1] == END
+    model.train(was_training)
+    return found
+
+
+def check_room(prompts: Sequence[Sequence[int]], *, max_new_tokens: int, context: int) -> None:
+    """Raise ValueError when there is nothing to complete or no room to do so."""
+    if not prompts or not all(prompts):
+        raise ValueError(
+            "there is an empty prompt, or none at all; "
+            "give at least one token each (a prompt ends with SEP)"
+        )
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
+    longest = max(map(len, prompts))
+    if longest + max_new_tokens > context:
+        raise ValueError(
+            f"the longest prompt ({longest} tokens) and max_new_tokens={max_new_tokens} "
+            "exceed the context of "
+            f"{context}; shorten the prompts or the completions"
+        )
+
+
+def _sample(
+    prompts: list[Sequence[int]], model: Transformer, draws: Tensor, temperature: float
+) -> tuple[list[list[int]], list[list[float]], list[int]]:
+    """Sample one chunk; return tokens, log-probabilities and how many of them count, by row."""
+    n, max_new = draws.shape
+    device = model.device
+    tokens = torch.full((n, max_new), PAD, device=device)
+    log_probs = torch.zeros(n, max_new, device=device)
+    counts = torch.full((n,), max_new, device=device)
+    batch, logits = _prefill(prompts, model, draws.to(device))
+    decoder = Decoder(model) if has_decoder(model) else None
+    alive = torch.ones(n, dtype=torch.bool, device=device)  # of the rows still in the batch
+    for step in range(max_new):
+        chosen, logp = choose(logits, batch.draws[:, step], temperature)  # (B,) each
+        moved()
+        tokens[batch.rows, step] = chosen
+        log_probs[batch.rows, step] = logp
+        ends = alive & (chosen == END)
+        counts[batch.rows] = torch.where(ends, step + 1, counts[batch.rows])
+        alive = alive & ~ends
+        n_alive = int(alive.sum())
+        if n_alive == 0 or step == max_new - 1:
+            break
+        if n_alive < DROP_SHARE * len(alive):
+            chosen, alive = chosen[batch.keep(alive)], alive[alive]
+        logits = _decode(chosen, model, batch, decoder)
+    return tokens.tolist(), log_probs.tolist(), counts.tolist()
+
+
+def _prefill(
+    prompts: list[Sequence[int]], model: Transformer, draws: Tensor
+) -> tuple[Batch, Tensor]:
+    """Run the prompts through the model; return the batch and the next token's logits, (B, V).
+
+    A prompt that several rows share goes through once.
+    """
+    device, n = model.device, len(prompts)
+    numbers = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
+    unique = list(numbers)
+    P = max(map(len, unique))
+    cache = model.new_cache(len(unique), P + draws.shape[1])
+    hidden, at = [], 0
+    for part in parts_of(unique, device):
+        hidden.append(_fill(part, model, cache, rows=slice(at, at + len(part)), end=P))
+        at += len(part)
+    cache.length, hidden = P, torch.cat(hidden)  # (U, C)
+    lengths = torch.tensor([len(p) for p in unique], device=device)
+    real = torch.arange(P, device=device) >= (P - lengths)[:, None]  # (U, P)
+    if len(numbers) < n:
+        whose = torch.tensor([numbers[tuple(p)] for p in prompts], device=device)
+        cache.keys = [k[whose] for k in cache.keys]
+        cache.values = [v[whose] for v in cache.values]
+        hidden, real, lengths = hidden[whose], real[whose], lengths[whose]
+    valid = torch.ones(n, P + draws.shape[1], dtype=torch.bool, device=device)
+    valid[:, :P] = real
+    barred = torch.zeros(valid.shape, device=device).masked_fill_(~valid, -torch.inf)
+    batch = Batch(
+        rows=torch.arange(n, device=device),
+        cache=cache,
+        valid=valid,
+        hidden=barred,
+        positions=lengths,
+        draws=draws,
+    )
+    return batch, model.head(hidden)
+
+
+def parts_of(
+    prompts: list[tuple[int, ...]], device: torch.device
+) -> Iterator[list[tuple[int, ...]]]:
+    """Cut prompts, in order, into parts of CHUNK_TOKENS or so on a CPU; all in one elsewhere."""
+    total = sum(map(len, prompts))
+    n_parts = max(1, total // CHUNK_TOKENS) if device.type == "cpu" else 1
+    size = -(-len(prompts) // n_parts)
+    for at in range(0, len(prompts), size):
+        yield prompts[at : at + size]
+
+
+def _fill(
+    prompts: list[tuple[int, ...]], model: Transformer, cache: Cache, *, rows: slice, end: int
+) -> Tensor:
+    """Put prompts into some rows of a cache, up to column `end`; return their last states, (u, C).
+
+    They are padded on the left to the longest of them; those of one length need no mask.
+    """
+    lengths = torch.tensor([len(p) for p in prompts], device=model.device)
+    P = int(lengths.max())
+    tokens = torch.tensor([[PAD] * (P - len(p)) + list(p) for p in prompts], device=model.device)
+    own = Cache(
+        keys=[k[rows, :, end - P :] for k in cache.keys],
+        values=[v[rows, :, end - P :] for v in cache.values],
+    )
+    if int(lengths.min()) == P:
+        return model.hidden(tokens, cache=own)[:, -1]
+    column = torch.arange(P, device=model.device)
+    before = (P - lengths)[:, None]  # (u, 1) columns of padding
+    itself = torch.eye(P, dtype=torch.bool, device=model.device)  # padding looks at nothing else
+    causal = column[:, None] >= column  # (P, P)
+    mask = (causal & (column >= before)[:, None] | itself)[:, None]  # (u, 1, P, P)
+    positions = (column - before).clamp(min=0)
+    return model.hidden(tokens, positions=positions, mask=mask, cache=own)[:, -1]
+
+
+def _decode(chosen: Tensor, model: Transformer, batch: Batch, decoder: Decoder | None) -> Tensor:
+    """Feed one token a row; return the next logits, (B, V)."""
+    seen = batch.cache.length + 1
+    if decoder is not None:
+        logits = decoder.step(chosen, batch.positions, batch.hidden[:, None, :seen], batch.cache)
+    else:
+        mask = batch.valid[:, None, None, :seen]  # (B, 1, 1, S)
+        logits = model(
+            chosen[:, None], positions=batch.positions[:, None], mask=mask, cache=batch.cache
+        )[:, 0]
+    batch.positions = batch.positions + 1
+    return logits
+
+
+def cumulated(shares: Tensor) -> Tensor:
+    """Return the sums of (B, V) shares up to each, in float64.
+
+    On the CPU where every operation must give the same bits each time: a GPU has no such sum.
+    """
+    slow = shares.device.type == "cuda" and torch.are_deterministic_algorithms_enabled()
+    found = shares.to("cpu" if slow else shares.device).cumsum(-1, dtype=torch.float64)
+    return found.to(shares.device)
+
+
+def choose(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Choose a token a row by its uniform draw; return it and its log-probability, (B,) each.
+
+    At temperature 0 the likeliest token, with its log-probability at temperature 1.
+    """
+    logp = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)  # (B, V)
+    if temperature == 0:
+        chosen = logp.argmax(-1)
+    else:
+        cumulative = cumulated(logp.exp())
+        wanted = draws[:, None] * cumulative[:, -1:]
+        chosen = torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp(
+            max=logits.shape[1] - 1
+        )
+    return chosen, logp.gather(1, chosen[:, None])[:, 0]

@@ -1,0 +1,118 @@
+"""Log-likelihoods of continuations, and of whole texts, under a model.
+
+A continuation's tokens are those of context and continuation encoded together, less those of the
+context, as lm-evaluation-harness has it; an empty context is the end of a document before.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch.nn import functional as F
+
+from scaling.data.tokenizer import END, PAD
+from scaling.model.transformer import Transformer
+from scaling.train.heldout import Score, TestSet, evaluate
+
+BATCH_TOKENS = 4096  # padded tokens scored at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likelihoods:
+    """Each request's log-likelihood in nats, its tokens, and whether greedy decoding says it."""
+
+    nats: np.ndarray
+    tokens: np.ndarray
+    greedy: np.ndarray
+
+
+def encode_requests(
+    tokenizer: Tokenizer, requests: Sequence[tuple[str, str]], *, context: int
+) -> list[tuple[list[int], int]]:
+    """Return each request's tokens, the last `context` + 1 of them, and how many are scored."""
+    blanks = [len(c) - len(c.rstrip()) for c, _ in requests]  # they belong to what follows
+    wholes = tokenizer.encode_batch_fast([c + said for c, said in requests])
+    heads = tokenizer.encode_batch_fast(
+        [c[: len(c) - blank] for (c, _), blank in zip(requests, blanks, strict=True)]
+    )
+    found = []
+    for whole, head in zip(wholes, heads, strict=True):
+        ids, start = whole.ids, len(head.ids)
+        if not start:
+            ids, start = [END, *ids], 1
+        scored = len(ids) - start
+        found.append((ids[-(context + 1) :], min(scored, context)))
+    return found
+
+
+@torch.inference_mode()
+def log_likelihoods(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    requests: Sequence[tuple[str, str]],
+    *,
+    tell: Callable[[int], None] = lambda done: None,
+) -> Likelihoods:
+    """Score continuations given their contexts, the longest first; `tell` hears how many are done.
+
+    What does not fit the model's context is cut from the left. Raises ValueError for a continuation
+    without a token.
+    """
+    encoded = encode_requests(tokenizer, requests, context=model.context)
+    for (context, said), (_, scored) in zip(requests, encoded, strict=True):
+        if scored < 1:
+            raise ValueError(f"the continuation {said!r} after {context[-40:]!r} has no token")
+    order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i][0]))
+    nats, greedy = np.empty(len(order)), np.empty(len(order), dtype=bool)
+    was_training, at = model.training, 0
+    model.eval()
+    while at < len(order):
+        longest = len(encoded[order[at]][0]) - 1
+        chunk = order[at : at + max(1, BATCH_TOKENS // longest)]
+        rows = torch.full((len(chunk), longest + 1), PAD)
+        for row, i in zip(rows, chunk, strict=True):
+            row[: len(encoded[i][0])] = torch.tensor(encoded[i][0])
+        rows = rows.to(model.device)
+        logits = model(rows[:, :-1]).float()  # padding follows, so nothing that counts sees it
+        losses = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
+        losses = losses.view(len(chunk), longest).double().cpu().numpy()
+        hits = (logits.argmax(-1) == rows[:, 1:]).cpu().numpy()
+        for row, i in enumerate(chunk):
+            ids, scored = encoded[i]
+            span = slice(len(ids) - 1 - scored, len(ids) - 1)
+            nats[i], greedy[i] = -losses[row, span].sum(), hits[row, span].all()
+        at += len(chunk)
+        tell(at)
+    model.train(was_training)
+    return Likelihoods(nats=nats, tokens=np.array([s for _, s in encoded]), greedy=greedy)
+
+
+def score_texts(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str]) -> Score:
+    """Return loss and bits per byte of documents, cut into windows of the model's context.
+
+    The last window of a text is cut short by what does not fill it: less than a context each.
+    Raises ValueError when no window is filled.
+    """
+    context = model.context
+    inputs, targets, documents, n_bytes, n_tokens = [], [], [], 0, 0
+    for number, encoding in enumerate(tokenizer.encode_batch_fast(list(texts))):
+        ids = np.array([END, *encoding.ids, END])
+        n_bytes += len(texts[number].encode("utf-8", "replace"))
+        n_tokens += len(ids) - 1
+        for at in range(0, len(ids) - context, context):
+            inputs.append(ids[at : at + context])
+            targets.append(ids[at + 1 : at + context + 1])
+            documents.append(number)
+    if not inputs:
+        raise ValueError(
+            f"no text fills the model's context of {context} tokens; give longer texts"
+        )
+    windows = TestSet(
+        inputs=np.array(inputs),
+        targets=np.array(targets),
+        documents=np.array(documents),
+        bytes_per_token=n_bytes / n_tokens,
+    )
+    return evaluate(model, windows)

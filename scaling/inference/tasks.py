@@ -1,0 +1,177 @@
+"""Evaluation tasks as questions whose answers a language model ranks by likelihood.
+
+Files are JSON lines, plain, .gz or .xz; the layout is told by the fields:
+
+- `sentence_good`, `sentence_bad`: minimal pairs (BLiMP, Warstadt et al. 2020), grouped by `UID`;
+- `query` or `ctx`, `choices`, `gold`: several choices (ARC, PIQA, COPA, HellaSwag);
+- `context_options`, `continuation`, `gold`: one continuation after each context (WinoGrande);
+- `context`, `continuation`: one continuation to be said word for word (LAMBADA).
+
+A row without one of its texts or without a label is refused with its line: accuracy on a part of a
+benchmark compares with nothing.
+
+What is scored after what follows lm-evaluation-harness (Gao et al. 2021): a blank before each
+continuation, `Answer:` on a line of its own after a query that begins with `Question:`, sentences
+after the end of another document.
+"""
+
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scaling.data.jsonl import read_rows
+from scaling.data.row_text import is_none, label_of, shown, text_in, text_of
+
+NAMES = {
+    "blimp": "blimp",
+    "hellaswag": "hellaswag_val",
+    "arc_easy": "arc_easy",
+    "arc_challenge": "arc_challenge",
+    "piqa": "piqa",
+    "copa": "copa",
+    "lambada": "lambada_openai",
+    "winogrande": "winogrande",
+}
+ENDINGS = (".jsonl", ".jsonl.gz", ".jsonl.xz")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """Continuations to be scored after their contexts; `gold` is the right one's index.
+
+    With a single continuation nothing is ranked: it is right when it is the greedy one.
+    """
+
+    requests: tuple[tuple[str, str], ...]  # (context, continuation)
+    gold: int
+    group: str = ""
+
+    @property
+    def text(self) -> str:
+        """The right continuation."""
+        return self.requests[self.gold][1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A named list of questions."""
+
+    name: str
+    questions: list[Question]
+
+    @property
+    def ranked(self) -> bool:
+        """Whether a question has choices."""
+        return len(self.questions[0].requests) > 1
+
+    @property
+    def chance(self) -> float:
+        """Expected accuracy of a blind guess."""
+        if not self.ranked:
+            return 0.0
+        return float(np.mean([1 / len(q.requests) for q in self.questions]))
+
+
+def read_task(name: str, *, folder: str, limit: int = 0) -> Task:
+    """Read a task by its name, from `folder`, or by its file; `limit` questions spread evenly.
+
+    Raises FileNotFoundError for a file that is not there, ValueError for a layout that is unknown
+    or a line that cannot be read.
+    """
+    path = find(name, folder)
+    questions = [question(row, f"{path}: line {number}") for number, row in read_rows(path)]
+    if not questions:
+        raise ValueError(f"{path} has no questions; give a file with one JSON object a line")
+    if 0 < limit < len(questions):
+        kept = np.linspace(0, len(questions) - 1, limit).round().astype(int)
+        questions = [questions[i] for i in kept]
+    if len({len(q.requests) > 1 for q in questions}) > 1:
+        raise ValueError(f"{path} mixes choices with single continuations; split it into two files")
+    return Task(name=name if name in NAMES else path.name.split(".")[0], questions=questions)
+
+
+def find(name: str, folder: str) -> Path:
+    """Return a task's file."""
+    if name not in NAMES:
+        if name.endswith(ENDINGS) and Path(name).is_file():
+            return Path(name)
+        raise FileNotFoundError(
+            f"task {name!r} is unknown; choose among {', '.join(NAMES)}, "
+            "or give a .jsonl[.gz|.xz] file"
+        )
+    for ending in ENDINGS:
+        path = Path(folder) / f"{NAMES[name]}{ending}"
+        if folder and path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"no {NAMES[name]}.jsonl[.gz|.xz] in folder={folder or '(not set)'}; "
+        "set folder= to the one with the tasks' files"
+    )
+
+
+def question(row: dict[str, Any], where: str) -> Question:
+    """Turn a row into a question; ValueError where its layout is none of the known ones."""
+    fields = set(row)
+    if {"sentence_good", "sentence_bad"} <= fields:
+        good, bad = (text_in(row, key, where) for key in ("sentence_good", "sentence_bad"))
+        group = "" if is_none(row.get("UID")) else text_in(row, "UID", where)
+        return Question(requests=(("", f" {good}"), ("", f" {bad}")), gold=0, group=group)
+    if {"context_options", "continuation", "gold"} <= fields:
+        said = f" {text_in(row, 'continuation', where).lstrip()}"
+        contexts = texts_in(row, "context_options", where)
+        return checked(tuple((c, said) for c in contexts), row["gold"], where)
+    if {"choices", "gold"} <= fields and fields & {"query", "ctx"}:
+        asked = text_in(row, "query" if "query" in fields else "ctx", where)
+        if asked.startswith("Question:"):
+            asked = f"{asked.rstrip()}\nAnswer:"
+        choices = texts_in(row, "choices", where)
+        return checked(tuple((asked, f" {c}") for c in choices), row["gold"], where)
+    if {"context", "continuation"} <= fields:
+        context, said = (text_in(row, key, where) for key in ("context", "continuation"))
+        return Question(requests=((context, f" {said.lstrip()}"),), gold=0)
+    raise ValueError(
+        f"{where} has the fields {', '.join(sorted(fields))}, of no known layout; give choices "
+        "(query, choices, gold), minimal pairs (sentence_good, sentence_bad), "
+        "(context_options, continuation, gold) or (context, continuation)"
+    )
+
+
+def texts_in(row: dict[str, Any], key: str, where: str) -> list[str]:
+    """Return a row's list of texts; ValueError for what is none, naming the item."""
+    value = row[key]
+    if not isinstance(value, list):
+        raise ValueError(f"{where}: {key} is {shown(value)}, not a list of texts; mend the row")
+    return [text_of(item, f"item {at} of {key}", where) for at, item in enumerate(value, start=1)]
+
+
+def checked(requests: tuple[tuple[str, str], ...], gold: Any, where: str) -> Question:
+    """Return a question whose gold index is one of its at least two requests."""
+    label = label_of(gold, "gold", where)
+    if len(requests) < 2 or not 0 <= label < len(requests):
+        raise ValueError(f"{where} has {len(requests)} choices and gold={label}; mend the row")
+    return Question(requests=requests, gold=label)
+
+
+def with_typos(task: Task, rate: float, seed: int = 0) -> Task:
+    """Return the task with neighbouring letters of its contexts swapped, a share `rate` of them.
+
+    Where there is no context (minimal pairs) both sentences are changed.
+    """
+    generator = random.Random(seed)
+
+    def spoil(text: str) -> str:
+        letters = list(text)
+        for i in range(len(letters) - 1):
+            if letters[i].isalpha() and letters[i + 1].isalpha() and generator.random() < rate:
+                letters[i], letters[i + 1] = letters[i + 1], letters[i]
+        return "".join(letters)
+
+    def changed(one: Question) -> Question:
+        bare = not any(context for context, _ in one.requests)
+        pairs = [(spoil(c), spoil(s) if bare else s) for c, s in one.requests]
+        return replace(one, requests=tuple(pairs))
+
+    return replace(task, questions=[changed(q) for q in task.questions])

@@ -1,0 +1,1 @@
+"""Everything that talks to SLURM: submission through submitit, queries, the code's copy."""

@@ -1,0 +1,1 @@
+"""The transformer: blocks, experts, loss, parametrization, adapters, quantisation."""

@@ -1,0 +1,212 @@
+"""The optimisers, each kind of weight with its own rate, and the learning-rate schedules.
+
+AdamW (Loshchilov & Hutter 2019) with decay on matrices only; or Muon for hidden matrices and AdamW
+for the rest.
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from scaling.config import ModelConfig, OptimConfig, ScheduleConfig
+from scaling.model.parametrization import scales
+from scaling.optim.muon import Muon
+
+EMBEDDINGS = ("embedding", "positions", "head")
+COOLED = 0.11  # of the peak, at most, at the last step: a tenth is usual (Hoffmann et al. 2022)
+SHORTEST_DECAY = 0.1  # of a run; 10 to 20 % match a cosine (Hägele et al. 2024)
+
+
+def make_optimizer(
+    model: nn.Module, config: OptimConfig, peak_lr: float
+) -> torch.optim.AdamW | Muon:
+    """Return the optimiser: three groups, each with its `peak` learning rate.
+
+    Hidden matrices take `peak_lr` and the weight decay; embeddings and vectors keep the rule's own
+    rates, scaled as `peak_lr` is to the rule's.
+    """
+    shape: ModelConfig = model.config  # type: ignore[assignment]
+    factor, scale = scales(shape), peak_lr / config.recipe(shape).peak_lr(shape.d_model)
+    matrices, vectors, tables = by_kind(model)
+    groups = [
+        {
+            "params": list(matrices.values()),
+            "peak": peak_lr,
+            "weight_decay": config.weight_decay * factor.decay,
+            "eps": config.eps * factor.eps_blocks,
+        },
+        {
+            "params": list(vectors.values()),
+            "peak": config.lr_base * scale,
+            "weight_decay": 0.0,
+            "eps": config.eps * factor.eps_blocks,
+        },
+        {
+            "params": list(tables.values()),
+            "peak": config.lr_embedding * scale,
+            "weight_decay": 0.0,
+            "eps": config.eps * factor.eps_tables,
+        },
+    ]
+    groups = [g for g in groups if g["params"]]
+    if config.name == "muon" and matrices:
+        parts = [rows_apart(name, w, shape) for name, w in matrices.items()]
+        groups[0] |= {"parts": parts, "momentum": config.momentum}
+        return Muon(groups[0], adamw(groups[1:], config, peak_lr))
+    return adamw(groups, config, peak_lr)
+
+
+class AdamW(torch.optim.AdamW):
+    """torch's fused AdamW without what its step does around the kernel, most of a small model's.
+
+    Moments are gathered once, until a checkpoint puts others there; steps are counted in one
+    tensor on the weights' device, of which every weight's `step` is an element. torch's own step
+    does the same where a release of torch has another kernel (`fused_kernel`).
+    """
+
+    _states: tuple[dict[str, Tensor], ...] = ()  # of the weights last updated, in their order
+    _counts: Tensor
+    _each: tuple[Tensor, ...]  # its elements
+    _moments: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every weight that has a gradient."""
+        groups = [(g, [w for w in g["params"] if w.grad is not None]) for g in self.param_groups]
+        states = [self.state[w] for _, weights in groups for w in weights]
+        kernel = fused_kernel()
+        if kernel is None or not all(states):
+            self._follow(states)
+            super().step()  # also the first step, which makes the moments
+            return
+        if len(states) != len(self._states) or any(map(operator.is_not, states, self._states)):
+            self._gather(states)
+        self._counts.add_(1)
+        start = 0
+        for group, weights in groups:
+            here = slice(start, start := start + len(weights))
+            if not weights:
+                continue
+            kernel(
+                weights,
+                [w.grad for w in weights],
+                *(each[here] for each in self._moments),
+                [],
+                self._each[here],
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def _follow(self, states: list[dict[str, Tensor]]) -> None:
+        """Put every `step` on the device of its moments: a checkpoint or a stack has it on CPU."""
+        for state in filter(None, states):
+            state["step"] = state["step"].to(state["exp_avg"].device)
+
+    def _gather(self, states: list[dict[str, Tensor]]) -> None:
+        self._follow(states)
+        self._counts = torch.stack([s["step"] for s in states])
+        self._each = self._counts.unbind()
+        for state, count in zip(states, self._each, strict=True):
+            state["step"] = count
+        self._moments = tuple(  # type: ignore[assignment]
+            tuple(s[name] for s in states) for name in ("exp_avg", "exp_avg_sq")
+        )
+        self._states = tuple(states)
+
+
+AdamW.step.hooked = True  # type: ignore[attr-defined]  # torch's record for its profiler costs as much
+
+
+@functools.cache
+def fused_kernel() -> Callable[..., None] | None:
+    """Return torch's fused AdamW kernel; None where it is gone or takes or does something else.
+
+    It is no public name of torch: it is tried on one weight, whose first step is known.
+    """
+    kernel = getattr(torch, "_fused_adamw_", None)
+    if kernel is None:
+        return None
+    weight, gradient, first, second, count = torch.tensor(
+        [[1.0], [2.0], [0.0], [0.0], [1.0]], device="cpu"
+    )
+    lists = [weight], [gradient], [first], [second], [], [count[0]]
+    rates = {"lr": 0.25, "beta1": 0.5, "beta2": 0.5, "weight_decay": 1.0, "eps": 0.0}
+    try:
+        kernel(*lists, **rates, amsgrad=False, maximize=False)
+    except (TypeError, RuntimeError):
+        return None
+    found = torch.cat([weight, first, second]).tolist()
+    # 1 less a quarter of decay and a quarter of rate; means of gradient and square
+    return kernel if found == [0.5, 1.0, 2.0] else None
+
+
+def adamw(groups: list[dict], config: OptimConfig, lr: float) -> AdamW:
+    """Return a fused AdamW of the groups."""
+    return AdamW(groups, lr=lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
+
+
+def by_kind(
+    model: nn.Module,
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Part the trainable weights into hidden matrices, vectors, and embedding-like tables."""
+    matrices, vectors, tables = {}, {}, {}
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
+        kind = vectors if weight.ndim < 2 else tables if name.startswith(EMBEDDINGS) else matrices
+        kind[name] = weight
+    return matrices, vectors, tables
+
+
+def rows_apart(name: str, weight: Tensor, shape: ModelConfig) -> list[int]:
+    """Return the rows of each matrix that a fused weight holds: query, key, value; gate, up."""
+    rows = weight.shape[-2]
+    if name.endswith("qkv.weight"):
+        kv = shape.n_kv_head * shape.d_head
+        return [rows - 2 * kv, kv, kv]
+    if shape.mlp == "swiglu" and name.endswith(("up.weight", "mlp.up")):
+        return [rows // 2] * 2
+    return [rows]
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's learning rate to `factor` times its peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = factor * group["peak"]
+
+
+def lr_factor(step: int, *, schedule: ScheduleConfig, n_steps: int, decay_start: int) -> float:
+    """Return the learning rate of `step` (0-based) over its peak.
+
+    wsd: linear warm-up, 1, then from `decay_start` to `n_steps` down to the floor by 1 - sqrt
+    (Hägele et al. 2024) or linearly. cosine: from the end of warm-up to `n_steps`. The warm-up is
+    shortened to a quarter of a run that would not leave it.
+    """
+    warmup = (step + 1) / max(1, schedule.warmup_steps)
+    if schedule.name == "cosine":
+        warmup = (step + 1) / max(1, min(schedule.warmup_steps, n_steps // 4))
+        progress = step / n_steps
+        return min(
+            warmup, schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+        )
+    if step < decay_start:
+        return min(1.0, warmup)
+    done = (step - decay_start + 1) / (n_steps - decay_start + 1)
+    shape = 1 - math.sqrt(done) if schedule.decay_shape == "sqrt" else 1 - done
+    return min(1.0, warmup) * (schedule.floor + (1 - schedule.floor) * shape)
+
+
+def undercooled(schedule: ScheduleConfig, *, n_steps: int, decay_start: int) -> bool:
+    """Say whether a run ends hot: its rate is hardly lowered, or over too few of its steps."""
+    last = lr_factor(n_steps - 1, schedule=schedule, n_steps=n_steps, decay_start=decay_start)
+    share = 1.0 if schedule.name == "cosine" else (n_steps - decay_start) / n_steps
+    return last > COOLED or share < SHORTEST_DECAY

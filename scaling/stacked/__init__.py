@@ -1,0 +1,1 @@
+"""Several small cells trained in one process, their matrices stacked."""

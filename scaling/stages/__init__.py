@@ -1,0 +1,1 @@
+"""The stages of a final run: pretraining, fine-tuning, reward model, PPO."""

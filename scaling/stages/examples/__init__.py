@@ -1,0 +1,1 @@
+"""Training examples of the later stages: pairs, rankings, docstrings, the gold judge."""

@@ -1,0 +1,1 @@
+"""What a runs folder holds: leases, failures, jobs, curves."""

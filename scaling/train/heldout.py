@@ -1,0 +1,140 @@
+"""Test loss on a fixed set of held-out tokens, the same in the same order for every cell."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from scaling.config import TruthConfig
+from scaling.data.batches import cut
+from scaling.data.synthetic import ALPHABET, process_of
+from scaling.data.tokens import Corpus
+from scaling.model.transformer import Transformer
+from scaling.study.activity import moved
+from scaling.train.device import to_device
+from scaling.train.ranks import is_part
+
+BINS = 10  # of confidence, equally wide (Guo et al. 2017)
+ROWS = 16  # windows scored at once; the logits then stay near the cache
+LOGIT_BYTES = 4 << 30  # of logits at once, of which three copies are made: room beside a model
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSet:
+    """Windows of the test part drawn once by a fixed generator; `documents` says whose each is.
+
+    `bayes_loss` is the least mean loss that any model can reach on them, where that is known.
+    """
+
+    __test__ = False
+
+    inputs: np.ndarray  # (windows, context)
+    targets: np.ndarray
+    documents: np.ndarray  # (windows,)
+    bytes_per_token: float
+    bayes_loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """Mean loss in nats/token, its standard error over documents, and bits per byte."""
+
+    loss: float
+    standard_error: float
+    bits_per_byte: float
+
+
+def make_test_set(corpus: Corpus, *, context: int, n_tokens: int) -> TestSet:
+    """Draw windows for about `n_tokens` tokens; ValueError when the test part has not one."""
+    windows = (len(corpus.test) - 1) // context
+    if windows < 1:
+        raise ValueError(
+            f"the test part has {len(corpus.test)} tokens, fewer than one window of {context + 1}; "
+            "add test text, raise data.test_share, or shorten data.context"
+        )
+    order = np.random.default_rng(0).permutation(windows)[: max(1, n_tokens // context)]
+    starts = np.sort(order) * context
+    inputs, targets = cut(corpus.test, starts, context)
+    documents = np.searchsorted(corpus.test_starts, starts, side="right")
+    return TestSet(
+        inputs=inputs,
+        targets=targets,
+        documents=documents,
+        bytes_per_token=corpus.bytes_per_token,
+        bayes_loss=known_loss(corpus, inputs, targets),
+    )
+
+
+def known_loss(corpus: Corpus, inputs: np.ndarray, targets: np.ndarray) -> float | None:
+    """Return the Bayes loss (nats/token) of windows of a source of known entropy, else None."""
+    if "truth" not in corpus.meta:
+        return None
+    source, values = corpus.meta["truth"]["source"], dict(corpus.meta["truth"])
+    del values["source"]
+    symbols = np.full(corpus.meta["vocab_size"], -1)
+    for symbol, letter in enumerate(ALPHABET):
+        symbols[corpus.tokenizer.token_to_id(letter)] = symbol
+    process = process_of(source, TruthConfig(**values))
+    return process.bayes_loss(symbols[inputs], symbols[targets])
+
+
+def evaluate(model: Transformer, test: TestSet, *, windows: int | None = None) -> Score:
+    """Score the model on the first `windows` of the set (all by default).
+
+    The standard error is that of a ratio clustered by document: losses within one are correlated.
+    """
+    gathers = is_part(model.embedding.weight)  # what it gathers must serve training again
+    with torch.no_grad() if gathers else torch.inference_mode():
+        return _evaluate(model, test, windows)
+
+
+def _evaluate(model: Transformer, test: TestSet, windows: int | None) -> Score:
+    was_training = model.training
+    model.eval()
+    n = len(test.inputs) if windows is None else min(windows, len(test.inputs))
+    means, rows = [], rows_at_once(model.vocab_size, test.inputs.shape[1])
+    for at in range(0, n, rows):
+        here = slice(at, min(at + rows, n))
+        x, y = (to_device(part[here], model.device) for part in (test.inputs, test.targets))
+        losses = F.cross_entropy(model(x).flatten(0, 1).float(), y.flatten(), reduction="none")
+        means.append(losses.view(x.shape).double().mean(1).cpu())  # (rows,)
+        moved()
+    model.train(was_training)
+    return score_of(torch.cat(means).numpy(), test)
+
+
+def rows_at_once(vocab_size: int, context: int) -> int:
+    """Return how many windows are scored at once."""
+    return max(1, min(ROWS, LOGIT_BYTES // (4 * vocab_size * context)))
+
+
+def score_of(per_window: np.ndarray, test: TestSet) -> Score:
+    """Return the score whose mean losses of the set's first windows are (windows,)."""
+    loss = float(per_window.mean())
+    return Score(
+        loss=loss,
+        standard_error=clustered_error(per_window, test.documents[: len(per_window)]),
+        bits_per_byte=loss / math.log(2) / test.bytes_per_token,
+    )
+
+
+def clustered_error(values: np.ndarray, clusters: np.ndarray) -> float:
+    """Return the standard error of the mean of `values` when those of a cluster go together."""
+    _, labels = np.unique(clusters, return_inverse=True)
+    sums = np.bincount(labels, weights=values - values.mean())
+    n = len(sums)
+    if n < 2:
+        return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+    return float(math.sqrt(n / (n - 1) * (sums**2).sum()) / len(values))
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Return the mean gap of confidence and accuracy over bins, weighted by their questions.
+
+    The expected calibration error of Guo et al. 2017 (1706.04599), equation 3.
+    """
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [abs((confidence[bins == b] - right[bins == b]).sum()) for b in range(BINS)]
+    return float(sum(gaps) / len(confidence))
