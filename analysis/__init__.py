@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from analysis.estimation.fit import fit
     from analysis.laws.law import Law
     from analysis.laws.published import PUBLISHED, load_law
-    from analysis.runs.table import Columns, Runs, load_runs
+    from analysis.runs.columns import Columns
+    from analysis.runs.table import Runs, load_runs
     from analysis.solve.objective import Objective
 
 _HOMES = {

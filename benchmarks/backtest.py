@@ -37,7 +37,7 @@ from analysis import Law, fit, load_runs
 from analysis.estimation.isoflop import budgets, vertices
 from analysis.estimation.power_laws import predict_power
 from analysis.forms import FORMS, column
-from analysis.runs.table import Columns
+from analysis.runs.columns import Columns
 from analysis.validate.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, cutoffs
 from analysis.validate.near_frontier import WITHIN
 

@@ -48,8 +48,8 @@ from scaling.model.moe import MoE, padded_linear
 from scaling.model.transformer import Transformer
 from scaling.schema import Record, read_curve, read_json
 from scaling.stacked.runs import Ensemble
-from scaling.study.failures import cell_folder
 from scaling.study.lease import Pulse, Stopped
+from scaling.study.places import cell_folder
 from scaling.train import heldout
 from scaling.train import step as stepping
 from scaling.train.device import device_name, peak_flops, pick_device

@@ -34,13 +34,14 @@ from torch import Tensor
 from scaling.config import FinalConfig, LogConfig
 from scaling.data.tokenizer import END
 from scaling.data.tokens import open_corpus
-from scaling.export import export
-from scaling.final import load_plan, planned_cell
 from scaling.inference.generate import generate
+from scaling.inference.hf_export import export
 from scaling.inference.trained import open_trained
 from scaling.stages import ppo
+from scaling.stages.loop import Tally, fit, shuffled
+from scaling.stages.plan import load_plan, planned_cell
 from scaling.stages.sft import load_pairs, sft_loss
-from scaling.stages.stage import Stage, Tally, fit, open_planned, shuffled
+from scaling.stages.stage import Stage, open_planned
 from scaling.train import checkpoint
 from scaling.train.device import pick_device
 

@@ -18,7 +18,8 @@ from analysis.planning.written.plan_file import read_plan
 from scaling.app.application import start
 from scaling.config import CellConfig, ModelConfig
 from scaling.data.tokenizer import train_tokenizer
-from scaling.final import load_plan, planned_cell, run_final
+from scaling.final import run_final
+from scaling.jobs.cell_states import read_status
 from scaling.model.transformer import Transformer
 from scaling.schema import (
     Record,
@@ -30,7 +31,7 @@ from scaling.schema import (
     reading,
     sha256_file,
 )
-from scaling.status import read_status
+from scaling.stages.plan import load_plan, planned_cell
 from scaling.study.jobs_file import read_jobs
 from scaling.study.lease import attempts
 from scaling.train import checkpoint

@@ -6,7 +6,7 @@ import pytest
 
 from scaling import export
 from scaling.export import ExportConfig
-from scaling.study.failures import cell_folder
+from scaling.study.places import cell_folder
 from scaling.train.trunk import train_trunk
 
 from .test_commands import ROOT

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling import status
+from scaling.jobs import cell_states
 from scaling.jobs.slurm import queries as slurm
 from scaling.jobs.slurm.submit import slurm_parameters
 from scaling.schema import read_records
@@ -40,7 +40,7 @@ def cluster(tmp_path):
         pytest.skip(HOW)
     yield
     if (tmp_path / "runs/tiny").is_dir():
-        status.cancel(tmp_path / "runs/tiny")
+        cell_states.cancel(tmp_path / "runs/tiny")
 
 
 @pytest.fixture

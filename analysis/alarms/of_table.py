@@ -17,7 +17,7 @@ from analysis.alarms.outliers import ODD_COUNT, Outlier, odd_counts, outliers
 from analysis.alarms.units import FEWEST_IN_UNIT, mixed, over_6nd, unit_alarms
 from analysis.forms import Array, column
 
-__all__ = ["Alarm", "residual_alarms", "stage_alarms", "status_alarm", "table_alarms"]
+__all__ = ["Alarm", "residual_alarms", "stage_alarms", "table_alarms"]
 
 RAY_SPREAD = 0.15  # sd of log D about a line in log N (a factor of 1.16): below, a ray
 NARROW_SPREAD = 0.7  # sd of log D/N (a factor of 2): designs below seldom separate the exponents
@@ -26,9 +26,6 @@ SAME_BUDGET = float(np.log(1.25))  # gap of log C that parts two budgets; nomina
 MOST_OUTLIERS_SHOWN = 3  # with what explains them; the others are named
 LEAST_SPAN = 10.0  # largest over smallest C
 COUNT_FACTOR = 1.5  # C over 6ND beyond this, or varying by it squared, is another count
-BASIN_VALUE = 0.01  # relative excess of a second minimum's objective that still competes
-BASIN_EXPONENT = 0.05  # relative difference of exponents that makes it another minimum
-USUAL_A = (0.35, 0.65)
 MOST_EPOCHS = 4.0  # beyond, repeated tokens are worth less than fresh ones (Muennighoff 2023)
 TREND_P, TREND_R2 = 1e-4, 0.25
 BITS = float(-np.log(np.log(2)))  # log of bits per nat
@@ -36,9 +33,6 @@ BITS_WIDTH = 0.03  # how far the step between two groups of losses may be from i
 BITS_GAIN = 4.0  # by how much the step must tighten a smooth surface to be believed
 FEWEST_LEVELS = {"epochs": 2}  # of a variable that FEWEST_BUDGETS is too many of
 FEWEST_ROWS = 14  # of a quadratic surface in log C and log D/N
-FAR_GAIN = 0.6  # share of the error that runs near the frontier leave, from which it is said
-LEAST_FAR_ERROR = 0.005  # of the loss; a smaller error needs no remedy
-NO_GAIN = 0.005  # relative distance of E from the smallest loss below which nothing is left to gain
 
 
 def table_alarms(table: pd.DataFrame, inputs: Mapping[str, Any] | None = None) -> list[Alarm]:
@@ -87,22 +81,6 @@ def residual_alarms(table: pd.DataFrame, residuals: Array) -> list[Alarm]:
     return [found] if found else []
 
 
-def status_alarm(status: str, form: str) -> Alarm | None:
-    """Say first that an answer is no law, for the statuses that no plan should rest on."""
-    what = {
-        "not_identified": f"These runs do not determine form={form}",
-        "bound_hit": f"A parameter of form={form} is at its bound, its term no power law here",
-        "max_iter": f"No minimum of form={form} was found",
-    }
-    if status not in what:
-        return None
-    return Alarm(
-        code=status,
-        sentence=f"{what[status]}: do not extrapolate; act on the alarms that follow, or choose a "
-        "form with fewer parameters.",
-    )
-
-
 def is_ray(table: pd.DataFrame) -> bool:
     """Tell whether D follows N along one line in logs, so that their terms cannot be told apart."""
     x, y = np.log(table["params"].to_numpy()), np.log(table["tokens"].to_numpy())
@@ -111,187 +89,6 @@ def is_ray(table: pd.DataFrame) -> bool:
     slope, intercept = np.polyfit(x - x.mean(), y - y.mean(), 1)
     about_y = (y - y.mean()) - slope * (x - x.mean()) - intercept
     return bool(slope > 0 and about_y.std() < RAY_SPREAD)
-
-
-def two_basins(values: Array, exponents: Array, converged: Array) -> Alarm | None:
-    """Compare the minima found: values (S,) best first, exponents (S, k)."""
-    close = converged & (values <= values[0] * (1 + BASIN_VALUE))
-    apart = np.abs(exponents / exponents[0] - 1).max(axis=1) > BASIN_EXPONENT
-    others = np.flatnonzero(close & apart)
-    if not len(others):
-        return None
-    other = exponents[others[0]]
-    shown = [", ".join(f"{e:.3f}" for e in row) for row in (exponents[0], other)]
-    excess = values[others[0]] / values[0] - 1
-    return Alarm(
-        code="two_basins",
-        sentence=f"A second minimum with exponents {shown[1]} (best: {shown[0]}) is only "
-        f"{excess:.2%} worse: add runs where the two differ, and do not extrapolate far.",
-    )
-
-
-def bound_alarm(names: Sequence[str], values: Sequence[float], form: str) -> Alarm | None:
-    """Name the parameters that ended at a bound."""
-    if not names:
-        return None
-    shown = ", ".join(f"{name} = {value:.4g}" for name, value in zip(names, values, strict=True))
-    return Alarm(
-        code="parameter_at_bound",
-        sentence=f"{shown} is at its bound, where the term is a constant or a step: widen the "
-        f"range of its variable, or leave the term out by another form than {form}.",
-    )
-
-
-def offset_alarm(
-    offset: float, interval: Sequence[float] | None, smallest: float, scatter: float = 0.0
-) -> Alarm | None:
-    """Say when E is at 0, has an interval reaching 0, or is within 2 `scatter` of the least loss.
-
-    `scatter` is the relative deviation of runs about the law.
-    """
-    if offset <= 1e-9 * smallest:
-        return Alarm(
-            code="offset_at_bound",
-            sentence="E is at its bound 0: the runs do not show where the loss levels off, so use "
-            "the law near its data only, or add larger runs.",
-        )
-    if interval is not None and interval[0] <= 1e-3 * smallest:
-        return Alarm(
-            code="offset_not_identified",
-            sentence=f"The interval of E reaches {interval[0]:.3g}: the runs do not show where the "
-            "loss levels off, so trust the wider intervals of far forecasts, or add larger runs.",
-        )
-    if offset >= smallest * (1 - max(NO_GAIN, 2 * scatter)):
-        return Alarm(
-            code="offset_at_smallest_loss",
-            sentence=f"E = {offset:.4g} is not below the smallest loss {smallest:.4g} by two "
-            "deviations, so the largest runs show no further gain: check them for repeated data or "
-            "another test set.",
-        )
-    return None
-
-
-def inseparable_alarm(a: float, interval: Sequence[float], widest: float) -> Alarm | None:
-    """Say when the interval of a = beta / (alpha + beta) is too wide to choose N by."""
-    if interval[1] - interval[0] <= widest:
-        return None
-    return Alarm(
-        code="exponents_inseparable",
-        sentence=f"a = {a:.3f} has the interval [{interval[0]:.3f}, {interval[1]:.3f}]: the runs "
-        "do not separate the terms in N and D; vary tokens per parameter more at each budget.",
-    )
-
-
-def narrow_alarm(table: pd.DataFrame) -> Alarm | None:
-    """Say, where most resamples had no minimum, that tokens per parameter hardly vary."""
-    ratio = np.log(column(table, "tokens") / column(table, "params"))
-    if ratio.std() > NARROW_SPREAD:
-        return None
-    return Alarm(
-        code="exponents_inseparable",
-        sentence="Most resamples have no minimum, and tokens per parameter vary only by a factor "
-        f"of {np.exp(2 * ratio.std()):.2g} about their middle: the runs do not separate the terms "
-        "in N and D; vary tokens per parameter more at each budget.",
-    )
-
-
-def unusual_a(a: float) -> Alarm | None:
-    """Say when a lies outside what well-tuned ladders give."""
-    if USUAL_A[0] <= a <= USUAL_A[1]:
-        return None
-    return Alarm(
-        code="unusual_exponent",
-        sentence=f"a = {a:.3f} is outside {USUAL_A[0]}-{USUAL_A[1]}: check that learning rate, "
-        "batch and warm-up were tuned at every size and that N and C count the same parameters.",
-    )
-
-
-def edge_alarm(edges: Sequence[float], n_budgets: int) -> Alarm | None:
-    """Say which IsoFLOP budgets have their minimum at the edge of their sizes."""
-    if not edges:
-        return None
-    shown = ", ".join(f"{c:.2e}" for c in edges[:4]) + (", .." if len(edges) > 4 else "")
-    return Alarm(
-        code="edge_minimum",
-        sentence=f"{len(edges)} of {n_budgets} budgets (C = {shown}) have no minimum inside their "
-        "sizes and were left out of the parabolas: widen the sizes at those budgets.",
-    )
-
-
-def far_runs_alarm(compared: Mapping[str, float] | None, n_runs: int) -> Alarm | None:
-    """Say that runs far from the frontier spoil the law (analysis.validate.near_frontier)."""
-    if compared is None or compared["all"] < LEAST_FAR_ERROR:
-        return None
-    if compared["near"] > FAR_GAIN * compared["all"]:
-        return None
-    return Alarm(
-        code="far_runs",
-        sentence=f"Runs far from the frontier spoil the law: that of the {compared['n_near']} of "
-        f"{n_runs} runs within 10 % of it predicts withheld runs near it with an error of "
-        f"{compared['near']:.1%} instead of {compared['all']:.1%}; fit with within=0.1.",
-    )
-
-
-def missed_alarm(confirmations: Sequence[Mapping[str, Any]]) -> Alarm | None:
-    """Say that a confirmation run ended outside its forecast's interval."""
-    missed = [c for c in confirmations if c["inside"] is False]
-    if not missed:
-        return None
-    worst = max(missed, key=lambda c: abs(c["error"]))
-    low, high = worst["interval"]
-    return Alarm(
-        code="confirmation_missed",
-        sentence=f"The confirmation at C = {worst['flops']:.3g} reached {worst['outcome']:.4f}, "
-        f"outside the forecast's [{low:.4f}, {high:.4f}]: it is a row of this law, whose error at "
-        f"such distances counts as {abs(worst['error']):.1%} since; try other forms (form=all).",
-    )
-
-
-def peak_alarm(peak: Mapping[str, Any], smallest: float, largest: float) -> Alarm | None:
-    """Say when the largest reward lies before or beyond the data, or nowhere."""
-    if peak["at"] is not None and smallest <= peak["at"] <= largest:
-        return None
-    if peak["at"] is not None and peak["at"] < smallest:
-        return Alarm(
-            code="peak_outside",
-            sentence=f"The fitted peak is at {peak['variable']} = {peak['at']:.3g}, before the"
-            f" smallest {peak['variable']} seen, {smallest:.3g}: the reward falls from the start;"
-            " give the reward model more pairs or parameters.",
-        )
-    where = "nowhere" if peak["at"] is None else f"at {peak['variable']} = {peak['at']:.3g}"
-    return Alarm(
-        code="peak_outside",
-        sentence=f"The fitted peak is {where}, beyond the largest {peak['variable']} seen, "
-        f"{largest:.3g}: the turning point was not reached; optimise further to see it.",
-    )
-
-
-def few_units_alarm(unit: str, count: int) -> Alarm:
-    """Say that too few independent units were there to be resampled."""
-    return Alarm(
-        code="few_units",
-        sentence=f"Only {count} independent units ({unit}): resampling them "
-        "gives rough intervals; add sizes or seeds.",
-    )
-
-
-def few_bodies_alarm(count: int) -> Alarm:
-    """Say that a stage's cells start from too few pretrained models to resample these."""
-    return Alarm(
-        code="few_bodies",
-        sentence=f"The cells start from {count} pretrained models, too few to be resampled: the "
-        "intervals leave out what these models' seeds change; sweep more seeds of them, as "
-        "seed=0,1.",
-    )
-
-
-def lost_alarm(lost: int, resamples: int) -> Alarm:
-    """Say that some resamples had no minimum."""
-    return Alarm(
-        code="resamples_lost",
-        sentence=f"{lost} of {resamples} resamples did not converge and were left out of the "
-        "intervals, which are therefore too narrow: add runs.",
-    )
 
 
 def _single_ray(table: pd.DataFrame) -> Alarm | None:

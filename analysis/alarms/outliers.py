@@ -22,8 +22,8 @@ import pandas as pd
 
 from analysis.forms import FORMS, Array, column
 from analysis.solve.objective import Objective, Problem, problem_of, residuals
-from analysis.solve.predictions import TermDesign
 from analysis.solve.solver import Solution, minimise, minimise_near, resolve
+from analysis.solve.term_predictions import TermDesign
 
 FAR = 15.0  # standard deviations; the tails of sound published tables end about there
 NEAR = 8.0  # standard deviations, for a row that a slip of units explains

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from analysis.alarms.loss_units import read_alarm, unit_of_law
-from analysis.alarms.of_table import edge_alarm, table_alarms
+from analysis.alarms.of_fit import edge_alarm
+from analysis.alarms.of_table import table_alarms
 from analysis.estimation.envelope import envelope
 from analysis.estimation.isoflop import Isoflop, isoflop
 from analysis.estimation.isoflop_akima import akima
@@ -17,7 +18,8 @@ from analysis.estimation.lr_batch import NEEDED as LR_BATCH_NEEDED
 from analysis.estimation.lr_batch import lr_batch
 from analysis.forms import column
 from analysis.laws.law import Law
-from analysis.runs.table import NEEDED, Runs
+from analysis.runs.columns import NEEDED
+from analysis.runs.table import Runs
 
 REACHES = (1.0, 10.0, 100.0)
 

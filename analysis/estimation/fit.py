@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.alarms import of_table as rules
+from analysis.alarms import of_fit, of_table
 from analysis.alarms.loss_units import read_alarm, unit_of_law
 from analysis.alarms.of_table import Alarm
 from analysis.estimation.allocation_laws import METHODS, NEEDED_BY
@@ -26,7 +26,8 @@ from analysis.estimation.isoflop import isoflop, vertices
 from analysis.estimation.power_laws import power_laws, undominated
 from analysis.forms import Array, Form, column, form_named
 from analysis.laws.law import Law
-from analysis.runs.table import Columns, Runs, load_runs
+from analysis.runs.columns import Columns
+from analysis.runs.table import Runs, load_runs
 from analysis.solve.objective import Objective, Problem, problem_of, residuals
 from analysis.solve.progress import Tell, silent
 from analysis.solve.residual_spread import scatter
@@ -165,11 +166,11 @@ def _fitted(runs: Runs, form: Form, objective: Objective | None, settings: Setti
         law = replace(law, backtest=tested)
         if tested and form.is_surface and settings.within is None:
             compared = far_runs(table, form, objective, tested["rows"], fixed=fixed)
-            far = rules.far_runs_alarm(compared, len(table))
+            far = of_fit.far_runs_alarm(compared, len(table))
             law = replace(law, alarms=(*law.alarms, *([far] if far else [])))
     if form.is_surface and (told := runs.inputs.get("confirmations")):
         tested = widened(law.backtest, told, column(everything, "flops"))
-        missed = rules.missed_alarm(told)
+        missed = of_fit.missed_alarm(told)
         law = replace(law, backtest=tested, alarms=(*law.alarms, *([missed] if missed else [])))
     if settings.sensitivity and form.is_surface:
         flops = float((6 * column(table, "params") * column(table, "tokens")).max())
@@ -311,7 +312,7 @@ def _law(
     law = replace(law, allocation={"peak": peak_of(law, form, level)}) if form.peak else law
     raised = _fit_alarms(law, table, problem, found, boot, left)
     status = _status(form, found, raised, boot)
-    stated = rules.status_alarm(status, form.name)
+    stated = of_fit.status_alarm(status, form.name)
     raised = [*([stated] if stated else []), *raised]
     law = replace(law, alarms=tuple(raised), status=status)
     return law if law.status != "not_identified" else _without_intervals(law)
@@ -405,33 +406,33 @@ def _fit_alarms(
     raised += _table_alarms(form, table, logs, law.inputs)
     at = [form.parameters.index(name) for name in form.exponents]
     if at:
-        raised.append(rules.two_basins(found.value, found.theta[:, at], found.converged))
+        raised.append(of_fit.two_basins(found.value, found.theta[:, at], found.converged))
     bound = [p for p, b in zip(form.parameters, found.at_bound[0], strict=True) if b]
     bound = [p for p in bound if p != form.offset]
-    raised.append(rules.bound_alarm(bound, [law.parameters[p] for p in bound], form.name))
+    raised.append(of_fit.bound_alarm(bound, [law.parameters[p] for p in bound], form.name))
     intervals = (law.intervals or {}).get("parameters", {})
     if form.offset and form.target == "loss":
         smallest = float(column(table, "loss").min())
         offset, scatter = law.parameters[form.offset], 1.4826 * float(np.median(np.abs(left)))
         scatter /= 1.0 if problem.objective.in_logs else smallest
-        raised.append(rules.offset_alarm(offset, intervals.get(form.offset), smallest, scatter))
+        raised.append(of_fit.offset_alarm(offset, intervals.get(form.offset), smallest, scatter))
     if "a" in law.allocation:
         a, interval = law.allocation["a"], law.allocation["a_interval"]
-        raised.append(rules.unusual_a(a))
+        raised.append(of_fit.unusual_a(a))
         if interval is not None:
-            raised.append(rules.inseparable_alarm(a, interval, WIDEST_A))
+            raised.append(of_fit.inseparable_alarm(a, interval, WIDEST_A))
         elif boot is not None and boot.lost > boot.resamples / 2:
-            raised.append(rules.narrow_alarm(table))
+            raised.append(of_fit.narrow_alarm(table))
     if form.peak:
         peak = law.allocation["peak"]
         seen = column(table, peak["variable"])
-        raised.append(rules.peak_alarm(peak, float(seen.min()), float(seen.max())))
+        raised.append(of_fit.peak_alarm(peak, float(seen.min()), float(seen.max())))
     if boot is not None and boot.units.count < FEWEST_UNITS:
-        raised.append(rules.few_units_alarm(boot.units.name, boot.units.count))
+        raised.append(of_fit.few_units_alarm(boot.units.name, boot.units.count))
     if boot is not None and "bodies" in law.inputs:
-        raised.append(rules.few_bodies_alarm(law.inputs["bodies"]))
+        raised.append(of_fit.few_bodies_alarm(law.inputs["bodies"]))
     if boot is not None and boot.lost > LOST_SHARE * boot.resamples:
-        raised.append(rules.lost_alarm(boot.lost, boot.resamples))
+        raised.append(of_fit.lost_alarm(boot.lost, boot.resamples))
     return [alarm for alarm in raised if alarm]
 
 
@@ -442,12 +443,12 @@ def _table_alarms(
     unit = read_alarm(inputs) if form.target == "loss" else None
     found = [unit] if unit else []
     if form.stage != "pretrain":
-        return found + rules.stage_alarms(table, form.variables)
+        return found + of_table.stage_alarms(table, form.variables)
     if form.target != "loss" or not {"params", "tokens"} <= set(table):
         return found
     known = {"repeated_data"} if "unique_tokens" in form.variables else set()
-    found += [a for a in rules.table_alarms(table, inputs) if a.code not in known]
-    return found + (rules.residual_alarms(table, left) if left is not None else [])
+    found += [a for a in of_table.table_alarms(table, inputs) if a.code not in known]
+    return found + (of_table.residual_alarms(table, left) if left is not None else [])
 
 
 def _status(form: Form, found: Solution, raised: list[Alarm], boot: Bootstrap | None) -> str:
@@ -475,7 +476,7 @@ def _with_methods(law: Law, table: pd.DataFrame, *, resamples: int, level: float
     scatter = law.residual_sd
     around = envelope(table, resamples=resamples, level=level, seed=seed, scatter=scatter)
     points = list(found.vertices) if found else vertices(table)
-    edge = rules.edge_alarm([v.flops for v in points if v.why], len(points))
+    edge = of_fit.edge_alarm([v.flops for v in points if v.why], len(points))
     names = ("a", "b", "a_interval", "b_interval")
     methods = {
         "parametric": {name: law.allocation[name] for name in names},

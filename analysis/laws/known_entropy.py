@@ -1,9 +1,9 @@
 """A fitted offset against the known entropy of its source (scaling.data.synthetic)."""
 
-from analysis.laws.law import Law
+from analysis.laws.law_file import LawFile
 
 
-def true_offset(law: Law) -> tuple[float, str] | None:
+def true_offset(law: LawFile) -> tuple[float, str] | None:
     """Return the known least loss of a law's test set, and whether the fitted E agrees with it."""
     known = law.inputs.get("bayes_loss")
     if known is None or "E" not in law.parameters:

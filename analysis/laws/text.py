@@ -6,7 +6,7 @@ from typing import Any
 
 from analysis.alarms.loss_units import BITS_PER_BYTE
 from analysis.laws.known_entropy import true_offset
-from analysis.laws.law import Law
+from analysis.laws.law_file import LawFile
 
 WIDTH = 100
 LABEL = 14
@@ -25,7 +25,7 @@ _METHODS = {
 _LETTERS = {"flops": "C", "params": "N", "tokens": "D"}
 
 
-def summary(law: Law) -> str:
+def summary(law: LawFile) -> str:
     """Return the whole text, alarms first, without a trailing newline."""
     blocks = [
         _alarms(law),
@@ -42,7 +42,7 @@ def summary(law: Law) -> str:
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def _alarms(law: Law) -> list[str]:
+def _alarms(law: LawFile) -> list[str]:
     lines = []
     for alarm in law.alarms:
         text = f"! {alarm.code}: {alarm.sentence}"
@@ -50,7 +50,7 @@ def _alarms(law: Law) -> list[str]:
     return lines
 
 
-def _head(law: Law) -> list[str]:
+def _head(law: LawFile) -> list[str]:
     source = law.inputs.get("source", law.source)
     kept = f"{law.n_runs} runs" if law.n_runs else "published"
     left = f", {len(law.dropped)} left out" if law.dropped else ""
@@ -84,7 +84,7 @@ def confirmation_told(one: Mapping[str, Any]) -> str:
     )
 
 
-def _parameters(law: Law) -> list[str]:
+def _parameters(law: LawFile) -> list[str]:
     intervals = law.intervals or {}
     shown = intervals.get("parameters", {})
     lines = []
@@ -101,7 +101,7 @@ def _parameters(law: Law) -> list[str]:
     return lines
 
 
-def _methods(law: Law) -> list[str]:
+def _methods(law: LawFile) -> list[str]:
     if "lr_batch" in law.methods:
         return _cells(law.methods["lr_batch"])
     if not law.methods:
@@ -144,7 +144,7 @@ def _absent(key: str) -> str:
     }.get(key, "")
 
 
-def _origin(key: str, block: dict[str, Any], law: Law) -> str:
+def _origin(key: str, block: dict[str, Any], law: LawFile) -> str:
     if key == "isoflop":
         good = sum(p["why"] is None for p in block["points"])
         return f"{good} of {len(block['points'])} budgets"
@@ -153,7 +153,7 @@ def _origin(key: str, block: dict[str, Any], law: Law) -> str:
     return f"{law.n_runs} runs"
 
 
-def _optima(law: Law) -> list[str]:
+def _optima(law: LawFile) -> list[str]:
     stated = law.allocation.get("tokens_per_param") or []
     if not stated or not law.usable:
         return []
@@ -170,7 +170,7 @@ def _optima(law: Law) -> list[str]:
     return lines
 
 
-def _peak(law: Law) -> list[str]:
+def _peak(law: LawFile) -> list[str]:
     peak = law.allocation.get("peak")
     if not peak or peak["at"] is None:
         return []
@@ -181,7 +181,7 @@ def _peak(law: Law) -> list[str]:
     ]
 
 
-def _sensitivity(law: Law) -> list[str]:
+def _sensitivity(law: LawFile) -> list[str]:
     rows = law.sensitivity
     if not rows or not law.usable:
         return []
@@ -200,7 +200,7 @@ def _sensitivity(law: Law) -> list[str]:
     return lines
 
 
-def _comparison(law: Law) -> list[str]:
+def _comparison(law: LawFile) -> list[str]:
     if not law.comparison:
         return []
     lines = [
@@ -218,7 +218,7 @@ def _comparison(law: Law) -> list[str]:
     return lines
 
 
-def _powers(law: Law) -> list[str]:
+def _powers(law: LawFile) -> list[str]:
     lines = []
     for block in law.power_laws:
         letter = _LETTERS[block["variable"]]
@@ -237,7 +237,7 @@ def _powers(law: Law) -> list[str]:
     return lines
 
 
-def _hindcasts(law: Law) -> list[str]:
+def _hindcasts(law: LawFile) -> list[str]:
     rows = [r for r in (law.backtest or {}).get("rows", []) if r["converged"]]
     if not rows or not law.usable:
         return []

@@ -20,8 +20,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.forms import Array
+from analysis.solve.function_predictions import FunctionDesign
 from analysis.solve.objective import Local, Problem, evaluate, residuals
-from analysis.solve.predictions import FunctionDesign, TermDesign
+from analysis.solve.term_predictions import TermDesign
 
 TOLERANCE = 1e-12  # relative decrease of the objective that the quadratic model may still promise
 ROUNDING = 1e-28  # squared rounding error of a log residual

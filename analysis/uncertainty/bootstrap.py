@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, ndtri
 
 from analysis.forms import Array
 from analysis.solve.objective import Problem, residuals
-from analysis.solve.predictions import TermDesign
 from analysis.solve.progress import Tell, silent
 from analysis.solve.solver import DAMPING, Solution, joined, resolve
+from analysis.solve.term_predictions import TermDesign
 
 METHOD = "pairs bootstrap, percentile"
 FEWEST_GROUPS = 12  # with fewer, groups are experiments to be told apart, not units
@@ -29,7 +28,6 @@ LINEAR_TRUST = 1e-6  # damping of the exact step that follows
 SMOOTHING = 0.15  # share of the median residual over which Huber's curvature is taken
 FUNCTION_COST = 200  # times the work of power laws a row of a function form, so that it is told
 BLOCK = 4_000_000  # resampled rows whose weights are held at a time
-LARGEST_BIAS = 1.0  # median bias in deviations; beyond, the correction itself is in doubt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,40 +99,6 @@ def bootstrap(
         method=METHOD,
         units=units,
     )
-
-
-def corrected(
-    draws: Array,
-    point: Array,
-    level: float,
-    *,
-    z: float | None = None,
-    acceleration: Array | float = 0.0,
-) -> tuple[Array, Array]:
-    """Return bias-corrected percentile ends (...) of draws (S, ...) about a point (...).
-
-    Efron's BC (1981), or BCa (1987) with an acceleration. `z`, by default the normal quantile of
-    `level`, may be larger, as for few rows (Hesterberg 2015, the expanded percentile interval).
-    """
-    z = float(ndtri((1 + level) / 2)) if z is None else z
-    ordered = np.sort(draws, axis=0)
-    below = ((draws < point).mean(axis=0) + (draws <= point).mean(axis=0)) / 2
-    bias = np.clip(ndtri(below), -LARGEST_BIAS, LARGEST_BIAS)
-    ends = []
-    for sign in (-z, z):
-        moved = bias + sign
-        share = ndtr(bias + moved / np.maximum(1 - acceleration * moved, 1e-3))
-        ends.append(_at_share(ordered, share))
-    return ends[0], ends[1]
-
-
-def _at_share(ordered: Array, share: Array) -> Array:
-    """Return quantiles of sorted draws (S, ...), each element's at its own share (...)."""
-    at = share * (len(ordered) - 1)
-    lower = np.minimum(at.astype(int), len(ordered) - 1)
-    upper = np.minimum(lower + 1, len(ordered) - 1)
-    low, high = (np.take_along_axis(ordered, k[None], axis=0)[0] for k in (lower, upper))
-    return low + (at - lower) * (high - low)
 
 
 def unit_weights(units: Units, rng: np.random.Generator, resamples: int) -> Array:

@@ -17,7 +17,8 @@ from analysis.forms import Array
 from analysis.forms.optimum import optimal_split
 from analysis.solve.objective import Problem
 from analysis.solve.solver import Solution, resolve
-from analysis.uncertainty.bootstrap import Bootstrap, Units, corrected, retried
+from analysis.uncertainty.bootstrap import Bootstrap, Units, retried
+from analysis.uncertainty.percentiles import corrected
 from analysis.uncertainty.profile_likelihood import profile_interval, targets
 
 MOST_UNITS = 500

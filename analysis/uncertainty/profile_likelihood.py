@@ -25,8 +25,8 @@ from scipy.special import fdtri, ndtr
 
 from analysis.forms import Array
 from analysis.solve.objective import Problem, evaluate, residuals
-from analysis.solve.predictions import TermDesign
 from analysis.solve.solver import resolve
+from analysis.solve.term_predictions import TermDesign
 from analysis.uncertainty.bootstrap import Units, retried
 from analysis.uncertainty.reparametrise import ALPHA, B, by_optimum, by_share
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from analysis.forms import EXPONENT_BOUNDS, Array
 from analysis.forms.jets import Jet, seeds
-from analysis.solve.predictions import TermDesign, TermParts
+from analysis.solve.term_predictions import TermDesign, TermParts
 
 E, A, B, ALPHA, BETA = range(5)  # positions in the Chinchilla form
 

@@ -17,8 +17,9 @@ from analysis.runs.table import load_runs
 from scaling.app.values import pasted
 from scaling.budget import branch_of, resolve
 from scaling.config import CellConfig
-from scaling.jobs.study_run import resolve_corpus, study_folder, unique
+from scaling.jobs.cells import resolve_corpus, unique
 from scaling.schema import Record, read_records
+from scaling.study.places import study_folder
 
 log = logging.getLogger(__name__)
 SETTLED = ("done", "diverged")

@@ -42,7 +42,7 @@ class TrunkLauncher(Launcher):
 
     def compose(self, job_overrides: Sequence[Sequence[str]]) -> list[Any]:
         """Return the cells that these override lists name, within the limits of `grid`."""
-        from scaling.sweep import compose_cells
+        from scaling.jobs.grid import compose_cells
 
         return compose_cells(self.loader, self.config, job_overrides)
 

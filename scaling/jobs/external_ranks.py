@@ -21,11 +21,11 @@ from pathlib import Path
 from scaling.app.progress import Progress
 from scaling.budget import resolve
 from scaling.config import CellConfig, MachineConfig
-from scaling.jobs.study_run import resolve_corpus
+from scaling.jobs.cells import resolve_corpus
 from scaling.schema import Record, discard_record, read_record
-from scaling.study.failures import cell_folder, record_path, status_of, trunk_folder
 from scaling.study.jobs_file import Job, append_jobs, jobs_folder, local_job, submitter
 from scaling.study.lease import Held, Holder, Lease, Pulse, Stopped
+from scaling.study.places import cell_folder, record_path, status_of, trunk_folder
 from scaling.train.forecast_band import Corridor
 from scaling.train.local_ranks import follow
 from scaling.train.ranks import World, joined

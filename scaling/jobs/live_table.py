@@ -13,8 +13,8 @@ from pathlib import Path
 from scaling.app.progress import clock
 from scaling.budget import workload
 from scaling.config import CellConfig
+from scaling.jobs.cell_states import CellStatus, Survey, counts
 from scaling.schema import find_record
-from scaling.status import CellStatus, Survey, counts
 from scaling.study.failures import LAST_LINES, last_lines, tail
 from scaling.study.jobs_file import Job
 from scaling.study.lease import DAMAGED, STALLED, attempts

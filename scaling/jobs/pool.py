@@ -25,17 +25,9 @@ from typing import Any
 
 from scaling.config import CellConfig
 from scaling.jobs.stalls import LOOK_SECONDS, Watched
-from scaling.jobs.tasks import Task, Work, alike, gpu_count, most_together
+from scaling.jobs.tasks import HELD, STOPPED, Task, Work, alike, gpu_count, most_together
 from scaling.schema import read_json, seconds_here
-from scaling.study.failures import (
-    bury,
-    cell_folder,
-    charge,
-    note_end,
-    refuse_if_stuck,
-    status_of,
-    trunk_folder,
-)
+from scaling.study.failures import bury, charge, note_end, refuse_if_stuck, said
 from scaling.study.lease import (
     DAMAGED,
     STALE_SECONDS,
@@ -47,10 +39,10 @@ from scaling.study.lease import (
     last_attempt,
     settled,
 )
+from scaling.study.places import cell_folder, status_of, trunk_folder
 from scaling.study.wandb_mirror import PRELOADED, shared_service
 
 log = logging.getLogger(__name__)
-STOPPED, HELD = 75, 76  # as in scaling.jobs.worker, which this module cannot import: torch
 HELD_POLL_SECONDS = 2.0
 HELD_SECONDS = STALE_SECONDS + 30.0  # by then a silent holder has been taken over
 # Attempts at a cell that end without a result and get no step further; then it is a failure. One
@@ -337,15 +329,6 @@ def key(task: Task) -> str:
 def n_attempts(task: Task) -> int:
     """Count the attempts at the cells of a task."""
     return sum(len(attempts(cell_folder(c))) for c in task.cells)
-
-
-def said(code: int) -> str:
-    """Say how a process ended."""
-    if code >= 0:
-        return f"its process ended with exit code {code} and left no record"
-    name = signal.Signals(-code).name
-    hint = " (kill -9, or the machine ran out of memory)" if name == "SIGKILL" else ""
-    return f"its process was ended by {name}{hint}"
 
 
 def server(preload: Sequence[str]) -> Any:

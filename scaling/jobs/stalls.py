@@ -12,8 +12,8 @@ from scaling.budget import core_seconds, workload
 from scaling.config import MachineConfig
 from scaling.jobs.tasks import Task
 from scaling.schema import process_stopped
-from scaling.study.failures import cell_folder, trunk_folder
 from scaling.study.lease import Attempt, last_attempt
+from scaling.study.places import cell_folder, trunk_folder
 
 LOOK_SECONDS = 2.0  # between two looks at a process; a beat comes every five
 LONGEST_GAP = 5.0  # seconds that one look counts for at most: beyond it the pool itself slept

@@ -9,37 +9,33 @@ import logging
 import os
 import shlex
 import signal
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from scaling.config import CellConfig, check_launcher
+from scaling.jobs.cell_states import CellStatus, Survey
+from scaling.jobs.cells import check_corpus, collect, few, resolve_corpus, say_models, unique
 from scaling.jobs.live_table import watch
-from scaling.jobs.pool import default_workers
-from scaling.jobs.tasks import Work, gpu_count, tasks_of
-from scaling.schema import Record, find_record, now, sweep_temporaries, write_json
-from scaling.status import CellStatus, Survey
-from scaling.study.failures import bury, cell_folder, record_path, status_of, trained_at
-from scaling.study.jobs_file import append_jobs, jobs_folder, local_job, mend, read_jobs, submitter
+from scaling.jobs.submission import submit_missing
+from scaling.jobs.tasks import gpu_count
+from scaling.schema import Record, now, sweep_temporaries
+from scaling.study.failures import bury
+from scaling.study.jobs_file import read_jobs
 from scaling.study.lease import (
     TAKEN_AWAY,
     Attempt,
-    Held,
-    Lease,
-    Pulse,
     dead,
     last_attempt,
     write_attempt,
 )
+from scaling.study.places import cell_folder, status_of, study_folder
 from scaling.train.memory_check import check_room, host_bytes
 
 log = logging.getLogger(__name__)
-MOST_REASONS = 12  # lines about cells without a result at the end of a sweep: half a screen
 FREE_TURNS = 20  # resubmissions of what was interrupted, not failed, that one command makes
 
 
@@ -66,7 +62,7 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
     if damaged := [name for name, state in states.items() if state == "damaged"]:
         log.warning("records that cannot be read, set aside and trained again: %s", few(damaged))
     if cells[0].dry_run:
-        from scaling.sweep import price
+        from scaling.jobs.pricing import price
 
         price(cells)
         return []
@@ -78,38 +74,6 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
         check_corpus(cells)
         train(missing, where=where, options=options)
     return [] if cells[0].detach else collect(cells)
-
-
-def say_models(cells: list[CellConfig]) -> None:
-    """Say how many models must be trained before the stages that start from them."""
-    before = {b.run_id() for c in cells if (b := c.before()) and not trained_at(b)}
-    if before:
-        log.info("%d models that these start from are trained first", len(before))
-
-
-def unique(cells: list[CellConfig]) -> list[CellConfig]:
-    """Drop cells that are the same as one before.
-
-    Raises ValueError where they differ in how they are run, which tells no cells apart.
-    """
-    kept: dict[str, CellConfig] = {}
-    for cell in cells:
-        first = kept.setdefault(cell.run_id(), cell)
-        if (one := settings(first)) != (other := settings(cell)):
-            name = next(n for n in one if one[n] != other[n])
-            raise ValueError(
-                f"{name}={one[name]} and {name}={other[name]} make one cell, {cell.run_id()}: it "
-                f"is known by what it trains, not by how; start each with a study of its own"
-            )
-    return list(kept.values())
-
-
-def settings(cell: CellConfig) -> dict[str, Any]:
-    """Return what a sweep may set of a cell without making it another."""
-    named = {"study": cell.study, "runs": cell.runs}
-    for group in ("machine", "log"):
-        named |= {f"{group}.{k}": v for k, v in asdict(getattr(cell, group)).items()}
-    return named
 
 
 def train(cells: list[CellConfig], *, where: str, options: dict[str, Any]) -> None:
@@ -165,87 +129,6 @@ def stopped_with_us(where: str, folder: Path) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def study_folder(cell: CellConfig) -> Path:
-    """Return the folder of a cell's study."""
-    return Path(cell.runs) / cell.study
-
-
-def submit_missing(
-    cells: list[CellConfig],
-    survey: Survey,
-    *,
-    where: str,
-    round: str,
-    options: dict[str, Any],
-) -> None:
-    """Submit the cells that no live job or process has; one sweep at a time does so."""
-    try:
-        with Lease(jobs_folder(survey.folder), submitter(round), Pulse()):
-            mend(survey.folder)
-            if where == "slurm":
-                adopt_orphans(survey.folder)
-            survey.refresh()
-            known = {s.run_id: s for s in survey.cells([c.run_id() for c in cells])}
-            busy = [c for c in cells if known[c.run_id()].state in ("queued", "running")]
-            free = [c for c in cells if known[c.run_id()].state not in ("queued", "running")]
-            if busy:
-                log.info("attached to %d cells that are queued or running already", len(busy))
-            if free:
-                {"local": submit_local, "slurm": submit_slurm}[where](
-                    free, survey.folder, round=round, options=options
-                )
-    except Held as held:
-        log.info("another sweep submits to this study now (%s); watching it", held)
-
-
-def submit_local(
-    cells: list[CellConfig], folder: Path, *, round: str, options: dict[str, Any]
-) -> None:
-    """Start a pool in the background, which outlives this command."""
-    device = cells[0].machine.device
-    if device == "cuda":
-        from scaling.train.device import pick_device
-
-        pick_device(cells[0].machine)  # a missing GPU is said before any process starts
-    by_branch = cells[0].branches == "jobs"
-    work = Work(
-        round=round,
-        tasks=tasks_of(cells, part="trunk" if by_branch else "all"),
-        retry=cells[0].retry,
-        workers=options.get("workers") or cells[0].machine.workers or default_workers(device),
-        then_branches=by_branch,
-    )
-    place = jobs_folder(folder)
-    path = write_json(place / f"{round}-{uuid.uuid4().hex[:6]}.json", work.to_dict())
-    output = path.with_suffix(".log")
-    with output.open("ab") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "scaling.jobs.pool", str(path)],
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-            start_new_session=True,
-        )
-    job = local_job(process.pid, round=round, cells=[c.run_id() for c in cells], log=output)
-    append_jobs(folder, [job])
-
-
-def submit_slurm(
-    cells: list[CellConfig], folder: Path, *, round: str, options: dict[str, Any]
-) -> None:
-    """Submit arrays of jobs."""
-    from scaling.jobs.slurm.submit import submit
-
-    submit(cells, folder, round=round, options=options)
-
-
-def adopt_orphans(folder: Path) -> None:
-    """Find the jobs of a sweep that was killed while it submitted."""
-    from scaling.jobs.slurm.submit import adopt
-
-    adopt(folder)
-
-
 def close_lost(
     cells: list[CellConfig], lost: list[CellStatus], *, retry: int
 ) -> list[tuple[CellConfig, bool]]:
@@ -291,100 +174,3 @@ def tell_buried(status: CellStatus, *, final: bool) -> None:
     log.error(
         "cell %s failed (attempt %d)%s: %s", status.run_id, status.attempt, again, status.error
     )
-
-
-def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
-    """Put the content hashes of corpus and policy into every cell: others make another cell.
-
-    Tokenises what is not cached yet, once, before any process starts.
-    """
-    from scaling.data.tokens import open_corpus
-
-    known: dict[str, str] = {}
-    for cell in cells:
-        key = repr((cell.data, cell.tokenizer))
-        if key not in known:
-            known[key] = open_corpus(cell).sha256
-        cell.data.sha256 = known[key]
-    if any(c.stage in ("reward", "ppo") and c.reward.policy for c in cells):
-        from scaling.stages.cells import resolve_policies
-
-        resolve_policies(cells)
-    if any(c.stage != "pretrain" for c in cells):
-        from scaling.stages.cells import refuse_changed_files
-
-        refuse_changed_files(cells)
-    return unique(cells)
-
-
-def check_corpus(cells: list[CellConfig]) -> None:
-    """Resolve every cell before the first trains; say which budgets repeat the corpus."""
-    from scaling.budget import resolve
-    from scaling.data.batches import Batches
-    from scaling.data.tokens import open_corpus
-
-    largest = max(cells, key=lambda c: resolve(c).n_tokens)
-    budget, corpus = resolve(largest), open_corpus(largest)
-    batches = Batches.of(corpus, largest.data, rows=budget.rows, seed=largest.seed)
-    if (epochs := batches.epochs(budget.n_tokens)) > 1:
-        log.warning(
-            "the largest budget takes %s tokens, of which %s are unique: up to %.1f epochs; "
-            "records keep unique_tokens",
-            f"{budget.n_tokens:,}",
-            f"{batches.unique(budget.n_tokens):,}",
-            epochs,
-        )
-
-
-def collect(cells: list[CellConfig]) -> list[Record]:
-    """Read the records back; say what diverged and why, raise for what failed."""
-    found = [find_record(record_path(c)) for c in cells]
-    records = [r for r in found if r is not None]
-    diverged = [r.run_id for r in records if r.status == "diverged"]
-    if diverged:
-        log.warning("diverged: %s", ", ".join(diverged))
-    settled = {r.run_id for r in records if r.status != "failed"}
-    without = [c for c in cells if c.run_id() not in settled]
-    if without:
-        reasons = why_without(without)
-        for line in reasons[:-1]:
-            log.error("%s", line)
-        why = f"; {reasons[-1]}" if reasons else ""
-        raise RuntimeError(
-            f"{len(without)} of {len(cells)} cells have no result{why}; run the same command "
-            "again to retry them"
-        )
-    return records
-
-
-def why_without(cells: list[CellConfig]) -> list[str]:
-    """Return why cells have no result, a line each, as scaling.status gives it; MOST_REASONS."""
-    folder = study_folder(cells[0])
-    survey = Survey(folder)
-    survey.refresh()
-    lines = []
-    for status in survey.cells([c.run_id() for c in cells]):
-        why = status.error or disk_error(folder)
-        lines.append(f"{status.run_id} {status.state}" + (f": {why}" if why else ""))
-    if len(lines) <= MOST_REASONS:
-        return lines
-    rest = len(lines) - MOST_REASONS
-    more = f"and {rest} more, which python -m scaling.status {shlex.quote(str(folder))} lists"
-    return [*lines[: MOST_REASONS - 1], more, lines[MOST_REASONS - 1]]
-
-
-def disk_error(folder: Path) -> str:
-    """Say why nothing can be written to a study's folder; empty where it can."""
-    probe = folder / ".probe"
-    try:
-        probe.write_text("x" * 4096)
-        probe.unlink()
-    except OSError as error:
-        return f"{folder} cannot be written: {error.strerror}"
-    return ""
-
-
-def few(names: list[str]) -> str:
-    """Return some names and how many more there are."""
-    more = f" and {len(names) - MOST_REASONS} more" if len(names) > MOST_REASONS else ""
-    return ", ".join(names[:MOST_REASONS]) + more

@@ -10,7 +10,7 @@ from scaling.budget import by_trunk, resolve, task_seconds
 from scaling.config import CellConfig
 from scaling.cpu.compiler import has_numba
 from scaling.schema import sha256_json
-from scaling.study.failures import trained_at
+from scaling.study.places import trained_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,3 +173,6 @@ def gpu_count() -> int:
     if visible is not None:
         return len([v for v in visible.split(",") if v.strip() not in ("", "-1")])
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+STOPPED, HELD = 75, 76  # as in scaling.jobs.worker, which this module cannot import: torch

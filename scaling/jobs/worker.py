@@ -20,18 +20,11 @@ from scaling.config import CellConfig
 from scaling.jobs.tasks import Task, alike, most_together
 from scaling.schema import discard_record
 from scaling.stacked.turns import Gang
-from scaling.study.failures import (
-    cell_folder,
-    charge,
-    is_last,
-    record_path,
-    refuse_if_stuck,
-    status_of,
-    trunk_folder,
-    write_failed,
-)
+from scaling.study.failures import charge, is_last, refuse_if_stuck, write_failed
 from scaling.study.lease import Held, Holder, Lease, Pulse, Stopped, attempts, settled
-from scaling.train.local_ranks import companions, in_common
+from scaling.study.places import cell_folder, record_path, status_of, trunk_folder
+from scaling.train.local_ranks import companions
+from scaling.train.ranks import in_common
 from scaling.train.requests import Work, alone
 from scaling.train.step import prepare
 from scaling.train.trunk import longest, trunk_work

@@ -5,20 +5,16 @@ for the rest.
 """
 
 import functools
-import math
 import operator
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from scaling.config import ModelConfig, OptimConfig, ScheduleConfig
+from scaling.config import ModelConfig, OptimConfig
 from scaling.model.parametrization import scales
+from scaling.optim.groups import by_kind, rows_apart
 from scaling.optim.muon import Muon
-
-EMBEDDINGS = ("embedding", "positions", "head")
-COOLED = 0.11  # of the peak, at most, at the last step: a tenth is usual (Hoffmann et al. 2022)
-SHORTEST_DECAY = 0.1  # of a run; 10 to 20 % match a cosine (Hägele et al. 2024)
 
 
 def make_optimizer(
@@ -152,61 +148,3 @@ def fused_kernel() -> Callable[..., None] | None:
 def adamw(groups: list[dict], config: OptimConfig, lr: float) -> AdamW:
     """Return a fused AdamW of the groups."""
     return AdamW(groups, lr=lr, betas=(config.beta1, config.beta2), eps=config.eps, fused=True)
-
-
-def by_kind(
-    model: nn.Module,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Part the trainable weights into hidden matrices, vectors, and embedding-like tables."""
-    matrices, vectors, tables = {}, {}, {}
-    for name, weight in model.named_parameters():
-        if not weight.requires_grad:
-            continue
-        kind = vectors if weight.ndim < 2 else tables if name.startswith(EMBEDDINGS) else matrices
-        kind[name] = weight
-    return matrices, vectors, tables
-
-
-def rows_apart(name: str, weight: Tensor, shape: ModelConfig) -> list[int]:
-    """Return the rows of each matrix that a fused weight holds: query, key, value; gate, up."""
-    rows = weight.shape[-2]
-    if name.endswith("qkv.weight"):
-        kv = shape.n_kv_head * shape.d_head
-        return [rows - 2 * kv, kv, kv]
-    if shape.mlp == "swiglu" and name.endswith(("up.weight", "mlp.up")):
-        return [rows // 2] * 2
-    return [rows]
-
-
-def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's learning rate to `factor` times its peak."""
-    for group in optimizer.param_groups:
-        group["lr"] = factor * group["peak"]
-
-
-def lr_factor(step: int, *, schedule: ScheduleConfig, n_steps: int, decay_start: int) -> float:
-    """Return the learning rate of `step` (0-based) over its peak.
-
-    wsd: linear warm-up, 1, then from `decay_start` to `n_steps` down to the floor by 1 - sqrt
-    (Hägele et al. 2024) or linearly. cosine: from the end of warm-up to `n_steps`. The warm-up is
-    shortened to a quarter of a run that would not leave it.
-    """
-    warmup = (step + 1) / max(1, schedule.warmup_steps)
-    if schedule.name == "cosine":
-        warmup = (step + 1) / max(1, min(schedule.warmup_steps, n_steps // 4))
-        progress = step / n_steps
-        return min(
-            warmup, schedule.floor + (1 - schedule.floor) * 0.5 * (1 + math.cos(math.pi * progress))
-        )
-    if step < decay_start:
-        return min(1.0, warmup)
-    done = (step - decay_start + 1) / (n_steps - decay_start + 1)
-    shape = 1 - math.sqrt(done) if schedule.decay_shape == "sqrt" else 1 - done
-    return min(1.0, warmup) * (schedule.floor + (1 - schedule.floor) * shape)
-
-
-def undercooled(schedule: ScheduleConfig, *, n_steps: int, decay_start: int) -> bool:
-    """Say whether a run ends hot: its rate is hardly lowered, or over too few of its steps."""
-    last = lr_factor(n_steps - 1, schedule=schedule, n_steps=n_steps, decay_start=decay_start)
-    share = 1.0 if schedule.name == "cosine" else (n_steps - decay_start) / n_steps
-    return last > COOLED or share < SHORTEST_DECAY

@@ -23,7 +23,7 @@ from torch import Tensor
 from scaling.config import ModelConfig
 from scaling.model.parametrization import scales
 from scaling.model.transformer import EMBEDDING_EPS, NORM_EPS, Transformer, rotary_angles, sinusoids
-from scaling.optim.optimizers import by_kind
+from scaling.optim.groups import by_kind
 
 LOGIT_BYTES = 1 << 19  # of logits held at once: half of a core's second-level cache
 FAINT = 1e-30  # a share below which its logarithm is not taken of it

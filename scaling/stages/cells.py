@@ -22,10 +22,11 @@ from scaling.inference.trained import WEIGHTS, trained_folders
 from scaling.schema import Record, find_record, read_record, sha256_file
 from scaling.stages.examples.pairs import rows_file
 from scaling.stages.stage import finished, open_stage
-from scaling.study.failures import cell_folder, last_line, record_path, status_of, trained_at
+from scaling.study.failures import last_line
 from scaling.study.lease import Held, Pulse, last_attempt
+from scaling.study.places import cell_folder, record_path, status_of, trained_at
 from scaling.train.device import pick_device
-from scaling.train.trunk import train_trunk
+from scaling.train.local_ranks import train_by_ranks
 
 log = logging.getLogger(__name__)
 Hold = Callable[[CellConfig, Path], AbstractContextManager[Any]]
@@ -60,7 +61,7 @@ def sources_of(cell: CellConfig, *, pulse: Pulse, hold: Hold) -> dict[str, Path]
         folder = cell_folder(before)
         try:
             if before.stage == "pretrain":
-                train_trunk([before], pulse=pulse, hold=hold)
+                train_by_ranks([before], pulse=pulse, hold=hold)
             else:
                 with hold(before, folder):
                     run_stage(before, sources, pulse=pulse)

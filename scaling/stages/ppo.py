@@ -28,21 +28,16 @@ from scaling.inference.completions import forward_flops, join, log_probs, scatte
 from scaling.inference.generate import generate
 from scaling.inference.trained import RECORD, settings_of
 from scaling.model.transformer import Transformer
-from scaling.optim.optimizers import make_optimizer, set_lr
+from scaling.optim.optimizers import make_optimizer
+from scaling.optim.schedule import set_lr
 from scaling.schema import Record, first_coefficient, read_record, write_json
-from scaling.stages.reward import gold_of, new_reward_model, score_all
+from scaling.stages.loop import Saver, Tally, fine_tuning, open_curve, open_progress
+from scaling.stages.preferences import gold_of
+from scaling.stages.reward_model import new_reward_model, score_all
 from scaling.stages.rollouts import Models, Rollouts, sample_episodes
 from scaling.stages.sft import load_pairs
-from scaling.stages.stage import (
-    Saver,
-    Stage,
-    Tally,
-    fine_tuning,
-    make_room,
-    open_curve,
-    open_progress,
-    write_record,
-)
+from scaling.stages.stage import Stage, make_room
+from scaling.stages.stage_record import write_record
 from scaling.study.activity import moved
 from scaling.study.curve import as_written
 from scaling.train import checkpoint

@@ -20,8 +20,10 @@ from torch.nn import functional as F
 from scaling.inference.completions import Rows, join, log_probs, padded, scatter
 from scaling.inference.generate import generate
 from scaling.model.transformer import Transformer
-from scaling.stages.reward import RewardModel, gold_of
-from scaling.stages.stage import Stage, Tally
+from scaling.stages.loop import Tally
+from scaling.stages.preferences import gold_of
+from scaling.stages.reward_model import RewardModel
+from scaling.stages.stage import Stage
 
 ROUNDING = 2e-5  # nats, what sampling and scoring in float32 differ by at most in a token
 NOISE = 0.1  # advantages of a smaller deviation are not scaled up to 1

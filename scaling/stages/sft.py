@@ -25,7 +25,9 @@ from scaling.model.transformer import Transformer
 from scaling.schema import Record
 from scaling.stages.examples.docstrings import corpus_pairs
 from scaling.stages.examples.pairs import Example, encode, parts, read_pairs, rows_file
-from scaling.stages.stage import Stage, Tally, fit, make_room, shuffled, write_record
+from scaling.stages.loop import Tally, fit, shuffled
+from scaling.stages.stage import Stage, make_room
+from scaling.stages.stage_record import write_record
 from scaling.train import checkpoint
 from scaling.train.heldout import clustered_error
 from scaling.train.step import Diverged

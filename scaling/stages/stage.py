@@ -6,28 +6,21 @@ identity starts afresh. Its weights are in model.safetensors, its curve in metri
 """
 
 import logging
-import math
-import platform
 import shutil
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from scaling.app.progress import Progress
-from scaling.config import CellConfig, FinalConfig, OptimConfig, ScheduleConfig, described
+from scaling.config import CellConfig, FinalConfig, described
 from scaling.data.file_hashes import read_inputs
 from scaling.data.row_text import LeftOut
 from scaling.data.tokens import Corpus, cache_folder
 from scaling.model.transformer import Transformer
-from scaling.optim.optimizers import lr_factor, make_optimizer, set_lr
 from scaling.schema import (
     Record,
-    code_version,
     discard_record,
     find_record,
     now,
@@ -37,19 +30,12 @@ from scaling.schema import (
     write_json,
 )
 from scaling.stages.examples.pairs import rows_file
-from scaling.study.activity import moved
-from scaling.study.curve import RunLog, rows_before
-from scaling.study.lease import Pulse, Stopped
-from scaling.train import checkpoint
-from scaling.train.device import count_memory_anew, device_name, peak_flops, peak_memory
-from scaling.train.step import Diverged
+from scaling.study.lease import Pulse
+from scaling.train.device import count_memory_anew
 
 log = logging.getLogger(__name__)
 
-FLOOR = 0.1  # the rate's end as a share of its peak, Ouyang et al. 2022, appendix C
-WARMUP_SHARE = 0.05
 CONTEXT_STEP = 64  # tokens; a proposed context is a multiple of it
-CURVE_ROWS = 400  # at most so many rows a curve
 STALE = (
     "record.json",
     "metrics.jsonl",
@@ -242,253 +228,3 @@ def make_room(stage: Stage) -> None:
         (stage.folder / name).unlink(missing_ok=True)
     shutil.rmtree(stage.folder / "pairs", ignore_errors=True)
     write_json(stage.folder / "inputs.json", stage.inputs)
-
-
-@dataclass(kw_only=True)
-class Tally:
-    """What a stage has done so far; kept in its checkpoint."""
-
-    step: int = 0
-    tokens: int = 0
-    flops: float = 0.0
-    seconds: float = 0.0
-    values: dict[str, Any] = field(default_factory=dict)
-
-    def row(self, **values: Any) -> dict[str, Any]:
-        """Return a row of the curve."""
-        done = {k: getattr(self, k) for k in ("step", "tokens", "flops", "seconds")}
-        return {**done, **values}
-
-
-class Saver:
-    """Write a stage's checkpoint every so many seconds, and when its pulse asks for it."""
-
-    def __init__(
-        self, stage: Stage, tally: Tally, *, model: nn.Module, optimizer: torch.optim.Optimizer
-    ) -> None:
-        self.stage, self.tally, self.model, self.optimizer = stage, tally, model, optimizer
-        self._before, self._began = 0.0, time.monotonic()
-        self._saved = self._began
-
-    def resume(self) -> bool:
-        """Continue from the checkpoint; False where there is none."""
-        if not self.stage.config.resume:
-            return False
-        folder = self.stage.folder
-        checkpoint.set_aside_damaged(folder)
-        if rows_before(folder / "checkpoint.safetensors", folder / "metrics.jsonl") is None:
-            return False
-        state = checkpoint.load(folder, model=self.model, optimizer=self.optimizer)
-        for name, value in (state or {}).items():
-            setattr(self.tally, name, value)
-        self._before = self.tally.seconds
-        return state is not None
-
-    def row(self, **values: Any) -> dict[str, Any]:
-        """Return a row of the curve, the time brought up to date."""
-        self.tally.seconds = self._before + time.monotonic() - self._began
-        return self.tally.row(**values)
-
-    def tick(self) -> None:
-        """After a step and its row: save when it is due; Stopped when asked to stop."""
-        pulse, moment = self.stage.pulse, time.monotonic()
-        self.tally.seconds = self._before + moment - self._began
-        pulse.step = self.tally.step
-        moved()
-        due = moment - self._saved >= self.stage.config.machine.checkpoint_seconds
-        if due or pulse.save or pulse.stop:
-            self.save()
-            pulse.save = False
-        if pulse.stop:
-            raise Stopped(pulse.stop)
-
-    def save(self) -> None:
-        """Write the checkpoint now; Stopped where somebody else has taken over."""
-        self.stage.pulse.fence()
-        state = asdict(self.tally)
-        checkpoint.save(self.stage.folder, model=self.model, optimizer=self.optimizer, state=state)
-        self._saved = time.monotonic()
-
-
-def open_curve(stage: Stage, *, resume_step: int) -> RunLog:
-    """Open the stage's curve, dropping rows beyond `resume_step`."""
-    return RunLog(
-        stage.folder,
-        stage.config.log,
-        name=f"final-{stage.name}",
-        group=stage.config.study,
-        details=asdict(stage.block),
-        resume_step=resume_step,
-    )
-
-
-def open_progress(stage: Stage, *, total: float, done: float) -> Progress:
-    """Return the stage's line of progress."""
-    return Progress(
-        stage.name, total=total, every_seconds=stage.config.log.every_seconds, done=done
-    )
-
-
-def fine_tuning(optim: OptimConfig) -> OptimConfig:
-    """Return the optimiser's settings for a stage that starts from trained weights.
-
-    AdamW without decay, however they were trained: adapters and value heads have no matrix to
-    orthogonalise.
-    """
-    return replace(optim, name="adamw", weight_decay=0.0)
-
-
-def fit(
-    stage: Stage,
-    model: nn.Module,
-    tally: Tally,
-    *,
-    n_steps: int,
-    peak_lr: float,
-    loss_of: Callable[[int], tuple[Tensor, int, float]],
-) -> None:
-    """Minimise `loss_of(step) -> (loss, tokens, flops)` over `n_steps`, counting into `tally`.
-
-    Warm-up over a twentieth, then cosine to a tenth of the peak. Resumes from the checkpoint.
-    Raises Diverged when the loss is not finite.
-    """
-    optimizer = make_optimizer(model, fine_tuning(stage.cell.optim), peak_lr)
-    saver = Saver(stage, tally, model=model, optimizer=optimizer)
-    saver.resume()
-    schedule = ScheduleConfig(
-        name="cosine", floor=FLOOR, warmup_steps=max(1, round(WARMUP_SHARE * n_steps))
-    )
-    every = max(1, n_steps // CURVE_ROWS)
-    progress = open_progress(stage, total=n_steps, done=tally.step)
-    model.train()
-    with open_curve(stage, resume_step=tally.step) as curve:
-        while tally.step < n_steps:
-            set_lr(
-                optimizer,
-                lr_factor(tally.step, schedule=schedule, n_steps=n_steps, decay_start=n_steps),
-            )
-            loss, tokens, flops = loss_of(tally.step)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(model.parameters(), stage.cell.optim.clip or math.inf)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise Diverged(
-                    f"the loss of stage {stage.name} stopped being finite "
-                    f"at step {tally.step}; lower {stage.name}.peak_lr"
-                )
-            tally.step, tally.tokens, tally.flops = (
-                tally.step + 1,
-                tally.tokens + tokens,
-                tally.flops + flops,
-            )
-            tally.values["train_loss"] = value
-            if tally.step % every == 0 or tally.step == n_steps:
-                curve.log(
-                    saver.row(
-                        train_loss=value, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"]
-                    )
-                )
-            saver.tick()
-            progress.update(tally.step, f"loss {value:.3f}")
-        progress.close()
-    model.eval()
-
-
-def shuffled(
-    n: int, *, batch: int, epochs: int, seed: int, lengths: list[int] | None = None
-) -> list[list[int]]:
-    """Return the batches of all epochs as indices, a pure function of the arguments.
-
-    With `lengths`, rows of like length go together (less padding): each run of 8 batches of an
-    epoch's random order is sorted by length and cut, and the batches are mixed again.
-    """
-    found: list[list[int]] = []
-    for epoch in range(epochs):
-        generator = torch.Generator().manual_seed(seed * 1_000 + epoch)
-        order = torch.randperm(n, generator=generator).tolist()
-        epoch_batches = list(_cut(order, batch, lengths))
-        mixed = torch.randperm(len(epoch_batches), generator=generator).tolist()
-        found += [epoch_batches[i] for i in mixed]
-    return found
-
-
-def _cut(order: list[int], batch: int, lengths: list[int] | None) -> Iterator[list[int]]:
-    for at in range(0, len(order), 8 * batch):
-        pool = order[at : at + 8 * batch]
-        if lengths is not None:
-            pool = sorted(pool, key=lengths.__getitem__)
-        for start in range(0, len(pool), batch):
-            yield pool[start : start + batch]
-
-
-def write_record(
-    stage: Stage,
-    tally: Tally,
-    *,
-    unique_tokens: int = 0,
-    metrics: dict[str, float] | None = None,
-    error: str | None = None,
-    left: LeftOut | None = None,
-) -> Record:
-    """Write the stage's record; with an `error` its status is `diverged`.
-
-    `left` is what of its data was left out.
-
-    FLOPs are counted (forward passes, updates, sampling); `flops_6nd` is 6 N D of the tokens.
-    """
-    import numpy
-
-    stage.pulse.fence()
-    cell, block = stage.cell, stage.block
-    if not math.isfinite((metrics or {}).get("test_loss") or 0.0):
-        error = error or f"the test loss is not finite; lower {stage.name}.peak_lr"
-    params = cell.model.shape(
-        vocab_size=cell.tokenizer.vocab_size, context=cell.data.context
-    ).params
-    seconds = max(tally.seconds, 1e-9)
-    peak = peak_flops(stage.device, torch.get_num_threads())  # they compute in fp32
-    versions = {
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }
-    record = Record(
-        run_id=stage.run_id,
-        study=stage.config.study,
-        stage=stage.name,
-        status="diverged" if error else "done",
-        seed=block.seed,
-        params=params,
-        tokens=tally.tokens,
-        unique_tokens=unique_tokens,
-        flops=tally.flops,
-        flops_6nd=6.0 * params.multiplying * tally.tokens,
-        test_loss=None if error else (metrics or {}).get("test_loss"),
-        test_loss_se=None if error else (metrics or {}).get("test_loss_se"),
-        bits_per_byte=None,
-        train_loss=tally.values.get("train_loss"),
-        steps=tally.step,
-        batch_tokens=tally.tokens // max(1, tally.step),
-        peak_lr=block.peak_lr,
-        schedule="constant" if stage.name == "ppo" else "cosine",
-        trunk=cell.run_id(),
-        seconds=tally.seconds,
-        device=device_name(stage.device),
-        device_seconds=tally.seconds,
-        peak_memory_bytes=peak_memory(stage.device),
-        tokens_per_second=tally.tokens / seconds,
-        mfu=tally.flops / seconds / peak if peak else None,
-        config={"plan": asdict(block), "before": stage.before(), "cell": cell.science()},
-        versions={**versions, "scaling": code_version()["version"] or ""},
-        git_sha=code_version()["git_sha"],
-        started=stage.started,
-        ended=now(),
-        error=error,
-        metrics={k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)},
-        inputs=stage.inputs,
-        left_out=left.as_dict() if left else {},
-    )
-    record.write(stage.folder / "record.json")
-    return record

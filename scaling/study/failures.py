@@ -1,6 +1,7 @@
 """What is left of a cell that failed: its record, its attempts, its last lines. No torch here."""
 
 import platform
+import signal
 import traceback
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -8,7 +9,7 @@ from pathlib import Path
 
 from scaling.budget import resolve
 from scaling.config import CellConfig
-from scaling.schema import Record, code_version, find_record, now
+from scaling.schema import Record, code_version, now
 from scaling.study.lease import (
     Attempt,
     Holder,
@@ -20,43 +21,10 @@ from scaling.study.lease import (
     last_attempt,
     write_attempt,
 )
+from scaling.study.places import cell_folder, record_path
 
 LAST_LINES = 6  # of a traceback or a log: the raising lines and the sentence
 STUCK_LIMITS = 3  # time limits in a row without one more step
-
-
-def cell_folder(cell: CellConfig) -> Path:
-    """Return where a cell's files are."""
-    return Path(cell.runs) / cell.study / cell.run_id()
-
-
-def trunk_folder(cell: CellConfig) -> Path:
-    """Return where the shared part of a cell's trunk is kept."""
-    return Path(cell.runs) / cell.study / ".trunks" / cell.trunk_id()
-
-
-def record_path(cell: CellConfig) -> Path:
-    """Return where a cell's record is or will be."""
-    return cell_folder(cell) / "record.json"
-
-
-def status_of(cell: CellConfig) -> str:
-    """Return the status of a cell's record, `missing` without one, `damaged` where unreadable."""
-    path = record_path(cell)
-    if not path.is_file():
-        return "missing"
-    record = find_record(path)
-    return record.status if record else "damaged"
-
-
-def trained_at(cell: CellConfig) -> Path | None:
-    """Return the folder of a cell that is done, in its own study or another one of `runs`."""
-    others = sorted(Path(cell.runs).glob(f"*/{cell.run_id()}/record.json"))
-    for path in (record_path(cell), *others):
-        record = find_record(path)
-        if record and record.status == "done":
-            return path.parent
-    return None
 
 
 def failed_record(cell: CellConfig, error: BaseException | str) -> Record:
@@ -184,3 +152,12 @@ def tail(path: str | Path, n_bytes: int = 4000) -> str:
             return stream.read(n_bytes).decode(errors="replace")
     except (OSError, ValueError):  # ValueError: a name that holds a NUL
         return ""
+
+
+def said(code: int) -> str:
+    """Say how a process ended."""
+    if code >= 0:
+        return f"its process ended with exit code {code} and left no record"
+    name = signal.Signals(-code).name
+    hint = " (kill -9, or the machine ran out of memory)" if name == "SIGKILL" else ""
+    return f"its process was ended by {name}{hint}"

@@ -17,13 +17,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from scaling.config import CellConfig
 from scaling.schema import (
     Later,
     machine_id,
@@ -411,3 +412,6 @@ class Lease:
             final = self.final_after(error)
             outcome, text = "failed", f"{type(error).__name__}: {error}"
         self._write(ended=now(), outcome=outcome, error=text, final=final)
+
+
+Hold = Callable[[CellConfig, Path], AbstractContextManager[Any]]  # takes a cell while it is trained

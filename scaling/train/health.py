@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scaling.model.parametrization import scales
 from scaling.model.transformer import Attention, Block, Transformer, causal_mask
-from scaling.optim.optimizers import by_kind
+from scaling.optim.groups import by_kind
 from scaling.train.ranks import as_part, own_part, whole
 
 STRIP = 512  # queries whose scores are held at once: all of a long context fill a device

@@ -12,8 +12,8 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -23,16 +23,16 @@ import torch
 from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from scaling.config import CellConfig
-from scaling.jobs.pool import said
 from scaling.schema import Record
-from scaling.study.lease import Held, Pulse, Stopped
+from scaling.study.failures import said
+from scaling.study.lease import Pulse, Stopped
 from scaling.train.forecast_band import Corridor
 from scaling.train.presence import GRACE_SECONDS, LOST, FolderBoard, Presence
 from scaling.train.rank_exit import end_now
 from scaling.train.ranks import ALONE, World, leave, meet, telling
+from scaling.train.trunk import train_trunk
 
 log = logging.getLogger(__name__)
-Hold = Callable[[CellConfig, Path], AbstractContextManager[Any]]  # takes a cell while it is trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,22 @@ def companions(
             world = Leader(rank=0, size=errand.size, presence=company.presence, company=company)
             with telling(world):
                 yield world
+
+
+def train_by_ranks(
+    cells: list[CellConfig],
+    *,
+    part: str = "all",
+    corridor: Corridor | None = None,
+    **options: Any,
+) -> list[Record]:
+    """Train the cells of a trunk by `machine.ranks` processes, which are started here.
+
+    cells: of one trunk
+    part, corridor, options: those of `train_trunk`
+    """
+    with companions(cells, part=part, corridor=corridor) as world:
+        return train_trunk(cells, part=part, corridor=corridor, world=world, **options)
 
 
 @dataclass
@@ -198,8 +214,6 @@ def follow(
     pulse: Pulse | None = None,
 ) -> list[Record]:
     """Train what rank 0 trains, as `train_trunk` does, with files that nobody reads."""
-    from scaling.train.trunk import train_trunk
-
     with tempfile.TemporaryDirectory() as folder:
         own = Path(folder)
         return train_trunk(
@@ -217,23 +231,3 @@ def end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1.0)
     os._exit(1)
-
-
-def in_common(world: World, hold: Hold) -> Hold:
-    """Return what holds a cell at every rank where rank 0's `hold` does; Held at all or none."""
-
-    @contextmanager
-    def held(cell: CellConfig, folder: Path) -> Iterator[None]:
-        with ExitStack() as stack:
-            other = None
-            if world.first:
-                try:
-                    stack.enter_context(hold(cell, folder))
-                except Held as error:
-                    other = error.attempt
-            if other := world.share(other):
-                raise Held(other)
-            with telling(world):
-                yield
-
-    return held

@@ -11,9 +11,10 @@ import os
 import socket
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +22,8 @@ from torch import Tensor, distributed, nn
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from scaling.budget import rows_each
-from scaling.config import MachineConfig
+from scaling.config import CellConfig, MachineConfig
+from scaling.study.lease import Held, Hold
 from scaling.train import rank_exit as ending
 from scaling.train.forecast_band import FLAG
 from scaling.train.presence import (
@@ -372,3 +374,23 @@ def leave() -> None:
 
 
 _present: list[Presence] = []  # of the group that this process is in
+
+
+def in_common(world: World, hold: Hold) -> Hold:
+    """Return what holds a cell at every rank where rank 0's `hold` does; Held at all or none."""
+
+    @contextmanager
+    def held(cell: CellConfig, folder: Path) -> Iterator[None]:
+        with ExitStack() as stack:
+            other = None
+            if world.first:
+                try:
+                    stack.enter_context(hold(cell, folder))
+                except Held as error:
+                    other = error.attempt
+            if other := world.share(other):
+                raise Held(other)
+            with telling(world):
+                yield
+
+    return held

@@ -10,40 +10,28 @@ What computes is asked for (scaling.train.requests), so that several trunks can 
 
 import logging
 import math
-import platform
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy
-import torch
 from torch import Tensor
 
 from scaling.budget import Resolved, resolve
 from scaling.config import CellConfig
 from scaling.model.moe import summary
-from scaling.optim.optimizers import lr_factor, set_lr, undercooled
+from scaling.optim.schedule import lr_factor, set_lr
 from scaling.schema import (
     Record,
-    code_version,
     find_record,
-    now,
-    sha256_file,
-    write_text,
 )
 from scaling.study.activity import moved
-from scaling.study.curve import RunLog, as_written, details, line, rows_before
-from scaling.study.failures import cell_folder, trunk_folder
-from scaling.study.lease import Held, Pulse, Stopped
-from scaling.train import checkpoint
-from scaling.train.device import device_name, peak_flops, peak_memory
-from scaling.train.forecast_band import FLAG, Corridor, out_of
+from scaling.study.curve import RunLog, as_written, details
+from scaling.study.lease import Held, Hold, Pulse, Stopped
+from scaling.study.places import cell_folder, trunk_folder
+from scaling.train.forecast_band import Corridor
 from scaling.train.health import copy_matrices
-from scaling.train.heldout import Score
-from scaling.train.local_ranks import Hold, companions, in_common
-from scaling.train.ranks import ALONE, World
+from scaling.train.ranks import ALONE, World, in_common
 from scaling.train.requests import HealthRequest, ScoreRequest, StepRequest, Work, alone
 from scaling.train.step import (
     REMEDY,
@@ -51,15 +39,23 @@ from scaling.train.step import (
     Report,
     Run,
     Setting,
-    new_run,
     prepare,
+)
+from scaling.train.trunk_record import finish
+from scaling.train.trunk_state import (
+    CURVE_STEPS,
+    branch_name,
+    copy_trunk,
+    is_done,
+    load_run,
+    restore_trunk,
+    save_run,
+    save_state,
+    start_run,
 )
 
 log = logging.getLogger(__name__)
 CHECK_STEPS = 20  # a loss that is not finite is noticed after at most this many steps
-CURVE_STEPS = sorted(
-    {round(10 * 1.22**k) for k in range(80)}
-)  # rows of the curve, the same for every cell
 TEST_EVERY = 3  # of those rows, every third has a test loss too
 
 
@@ -71,7 +67,7 @@ def train_trunk(
     pulse: Pulse | None = None,
     hold: Hold = lambda cell, folder: nullcontext(),
     part: str = "all",
-    world: World | None = None,
+    world: World = ALONE,
     corridor: Corridor | None = None,
 ) -> list[Record]:
     """Train the branches of one trunk and write each one's record; return the records.
@@ -82,20 +78,18 @@ def train_trunk(
     `hold` wraps the training of each cell and may raise Held for one that another process trains,
     which is then left out. `part` is `trunk` for the shared part alone, kept for every branch,
     `branch` for branches that start from it, or `all`. Several ranks of a `world` train each cell
-    together; those beside the first have `folders` of their own, which nobody reads. Without one,
-    `machine.ranks` are started here. A `corridor` is watched on the way, and may stop the run.
-    Raises ValueError for cells of different trunks or an impossible setting, before anything is
-    trained.
+    together; those beside the first have `folders` of their own, which nobody reads. The caller
+    starts them (scaling.train.local_ranks does for `machine.ranks`). A `corridor` is watched on the
+    way, and may stop the run. Raises ValueError for cells of different trunks or an impossible
+    setting, before anything is trained.
     """
     places = dict(
         zip((c.run_id() for c in cells), folders or [cell_folder(c) for c in cells], strict=True)
     )
     trunk = folders[0] / ".trunk" if folders else trunk_folder(cells[0])
-    started = nullcontext(world) if world else companions(cells, part=part, corridor=corridor)
-    with started as ranks:
-        setting = prepare(longest(cells), report, pulse, ranks, corridor=corridor)
-        held = in_common(ranks, hold)
-        alone(trunk_work(cells, setting, trunk=trunk, places=places, hold=held, part=part))
+    setting = prepare(longest(cells), report, pulse, world, corridor=corridor)
+    held = in_common(world, hold)
+    alone(trunk_work(cells, setting, trunk=trunk, places=places, hold=held, part=part))
     order = sorted(cells, key=lambda c: resolve(c).n_steps)
     found = [find_record(places[c.run_id()] / "record.json") for c in order]
     return [r for r in found if r is not None]
@@ -211,142 +205,6 @@ def grow(run: Run, setting: Setting, cell: CellConfig, trunk: Path) -> Work[None
     if run.step == resolve(cell).decay_start:  # beyond it the point was kept before
         save_run(run, setting, trunk)
         save_run(run, setting, trunk, name=branch_name(cell))
-
-
-def branch_name(cell: CellConfig) -> str:
-    """Name the checkpoint at which a cell leaves its trunk."""
-    return f"step-{resolve(cell).decay_start}"
-
-
-def is_done(path: Path) -> bool:
-    """Say whether a record is there and done; one that is damaged is not."""
-    record = find_record(path)
-    return record is not None and record.status == "done"
-
-
-def start_run(
-    setting: Setting, folder: Path, pending: list[CellConfig], places: dict[str, Path], *, part: str
-) -> Run:
-    """Return the trunk at its checkpoint, or at step 0 where a pending branch left before it."""
-    run = new_run(setting)
-    if part == "branch":
-        return run
-    load_run(run, setting, folder)
-    kept = {"trunk": pending, "lead": pending[:-1]}.get(part, [])
-    left = setting.world.share([resolve(c).decay_start < run.step for c in pending])
-    for cell in [c for c, passed in zip(pending, left, strict=True) if passed]:
-        point = branch_point(cell, folder if cell in kept else None, places[cell.run_id()])
-        # Read, not only looked for: one that is damaged is set aside by that.
-        if not load_run(new_run(setting), setting, point.parent, name=point.stem):
-            return new_run(setting)
-    return run
-
-
-def branch_point(cell: CellConfig, kept: Path | None, folder: Path) -> Path:
-    """Return the file without which a cell needs the trunk before its decay."""
-    return kept / f"{branch_name(cell)}.safetensors" if kept else folder / "checkpoint.safetensors"
-
-
-def load_run(
-    run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint", must: bool = False
-) -> bool:
-    """Continue from a folder's checkpoint; False where there is none and there need not be one."""
-    if setting.world.first:
-        checkpoint.set_aside_damaged(folder, name)
-    if setting.shared_out:  # every rank reads its part of the same files
-        folder = Path(setting.world.share(str(folder)))
-        seen = setting.world.all_of(read_run(run, folder, name))
-        if len(set(seen)) > 1:
-            raise OSError(
-                f"not every rank sees {folder}; with machine.shard put `runs` where all do"
-            )
-        found = seen[0]
-    else:
-        found = setting.world.share(setting.world.first and read_run(run, folder, name))
-    if not found and must:
-        raise FileNotFoundError(
-            f"no {folder / name}.safetensors, where this branch leaves its trunk; "
-            "run the sweep again to train the trunk"
-        )
-    if found and setting.world.size > 1 and not setting.shared_out:
-        values, run.rows = setting.world.share((run.state(), run.rows))
-        checkpoint.spread(run.model, run.optimizer, setting.world)
-        for key, value in values.items():
-            setattr(run, key, value)
-    return found
-
-
-def read_run(run: Run, folder: Path, name: str) -> bool:
-    """Read a checkpoint and the curve before it; False where there is none."""
-    path = folder / f"{name}.safetensors"
-    known = checkpoint.peek(path)
-    # Steps that are skipped may leave a row out; else each has its own by then.
-    wanted = (
-        [s for s in CURVE_STEPS if s <= known.get("step", 0)] if not known.get("skipped") else []
-    )
-    rows = rows_before(path, curve_path(folder, name), steps=wanted)
-    if rows is None:
-        return False
-    state = checkpoint.load(folder, model=run.model, optimizer=run.optimizer, name=name)
-    if state is None:
-        return False
-    for key, value in state.items():
-        setattr(run, key, value)
-    run.rows = [r for r in rows if r["step"] <= run.step]
-    return True
-
-
-def curve_path(folder: Path, name: str) -> Path:
-    """Return the file of the curve before a checkpoint."""
-    return folder / ("metrics.jsonl" if name == "checkpoint" else f"{name}.jsonl")
-
-
-def save_run(run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint") -> None:
-    """Write the trunk's curve and checkpoint."""
-    fence(setting)
-    if setting.world.first:
-        write_text(curve_path(folder, name), "".join(map(line, run.rows)))
-    save_state(run, setting, folder, name=name)
-
-
-def save_state(run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint") -> None:
-    """Write what a run continues from: by rank 0, or by all ranks where each has its part."""
-    fence(setting)
-    world = setting.world if setting.shared_out else ALONE
-    if setting.world.first or setting.shared_out:
-        checkpoint.save(
-            folder,
-            model=run.model,
-            optimizer=run.optimizer,
-            state=run.state(),
-            name=name,
-            world=world,
-        )
-
-
-def fence(setting: Setting) -> None:
-    """Raise Stopped at every rank where somebody else has taken over what rank 0 holds."""
-    if setting.world.share(setting.world.first and setting.pulse.superseded):
-        raise Stopped("superseded")
-
-
-def copy_trunk(run: Run, setting: Setting) -> tuple[Run, dict[str, Tensor]]:
-    """Copy the trunk, its tensors to the CPU: by rank 0 for all, or by each rank its part."""
-    keeps = setting.world.first or setting.shared_out
-    held = checkpoint.snapshot(run.model, run.optimizer) if keeps else {}
-    return replace(run, rows=list(run.rows)), held
-
-
-def restore_trunk(run: Run, setting: Setting, trunk: tuple[Run, dict[str, Tensor]]) -> None:
-    """Put the copy of a trunk back."""
-    kept, held = trunk
-    if held:
-        checkpoint.restore(run.model, run.optimizer, held)
-    if setting.world.size > 1 and not setting.shared_out:
-        checkpoint.spread(run.model, run.optimizer, setting.world)
-    for name, value in kept.state().items():
-        setattr(run, name, value)
-    run.rows = kept.rows
 
 
 def train_branch(
@@ -495,92 +353,3 @@ def write_row(
         setting.pulse.stop = setting.corridor.seen(run.rows) or setting.pulse.stop
     if curve is not None:
         curve.log(row)
-
-
-def finish(
-    run: Run,
-    setting: Setting,
-    cell: CellConfig,
-    folder: Path,
-    *,
-    score: Score | None,
-    error: str | None = None,
-) -> Record:
-    """Write the cell's weights and, last of all, its record."""
-    fence(setting)
-    resolved = resolve(cell)
-    if score is not None and not math.isfinite(score.loss + score.standard_error):
-        score, error = None, "the test loss is not finite; lower optim.peak_lr"
-    if score is not None:
-        path, state = folder / "model.safetensors", {"step": run.step}
-        checkpoint.save_whole(path, run.model, setting.world, state=state)
-    train_loss = run.rows[-1].get("train_loss") if run.rows else None
-    seconds = max(run.seconds, 1e-9)
-    done_tokens = run.step * resolved.batch_tokens
-    speed = done_tokens / seconds
-    peak = peak_flops(setting.device, torch.get_num_threads(), setting.cell.machine.precision)
-    peak = peak and peak * setting.world.size
-    versions = {
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }
-    record = Record(
-        run_id=cell.run_id(),
-        study=cell.study,
-        status="done" if score else "diverged",
-        seed=cell.seed,
-        params=resolved.shape.params,
-        tokens=resolved.n_tokens,
-        unique_tokens=setting.batches.unique(resolved.n_tokens),
-        flops=resolved.flops,
-        flops_6nd=resolved.flops_6nd,
-        test_loss=score.loss if score else None,
-        test_loss_se=score.standard_error if score else None,
-        bits_per_byte=score.bits_per_byte if score else None,
-        train_loss=train_loss,
-        steps=run.step,
-        batch_tokens=resolved.batch_tokens,
-        peak_lr=resolved.peak_lr,
-        schedule=cell.schedule.name,
-        trunk=cell.trunk_id(),
-        seconds=run.seconds,
-        device=device_name(setting.device),
-        device_seconds=run.seconds * setting.world.size,
-        peak_memory_bytes=peak_memory(setting.device),
-        tokens_per_second=speed,
-        mfu=speed * resolved.shape.flops_per_token / peak if peak else None,
-        config=asdict(cell),
-        versions={**versions, "scaling": code_version()["version"] or ""},
-        git_sha=code_version()["git_sha"],
-        started=setting.started,
-        ended=now(),
-        error=error,
-        metrics=known(setting),
-        inputs={
-            "corpus": setting.corpus.sha256,
-            "tokenizer": sha256_file(setting.corpus.tokenizer_path),
-        },
-        flags=flags(run, cell, setting),
-        left_out=setting.corpus.meta.get("left_out", {}),
-    )
-    record.write(folder / "record.json")
-    return record
-
-
-def known(setting: Setting) -> dict[str, float]:
-    """Return what is known of the corpus, tokens and least loss, and of how it was trained."""
-    found = {"corpus_tokens": float(setting.batches.windows * setting.batches.context)}
-    if setting.test.bayes_loss is not None:
-        found["bayes_loss"] = setting.test.bayes_loss
-    if setting.stacked:
-        found["stacked"] = 1.0
-    return found
-
-
-def flags(run: Run, cell: CellConfig, setting: Setting) -> list[str]:
-    """Return what a reader of the cell's loss should know (Record.flags)."""
-    resolved, left = resolve(cell), out_of(setting.corridor.readings(run.rows))
-    hot = undercooled(cell.schedule, n_steps=resolved.n_steps, decay_start=resolved.decay_start)
-    found = {"undercooled": hot, "skipped_steps": run.skipped > 0, FLAG: bool(left)}
-    return [name for name, holds in found.items() if holds]

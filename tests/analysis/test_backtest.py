@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from analysis import load_runs
-from analysis.backtest import backtest
+from analysis.estimation.withheld import backtest
 from analysis.forms import FORMS
 from analysis.page.figure_files import MOST_POINTS, law_figures, thinned, withheld
 from analysis.solve.objective import Objective

@@ -15,12 +15,12 @@ import pytest
 
 from analysis.backtest import BacktestConfig
 from analysis.backtest import main as backtest
-from analysis.design import DesignConfig, PoolSettings, TargetSettings
 from analysis.design import main as design
-from analysis.fit import FitConfig, IntervalsConfig, ObjectiveConfig
+from analysis.designing.proposal import DesignConfig, PoolSettings, TargetSettings
+from analysis.estimation.options import FitConfig, IntervalsConfig, ObjectiveConfig
 from analysis.fit import main as fit
-from analysis.plan import PlanConfig
 from analysis.plan import main as plan
+from analysis.planning.settings import PlanConfig
 from analysis.report import ReportConfig
 from analysis.report import main as report
 from analysis.runs.table import load_runs

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from analysis import fit
-from analysis.design import DesignConfig, PoolSettings, TargetSettings, main
+from analysis.design import main
 from analysis.designing.batch_file import Batch, append_batch, read_batches
 from analysis.designing.candidates import (
     Bill,
@@ -25,11 +25,12 @@ from analysis.designing.candidates import (
 from analysis.designing.goal import Goal, allowed_sd, half_width, standing
 from analysis.designing.information import believed
 from analysis.designing.next_step import Options, fitted, next_step, table_of
+from analysis.designing.proposal import DesignConfig, PoolSettings, TargetSettings
 from analysis.designing.selection import allot, spread
 from analysis.forms import FORMS
 from analysis.laws.published import load_law
 from analysis.page.contents import read_material
-from analysis.report import report
+from analysis.page.render import report
 from analysis.runs.table import Runs
 from scaling.schema import read_records
 from tests.analysis.synthetic import write_study

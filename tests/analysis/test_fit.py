@@ -230,7 +230,7 @@ def test_starts_are_finite_whatever_the_scale(refit_law):
 
 def test_the_function_is_not_shadowed_by_the_application():
     from analysis import fit as function
-    from analysis.fit import FitConfig
+    from analysis.estimation.options import FitConfig
 
     assert callable(function)
     assert FitConfig(runs="x").form == "chinchilla"

@@ -9,8 +9,10 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from analysis.laws.published import load_law
-from analysis.plan import PlanConfig, main, make_plan
+from analysis.plan import main
 from analysis.planning.budgets import budget_of
+from analysis.planning.make import make_plan
+from analysis.planning.settings import PlanConfig
 from analysis.runs.study import default_study
 from scaling.app.conf_folder import conf_folder
 

@@ -14,9 +14,11 @@ from omegaconf import OmegaConf
 from analysis.alarms.of_table import Alarm
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
-from analysis.plan import PlanConfig, command_of, main, make_plan
+from analysis.plan import command_of, main
 from analysis.planning.budgets import Budget, budget_of
 from analysis.planning.later_stages.blocks import ppo_block, sft_block
+from analysis.planning.make import make_plan
+from analysis.planning.settings import PlanConfig
 from analysis.planning.shape_family import FamilySettings
 from analysis.planning.written.derivation import derivation
 from analysis.planning.written.plan_file import read_plan, write_plan

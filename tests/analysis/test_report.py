@@ -23,15 +23,16 @@ from analysis.page.contents import read_material
 from analysis.page.first_screen import alarms, length_alarm, verdict
 from analysis.page.gallery import tuning_pictures
 from analysis.page.planner import planner_data
+from analysis.page.render import report
 from analysis.page.sections.task_scores import score_grid, scores_of
 from analysis.page.sections.task_tables import read_evaluations
 from analysis.page.tables import flops_run
-from analysis.plan import make_plan
 from analysis.planning.budgets import Budget
 from analysis.planning.constraints import Constraints
+from analysis.planning.make import make_plan
 from analysis.planning.split import repeating, split_of
 from analysis.planning.written.plan_file import write_plan
-from analysis.report import ReportConfig, main, report
+from analysis.report import ReportConfig, main
 from analysis.runs.study import study_of
 from scaling.schema import read_record, read_records, write_json
 

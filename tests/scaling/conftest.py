@@ -122,8 +122,8 @@ def done_record():
 def pretrained(final_config, done_record):
     """Open stages of a plan whose pretraining was skipped: random weights stand in for it."""
     from scaling.data.tokens import open_corpus
-    from scaling.final import STAGES, planned_cell
     from scaling.model.transformer import Transformer
+    from scaling.stages.plan import STAGES, planned_cell
     from scaling.stages.stage import open_planned, root
 
     cell = planned_cell(final_config)

@@ -8,7 +8,7 @@ import pytest
 
 from analysis import fit
 from scaling import best_of_n, final
-from scaling.best_of_n import BestOfNConfig, Judge, Pool, best_of, curve, kl_of_best
+from scaling.stages.best_of_n import BestOfNConfig, Judge, Pool, best_of, curve, kl_of_best
 
 
 def test_the_estimate_is_the_mean_over_all_draws():

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from scaling.coordinates import CoordinatesConfig, measure, slopes
+from scaling.train.coordinate_check import CoordinatesConfig, measure, slopes
 
 
 def found(parametrization: str, **changes) -> np.ndarray:

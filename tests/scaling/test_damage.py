@@ -20,11 +20,11 @@ from scaling.data import hub
 from scaling.data.file_hashes import read_inputs, read_sealed, write_sealed
 from scaling.data.hub import fetch_rows
 from scaling.data.tokens import open_corpus
-from scaling.evaluate import EvaluateConfig
 from scaling.evaluate import main as evaluate
+from scaling.inference.evaluation import EvaluateConfig
 from scaling.inference.trained import open_trained
 from scaling.schema import read_json, read_record, replacing, sweep_temporaries, temporary_name
-from scaling.stages import reward
+from scaling.stages import preferences
 from scaling.stages.examples import docstrings
 from scaling.stages.examples.docstrings import corpus_pairs
 from scaling.study.lease import Pulse, Stopped
@@ -279,12 +279,12 @@ def test_damaged_pairs_are_cut_again(post_cell, tmp_path, caplog, monkeypatch, h
 def test_damaged_samples_are_drawn_again(tmp_path, monkeypatch):
     path, made = tmp_path / "000000.json", []
     block = {"groups": [], "cost": {"tokens": 3}}
-    monkeypatch.setattr(reward, "_sample_block", lambda *a, **k: made.append(1) or dict(block))
+    monkeypatch.setattr(preferences, "_sample_block", lambda *a, **k: made.append(1) or dict(block))
     for harm in (None, None, flip, cut):
         if harm:
             harm(path)
-        tally = reward.Tally()
-        assert reward.sampled(None, None, [], path, tally, seed=0) == []  # type: ignore[arg-type]
+        tally = preferences.Tally()
+        assert preferences.sampled(None, None, [], path, tally, seed=0) == []  # type: ignore[arg-type]
         assert tally.tokens == 3
     assert len(made) == 3
 

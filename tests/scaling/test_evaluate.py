@@ -14,12 +14,12 @@ import torch
 from scaling import evaluate
 from scaling.config import MachineConfig, ModelConfig
 from scaling.data.tokenizer import END, train_tokenizer
-from scaling.evaluate import EvaluateConfig, score_task
+from scaling.inference.evaluation import EvaluateConfig, score_task
 from scaling.inference.likelihood import log_likelihoods, score_texts
 from scaling.inference.tasks import NAMES, Question, Task, question, read_task, with_typos
 from scaling.inference.trained import open_trained, trained_folders
 from scaling.model.transformer import Transformer
-from scaling.study.failures import cell_folder
+from scaling.study.places import cell_folder
 from scaling.train.heldout import calibration_error
 from scaling.train.trunk import train_trunk
 

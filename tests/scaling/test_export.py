@@ -9,14 +9,16 @@ from scaling import export
 from scaling.config import ModelConfig
 from scaling.data.chat_template import rendered, turns_of
 from scaling.data.tokenizer import load_tokenizer
-from scaling.export import ExportConfig, hub_config, hub_weights, unexportable
+from scaling.export import ExportConfig
+from scaling.inference import hf_export
+from scaling.inference.hf_export import hub_config, hub_weights, unexportable
 from scaling.inference.peft_export import hub_adapters, take_away
 from scaling.inference.trained import open_trained
 from scaling.model.lora import ALPHA, LoraLinear, adapters, add_lora, merge_lora
 from scaling.model.transformer import Transformer
 from scaling.schema import Evaluation, write_json
 from scaling.stages.sft import load_pairs, run_sft
-from scaling.study.failures import cell_folder
+from scaling.study.places import cell_folder
 from scaling.train.trunk import train_trunk
 
 transformers = pytest.importorskip(
@@ -42,7 +44,7 @@ def test_logits_are_equal(model, tmp_path):
         for weight in ours.parameters():
             weight.add_(0.2 * torch.randn_like(weight))
     ours.eval()
-    export.write_tensors(tmp_path / "model.safetensors", hub_weights(ours), {"format": "pt"})
+    hf_export.write_tensors(tmp_path / "model.safetensors", hub_weights(ours), {"format": "pt"})
     (tmp_path / "config.json").write_text(json.dumps(hub_config(ours)))
     theirs, report = transformers.AutoModelForCausalLM.from_pretrained(
         tmp_path, output_loading_info=True
@@ -187,7 +189,7 @@ def test_a_stage_without_adapters_is_said(final_config, pretrained, tmp_path):
 
 def test_a_sealed_plan_without_a_forecast_is_no_line_of_the_card(tmp_path):
     write_json(tmp_path / "forecast.json", {"test_loss": 0.0, "interval": [], "level": 0.95})
-    assert export.forecast_of(tmp_path / "forecast.json") == ""
+    assert hf_export.forecast_of(tmp_path / "forecast.json") == ""
 
 
 @pytest.mark.parametrize("template", ["", "chat"])
@@ -232,7 +234,7 @@ def test_the_exported_template_renders_tools_parts_and_calls_as_training_does(
 ):
     cell = make_cell()
     train_trunk([cell])
-    monkeypatch.setattr(export, "is_chat", lambda record: True)
+    monkeypatch.setattr(hf_export, "is_chat", lambda record: True)
     export.main(ExportConfig(checkpoint=str(cell_folder(cell)), out=str(tmp_path / "out")))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     text = tokenizer.apply_chat_template(RICH, tokenize=False)

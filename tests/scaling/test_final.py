@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from scaling.final import chosen_stages, load_plan, planned_cell, run_final, summary
+from scaling.final import run_final
 from scaling.schema import read_json, read_record, sha256_file
+from scaling.stages.outcome import summary
+from scaling.stages.plan import chosen_stages, load_plan, planned_cell
 from scaling.stages.stage import root
 
 ROOT = Path(__file__).parents[2]

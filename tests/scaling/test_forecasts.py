@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scaling.final import confirmed, run_final
+from scaling.final import run_final
 from scaling.schema import (
     CONFIRMING,
     LEDGER,
@@ -16,6 +16,7 @@ from scaling.schema import (
     read_forecasts,
     scored,
 )
+from scaling.stages.sealed_forecast import confirmed
 from scaling.stages.stage import root
 
 SEALED = {

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scaling.evaluate import score_task
-from scaling.export import export
+from scaling.inference.evaluation import score_task
+from scaling.inference.hf_export import export
 from scaling.inference.tasks import read_task
 from scaling.inference.trained import open_trained
-from scaling.study.failures import cell_folder
+from scaling.study.places import cell_folder
 from scaling.train.trunk import train_trunk
 
 lm_eval = pytest.importorskip("lm_eval", reason="needs lm-eval; install scaling-laws[eval]")

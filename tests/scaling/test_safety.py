@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from analysis.laws.law import Law
+from analysis.runs.cells import sha256_of
 from analysis.runs.jsonl import read_jsonl
-from analysis.runs.table import sha256_of
 from scaling.app.application import Printable
 from scaling.config import BudgetConfig, CellConfig, FinalConfig, ModelConfig, rung
 from scaling.data import jsonl
-from scaling.final import load_plan
 from scaling.jobs import study_run as launch
+from scaling.jobs import submission
 from scaling.jobs.slurm import code_snapshot as snapshot
 from scaling.jobs.slurm import queries as slurm
 from scaling.schema import (
@@ -37,6 +37,7 @@ from scaling.schema import (
     write_text,
 )
 from scaling.schema.shape import Shape
+from scaling.stages.plan import load_plan
 from scaling.status import printable
 from scaling.study import jobs_file as ledger
 from scaling.study.failures import tail
@@ -328,7 +329,9 @@ def test_a_model_larger_than_the_machine_is_refused_before_it_is_made():
 
 def test_a_sweep_of_a_huge_model_starts_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "resolve_corpus", lambda cells: cells)
-    monkeypatch.setattr(launch, "submit_local", lambda *a, **k: pytest.fail("a job was started"))
+    monkeypatch.setattr(
+        submission, "submit_local", lambda *a, **k: pytest.fail("a job was started")
+    )
     model = ModelConfig(n_layer=1000, d_model=65536)
     cell = CellConfig(model=model, budget=BudgetConfig(n_tokens=1e9), runs=str(tmp_path))
     with pytest.raises(ValueError, match="takes at least"):

@@ -4,7 +4,7 @@ import pytest
 
 from scaling import sample
 from scaling.sample import SampleConfig
-from scaling.study.failures import cell_folder
+from scaling.study.places import cell_folder
 from scaling.train.trunk import train_trunk
 
 

@@ -5,12 +5,13 @@ import json
 import pytest
 
 from analysis.runs.table import load_runs
-from scaling.jobs.study_run import collect
+from scaling.jobs.cell_states import read_status
+from scaling.jobs.cells import collect
 from scaling.schema import discard_record, find_record, read_records
-from scaling.status import main, read_status
-from scaling.study.failures import cell_folder, record_path, status_of, trained_at
+from scaling.status import main
 from scaling.study.jobs_file import ledger_path
 from scaling.study.lease import Holder, attempt_path, take
+from scaling.study.places import cell_folder, record_path, status_of, trained_at
 from scaling.train.trunk import train_trunk
 
 DAMAGES = {

@@ -14,7 +14,8 @@ from analysis.number_text import interval, number
 from analysis.page.figure_files import LEVEL, target_picture
 from analysis.page.gallery import Picture
 from analysis.page.tables import Grid, Row
-from analysis.runs.table import Columns, load_runs
+from analysis.runs.columns import Columns
+from analysis.runs.table import load_runs
 from scaling.schema import Record
 
 NAMES = {"sft": "fine-tuning", "reward": "reward model", "ppo": "PPO"}

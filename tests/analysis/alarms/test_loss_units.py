@@ -6,7 +6,8 @@ import pytest
 
 from analysis import Law, fit
 from analysis.alarms.loss_units import UNITS, unit_of_name
-from analysis.runs.table import Columns, load_runs
+from analysis.runs.columns import Columns
+from analysis.runs.table import load_runs
 from tests.analysis.conftest import isoflop_table
 
 NAMES = {

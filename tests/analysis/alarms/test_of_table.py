@@ -7,17 +7,12 @@ import pandas as pd
 import pytest
 
 from analysis import fit
-from analysis.alarms.of_table import (
-    bound_alarm,
-    inseparable_alarm,
-    offset_alarm,
-    residual_alarms,
-    table_alarms,
-    two_basins,
-)
+from analysis.alarms.of_fit import bound_alarm, inseparable_alarm, offset_alarm, two_basins
+from analysis.alarms.of_table import residual_alarms, table_alarms
 from analysis.alarms.outliers import outliers
 from analysis.alarms.units import unit_alarms
-from analysis.runs.table import Columns, canonical, load_runs
+from analysis.runs.columns import Columns, canonical
+from analysis.runs.table import load_runs
 from tests.analysis.conftest import LAWS, isoflop_table, loss_of, ray_table
 
 OF_THE_DATA = {

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.alarms.of_table import peak_alarm
+from analysis.alarms.of_fit import peak_alarm
 from analysis.page import gallery
 from analysis.page.overoptimisation import TABLE, chosen_grid, of_ppo, read_best_of_n
 

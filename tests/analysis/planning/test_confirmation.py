@@ -10,8 +10,8 @@ import pytest
 
 from analysis import fit
 from analysis.laws.law import tau_at
-from analysis.plan import make_plan
 from analysis.planning.budgets import Budget
+from analysis.planning.make import make_plan
 from analysis.runs.study import study_of
 from analysis.validate.hindcast import widened
 from scaling.config import CellConfig, ModelConfig

@@ -10,11 +10,12 @@ from analysis.alarms.of_table import Alarm
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
-from analysis.plan import PlanConfig, make_plan
 from analysis.planning.budgets import Budget, budget_of
 from analysis.planning.constraints import Constraints
 from analysis.planning.cost import deadweight, memory_gib
 from analysis.planning.laws_compared import disagreement, disagreement_alarm, side_by_side
+from analysis.planning.make import make_plan
+from analysis.planning.settings import PlanConfig
 from analysis.planning.shape_family import FamilySettings, levine_shape, levine_width, with_family
 from analysis.planning.split import serving_saving, split_of
 from analysis.runs.study import Cell, default_study

@@ -9,15 +9,16 @@ import pytest
 from analysis import fit
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
-from analysis.plan import PlanConfig, make_plan
 from analysis.planning.budgets import Budget
 from analysis.planning.experts import MixtureSettings, law_for, mixture_alarm
+from analysis.planning.make import make_plan
+from analysis.planning.settings import PlanConfig
 from analysis.planning.written.derivation import derivation
 from analysis.planning.written.plan_file import write_plan
 from analysis.runs.study import default_study
 from scaling.budget import resolve
 from scaling.config import ModelConfig
-from scaling.final import load_plan, planned_cell
+from scaling.stages.plan import load_plan, planned_cell
 
 TRUE = {"E": 1.8, "A": 480.0, "B": 2000.0, "alpha": 0.35, "beta": 0.366, "delta": 0.12}
 C = 1e21

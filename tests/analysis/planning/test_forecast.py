@@ -10,8 +10,9 @@ import yaml
 
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
-from analysis.plan import PlanConfig, main
+from analysis.plan import main
 from analysis.planning.forecast import curve_of, lags, learnt_width
+from analysis.planning.settings import PlanConfig
 from analysis.runs.study import Course, default_study
 
 LAW = replace(load_law("besiroglu2024"), ranges={"flops": [1e18, 1e20]}, n_runs=60)

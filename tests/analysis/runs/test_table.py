@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.runs.table import Columns, load_runs
+from analysis.runs.columns import Columns
+from analysis.runs.table import load_runs
 
 
 def table(n=8):

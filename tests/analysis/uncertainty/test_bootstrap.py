@@ -9,8 +9,9 @@ from analysis.forms import FORMS
 from analysis.solve.objective import Objective, problem_of
 from analysis.solve.residual_spread import deviation, scatter
 from analysis.solve.solver import minimise
-from analysis.uncertainty.bootstrap import bootstrap, corrected, unit_weights, units_of
+from analysis.uncertainty.bootstrap import bootstrap, unit_weights, units_of
 from analysis.uncertainty.intervals import acceleration, jackknife
+from analysis.uncertainty.percentiles import corrected
 from tests.analysis.conftest import isoflop_table, loss_of
 
 FORM = FORMS["chinchilla"]

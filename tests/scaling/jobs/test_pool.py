@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from scaling.jobs.pool import FRUITLESS, STOPPED, Pool, Running
+from scaling.jobs.pool import FRUITLESS, Pool, Running
 from scaling.jobs.stalls import Watched
-from scaling.jobs.tasks import Task, Work
+from scaling.jobs.tasks import STOPPED, Task, Work
 from scaling.schema import read_record
 from scaling.study import failures as failure
-from scaling.study.failures import cell_folder, record_path, status_of
 from scaling.study.lease import Holder, Lease, Pulse, Stopped, attempts, last_attempt, take
 from scaling.study.lease import write_attempt as written
+from scaling.study.places import cell_folder, record_path, status_of
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from scaling.jobs.stalls import LONGEST_GAP, PATIENCE, Watched
 from scaling.jobs.tasks import Task
 from scaling.schema.process import process_state
-from scaling.study.failures import cell_folder
 from scaling.study.lease import Holder, Lease, Pulse, last_attempt, take, write_attempt
+from scaling.study.places import cell_folder
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ import torch
 from scaling.config import ModelConfig, OptimConfig
 from scaling.model.transformer import Transformer
 from scaling.optim import optimizers as optim
+from scaling.optim.groups import by_kind
 from scaling.optim.muon import Muon, orthogonal
-from scaling.optim.optimizers import by_kind, fused_kernel, make_optimizer, set_lr
+from scaling.optim.optimizers import fused_kernel, make_optimizer
+from scaling.optim.schedule import set_lr
 
 
 def model(**changes) -> Transformer:

@@ -22,8 +22,8 @@ from scaling.schema import read_curve, read_record
 from scaling.stacked import passes as stack
 from scaling.stacked.passes import Bundle, StackedPasses
 from scaling.stacked.runs import Ensemble
-from scaling.study.failures import cell_folder, trunk_folder
 from scaling.study.lease import Holder, Lease, Pulse, attempts, last_attempt, take
+from scaling.study.places import cell_folder, trunk_folder
 from scaling.train import trunk as trainer
 from scaling.train.trunk import train_trunk
 

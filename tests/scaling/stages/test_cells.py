@@ -19,8 +19,8 @@ from scaling.stages.cells import (
     resolve_policies,
     train_stages,
 )
-from scaling.study.failures import cell_folder, record_path, status_of, trained_at
 from scaling.study.lease import Pulse, Stopped
+from scaling.study.places import cell_folder, record_path, status_of, trained_at
 from scaling.train.trunk import train_trunk
 
 
@@ -152,16 +152,16 @@ def test_what_a_stage_starts_from_is_named_when_it_fails(cell):
 def test_a_stage_that_is_asked_to_stop_goes_on_from_its_checkpoint(cell, monkeypatch):
     whole = read_json_of(train, replace(cell, study="whole"))
     pulse = Pulse()
-    from scaling.stages import stage
+    from scaling.stages import loop
 
-    saved = stage.Saver.save
+    saved = loop.Saver.save
 
     def save(saver):
         saved(saver)
         steps.append(saver.tally.step)
 
     steps: list[int] = []
-    monkeypatch.setattr(stage.Saver, "save", save)
+    monkeypatch.setattr(loop.Saver, "save", save)
     train_trunk([cell.body()])
     pulse.stop = "preempted"
     with pytest.raises(Stopped, match="preempted"):

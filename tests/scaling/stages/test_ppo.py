@@ -10,6 +10,7 @@ from scaling.config import ModelConfig, PpoPlan
 from scaling.inference.completions import join, log_probs, scatter
 from scaling.model.transformer import Transformer
 from scaling.schema import read_curve
+from scaling.stages.loop import Tally
 from scaling.stages.ppo import (
     PretrainMix,
     batch_prompts,
@@ -22,7 +23,8 @@ from scaling.stages.ppo import (
     refuse_chance,
     run_ppo,
 )
-from scaling.stages.reward import RewardModel, run_reward
+from scaling.stages.reward import run_reward
+from scaling.stages.reward_model import RewardModel
 from scaling.stages.rollouts import (
     Models,
     Rollouts,
@@ -33,7 +35,7 @@ from scaling.stages.rollouts import (
     whiten,
 )
 from scaling.stages.sft import load_pairs, run_sft
-from scaling.stages.stage import Tally, finished
+from scaling.stages.stage import finished
 from scaling.train import checkpoint
 
 

@@ -13,20 +13,12 @@ from scaling.data.tokenizer import END
 from scaling.inference.completions import join
 from scaling.model.transformer import Transformer
 from scaling.stages import reward
-from scaling.stages.reward import (
-    Group,
-    RewardModel,
-    file_groups,
-    judge_reward_model,
-    limited,
-    load_groups,
-    pair_indices,
-    preference_loss,
-    run_reward,
-    score_all,
-)
+from scaling.stages.loop import Tally
+from scaling.stages.preferences import Group, file_groups, limited, load_groups
+from scaling.stages.reward import judge_reward_model, pair_indices, preference_loss, run_reward
+from scaling.stages.reward_model import RewardModel, score_all
 from scaling.stages.sft import run_sft
-from scaling.stages.stage import Tally, finished
+from scaling.stages.stage import finished
 
 GROUPS = [
     Group(prompt=[5, 6, 2], completions=[[7, 0], [8, 9, 0], [4]], labels=[0.2, 0.9, 0.2]),

@@ -12,8 +12,9 @@ from scaling.config import ModelConfig, described
 from scaling.data.row_text import LeftOut
 from scaling.schema import Record, read_curve, read_json, read_record
 from scaling.stages.examples.pairs import Example
+from scaling.stages.loop import shuffled
 from scaling.stages.sft import SftData, chosen, load_pairs, run_sft, sft_loss
-from scaling.stages.stage import finished, shuffled
+from scaling.stages.stage import finished
 from scaling.train import checkpoint
 
 

@@ -13,12 +13,12 @@ import torch
 from safetensors import safe_open
 
 from scaling.config import BudgetConfig, CellConfig, MachineConfig, OptimConfig
+from scaling.jobs.cell_states import cancel, read_status
 from scaling.jobs.external_ranks import train_together
 from scaling.schema import process_started, read_curve, read_records
-from scaling.status import cancel, read_status
 from scaling.study.lease import Held, Holder, attempts, last_attempt, take
-from scaling.train.local_ranks import companions, in_common
-from scaling.train.ranks import World, join, started_ranks
+from scaling.train.local_ranks import companions
+from scaling.train.ranks import World, in_common, join, started_ranks
 
 ROOT = Path(__file__).resolve().parents[3]
 RANKS = ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "scaling.sweep"]

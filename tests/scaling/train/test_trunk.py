@@ -11,8 +11,8 @@ import torch
 
 from scaling.budget import resolve
 from scaling.schema import read_curve, read_record
-from scaling.study.failures import cell_folder, trunk_folder
 from scaling.study.lease import Holder, Lease, Pulse, Stopped, take
+from scaling.study.places import cell_folder, trunk_folder
 from scaling.train import checkpoint, heldout
 from scaling.train import requests as request
 from scaling.train import step as stepping
@@ -191,7 +191,7 @@ def test_wandb_that_cannot_write_is_said_once_and_harms_nothing(make_cell, monke
 
 def test_the_learning_rate_warms_up_holds_and_decays():
     from scaling.config import ScheduleConfig
-    from scaling.optim.optimizers import lr_factor
+    from scaling.optim.schedule import lr_factor
 
     wsd = [lr_factor(s, schedule=ScheduleConfig(), n_steps=100, decay_start=80) for s in range(100)]
     assert wsd[0] == 0.1

@@ -12,12 +12,14 @@ from analysis.estimation.fit import fit
 from analysis.laws.law import Law
 from analysis.page.figure_files import fresh_examples, law_figures
 from analysis.page.sections.stage_laws import forecast_grid, law_grid, law_pictures, stage_laws
-from analysis.plan import PlanConfig, make_plan
 from analysis.planning.later_stages.blocks import SftSettings, sft_block
 from analysis.planning.later_stages.choices import choose_kl, choose_reward, choose_sft, laws_of
+from analysis.planning.make import make_plan
+from analysis.planning.settings import PlanConfig
 from analysis.planning.written.derivation import derivation
+from analysis.runs.columns import Columns
 from analysis.runs.study import default_study
-from analysis.runs.table import Columns, load_runs
+from analysis.runs.table import load_runs
 from scaling.config import FinalConfig
 from scaling.schema import Params, Record, Shape, read_json, write_json
 

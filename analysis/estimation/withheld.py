@@ -1,0 +1,161 @@
+"""How well a law that was fitted to small runs predicts larger runs of the same table."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.estimation.allocation_laws import METHODS
+from analysis.estimation.fit import (
+    check_columns,
+    check_table,
+    chosen_rows,
+    needed_columns,
+    prepared,
+)
+from analysis.forms import FORMS, Form, form_named
+from analysis.runs.table import Runs
+from analysis.solve.objective import Objective
+from analysis.solve.progress import Tell, silent
+from analysis.validate.form_ranking import compare
+from analysis.validate.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, hindcasts, reach_of
+from analysis.validate.near_frontier import near_frontier
+from scaling.schema import code_version, write_json
+
+SCHEMA = 1
+WIDTH = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backtest:
+    """What was withheld, how it was predicted, and from what: the fields of backtest.json."""
+
+    form: str
+    count: str
+    objective: dict[str, Any]
+    level: float
+    resamples: int
+    n_runs: int
+    rows: list[dict[str, Any]]
+    tau: list[list[float]]
+    comparison: list[dict[str, Any]] = field(default_factory=list)
+    fixed: dict[str, float] = field(default_factory=dict)
+    dropped: list[dict[str, str]] = field(default_factory=list)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    code: dict[str, Any] = field(default_factory=code_version)
+    schema: int = SCHEMA
+
+    def summary(self) -> str:
+        """Return the tables as text of at most 100 columns."""
+        return "\n\n".join("\n".join(b) for b in (_comparison(self), _head(self), _rows(self)) if b)
+
+    def write(self, path: str | Path) -> Path:
+        """Write backtest.json atomically, numbers unrounded."""
+        values = asdict(self)
+        return write_json(path, {"schema": values.pop("schema"), **values})
+
+
+def backtest(
+    runs: Runs,
+    form: str = "chinchilla",
+    *,
+    objective: Objective | None = None,
+    weighting: str = "column",
+    fixed: dict[str, float] | None = None,
+    within: float | None = None,
+    level: float = 0.9,
+    seed: int = 0,
+    tell: Tell = silent,
+) -> Backtest:
+    """Withhold and predict the largest budgets; ValueError for a table too narrow for it."""
+    refuse_untestable(form)
+    check_columns(runs.table, needed_columns(form), form)
+    ranked = compare(near_frontier(runs.table, within), objective, tell) if form == "all" else []
+    chosen = form_named(ranked[0]["form"] if ranked else form)
+    objective = objective or Objective(name=chosen.objective)
+    table = prepared(runs.table, chosen, objective, weighting)
+    table = chosen_rows(table, chosen, within)
+    check_table(table, chosen)
+    tested = hindcasts(table, chosen, objective, fixed=fixed, level=level, seed=seed, tell=tell)
+    if tested is None:
+        raise ValueError(_too_narrow(table, chosen))
+    return Backtest(
+        form=chosen.name,
+        count=runs.count,
+        objective={
+            "name": objective.name,
+            "delta": objective.delta,
+            "weighting": weighting if "weight" in table else "none",
+        },
+        n_runs=len(table),
+        comparison=ranked,
+        fixed=dict(fixed or {}),
+        dropped=runs.dropped,
+        inputs=runs.inputs | ({} if within is None else {"within": within}),
+        **tested,
+    )
+
+
+def refuse_untestable(form: str) -> None:
+    """Refuse a form that predicts no loss."""
+    testable = [f.name for f in FORMS.values() if f.target == "loss"]
+    if form == "all" or (form not in METHODS and form_named(form).target == "loss"):
+        return
+    what = "gives N and D only" if form in METHODS else f"predicts {form_named(form).target}"
+    raise ValueError(
+        f"form={form} {what}; a backtest needs a form of the loss: all, {', '.join(testable)}"
+    )
+
+
+def _too_narrow(table: pd.DataFrame, form: Form) -> str:
+    along = reach_of(table, form)
+    needed = max(len(form.parameters) + 2, int(np.ceil(LEAST_SHARE * len(table))))
+    name = "C" if "flops" in table else form.variables[0]
+    return (
+        f"no budget can be withheld: {len(table)} rows span x{along.max() / along.min():.3g} in "
+        f"{name}, and below a cutoff there must be {needed} rows, {FEWEST_SIZES} sizes and "
+        f"x{LEAST_SPAN:g} of {name}; add smaller or larger budgets"
+    )
+
+
+def _head(found: Backtest) -> list[str]:
+    source = found.inputs.get("source", "data")
+    delta = found.objective["delta"] if found.objective["name"] == "huber_log" else None
+    by = found.objective["name"] + (f" delta {delta:g}" if delta else "")
+    return [f"{found.n_runs} runs of {source}"[:WIDTH], f"{found.form} by {by}, refitted below C"]
+
+
+def _rows(found: Backtest) -> list[str]:
+    lines = [
+        f"{'C fitted up to':<16}{'reach':>8}{'fitted':>8}{'tested':>8}{'rms error':>11}"
+        f"{'bias':>9}{f'covered ({found.level:.0%})':>15}"
+    ]
+    for row in found.rows:
+        reach = f"x{row['distance']:.3g}"
+        start = f"{row['cutoff_flops']:<16.3e}{reach:>8}{row['n_train']:>8}{row['n_test']:>8}"
+        if row["converged"]:
+            start += (
+                f"{row['rms_relative_error']:>11.2%}{row['mean_relative_error']:>9.2%}"
+                f"{row['coverage']:>15.0%}"
+            )
+        else:
+            start += "  no minimum below this cutoff"
+        lines.append(start)
+    return lines
+
+
+def _comparison(found: Backtest) -> list[str]:
+    if not found.comparison:
+        return []
+    lines = [f"{'form':<24}{'parameters':>11}{'in range':>10}{'withheld':>10}  rms error by reach"]
+    for row in found.comparison:
+        error = row["score"]
+        shown = "-" if error is None else f"{error:.2%}"
+        reaches = " ".join(f"x{d:.3g} {e:.2%}" for d, e in row["by_cutoff"])
+        lines.append(
+            f"{row['form']:<24}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
+            f"{shown:>10}  {reaches or 'no minimum below any cutoff'}"[:WIDTH]
+        )
+    return lines

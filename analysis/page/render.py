@@ -1,0 +1,309 @@
+"""From a study's files to the report's page."""
+
+import re
+from dataclasses import asdict
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from analysis.designing.batch_file import read_batches
+from analysis.estimation.lr_batch import swept_points
+from analysis.forms import FORMS
+from analysis.laws.law import Law
+from analysis.number_text import number, power
+from analysis.page import gallery, tables
+from analysis.page import two_studies as against
+from analysis.page.checklist import checklist, counted
+from analysis.page.contents import Material
+from analysis.page.figure_files import backtest_pictures
+from analysis.page.first_screen import (
+    DEFAULT_LEVEL,
+    alarms,
+    cards,
+    commands,
+    formula,
+    formula_note,
+    question,
+    verdict,
+)
+from analysis.page.gallery import Picture
+from analysis.page.overoptimisation import chosen_grid, of_ppo, read_best_of_n
+from analysis.page.planner import planner_data
+from analysis.page.sections.stage_laws import forecast_grid, stage_laws
+from analysis.page.sections.stage_laws import law_grid as stage_law_grid
+from analysis.page.sections.stage_laws import law_pictures as stage_law_pictures
+from analysis.page.sections.task_scores import alarms_of, score_grid, score_pictures, scores_of
+from analysis.page.sections.task_tables import read_evaluations, task_grid, text_grid
+
+MOST_SAMPLES = 12
+PARTS = (
+    ("answer", "Answer"),
+    ("law", "Law"),
+    ("plan", "Plan"),
+    ("final", "Forecast"),
+    ("stages", "Stages"),
+    ("evaluation", "Evaluation"),
+    ("samples", "Samples"),
+    ("cost", "Cost"),
+    ("cells", "Cells"),
+    ("checklist", "Checklist"),
+    ("provenance", "Provenance"),
+)
+STAGE_NAMES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo": "PPO"}
+
+
+def report(material: Material) -> str:
+    """Return the page."""
+    return rendered("report.html.j2", **context(material))
+
+
+def rendered(name: str, **values: Any) -> str:
+    """Return a template of this package with the pages' common style."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    folder = files("analysis.page") / "templates"
+    template = folder.joinpath(name).read_text(encoding="utf-8")
+    style = folder.joinpath("style.css.j2").read_text(encoding="utf-8")
+    return environment.from_string(template).render(**values, style=Markup(style))
+
+
+def comparison(a: Material, b: Material) -> str:
+    """Return the page of two studies, side by side."""
+    found = against.check_comparable(a, b)
+    assert a.law is not None
+    assert b.law is not None
+    level = (a.law.intervals or {}).get("level", DEFAULT_LEVEL)
+    names = (a.folder.name, b.folder.name)
+    low, high = against.common_range(a.law, b.law)
+    worth = [against.multiplier(a.law, b.law, c, level=level) for c in (high, low)]
+    return rendered(
+        "against.html.j2",
+        names=names,
+        lede=(
+            f"{len(a.cells())} and {len(b.cells())} cells; N counted as"
+            f" {a.law.count.replace('_', '-')}; both laws were fitted between C = {power(low)} and"
+            f" {power(high)} training FLOPs."
+        ),
+        alarms=found,
+        answer=[against.sentence(m, names, level=level) for m in worth],
+        figures=_inline(against.pictures(a, b, level=level)),
+        table=against.side_by_side(a, b, high, level=level),
+        footer=(
+            "Made by analysis.report; the multiplier is the compute that the second recipe needs"
+            " to reach the first one's loss, over the first one's compute."
+        ),
+    )
+
+
+def context(material: Material) -> dict[str, Any]:
+    """Return everything the template shows, as text, tables and figures."""
+    law, plan, cells = material.law, material.plan, material.cells()
+    level = (law.intervals or {}).get("level", DEFAULT_LEVEL) if law else DEFAULT_LEVEL
+    ended = max(r.ended for r in material.records)
+    evaluation, score_alarms = _evaluation(material)
+    return {
+        "study": material.folder.name,
+        "lede": (
+            f"{sum(r.status == 'done' for r in material.records)} of {len(material.records)} cells"
+            " done, the last on"
+            f" {ended[:16].replace('T', ' ')}. Loss L in nats per token, N parameters"
+            f" ({material.count.replace('_', '-')}), D training tokens, C training FLOPs."
+        ),
+        "parts": PARTS,
+        "alarms": [*alarms(material), *score_alarms],
+        "question": question(plan),
+        "cards": [asdict(c) for c in cards(material)],
+        "formula": formula(law),
+        "formula_note": formula_note(law),
+        "law_missing": (
+            ""
+            if law
+            else "No law has been fitted yet: run analysis.fit, then write the report again."
+        ),
+        "law_table": tables.law_grid(law),
+        "law_figures": _inline(gallery.law_pictures(material, level=level)),
+        "methods_table": tables.methods_grid(law),
+        "allocation_figures": _inline(gallery.allocation_pictures(law, cells, plan, level=level)),
+        "fit_figures": _inline(gallery.fit_pictures(law, cells)),
+        "power_table": tables.power_grid(law),
+        "comparison_table": tables.comparison_grid(law),
+        "backtest_table": tables.backtest_grid(law),
+        "backtest_figures": _inline(_backtest(law, cells)),
+        "sensitivity_figures": _inline(gallery.sensitivity_pictures(law)),
+        **_tuning(material),
+        "plan_missing": (
+            "" if plan else "There is no plan yet: run analysis.plan, then write the report again."
+        ),
+        "plan_blocks": tables.plan_grids(plan),
+        "planner": _planner(law, plan),
+        **_final(material),
+        **evaluation,
+        "cost_table": tables.cost_grid(material),
+        **_design(material),
+        "curve_figures": _inline(gallery.curve_pictures(material)),
+        "cell_columns": [
+            {"label": c, "numeric": i >= tables.TEXT_COLUMNS}
+            for i, c in enumerate(tables.CELL_COLUMNS)
+        ],
+        "cells": tables.cell_rows(material),
+        "dropped": law.dropped if law else [],
+        "checklist_table": checklist(material, counted(material)),
+        "provenance_table": tables.provenance_grid(material),
+        "commands": commands(material),
+        "footer": (
+            "Made by analysis.report from the files named above; the page holds all it shows and"
+            " asks nothing of any network."
+        ),
+    }
+
+
+def _planner(law: Law | None, plan: dict[str, Any] | None) -> dict[str, Any] | None:
+    found = planner_data(law, plan)
+    if found is None:
+        return None
+    return {**found, "law": Markup(found["law"]), "script": Markup(found["script"])}
+
+
+def _final(material: Material) -> dict[str, Any]:
+    later = [s for s in ("sft", "reward", "ppo") if s in material.stages]
+    budget = (material.plan or {}).get("ppo", {}).get("kl_budget")
+    pretrained = "pretrain" in material.stages
+    laws = stage_laws(material.plan)
+    return {
+        "final_missing": (
+            ""
+            if pretrained
+            else "The final run has not ended yet: run scaling.final, then write the report again."
+        ),
+        "verdict": verdict(material),
+        "confirmation_table": tables.confirmation_grid(material),
+        "final_figures": _inline(gallery.final_pictures(material)),
+        "stages_missing": "" if later else "No stage after pretraining has ended yet.",
+        "stages_table": tables.stages_grid(material),
+        "stage_laws_missing": "" if laws else "No laws of these stages were fitted for the plan.",
+        "stage_forecasts_table": forecast_grid(material.plan, material.stages),
+        "stage_laws_table": stage_law_grid(laws),
+        "stage_laws_figures": _inline(stage_law_pictures(laws)),
+        "stages": [
+            {
+                "name": STAGE_NAMES[s],
+                "text": "",
+                "figures": _inline(gallery.stage_pictures(s, material.curves[s], kl_budget=budget)),
+            }
+            for s in later
+        ],
+        **_overoptimised(material),
+        "samples_missing": (
+            "" if material.samples else "There are no samples yet: they are kept by the ppo stage."
+        ),
+        "samples": [_sample(i, s) for i, s in enumerate(material.samples[:MOST_SAMPLES], start=1)],
+    }
+
+
+def _backtest(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
+    """Draw the hindcasts' errors, where the cells are the runs that the law was fitted to."""
+    if law is None or not law.backtest or len(cells) != law.n_runs or law.form not in FORMS:
+        return []
+    return backtest_pictures(cells, FORMS[law.form], law.backtest)
+
+
+def _tuning(material: Material) -> dict[str, Any]:
+    """Return the optima of learning rate and batch where the study swept them."""
+    rows = pd.DataFrame(
+        [
+            {
+                "params": float(getattr(r.params, material.count)),
+                "tokens": float(r.tokens),
+                "loss": r.test_loss,
+                "lr": r.peak_lr,
+                "batch": float(r.batch_tokens),
+            }
+            for r in material.records
+            if r.status == "done" and r.test_loss is not None
+        ],
+        columns=["params", "tokens", "loss", "lr", "batch"],
+    )
+    pictures = gallery.tuning_pictures(swept_points(rows), rows)
+    missing = (
+        "Neither was swept at four values or more at any (N, D) of this study, which takes them"
+        " from the rule of its optim settings; sweeps=lr_batch sweeps both."
+    )
+    return {
+        "tuning_missing": "" if pictures else missing,
+        "tuning_figures": _inline(pictures),
+    }
+
+
+def _overoptimised(material: Material) -> dict[str, Any]:
+    found = read_best_of_n(material.folder)
+    before = material.stages["ppo"].metrics.get("gold_before") if "ppo" in material.stages else None
+    ppo = of_ppo(material.curves.get("ppo", pd.DataFrame()), before)
+    return {
+        "overoptimised_missing": "" if found else "Not measured yet: run scaling.best_of_n.",
+        "overoptimised_table": chosen_grid([*found, *([ppo] if ppo else [])]),
+        "overoptimised_figures": _inline(
+            [*gallery.overoptimised("best-of-n", found), *gallery.overoptimised("ppo", [ppo])]
+        ),
+    }
+
+
+def _design(material: Material) -> dict[str, Any]:
+    """Return the course of a design by the sweeper, nothing where the study had none."""
+    batches = read_batches(material.folder)
+    last = batches[-1] if batches else None
+    found = [(b.spent, b.half) for b in batches]
+    pictures = (
+        gallery.design_pictures([], found, quantity=last.quantity, wanted=last.wanted)
+        if last
+        else []
+    )
+    return {
+        "design_note": (
+            f"The sweep chose its cells for the {'loss' if last.quantity == 'loss' else 'N*'} at"
+            f" {power(last.target_flops)} FLOPs, batch by batch; it has"
+            f" {'ended: ' + last.stop if last.stop else 'not ended'}."
+            if last
+            else ""
+        ),
+        "design_table": tables.design_grid(batches),
+        "design_figures": _inline(pictures),
+    }
+
+
+def _evaluation(material: Material) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Return what the page shows of scores on tasks and texts, and the alarms of their laws."""
+    found = read_evaluations(material.folder)
+    scores, flops = scores_of(found), (material.plan or {}).get("pretrain", {}).get("flops")
+    final = [v for v in found if v["final"] and v["stage"] == "pretrain"]
+    shown = {
+        "evaluation_missing": (
+            "" if found else "No model has been scored on tasks or texts yet: run scaling.evaluate."
+        ),
+        "score_table": score_grid(scores, flops, final[0] if final else None),
+        "score_figures": _inline(score_pictures(scores, flops)),
+        "task_table": task_grid(found),
+        "text_table": text_grid(found),
+    }
+    return shown, alarms_of(scores)
+
+
+def _sample(index: int, sample: dict[str, Any]) -> dict[str, str]:
+    pairs = [(k, sample.get(f"{k}_before"), sample.get(f"{k}_after")) for k in ("reward", "gold")]
+    scores = [
+        f"{k} {number(before, 3)} → {number(after, 3)}"
+        for k, before, after in pairs
+        if before is not None or after is not None
+    ]
+    texts = {k: str(sample.get(k, "")) for k in ("prompt", "before", "after")}
+    return {"title": f"Sample {index}", "scores": ", ".join(scores), **texts}
+
+
+def _inline(pictures: list[Picture]) -> list[dict[str, Any]]:
+    """Drop the namespaces, which a page does not need; the rest of a figure is our own markup."""
+    shown = []
+    for picture in pictures:
+        svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", picture.svg).replace("xlink:href", "href")
+        shown.append({"svg": Markup(svg), "caption": picture.caption})
+    return shown

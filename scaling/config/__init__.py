@@ -1,0 +1,52 @@
+"""Settings of every command of `scaling`: dataclasses that own the types, defaults and ranges.
+
+One file a group of settings. YAML in `conf/` and `sweeps/` only overrides what stands here, and
+`__post_init__` refuses values that no run can have.
+"""
+
+from scaling.config.cell import SCIENCE, CellConfig, GridConfig, TargetConfig
+from scaling.config.data import (
+    BYTES_ALONE,
+    OWN_TRUTH,
+    TRUTHS,
+    DataConfig,
+    TokenizerConfig,
+    TruthConfig,
+)
+from scaling.config.final import FinalConfig, PretrainPlan
+from scaling.config.machine import LogConfig, MachineConfig, check_launcher
+from scaling.config.model import PARAMETRIZATIONS, ModelConfig, rung
+from scaling.config.ranges import check, one_of
+from scaling.config.stages import PpoPlan, RewardPlan, SftPlan, described
+from scaling.config.training import BudgetConfig, EvalConfig, OptimConfig, ScheduleConfig
+
+__all__ = [
+    "BYTES_ALONE",
+    "OWN_TRUTH",
+    "PARAMETRIZATIONS",
+    "SCIENCE",
+    "TRUTHS",
+    "BudgetConfig",
+    "CellConfig",
+    "DataConfig",
+    "EvalConfig",
+    "FinalConfig",
+    "GridConfig",
+    "LogConfig",
+    "MachineConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PpoPlan",
+    "PretrainPlan",
+    "RewardPlan",
+    "ScheduleConfig",
+    "SftPlan",
+    "TargetConfig",
+    "TokenizerConfig",
+    "TruthConfig",
+    "check",
+    "check_launcher",
+    "described",
+    "one_of",
+    "rung",
+]

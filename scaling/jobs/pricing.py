@@ -1,0 +1,72 @@
+"""What a grid costs: N, D, FLOPs, time and memory of each cell."""
+
+import sys
+
+from scaling.app.progress import clock
+from scaling.budget import Resolved, core_seconds, planned, resolve, trunk_flops, workload
+from scaling.config import CellConfig
+from scaling.jobs.pool import default_workers
+from scaling.jobs.tasks import Task, gpu_count, tasks_of
+from scaling.study.places import status_of, trained_at
+
+
+def price(cells: list[CellConfig]) -> None:
+    """Print what the grid costs: N, D, D/N, FLOPs, time and the device's memory of each cell.
+
+    Of a stage D is the model's, and FLOPs and time are the most that it takes.
+    """
+    out = sys.stdout.write
+    out(
+        f"{'cell':10} {'N (head)':>10} {'D':>11} {'D/N':>7} {'FLOPs':>9} {'steps':>6} "
+        f"{'lr':>8} {'time':>8} {'memory':>8} status\n"
+    )
+    for cell in sorted(cells, key=lambda c: (workload(c)[0], resolve(c).shape.params.total)):
+        out(_row(cell, resolve(cell)))
+    tasks = tasks_of(cells)
+    total = sum(map(task_flops, tasks))
+    alone = sum(workload(c)[0] for c in cells)
+    seconds = sum(t.seconds for t in tasks)
+    out(
+        f"{len(cells)} cells, {total:.3g} FLOPs in trunks and branches ({alone:.3g} if each were "
+        f"trained alone), about {clock(seconds)} of one core, "
+        f"{clock(seconds / default_workers())} here\n"
+    )
+    before = {b.run_id() for c in cells if (b := c.before()) and not trained_at(b)}
+    if before:
+        out(f"{len(before)} models that these start from are trained first, which is not counted\n")
+
+
+def task_flops(task: Task) -> float:
+    """Return the FLOPs of a task's cells, a trunk's shared part counted once."""
+    if task.cells[0].stage == "pretrain":
+        return trunk_flops(task.cells)
+    return sum(workload(c)[0] for c in task.cells)
+
+
+def _row(cell: CellConfig, r: Resolved) -> str:
+    flops, steps = workload(cell)
+    on_gpu = cell.machine.device != "cpu" and gpu_count()
+    held = r.memory_bytes + (0 if on_gpu else r.copied_bytes)
+    kind = "" if cell.stage == "pretrain" else f"  {said(cell)}"
+    return (
+        f"{cell.run_id():10} {r.shape.params.with_head:10,} {r.n_tokens:11,} "
+        f"{r.tokens_per_param:7.2f} {flops:9.2e} {steps:6} {stage_lr(cell, r.peak_lr):8.2g} "
+        f"{clock(core_seconds(flops, steps)):>8} "
+        f"{held / 2**20:5.0f} MB {status_of(cell)}{kind}\n"
+    )
+
+
+def said(cell: CellConfig) -> str:
+    """Say what a stage's cell does, in a few words."""
+    if cell.stage == "sft":
+        return f"sft {cell.sft.method}, {cell.sft.examples} examples x {cell.sft.epochs}"
+    if cell.stage == "ppo":
+        return f"ppo, KL {cell.ppo.kl_budget:g}, {cell.ppo.episodes} episodes"
+    return f"reward model, {cell.reward.pairs} pairs x {cell.reward.epochs}"
+
+
+def stage_lr(cell: CellConfig, pretrain_lr: float) -> float:
+    """Return the peak learning rate of a cell."""
+    if cell.stage == "pretrain":
+        return pretrain_lr
+    return getattr(planned(cell), cell.stage).peak_lr

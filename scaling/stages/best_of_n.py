@@ -1,0 +1,263 @@
+"""Best-of-n sampling against reward models, judged by the gold judge."""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from scaling.app.progress import Progress
+from scaling.config import check, described
+from scaling.data.file_hashes import read_sealed, write_sealed
+from scaling.inference.generate import Samples, generate
+from scaling.inference.trained import WEIGHTS, open_trained, trained_folder
+from scaling.model.transformer import Transformer
+from scaling.schema import Range, Seed, check_ranges, sha256_json
+from scaling.stages.loop import Tally
+from scaling.stages.preferences import Group, gold_of, limited, load_groups
+from scaling.stages.reward import judge_reward_model, learn
+from scaling.stages.reward_model import RewardModel, new_reward_model, score_all
+from scaling.stages.sft import load_pairs
+from scaling.stages.stage import Stage, root
+from scaling.train import checkpoint
+
+log = logging.getLogger(__name__)
+
+
+REPEATED = 0.9  # of a prompt's completions differ, or the KL is said to be a bound
+FOLDER = "best_of_n"
+
+
+@dataclass(kw_only=True)
+class BestOfNConfig:
+    """What is sampled and who judges; `pairs` and `bodies` make reward models beside the run's."""
+
+    plan: str = ""
+    prompts: Annotated[int, Range(2, 1e9)] = 64
+    n: Annotated[int, Range(2, 1e9)] = 256
+    pairs: list[Annotated[int, Range(1, 1e12)]] = field(default_factory=list)
+    bodies: list[str] = field(default_factory=list)
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_ranges(self)
+        check("plan", self.plan, bool(self.plan), "is missing; give runs/NAME/plan.yaml")
+        alone = not self.bodies or bool(self.pairs)
+        check("bodies", self.bodies, alone, "are trained on pairs; give pairs=[N,...] too")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """`n` completions of each of P prompts, prompt by prompt, and their gold scores (P, n)."""
+
+    prompts: list[list[int]]
+    completions: list[list[int]]
+    gold: np.ndarray
+
+    def scores(self, model: RewardModel) -> np.ndarray:
+        """Return a reward model's scores of all completions, (P, n)."""
+        n = self.gold.shape[1]
+        repeated = [p for p in self.prompts for _ in range(n)]
+        return np.reshape(score_all(model, repeated, self.completions), self.gold.shape)
+
+    @property
+    def distinct(self) -> float:
+        """Share of completions that differ from the others of their prompt."""
+        n = self.gold.shape[1]
+        parts = [self.completions[i : i + n] for i in range(0, len(self.completions), n)]
+        return sum(len({tuple(c) for c in part}) for part in parts) / len(self.completions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Who chooses: its name, size and pairs, and its accuracy on held-out pairs; scores (P, n)."""
+
+    name: str
+    scores: np.ndarray
+    params: int = 0
+    pairs: int = 0
+    accuracy: float = math.nan
+
+
+def kl_of_best(n: int) -> float:
+    """Return KL(best of n || one) in nats, log n - (n-1)/n (Gao et al. 2022, section 2)."""
+    return math.log(n) - (n - 1) / n
+
+
+def best_of(values: np.ndarray, scores: np.ndarray, n: int) -> np.ndarray:
+    """Return the mean value of the best-scored of n, over all draws of n from N, (P,).
+
+    `values` and `scores` are (P, N); of equal scores any may be taken. The completion of rank i,
+    counted from the worst, is the best of n with probability C(i-1, n-1) / C(N, n) (Nakano et al.
+    2021, 2112.09332, appendix I).
+    """
+    size = values.shape[1]
+    rank = np.arange(size, n, -1)  # of the upper of two neighbours
+    weights = np.zeros(size)
+    weights[n - 1 :] = np.cumprod([n / size, *((rank - n) / (rank - 1))])[::-1]
+    found = []
+    for value, score in zip(values, scores, strict=True):
+        _, group = np.unique(score, return_inverse=True)
+        mean = np.bincount(group, value) / np.bincount(group)
+        found.append(mean[np.sort(group)] @ weights)
+    return np.asarray(found)
+
+
+def curve(judge: Judge, pool: Pool) -> list[dict[str, object]]:
+    """Return the rows of a judge: for each prompt and n, what is gained over one completion.
+
+    `reward` is in gold score, `proxy` in deviations of the judge's scores within the pool.
+    """
+    rows: list[dict[str, object]] = []
+    standard = (judge.scores - judge.scores.mean()) / max(judge.scores.std(), 1e-12)
+    sizes = [2**i for i in range(1, pool.gold.shape[1].bit_length())]
+    for n in sizes:
+        gains = [
+            best_of(values, judge.scores, n) - values.mean(1) for values in (pool.gold, standard)
+        ]
+        rows += [
+            {
+                "judge": judge.name,
+                "reward_params": judge.params,
+                "reward_pairs": judge.pairs,
+                "accuracy": judge.accuracy,
+                "trunk": f"prompt {prompt}",
+                "n": n,
+                "kl": kl_of_best(n),
+                "reward": float(gold),
+                "proxy": float(proxy),
+            }
+            for prompt, (gold, proxy) in enumerate(zip(*gains, strict=True))
+        ]
+    return rows
+
+
+def sample_pool(stage: Stage, tuned: Transformer, config: BestOfNConfig) -> Pool:
+    """Sample completions of held-out prompts, or read those that were; gold judges them."""
+    ppo, folder = stage.config.ppo, root(stage.config) / FOLDER
+    asked = {"sft": stage.inputs["sft"], "prompts": config.prompts, "n": config.n}
+    asked |= {"seed": config.seed, "length": ppo.max_new_tokens, "heat": ppo.temperature}
+    path = folder / f"pool-{sha256_json(asked)[:10]}.json"
+    kept = read_sealed(path)
+    if kept is None:
+        held_out = load_pairs(stage).prompts(
+            context=stage.cell.data.context, max_new_tokens=ppo.max_new_tokens
+        )[1]
+        if len(held_out) < config.prompts:
+            raise ValueError(f"there are {len(held_out)} held-out prompts; set prompts to fewer")
+        order = np.random.default_rng(config.seed).permutation(len(held_out))[: config.prompts]
+        kept = {"prompts": [], "completions": [], "gold": []}
+        progress = Progress("sampling", total=config.prompts)
+        for number, index in enumerate(order):
+            prompts = [held_out[index]] * config.n
+            samples: Samples = generate(
+                tuned,
+                prompts,
+                max_new_tokens=ppo.max_new_tokens,
+                temperature=ppo.temperature,
+                seed=config.seed * 1_000_003 + number,
+            )
+            kept["prompts"].append(held_out[index])
+            kept["completions"] += samples.completions
+            kept["gold"].append(gold_of(stage, prompts, samples))
+            progress.update(number + 1)
+        progress.close()
+        write_sealed(path, kept)
+    return Pool(
+        prompts=kept["prompts"], completions=kept["completions"], gold=np.asarray(kept["gold"])
+    )
+
+
+def trained_judge(
+    stage: Stage, body: Transformer, name: str, groups: tuple[list[Group], list[Group]], pool: Pool
+) -> Judge:
+    """Train a reward model on the first groups with `reward.pairs` pairs, unless it is; score."""
+    fresh = replace(stage, cell=replace(stage.cell, model=body.config))
+    model = new_reward_model(fresh).start_from(body)
+    train = limited(groups[0], stage.config.reward.pairs)
+    checkpoint.set_aside_damaged(stage.folder, Path(WEIGHTS).stem)
+    if (stage.folder / WEIGHTS).is_file():
+        checkpoint.load_weights(stage.folder / WEIGHTS, model)
+    else:
+        learn(stage, model, train, Tally())
+        checkpoint.save(stage.folder, model=model, name="model", state={})
+        (stage.folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    return judge_of(model, name, sum(len(g.pairs()) for g in train), groups[1], pool)
+
+
+def judge_of(
+    model: RewardModel, name: str, pairs: int, held_out: Sequence[Group], pool: Pool
+) -> Judge:
+    """Let a reward model score the pool and the held-out pairs."""
+    return Judge(
+        name=name,
+        scores=pool.scores(model),
+        params=sum(w.numel() for w in model.parameters()),
+        pairs=pairs,
+        accuracy=judge_reward_model(model, held_out)["accuracy"],
+    )
+
+
+def judges(stage: Stage, tuned: Transformer, config: BestOfNConfig, pool: Pool) -> list[Judge]:
+    """Return the gold judge, the run's own reward model, and those that the config asks for.
+
+    ValueError for more pairs than the reward stage has, or a body of another vocabulary.
+    """
+    tally = Tally()
+    groups = load_groups(stage, tuned, tally)
+    there = sum(len(g.pairs()) for g in groups[0])
+    if config.pairs and max(config.pairs) > there:
+        raise ValueError(
+            f"pairs={max(config.pairs)} are more than the {there} of the reward stage; ask for "
+            "fewer, or raise reward.pairs in the plan and run the stage again"
+        )
+    own = new_reward_model(stage)
+    checkpoint.load_weights(stage.weights_of("reward"), own)
+    found = [Judge(name="gold", scores=pool.gold, accuracy=1.0)]
+    found.append(judge_of(own, "own", there, groups[1], pool))
+    bodies = {"fine-tuned": tuned}
+    for path in config.bodies:
+        trained = open_trained(trained_folder(path), stage.device)
+        model, wanted = trained.model, stage.cell.data.context
+        if trained.record.inputs.get("corpus") != stage.inputs["corpus"] or (
+            model.vocab_size != tuned.vocab_size or model.context != wanted
+        ):
+            raise ValueError(
+                f"body {path} has another corpus, vocabulary or context than {wanted} tokens; "
+                "name a cell of the study that the plan was made from"
+            )
+        bodies[trained.record.run_id] = model
+    for body, model in bodies.items():
+        for pairs in config.pairs:
+            name = f"{body}, {pairs} pairs"
+            block = replace(stage.config.reward, pairs=pairs)
+            key = sha256_json([stage.inputs, described(block), asdict(model.config)])[:8]
+            folder = root(stage.config) / FOLDER / f"{body}-{pairs}-{key}"
+            asked = replace(stage, config=replace(stage.config, reward=block), folder=folder)
+            log.info("reward model of %s", name)
+            found.append(trained_judge(asked, model, name, groups, pool))
+    return found
+
+
+def summary(rows: Sequence[dict], pool: Pool) -> list[str]:
+    """Return a line a judge: its gold gain at some n, with its error over prompts."""
+    lines = []
+    for name in dict.fromkeys(r["judge"] for r in rows):
+        own = [r for r in rows if r["judge"] == name]
+        sizes = sorted({r["n"] for r in own})
+        gains = {n: np.asarray([r["reward"] for r in own if r["n"] == n]) for n in sizes}
+        best = max(sizes, key=lambda n: gains[n].mean())
+        shown = ", ".join(
+            f"n={n} {gains[n].mean():+.3f} +- {gains[n].std(ddof=1) / len(gains[n]) ** 0.5:.3f}"
+            for n in dict.fromkeys((4, 16, 64, sizes[-1]))
+            if n in gains
+        )
+        lines.append(
+            f"{name:>24}: accuracy {own[0]['accuracy']:.3f}, gold {pool.gold.mean():.3f} {shown}; "
+            f"most at n={best}"
+        )
+    return lines

@@ -1,0 +1,139 @@
+"""How activations and weights change with width under a parametrization (the coordinate check)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+
+from scaling.config import PARAMETRIZATIONS, ModelConfig, OptimConfig, check, one_of
+from scaling.model.transformer import Transformer
+from scaling.optim.optimizers import make_optimizer
+from scaling.optim.schedule import set_lr
+from scaling.schema import Range, check_ranges
+from scaling.train.health import probe
+
+KINDS = ("rms_attention", "rms_mlp", "rms_stream", "rms_logits")
+VOCABULARY, CONTEXT, ROWS = 256, 32, 8
+
+
+@dataclass(kw_only=True)
+class CoordinatesConfig:
+    """Which parametrisations, along which axis, at which sizes; `lr_base` is the base model's rate.
+
+    Every size shares a batch of `rows` sequences, drawn from Zipf's distribution. Widths are
+    multiples of 32, the width of a head; the other axis stays at the base.
+    """
+
+    parametrizations: list[str] = field(
+        default_factory=lambda: ["layerwise", "standard", "mup", "completep"]
+    )
+    axis: str = "width"
+    widths: list[Annotated[int, Range(1, 131_072)]] = field(
+        default_factory=lambda: [32, 64, 128, 256]
+    )
+    depths: list[Annotated[int, Range(1, 1000)]] = field(default_factory=lambda: [2, 4, 8, 16])
+    steps: Annotated[int, Range(1, 1e9)] = 10
+    seeds: Annotated[int, Range(1, 1e6)] = 2
+    lr_base: Annotated[float, Range(0, 1e30, above=True)] = 0.006
+    optimizer: str = "adamw"
+    tied: bool = True
+    out: str = "coordinates.svg"
+
+    def __post_init__(self) -> None:
+        """Check names and that there is a line to fit."""
+        check_ranges(self)
+        one_of("axis", self.axis, ("width", "depth"))
+        for name in self.parametrizations:
+            one_of("parametrizations", name, PARAMETRIZATIONS)
+        sizes = f"{self.axis}s"
+        check(sizes, self.sizes, len(set(self.sizes)) >= 2, "must hold two sizes or more")
+
+    @property
+    def sizes(self) -> list[int]:
+        """The sizes along the axis."""
+        return self.widths if self.axis == "width" else self.depths
+
+
+def measure(config: CoordinatesConfig, parametrization: str) -> np.ndarray:
+    """Return the mean RMS over seeds, (kinds, sizes, steps + 1); step 0 is the initial model."""
+    found = [
+        [trace(config, parametrization, size, seed) for size in config.sizes]
+        for seed in range(config.seeds)
+    ]  # (seeds, sizes, steps + 1, kinds)
+    return np.exp(np.log(np.array(found)).mean(0)).transpose(2, 0, 1)
+
+
+def trace(config: CoordinatesConfig, parametrization: str, size: int, seed: int) -> np.ndarray:
+    """Train one model on the fixed batch; return its activations, (steps + 1, kinds)."""
+    shape = ModelConfig(
+        parametrization=parametrization,
+        d_model=size if config.axis == "width" else 32,
+        n_layer=size if config.axis == "depth" else 2,
+        d_head=32,
+        tied=config.tied,
+    )
+    optim = OptimConfig(name=config.optimizer, lr_base=config.lr_base)
+    torch.manual_seed(seed)
+    model = Transformer(shape, vocab_size=VOCABULARY, context=CONTEXT)
+    optimizer = make_optimizer(model, optim, optim.recipe(shape).peak_lr(shape.d_model))
+    set_lr(optimizer, 1.0)
+    tokens = zipf_batch()
+    rows = []
+    for _ in range(config.steps + 1):
+        values = probe(model, tokens[:, :-1])
+        rows.append([values[kind] for kind in KINDS])
+        (model.loss(tokens[:, :-1], tokens[:, 1:]) + model.router_loss()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return np.array(rows)
+
+
+def zipf_batch() -> torch.Tensor:
+    """Return the fixed (rows, context + 1) batch."""
+    weights = 1 / torch.arange(1, VOCABULARY + 1, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.multinomial(weights, ROWS * (CONTEXT + 1), replacement=True, generator=generator)
+    return drawn.view(ROWS, CONTEXT + 1)
+
+
+def slopes(sizes: list[int], values: np.ndarray) -> np.ndarray:
+    """Return the slope of log values against log size; (..., sizes, steps) to (..., steps)."""
+    x = np.log(np.array(sizes, dtype=float))
+    x = x - x.mean()
+    return np.einsum("s,...st->...t", x, np.log(values)) / (x**2).sum()
+
+
+def draw(config: CoordinatesConfig, measured: dict[str, np.ndarray], out: Path) -> None:
+    """Draw RMS against size, a column a kind of layer, a row a parametrisation, a line a step."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullLocator
+
+    shape = (len(measured), len(KINDS))
+    figure, axes = plt.subplots(
+        *shape, figsize=(3 * shape[1], 2.4 * shape[0]), sharex=True, sharey="col", squeeze=False
+    )
+    shown = sorted({0, 1, 2, config.steps // 2, config.steps} & set(range(config.steps + 1)))
+    for row, (name, values) in zip(axes, measured.items(), strict=True):
+        for axis, kind, lines in zip(row, KINDS, values, strict=True):
+            for step in shown:
+                colour = plt.get_cmap("viridis")(step / config.steps)
+                axis.loglog(config.sizes, lines[:, step], "o-", ms=3, color=colour, label=f"{step}")
+            axis.set_title(f"{name}: {kind.removeprefix('rms_')}", fontsize=9)
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.set_xticks(config.sizes, [str(size) for size in config.sizes])
+    for axis in axes[-1]:
+        axis.set_xlabel(config.axis)
+    for row in axes:
+        row[0].set_ylabel("root mean square")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0, 0.93, 1))
+    figure.legend(handles, labels, title="step", loc="center right", fontsize=8, title_fontsize=8)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out)
+    plt.close(figure)

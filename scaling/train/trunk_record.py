@@ -1,0 +1,117 @@
+"""The record and the curve's rows that a branch of a trunk leaves."""
+
+import math
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy
+import torch
+
+from scaling.budget import resolve
+from scaling.config import CellConfig
+from scaling.optim.schedule import undercooled
+from scaling.schema import (
+    Record,
+    code_version,
+    now,
+    sha256_file,
+)
+from scaling.train import checkpoint
+from scaling.train.device import device_name, peak_flops, peak_memory
+from scaling.train.forecast_band import FLAG, out_of
+from scaling.train.heldout import Score
+from scaling.train.step import (
+    Run,
+    Setting,
+)
+from scaling.train.trunk_state import fence
+
+
+def finish(
+    run: Run,
+    setting: Setting,
+    cell: CellConfig,
+    folder: Path,
+    *,
+    score: Score | None,
+    error: str | None = None,
+) -> Record:
+    """Write the cell's weights and, last of all, its record."""
+    fence(setting)
+    resolved = resolve(cell)
+    if score is not None and not math.isfinite(score.loss + score.standard_error):
+        score, error = None, "the test loss is not finite; lower optim.peak_lr"
+    if score is not None:
+        path, state = folder / "model.safetensors", {"step": run.step}
+        checkpoint.save_whole(path, run.model, setting.world, state=state)
+    train_loss = run.rows[-1].get("train_loss") if run.rows else None
+    seconds = max(run.seconds, 1e-9)
+    done_tokens = run.step * resolved.batch_tokens
+    speed = done_tokens / seconds
+    peak = peak_flops(setting.device, torch.get_num_threads(), setting.cell.machine.precision)
+    peak = peak and peak * setting.world.size
+    versions = {
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
+    record = Record(
+        run_id=cell.run_id(),
+        study=cell.study,
+        status="done" if score else "diverged",
+        seed=cell.seed,
+        params=resolved.shape.params,
+        tokens=resolved.n_tokens,
+        unique_tokens=setting.batches.unique(resolved.n_tokens),
+        flops=resolved.flops,
+        flops_6nd=resolved.flops_6nd,
+        test_loss=score.loss if score else None,
+        test_loss_se=score.standard_error if score else None,
+        bits_per_byte=score.bits_per_byte if score else None,
+        train_loss=train_loss,
+        steps=run.step,
+        batch_tokens=resolved.batch_tokens,
+        peak_lr=resolved.peak_lr,
+        schedule=cell.schedule.name,
+        trunk=cell.trunk_id(),
+        seconds=run.seconds,
+        device=device_name(setting.device),
+        device_seconds=run.seconds * setting.world.size,
+        peak_memory_bytes=peak_memory(setting.device),
+        tokens_per_second=speed,
+        mfu=speed * resolved.shape.flops_per_token / peak if peak else None,
+        config=asdict(cell),
+        versions={**versions, "scaling": code_version()["version"] or ""},
+        git_sha=code_version()["git_sha"],
+        started=setting.started,
+        ended=now(),
+        error=error,
+        metrics=known(setting),
+        inputs={
+            "corpus": setting.corpus.sha256,
+            "tokenizer": sha256_file(setting.corpus.tokenizer_path),
+        },
+        flags=flags(run, cell, setting),
+        left_out=setting.corpus.meta.get("left_out", {}),
+    )
+    record.write(folder / "record.json")
+    return record
+
+
+def known(setting: Setting) -> dict[str, float]:
+    """Return what is known of the corpus, tokens and least loss, and of how it was trained."""
+    found = {"corpus_tokens": float(setting.batches.windows * setting.batches.context)}
+    if setting.test.bayes_loss is not None:
+        found["bayes_loss"] = setting.test.bayes_loss
+    if setting.stacked:
+        found["stacked"] = 1.0
+    return found
+
+
+def flags(run: Run, cell: CellConfig, setting: Setting) -> list[str]:
+    """Return what a reader of the cell's loss should know (Record.flags)."""
+    resolved, left = resolve(cell), out_of(setting.corridor.readings(run.rows))
+    hot = undercooled(cell.schedule, n_steps=resolved.n_steps, decay_start=resolved.decay_start)
+    found = {"undercooled": hot, "skipped_steps": run.skipped > 0, FLAG: bool(left)}
+    return [name for name, holds in found.items() if holds]
