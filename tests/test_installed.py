@@ -209,3 +209,22 @@ def test_a_choice_of_the_users_is_named_where_none_fits(scaling, hostile):
     wrong = run(scaling, "sweep", "sweeps=mien", cwd=hostile, fails=True)
     assert wrong.returncode == 1
     assert "sweeps=mien is no choice; did you mean mine" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_the_copy_of_the_code_that_a_job_runs_carries_its_yaml(scaling, hostile, tmp_path):
+    python = scaling.with_name("python")
+    take = (
+        "import sys; from pathlib import Path;"
+        "from scaling.jobs.slurm.code_snapshot import take_snapshot;"
+        "print(take_snapshot(Path(sys.argv[1])))"
+    )
+    snapshot = run(python, "-P", "-c", take, tmp_path, cwd=hostile).stdout.strip()
+    use = (
+        "import sys; sys.path.insert(0, sys.argv[1]);"
+        "from scaling.app.conf_folder import conf_folder;"
+        "from scaling.config.model import ModelConfig, rung;"
+        "print(conf_folder(), rung('m2k', ModelConfig(n_layer=1, d_model=16)).d_model)"
+    )
+    shown = run(python, "-P", "-c", use, snapshot, cwd=hostile).stdout.split()
+    assert shown == [f"{snapshot}/scaling/_conf", "8"]
