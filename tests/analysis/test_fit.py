@@ -1,5 +1,6 @@
 """The estimator: exact recovery, published optima, units, statuses and the command."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -234,6 +235,29 @@ def test_the_function_is_not_shadowed_by_the_application():
 
     assert callable(function)
     assert FitConfig(runs="x").form == "chinchilla"
+
+
+def test_nothing_imports_the_module_that_would_hide_the_function():
+    places = ("analysis", "scaling", "hydra_plugins", "benchmarks", "tests")
+    for path in (p for place in places for p in (ROOT / place).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert "analysis.fit" not in names, path
+
+
+def test_every_room_of_the_analysis_leaves_the_function_in_its_place():
+    code = (
+        "import analysis, importlib, pkgutil\n"
+        "for room in pkgutil.iter_modules(analysis.__path__):\n"
+        "    if room.ispkg:\n"
+        "        path = importlib.import_module(f'analysis.{room.name}').__path__\n"
+        "        for module in pkgutil.walk_packages(path, f'analysis.{room.name}.'):\n"
+        "            importlib.import_module(module.name)\n"
+        "assert callable(analysis.fit), analysis.fit"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def command(*arguments, cwd):
