@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from analysis.estimation.fit import (
+from analysis.estimation.checks import (
     check_options,
-    chosen_rows,
     needed_columns,
-    prepared,
+    prepare_rows,
+    restrict_to_frontier,
 )
 from analysis.estimation.options import ObjectiveConfig
 from analysis.estimation.withheld import backtest, refuse_untestable
@@ -27,7 +27,7 @@ from analysis.forms import form_named
 from analysis.runs.columns import Columns
 from analysis.runs.table import load_runs
 from analysis.solve.objective import Objective
-from analysis.solve.progress import shown
+from analysis.solve.progress import progress_on_stderr
 from analysis.validate.near_frontier import check_within
 from scaling.app.application import start, store
 from scaling.app.choices import wrote
@@ -81,7 +81,7 @@ def main(config: BacktestConfig) -> None:
         within=config.within,
         level=config.level,
         seed=config.seed,
-        tell=shown(),
+        on_progress=progress_on_stderr(),
     )
     beside = source / "backtest.json" if source.is_dir() else Path("backtest.json")
     written = [found.write(config.out or beside)]
@@ -91,8 +91,8 @@ def main(config: BacktestConfig) -> None:
         )
 
         form = form_named(found.form)
-        table = prepared(runs.table, form, Objective(), "none")
-        table = chosen_rows(table, form, config.within)
+        table = prepare_rows(runs.table, form, Objective(), "none")
+        table = restrict_to_frontier(table, form, config.within)
         written += write_backtest_figure(table, form, asdict(found), written[0])
     ends = wrote(written, here=not config.out and not source.is_dir())
     sys.stdout.write(f"{found.summary()}\n\n{ends}\n")

@@ -14,10 +14,11 @@ The function is `analysis.estimation.fit.fit`; this is its application.
 import sys
 from pathlib import Path
 
-from analysis.estimation.fit import fit, needed_columns, stage_of
+from analysis.estimation.checks import needed_columns, stage_of
+from analysis.estimation.fit import fit
 from analysis.estimation.options import FitConfig
 from analysis.runs.table import load_runs
-from analysis.solve.progress import shown
+from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store
 from scaling.app.choices import wrote
 
@@ -46,7 +47,7 @@ def main(config: FitConfig) -> None:
         seed=config.intervals.seed,
         hindcast=config.backtest,
         sensitivity=config.sensitivity,
-        tell=shown(),
+        on_progress=progress_on_stderr(),
     )
     default = source / "law.json" if source.is_dir() else Path("law.json")
     written = [law.write(config.out or default)]

@@ -59,7 +59,7 @@ def unit_of_name(name: str) -> str:
     return NATS
 
 
-def converted(values: Array, unit: str, name: str) -> Array:
+def convert_loss(values: Array, unit: str, name: str) -> Array:
     """Return losses in the unit of the law: nats per token, or bits per byte."""
     if unit == "perplexity":
         low = np.flatnonzero(values <= 1)
@@ -80,7 +80,7 @@ def unit_of_law(inputs: Mapping[str, Any]) -> str:
     return BITS_PER_BYTE if read.endswith("per_byte") else NATS
 
 
-def read_alarm(inputs: Mapping[str, Any]) -> Alarm | None:
+def loss_unit_alarm(inputs: Mapping[str, Any]) -> Alarm | None:
     """Say that a loss was not read as nats per token; a unit that was stated is no surprise."""
     read = inputs.get("loss_unit")
     if not read or (read["stated"] and not read["unit"].endswith("per_byte")):
@@ -101,7 +101,7 @@ def read_alarm(inputs: Mapping[str, Any]) -> Alarm | None:
     )
 
 
-def value_alarm(table: pd.DataFrame) -> Alarm | None:
+def perplexity_alarm(table: pd.DataFrame) -> Alarm | None:
     """Say that losses, taken as a whole, are too large for nats."""
     middle = float(np.median(column(table, "loss")))
     if middle <= HIGHEST_MEDIAN:

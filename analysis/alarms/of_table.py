@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.special import fdtrc
 
 from analysis.alarms.alarm import Alarm, named_rows
-from analysis.alarms.loss_units import value_alarm
+from analysis.alarms.loss_units import perplexity_alarm
 from analysis.alarms.outliers import ODD_COUNT, Outlier, odd_counts, outliers
 from analysis.alarms.units import FEWEST_IN_UNIT, mixed, over_6nd, unit_alarms
 from analysis.forms import Array, column
@@ -50,7 +50,7 @@ def table_alarms(table: pd.DataFrame, inputs: Mapping[str, Any] | None = None) -
         _single_ray(table),
         _too_few_budgets(table),
         *units,
-        None if of_records else value_alarm(table),
+        None if of_records else perplexity_alarm(table),
         bits,
         None if mixed_units else _outlier_rows(table),
         _duplicate_rows(table),

@@ -119,7 +119,7 @@ def _by_law(table: pd.DataFrame) -> tuple[list[Outlier], tuple[float, float] | N
 
 def _robust(problem: Problem, first: Solution) -> Array:
     """Return the law (1, P) of all rows or of a random half that most rows lie nearest to."""
-    n, size = problem.design.n_rows, problem.held.shape[1]
+    n, size = problem.design.n_rows, problem.fixed_theta.shape[1]
     generator = np.random.default_rng(0)
     half = max(size + 2, (n + 1) // 2)
     tried, near = [first.theta[:1]], problem.design.external(first.theta[:MINIMA])
@@ -172,7 +172,7 @@ def _candidates(problem: Problem, theta: Array) -> Array:
     if n <= 2 * CANDIDATES:
         return np.arange(n)
     error = np.abs(residuals(theta, problem)[0])
-    jacobian = problem.design.parts(theta).jacobian()[0]  # (P, n)
+    jacobian = problem.design.row_sums(theta).jacobian()[0]  # (P, n)
     leverage = (jacobian * (np.linalg.pinv(jacobian @ jacobian.T) @ jacobian)).sum(axis=0)
     most = [np.argsort(-values)[:CANDIDATES] for values in (error, leverage)]
     return np.unique(np.concatenate(most))
@@ -222,8 +222,8 @@ class _Others:
         self.problem, self.theta, self.scale = problem, theta, scale
         form = problem.design.form
         self.parameters = dict(zip(form.parameters, problem.design.external(theta[0]), strict=True))
-        parts = problem.design.parts(theta)
-        relative = parts.jacobian()[0] / parts.predicted  # d log Lhat (P, n)
+        sums = problem.design.row_sums(theta)
+        relative = sums.jacobian()[0] / sums.prediction  # d log Lhat (P, n)
         normal = (relative * weight) @ relative.T
         self.size = np.sqrt(np.maximum(np.diagonal(normal), 1e-300))
         scaled = normal / (self.size[:, None] * self.size)
@@ -232,8 +232,8 @@ class _Others:
     def openness(self, row: pd.DataFrame) -> float:
         """Return the sd of a new run at a row's N and D, in units of the scatter."""
         at = centred(self.problem, row)
-        parts = at.parts(self.theta)
-        own = (parts.jacobian()[0, :, 0] / parts.predicted[0, 0]) / self.size
+        sums = at.row_sums(self.theta)
+        own = (sums.jacobian()[0, :, 0] / sums.prediction[0, 0]) / self.size
         return float(np.sqrt(1 + own @ self.inverse @ own))
 
     def slip(self, row: pd.DataFrame, others: pd.DataFrame) -> str:

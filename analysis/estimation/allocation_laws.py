@@ -8,7 +8,7 @@ plans read and which predicts no loss.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from analysis.alarms.loss_units import read_alarm, unit_of_law
+from analysis.alarms.loss_units import loss_unit_alarm, unit_of_law
 from analysis.alarms.of_fit import edge_alarm
 from analysis.alarms.of_table import table_alarms
 from analysis.estimation.envelope import envelope
@@ -83,7 +83,7 @@ def _allocation_law(
     ranges = {name: [float(v.min()), float(v.max())] for name, v in values.items()}
     intervals = {n: getattr(found, f"{n}_interval") for n in ("a", "b")}
     points = block.get("points", []) if name == "isoflop" else []
-    read = read_alarm(runs.inputs)
+    read = loss_unit_alarm(runs.inputs)
     edge = edge_alarm([p["flops"] for p in points if p["why"]], len(points))
     return Law(
         form=name,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from analysis.estimation.fit import check_options, needed_columns
+from analysis.estimation.checks import check_options, needed_columns
 from analysis.runs.cells import FORM_OF
 from analysis.runs.columns import Columns
 from analysis.solve.objective import Objective

@@ -23,7 +23,7 @@ MOST_RESAMPLES = 200
 SPARE_ROWS = 2
 
 
-def undominated(table: pd.DataFrame, variable: str) -> pd.DataFrame:
+def frontier_runs(table: pd.DataFrame, variable: str) -> pd.DataFrame:
     """Return the runs that no run with at most their `variable` beats, sorted by it."""
     x, loss = column(table, variable), column(table, "loss")
     order = np.lexsort((loss, x))
@@ -37,7 +37,7 @@ def power_laws(
     """Fit L(C), L(N) and L(D), each with and without an offset, as blocks of law.json."""
     options = {"resamples": min(resamples, MOST_RESAMPLES), "level": level, "seed": seed}
     return [
-        _fitted(undominated(table, variable), f"power_{variable}{ending}", **options)
+        _fitted(frontier_runs(table, variable), f"power_{variable}{ending}", **options)
         for variable in VARIABLES
         for ending in ("", "_offset")
     ]
@@ -62,7 +62,7 @@ def _fitted(
     if len(rows) < len(form.parameters) + SPARE_ROWS:
         return {**block, "status": "not_identified"}
     problem = problem_of(rows, form, Objective(name=OBJECTIVE))
-    found = minimise(problem, kept=4)
+    found = minimise(problem, n_best=4)
     if not found.converged[0]:
         return {**block, "status": "not_identified"}
     values = problem.design.external(found.theta[0])

@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimation.allocation_laws import METHODS
-from analysis.estimation.fit import (
+from analysis.estimation.checks import (
     check_columns,
     check_table,
-    chosen_rows,
     needed_columns,
-    prepared,
+    prepare_rows,
+    restrict_to_frontier,
 )
 from analysis.forms import FORMS, Form, form_named
 from analysis.runs.table import Runs
 from analysis.solve.objective import Objective
-from analysis.solve.progress import Tell, silent
+from analysis.solve.progress import OnProgress, no_progress
 from analysis.validate.form_ranking import compare
 from analysis.validate.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, hindcasts, reach_of
 from analysis.validate.near_frontier import near_frontier
@@ -67,18 +67,22 @@ def backtest(
     within: float | None = None,
     level: float = 0.9,
     seed: int = 0,
-    tell: Tell = silent,
+    on_progress: OnProgress = no_progress,
 ) -> Backtest:
     """Withhold and predict the largest budgets; ValueError for a table too narrow for it."""
     refuse_untestable(form)
     check_columns(runs.table, needed_columns(form), form)
-    ranked = compare(near_frontier(runs.table, within), objective, tell) if form == "all" else []
+    ranked = (
+        compare(near_frontier(runs.table, within), objective, on_progress) if form == "all" else []
+    )
     chosen = form_named(ranked[0]["form"] if ranked else form)
     objective = objective or Objective(name=chosen.objective)
-    table = prepared(runs.table, chosen, objective, weighting)
-    table = chosen_rows(table, chosen, within)
+    table = prepare_rows(runs.table, chosen, objective, weighting)
+    table = restrict_to_frontier(table, chosen, within)
     check_table(table, chosen)
-    tested = hindcasts(table, chosen, objective, fixed=fixed, level=level, seed=seed, tell=tell)
+    tested = hindcasts(
+        table, chosen, objective, fixed=fixed, level=level, seed=seed, on_progress=on_progress
+    )
     if tested is None:
         raise ValueError(_too_narrow(table, chosen))
     return Backtest(

@@ -27,27 +27,27 @@ def outward(theta: Mapping[str, Any], middle: Mapping[str, float]) -> Mapping[st
 
     a N^g + b = level + slope ((N/N0)^g - 1) / g: neither trades against the exponent g.
     """
-    found = dict(theta)
+    parameters = dict(theta)
     for number, exponent in _PIECES.items():
         level, slope, power = theta[f"b{number}"], theta[f"a{number}"], theta[exponent]
         if exponent == "beta":  # the data term's level is that at the middle of D
             level = level + np.exp(theta["b1"]) * middle["tokens"]
         ratio = slope / power
-        found[f"a{number}"] = ratio * np.exp(power * -middle["params"])
-        found[f"b{number}"] = level - ratio
-    return found
+        parameters[f"a{number}"] = ratio * np.exp(power * -middle["params"])
+        parameters[f"b{number}"] = level - ratio
+    return parameters
 
 
 def inward(parameters: Mapping[str, Any], middle: Mapping[str, float]) -> Mapping[str, Any]:
     """Invert `outward`."""
-    found = dict(parameters)
+    theta = dict(parameters)
     for number, exponent in _PIECES.items():
         power = parameters[exponent]
         value = parameters[f"a{number}"] * np.exp(power * middle["params"])
-        found[f"a{number}"] = value * power
-        found[f"b{number}"] = parameters[f"b{number}"] + value
-    found["b2"] = found["b2"] - np.exp(found["b1"]) * middle["tokens"]
-    return found
+        theta[f"a{number}"] = value * power
+        theta[f"b{number}"] = parameters[f"b{number}"] + value
+    theta["b2"] = theta["b2"] - np.exp(theta["b1"]) * middle["tokens"]
+    return theta
 
 
 _PIECES = {"1": "alpha", "2": "beta", "3": "gamma"}

@@ -40,7 +40,7 @@ class Jet:
 
     def __neg__(self) -> "Jet":
         """Return -x."""
-        return _scaled(self, -1.0)
+        return _scale(self, -1.0)
 
     def __add__(self, other: Any) -> "Jet":
         """Return x + y."""
@@ -96,15 +96,15 @@ def _chain(jet: Jet, value: Array, first: Array, second: Array) -> Jet:
     return Jet(value, gradient, hessian, jet.index)
 
 
-def _together(left: Jet, right: Jet) -> tuple[Jet, Jet]:
+def _align(left: Jet, right: Jet) -> tuple[Jet, Jet]:
     """Return both jets with derivatives by the parameters of either."""
     if left.index == right.index:
         return left, right
     index = tuple(sorted({*left.index, *right.index}))
-    return _spread(left, index), _spread(right, index)
+    return _extend(left, index), _extend(right, index)
 
 
-def _spread(jet: Jet, index: tuple[int, ...]) -> Jet:
+def _extend(jet: Jet, index: tuple[int, ...]) -> Jet:
     if jet.index == index:
         return jet
     at = np.array([index.index(i) for i in jet.index])
@@ -154,7 +154,7 @@ _jet_exp, _jet_log, _jet_sqrt = _elementary(_exp), _elementary(_log), _elementar
 _jet_softplus = _elementary(_softplus)
 
 
-def _scaled(jet: Jet, factor: Any) -> Jet:
+def _scale(jet: Jet, factor: Any) -> Jet:
     """Multiply by a number, rows (n,), or rows a problem (S, n), none with a derivative."""
     factor = np.asarray(factor, dtype=float)
     once = factor[:, None] if factor.ndim == 2 else factor
@@ -168,7 +168,7 @@ def _add(left: Any, right: Any) -> Jet:
         return Jet(left.value + right, left.gradient, left.hessian, left.index)
     if not isinstance(left, Jet):
         return _add(right, left)
-    left, right = _together(left, right)
+    left, right = _align(left, right)
     value, gradient = left.value + right.value, left.gradient + right.gradient
     if left.hessian is None or right.hessian is None:
         return Jet(value, gradient, None, left.index)
@@ -177,10 +177,10 @@ def _add(left: Any, right: Any) -> Jet:
 
 def _multiply(left: Any, right: Any) -> Jet:
     if not isinstance(right, Jet):
-        return _scaled(left, right)
+        return _scale(left, right)
     if not isinstance(left, Jet):
-        return _scaled(right, left)
-    left, right = _together(left, right)
+        return _scale(right, left)
+    left, right = _align(left, right)
     value = left.value * right.value
     gradient = left.value[:, None] * right.gradient + right.value[:, None] * left.gradient
     if left.hessian is None or right.hessian is None:
@@ -218,8 +218,8 @@ def _minimum(left: Any, right: Any) -> Jet:
     if not isinstance(left, Jet):
         left, right = right, left
     other = right.value if isinstance(right, Jet) else right
-    chosen = (left.value <= other).astype(float)
-    return _add(_scaled(left, chosen), right * (1.0 - chosen))
+    is_left = (left.value <= other).astype(float)
+    return _add(_scale(left, is_left), right * (1.0 - is_left))
 
 
 _UFUNCS: dict[Any, Callable[..., Jet]] = {

@@ -36,5 +36,5 @@ FORM = Form(
 
 def dense_at(parameters: Mapping[str, Any], experts: float) -> dict[str, Any]:
     """Return the parameters of the Chinchilla law that holds for so many experts; arrays too."""
-    kept = {k: v for k, v in parameters.items() if k != "delta"}
-    return {**kept, "A": parameters["A"] * float(experts) ** -parameters["delta"]}
+    others = {k: v for k, v in parameters.items() if k != "delta"}
+    return {**others, "A": parameters["A"] * float(experts) ** -parameters["delta"]}

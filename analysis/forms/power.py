@@ -2,7 +2,7 @@
 
 `power_params`, `power_tokens`, `power_flops`, and with an irreducible loss E `power_params_offset`
 and so on. On a table with other limits than x the points on its frontier are meant: see
-`analysis.estimation.power_laws.undominated`.
+`analysis.estimation.power_laws.frontier_runs`.
 """
 
 from analysis.forms.form import Form, Term

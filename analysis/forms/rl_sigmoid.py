@@ -22,8 +22,8 @@ def reward(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
 
 def starts(table: pd.DataFrame) -> Mapping[str, Array]:
     """Return midpoints within and beyond the data, between the rewards seen."""
-    log_c, seen = np.log(column(table, "flops")), column(table, "reward")
-    low, span = float(seen.min()), float(np.ptp(seen))
+    log_c, rewards = np.log(column(table, "flops")), column(table, "reward")
+    low, span = float(rewards.min()), float(np.ptp(rewards))
     grid = product(A=(1.0, 1.5), B=(0.4, 1.0, 2.5), C_mid=(0.3, 0.7, 1.1), R_0=(0.0, -0.3))
     grid["C_mid"] = np.exp(log_c.min() + grid["C_mid"] * np.ptp(log_c))
     grid["A"], grid["R_0"] = low + grid["A"] * span, low + grid["R_0"] * span

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.alarms.alarm import named_rows
-from analysis.alarms.loss_units import NATS, check_unit, converted, unit_of_name
+from analysis.alarms.loss_units import NATS, check_unit, convert_loss, unit_of_name
 from analysis.forms import column
 from scaling.app.quoting import override
 
@@ -87,7 +87,7 @@ def canonical(
         if name in table and (name in needed or name in ALWAYS_CHECKED):
             table[name] = _checked(table, name, sources[name])
     if "loss" in table and (name := loss_unit_of(columns)) != NATS:
-        table["loss"] = converted(column(table, "loss"), name, columns.loss)
+        table["loss"] = convert_loss(column(table, "loss"), name, columns.loss)
     if "flops" not in table and {"params", "tokens"} <= set(table):
         table["flops"] = 6 * table["params"] * table["tokens"]
     return table

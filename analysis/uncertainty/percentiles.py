@@ -1,4 +1,4 @@
-"""Bias-corrected percentiles of bootstrap draws."""
+"""Bias-bias_corrected_percentiles percentiles of bootstrap draws."""
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -8,7 +8,7 @@ from analysis.forms import Array
 LARGEST_BIAS = 1.0  # median bias in deviations; beyond, the correction itself is in doubt
 
 
-def corrected(
+def bias_corrected_percentiles(
     draws: Array,
     point: Array,
     level: float,
@@ -27,8 +27,8 @@ def corrected(
     bias = np.clip(ndtri(below), -LARGEST_BIAS, LARGEST_BIAS)
     ends = []
     for sign in (-z, z):
-        moved = bias + sign
-        share = ndtr(bias + moved / np.maximum(1 - acceleration * moved, 1e-3))
+        shifted = bias + sign
+        share = ndtr(bias + shifted / np.maximum(1 - acceleration * shifted, 1e-3))
         ends.append(_at_share(ordered, share))
     return ends[0], ends[1]
 

@@ -27,7 +27,7 @@ from analysis.forms import Array
 from analysis.solve.objective import Problem, evaluate, residuals
 from analysis.solve.solver import resolve
 from analysis.solve.term_predictions import TermDesign
-from analysis.uncertainty.bootstrap import Units, retried
+from analysis.uncertainty.bootstrap import Units, retry_unconverged
 from analysis.uncertainty.reparametrise import ALPHA, B, by_optimum, by_share
 
 GRID = (0.4, 0.8, 1.2, 1.5, 1.8, 2.2, 2.8, 4.0, 6.5, 11.0)  # standard errors from the point
@@ -65,20 +65,20 @@ class Scale:
 
 def targets(problem: Problem, theta: Array, flops: float | None) -> dict[str, Target]:
     """Return what can be profiled at the minimum theta (P,): the offset, a, and log N* at C."""
-    design, held = problem.design, ~np.isnan(problem.held[0])
-    found: dict[str, Target] = {}
+    design, is_fixed = problem.design, ~np.isnan(problem.fixed_theta[0])
+    by_name: dict[str, Target] = {}
     if not isinstance(design, TermDesign):
-        return found
-    if design.offset is not None and not held[design.offset]:
+        return by_name
+    if design.offset is not None and not is_fixed[design.offset]:
         name = design.form.parameters[design.offset]
-        found[name] = Target(problem=problem, phi=theta, at=design.offset)
-    if design.form.name != "chinchilla" or held[1:].any() or flops is None:
-        return found
+        by_name[name] = Target(problem=problem, phi=theta, at=design.offset)
+    if design.form.name != "chinchilla" or is_fixed[1:].any() or flops is None:
+        return by_name
     mapped, phi = by_share(design, theta)
-    found["a"] = Target(problem=replace(problem, design=mapped), phi=phi, at=ALPHA)
+    by_name["a"] = Target(problem=replace(problem, design=mapped), phi=phi, at=ALPHA)
     mapped, phi = by_optimum(design, theta, flops)
-    found["log_params"] = Target(problem=replace(problem, design=mapped), phi=phi, at=B)
-    return found
+    by_name["log_params"] = Target(problem=replace(problem, design=mapped), phi=phi, at=B)
+    return by_name
 
 
 def profile_interval(target: Target, units: Units, level: float) -> tuple[float, float]:
@@ -93,24 +93,24 @@ def profile_interval(target: Target, units: Units, level: float) -> tuple[float,
     steps = scale.deviation * np.array([*(-s for s in GRID[::-1]), *GRID])
     values = np.unique(np.clip(point + steps, low, high))
     heights = height(values, target, scale)
-    near = np.array([e for e in _ends(point, values, heights, limit) if low < e < high])
-    if len(near):
-        values = np.append(values, near)
-        heights = np.append(heights, height(near, target, scale))
+    crossings = np.array([e for e in _ends(point, values, heights, limit) if low < e < high])
+    if len(crossings):
+        values = np.append(values, crossings)
+        heights = np.append(heights, height(crossings, target, scale))
     lower, upper = _ends(point, values, heights, limit)
     return max(lower, low), min(upper, high)
 
 
 def height(values: Array, target: Target, scale: Scale) -> Array:
     """Return the root of the scaled rise of F, the quantity held at values (S,); NaN where lost."""
-    held = np.repeat(target.problem.held, len(values), axis=0)
-    held[:, target.at] = values
-    posed = replace(target.problem, held=held)
+    fixed_theta = np.repeat(target.problem.fixed_theta, len(values), axis=0)
+    fixed_theta[:, target.at] = values
+    constrained = replace(target.problem, fixed_theta=fixed_theta)
     theta = target.phi + (values - target.phi[target.at])[:, None] * scale.slope
-    found = retried(resolve(theta, posed), posed)
-    least = evaluate(target.phi[None], target.problem, bend=False, metric=False).value[0]
-    rise = 2 * (found.value * posed.objective.unit - least) / scale.ratio
-    return np.where(found.converged, np.sqrt(np.maximum(rise, 0.0)), np.nan)
+    solution = retry_unconverged(resolve(theta, constrained), constrained)
+    least = evaluate(target.phi[None], target.problem, curvature=False, metric=False).value[0]
+    rise = 2 * (solution.value * constrained.objective.unit - least) / scale.ratio
+    return np.where(solution.converged, np.sqrt(np.maximum(rise, 0.0)), np.nan)
 
 
 def scale_of(target: Target, units: Units) -> Scale:
@@ -151,10 +151,10 @@ def share_inside(residual: Array, width: float) -> float:
 def _local(target: Target) -> tuple[Array, Array, Array]:
     """Return residuals (n,), weights (n,) and the residuals' derivatives (P, n) at the point."""
     problem, phi = target.problem, target.phi[None]
-    parts = problem.design.parts(phi)
-    jacobian = parts.jacobian()[0]
+    sums = problem.design.row_sums(phi)
+    jacobian = sums.jacobian()[0]
     if problem.objective.in_logs:
-        jacobian = jacobian / parts.predicted[0]
+        jacobian = jacobian / sums.prediction[0]
     return residuals(phi, problem)[0], problem.weights[0], jacobian
 
 
@@ -177,9 +177,9 @@ def _ends(point: float, values: Array, heights: Array, limit: float) -> tuple[fl
     ends = []
     for sign in (-1.0, 1.0):
         distance = sign * (values - point)
-        chosen = np.flatnonzero((distance > 0) & np.isfinite(heights))
-        chosen = chosen[np.argsort(distance[chosen])]
-        x, y = np.append(0.0, distance[chosen]), np.append(0.0, heights[chosen])
+        side = np.flatnonzero((distance > 0) & np.isfinite(heights))
+        side = side[np.argsort(distance[side])]
+        x, y = np.append(0.0, distance[side]), np.append(0.0, heights[side])
         above = np.flatnonzero(y >= limit)
         if not len(above):
             ends.append(sign * np.inf)

@@ -19,7 +19,7 @@ import numpy as np
 
 from analysis.forms import EXPONENT_BOUNDS, Array
 from analysis.forms.jets import Jet, seeds
-from analysis.solve.term_predictions import TermDesign, TermParts
+from analysis.solve.term_predictions import TermDesign, TermRowSums
 
 E, A, B, ALPHA, BETA = range(5)  # positions in the Chinchilla form
 
@@ -48,17 +48,17 @@ class MappedDesign(TermDesign):
         """Refuse: the way back is the caller's, who knows what the coordinates are."""
         raise NotImplementedError(f"no phi from {len(parameters)} parameters")
 
-    def predicted(self, theta: Array) -> Array:
+    def predict(self, theta: Array) -> Array:
         """Return the target's prediction (S, n) at phi."""
-        return super().predicted(self.theta(theta))
+        return super().predict(self.theta(theta))
 
-    def parts(self, theta: Array, *, second: bool = True) -> "MappedParts":
+    def row_sums(self, theta: Array, *, second: bool = True) -> "MappedRowSums":
         """Return predictions and derivatives by phi."""
         del second
-        return MappedParts(self, theta)
+        return MappedRowSums(self, theta)
 
 
-class MappedParts(TermParts):
+class MappedRowSums(TermRowSums):
     """Derivatives by phi, from those by theta and J (S, K, P) = dtheta / dphi."""
 
     def __init__(self, design: MappedDesign, phi: Array) -> None:
@@ -82,8 +82,8 @@ class MappedParts(TermParts):
 
     def curvature(self, slope: Array) -> Array:
         """Return sum_i slope_i d2L_i (S, P, P)."""
-        moved = self.first.swapaxes(1, 2) @ super().curvature(slope) @ self.first
-        return moved + np.einsum("sk,skpq->spq", super().gradient(slope), self.second)
+        by_theta = self.first.swapaxes(1, 2) @ super().curvature(slope) @ self.first
+        return by_theta + np.einsum("sk,skpq->spq", super().gradient(slope), self.second)
 
 
 def by_share(design: TermDesign, theta: Array) -> tuple[MappedDesign, Array]:
@@ -99,7 +99,7 @@ def by_share(design: TermDesign, theta: Array) -> tuple[MappedDesign, Array]:
     low[BETA], high[BETA] = 2 * least, 2 * most
     both = theta[ALPHA] + theta[BETA]
     phi = np.array([*theta[:3], theta[BETA] / both, both])
-    return _mapped(design, outward, _loose(low, high)), phi
+    return _map_terms(design, outward, _free_amplitudes(low, high)), phi
 
 
 def by_optimum(design: TermDesign, theta: Array, flops: float) -> tuple[MappedDesign, Array]:
@@ -117,17 +117,17 @@ def by_optimum(design: TermDesign, theta: Array, flops: float) -> tuple[MappedDe
     slope = np.log(alpha / beta) + theta[A] - theta[B]
     m = (slope - alpha * size_centre + beta * (log_c + data_centre)) / (alpha + beta)
     phi = np.array([theta[E], theta[A], m, alpha, beta])
-    return _mapped(design, outward, _loose(low, high)), phi
+    return _map_terms(design, outward, _free_amplitudes(low, high)), phi
 
 
-def _mapped(
+def _map_terms(
     design: TermDesign, outward: Callable[[list[Any]], list[Any]], box: tuple[Array, Array]
 ) -> MappedDesign:
-    kept = {f.name: getattr(design, f.name) for f in fields(TermDesign)}
-    return MappedDesign(**kept, outward=outward, box=box)
+    values = {f.name: getattr(design, f.name) for f in fields(TermDesign)}
+    return MappedDesign(**values, outward=outward, box=box)
 
 
-def _loose(low: Array, high: Array) -> tuple[Array, Array]:
+def _free_amplitudes(low: Array, high: Array) -> tuple[Array, Array]:
     """Free the two amplitudes (B may be log N*), which a profile meets no bound of."""
     low[[A, B]], high[[A, B]] = -np.inf, np.inf
     return low, high

@@ -14,7 +14,7 @@ import pandas as pd
 
 from analysis.forms import FORMS, Form, column
 from analysis.solve.objective import Objective, problem_of, residuals
-from analysis.solve.progress import Tell, silent
+from analysis.solve.progress import OnProgress, no_progress
 from analysis.solve.solver import minimise
 from analysis.validate.hindcast import hindcasts
 
@@ -23,28 +23,28 @@ SPARE_ROWS = 2
 
 def candidates(table: pd.DataFrame) -> list[Form]:
     """Return the forms that a table can carry: all that use the most of its variables."""
-    found = [form for form in FORMS.values() if _carries(table, form)]
-    targets = [t for t in ("loss", "reward", "error") if any(f.target == t for f in found)]
+    forms = [form for form in FORMS.values() if _carries(table, form)]
+    targets = [t for t in ("loss", "reward", "error") if any(f.target == t for f in forms)]
     if not targets:
         names = ", ".join(map(str, table.columns))
         raise ValueError(f"form=all finds no form for columns {names}; name one, or add columns")
-    found = [form for form in found if form.target == targets[0]]
-    surfaces = [form for form in found if form.is_surface]
+    forms = [form for form in forms if form.target == targets[0]]
+    surfaces = [form for form in forms if form.is_surface]
     if surfaces:
         return surfaces
-    most = max(len(form.variables) for form in found)
-    return [form for form in found if len(form.variables) == most]
+    most = max(len(form.variables) for form in forms)
+    return [form for form in forms if len(form.variables) == most]
 
 
 def compare(
-    table: pd.DataFrame, objective: Objective | None, tell: Tell = silent
+    table: pd.DataFrame, objective: Objective | None, on_progress: OnProgress = no_progress
 ) -> list[dict[str, Any]]:
     """Return one row a form, best first; ValueError when no larger runs can be withheld."""
-    tried, rows = candidates(table), []
-    for done, form in enumerate(tried):
-        tell("forms", done, len(tried))
-        rows.append(_scored(table, form, objective))
-    tell("forms", len(tried), len(tried))
+    forms, rows = candidates(table), []
+    for done, form in enumerate(forms):
+        on_progress("forms", done, len(forms))
+        rows.append(_score(table, form, objective))
+    on_progress("forms", len(forms), len(forms))
     if not any(row["rms_relative_error"] is not None for row in rows):
         raise ValueError(
             "form=all ranks forms by larger runs that it withholds, and this table is too small "
@@ -66,18 +66,18 @@ def _carries(table: pd.DataFrame, form: Form) -> bool:
     return varying and enough and form.target in table
 
 
-def _scored(table: pd.DataFrame, form: Form, objective: Objective | None) -> dict[str, Any]:
-    chosen = objective or Objective(name=form.objective)
-    problem = problem_of(table, form, chosen)
-    found = minimise(problem)
-    inside = residuals(found.theta[:1], problem)[0]
-    tested = hindcasts(table, form, chosen)
-    rows = [row for row in (tested or {}).get("rows", []) if row["converged"]]
+def _score(table: pd.DataFrame, form: Form, objective: Objective | None) -> dict[str, Any]:
+    objective_of_form = objective or Objective(name=form.objective)
+    problem = problem_of(table, form, objective_of_form)
+    solution = minimise(problem)
+    inside = residuals(solution.theta[:1], problem)[0]
+    backtest = hindcasts(table, form, objective_of_form)
+    rows = [row for row in (backtest or {}).get("rows", []) if row["converged"]]
     errors = np.array([row["rms_relative_error"] for row in rows])
     return {
         "form": form.name,
         "n_parameters": len(form.parameters),
-        "converged": bool(found.converged[0]),
+        "converged": bool(solution.converged[0]),
         "rms_in_range": float(np.sqrt((inside**2).mean())),
         "score": None,
         "rms_relative_error": float(np.sqrt((errors**2).mean())) if len(rows) else None,

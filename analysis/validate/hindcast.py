@@ -25,7 +25,7 @@ from scipy.special import ndtr, ndtri
 
 from analysis.forms import Array, Form, column
 from analysis.solve.objective import Objective, Problem, problem_of
-from analysis.solve.progress import Tell, silent
+from analysis.solve.progress import OnProgress, no_progress
 from analysis.solve.residual_spread import deviation, scatter
 from analysis.solve.solver import minimise
 from analysis.uncertainty.bootstrap import bootstrap, units_of
@@ -51,22 +51,22 @@ def hindcasts(
     fixed: Mapping[str, float] | None = None,
     level: float = 0.9,
     seed: int = 0,
-    tell: Tell = silent,
+    on_progress: OnProgress = no_progress,
 ) -> dict[str, Any] | None:
     """Return the hindcast rows and tau, or None when no budget can be withheld."""
     rows = []
     along = reach_of(table, form)
-    tried = cutoffs(along)
-    for done, cutoff in enumerate(tried):
-        tell("hindcasts", done, len(tried))
+    cuts = cutoffs(along)
+    for done, cutoff in enumerate(cuts):
+        on_progress("hindcasts", done, len(cuts))
         below = along <= cutoff
-        fitted, withheld = table.iloc[np.flatnonzero(below)], table.iloc[np.flatnonzero(~below)]
-        if not _enough(fitted, along[below], len(table), form):
+        training, larger = table.iloc[np.flatnonzero(below)], table.iloc[np.flatnonzero(~below)]
+        if not _enough(training, along[below], len(table), form):
             continue
-        row = _hindcast(fitted, withheld, form, objective, dict(fixed or {}), level, seed)
+        row = _hindcast(training, larger, form, objective, dict(fixed or {}), level, seed)
         reach = float(along.max() / along[below].max())
         rows.append({"cutoff_flops": float(cutoff), "distance": reach, **row})
-    tell("hindcasts", len(tried), len(tried))
+    on_progress("hindcasts", len(cuts), len(cuts))
     if not rows:
         return None
     return {"rows": rows, "tau": tau_knots(rows), "level": level, "resamples": RESAMPLES}
@@ -81,32 +81,32 @@ def tau_knots(rows: list[dict[str, Any]]) -> list[list[float]]:
     """Return [h, tau] pairs from hindcast rows: distances in log C rising, tau never falling."""
     converged = [r for r in rows if r["converged"]]
     several = [r for r in converged if r.get("n_test", FEWEST_TESTED) >= FEWEST_TESTED]
-    reached = sorted((r["distance"], _unexplained(r)) for r in several or converged)
-    worst = np.maximum.accumulate([error for _, error in reached])
-    return [[float(np.log(d)), float(t)] for (d, _), t in zip(reached, worst, strict=True)]
+    errors = sorted((r["distance"], _unexplained_error(r)) for r in several or converged)
+    worst = np.maximum.accumulate([error for _, error in errors])
+    return [[float(np.log(d)), float(t)] for (d, _), t in zip(errors, worst, strict=True)]
 
 
-def widened(
-    tested: dict[str, Any] | None, confirmations: Sequence[Mapping[str, Any]], flops: Array
+def widen_tau(
+    backtest: dict[str, Any] | None, confirmations: Sequence[Mapping[str, Any]], flops: Array
 ) -> dict[str, Any] | None:
     """Return the hindcasts with tau at least as large as the errors of confirmations that missed.
 
     `flops` (n,) are the runs', from the largest of which below it a confirmation was forecast.
     """
-    missed = []
+    misses = []
     for one in confirmations:
         below = flops[flops < one["flops"] / SAME_LEVEL]
         if one["inside"] is False and len(below):
-            missed.append([float(np.log(one["flops"] / below.max())), abs(one["error"])])
-    if not missed:
-        return tested
-    tested = tested or {"rows": [], "tau": [], "resamples": 0}
-    knots = sorted([*tested["tau"], *missed])
+            misses.append([float(np.log(one["flops"] / below.max())), abs(one["error"])])
+    if not misses:
+        return backtest
+    backtest = backtest or {"rows": [], "tau": [], "resamples": 0}
+    knots = sorted([*backtest["tau"], *misses])
     worst = np.maximum.accumulate([tau for _, tau in knots])
-    return {**tested, "tau": [[h, float(t)] for (h, _), t in zip(knots, worst, strict=True)]}
+    return {**backtest, "tau": [[h, float(t)] for (h, _), t in zip(knots, worst, strict=True)]}
 
 
-def _unexplained(row: Mapping[str, Any]) -> float:
+def _unexplained_error(row: Mapping[str, Any]) -> float:
     """Return the RMS error of a hindcast less its seeds', 0 where chance explains its mean."""
     rms, mean = row["rms_relative_error"], abs(row["mean_relative_error"])
     if mean <= ndtri((1 + EVIDENCE) / 2) * row.get("expected_mean_error", 0.0):
@@ -120,9 +120,9 @@ def cutoffs(flops: Array) -> list[float]:
     last = np.flatnonzero(np.diff(np.log(ordered)) > np.log(SAME_LEVEL))
     widest = max(np.ptp(np.log(level)) for level in np.split(ordered, last + 1))
     if len(last) + 1 > len(ordered) / 3 or widest > np.log(CONTINUUM):
-        wanted = ordered[-1] / CONTINUUM ** np.arange(1, MOST_CUTOFFS + 1)
-        found = [ordered[ordered <= w].max(initial=0.0) for w in wanted]
-        return [float(c) for c in dict.fromkeys(found) if c > 0]
+        targets = ordered[-1] / CONTINUUM ** np.arange(1, MOST_CUTOFFS + 1)
+        levels = [ordered[ordered <= w].max(initial=0.0) for w in targets]
+        return [float(c) for c in dict.fromkeys(levels) if c > 0]
     return [float(ordered[i]) for i in last[::-1][:MOST_CUTOFFS]]
 
 
@@ -145,38 +145,38 @@ def _hindcast(
 ) -> dict[str, Any]:
     """Fit below, predict above; return the row."""
     problem = problem_of(below, form, objective, fixed=fixed)
-    found = minimise(problem, kept=4)
-    theta = found.theta[:1]
+    solution = minimise(problem, n_best=4)
+    theta = solution.theta[:1]
     row: dict[str, Any] = {
         "n_train": len(below),
         "n_test": len(above),
-        "converged": bool(found.converged[0]),
+        "converged": bool(solution.converged[0]),
     }
-    if not found.converged[0]:
+    if not solution.converged[0]:
         return row
     values = dict(zip(form.parameters, problem.design.external(theta)[0], strict=True))
     columns = {v: column(above, v) for v in form.variables if v in above}
     log_error = np.log(form.predict(values, columns)) - np.log(column(above, form.target))
     resamples = int(np.clip(RESAMPLED_ROWS // len(below), FEWEST_RESAMPLES, RESAMPLES))
-    boot = bootstrap(problem, found, units_of(below), resamples=resamples, seed=seed)
+    boot = bootstrap(problem, solution, units_of(below), resamples=resamples, seed=seed)
     draws = {p: boot.draws[:, i, None] for i, p in enumerate(form.parameters)}
     logs = (
         np.log(form.predict(draws, columns)) if len(boot.draws) > 1 else np.zeros((2, len(above)))
     )
-    left = np.log(problem.design.predicted(theta)[0] / problem.target)
-    noise = float((left**2).sum() / max(len(left) - len(form.parameters), 1))
+    residual = np.log(problem.design.predict(theta)[0] / problem.target)
+    noise = float((residual**2).sum() / max(len(residual) - len(form.parameters), 1))
     variance = logs.var(axis=0) + noise
     inside = np.abs(log_error) <= ndtri((1 + level) / 2) * np.sqrt(variance)
     return row | {
         "rms_relative_error": float(np.sqrt((log_error**2).mean())),
         "mean_relative_error": float(log_error.mean()),
-        **_expected(logs, problem, theta, columns),
+        **_expected_errors(logs, problem, theta, columns),
         "coverage": float(inside.mean()),
         "parameters": {k: float(v) for k, v in values.items()},
     }
 
 
-def _expected(
+def _expected_errors(
     logs: Array, problem: Problem, theta: Array, columns: Mapping[str, Array]
 ) -> dict[str, float]:
     """Return the deviations of a hindcast's errors by seeds, and of their mean by all of chance.
@@ -186,8 +186,8 @@ def _expected(
     """
     design = problem.design
     values = dict(zip(design.form.parameters, design.external(theta)[0], strict=True))
-    fitted = np.log(design.predicted(theta)[0])
-    noise = scatter(fitted - np.log(problem.target), fitted, len(values))
+    log_fitted = np.log(design.predict(theta)[0])
+    noise = scatter(log_fitted - np.log(problem.target), log_fitted, len(values))
     seeds = deviation(noise, design.form.predict(values, columns))
     central = np.ptp(np.quantile(logs.mean(axis=1), [ndtr(-1.0), ndtr(1.0)])) / 2
     of_mean = np.hypot(central, np.sqrt((seeds**2).sum()) / len(seeds))

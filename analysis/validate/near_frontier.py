@@ -23,7 +23,7 @@ FEWEST_ROWS = 2  # beyond the parameters
 FEWEST_TESTED = 3
 
 
-def near(table: pd.DataFrame, within: float = WITHIN) -> Array:
+def is_near_frontier(table: pd.DataFrame, within: float = WITHIN) -> Array:
     """Tell which rows (n,) have a loss within a share of the best of rows of no more C."""
     flops, loss = column(table, "flops"), column(table, "loss")
     order = np.argsort(flops, kind="stable")
@@ -40,7 +40,7 @@ def near_frontier(table: pd.DataFrame, within: float | None) -> pd.DataFrame:
     if within is None:
         return table
     check_within(within)
-    return table.loc[near(table, within)].reset_index(drop=True)
+    return table.loc[is_near_frontier(table, within)].reset_index(drop=True)
 
 
 def check_within(within: float | None) -> None:
@@ -62,31 +62,31 @@ def far_runs(
     Returns the RMS errors in log loss, `all` and `near`, over the cutoffs where both converged, and
     how many runs are near; None where none could be tested.
     """
-    kept = near(table)
-    if kept.all():
+    is_near = is_near_frontier(table)
+    if is_near.all():
         return None
     along = reach_of(table, form)
     errors: dict[str, list[Array]] = {"all": [], "near": []}
-    known = {row["cutoff_flops"]: row for row in rows if row["converged"]}
+    by_cutoff = {row["cutoff_flops"]: row for row in rows if row["converged"]}
     for cutoff in cutoffs(along):
-        below, above = kept & (along <= cutoff), kept & (along > cutoff)
+        below, above = is_near & (along <= cutoff), is_near & (along > cutoff)
         few = below.sum() < len(form.parameters) + FEWEST_ROWS or above.sum() < FEWEST_TESTED
-        if few or cutoff not in known:
+        if few or cutoff not in by_cutoff:
             continue
         problem = problem_of(table.loc[below], form, objective, fixed=dict(fixed))
-        found = minimise(problem, kept=4)
-        if not found.converged[0]:
+        solution = minimise(problem, n_best=4)
+        if not solution.converged[0]:
             continue
-        values = problem.design.external(found.theta[:1])[0]
+        values = problem.design.external(solution.theta[:1])[0]
         laws = {
-            "all": known[cutoff]["parameters"],
+            "all": by_cutoff[cutoff]["parameters"],
             "near": dict(zip(form.parameters, values, strict=True)),
         }
-        tested = table.loc[above]
-        columns = {v: column(tested, v) for v in form.variables if v in tested}
+        withheld = table.loc[above]
+        columns = {v: column(withheld, v) for v in form.variables if v in withheld}
         for name, law in laws.items():
-            errors[name].append(np.log(form.predict(law, columns) / column(tested, "loss")))
+            errors[name].append(np.log(form.predict(law, columns) / column(withheld, "loss")))
     if not errors["near"]:
         return None
     rms = {k: float(np.sqrt((np.concatenate(v) ** 2).mean())) for k, v in errors.items()}
-    return {**rms, "n_near": int(kept.sum())}
+    return {**rms, "n_near": int(is_near.sum())}

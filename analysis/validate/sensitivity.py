@@ -14,7 +14,7 @@ from analysis.forms import Array, Form, column
 from analysis.forms.optimum import optimal_split
 from analysis.solve.objective import Objective, problem_of
 from analysis.solve.solver import minimise_near
-from analysis.validate.near_frontier import WITHIN, near
+from analysis.validate.near_frontier import WITHIN, is_near_frontier
 
 HIGHEST_LOSS = 0.02  # share of rows, at least one
 LOWEST_COMPUTE = 0.1
@@ -35,33 +35,35 @@ def sensitivity(
 
     `guesses` (S, P) are parameters of minima of the fit itself, to start from.
     """
-    found = []
+    lines = []
     bounded = np.array([name != form.offset for name in form.parameters])  # 0 is an answer for E
     if len(table) > MOST_ROWS:
         table = table.iloc[np.linspace(0, len(table) - 1, MOST_ROWS).astype(int)]
-    for rows, kept in subsets(table).items():
-        if len(kept) < len(form.parameters) + SPARE_ROWS:
+    for rows, positions in subsets(table).items():
+        if len(positions) < len(form.parameters) + SPARE_ROWS:
             continue
         for name in ("huber_log", "lad_log", "ls_log", "ls"):
-            chosen = objective if name == objective.name else Objective(name=name)
-            problem = problem_of(table.iloc[kept], form, chosen, fixed=dict(fixed))
-            solved = minimise_near(guesses, problem)
-            values = problem.design.external(solved.theta[0])
+            objective_of_row = objective if name == objective.name else Objective(name=name)
+            problem = problem_of(table.iloc[positions], form, objective_of_row, fixed=dict(fixed))
+            solution = minimise_near(guesses, problem)
+            values = problem.design.external(solution.theta[0])
             parameters = dict(zip(form.parameters, values.tolist(), strict=True))
             row: dict[str, Any] = {
                 "objective": name,
-                "delta": chosen.delta if name == "huber_log" else None,
+                "delta": objective_of_row.delta if name == "huber_log" else None,
                 "rows": rows,
-                "n_runs": len(kept),
-                "converged": bool(solved.converged[0] and not (solved.at_bound[0] & bounded).any()),
+                "n_runs": len(positions),
+                "converged": bool(
+                    solution.converged[0] and not (solution.at_bound[0] & bounded).any()
+                ),
                 "parameters": parameters,
             }
             if form.is_surface and row["converged"]:
                 split = optimal_split(form, parameters, flops)
                 row |= {"a": float(split["a"]), "flops": flops}
                 row |= {"tokens_per_param": float(split["tokens_per_param"])}
-            found.append(row)
-    return found
+            lines.append(row)
+    return lines
 
 
 def subsets(table: pd.DataFrame) -> dict[str, Array]:
@@ -70,12 +72,12 @@ def subsets(table: pd.DataFrame) -> dict[str, Array]:
     loss, flops = column(table, "loss"), column(table, "flops")
     n_high = max(1, round(HIGHEST_LOSS * len(table)))
     n_low = max(1, round(LOWEST_COMPUTE * len(table)))
-    close = np.flatnonzero(near(table))
-    found = {
+    near_rows = np.flatnonzero(is_near_frontier(table))
+    positions = {
         "all": everything,
         f"without the {n_high} of highest loss": np.sort(np.argsort(-loss, kind="stable")[n_high:]),
         f"without the {n_low} of lowest C": np.sort(np.argsort(flops, kind="stable")[n_low:]),
     }
-    if len(close) < len(table):
-        found[f"{len(close)} within {WITHIN:.0%} of the best"] = close
-    return found
+    if len(near_rows) < len(table):
+        positions[f"{len(near_rows)} within {WITHIN:.0%} of the best"] = near_rows
+    return positions
