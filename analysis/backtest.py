@@ -72,7 +72,7 @@ def main(config: BacktestConfig) -> None:
         columns=config.columns,
         needed=needed_columns(config.form),
     )
-    found = backtest(
+    result = backtest(
         runs,
         config.form,
         objective=config.objective.chosen(),
@@ -84,18 +84,18 @@ def main(config: BacktestConfig) -> None:
         on_progress=progress_on_stderr(),
     )
     beside = source / "backtest.json" if source.is_dir() else Path("backtest.json")
-    written = [found.write(config.out or beside)]
+    paths = [result.write(config.out or beside)]
     if config.plot:
         from analysis.page.figure_files import (
             write_backtest_figure,  # matplotlib, only where it is asked for
         )
 
-        form = form_named(found.form)
+        form = form_named(result.form)
         table = prepare_rows(runs.table, form, Objective(), "none")
         table = restrict_to_frontier(table, form, config.within)
-        written += write_backtest_figure(table, form, asdict(found), written[0])
-    ends = wrote(written, here=not config.out and not source.is_dir())
-    sys.stdout.write(f"{found.summary()}\n\n{ends}\n")
+        paths += write_backtest_figure(table, form, asdict(result), paths[0])
+    ends = wrote(paths, here=not config.out and not source.is_dir())
+    sys.stdout.write(f"{result.summary()}\n\n{ends}\n")
 
 
 store("backtest", BacktestConfig)

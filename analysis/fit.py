@@ -50,14 +50,14 @@ def main(config: FitConfig) -> None:
         on_progress=progress_on_stderr(),
     )
     default = source / "law.json" if source.is_dir() else Path("law.json")
-    written = [law.write(config.out or default)]
+    paths = [law.write(config.out or default)]
     if config.plot:
         from analysis.page.figure_files import (
             write_law_figures,  # matplotlib, only where it is asked for
         )
 
-        written += write_law_figures(law, runs.table, written[0])
-    ends = wrote(written, here=not config.out and not source.is_dir())
+        paths += write_law_figures(law, runs.table, paths[0])
+    ends = wrote(paths, here=not config.out and not source.is_dir())
     sys.stdout.write(f"{law.summary()}\n\n{ends}\n")
 
 

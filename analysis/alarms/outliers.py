@@ -67,7 +67,7 @@ class Outliers:
 
 def outliers(table: pd.DataFrame) -> Outliers:
     """Return the outliers of a table with params, tokens, loss and flops."""
-    by_law, exponent = _by_law(table)
+    by_law, exponent = _outliers_of_law(table)
     named = {o.row for o in by_law}
     by_count = [
         Outlier(row=row, distance=None, slip=f"C is {ratio:.3g} times 6ND")
@@ -90,7 +90,7 @@ def _odd_counts(table: pd.DataFrame) -> Iterator[tuple[int, float]]:
         yield int(row), float(over[row])
 
 
-def _by_law(table: pd.DataFrame) -> tuple[list[Outlier], tuple[float, float] | None]:
+def _outliers_of_law(table: pd.DataFrame) -> tuple[list[Outlier], tuple[float, float] | None]:
     form = FORMS["chinchilla"]
     least = len(form.parameters) + SPARE_ROWS
     if len(table) < least or any(np.ptp(column(table, v)) == 0 for v in form.variables):
@@ -99,71 +99,73 @@ def _by_law(table: pd.DataFrame) -> tuple[list[Outlier], tuple[float, float] | N
     first = minimise(problem)
     if not np.isfinite(first.value[0]):
         return [], None
-    theta, left = _robust(problem, first), np.arange(len(table))
+    theta, remaining = _robust_law(problem, first), np.arange(len(table))
     most = min(MOST_ROWS, max(1, int(MOST_SHARE * len(table))))
     error = np.abs(residuals(theta, problem)[0])
     if (error > FAR * max(MAD * float(np.median(error)), LEAST_SCATTER)).sum() > 2 * most:
         return [], None
-    found: list[Outlier] = []
-    while len(found) <= most and len(left) >= least:
-        worst = _worst(table.iloc[left], problem.rows(left), theta)
+    odd: list[Outlier] = []
+    while len(odd) <= most and len(remaining) >= least:
+        worst = _worst_outlier(table.iloc[remaining], problem.rows(remaining), theta)
         if worst is None:
             break
         outlier, theta = worst
-        found.append(replace(outlier, row=int(left[outlier.row])))
-        left = np.delete(left, outlier.row)
-    if not found or len(found) > most:
+        odd.append(replace(outlier, row=int(remaining[outlier.row])))
+        remaining = np.delete(remaining, outlier.row)
+    if not odd or len(odd) > most:
         return [], None
-    return found, (_exponent(problem, first.theta[0]), _exponent(problem, theta[0]))
+    return odd, (_exponent(problem, first.theta[0]), _exponent(problem, theta[0]))
 
 
-def _robust(problem: Problem, first: Solution) -> Array:
+def _robust_law(problem: Problem, first: Solution) -> Array:
     """Return the law (1, P) of all rows or of a random half that most rows lie nearest to."""
     n, size = problem.design.n_rows, problem.fixed_theta.shape[1]
     generator = np.random.default_rng(0)
     half = max(size + 2, (n + 1) // 2)
-    tried, near = [first.theta[:1]], problem.design.external(first.theta[:MINIMA])
+    laws, guesses = [first.theta[:1]], problem.design.external(first.theta[:MINIMA])
     if half < n:
         for _ in range(HALVES):
-            chosen = np.sort(generator.choice(n, half, replace=False))
-            tried.append(minimise_near(near, problem.rows(chosen)).theta[:1])
-    theta = np.concatenate(tried)
+            sample = np.sort(generator.choice(n, half, replace=False))
+            laws.append(minimise_near(guesses, problem.rows(sample)).theta[:1])
+    theta = np.concatenate(laws)
     return theta[[np.argmin(np.median(np.abs(residuals(theta, problem)), axis=1))]]
 
 
-def _worst(table: pd.DataFrame, problem: Problem, theta: Array) -> tuple[Outlier, Array] | None:
+def _worst_outlier(
+    table: pd.DataFrame, problem: Problem, theta: Array
+) -> tuple[Outlier, Array] | None:
     """Return the outlier whose removal lowers the objective most, and theta (1, P) without it."""
     rows = _candidates(problem, theta)
-    found, weights = _without(problem, theta, rows)
-    errors = residuals(found.theta, problem)  # (S, n)
+    solution, weights = _refit_without(problem, theta, rows)
+    errors = residuals(solution.theta, problem)  # (S, n)
     own = np.abs(errors[np.arange(len(rows)), rows])
-    scale = _scale(np.abs(errors), weights, problem, found)
-    alone = _isolated(table)
-    for at in np.argsort(np.where(np.isfinite(found.value), found.value, np.inf)):
+    scale = _scale(np.abs(errors), weights, problem, solution)
+    is_isolated = _isolated_rows(table)
+    for at in np.argsort(np.where(np.isfinite(solution.value), solution.value, np.inf)):
         row, distance = int(rows[at]), float(own[at] / scale[at])
-        if not distance >= (EXPLAINED if alone[row] else NEAR):
+        if not distance >= (EXPLAINED if is_isolated[row] else NEAR):
             continue
-        law = _Others(problem, found.theta[[at]], weights[at], float(scale[at]))
+        law = _LawOfOthers(problem, solution.theta[[at]], weights[at], float(scale[at]))
         slip = law.slip(table.iloc[[row]], table.drop(index=table.index[row]))
         if not slip:
             distance /= law.openness(table.iloc[[row]])
-            missed, openness = _from_surface(table, row)
-            distance = distance if openness > OPEN else min(distance, missed)
+            surface_distance, openness = _from_surface(table, row)
+            distance = distance if openness > OPEN else min(distance, surface_distance)
         if slip or distance >= FAR:
-            return Outlier(row=row, distance=distance, slip=slip), found.theta[[at]]
+            return Outlier(row=row, distance=distance, slip=slip), solution.theta[[at]]
     return None
 
 
-def _isolated(table: pd.DataFrame) -> Array:
+def _isolated_rows(table: pd.DataFrame) -> Array:
     """Tell which row (n,), if any, stands far beyond all others in N or in D."""
-    alone = np.zeros(len(table), dtype=bool)
+    is_isolated = np.zeros(len(table), dtype=bool)
     for name in ("params", "tokens"):
         values = column(table, name)
         order = np.argsort(values)
         low, second, *_, last, high = order
-        alone[low] |= values[second] > ISOLATED * values[low]
-        alone[high] |= values[high] > ISOLATED * values[last]
-    return alone
+        is_isolated[low] |= values[second] > ISOLATED * values[low]
+        is_isolated[high] |= values[high] > ISOLATED * values[last]
+    return is_isolated
 
 
 def _candidates(problem: Problem, theta: Array) -> Array:
@@ -178,17 +180,17 @@ def _candidates(problem: Problem, theta: Array) -> Array:
     return np.unique(np.concatenate(most))
 
 
-def _without(problem: Problem, theta: Array, rows: Array) -> tuple[Solution, Array]:
+def _refit_without(problem: Problem, theta: Array, rows: Array) -> tuple[Solution, Array]:
     """Refit without each row in turn, from theta (1, P); returns the weights (S, n) as well."""
     weights = np.repeat(problem.weights, len(rows), axis=0)
     weights[np.arange(len(rows)), rows] = 0.0
     return resolve(np.repeat(theta, len(rows), axis=0), replace(problem, weights=weights)), weights
 
 
-def _scale(error: Array, weights: Array, problem: Problem, found: Solution) -> Array:
+def _scale(error: Array, weights: Array, problem: Problem, solution: Solution) -> Array:
     """Return the scatter (S,) of the rows fitted: so many as there are parameters have none."""
-    kept = np.sort(np.where(weights > 0, error, np.nan), axis=1)[:, :-1]  # NaN sorts last
-    free = kept[:, min(found.theta.shape[1], kept.shape[1] - 1) :]
+    errors = np.sort(np.where(weights > 0, error, np.nan), axis=1)[:, :-1]  # NaN sorts last
+    free = errors[:, min(solution.theta.shape[1], errors.shape[1] - 1) :]
     return np.maximum(MAD * np.median(free, axis=1), LEAST_SCATTER)
 
 
@@ -210,12 +212,12 @@ def _from_surface(table: pd.DataFrame, row: int) -> tuple[float, float]:
         scale = max(MAD * float(np.median(free)), LEAST_SCATTER)
         weight = others * np.minimum(1.0, 1.345 * scale / np.maximum(np.abs(error), 1e-300))
     normal = (design * weight[:, None]).T @ design
-    open_ = float(design[row] @ np.linalg.pinv(normal, hermitian=True) @ design[row])
-    openness = float(np.sqrt(1 + open_))
+    variance = float(design[row] @ np.linalg.pinv(normal, hermitian=True) @ design[row])
+    openness = float(np.sqrt(1 + variance))
     return float(np.abs(error[row])) / (scale * openness), openness
 
 
-class _Others:
+class _LawOfOthers:
     """The law theta (1, P) of all rows but one: how open it leaves a row, and which slip fits."""
 
     def __init__(self, problem: Problem, theta: Array, weight: Array, scale: float) -> None:
@@ -231,7 +233,7 @@ class _Others:
 
     def openness(self, row: pd.DataFrame) -> float:
         """Return the sd of a new run at a row's N and D, in units of the scatter."""
-        at = centred(self.problem, row)
+        at = design_of_row(self.problem, row)
         sums = at.row_sums(self.theta)
         own = (sums.jacobian()[0, :, 0] / sums.prediction[0, 0]) / self.size
         return float(np.sqrt(1 + own @ self.inverse @ own))
@@ -242,7 +244,7 @@ class _Others:
         N, D and D/N must then come near those of the others: a term of the law hardly depends on
         an N or D beyond them, which would so explain a low loss of any short run.
         """
-        best, said = np.inf, ""
+        best, phrase = np.inf, ""
         for name, factors in SLIPS.items():
             for factor in (f for size in factors for f in (size, 1 / size)):
                 undone = row.assign(**{name: column(row, name) / factor})
@@ -256,8 +258,8 @@ class _Others:
                     much = f"{factor:g} times too large"
                     if factor < 1:
                         much = f"{1 / factor:g} times too small"
-                    best, said = error, f"as if {name} were {much}"
-        return said
+                    best, phrase = error, f"as if {name} were {much}"
+        return phrase
 
 
 def _comes_near(row: pd.DataFrame, others: pd.DataFrame, name: str) -> bool:
@@ -275,7 +277,7 @@ def _ratio(table: pd.DataFrame) -> Array:
     return column(table, "tokens") / column(table, "params")
 
 
-def centred(problem: Problem, row: pd.DataFrame) -> Any:
+def design_of_row(problem: Problem, row: pd.DataFrame) -> Any:
     """Return the design at one more row, with the same centres."""
     design = problem.design
     assert isinstance(design, TermDesign)
@@ -291,5 +293,5 @@ def centred(problem: Problem, row: pd.DataFrame) -> Any:
 
 def _exponent(problem: Problem, theta: Array) -> float:
     names = problem.design.form.parameters
-    found = dict(zip(names, problem.design.external(theta), strict=True))
-    return float(found["beta"] / (found["alpha"] + found["beta"]))
+    parameters = dict(zip(names, problem.design.external(theta), strict=True))
+    return float(parameters["beta"] / (parameters["alpha"] + parameters["beta"]))

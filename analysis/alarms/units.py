@@ -56,15 +56,17 @@ def over_6nd(table: pd.DataFrame) -> Array:
 def _rows_in_units(table: pd.DataFrame) -> list[Alarm]:
     """Find some rows of params or tokens that are not counted in ones."""
     counts = {name: column(table, name) for name in FEWEST_COUNTS}
-    found: list[Alarm] = []
+    alarms: list[Alarm] = []
     for name, other in (("params", "tokens"), ("tokens", "params")):
         low = _low_rows(counts[name], counts[other], _over_6nd(table), name)
         if low is None:
             continue
         factor = _guess(counts[name][low], counts[name][~low])
-        found.append(mixed(table, name, UNITS[factor], f"multiply them by {factor:.0e}", low))
+        alarms.append(
+            wrong_unit_alarm(table, name, UNITS[factor], f"multiply them by {factor:.0e}", low)
+        )
         counts[name] = np.where(low, counts[name] * factor, counts[name])
-    return found
+    return alarms
 
 
 def _whole_columns(table: pd.DataFrame, names: Mapping[str, str]) -> list[Alarm]:
@@ -84,16 +86,16 @@ def _whole_columns(table: pd.DataFrame, names: Mapping[str, str]) -> list[Alarm]
     )
     swap = RARE_SWAP + _strangeness(d, n, (1.0, 1.0), off)
     if ratio < 1 and (possible or swap < _strangeness(n, d, best, off)):
-        return [_swapped(ratio, names)]
+        return [_swapped_alarm(ratio, names)]
     every = np.ones(len(table), dtype=bool)
     return [
-        mixed(table, name, UNITS[factor], f"multiply them by {factor:.0e}", every)
+        wrong_unit_alarm(table, name, UNITS[factor], f"multiply them by {factor:.0e}", every)
         for name, factor in zip(("params", "tokens"), best, strict=True)
         if factor > 1
     ]
 
 
-def _swapped(ratio: float, names: Mapping[str, str]) -> Alarm:
+def _swapped_alarm(ratio: float, names: Mapping[str, str]) -> Alarm:
     there = {name: names.get(name, name) for name in FEWEST_COUNTS}
     remedy = [
         override("columns.params", there["tokens"]),
@@ -115,17 +117,17 @@ def _strangeness(n: float, d: float, pair: tuple[float, float], off: float | Non
     parameters, rather by millions or billions.
     """
     f, g = pair
-    counted = 0.0
+    compute_misfit = 0.0
     if off is not None:
         misses = [
             10 * max(abs(np.log10(f * g * off / unit)) - np.log10(UNIT_FIT), 0.0)
             + RARE_COMPUTE * (unit > 1)
             for unit in (1.0, *COMPUTE_UNITS)
         ]
-        counted = float(min(misses))
+        compute_misfit = float(min(misses))
     rare = sum(RARE_UNIT[x] for x in pair)
     ratio = abs(np.log10(d * g / (n * f) / USUAL_RATIO))
-    return counted + rare + ratio + 0.1 * abs(np.log10(n * f / USUAL_PARAMS))
+    return compute_misfit + rare + ratio + 0.1 * abs(np.log10(n * f / USUAL_PARAMS))
 
 
 def _low_rows(values: Array, other: Array, over: Array, name: str) -> Array | None:
@@ -139,11 +141,11 @@ def _low_rows(values: Array, other: Array, over: Array, name: str) -> Array | No
         return None
     ratio = values / other if name == "tokens" else other / values
     outside = not POSSIBLE_RATIO[0] <= np.median(ratio[low]) <= POSSIBLE_RATIO[1]
-    counted = over[low].min() > UNIT_GAP and _near(float(np.median(over[~low])), 1.0)
-    return low if outside or counted else None
+    by_compute = over[low].min() > UNIT_GAP and _explains(float(np.median(over[~low])), 1.0)
+    return low if outside or by_compute else None
 
 
-def _near(value: float, place: float) -> bool:
+def _explains(value: float, place: float) -> bool:
     return abs(np.log(value / place)) < np.log(UNIT_FIT)
 
 
@@ -175,7 +177,7 @@ def _compute_unit(table: pd.DataFrame) -> Iterator[Alarm]:
     factors = _compute_factors(table)
     for factor in np.unique(factors[factors > 1]):
         rows = factors == factor
-        yield mixed(
+        yield wrong_unit_alarm(
             table,
             "flops",
             COMPUTE_UNITS[float(factor)],
@@ -189,7 +191,7 @@ def _over_6nd(table: pd.DataFrame) -> Array:
     return column(table, "flops") / (6 * column(table, "params") * column(table, "tokens"))
 
 
-def mixed(
+def wrong_unit_alarm(
     table: pd.DataFrame,
     name: str,
     unit: str,

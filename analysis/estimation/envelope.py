@@ -80,37 +80,37 @@ def envelope(
 
     `scatter` is the standard deviation of one run's log loss, for the interval of small grids.
     """
-    if _count(table) > MOST_READ:
+    if _count_sizes(table) > MOST_READ:
         return None
     curves, source = curves_of(table)
     if len({c.params for c in curves}) < FEWEST_SIZES:
         return None
-    reached = np.concatenate([c.log_flops for c in curves])
-    grid = np.linspace(reached.min(), reached.max(), GRID)
+    log_flops = np.concatenate([c.log_flops for c in curves])
+    grid = np.linspace(log_flops.min(), log_flops.max(), GRID)
     losses, tokens = _on_grid(curves, grid)
     log_n = np.log([c.params for c in curves])
-    chosen = _least(losses, log_n, np.ones((1, len(curves)), dtype=bool))[0]
-    found = np.flatnonzero(chosen >= 0)
-    if len(np.unique(log_n[chosen[found]])) < FEWEST_CHOSEN:
+    chosen = _best_curves(losses, log_n, np.ones((1, len(curves)), dtype=bool))[0]
+    interior = np.flatnonzero(chosen >= 0)
+    if len(np.unique(log_n[chosen[interior]])) < FEWEST_CHOSEN:
         return None
-    lines = _regress(grid, chosen[None], log_n, tokens)[0]
+    lines = _fit_lines(grid, chosen[None], log_n, tokens)[0]
     rng = np.random.default_rng(seed)
     intervals: list[list[float] | None] = [None, None]
     spread = "trunks resampled"
     if resamples and len(curves) <= MOST_CURVES:
         even = np.full(len(curves), 1 / len(curves))
         present = rng.multinomial(len(curves), even, resamples) > 0
-        drawn = _regress(grid, _least(losses, log_n, present), log_n, tokens)
-        if np.isnan(drawn[:, 0]).mean() > LOST_SHARE:
-            drawn = _perturbed(grid, losses, log_n, tokens, rng, resamples, scatter)
+        draws = _fit_lines(grid, _best_curves(losses, log_n, present), log_n, tokens)
+        if np.isnan(draws[:, 0]).mean() > LOST_SHARE:
+            draws = _perturb_losses(grid, losses, log_n, tokens, rng, resamples, scatter)
             spread = "losses perturbed, sizes within the grid's steps"
-        intervals = [_interval(drawn[:, k], level) for k in (0, 2)]
+        intervals = [_interval(draws[:, k], level) for k in (0, 2)]
     points = pd.DataFrame(
         {
-            "flops": np.exp(grid[found]),
-            "params": np.exp(log_n[chosen[found]]),
-            "tokens": np.exp(tokens[chosen[found], found]),
-            "loss": np.exp(losses[chosen[found], found]),
+            "flops": np.exp(grid[interior]),
+            "params": np.exp(log_n[chosen[interior]]),
+            "tokens": np.exp(tokens[chosen[interior], interior]),
+            "loss": np.exp(losses[chosen[interior], interior]),
         }
     )
     return Envelope(
@@ -126,7 +126,7 @@ def envelope(
     )
 
 
-def _count(table: pd.DataFrame) -> int:
+def _count_sizes(table: pd.DataFrame) -> int:
     """Return how many sizes there are."""
     return len(np.unique(column(table, "params")))
 
@@ -161,16 +161,16 @@ def lower_hull(points: Array) -> Array:
     """Return the falling part of the lower convex hull in log C and log L of rows (C, D, L)."""
     points = points[np.lexsort((points[:, 2], points[:, 0]))]
     x, y = np.log(points[:, 0]), np.log(points[:, 2])
-    kept: list[int] = []
+    hull: list[int] = []
     for i in range(len(x)):
-        if kept and x[i] == x[kept[-1]]:
+        if hull and x[i] == x[hull[-1]]:
             continue
-        while len(kept) > 1 and _above(x, y, kept[-2], kept[-1], i):
-            kept.pop()
-        kept.append(i)
-    while len(kept) > 1 and y[kept[-1]] >= y[kept[-2]]:
-        kept.pop()
-    return points[kept]
+        while len(hull) > 1 and _above(x, y, hull[-2], hull[-1], i):
+            hull.pop()
+        hull.append(i)
+    while len(hull) > 1 and y[hull[-1]] >= y[hull[-2]]:
+        hull.pop()
+    return points[hull]
 
 
 def _above(x: Array, y: Array, first: int, middle: int, last: int) -> bool:
@@ -201,17 +201,17 @@ def _on_grid(curves: list[Curve], grid: Array) -> tuple[Array, Array]:
     return losses, tokens
 
 
-def _least(losses: Array, log_n: Array, present: Array) -> Array:
+def _best_curves(losses: Array, log_n: Array, present: Array) -> Array:
     """Return the best curve (S, G) among those present (S, R), -1 where the grid's edge chose.
 
     At each C the curves are put in order once; the best of a resample is its first present one.
     """
-    reached = np.isfinite(losses)
+    in_span = np.isfinite(losses)
     by_loss, by_size = np.argsort(losses, axis=0, kind="stable"), np.argsort(log_n, kind="stable")
     out = np.full((len(present), losses.shape[1]), -1)
     for g in range(losses.shape[1]):
-        here = by_loss[: reached[:, g].sum(), g]
-        sizes = by_size[reached[by_size, g]]
+        here = by_loss[: in_span[:, g].sum(), g]
+        sizes = by_size[in_span[by_size, g]]
         if not len(here):
             continue
         best = here[present[:, here].argmax(axis=1)]
@@ -223,7 +223,7 @@ def _least(losses: Array, log_n: Array, present: Array) -> Array:
     return out
 
 
-def _regress(
+def _fit_lines(
     grid: Array, chosen: Array, log_n: Array, tokens: Array, shift: Array | None = None
 ) -> Array:
     """Return slope and intercept of log N, then of log D, in log C (S, 4); NaN where too few.
@@ -238,8 +238,8 @@ def _regress(
         axis=1
     )
     if shift is not None:
-        moved = np.take_along_axis(shift, np.maximum(chosen, 0), axis=1)
-        n, d = n + moved, d - moved
+        offset = np.take_along_axis(shift, np.maximum(chosen, 0), axis=1)
+        n, d = n + offset, d - offset
     safe = np.maximum(count, 1)
     mean = (weights @ grid) / safe
     x = (grid - mean[:, None]) * weights
@@ -251,7 +251,7 @@ def _regress(
     return np.stack(out, axis=1)
 
 
-def _perturbed(
+def _perturb_losses(
     grid: Array,
     losses: Array,
     log_n: Array,
@@ -263,9 +263,9 @@ def _perturbed(
     """Return the lines (S, 4) under noise in each curve and in where its size stands."""
     sizes = np.unique(log_n)
     step = float(np.median(np.diff(sizes)))
-    reached = np.isfinite(losses)
-    smallest = np.where(reached, log_n[:, None], np.inf).min(axis=0)
-    largest = np.where(reached, log_n[:, None], -np.inf).max(axis=0)
+    in_span = np.isfinite(losses)
+    smallest = np.where(in_span, log_n[:, None], np.inf).min(axis=0)
+    largest = np.where(in_span, log_n[:, None], -np.inf).max(axis=0)
     block = max(1, BLOCK // losses.size)
     out = []
     for low in range(0, resamples, block):
@@ -275,12 +275,12 @@ def _perturbed(
         inside = (log_n[best] > smallest) & (log_n[best] < largest)
         shift = rng.uniform(-step / 2, step / 2, (count, len(sizes)))
         of_curve = shift[:, np.searchsorted(sizes, log_n)]
-        out.append(_regress(grid, np.where(inside, best, -1), log_n, tokens, of_curve))
+        out.append(_fit_lines(grid, np.where(inside, best, -1), log_n, tokens, of_curve))
     return np.concatenate(out)
 
 
 def _interval(values: Array, level: float) -> list[float] | None:
-    kept = values[np.isfinite(values)]
-    if len(kept) < len(values) / 2:
+    finite = values[np.isfinite(values)]
+    if len(finite) < len(values) / 2:
         return None
-    return [float(q) for q in np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])]
+    return [float(q) for q in np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])]

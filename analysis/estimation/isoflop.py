@@ -103,20 +103,20 @@ def isoflop(
 
     The refused budgets can be had from `vertices(table)` even then.
     """
-    groups = [_near(table, rows) for rows in budgets(table)]
+    groups = [_rows_near_best(table, rows) for rows in budgets(table)]
     points = [vertex(table.iloc[rows]) for rows in groups]
     good = [i for i, v in enumerate(points) if v.why is None]
     if len(good) < FEWEST_VERTICES:
         return None
     draws = _draws(table, [groups[i] for i in good], [points[i] for i in good], resamples, seed)
-    spread = _spread(draws[0], [table.iloc[groups[i]] for i in good])
+    deviations = _deviations(draws[0], [table.iloc[groups[i]] for i in good])
     log_c = np.log([points[i].flops for i in good])
     tails = [(1 - level) / 2, (1 + level) / 2]
     lines, intervals = [], []
     for k, name in enumerate(("params", "tokens")):
         values = np.log([getattr(points[i], name) for i in good])
-        lines.append(weighted_lines(log_c, values[None], spread)[:, 0])
-        slopes = weighted_lines(log_c, draws[k], spread)[0]
+        lines.append(weighted_lines(log_c, values[None], deviations)[:, 0])
+        slopes = weighted_lines(log_c, draws[k], deviations)[0]
         intervals.append(interval_of(slopes, tails) if resamples else None)
     points = _with_intervals(points, good, draws[0], tails)
     return Isoflop(
@@ -132,7 +132,7 @@ def isoflop(
 
 def vertices(table: pd.DataFrame) -> list[Vertex]:
     """Return the vertex of every budget, refused ones included."""
-    return [vertex(table.iloc[_near(table, rows)]) for rows in budgets(table)]
+    return [vertex(table.iloc[_rows_near_best(table, rows)]) for rows in budgets(table)]
 
 
 def vertex(rows: pd.DataFrame) -> Vertex:
@@ -156,7 +156,7 @@ def vertex(rows: pd.DataFrame) -> Vertex:
     )
 
 
-def _near(table: pd.DataFrame, rows: Array) -> Array:
+def _rows_near_best(table: pd.DataFrame, rows: Array) -> Array:
     """Return a budget's rows within a factor `NEAR` of its best size, or the closest few sizes."""
     log_n = np.log(column(table, "params")[rows])
     sizes, which = np.unique(log_n, return_inverse=True)
@@ -188,7 +188,7 @@ def _draws(
 ) -> tuple[Array, Array]:
     """Return log N* and log D* (S, budgets) of resampled residuals; NaN where refused."""
     rng = np.random.default_rng(seed)
-    pools = [_residual(table.iloc[rows], v) for rows, v in zip(groups, points, strict=True)]
+    pools = [_residuals(table.iloc[rows], v) for rows, v in zip(groups, points, strict=True)]
     pool = np.concatenate(pools)
     log_params = np.full((resamples, len(groups)), np.nan)
     log_tokens = log_params.copy()
@@ -196,8 +196,8 @@ def _draws(
         log_n = np.log(table["params"].to_numpy()[rows])
         x = log_n - log_n.mean()
         powers = np.stack([np.ones_like(x), x, x * x], axis=1)  # (n, 3)
-        fitted = powers @ np.array(points[k].coefficients)
-        losses = fitted + rng.choice(pool, size=(resamples, len(rows)))
+        curve = powers @ np.array(points[k].coefficients)
+        losses = curve + rng.choice(pool, size=(resamples, len(rows)))
         _, c1, c2 = np.linalg.pinv(powers) @ losses.T  # each (S,)
         with np.errstate(divide="ignore", invalid="ignore"):
             at = np.where(c2 > 0, -c1 / (2 * c2), np.nan)
@@ -208,14 +208,14 @@ def _draws(
     return log_params, log_tokens
 
 
-def _residual(rows: pd.DataFrame, point: Vertex) -> Array:
+def _residuals(rows: pd.DataFrame, point: Vertex) -> Array:
     x = np.log(rows["params"].to_numpy() / point.centre)
     c0, c1, c2 = point.coefficients or (0.0, 0.0, 0.0)
-    left = rows["loss"].to_numpy() - (c0 + c1 * x + c2 * x * x)
-    return left * np.sqrt(len(left) / max(len(left) - 3, 1))
+    errors = rows["loss"].to_numpy() - (c0 + c1 * x + c2 * x * x)
+    return errors * np.sqrt(len(errors) / max(len(errors) - 3, 1))
 
 
-def _spread(draws: Array, rows: Sequence[pd.DataFrame]) -> Array:
+def _deviations(draws: Array, rows: Sequence[pd.DataFrame]) -> Array:
     """Return the weight of each vertex's logarithm as a standard deviation (budgets,)."""
     steps = [np.median(np.diff(np.unique(np.log(r["params"].to_numpy())))) / 3 for r in rows]
     enough = np.isfinite(draws).sum(axis=0) > 1
@@ -225,13 +225,13 @@ def _spread(draws: Array, rows: Sequence[pd.DataFrame]) -> Array:
 
 def interval_of(values: Array, tails: Sequence[float]) -> list[float] | None:
     """Return quantiles of the finite values, None where fewer than half are."""
-    kept = values[np.isfinite(values)]
-    return [float(q) for q in np.quantile(kept, tails)] if len(kept) > len(values) / 2 else None
+    finite = values[np.isfinite(values)]
+    return [float(q) for q in np.quantile(finite, tails)] if len(finite) > len(values) / 2 else None
 
 
-def weighted_lines(log_c: Array, values: Array, spread: Array) -> Array:
+def weighted_lines(log_c: Array, values: Array, deviations: Array) -> Array:
     """Return slope and intercept (2, S) of weighted lines through values (S, budgets) with gaps."""
-    weights = np.where(np.isfinite(values), 1 / spread**2, 0.0)
+    weights = np.where(np.isfinite(values), 1 / deviations**2, 0.0)
     enough = (weights > 0).sum(axis=1) >= 2
     filled = np.where(np.isfinite(values), values, 0.0)
     total = np.maximum(weights.sum(axis=1), 1e-300)
@@ -248,9 +248,9 @@ def _with_intervals(
 ) -> list[Vertex]:
     out = list(points)
     for k, i in enumerate(good):
-        found = draws[:, k][np.isfinite(draws[:, k])]
-        if len(found) > 1:
+        finite = draws[:, k][np.isfinite(draws[:, k])]
+        if len(finite) > 1:
             out[i] = replace(
-                out[i], params_interval=[float(q) for q in np.exp(np.quantile(found, tails))]
+                out[i], params_interval=[float(q) for q in np.exp(np.quantile(finite, tails))]
             )
     return out

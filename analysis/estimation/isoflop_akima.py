@@ -47,32 +47,32 @@ def akima(
     rng = np.random.default_rng(seed)
     points, log_params, log_tokens, steps = [], [], [], []
     for rows in budgets(table):
-        point, draws, step = _optimum(table.iloc[rows], rng, resamples or DRAWS, noise)
+        point, optima_drawn, step = _optimum(table.iloc[rows], rng, resamples or DRAWS, noise)
         points.append(point)
         if point.why is None:
-            log_params.append(draws[0])
-            log_tokens.append(draws[1])
+            log_params.append(optima_drawn[0])
+            log_tokens.append(optima_drawn[1])
             steps.append(step)
     good = [i for i, v in enumerate(points) if v.why is None]
     if len(good) < FEWEST_VERTICES:
         return None
     tails = [(1 - level) / 2, (1 + level) / 2]
-    spread = np.maximum([np.std(d) for d in log_params], steps)
+    deviations = np.maximum([np.std(d) for d in log_params], steps)
     log_c = np.log([points[i].flops for i in good])
-    fitted, intervals = [], []
-    for name, drawn in (("params", log_params), ("tokens", log_tokens)):
+    lines, intervals = [], []
+    for name, draws in (("params", log_params), ("tokens", log_tokens)):
         values = np.log([getattr(points[i], name) for i in good])
-        fitted.append(weighted_lines(log_c, values[None], spread)[:, 0])
-        slopes = weighted_lines(log_c, np.array(drawn).T, spread)[0]
+        lines.append(weighted_lines(log_c, values[None], deviations)[:, 0])
+        slopes = weighted_lines(log_c, np.array(draws).T, deviations)[0]
         intervals.append(interval_of(slopes, tails) if resamples else None)
-    for i, drawn in zip(good, log_params, strict=True):
-        ends = [float(q) for q in np.exp(np.quantile(drawn, tails))]
+    for i, draws in zip(good, log_params, strict=True):
+        ends = [float(q) for q in np.exp(np.quantile(draws, tails))]
         points[i] = replace(points[i], params_interval=ends)
     return Isoflop(
-        a=float(fitted[0][0]),
-        b=float(fitted[1][0]),
-        k_params=float(np.exp(fitted[0][1])),
-        k_tokens=float(np.exp(fitted[1][1])),
+        a=float(lines[0][0]),
+        b=float(lines[1][0]),
+        k_params=float(np.exp(lines[0][1])),
+        k_tokens=float(np.exp(lines[1][1])),
         a_interval=intervals[0],
         b_interval=intervals[1],
         vertices=tuple(points),
@@ -106,11 +106,11 @@ def _optimum(
     if edge > EDGE_SHARE or best in (0, GRID - 1):
         why = f"the least loss is at the edge of the sizes in {edge:.0%} of draws"
         return Vertex(params=None, tokens=None, loss=None, why=why, **shared), np.empty((2, 0)), 0.0
-    found = Vertex(
+    vertex = Vertex(
         params=float(np.exp(grid[best])),
         tokens=float(np.exp(intercept + slope * grid[best])),
         loss=float(np.exp(curve[best])),
         **shared,
     )
-    drawn = np.stack([grid[at], intercept + slope * grid[at]])
-    return found, drawn, float(np.median(np.diff(log_n)) / 3)
+    optima = np.stack([grid[at], intercept + slope * grid[at]])
+    return vertex, optima, float(np.median(np.diff(log_n)) / 3)

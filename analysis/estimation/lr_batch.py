@@ -60,15 +60,15 @@ def lr_batch(runs: Runs, *, resamples: int = DRAWS, level: float = 0.9, seed: in
         if len(usable) < FEWEST_CELLS:
             alarms += _refusals(axis, points, len(usable))
             continue
-        names, found, drawn = _power_law(axis, usable, max(resamples, 1), seed)
-        parameters |= dict(zip(names, found, strict=True))
-        draws.append(drawn)
+        names, values, axis_draws = _power_law(axis, usable, max(resamples, 1), seed)
+        parameters |= dict(zip(names, values, strict=True))
+        draws.append(axis_draws)
         alarms += _refusals(axis, points, len(usable))
     if not parameters:
         raise ValueError(_no_optimum(points))
-    together = np.concatenate(draws, axis=1)
+    all_draws = np.concatenate(draws, axis=1)
     tails = [(1 - level) / 2, (1 + level) / 2]
-    ends = {n: np.quantile(together[:, i], tails).tolist() for i, n in enumerate(parameters)}
+    ends = {n: np.quantile(all_draws[:, i], tails).tolist() for i, n in enumerate(parameters)}
     return Law(
         form="lr_batch",
         count=runs.count,
@@ -86,8 +86,8 @@ def lr_batch(runs: Runs, *, resamples: int = DRAWS, level: float = 0.9, seed: in
         }
         if resamples
         else None,
-        draws=together if resamples else None,
-        methods={"lr_batch": {"points": [_plain(p) for p in points], "flat": FLAT}},
+        draws=all_draws if resamples else None,
+        methods={"lr_batch": {"points": [_as_json(p) for p in points], "flat": FLAT}},
         n_runs=len(table),
         dropped=runs.dropped,
         ranges={
@@ -101,7 +101,7 @@ def lr_batch(runs: Runs, *, resamples: int = DRAWS, level: float = 0.9, seed: in
 def swept_points(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the (N, D) at which an axis was swept, with the optimum of each; no law is fitted."""
     points = [_cell(rows) for _, rows in table.groupby(["params", "tokens"], sort=True)]
-    return [_plain(p) for p in points if p["optima"]]
+    return [_as_json(p) for p in points if p["optima"]]
 
 
 def settings(law: Law, params: float, tokens: float, level: float = 0.9) -> dict[str, list[float]]:
@@ -110,7 +110,7 @@ def settings(law: Law, params: float, tokens: float, level: float = 0.9) -> dict
         raise ValueError(
             f"a law of form {law.form} gives no learning rate or batch; fit form=lr_batch"
         )
-    found = {}
+    by_axis = {}
     names = list(law.parameters)
     for axis in AXES:
         if f"k_{axis}" not in law.parameters:
@@ -121,8 +121,8 @@ def settings(law: Law, params: float, tokens: float, level: float = 0.9) -> dict
             named = {name: law.draws[:, i] for i, name in enumerate(names)}
             tails = [(1 - level) / 2, (1 + level) / 2]
             low, high = np.quantile(_value(named, axis, params, tokens), tails)
-        found[axis] = [float(value), float(low), float(high)]
-    return found
+        by_axis[axis] = [float(value), float(low), float(high)]
+    return by_axis
 
 
 def _value(parameters: Any, axis: str, params: float, tokens: float) -> Any:
@@ -162,17 +162,17 @@ def _optimum(axis: str, logs: dict[str, Array], loss: Array, varied: list[str]) 
 def _vertex(axis: str, logs: dict[str, Array], loss: Array, varied: list[str]) -> float | None:
     """Return where the quadratic through the runs near the best one is least; None without."""
     order = np.argsort(loss)
-    wanted = FEWEST_ROWS if len(varied) == 2 else FEWEST_SETTINGS
-    near = order[: max(wanted, int((loss <= loss.min() * (1 + NEAR)).sum()))]
-    centre = {a: logs[a][near].mean() for a in varied}
-    x = {a: logs[a][near] - centre[a] for a in varied}
-    columns = [np.ones(len(near)), *x.values(), *(v * v for v in x.values())]
+    fewest = FEWEST_ROWS if len(varied) == 2 else FEWEST_SETTINGS
+    nearest = order[: max(fewest, int((loss <= loss.min() * (1 + NEAR)).sum()))]
+    centre = {a: logs[a][nearest].mean() for a in varied}
+    x = {a: logs[a][nearest] - centre[a] for a in varied}
+    columns = [np.ones(len(nearest)), *x.values(), *(v * v for v in x.values())]
     if len(varied) == 2:
         columns.append(x["lr"] * x["batch"])
     design = np.stack(columns, axis=1)
-    if len(near) <= design.shape[1] or np.linalg.matrix_rank(design) < design.shape[1]:
+    if len(nearest) <= design.shape[1] or np.linalg.matrix_rank(design) < design.shape[1]:
         return None
-    fit = np.linalg.lstsq(design, loss[near], rcond=None)[0]
+    fit = np.linalg.lstsq(design, loss[nearest], rcond=None)[0]
     size = len(varied)
     slope, square = fit[1 : 1 + size], np.diag(2 * fit[1 + size : 1 + 2 * size])
     if size == 2:
@@ -200,48 +200,48 @@ def _power_law(
     design = np.stack(features, axis=1)
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(y), np.full(len(y), 1 / len(y)), resamples) / sd**2
-    moved = y + sd * rng.standard_normal((resamples, len(y)))
+    perturbed = y + sd * rng.standard_normal((resamples, len(y)))
     every = np.vstack([1 / sd**2, weights])
-    solved = _weighted_lines(design, np.vstack([y, moved]), every)
-    kept = solved[1:][np.isfinite(solved[1:]).all(axis=1)]
-    kept = np.resize(kept, (resamples, design.shape[1])) if len(kept) else solved[:1]
-    for values in (solved, kept):
+    solutions = _weighted_lines(design, np.vstack([y, perturbed]), every)
+    finite = solutions[1:][np.isfinite(solutions[1:]).all(axis=1)]
+    finite = np.resize(finite, (resamples, design.shape[1])) if len(finite) else solutions[:1]
+    for values in (solutions, finite):
         values[:, 0] = np.exp(values[:, 0])
-    return names, solved[0].tolist(), kept
+    return names, solutions[0].tolist(), finite
 
 
 def _weighted_lines(design: Array, y: Array, weights: Array) -> Array:
     """Solve weighted least squares for many targets (S, n); NaN rows where singular."""
     normal = np.einsum("sn,ni,nj->sij", weights, design, design)
-    wanted = np.einsum("sn,ni,sn->si", weights, design, y)
+    moments = np.einsum("sn,ni,sn->si", weights, design, y)
     singular = np.linalg.matrix_rank(normal, hermitian=True) < design.shape[1]
     normal[singular] = np.eye(design.shape[1])
-    found = np.linalg.solve(normal, wanted[..., None])[..., 0]
-    found[singular] = np.nan
-    return found
+    lines = np.linalg.solve(normal, moments[..., None])[..., 0]
+    lines[singular] = np.nan
+    return lines
 
 
 def _refusals(axis: str, points: list[dict[str, Any]], usable: int) -> list[Alarm]:
     optima = [p["optima"][axis] for p in points if axis in p["optima"]]
-    refused = [o.why for o in optima if o.why]
-    found = []
-    if refused:
-        found.append(
+    reasons = [o.why for o in optima if o.why]
+    alarms = []
+    if reasons:
+        alarms.append(
             Alarm(
                 code="edge_optimum",
-                sentence=f"{len(refused)} of {len(points)} cells are not in the law of {axis}: "
-                f"{max(set(refused), key=refused.count)}; widen the sweep of {axis} there.",
+                sentence=f"{len(reasons)} of {len(points)} cells are not in the law of {axis}: "
+                f"{max(set(reasons), key=reasons.count)}; widen the sweep of {axis} there.",
             )
         )
     if usable < FEWEST_CELLS:
-        found.append(
+        alarms.append(
             Alarm(
                 code=f"no_{axis}_law",
                 sentence=f"Only {usable} cells have an optimal {axis} inside at least "
                 f"{FEWEST_SETTINGS} values tried, and a law needs {FEWEST_CELLS}: sweep {axis}.",
             )
         )
-    return found
+    return alarms
 
 
 def _no_optimum(points: list[dict[str, Any]]) -> str:
@@ -253,7 +253,7 @@ def _no_optimum(points: list[dict[str, Any]]) -> str:
     )
 
 
-def _plain(point: dict[str, Any]) -> dict[str, Any]:
+def _as_json(point: dict[str, Any]) -> dict[str, Any]:
     optima = {
         axis: {
             "value": float(np.exp(o.log_value)),

@@ -37,13 +37,13 @@ def power_laws(
     """Fit L(C), L(N) and L(D), each with and without an offset, as blocks of law.json."""
     options = {"resamples": min(resamples, MOST_RESAMPLES), "level": level, "seed": seed}
     return [
-        _fitted(frontier_runs(table, variable), f"power_{variable}{ending}", **options)
+        _fit_power_law(frontier_runs(table, variable), f"power_{variable}{ending}", **options)
         for variable in VARIABLES
         for ending in ("", "_offset")
     ]
 
 
-def _fitted(
+def _fit_power_law(
     rows: pd.DataFrame, name: str, *, resamples: int, level: float, seed: int
 ) -> dict[str, Any]:
     form = form_named(name)
@@ -62,17 +62,17 @@ def _fitted(
     if len(rows) < len(form.parameters) + SPARE_ROWS:
         return {**block, "status": "not_identified"}
     problem = problem_of(rows, form, Objective(name=OBJECTIVE))
-    found = minimise(problem, n_best=4)
-    if not found.converged[0]:
+    solution = minimise(problem, n_best=4)
+    if not solution.converged[0]:
         return {**block, "status": "not_identified"}
-    values = problem.design.external(found.theta[0])
-    status = "bound_hit" if found.at_bound[0].any() else "converged"
+    values = problem.design.external(solution.theta[0])
+    status = "bound_hit" if solution.at_bound[0].any() else "converged"
     block |= {
         "status": status,
         "parameters": dict(zip(form.parameters, values.tolist(), strict=True)),
     }
     if resamples and status == "converged":
-        boot = bootstrap(problem, found, units_of(rows), resamples=resamples, seed=seed)
+        boot = bootstrap(problem, solution, units_of(rows), resamples=resamples, seed=seed)
         if len(boot.draws) > resamples / 2:
             block["intervals"] = {
                 p: boot.interval(boot.draws[:, i], level) for i, p in enumerate(form.parameters)

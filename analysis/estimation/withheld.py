@@ -72,21 +72,21 @@ def backtest(
     """Withhold and predict the largest budgets; ValueError for a table too narrow for it."""
     refuse_untestable(form)
     check_columns(runs.table, needed_columns(form), form)
-    ranked = (
+    ranking = (
         compare(near_frontier(runs.table, within), objective, on_progress) if form == "all" else []
     )
-    chosen = form_named(ranked[0]["form"] if ranked else form)
-    objective = objective or Objective(name=chosen.objective)
-    table = prepare_rows(runs.table, chosen, objective, weighting)
-    table = restrict_to_frontier(table, chosen, within)
-    check_table(table, chosen)
-    tested = hindcasts(
-        table, chosen, objective, fixed=fixed, level=level, seed=seed, on_progress=on_progress
+    form_tested = form_named(ranking[0]["form"] if ranking else form)
+    objective = objective or Objective(name=form_tested.objective)
+    table = prepare_rows(runs.table, form_tested, objective, weighting)
+    table = restrict_to_frontier(table, form_tested, within)
+    check_table(table, form_tested)
+    blocks = hindcasts(
+        table, form_tested, objective, fixed=fixed, level=level, seed=seed, on_progress=on_progress
     )
-    if tested is None:
-        raise ValueError(_too_narrow(table, chosen))
+    if blocks is None:
+        raise ValueError(_too_narrow(table, form_tested))
     return Backtest(
-        form=chosen.name,
+        form=form_tested.name,
         count=runs.count,
         objective={
             "name": objective.name,
@@ -94,11 +94,11 @@ def backtest(
             "weighting": weighting if "weight" in table else "none",
         },
         n_runs=len(table),
-        comparison=ranked,
+        comparison=ranking,
         fixed=dict(fixed or {}),
         dropped=runs.dropped,
         inputs=runs.inputs | ({} if within is None else {"within": within}),
-        **tested,
+        **blocks,
     )
 
 
@@ -124,19 +124,19 @@ def _too_narrow(table: pd.DataFrame, form: Form) -> str:
     )
 
 
-def _head(found: Backtest) -> list[str]:
-    source = found.inputs.get("source", "data")
-    delta = found.objective["delta"] if found.objective["name"] == "huber_log" else None
-    by = found.objective["name"] + (f" delta {delta:g}" if delta else "")
-    return [f"{found.n_runs} runs of {source}"[:WIDTH], f"{found.form} by {by}, refitted below C"]
+def _head(result: Backtest) -> list[str]:
+    source = result.inputs.get("source", "data")
+    delta = result.objective["delta"] if result.objective["name"] == "huber_log" else None
+    by = result.objective["name"] + (f" delta {delta:g}" if delta else "")
+    return [f"{result.n_runs} runs of {source}"[:WIDTH], f"{result.form} by {by}, refitted below C"]
 
 
-def _rows(found: Backtest) -> list[str]:
+def _rows(result: Backtest) -> list[str]:
     lines = [
         f"{'C fitted up to':<16}{'reach':>8}{'fitted':>8}{'tested':>8}{'rms error':>11}"
-        f"{'bias':>9}{f'covered ({found.level:.0%})':>15}"
+        f"{'bias':>9}{f'covered ({result.level:.0%})':>15}"
     ]
-    for row in found.rows:
+    for row in result.rows:
         reach = f"x{row['distance']:.3g}"
         start = f"{row['cutoff_flops']:<16.3e}{reach:>8}{row['n_train']:>8}{row['n_test']:>8}"
         if row["converged"]:
@@ -150,16 +150,16 @@ def _rows(found: Backtest) -> list[str]:
     return lines
 
 
-def _comparison(found: Backtest) -> list[str]:
-    if not found.comparison:
+def _comparison(result: Backtest) -> list[str]:
+    if not result.comparison:
         return []
     lines = [f"{'form':<24}{'parameters':>11}{'in range':>10}{'withheld':>10}  rms error by reach"]
-    for row in found.comparison:
+    for row in result.comparison:
         error = row["score"]
-        shown = "-" if error is None else f"{error:.2%}"
+        score = "-" if error is None else f"{error:.2%}"
         reaches = " ".join(f"x{d:.3g} {e:.2%}" for d, e in row["by_cutoff"])
         lines.append(
             f"{row['form']:<24}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
-            f"{shown:>10}  {reaches or 'no minimum below any cutoff'}"[:WIDTH]
+            f"{score:>10}  {reaches or 'no minimum below any cutoff'}"[:WIDTH]
         )
     return lines

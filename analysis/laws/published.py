@@ -126,8 +126,8 @@ def _allocation(
     values |= {} if k_tokens is None or b is None else {"k_tokens": k_tokens, "b": b}
     intervals = {"a_interval": a_interval, "b_interval": b_interval}
     allocation = {"b": 1 - a, **values, **intervals, "tokens_per_param": []}
-    found = _law("allocation", values, source, count=count, alarms=alarms)
-    return replace(found, allocation=allocation)
+    law = _law("allocation", values, source, count=count, alarms=alarms)
+    return replace(law, allocation=allocation)
 
 
 def _settings(source: str, *, count: str, **parameters: float) -> Law:
@@ -196,7 +196,7 @@ def _hoffmann() -> dict[str, Law]:
 def _kaplan() -> dict[str, Law]:
     """Return the joint law and the three in one variable, C (of C_min) in FLOPs."""
     paper = "Kaplan et al. 2020, arXiv 2001.08361"
-    alone = {
+    one_variable = {
         "params": (8.8e13, 0.076, "eq. 1.1, N without embeddings, at convergence"),
         "tokens": (5.4e13, 0.095, "eq. 1.2, large models stopped early"),
         "flops": (3.1e8 * PF_DAY, 0.050, "eq. 1.3, C_min of 3.1e8 PF-days, optimally spent"),
@@ -210,7 +210,7 @@ def _kaplan() -> dict[str, Law]:
             alarms=(_AT_CONVERGENCE,),
         )
     }
-    for variable, (scale, exponent, where) in alone.items():
+    for variable, (scale, exponent, where) in one_variable.items():
         laws[f"kaplan2020_{variable}"] = _law(
             f"power_{variable}",
             {"k": scale**exponent, "exponent": exponent},
@@ -346,7 +346,7 @@ def _farseer() -> Law:
     )
 
 
-def _published() -> dict[str, Law]:
+def _all_laws() -> dict[str, Law]:
     return {
         **_hoffmann(),
         **_kaplan(),
@@ -373,7 +373,7 @@ def _published() -> dict[str, Law]:
     }
 
 
-PUBLISHED: dict[str, Law] = _published()
+PUBLISHED: dict[str, Law] = _all_laws()
 
 
 def load_law(name_or_path: str | Path) -> Law:
