@@ -1,8 +1,8 @@
 """Laws that are no formula of the loss: IsoFLOP vertices, the envelope, optimal rate and batch.
 
-`form=isoflop`, `form=isoflop_akima`, `form=envelope`, `form=lr_batch` give a law of the same kind
-as a fitted form, with N* = k_params C^a and D* = k_tokens C^b (or learning rate and batch), which
-plans read and which predicts no loss.
+`form=isoflop`, `form=isoflop_akima`, `form=envelope` and `form=lr_batch` give a `Law` that plans
+read as any other. It has N* = k_params C^a and D* = k_tokens C^b, or learning rate and batch, and
+predicts no loss.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from analysis.laws.law import Law
 from analysis.runs.columns import NEEDED
 from analysis.runs.table import Runs
 
-REACHES = (1.0, 10.0, 100.0)
+REACHES = (1.0, 10.0, 100.0)  # budgets of stated optima, in units of the largest C
 
 
 def _isoflop(method: Callable[..., Isoflop | None]) -> Callable[..., Law]:

@@ -1,18 +1,18 @@
 """Approach 1: the lower envelope of the training curves over C, and lines through its N and D.
 
-Hoffmann et al. 2022 section 3.1, for any schedule. The curve of one trunk (or of one size where
-there are no trunks) joins its end points, each fully decayed, with what metrics.jsonl holds between
-them; the lower convex hull in log C and log L then drops points before the decay of the learning
-rate, which lie above the line between end points. Taking raw intermediate points instead
-would favour runs whose schedule is nearly over and bias the exponent. Where no
-trunk has two points the envelope is that of the end points alone.
+Hoffmann et al. 2022 section 3.1, for any schedule. The curve of one trunk (or of one size in a
+table without trunks) joins its end points, each fully decayed, with the readings of metrics.jsonl
+between them. Its lower convex hull in log C and log L drops the points before the decay of the
+learning rate, which lie above the line between end points. Raw intermediate points would favour
+runs whose schedule is nearly over and bias the exponent. Where no trunk has two points the envelope
+is that of the end points alone.
 
-At log-spaced C the least of the interpolated curves is taken, unless it belongs to the smallest
-or the largest size that reaches that C: there the grid, not the loss, chose the size. A minimum
-over noisy curves lies low by about a seed's deviation; that moves the loss, hardly the exponents.
-Intervals resample the trunks. On grids of a few sizes that loses most envelopes; there losses are
-perturbed by the scatter of runs and each size is drawn within half a step of the grid around it,
-since the envelope knows the optimum no better than that.
+At log-spaced C the lowest curve is taken, unless it belongs to the smallest or the largest size
+that reaches that C: there the grid chose the size, and not the loss. A minimum over noisy curves
+lies low by about a seed's deviation, which moves the loss and hardly the exponents. Intervals
+resample the trunks. On grids of a few sizes most resamples have no envelope. There the losses are
+perturbed by the scatter of runs, and each size is drawn within half a step of the grid, since the
+envelope determines the optimum no better than that.
 
 Legend: S resamples, R curves, G grid points of C.
 """
@@ -27,14 +27,14 @@ from analysis.forms import Array, column
 from scaling.schema import read_curve
 
 AXES = ("flops", "tokens", "loss")
-GRID = 200
-FEWEST_SIZES = 3
-MOST_CURVES = 1000  # beyond, no interval: resampling the envelope would take minutes
-MOST_READ = 5000  # sizes; more are a continuum without curves
-LOST_SHARE = 0.1  # of resampled envelopes without a slope, beyond which the grid is too small
-FEWEST_CHOSEN = 2  # sizes that must appear on the envelope for a slope
-BLOCK = 4_000_000  # perturbed losses held at a time
-SKIPPED_SHARE = 0.05  # of a run's tokens: warm-up
+GRID = 200  # values of C at which the lowest curve is found
+FEWEST_SIZES = 3  # sizes that an envelope with an interior optimum needs
+MOST_CURVES = 1000  # curves of an interval; with more, resampling would take minutes
+MOST_READ = 5000  # sizes whose curves are read; more sizes are a continuum without curves
+LOST_SHARE = 0.1  # share of resamples without a slope from which losses are perturbed instead
+FEWEST_CHOSEN = 2  # sizes on the envelope that a slope needs
+BLOCK = 4_000_000  # perturbed losses in memory at a time
+SKIPPED_SHARE = 0.05  # share of a run's tokens that is warm-up and not read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +76,13 @@ def envelope(
     seed: int = 0,
     scatter: float = 0.0,
 ) -> Envelope | None:
-    """Fit Approach 1; None with fewer than three sizes or no interior optimum.
+    """Fit Approach 1; None for fewer than three sizes or no interior optimum.
 
-    `scatter` is the standard deviation of one run's log loss, for the interval of small grids.
+    table: the runs
+    resamples: of the trunks, 0 for no intervals
+    level: of the intervals
+    seed: of the resamples
+    scatter: standard deviation of one run's log loss, for the interval of small grids
     """
     if _count_sizes(table) > MOST_READ:
         return None
@@ -132,7 +136,7 @@ def _count_sizes(table: pd.DataFrame) -> int:
 
 
 def curves_of(table: pd.DataFrame) -> tuple[list[Curve], str]:
-    """Return one hull per trunk (or size, without trunks), and what they were made of."""
+    """Return one hull for each trunk (or size, without trunks), and what the hulls come from."""
     keys = [column(table, "params")]
     if "trunk" in table and bool(np.all(table["trunk"].notna())):
         keys.append(pd.factorize(table["trunk"])[0])
@@ -174,7 +178,7 @@ def lower_hull(points: Array) -> Array:
 
 
 def _above(x: Array, y: Array, first: int, middle: int, last: int) -> bool:
-    """Tell whether the middle point lies on or above the chord from first to last."""
+    """Return whether the middle point lies on or above the chord from first to last."""
     chord = (y[last] - y[first]) * (x[middle] - x[first])
     return bool((y[middle] - y[first]) * (x[last] - x[first]) >= chord)
 
@@ -202,9 +206,9 @@ def _on_grid(curves: list[Curve], grid: Array) -> tuple[Array, Array]:
 
 
 def _best_curves(losses: Array, log_n: Array, present: Array) -> Array:
-    """Return the best curve (S, G) among those present (S, R), -1 where the grid's edge chose.
+    """Return the lowest curve (S, G) among those present (S, R), -1 where it is at the grid's edge.
 
-    At each C the curves are put in order once; the best of a resample is its first present one.
+    The curves are sorted once at each C; a resample's lowest is the first one that it holds.
     """
     in_span = np.isfinite(losses)
     by_loss, by_size = np.argsort(losses, axis=0, kind="stable"), np.argsort(log_n, kind="stable")
@@ -260,7 +264,7 @@ def _perturb_losses(
     resamples: int,
     scatter: float,
 ) -> Array:
-    """Return the lines (S, 4) under noise in each curve and in where its size stands."""
+    """Return the lines (S, 4) with noise in the losses and in the sizes."""
     sizes = np.unique(log_n)
     step = float(np.median(np.diff(sizes)))
     in_span = np.isfinite(losses)

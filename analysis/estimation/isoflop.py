@@ -1,16 +1,16 @@
 """Approach 2: a parabola in log N at each FLOP budget, its vertex, and a line through the vertices.
 
 Hoffmann et al. 2022 section 3.2. A vertex counts only if the parabola opens upwards and the vertex
-lies inside the sizes that were run; the others are refused and listed. D at the vertex is read off
-the budget's own line of log D in log N, so it holds for any way of counting C. The vertices carry
-the bias of a parabola on an asymmetric valley: near zero at alpha = beta, else a few
-per cent at +-8x, the same at every budget, so it moves the intercepts and not a or b. Wide grids
-are cut to the sizes near the best one: on the 15 experiments of Porian et al. 2024 a is then
-within 0.010 (median; at worst 0.033) of what they publish, with every size 0.019 (at worst 0.104).
+lies inside the sizes that were run; other vertices are listed with the reason. D at the vertex
+comes from the budget's own line of log D in log N, so it holds for any way of counting C. A
+parabola is biased on an asymmetric valley: near zero at alpha = beta, else by a few per cent at
++-8x. The bias is the same at every budget, so it moves the intercepts and not a or b. Wide grids
+are cut to the sizes near the best one. On the 15 experiments of Porian et al. 2024 a is then within
+0.010 (median; at worst 0.033) of what they publish, and with every size 0.019 (at worst 0.104).
 
-Intervals: residuals about the parabolas, inflated for their three parameters, are drawn afresh on
-the fixed design; the line weighs each vertex by its spread over draws, floored at a third of the
-grid's step (Porian et al. 2024). Legend: S resamples, n rows of a budget.
+For intervals, residuals about the parabolas, inflated for their three parameters, are drawn anew on
+the fixed design. The line weighs each vertex by its deviation over draws, which is at least a third
+of the grid's step (Porian et al. 2024). Legend: S resamples, n rows of a budget.
 """
 
 from collections.abc import Sequence
@@ -22,16 +22,16 @@ import pandas as pd
 
 from analysis.forms import Array, column
 
-SAME_BUDGET = 0.12  # neighbours in log C closer than this share a budget
-WIDEST_BUDGET = 0.3  # spread of log C within a budget; wider is a continuum, not a budget
+SAME_BUDGET = 0.12  # distance in log C up to which neighbours share a budget
+WIDEST_BUDGET = 0.3  # range of log C of a budget; a wider group is a continuum
 NEAR = 6.0  # sizes beyond this factor of the best one tilt the parabola more than they steady it
-FEWEST_SIZES = 4  # a parabola through three points has no residual
-FEWEST_VERTICES = 3
+FEWEST_SIZES = 4  # sizes of a budget; a parabola through three points has no residual
+FEWEST_VERTICES = 3  # budgets with a vertex that a line needs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vertex:
-    """One budget: its optimum (None when refused, `why` says so) and what it was read from."""
+    """One budget: its optimum, or None and the reason `why`, and the parabola it comes from."""
 
     flops: float
     params: float | None
@@ -99,9 +99,14 @@ def budgets(table: pd.DataFrame) -> list[Array]:
 def isoflop(
     table: pd.DataFrame, *, resamples: int = 1000, level: float = 0.9, seed: int = 0
 ) -> Isoflop | None:
-    """Fit Approach 2; None when fewer than three budgets have a vertex.
+    """Fit Approach 2; None where fewer than three budgets have a vertex.
 
-    The refused budgets can be had from `vertices(table)` even then.
+    table: the runs
+    resamples: of the residuals, 0 for no intervals
+    level: of the intervals
+    seed: of the resamples
+
+    `vertices` returns the budgets without a vertex too.
     """
     groups = [_rows_near_best(table, rows) for rows in budgets(table)]
     points = [vertex(table.iloc[rows]) for rows in groups]
@@ -131,7 +136,7 @@ def isoflop(
 
 
 def vertices(table: pd.DataFrame) -> list[Vertex]:
-    """Return the vertex of every budget, refused ones included."""
+    """Return one entry a budget, with the reason for a budget without a vertex."""
     return [vertex(table.iloc[_rows_near_best(table, rows)]) for rows in budgets(table)]
 
 
@@ -216,7 +221,7 @@ def _residuals(rows: pd.DataFrame, point: Vertex) -> Array:
 
 
 def _deviations(draws: Array, rows: Sequence[pd.DataFrame]) -> Array:
-    """Return the weight of each vertex's logarithm as a standard deviation (budgets,)."""
+    """Return the deviation of each vertex's log N (budgets,), at least a third of the step."""
     steps = [np.median(np.diff(np.unique(np.log(r["params"].to_numpy())))) / 3 for r in rows]
     enough = np.isfinite(draws).sum(axis=0) > 1
     sd = np.array([np.nanstd(d) if ok else np.inf for d, ok in zip(draws.T, enough, strict=True)])
@@ -224,13 +229,18 @@ def _deviations(draws: Array, rows: Sequence[pd.DataFrame]) -> Array:
 
 
 def interval_of(values: Array, tails: Sequence[float]) -> list[float] | None:
-    """Return quantiles of the finite values, None where fewer than half are."""
+    """Return quantiles of the finite values, None where fewer than half of all are finite."""
     finite = values[np.isfinite(values)]
     return [float(q) for q in np.quantile(finite, tails)] if len(finite) > len(values) / 2 else None
 
 
 def weighted_lines(log_c: Array, values: Array, deviations: Array) -> Array:
-    """Return slope and intercept (2, S) of weighted lines through values (S, budgets) with gaps."""
+    """Return slope and intercept (2, S) of weighted lines through values with gaps.
+
+    log_c: (budgets,)
+    values: (S, budgets), NaN for a gap
+    deviations: of the values (budgets,)
+    """
     weights = np.where(np.isfinite(values), 1 / deviations**2, 0.0)
     enough = (weights > 0).sum(axis=1) >= 2
     filled = np.where(np.isfinite(values), values, 0.0)

@@ -1,13 +1,13 @@
 """Optimal learning rate and batch against N and D: lr* = k N^p D^q, batch* = k D^q (LAWS F2).
 
 Every (N, D) of a table is one cell, swept in learning rate, batch or both. Near its best run the
-loss is a parabola (or a quadratic surface) in their logs, and its least point the cell's optimum;
-one at the edge of what was tried is refused, since the true one lies beyond. Losses are flat there
-(in the runs of Step Law, 2503.04715, a factor of 2 costs .25 %), so the width of the set within
-.25 % of the best is each optimum's uncertainty. The batch follows D alone: it hardly depends
-on N at fixed D (Zhang et al. 2024, 2410.21676). The batch is in tokens; lr and batch belong to one
-optimiser, schedule and parametrisation. Intervals: cells drawn with replacement, each optimum moved
-within its width.
+loss is a parabola (or a quadratic surface) in their logs, and the least point is the optimum of the
+cell. An optimum at the edge of the settings is not used, since the true one lies beyond. Losses are
+flat at the optimum (in the runs of Step Law, 2503.04715, a factor of 2 costs .25 %), so the width
+of the set within .25 % of the best loss is the optimum's uncertainty. The batch is a law in D
+alone: it hardly depends on N at fixed D (Zhang et al. 2024, 2410.21676). The batch is in tokens.
+Both laws belong to one optimiser, schedule and parametrisation. For intervals, cells are drawn with
+replacement and each optimum is moved within its width.
 
 Legend: S resamples, n cells.
 """
@@ -27,11 +27,11 @@ NEEDED = ("params", "tokens", "loss", "lr", "batch")
 AXES = ("lr", "batch")
 FLAT = 0.0025  # relative loss within which settings count as equally good
 NEAR = 0.02  # relative loss up to which a quadratic describes the valley
-FEWEST_SETTINGS = 4  # on an axis; three points fit any parabola
-FEWEST_ROWS = 8  # of a quadratic surface, which has six coefficients
-FEWEST_CELLS = 3
+FEWEST_SETTINGS = 4  # settings on an axis; three points fit any parabola
+FEWEST_ROWS = 8  # rows of a quadratic surface, which has six coefficients
+FEWEST_CELLS = 3  # cells with an optimum that a law needs
 COLLINEAR = 0.98  # correlation of log N and log D beyond which only D is used
-DRAWS = 1000
+DRAWS = 1000  # of cells and optima
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,16 @@ class Optimum:
 
 
 def lr_batch(runs: Runs, *, resamples: int = DRAWS, level: float = 0.9, seed: int = 0) -> Law:
-    """Fit both laws to runs with columns lr and batch (tokens); ValueError without an optimum.
+    """Fit both laws to runs with columns lr and batch (tokens).
 
-    Parameters: k_lr, p_lr (of N), q_lr (of D), k_batch, q_batch; an axis that too few cells
-    determine is left out. `settings` reads them back.
+    runs: the runs
+    resamples: draws of the cells, 0 for no intervals
+    level: of the intervals
+    seed: of the draws
+
+    The law's parameters are k_lr, p_lr (of N), q_lr (of D), k_batch and q_batch, without those of
+    an axis that too few cells determine; `settings` evaluates them. Raises ValueError where neither
+    axis has enough cells with an optimum.
     """
     table = runs.table
     points = [_cell(rows) for _, rows in table.groupby(["params", "tokens"], sort=True)]
@@ -99,13 +105,20 @@ def lr_batch(runs: Runs, *, resamples: int = DRAWS, level: float = 0.9, seed: in
 
 
 def swept_points(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the (N, D) at which an axis was swept, with the optimum of each; no law is fitted."""
+    """Return each (N, D) at which an axis was swept, with its optimum; no law is fitted."""
     points = [_cell(rows) for _, rows in table.groupby(["params", "tokens"], sort=True)]
     return [_as_json(p) for p in points if p["optima"]]
 
 
 def settings(law: Law, params: float, tokens: float, level: float = 0.9) -> dict[str, list[float]]:
-    """Return {"lr" | "batch": [value, low, high]} of an lr_batch law; ends equal without draws."""
+    """Return {"lr" | "batch": [value, low, high]} of an lr_batch law.
+
+    law: a law of form lr_batch
+    params, tokens: N and D of the run
+    level: of the interval, whose ends are the value for a law without draws
+
+    Raises ValueError for another form.
+    """
     if law.form != "lr_batch":
         raise ValueError(
             f"a law of form {law.form} gives no learning rate or batch; fit form=lr_batch"
@@ -131,7 +144,7 @@ def _value(parameters: Any, axis: str, params: float, tokens: float) -> Any:
 
 
 def _cell(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return N, D, the number of runs and the optimum of every axis that was varied."""
+    """Return N, D, the number of runs and the optimum on each axis that was varied."""
     logs = {axis: np.log(column(rows, axis)) for axis in AXES}
     varied = [a for a in AXES if len(np.unique(np.round(logs[a], 6))) >= FEWEST_SETTINGS]
     loss = column(rows, "loss")
@@ -160,7 +173,7 @@ def _optimum(axis: str, logs: dict[str, Array], loss: Array, varied: list[str]) 
 
 
 def _vertex(axis: str, logs: dict[str, Array], loss: Array, varied: list[str]) -> float | None:
-    """Return where the quadratic through the runs near the best one is least; None without."""
+    """Return the least point of the quadratic through the runs near the best; None without one."""
     order = np.argsort(loss)
     fewest = FEWEST_ROWS if len(varied) == 2 else FEWEST_SETTINGS
     nearest = order[: max(fewest, int((loss <= loss.min() * (1 + NEAR)).sum()))]

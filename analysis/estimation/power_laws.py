@@ -1,10 +1,10 @@
 """Plain power laws of the loss in one variable, L = [E +] k x^-exponent, x = C, N or D.
 
-Kaplan et al. 2020 eq. 1.1-1.3. Each is fitted to the runs that no run with at most as much of its
-variable beats, since the others are limited by something else. On a grid at fixed budgets even
-those are limited by the other variable, so these exponents describe the grid's own frontier. By
-least squares on log L: a plain power law bends away from data with an offset, and the median of
-few curved residuals is not unique.
+Kaplan et al. 2020 eq. 1.1-1.3. Each law is fitted to its frontier: the runs that no run with at
+most as much x beats, since other runs are limited by another variable. On a grid at fixed budgets
+even the frontier is, so these exponents describe the grid. The objective is least squares on log L:
+a plain power law bends away from data with an offset, and the median of few curved residuals is not
+unique.
 """
 
 from typing import Any
@@ -19,12 +19,12 @@ from analysis.uncertainty.bootstrap import bootstrap, units_of
 
 VARIABLES = ("flops", "params", "tokens")
 OBJECTIVE = "ls_log"
-MOST_RESAMPLES = 200
-SPARE_ROWS = 2
+MOST_RESAMPLES = 200  # of each of the six laws
+SPARE_ROWS = 2  # rows beyond the parameters that a fit needs at least
 
 
 def frontier_runs(table: pd.DataFrame, variable: str) -> pd.DataFrame:
-    """Return the runs that no run with at most their `variable` beats, sorted by it."""
+    """Return the runs that no run with at most as much of a variable beats, sorted by it."""
     x, loss = column(table, variable), column(table, "loss")
     order = np.lexsort((loss, x))
     earlier = np.minimum.accumulate(np.concatenate([[np.inf], loss[order][:-1]]))
@@ -34,7 +34,15 @@ def frontier_runs(table: pd.DataFrame, variable: str) -> pd.DataFrame:
 def power_laws(
     table: pd.DataFrame, *, resamples: int, level: float, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Fit L(C), L(N) and L(D), each with and without an offset, as blocks of law.json."""
+    """Fit L(C), L(N) and L(D), each with and without an offset.
+
+    table: the runs
+    resamples: of the bootstrap, at most `MOST_RESAMPLES`
+    level: of the intervals
+    seed: of the resamples
+
+    Returns the `power_laws` blocks of law.json.
+    """
     options = {"resamples": min(resamples, MOST_RESAMPLES), "level": level, "seed": seed}
     return [
         _fit_power_law(frontier_runs(table, variable), f"power_{variable}{ending}", **options)

@@ -1,4 +1,4 @@
-"""How well a law that was fitted to small runs predicts larger runs of the same table."""
+"""The backtest of a form: how well a law of small runs predicts larger runs of the same table."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ WIDTH = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Backtest:
-    """What was withheld, how it was predicted, and from what: the fields of backtest.json."""
+    """The fields of backtest.json: what was withheld, how well it was predicted, and from what."""
 
     form: str
     count: str
@@ -69,7 +69,20 @@ def backtest(
     seed: int = 0,
     on_progress: OnProgress = no_progress,
 ) -> Backtest:
-    """Withhold and predict the largest budgets; ValueError for a table too narrow for it."""
+    """Withhold the largest budgets of a table, refit, and predict them.
+
+    runs: the runs
+    form: a form of the loss, or `all` for the one that predicts withheld runs best
+    objective: None for the form's own
+    weighting: `column`, `seed_noise` or `none`
+    fixed: values that some parameters keep
+    within: only runs whose loss is within this share of the best of no more compute
+    level: of the intervals whose coverage is counted
+    seed: of the resamples
+    on_progress: takes (stage, done, total)
+
+    Raises ValueError for a form without a loss, and for a table too narrow to withhold a budget.
+    """
     refuse_untestable(form)
     check_columns(runs.table, needed_columns(form), form)
     ranking = (

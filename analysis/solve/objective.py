@@ -30,7 +30,7 @@ LAD_DELTA = 1e-9
 # How many numbers (rows times problems) one pass handles, so that it stays in a core's cache.
 CHUNK = 48_000
 MANY_CHUNKS = 4  # number of chunks from which threads are worth starting
-MOST_THREADS = 8  # more threads than that wait for memory
+MOST_THREADS = 8  # threads at most, on a machine of many cores
 LEAST = 1e-100  # a prediction at or below it, or above its inverse, counts as no number
 
 T = TypeVar("T")

@@ -1,11 +1,12 @@
-"""Bootstrap of a law over its independent units, every resample refitted to convergence.
+"""Bootstrap of a law over its independent units; every resample is refitted to convergence.
 
-Rows of one trunk share a seed and a trajectory, so units are trunks where the table has them,
-groups where there are enough, else rows; they are drawn with replacement as integer weights
-(Efron's pairs bootstrap) and intervals are percentiles. On a grid of 5 sizes x 4 budgets with 10
-trunks and noise common to a trunk, nominal 90 % intervals so made covered 91-99 % over 80 simulated
-tables; resampling rows covered 76-96 %, and random signs on residuals of whole trunks 55-74 %. A
-resample without a minimum is retried more slowly, and if it has none it is counted and left out.
+Rows of one trunk share a seed and a trajectory. The units are therefore trunks where the table has
+them, groups where there are enough, else rows. Units are drawn with replacement, as integer weights
+(Efron's pairs bootstrap), and intervals are percentiles. Measured on 80 simulated grids of 5 sizes
+x 4 budgets with 10 trunks and noise common to a trunk: nominal 90 % intervals covered 91-99 %; with
+rows as units they covered 76-96 %, and with random signs on residuals of whole trunks 55-74 %. A
+resample without a minimum is tried again, first more slowly and then from the minima of other
+resamples. One that still has none is counted and left out.
 """
 
 from dataclasses import dataclass, replace
@@ -20,19 +21,20 @@ from analysis.solve.solver import DAMPING, Solution, concatenate, resolve
 from analysis.solve.term_predictions import TermDesign
 
 METHOD = "pairs bootstrap, percentile"
-FEWEST_GROUPS = 12  # with fewer, groups are experiments to be told apart, not units
-RETRY_APART, RETRY_STEPS = 2.0, 30  # widths of a second descent, steps at each
-NEIGHBOURS, RESTARTS = 200, 4  # minima of other resamples that may be last starts, starts tried
-LARGE = 5000  # rows from which resamples are first solved with residuals linear in theta
-LINEAR_TRUST = 1e-6  # damping of the exact step that follows
-SMOOTHING = 0.15  # share of the median residual over which Huber's curvature is taken
-FUNCTION_COST = 200  # times the work of power laws a row of a function form, so that it is told
-BLOCK = 4_000_000  # resampled rows whose weights are held at a time
+FEWEST_GROUPS = 12  # groups that are units; fewer are experiments that a user compares
+RETRY_APART, RETRY_STEPS = 2.0, 30  # ratio of widths of a second descent, and steps at each
+NEIGHBOURS = 200  # minima of other resamples that are compared as last starts
+RESTARTS = 4  # of which so many are tried
+LARGE = 5000  # rows from which resamples start at a Gauss-Newton step from the point estimate
+LINEAR_TRUST = 1e-6  # damping of the exact descent that follows it
+SMOOTHING = 0.15  # share of the median residual over which Huber's curvature is averaged there
+FUNCTION_COST = 200  # work of a function form a row, in rows of power laws; sets progress reports
+BLOCK = 4_000_000  # resampled rows whose weights are in memory at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """Which rows belong together: `codes` (n,) from 0, their `name` and number."""
+    """Which rows belong together: `codes` (n,) from 0, what a unit is, and how many there are."""
 
     name: str
     codes: Array
@@ -41,7 +43,14 @@ class Units:
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
-    """Refitted resamples: `draws` (S', P) external parameters of the S' <= S that converged."""
+    """Refitted resamples.
+
+    draws: parameters (S', P) of the resamples that have a minimum
+    resamples: number of resamples
+    lost: number of those without a minimum
+    method: name of the method, for law.json
+    units: what was resampled
+    """
 
     draws: Array
     resamples: int
@@ -73,7 +82,15 @@ def bootstrap(
     seed: int = 0,
     on_progress: OnProgress = no_progress,
 ) -> Bootstrap:
-    """Refit `resamples` resamples from the point estimate (the first of `point`)."""
+    """Refit resamples of a problem.
+
+    problem: the problem of the point estimate
+    point: its solution, whose first end point is where resamples start
+    units: what is drawn with replacement
+    resamples: how many
+    seed: of the draws
+    on_progress: takes ("resamples", done, total)
+    """
     rng = np.random.default_rng(seed)
     cost = 1 if isinstance(problem.design, TermDesign) else FUNCTION_COST
     block = max(1, BLOCK // (cost * problem.design.n_rows))
@@ -102,7 +119,7 @@ def bootstrap(
 
 
 def unit_weights(units: Units, rng: np.random.Generator, resamples: int) -> Array:
-    """Draw units with replacement; returns row weights (S, n)."""
+    """Draw units with replacement; return row weights (S, n)."""
     counts = np.empty((resamples, units.count))
     for row in counts:
         members = rng.integers(units.count, size=units.count)
@@ -111,10 +128,10 @@ def unit_weights(units: Units, rng: np.random.Generator, resamples: int) -> Arra
 
 
 def gauss_newton_starts(theta: Array, problem: Problem) -> Array:
-    """Return starts (S, P): one Gauss-Newton step of every resample from the point (P,).
+    """Return the starts (S, P) of resamples: one Gauss-Newton step of each from theta (P,).
 
-    Two products of matrices for all resamples, so that the exact descent that follows has little
-    left to do: worth it for long tables, whose resamples differ little.
+    Two products of matrices serve all resamples, and the exact descent that follows is then short.
+    That is worth it for long tables, whose resamples differ little.
     """
     sums = problem.design.row_sums(theta[None])
     width, objective = problem.objective.width, problem.objective
@@ -124,7 +141,7 @@ def gauss_newton_starts(theta: Array, problem: Problem) -> Array:
     low, high = problem.bounds
     free = ((theta > low[0]) & (theta < high[0])).astype(float)
     clipped = np.clip(residual, -width, width)
-    # few rows lie inside a narrow width, and the curvature is theirs: smoothed over more of them
+    # Only the few rows inside a narrow width have curvature, so it is averaged over more rows.
     window = max(width, SMOOTHING * float(np.median(np.abs(residual))))
     psi_slope = (
         np.where(np.abs(residual) <= window, width / window, 0.0) if window < np.inf else 1.0
@@ -148,7 +165,7 @@ def retry_unconverged(solution: Solution, problem: Problem) -> Solution:
 
 
 def restart_unconverged(solution: Solution, problem: Problem) -> Solution:
-    """Start what is still without a minimum from the minima of other resamples that fit it best."""
+    """Restart problems without a minimum from the minima of other resamples that fit them best."""
     lost, minima = (
         np.flatnonzero(~solution.converged),
         np.flatnonzero(solution.converged)[:NEIGHBOURS],
@@ -172,7 +189,7 @@ def restart_unconverged(solution: Solution, problem: Problem) -> Solution:
 
 
 def _merge_converged(solution: Solution, lost: Array, second: Solution) -> Solution:
-    """Return the solutions with those at `again` that now have a minimum."""
+    """Return the solutions, with those of `lost` problems that now have a minimum."""
     better = lost[second.converged]
     values = {name: np.array(getattr(solution, name)) for name in Solution.__dataclass_fields__}
     for name, array in values.items():

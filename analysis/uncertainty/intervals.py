@@ -1,10 +1,11 @@
 """The intervals of a fit beside percentiles: bias-corrected ones (BCa) and profile likelihood.
 
-BCa (Efron 1987) moves the percentiles by the draws' median bias and by the acceleration, the
-skewness of a jackknife over the independent units; with more units than `MOST_UNITS` it is BC,
-without acceleration. Its normal quantile is enlarged by sqrt(n / (n - p)) (Hesterberg 2015): of 24
-rows, nominal 90 % intervals of E, a and tokens per parameter covered 81-92 % without it and 86-94 %
-with it, percentiles 87-96 % (three designs, two laws, 180-360 tables each).
+BCa (Efron 1987) moves the percentiles by the median bias of the draws and by the acceleration,
+which is the skewness of a jackknife over the independent units. With more than `MOST_UNITS` units
+it is BC, without acceleration. The normal quantile is enlarged by sqrt(n / (n - p)) (Hesterberg
+2015). Measured on tables of 24 rows (three designs, two laws, 180-360 tables each): nominal 90 %
+intervals of E, a and tokens per parameter covered 86-94 %, without the enlargement 81-92 %, and
+percentiles 87-96 %.
 """
 
 from dataclasses import replace
@@ -21,16 +22,20 @@ from analysis.uncertainty.bootstrap import Bootstrap, Units, retry_unconverged
 from analysis.uncertainty.percentiles import bias_corrected_percentiles
 from analysis.uncertainty.profile_likelihood import profile_interval, targets
 
-MOST_UNITS = 500
-MOST_ROWS = 20_000  # of a profile, which then costs seconds and is the percentile interval
+MOST_UNITS = 500  # units of a jackknife, which refits the law without each
+MOST_ROWS = 20_000  # rows of a profile, which takes seconds beyond and is the percentile interval
 
 
 def other_intervals(
     problem: Problem, point: Solution, boot: Bootstrap, level: float, flops: float | None
 ) -> dict[str, Any]:
-    """Return `bias_corrected` {name: [low, high]} and `profile` of the same kind, with its C.
+    """Return the blocks `bias_corrected` and `profile` of law.json's intervals.
 
-    Nothing where the point is no minimum.
+    problem: the problem that was solved
+    point: its solution; the blocks are left out where its best end is no minimum
+    boot: its resamples
+    level: of the intervals
+    flops: C at which a and D*/N* of a surface are given, None for another form
     """
     if not point.converged[0]:
         return {}
@@ -43,7 +48,10 @@ def other_intervals(
 def bca_intervals(
     problem: Problem, point: Solution, boot: Bootstrap, level: float, flops: float | None
 ) -> dict[str, list[float]]:
-    """Return BCa intervals of every parameter and, for a surface at C, a and D*/N*."""
+    """Return {name: [low, high]} by BCa of every parameter and, for a surface, of a and D*/N* at C.
+
+    The parameters are those of `other_intervals`.
+    """
     best = quantities(problem.design.external(point.theta[:1]), problem, flops)
     drawn_quantities = quantities(boot.draws, problem, flops)
     left_out = jackknife(problem, point, boot.units)
@@ -62,7 +70,7 @@ def bca_intervals(
 
 
 def quantities(parameters: Array, problem: Problem, flops: float | None) -> dict[str, Array]:
-    """Return the columns of parameters (S, P) by name, and a and D*/N* at C of a surface."""
+    """Return the columns of parameters (S, P) by name and, for a surface, a and D*/N* at C."""
     form = problem.design.form
     by_name = dict(zip(form.parameters, parameters.T, strict=True))
     if form.is_surface and flops is not None:
@@ -75,7 +83,7 @@ def quantities(parameters: Array, problem: Problem, flops: float | None) -> dict
 
 
 def jackknife(problem: Problem, point: Solution, units: Units) -> Array | None:
-    """Return parameters (U', P) with each unit left out; None for too many units or too few."""
+    """Return parameters (U', P), each without one unit; None for too many or too few units."""
     if not 2 < units.count <= MOST_UNITS:
         return None
     present = np.arange(units.count)[:, None] != units.codes
@@ -98,7 +106,10 @@ def acceleration(values: Array) -> float:
 def profiles(
     problem: Problem, point: Solution, units: Units, level: float, flops: float | None
 ) -> dict[str, Any]:
-    """Return profile intervals; one that has no end on a side is named in `unbounded`."""
+    """Return profile intervals; `unbounded` names those that have no end on a side.
+
+    The parameters are those of `other_intervals`, with the units that were resampled.
+    """
     if problem.design.n_rows > MOST_ROWS:
         return {"note": f"left out beyond {MOST_ROWS} rows"}
     block: dict[str, Any] = {} if flops is None else {"flops": float(flops)}

@@ -5,7 +5,7 @@ from scipy.special import ndtr, ndtri
 
 from analysis.forms import Array
 
-LARGEST_BIAS = 1.0  # median bias in deviations; beyond, the correction itself is in doubt
+LARGEST_BIAS = 1.0  # median bias, in deviations, beyond which the correction itself is in doubt
 
 
 def bias_corrected_percentiles(
@@ -16,10 +16,14 @@ def bias_corrected_percentiles(
     z: float | None = None,
     acceleration: Array | float = 0.0,
 ) -> tuple[Array, Array]:
-    """Return bias-corrected percentile ends (...) of draws (S, ...) about a point (...).
+    """Return the lower and upper ends (...) of bias-corrected percentile intervals.
 
-    Efron's BC (1981), or BCa (1987) with an acceleration. `z`, by default the normal quantile of
-    `level`, may be larger, as for few rows (Hesterberg 2015, the expanded percentile interval).
+    draws: (S, ...)
+    point: the point estimate (...)
+    level: of the intervals
+    z: quantile instead of the normal one of `level`; larger for few rows (Hesterberg 2015, the
+        expanded percentile interval)
+    acceleration: of BCa (Efron 1987); 0 is BC (Efron 1981)
     """
     z = float(ndtri((1 + level) / 2)) if z is None else z
     ordered = np.sort(draws, axis=0)

@@ -1,11 +1,11 @@
-"""Power-law terms in other coordinates phi, of which a derived quantity of the law is one.
+"""Power-law terms in other coordinates phi, one of which is a derived quantity of the law.
 
-Whatever is a coordinate can be held, as a profile needs. theta = outward(phi) is plain numpy code;
-its derivatives come from `analysis.forms.jets` once a problem, and the sums over rows stay those
-of the terms, so that a step costs hardly more than in the law's own parameters.
+A coordinate can be fixed, as a profile needs. theta = outward(phi) is plain numpy code. Its
+derivatives come from `analysis.forms.jets`, once a problem, and the sums over rows stay those of
+the terms, so that a step costs hardly more than in the law's own parameters.
 
-Of the Chinchilla form two such coordinates are known: a = beta / (alpha + beta), beside
-s = alpha + beta; and m = log N* at a budget C, which by Hoffmann et al. 2022 eq. 4 sets
+The Chinchilla form has two such coordinates: a = beta / (alpha + beta), beside s = alpha + beta;
+and m = log N* at a budget C, which by Hoffmann et al. 2022 eq. 4 sets
 log B = log(alpha A / beta) - alpha m + beta (log(C / 6) - m).
 
 Legend: S problems, P parameters, K derived parameters, n rows. phi, theta (S, P).
@@ -45,7 +45,7 @@ class MappedDesign(TermDesign):
         return super().external(self.theta(theta))
 
     def internal(self, parameters: Array) -> Array:
-        """Refuse: the way back is the caller's, who knows what the coordinates are."""
+        """Refuse: only the caller knows what the coordinates are."""
         raise NotImplementedError(f"no phi from {len(parameters)} parameters")
 
     def predict(self, theta: Array) -> Array:
@@ -59,7 +59,7 @@ class MappedDesign(TermDesign):
 
 
 class MappedRowSums(TermRowSums):
-    """Derivatives by phi, from those by theta and J (S, K, P) = dtheta / dphi."""
+    """Row sums by phi, from those by theta and J (S, K, P) = dtheta / dphi."""
 
     def __init__(self, design: MappedDesign, phi: Array) -> None:
         count, size = phi.shape
@@ -87,7 +87,7 @@ class MappedRowSums(TermRowSums):
 
 
 def by_share(design: TermDesign, theta: Array) -> tuple[MappedDesign, Array]:
-    """Return a Chinchilla design in (E, A, B, a, s) and the point theta (P,) there."""
+    """Return a Chinchilla design in (E, A, B, a, s), and the point theta (P,) in it."""
 
     def outward(phi: list[Any]) -> list[Any]:
         e, log_a, log_b, share, both = phi
@@ -103,7 +103,7 @@ def by_share(design: TermDesign, theta: Array) -> tuple[MappedDesign, Array]:
 
 
 def by_optimum(design: TermDesign, theta: Array, flops: float) -> tuple[MappedDesign, Array]:
-    """Return a Chinchilla design in (E, A, m, alpha, beta), m = log N* at C, and the point."""
+    """Return a Chinchilla design in (E, A, m, alpha, beta), m = log N* at C, and theta in it."""
     log_c = np.log(flops / 6)
     size_centre, data_centre = (float(c[0]) for c in design.centres)
 
@@ -128,7 +128,7 @@ def _map_terms(
 
 
 def _free_amplitudes(low: Array, high: Array) -> tuple[Array, Array]:
-    """Free the two amplitudes (B may be log N*), which a profile meets no bound of."""
+    """Remove the bounds of the two amplitudes (B may be log N*), which no profile should meet."""
     low[[A, B]], high[[A, B]] = -np.inf, np.inf
     return low, high
 

@@ -1,10 +1,10 @@
-"""Which form to believe: forms ranked by how they predict larger runs that were withheld.
+"""Rank forms by how well they predict larger runs that were withheld.
 
-Error within the data favours whatever has most parameters; each form is therefore refitted below
-several cutoffs in C and predicts the runs above them (rolling origin). The score is the geometric
-mean over cutoffs of its root mean square relative error there, so that the farthest cutoff, where
-all err most, does not decide alone; where a form has no minimum it is charged the worst of those
-that have one.
+The error within the data favours the form with most parameters. Each form is therefore refitted
+below several cutoffs in C and predicts the runs above them (rolling origin). Its score is the
+geometric mean over cutoffs of the RMS relative error there, so that the farthest cutoff, where all
+forms err most, does not decide alone. At a cutoff where a form has no minimum it is given the worst
+error of the forms that have one.
 """
 
 from typing import Any
@@ -18,11 +18,14 @@ from analysis.solve.progress import OnProgress, no_progress
 from analysis.solve.solver import minimise
 from analysis.validate.hindcast import hindcasts
 
-SPARE_ROWS = 2
+SPARE_ROWS = 2  # rows beyond the parameters that a fit needs at least
 
 
 def candidates(table: pd.DataFrame) -> list[Form]:
-    """Return the forms that a table can carry: all that use the most of its variables."""
+    """Return the forms that a table can carry and that use most of its variables.
+
+    Raises ValueError where there is none.
+    """
     forms = [form for form in FORMS.values() if _carries(table, form)]
     targets = [t for t in ("loss", "reward", "error") if any(f.target == t for f in forms)]
     if not targets:
@@ -39,7 +42,7 @@ def candidates(table: pd.DataFrame) -> list[Form]:
 def compare(
     table: pd.DataFrame, objective: Objective | None, on_progress: OnProgress = no_progress
 ) -> list[dict[str, Any]]:
-    """Return one row a form, best first; ValueError when no larger runs can be withheld."""
+    """Return one row a form, best first; ValueError where no larger runs can be withheld."""
     forms, rows = candidates(table), []
     for done, form in enumerate(forms):
         on_progress("forms", done, len(forms))

@@ -1,19 +1,21 @@
 """Hindcasts: withhold the largest budgets, refit, predict them (rolling origin).
 
-Each row of the result withholds everything above one cutoff in C. tau(h), the error that the form
-makes at a log-distance h = log(C / C_cutoff), is the RMS relative error of the hindcasts that reach
-as far, never less than that of a shorter reach, and 0 at h = 0. Prediction intervals contain it
-beside scatter and parameters, so they are wide where the form has failed before; Choshen et al.
-2024 (2410.11840) measure how often forms do.
+Each row of the result withholds all runs above one cutoff in C. tau(h) is the error of the form at
+a log-distance h = log(C / C_cutoff): the RMS relative error of the hindcasts that reach as far,
+never less than that of a shorter reach, and 0 at h = 0. Prediction intervals contain tau beside
+scatter and parameters, so they are wide where the form has failed before. Choshen et al. 2024
+(2410.11840) measure how often forms fail.
 
-A hindcast's error is also that of its own parameters and of the seeds it meets, which the interval
-holds already: tau in full covered 94-100 % at nominal 90 % with a true form (six designs and laws,
-120-180 tables each, at 10 and 100 times the largest C). So a hindcast counts only where its mean
-error lies outside its own 90 % interval, that is where chance does not explain it, and then in
-full but for its seeds': 88-94 % with a true form (tau 0 in 66-90 % of the tables). The excess of
-the squares alone covered 90-96 %, but where the form is wrong it is the narrower: of a loss bent by
-exp(-c log(C)^2) the truth at 10 and 100 times C was inside 92 and 36 % of the excess, 88 and 68 %
-of this, 4 and 0 % without tau; of a Farseer surface 100 % of this and 0 % without tau or scatter.
+The error of a hindcast also comes from its own parameters and from the seeds of the runs that it
+predicts, and the interval contains both already. With a true form, tau from whole errors covered
+94-100 % at nominal 90 % (six designs and laws, 120-180 tables each, at 10 and 100 times the largest
+C). A hindcast therefore counts only where its mean error lies outside its own 90 % interval, where
+chance does not explain it. It then counts in full, less the error of the seeds. This covered
+88-94 % with a true form (tau was 0 in 66-90 % of the tables). The excess of the squares alone
+covered 90-96 %, but it is too narrow where the form is wrong. For a loss bent by exp(-c log(C)^2)
+the truth at 10 and 100 times C was inside 88 and 68 % of these intervals, 92 and 36 % with the
+excess, 4 and 0 % without tau. For a Farseer surface it was inside 100 %, and 0 % without tau or
+scatter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,17 +32,17 @@ from analysis.solve.residual_spread import deviation, scatter
 from analysis.solve.solver import minimise
 from analysis.uncertainty.bootstrap import bootstrap, units_of
 
-MOST_CUTOFFS = 5
-SAME_LEVEL = 1.25  # C closer than this is one budget
-CONTINUUM = 2.0  # spacing of cutoffs when C does not come in budgets
-LEAST_SHARE = 0.3  # of the rows must remain to be fitted
-LEAST_SPAN = 3.0  # of C below the cutoff
-FEWEST_SIZES = 3
-RESAMPLES = 100
-FEWEST_TESTED = 3  # withheld runs that say something of the form and not of one run
+MOST_CUTOFFS = 5  # cutoffs, each of which is a fit with its bootstrap
+SAME_LEVEL = 1.25  # ratio of neighbouring C up to which they are one budget
+CONTINUUM = 2.0  # ratio of cutoffs where C does not come in budgets
+LEAST_SHARE = 0.3  # share of the rows that must remain below a cutoff
+LEAST_SPAN = 3.0  # largest over smallest C that must remain below it
+FEWEST_SIZES = 3  # sizes, and values of every other variable, that must remain below it
+RESAMPLES = 100  # of each hindcast
+FEWEST_TESTED = 3  # withheld runs that say something about the form and not about one run
 EVIDENCE = 0.9  # level of the interval that a hindcast's mean error must leave to count in tau
-FEWEST_RESAMPLES = 20  # of long tables, whose parameters hardly vary
-RESAMPLED_ROWS = 1_000_000
+FEWEST_RESAMPLES = 20  # of a long table, whose parameters hardly vary
+RESAMPLED_ROWS = 1_000_000  # rows times resamples above which resamples are fewer
 
 
 def hindcasts(
@@ -53,7 +55,18 @@ def hindcasts(
     seed: int = 0,
     on_progress: OnProgress = no_progress,
 ) -> dict[str, Any] | None:
-    """Return the hindcast rows and tau, or None when no budget can be withheld."""
+    """Return the hindcasts and tau as the `backtest` block of law.json.
+
+    table: the runs
+    form: the form
+    objective: the objective
+    fixed: values that some parameters keep
+    level: of the intervals whose coverage is counted
+    seed: of the resamples
+    on_progress: takes ("hindcasts", done, total)
+
+    Returns None where no budget can be withheld.
+    """
     rows = []
     along = reach_of(table, form)
     cuts = cutoffs(along)
@@ -73,12 +86,12 @@ def hindcasts(
 
 
 def reach_of(table: pd.DataFrame, form: Form) -> Array:
-    """Return what grows as one extrapolates (n,): C, or else the form's first variable."""
+    """Return what grows with extrapolation (n,): C, or the form's first variable without C."""
     return column(table, "flops" if "flops" in table else form.variables[0])
 
 
 def tau_knots(rows: list[dict[str, Any]]) -> list[list[float]]:
-    """Return [h, tau] pairs from hindcast rows: distances in log C rising, tau never falling."""
+    """Return [h, tau] pairs of hindcasts, by rising log-distance h; tau never falls."""
     converged = [r for r in rows if r["converged"]]
     several = [r for r in converged if r.get("n_test", FEWEST_TESTED) >= FEWEST_TESTED]
     errors = sorted((r["distance"], _unexplained_error(r)) for r in several or converged)
@@ -89,9 +102,11 @@ def tau_knots(rows: list[dict[str, Any]]) -> list[list[float]]:
 def widen_tau(
     backtest: dict[str, Any] | None, confirmations: Sequence[Mapping[str, Any]], flops: Array
 ) -> dict[str, Any] | None:
-    """Return the hindcasts with tau at least as large as the errors of confirmations that missed.
+    """Raise tau to at least the errors of confirmation runs that missed their forecast.
 
-    `flops` (n,) are the runs', from the largest of which below it a confirmation was forecast.
+    backtest: the hindcasts, None without
+    confirmations: each with `flops`, `inside` and `error`
+    flops: C of the runs (n,); a confirmation was forecast from the largest of them below its own
     """
     misses = []
     for one in confirmations:
@@ -107,7 +122,7 @@ def widen_tau(
 
 
 def _unexplained_error(row: Mapping[str, Any]) -> float:
-    """Return the RMS error of a hindcast less its seeds', 0 where chance explains its mean."""
+    """Return the RMS error of a hindcast less that of seeds; 0 where chance explains its mean."""
     rms, mean = row["rms_relative_error"], abs(row["mean_relative_error"])
     if mean <= ndtri((1 + EVIDENCE) / 2) * row.get("expected_mean_error", 0.0):
         return 0.0
@@ -115,7 +130,7 @@ def _unexplained_error(row: Mapping[str, Any]) -> float:
 
 
 def cutoffs(flops: Array) -> list[float]:
-    """Return cutoffs in C from the top down: between budgets, or a factor 2 apart."""
+    """Return cutoffs in C, largest first: between budgets, or a factor of 2 apart."""
     ordered = np.sort(flops)
     last = np.flatnonzero(np.diff(np.log(ordered)) > np.log(SAME_LEVEL))
     widest = max(np.ptp(np.log(level)) for level in np.split(ordered, last + 1))
@@ -143,7 +158,7 @@ def _hindcast(
     level: float,
     seed: int,
 ) -> dict[str, Any]:
-    """Fit below, predict above; return the row."""
+    """Fit the rows below a cutoff, predict those above, and return a row of the backtest."""
     problem = problem_of(below, form, objective, fixed=fixed)
     solution = minimise(problem, n_best=4)
     theta = solution.theta[:1]
@@ -179,10 +194,13 @@ def _hindcast(
 def _expected_errors(
     logs: Array, problem: Problem, theta: Array, columns: Mapping[str, Array]
 ) -> dict[str, float]:
-    """Return the deviations of a hindcast's errors by seeds, and of their mean by all of chance.
+    """Return how large chance makes a hindcast's errors: by seeds, and their mean by all causes.
 
-    From log predictions (draws, rows) of resamples, whose central part is used: resamples of few
-    rows have long tails.
+    logs: log predictions of the resamples (draws, rows); the central 68 % of their means give the
+        deviation, since resamples of few rows have long tails
+    problem: the fit below the cutoff
+    theta: its solution (1, P)
+    columns: the variables of the withheld rows
     """
     design = problem.design
     values = dict(zip(design.form.parameters, design.external(theta)[0], strict=True))

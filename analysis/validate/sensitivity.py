@@ -1,7 +1,7 @@
 """How much the law depends on choices: each objective, with and without the rows at the ends.
 
-Besiroglu et al. 2024 (2404.10102) drop five of 245 points, those of highest loss, and a moves from
-.56 to .51: such a table belongs beside every law ("(Mis)fitting", 2502.18969).
+Besiroglu et al. 2024 (2404.10102) leave out five of 245 points, those of highest loss, and a moves
+from .56 to .51. Such a table belongs beside every law ("(Mis)fitting", 2502.18969).
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from analysis.solve.objective import Objective, problem_of
 from analysis.solve.solver import minimise_near
 from analysis.validate.near_frontier import WITHIN, is_near_frontier
 
-HIGHEST_LOSS = 0.02  # share of rows, at least one
-LOWEST_COMPUTE = 0.1
-MOST_ROWS = 2000  # evenly spaced rows stand for a longer table; `n_runs` says so
-SPARE_ROWS = 2
+HIGHEST_LOSS = 0.02  # share of the rows of highest loss that a subset leaves out, at least one row
+LOWEST_COMPUTE = 0.1  # share of the rows of lowest C that a subset leaves out, at least one row
+MOST_ROWS = 2000  # of a longer table so many evenly spaced rows are fitted, as `n_runs` says
+SPARE_ROWS = 2  # rows beyond the parameters that a fit needs at least
 
 
 def sensitivity(
@@ -31,9 +31,14 @@ def sensitivity(
     flops: float,
     fixed: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """Return one row a fit: objective, rows, parameters, a and D*/N* at `flops` of a surface.
+    """Return one line a fit: objective, rows, parameters and, for a surface, a and D*/N*.
 
-    `guesses` (S, P) are parameters of minima of the fit itself, to start from.
+    table: the runs
+    form: the form
+    objective: of the law itself, used in place of the default one of the same name
+    guesses: parameters (S, P) of the law's best minima, where the fits start
+    flops: C at which a and D*/N* are given
+    fixed: values that some parameters keep
     """
     lines = []
     bounded = np.array([name != form.offset for name in form.parameters])  # 0 is an answer for E
@@ -67,7 +72,7 @@ def sensitivity(
 
 
 def subsets(table: pd.DataFrame) -> dict[str, Array]:
-    """Return positions of all rows, and without those of highest loss, lowest C, or far off."""
+    """Return positions of all rows, and without the rows of highest loss, lowest C, or far off."""
     everything = np.arange(len(table))
     loss, flops = column(table, "loss"), column(table, "flops")
     n_high = max(1, round(HIGHEST_LOSS * len(table)))
