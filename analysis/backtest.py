@@ -3,11 +3,12 @@
     python -m analysis.backtest runs=table.csv [form=chinchilla|...|all] [out=backtest.json]
     python -m analysis.backtest runs=table.csv where="group == 'x'" columns.loss=val plot=true
 
-Prints a row a cutoff in C and writes them all, with what they were made from. Errors are logs of
-predicted over measured loss. `covered` counts the withheld runs inside intervals of the fit below
-the cutoff (parameters and scatter, no more), so that a share under the nominal level is what the
-hindcast term of a law's own prediction intervals is there to mend (`analysis.validate.hindcast`).
-`form=all` ranks the forms first and shows the best one's rows.
+The command prints one row for each cutoff in C, and writes the rows and their inputs to
+backtest.json. Errors are logs of predicted over measured loss. `covered` is the share of withheld
+runs inside the intervals of the fit below the cutoff, which hold its parameters and the scatter of
+runs only. Where that share is under the nominal level, the hindcast term of a law's own prediction
+intervals makes up for it (`analysis.validate.hindcast`). `form=all` ranks the forms first and shows
+the rows of the best one.
 """
 
 import sys
@@ -36,7 +37,19 @@ from scaling.schema import LEVEL, MOST, Range, Seed, check_ranges
 
 @dataclass(kw_only=True)
 class BacktestConfig:
-    """Options of the backtest; `out` defaults to backtest.json beside the study, or here."""
+    """Options of the backtest.
+
+    runs: a study's folder, or a table in CSV, Parquet or JSONL
+    form: a form of the loss, or `all` for the one that predicts withheld runs best
+    count: how N is counted in a study
+    where: condition that rows must meet
+    within: test only runs whose loss is within this share of the best of no more compute
+    out: file to write; by default backtest.json in the study's folder, or here for a table
+    plot: whether to write a figure beside it
+    level: of the intervals whose coverage is counted
+    seed: of the resamples
+    fixed: values that some parameters keep
+    """
 
     runs: str = ""
     form: str = "chinchilla"

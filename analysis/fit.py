@@ -1,14 +1,14 @@
-"""Fit a law to a study or to any table of runs: prints it and writes law.json.
+"""Fit a law to a study or to any table of runs; print it and write law.json.
 
     python -m analysis.fit runs=runs/quick
     python -m analysis.fit runs=table.csv where="group == 'x'" columns.params=N out=law.json
     python -m analysis.fit runs=table.csv objective.name=lad_log intervals.resamples=4000
-    python -m analysis.fit runs=table.csv form=all             ranks the forms that apply
+    python -m analysis.fit runs=table.csv form=all             rank the forms that apply
     python -m analysis.fit runs=table.csv form=data_constrained +fixed.alpha=0.35 +fixed.beta=0.35
     python -m analysis.fit runs=table.csv within=0.1           only runs near the frontier
-    python -m analysis.fit runs=table.csv plot=true            also writes law_<figure>.svg
+    python -m analysis.fit runs=table.csv plot=true            also write law_<figure>.svg
 
-The function is `analysis.estimation.fit.fit`; this is its application.
+The command calls `analysis.estimation.fit.fit`.
 """
 
 import sys

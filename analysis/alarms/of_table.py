@@ -17,8 +17,6 @@ from analysis.alarms.outliers import ODD_COUNT, Outlier, odd_counts, outliers
 from analysis.alarms.units import FEWEST_IN_UNIT, over_6nd, unit_alarms, wrong_unit_alarm
 from analysis.forms import Array, column
 
-__all__ = ["Alarm", "residual_alarms", "stage_alarms", "table_alarms"]
-
 RAY_SPREAD = 0.15  # deviation of log D about a line in log N (a factor of 1.16) of a single ray
 NARROW_SPREAD = 0.7  # deviation of log D/N (a factor of 2) below which exponents seldom separate
 FEWEST_BUDGETS = 3  # budgets, sizes and token counts that a law needs at least

@@ -24,35 +24,33 @@ from analysis.runs.table import Runs
 REACHES = (1.0, 10.0, 100.0)  # budgets of stated optima, in units of the largest C
 
 
-def _isoflop(method: Callable[..., Isoflop | None]) -> Callable[..., Law]:
-    def fitted(runs: Runs, *, resamples: int, level: float, seed: int) -> Law:
-        vertices_and_lines = method(runs.table, resamples=resamples, level=level, seed=seed)
-        if vertices_and_lines is None:
+def _isoflop_law(method: Callable[..., Isoflop | None]) -> Callable[..., Law]:
+    def fit_lines(runs: Runs, *, resamples: int, level: float, seed: int) -> Law:
+        lines = method(runs.table, resamples=resamples, level=level, seed=seed)
+        if lines is None:
             raise ValueError(
                 "form=isoflop needs at least 3 budgets with 4 sizes each and a minimum inside "
                 "them; add sizes at each budget, or use form=chinchilla"
             )
-        return _allocation_law(
-            runs, "isoflop", vertices_and_lines, vertices_and_lines.as_method(), level, resamples
-        )
+        return _allocation_law(runs, "isoflop", lines, lines.as_method(), level, resamples)
 
-    return fitted
+    return fit_lines
 
 
-def _envelope(runs: Runs, *, resamples: int, level: float, seed: int) -> Law:
-    fit = envelope(runs.table, resamples=resamples, level=level, seed=seed)
-    if fit is None:
+def _envelope_law(runs: Runs, *, resamples: int, level: float, seed: int) -> Law:
+    lines = envelope(runs.table, resamples=resamples, level=level, seed=seed)
+    if lines is None:
         raise ValueError(
             "form=envelope needs at least 3 sizes whose curves cross inside the data; add sizes or "
             "longer runs, or use form=chinchilla"
         )
-    return _allocation_law(runs, "envelope", fit, fit.as_method(), level, resamples)
+    return _allocation_law(runs, "envelope", lines, lines.as_method(), level, resamples)
 
 
 METHODS: Mapping[str, Callable[..., Law]] = {
-    "isoflop": _isoflop(isoflop),
-    "isoflop_akima": _isoflop(akima),
-    "envelope": _envelope,
+    "isoflop": _isoflop_law(isoflop),
+    "isoflop_akima": _isoflop_law(akima),
+    "envelope": _envelope_law,
     "lr_batch": lr_batch,
 }
 NEEDED_BY: Mapping[str, tuple[str, ...]] = {

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.alarms.of_table import Alarm
+from analysis.alarms.alarm import Alarm
 from analysis.forms import Array, column
 from analysis.laws.law import Law
 from analysis.runs.table import Runs

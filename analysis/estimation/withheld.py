@@ -93,10 +93,10 @@ def backtest(
     table = prepare_rows(runs.table, form_tested, objective, weighting)
     table = restrict_to_frontier(table, form_tested, within)
     check_table(table, form_tested)
-    blocks = hindcasts(
+    results = hindcasts(
         table, form_tested, objective, fixed=fixed, level=level, seed=seed, on_progress=on_progress
     )
-    if blocks is None:
+    if results is None:
         raise ValueError(_too_narrow(table, form_tested))
     return Backtest(
         form=form_tested.name,
@@ -111,7 +111,7 @@ def backtest(
         fixed=dict(fixed or {}),
         dropped=runs.dropped,
         inputs=runs.inputs | ({} if within is None else {"within": within}),
-        **blocks,
+        **results,
     )
 
 

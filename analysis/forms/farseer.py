@@ -1,7 +1,7 @@
 """Farseer (2506.10972): a data exponent that depends on N.
 
-L = exp(a3 N^gamma + b3) + exp(a2 N^beta + b2) D^-exp(a1 N^alpha + b1). Nine parameters: it needs a
-dense grid, and N^x is not free of units, so the constants hold for N in parameters and D in tokens.
+L = exp(a3 N^gamma + b3) + exp(a2 N^beta + b2) D^-exp(a1 N^alpha + b1). The nine parameters need a
+dense grid. N^x depends on units, so the constants hold for N in parameters and D in tokens.
 """
 
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ def loss(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
 
 
 def outward(theta: Mapping[str, Any], middle: Mapping[str, float]) -> Mapping[str, Any]:
-    """Return the parameters from level and slope of each piece in log N at the middle.
+    """Return the parameters, given level and slope in log N of each piece at the middle.
 
-    a N^g + b = level + slope ((N/N0)^g - 1) / g: neither trades against the exponent g.
+    a N^g + b = level + slope ((N/N0)^g - 1) / g, where neither trades against the exponent g.
     """
     parameters = dict(theta)
     for number, exponent in _PIECES.items():
@@ -54,7 +54,7 @@ _PIECES = {"1": "alpha", "2": "beta", "3": "gamma"}
 
 
 def starts(table: pd.DataFrame) -> Mapping[str, Array]:
-    """Return Chinchilla-like surfaces, whose pieces change by a given rate per log N."""
+    """Return Chinchilla-like surfaces whose pieces change at some rates per log N."""
     log_n, log_d = (np.log(column(table, v)).mean() for v in ("params", "tokens"))
     smallest, typical = (float(f(column(table, "loss"))) for f in (np.min, np.median))
     grid = product(

@@ -2,7 +2,8 @@
 
 A `Jet` carries a value and its derivatives by P parameters through numpy's arithmetic (forward
 mode, second order): f(jet) applies the chain rule f' g and f'' g g' + f' h. A function written for
-arrays, as `p["A"] * x["params"] ** -p["alpha"]`, then works on jets unchanged.
+arrays, as `p["A"] * x["params"] ** -p["alpha"]`, works on jets unchanged. Written by hand on
+purpose: an array framework only for five parameters of one formula would be a large dependency.
 
 Legend: S problems, P parameters, n rows.
 """
@@ -18,11 +19,13 @@ Derivatives = tuple[Array, Array, Array]
 
 
 class Jet:
-    """A value (S, n or 1) and its derivatives by the k parameters that it depends on.
+    """A value and its derivatives by the k parameters that it depends on.
 
-    `index` (k,) are their positions, `gradient` (S, k, n or 1), `hessian` (S, k, k, n or 1) or None
-    when first derivatives are enough. Few parameters meet in most of a formula, so that most
-    products are small.
+    value: (S, n or 1)
+    gradient: (S, k, n or 1)
+    hessian: (S, k, k, n or 1), None where first derivatives are enough
+    index: positions (k,) of these parameters; most parts of a formula hold few, so that most
+        products are small
     """
 
     __array_priority__ = 100
@@ -214,7 +217,7 @@ def _logaddexp(left: Any, right: Any) -> Jet:
 
 
 def _minimum(left: Any, right: Any) -> Jet:
-    """Return the smaller of both; derivatives are those of the one chosen (the left at a tie)."""
+    """Return the smaller of both with its derivatives; those of the left one at a tie."""
     if not isinstance(left, Jet):
         left, right = right, left
     other = right.value if isinstance(right, Jet) else right

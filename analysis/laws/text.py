@@ -1,4 +1,4 @@
-"""A law as text for the terminal, at most 100 columns: alarms, parameters, methods, power laws."""
+"""A law as text for the terminal, at most 100 columns wide: alarms first, then its numbers."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -75,7 +75,7 @@ def _head(law: LawFile) -> list[str]:
 
 
 def describe_confirmation(one: Mapping[str, Any]) -> str:
-    """Say how a confirmation run, a row of the law since, met its forecast."""
+    """Describe how a confirmation run, which is a row of the law now, met its forecast."""
     where = {True: "inside", False: "OUTSIDE", None: "without an interval"}[one["inside"]]
     ends = f" [{one['interval'][0]:.4f}, {one['interval'][1]:.4f}]" if one["interval"] else ""
     return (
