@@ -7,7 +7,7 @@ law says the plan's N costs against its own optimum at the same C = 6ND.
 from collections.abc import Mapping
 from typing import Any
 
-from analysis.alarms.of_table import Alarm
+from analysis.alarms.alarm import Alarm
 from analysis.laws.law import Law, Optimum
 
 FAR_APART = 2.0  # ratio of N* from which the laws are said to disagree

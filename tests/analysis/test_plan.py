@@ -11,7 +11,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from analysis.alarms.of_table import Alarm
+from analysis.alarms.alarm import Alarm
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
 from analysis.plan import command_of, main

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from analysis import fit, load_runs
-from analysis.alarms.of_table import Alarm
+from analysis.alarms.alarm import Alarm
 from analysis.estimation.lr_batch import swept_points
 from analysis.laws.law import Law
 from analysis.page.checklist import checklist, counted

@@ -13,7 +13,7 @@ from analysis.laws.law import tau_at
 from analysis.planning.budgets import Budget
 from analysis.planning.make import make_plan
 from analysis.runs.study import study_of
-from analysis.validate.hindcast import widened
+from analysis.validate.hindcast import widen_tau
 from scaling.config import CellConfig, ModelConfig
 from scaling.schema import CONFIRMING, write_json
 
@@ -109,9 +109,9 @@ def test_tau_never_falls_and_a_pass_leaves_it_alone():
     told = {"flops": 1e20, "error": 0.1, "inside": False}
     tested = {"rows": [], "tau": [[1.0, 0.02], [5.0, 0.03]], "level": 0.9}
     flops = np.array([1e18, 1e19])
-    found = widened(tested, [told], flops)["tau"]
+    found = widen_tau(tested, [told], flops)["tau"]
     assert found == [[1.0, 0.02], [pytest.approx(math.log(10)), 0.1], [5.0, 0.1]]
-    assert widened(tested, [{**told, "inside": True}], flops) is tested
+    assert widen_tau(tested, [{**told, "inside": True}], flops) is tested
 
 
 def test_a_law_that_was_never_confirmed_says_nothing_of_it(folder):

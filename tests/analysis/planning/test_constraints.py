@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.alarms.of_table import Alarm
+from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
