@@ -21,7 +21,7 @@ from scaling.model.transformer import Transformer
 from scaling.schema import read_curve, read_record
 from scaling.stacked import passes as stack
 from scaling.stacked.passes import Bundle, StackedPasses
-from scaling.stacked.runs import Ensemble
+from scaling.stacked.runs import StackedRuns
 from scaling.study.lease import Holder, Lease, Pulse, attempts, last_attempt, take
 from scaling.study.places import cell_folder, trunk_folder
 from scaling.train import trunk as trainer
@@ -196,7 +196,7 @@ def test_one_that_diverges_leaves_and_the_others_go_on(make_cell, tmp_path):
 
 def stopping(step: int):
     """Return an ensemble's step that stops all of its runs when one reaches a step."""
-    whole = Ensemble.step
+    whole = StackedRuns.step
 
     def stop(self, requests):
         answers = whole(self, requests)
@@ -215,7 +215,7 @@ def test_a_stopped_gang_resumes_together_or_alone(make_cell, tmp_path, monkeypat
     together(others)
     for step in (7, 20, 30):
         with monkeypatch.context() as patch:
-            patch.setattr(Ensemble, "step", stopping(step))
+            patch.setattr(StackedRuns, "step", stopping(step))
             code, workers = together(cells)
         assert code == STOPPED
         for worker in workers:
@@ -268,7 +268,7 @@ def test_an_error_of_the_stack_fails_every_trunk_with_its_reason(make_cell, monk
     def broken(self, requests):
         raise RuntimeError("the stack is broken")
 
-    monkeypatch.setattr(Ensemble, "step", broken)
+    monkeypatch.setattr(StackedRuns, "step", broken)
     assert together(cells)[0] == 1
     assert all("the stack is broken" in record(c).error for c in cells)
 
