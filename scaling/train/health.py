@@ -45,10 +45,8 @@ def probe(model: Transformer, tokens: Tensor) -> dict[str, float]:
     seen: dict[str, list[Tensor]] = {}
     was_training = model.training
     model.eval()  # else a mixture would overwrite its routers' statistics of the training batch
-    with (
-        torch.compiler.set_stance("force_eager"),
-        watched(model, seen),
-    ):
+    eager = torch.compiler.set_stance("force_eager")  # compiled code would call no hooks
+    with eager, watched(model, seen):
         logits = model(tokens)
     model.train(was_training)
     scale = scales(model.config).residual
