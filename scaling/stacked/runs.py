@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scaling.model.transformer import Transformer
-from scaling.stacked.passes import Bundle, StackedPasses
+from scaling.stacked.passes import StackedPasses, StackedWeights
 from scaling.study.activity import moved
 from scaling.train.device import to_device
 from scaling.train.health import finite, update_ratio
@@ -36,7 +36,7 @@ class StackedRuns:
         setting, size = requests[0].setting, len(requests)
         model = self.runs[0].model
         self.weights, self.gradient, self.first, self.second = (
-            Bundle(model, size, setting.device) for _ in range(4)
+            StackedWeights(model, size, setting.device) for _ in range(4)
         )
         self.counts = torch.zeros(len(self.weights.named), size)  # updates so far; torch has floats
         self.firsts = [next(run.model.parameters()) for run in self.runs]
@@ -190,7 +190,7 @@ class StackedForward:
         key = (len(models), rows)
         passes = self.kept.pop(key, None)
         if passes is None:
-            weights = Bundle(models[0], len(models), models[0].device)
+            weights = StackedWeights(models[0], len(models), models[0].device)
             passes = StackedPasses(models[0].config, weights, rows=rows, context=models[0].context)
         self.kept[key] = passes
         while len(self.kept) > KEPT:

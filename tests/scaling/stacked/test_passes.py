@@ -20,7 +20,7 @@ from scaling.jobs.worker import HELD, STOPPED, make_workers, train
 from scaling.model.transformer import Transformer
 from scaling.schema import read_curve, read_record
 from scaling.stacked import passes as stack
-from scaling.stacked.passes import Bundle, StackedPasses
+from scaling.stacked.passes import StackedPasses, StackedWeights
 from scaling.stacked.runs import StackedRuns
 from scaling.study.lease import Holder, Lease, Pulse, attempts, last_attempt, take
 from scaling.study.places import cell_folder, trunk_folder
@@ -61,7 +61,7 @@ def batches(count: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def stacked(members: list[Transformer], *, gradient: bool = True) -> StackedPasses:
-    weights, given = (Bundle(members[0], len(members), CPU) for _ in range(2))
+    weights, given = (StackedWeights(members[0], len(members), CPU) for _ in range(2))
     weights.fill(members)
     return StackedPasses(
         members[0].config, weights, given if gradient else None, rows=ROWS, context=CONTEXT
