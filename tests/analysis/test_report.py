@@ -112,7 +112,7 @@ def folder(tmp_path_factory) -> Path:
     law.write(folder / "law.json")
     plan = make_plan(law, Budget(flops=3e13), study_of(folder, count="with_head"))
     write_plan(folder / "plan.yaml", plan)
-    synthetic.write_final(folder, loss=plan["forecast"]["test_loss"] + 0.001)
+    synthetic.write_final(folder, loss=plan.forecast.test_loss + 0.001)
     return folder
 
 

@@ -57,7 +57,7 @@ def planned(law, folder: Path, flops: float):
 
 def test_a_confirmation_is_a_row_of_the_law_and_opens_the_plan(folder):
     before = law_of(folder)
-    assert planned(before, folder, 20 * FLOPS)["confirmation"]["needed"]
+    assert planned(before, folder, 20 * FLOPS).confirmation.needed
     confirm(folder, scale=1.01)
     after = law_of(folder)
     assert after.n_runs == before.n_runs + 1
@@ -67,9 +67,9 @@ def test_a_confirmation_is_a_row_of_the_law_and_opens_the_plan(folder):
     assert told["error"] == pytest.approx(math.log(1.01))
     assert "confirmation_missed" not in [a.code for a in after.alarms]
     made = planned(after, folder, 20 * FLOPS)
-    assert not made["confirmation"]["needed"]
-    assert "confirmed at C/20" in made["confirmation"]["reasons"]["needed"]
-    assert "refitted with 1 confirmation" in made["forecast"]["reasons"]["test_loss"]
+    assert not made.confirmation.needed
+    assert "confirmed at C/20" in made.confirmation.reasons["needed"]
+    assert "refitted with 1 confirmation" in made.forecast.reasons["test_loss"]
     assert "a row of" in after.summary()
 
 
@@ -79,21 +79,21 @@ def test_a_miss_widens_what_is_forecast_as_far_and_is_an_alarm(folder):
     assert "confirmation_missed" in [a.code for a in law.alarms]
     assert tau_at(law.backtest["tau"], np.array(math.log(10))) >= 0.99 * math.log(1.2)
     made = planned(law, folder, 10 * FLOPS)
-    low, high = made["forecast"]["interval"]
+    low, high = made.forecast.interval
     assert math.log(high / low) > 2 * 1.6 * math.log(1.2)
-    assert "outside its interval" in made["confirmation"]["reasons"]["needed"]
+    assert "outside its interval" in made.confirmation.reasons["needed"]
 
 
 def test_a_plan_far_beyond_its_confirmation_needs_another(folder):
     confirm(folder)
-    confirmation = planned(law_of(folder), folder, 200 * FLOPS)["confirmation"]
-    assert confirmation["needed"]
-    assert confirmation["study"] == f"small{CONFIRMING}-2"
+    confirmation = planned(law_of(folder), folder, 200 * FLOPS).confirmation
+    assert confirmation.needed
+    assert confirmation.study == f"small{CONFIRMING}-2"
 
 
 def test_a_miss_opens_the_way_less_far(folder):
     confirm(folder, scale=1.2)
-    assert planned(law_of(folder), folder, 20 * FLOPS)["confirmation"]["needed"]
+    assert planned(law_of(folder), folder, 20 * FLOPS).confirmation.needed
 
 
 def test_a_confirmation_on_other_data_is_left_out(folder):
@@ -117,7 +117,4 @@ def test_tau_never_falls_and_a_pass_leaves_it_alone():
 def test_a_law_that_was_never_confirmed_says_nothing_of_it(folder):
     law = replace(law_of(folder), backtest=None)
     assert "confirmations" not in law.inputs
-    assert (
-        "C/10 has been run"
-        in planned(law, folder, 5 * LARGEST)["confirmation"]["reasons"]["needed"]
-    )
+    assert "C/10 has been run" in planned(law, folder, 5 * LARGEST).confirmation.reasons["needed"]
