@@ -5,7 +5,8 @@ STUDY ?= quick
 FITS ?= ../shared/fits
 FOLDER := runs/$(STUDY)
 WORKERS ?= 2
-PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadgroup
+# One thread a process: the workers share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadgroup
 
 .PHONY: study laws explain test quick long check bench clean
 

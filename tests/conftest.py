@@ -23,7 +23,6 @@ from scaling.train.trunk import train_trunk
 
 ROOT = Path(__file__).resolve().parents[1]
 FEW = 3  # rows of a parametrised test that `--few` keeps
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start, too: workers share
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
