@@ -4,8 +4,11 @@ RUN := $(VENV)/bin/python
 STUDY ?= quick
 FITS ?= ../shared/fits
 FOLDER := runs/$(STUDY)
+WORKERS ?= 2
+# One thread a process: the workers share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: study laws explain test check bench clean
+.PHONY: study laws explain test quick long check bench clean
 
 # The tour of the project: install, sweep, fit, plan, final run, report. What is done is not done again: without a
 # record newer than the report, its last lines are shown once more.
@@ -40,8 +43,17 @@ explain:
 	$(RUN) -m analysis.report runs=$(FOLDER) > $(FOLDER)/summary.tmp && mv $(FOLDER)/summary.tmp $(FOLDER)/summary.txt
 	@cat $(FOLDER)/summary.txt
 
+# Every test but the long ones: under 8 minutes on two cores.
 test: $(VENV)/.installed-dev
-	$(RUN) -m pytest
+	$(PYTEST) -m "not long and not bench"
+
+# What one runs while editing, under a minute: no test of seconds, and a few rows of each long table.
+quick: $(VENV)/.installed-dev
+	$(PYTEST) -m "not slow and not long and not alone and not slurm and not bench" --few
+
+# Whole chains, killed sweeps, the real SLURM: what is too long for `make test`.
+long: $(VENV)/.installed-dev
+	$(PYTEST) -m "long and not bench"
 
 check: $(VENV)/.installed-dev
 	$(RUN) -m ruff format --check . && $(RUN) -m ruff check . && $(RUN) -m pyright

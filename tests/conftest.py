@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,47 @@ from scaling.config import (
 from scaling.train.trunk import train_trunk
 
 ROOT = Path(__file__).resolve().parents[1]
+FEW = 3  # rows of a parametrised test that `--few` keeps
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--few", action="store_true", help=f"run {FEW} rows of each table of cases")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say which tests share a worker (xdist_group) and which rows of `many` are long."""
+    row: Counter[str] = Counter()
+    for item in items:
+        if group := worker_of(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+        name = item.nodeid.split("[")[0]
+        if (many := item.get_closest_marker("many")) and row[name] % many.args[0]:
+            item.add_marker(pytest.mark.long)
+        row[name] += 1
+    if config.getoption("few"):
+        keep_few(config, items)
+
+
+def worker_of(item: pytest.Item) -> str:
+    """Return the group of a test: `alone`, its module if it shares a fixture there, or none."""
+    if item.get_closest_marker("alone") or item.get_closest_marker("slurm"):
+        return "alone"
+    fixtures = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
+    shares = any(f.scope in ("module", "class") for found in fixtures for f in found)
+    return item.nodeid.split("::")[0] if shares else ""
+
+
+def keep_few(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out all but the first FEW rows of each parametrised test."""
+    seen: Counter[str] = Counter()
+    few, others = [], []
+    for item in items:
+        name = item.nodeid.split("[")[0]
+        (few if seen[name] < FEW else others).append(item)
+        seen[name] += 1
+    items[:] = few
+    config.hook.pytest_deselected(items=others)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What a user types: a tiny study from the command line, and its errors."""
+"""What a user types: a tiny study through hydra_plugins.scaling_launcher, and its errors."""
 
 import json
 import os
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from scaling.schema import read_records
+
+from .in_process import Done, call
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = [
@@ -91,7 +93,6 @@ def test_a_study_goes_from_sweep_to_report(tiny, tmp_path):
     assert str(study / "report.html") in reported.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -113,11 +114,30 @@ def test_a_mistake_ends_in_one_sentence_that_names_the_fix(tiny, tmp_path, argum
         torch = pytest.importorskip("torch")
         if torch.cuda.is_available():
             pytest.skip("this machine has a GPU")
-    done = sweep(*tiny, *arguments)
+    done = call("scaling.sweep", "-m", *tiny, *arguments, cwd=ROOT)
+    ends_in_one_sentence(done, words, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["modle=x"], "valid keys"),
+        (["data.train=[nowhere]", "budget.n_tokens=2048"], "matches no file"),
+        (["budget.n_tokens=2048", "machine.ranks=3"], "set optim.batch_tokens to a multiple"),
+    ],
+)
+def test_a_process_ends_in_that_sentence_too(tiny, tmp_path, arguments, words):
+    ends_in_one_sentence(sweep(*tiny, *arguments), words, tmp_path)
+
+
+def ends_in_one_sentence(
+    done: Done | subprocess.CompletedProcess[str], words: str, folder: Path
+) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert words in done.stderr.splitlines()[-1]
-    assert not list((tmp_path / "runs").glob("tiny/*/record.json"))
+    assert not list((folder / "runs").glob("tiny/*/record.json"))
 
 
 @pytest.mark.slow
@@ -178,7 +198,6 @@ def test_a_design_runs_batches_until_its_budget_and_goes_on_where_it_was(tiny, t
     assert (study / "design.jsonl").read_text().count("\n") == len(lines)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -189,11 +208,8 @@ def test_a_design_runs_batches_until_its_budget_and_goes_on_where_it_was(tiny, t
     ],
 )
 def test_a_design_that_cannot_work_is_refused_in_one_sentence(tiny, tmp_path, arguments, words):
-    done = sweep(*tiny, *DESIGN, *arguments)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert words in done.stderr.splitlines()[-1]
-    assert not list((tmp_path / "runs").glob("tiny/*/record.json"))
+    done = call("scaling.sweep", "-m", *tiny, *DESIGN, *arguments, cwd=ROOT)
+    ends_in_one_sentence(done, words, tmp_path)
 
 
 @pytest.mark.slow

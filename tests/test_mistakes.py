@@ -1,8 +1,6 @@
 """Each kind of mistake over all commands: one sentence, exit status 1 or 2, nothing written."""
 
-import importlib
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -11,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from scaling.app.application import start
 from scaling.app.overrides import leaves, plain
 from scaling.app.values import pasted
 from scaling.config import CellConfig, ModelConfig
 from scaling.data.tokenizer import train_tokenizer
 from scaling.model.transformer import Transformer
 from scaling.schema import sha256_file
-from scaling.status import main as status_main
 from scaling.train import checkpoint
+
+from .in_process import call, schema_of
 
 OLD = max(p for p in Path(__file__).with_name("old").iterdir() if p.is_dir())
 COMMANDS = (
@@ -31,38 +29,10 @@ COMMANDS = (
 NEED_NOTHING = ("scaling.sweep", "scaling.corpus", "scaling.coordinates")
 
 
-def schema_of(command: str) -> type:
-    """Return a command's config dataclass."""
-    name = command.rpartition(".")[2].replace("_", "")
-    if name == "sweep":
-        return CellConfig
-    module = importlib.import_module(command)
-    return next(v for k, v in vars(module).items() if k.lower() == f"{name}config")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
+def run(command: str, *arguments: str) -> tuple[int, str]:
     """Run a command in this process; return its status and what it wrote on stderr."""
-
-    def call(command: str, *arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", [command, *arguments])
-        monkeypatch.setattr(logging.root, "handlers", [])
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-        capsys.readouterr()
-        status = 0
-        try:
-            if command == "scaling.status":
-                status = status_main()
-            else:
-                name = command.rpartition(".")[2]
-                main = importlib.import_module(command).main
-                sweeps = name == "sweep"
-                start(main, config_name=name, schema=schema_of(command), sweeps=sweeps)
-        except SystemExit as left:
-            status = left.code if isinstance(left.code, int) else 1
-        return status, capsys.readouterr().err
-
-    return call
+    done = call(command, *arguments)
+    return done.returncode, done.stderr
 
 
 def refused(found: tuple[int, str], words: str = "") -> str:
@@ -124,7 +94,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_in_what_is_typed_is_one_sentence(command, mistake, run, tmp_path, monkeypatch):
+def test_a_mistake_in_what_is_typed_is_one_sentence(command, mistake, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     schema = schema_of(command)
     make, words = MISTAKES[mistake]
@@ -135,7 +105,7 @@ def test_a_mistake_in_what_is_typed_is_one_sentence(command, mistake, run, tmp_p
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c not in NEED_NOTHING])
-def test_without_what_it_needs_a_command_says_so(command, run, tmp_path, monkeypatch):
+def test_without_what_it_needs_a_command_says_so(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(run(command))
     assert tree(tmp_path) == set()
@@ -163,7 +133,7 @@ def test_without_what_it_needs_a_command_says_so(command, run, tmp_path, monkeyp
     ],
 )
 def test_a_choice_that_is_not_there_is_answered_with_those_that_are(
-    override, words, run, tmp_path, monkeypatch
+    override, words, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
     refused(run("scaling.sweep", "-m", override, "dry_run=true"), words)
@@ -267,14 +237,14 @@ def command_line(command: str, study: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("command", ["sample", "evaluate", "export", "report", "plan", "status"])
-def test_the_whole_study_is_read(command, study, run):
+def test_the_whole_study_is_read(command, study):
     status, text = run(*command_line(command, study))
     assert status == 0, text
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "bad", "command"), CASES)
-def test_a_damaged_file_is_named_in_one_sentence_or_left_out(file, bad, command, study, run):
+def test_a_damaged_file_is_named_in_one_sentence_or_left_out(file, bad, command, study):
     (study / file).write_bytes(BAD[bad])
     before = tree(study.parent)
     status, text = run(*command_line(command, study))
@@ -290,7 +260,7 @@ def test_a_damaged_file_is_named_in_one_sentence_or_left_out(file, bad, command,
     "key", ["checkpoint", "tokenizer", "plan", "law", "runs", "tasks", "texts"]
 )
 @pytest.mark.parametrize("what", ["missing", "folder", "empty file", "device", "long name"])
-def test_a_path_that_leads_nowhere_is_named(key, what, study, run, tmp_path):
+def test_a_path_that_leads_nowhere_is_named(key, what, study, tmp_path):
     (tmp_path / "empty folder").mkdir()
     (tmp_path / "empty").touch()
     path = {
@@ -310,7 +280,7 @@ def test_a_path_that_leads_nowhere_is_named(key, what, study, run, tmp_path):
 @pytest.mark.parametrize(
     "arguments", [[], ["runs/none"], ["--colour", "runs/none"], ["a", "b"], ["\0"], ["runs=x"]]
 )
-def test_status_of_nothing_is_one_sentence(arguments, run, tmp_path, monkeypatch):
+def test_status_of_nothing_is_one_sentence(arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(run("scaling.status", *arguments))
 
@@ -330,7 +300,7 @@ HINTS = [
 
 
 @pytest.mark.parametrize(("command", "given", "hint"), HINTS)
-def test_what_a_sentence_proposes_can_be_pasted_into_a_shell(command, given, hint, study, run):
+def test_what_a_sentence_proposes_can_be_pasted_into_a_shell(command, given, hint, study):
     shutil.copytree(study / "cell", study / "c")
     sentence = refused(run(command, given))
     at = sentence.index(pasted(hint)) if command != "scaling.status" else sentence.index("'my")

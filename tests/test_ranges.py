@@ -3,8 +3,6 @@
 import dataclasses
 import importlib
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +13,7 @@ from scaling.app.overrides import leaves
 from scaling.config import CellConfig, EvalConfig, ModelConfig
 from scaling.jobs.study_run import run_cells
 from scaling.schema import Range, check_ranges, numeric_fields, ranges_of
+from tests.in_process import call
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = sorted(p.stem for p in (ROOT / "conf").glob("*.yaml") if p.stem != "common")
@@ -117,8 +116,7 @@ def test_a_launcher_refuses_numbers_out_of_range_before_anything_is_submitted(op
 
 def test_a_sweep_refuses_one_bad_cell_before_any_job_starts(tmp_path):
     arguments = ["-m", "model=m4k", "budget.n_tokens=1e5", "optim.peak_lr=0.01,-1", "~sweeps"]
-    command = [sys.executable, "-m", "scaling.sweep", *arguments, f"runs={tmp_path / 'runs'}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = call("scaling.sweep", *arguments, f"runs={tmp_path / 'runs'}", cwd=ROOT)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(
         "error: optim.peak_lr=-1.0 is out of range; set "

@@ -103,6 +103,7 @@ def test_a_sweep_runs_as_jobs_that_share_cells_and_resumes(cluster, on_slurm, tm
     assert [r.status for r in read_records(tmp_path / "runs/tiny")] == ["done"] * 6
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_preempted_and_signalled_cells_end_as_unbroken_ones(
@@ -141,6 +142,7 @@ def cut_short(study: Path) -> list[str | None]:
     return [a.outcome for p in study.glob("*/attempts") for a in attempts(p.parent)]
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_branches_as_dependent_jobs_start_from_the_trunks_checkpoint(
@@ -157,6 +159,7 @@ def test_branches_as_dependent_jobs_start_from_the_trunks_checkpoint(
     assert science(tmp_path / "runs/tiny") == science(tmp_path / "alone/tiny")
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_killed_job_is_seen_and_retried(cluster, on_slurm, long_tokens, tmp_path):
@@ -183,6 +186,7 @@ def first_process(study: Path) -> int:
     raise AssertionError("the job has no process")
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_cell_that_meets_the_time_limit_goes_on_in_its_jobs_next_turn(
@@ -207,6 +211,7 @@ def test_a_cell_that_meets_the_time_limit_goes_on_in_its_jobs_next_turn(
     assert "failed" not in cut_short(study)
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_killed_sweep_leaves_its_jobs_which_are_cancelled_and_then_resumed(
@@ -250,6 +255,7 @@ def without_accounting(own_cluster):
     subprocess.run([own_cluster, "restart"], check=True, capture_output=True)
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_cluster_without_accounting_shows_done_cells_and_dead_jobs(
@@ -293,6 +299,7 @@ def controller_answers() -> bool:
     return not subprocess.run(["scontrol", "ping"], capture_output=True, check=False).returncode
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_refused_account_is_one_sentence_and_nothing_is_submitted(
@@ -302,6 +309,7 @@ def test_a_refused_account_is_one_sentence_and_nothing_is_submitted(
     refused_at_once(sweep(*on_slurm, *cells), tmp_path, "set hydra.launcher.account")
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_queued_job_runs_the_code_it_was_submitted_with(cluster, on_slurm, tmp_path):
@@ -365,6 +373,7 @@ def test_a_folder_that_the_nodes_do_not_see_is_refused(cluster, on_slurm, tmp_pa
     assert "shared with them" in done.stderr.splitlines()[-1]
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_random_faults_lose_nothing(cluster):
@@ -476,6 +485,7 @@ def test_launcher_options_become_those_of_submitit_and_of_sbatch():
         assert flag in flags
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.slurm
 def test_ranks_that_srun_starts_train_one_cell(cluster, tiny, tmp_path):
@@ -496,6 +506,7 @@ def test_ranks_that_srun_starts_train_one_cell(cluster, tiny, tmp_path):
     assert (record.status, record.steps) == ("done", 100)
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_job_starts_the_ranks_of_its_cells(cluster, on_slurm, tmp_path):
@@ -512,6 +523,7 @@ def test_a_job_starts_the_ranks_of_its_cells(cluster, on_slurm, tmp_path):
     assert {r.device_seconds / r.seconds for r in records} == {2.0}
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_stages_of_a_model_run_as_jobs_like_any_cell(cluster, on_slurm, tmp_path):
@@ -533,6 +545,7 @@ def test_stages_of_a_model_run_as_jobs_like_any_cell(cluster, on_slurm, tmp_path
 # --- inside an allocation, and time limits that come too early -----------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -570,6 +583,7 @@ def slow_imports(tmp_path, monkeypatch):
     return go
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_time_limit_that_is_signalled_during_imports_is_heard_after_them(
@@ -592,6 +606,7 @@ def test_a_time_limit_that_is_signalled_during_imports_is_heard_after_them(
     assert len(read_jobs(study)) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slurm
 @pytest.mark.slow
 def test_a_job_that_its_time_limit_ends_during_imports_is_submitted_again_without_a_retry(

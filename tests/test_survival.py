@@ -16,6 +16,7 @@ from scaling.study.lease import attempts
 
 from .test_commands import ROOT, TINY, run, sweep
 
+pytestmark = pytest.mark.alone
 WIDTHS, OFTEN = "model.d_model=8,16", "machine.checkpoint_seconds=0.5"
 TIMES = {
     "seconds", "device_seconds", "tokens_per_second", "mfu", "started", "ended",
@@ -83,6 +84,7 @@ def quiet(tiny, long, tmp_path_factory) -> list[dict]:
     return science(folder / "tiny")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_cell_is_shown_and_the_next_command_ends_as_if_nothing_had_been(
     tiny, long, tmp_path, quiet
@@ -103,6 +105,7 @@ def test_a_killed_cell_is_shown_and_the_next_command_ends_as_if_nothing_had_been
     assert science(study) == quiet
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ctrl_c_detaches_the_same_command_attaches_and_nothing_is_trained_twice(
     tiny, long, tmp_path, quiet
@@ -129,6 +132,7 @@ def test_ctrl_c_detaches_the_same_command_attaches_and_nothing_is_trained_twice(
     )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_detached_sweep_is_cancelled_at_a_step_and_resumed(tiny, long, tmp_path, quiet):
     study = tmp_path / "runs/tiny"
@@ -147,6 +151,7 @@ def test_a_detached_sweep_is_cancelled_at_a_step_and_resumed(tiny, long, tmp_pat
     assert science(study) == quiet
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_branches_as_jobs_of_their_own_give_the_same_records(tiny, long, tmp_path, quiet):
     done = sweep(*tiny, *long, f"runs={tmp_path}/runs", "branches=jobs")
@@ -166,6 +171,7 @@ def test_a_failing_cell_is_tried_as_often_as_asked(tiny, tmp_path):
     assert [(a.outcome, a.final) for a in found] == [("failed", i == 2) for i in range(3)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_full_disk_fails_the_cell_with_a_clear_message_and_spares_earlier_records(
     tiny, long, tmp_path, quiet
@@ -208,6 +214,7 @@ def fill(path: Path) -> None:
                 continue
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_stopped_worker_is_ended_and_its_cell_goes_on_from_its_checkpoint(
     tiny, long, tmp_path, quiet
@@ -230,6 +237,7 @@ signal.signal(signal.SIGUSR1, lambda *_: time.sleep(1e6))  # in the main thread:
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_worker_that_beats_without_a_step_is_ended_and_its_cell_goes_on(
     tiny, long, tmp_path, quiet, monkeypatch
@@ -245,6 +253,7 @@ def test_a_worker_that_beats_without_a_step_is_ended_and_its_cell_goes_on(
     assert science(study) == quiet
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_damaged_files_cost_one_line_each_and_the_same_command_mends_them(
     tiny, long, tmp_path, quiet
@@ -276,6 +285,7 @@ def test_damaged_files_cost_one_line_each_and_the_same_command_mends_them(
     assert run("scaling.status", str(study)).returncode == 0
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_corpus_leaves_no_process_and_goes_on(tmp_path):
     path, cache = tmp_path / "a.jsonl", tmp_path / "cache"

@@ -18,6 +18,7 @@ from analysis.solve.objective import Objective
 from analysis.validate.hindcast import hindcasts
 from tests.analysis.conftest import LAWS, isoflop_table
 from tests.analysis.figures.test_canvas import texts
+from tests.in_process import call
 
 ROOT = Path(__file__).parents[2]
 BUDGETS = tuple(1e18 * 4.0**i for i in range(6))
@@ -109,7 +110,6 @@ def test_the_command_writes_numbers_and_a_figure(table, tmp_path):
     assert f"{written['rows'][0]['rms_relative_error']:.2%}" in " ".join(shown)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -121,7 +121,7 @@ def test_the_command_writes_numbers_and_a_figure(table, tmp_path):
     ],
 )
 def test_a_mistake_of_the_command_ends_in_one_sentence(table, arguments, words):
-    done = run("analysis.backtest", *[a.format(table=table) for a in arguments])
+    done = call("analysis.backtest", *[a.format(table=table) for a in arguments], cwd=ROOT)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert words in done.stderr
@@ -153,7 +153,7 @@ def test_fit_without_plots_leaves_matplotlib_alone(table, tmp_path):
 @pytest.mark.slow
 def test_fit_writes_its_figures_beside_law_json(table, tmp_path):
     options = ["intervals.resamples=20", "sensitivity=false", "plot=true"]
-    done = run("analysis.fit", f"runs={table}", f"out={tmp_path}/law.json", *options)
+    done = call("analysis.fit", f"runs={table}", f"out={tmp_path}/law.json", *options)
     assert done.returncode == 0, done.stderr
     expected = {
         "loss": "training compute C (FLOPs)",

@@ -16,6 +16,7 @@ from analysis.solve.objective import OBJECTIVES, Problem, evaluate, problem_of
 from analysis.solve.solver import minimise, starts
 from analysis.uncertainty.bootstrap import bootstrap, units_of
 from tests.analysis.conftest import isoflop_table, loss_of, ray_table
+from tests.in_process import call
 
 ROOT = Path(__file__).parents[2]
 CHINCHILLA = FORMS["chinchilla"]
@@ -300,7 +301,7 @@ def test_the_command_fits_a_csv_end_to_end(tmp_path, refit_law):
     ],
 )
 def test_the_command_says_mistakes_in_one_line(tmp_path, arguments, words):
-    done = command(*arguments, cwd=tmp_path)
+    done = call("analysis.fit", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert words in done.stderr
     assert "Traceback" not in done.stderr

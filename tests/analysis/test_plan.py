@@ -25,6 +25,7 @@ from analysis.planning.written.plan_file import read_plan, write_plan
 from analysis.runs.study import chinchilla_aspect, default_study, study_of
 from scaling.config import FinalConfig, ModelConfig
 from scaling.schema import Recipe, first_coefficient
+from tests.in_process import call
 
 _spec = importlib.util.spec_from_file_location(
     "synthetic", Path(__file__).with_name("synthetic.py")
@@ -371,9 +372,9 @@ def test_command_plans_a_study_from_its_law(folder, tmp_path):
     assert "params_target" in done.stdout
 
 
-@pytest.mark.slow
 def test_command_fails_with_a_sentence_and_writes_nothing(tmp_path):
-    missing = plan_command("law=nothing.json", "flops=1e20", f"out={tmp_path}/plan.yaml", cwd=ROOT)
+    given = ("law=nothing.json", "flops=1e20", f"out={tmp_path}/plan.yaml")
+    missing = call("analysis.plan", *given, cwd=ROOT)
     assert missing.returncode == 1
     assert "nothing.json" in missing.stderr
     assert "Traceback" not in missing.stderr

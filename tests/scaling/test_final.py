@@ -180,4 +180,5 @@ def test_a_diverged_stage_ends_the_run(plan):
 
 
 def test_a_plans_values_survive_as_plain_data(final_config):
-    json.dumps(asdict(final_config), allow_nan=False)
+    values = asdict(final_config)
+    assert json.loads(json.dumps(values, allow_nan=False)) == values

@@ -43,6 +43,7 @@ from scaling.study import jobs_file as ledger
 from scaling.study.failures import tail
 from scaling.study.lease import DAMAGED, attempts
 from scaling.train.memory_check import check_room, host_bytes
+from tests.in_process import call
 
 ROOT = Path(__file__).parents[2]
 PLAN = "schema: 1\npretrain: {tokens: 1000}\n"
@@ -182,7 +183,11 @@ def test_aliases_of_plans_that_we_wrote_are_read(tmp_path):
 
 
 def test_an_empty_setting_that_could_run_code_is_no_offence():
-    refuse_code({"trainer": {"command": ""}, "reward": {"function": None}}, "plan.yaml")
+    values: dict = {"trainer": {"command": ""}, "reward": {"function": None}}
+    refuse_code(values, "plan.yaml")
+    values["trainer"]["command"] = "rm"
+    with pytest.raises(ValueError, match=r"trainer\.command"):
+        refuse_code(values, "plan.yaml")
 
 
 def test_a_plan_does_not_read_the_environment(tmp_path, monkeypatch):
@@ -412,8 +417,7 @@ def test_a_record_is_a_cell_of_its_study_with_settings_to_calculate_with(change,
 
 def test_an_escape_in_a_file_does_not_reach_the_terminal(tmp_path):
     (tmp_path / "t.csv").write_text("params,tokens,\x1b[31mloss\n1,2,3\n")
-    command = [sys.executable, "-m", "analysis.fit", "runs=t.csv", "where=nope == 1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = call("analysis.fit", "runs=t.csv", "where=nope == 1", cwd=tmp_path)
     assert done.returncode == 1
     assert "columns are params, tokens, ?[31mloss" in done.stderr
     record = logging.LogRecord("x", logging.INFO, "", 0, "a\x1b[2J\nb\t\x9b", (), None)
@@ -422,7 +426,6 @@ def test_an_escape_in_a_file_does_not_reach_the_terminal(tmp_path):
 
 @pytest.mark.parametrize("seeds", ["range(1000000000)", "shuffle(range(0,1e9,0.5))"])
 def test_a_sweep_without_end_is_refused_before_it_is_listed(seeds, tmp_path):
-    command = [sys.executable, "-m", "scaling.sweep", "-m", "sweeps=quick", f"seed={seeds}"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = call("scaling.sweep", "-m", "sweeps=quick", f"seed={seeds}", cwd=tmp_path)
     assert done.returncode == 1
     assert "makes a sweep of more than 100,000 cells" in done.stderr

@@ -41,6 +41,7 @@ def good(refit_law):
     return isoflop_table(refit_law, noise=0.003)
 
 
+@pytest.mark.many(5)
 @pytest.mark.parametrize("noise", [0.0, 0.003, 0.02, 0.1])
 @pytest.mark.parametrize("budgets", [(1e18, 1e19, 1e20, 1e21), (1e15, 1e18, 1e21, 1e25)])
 def test_a_sound_grid_raises_nothing(known_law, noise, budgets):
@@ -55,6 +56,7 @@ PUBLISHED = [
 ]
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_runs_raise_no_alarm_of_units_copies_or_counts(name, published_fits):
     table = pd.read_csv(published_fits / f"{name}.csv")
@@ -113,6 +115,7 @@ COMPUTE = [
 ]
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("counted", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize(("factor", "unit"), COMPUTE)
 def test_compute_in_another_unit_is_named_with_the_factor_that_repairs_it(
@@ -143,6 +146,7 @@ def test_compute_of_some_rows_in_another_unit_is_named_with_the_rows(good):
     assert "in PFLOPs in 7 of 28 rows (rows 1, 2, 3, 4, 5, ..)" in sentence
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize(("factor", "unit"), COMPUTE)
 @pytest.mark.parametrize("name", ["params", "tokens"])
 def test_compute_beside_a_count_in_another_unit_ends_right(good, factor, unit, name):
@@ -206,6 +210,7 @@ def test_published_runs_with_n_and_d_swapped_are_said(name, published_fits):
         assert "swapped_columns" in {a.code for a in unit_alarms(canonical(rows), {})}
 
 
+@pytest.mark.many(5)
 @pytest.mark.parametrize("with_flops", [True, False])
 @pytest.mark.parametrize(
     ("name", "factor"), [("params", 1e3), ("tokens", 1e3), ("loss", 1e3), ("params", 1e-3)]
@@ -240,6 +245,7 @@ def test_an_outlier_is_named_by_its_row_in_the_file_before_where(good):
     assert "(row 21: " in alarm.sentence
 
 
+@pytest.mark.many(5)
 @pytest.mark.parametrize("noise", [0.0, 0.003, 0.02, 0.1])
 @pytest.mark.parametrize("seed", range(4))
 def test_clean_tables_have_no_outliers(known_law, noise, seed):
@@ -308,6 +314,7 @@ def test_a_group_whose_losses_are_in_bits_is_found(known_law, size):
     assert f"in bits in {bits.sum()} of {len(table)} rows (rows 1, 2, 3, " in sentence
 
 
+@pytest.mark.many(5)
 @pytest.mark.parametrize("factor", [1.1, 1.3, 1.6, 2.0])
 def test_another_corpus_is_not_taken_for_bits(known_law, factor):
     one, two = (isoflop_table(known_law, noise=0.003, seed=s) for s in range(2))

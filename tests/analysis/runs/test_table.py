@@ -1,9 +1,6 @@
 """Tables: what enters, what is dropped, and one sentence for each mistake."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +8,7 @@ import pytest
 
 from analysis.runs.columns import Columns
 from analysis.runs.table import load_runs
+from tests.in_process import call
 
 
 def table(n=8):
@@ -183,10 +181,7 @@ def test_an_unreadable_file_is_one_sentence(tmp_path, name, content, words):
 )
 def test_the_command_ends_in_one_sentence(tmp_path, change, override, words):
     change(table()).to_csv(tmp_path / "t.csv", index=False)
-    command = [sys.executable, "-m", "analysis.fit", f"runs={tmp_path / 't.csv'}", *override]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False
-    )
+    done = call("analysis.fit", f"runs={tmp_path / 't.csv'}", *override)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")

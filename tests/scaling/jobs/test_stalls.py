@@ -14,6 +14,8 @@ from scaling.schema.process import process_state
 from scaling.study.lease import Holder, Lease, Pulse, last_attempt, take, write_attempt
 from scaling.study.places import cell_folder
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture
 def sleeper():

@@ -16,10 +16,11 @@ from scaling.config import MachineConfig
 from scaling.train.presence import Beat, FolderBoard, LastBeat, Presence, roll_call
 from scaling.train.ranks import own_gpu, refuse_shared_gpus
 
+pytestmark = pytest.mark.alone
 ROOT = Path(__file__).resolve().parents[3]
 RANK = """
 import logging, os, sys, time
-from scaling import ending
+from scaling.train import rank_exit
 from scaling.config import MachineConfig
 from scaling.train.ranks import launched_ranks
 logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -35,7 +36,7 @@ def start():
     except (RuntimeError, ValueError) as error:
         sys.exit(f"error: {error}")
 
-ending.run_to_end(start)
+rank_exit.run_to_end(start)
 """
 
 

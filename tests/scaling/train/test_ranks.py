@@ -20,6 +20,7 @@ from scaling.study.lease import Held, Holder, attempts, last_attempt, take
 from scaling.train.local_ranks import start_local_ranks
 from scaling.train.ranks import World, hold_at_all_ranks, join_launched_ranks, started_ranks
 
+pytestmark = pytest.mark.alone
 ROOT = Path(__file__).resolve().parents[3]
 RANKS = ["-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "scaling.sweep"]
 MODELS = {
@@ -65,6 +66,7 @@ def losses(folder: Path) -> list[float]:
     return [record.test_loss, *(r["train_loss"] for r in rows)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_two_ranks_train_as_one_process(tiny, tmp_path, model):
@@ -106,6 +108,7 @@ def quiet(long, tmp_path_factory) -> list[float]:
     return losses(folder)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
 @pytest.mark.parametrize(
@@ -132,6 +135,7 @@ def test_a_rank_that_is_lost_or_told_to_stop_ends_both_and_the_cell_resumes(
     assert (status.state, status.attempt) == ("done", 2)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
 def test_ranks_hold_their_cell_and_are_cancelled_like_any_job(long, quiet, tmp_path):
@@ -158,6 +162,7 @@ def ranks(n: int) -> list[str]:
     return [part.replace("=2", f"={n}") for part in RANKS]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
 def test_a_sharded_cell_that_was_killed_resumes_on_any_number_of_ranks(tiny, tmp_path):
@@ -233,6 +238,7 @@ def gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
 @pytest.mark.parametrize("killed", ["first", "second"])
@@ -254,6 +260,7 @@ def test_a_sweeps_rank_that_is_lost_ends_both_and_the_cell_resumes(long, quiet, 
     assert [a.outcome for a in attempts(tmp_path / "tiny" / record.run_id)] == ["failed", "done"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
 def test_a_sweeps_rank_that_hangs_is_named_and_the_cell_is_tried_again(long, quiet, tmp_path):
@@ -271,6 +278,7 @@ def test_a_sweeps_rank_that_hangs_is_named_and_the_cell_is_tried_again(long, qui
     assert [a.outcome for a in attempts(tmp_path / "tiny" / record.run_id)] == ["failed", "done"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
 def test_a_sweeps_ranks_are_cancelled_together_and_go_on(long, quiet, tmp_path):
