@@ -76,8 +76,8 @@ def run(*command: str | Path, cwd: Path, fails: bool = False) -> subprocess.Comp
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Build the source distribution from a copy of the checkout, and the wheel from that."""
+def source(tmp_path_factory) -> Path:
+    """Build the source distribution from a copy of the checkout; return it unpacked."""
     folder = tmp_path_factory.mktemp("build")
     copy = folder / "checkout"
     for name in PARTS:
@@ -90,33 +90,45 @@ def wheel(tmp_path_factory) -> Path:
     (packed,) = folder.glob("*.tar.gz")
     with tarfile.open(packed) as archive:
         archive.extractall(folder, filter="data")
-    (source,) = folder.glob("scaling_laws-*/")
-    run(sys.executable, "-c", BUILD.format("wheel"), folder, cwd=source)
-    (built,) = folder.glob("*.whl")
-    return built
+    (unpacked,) = folder.glob("scaling_laws-*/")
+    return unpacked
 
 
 @pytest.fixture(scope="module")
-def scaling(wheel, tmp_path_factory) -> Path:
-    """Install the wheel beside the libraries of this environment; return the entry point.
+def wheel(source, tmp_path_factory) -> Path:
+    return built("wheel", source, tmp_path_factory.mktemp("wheel"))
 
-    The environment lies in a user's repository, whose commit is not ours.
-    """
-    project = tmp_path_factory.mktemp("project")
-    author = ("-c", "user.name=user", "-c", "user.email=user@localhost")
-    run("git", "init", "-q", cwd=project)
-    run("git", *author, "commit", "-q", "--allow-empty", "-m", "theirs", cwd=project)
-    place = project / "venv"
+
+def built(kind: str, source: Path, folder: Path) -> Path:
+    """Build a wheel, or the one of an editable install."""
+    run(sys.executable, "-c", BUILD.format(kind), folder, cwd=source)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def installed(wheel: Path, place: Path) -> Path:
+    """Install a wheel beside the libraries of this environment; return the entry point."""
     venv.create(place, symlinks=True)
     (packages,) = place.glob("lib/python*/site-packages")
     libraries = [p for p in sys.path if p.endswith("site-packages")]
     (packages / "libraries.pth").write_text("\n".join(libraries))
-    python = place / "bin/python"
     options = ("--quiet", "--no-deps", "--no-index", "--no-compile", "--disable-pip-version-check")
-    run(python, "-m", "pip", "install", *options, "--ignore-installed", wheel, cwd=place)
-    where = run(python, "-c", "import scaling; print(scaling.__file__)", cwd=place).stdout
-    assert Path(where.strip()) == packages / "scaling/__init__.py"
+    pip = (place / "bin/python", "-m", "pip", "install", *options, "--ignore-installed")
+    run(*pip, wheel, cwd=place)
     return place / "bin/scaling"
+
+
+@pytest.fixture(scope="module")
+def scaling(wheel, tmp_path_factory) -> Path:
+    """Install the wheel into an environment in a user's repository, whose commit is not ours."""
+    project = tmp_path_factory.mktemp("project")
+    author = ("-c", "user.name=user", "-c", "user.email=user@localhost")
+    run("git", "init", "-q", cwd=project)
+    run("git", *author, "commit", "-q", "--allow-empty", "-m", "theirs", cwd=project)
+    entry = installed(wheel, project / "venv")
+    where = run(entry.with_name("python"), "-c", "import scaling; print(scaling)", cwd=project)
+    assert f"{project}/venv/lib" in where.stdout
+    return entry
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +240,19 @@ def test_the_copy_of_the_code_that_a_job_runs_carries_its_yaml(scaling, hostile,
     )
     shown = run(python, "-P", "-c", use, snapshot, cwd=hostile).stdout.split()
     assert shown == [f"{snapshot}/scaling/_conf", "8"]
+
+
+@pytest.mark.slow
+def test_an_editable_install_reads_its_own_conf_and_finds_its_plugins(source, empty, tmp_path):
+    python = installed(built("editable", source, tmp_path), tmp_path / "venv").with_name("python")
+    code = (
+        "from hydra.core.plugins import Plugins;"
+        "from scaling.app.conf_folder import conf_folder;"
+        "names = Plugins.instance().class_name_to_class;"
+        "print(conf_folder(), *[n for n in names if n.startswith('hydra_plugins.scaling_')])"
+    )
+    folder, *plugins = run(python, "-P", "-c", code, cwd=empty).stdout.split()
+    assert Path(folder) == source / "conf"
+    assert {p.rpartition(".")[2] for p in plugins} == {
+        "DesignSweeper", "GridSweeper", "TrunkLauncher", "OwnConfigSource", "OwnConfigs",
+    }  # fmt: skip

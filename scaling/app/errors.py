@@ -120,7 +120,7 @@ def composing(error: BaseException, schema: type) -> str:
     if isinstance(error, MissingConfigException):
         return no_choice(error)
     if isinstance(error, YAMLError):
-        return f"no YAML can be read ({flat(str(error))[:LONGEST]}); mend the file"
+        return f"a file is not valid YAML ({flat(str(error))[:LONGEST]}); correct it"
     if isinstance(error, ConfigCompositionException) and (
         match := re.match(r"In '([^']+)': \w+ raised while composing", str(error))
     ):

@@ -74,13 +74,10 @@ def choices(group: str) -> dict[str, Path]:
 
 def groups() -> set[str]:
     """Name the groups of conf/, whose choices are files; ours and the user's."""
-    names = {p.name for root in (conf_folder(), *own_roots().values()) for p in _folders(root)}
-    names |= {group for group in own_roots() if group}
+    roots = own_roots()
+    folders = [conf_folder(), *([roots[""]] if "" in roots else [])]
+    names = {p.name for folder in folders for p in folder.iterdir() if p.is_dir()} | {SWEEPS}
     return {name for name in names if choices(name)} - {"examples"}
-
-
-def _folders(root: Path) -> list[Path]:
-    return [p for p in root.iterdir() if p.is_dir()]
 
 
 def _is_setting(name: str) -> bool:

@@ -6,8 +6,9 @@ from hydra import compose, initialize_config_dir
 import scaling.corpus
 import scaling.sweep  # noqa: F401  registers its schema
 from scaling.app.conf_folder import conf_folder
+from scaling.app.errors import sentence
 from scaling.app.own_configs import choices, groups, own_file, own_roots
-from scaling.config import ModelConfig
+from scaling.config import CellConfig, ModelConfig
 from scaling.config.model import rung
 
 
@@ -30,9 +31,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def composed(*overrides: str):
+def composed(*overrides: str, hydra: bool = False):
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_folder())):
-        return compose("sweep", overrides=list(overrides))
+        return compose("sweep", overrides=list(overrides), return_hydra_config=hydra)
 
 
 def test_the_users_files_are_found_and_win(folder):
@@ -71,3 +72,28 @@ def test_a_reward_model_may_be_a_rung_of_the_users(folder):
     assert rung("m4k", ModelConfig(n_layer=2, d_model=16)).n_layer > 1
     with pytest.raises(ValueError, match=r"is no rung; choose one of .*mine"):
         rung("nobodys", ModelConfig(n_layer=2, d_model=16))
+
+
+def test_a_setting_that_runs_code_is_taken_from_the_users_own_sweep(folder):
+    text = "# @package _global_\nhydra:\n  launcher:\n    setup: [module load cuda]\n"
+    (folder / "sweeps/code.yaml").write_text(text)
+    config = composed("sweeps=code", "hydra/launcher=slurm", hydra=True)
+    assert config.hydra.launcher.setup == ["module load cuda"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("n_layer: 1\nd_modle: 8\n", "unknown key 'model.d_modle'; did you mean model.d_model"),
+        ("n_layer: [1\n", "a file is not valid YAML"),
+        ("n_layer: many\n", "model.n_layer='many' is no whole number"),
+    ],
+)
+def test_a_mistake_in_the_users_file_is_one_sentence_that_names_it(folder, text, words):
+    file = folder / "conf/model/bad.yaml"
+    file.write_text(text)
+    with pytest.raises(Exception) as caught:  # noqa: PT011  what Hydra raises, of several types
+        composed("model=bad")
+    said = sentence(caught.value, CellConfig)
+    assert words in said
+    assert str(file) in said
