@@ -92,6 +92,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_in_what_is_typed_is_one_sentence(command, mistake, tmp_path, monkeypatch):
@@ -242,6 +243,7 @@ def test_the_whole_study_is_read(command, study):
     assert status == 0, text
 
 
+@pytest.mark.many(4)
 @pytest.mark.slow
 @pytest.mark.parametrize(("file", "bad", "command"), CASES)
 def test_a_damaged_file_is_named_in_one_sentence_or_left_out(file, bad, command, study):

@@ -134,6 +134,7 @@ def test_what_is_no_table_of_runs_is_refused(command, kind, tmp_path, monkeypatc
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
 
+@pytest.mark.many(4)
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", ANSWERED)
 def test_degenerate_tables_end_in_an_answer_or_a_sentence(command, kind, tmp_path, monkeypatch):

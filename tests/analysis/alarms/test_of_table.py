@@ -406,6 +406,7 @@ def test_runs_that_stop_gaining_say_so(refit_law):
     assert "check them for repeated data" in found["offset_at_smallest_loss"]
 
 
+@pytest.mark.many(2)
 @pytest.mark.parametrize(("spread", "noise"), [(0.25, 0.01), (0.3, 0.003), (0.5, 0.01)])
 def test_inseparable_exponents_are_said(refit_law, spread, noise):
     rng = np.random.default_rng(2)

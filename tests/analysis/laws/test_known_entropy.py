@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from analysis.estimation.fit import fit
 from analysis.laws.known_entropy import true_offset
 from tests.analysis import synthetic
@@ -14,6 +16,7 @@ def tell_known(path: Path, value: float) -> None:
     path.write_text(json.dumps(record))
 
 
+@pytest.mark.long
 def test_the_studys_known_loss_reaches_the_law_and_is_judged(tmp_path):
     study = synthetic.write_study(tmp_path / "known")
     paths = sorted(study.glob("*/record.json"))

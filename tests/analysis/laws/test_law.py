@@ -5,7 +5,13 @@ import pytest
 
 from analysis import Law, fit, load_law
 from analysis.forms.optimum import chinchilla_optimum, frontier
-from tests.analysis.conftest import isoflop_table
+from tests.analysis.conftest import LAWS, isoflop_table
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Law:
+    """A law with intervals, fitted once."""
+    return fit(isoflop_table(LAWS["besiroglu"], noise=0.005), resamples=200)
 
 
 @pytest.mark.parametrize(
@@ -56,14 +62,13 @@ def test_kaplan_joint_law_reduces_to_its_limits():
     )
 
 
-def test_a_law_reads_back_as_written(tmp_path, refit_law):
-    law = fit(isoflop_table(refit_law, noise=0.003), resamples=60)
-    again = Law.read(law.write(tmp_path / "law.json"))
-    assert again.parameters == law.parameters
-    assert np.array_equal(again.draws, law.draws)
-    assert again.optimum(1e22) == law.optimum(1e22)
-    assert again.summary() == law.summary()
-    assert again.alarms == law.alarms
+def test_a_law_reads_back_as_written(tmp_path, fitted):
+    again = Law.read(fitted.write(tmp_path / "law.json"))
+    assert again.parameters == fitted.parameters
+    assert np.array_equal(again.draws, fitted.draws)
+    assert again.optimum(1e22) == fitted.optimum(1e22)
+    assert again.summary() == fitted.summary()
+    assert again.alarms == fitted.alarms
 
 
 def test_missing_keys_are_named(tmp_path):
@@ -83,28 +88,25 @@ def test_parameters_must_be_finite():
         )
 
 
-def test_intervals_widen_with_distance_and_noise(refit_law):
-    law = fit(isoflop_table(refit_law, noise=0.005), resamples=200)
-    near, far = law.optimum(1e20), law.optimum(1e24)
+def test_intervals_widen_with_distance_and_noise(fitted):
+    near, far = fitted.optimum(1e20), fitted.optimum(1e24)
     width = [
         np.subtract(*o.intervals["tokens_per_param"][::-1]) / o.tokens_per_param
         for o in (near, far)
     ]
     assert width[1] > width[0]
-    with_noise = law.predict(1e9, 2e10, level=0.9)
-    without = law.predict(1e9, 2e10, level=0.9, noise=False)
+    with_noise = fitted.predict(1e9, 2e10, level=0.9)
+    without = fitted.predict(1e9, 2e10, level=0.9, noise=False)
     assert with_noise.low < without.low < with_noise.loss < without.high < with_noise.high
 
 
-def test_predictions_keep_the_shape_of_their_arguments(refit_law):
-    law = fit(isoflop_table(refit_law, noise=0.005), resamples=60, hindcast=False)
-    predicted = law.predict(np.ones((2, 1)) * 1e9, np.ones(3) * 1e10)
+def test_predictions_keep_the_shape_of_their_arguments(fitted):
+    predicted = fitted.predict(np.ones((2, 1)) * 1e9, np.ones(3) * 1e10)
     assert predicted.loss.shape == predicted.low.shape == (2, 3)
 
 
-def test_the_summary_fits_the_terminal(refit_law):
-    law = fit(isoflop_table(refit_law, noise=0.01), resamples=100)
-    lines = law.summary().splitlines()
+def test_the_summary_fits_the_terminal(fitted):
+    lines = fitted.summary().splitlines()
     assert max(map(len, lines)) <= 100
     assert any(line.startswith("IsoFLOP") for line in lines)
-    assert dict(pair[:2] for pair in law.__rich_repr__())["form"] == "chinchilla"
+    assert dict(pair[:2] for pair in fitted.__rich_repr__())["form"] == "chinchilla"

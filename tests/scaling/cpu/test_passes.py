@@ -58,6 +58,7 @@ def test_loss_and_every_gradient_equal_autograds(model):
         assert error < 5e-6, name
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("context", [CONTEXT, 128])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_in_bfloat16_gradients_are_no_further_from_float32_than_autocasts(model, context):
