@@ -218,6 +218,6 @@ def _plain(value: Any) -> bool:
     return isinstance(value, int | float | str)
 
 
-def held_settings(raw: pd.DataFrame) -> dict[str, list[Any]]:
+def stage_settings(raw: pd.DataFrame) -> dict[str, list[Any]]:
     """Return the values of a stage's settings in a table, at which its law was measured."""
     return {k: sorted(raw[k].unique().tolist()) for k in SETTINGS if k in raw}
