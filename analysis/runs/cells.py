@@ -11,22 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from scaling.schema import (
-    Record,
-    confirmations,
-    read_curve,
-    read_record,
-    sha256_file,
-)
+from scaling.schema import Record, confirmations, read_curve, read_record, sha256_file
 
 log = logging.getLogger(__name__)
 
 
-SETTINGS = (  # settings of a later stage at which its law was measured, for plans to keep
+SETTINGS = (  # settings of a later stage that its law holds for
     "method", "lora_rank", "data", "epochs", "batch_examples", "batch_pairs", "batch_episodes",
     "lr_fraction", "policy_sha256",
 )  # fmt: skip
-FORM_OF = {
+FORM_OF = {  # form that an error suggests for the cells of a stage
     "pretrain": "chinchilla",
     "sft": "finetuning_epochs",
     "reward": "reward_model",
