@@ -19,7 +19,7 @@ NO_GAIN = 0.005  # relative distance of E from the smallest loss below which no 
 
 
 def status_alarm(status: str, form: str) -> Alarm | None:
-    """Say that an answer is no law, for the statuses that no plan should rest on."""
+    """Say that an answer is no law, for the statuses (`LawStatus`) that no plan should rest on."""
     what = {
         "not_identified": f"These runs do not determine form={form}",
         "bound_hit": f"A parameter of form={form} is at its bound, its term no power law here",

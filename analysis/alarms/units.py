@@ -204,7 +204,15 @@ def wrong_unit_alarm(
     *,
     code: str = "mixed_units",
 ) -> Alarm:
-    """Name the column, the unit it seems to be in, the rows (a mask) and the repair."""
+    """Say that rows of a column are in another unit.
+
+    table: the runs
+    name: the column
+    unit: the unit that its values seem to be in
+    repair: what to do, as `multiply them by 1e+06`
+    rows: which rows, as a mask (n,)
+    code: of the alarm
+    """
     at = int(rows.sum())
     where = "" if rows.all() else f" in {at} of {len(rows)} rows ({named_rows(table, rows)})"
     return Alarm(

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.forms import FORMS, column, form_named
+from analysis.laws.law_file import LawStatus
 from analysis.solve.objective import Objective, problem_of
 from analysis.solve.solver import minimise
 from analysis.uncertainty.bootstrap import bootstrap, units_of
@@ -74,7 +75,7 @@ def _fit_power_law(
     if not solution.converged[0]:
         return {**block, "status": "not_identified"}
     values = problem.design.external(solution.theta[0])
-    status = "bound_hit" if solution.at_bound[0].any() else "converged"
+    status: LawStatus = "bound_hit" if solution.at_bound[0].any() else "converged"
     block |= {
         "status": status,
         "parameters": dict(zip(form.parameters, values.tolist(), strict=True)),

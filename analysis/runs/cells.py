@@ -11,22 +11,16 @@ from typing import Any
 
 import pandas as pd
 
-from scaling.schema import (
-    Record,
-    confirmations,
-    read_curve,
-    read_record,
-    sha256_file,
-)
+from scaling.schema import Record, confirmations, read_curve, read_record, sha256_file
 
 log = logging.getLogger(__name__)
 
 
-SETTINGS = (  # settings of a later stage at which its law was measured, for plans to keep
+SETTINGS = (  # settings of a later stage that its law holds for
     "method", "lora_rank", "data", "epochs", "batch_examples", "batch_pairs", "batch_episodes",
     "lr_fraction", "policy_sha256",
 )  # fmt: skip
-FORM_OF = {
+FORM_OF = {  # form that an error suggests for the cells of a stage
     "pretrain": "chinchilla",
     "sft": "finetuning_epochs",
     "reward": "reward_model",
@@ -218,6 +212,6 @@ def _plain(value: Any) -> bool:
     return isinstance(value, int | float | str)
 
 
-def held_settings(raw: pd.DataFrame) -> dict[str, list[Any]]:
+def stage_settings(raw: pd.DataFrame) -> dict[str, list[Any]]:
     """Return the values of a stage's settings in a table, at which its law was measured."""
     return {k: sorted(raw[k].unique().tolist()) for k in SETTINGS if k in raw}

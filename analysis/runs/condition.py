@@ -21,7 +21,7 @@ import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -73,6 +73,7 @@ INSTEAD = {
     "IN": "in",
     "is": "==",
 }
+Kind = Literal["number", "text", "truth", "mixed"]  # of a value, for comparisons
 WORDS = {"True": True, "False": False}
 KEYWORDS = ("and", "or", "not", "in")
 
@@ -335,7 +336,7 @@ class Reader:
         raise ValueError(f"where={short(self.condition)} {what} (at character {token.at + 1})")
 
 
-def kind_of(value: Any) -> str:
+def kind_of(value: Any) -> Kind:
     """Return the kind of a value for comparisons: number, text, truth, or mixed."""
     if isinstance(value, pd.Series):
         if pd.api.types.is_bool_dtype(value):

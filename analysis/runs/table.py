@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.alarms.loss_units import NATS
-from analysis.runs.cells import held_settings, study_rows
+from analysis.runs.cells import stage_settings, study_rows
 from analysis.runs.columns import NEEDED, Columns, canonical, loss_unit_of
 from analysis.runs.condition import rows
 from analysis.runs.files import read_file
@@ -87,7 +87,7 @@ def load_runs(
     if where:
         raw, inputs = _filter(raw, where), {**inputs, "where": where}
     if stage != "pretrain" and "lr_fraction" in raw:
-        inputs = {**inputs, "settings": held_settings(raw)}
+        inputs = {**inputs, "settings": stage_settings(raw)}
     table = canonical(raw, columns, needed=needed)
     renamed = {k: v for k, v in columns.names().items() if k != v}
     inputs |= {"columns": renamed} if renamed else {}

@@ -53,7 +53,7 @@ class Objective:
 
     @property
     def in_logs(self) -> bool:
-        """Tell whether residuals are differences of logs."""
+        """Whether residuals are differences of logs."""
         return self.name != "ls"
 
     @property

@@ -148,7 +148,13 @@ def concatenate(parts: list[Solution]) -> Solution:
 def polish(
     theta: Array, problem: Problem, *, max_steps: int = MAX_STEPS, damping: float = DAMPING
 ) -> Solution:
-    """Iterate at the final width until F falls no further, then say which ends are minima."""
+    """Iterate at the final width until F falls no further, then say which ends are minima.
+
+    theta: the starts (S, P)
+    problem: the problems
+    max_steps: Newton steps at most
+    damping: of the first step, as a share of the metric
+    """
     theta, local = _newton(theta, problem, width=None, max_steps=max_steps, start=damping)
     if isinstance(problem.design, FunctionDesign):
         local = evaluate(theta, problem)

@@ -10,6 +10,7 @@ resamples. One that still has none is counted and left out.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ BLOCK = 4_000_000  # resampled rows whose weights are in memory at a time
 class Units:
     """Which rows belong together: `codes` (n,) from 0, what a unit is, and how many there are."""
 
-    name: str
+    name: Literal["trunk", "group", "row"]
     codes: Array
     count: int
 
@@ -65,7 +66,8 @@ class Bootstrap:
 
 def units_of(table: pd.DataFrame) -> Units:
     """Find the independent units of a table."""
-    for name in ("trunk", "group"):
+    kinds: tuple[Literal["trunk", "group"], ...] = ("trunk", "group")
+    for name in kinds:
         if name in table and bool(np.all(table[name].notna())):
             codes, names = pd.factorize(table[name])
             if (name == "trunk" and len(names) > 1) or FEWEST_GROUPS <= len(names) < len(table):

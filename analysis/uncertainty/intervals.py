@@ -48,9 +48,13 @@ def other_intervals(
 def bca_intervals(
     problem: Problem, point: Solution, boot: Bootstrap, level: float, flops: float | None
 ) -> dict[str, list[float]]:
-    """Return {name: [low, high]} by BCa of every parameter and, for a surface, of a and D*/N* at C.
+    """Return {name: [low, high]} by BCa of every parameter and, for a surface, of a and D*/N*.
 
-    The parameters are those of `other_intervals`.
+    problem: the problem that was solved
+    point: its solution
+    boot: its resamples
+    level: of the intervals
+    flops: C at which a and D*/N* are given, None for a form that is no surface
     """
     best = quantities(problem.design.external(point.theta[:1]), problem, flops)
     drawn_quantities = quantities(boot.draws, problem, flops)
@@ -106,9 +110,13 @@ def acceleration(values: Array) -> float:
 def profiles(
     problem: Problem, point: Solution, units: Units, level: float, flops: float | None
 ) -> dict[str, Any]:
-    """Return profile intervals; `unbounded` names those that have no end on a side.
+    """Return the `profile` block; its `unbounded` names quantities without an end on a side.
 
-    The parameters are those of `other_intervals`, with the units that were resampled.
+    problem: the problem that was solved
+    point: its solution
+    units: independent units, over which scores are summed
+    level: of the intervals
+    flops: C at which D*/N* is given, None for a form that is no surface
     """
     if problem.design.n_rows > MOST_ROWS:
         return {"note": f"left out beyond {MOST_ROWS} rows"}

@@ -36,8 +36,8 @@ def test_rows_of_a_unit_are_drawn_together(refit_law):
 def test_every_resample_is_the_minimum_many_starts_find(refit_law):
     table = isoflop_table(refit_law, noise=0.005)
     problem = problem_of(table, FORM, Objective())
-    found = minimise(problem)
-    boot = bootstrap(problem, found, units_of(table), resamples=8, seed=3)
+    solution = minimise(problem)
+    boot = bootstrap(problem, solution, units_of(table), resamples=8, seed=3)
     weights = unit_weights(units_of(table), np.random.default_rng(3), 8)
     for draw, weight in zip(boot.draws, weights, strict=True):
         again = minimise(problem_of(table.assign(weight=weight), FORM, Objective()))
@@ -135,11 +135,11 @@ def test_a_jackknife_leaves_out_whole_units(refit_law):
     table = isoflop_table(refit_law, noise=0.005)
     problem = problem_of(table, FORM, Objective())
     trunks = units_of(table.assign(trunk=np.arange(28) // 4))
-    found = jackknife(problem, minimise(problem), trunks)
-    assert found.shape == (7, 5)
+    estimates = jackknife(problem, minimise(problem), trunks)
+    assert estimates.shape == (7, 5)
     again = minimise(problem_of(table.iloc[4:], FORM, Objective()))
     best = problem_of(table.iloc[4:], FORM, Objective()).design.external(again.theta[0])
-    assert found[0] == pytest.approx(best, rel=1e-5)
+    assert estimates[0] == pytest.approx(best, rel=1e-5)
 
 
 def test_a_fit_says_every_kind_of_interval(refit_law):
@@ -167,7 +167,7 @@ def test_scatter_follows_the_loss():
 def test_few_rows_of_even_scatter_show_little_growth():
     rng = np.random.default_rng(0)
     logs = np.linspace(1.0, 1.3, 24)
-    found = [scatter(0.002 * rng.standard_normal(24), logs, 5) for _ in range(40)]
-    assert abs(np.median([f["growth"] for f in found])) < 0.7
-    assert np.median([f["sd_log_least"] for f in found]) == pytest.approx(0.002, rel=0.25)
+    noises = [scatter(0.002 * rng.standard_normal(24), logs, 5) for _ in range(40)]
+    assert abs(np.median([f["growth"] for f in noises])) < 0.7
+    assert np.median([f["sd_log_least"] for f in noises]) == pytest.approx(0.002, rel=0.25)
     assert scatter(np.zeros(24), logs, 5)["sd_log_least"] == 0.0
