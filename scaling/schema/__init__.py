@@ -50,8 +50,10 @@ from scaling.schema.recipe import (
 from scaling.schema.record import (
     COUNTS,
     SCHEMA,
+    Cost,
     Params,
     Record,
+    Status,
     discard_record,
     find_record,
     near_path,
@@ -71,7 +73,7 @@ from scaling.schema.safety import (
     refuse_code,
 )
 from scaling.schema.shape import MOST_PARAMS, Shape, check_size, ladder_shape
-from scaling.schema.trunk import Branch, trained
+from scaling.schema.trunk import Branch, training_length
 from scaling.schema.yaml_file import read_yaml
 
 __all__ = [
@@ -90,6 +92,7 @@ __all__ = [
     "SCHEMA",
     "SNAPSHOT",
     "Branch",
+    "Cost",
     "Evaluation",
     "Later",
     "Params",
@@ -98,6 +101,7 @@ __all__ = [
     "Record",
     "Seed",
     "Shape",
+    "Status",
     "append_forecast",
     "check_folder",
     "check_ranges",
@@ -141,7 +145,7 @@ __all__ = [
     "sha256_json",
     "sweep_temporaries",
     "temporary_name",
-    "trained",
+    "training_length",
     "tuning_lr",
     "whole_batch",
     "write_json",

@@ -13,6 +13,7 @@ import functools
 import logging
 import math
 import types
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -118,6 +119,8 @@ def _fitted(value: Any, hint: Any, name: str, **how: Any) -> Any:
         return _built(hint, value, **{**how, "noun": f"{how['noun']}'s {name}"})  # type: ignore[arg-type]
     if hint in WORDS:
         return _plain(value, hint, name)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return _word(_plain(value, str, name), hint)
     if hint is list or origin is list:
         return [_fitted(v, (args or (Any,))[0], name, **how) for v in _a(list, value, name)]
     if origin is tuple:
@@ -128,6 +131,11 @@ def _fitted(value: Any, hint: Any, name: str, **how: Any) -> Any:
             k: _fitted(v, inner, f"{name}.{k}", **how) for k, v in _a(dict, value, name).items()
         }
     return value
+
+
+def _word(text: str, kind: type[StrEnum]) -> str:
+    """Return the member of an enumeration; a word that it lacks, of a later version, stays text."""
+    return kind(text) if text in tuple(kind) else text
 
 
 def _plain(value: Any, hint: type, name: str) -> Any:

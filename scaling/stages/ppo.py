@@ -39,7 +39,7 @@ from scaling.stages.sft import load_pairs
 from scaling.stages.stage import Stage, make_room
 from scaling.stages.stage_record import write_record
 from scaling.study.activity import moved
-from scaling.study.curve import as_written
+from scaling.study.curve import finite_values
 from scaling.train import checkpoint
 from scaling.train.step import Diverged
 
@@ -196,7 +196,7 @@ def learn(
             )
             control(values, ppo, kl=rollouts.summary["kl"], episodes=len(chosen))
             count(tally, models, rollouts, ppo, episodes=len(chosen), mix=mix)
-            values["last"] = as_written({**rollouts.summary, **update})
+            values["last"] = finite_values({**rollouts.summary, **update})
             row = {
                 "episodes": values["episodes"],
                 **values["last"],

@@ -24,7 +24,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from scaling.config import CellConfig
 from scaling.schema import Record
-from scaling.study.failures import said
+from scaling.study.failures import describe_exit
 from scaling.study.lease import Pulse, Stopped
 from scaling.train.forecast_band import Corridor
 from scaling.train.presence import GRACE_SECONDS, LOST, FolderBoard, Presence
@@ -157,7 +157,7 @@ class Company:
         for rank, process in enumerate(self.processes, start=1):
             if process.exitcode:
                 told = self.errand.folder / f"{rank}.error"
-                why = told.read_text() if told.is_file() else said(process.exitcode)
+                why = told.read_text() if told.is_file() else describe_exit(process.exitcode)
                 return (
                     f"rank {rank} of {self.errand.size} was lost: {why}; "
                     "the same command goes on from the last checkpoint"

@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
@@ -26,7 +27,7 @@ from scaling.schema import (
     find_record,
 )
 from scaling.study.activity import moved
-from scaling.study.curve import RunLog, as_written, details
+from scaling.study.curve import RunLog, finite_values
 from scaling.study.lease import Held, Hold, Pulse, Stopped
 from scaling.study.places import cell_folder, trunk_folder
 from scaling.train.forecast_band import Corridor
@@ -222,7 +223,7 @@ def train_branch(
             cell.log,
             name=cell.run_id(),
             group=cell.study,
-            details=details(cell),
+            details=asdict(cell),
             rows=run.rows,
         ) as curve:
             yield from advance(
@@ -342,7 +343,7 @@ def write_row(
         score = yield ScoreRequest(run=run, setting=setting, windows=windows)
         row["test_loss"] = score.loss
         setting.pulse.test_loss = score.loss if math.isfinite(score.loss) else None
-    row, whole = as_written(row), len(row)
+    row, whole = finite_values(row), len(row)
     if len(row) < whole:
         log.warning("step %d: some of what is measured is not finite, and left out", run.step)
     run.rows.append(row)

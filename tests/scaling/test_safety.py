@@ -41,7 +41,7 @@ from scaling.stages.plan import load_plan
 from scaling.status import printable
 from scaling.study import jobs_file as ledger
 from scaling.study.failures import tail
-from scaling.study.lease import DAMAGED, attempts
+from scaling.study.lease import attempts
 from scaling.train.memory_check import check_room, host_bytes
 
 ROOT = Path(__file__).parents[2]
@@ -361,7 +361,7 @@ def test_what_is_no_regular_file_is_not_waited_for(make, tmp_path):
         read_curve(tmp_path / "metrics.jsonl", strict=True)
     assert sha256_of(tmp_path) == {}
     [attempt] = attempts(tmp_path / "cell")
-    assert attempt.outcome == DAMAGED
+    assert attempt.outcome == "damaged"
     assert "no regular file" in str(attempt.error)
     assert tail(tmp_path / "job.log") == ""
     assert tail("a\0b") == ""

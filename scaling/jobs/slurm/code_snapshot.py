@@ -1,7 +1,7 @@
-"""The code that a queued job runs: a copy of the packages as they were when it was submitted.
+"""The code of a queued job: a copy of the packages as they were when the job was submitted.
 
 `runs/NAME/.jobs/code-<hash>/` is named by its content and made once; jobs put it first on their
-path. `snapshot.json` in it says the version and commit, so that records name the submitted code.
+path. Its `snapshot.json` holds the version and commit, so that records name the submitted code.
 """
 
 import hashlib
@@ -13,25 +13,25 @@ import scaling
 from scaling.schema import SNAPSHOT, code_version, write_json
 
 PACKAGES = ("scaling", "conf", "hydra_plugins")
-KEPT = (".py", ".yaml")
+SUFFIXES = (".py", ".yaml")  # Files of the code end so.
 
 
 def source_files() -> dict[str, Path]:
-    """List the files that make up the code, by their path from its root."""
+    """Return the files of the code by their path from its root."""
     root = Path(scaling.__file__).resolve().parent.parent
     return {
         str(p.relative_to(root)): p
         for package in PACKAGES
         for p in sorted((root / package).rglob("*"))
-        if p.suffix in KEPT and p.is_file()
+        if p.suffix in SUFFIXES and p.is_file()
     }
 
 
 def take_snapshot(folder: Path) -> Path:
-    """Copy the code into `folder` unless that content is there; return where it is.
+    """Copy the code into `folder` unless a copy is there; return the copy's folder.
 
-    A study may come from somebody else: a folder that bears the name of our code must hold it, and
-    what Python and numba compiled beside it is made again.
+    A study may come from somebody else. So a folder with the name of this code must hold this code,
+    and files that Python and numba compiled there are removed.
     """
     files = source_files()
     digest = hashlib.sha256()
@@ -48,13 +48,13 @@ def take_snapshot(folder: Path) -> Path:
     write_json(temporary / SNAPSHOT, code_version())
     try:
         temporary.rename(target)
-    except OSError:  # another sweep made the same one meanwhile
+    except OSError:  # another sweep made the same copy meanwhile
         shutil.rmtree(temporary)
     return target
 
 
 def check_snapshot(folder: Path, files: dict[str, Path]) -> None:
-    """Raise ValueError unless a snapshot holds these files and no other; drop what was compiled."""
+    """Raise ValueError unless a copy holds exactly these files; remove compiled files first."""
     for compiled in [p for p in folder.rglob("__pycache__") if p.is_dir()]:
         shutil.rmtree(compiled, ignore_errors=True)
     present = {str(p.relative_to(folder)): p for p in folder.rglob("*") if not p.is_dir()}

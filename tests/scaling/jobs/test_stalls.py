@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from scaling.jobs.stalls import LONGEST_GAP, PATIENCE, Watched
+from scaling.jobs.stalls import LONGEST_GAP, PATIENCE, ProcessWatch
 from scaling.jobs.tasks import Task
 from scaling.schema.process import process_state
 from scaling.study.lease import Holder, Lease, Pulse, last_attempt, take, write_attempt
@@ -23,9 +23,9 @@ def sleeper():
     process.wait()
 
 
-def watched(cell, pid: int) -> Watched:
+def watched(cell, pid: int) -> ProcessWatch:
     cell.machine.stopped_seconds, cell.machine.hang_seconds = 10.0, 30.0
-    return Watched.of(pid, [Task(cells=[cell])], 0.0)
+    return ProcessWatch.of(pid, [Task(cells=[cell])], 0.0)
 
 
 def holder(pid: int) -> Holder:

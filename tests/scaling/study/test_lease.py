@@ -19,11 +19,11 @@ from scaling.study.lease import (
     Stopped,
     attempt_path,
     attempts,
-    dead,
-    failures,
+    count_failures,
+    is_dead,
+    is_settled,
     last_attempt,
     process_started,
-    settled,
     take,
 )
 
@@ -85,7 +85,7 @@ def test_a_requeued_job_takes_its_own_work_back_and_that_is_no_failure(tmp_path)
     take(tmp_path, holder("7_0", pid=1))
     take(tmp_path, holder("7_0", pid=2))
     assert [a.outcome for a in attempts(tmp_path)] == ["preempted", None]
-    assert failures(attempts(tmp_path), "r") == 0
+    assert count_failures(attempts(tmp_path), "r") == 0
 
 
 def test_a_holder_that_was_taken_over_is_told_to_stop(tmp_path, monkeypatch):
@@ -107,8 +107,8 @@ def test_a_lease_beats_with_the_step_and_says_how_it_ended(tmp_path, monkeypatch
             time.sleep(0.01)
     last = last_attempt(tmp_path)
     assert (last.outcome, last.test_loss, last.final) == ("done", 3.5, True)
-    assert settled(tmp_path, "r")
-    assert not settled(tmp_path, "another round")
+    assert is_settled(tmp_path, "r")
+    assert not is_settled(tmp_path, "another round")
 
 
 def test_failures_count_and_preemptions_do_not(tmp_path):
@@ -117,7 +117,7 @@ def test_failures_count_and_preemptions_do_not(tmp_path):
             raise error
     found = attempts(tmp_path)
     assert [a.outcome for a in found] == ["failed", "preempted", "timeout", "failed"]
-    assert failures(found, "r") == 2
+    assert count_failures(found, "r") == 2
     assert found[0].error == "ValueError: bad"
 
 
@@ -175,7 +175,7 @@ def test_an_attempt_that_cannot_be_read_is_set_aside_and_the_next_one_begins(tmp
     names = sorted(p.name for p in (tmp_path / "attempts").iterdir())
     assert names == ["0001.damaged-1.json", "0002.json"]
     assert [a.outcome for a in attempts(tmp_path)] == ["damaged", None]
-    assert failures(attempts(tmp_path), "r") == 0
+    assert count_failures(attempts(tmp_path), "r") == 0
     assert len(caplog.messages) == 1
     assert "0001.json is damaged and set aside as 0001.damaged-1.json" in caplog.text
 
@@ -234,7 +234,7 @@ def test_who_was_taken_over_is_stopped_before_the_next_write(tmp_path):
         raise Stopped("superseded")
     pulse.fence()
     assert last_attempt(tmp_path).pid == 2
-    assert not dead(tmp_path, last_attempt(tmp_path))
+    assert not is_dead(tmp_path, last_attempt(tmp_path))
 
 
 def test_processes_are_told_from_later_ones_of_the_same_number():
