@@ -37,7 +37,7 @@ from analysis.runs.cells import sha256_of
 from analysis.runs.study import Study, default_study, study_of
 from scaling.app.application import start, store
 from scaling.schema import (
-    LEDGER,
+    FORECASTS,
     check_study,
     read_forecasts,
     sha256_file,
@@ -54,7 +54,7 @@ def main(config: PlanConfig) -> None:
     study = study_of(folder, count=law.count) if folder else default_study()
     law = permitted(law, config)
     budget = budget_of(config, law, study)
-    scored = read_forecasts((folder.parent if folder else Path("runs")) / LEDGER)
+    scored = read_forecasts((folder.parent if folder else Path("runs")) / FORECASTS)
     plan = make_plan(law, budget, study, config, name=name, others=others, scored=scored)
     out = Path(config.out) if config.out else _beside(config, name, folder) / "plan.yaml"
     plan = _named(plan, name, law, folder)

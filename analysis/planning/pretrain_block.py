@@ -126,7 +126,7 @@ def _rates(study: Study, shape: Shape, tokens: float, law: Law | None, level: fl
                 f" width)^{rule.lr_width_exponent:g} at width {width}",
             ),
             "batch": (
-                rule.wanted_batch(body),
+                rule.unrounded_batch(body),
                 f"{source}: {rule.batch_base} x (N /"
                 f" {rule.batch_base_params:g})^{rule.batch_exponent:g}",
             ),

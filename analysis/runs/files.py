@@ -9,8 +9,8 @@ import pandas as pd
 from analysis.runs.columns import Columns, refused_twice
 from analysis.runs.jsonl import read_jsonl
 from scaling.schema import (
+    check_readable,
     near_path,
-    readable,
     sha256_file,
 )
 
@@ -26,7 +26,7 @@ def read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise FileNotFoundError(
             f"no table or study {path}{near_path(path)}; check the path given as runs="
         )
-    readable(path, most_bytes=MOST_TABLE_BYTES)
+    check_readable(path, most_bytes=MOST_TABLE_BYTES)
     readers = {
         ".csv": lambda p: pd.read_csv(p, low_memory=False),  # one type a column, no warning of two
         ".parquet": _read_parquet,

@@ -11,7 +11,7 @@ from pathlib import Path
 from scaling.budget import core_seconds, workload
 from scaling.config import MachineConfig
 from scaling.jobs.tasks import Task
-from scaling.schema import process_stopped
+from scaling.schema import is_stopped
 from scaling.study.lease import Attempt, last_attempt
 from scaling.study.places import cell_folder, trunk_folder
 
@@ -73,7 +73,7 @@ class ProcessWatch:
     def look(self, moment: float) -> str:
         """Look at the process; return why it must be killed, empty while it need not be."""
         gone, self.looked = min(moment - self.looked, LONGEST_GAP), moment
-        self.stopped = self.stopped + gone if process_stopped(self.pid) else 0.0
+        self.stopped = self.stopped + gone if is_stopped(self.pid) else 0.0
         if self.stopped > self.machine.stopped_seconds:
             return f"its process was stopped (SIGSTOP) for {self.stopped:.0f} s and was ended"
         self.idle += gone

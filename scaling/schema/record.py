@@ -18,8 +18,8 @@ from typing import Any
 
 from scaling.schema.damage import set_aside
 from scaling.schema.files import code_version, now, read_json, write_json
-from scaling.schema.reading import Later, read_as
-from scaling.schema.safety import check_folder, listable, readable
+from scaling.schema.reading import LaterVersion, read_as
+from scaling.schema.safety import check_folder, check_listable, check_readable
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -336,7 +336,7 @@ def find_record(path: str | Path) -> Record | None:
         return read_record(path)
     except FileNotFoundError:
         return None
-    except Later:
+    except LaterVersion:
         raise
     except ValueError:
         return None
@@ -349,7 +349,7 @@ def discard_record(path: str | Path) -> None:
         read_record(path)
     except FileNotFoundError:
         return
-    except Later:
+    except LaterVersion:
         raise
     except ValueError as error:
         set_aside(path, str(error))
@@ -380,7 +380,7 @@ def read_records(folder: str | Path) -> list[Record]:
     run (`final/<stage>`). A record that cannot be read is left out with a warning. Raises
     FileNotFoundError for a folder that does not exist.
     """
-    folder = listable(Path(folder))
+    folder = check_listable(Path(folder))
     if not folder.is_dir():
         raise no_study(folder)
     records = []
@@ -417,7 +417,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
     if not path.exists():
         return
     try:
-        readable(path, most_bytes=MOST_CURVE_BYTES)
+        check_readable(path, most_bytes=MOST_CURVE_BYTES)
     except ValueError as error:  # reading a pipe or a device would never end
         yield 1, None, f"cannot be read ({error})"
         return

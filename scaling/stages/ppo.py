@@ -30,7 +30,7 @@ from scaling.inference.trained import RECORD, settings_of
 from scaling.model.transformer import Transformer
 from scaling.optim.optimizers import make_optimizer
 from scaling.optim.schedule import set_lr
-from scaling.schema import Record, first_coefficient, read_record, write_json
+from scaling.schema import Record, initial_kl_coefficient, read_record, write_json
 from scaling.stages.loop import Saver, Tally, fine_tuning, open_curve, open_progress
 from scaling.stages.preferences import gold_of
 from scaling.stages.reward_model import new_reward_model, score_all
@@ -113,7 +113,7 @@ def coefficient_at_start(stage: Stage) -> float:
     """Return the plan's KL coefficient, or that at which a standard reward costs the budget."""
     ppo = stage.config.ppo
     given = ppo.kl_coefficient
-    return first_coefficient(ppo.kl_budget) if given is None else given
+    return initial_kl_coefficient(ppo.kl_budget) if given is None else given
 
 
 def refuse_chance(stage: Stage) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scaling.schema import (
-    Later,
+    LaterVersion,
     check_folder,
     machine_id,
     now,
     parse_json,
-    process_started,
+    process_start,
     read_as,
     set_aside,
     write_text,
@@ -68,7 +68,7 @@ class Job:
         return bool(
             self.pid
             and self.machine == machine_id()
-            and process_started(self.pid) == self.pid_started
+            and process_start(self.pid) == self.pid_started
         )
 
 
@@ -99,7 +99,7 @@ def local_job(pid: int, *, round: str, cells: list[str], log: Path) -> Job:
         log=str(log),
         machine=machine_id(),
         pid=pid,
-        pid_started=process_started(pid) or 0,
+        pid_started=process_start(pid) or 0,
     )
 
 
@@ -154,7 +154,7 @@ def _read(study: str | Path) -> tuple[list[dict[str, Any]], int]:
     for number, text in enumerate(texts, start=1):
         try:
             lines.append(_line(text))
-        except Later:
+        except LaterVersion:
             raise
         except ValueError:
             damaged += bool(text) and number < len(texts)

@@ -28,13 +28,13 @@ from typing import Any, Self
 
 from scaling.config import CellConfig
 from scaling.schema import (
-    Later,
+    LaterVersion,
+    check_readable,
     machine_id,
     now,
     parse_json,
-    process_started,
+    process_start,
     read_as,
-    readable,
     set_aside,
     sweep_temporaries,
     temporary_name,
@@ -116,7 +116,7 @@ class Holder:
             node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
             machine=machine_id(),
             pid=os.getpid(),
-            pid_started=process_started(os.getpid()) or 0,
+            pid_started=process_start(os.getpid()) or 0,
         )
 
     def gone(self) -> bool:
@@ -124,7 +124,7 @@ class Holder:
         return bool(
             self.machine
             and self.machine == machine_id()
-            and process_started(self.pid) != self.pid_started
+            and process_start(self.pid) != self.pid_started
         )
 
 
@@ -201,12 +201,6 @@ def is_dead(folder: Path, attempt: Attempt, now: float | None = None) -> bool:
     return attempt.ended is None and (
         attempt.gone() or silent_seconds(folder, attempt, now) > STALE_SECONDS
     )
-
-
-def live_attempt(folder: Path) -> Attempt | None:
-    """Return the attempt that works in a folder now, if any."""
-    last = last_attempt(folder)
-    return None if last is None or last.ended is not None or is_dead(folder, last) else last
 
 
 def is_settled(folder: Path, round: str) -> bool:
@@ -310,14 +304,14 @@ def _read(path: Path) -> Attempt | None:
         if match[2]:
             return _damaged(path, number, "it was set aside")
         try:
-            text = readable(path).read_bytes()
+            text = check_readable(path).read_bytes()
         except ValueError as error:  # a folder, pipe or device in its place
             return _damaged(path, number, str(error))
         try:
             values = parse_json(text)
             attempt = read_as(Attempt, values, source=path.name, noun="attempt", fix="it is over")
             return replace(attempt, attempt=number)
-        except Later:
+        except LaterVersion:
             raise
         except ValueError as error:
             return _damaged(path, number, str(error) if text else "it is empty")

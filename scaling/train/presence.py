@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from scaling.schema import machine_id, process_started
+from scaling.schema import machine_id, process_start
 
 log = logging.getLogger(__name__)
 BEAT_SECONDS = 5.0  # between two beats; a twentieth of a hang_seconds that is shorter than 100 s
@@ -100,13 +100,13 @@ class Beat:
             node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
             machine=machine_id(),
             pid=os.getpid(),
-            pid_started=process_started(os.getpid()) or 0,
+            pid_started=process_start(os.getpid()) or 0,
         )
 
     def end(self) -> None:
         """End the process where it is one of this machine; SIGKILL ends a stopped one too."""
         here = self.machine and self.machine == machine_id()
-        if here and process_started(self.pid) == self.pid_started:
+        if here and process_start(self.pid) == self.pid_started:
             with suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
 

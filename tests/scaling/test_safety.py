@@ -24,6 +24,7 @@ from scaling.jobs.slurm import code_snapshot as snapshot
 from scaling.jobs.slurm import queries as slurm
 from scaling.schema import (
     MOST_RESAMPLES,
+    check_readable,
     check_study,
     destination,
     ladder_shape,
@@ -31,7 +32,6 @@ from scaling.schema import (
     read_json,
     read_record,
     read_yaml,
-    readable,
     refuse_code,
     write_json,
     write_text,
@@ -103,9 +103,9 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path):
     with pytest.raises(ValueError, match="no regular file"):
         read_json(tmp_path / "pipe")
     with pytest.raises(ValueError, match="no regular file"):
-        readable("/dev/zero")
+        check_readable("/dev/zero")
     with pytest.raises(FileNotFoundError, match="no file"):
-        readable("x" * 5000)
+        check_readable("x" * 5000)
     with (tmp_path / "large.json").open("wb") as stream:
         stream.truncate(65 << 20)
     with pytest.raises(ValueError, match="MiB; at most 64 are read"):

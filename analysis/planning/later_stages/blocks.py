@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 from analysis.planning.later_stages.choices import Choice
-from scaling.schema import LORA_FACTOR, Range, check_ranges, first_coefficient, tuning_lr
+from scaling.schema import LORA_FACTOR, Range, check_ranges, initial_kl_coefficient, tuning_lr
 
 INSTRUCTGPT = "Ouyang et al. 2022 (2203.02155)"
 GAO = "Gao et al. 2022 (2210.10760)"
@@ -174,7 +174,7 @@ def ppo_block(
     chosen, known = settled(chosen, by_law)
     values = {
         **plain(chosen),
-        "kl_coefficient": rounded(first_coefficient(chosen.kl_budget), 4),
+        "kl_coefficient": rounded(initial_kl_coefficient(chosen.kl_budget), 4),
         "clip": 0.2,
         "gae_lambda": 0.95,
         "discount": 1.0,

@@ -23,7 +23,7 @@ from scaling.study.lease import (
     is_dead,
     is_settled,
     last_attempt,
-    process_started,
+    process_start,
     take,
 )
 
@@ -238,7 +238,7 @@ def test_who_was_taken_over_is_stopped_before_the_next_write(tmp_path):
 
 
 def test_processes_are_told_from_later_ones_of_the_same_number():
-    assert process_started(os.getpid()) == process_started(os.getpid()) > 0
+    assert process_start(os.getpid()) == process_start(os.getpid()) > 0
     done = subprocess.Popen(["true"])
     done.wait()
-    assert process_started(done.pid) is None
+    assert process_start(done.pid) is None

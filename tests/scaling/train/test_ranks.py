@@ -15,7 +15,7 @@ from safetensors import safe_open
 from scaling.config import BudgetConfig, CellConfig, MachineConfig, OptimConfig
 from scaling.jobs.cell_states import cancel, read_status
 from scaling.jobs.external_ranks import train_on_ranks
-from scaling.schema import process_started, read_curve, read_records
+from scaling.schema import process_start, read_curve, read_records
 from scaling.study.lease import Held, Holder, attempts, last_attempt, take
 from scaling.train.local_ranks import companions
 from scaling.train.ranks import World, in_common, join, started_ranks
@@ -227,7 +227,7 @@ def of(pid: int) -> list[int]:
 
 def gone(pid: int) -> bool:
     for _ in range(200):
-        if process_started(pid) is None:
+        if process_start(pid) is None:
             return True
         time.sleep(0.1)
     return False
