@@ -73,7 +73,7 @@ class Pool:
     lost: cells whose failure could not be written
     fruitless: attempts of a cell without progress (`fail_fruitless`)
     environment: variables that are set in every process
-    stop: the outcome that a signal asked for; empty: go on
+    stop: the outcome that a signal asks for; None while no signal has come
     limit_at: seconds since the epoch; a signal from then on means the time limit; 0 for no limit
     before: attempts at each cell before this job
     """

@@ -10,6 +10,7 @@ from typing import Any
 from scaling.config import CellConfig
 from scaling.jobs.cell_states import ACTIVE, CellStates
 from scaling.jobs.pool import default_workers
+from scaling.jobs.slurm.submit import adopt, submit
 from scaling.jobs.tasks import JobTasks, tasks_of
 from scaling.schema import write_json
 from scaling.study.jobs_file import append_jobs, jobs_folder, local_job, repair, submitter
@@ -39,7 +40,7 @@ def submit_missing(
         with Lease(jobs_folder(states.folder), submitter(round), Pulse()):
             repair(states.folder)
             if where == Where.SLURM:
-                adopt_orphans(states.folder)
+                adopt(states.folder)
             states.refresh()
             active = {
                 s.run_id for s in states.cells([c.run_id() for c in cells]) if s.state in ACTIVE
@@ -48,8 +49,8 @@ def submit_missing(
             if n_active := len(cells) - len(free):
                 log.info("attached to %d cells that are queued or running already", n_active)
             if free:
-                submit = submit_slurm if where == Where.SLURM else submit_local
-                submit(free, states.folder, round=round, options=options)
+                submit_to = submit if where == Where.SLURM else submit_local
+                submit_to(free, states.folder, round=round, options=options)
     except Held as held:
         log.info("another sweep submits to this study now (%s); watching it", held)
 
@@ -90,19 +91,3 @@ def submit_local(
         )
     job = local_job(process.pid, round=round, cells=[c.run_id() for c in cells], log=output)
     append_jobs(folder, [job])
-
-
-def submit_slurm(
-    cells: list[CellConfig], folder: Path, *, round: str, options: dict[str, Any]
-) -> None:
-    """Submit arrays of jobs (scaling.jobs.slurm.submit)."""
-    from scaling.jobs.slurm.submit import submit  # for speed: submitit is for SLURM alone
-
-    submit(cells, folder, round=round, options=options)
-
-
-def adopt_orphans(folder: Path) -> None:
-    """Find the jobs of a sweep that was killed while it submitted."""
-    from scaling.jobs.slurm.submit import adopt
-
-    adopt(folder)

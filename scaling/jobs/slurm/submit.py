@@ -115,7 +115,7 @@ def make_executor(place: Path, code: Path, options: dict[str, Any], parameters: 
     options: the launcher's settings
     parameters: the same in submitit's words (`slurm_parameters`)
     """
-    import submitit  # for speed, as below: a process of the pool imports this module too
+    import submitit  # for speed, as below: a local sweep imports this module too
 
     executor = submitit.AutoExecutor(
         folder=place,
