@@ -33,7 +33,7 @@ from analysis.planning.written.derivation import derivation, shown
 from analysis.planning.written.plan_file import write_plan
 from analysis.runs.study import default_study, study_of
 from scaling.app.application import start, store
-from scaling.schema import LEDGER, read_forecasts
+from scaling.schema import FORECASTS, read_forecasts
 
 
 def main(config: PlanConfig) -> None:
@@ -45,7 +45,7 @@ def main(config: PlanConfig) -> None:
     study = study_of(folder, count=law.count) if folder else default_study()
     law = require_usable(law, config)
     budget = budget_of(config, law, study)
-    scored = read_forecasts((folder.parent if folder else Path("runs")) / LEDGER)
+    scored = read_forecasts((folder.parent if folder else Path("runs")) / FORECASTS)
     plan = make_plan(law, budget, study, config, name=name, others=others, scored=scored)
     plan = replace(with_sources(plan, name, law, folder), command=command_of(config))
     sys.stdout.write("\n".join(derivation(plan)) + "\n")

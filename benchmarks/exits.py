@@ -40,7 +40,7 @@ from scaling.config import (  # noqa: E402
     TokenizerConfig,
 )
 from scaling.final import main as final  # noqa: E402
-from scaling.jobs.external_ranks import pretrain_together  # noqa: E402, F401  imports torch, for all forks
+from scaling.jobs.external_ranks import pretrain_on_ranks  # noqa: E402, F401  imports torch, for all forks
 from scaling.train.rank_exit import run_to_end  # noqa: E402
 
 STORE = """

@@ -31,7 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from scaling.jobs.slurm import queries as slurm  # noqa: E402
 from scaling.schema import find_record, read_curve, read_record  # noqa: E402
-from scaling.study.jobs_file import ledger_path, read_jobs  # noqa: E402
+from scaling.study.jobs_file import jobs_path, read_jobs  # noqa: E402
 from scaling.study.lease import Attempt, Held, Holder, Lease, Pulse, attempts, last_attempt  # noqa: E402
 
 CLUSTER = Path(os.environ.get("SCALING_SHARED", ROOT.parent / "shared")) / "slurm/cluster"
@@ -221,9 +221,9 @@ def damage_attempt(faults: Faults) -> bool:
 
 def damage_jobs(faults: Faults) -> bool:
     """Append lines to the list of jobs that are none."""
-    if not ledger_path(faults.study).is_file():
+    if not jobs_path(faults.study).is_file():
         return False
-    with ledger_path(faults.study).open("a") as stream:
+    with jobs_path(faults.study).open("a") as stream:
         stream.write(faults.random.choice(["17\n", '{"job": 3}\n', '{"job": "1", "wh\n']))
     return True
 

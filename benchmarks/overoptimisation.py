@@ -25,7 +25,7 @@ from analysis.figures import charts
 from analysis.figures.canvas import standalone
 from analysis.forms import FORMS
 from analysis.planning.later_stages.choices import Choice, choose_kl
-from scaling.schema import Shape, first_coefficient, read_curve, read_records
+from scaling.schema import Shape, initial_kl_coefficient, read_curve, read_records
 
 STUDY, HELD = "overoptimisation", "overoptimisation_held"
 FARTHEST = 25.0  # nats, d = 5: pilots beyond it say nothing of the turn
@@ -155,7 +155,8 @@ def tell(table: pd.DataFrame, curve: pd.DataFrame, chosen: Choice) -> None:
     top = float(curve["gold"].max())
     share = (gold.mean() - before.mean()) / (top - before.mean())
     print(
-        f"budget {budget}, first coefficient {first_coefficient(budget):.3f}; {len(table)} seeds\n"
+        f"budget {budget}, first coefficient {initial_kl_coefficient(budget):.3f}; "
+        f"{len(table)} seeds\n"
         f"gold before {said(before)}, at the budget (KL {table['kl'].mean():.2f}) {said(gold)}\n"
         f"best of the mean curve {top:.3f}: {gold.mean() / top:.1%} of it, {share:.0%} of the gain"
         "\n"

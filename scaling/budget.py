@@ -7,14 +7,18 @@ import math
 from dataclasses import dataclass, replace
 
 from scaling.config import CellConfig, FinalConfig
-from scaling.schema import Branch, Shape, trained, tuning_lr
+from scaling.schema import Branch, Shape, training_length, tuning_lr
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """What a cell's config comes to. Tokens are whole steps; FLOPs are exact for them.
+    """The numbers of a cell. Tokens fill whole steps; FLOPs are exact for these tokens.
 
-    `memory_bytes` are the device's, `copied_bytes` those of the machine beside it.
+    rows: rows of `context` tokens in a step
+    decay_start: the step at which the learning rate begins to fall
+    flops, flops_6nd: all FLOPs of the training, and their approximation 6 N D
+    memory_bytes: peak memory of the device
+    copied_bytes: memory of the machine that copies take beside it
     """
 
     shape: Shape
@@ -37,9 +41,10 @@ class Resolved:
 
 
 def resolve(cell: CellConfig) -> Resolved:
-    """Work out a cell.
+    """Work out the numbers of a cell.
 
-    ValueError for a budget below one step, a batch that no row fills or that ranks cannot share.
+    Raises ValueError for a budget below half a step, and for a batch that is no whole number of
+    rows or that the ranks cannot share.
     """
     shape = cell.model.shape(vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
     recipe = cell.optim.recipe(cell.model)
@@ -49,12 +54,12 @@ def resolve(cell: CellConfig) -> Resolved:
             f"optim.batch_tokens={batch} is not a multiple of data.context={shape.context}; "
             f"set {shape.context * max(1, round(batch / shape.context))}"
         )
-    rows_each(batch // shape.context, cell.machine.ranks)
-    wanted = _tokens(cell, shape)
-    n_steps = round(wanted / batch)
+    rows_per_rank(batch // shape.context, cell.machine.ranks)
+    budget_tokens = _tokens(cell, shape)
+    n_steps = round(budget_tokens / batch)
     if n_steps < 1:
         raise ValueError(
-            f"the budget gives {wanted:.3g} tokens, less than half a batch of {batch}; "
+            f"the budget gives {budget_tokens:.3g} tokens, less than half a batch of {batch}; "
             "raise the budget or lower optim.batch_tokens"
         )
     n_tokens = n_steps * batch
@@ -75,17 +80,17 @@ def resolve(cell: CellConfig) -> Resolved:
 
 
 def copied_bytes(cell: CellConfig, shape: Shape) -> int:
-    """Estimate the bytes of what training copies to the CPU's memory, at most.
+    """Estimate the most bytes that training copies to the CPU's memory.
 
-    The trunk, while a branch that is not its last trains: each weight and two moments in fp32. With
-    `log.health` the hidden matrices over a step whose row is written.
+    While a branch trains that is not the last, the trunk is copied: each weight and two moments in
+    fp32. With `log.health` the hidden matrices are copied over each step whose row is written.
     """
     trunk = 12 * shape.params.total if cell.schedule.name == "wsd" else 0
     return trunk + (4 * shape.n_layer * shape.layer_matrices if cell.log.health else 0)
 
 
-def rows_each(rows: int, ranks: int) -> int:
-    """Return one rank's rows of a step; ValueError where they cannot be divided."""
+def rows_per_rank(rows: int, ranks: int) -> int:
+    """Return one rank's rows of a step; ValueError where the ranks cannot share them equally."""
     if rows % ranks:
         raise ValueError(
             f"the {rows} rows of a step cannot be shared by {ranks} ranks; set "
@@ -95,7 +100,7 @@ def rows_each(rows: int, ranks: int) -> int:
 
 
 def planned(cell: CellConfig) -> FinalConfig:
-    """Return a cell's stages as the plan of a final run has them, rates worked out."""
+    """Return the settings of a cell's stages as a plan, with their learning rates worked out."""
     lr = resolve(cell).peak_lr
     sft, reward, ppo = cell.sft, cell.reward, cell.ppo
     if not sft.peak_lr:
@@ -118,6 +123,7 @@ def planned(cell: CellConfig) -> FinalConfig:
 
 
 def _tokens(cell: CellConfig, shape: Shape) -> float:
+    """Return the tokens that the budget pays for, before they are rounded to steps."""
     name, value = cell.budget.chosen()
     if name == "flops":
         return value / shape.flops_per_token
@@ -126,14 +132,17 @@ def _tokens(cell: CellConfig, shape: Shape) -> float:
     return value * getattr(shape.params, cell.budget.count)
 
 
-STEP_SECONDS = 0.005  # of a step that no product fills, and ...
-CORE_FLOPS = 20e9  # ... FLOP/s of the rest, one core of a shared EPYC, before a study says better
+# Two rough numbers for estimates of time, measured on one core of a shared EPYC: seconds that a
+# step takes beside its matrix products, and FLOP/s of these products.
+STEP_SECONDS = 0.005
+CORE_FLOPS = 20e9
 
 
 def workload(cell: CellConfig) -> tuple[float, int]:
-    """Return the FLOPs and steps of a cell alone; of a stage at most, were every row full.
+    """Return the FLOPs and steps of a cell that trains alone.
 
-    A step on weights that need no gradient costs two thirds.
+    For a stage after pretraining they are upper limits, as if every row were full. A step costs two
+    thirds where most weights get no gradient.
     """
     resolved, sft, reward = resolve(cell), cell.sft, cell.reward
     row = resolved.shape.flops_per_token * cell.data.context
@@ -152,36 +161,36 @@ def workload(cell: CellConfig) -> tuple[float, int]:
 
 
 def task_seconds(cells: list[CellConfig]) -> float:
-    """Estimate the time on one core of the cells of one trunk, its shared part counted once."""
+    """Estimate the seconds on one core of the cells of one trunk; the shared part counts once."""
     if cells[0].stage == "pretrain":
         return core_seconds(trunk_flops(cells), trunk_steps(cells))
     return sum(core_seconds(*workload(c)) for c in cells)
 
 
 def trunk_steps(cells: list[CellConfig]) -> int:
-    """Steps that training these branches of one trunk takes, the shared part counted once."""
-    return round(trained(branch_of(c) for c in cells))
+    """Return the steps that these branches of one trunk take; the shared part counts once."""
+    return round(training_length(branch_of(c) for c in cells))
 
 
 def branch_of(cell: CellConfig) -> Branch:
-    """Return the steps at which a cell leaves its trunk (0 for one trained alone) and ends."""
+    """Return the steps at which a cell leaves its trunk and ends; one trained alone leaves at 0."""
     r = resolve(cell)
     return (r.decay_start if cell.schedule.name == "wsd" else 0, r.n_steps)
 
 
 def trunk_flops(cells: list[CellConfig]) -> float:
-    """FLOPs that training these branches of one trunk really takes."""
+    """Return the FLOPs that these branches of one trunk take; the shared part counts once."""
     first = resolve(cells[0])
     return trunk_steps(cells) * first.batch_tokens * first.shape.flops_per_token
 
 
 def core_seconds(flops: float, steps: int) -> float:
-    """Estimate the time on one core; small models are bound by the number of steps."""
+    """Estimate the seconds on one core; for small models the number of steps decides."""
     return steps * STEP_SECONDS + flops / CORE_FLOPS
 
 
 def by_trunk(cells: list[CellConfig]) -> dict[str, list[CellConfig]]:
-    """Group cells by trunk, each cell once."""
+    """Group cells by trunk; a repeated cell counts once."""
     trunks: dict[str, dict[str, CellConfig]] = {}
     for cell in cells:
         trunks.setdefault(cell.trunk_id(), {})[cell.run_id()] = cell

@@ -47,9 +47,9 @@ def run_final(config: FinalConfig) -> list[Record]:
             "ranks of torchrun or srun train pretraining alone; set stages=pretrain, then run "
             "the other stages without them"
         )
-    from scaling.jobs.external_ranks import pretrain_together
+    from scaling.jobs.external_ranks import pretrain_on_ranks
 
-    return pretrain_together(
+    return pretrain_on_ranks(
         lambda world, begin: run_stages(config, wanted, world=world, begin=begin),
         config.machine,
     )

@@ -1,10 +1,10 @@
-"""Say how every cell of a study stands, one line each.
+"""Show the state of every cell of a study, one line each.
 
     python -m scaling.status runs/NAME [--watch] [--json] [--cancel]
 
-Puts together what the study's files say (records, attempts, jobs.jsonl) and what SLURM says, with
-accounting, without it, or not at all. Exit status 1 when a cell failed, its record is damaged, or
-there is no such study.
+The state comes from the study's files (records, attempts, jobs.jsonl) and from SLURM where SLURM
+answers, with or without accounting. The exit status is 1 when a cell failed, its record is damaged,
+or the study does not exist.
 """
 
 import argparse
@@ -21,17 +21,19 @@ from scaling import VERSION_LINE
 from scaling.app.application import one_sentence
 from scaling.app.overrides import WrongUsage
 from scaling.jobs.cell_states import (
+    ACTIVE,
     WATCH_SECONDS,
     CellStatus,
     cancel,
     counts,
     read_status,
-    say_damage,
+    warn_of_damage,
 )
+from scaling.study.states import CellState
 
 
 def show(cells: list[CellStatus]) -> str:
-    """Return the table: one line a cell, then the counts."""
+    """Return the table: one line for each cell, then the counts."""
     head = f"{'cell':10}  {'state':9} {'try':>3} {'node':8} {'job':12} {'step':>7} {'test loss':>9}"
     lines = [f"{head}  why"]
     for c in cells:
@@ -44,27 +46,27 @@ def show(cells: list[CellStatus]) -> str:
 
 
 def printable(line: str) -> str:
-    """Return a line without the characters that steer a terminal; a file may hold any."""
+    """Return a line without characters that steer a terminal: its text comes from files."""
     return "".join(c if c.isprintable() else "?" for c in line)
 
 
 def main() -> int:
-    """Print the status; 0, or 1 when a cell failed or the folder is missing."""
+    """Print the status; return the exit status."""
     with one_sentence(full=os.environ.get("HYDRA_FULL_ERROR") == "1"):
-        return print_status(typed())
+        return print_status(parse_arguments())
     return 1
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells wrong usage in one sentence."""
+    """A parser that reports wrong usage in one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        """Refuse the command line."""
+        """Raise WrongUsage with the reason and the right form."""
         raise WrongUsage(f"{message}; give one folder, as {self.prog} runs/NAME")
 
 
-def typed() -> argparse.Namespace:
-    """Return what was typed."""
+def parse_arguments() -> argparse.Namespace:
+    """Return the folder and the options of the command line."""
     parser = Parser(
         prog="python -m scaling.status", description="How every cell of a study stands."
     )
@@ -81,24 +83,24 @@ def typed() -> argparse.Namespace:
 
 
 def print_status(arguments: argparse.Namespace) -> int:
-    """Print the status, again and again with --watch."""
+    """Print the status, with --watch until all cells have ended; return the exit status."""
     try:
         if arguments.cancel:
             sys.stderr.write(f"cancelled {cancel(arguments.folder)} jobs\n")
-            time.sleep(1)  # what ends at once is shown as ended
+            time.sleep(1)  # so that jobs that end at once are shown as ended
         while True:
             cells = read_status(arguments.folder)
-            say_damage(arguments.folder)
+            warn_of_damage(arguments.folder)
             text = json.dumps([asdict(c) for c in cells]) + "\n" if arguments.json else show(cells)
             clear = "\033[H\033[2J" if arguments.watch and sys.stdout.isatty() else ""
             sys.stdout.write(clear + text)
             sys.stdout.flush()
-            if not arguments.watch or not any(c.state in ("queued", "running") for c in cells):
+            if not arguments.watch or not any(c.state in ACTIVE for c in cells):
                 break
             time.sleep(WATCH_SECONDS)
     except KeyboardInterrupt:
         return 130
-    return int(any(c.state in ("failed", "damaged") for c in cells))
+    return int(any(c.state in (CellState.FAILED, CellState.DAMAGED) for c in cells))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python -m scaling.sweep -m [sweeps=NAME] [key=value ...] [hydra/launcher=slurm] [dry_run=true]
 
-One question per file in sweeps/. A cell whose record is done is skipped, so the same command
-resumes a killed sweep, retries what failed, and grows a grid. Without -m it trains one cell.
+Each file in sweeps/ asks one question. A cell whose record is done is skipped, so the same command
+resumes a killed sweep, tries failed cells again, and grows a grid. Without -m it trains one cell.
 """
 
 import logging
@@ -18,13 +18,13 @@ store("sweep", CellConfig)
 
 
 def main(config: CellConfig) -> None:
-    """Train the one cell of the config, together with the other ranks where torchrun started us."""
-    from scaling.train.ranks import started_ranks
+    """Train the one cell of the config, as one of several ranks under torchrun or srun."""
+    from scaling.train.ranks import started_ranks  # for speed: the sweep itself needs no torch
 
     if started_ranks() > 1:
-        from scaling.jobs.external_ranks import train_together
+        from scaling.jobs.external_ranks import train_on_ranks
 
-        train_together(config)
+        train_on_ranks(config)
     else:
         run_cells([config])
 

@@ -255,7 +255,7 @@ def test_what_does_not_fit_is_named(values, words):
 
 @pytest.mark.parametrize("old", VERSIONS[-1:], indirect=True)
 def test_a_field_of_a_later_version_stops_no_reader(study, monkeypatch, capsys):
-    reading._say_unknown.cache_clear()
+    reading._log_unknown.cache_clear()
     for path in [*study.glob("*/record.json"), study / "law.json"]:
         path.write_text(json.dumps(read_json(path) | {"colour": {"red": 1}}))
     command("analysis.report", f"runs={study}", monkeypatch=monkeypatch)

@@ -1,6 +1,6 @@
 """Cells that might be run, and what they would cost beyond what was.
 
-A candidate is a branch of a trunk (`scaling.schema.trained` is the trainer's rule), or alone. N
+A candidate is a branch of a trunk, by the trainer's rule (`training_length`), or trains alone. N
 parameters under the law's count, D tokens, C FLOPs, exact where the shape is known and else 6ND.
 """
 
@@ -14,7 +14,7 @@ from analysis.forms import FORMS
 from analysis.forms.optimum import optimal_split
 from analysis.laws.law import Law
 from analysis.number_text import power, short
-from scaling.schema import Branch, Record, Shape, trained
+from scaling.schema import Branch, Record, Shape, training_length
 
 RATIOS = (1 / 16, 16.0)  # tokens per parameter over the optimum's: sizes within a factor 4
 SIZES = 9
@@ -95,7 +95,7 @@ class Bill:
             return 0.0
         per_token = self.cells[found[0]].flops_per_token
         branches = [self.cells[i].branch for i in found]
-        return per_token * trained(branches, reached=self.reached.get(trunk, 0.0))
+        return per_token * training_length(branches, reached=self.reached.get(trunk, 0.0))
 
 
 def flops_of(cells: Iterable[Candidate]) -> float:

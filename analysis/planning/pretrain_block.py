@@ -148,7 +148,7 @@ def _by_rule(rule: Recipe, source: str, shape: Shape) -> dict[str, tuple[float, 
             f" width)^{rule.lr_width_exponent:g} at width {width}",
         ),
         "batch": (
-            rule.wanted_batch(shape.params.active_body),
+            rule.unrounded_batch(shape.params.active_body),
             f"rule of the {source}: {rule.batch_base} x (N /"
             f" {rule.batch_base_params:g})^{rule.batch_exponent:g}",
         ),

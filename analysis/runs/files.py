@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.runs.columns import Columns, duplicate_names_message
 from analysis.runs.jsonl import read_jsonl
-from scaling.schema import near_path, readable, sha256_file
+from scaling.schema import check_readable, near_path, sha256_file
 
 MOST_COLUMNS = 2_000  # pandas takes a second for ten thousand columns; a table of runs has twenty
 MOST_HEADER = 1 << 20  # characters of a header that are read
@@ -29,7 +29,7 @@ def read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
         raise FileNotFoundError(
             f"no table or study {path}{near_path(path)}; check the path given as runs="
         )
-    readable(path, most_bytes=MOST_TABLE_BYTES)
+    check_readable(path, most_bytes=MOST_TABLE_BYTES)
     readers = {
         ".csv": lambda p: pd.read_csv(p, low_memory=False),  # one type a column, no warning of two
         ".parquet": _read_parquet,

@@ -94,7 +94,7 @@ class PpoPlan:
     """PPO with a per-token KL penalty to the fine-tuned model; KL in nats per sequence.
 
     `kl_coefficient` is the first one where it is `adaptive`, by default that of the budget
-    (scaling.schema.first_coefficient); `peak_lr` as for SftPlan.
+    (scaling.schema.initial_kl_coefficient); `peak_lr` as for SftPlan.
 
     `estimator` says what an episode is compared with: the critic (`gae`, Schulman et al. 2016), or
     the other completions of its prompt, `group` in all, by their mean and deviation (`grpo`, Shao

@@ -13,7 +13,7 @@ from scaling.data.file_hashes import damage, has_hashes
 from scaling.data.tokenizer import load_tokenizer
 from scaling.data.tokens import tokens_folder
 from scaling.model.transformer import Transformer
-from scaling.schema import Record, listable, read_as, read_record, sha256_file
+from scaling.schema import Record, check_listable, read_as, read_record, sha256_file
 from scaling.train.checkpoint import load_weights
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def trained_folders(path: str | Path) -> list[Path]:
     language model.
     """
     path = Path(path)
-    folder = listable(path.parent if path.name == WEIGHTS else path)
+    folder = check_listable(path.parent if path.name == WEIGHTS else path)
     if (folder / RECORD).is_file():
         unfit = why_not(folder)
         if unfit:

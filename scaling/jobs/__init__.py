@@ -1,1 +1,1 @@
-"""Running the cells of a study: pool and workers on this machine, jobs on SLURM."""
+"""Run the cells of a study: by a pool and its workers on this machine, by jobs on SLURM."""

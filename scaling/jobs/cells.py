@@ -1,4 +1,4 @@
-"""The cells of one sweep: made unique, their corpus resolved, their records collected."""
+"""The cells of one sweep: drop repeated ones, resolve their corpus, collect their records."""
 
 import logging
 import shlex
@@ -6,64 +6,65 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from scaling.budget import resolve
 from scaling.config import CellConfig
-from scaling.jobs.cell_states import Survey
-from scaling.schema import Record, find_record
+from scaling.data.batches import Batches
+from scaling.data.tokens import open_corpus
+from scaling.jobs.cell_states import CellStates
+from scaling.schema import Record, Status, find_record
 from scaling.study.places import record_path, study_folder, trained_at
 
 log = logging.getLogger(__name__)
 
 
-MOST_REASONS = 12  # lines about cells without a result at the end of a sweep: half a screen
+MOST_REASONS = 12  # Lines about cells without a result at the end of a sweep: half a screen.
 
 
-def say_models(cells: list[CellConfig]) -> None:
-    """Say how many models must be trained before the stages that start from them."""
+def log_models_needed(cells: list[CellConfig]) -> None:
+    """Log how many models must be trained before the stages that start from them."""
     before = {b.run_id() for c in cells if (b := c.before()) and not trained_at(b)}
     if before:
         log.info("%d models that these start from are trained first", len(before))
 
 
 def unique(cells: list[CellConfig]) -> list[CellConfig]:
-    """Drop cells that are the same as one before.
+    """Drop repeated cells.
 
-    Raises ValueError where they differ in how they are run, which tells no cells apart.
+    Raises ValueError where two cells with one run id differ in settings outside their identity.
     """
-    kept: dict[str, CellConfig] = {}
+    firsts: dict[str, CellConfig] = {}
     for cell in cells:
-        first = kept.setdefault(cell.run_id(), cell)
-        if (one := settings(first)) != (other := settings(cell)):
+        first = firsts.setdefault(cell.run_id(), cell)
+        if (one := run_settings(first)) != (other := run_settings(cell)):
             name = next(n for n in one if one[n] != other[n])
             raise ValueError(
                 f"{name}={one[name]} and {name}={other[name]} make one cell, {cell.run_id()}: it "
                 f"is known by what it trains, not by how; start each with a study of its own"
             )
-    return list(kept.values())
+    return list(firsts.values())
 
 
-def settings(cell: CellConfig) -> dict[str, Any]:
-    """Return what a sweep may set of a cell without making it another."""
-    named = {"study": cell.study, "runs": cell.runs}
+def run_settings(cell: CellConfig) -> dict[str, Any]:
+    """Return the settings of a cell that are no part of its identity."""
+    values = {"study": cell.study, "runs": cell.runs}
     for group in ("machine", "log"):
-        named |= {f"{group}.{k}": v for k, v in asdict(getattr(cell, group)).items()}
-    return named
+        values |= {f"{group}.{k}": v for k, v in asdict(getattr(cell, group)).items()}
+    return values
 
 
 def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
-    """Put the content hashes of corpus and policy into every cell: others make another cell.
+    """Put the content hashes of corpus and policy into every cell: they are part of its identity.
 
-    Tokenises what is not cached yet, once, before any process starts.
+    A corpus that is not cached is tokenised here, once, before any process starts.
     """
-    from scaling.data.tokens import open_corpus
-
-    known: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     for cell in cells:
         key = repr((cell.data, cell.tokenizer))
-        if key not in known:
-            known[key] = open_corpus(cell).sha256
-        cell.data.sha256 = known[key]
+        if key not in hashes:
+            hashes[key] = open_corpus(cell).sha256
+        cell.data.sha256 = hashes[key]
     if any(c.stage in ("reward", "ppo") and c.reward.policy for c in cells):
-        from scaling.stages.cells import resolve_policies
+        from scaling.stages.cells import resolve_policies  # for speed: it loads torch
 
         resolve_policies(cells)
     if any(c.stage != "pretrain" for c in cells):
@@ -74,11 +75,7 @@ def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
 
 
 def check_corpus(cells: list[CellConfig]) -> None:
-    """Resolve every cell before the first trains; say which budgets repeat the corpus."""
-    from scaling.budget import resolve
-    from scaling.data.batches import Batches
-    from scaling.data.tokens import open_corpus
-
+    """Resolve every cell before the first one trains; warn of budgets that repeat the corpus."""
     largest = max(cells, key=lambda c: resolve(c).n_tokens)
     budget, corpus = resolve(largest), open_corpus(largest)
     batches = Batches.of(corpus, largest.data, rows=budget.rows, seed=largest.seed)
@@ -93,16 +90,18 @@ def check_corpus(cells: list[CellConfig]) -> None:
 
 
 def collect(cells: list[CellConfig]) -> list[Record]:
-    """Read the records back; say what diverged and why, raise for what failed."""
-    found = [find_record(record_path(c)) for c in cells]
-    records = [r for r in found if r is not None]
-    diverged = [r.run_id for r in records if r.status == "diverged"]
+    """Read the records of the cells; RuntimeError where a cell has no result.
+
+    A diverged cell is a result; a warning names it.
+    """
+    records = [r for c in cells if (r := find_record(record_path(c))) is not None]
+    diverged = [r.run_id for r in records if r.status == Status.DIVERGED]
     if diverged:
         log.warning("diverged: %s", ", ".join(diverged))
-    settled = {r.run_id for r in records if r.status != "failed"}
-    without = [c for c in cells if c.run_id() not in settled]
+    with_result = {r.run_id for r in records if r.status != Status.FAILED}
+    without = [c for c in cells if c.run_id() not in with_result]
     if without:
-        reasons = why_without(without)
+        reasons = why_without_result(without)
         for line in reasons[:-1]:
             log.error("%s", line)
         why = f"; {reasons[-1]}" if reasons else ""
@@ -113,13 +112,13 @@ def collect(cells: list[CellConfig]) -> list[Record]:
     return records
 
 
-def why_without(cells: list[CellConfig]) -> list[str]:
-    """Return why cells have no result, a line each, as scaling.status gives it; MOST_REASONS."""
+def why_without_result(cells: list[CellConfig]) -> list[str]:
+    """Return, in at most MOST_REASONS lines, why cells have no result, as scaling.status has it."""
     folder = study_folder(cells[0])
-    survey = Survey(folder)
-    survey.refresh()
+    states = CellStates(folder)
+    states.refresh()
     lines = []
-    for status in survey.cells([c.run_id() for c in cells]):
+    for status in states.cells([c.run_id() for c in cells]):
         why = status.error or disk_error(folder)
         lines.append(f"{status.run_id} {status.state}" + (f": {why}" if why else ""))
     if len(lines) <= MOST_REASONS:
@@ -130,7 +129,7 @@ def why_without(cells: list[CellConfig]) -> list[str]:
 
 
 def disk_error(folder: Path) -> str:
-    """Say why nothing can be written to a study's folder; empty where it can."""
+    """Say why a study's folder cannot be written to; empty where it can."""
     probe = folder / ".probe"
     try:
         probe.write_text("x" * 4096)
@@ -140,7 +139,7 @@ def disk_error(folder: Path) -> str:
     return ""
 
 
-def few(names: list[str]) -> str:
-    """Return some names and how many more there are."""
+def first_names(names: list[str]) -> str:
+    """Return the first MOST_REASONS names and the number of the others."""
     more = f" and {len(names) - MOST_REASONS} more" if len(names) > MOST_REASONS else ""
     return ", ".join(names[:MOST_REASONS]) + more

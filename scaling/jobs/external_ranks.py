@@ -1,11 +1,11 @@
-"""One cell, or a plan's pretraining, by several ranks, processes that torchrun or srun started.
+"""Train one cell, or the pretraining of a plan, by ranks that torchrun or srun started.
 
     torchrun --nproc-per-node=2 -m scaling.sweep model=m1m budget.n_tokens=1e6 '~sweeps'
     torchrun --nproc-per-node=2 -m scaling.final plan=plan.yaml stages=pretrain
 
-A rank that fails takes the others with it (torchrun ends them); the same command goes on from the
-last checkpoint. The first rank holds the cell and its trunk for all, so that a sweep on the same
-folder leaves them alone, and `scaling.status` shows and cancels them like any other.
+When one rank fails, torchrun ends the others; the same command goes on from the last checkpoint.
+The first rank holds the leases of the cell and its trunk, so that a sweep on the same folder leaves
+them alone, and `scaling.status` shows and cancels the cell like any other.
 """
 
 import logging
@@ -26,6 +26,7 @@ from scaling.schema import Record, discard_record, read_record
 from scaling.study.jobs_file import Job, append_jobs, jobs_folder, local_job, submitter
 from scaling.study.lease import Held, Holder, Lease, Pulse, Stopped
 from scaling.study.places import cell_folder, record_path, status_of, trunk_folder
+from scaling.study.states import CellState, Outcome, Part, Where
 from scaling.train.forecast_band import ForecastBand
 from scaling.train.local_ranks import follow
 from scaling.train.ranks import World, launched_ranks
@@ -34,12 +35,12 @@ from scaling.train.trunk import train_trunk
 log = logging.getLogger(__name__)
 
 
-def train_together(cell: CellConfig) -> Record:
+def train_on_ranks(cell: CellConfig) -> Record:
     """Train a cell as one of the ranks; return its record.
 
-    SIGTERM and SIGUSR2 at any rank end all of them after a checkpoint. ValueError for a stage after
-    pretraining, which one process trains; RuntimeError where it is stopped, and while another
-    process trains the cell.
+    SIGTERM or SIGUSR2 at any rank ends all ranks after a checkpoint. Raises ValueError for a stage
+    after pretraining, which one process trains, RuntimeError where the training is stopped or
+    another process trains the cell.
     """
     if cell.stage != "pretrain":
         raise ValueError(
@@ -53,19 +54,19 @@ def train_together(cell: CellConfig) -> Record:
     pulse = Pulse()
 
     def stop(number: int, frame: object) -> None:
-        pulse.stop = "preempted" if number == signal.SIGUSR2 else "stopped"
+        pulse.stop = Outcome.PREEMPTED if number == signal.SIGUSR2 else Outcome.STOPPED
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGUSR2, stop)
     try:
         with launched_ranks(cell.machine) as world:
-            # The corpus is tokenised by one; the others find it done.
+            # The first rank tokenises the corpus; the others read the cache.
             with world.busy("reads the corpus"):
                 resolved = resolve_corpus([cell]) if world.first else None
             (cell,) = world.share(resolved)
-            if world.share(status_of(cell) == "done"):
+            if world.share(status_of(cell) == CellState.DONE):
                 return world.share(read_record(record_path(cell)) if world.first else None)
-            with held(cell, world, pulse):
+            with leases_of(cell, world, pulse):
                 return train_rank(cell, world, pulse)
     except Held as error:
         raise RuntimeError(
@@ -80,13 +81,13 @@ def train_together(cell: CellConfig) -> Record:
 
 
 @contextmanager
-def held(cell: CellConfig, world: World, pulse: Pulse) -> Iterator[None]:
-    """Hold trunk and cell at the first rank; Held at every rank while another process has one."""
+def leases_of(cell: CellConfig, world: World, pulse: Pulse) -> Iterator[None]:
+    """Hold trunk and cell at the first rank; raise Held at every rank where another has one."""
     leases: list[Lease] = []
     with ExitStack() as stack:
         other = None
         if world.first:
-            holder = enter_job(cell)
+            holder = append_own_job(cell)
             try:
                 for folder in (trunk_folder(cell), cell_folder(cell)):
                     leases.append(stack.enter_context(Lease(folder, holder, pulse)))
@@ -97,18 +98,19 @@ def held(cell: CellConfig, world: World, pulse: Pulse) -> Iterator[None]:
             if world.first:
                 discard_record(record_path(cell))
             yield
-        for lease in leases:  # the cell's is the last
-            lease.outcome, lease.final = "stopped" if other else status_of(cell), not other
+        for lease in leases:
+            lease.outcome = Outcome.STOPPED if other else status_of(cell)
+            lease.final = not other
     if other:
         raise Held(other)
 
 
-def enter_job(cell: CellConfig) -> Holder:
-    """Write this process into the study's list of jobs; return what holds the work."""
-    folder, round = cell_folder(cell).parent, uuid.uuid4().hex[:10]
-    job = local_job(os.getpid(), round=round, cells=[cell.run_id()], log=Path())
-    if number := os.environ.get("SLURM_JOB_ID"):
-        job = Job(job=number, where="slurm", round=round, part="all", cells=[cell.run_id()], log="")
+def append_own_job(cell: CellConfig) -> Holder:
+    """Append this process to the study's list of jobs; return it as a holder of leases."""
+    folder, round, cells = cell_folder(cell).parent, uuid.uuid4().hex[:10], [cell.run_id()]
+    job = local_job(os.getpid(), round=round, cells=cells, log=Path())
+    if slurm_id := os.environ.get("SLURM_JOB_ID"):
+        job = Job(job=slurm_id, where=Where.SLURM, round=round, part=Part.ALL, cells=cells, log="")
     while True:
         try:
             with Lease(jobs_folder(folder), submitter(round), Pulse()):
@@ -119,7 +121,7 @@ def enter_job(cell: CellConfig) -> Holder:
 
 
 def train_rank(cell: CellConfig, world: World, pulse: Pulse) -> Record:
-    """Train with files where this is the first rank, and with files that nobody reads elsewhere."""
+    """Train a cell as this rank; only the first rank writes the cell's files and reports."""
     if not world.first:
         return follow(world, [cell], pulse=pulse)[0]
     total = resolve(cell).flops
@@ -131,33 +133,33 @@ def train_rank(cell: CellConfig, world: World, pulse: Pulse) -> Record:
     return record
 
 
-def pretrain_together(
+def pretrain_on_ranks(
     run: Callable[[World, Callable[[CellConfig, ForecastBand], None]], list[Record]],
     machine: MachineConfig,
 ) -> list[Record]:
-    """Let rank 0 `run` a plan's pretraining and the others follow; return the records, rank 0's.
+    """Let rank 0 `run` a plan's pretraining and the others follow; return the records of rank 0.
 
-    `run` is given the world, and what it calls right before it trains; where it finds nothing to
-    train, or something wrong, the others leave.
+    `run` takes the world and a function that it must call right before it trains. Where `run` ends
+    without that call, because nothing is to train or something is wrong, the other ranks leave.
     """
     with launched_ranks(machine) as world:
         if not world.first:
-            if errand := world.share(None):
-                cell, band = errand
+            if job := world.share(None):
+                cell, band = job
                 follow(world, [cell], band=band)
             return []
-        alone = ExitStack()  # until the ranks begin together
-        alone.enter_context(world.busy("prepares the run"))
+        preparing = ExitStack()  # closed when the ranks begin to train
+        preparing.enter_context(world.busy("prepares the run"))
+        shared: list[CellConfig] = []  # the cell, once the other ranks have it
 
         def begin(cell: CellConfig, band: ForecastBand) -> None:
-            alone.close()
-            told.append(cell)
+            preparing.close()
+            shared.append(cell)
             world.share((cell, band))
 
-        told: list[CellConfig] = []
         try:
             return run(world, begin)
         finally:
-            alone.close()
-            if not told:
+            preparing.close()
+            if not shared:
                 world.share(None)

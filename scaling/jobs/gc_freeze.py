@@ -1,8 +1,8 @@
-"""Preloaded last by the pool's server: what is imported by then is never collected again.
+"""The last import of the pool's server: the garbage collector passes over all modules before it.
 
-A forked cell whose garbage collector walks torch's half million objects copies their pages first,
-which took a quarter of a second of every cell. A cell is forked with the signals that mean `save`
-held back, until scaling.jobs.worker hears them: one that came before would be lost.
+In a forked cell the collector would walk torch's half million objects and so copy their pages,
+which took a quarter of a second of every cell. A cell is forked with SIGUSR2 and SIGTERM blocked
+until scaling.jobs.worker has handlers for them: a signal before that would be lost.
 """
 
 import gc

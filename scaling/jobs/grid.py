@@ -1,4 +1,4 @@
-"""The cells of a multirun, composed from its overrides."""
+"""Compose the cells of a multirun from its overrides."""
 
 import logging
 from collections.abc import Sequence
@@ -17,32 +17,35 @@ log = logging.getLogger(__name__)
 def compose_cells(
     loader: Any, config: DictConfig, job_overrides: Sequence[Sequence[str]]
 ) -> list[CellConfig]:
-    """Compose each cell of a multirun; drop those outside the limits of `grid`."""
+    """Compose each cell of a multirun; drop those outside the limits of `grid`.
+
+    One config is composed for each combination of groups; plain values are set in it.
+    """
     composed: dict[tuple[str, ...], DictConfig] = {}
-    standing: dict[tuple[str, ...], dict[str, Any]] = {}  # the values that each config has now
+    current: dict[tuple[str, ...], dict[str, Any]] = {}  # values that each config holds now
     cells, split = [], Splitter(loader)
     for overrides in job_overrides:
         groups, values = split(overrides)
         if groups not in composed:
             composed[groups] = compose_cell(loader, config, groups)
-            standing[groups] = {}
-        if standing[groups].keys() - dict(values):  # an override that only some cells have
-            composed[groups], standing[groups] = compose_cell(loader, config, groups), {}
+            current[groups] = {}
+        if current[groups].keys() - dict(values):  # the cell lacks an override of the one before
+            composed[groups], current[groups] = compose_cell(loader, config, groups), {}
         for key, value in values:
-            if key not in standing[groups] or standing[groups][key] != value:
+            if key not in current[groups] or current[groups][key] != value:
                 OmegaConf.update(composed[groups], key, value)
-                standing[groups][key] = value
+                current[groups][key] = value
         cells.append(to_dataclass(composed[groups], CellConfig))
-    kept = [c for c in cells if in_grid(c)]
-    if len(kept) < len(cells):
-        log.info("grid: %d of %d cells lie within its limits", len(kept), len(cells))
-    return kept
+    within = [c for c in cells if in_grid(c)]
+    if len(within) < len(cells):
+        log.info("grid: %d of %d cells lie within its limits", len(within), len(cells))
+    return within
 
 
 class Splitter:
-    """Part the overrides that need composing from plain values, which are set far faster.
+    """Divides overrides into those that must be composed and plain values, which are set faster.
 
-    Each override is parsed once for the whole grid: Hydra takes a sixth of a second for a cell's.
+    It parses each override once for the whole grid: Hydra takes a sixth of a second for one cell.
     """
 
     def __init__(self, loader: Any) -> None:
@@ -52,23 +55,23 @@ class Splitter:
 
     def __call__(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, Any]]]:
         """Return the overrides to compose, and the keys and values to set."""
-        found = [(text, self.parse(text)) for text in overrides]
-        return tuple(t for t, plain in found if plain is None), [p for _, p in found if p]
+        parsed = [(text, self.parse(text)) for text in overrides]
+        return tuple(t for t, plain in parsed if plain is None), [p for _, p in parsed if p]
 
     def parse(self, text: str) -> tuple[str, Any] | None:
-        """Return key and value of a plain override, None for one that must be composed."""
+        """Return key and value of a plain override; None for one that must be composed."""
         if text not in self.plain:
             parsed = self.parser.parse_override(text)
             key = parsed.key_or_group
             if key not in self.is_group:
                 self.is_group[key] = bool(self.loader.get_group_options(key))
-            odd = parsed.is_add() or parsed.is_delete() or parsed.package or self.is_group[key]
-            self.plain[text] = None if odd else (key, parsed.value())
+            special = parsed.is_add() or parsed.is_delete() or parsed.package or self.is_group[key]
+            self.plain[text] = None if special else (key, parsed.value())
         return self.plain[text]
 
 
 def compose_cell(loader: Any, config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Compose one config of the multirun, without Hydra's own part."""
+    """Compose one config of the multirun, without the settings of Hydra itself."""
     cell = loader.load_sweep_config(config, list(overrides))
     with open_dict(cell):
         cell.pop("hydra")
@@ -77,7 +80,7 @@ def compose_cell(loader: Any, config: DictConfig, overrides: Sequence[str]) -> D
 
 
 def in_grid(cell: CellConfig) -> bool:
-    """Say whether a cell lies within its grid's limits (0 for no limit)."""
+    """Say whether a cell lies within its grid's limits; a limit of 0 is none."""
     grid, r = cell.grid, resolve(cell)
     return (
         r.n_steps >= grid.min_steps

@@ -1,6 +1,6 @@
-"""Watch a study's cells to their end: a live table, failures at once with their last lines.
+"""Show a study's cells until they have ended: a live table, and each failure as it happens.
 
-On a terminal the table is redrawn in place; in a log file it is one line now and then.
+On a terminal the table is redrawn in place; in a log file it is one line every `log.every_seconds`.
 """
 
 import logging
@@ -13,74 +13,75 @@ from pathlib import Path
 from scaling.app.progress import clock
 from scaling.budget import workload
 from scaling.config import CellConfig
-from scaling.jobs.cell_states import CellStatus, Survey, counts
+from scaling.jobs.cell_states import ACTIVE, CellStates, CellStatus, counts
 from scaling.schema import find_record
 from scaling.study.failures import LAST_LINES, last_lines, tail
 from scaling.study.jobs_file import Job
-from scaling.study.lease import DAMAGED, STALLED, attempts
+from scaling.study.lease import attempts
+from scaling.study.states import CellState, Outcome, Where
 
 log = logging.getLogger(__name__)
-FILES_SECONDS = 0.5
-ROWS = 12  # running cells shown at once
-WAITING = ("queued", "running")
+FILES_SECONDS = 0.5  # The files are read this often, in seconds, or less where reading is slow.
+ROWS = 12  # The most running cells that the table shows.
 
 
-def watch(cells: list[CellConfig], survey: Survey, *, poll_seconds: float) -> list[CellStatus]:
-    """Show the cells until none waits or runs; return those whose job died and left them.
+def show_until_ended(
+    cells: list[CellConfig], states: CellStates, *, poll_seconds: float
+) -> list[CellStatus]:
+    """Show the cells until none waits or runs; return those that their job left without an end.
 
-    Reads files every half second (less often where that takes long) and asks SLURM every
-    `poll_seconds`.
+    `poll_seconds` is the time between two questions to SLURM.
     """
-    names = [c.run_id() for c in cells]
+    run_ids = [c.run_id() for c in cells]
     table = Table(cells)
-    shown = {n: len(attempts(survey.folder / n)) for n in names}
-    asked, doubts = -math.inf, 0
+    logged = {n: len(attempts(states.folder / n)) for n in run_ids}
+    refreshed, idle_looks = -math.inf, 0
     try:
         while True:
             began = time.monotonic()
-            if began - asked > poll_seconds:
-                survey.refresh()
-                asked = began
-            found = survey.cells(names)
+            if began - refreshed > poll_seconds:
+                states.refresh()
+                refreshed = began
+            statuses = states.cells(run_ids)
             table.close()
-            for status in found:
-                tell_failures(survey, status, shown)
-            table.update(found)
-            if not any(s.state in WAITING for s in found):
-                # A job may have ended between the two looks, its record still on its way here.
-                doubts += 1
-                if doubts > 1 or all(s.state == "done" for s in found):
-                    return [s for s in found if is_lost(survey, s)]
-                asked = -math.inf
+            for status in statuses:
+                log_failures(states, status, logged)
+            table.update(statuses)
+            if not any(s.state in ACTIVE for s in statuses):
+                # Look twice: a job may have ended after its record was looked for.
+                idle_looks += 1
+                if idle_looks > 1 or all(s.state == CellState.DONE for s in statuses):
+                    return [s for s in statuses if is_lost(states, s)]
+                refreshed = -math.inf
             else:
-                doubts = 0
+                idle_looks = 0
             time.sleep(max(FILES_SECONDS, 10 * (time.monotonic() - began)))
     finally:
         table.close()
 
 
-def is_lost(survey: Survey, status: CellStatus) -> bool:
-    """Say whether a cell's job ended without being through with it."""
-    if status.state in ("done", "diverged"):
+def is_lost(states: CellStates, status: CellStatus) -> bool:
+    """Say whether a cell's job ended before the cell had an end."""
+    if status.state in (CellState.DONE, CellState.DIVERGED):
         return False
-    found, job = attempts(survey.folder / status.run_id), survey.job_of(status.run_id)
-    unbegun = found and job and job.where == "slurm" and found[-1].job != job.job
-    return bool(unbegun) or not (found and found[-1].final)
+    tries, job = attempts(states.folder / status.run_id), states.job_of(status.run_id)
+    unbegun = tries and job and job.where == Where.SLURM and tries[-1].job != job.job
+    return bool(unbegun) or not (tries and tries[-1].final)
 
 
-def tell_failures(survey: Survey, status: CellStatus, shown: dict[str, int]) -> None:
+def log_failures(states: CellStates, status: CellStatus, logged: dict[str, int]) -> None:
     """Log the failures of a cell that were not logged yet, with their last lines.
 
-    An attempt that stalled, or whose file is damaged, is a line.
+    `logged` holds the number of the last attempt that was logged, by run id. An attempt that
+    stalled, or whose file is damaged, is one line.
     """
-    if status.attempt < shown[status.run_id] or status.state == "done":
+    if status.attempt < logged[status.run_id] or status.state == CellState.DONE:
         return
-    folder = survey.folder / status.run_id
-    found = attempts(folder)
-    ended = [a for a in found[shown[status.run_id] :] if a.ended]
+    folder = states.folder / status.run_id
+    ended = [a for a in attempts(folder)[logged[status.run_id] :] if a.ended]
     for attempt in ended:
-        shown[status.run_id] = attempt.attempt
-        if attempt.outcome in (STALLED, DAMAGED):
+        logged[status.run_id] = attempt.attempt
+        if attempt.outcome in (Outcome.STALLED, Outcome.DAMAGED):
             log.warning("cell %s, attempt %d: %s", status.run_id, attempt.attempt, attempt.error)
         if attempt.failed:
             again = "" if attempt.final else "; it is tried again"
@@ -91,26 +92,26 @@ def tell_failures(survey: Survey, status: CellStatus, shown: dict[str, int]) -> 
                 attempt.job,
                 attempt.node,
                 again,
-                why(folder, attempt.error or "", survey.jobs.get(status.run_id, [])),
+                failure_lines(folder, attempt.error or "", states.jobs.get(status.run_id, [])),
             )
 
 
-def why(folder: Path, error: str, jobs: list[Job]) -> str:
-    """Return the last lines of a failure: its traceback, or the end of its job's output."""
-    found = find_record(folder / "record.json")
-    text = (found.error or "") if found else ""
+def failure_lines(folder: Path, error: str, jobs: list[Job]) -> str:
+    """Return the last lines of a failure: of its traceback, or of its job's output."""
+    record = find_record(folder / "record.json")
+    text = (record.error or "") if record else ""
     if len(text.splitlines()) < 2 and jobs:
         text = f"{tail(jobs[-1].log)}\n{error}"
     return last_lines(text or error, LAST_LINES)
 
 
 class Table:
-    """Counts, running cells and the time left."""
+    """The table: counts, running cells and the time left."""
 
     def __init__(self, cells: list[CellConfig]) -> None:
-        works = {c.run_id(): workload(c) for c in cells}
-        self.flops = {name: flops for name, (flops, _) in works.items()}
-        self.steps = {name: steps for name, (_, steps) in works.items()}
+        loads = {c.run_id(): workload(c) for c in cells}
+        self.flops = {name: flops for name, (flops, _) in loads.items()}
+        self.steps = {name: steps for name, (_, steps) in loads.items()}
         self.every = cells[0].log.every_seconds
         self.terminal = sys.stderr.isatty()
         self.began = self.last = time.monotonic()
@@ -118,35 +119,35 @@ class Table:
         self.drawn = 0
 
     def share(self, cells: list[CellStatus]) -> float:
-        """Return the part of the study's FLOPs that is behind it."""
+        """Return the share of the study's FLOPs that is done."""
         done = sum(
             self.flops[c.run_id]
-            * (min(1.0, c.step / self.steps[c.run_id]) if c.state in WAITING else 1.0)
+            * (min(1.0, c.step / self.steps[c.run_id]) if c.state in ACTIVE else 1.0)
             for c in cells
         )
         return done / sum(self.flops.values())
 
     def line(self, cells: list[CellStatus]) -> str:
-        """Return the counts with the time gone and left."""
-        share, gone = self.share(cells), time.monotonic() - self.began
+        """Return the first line: the share that is done, the time gone and left, the counts."""
+        share, seconds = self.share(cells), time.monotonic() - self.began
         if self.at_start is None:
             self.at_start = share
         gained = share - self.at_start
-        left = gone * (1 - share) / gained if gained > 0 else math.inf
-        return f"sweep: {share:4.0%}, {clock(gone)} gone, {clock(left)} left  {counts(cells)}"
+        to_go = seconds * (1 - share) / gained if gained > 0 else math.inf
+        return f"sweep: {share:4.0%}, {clock(seconds)} gone, {clock(to_go)} left  {counts(cells)}"
 
     def update(self, cells: list[CellStatus]) -> None:
-        """Show it when it is time to."""
+        """Draw the table on a terminal; else log its first line where it is time to."""
         now = time.monotonic()
         if not self.terminal:
             if now - self.last >= self.every:
                 self.last = now
                 log.info(self.line(cells))
             else:
-                self.line(cells)  # the share at the start
+                self.line(cells)  # notes the share at the start
             return
         width = shutil.get_terminal_size().columns - 1
-        running = [c for c in cells if c.state == "running"]
+        running = [c for c in cells if c.state == CellState.RUNNING]
         rows = [self.line(cells)]
         rows += [
             f"  {c.run_id}  {c.node:10} {c.job:12} step {c.step:>6} of {self.steps[c.run_id]:<6} "
@@ -161,7 +162,7 @@ class Table:
         self.drawn = len(rows)
 
     def close(self) -> None:
-        """Remove what is drawn, so that log lines stand above the table."""
+        """Remove the table, so that log lines stand above it."""
         if self.drawn:
             sys.stderr.write(f"\033[{self.drawn}A\033[J")
             self.drawn = 0

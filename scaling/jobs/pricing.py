@@ -1,4 +1,4 @@
-"""What a grid costs: N, D, FLOPs, time and memory of each cell."""
+"""Print what a grid costs: N, D, FLOPs, time and memory of each cell."""
 
 import sys
 
@@ -13,7 +13,8 @@ from scaling.study.places import status_of, trained_at
 def price(cells: list[CellConfig]) -> None:
     """Print what the grid costs: N, D, D/N, FLOPs, time and the device's memory of each cell.
 
-    Of a stage D is the model's, and FLOPs and time are the most that it takes.
+    For a stage after pretraining, D is the number of tokens of its model, and FLOPs and time are
+    upper limits.
     """
     out = sys.stdout.write
     out(
@@ -21,7 +22,7 @@ def price(cells: list[CellConfig]) -> None:
         f"{'lr':>8} {'time':>8} {'memory':>8} status\n"
     )
     for cell in sorted(cells, key=lambda c: (workload(c)[0], resolve(c).shape.params.total)):
-        out(_row(cell, resolve(cell)))
+        out(_line(cell, resolve(cell)))
     tasks = tasks_of(cells)
     total = sum(map(task_flops, tasks))
     alone = sum(workload(c)[0] for c in cells)
@@ -37,27 +38,27 @@ def price(cells: list[CellConfig]) -> None:
 
 
 def task_flops(task: Task) -> float:
-    """Return the FLOPs of a task's cells, a trunk's shared part counted once."""
+    """Return the FLOPs of a task's cells; the shared part of a trunk counts once."""
     if task.cells[0].stage == "pretrain":
         return trunk_flops(task.cells)
     return sum(workload(c)[0] for c in task.cells)
 
 
-def _row(cell: CellConfig, r: Resolved) -> str:
+def _line(cell: CellConfig, r: Resolved) -> str:
     flops, steps = workload(cell)
     on_gpu = cell.machine.device != "cpu" and gpu_count()
-    held = r.memory_bytes + (0 if on_gpu else r.copied_bytes)
-    kind = "" if cell.stage == "pretrain" else f"  {said(cell)}"
+    n_bytes = r.memory_bytes + (0 if on_gpu else r.copied_bytes)
+    stage = "" if cell.stage == "pretrain" else f"  {describe_stage(cell)}"
     return (
         f"{cell.run_id():10} {r.shape.params.with_head:10,} {r.n_tokens:11,} "
         f"{r.tokens_per_param:7.2f} {flops:9.2e} {steps:6} {stage_lr(cell, r.peak_lr):8.2g} "
         f"{clock(core_seconds(flops, steps)):>8} "
-        f"{held / 2**20:5.0f} MB {status_of(cell)}{kind}\n"
+        f"{n_bytes / 2**20:5.0f} MB {status_of(cell)}{stage}\n"
     )
 
 
-def said(cell: CellConfig) -> str:
-    """Say what a stage's cell does, in a few words."""
+def describe_stage(cell: CellConfig) -> str:
+    """Say in a few words what a cell of a stage after pretraining does."""
     if cell.stage == "sft":
         return f"sft {cell.sft.method}, {cell.sft.examples} examples x {cell.sft.epochs}"
     if cell.stage == "ppo":

@@ -1,4 +1,4 @@
-"""Cells handed to a pool on this machine or to SLURM."""
+"""Submit cells: to a pool on this machine, or to SLURM."""
 
 import logging
 import subprocess
@@ -8,44 +8,49 @@ from typing import Any
 
 from scaling.app.child_python import module_command, module_environment
 from scaling.config import CellConfig
-from scaling.jobs.cell_states import Survey
+from scaling.jobs.cell_states import ACTIVE, CellStates
 from scaling.jobs.pool import default_workers
-from scaling.jobs.tasks import Work, tasks_of
+from scaling.jobs.slurm.submit import adopt, submit
+from scaling.jobs.tasks import JobTasks, tasks_of
 from scaling.schema import write_json
-from scaling.study.jobs_file import append_jobs, jobs_folder, local_job, mend, submitter
-from scaling.study.lease import (
-    Held,
-    Lease,
-    Pulse,
-)
+from scaling.study.jobs_file import append_jobs, jobs_folder, local_job, repair, submitter
+from scaling.study.lease import Held, Lease, Pulse
+from scaling.study.states import Part, Where
 
 log = logging.getLogger(__name__)
 
 
 def submit_missing(
     cells: list[CellConfig],
-    survey: Survey,
+    states: CellStates,
     *,
-    where: str,
+    where: Where,
     round: str,
     options: dict[str, Any],
 ) -> None:
-    """Submit the cells that no live job or process has; one sweep at a time does so."""
+    """Submit the cells that no live job has; one sweep at a time does so.
+
+    cells: cells of one study without a result
+    states: the study
+    where: on this machine or on SLURM
+    round: this sweep command; retries are counted within it
+    options: the launcher's settings
+    """
     try:
-        with Lease(jobs_folder(survey.folder), submitter(round), Pulse()):
-            mend(survey.folder)
-            if where == "slurm":
-                adopt_orphans(survey.folder)
-            survey.refresh()
-            known = {s.run_id: s for s in survey.cells([c.run_id() for c in cells])}
-            busy = [c for c in cells if known[c.run_id()].state in ("queued", "running")]
-            free = [c for c in cells if known[c.run_id()].state not in ("queued", "running")]
-            if busy:
-                log.info("attached to %d cells that are queued or running already", len(busy))
+        with Lease(jobs_folder(states.folder), submitter(round), Pulse()):
+            repair(states.folder)
+            if where == Where.SLURM:
+                adopt(states.folder)
+            states.refresh()
+            active = {
+                s.run_id for s in states.cells([c.run_id() for c in cells]) if s.state in ACTIVE
+            }
+            free = [c for c in cells if c.run_id() not in active]
+            if n_active := len(cells) - len(free):
+                log.info("attached to %d cells that are queued or running already", n_active)
             if free:
-                {"local": submit_local, "slurm": submit_slurm}[where](
-                    free, survey.folder, round=round, options=options
-                )
+                submit_to = submit if where == Where.SLURM else submit_local
+                submit_to(free, states.folder, round=round, options=options)
     except Held as held:
         log.info("another sweep submits to this study now (%s); watching it", held)
 
@@ -53,22 +58,28 @@ def submit_missing(
 def submit_local(
     cells: list[CellConfig], folder: Path, *, round: str, options: dict[str, Any]
 ) -> None:
-    """Start a pool in the background, which outlives this command."""
+    """Start a pool in the background, which outlives this command.
+
+    cells: what it trains
+    folder: the study
+    round: this sweep command
+    options: the launcher's settings, of which `workers` counts here
+    """
     device = cells[0].machine.device
     if device == "cuda":
-        from scaling.train.device import pick_device
+        from scaling.train.device import pick_device  # for speed: it loads torch
 
-        pick_device(cells[0].machine)  # a missing GPU is said before any process starts
+        pick_device(cells[0].machine)  # raises for a missing GPU before any process starts
     by_branch = cells[0].branches == "jobs"
-    work = Work(
+    job_tasks = JobTasks(
         round=round,
-        tasks=tasks_of(cells, part="trunk" if by_branch else "all"),
+        tasks=tasks_of(cells, part=Part.TRUNK if by_branch else Part.ALL),
         retry=cells[0].retry,
         workers=options.get("workers") or cells[0].machine.workers or default_workers(device),
         then_branches=by_branch,
     )
     place = jobs_folder(folder)
-    path = write_json(place / f"{round}-{uuid.uuid4().hex[:6]}.json", work.to_dict())
+    path = write_json(place / f"{round}-{uuid.uuid4().hex[:6]}.json", job_tasks.to_dict())
     output = path.with_suffix(".log")
     with output.open("ab") as stream:
         process = subprocess.Popen(
@@ -81,19 +92,3 @@ def submit_local(
         )
     job = local_job(process.pid, round=round, cells=[c.run_id() for c in cells], log=output)
     append_jobs(folder, [job])
-
-
-def submit_slurm(
-    cells: list[CellConfig], folder: Path, *, round: str, options: dict[str, Any]
-) -> None:
-    """Submit arrays of jobs."""
-    from scaling.jobs.slurm.submit import submit
-
-    submit(cells, folder, round=round, options=options)
-
-
-def adopt_orphans(folder: Path) -> None:
-    """Find the jobs of a sweep that was killed while it submitted."""
-    from scaling.jobs.slurm.submit import adopt
-
-    adopt(folder)

@@ -1,7 +1,8 @@
-"""What a job does: tasks, each the cells of one trunk, and how tasks share jobs."""
+"""The tasks of a job, each some cells of one trunk, and how tasks are divided among jobs."""
 
 import os
 from dataclasses import asdict, dataclass, field, replace
+from enum import IntEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
@@ -11,62 +12,69 @@ from scaling.config import CellConfig
 from scaling.cpu.compiler import has_numba
 from scaling.schema import sha256_json
 from scaling.study.places import trained_at
+from scaling.study.states import Part
+
+
+class ExitCode(IntEnum):
+    """How a process of the pool ended, beside the codes of signals."""
+
+    DONE = 0
+    FAILED = 1
+    STOPPED = 75  # it was asked to stop and left a checkpoint
+    HELD = 76  # another process holds some of its cells
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Cells of one trunk that one process trains.
-
-    `part` is `all`, or `trunk` for the shared part and `branch` for a cell that starts from it.
-    """
+    """Cells of one trunk that one process trains, and which part of the trunk it trains."""
 
     cells: list[CellConfig]
-    part: str = "all"
+    part: Part = Part.ALL
 
     @property
     def trunk_id(self) -> str:
-        """The trunk that the cells leave."""
+        """The trunk that the cells branch from."""
         return self.cells[0].trunk_id()
 
     @property
     def seconds(self) -> float:
-        """What it takes on one core, roughly."""
+        """The estimated time on one core."""
         return task_seconds(self.cells)
 
     def branches(self) -> list["Task"]:
-        """Return a task for each branch of a trunk whose shared part is there."""
-        return [replace(self, cells=[c], part="branch") for c in self.cells]
+        """Return a task for each branch of a trunk whose shared part is trained."""
+        return [replace(self, cells=[c], part=Part.BRANCH) for c in self.cells]
 
 
-STACK = 16  # trunks of one stack: beyond it the gain was within the noise (benchmarks/RESULTS.md)
-# With the head: larger models step as fast alone, by compiled kernels or by autograd.
+STACK = 16  # Trunks of one stack: more gained nothing above the noise (benchmarks/RESULTS.md).
+# Models with more parameters (head included) step as fast alone, by compiled kernels or autograd.
 STACK_PARAMS = {"compiled": 9_000, "autograd": 120_000}
-STACK_CONTEXT = 512  # tokens of a row: as of scaling.train.step
+STACK_CONTEXT = 512  # The longest row of a stack, in tokens, as in scaling.train.step.
 
 
-def alike(task: Task) -> str:
-    """Return what tasks that can train as one stack have in common; empty for one that cannot.
+def stack_key(task: Task) -> str:
+    """Return a key that is equal for tasks which can train as one stack; empty for one that cannot.
 
-    Seeds, learning rates, weight decay, schedules, budgets and clipping may differ.
+    Seeds, learning rates, weight decay, schedules, budgets and clipping may differ within a stack.
     """
     cell = task.cells[0]
     machine, optim = cell.machine, cell.optim
-    if cell.stage != "pretrain" or most_together(task) < 2:
+    if cell.stage != "pretrain" or max_stack(task) < 2:
         return ""
     plain = cell.model.plain and not cell.data.mask_documents and optim.name == "adamw"
     rows_at_once = not machine.micro_batch and machine.precision == "fp32"
-    own_way = machine.compile or machine.activation_checkpointing or machine.deterministic
-    own_way = own_way or machine.ranks > 1
-    if not plain or not rows_at_once or own_way or cell.data.context > STACK_CONTEXT:
+    special = machine.compile or machine.activation_checkpointing or machine.deterministic
+    special = special or machine.ranks > 1
+    if not plain or not rows_at_once or special or cell.data.context > STACK_CONTEXT:
         return ""
     parts = (cell.model, cell.data, cell.tokenizer, cell.eval, machine)
     return sha256_json([*map(asdict, parts), resolve(cell).batch_tokens, optim.beta1, optim.beta2])
 
 
-def most_together(task: Task) -> int:
-    """Return how many trunks like a task's train together at most, 0 for none.
+def max_stack(task: Task) -> int:
+    """Return how many trunks like the task's one stack may hold; 0 for no stack.
 
-    What is automatic was measured on a CPU (scaling.jobs.pool leaves GPUs out).
+    The automatic number was measured on CPUs; on a GPU it is 0.
     """
     cell = task.cells[0]
     if cell.machine.stack >= 0:
@@ -78,11 +86,15 @@ def most_together(task: Task) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """The tasks of one job, and what it must know beside them; a file or a pickle carries it.
+class JobTasks:
+    """The tasks of one job and how to run them; a file or a pickle carries this to the job.
 
-    `round` is shared by all jobs of one sweep command; retries are counted within it. With
-    `then_branches` the process that trained a trunk's shared part trains its branches too.
+    round: the sweep command; retries are counted within a round
+    retry: failures of a cell that are tried again
+    workers: processes that train at the same time
+    then_branches: whether the pool queues the branches once their trunk's shared part is trained
+    seconds_limit: time limit of a SLURM job; 0 for none
+    signal_seconds: how long before the limit SLURM sends its signal
     """
 
     round: str
@@ -100,9 +112,9 @@ class Work:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Read what `to_dict` returned."""
+        """Read the values that `to_dict` returned."""
         tasks = [
-            Task(part=t["part"], cells=[CellConfig.from_dict(c) for c in t["cells"]])
+            Task(part=Part(t["part"]), cells=[CellConfig.from_dict(c) for c in t["cells"]])
             for t in values["tasks"]
         ]
         return cls(**{**values, "tasks": tasks})
@@ -110,28 +122,32 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Parcel:
-    """What becomes one job: its tasks, and the trunk whose job must end well before it."""
+    """The tasks of one job, before it is submitted.
+
+    after: the trunk whose job must end well before this one starts; None for no such trunk
+    """
 
     tasks: list[Task] = field(default_factory=list)
     after: str | None = None
 
     @property
     def cells(self) -> list[str]:
-        """The run ids in it."""
+        """The run ids of all tasks."""
         return [c.run_id() for t in self.tasks for c in t.cells]
 
 
-def tasks_of(cells: list[CellConfig], *, part: str = "all") -> list[Task]:
-    """Group cells by trunk, the longest first, so that the last process to end ends soon.
+def tasks_of(cells: list[CellConfig], *, part: Part = Part.ALL) -> list[Task]:
+    """Group cells by trunk, the longest task first, so that processes end at about the same time.
 
-    A stage whose model is trained already is a task of its own.
+    `part` is that of the pretraining tasks. A cell of a later stage is a task of its own where the
+    model that it starts from is trained.
     """
     trunks, stages = [c for c in cells if c.stage == "pretrain"], []
     tasks = []
     for cell in cells:
         before = cell.before()
         if before and trained_at(before):
-            tasks.append(Task(cells=[cell], part="branch"))
+            tasks.append(Task(cells=[cell], part=Part.BRANCH))
         elif before:
             stages.append(cell)
     tasks += [Task(cells=members) for members in by_trunk(stages).values()]
@@ -140,39 +156,36 @@ def tasks_of(cells: list[CellConfig], *, part: str = "all") -> list[Task]:
 
 
 def parcels(cells: list[CellConfig], *, cells_per_job: int, branches: str) -> list[Parcel]:
-    """Divide cells among jobs: a trunk a job, several small ones, or a job for every branch.
+    """Divide cells among jobs: one trunk each, several small trunks, or one branch each.
 
-    With `branches=jobs` a trunk of one branch stays one job: there is nothing to share.
+    With `branches=jobs` a trunk of one branch stays one job: it has nothing to share.
     """
     tasks = tasks_of(cells)
     if branches == "jobs":
         shared = [t for t in tasks if len(t.cells) > 1 and t.cells[0].stage == "pretrain"]
-        found = [Parcel(tasks=[replace(t, part="trunk")]) for t in shared]
-        found += [Parcel(tasks=[b], after=t.trunk_id) for t in shared for b in t.branches()]
-        return found + pack([t for t in tasks if t not in shared], cells_per_job)
+        divided = [Parcel(tasks=[replace(t, part=Part.TRUNK)]) for t in shared]
+        divided += [Parcel(tasks=[b], after=t.trunk_id) for t in shared for b in t.branches()]
+        return divided + pack([t for t in tasks if t not in shared], cells_per_job)
     return pack(tasks, cells_per_job)
 
 
 def pack(tasks: list[Task], cells_per_job: int) -> list[Parcel]:
-    """Put tasks together until a job has `cells_per_job` cells (0: one task a job)."""
-    found: list[Parcel] = []
+    """Put tasks into one job until it has `cells_per_job` cells; 0 for one task a job."""
+    packed: list[Parcel] = []
     for task in tasks:
-        last = found[-1] if found else None
+        last = packed[-1] if packed else None
         if last and len(last.cells) + len(task.cells) <= cells_per_job:
             last.tasks.append(task)
         else:
-            found.append(Parcel(tasks=[task]))
-    return found
+            packed.append(Parcel(tasks=[task]))
+    return packed
 
 
 def gpu_count() -> int:
-    """Count the GPUs that a process here would see, without torch, whose import takes seconds."""
+    """Count the GPUs that a process here would see; without torch, whose import takes seconds."""
     if version("torch").endswith("+cpu"):
         return 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([v for v in visible.split(",") if v.strip() not in ("", "-1")])
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
-
-
-STOPPED, HELD = 75, 76  # as in scaling.jobs.worker, which this module cannot import: torch

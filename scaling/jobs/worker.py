@@ -1,8 +1,8 @@
-"""Train tasks in a process of their own: take their cells, train, say how each ended.
+"""A process of the pool: it leases the cells of its tasks, trains them and says how each ended.
 
-Tasks that are alike train in turns (scaling.stacked.turns), each with leases and an end of its own.
-
-A fork of a server that has imported this module, torch and all, so that it starts in milliseconds.
+Tasks that can be stacked train in turns (scaling.stacked.turns), each with leases and an end of its
+own. The process is forked from a server that has imported this module and torch, so that it starts
+in milliseconds.
 """
 
 import contextlib
@@ -17,29 +17,34 @@ from pathlib import Path
 import torch
 
 from scaling.config import CellConfig
-from scaling.jobs.tasks import Task, alike, most_together
+from scaling.jobs.tasks import ExitCode, Task, max_stack, stack_key
 from scaling.schema import discard_record
 from scaling.stacked.turns import Turns
-from scaling.study.failures import charge, is_last, refuse_if_stuck, write_failed
-from scaling.study.lease import Held, Holder, Lease, Pulse, Stopped, attempts, settled
+from scaling.study.failures import is_last, record_failure, refuse_if_stuck, write_failed
+from scaling.study.lease import Held, Holder, Lease, Pulse, Stopped, attempts, is_settled
 from scaling.study.places import cell_folder, record_path, status_of, trunk_folder
+from scaling.study.states import CellState, Outcome, Part
 from scaling.train.local_ranks import start_local_ranks
 from scaling.train.ranks import hold_at_all_ranks
 from scaling.train.requests import StepRequests, answer_each
 from scaling.train.step import prepare
 from scaling.train.trunk import longest, trunk_requests
 
-with contextlib.suppress(ImportError):  # no public module
-    import torch._dynamo  # the optimiser's first step imports it, for three seconds: here only once
+with contextlib.suppress(ImportError):  # it is no public module
+    # The optimiser's first step imports it, which takes three seconds: once in the server, not in
+    # each fork.
+    import torch._dynamo
 
 log = logging.getLogger(__name__)
-STOPPED, HELD = 75, 76  # exit codes beside 0 and 1: asked to stop; somebody else has cells
 
 
 class Worker:
-    """One task at work: the leases it holds and how it ends.
+    """One task: the leases it holds, how it is trained and how it ends.
 
-    In a `gang` its branches leave it as workers of their own, to be trained beside it.
+    task: its cells are trained here, or in a stack (`gang`) by workers for each branch
+    holder: this process, as leases name it
+    retry: failures of a cell that are tried again in this round
+    gang: the stack that this task trains in; None for a task that trains answer_each
     """
 
     def __init__(
@@ -47,36 +52,36 @@ class Worker:
     ) -> None:
         self.task, self.holder, self.retry, self.gang = task, holder, retry, gang
         self.pulse = Pulse()
-        self.charged: list[CellConfig] = []
+        self.failed_cells: list[CellConfig] = []
         self.held = False
-        self.code = 0
+        self.code = ExitCode.DONE
         self.branches: list[Worker] = []
 
     def work(self) -> StepRequests[None]:
-        """Train the task, asking for each step; `code` says how it ended."""
+        """Train the task, a generator that asks for each step; `code` then says how it ended."""
         self.code = yield from self._work()
 
-    def _work(self) -> StepRequests[int]:
+    def _work(self) -> StepRequests[ExitCode]:
         task = self.task
         trunk = Lease(trunk_folder(task.cells[0]), self.holder, self.pulse)
         try:
-            with contextlib.nullcontext() if task.part == "branch" else trunk:
+            with contextlib.nullcontext() if task.part == Part.BRANCH else trunk:
                 if task.cells[0].stage == "pretrain":
                     yield from self._train()
                 else:
                     self.train_stages()
         except Held as held:
             log.info("trunk %s: %s", task.trunk_id, held)
-            return HELD
+            return ExitCode.HELD
         except Stopped as stopped:
             log.info("trunk %s: %s at step %d", task.trunk_id, stopped, self.pulse.step)
-            return STOPPED
+            return ExitCode.STOPPED
         except Exception as error:
             log.exception("trunk %s failed", task.trunk_id)
-            if self.gang or not self.charged:
-                self.charge_all(error)
-            return 1
-        return HELD if self.held else 0
+            if self.gang or not self.failed_cells:
+                self.fail_waiting(error)
+            return ExitCode.FAILED
+        return ExitCode.HELD if self.held else ExitCode.DONE
 
     def _train(self) -> StepRequests[None]:
         cells, part, cell = self.task.cells, self.task.part, longest(self.task.cells)
@@ -84,7 +89,7 @@ class Worker:
         with start_local_ranks(cells, part=part) as world:
             if self.gang:
                 setting = self.gang.prepare(cell, self.pulse)
-                part = "lead" if part == "all" and len(cells) > 1 else part
+                part = Part.LEAD if part == Part.ALL and len(cells) > 1 else part
             else:
                 setting = prepare(cell, lambda flops: None, self.pulse, world)
             yield from trunk_requests(
@@ -98,30 +103,30 @@ class Worker:
             )
 
     def _branch_off(self, cell: CellConfig) -> None:
-        """Let the gang train a branch that can start, where no other job is to."""
-        if self.gang and self.task.part == "all":
-            task = Task(cells=[cell], part="branch")
+        """Let the stack train a branch that can start now, unless another job trains it."""
+        if self.gang and self.task.part == Part.ALL:
+            task = Task(cells=[cell], part=Part.BRANCH)
             branch = Worker(task, holder=self.holder, retry=self.retry, gang=self.gang)
             self.branches.append(branch)
             self.gang.add(branch.work())
 
     def everyone(self) -> "list[Worker]":
-        """Return the worker and its branches."""
+        """Return this worker and those of its branches."""
         return [self, *self.branches]
 
     def train_stages(self) -> None:
-        """Train the stages of a model; a failure of one leaves the others to be tried."""
-        from scaling.stages.cells import train_stages
+        """Train the stages of a model; where one fails, the others are still tried."""
+        from scaling.stages.cells import train_stages  # for speed: pretraining needs none of it
 
         train_stages(self.task.cells, pulse=self.pulse, hold=self.hold)
 
     @contextlib.contextmanager
     def hold(self, cell: CellConfig, folder: Path) -> Iterator[None]:
-        """Hold a cell while it is trained; its failure becomes its record once none is left."""
+        """Hold a cell while it is trained; its last failure of the round becomes its record."""
         try:
             lease = Lease(folder, self.holder, self.pulse, final_after=self.final_after(folder))
             with lease:
-                done = status_of(cell) == "done"
+                done = status_of(cell) == CellState.DONE
                 if not done:
                     discard_record(record_path(cell))
                     refuse_if_stuck(attempts(folder)[:-1])
@@ -131,7 +136,7 @@ class Worker:
                         raise
                     except Exception as error:
                         if cell in self.task.cells:
-                            self.charged.append(cell)
+                            self.failed_cells.append(cell)
                         if self.final_after(folder)(error) and not self.pulse.superseded:
                             write_failed(cell, error)
                         raise
@@ -143,25 +148,26 @@ class Worker:
             raise Held(lease.attempt)
 
     def final_after(self, folder: Path) -> Callable[[BaseException], bool]:
-        """Return whether a failure in a folder is the round's last."""
+        """Return a function that says whether a failure in a folder is the round's last."""
         return lambda error: is_last(folder, round=self.holder.round, retry=self.retry)
 
-    def charge_all(self, error: Exception) -> None:
-        """Note a failure that came before any cell's own training on every cell that waits."""
+    def fail_waiting(self, error: Exception) -> None:
+        """Record a failure of the trunk as one of every cell that has not begun."""
         elsewhere = [c for branch in self.branches for c in branch.task.cells]
         for cell in self.task.cells:
             folder = cell_folder(cell)
-            waits = cell not in self.charged and cell not in elsewhere
-            if waits and status_of(cell) != "done" and not settled(folder, self.holder.round):
+            waits = cell not in self.failed_cells and cell not in elsewhere
+            unsettled = not is_settled(folder, self.holder.round)
+            if waits and unsettled and status_of(cell) != CellState.DONE:
                 with contextlib.suppress(Held, OSError):
-                    charge(cell, self.holder, error, retry=self.retry)
+                    record_failure(cell, self.holder, error, retry=self.retry)
 
 
 def listen(workers: Sequence[Worker], *, on_slurm: bool, limit_at: float) -> None:
-    """Hear SIGUSR2 (SLURM takes the machine away) and SIGTERM, for all workers.
+    """Install the handlers of SIGUSR2 (SLURM takes the machine away) and SIGTERM for all workers.
 
-    Under SLURM a SIGTERM comes before a preemption and before a cancellation alike, and only a
-    job that is still there is requeued by SLURM itself: so save and go on.
+    SLURM sends SIGTERM before a preemption and before a cancellation, and itself requeues only a
+    job that still runs: so under SLURM a worker saves on SIGTERM and goes on.
     """
 
     def pulses() -> list[Pulse]:
@@ -169,14 +175,15 @@ def listen(workers: Sequence[Worker], *, on_slurm: bool, limit_at: float) -> Non
 
     def leave(number: int, frame: object) -> None:
         for pulse in pulses():
-            pulse.stop = "timeout" if time.time() >= limit_at > 0 else "preempted"
+            late = time.time() >= limit_at > 0
+            pulse.stop = Outcome.TIMEOUT if late else Outcome.PREEMPTED
 
     def end(number: int, frame: object) -> None:
         for pulse in pulses():
             if on_slurm:
                 pulse.save = True
             else:
-                pulse.stop = "stopped"
+                pulse.stop = Outcome.STOPPED
 
     signal.signal(signal.SIGUSR2, leave)
     signal.signal(signal.SIGTERM, end)
@@ -185,17 +192,17 @@ def listen(workers: Sequence[Worker], *, on_slurm: bool, limit_at: float) -> Non
 
 
 def make_workers(tasks: Sequence[Task], *, holder: Holder, retry: int) -> list[Worker]:
-    """Return a worker a task, in a gang where they can be in one.
+    """Return a worker for each task, all in one stack where the tasks can be stacked.
 
-    One that is small enough is in a gang even by itself: its numbers are then the same to the bit
-    whatever is trained beside it, now or after a resume.
+    A task that could be stacked trains in a stack even when it is the only one: its numbers are
+    then the same to the bit whatever trains beside it, now or after a resume.
     """
-    gang = Turns(most=most_together(tasks[0])) if alike(tasks[0]) else None
+    gang = Turns(most=max_stack(tasks[0])) if stack_key(tasks[0]) else None
     return [Worker(task, holder=holder, retry=retry, gang=gang) for task in tasks]
 
 
-def train(workers: Sequence[Worker]) -> int:
-    """Train the tasks; return the exit code, that of the gravest end."""
+def train(workers: Sequence[Worker]) -> ExitCode:
+    """Train the tasks; return the exit code of the gravest end."""
     gang = workers[0].gang
     if gang is None:
         answer_each(workers[0].work())
@@ -204,13 +211,21 @@ def train(workers: Sequence[Worker]) -> int:
             gang.add(worker.work())
         gang.run()
     codes = {w.code for worker in workers for w in worker.everyone()}
-    return next((code for code in (STOPPED, 1, HELD) if code in codes), 0)
+    gravest = (ExitCode.STOPPED, ExitCode.FAILED, ExitCode.HELD)
+    return next((code for code in gravest if code in codes), ExitCode.DONE)
 
 
 def train_tasks(
     tasks: Sequence[Task], *, round: str, job: str, retry: int, limit_at: float, slot: int
 ) -> None:
-    """Train tasks and exit with their code; the target of the pool's processes."""
+    """Train tasks and exit with their code; the pool's processes run this.
+
+    tasks: one task, or several that can be stacked
+    round, job: the sweep command and the job, as leases name them
+    retry: failures of a cell that are tried again in this round
+    limit_at: seconds since the epoch; a signal from then on means the time limit; 0 for no limit
+    slot: number of the process among those of the pool, which chooses its GPU
+    """
     workers = make_workers(tasks, holder=Holder.here(round=round, job=job), retry=retry)
     listen(workers, on_slurm=job[:1].isdigit(), limit_at=limit_at)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -219,4 +234,4 @@ def train_tasks(
     code = train(workers)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # nothing is left to do; the interpreter's own end would take a third of a cell
+    os._exit(code)  # the interpreter's own end would take a third of a small cell's time

@@ -1,6 +1,7 @@
-"""What crosses the wall between running and explaining: files, records, shapes, recipes.
+"""What `scaling` and `analysis` share: files, records, shapes, recipes.
 
-The only part of `scaling` that `analysis` imports; the standard library and PyYAML, no torch.
+Beside scaling.app it is the only part of `scaling` that `analysis` imports. It imports the standard
+library and PyYAML, no torch.
 """
 
 from scaling.schema.atomic import replacing, sweep_temporaries, temporary_name
@@ -19,14 +20,14 @@ from scaling.schema.files import (
 )
 from scaling.schema.forecasts import (
     CONFIRMING,
-    LEDGER,
+    FORECASTS,
     append_forecast,
     confirmations,
     deviations,
+    forecast_score,
     read_forecasts,
-    scored,
 )
-from scaling.schema.process import machine_id, process_started, process_stopped, seconds_here
+from scaling.schema.process import is_stopped, machine_id, process_start, seconds_here
 from scaling.schema.ranges import (
     FLOPS,
     LEVEL,
@@ -39,19 +40,21 @@ from scaling.schema.ranges import (
     numeric_fields,
     ranges_of,
 )
-from scaling.schema.reading import Later, check_schema, read_as
+from scaling.schema.reading import LaterVersion, check_schema, read_as
 from scaling.schema.recipe import (
     LORA_FACTOR,
     Recipe,
-    first_coefficient,
+    initial_kl_coefficient,
     tuning_lr,
     whole_batch,
 )
 from scaling.schema.record import (
     COUNTS,
     SCHEMA,
+    Cost,
     Params,
     Record,
+    Status,
     discard_record,
     find_record,
     near_path,
@@ -63,15 +66,14 @@ from scaling.schema.record import (
 from scaling.schema.safety import (
     MOST_TEXT_BYTES,
     check_folder,
+    check_listable,
+    check_readable,
     check_study,
     destination,
-    finite,
-    listable,
-    readable,
     refuse_code,
 )
 from scaling.schema.shape import MOST_PARAMS, Shape, check_size, ladder_shape
-from scaling.schema.trunk import Branch, trained
+from scaling.schema.trunk import Branch, training_length
 from scaling.schema.yaml_file import read_yaml
 
 __all__ = [
@@ -79,7 +81,7 @@ __all__ = [
     "COUNTS",
     "EVALUATION",
     "FLOPS",
-    "LEDGER",
+    "FORECASTS",
     "LEVEL",
     "LORA_FACTOR",
     "MOST",
@@ -90,17 +92,21 @@ __all__ = [
     "SCHEMA",
     "SNAPSHOT",
     "Branch",
+    "Cost",
     "Evaluation",
-    "Later",
+    "LaterVersion",
     "Params",
     "Range",
     "Recipe",
     "Record",
     "Seed",
     "Shape",
+    "Status",
     "append_forecast",
     "check_folder",
+    "check_listable",
     "check_ranges",
+    "check_readable",
     "check_schema",
     "check_size",
     "check_study",
@@ -110,18 +116,17 @@ __all__ = [
     "deviations",
     "discard_record",
     "find_record",
-    "finite",
-    "first_coefficient",
+    "forecast_score",
+    "initial_kl_coefficient",
+    "is_stopped",
     "ladder_shape",
-    "listable",
     "machine_id",
     "near_path",
     "no_study",
     "now",
     "numeric_fields",
     "parse_json",
-    "process_started",
-    "process_stopped",
+    "process_start",
     "ranges_of",
     "read_as",
     "read_curve",
@@ -131,17 +136,15 @@ __all__ = [
     "read_record",
     "read_records",
     "read_yaml",
-    "readable",
     "refuse_code",
     "replacing",
-    "scored",
     "seconds_here",
     "set_aside",
     "sha256_file",
     "sha256_json",
     "sweep_temporaries",
     "temporary_name",
-    "trained",
+    "training_length",
     "tuning_lr",
     "whole_batch",
     "write_json",

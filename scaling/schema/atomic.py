@@ -1,7 +1,7 @@
-"""Write files that are whole or absent, readable by whom the umask allows.
+"""Write files so that they are whole or absent, with the mode that the umask gives.
 
-A file is written under a temporary name beside its place and renamed when it is on the disk. The
-name says who writes it, so that what a killed process left can be swept away.
+A file is written under a temporary name in its folder and renamed once it is on the disk. The
+temporary name holds the process that writes, so that files of killed processes can be removed.
 """
 
 import hashlib
@@ -14,20 +14,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from scaling.schema.process import machine_id, own_process, process_started
+from scaling.schema.process import machine_id, own_process, process_start
 from scaling.schema.safety import destination
 
-ABANDONED_SECONDS = 86_400.0  # a day: no file takes that long between two writes to it
+ABANDONED_SECONDS = 86_400.0  # A day: no writer pauses that long between two writes to a file.
 NAME = re.compile(r"\.(?P<machine>[0-9a-f]{8})-(?P<pid>\d+)-(?P<started>\d+)-[0-9a-f]{8}\.tmp$")
 
 
 @contextmanager
 def replacing(path: str | Path, *, advice: str = "change the folder") -> Iterator[Path]:
-    """Yield a temporary name beside `path`, which takes its place, flushed to the disk, at the end.
+    """Yield a temporary path; at the end its file is flushed to the disk and renamed to `path`.
 
-    The file has the mode that the umask gives, whatever the library that writes it wants. An error
-    leaves the former file as it was. A link is followed. ValueError where `path` is no regular
-    file, OSError with the `advice` where the disk refuses.
+    The file has the mode that the umask gives, even if the library that writes it sets another. An
+    error leaves the former file as it was. A link is followed. Raises ValueError where `path` is no
+    regular file, OSError with the `advice` where it cannot be written.
     """
     file = destination(path)
     temporary = file.with_name(temporary_name(file.name))
@@ -44,7 +44,7 @@ def replacing(path: str | Path, *, advice: str = "change the folder") -> Iterato
     except OSError as error:
         about = error.filename and Path(error.filename)
         if not error.errno or (about and about != temporary and about not in file.parents):
-            raise  # about another file, which was read meanwhile
+            raise  # the error is of another file, which the caller read
         raise OSError(f"cannot write {path}: {error.strerror}; free space or {advice}") from error
     finally:
         with suppress(OSError):
@@ -52,22 +52,22 @@ def replacing(path: str | Path, *, advice: str = "change the folder") -> Iterato
 
 
 def temporary_name(name: str) -> str:
-    """Return a hidden name that says which process writes it."""
+    """Return a hidden file name that holds the process that writes it."""
     pid, started = own_process()
     return f".{name}.{_machine()}-{pid}-{started}-{uuid.uuid4().hex[:8]}.tmp"
 
 
 def sweep_temporaries(*folders: Path) -> None:
-    """Remove what dead writers left in folders (not below them).
+    """Remove temporary files of dead writers from folders, not from the folders below them.
 
-    Any process may do so at any time. A temporary file of this machine is removed once the process
-    that its name says is gone; one of another machine, or of an earlier version, whose writers
-    cannot be seen from here, once nobody has written to it for a day.
+    Any process may call this at any time. A temporary file of this machine is removed once the
+    process in its name is gone. The writer of another machine, or of an earlier version, cannot be
+    seen from here: its file is removed once nobody has written to it for a day.
     """
     for folder in folders:
         with suppress(OSError):
-            left = [e for e in os.scandir(folder) if e.name[0] == "." and e.name.endswith(".tmp")]
-            for entry in filter(_abandoned, left):
+            files = [e for e in os.scandir(folder) if e.name[0] == "." and e.name.endswith(".tmp")]
+            for entry in filter(_abandoned, files):
                 with suppress(OSError):
                     if entry.is_dir(follow_symlinks=False):
                         shutil.rmtree(entry.path, ignore_errors=True)
@@ -78,7 +78,7 @@ def sweep_temporaries(*folders: Path) -> None:
 def _abandoned(entry: os.DirEntry[str]) -> bool:
     writer = NAME.search(entry.name)
     if writer and writer["machine"] == _machine() and machine_id():
-        return process_started(int(writer["pid"])) != int(writer["started"])
+        return process_start(int(writer["pid"])) != int(writer["started"])
     try:
         return time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED_SECONDS
     except OSError:

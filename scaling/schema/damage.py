@@ -1,7 +1,7 @@
-"""Files that a crash, a full disk or a hand has damaged: how they are told, and put aside.
+"""Set aside files that a crash, a full disk or a user has damaged.
 
-What is damaged is renamed, never removed: `record.json` becomes `record.damaged-1.json`. Only the
-process that holds the work renames; readers say what they leave out and go on.
+A damaged file is renamed, never removed: `record.json` becomes `record.damaged-1.json`. Only the
+process that holds the lease of the work renames; readers warn of what they leave out and go on.
 """
 
 import itertools
@@ -13,9 +13,9 @@ log = logging.getLogger(__name__)
 
 
 def set_aside(path: str | Path, why: str) -> Path:
-    """Rename a damaged file or folder to `<stem>.damaged-N<suffix>`, and say so in one line.
+    """Rename a damaged file or folder to `<stem>.damaged-N<suffix>` and log a warning with `why`.
 
-    N is the first that is free. One that another process has just put aside is no error.
+    N is the first free number. It is no error if another process has just renamed the file.
     """
     path = Path(path)
     names = (f"{path.stem}.damaged-{n}{path.suffix}" for n in itertools.count(1))

@@ -1,4 +1,4 @@
-"""What scaling.evaluate found of a model: evaluation.json, beside its weights."""
+"""The scores of a model by scaling.evaluate: evaluation.json, beside its weights."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Scores by task and text, of the weights whose sha256 is in `inputs`; loss in nats/token."""
+    """Scores by task and by text; losses in nats/token. `inputs` holds the weights' sha256."""
 
     schema: int = SCHEMA
     run_id: str

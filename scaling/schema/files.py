@@ -1,4 +1,4 @@
-"""Write small files so that they are whole or absent, and say what they were made from."""
+"""Read and write small JSON and text files, hash them, and name the version of the code."""
 
 import functools
 import hashlib
@@ -10,13 +10,13 @@ from typing import Any
 
 from scaling import __version__
 from scaling.schema.atomic import replacing
-from scaling.schema.safety import readable
+from scaling.schema.safety import check_readable
 
-SNAPSHOT = "snapshot.json"  # beside the packages of a code snapshot
+SNAPSHOT = "snapshot.json"  # The file beside the packages of a code snapshot: version and commit.
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` to a temporary name, flush it to the disk, then rename: whole or not at all.
+    """Write `text` so that the file is whole or absent.
 
     A link is followed. Raises ValueError where `path` is a folder, a device or a pipe, OSError
     where it cannot be written.
@@ -32,17 +32,17 @@ def write_json(path: str | Path, value: Any) -> Path:
 
 
 def now() -> str:
-    """Return the time in UTC, ISO 8601."""
+    """Return the current time in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_json(path: str | Path) -> Any:
-    """Return the value of one JSON file.
+    """Return the value of a JSON file.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that is torn, no text, nested
-    too deep, too large or no regular file; each names the file.
+    Raises FileNotFoundError for a missing file, ValueError for a file that is torn, no text, nested
+    too deep, too large or no regular file. Every error names the file.
     """
-    file = readable(path)
+    file = check_readable(path)
     try:
         return json.loads(file.read_text(encoding="utf-8-sig"), parse_constant=_no_number)
     except PermissionError:
@@ -53,13 +53,13 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path} is not text in UTF-8; write it again") from error
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deep to be read; write it again") from error
-    except ValueError as error:  # no JSON, or an integer of more digits than Python reads
+    except ValueError as error:  # no JSON, or an integer with more digits than Python reads
         why = "empty" if not file.stat().st_size else str(error)
         raise ValueError(f"{path} is not JSON ({why}); write it again") from error
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text; ValueError where it is none, or nested too deep."""
+    """Return the value of a JSON text; ValueError for text that is no JSON or nested too deep."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -84,29 +84,21 @@ def sha256_json(value: Any) -> str:
 
 @functools.cache
 def code_version() -> dict[str, str | None]:
-    """Return the package version and, from a checkout, the commit (with `+` when edited).
+    """Return the package version and, from a checkout, the commit; `+` after it: files are edited.
 
-    A snapshot of the code, which a queued job runs, says what it was taken from.
+    A queued job runs a snapshot of the code, whose file holds both.
     """
     here = Path(__file__).resolve().parent
-    taken_from = here.parents[1] / SNAPSHOT
-    if taken_from.is_file():
-        return read_json(taken_from)
+    snapshot = here.parents[1] / SNAPSHOT
+    if snapshot.is_file():
+        return read_json(snapshot)
     if not (here.parents[1] / "pyproject.toml").is_file():  # installed, maybe inside a repository
         return {"version": __version__, "git_sha": None}
-    command = [
-        "git",
-        "-C",
-        str(here),
-        "describe",
-        "--always",
-        "--dirty=+",
-        "--abbrev=12",
-        "--exclude=*",
-    ]
+    describe = ["describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+    command = ["git", "-C", str(here), *describe]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        sha = found.stdout.strip() or None
+        output = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        sha = output.stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         sha = None
     return {"version": __version__, "git_sha": sha}

@@ -1,9 +1,9 @@
-"""Forecasts and what came of them: `runs/forecasts.jsonl`, one line a forecast, never changed.
+"""Forecasts and their outcomes: `runs/forecasts.jsonl`, one line a forecast, never changed.
 
     {"id": "5f0c..", "study": "quick", "forecast": 3.28, "interval": [3.15, 3.40], "outcome": 3.19}
 
-A line is appended once: the file is locked while the identities in it are read, and a line torn by
-a killed process is left behind and dropped by the reader, so that a second attempt completes it.
+A line is appended once: the file is locked while its ids are read. Readers drop a line that a
+killed process has torn, so that a second attempt appends it again.
 """
 
 import fcntl
@@ -18,15 +18,15 @@ from typing import Any
 
 from scaling.schema.files import now, parse_json, read_json, sha256_json
 from scaling.schema.reading import read_as
-from scaling.schema.record import Record, read_record
+from scaling.schema.record import Record, Status, read_record
 
-LEDGER = "forecasts.jsonl"
+FORECASTS = "forecasts.jsonl"
 SCHEMA = 1
-CONFIRMING = "-confirmation"  # after the name of a study, that of its confirmation run
+CONFIRMING = "-confirmation"  # The confirmation run of a study has the study's name with this.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
+class ForecastScore:
     """One line: a sealed forecast and its outcome, losses in nats/token."""
 
     schema: int = SCHEMA
@@ -51,21 +51,21 @@ class Score:
     scored: str | None = None
 
 
-def scored(sealed: dict[str, Any], record: Record, *, study: str) -> dict[str, Any] | None:
-    """Return the ledger's line of a sealed forecast and the run's outcome; None without either.
+def forecast_score(sealed: dict[str, Any], record: Record, *, study: str) -> dict[str, Any] | None:
+    """Return the line of a sealed forecast and its outcome; None where one of them is missing.
 
-    `error` is log(outcome / forecast); `z` is it over the deviation that the interval's half on
-    that side stands for, None without an interval.
+    `error` is log(outcome / forecast). `z` is the error in standard deviations: the interval's half
+    on the error's side stands for a normal deviation at its level. `z` is None without an interval.
     """
     forecast, outcome, ends = sealed.get("test_loss"), record.test_loss, sealed.get("interval")
-    if not forecast or outcome is None or record.status != "done":
+    if not forecast or outcome is None or record.status != Status.DONE:
         return None
     error = math.log(outcome / forecast)
     z = inside = None
     if ends and len(ends) == 2 and 0 < ends[0] < forecast < ends[1]:
         z = deviations(forecast, ends, sealed["level"], outcome)
         inside = ends[0] <= outcome <= ends[1]
-    score = Score(
+    score = ForecastScore(
         id=sha256_json(sealed),
         study=study,
         run_id=record.run_id,
@@ -90,39 +90,47 @@ def scored(sealed: dict[str, Any], record: Record, *, study: str) -> dict[str, A
 
 
 def deviations(forecast: float, ends: Sequence[float], level: float, outcome: float) -> float:
-    """Return log(outcome / forecast) in deviations of the interval's half on that side."""
+    """Return log(outcome / forecast) in standard deviations.
+
+    forecast, outcome: losses in nats/token
+    ends: the forecast's interval; its half on the error's side stands for a normal deviation
+    level: the probability of the interval
+    """
     error = math.log(outcome / forecast)
     half = abs(math.log(ends[1 if error > 0 else 0] / forecast))
     return NormalDist().inv_cdf((1 + level) / 2) * error / half
 
 
 def confirmations(study: str | Path) -> list[tuple[Path, Record, dict[str, Any]]]:
-    """Return a study's confirmation runs that are done: record.json, record, its forecast's score.
+    """Return a study's finished confirmation runs: path and content of record.json, and the score.
 
-    They lie beside the study, in `<study>-confirmation[-2, ..]/final`, in the order of their C.
+    They lie beside the study, in `<study>-confirmation[-2, ..]/final`. The order is by FLOPs.
     """
-    study, found = Path(study), []
+    study, runs = Path(study), []
     for sealed in study.parent.glob(f"{study.name}{CONFIRMING}*/final/forecast.json"):
         path = sealed.parent / "pretrain" / "record.json"
         record = read_record(path) if path.is_file() else None
         try:
-            line = record and scored(read_json(sealed), record, study=sealed.parents[1].name)
+            line = record and forecast_score(
+                read_json(sealed), record, study=sealed.parents[1].name
+            )
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{sealed} is no sealed forecast ({error}); plan it again") from error
         if record and line:
-            found.append((path, record, line))
-    return sorted(found, key=lambda each: each[1].flops)
+            runs.append((path, record, line))
+    return sorted(runs, key=lambda run: run[1].flops)
 
 
 def append_forecast(path: str | Path, line: dict[str, Any]) -> bool:
-    """Append a line unless its `id` is there; say whether it was appended."""
+    """Append a line unless the file holds its `id`; say whether it was appended."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # released when the stream is closed, or its owner dies
+        # The lock is released when the stream is closed or the process dies.
+        fcntl.flock(stream, fcntl.LOCK_EX)
         stream.seek(0)
         text = stream.read()
-        if line["id"] in {known["id"] for known in _lines(text)}:
+        if line["id"] in {other["id"] for other in _lines(text)}:
             return False
         torn = b"\n" if text and not text.endswith(b"\n") else b""
         stream.write(torn + json.dumps(line, allow_nan=False).encode() + b"\n")
@@ -132,26 +140,26 @@ def append_forecast(path: str | Path, line: dict[str, Any]) -> bool:
 
 
 def read_forecasts(path: str | Path) -> list[dict[str, Any]]:
-    """Read the ledger in its order; torn lines are dropped, and a missing file is empty.
+    """Read all lines in their order, without torn ones; a missing file is empty.
 
-    What an earlier version did not write is there as its default; ValueError names a line that is
-    not of this ledger.
+    A field that an earlier version did not write has its default. ValueError names a line that is
+    no score of a forecast.
     """
     path = Path(path)
     fix = "remove its line"
     return [
-        asdict(read_as(Score, line, source=path, noun="forecast", fix=fix, schema=SCHEMA))
+        asdict(read_as(ForecastScore, line, source=path, noun="forecast", fix=fix, schema=SCHEMA))
         for line in (_lines(path.read_bytes()) if path.is_file() else ())
     ]
 
 
 def _lines(text: bytes) -> list[dict[str, Any]]:
-    found = []
+    lines = []
     for line in text.splitlines():
         try:
             value = parse_json(line)
         except ValueError:  # torn, or cut within a character
             continue
         if isinstance(value, dict) and "id" in value:
-            found.append(value)
-    return found
+            lines.append(value)
+    return lines

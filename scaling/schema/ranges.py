@@ -39,17 +39,17 @@ class Range:
         return (low and high) or value in self.also
 
     def __str__(self) -> str:
-        """Say the range in words."""
+        """Return the range in words."""
         if self.least == self.most:
             return _text(self.least) + (f" ({self.note})" if self.note else "")
         least, most = _text(self.least), _text(self.most)
-        found = f"a number from {least} to {most}"
+        words = f"a number from {least} to {most}"
         if self.above or self.below:
             low = f"above {least}" if self.above else f"of at least {least}"
-            found = f"a number {low} and {'below' if self.below else 'at most'} {most}"
+            words = f"a number {low} and {'below' if self.below else 'at most'} {most}"
         for value in self.also:
-            found += f", or {_text(value)}"
-        return found + (f" ({self.note})" if self.note else "")
+            words += f", or {_text(value)}"
+        return words + (f" ({self.note})" if self.note else "")
 
 
 def check_ranges(config: Any, prefix: str = "") -> None:
@@ -70,14 +70,14 @@ def check_ranges(config: Any, prefix: str = "") -> None:
 
 @functools.cache
 def ranges_of(config: type) -> dict[str, Range]:
-    """Return the range of each numeric field of a dataclass that has one."""
+    """Return the range of each field of a dataclass that has one."""
     hints = get_type_hints(config, include_extras=True)
-    found = {}
+    ranges = {}
     for field in fields(config):
         limits = [a for kind in _kinds(hints[field.name]) for a in kind[1] if isinstance(a, Range)]
         if limits:
-            found[field.name] = limits[0]
-    return found
+            ranges[field.name] = limits[0]
+    return ranges
 
 
 def numeric_fields(config: type) -> list[str]:
@@ -91,7 +91,7 @@ def numeric_fields(config: type) -> list[str]:
 
 
 def _kinds(hint: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Yield every plain type within a type hint, with what annotates it."""
+    """Yield every plain type within a type hint, with its annotations."""
     if get_origin(hint) is Annotated:
         inner, *extras = get_args(hint)
         for kind, more in _kinds(inner):
@@ -123,10 +123,10 @@ def _text(value: float) -> str:
     return str(int(value)) if whole else f"{value:g}"
 
 
-# Ends of ranges lie far beyond what has been done: they refuse what no machine could hold.
-MOST = 1e35  # of what has no natural end
-MOST_FLOPS = 1e35  # three million years of a machine of 1e21 FLOP/s, the largest of 2025
-MOST_RESAMPLES = 20_000  # a page holds a law's draws at each point of each curve: 0.4 GB
+# The ends of ranges lie far beyond any real use: they refuse what no machine could hold.
+MOST = 1e35  # For numbers without a natural end.
+MOST_FLOPS = 1e35  # Three million years of a machine of 1e21 FLOP/s, the largest of 2025.
+MOST_RESAMPLES = 20_000  # A page holds a law's draws at each point of each curve: 0.4 GB.
 FLOPS = Range(0, MOST_FLOPS)
-LEVEL = Range(0, 1, above=True, below=True)  # of an interval
+LEVEL = Range(0, 1, above=True, below=True)  # The probability of an interval.
 Seed = Annotated[int, Range(0, 2**32 - 1)]

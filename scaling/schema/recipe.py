@@ -1,14 +1,15 @@
-"""The rule that sets learning rate and batch for a size, shared by the sweep and the plan.
+"""The rule that sets learning rate and batch for a model's size, shared by the sweep and the plan.
 
-Hidden matrices take `lr_base * (lr_base_width / width)**lr_width_exponent`, vectors `lr_base`, the
-embedding `lr_embedding`. The exponent is the config's under the parametrisation `layerwise`, 0
-under `standard`, 1 under `mup` and `completep` (Yang et al. 2022, table 8), whose base width is
-the model's. There Muon's is 1/2: its updates, of AdamW's root mean square, are orthogonal, so that
-their spectral norm grows as the root of the width (Yang, Simon & Bernstein 2023, 2310.17813).
+The learning rate of hidden matrices is `lr_base * (lr_base_width / width)**lr_width_exponent`, that
+of vectors `lr_base`, that of the embedding `lr_embedding`. The exponent comes from the config under
+the parametrisation `layerwise`; it is 0 under `standard`, and 1 under `mup` and `completep` (Yang
+et al. 2022, table 8), whose base width is the model's. Under these two it is 1/2 for Muon: Muon's
+updates have AdamW's root mean square and are orthogonal, so that their spectral norm grows as the
+root of the width (Yang, Simon & Bernstein 2023, 2310.17813).
 
-The batch stays at its base up to a size and grows as a power of the (active) non-embedding
-parameters beyond it, rounded to a power of two of sequences; a trunk, whose branches have different
-budgets, has one.
+The batch is constant up to a size. Beyond it the batch grows as a power of the (active)
+non-embedding parameters, rounded to a power of two of sequences. All branches of a trunk share one
+batch, although their budgets differ.
 """
 
 import math
@@ -18,7 +19,10 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Constants of the rule; `batch_base` tokens hold up to `batch_base_params` (non-embedding)."""
+    """Constants of the rule.
+
+    The batch has `batch_base` tokens up to `batch_base_params` non-embedding parameters.
+    """
 
     lr_base: float
     lr_base_width: int
@@ -34,9 +38,9 @@ class Recipe:
 
     def batch_tokens(self, non_embedding: float, context: int) -> int:
         """Return the batch in tokens: a power of two of sequences of `context` tokens."""
-        return whole_batch(self.wanted_batch(non_embedding), context)
+        return whole_batch(self.unrounded_batch(non_embedding), context)
 
-    def wanted_batch(self, non_embedding: float) -> float:
+    def unrounded_batch(self, non_embedding: float) -> float:
         """Return the batch in tokens before it is rounded."""
         grown = max(1.0, non_embedding / self.batch_base_params)
         return self.batch_base * grown**self.batch_exponent
@@ -60,17 +64,20 @@ def whole_batch(tokens: float, context: int) -> int:
     return context * 2 ** max(0, round(math.log2(tokens / context)))
 
 
-LORA_FACTOR = 10.0  # Schulman et al. 2025, "LoRA Without Regret"
+# The learning rate of adapters over that of full fine-tuning (Schulman et al. 2025, "LoRA Without
+# Regret").
+LORA_FACTOR = 10.0
 
 
 def tuning_lr(fraction: float, *, pretrain_lr: float, method: str = "full") -> float:
-    """Return a stage's peak rate: a fraction of pretraining's, ten times it for adapters."""
+    """Return a stage's peak learning rate: a fraction of pretraining's, times 10 for adapters."""
     return fraction * pretrain_lr * (1.0 if method == "full" else LORA_FACTOR)
 
 
-def first_coefficient(kl: float, *, reward_sd: float = 1.0) -> float:
-    """Return the KL coefficient at which tilting a Gaussian reward exponentially costs `kl` nats.
+def initial_kl_coefficient(kl: float, *, reward_sd: float = 1.0) -> float:
+    """Return the KL coefficient beta that PPO starts with, for a budget of `kl` nats.
 
-    KL = s^2 / (2 beta^2) for a reward of deviation s, so beta = s / sqrt(2 KL).
+    The best policy under a KL penalty tilts the reward exponentially. For a Gaussian reward of
+    standard deviation s this costs KL = s^2 / (2 beta^2), so beta = s / sqrt(2 KL).
     """
     return reward_sd / math.sqrt(2 * kl)

@@ -1,32 +1,34 @@
 """The record of one trained cell, and the readers of records and curves.
 
-A record exists once its run has ended, and `status` says how. Fields and units are in the
-dataclass; a NaN is a status, never a number. A field that is added has a default, for the records
-that are older than it (`scaling.schema.reading`).
+A record is written when its run ends; `status` says how the run ended. A loss that is NaN makes the
+status `diverged` and is never written as a number. A new field has a default, so that older records
+stay readable (`scaling.schema.reading`).
 """
 
 import difflib
 import json
 import logging
+import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from scaling.schema.damage import set_aside
-from scaling.schema.files import read_json, write_json
-from scaling.schema.reading import Later, read_as
-from scaling.schema.safety import check_folder, listable, readable
+from scaling.schema.files import code_version, now, read_json, write_json
+from scaling.schema.reading import LaterVersion, read_as
+from scaling.schema.safety import check_folder, check_listable, check_readable
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
-MOST_CURVE_BYTES = 1 << 30  # of one curve: two million rows
+MOST_CURVE_BYTES = 1 << 30  # The largest curve that is read, in bytes: about two million rows.
 TRAIN_AGAIN = "run the command that trained it again, which sets the file aside"
-STATUSES = ("done", "diverged", "failed")
 STAGES = ("pretrain", "sft", "reward", "ppo")
 FLAGS = ("undercooled", "skipped_steps", "left_forecast")
 COUNTS = ("total", "non_embedding", "with_head", "active", "multiplying", "active_body")
-# Settings of a cell that readers calculate with; an earlier version may lack any of them.
+# Readers calculate with these settings of a cell. An earlier version may lack any of them.
 NUMBERS = {
     "model": (
         *("n_layer", "d_model", "d_head", "n_head", "n_kv_head", "d_ff", "n_experts", "top_k"),
@@ -44,13 +46,21 @@ NUMBERS = {
 }
 
 
+class Status(StrEnum):
+    """How the run of a record ended."""
+
+    DONE = "done"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Params:
     """Parameter counts under the conventions of the field.
 
-    `non_embedding` is Kaplan's N; `with_head` counts every matrix that multiplies (Porian et al.
-    2024), so the head but no lookup; `active` is what one token passes through: all but the experts
-    that are not chosen.
+    `non_embedding` is Kaplan's N. `with_head` counts every matrix that multiplies (Porian et al.
+    2024): the head, but no embedding lookup. `active` counts what one token passes through: all
+    parameters but the experts that are not chosen.
     """
 
     total: int
@@ -65,24 +75,62 @@ class Params:
 
     @property
     def active_body(self) -> int:
-        """The non-embedding parameters of one token: what the batch rule goes by."""
+        """The non-embedding parameters that one token passes through; the batch rule's size."""
         return self.non_embedding - (self.total - self.active)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """One cell: what was trained, what it cost, what it reached.
+class Cost:
+    """What the training of one cell cost, and where it ran; the defaults mean that it never ran.
 
-    `flags` say what a reader of the loss should know: `undercooled` when the learning rate was
-    hardly lowered before the end, `skipped_steps` when some updates were left out, `left_forecast`
-    when a final run left the band of its forecast twice in a row. `left_out` counts what of the
-    data was not used, by reason: null, empty, too_long, tied, repeated, unscored.
+    device: name of the device of one rank
+    steps: steps made
+    tokens: tokens trained on in these steps
+    flops: FLOPs of these tokens, forward and backward
+    seconds: time of these steps
+    ranks: devices that worked at the same time
+    peak_memory_bytes: the most memory that the device held
+    peak_flops: FLOP/s that all ranks' devices could reach together; None where it is unknown
+    """
+
+    device: str
+    steps: int = 0
+    tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    ranks: int = 1
+    peak_memory_bytes: int = 0
+    peak_flops: float | None = None
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The mean speed."""
+        return self.tokens / self._seconds
+
+    @property
+    def mfu(self) -> float | None:
+        """The share of the devices' peak FLOP/s that was used; None where the peak is unknown."""
+        return self.flops / self._seconds / self.peak_flops if self.peak_flops else None
+
+    @property
+    def _seconds(self) -> float:
+        return max(self.seconds, 1e-9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One cell: what was trained, what it cost, which loss it reached.
+
+    `flags` warn the reader of the loss: `undercooled` when the learning rate was hardly lowered
+    before the end, `skipped_steps` when some updates were left out, `left_forecast` when a final
+    run left the band of its forecast twice in a row. `left_out` counts the rows of the data that
+    were not used, by reason: null, empty, too_long, tied, repeated, unscored.
     """
 
     run_id: str
     study: str
     stage: str = "pretrain"
-    status: str
+    status: Status
     seed: int
     params: Params
     tokens: int
@@ -117,16 +165,94 @@ class Record:
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        """Refuse a status, stage or schema that no reader knows, a path, settings of no type."""
+        """Raise ValueError for a word, path or setting that no reader can use."""
         check_folder("run_id", self.run_id)
         _expect("schema", self.schema, (SCHEMA,))
-        _expect("status", self.status, STATUSES)
+        _expect("status", self.status, tuple(Status))
         _expect("stage", self.stage, STAGES)
         for flag in self.flags:
             _expect("flag", flag, FLAGS)
         if self.status == "done" and self.stage == "pretrain" and self.test_loss is None:
             raise ValueError(f"record {self.run_id} is done but has no test_loss")
         _check_settings(self.config)
+
+    @classmethod
+    def of_cell(
+        cls,
+        cost: Cost,
+        *,
+        run_id: str,
+        study: str,
+        stage: str,
+        status: Status,
+        seed: int,
+        params: Params,
+        tokens: int,
+        batch_tokens: int,
+        peak_lr: float,
+        schedule: str,
+        trunk: str,
+        config: dict[str, Any],
+        started: str,
+        unique_tokens: int = 0,
+        flops: float = 0.0,
+        test_loss: float | None = None,
+        test_loss_se: float | None = None,
+        bits_per_byte: float | None = None,
+        train_loss: float | None = None,
+        error: str | None = None,
+        metrics: dict[str, float] | None = None,
+        inputs: dict[str, str] | None = None,
+        flags: list[str] | None = None,
+        left_out: dict[str, int] | None = None,
+        versions: dict[str, str] | None = None,
+    ) -> "Record":
+        """Return the record of a cell whose run ends now.
+
+        The arguments are the fields of the record; what every cell has in common is filled in here:
+        speed, 6 N D, versions, commit and end.
+
+        cost: what the training took; `tokens` and `flops` beside it are those of the whole cell
+        started: when the run began, ISO 8601 in UTC
+        versions: versions of the libraries; None for those that are installed
+        """
+        return cls(
+            run_id=run_id,
+            study=study,
+            stage=stage,
+            status=status,
+            seed=seed,
+            params=params,
+            tokens=tokens,
+            unique_tokens=unique_tokens,
+            flops=flops,
+            flops_6nd=6.0 * params.multiplying * tokens,
+            test_loss=test_loss,
+            test_loss_se=test_loss_se,
+            bits_per_byte=bits_per_byte,
+            train_loss=train_loss,
+            steps=cost.steps,
+            batch_tokens=batch_tokens,
+            peak_lr=peak_lr,
+            schedule=schedule,
+            trunk=trunk,
+            seconds=cost.seconds,
+            device=cost.device,
+            device_seconds=cost.seconds * cost.ranks,
+            peak_memory_bytes=cost.peak_memory_bytes,
+            tokens_per_second=cost.tokens_per_second,
+            mfu=cost.mfu,
+            config=config,
+            versions=_versions() if versions is None else versions,
+            git_sha=code_version()["git_sha"],
+            started=started,
+            ended=now(),
+            error=error,
+            metrics=metrics or {},
+            inputs=inputs or {},
+            flags=flags or [],
+            left_out=left_out or {},
+        )
 
     def write(self, path: str | Path) -> Path:
         """Write the record atomically; non-finite numbers raise ValueError."""
@@ -135,30 +261,41 @@ class Record:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Record":
         """Build a record of this version or an earlier one; ValueError names what does not fit."""
-        return _built(values, "the record")
+        return _from_values(values, "the record")
 
     def setting(self, *keys: str) -> Any:
-        """Return a value of the cell's config by its keys; ValueError where it is not held.
+        """Return a value of the cell's config by its keys; ValueError where the config has none.
 
-        The config of a stage after pretraining holds its plan beside the cell's.
+        The config of a stage after pretraining holds the plan of the stage and, under `cell`, the
+        config of the pretrained cell: the value is the cell's.
         """
-        found: Any = self.config.get("cell", self.config)
+        value: Any = self.config.get("cell", self.config)
         for key in keys:
-            if not isinstance(found, dict) or key not in found:
+            if not isinstance(value, dict) or key not in value:
                 raise ValueError(
                     f"the record of {self.study}/{self.run_id} has no config.{'.'.join(keys)};"
                     f" {TRAIN_AGAIN}"
                 )
-            found = found[key]
-        return found
+            value = value[key]
+        return value
 
 
-def _built(values: Any, source: str | Path) -> Record:
+def _versions() -> dict[str, str]:
+    """Return the versions that numbers depend on, from the installed packages: no torch here."""
+    return {
+        "torch": version("torch"),
+        "numpy": version("numpy"),
+        "python": platform.python_version(),
+        "scaling": code_version()["version"] or "",
+    }
+
+
+def _from_values(values: Any, source: str | Path) -> Record:
     return read_as(Record, values, source=source, noun="record", fix=TRAIN_AGAIN, schema=SCHEMA)
 
 
 def _check_settings(config: dict[str, Any]) -> None:
-    """Refuse a config whose blocks are none, or whose numbers are no numbers."""
+    """Refuse a config with a block that is no mapping, or with text where a number belongs."""
     cell = _block(config, "cell") if "cell" in config else config
     for name, block in (("plan", config), ("before", config), *((n, cell) for n in NUMBERS)):
         _block(block, name)
@@ -172,10 +309,10 @@ def _check_settings(config: dict[str, Any]) -> None:
 
 
 def _block(config: dict[str, Any], name: str) -> dict[str, Any]:
-    found = config.get(name)
-    if not (found is None or isinstance(found, dict)) or (found is None and name in config):
+    block = config.get(name)
+    if not (block is None or isinstance(block, dict)) or (block is None and name in config):
         raise ValueError(f"record config.{name} holds no settings; {TRAIN_AGAIN}")
-    return found or {}
+    return block or {}
 
 
 def _expect(name: str, value: Any, legal: tuple[Any, ...]) -> None:
@@ -187,32 +324,32 @@ def _expect(name: str, value: Any, legal: tuple[Any, ...]) -> None:
 
 def read_record(path: str | Path) -> Record:
     """Read one record.json; raises ValueError naming the file and what is wrong with it."""
-    return _built(read_json(path), path)
+    return _from_values(read_json(path), path)
 
 
 def find_record(path: str | Path) -> Record | None:
-    """Read a record for one who may train it again; None where it is missing or damaged.
+    """Read a record for a caller who may train the cell again; None where it is missing or damaged.
 
-    ValueError for one of a later version, which is not damaged.
+    A record of a later version is not damaged: it raises ValueError.
     """
     try:
         return read_record(path)
     except FileNotFoundError:
         return None
-    except Later:
+    except LaterVersion:
         raise
     except ValueError:
         return None
 
 
 def discard_record(path: str | Path) -> None:
-    """Remove the record of a cell that is trained again; set it aside where it is damaged."""
+    """Remove the record of a cell before it is trained again; set aside one that is damaged."""
     path = Path(path)
     try:
         read_record(path)
     except FileNotFoundError:
         return
-    except Later:
+    except LaterVersion:
         raise
     except ValueError as error:
         set_aside(path, str(error))
@@ -221,14 +358,14 @@ def discard_record(path: str | Path) -> None:
 
 
 def no_study(folder: Path) -> FileNotFoundError:
-    """Return the error of a study folder that is not there, with the one that may be meant."""
+    """Return the error for a missing study folder; it names a folder that may be meant."""
     return FileNotFoundError(
         f"no study folder {folder}{near_path(folder)}; run the sweep first or check the path"
     )
 
 
 def near_path(path: Path) -> str:
-    """Name what has a like name in the folder of a missing path, or in runs/; empty for none."""
+    """Suggest a similar name, from the folder of a missing path or from runs/; empty for none."""
     for parent in (path.parent, Path("runs")):
         names = [p.name for p in parent.glob("[!.]*")] if parent.is_dir() else []
         if close := difflib.get_close_matches(path.name, names, n=1, cutoff=0.75):
@@ -239,28 +376,28 @@ def near_path(path: Path) -> str:
 def read_records(folder: str | Path) -> list[Record]:
     """Read every `<cell>/record.json` of a study, ordered by run_id.
 
-    Cells without a record (queued, running, killed) are not there yet; a record that cannot be read
-    is left out, which is said. Raises FileNotFoundError for a folder that does not exist. Records
-    of a final run (`final/<stage>`) are left out.
+    Cells without a record (queued, running, killed) are left out, and so are the records of a final
+    run (`final/<stage>`). A record that cannot be read is left out with a warning. Raises
+    FileNotFoundError for a folder that does not exist.
     """
-    folder = listable(Path(folder))
+    folder = check_listable(Path(folder))
     if not folder.is_dir():
         raise no_study(folder)
-    found = []
+    records = []
     for path in folder.glob("*/record.json"):
         try:
-            found.append(read_record(path))
+            records.append(read_record(path))
         except ValueError as error:
             log.warning("left out: %s", error)
-    return sorted(found, key=lambda r: r.run_id)
+    return sorted(records, key=lambda r: r.run_id)
 
 
 def read_curve(path: str | Path, *, strict: bool = False) -> list[dict[str, Any]]:
-    """Read a metrics.jsonl; a torn last line (a killed writer) is dropped.
+    """Read a metrics.jsonl; the torn last line of a killed writer is dropped.
 
-    Rows hold at least `step, tokens, flops, train_loss`; those of an evaluation `test_loss` too. A
-    damaged line before the last one is left out, which is said; `strict` readers, who go on writing
-    the curve, get a ValueError that names it.
+    Every row holds at least `step, tokens, flops, train_loss`; a row of an evaluation holds
+    `test_loss` too. A damaged line before the last one is left out with a warning. With `strict`,
+    for a caller who goes on writing the curve, it raises a ValueError that names the line.
     """
     path, rows = Path(path), []
     for number, row, why in _rows(path):
@@ -276,12 +413,12 @@ def read_curve(path: str | Path, *, strict: bool = False) -> list[dict[str, Any]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
-    """Go through the lines: number, row, or None and what is wrong."""
+    """Yield for each line its number, and its row or None, and what is wrong with the line."""
     if not path.exists():
         return
     try:
-        readable(path, most_bytes=MOST_CURVE_BYTES)
-    except ValueError as error:  # a pipe or device would never end
+        check_readable(path, most_bytes=MOST_CURVE_BYTES)
+    except ValueError as error:  # reading a pipe or a device would never end
         yield 1, None, f"cannot be read ({error})"
         return
     lines = path.read_bytes().split(b"\n")

@@ -1,22 +1,23 @@
-"""What is checked before a file of somebody else is read, or one of ours is written.
+"""Checks before a file is read or written: a study, plan, law or table may come from anybody.
 
-A study, plan, law or table may come from anybody. Its names stay inside the runs folder, what is
-read is a regular file of a bounded size, what is written replaces a regular file alone, and a plan
-or record holds values: nothing in it names a variable of the environment or is run.
+Names stay inside the runs folder. Only regular files of a bounded size are read, and only regular
+files are replaced. A plan or record holds values alone: nothing in it may name a variable of the
+environment or be run.
 """
 
 import errno
-import math
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-MOST_TEXT_BYTES = 64 << 20  # of one JSON or YAML file: a law of 20,000 draws takes 4 MB
-LONGEST_NAME = 200  # bytes of a study's name; file systems end at 255, and we append to it
-OF_RUNS = ("forecasts.jsonl", "wandb")  # names that the runs folder holds beside studies
-# Settings whose values are run: commands, and functions named by their module (DESIGN section 5).
+MOST_TEXT_BYTES = (
+    64 << 20
+)  # The largest JSON or YAML file, in bytes: a law of 20,000 draws has 4 MB.
+LONGEST_NAME = 200  # Bytes of a study's name: file systems allow 255, and suffixes are appended.
+OF_RUNS = ("forecasts.jsonl", "wandb")  # The runs folder holds these beside studies.
+# Settings whose values are run: commands, and functions named by their module.
 RUN_CODE = (
     "trainer.command",
     "reward.function",
@@ -27,7 +28,7 @@ _RUN_CODE = re.compile(rf"(^|\.)({'|'.join(map(re.escape, RUN_CODE))})($|[.\[])"
 
 
 def check_study(name: str, setting: str = "study") -> str:
-    """Return a study's name; ValueError where it is not the name of one folder of `runs`."""
+    """Return a study's name; ValueError where it cannot be the name of one folder of `runs`."""
     why = ""
     if not name.strip():
         why = "is empty"
@@ -48,13 +49,13 @@ def check_study(name: str, setting: str = "study") -> str:
 
 
 def check_folder(field: str, name: str) -> None:
-    """Refuse a cell's name, read from a file, that is not the name of one folder of the study."""
+    """Raise ValueError for a cell's name, from a file, that is no name of one folder of a study."""
     if name in ("", ".", "..") or "/" in name or not name.isprintable():
         raise ValueError(f"{field} holds {name!r}, which is no folder of the study")
 
 
 def destination(path: str | Path) -> Path:
-    """Return the file that writing to `path` replaces: a link is followed.
+    """Return the file that a write to `path` replaces; a link is followed.
 
     Raises ValueError for a folder, a device or another thing that is no regular file.
     """
@@ -70,7 +71,7 @@ def destination(path: str | Path) -> Path:
     return real
 
 
-def readable(path: str | Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Path:
+def check_readable(path: str | Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Path:
     """Return `path` if it is a regular file of at most `most_bytes`.
 
     Raises FileNotFoundError for none, ValueError for a folder, a device or a larger file.
@@ -95,18 +96,18 @@ def readable(path: str | Path, *, most_bytes: int = MOST_TEXT_BYTES) -> Path:
     return path
 
 
-def listable(folder: Path) -> Path:
-    """Return a folder; PermissionError where its files may not be listed, which `glob` hides."""
+def check_listable(folder: Path) -> Path:
+    """Return a folder; PermissionError where its files may not be listed: `glob` hides that."""
     if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK, effective_ids=True):
         raise PermissionError(errno.EACCES, "permission denied", str(folder))
     return folder
 
 
 def refuse_code(values: Any, path: str | Path) -> None:
-    """Refuse values of a plan, record or law that would be resolved or run.
+    """Raise ValueError for a value of a plan, record or law that would be resolved or run.
 
-    `${...}` reads the environment and other files; RUN_CODE are commands. Raises ValueError with
-    the words to add to the command, where the user wants the value.
+    `${...}` reads the environment and other files; the settings RUN_CODE are commands. The error
+    gives the words that a user who wants the value can add to the command.
     """
     for key, value in _leaves(values):
         for text in (key, value):
@@ -122,15 +123,8 @@ def refuse_code(values: Any, path: str | Path) -> None:
             )
 
 
-def finite(values: Any, path: str | Path) -> None:
-    """Refuse a NaN or an infinity among the numbers of a file."""
-    for key, value in _leaves(values):
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{path}: {_shown(key)} is {value}, no finite number; write it again")
-
-
 def _leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every value that is no mapping or list, with its dotted key."""
+    """Yield every value that is no mapping and no list, with its dotted key."""
     pairs: Any = ()
     if isinstance(values, dict):
         pairs = ((f"{prefix}.{k}" if prefix else str(k), v) for k, v in values.items())

@@ -1,10 +1,10 @@
 """The shape of a decoder and what it costs: parameters, FLOPs, bytes.
 
-Counts follow the matmuls: forward and backward are 3 x forward, embeddings are lookups, attention
-scores and values are counted as the full square, 4*T*d_attn per token and layer in the forward
-pass (PaLM, Chowdhery et al. 2022, appendix B); the causal half would be 2. `6 N D` is a named
-approximation, never the stored value. Of a mixture of experts every expert is counted as a
-parameter, the chosen and shared ones as active and as FLOPs, and so is the router.
+Only matrix products count. Forward and backward together cost 3 x forward; embeddings are lookups
+and cost nothing. Attention scores and values count as the full square, 4*T*d_attn per token and
+layer in the forward pass (PaLM, Chowdhery et al. 2022, appendix B); the causal half would be 2.
+`6 N D` is a named approximation, never the stored value. In a mixture of experts all experts count
+as parameters; the chosen experts, the shared ones and the router count as active and as FLOPs.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,8 +12,8 @@ from typing import Any
 
 from scaling.schema.record import Params, Record
 
-MOST_PARAMS = 1e15  # 500 times the largest model that was announced
-MOST_WIDTHS = 5_000  # heads: at a head width of 64 models of 2e16 parameters
+MOST_PARAMS = 1e15  # The largest shape that is searched for: 500 times the largest announced model.
+MOST_WIDTHS = 5_000  # The most heads in the search: with heads of width 64, 2e16 parameters.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,12 @@ class Shape:
 
     @property
     def layer_matrices(self) -> int:
-        """Parameters of one layer that multiply, all experts included."""
+        """Parameters of one layer's matrices, all experts included."""
         return self._matrices(self.n_experts)
 
     @property
     def active_matrices(self) -> int:
-        """Parameters of one layer that multiply for one token."""
+        """Parameters of one layer's matrices that one token passes through."""
         return self._matrices(self.top_k)
 
     def _matrices(self, routed: int) -> int:
@@ -58,7 +58,7 @@ class Shape:
 
     @property
     def layer_vectors(self) -> int:
-        """Norm gains and biases of one layer."""
+        """Parameters of one layer's norms and biases."""
         norms = 2 * self._norm
         if not self.bias:
             return norms
@@ -86,26 +86,26 @@ class Shape:
         return 6.0 * matrices + 12.0 * self.n_layer * self.n_head * self.d_head * self.context
 
     def training_bytes(self, batch_tokens: int) -> int:
-        """Estimate peak training memory: weights, gradients, two moments, activations (fp32)."""
+        """Estimate peak training memory in fp32: weights, gradients, two moments, activations."""
         copies = self.top_k + self.n_shared_experts
         wide = (2 * self.d_model + 3 * self.d_expert) * copies if self.n_experts else 3 * self.d_ff
         activations = self.n_layer * (14 * self.d_model + wide + self.n_head * self.context)
         return 4 * (4 * self.params.total + batch_tokens * (activations + 3 * self.vocab_size))
 
     def as_model(self) -> dict[str, Any]:
-        """Return the values a model config is built from (all but vocabulary and context)."""
+        """Return the values of a model config: all but vocabulary and context."""
         return {k: v for k, v in asdict(self).items() if k not in ("vocab_size", "context")}
 
     @classmethod
     def from_config(cls, model: dict[str, Any], *, vocab_size: int, context: int) -> "Shape":
         """Read the shape from a record's `config["model"]`."""
         names = cls.__dataclass_fields__.keys() - {"vocab_size", "context"}
-        chosen = {k: v for k, v in model.items() if k in names}
-        return cls(**chosen, vocab_size=vocab_size, context=context)
+        values = {k: v for k, v in model.items() if k in names}
+        return cls(**values, vocab_size=vocab_size, context=context)
 
     @classmethod
     def of(cls, record: Record) -> "Shape":
-        """Return the shape that a cell of pretraining was trained at."""
+        """Return the shape of the model of a record."""
         vocab_size = record.setting("tokenizer", "vocab_size")
         context = record.setting("data", "context")
         return cls.from_config(record.setting("model"), vocab_size=vocab_size, context=context)
@@ -114,29 +114,33 @@ class Shape:
 def ladder_shape(
     target: float, *, like: Shape, count: str = "non_embedding", aspect: float = 16.0
 ) -> Shape:
-    """Return the shape of `like`'s family whose parameter count is nearest to `target`.
+    """Return the shape with the parameter count nearest to `target`, in the family of `like`.
 
-    Searches (layers, width) pairs with width/layers near `aspect` (rising slowly with width as the
-    ladder does) and width a multiple of the head width. Raises ValueError for a target below the
-    smallest pair, or above MOST_PARAMS.
+    target: the number of parameters
+    like: its head width, ratio of d_ff to width and settings are kept
+    count: which count `target` is, a name of COUNTS
+    aspect: width over layers; pairs from 3/4 to 3/2 of it are searched
+
+    The width is a multiple of the head width. Raises ValueError for a target below the smallest
+    pair, or above MOST_PARAMS.
     """
     check_size(target)
     best = min(
         _family(like, target=target, aspect=aspect),
         key=lambda s: abs(getattr(s.params, count) / target - 1),
     )
-    reached = getattr(best.params, count)
-    if not 0.5 < reached / target < 2:
+    nearest = getattr(best.params, count)
+    if not 0.5 < nearest / target < 2:
         raise ValueError(
             f"no shape has {target:.3g} {count} parameters: the nearest, {best.n_layer} layers of "
-            f"width {best.d_model}, has {reached:.3g}; choose another target, vocabulary or head "
+            f"width {best.d_model}, has {nearest:.3g}; choose another target, vocabulary or head "
             "width"
         )
     return best
 
 
 def check_size(target: float) -> None:
-    """Raise ValueError for a number of parameters that no model has: the search would not end."""
+    """Raise ValueError for a number of parameters for which the search would not end."""
     if not 0 < target <= MOST_PARAMS:
         raise ValueError(
             f"a model of {target:.3g} parameters is planned; sizes from 1 to {MOST_PARAMS:.0e} are"
@@ -147,7 +151,7 @@ def check_size(target: float) -> None:
 def _family(like: Shape, *, target: float, aspect: float) -> list[Shape]:
     ratio = like.d_ff / like.d_model
     group = max(1, like.n_head // like.n_kv_head)
-    least = min(2, like.n_layer)  # one layer is a family of its own: it cannot compose attention
+    least = min(2, like.n_layer)  # models of one layer are no such family: they differ in kind
     shapes = []
     width = like.d_head
     while True:
@@ -155,7 +159,7 @@ def _family(like: Shape, *, target: float, aspect: float) -> list[Shape]:
             max(least, round(width / a)) for a in (aspect * 0.75, aspect, aspect * 1.5)
         }:
             shapes.append(_at(like, n_layer=n_layer, width=width, ratio=ratio, group=group))
-        if shapes[-1].params.active_body > 2 * target:  # the least of the counts
+        if shapes[-1].params.active_body > 2 * target:  # the smallest of the counts
             return shapes
         width += like.d_head
         if width > MOST_WIDTHS * like.d_head:

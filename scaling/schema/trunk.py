@@ -1,8 +1,8 @@
-"""What the branches of one trunk cost together: the rule of the trainer, shared with the design.
+"""The cost of the branches of one trunk together: one rule for the trainer and for the design.
 
 A branch leaves its trunk at `leaves` and trains alone to `ends` (warm-up, constant, decay; MiniCPM
-2404.06395, Hägele et al. 2405.18392). The trunk is trained once, as far as its last branch; a cell
-that is trained alone leaves at 0. Steps or tokens, as the caller likes.
+2404.06395, Hägele et al. 2405.18392). The trunk is trained once, as far as its last branch. A cell
+that is trained alone leaves at 0. The unit is steps or tokens, as the caller likes.
 """
 
 from collections.abc import Iterable
@@ -10,15 +10,15 @@ from collections.abc import Iterable
 Branch = tuple[float, float]  # leaves, ends
 
 
-def trained(branches: Iterable[Branch], *, reached: float = 0.0) -> float:
-    """Return what training these branches takes beyond a trunk that is kept at `reached`.
+def training_length(branches: Iterable[Branch], *, reached: float = 0.0) -> float:
+    """Return how long training these branches is, beyond a trunk that is trained up to `reached`.
 
-    A trunk is kept at its last point alone: a branch that leaves before it starts from 0, and all
-    that are trained with it.
+    Only the last point of a trunk is kept. If any branch leaves before that point, the trunk starts
+    again from 0.
     """
-    known = list(branches)
-    if not known:
+    branches = list(branches)
+    if not branches:
         return 0.0
-    start = reached if all(leaves >= reached for leaves, _ in known) else 0.0
-    shared = max(leaves for leaves, _ in known) - start
-    return shared + sum(ends - leaves for leaves, ends in known)
+    start = reached if all(leaves >= reached for leaves, _ in branches) else 0.0
+    shared = max(leaves for leaves, _ in branches) - start
+    return shared + sum(ends - leaves for leaves, ends in branches)

@@ -1,7 +1,7 @@
-"""Read a YAML file of values: no tags, no interpolations, nothing that grows when it is read.
+"""Read a YAML file of values: without tags, without interpolations, of a bounded size.
 
-YAML's aliases let forty lines stand for 10^12 nodes. The nodes that a file stands for are counted
-before any is built. Numbers are those that Hydra reads in the same file.
+YAML's aliases let forty lines stand for 10^12 nodes, so nodes are counted before they are built.
+Numbers are read as Hydra reads them.
 """
 
 import re
@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from scaling.schema.safety import readable, refuse_code
+from scaling.schema.safety import check_readable, refuse_code
 
-MOST_BYTES = 8 << 20  # a plan has about 40 kB
-MOST_NODES = 500_000  # values that a file stands for; a plan has about a thousand
-DEEPEST = 60  # mappings and lists inside one another; a plan has six
+MOST_BYTES = 8 << 20  # The largest file in bytes; a plan has about 40 kB.
+MOST_NODES = 500_000  # The most values, aliases written out; a plan has about a thousand.
+DEEPEST = 60  # The most mappings and lists inside one another; a plan has six.
 
 
 class _Loader(yaml.SafeLoader):
@@ -36,10 +36,10 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: str | Path) -> Any:
     """Return the values of a YAML file.
 
-    Raises FileNotFoundError for a missing file and ValueError, in one sentence, for one that is no
-    YAML, holds a tag or an interpolation, names a key twice, or stands for too much.
+    Raises FileNotFoundError for a missing file, and ValueError for a file that is no YAML, holds a
+    tag or an interpolation, names a key twice, or stands for too many values.
     """
-    path = readable(path, most_bytes=MOST_BYTES)
+    path = check_readable(path, most_bytes=MOST_BYTES)
     try:
         text = path.read_text(encoding="utf-8-sig")
         node = yaml.compose(text, Loader=_Loader)
@@ -52,10 +52,10 @@ def read_yaml(path: str | Path) -> Any:
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deep to be read; write it again") from error
     except yaml.YAMLError as error:
-        said = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path} is not YAML ({said}); write it again") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path} is not YAML ({reason}); write it again") from error
     except ValueError as error:
-        if str(error).startswith(str(path)):  # a sentence of ours
+        if str(error).startswith(str(path)):  # raised by _count
             raise
         raise ValueError(f"{path} holds a value that cannot be read ({error})") from error
     refuse_code(values, path)
@@ -63,7 +63,13 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def _count(node: yaml.Node, path: Path, counts: dict[int, int], above: tuple[int, ...]) -> int:
-    """Return how many nodes a node stands for, aliases written out."""
+    """Return how many nodes a node stands for, with aliases written out; ValueError for too many.
+
+    node: of PyYAML
+    path: the file, for the error
+    counts: nodes that are counted already, by their id
+    above: ids of the nodes around this one
+    """
     if id(node) in counts:
         return counts[id(node)]
     if id(node) in above or len(above) > DEEPEST:

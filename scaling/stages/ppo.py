@@ -30,7 +30,7 @@ from scaling.inference.trained import RECORD, settings_of
 from scaling.model.transformer import Transformer
 from scaling.optim.optimizers import make_optimizer
 from scaling.optim.schedule import set_lr
-from scaling.schema import Record, first_coefficient, read_record, write_json
+from scaling.schema import Record, initial_kl_coefficient, read_record, write_json
 from scaling.stages.loop import Saver, Tally, fine_tuning, open_curve, open_progress
 from scaling.stages.preferences import gold_of
 from scaling.stages.reward_model import new_reward_model, score_all
@@ -39,7 +39,7 @@ from scaling.stages.sft import load_pairs
 from scaling.stages.stage import Stage, make_room
 from scaling.stages.stage_record import write_record
 from scaling.study.activity import moved
-from scaling.study.curve import as_written
+from scaling.study.curve import finite_values
 from scaling.train import checkpoint
 from scaling.train.step import Diverged
 
@@ -113,7 +113,7 @@ def coefficient_at_start(stage: Stage) -> float:
     """Return the plan's KL coefficient, or that at which a standard reward costs the budget."""
     ppo = stage.config.ppo
     given = ppo.kl_coefficient
-    return first_coefficient(ppo.kl_budget) if given is None else given
+    return initial_kl_coefficient(ppo.kl_budget) if given is None else given
 
 
 def refuse_chance(stage: Stage) -> None:
@@ -196,7 +196,7 @@ def learn(
             )
             control(values, ppo, kl=rollouts.summary["kl"], episodes=len(chosen))
             count(tally, models, rollouts, ppo, episodes=len(chosen), mix=mix)
-            values["last"] = as_written({**rollouts.summary, **update})
+            values["last"] = finite_values({**rollouts.summary, **update})
             row = {
                 "episodes": values["episodes"],
                 **values["last"],

@@ -15,13 +15,13 @@ from scaling.config import (
 )
 from scaling.schema import (
     CONFIRMING,
-    LEDGER,
+    FORECASTS,
     Record,
     append_forecast,
+    forecast_score,
     now,
     read_forecasts,
     read_json,
-    scored,
     sha256_file,
     write_json,
 )
@@ -41,7 +41,7 @@ def confirmed(config: FinalConfig) -> None:
         return
     study = config.confirmation.get("study", f"{config.study}{CONFIRMING}")
     law = config.made_from.get("law")
-    lines = read_forecasts(Path(config.runs) / LEDGER)
+    lines = read_forecasts(Path(config.runs) / FORECASTS)
     found = [line for line in lines if (line["study"], line["law_sha256"]) == (study, law)]
     if not found:
         beside = f"{Path(config.plan).with_suffix('')}.confirmation.yaml"
@@ -67,9 +67,9 @@ def refitting(study: str, runs: str) -> str:
 def score_forecast(config: FinalConfig, record: Record) -> None:
     """Append the outcome of the sealed forecast to the ledger of all studies, once."""
     path = Path(config.runs) / config.study / "final" / "forecast.json"
-    line = scored(read_json(path), record, study=config.study) if path.is_file() else None
-    if line and append_forecast(Path(config.runs) / LEDGER, line):
-        log.info("forecast scored in %s", Path(config.runs) / LEDGER)
+    line = forecast_score(read_json(path), record, study=config.study) if path.is_file() else None
+    if line and append_forecast(Path(config.runs) / FORECASTS, line):
+        log.info("forecast scored in %s", Path(config.runs) / FORECASTS)
 
 
 def outside(left: Sequence[float]) -> str:

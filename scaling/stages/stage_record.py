@@ -1,17 +1,12 @@
 """The record of a stage after pretraining."""
 
 import math
-import platform
 from dataclasses import asdict
 
 import torch
 
 from scaling.data.row_text import LeftOut
-from scaling.schema import (
-    Record,
-    code_version,
-    now,
-)
+from scaling.schema import Cost, Record, Status
 from scaling.stages.loop import Tally
 from scaling.stages.stage import Stage
 from scaling.train.device import device_name, peak_flops, peak_memory
@@ -32,8 +27,6 @@ def write_record(
 
     FLOPs are counted (forward passes, updates, sampling); `flops_6nd` is 6 N D of the tokens.
     """
-    import numpy
-
     stage.pulse.fence()
     cell, block = stage.cell, stage.block
     if not math.isfinite((metrics or {}).get("test_loss") or 0.0):
@@ -41,44 +34,35 @@ def write_record(
     params = cell.model.shape(
         vocab_size=cell.tokenizer.vocab_size, context=cell.data.context
     ).params
-    seconds = max(tally.seconds, 1e-9)
-    peak = peak_flops(stage.device, torch.get_num_threads())  # they compute in fp32
-    versions = {
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }
-    record = Record(
+    cost = Cost(
+        device=device_name(stage.device),
+        steps=tally.step,
+        tokens=tally.tokens,
+        flops=tally.flops,
+        seconds=tally.seconds,
+        peak_memory_bytes=peak_memory(stage.device),
+        peak_flops=peak_flops(stage.device, torch.get_num_threads()),  # stages compute in fp32
+    )
+    record = Record.of_cell(
+        cost,
         run_id=stage.run_id,
         study=stage.config.study,
         stage=stage.name,
-        status="diverged" if error else "done",
+        status=Status.DIVERGED if error else Status.DONE,
         seed=block.seed,
         params=params,
         tokens=tally.tokens,
         unique_tokens=unique_tokens,
         flops=tally.flops,
-        flops_6nd=6.0 * params.multiplying * tally.tokens,
         test_loss=None if error else (metrics or {}).get("test_loss"),
         test_loss_se=None if error else (metrics or {}).get("test_loss_se"),
-        bits_per_byte=None,
         train_loss=tally.values.get("train_loss"),
-        steps=tally.step,
         batch_tokens=tally.tokens // max(1, tally.step),
         peak_lr=block.peak_lr,
         schedule="constant" if stage.name == "ppo" else "cosine",
         trunk=cell.run_id(),
-        seconds=tally.seconds,
-        device=device_name(stage.device),
-        device_seconds=tally.seconds,
-        peak_memory_bytes=peak_memory(stage.device),
-        tokens_per_second=tally.tokens / seconds,
-        mfu=tally.flops / seconds / peak if peak else None,
         config={"plan": asdict(block), "before": stage.before(), "cell": cell.science()},
-        versions={**versions, "scaling": code_version()["version"] or ""},
-        git_sha=code_version()["git_sha"],
         started=stage.started,
-        ended=now(),
         error=error,
         metrics={k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)},
         inputs=stage.inputs,

@@ -1,1 +1,1 @@
-"""What a runs folder holds: leases, failures, jobs, curves."""
+"""The files of a runs folder: leases, records of failures, jobs, curves."""

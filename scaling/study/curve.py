@@ -1,15 +1,14 @@
-"""The curve on disk and its mirror in wandb.
+"""The curve of a run: a JSONL file on disk, and its mirror in wandb.
 
-One line-buffered JSONL file is the truth: a row is whole or, after a kill, the torn last one, which
-readers drop. wandb may be absent, offline or unwritable: that is said once and changes nothing.
-A checkpoint counts on the rows before it: where they are damaged, both are set aside.
+The file is the truth. It is flushed row by row; after a kill only the last row may be torn, and
+readers drop it. wandb may be absent, offline or unwritable: one warning says so and nothing else
+changes. A checkpoint needs the rows before it: where they are damaged, both are set aside.
 """
 
 import json
 import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -20,11 +19,17 @@ from scaling.study.wandb_mirror import Mirror
 
 
 class RunLog:
-    """Append rows to `folder/metrics.jsonl` and mirror them to wandb as one run of a group.
+    """A context manager that appends rows to `folder/metrics.jsonl` and mirrors them to wandb.
 
-    Use as a context manager. The file begins with `rows`, put there in one step: a kill while a
-    run resumes must not cost rows that its checkpoint counts on. `resume_step` takes them from the
-    file itself, up to that step. The wandb run starts with the first row.
+    The wandb run starts with the first row.
+
+    folder: folder of the cell
+    config: whether and how wandb is used
+    name, group: the wandb run and its group
+    details: settings that wandb shows beside the curve
+    resume_step: keep the rows of the file up to this step, in place of `rows`
+    rows: first rows of the file. They are written in one step, because a kill while a run resumes
+        must not cost rows that its checkpoint needs
     """
 
     def __init__(
@@ -42,7 +47,7 @@ class RunLog:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if resume_step is not None:
             rows = [r for r in read_curve(self.path) if r["step"] <= resume_step]
-        write_text(self.path, "".join(map(line, rows)))
+        write_text(self.path, "".join(map(json_line, rows)))
         self._mirror = Mirror(
             config, folder=self.path.parent.parent, name=name, group=group, details=details or {}
         )
@@ -51,10 +56,10 @@ class RunLog:
         self._stream: TextIO = self.path.open("a", encoding="utf-8", buffering=1)
 
     def log(self, row: dict[str, Any]) -> None:
-        """Write one row (it holds `step`); a non-finite value is left out of it."""
-        row = as_written(row)
+        """Write one row, which holds `step`, without its values that are not finite."""
+        row = finite_values(row)
         try:
-            self._stream.write(line(row))
+            self._stream.write(json_line(row))
         except OSError as error:
             raise OSError(
                 f"cannot write {self.path}: {error.strerror}; free space or change the folder"
@@ -78,28 +83,28 @@ class RunLog:
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the file and the mirror."""
-        with suppress(OSError):  # a full disk was said when the row was written
+        with suppress(OSError):  # the write of the row has raised for a full disk
             self._stream.close()
         self._mirror.finish(failed=kind is not None)
 
 
-def as_written(row: dict[str, Any]) -> dict[str, Any]:
+def finite_values(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row without its values that are not finite: a NaN is a status, never a number."""
     return {k: v for k, v in row.items() if not isinstance(v, float) or math.isfinite(v)}
 
 
-def line(row: dict[str, Any]) -> str:
-    """Return a row as it is written."""
+def json_line(row: dict[str, Any]) -> str:
+    """Return a row as one line of JSON."""
     return json.dumps(row, allow_nan=False) + "\n"
 
 
 def rows_before(
     checkpoint: Path, curve: Path, *, steps: Iterable[int] = ()
 ) -> list[dict[str, Any]] | None:
-    """Return the rows that a checkpoint counts on, of these `steps` at least.
+    """Return the rows of the curve before a checkpoint; they must hold a row of each of `steps`.
 
-    None where there is no checkpoint, or the rows are damaged; then both files are set aside, and
-    the run goes on from an earlier state.
+    None where there is no checkpoint. Where the rows are damaged, both files are set aside and None
+    is returned: the run goes on from an earlier state.
     """
     if not checkpoint.is_file():
         return None
@@ -113,8 +118,3 @@ def rows_before(
         set_aside(checkpoint, f"the curve before it, {curve.name}, is damaged or missing")
         return None
     return rows
-
-
-def details(config: Any) -> dict[str, Any]:
-    """Return a config dataclass as the plain values that wandb keeps."""
-    return asdict(config)

@@ -1,11 +1,13 @@
-"""Attempts at a piece of work: who has it, since when, how far it is, how it ended.
+"""Leases: which process holds a piece of work, since when, how far it is, how it ended.
 
-`<folder>/attempts/0003.json` is the history and the lease in one. An attempt is taken by
-hard-linking the next number, which exactly one process can do, on network file systems too; no lock
-of the operating system and no clock but the file server's is relied on. The holder rewrites its
-file every few seconds; one that is silent for STALE_SECONDS, or whose process is seen to be gone,
-is taken over by the next number, and a holder that finds a higher number than its own stops without
-writing anything more of the work. A file that cannot be read counts as an attempt that is over.
+`<folder>/attempts/0003.json` is the third attempt: history and lease in one file. A process takes
+an attempt by hard-linking the next number, which only one process can do, on network file systems
+too. The holder rewrites its file every few seconds. The next number may be taken when the holder
+was silent for STALE_SECONDS or its process is gone; a holder that sees a higher number than its own
+stops and writes nothing more. A file that cannot be read counts as an attempt that is over.
+
+Written by hand on purpose: a lock of the operating system cannot be relied on over network file
+systems, and does not say how far its holder is. This needs no clock but the file server's.
 """
 
 import errno
@@ -26,36 +28,34 @@ from typing import Any, Self
 
 from scaling.config import CellConfig
 from scaling.schema import (
-    Later,
+    LaterVersion,
+    check_readable,
     machine_id,
     now,
     parse_json,
-    process_started,
+    process_start,
     read_as,
-    readable,
     set_aside,
     sweep_temporaries,
     temporary_name,
     write_json,
 )
 from scaling.study.activity import moves
+from scaling.study.states import CellState, Outcome
 
-BEAT_SECONDS = 5.0
-STALE_SECONDS = 60.0  # far above what a busy file server or a paused machine keeps a beat back
-# A holder that lives writes its file again within one beat, and so mends it; where a file system
-# has no hard links a new file is unreadable for a moment.
+BEAT_SECONDS = 5.0  # The holder of a lease rewrites its file this often, in seconds.
+# A holder that is silent for so many seconds is taken over: far longer than a busy file server or a
+# paused machine delays a beat.
+STALE_SECONDS = 60.0
+# An attempt whose file cannot be read is over after so many seconds. A live holder repairs its file
+# within one beat; where a file system has no hard links, a new file is unreadable for a moment.
 DAMAGED_SECONDS = 2 * BEAT_SECONDS
-DAMAGED = "damaged"  # the outcome of an attempt whose file cannot be read
-STALLED = "stalled"  # the outcome of an attempt whose process was stopped or hung, and was ended
-OUTCOMES = (
-    "done", "diverged", "failed", "preempted", "timeout", "stopped", "superseded", STALLED, DAMAGED,
-)  # fmt: skip
-TAKEN_AWAY = ("preempted", "timeout", "superseded", STALLED, DAMAGED)  # these use no retry
+PADDED_BYTES = 3500  # Size of an attempt's file: its block has room for the end of the attempt.
 FILE = re.compile(r"(\d+)(\.damaged-\d+)?\.json")
 
 
 class Held(Exception):
-    """Somebody else has the work; `attempt` says who."""
+    """Another process has the work; `attempt` says which."""
 
     def __init__(self, attempt: "Attempt") -> None:
         super().__init__(f"held by job {attempt.job} on {attempt.node}")
@@ -63,36 +63,42 @@ class Held(Exception):
 
 
 class Stopped(Exception):
-    """The work was asked to stop and left a checkpoint; the message is its outcome."""
+    """The work stopped on request, after a checkpoint; the message is the outcome."""
 
 
 @dataclass
 class Pulse:
-    """What a worker says of itself and hears from outside, between two steps."""
+    """What a worker reports, and what it is asked for, between two steps.
+
+    step, test_loss: progress of the cell that is trained now
+    stop: write a checkpoint and end with this outcome; empty: go on
+    save: write a checkpoint and go on
+    leases: the leases that the worker holds now
+    """
 
     step: int = 0
     test_loss: float | None = None
-    stop: str = ""  # an outcome: leave a checkpoint and end as that
-    save: bool = False  # leave a checkpoint and go on
-    leases: list["Lease"] = field(default_factory=list)  # what is held now
+    stop: str = ""
+    save: bool = False
+    leases: list["Lease"] = field(default_factory=list)
 
     @property
     def superseded(self) -> bool:
-        """Whether somebody else has taken over what is held, so that nothing may be written."""
+        """Whether another process has taken over a lease, so that nothing may be written."""
         return any(lease.superseded for lease in self.leases)
 
     def fence(self) -> None:
-        """Raise Stopped where somebody else has taken over; to be called right before a write.
+        """Raise Stopped where another process has taken over; call this right before a write.
 
-        A process that was stopped for a while learns of it here before its next beat does.
+        A process that was suspended for a while learns of a takeover here, before its next beat.
         """
         if self.superseded:
-            raise Stopped("superseded")
+            raise Stopped(Outcome.SUPERSEDED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """A process that does work: its round and job, and what tells whether it still lives."""
+    """A process that does work: its round and job, and by what one sees whether it still lives."""
 
     round: str
     job: str
@@ -110,23 +116,24 @@ class Holder:
             node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
             machine=machine_id(),
             pid=os.getpid(),
-            pid_started=process_started(os.getpid()) or 0,
+            pid_started=process_start(os.getpid()) or 0,
         )
 
     def gone(self) -> bool:
-        """Say whether the process is seen to be gone; False where that cannot be seen from here."""
+        """Say whether the process has ended; False where this machine cannot see the process."""
         return bool(
             self.machine
             and self.machine == machine_id()
-            and process_started(self.pid) != self.pid_started
+            and process_start(self.pid) != self.pid_started
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt(Holder):
-    """One attempt, as its file holds it. `final`: this round does not try the work again.
+    """One attempt, as its file holds it.
 
-    `moves` grows while the process gets on (scaling.study.activity).
+    moves: grows while the process makes progress (scaling.study.activity)
+    final: whether the round does not try the work again
     """
 
     attempt: int
@@ -135,15 +142,15 @@ class Attempt(Holder):
     test_loss: float | None = None
     moves: int = 0
     ended: str | None = None
-    outcome: str | None = None
+    outcome: Outcome | None = None
     error: str | None = None
     final: bool = False
     schema: int = 1
 
     @property
     def failed(self) -> bool:
-        """Whether it ended in a failure, which uses up a retry."""
-        return self.outcome == "failed"
+        """Whether the attempt ended in a failure, which uses up a retry."""
+        return self.outcome == Outcome.FAILED
 
 
 def attempt_path(folder: Path, number: int) -> Path:
@@ -152,36 +159,36 @@ def attempt_path(folder: Path, number: int) -> Path:
 
 
 def attempts(folder: str | Path) -> list[Attempt]:
-    """Read all attempts at the work of a folder, the first one first."""
+    """Read all attempts at the work of a folder, in their order."""
     return [a for a in map(_read, attempt_files(folder).values()) if a is not None]
 
 
 def last_attempt(folder: str | Path) -> Attempt | None:
-    """Read the last attempt; None where there was none."""
+    """Read the last attempt; None where there is none."""
     while files := attempt_files(folder):
         if last := _read(files[max(files)]):
-            return last  # else it was renamed between the two looks
+            return last  # else the file was renamed after it was listed: list again
     return None
 
 
 def attempt_files(folder: str | Path) -> dict[int, Path]:
-    """Return the files of all attempts by number, in its order; those set aside are among them."""
+    """Return the files of all attempts by number, in order; files that were set aside too."""
     place = Path(folder) / "attempts"
-    found: dict[int, Path] = {}
+    files: dict[int, Path] = {}
     with suppress(FileNotFoundError):
         for name in os.listdir(place):
-            if (match := FILE.fullmatch(name)) and not (match[2] and int(match[1]) in found):
-                found[int(match[1])] = place / name
-    return dict(sorted(found.items()))
+            if (match := FILE.fullmatch(name)) and not (match[2] and int(match[1]) in files):
+                files[int(match[1])] = place / name
+    return dict(sorted(files.items()))
 
 
-def failures(found: list[Attempt], round: str) -> int:
+def count_failures(tries: list[Attempt], round: str) -> int:
     """Count the attempts of a round that failed."""
-    return sum(a.failed for a in found if a.round == round)
+    return sum(a.failed for a in tries if a.round == round)
 
 
 def silent_seconds(folder: Path, attempt: Attempt, now: float | None = None) -> float:
-    """Return how long an attempt's file has not been written, by `now` (default: our clock)."""
+    """Return how long ago an attempt's file was written; `now` replaces this machine's clock."""
     try:
         written = attempt_path(folder, attempt.attempt).stat().st_mtime
     except OSError:
@@ -189,27 +196,24 @@ def silent_seconds(folder: Path, attempt: Attempt, now: float | None = None) -> 
     return (time.time() if now is None else now) - written
 
 
-def dead(folder: Path, attempt: Attempt, now: float | None = None) -> bool:
-    """Say whether the holder of an unended attempt is gone: seen to be, or silent for too long."""
+def is_dead(folder: Path, attempt: Attempt, now: float | None = None) -> bool:
+    """Say whether an attempt has no end and its process is gone, or silent for too long."""
     return attempt.ended is None and (
         attempt.gone() or silent_seconds(folder, attempt, now) > STALE_SECONDS
     )
 
 
-def alive(folder: Path) -> Attempt | None:
-    """Return the attempt that is at work in a folder now, if any."""
-    last = last_attempt(folder)
-    return None if last is None or last.ended is not None or dead(folder, last) else last
-
-
-def settled(folder: Path, round: str) -> bool:
-    """Say whether a round is through with the work of a folder."""
+def is_settled(folder: Path, round: str) -> bool:
+    """Say whether a round does not try the work of a folder again."""
     last = last_attempt(folder)
     return last is not None and last.round == round and last.final
 
 
 def take(folder: Path, holder: Holder) -> Attempt:
-    """Begin the next attempt; raises Held while another one lives, OSError without a disk."""
+    """Begin the next attempt.
+
+    Raises Held while another attempt lives, OSError where the folder cannot be written.
+    """
     place = folder / "attempts"
     place.mkdir(parents=True, exist_ok=True)
     for _ in range(100):
@@ -218,16 +222,17 @@ def take(folder: Path, holder: Holder) -> Attempt:
         mine = Attempt(**asdict(holder), attempt=number, started=now())
         temporary = place / temporary_name("next")
         try:
-            # Padded to keep its block: the end can be written on a disk that is full by then.
-            _write_through(temporary, json.dumps(asdict(mine), indent=1).ljust(3500))
-            moment = temporary.stat().st_mtime  # the file server's clock, as of the beats
+            # The padding keeps a block: the end can be written even if the disk is full by then.
+            _write_through(temporary, json.dumps(asdict(mine), indent=1).ljust(PADDED_BYTES))
+            moment = temporary.stat().st_mtime  # by the file server's clock, like the beats
             if last and not _may_follow(folder, last, holder, moment):
                 raise Held(last)
             if _link(temporary, attempt_path(folder, number)):
                 _sync_folder(place)
                 if last and last.ended is None:
-                    close_dead(folder, last, outcome="preempted" if last.job == holder.job else "")
-                put_damaged_aside(folder)
+                    requeued = last.job == holder.job
+                    close_dead(folder, last, Outcome.PREEMPTED if requeued else Outcome.FAILED)
+                set_damaged_aside(folder)
                 return mine
         finally:
             temporary.unlink(missing_ok=True)
@@ -235,49 +240,63 @@ def take(folder: Path, holder: Holder) -> Attempt:
 
 
 def _may_follow(folder: Path, last: Attempt, holder: Holder, moment: float) -> bool:
-    """Say whether the last attempt is over, by the file server's clock, or a requeued job's own."""
-    if last.outcome == DAMAGED:
+    """Say whether the last attempt is over at `moment`, or is an earlier turn of the same job.
+
+    Only a job of SLURM, whose name is a number, is requeued under its own name.
+    """
+    if last.outcome == Outcome.DAMAGED:
         path = attempt_path(folder, last.attempt)
         return not path.exists() or silent_seconds(folder, last, moment) > DAMAGED_SECONDS
     requeued = last.job == holder.job != "" and last.pid != holder.pid and last.job[:1].isdigit()
-    return last.ended is not None or requeued or dead(folder, last, moment)
+    return last.ended is not None or requeued or is_dead(folder, last, moment)
 
 
-def put_damaged_aside(folder: Path) -> None:
-    """Rename the attempts that cannot be read; for the process that holds the work."""
+def set_damaged_aside(folder: Path) -> None:
+    """Rename the attempts that cannot be read; only the process that holds the work does so."""
     for number, path in attempt_files(folder).items():
-        found = _read(path)
-        if found and found.outcome == DAMAGED and path == attempt_path(folder, number):
-            set_aside(path, found.error or "")
+        attempt = _read(path)
+        if attempt and attempt.outcome == Outcome.DAMAGED and path == attempt_path(folder, number):
+            set_aside(path, attempt.error or "")
 
 
-def close_dead(folder: Path, attempt: Attempt, *, outcome: str = "", error: str = "") -> Attempt:
-    """Write how an attempt ended whose holder cannot: a failure without an `outcome`."""
+def close_dead(
+    folder: Path, attempt: Attempt, outcome: Outcome = Outcome.FAILED, error: str = ""
+) -> Attempt:
+    """Write the end of an attempt whose own process cannot.
+
+    folder: where the attempt's work lies
+    attempt: the attempt as its file holds it
+    outcome: how it ended
+    error: what happened; empty for a sentence that says that the process is gone
+    """
     ended = replace(
         attempt,
         ended=now(),
-        outcome=outcome or "failed",
+        outcome=outcome,
         error=error or f"its process on {attempt.node} ended without a word (killed, or node lost)",
     )
     return write_attempt(folder, ended)
 
 
 def write_attempt(folder: Path, attempt: Attempt) -> Attempt:
-    """Write an attempt's file, in place where the disk has no room for a new one."""
+    """Write an attempt's file; where the disk is full, into the block that the file has."""
     path = attempt_path(folder, attempt.attempt)
     if attempt.test_loss is not None and not math.isfinite(attempt.test_loss):
-        attempt = replace(attempt, test_loss=None)  # JSON has no such number; the record says it
+        attempt = replace(attempt, test_loss=None)  # no number of JSON; the record says `diverged`
     try:
         write_json(path, asdict(attempt))
     except OSError:
         text = json.dumps(asdict(replace(attempt, error=(attempt.error or "")[-1500:])), indent=1)
         with path.open("r+") as stream:
-            stream.write(text.ljust(3500))
+            stream.write(text.ljust(PADDED_BYTES))
     return attempt
 
 
 def _read(path: Path) -> Attempt | None:
-    """Read an attempt's file; one that is damaged as an attempt that is over; None without one."""
+    """Read an attempt's file; None where it is missing.
+
+    A damaged file counts as an attempt that is over.
+    """
     match = FILE.fullmatch(path.name)
     assert match
     number = int(match[1])
@@ -285,14 +304,14 @@ def _read(path: Path) -> Attempt | None:
         if match[2]:
             return _damaged(path, number, "it was set aside")
         try:
-            text = readable(path).read_bytes()
+            text = check_readable(path).read_bytes()
         except ValueError as error:  # a folder, pipe or device in its place
             return _damaged(path, number, str(error))
         try:
             values = parse_json(text)
-            found = read_as(Attempt, values, source=path.name, noun="attempt", fix="it is over")
-            return replace(found, attempt=number)
-        except Later:
+            attempt = read_as(Attempt, values, source=path.name, noun="attempt", fix="it is over")
+            return replace(attempt, attempt=number)
+        except LaterVersion:
             raise
         except ValueError as error:
             return _damaged(path, number, str(error) if text else "it is empty")
@@ -310,13 +329,13 @@ def _damaged(path: Path, number: int, why: str) -> Attempt:
         attempt=number,
         started=moment,
         ended=moment,
-        outcome=DAMAGED,
+        outcome=Outcome.DAMAGED,
         error=f"the file of attempt {number} cannot be read: {why}",
     )
 
 
 def _write_through(path: Path, text: str) -> None:
-    """Write a file that is on the disk before it gets its name there."""
+    """Write a file and wait until its content is on the disk."""
     with path.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
@@ -324,7 +343,7 @@ def _write_through(path: Path, text: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk, where its file system can."""
+    """Wait until the names in a folder are on the disk, where the file system can do that."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -334,12 +353,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> bool:
+    """Give a file a second name; False where another file has that name."""
     try:
         os.link(source, target)
     except FileExistsError:
-        # Over NFS the reply to a link that was made may be lost and the second try refused.
+        # NFS may lose the reply to a link that was made, and then refuse the second try.
         return source.stat().st_nlink == 2
-    except OSError:  # a file system without hard links: create the name exclusively instead
+    except OSError:  # the file system has no hard links: create the name exclusively instead
         try:
             with target.open("x") as stream:
                 stream.write(source.read_text())
@@ -352,10 +372,16 @@ def _link(source: Path, target: Path) -> bool:
 
 @dataclass
 class Lease:
-    """Hold the work of a folder: take it, keep it alive, write how it ended.
+    """A context manager that holds the work of a folder: takes it, beats, writes how it ended.
 
-    A context manager. A Stopped error ends it as that word, any other as failed; `final_after`
-    says of a failure whether it is the round's last.
+    A Stopped error inside ends the attempt with the outcome that the error names, any other error
+    as failed.
+
+    folder: where the work lies
+    holder: this process
+    pulse: progress, which each beat writes; a takeover sets its `stop`
+    final_after: whether a failure is the round's last
+    outcome, error, final: how the attempt ends without an error; the block inside may set them
     """
 
     folder: Path
@@ -363,25 +389,25 @@ class Lease:
     pulse: Pulse
     final_after: Callable[[BaseException], bool] = lambda error: True
     attempt: Any = None
-    outcome: str = "done"
+    outcome: Outcome | CellState = Outcome.DONE
     error: str | None = None
     final: bool = True
     _closed: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
-        """Take the work; Held while another has it."""
+        """Take the work; raise Held while another process has it."""
         self.attempt = take(self.folder, self.holder)
         sweep_temporaries(self.folder, self.folder / "attempts")
         self.pulse.step, self.pulse.test_loss = 0, None
         self.pulse.leases.append(self)
-        self._thread = threading.Thread(target=self._live, daemon=True)
+        self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
         return self
 
-    def _live(self) -> None:
+    def _beat(self) -> None:
         while not self._closed.wait(BEAT_SECONDS):
             if self.superseded:
-                self.pulse.stop = "superseded"
+                self.pulse.stop = Outcome.SUPERSEDED
             else:
                 self._write()
 
@@ -395,13 +421,13 @@ class Lease:
         try:
             self.attempt = write_attempt(self.folder, replace(self.attempt, **values | changes))
         except OSError:
-            with suppress(OSError):  # the beat goes on: a disk may have room again
-                os.utime(attempt_path(self.folder, self.attempt.attempt))  # the beat alone
+            with suppress(OSError):  # beats go on: the disk may have room again
+                os.utime(attempt_path(self.folder, self.attempt.attempt))  # a beat without content
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Write how it ended."""
+        """Stop the beats and write how the attempt ended."""
         self._closed.set()
         self._thread.join()
         self.pulse.leases.remove(self)
@@ -410,8 +436,9 @@ class Lease:
             outcome, text, final = str(error), None, False
         elif error is not None:
             final = self.final_after(error)
-            outcome, text = "failed", f"{type(error).__name__}: {error}"
+            outcome, text = Outcome.FAILED, f"{type(error).__name__}: {error}"
         self._write(ended=now(), outcome=outcome, error=text, final=final)
 
 
-Hold = Callable[[CellConfig, Path], AbstractContextManager[Any]]  # takes a cell while it is trained
+# A context manager that holds a cell, whose folder is given, while it is trained.
+Hold = Callable[[CellConfig, Path], AbstractContextManager[Any]]

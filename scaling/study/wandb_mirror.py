@@ -1,8 +1,8 @@
-"""The mirror of curves in wandb, and what the mirrors of many cells share.
+"""The mirror of curves in wandb, and the service that the mirrors of many cells share.
 
-A process that starts a service of its own waits a second for it, and a first run imports as much
-again. So a pool preloads `PRELOADED` in the server that its cells are forked from, and hands them
-the address of one service.
+A process that starts a service of its own waits a second for it, and the imports of a first run
+take another second. So the pool imports `PRELOADED` in the server that its cells are forked from,
+and gives every cell the address of one service.
 """
 
 import logging
@@ -17,7 +17,8 @@ from typing import Any
 from scaling.config import LogConfig
 
 log = logging.getLogger(__name__)
-SERVICE = "WANDB_SERVICE"  # names the service to attach to
+SERVICE = "WANDB_SERVICE"  # The environment variable that holds the address of the service.
+# Modules that the start of a run imports; the preload passes over one that this version lacks.
 PRELOADED = (
     "wandb",
     "wandb._analytics",
@@ -25,24 +26,24 @@ PRELOADED = (
     "wandb.apis.public",
     "requests",
     "yaml",
-)  # what a run's start imports; a name that a version lacks is passed over
-_said: set[str] = set()
+)
+_logged: set[str] = set()
 
 
-def say_once(text: str) -> None:
-    """Log a warning the first time it is said in this process."""
-    if text not in _said:
-        _said.add(text)
+def warn_once(text: str) -> None:
+    """Log a warning unless this process has logged it already."""
+    if text not in _logged:
+        _logged.add(text)
         log.warning(text)
 
 
 def shared_service() -> dict[str, str]:
-    """Start wandb's service; returns the environment by which other processes find it.
+    """Start wandb's service; return the environment variables by which other processes find it.
 
-    What fails is said by the first cell that misses it.
+    No error is raised: a cell without the service starts its own, and warns where that fails.
     """
-    with suppress(Exception):  # wandb's own faults, whatever they are, must not end a pool
-        import wandb
+    with suppress(Exception):  # whatever fails in wandb must not end a pool
+        import wandb  # for speed: here and below, a cell without a mirror does not import it
 
         wandb.setup(wandb.Settings(silent=True, console="off"))
     return {SERVICE: os.environ[SERVICE]} if SERVICE in os.environ else {}
@@ -50,9 +51,9 @@ def shared_service() -> dict[str, str]:
 
 @contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Keep signals from a process started inside, which would die of the one that means `save`."""
-    held = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    """Block signals in a process that is started inside: SIGUSR2, `save`, would kill it."""
+    blocked = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR2}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         yield
     finally:
@@ -60,10 +61,10 @@ def signals_held_back() -> Iterator[None]:
 
 
 class Mirror:
-    """A wandb run that may fail at any time without harm.
+    """A wandb run that may fail at any time without harm to the training.
 
-    A cell is one run id for good. Offline, each start writes the whole curve again under its own
-    steps, so the files of an interrupted start are removed: one folder a cell is left to sync.
+    A cell always has the same run id. Offline, each start writes the whole curve again under its
+    own steps; the files of an earlier start are removed, so that each cell has one folder to sync.
     """
 
     def __init__(
@@ -105,15 +106,16 @@ class Mirror:
                         disable_code=True,
                         x_disable_stats=True,
                         x_disable_machine_info=True,
-                        x_save_requirements=False,  # the record names the code; a third of a second
+                        # It takes a third of a second, and the record names the versions.
+                        x_save_requirements=False,
                     ),
                 )
-        except Exception as error:  # noqa: BLE001  the mirror's own faults, whatever they are
+        except Exception as error:  # noqa: BLE001  whatever fails in wandb
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         self._off, self._run = True, None
-        say_once(
+        warn_once(
             f"wandb is off for this run ({type(error).__name__}: {error}); "
             "records on disk are complete without it"
         )
@@ -131,7 +133,7 @@ class Mirror:
                 self._fail(error)
 
     def summary(self, values: dict[str, Any]) -> None:
-        """Mirror results."""
+        """Put results beside the curve."""
         if self._run is not None:
             try:
                 self._run.summary.update(values)

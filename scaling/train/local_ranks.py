@@ -24,7 +24,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]
 
 from scaling.config import CellConfig
 from scaling.schema import Record
-from scaling.study.failures import said
+from scaling.study.failures import describe_exit
 from scaling.study.lease import Pulse, Stopped
 from scaling.train.forecast_band import ForecastBand
 from scaling.train.presence import GRACE_SECONDS, LOST, FolderBoard, Presence
@@ -166,7 +166,7 @@ class LocalRanks:
         for rank, process in enumerate(self.processes, start=1):
             if process.exitcode:
                 file = self.job.error_file(rank)
-                why = file.read_text() if file.is_file() else said(process.exitcode)
+                why = file.read_text() if file.is_file() else describe_exit(process.exitcode)
                 return (
                     f"rank {rank} of {self.job.size} was lost: {why}; "
                     "the same command goes on from the last checkpoint"

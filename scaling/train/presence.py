@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from scaling.schema import machine_id, process_started
+from scaling.schema import machine_id, process_start
 
 log = logging.getLogger(__name__)
 # Seconds between two beats. Where hang_seconds is below 100 s, a twentieth of it.
@@ -105,13 +105,13 @@ class Beat:
             node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
             machine=machine_id(),
             pid=os.getpid(),
-            pid_started=process_started(os.getpid()) or 0,
+            pid_started=process_start(os.getpid()) or 0,
         )
 
     def end(self) -> None:
         """End the process if it is on this machine, by SIGKILL: a stopped process ends too."""
         here = self.machine and self.machine == machine_id()
-        if here and process_started(self.pid) == self.pid_started:
+        if here and process_start(self.pid) == self.pid_started:
             with suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-from scaling.budget import rows_each
+from scaling.budget import rows_per_rank
 from scaling.config import CellConfig, MachineConfig
 from scaling.study.lease import Held, Hold
 from scaling.train import rank_exit
@@ -137,7 +137,7 @@ class World:
 
     def rows(self, rows: int) -> int:
         """Return this rank's rows of a step; ValueError where they cannot be divided."""
-        return rows_each(rows, self.size)
+        return rows_per_rank(rows, self.size)
 
     def part(self, batch: T) -> T:
         """Return this rank's rows of a batch."""

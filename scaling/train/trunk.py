@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
@@ -25,7 +26,7 @@ from scaling.model.moe import summary
 from scaling.optim.schedule import lr_factor, set_lr
 from scaling.schema import Record, find_record
 from scaling.study.activity import moved
-from scaling.study.curve import RunLog, as_written, details
+from scaling.study.curve import RunLog, finite_values
 from scaling.study.lease import Held, Hold, Pulse, Stopped
 from scaling.study.places import cell_folder, trunk_folder
 from scaling.train.forecast_band import ForecastBand
@@ -260,7 +261,7 @@ def train_branch(
             cell.log,
             name=cell.run_id(),
             group=cell.study,
-            details=details(cell),
+            details=asdict(cell),
             rows=run.rows,
         ) as curve:
             yield from advance(
@@ -397,7 +398,7 @@ def write_row(
         score = yield ScoreRequest(run=run, setting=setting, windows=windows)
         row["test_loss"] = score.loss
         setting.pulse.test_loss = score.loss if math.isfinite(score.loss) else None
-    row, n_values = as_written(row), len(row)
+    row, n_values = finite_values(row), len(row)
     if len(row) < n_values:
         log.warning("step %d: some of what is measured is not finite, and left out", run.step)
     run.rows.append(row)

@@ -1,17 +1,15 @@
 """The record and the weights that a branch of a trunk leaves at its end."""
 
 import math
-import platform
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy
 import torch
 
 from scaling.budget import resolve
 from scaling.config import CellConfig
 from scaling.optim.schedule import undercooled
-from scaling.schema import Record, code_version, now, sha256_file
+from scaling.schema import Cost, Record, Status, sha256_file
 from scaling.train import checkpoint
 from scaling.train.device import device_name, peak_flops, peak_memory
 from scaling.train.forecast_band import FLAG, shares_outside
@@ -45,47 +43,39 @@ def finish(
     if score is not None:
         path, state = folder / "model.safetensors", {"step": run.step}
         checkpoint.save_whole(path, run.model, setting.world, state=state)
-    train_loss = run.rows[-1].get("train_loss") if run.rows else None
-    seconds = max(run.seconds, 1e-9)
-    done_tokens = run.step * resolved.batch_tokens
-    speed = done_tokens / seconds
     peak = peak_flops(setting.device, torch.get_num_threads(), setting.cell.machine.precision)
-    peak = peak and peak * setting.world.size
-    versions = {
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }
-    record = Record(
+    trained_tokens = run.step * resolved.batch_tokens
+    cost = Cost(
+        device=device_name(setting.device),
+        steps=run.step,
+        tokens=trained_tokens,
+        flops=trained_tokens * resolved.shape.flops_per_token,
+        seconds=run.seconds,
+        ranks=setting.world.size,
+        peak_memory_bytes=peak_memory(setting.device),
+        peak_flops=peak and peak * setting.world.size,
+    )
+    record = Record.of_cell(
+        cost,
         run_id=cell.run_id(),
         study=cell.study,
-        status="done" if score else "diverged",
+        stage="pretrain",
+        status=Status.DONE if score else Status.DIVERGED,
         seed=cell.seed,
         params=resolved.shape.params,
         tokens=resolved.n_tokens,
         unique_tokens=setting.batches.unique(resolved.n_tokens),
         flops=resolved.flops,
-        flops_6nd=resolved.flops_6nd,
         test_loss=score.loss if score else None,
         test_loss_se=score.standard_error if score else None,
         bits_per_byte=score.bits_per_byte if score else None,
-        train_loss=train_loss,
-        steps=run.step,
+        train_loss=run.rows[-1].get("train_loss") if run.rows else None,
         batch_tokens=resolved.batch_tokens,
         peak_lr=resolved.peak_lr,
         schedule=cell.schedule.name,
         trunk=cell.trunk_id(),
-        seconds=run.seconds,
-        device=device_name(setting.device),
-        device_seconds=run.seconds * setting.world.size,
-        peak_memory_bytes=peak_memory(setting.device),
-        tokens_per_second=speed,
-        mfu=speed * resolved.shape.flops_per_token / peak if peak else None,
         config=asdict(cell),
-        versions={**versions, "scaling": code_version()["version"] or ""},
-        git_sha=code_version()["git_sha"],
         started=setting.started,
-        ended=now(),
         error=error,
         metrics=corpus_metrics(setting),
         inputs={

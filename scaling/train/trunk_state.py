@@ -7,8 +7,11 @@ from torch import Tensor
 
 from scaling.budget import resolve
 from scaling.config import CellConfig
-from scaling.schema import find_record, write_text
-from scaling.study.curve import line, rows_before
+from scaling.schema import (
+    find_record,
+    write_text,
+)
+from scaling.study.curve import json_line, rows_before
 from scaling.study.lease import Stopped
 from scaling.train import checkpoint
 from scaling.train.ranks import ALONE
@@ -130,7 +133,7 @@ def save_run(run: Run, setting: Setting, folder: Path, *, name: str = "checkpoin
     """Write the trunk's curve and checkpoint."""
     fence(setting)
     if setting.world.first:
-        write_text(curve_path(folder, name), "".join(map(line, run.rows)))
+        write_text(curve_path(folder, name), "".join(map(json_line, run.rows)))
     save_state(run, setting, folder, name=name)
 
 

@@ -24,7 +24,7 @@ from analysis.planning.written.derivation import derivation
 from analysis.planning.written.plan_file import read_plan, write_plan
 from analysis.runs.study import chinchilla_aspect, default_study, study_of
 from scaling.config import FinalConfig, ModelConfig
-from scaling.schema import Recipe, first_coefficient
+from scaling.schema import Recipe, initial_kl_coefficient
 from tests.in_process import call
 
 _spec = importlib.util.spec_from_file_location(
@@ -311,7 +311,7 @@ def test_kl_coefficient_follows_gaussian_tilting():
     settings = PlanConfig().ppo
     block = ppo_block(settings, pretrain_lr=1e-3, seed=0)
     assert block.kl_coefficient == pytest.approx(1 / math.sqrt(2 * settings.kl_budget), rel=1e-3)
-    assert first_coefficient(2.0) == 0.5
+    assert initial_kl_coefficient(2.0) == 0.5
 
 
 def test_lora_learns_ten_times_faster():

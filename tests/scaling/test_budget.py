@@ -2,7 +2,7 @@ import pytest
 
 from scaling.budget import resolve, trunk_flops
 from scaling.config import BudgetConfig, ModelConfig
-from scaling.schema import Shape, ladder_shape, trained
+from scaling.schema import Shape, ladder_shape, training_length
 
 
 def test_exactly_one_budget_is_asked_for(make_cell):
@@ -43,7 +43,7 @@ def test_trunk_and_branches_cost_less_than_cells_alone(make_cell):
     ],
 )
 def test_branches_cost_their_decay_and_the_trunk_beyond_its_checkpoint(branches, reached, steps):
-    assert trained(branches, reached=reached) == steps
+    assert training_length(branches, reached=reached) == steps
 
 
 def test_a_batch_that_no_window_fills_names_the_next_one(make_cell):

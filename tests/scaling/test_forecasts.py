@@ -11,10 +11,10 @@ import pytest
 from scaling.final import run_final
 from scaling.schema import (
     CONFIRMING,
-    LEDGER,
+    FORECASTS,
     append_forecast,
+    forecast_score,
     read_forecasts,
-    scored,
 )
 from scaling.stages.sealed_forecast import confirmed
 from scaling.stages.stage import root
@@ -30,7 +30,7 @@ SEALED = {
 
 
 def lines(config):
-    return read_forecasts(Path(config.runs) / LEDGER)
+    return read_forecasts(Path(config.runs) / FORECASTS)
 
 
 def test_a_run_is_scored_once_and_again_after_a_kill(final_config):
@@ -42,31 +42,31 @@ def test_a_run_is_scored_once_and_again_after_a_kill(final_config):
     assert line["error"] == pytest.approx(math.log(outcome.test_loss / 5.5))
     run_final(replace(final_config, stages="pretrain"))
     assert lines(final_config) == [line]
-    ledger = root(final_config).parents[1] / LEDGER
+    ledger = root(final_config).parents[1] / FORECASTS
     ledger.write_bytes(ledger.read_bytes()[:40])  # killed between the record and the line
     run_final(replace(final_config, stages="pretrain"))
     assert [n["id"] for n in lines(final_config)] == [line["id"]]
 
 
 def test_z_is_the_error_in_deviations_of_its_side(done_record):
-    line = scored(SEALED, replace(done_record, test_loss=3.3), study="s")
+    line = forecast_score(SEALED, replace(done_record, test_loss=3.3), study="s")
     assert line["z"] == pytest.approx(1.645, abs=1e-3)
     assert line["inside"]
-    low = scored(SEALED, replace(done_record, test_loss=2.43), study="s")
+    low = forecast_score(SEALED, replace(done_record, test_loss=2.43), study="s")
     assert low["z"] == pytest.approx(-2 * 1.645, abs=1e-3)
     assert not low["inside"]
     assert (line["law_sha256"], line["records_sha256"], line["corpus_sha256"]) == ("aa", "bb", "cc")
 
 
 def test_without_interval_or_outcome_there_is_no_z(done_record):
-    assert scored({**SEALED, "interval": []}, done_record, study="s")["z"] is None
-    assert scored({**SEALED, "test_loss": 0.0}, done_record, study="s") is None
+    assert forecast_score({**SEALED, "interval": []}, done_record, study="s")["z"] is None
+    assert forecast_score({**SEALED, "test_loss": 0.0}, done_record, study="s") is None
     diverged = replace(done_record, status="diverged", test_loss=None)
-    assert scored(SEALED, diverged, study="s") is None
+    assert forecast_score(SEALED, diverged, study="s") is None
 
 
 def test_many_writers_leave_one_line_a_forecast(tmp_path):
-    path = tmp_path / "runs" / LEDGER
+    path = tmp_path / "runs" / FORECASTS
     with ThreadPoolExecutor(8) as pool:
         written = list(pool.map(lambda i: append_forecast(path, {"id": f"{i % 5}"}), range(40)))
     assert sum(written) == 5
@@ -74,7 +74,7 @@ def test_many_writers_leave_one_line_a_forecast(tmp_path):
 
 
 def test_a_torn_line_is_dropped_and_spoils_none(tmp_path):
-    path = tmp_path / LEDGER
+    path = tmp_path / FORECASTS
     append_forecast(path, {"id": "a", "name": "Gr\u00f6\u00dfe"})
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"id": "b", "na')
@@ -93,7 +93,7 @@ def gated(config, **line):
     if line:
         study = f"{config.study}{CONFIRMING}"
         told = {"id": "x", "study": study, "law_sha256": "aa", "outcome": 3.0, "interval": [1, 2]}
-        append_forecast(Path(config.runs) / LEDGER, {**told, **line})
+        append_forecast(Path(config.runs) / FORECASTS, {**told, **line})
     return config
 
 
@@ -124,7 +124,7 @@ def test_the_plan_says_which_study_confirms_it(final_config):
     with pytest.raises(ValueError, match="waits"):
         confirmed(config)
     append_forecast(
-        Path(config.runs) / LEDGER,
+        Path(config.runs) / FORECASTS,
         {"id": "2", "study": config.confirmation["study"], "law_sha256": "aa", "inside": True},
     )
     confirmed(config)

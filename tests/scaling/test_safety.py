@@ -24,6 +24,7 @@ from scaling.jobs.slurm import code_snapshot as snapshot
 from scaling.jobs.slurm import queries as slurm
 from scaling.schema import (
     MOST_RESAMPLES,
+    check_readable,
     check_study,
     destination,
     ladder_shape,
@@ -31,7 +32,6 @@ from scaling.schema import (
     read_json,
     read_record,
     read_yaml,
-    readable,
     refuse_code,
     write_json,
     write_text,
@@ -41,7 +41,7 @@ from scaling.stages.plan import load_plan
 from scaling.status import printable
 from scaling.study import jobs_file as ledger
 from scaling.study.failures import tail
-from scaling.study.lease import DAMAGED, attempts
+from scaling.study.lease import attempts
 from scaling.train.memory_check import check_room, host_bytes
 from tests.in_process import call
 
@@ -104,9 +104,9 @@ def test_only_regular_files_of_bounded_size_are_read(tmp_path):
     with pytest.raises(ValueError, match="no regular file"):
         read_json(tmp_path / "pipe")
     with pytest.raises(ValueError, match="no regular file"):
-        readable("/dev/zero")
+        check_readable("/dev/zero")
     with pytest.raises(FileNotFoundError, match="no file"):
-        readable("x" * 5000)
+        check_readable("x" * 5000)
     with (tmp_path / "large.json").open("wb") as stream:
         stream.truncate(65 << 20)
     with pytest.raises(ValueError, match="MiB; at most 64 are read"):
@@ -366,7 +366,7 @@ def test_what_is_no_regular_file_is_not_waited_for(make, tmp_path):
         read_curve(tmp_path / "metrics.jsonl", strict=True)
     assert sha256_of(tmp_path) == {}
     [attempt] = attempts(tmp_path / "cell")
-    assert attempt.outcome == DAMAGED
+    assert attempt.outcome == "damaged"
     assert "no regular file" in str(attempt.error)
     assert tail(tmp_path / "job.log") == ""
     assert tail("a\0b") == ""

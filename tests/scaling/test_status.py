@@ -9,7 +9,7 @@ from scaling.jobs.cell_states import read_status
 from scaling.jobs.cells import collect
 from scaling.schema import discard_record, find_record, read_records
 from scaling.status import main
-from scaling.study.jobs_file import ledger_path
+from scaling.study.jobs_file import jobs_path
 from scaling.study.lease import Holder, attempt_path, take
 from scaling.study.places import cell_folder, record_path, status_of, trained_at
 from scaling.train.trunk import train_trunk
@@ -77,7 +77,7 @@ def test_a_study_with_damaged_files_of_every_kind_is_shown(study, capsys, monkey
     take(cell_folder(bad), Holder.here(round="r", job="a"))
     attempt_path(cell_folder(bad), 1).write_text("")
     record_path(bad).write_text("{")
-    ledger_path(folder).write_text('17\n{"job": 3}\n')
+    jobs_path(folder).write_text('17\n{"job": 3}\n')
     monkeypatch.setattr("sys.argv", ["status", str(folder)])
     assert main() == 1
     shown = capsys.readouterr()
@@ -87,10 +87,12 @@ def test_a_study_with_damaged_files_of_every_kind_is_shown(study, capsys, monkey
 
 def test_the_last_lines_of_a_sweep_give_each_cell_s_reason_up_to_a_number(make_cell, caplog):
     cells = [make_cell(n_tokens=64 * n) for n in range(10, 30)]
-    from scaling.study.failures import charge
+    from scaling.study.failures import record_failure
 
     for cell in cells:
-        charge(cell, Holder.here(round="r", job="a"), f"no luck with {cell.run_id()}", retry=-1)
+        record_failure(
+            cell, Holder.here(round="r", job="a"), f"no luck with {cell.run_id()}", retry=-1
+        )
     with pytest.raises(RuntimeError, match=r"20 of 20 cells have no result; .* failed: no luck"):
         collect(cells)
     assert sum("failed: no luck" in m for m in caplog.messages) == 11

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from analysis.planning.later_stages.choices import Choice
 from analysis.planning.plan import PpoBlock, RewardBlock, SftBlock
-from scaling.schema import LORA_FACTOR, Range, check_ranges, first_coefficient, tuning_lr
+from scaling.schema import LORA_FACTOR, Range, check_ranges, initial_kl_coefficient, tuning_lr
 
 INSTRUCTGPT = "Ouyang et al. 2022 (2203.02155)"
 GAO = "Gao et al. 2022 (2210.10760)"
@@ -197,7 +197,7 @@ def ppo_block(
     settings = with_choice(settings, by_law)
     values = {
         **settings_of(settings),
-        "kl_coefficient": rounded(first_coefficient(settings.kl_budget), 4),
+        "kl_coefficient": rounded(initial_kl_coefficient(settings.kl_budget), 4),
         "clip": 0.2,
         "gae_lambda": 0.95,
         "discount": 1.0,

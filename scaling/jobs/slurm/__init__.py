@@ -1,1 +1,1 @@
-"""Everything that talks to SLURM: submission through submitit, queries, the code's copy."""
+"""SLURM: submission through submitit, queries, and the copy of the code that jobs run."""

@@ -1,7 +1,7 @@
-"""The code that a queued job runs: a copy of the packages as they were when it was submitted.
+"""The code of a queued job: a copy of the packages as they were when the job was submitted.
 
 `runs/NAME/.jobs/code-<hash>/` is named by its content and made once; jobs put it first on their
-path. `snapshot.json` in it says the version and commit, so that records name the submitted code.
+path. Its `snapshot.json` holds the version and commit, so that records name the submitted code.
 The YAML comes along: from a checkout as conf/, from a wheel inside the package.
 """
 
@@ -15,11 +15,11 @@ from scaling.app.conf_folder import conf_folder
 from scaling.schema import SNAPSHOT, code_version, write_json
 
 PLUGINS = "hydra_plugins/scaling_*"  # beside them lie those of other projects, in site-packages
-KEPT = (".py", ".yaml")
+SUFFIXES = (".py", ".yaml")
 
 
 def source_files() -> dict[str, Path]:
-    """List the files that make up the code, by their path from its root."""
+    """Return the files of the code by their path from its root."""
     root = Path(scaling.__file__).resolve().parent.parent
     folders = [root / "scaling", *root.glob(PLUGINS)]
     if conf_folder().parent == root:  # else it lies inside the package
@@ -28,15 +28,15 @@ def source_files() -> dict[str, Path]:
         str(p.relative_to(root)): p
         for folder in sorted(folders)
         for p in sorted(folder.rglob("*"))
-        if p.suffix in KEPT and p.is_file()
+        if p.suffix in SUFFIXES and p.is_file()
     }
 
 
 def take_snapshot(folder: Path) -> Path:
-    """Copy the code into `folder` unless that content is there; return where it is.
+    """Copy the code into `folder` unless a copy is there; return the copy's folder.
 
-    A study may come from somebody else: a folder that bears the name of our code must hold it, and
-    what Python and numba compiled beside it is made again.
+    A study may come from somebody else. So a folder with the name of this code must hold this code,
+    and files that Python and numba compiled there are removed.
     """
     files = source_files()
     digest = hashlib.sha256()
@@ -53,13 +53,13 @@ def take_snapshot(folder: Path) -> Path:
     write_json(temporary / SNAPSHOT, code_version())
     try:
         temporary.rename(target)
-    except OSError:  # another sweep made the same one meanwhile
+    except OSError:  # another sweep made the same copy meanwhile
         shutil.rmtree(temporary)
     return target
 
 
 def check_snapshot(folder: Path, files: dict[str, Path]) -> None:
-    """Raise ValueError unless a snapshot holds these files and no other; drop what was compiled."""
+    """Raise ValueError unless a copy holds exactly these files; remove compiled files first."""
     for compiled in [p for p in folder.rglob("__pycache__") if p.is_dir()]:
         shutil.rmtree(compiled, ignore_errors=True)
     present = {str(p.relative_to(folder)): p for p in folder.rglob("*") if not p.is_dir()}

@@ -1,7 +1,10 @@
-"""What is asked of a SLURM cluster beside submitting: states, limits, refusals, cancelling.
+"""Questions to a SLURM cluster: states of jobs, limits, refusals; and cancelling.
 
-Works with accounting (sacct), without it (squeue and scontrol alone) and, for states, with SLURM
-gone: None then, and the files of a study must do.
+They work with accounting (sacct) and without it (squeue and scontrol alone). `states` returns None
+where SLURM does not answer; the study's files must do then.
+
+Written by hand on purpose: submitit asks sacct alone, which many clusters lack, and knows no limits
+and no refusals.
 """
 
 import getpass
@@ -9,6 +12,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,22 +21,25 @@ from pathlib import Path
 from typing import Any
 
 from scaling.schema import machine_id
+from scaling.study.states import Outcome
 
 LIVE = {
     "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "REQUEUED", "REQUEUE_FED",
     "REQUEUE_HOLD", "RESIZING", "SIGNALING", "SPECIAL_EXIT", "STAGE_OUT", "STOPPED",
 }  # fmt: skip
-# Ends that are no fault of a job: the outcome of its cells by the state that SLURM gives.
+# Ends that are no fault of a job: the outcome of its cells by SLURM's state of the job.
 TAKEN_AWAY = {
-    "TIMEOUT": "timeout",
-    "PREEMPTED": "preempted",
-    "NODE_FAIL": "preempted",
-    "BOOT_FAIL": "preempted",
+    "TIMEOUT": Outcome.TIMEOUT,
+    "PREEMPTED": Outcome.PREEMPTED,
+    "NODE_FAIL": Outcome.PREEMPTED,
+    "BOOT_FAIL": Outcome.PREEMPTED,
 }
-ASK_SECONDS = 60
+ASK_SECONDS = 60  # A SLURM command that takes longer counts as unanswered, in seconds.
+# The flags of sbatch that choose a node.
 WHERE_FLAGS = {"--partition", "--account", "--qos", "--constraint", "--reservation"}
-PROBE_SECONDS = 20  # that a node may take to look at the folder, before the look is given up
-# What an allocation, or a process in one, passes on: each of these changes what a command does.
+PROBE_SECONDS = 20  # A node has so many seconds to look for the folder before the probe ends.
+# An allocation, or a process in one, passes on variables that begin so. Each of them changes what a
+# command of SLURM does.
 OF_A_JOB = (
     "SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_",
     "SCONTROL_", "SUBMITIT_", "PMI_", "PMIX_",
@@ -41,12 +48,12 @@ OF_A_RANK = {
     "MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE",
     "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK",
 }  # fmt: skip
-OF_THE_CLUSTER = {"SLURM_CONF", "SLURM_CLUSTERS"}  # which cluster answers: kept
+OF_THE_CLUSTER = {"SLURM_CONF", "SLURM_CLUSTERS"}  # They choose the cluster and stay as they are.
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A job as SLURM has it."""
+    """A job's state, node and reason to wait, in SLURM's words."""
 
     state: str
     node: str = ""
@@ -54,13 +61,13 @@ class State:
 
     @property
     def live(self) -> bool:
-        """Whether it waits or runs."""
+        """Whether the job waits or runs."""
         return self.state in LIVE
 
     @property
-    def taken_away(self) -> str:
-        """The outcome of an end by SLURM itself, no failure; empty for any other."""
-        return TAKEN_AWAY.get(self.state, "")
+    def taken_away(self) -> Outcome | None:
+        """The outcome where SLURM took the machine away, which is no failure; None otherwise."""
+        return TAKEN_AWAY.get(self.state)
 
 
 def inside() -> bool:
@@ -69,11 +76,11 @@ def inside() -> bool:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of SLURM's commands: without what another job left in ours.
+    """Return the environment for SLURM's commands, without the variables of an allocation.
 
-    A job inherits the environment of the command that submits it, and srun in that job then reads
-    the memory, tasks and cores of the allocation around it. A user's own SBATCH_* defaults are left
-    outside of an allocation, where they cannot be another job's.
+    A job inherits the environment of the command that submits it, and srun in that job would then
+    read the memory, tasks and cores of the outer allocation. Outside of an allocation, SBATCH_*
+    variables are the user's own defaults and stay.
     """
 
     def foreign(name: str) -> bool:
@@ -88,7 +95,7 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def outside() -> Iterator[None]:
-    """Be outside of any allocation, for a library that submits with our environment."""
+    """Remove the variables of an allocation meanwhile: submitit submits with this environment."""
     removed = {k: os.environ[k] for k in os.environ.keys() - environment().keys()}
     for name in removed:
         del os.environ[name]
@@ -99,7 +106,7 @@ def outside() -> Iterator[None]:
 
 
 def call(*command: str, seconds: float = ASK_SECONDS) -> subprocess.CompletedProcess[str]:
-    """Run a SLURM command to its end, outside of any allocation."""
+    """Run a SLURM command to its end, with the environment outside of any allocation."""
     return subprocess.run(
         command,
         capture_output=True,
@@ -111,7 +118,7 @@ def call(*command: str, seconds: float = ASK_SECONDS) -> subprocess.CompletedPro
 
 
 def ask(*command: str) -> str | None:
-    """Run a SLURM command; its output, or None where it is absent, fails or hangs."""
+    """Return the output of a SLURM command; None where it is missing, fails or hangs."""
     try:
         done = call(*command)
     except (OSError, subprocess.TimeoutExpired):
@@ -120,12 +127,12 @@ def ask(*command: str) -> str | None:
 
 
 def states(jobs: list[str]) -> dict[str, State] | None:
-    """Return the state of each job that SLURM still knows; None when SLURM does not answer."""
+    """Return the state of each job that SLURM still knows; None where SLURM does not answer."""
     if not jobs:
         return {}
     queue = ask("squeue", "-h", "-r", "-t", "all", "-u", getpass.getuser(), "-o", "%i|%T|%N|%r")
-    known = _table(queue) if queue is not None else {}
-    missing = {j.partition("_")[0] for j in jobs if j not in known}
+    queued = _table(queue) if queue is not None else {}
+    missing = {j.partition("_")[0] for j in jobs if j not in queued}
     history = (
         ask("sacct", "-n", "-X", "-P", "-o", "JobID,State,NodeList,Reason", "-j", ",".join(missing))
         if missing
@@ -133,11 +140,12 @@ def states(jobs: list[str]) -> dict[str, State] | None:
     )
     if queue is None and not history:
         return None
-    return _table(history or "") | known
+    return _table(history or "") | queued
 
 
 def _table(text: str) -> dict[str, State]:
-    found = {}
+    """Return the states in the output of squeue or sacct, by job."""
+    table = {}
     for line in text.splitlines():
         job, state, node, reason = [*line.split("|", 3), "", "", ""][:4]
         one = State(
@@ -145,33 +153,33 @@ def _table(text: str) -> dict[str, State]:
             node="" if node.startswith("None") else node,
             reason="" if reason in ("None", "(null)") else reason,
         )
-        found |= dict.fromkeys(expand(job), one)
-    return found
+        table |= dict.fromkeys(expand(job), one)
+    return table
 
 
 def expand(job: str) -> list[str]:
-    """List the jobs of `12_[3,5-7%2]`, as SLURM writes the part of an array that waits."""
-    found = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
-    if not found:
+    """List the jobs of `12_[3,5-7%2]`, as SLURM writes the waiting jobs of an array."""
+    array = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
+    if not array:
         return [job]
-    spans = [part.partition("-") for part in found[2].split(",")]
-    return [f"{found[1]}_{i}" for a, _, b in spans for i in range(int(a), int(b or a) + 1)]
+    spans = [part.partition("-") for part in array[2].split(",")]
+    return [f"{array[1]}_{i}" for a, _, b in spans for i in range(int(a), int(b or a) + 1)]
 
 
 JOB_ID = re.compile(r"\d+(_\d+)?")
 
 
 def jobs_named(name: str) -> list[str]:
-    """Return the ids (of arrays, without index) of this user's jobs of a name that still live."""
+    """Return the ids (of arrays, without index) of this user's live jobs with a name."""
     text = ask("squeue", "-h", "-u", getpass.getuser(), "-n", name, "-o", "%F") or ""
     return sorted(set(text.split()))
 
 
 def cancel(jobs: Mapping[str, str]) -> None:
-    """Cancel jobs, given with their names; those that have ended already are no error.
+    """Cancel jobs; `jobs` holds the name of each by its id. A job that has ended is no error.
 
-    Both are read from a study's file, which may be of another cluster: only what is an id is told
-    to scancel, and only a job that bears the name is cancelled.
+    Both come from a study's file, which may be from another cluster: scancel gets nothing but ids,
+    and cancels a job only if it has that name.
     """
     for name in sorted(set(jobs.values())):
         ids = [j for j, n in jobs.items() if n == name and JOB_ID.fullmatch(j)]
@@ -195,22 +203,25 @@ def require() -> None:
         )
 
 
-def max_array(wanted: int = 0) -> int:
-    """Return how many jobs an array may have; ValueError where more are asked for."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "", re.M)
-    limit = int(found.group(1)) - 1 if found else 1000
+def max_array(size: int = 0) -> int:
+    """Return how many jobs an array may have: `size`, or the cluster's limit for 0.
+
+    Raises ValueError where `size` is above the limit.
+    """
+    line = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config") or "", re.M)
+    limit = int(line.group(1)) - 1 if line else 1000
     if limit < 1:
         raise ValueError("this cluster allows no job arrays (MaxArraySize=0); use cells_per_job")
-    if wanted > limit:
+    if size > limit:
         raise ValueError(
-            f"hydra.launcher.array_size={wanted} is above this cluster's limit of {limit} jobs an "
+            f"hydra.launcher.array_size={size} is above this cluster's limit of {limit} jobs an "
             f"array (MaxArraySize={limit + 1}); set {limit} or less, or 0 for the limit itself"
         )
-    return wanted or limit
+    return size or limit
 
 
 def test_only(flags: list[str], *, n_jobs: int) -> None:
-    """Let sbatch judge a job without submitting it; ValueError with its refusal."""
+    """Let sbatch check a job without submitting it; ValueError where sbatch refuses it."""
     array = [f"--array=0-{n_jobs - 1}"] if n_jobs > 1 else []
     done = call("sbatch", "--test-only", *flags, *array, "--wrap=true")
     if done.returncode:
@@ -218,7 +229,7 @@ def test_only(flags: list[str], *, n_jobs: int) -> None:
 
 
 def refusal(text: str, flags: list[str]) -> str:
-    """Make one sentence of what sbatch said against a job."""
+    """Return one sentence with sbatch's reason against a job, and what to change."""
     lines = [t.removeprefix("sbatch: ").removeprefix("error: ") for t in text.splitlines() if t]
     why = lines[-1].removeprefix("allocation failure: ") if lines else "no reason was given"
     hint = "change hydra.launcher.* to what the cluster allows"
@@ -231,10 +242,10 @@ def refusal(text: str, flags: list[str]) -> str:
 
 
 def check_shared(folder: Path, flags: list[str]) -> None:
-    """Let a node look for `folder`; ValueError where it does not see it.
+    """Let a node look for `folder`; ValueError where the node does not see it.
 
-    The look takes a second on a free cluster and is given up on a full one, where a folder of a
-    file system that is this machine's own is refused unless all nodes are this machine.
+    This takes a second on a free cluster. On a full one no node is free to look; then a folder on
+    a local file system is refused, unless all nodes are this machine.
     """
     mark = folder / f"{machine_id()[-8:] or 'shared'}.probe"
     folder.mkdir(parents=True, exist_ok=True)
@@ -243,10 +254,10 @@ def check_shared(folder: Path, flags: list[str]) -> None:
         f"the nodes do not see {folder}; set runs= to a folder of a file system that is "
         "shared with them"
     )
-    kept = [f for f in flags if f.partition("=")[0] in WHERE_FLAGS]
+    where = [f for f in flags if f.partition("=")[0] in WHERE_FLAGS]
     command = [
         "srun", "--quiet", f"--immediate={PROBE_SECONDS}", "--time=1", "--ntasks=1", "--mem=100M",
-        "--chdir=/", *kept, "test", "-e", str(mark),
+        "--chdir=/", *where, "test", "-e", str(mark),
     ]  # fmt: skip
     try:
         done = call(*command, seconds=3 * PROBE_SECONDS)
@@ -262,11 +273,15 @@ def check_shared(folder: Path, flags: list[str]) -> None:
         raise ValueError(why)
 
 
+# File systems that belong to one machine.
 LOCAL_TYPES = {"tmpfs", "ramfs", "overlay", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs"}
 
 
 def file_system(folder: Path, mounts: str | None = None) -> str:
-    """Return the type of the file system that holds a folder; empty where that is unknown."""
+    """Return the type of the file system that holds a folder; empty where it is unknown.
+
+    `mounts` replaces the text of /proc/self/mounts.
+    """
     try:
         text = Path("/proc/self/mounts").read_text() if mounts is None else mounts
     except OSError:
@@ -281,16 +296,14 @@ def file_system(folder: Path, mounts: str | None = None) -> str:
 
 
 def nodes_are_here() -> bool:
-    """Say whether every node of the cluster is this very machine."""
-    import socket
-
+    """Say whether every node of the cluster is this machine."""
     text = ask("scontrol", "show", "nodes") or ""
     hosts = set(re.findall(r"NodeHostName=(\S+)", text))
     return bool(hosts) and hosts <= {socket.gethostname(), socket.gethostname().split(".")[0]}
 
 
 def flags_of(options: dict[str, Any]) -> list[str]:
-    """Write submitit's parameters as flags of sbatch, those that it can refuse."""
+    """Return, as flags of sbatch, those of submitit's parameters that a cluster may refuse."""
     names = {
         "timeout_min": "time",
         "slurm_partition": "partition",

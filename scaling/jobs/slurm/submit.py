@@ -1,7 +1,7 @@
-"""Submit cells to SLURM through submitit: arrays of jobs, dependent ones for branches.
+"""Submit cells to SLURM through submitit: arrays of jobs, with dependent ones for branches.
 
-Everything that can be refused is asked first (sbatch --test-only, a look from a node), so that a
-refusal leaves nothing submitted; what is refused after all takes back what went before it.
+What a cluster may refuse is checked first (sbatch --test-only, a probe from a node), so that a
+refusal leaves nothing submitted. A later refusal cancels the jobs that were submitted before it.
 """
 
 import logging
@@ -16,24 +16,33 @@ from scaling.config import CellConfig
 from scaling.jobs.pool import run_in_job
 from scaling.jobs.slurm import queries as slurm
 from scaling.jobs.slurm.code_snapshot import take_snapshot
-from scaling.jobs.tasks import Parcel, Work, parcels
+from scaling.jobs.tasks import JobTasks, Parcel, parcels
 from scaling.study.jobs_file import Job, append, append_jobs, jobs_folder, unfinished_submissions
+from scaling.study.states import Part, Where
 
 log = logging.getLogger(__name__)
-# submitit counts requeues and gives up; here a requeued job that gets no further is found out by
-# scaling.jobs.worker, and any number of preemptions is in order.
+# submitit would give up a job after so many requeues. Here any number of preemptions is fine, and
+# scaling.jobs.worker fails a requeued job that makes no progress.
 ENDLESS = 10**6
-SIGNAL_SECONDS = 90
-# Hold SIGUSR2 back, through exec, until scaling.jobs.pool can hear it: a program of the shell that
-# does so is not on every cluster (env --block-signal is of coreutils 8.31).
-HOLD_BACK = (
+SIGNAL_SECONDS = 90  # SLURM sends its signal so long before the time limit: time for a checkpoint.
+# This program blocks SIGUSR2 through exec, until scaling.jobs.pool has a handler. The shell's own
+# way (env --block-signal, coreutils 8.31) is not on every cluster.
+BLOCK_SIGNAL = (
     "import os, signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2]); "
     "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
 )
 
 
 def submit(cells: list[CellConfig], folder: Path, *, round: str, options: dict[str, Any]) -> None:
-    """Submit cells as jobs and write them down; ValueError where the cluster refuses them."""
+    """Submit cells as jobs and append these to the study's list.
+
+    cells: cells of one study
+    folder: the study
+    round: this sweep command
+    options: the launcher's settings
+
+    Raises ValueError where the cluster refuses the jobs.
+    """
     slurm.require()
     room_for_ranks(max(c.machine.ranks for c in cells), **options)
     divided = parcels(cells, cells_per_job=cells[0].cells_per_job, branches=cells[0].branches)
@@ -47,51 +56,51 @@ def submit(cells: list[CellConfig], folder: Path, *, round: str, options: dict[s
     code = take_snapshot(place)
     executor = make_executor(place, code, options, parameters)
     common = {
-        "where": "slurm",
+        "where": Where.SLURM,
         "round": round,
         "code": code.name,
         "partition": options.get("partition"),
     }
-    done: list[Job] = []
-    trunk_jobs: dict[str, str] = {}
+    submitted: list[Job] = []
+    trunk_jobs: dict[str, str] = {}  # the job of each trunk's shared part
     try:
         for number, chunk in enumerate(chunks(divided, size)):
             name = f"scaling-{cells[0].study}-{round}-{number}"
             after = trunk_jobs[chunk[0].after] if chunk[0].after else None
             announce(folder, name, chunk, common | {"after": after})
-            works = [work_of(p, cells[0], round=round, options=options) for p in chunk]
-            ids = send(executor, works, name=name, after=after)
-            jobs = job_lines(folder, name, chunk, ids, common | {"after": after})
-            append_jobs(folder, jobs)
-            done += jobs
+            jobs = [job_tasks_of(p, cells[0], round=round, options=options) for p in chunk]
+            ids = send(executor, jobs, name=name, after=after)
+            lines = job_lines(folder, name, chunk, ids, common | {"after": after})
+            append_jobs(folder, lines)
+            submitted += lines
             trunk_jobs |= {
                 p.tasks[0].trunk_id: i
                 for p, i in zip(chunk, ids, strict=True)
-                if p.tasks[0].part == "trunk"
+                if p.tasks[0].part == Part.TRUNK
             }
     except ValueError:
-        slurm.cancel({j.job: j.name for j in done})
+        slurm.cancel({j.job: j.name for j in submitted})
         raise
-    shown = ", ".join(j.job for j in done[:4]) + (" ..." if len(done) > 4 else "")
-    log.info("submitted %d jobs: %s", len(done), shown)
+    shown = ", ".join(j.job for j in submitted[:4]) + (" ..." if len(submitted) > 4 else "")
+    log.info("submitted %d jobs: %s", len(submitted), shown)
 
 
 def room_for_ranks(ranks: int, *, gpus_per_node: int = 0, cpus_per_task: int = 1, **_: Any) -> None:
-    """Raise ValueError where a job asks for fewer GPUs, or cores without any, than ranks."""
-    name, has = (
+    """Raise ValueError where a job has fewer GPUs than ranks, or fewer cores if it has no GPU."""
+    name, number = (
         ("gpus_per_node", gpus_per_node) if gpus_per_node else ("cpus_per_task", cpus_per_task)
     )
-    if ranks > has:
+    if ranks > number:
         raise ValueError(
-            f"machine.ranks={ranks} is more than a job's hydra.launcher.{name}={has}; set "
+            f"machine.ranks={ranks} is more than a job's hydra.launcher.{name}={number}; set "
             f"hydra.launcher.{name}={ranks}, or gpus_per_node for ranks on GPUs"
         )
 
 
 def chunks(divided: list[Parcel], size: int) -> list[list[Parcel]]:
-    """Cut parcels into arrays: at most `size` jobs, all of which wait for the same trunk or none.
+    """Divide parcels into arrays of at most `size` jobs that wait for the same trunk, or for none.
 
-    Those that wait come last, so that the ids of what they wait for are known.
+    Arrays that wait come last: by then the job of their trunk has an id.
     """
     ordered = sorted(divided, key=lambda p: p.after or "")
     groups = [list(members) for _, members in groupby(ordered, key=lambda p: p.after)]
@@ -99,8 +108,14 @@ def chunks(divided: list[Parcel], size: int) -> list[list[Parcel]]:
 
 
 def make_executor(place: Path, code: Path, options: dict[str, Any], parameters: dict) -> Any:
-    """Return submitit's executor with the launcher's options."""
-    import submitit
+    """Return submitit's executor.
+
+    place: folder of scripts and output
+    code: folder of the code snapshot
+    options: the launcher's settings
+    parameters: the same in submitit's words (`slurm_parameters`)
+    """
+    import submitit  # for speed, as below: a local sweep imports this module too
 
     executor = submitit.AutoExecutor(
         folder=place,
@@ -112,23 +127,37 @@ def make_executor(place: Path, code: Path, options: dict[str, Any], parameters: 
     return executor
 
 
-def send(executor: Any, works: list[Work], *, name: str, after: str | None) -> list[str]:
-    """Submit one array; return the job of each work. ValueError with sbatch's refusal."""
+def send(executor: Any, jobs: list[JobTasks], *, name: str, after: str | None) -> list[str]:
+    """Submit one array and return the id of each job; ValueError where sbatch refuses it.
+
+    executor: submitit's
+    jobs: the tasks of each job
+    name: the name of the array
+    after: the job that must end well before these start
+    """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
     dependency = {"slurm_dependency": f"afterok:{after}" if after else None}
     executor.update_parameters(slurm_job_name=name, **dependency)
     try:
         with slurm.outside(), executor.batch():
-            jobs = [executor.submit(run_in_job, w) for w in works]
+            submitted = [executor.submit(run_in_job, j) for j in jobs]
     except (FailedJobError, FailedSubmissionError) as error:
         raise ValueError(slurm.refusal(str(error), [f"--job-name={name}"])) from error
-    return [j.job_id for j in jobs]
+    return [j.job_id for j in submitted]
 
 
-def work_of(parcel: Parcel, cell: CellConfig, *, round: str, options: dict[str, Any]) -> Work:
-    """Return what a parcel's job has to do."""
-    return Work(
+def job_tasks_of(
+    parcel: Parcel, cell: CellConfig, *, round: str, options: dict[str, Any]
+) -> JobTasks:
+    """Return the tasks of a parcel's job with what the job needs to run them.
+
+    parcel: the tasks
+    cell: any cell of the sweep, for settings that all share
+    round: this sweep command
+    options: the launcher's settings
+    """
+    return JobTasks(
         round=round,
         tasks=parcel.tasks,
         retry=cell.retry,
@@ -139,7 +168,13 @@ def work_of(parcel: Parcel, cell: CellConfig, *, round: str, options: dict[str, 
 
 
 def announce(folder: Path, name: str, chunk: list[Parcel], common: dict[str, Any]) -> None:
-    """Write down what is about to be submitted, in case nobody is left to write its ids."""
+    """Append the line of an array before it is submitted: the sweep may be killed before its ids.
+
+    folder: the study
+    name: the name of the array
+    chunk: what becomes its jobs
+    common: fields that its jobs share
+    """
     line = {"submitting": name, "parcels": [p.cells for p in chunk]}
     append(folder, [line | {"parts": [p.tasks[0].part for p in chunk]} | common])
 
@@ -147,7 +182,7 @@ def announce(folder: Path, name: str, chunk: list[Parcel], common: dict[str, Any
 def job_lines(
     folder: Path, name: str, chunk: list[Parcel], ids: list[str], common: dict[str, Any]
 ) -> list[Job]:
-    """Describe the jobs of an array."""
+    """Return the jobs of an array; the arguments are those of `announce`, with SLURM's ids."""
     return [
         Job(
             job=job,
@@ -162,15 +197,15 @@ def job_lines(
 
 
 def adopt(folder: Path) -> None:
-    """Write down the jobs of a sweep that was killed between submitting and doing so."""
+    """Append the jobs of a sweep that was killed after it submitted them and before it did so."""
     slurm.require()
     for line in unfinished_submissions(folder):
-        name, found = line["submitting"], slurm.jobs_named(line["submitting"])
-        if not found:
+        name, live = line["submitting"], slurm.jobs_named(line["submitting"])
+        if not live:
             append(folder, [{"closed": name}])
             continue
         n = len(line["parcels"])
-        ids = [f"{found[0]}_{i}" for i in range(n)] if n > 1 else found[:1]
+        ids = [f"{live[0]}_{i}" for i in range(n)] if n > 1 else live[:1]
         common = {k: line[k] for k in ("where", "round", "code", "partition", "after")}
         jobs = [
             Job(
@@ -188,11 +223,12 @@ def adopt(folder: Path) -> None:
 
 
 def python_command(code: Path, *, container: str) -> str:
-    """Return the command that starts Python in a job: in a container if asked, on the snapshot.
+    """Return the command that starts Python in a job, on the code snapshot.
 
-    A SIGUSR2 that comes while Python imports waits until scaling.jobs.pool hears it; one that comes
-    before, while a container starts, is ignored, not deadly: the job lives until SLURM ends it.
-    PYTHONSAFEPATH keeps the working folder, where the data paths start, out of the imports.
+    `container` is the command that enters a container, empty for none. A SIGUSR2 that comes while
+    Python imports waits for the handler of scaling.jobs.pool. An earlier one, while a container
+    starts, is ignored and does not kill the job. PYTHONSAFEPATH keeps the working folder out of the
+    imports.
     """
     path = os.pathsep.join([str(code), *filter(None, [os.environ.get("PYTHONPATH")])])
     return " ".join(
@@ -200,15 +236,15 @@ def python_command(code: Path, *, container: str) -> str:
             'sh -c \'trap "" USR2; exec "$@"\' sh',
             *([container] if container else []),
             f"env PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(path)}",
-            f"{shlex.quote(sys.executable)} -S -c {shlex.quote(HOLD_BACK)}",
+            f"{shlex.quote(sys.executable)} -S -c {shlex.quote(BLOCK_SIGNAL)}",
         ]
     )
 
 
 def lead_seconds(timeout_min: int = 60, signal_seconds: int = SIGNAL_SECONDS, **_: Any) -> int:
-    """Return how long before its time limit a job hears of it: half of the limit at the most.
+    """Return how many seconds before its time limit a job gets the signal: at most half of them.
 
-    A job that hears of it as soon as it starts would train nothing in any of its turns.
+    A job that got the signal right after its start would train nothing in any of its turns.
     """
     return min(signal_seconds, 30 * timeout_min)
 
@@ -229,7 +265,7 @@ def slurm_parameters(
     additional: dict[str, Any] | None = None,
     **_: Any,
 ) -> dict[str, Any]:
-    """Translate the launcher's options into submitit's."""
+    """Return the launcher's settings (scaling_launcher) in submitit's words."""
     values: dict[str, Any] = {
         "timeout_min": timeout_min,
         "cpus_per_task": cpus_per_task,
@@ -242,7 +278,7 @@ def slurm_parameters(
         "slurm_signal_delay_s": lead_seconds(timeout_min, signal_seconds),
         "slurm_array_parallelism": array_parallelism,
         "slurm_setup": list(setup or []) or None,
-        # Without it a branch whose trunk failed would wait for ever.
+        # Without it, a branch would wait for ever once its trunk has failed.
         "slurm_additional_parameters": {"kill-on-invalid-dep": "yes"} | dict(additional or {}),
     }
     return {k: v for k, v in values.items() if v is not None}

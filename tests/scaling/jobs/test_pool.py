@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from scaling.jobs.pool import FRUITLESS, Pool, Running
-from scaling.jobs.stalls import Watched
-from scaling.jobs.tasks import STOPPED, Task, Work
+from scaling.jobs.stalls import ProcessWatch
+from scaling.jobs.tasks import ExitCode, JobTasks, Task
 from scaling.schema import read_record
 from scaling.study import failures as failure
 from scaling.study.lease import Holder, Lease, Pulse, Stopped, attempts, last_attempt, take
@@ -22,16 +22,18 @@ def cell(make_cell):
 
 
 def pool(*cells, retry=0) -> Pool:
-    return Pool(work=Work(round="r", tasks=[Task(cells=list(cells))], retry=retry), job="local-1")
+    return Pool(
+        job_tasks=JobTasks(round="r", tasks=[Task(cells=list(cells))], retry=retry), job="local-1"
+    )
 
 
 def ended(the_pool: Pool, cells, code: int, *, stalled: str = "", before: int = 0) -> None:
     """Let a process of this number end with a code."""
     process, task = SimpleNamespace(pid=os.getpid(), exitcode=code), Task(cells=list(cells))
-    running = Running(process, [task], 0, [before], Watched.of(os.getpid(), [task], 0.0))
+    running = Running(process, [task], 0, [before], ProcessWatch.of(os.getpid(), [task], 0.0))
     running.stalled.extend([stalled] if stalled else [])
     the_pool.waiting.clear()
-    the_pool.after(running)
+    the_pool.handle_end(running)
 
 
 def begin(cell, step: int = 0) -> None:
@@ -40,7 +42,7 @@ def begin(cell, step: int = 0) -> None:
     written(folder, replace(last_attempt(folder), step=step))
 
 
-@pytest.mark.parametrize("code", [0, 1, STOPPED, -9, 70])
+@pytest.mark.parametrize("code", [0, 1, ExitCode.STOPPED, -9, 70])
 def test_an_attempt_that_a_process_left_open_is_its_failure_whatever_its_exit_code(cell, code):
     the_pool = pool(cell)
     begin(cell)
@@ -86,7 +88,7 @@ def test_a_cell_that_somebody_stops_is_taken_again_as_often_as_that(cell):
     for _ in range(2 * FRUITLESS):
         with pytest.raises(Stopped), Lease(cell_folder(cell), holder(), Pulse()):
             raise Stopped("stopped")
-        ended(the_pool, [cell], STOPPED)
+        ended(the_pool, [cell], ExitCode.STOPPED)
         assert len(the_pool.waiting) == 1
 
 
@@ -103,4 +105,4 @@ def test_a_failure_that_cannot_be_written_ends_the_cell_and_not_the_pool(cell, m
     monkeypatch.setattr(failure, "write_attempt", full)
     monkeypatch.setattr("scaling.study.lease.write_attempt", full)
     ended(the_pool, [cell], -9)
-    assert not the_pool.left(Task(cells=[cell]))
+    assert not the_pool.remaining(Task(cells=[cell]))

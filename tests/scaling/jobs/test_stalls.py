@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from scaling.jobs.stalls import LONGEST_GAP, PATIENCE, Watched
+from scaling.jobs.stalls import LONGEST_GAP, PATIENCE, ProcessWatch
 from scaling.jobs.tasks import Task
 from scaling.schema.process import process_state
 from scaling.study.lease import Holder, Lease, Pulse, last_attempt, take, write_attempt
@@ -25,9 +25,9 @@ def sleeper():
     process.wait()
 
 
-def watched(cell, pid: int) -> Watched:
+def watch_of(cell, pid: int) -> ProcessWatch:
     cell.machine.stopped_seconds, cell.machine.hang_seconds = 10.0, 30.0
-    return Watched.of(pid, [Task(cells=[cell])], 0.0)
+    return ProcessWatch.of(pid, [Task(cells=[cell])], 0.0)
 
 
 def holder(pid: int) -> Holder:
@@ -40,54 +40,54 @@ def await_state(pid: int, letter: str) -> None:
 
 
 def test_a_stopped_process_is_ended_after_its_time_and_a_woken_one_is_not(make_cell, sleeper):
-    seen = watched(make_cell(), sleeper.pid)
+    watch = watch_of(make_cell(), sleeper.pid)
     os.kill(sleeper.pid, signal.SIGSTOP)
     await_state(sleeper.pid, "T")
-    assert not any(seen.look(t) for t in (2.0, 4.0, 6.0, 8.0, 10.0))
+    assert not any(watch.look(t) for t in (2.0, 4.0, 6.0, 8.0, 10.0))
     os.kill(sleeper.pid, signal.SIGCONT)
     await_state(sleeper.pid, "S")
-    assert not seen.look(12.0)
+    assert not watch.look(12.0)
     os.kill(sleeper.pid, signal.SIGSTOP)
     await_state(sleeper.pid, "T")
-    assert not any(seen.look(t) for t in (14.0, 16.0, 18.0, 20.0, 22.0))
-    assert "was stopped (SIGSTOP) for 12 s" in seen.look(24.0)
+    assert not any(watch.look(t) for t in (14.0, 16.0, 18.0, 20.0, 22.0))
+    assert "was stopped (SIGSTOP) for 12 s" in watch.look(24.0)
 
 
 def test_a_pool_that_slept_itself_stalls_nothing(make_cell, sleeper):
-    seen = watched(make_cell(), sleeper.pid)
+    watch = watch_of(make_cell(), sleeper.pid)
     os.kill(sleeper.pid, signal.SIGSTOP)
     await_state(sleeper.pid, "T")
-    assert not seen.look(3600.0)  # a suspended job: all of it wakes, one process after another
-    assert seen.stopped == LONGEST_GAP
+    assert not watch.look(3600.0)  # a suspended job: all of it wakes, one process after another
+    assert watch.stopped == LONGEST_GAP
 
 
 def test_a_process_that_beats_and_does_not_move_is_ended(make_cell):
     cell = make_cell()
-    seen, folder = watched(cell, os.getpid()), cell_folder(cell)
+    watch, folder = watch_of(cell, os.getpid()), cell_folder(cell)
     with Lease(folder, Holder.here(round="r", job="a"), Pulse()):
         for t in range(2, 62, 2):  # it moves, once in four seconds
             write_attempt(folder, replace(last_attempt(folder), step=t, moves=1 + t // 4))
-            assert not seen.look(float(t))
-        silent = [seen.look(float(t)) for t in range(62, 160, 2)]
-    assert seen.longest == 4.0
-    assert seen.deadline == max(30.0, PATIENCE * 4.0)
-    said = next(filter(None, silent))
-    assert silent.index(said) == 40
-    assert "hung at step 60: it moved nothing for 82 s, more than 80 s" in said
+            assert not watch.look(float(t))
+        silent = [watch.look(float(t)) for t in range(62, 160, 2)]
+    assert watch.longest == 4.0
+    assert watch.deadline == max(30.0, PATIENCE * 4.0)
+    why = next(filter(None, silent))
+    assert silent.index(why) == 40
+    assert "hung at step 60: it moved nothing for 82 s, more than 80 s" in why
 
 
 def test_what_a_process_takes_to_import_and_compile_is_no_measure_of_its_steps(make_cell):
     cell = make_cell()
-    seen, folder = watched(cell, os.getpid()), cell_folder(cell)
-    assert not any(seen.look(float(t)) for t in range(2, 12, 2))
+    watch, folder = watch_of(cell, os.getpid()), cell_folder(cell)
+    assert not any(watch.look(float(t)) for t in range(2, 12, 2))
     take(folder, Holder.here(round="r", job="a"))
-    assert not any(seen.look(float(t)) for t in range(12, 30, 2))
+    assert not any(watch.look(float(t)) for t in range(12, 30, 2))
     write_attempt(folder, replace(last_attempt(folder), moves=1))
-    assert not seen.look(30.0)
-    assert (seen.longest, seen.deadline) == (0.0, 30.0)
+    assert not watch.look(30.0)
+    assert (watch.longest, watch.deadline) == (0.0, 30.0)
 
 
 def test_a_process_that_never_takes_its_work_is_ended_too(make_cell):
-    seen = watched(make_cell(), os.getpid())
-    said = [seen.look(float(t)) for t in range(2, 40, 2)]
-    assert "hung before its first step" in said[-1]
+    watch = watch_of(make_cell(), os.getpid())
+    why = [watch.look(float(t)) for t in range(2, 40, 2)]
+    assert "hung before its first step" in why[-1]

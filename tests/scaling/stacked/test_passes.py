@@ -14,9 +14,9 @@ from scaling.config import ModelConfig
 from scaling.cpu.passes import Passes
 from scaling.jobs import tasks as work
 from scaling.jobs.pool import Pool, Running
-from scaling.jobs.stalls import Watched
-from scaling.jobs.tasks import Work, alike, tasks_of
-from scaling.jobs.worker import HELD, STOPPED, make_workers, train
+from scaling.jobs.stalls import ProcessWatch
+from scaling.jobs.tasks import ExitCode, JobTasks, stack_key, tasks_of
+from scaling.jobs.worker import make_workers, train
 from scaling.model.transformer import Transformer
 from scaling.schema import read_curve, read_record
 from scaling.stacked import passes as stack
@@ -217,7 +217,7 @@ def test_a_stopped_gang_resumes_together_or_alone(make_cell, tmp_path, monkeypat
         with monkeypatch.context() as patch:
             patch.setattr(StackedRuns, "step", stopping(step))
             code, workers = together(cells)
-        assert code == STOPPED
+        assert code == ExitCode.STOPPED
         for worker in workers:
             folder = trunk_folder(worker.task.cells[0])
             assert last_attempt(folder).outcome in ("stopped", "done")
@@ -241,7 +241,7 @@ def test_a_trunk_that_is_held_elsewhere_is_left_out(make_cell):
         Lease(cell_folder(cells[2]), holder, Pulse()),
     ):
         code, _ = together(cells)
-    assert code == HELD
+    assert code == ExitCode.HELD
     done = [(cell_folder(c) / "record.json").is_file() for c in cells]
     assert done == [True, False, False, True]
 
@@ -277,7 +277,7 @@ def test_what_a_stack_does_not_compute_is_trained_alone(make_cell):
     def kind(machine=None, **fields):
         cell = make_cell(**fields)
         (task,) = tasks_of([replace(cell, machine=replace(cell.machine, **(machine or {})))])
-        return alike(task)
+        return stack_key(task)
 
     assert kind(seed=0) == kind(seed=1, n_tokens=4096, optim={"peak_lr": 0.1}) != ""
     assert kind() != kind(model={"d_model": 32})
@@ -291,15 +291,15 @@ def test_what_a_stack_does_not_compute_is_trained_alone(make_cell):
 
 def test_without_numba_larger_models_are_stacked_too(make_cell, monkeypatch):
     (task,) = tasks_of([make_cell(model={"d_model": 32, "n_layer": 4})])  # 60,000 parameters
-    assert not alike(task)
+    assert not stack_key(task)
     monkeypatch.setattr(work, "has_numba", lambda: False)
-    assert alike(task)
+    assert stack_key(task)
 
 
 def test_a_pool_divides_alike_tasks_among_its_slots(make_cell):
     cells = [make_cell(seed=seed) for seed in range(9)]
     odd = make_cell(model={"n_experts": 4}, n_tokens=1024)
-    pool = Pool(work=Work(round="r", tasks=tasks_of([*cells, odd]), workers=2), job="test")
+    pool = Pool(job_tasks=JobTasks(round="r", tasks=tasks_of([*cells, odd]), workers=2), job="test")
     first = pool.next_tasks(2)
     assert len(first) == 4
     assert pool.next_tasks(1) == [t for t in tasks_of(cells) if t not in first]
@@ -310,15 +310,15 @@ def test_a_pool_divides_alike_tasks_among_its_slots(make_cell):
 def test_of_a_process_that_dies_each_task_is_tried_alone_and_none_is_blamed(make_cell):
     cells = [make_cell(seed=seed) for seed in range(3)]
     tasks = tasks_of(cells)
-    pool = Pool(work=Work(round="r", tasks=tasks), job="test")
+    pool = Pool(job_tasks=JobTasks(round="r", tasks=tasks), job="test")
     taken, me = pool.next_tasks(1), Holder.here(round="r", job="test")
     for cell in cells:
         take(cell_folder(cell), me)
-    seen = Watched.of(me.pid, taken, 0.0)
-    pool.after(Running(SimpleNamespace(exitcode=-9, pid=me.pid), taken, 0, [0, 0, 0], seen))
+    seen = ProcessWatch.of(me.pid, taken, 0.0)
+    pool.handle_end(Running(SimpleNamespace(exitcode=-9, pid=me.pid), taken, 0, [0, 0, 0], seen))
     assert [last_attempt(cell_folder(c)).outcome for c in cells] == ["preempted"] * 3
     assert [len(pool.next_tasks(1)) for _ in range(4)] == [1, 1, 1, 0]
-    pool.after(Running(SimpleNamespace(exitcode=0, pid=1), tasks[:1], 0, [1], seen))
+    pool.handle_end(Running(SimpleNamespace(exitcode=0, pid=1), tasks[:1], 0, [1], seen))
     assert last_attempt(cell_folder(tasks[0].cells[0])).outcome == "failed"
 
 

@@ -9,8 +9,8 @@ import pytest
 from analysis.runs.table import load_runs
 from scaling.budget import planned, resolve, workload
 from scaling.config import BudgetConfig, CellConfig, PpoPlan, RewardPlan, SftPlan
-from scaling.jobs.external_ranks import train_together
-from scaling.jobs.tasks import Work, parcels, tasks_of
+from scaling.jobs.external_ranks import train_on_ranks
+from scaling.jobs.tasks import JobTasks, parcels, tasks_of
 from scaling.schema import read_json, read_record
 from scaling.stages import ppo
 from scaling.stages.cells import (
@@ -176,7 +176,9 @@ def test_a_stage_that_is_asked_to_stop_goes_on_from_its_checkpoint(cell, monkeyp
 def test_tasks_group_by_model_until_it_is_there(cell):
     cells = [replace(cell, sft=replace(cell.sft, examples=n)) for n in (8, 16, 24)]
     assert [len(t.cells) for t in tasks_of(cells)] == [3]
-    assert Work.from_dict(Work(round="r", tasks=tasks_of(cells)).to_dict()).tasks == tasks_of(cells)
+    assert JobTasks.from_dict(
+        JobTasks(round="r", tasks=tasks_of(cells)).to_dict()
+    ).tasks == tasks_of(cells)
     assert [len(p.tasks) for p in parcels(cells, cells_per_job=0, branches="jobs")] == [1]
     train_trunk([cell.body()])
     tasks = tasks_of(cells)
@@ -195,7 +197,7 @@ def test_every_stage_has_a_cost(cell):
 
 def test_several_ranks_are_refused_to_a_stage(cell):
     with pytest.raises(ValueError, match="stage=sft is trained by one process; start it without"):
-        train_together(cell)
+        train_on_ranks(cell)
 
 
 def test_rows_that_were_changed_after_a_cell_learned_from_them_are_refused(cell, tmp_path):

@@ -14,8 +14,8 @@ from safetensors import safe_open
 
 from scaling.config import BudgetConfig, CellConfig, MachineConfig, OptimConfig
 from scaling.jobs.cell_states import cancel, read_status
-from scaling.jobs.external_ranks import train_together
-from scaling.schema import process_started, read_curve, read_records
+from scaling.jobs.external_ranks import train_on_ranks
+from scaling.schema import process_start, read_curve, read_records
 from scaling.study.lease import Held, Holder, attempts, last_attempt, take
 from scaling.train.local_ranks import start_local_ranks
 from scaling.train.ranks import World, hold_at_all_ranks, join_launched_ranks, started_ranks
@@ -232,7 +232,7 @@ def of(pid: int) -> list[int]:
 
 def gone(pid: int) -> bool:
     for _ in range(200):
-        if process_started(pid) is None:
+        if process_start(pid) is None:
             return True
         time.sleep(0.1)
     return False
@@ -316,7 +316,7 @@ def test_ranks_without_a_gpu_each_or_started_twice_are_refused(monkeypatch):
         MachineConfig(ranks=0)
     cell = CellConfig(machine=MachineConfig(ranks=2), budget=BudgetConfig(n_tokens=1000))
     with pytest.raises(ValueError, match="leave it out under torchrun or srun"):
-        train_together(cell)
+        train_on_ranks(cell)
     for name, value in {"is_available": True, "device_count": 2, "current_device": 1}.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     with (

@@ -176,7 +176,7 @@ def test_a_failing_write_leaves_the_former_checkpoint(make_cell, tmp_path, monke
 def test_wandb_that_cannot_write_is_said_once_and_harms_nothing(make_cell, monkeypatch, caplog):
     from scaling.study import wandb_mirror as mirror
 
-    mirror._said.clear()
+    mirror._logged.clear()
     cells = [make_cell(n_tokens=n) for n in (1024, 2048)]
     for cell in cells:
         cell.log.wandb = "offline"
