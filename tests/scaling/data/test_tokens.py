@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from scaling.config import DataConfig
-from scaling.corpus import described
+from scaling.corpus import describe_corpus
 from scaling.data import chunks, division, documents, tokens
 from scaling.data.batches import BLOCK, Batches
 from scaling.data.division import DividedCorpus, Sources
@@ -218,7 +218,7 @@ def test_test_documents_with_a_twin_in_training_are_told(make_cell, tmp_path, ca
 def test_the_corpus_command_says_what_there_is(make_cell, tmp_path):
     cell = make_cell()
     cell.data = a_mixture(tmp_path)
-    said = described(open_corpus(cell))
+    said = describe_corpus(open_corpus(cell))
     assert re.search(r"train +\d+ documents .* bytes per token", said)
     assert "parts of the mixture: " in said
     assert "near-duplicates: " in said
@@ -376,7 +376,7 @@ def test_rows_without_text_are_left_out_counted_and_said(
         corpus = open_corpus(cell)
     assert corpus.meta["train_documents"] + corpus.meta["test_documents"] == 20
     assert "corpus: rows left out: " in caplog.text
-    assert "rows left out: " in described(corpus)
+    assert "rows left out: " in describe_corpus(corpus)
     assert open_corpus(cell).meta["left_out"] == counts  # of the cache too
     assert train_trunk([cell])[0].left_out == counts
 

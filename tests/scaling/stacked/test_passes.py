@@ -102,7 +102,7 @@ def cells_of(make_cell, **changes):
 
 
 def together(cells, *, retry: int = 0):
-    """Train cells in one gang; return its exit code and workers."""
+    """Train cells in turns; return the exit code and the workers."""
     holder = Holder.here(round="r", job="test")
     workers = make_workers(tasks_of(cells), holder=holder, retry=retry)
     assert workers[0].gang is not None
@@ -195,7 +195,7 @@ def test_one_that_diverges_leaves_and_the_others_go_on(make_cell, tmp_path):
 
 
 def stopping(step: int):
-    """Return an ensemble's step that stops all of its runs when one reaches a step."""
+    """Return a step of stacked runs that stops all of them when one reaches a step."""
     whole = StackedRuns.step
 
     def stop(self, requests):
