@@ -106,7 +106,7 @@ import sys
 import numba.core.caching as caching
 kept = caching.IndexDataCacheFile
 del caching.IndexDataCacheFile
-from scaling import jit
+from scaling.cpu import jit
 import numpy as np
 def one(x):
     jit.put(x, 0, jit.f32(1))

@@ -84,7 +84,7 @@ import json, sys
 sys.path.insert(0, "tests/scaling")
 from torch import distributed
 from test_checkpoint import stepped, state_of
-from scaling import checkpoint
+from scaling.train import checkpoint
 from scaling.train.ranks import World
 
 folder, rank = sys.argv[1], int(sys.argv[2])

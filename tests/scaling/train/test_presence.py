@@ -19,8 +19,8 @@ from scaling.train.ranks import own_gpu, refuse_shared_gpus
 ROOT = Path(__file__).resolve().parents[3]
 RANK = """
 import logging, os, sys, time
-from scaling import ending
 from scaling.config import MachineConfig
+from scaling.train import rank_exit
 from scaling.train.ranks import launched_ranks
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 
@@ -35,7 +35,7 @@ def start():
     except (RuntimeError, ValueError) as error:
         sys.exit(f"error: {error}")
 
-ending.run_to_end(start)
+rank_exit.run_to_end(start)
 """
 
 
