@@ -81,7 +81,7 @@ def test_a_snapshot_lies_in_the_cpus_memory_and_is_put_back_in_place():
 
 RANK = """
 import json, sys
-sys.path.insert(0, "tests/scaling")
+sys.path.insert(0, "tests/scaling/train")
 from torch import distributed
 from test_checkpoint import stepped, state_of
 from scaling.train import checkpoint
