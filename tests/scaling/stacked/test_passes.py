@@ -12,14 +12,14 @@ import torch
 from scaling.budget import by_trunk
 from scaling.config import ModelConfig
 from scaling.cpu.passes import Passes
-from scaling.jobs import tasks as work
+from scaling.jobs import tasks as job_tasks
 from scaling.jobs.pool import Pool, Running
 from scaling.jobs.stalls import Watched
 from scaling.jobs.tasks import Work, alike, tasks_of
 from scaling.jobs.worker import HELD, STOPPED, make_workers, train
 from scaling.model.transformer import Transformer
 from scaling.schema import read_curve, read_record
-from scaling.stacked import passes as stack
+from scaling.stacked import passes
 from scaling.stacked.passes import StackedPasses, StackedWeights
 from scaling.stacked.runs import StackedRuns
 from scaling.study.lease import Holder, Lease, Pulse, attempts, last_attempt, take
@@ -292,7 +292,7 @@ def test_what_a_stack_does_not_compute_is_trained_alone(make_cell):
 def test_without_numba_larger_models_are_stacked_too(make_cell, monkeypatch):
     (task,) = tasks_of([make_cell(model={"d_model": 32, "n_layer": 4})])  # 60,000 parameters
     assert not alike(task)
-    monkeypatch.setattr(work, "has_numba", lambda: False)
+    monkeypatch.setattr(job_tasks, "has_numba", lambda: False)
     assert alike(task)
 
 
@@ -363,5 +363,5 @@ def test_the_sweep_trains_alike_cells_together_by_itself(corpus_folder, tmp_path
 def test_norms_are_the_same_where_torch_has_no_call_for_all_tensors():
     tensors = torch.randn(3, 300).unbind()
     assert torch.equal(
-        torch.stack(stack._each_norm(tensors)), torch.stack(stack.foreach_norm(tensors))
+        torch.stack(passes._each_norm(tensors)), torch.stack(passes.foreach_norm(tensors))
     )
