@@ -24,7 +24,7 @@ from scaling.stacked.passes import StackedPasses, StackedWeights
 from scaling.stacked.runs import StackedRuns
 from scaling.study.lease import Holder, Lease, Pulse, attempts, last_attempt, take
 from scaling.study.places import cell_folder, trunk_folder
-from scaling.train import trunk
+from scaling.train import trunk, trunk_state
 from scaling.train.trunk import train_trunk
 
 CPU = torch.device("cpu")
@@ -248,14 +248,15 @@ def test_a_trunk_that_is_held_elsewhere_is_left_out(make_cell):
 
 def test_a_failure_is_its_own_trunks_alone(make_cell, monkeypatch):
     cells = cells_of(make_cell)
-    save = trunk.save_state
+    save = trunk_state.save_state
 
     def full(run, setting, folder, *, name="checkpoint"):
         if setting.cell.seed == 1:
             raise OSError("no space left")
         save(run, setting, folder, name=name)
 
-    monkeypatch.setattr(trunk, "save_state", full)
+    for module in (trunk, trunk_state):
+        monkeypatch.setattr(module, "save_state", full)
     code, _ = together(cells)
     assert code == 1
     assert [record(c).status for c in cells] == ["done", "failed", "done", "done"]
