@@ -2,10 +2,11 @@
 
     python -m scaling.coordinates [parametrizations=[standard,mup]] [axis=depth] [out=name.svg]
 
-Trains each size for a few steps on one fixed batch and prints the slope of log RMS against log
-size, by kind of layer, at initialisation and after the last step (Yang et al. 2022, appendix D.1).
-Under muP the slopes over width are near 0 after some steps (logits begin at -1/2: they start at
-zero in the limit); under a standard parametrisation at least one grows. The figure shows the same.
+The command trains each size for a few steps on one fixed batch. It prints the slope of log RMS
+against log size, by kind of layer, at initialisation and after the last step (Yang et al. 2022,
+appendix D.1). Under muP the slopes over width are near 0 after some steps (logits begin at -1/2:
+they start at zero in the limit). Under a standard parametrisation at least one slope is above 0.
+The figure shows the same.
 """
 
 import logging
@@ -29,10 +30,10 @@ def main(config: CoordinatesConfig) -> None:
     measured = {}
     for name in config.parametrizations:
         measured[name] = measure(config, name)
-        found = slopes(config.sizes, measured[name])  # (kinds, steps + 1)
-        cells = [f"{line[0]:+.2f} -> {line[-1]:+.2f}" for line in found]
+        slopes_by_kind = slopes(config.sizes, measured[name])  # (kinds, steps + 1)
+        cells = [f"{line[0]:+.2f} -> {line[-1]:+.2f}" for line in slopes_by_kind]
         out(f"{name:12}" + "".join(f"{cell:>18}" for cell in cells) + "\n")
-        if not all(math.isfinite(v) for v in found[:, -1]):
+        if not all(math.isfinite(v) for v in slopes_by_kind[:, -1]):
             log.warning("%s: activations stopped being finite; lower lr_base", name)
     draw(config, measured, Path(config.out))
     out(f"figure: {config.out}\n")

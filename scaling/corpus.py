@@ -1,10 +1,10 @@
-"""Make a corpus and say what is in it: documents, tokens, copies, near-duplicates.
+"""Make a corpus and print what is in it: documents, tokens, copies, near-duplicates.
 
     python -m scaling.corpus [data=files data.train=[FOLDER] tokenizer.vocab_size=4096]
 
-Takes the sweep's overrides. The tokens are kept where a sweep of the same text finds them. A large
-corpus is read and tokenised by one process a core (`machine.workers`), and goes on where it was
-when it is started again.
+The settings are those of a sweep, and a sweep of the same text uses the same tokens. A large
+corpus is read and tokenised by one process per core (`machine.workers`). The command goes on where
+it was when it is started again.
 """
 
 import sys
@@ -16,8 +16,8 @@ from scaling.data.row_text import LeftOut
 from scaling.data.tokens import Corpus, open_corpus
 
 
-def described(corpus: Corpus) -> str:
-    """Return what is known of a corpus, a line a fact."""
+def describe_corpus(corpus: Corpus) -> str:
+    """Return the facts about a corpus, one a line."""
     meta = corpus.meta
     lines = [f"text {corpus.sha256[:12]} with {meta['vocab_size']:,} tokens: {corpus.folder}"]
     for part in ("train", "test"):
@@ -30,14 +30,14 @@ def described(corpus: Corpus) -> str:
         counts = ", ".join(f"{n:,}" for n in meta["part_tokens"])
         lines.append(f"parts of the mixture: {counts} tokens")
     lines.append(f"dropped as copies of another text: {meta['dropped']:,} documents")
-    if left := LeftOut(**meta.get("left_out", {})).in_words():
-        lines.append(f"rows left out: {left}")
-    what = (
+    if rows_left_out := LeftOut(**meta.get("left_out", {})).in_words():
+        lines.append(f"rows left out: {rows_left_out}")
+    meaning = (
         "test documents share most of their lines with a training document"
         if meta["own_test"]
         else "documents share most of their lines with another, and lie in the same part as it"
     )
-    lines.append(f"near-duplicates: {meta['twins']:,} {what}")
+    lines.append(f"near-duplicates: {meta['twins']:,} {meaning}")
     return "\n".join(lines)
 
 
@@ -52,8 +52,8 @@ class CorpusConfig:
 
 
 def main(config: CorpusConfig) -> None:
-    """Make the corpus, unless it is there, and print what is in it."""
-    sys.stdout.write(f"{described(open_corpus(CellConfig(**vars(config))))}\n")
+    """Make the corpus, unless it is cached, and print what is in it."""
+    sys.stdout.write(f"{describe_corpus(open_corpus(CellConfig(**vars(config))))}\n")
 
 
 store("corpus", CorpusConfig)

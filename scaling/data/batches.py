@@ -134,11 +134,13 @@ class Batches:
             return np.zeros_like(numbers), numbers
         part, rank = np.empty_like(numbers), np.empty_like(numbers)
         for block in np.unique(numbers // BLOCK):
-            before, after = self._windows_by_part(np.asarray([block, block + 1]) * BLOCK)
-            labels = np.repeat(np.arange(len(before)), after - before)
+            counts_before, counts_after = self._windows_by_part(
+                np.asarray([block, block + 1]) * BLOCK
+            )
+            labels = np.repeat(np.arange(len(counts_before)), counts_after - counts_before)
             labels = np.random.default_rng([self.seed, block, _MIX]).permutation(labels)
             ranks = np.empty_like(labels)
-            for index, first in enumerate(before):
+            for index, first in enumerate(counts_before):
                 ranks[labels == index] = first + np.arange((labels == index).sum())
             here = numbers // BLOCK == block
             part[here], rank[here] = labels[numbers[here] % BLOCK], ranks[numbers[here] % BLOCK]

@@ -161,9 +161,9 @@ class DividedCorpus:
             sums.update(self.identity[order].tobytes())
         return sums.hexdigest()
 
-    def tasks(self, wanted: np.ndarray) -> list[tuple[list[Piece], np.ndarray]]:
-        """Return each chunk with documents in `wanted`, (n,) bool, and their places in it."""
-        places = [np.flatnonzero(wanted[a:b]) for a, b in zip(*self._edges(), strict=True)]
+    def tasks(self, chosen: np.ndarray) -> list[tuple[list[Piece], np.ndarray]]:
+        """Return each chunk with chosen documents, (n,) bool, and their places in it."""
+        places = [np.flatnonzero(chosen[a:b]) for a, b in zip(*self._edges(), strict=True)]
         return [(c, p) for c, p in zip(self.chunks, places, strict=True) if len(p)]
 
     def _edges(self) -> tuple[np.ndarray, np.ndarray]:
@@ -171,18 +171,18 @@ class DividedCorpus:
 
     def read(self, order: np.ndarray, *, workers: int = 1) -> list[str]:
         """Return the texts of documents, in this order."""
-        wanted = np.zeros(len(self.parts), dtype=bool)
-        wanted[order] = True
-        tasks = [(c, (self.text_key, p)) for c, p in self.tasks(wanted)]
+        chosen = np.zeros(len(self.parts), dtype=bool)
+        chosen[order] = True
+        tasks = [(c, (self.text_key, p)) for c, p in self.tasks(chosen)]
         lists = each("reading a sample", read_places, tasks, workers=workers)
         texts = list(chain.from_iterable(lists))
-        rank = np.cumsum(wanted) - 1
+        rank = np.cumsum(chosen) - 1
         return [texts[i] for i in rank[order]]
 
 
-def read_places(chunk: list[Piece], wanted: tuple[str, np.ndarray]) -> list[str]:
+def read_places(chunk: list[Piece], argument: tuple[str, np.ndarray]) -> list[str]:
     """Return the texts at places of a chunk, in rising order."""
-    return [d.text for d in documents_at(chunk, *wanted)]
+    return [d.text for d in documents_at(chunk, *argument)]
 
 
 def documents_at(chunk: list[Piece], text_key: str, places: np.ndarray) -> Iterator[Document]:
@@ -244,7 +244,9 @@ def scan(chunk: list[Piece], argument: tuple[str, Path]) -> None:
     if _scanned(path):
         return
     left_out = LeftOut()
-    documents = [d for piece in chunk for d in read_piece(piece, text_key=text_key, left=left_out)]
+    documents = [
+        d for piece in chunk for d in read_piece(piece, text_key=text_key, left_out=left_out)
+    ]
     hashes, owners = hash_lines(d.text for d in documents)
     with write_whole(path.with_suffix(".npy")) as stream:
         np.save(stream, np.stack([hashes, owners.astype(np.uint64)]))

@@ -96,15 +96,15 @@ def stdlib_files() -> list[Path]:
 
 
 def read_documents(
-    files: Iterable[Path], *, text_key: str, left: LeftOut | None = None
+    files: Iterable[Path], *, text_key: str, left_out: LeftOut | None = None
 ) -> Iterator[Document]:
     """Yield the non-empty documents of files, one a text file, one a row of a table.
 
-    Rows without text are counted in `left`.
+    Rows without text are counted in `left_out`.
     """
     for path in files:
         for piece in pieces(path, path.name):
-            yield from read_piece(piece, text_key=text_key, left=left)
+            yield from read_piece(piece, text_key=text_key, left_out=left_out)
 
 
 def pieces(path: Path, name: str, *, part: int = 0) -> Iterator[Piece]:
@@ -161,14 +161,16 @@ def _refuse_damaged_parquet(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged ({error}); fetch or write it again") from error
 
 
-def read_piece(piece: Piece, *, text_key: str, left: LeftOut | None = None) -> Iterator[Document]:
-    """Yield the non-empty documents of a piece; rows without text are counted in `left`.
+def read_piece(
+    piece: Piece, *, text_key: str, left_out: LeftOut | None = None
+) -> Iterator[Document]:
+    """Yield the non-empty documents of a piece; rows without text are counted in `left_out`.
 
     Raises ValueError, which names the row, for a row whose text is not a string.
     """
-    left = LeftOut() if left is None else left
+    left_out = LeftOut() if left_out is None else left_out
     if piece.path.suffix == ".parquet" or ".jsonl" in piece.path.name:
-        yield from _rows(piece, text_key, left)
+        yield from _rows(piece, text_key, left_out)
         return
     text = read_text(piece.path, start=piece.start, stop=piece.stop)
     if text.strip():
@@ -176,19 +178,19 @@ def read_piece(piece: Piece, *, text_key: str, left: LeftOut | None = None) -> I
         yield Document(clean(name), clean(text), piece.part)
 
 
-def _rows(piece: Piece, key: str, left: LeftOut) -> Iterator[Document]:
+def _rows(piece: Piece, key: str, left_out: LeftOut) -> Iterator[Document]:
     """Yield the documents of a table's piece, each named by its row, counted from 0."""
     word = "row" if piece.path.suffix == ".parquet" else "line"
     for number, value in _column(piece, key) if word == "row" else _lines(piece, key):
         try:
             text = text_of(value, key, f"{piece.path}: {word} {number + 1}")
         except NoText:
-            left.add("null")
+            left_out.add("null")
             continue
         if text.strip():
             yield Document(clean(f"{piece.name}:{number}"), text, piece.part)
         else:
-            left.add("empty")
+            left_out.add("empty")
 
 
 def _lines(piece: Piece, key: str) -> Iterator[tuple[int, Any]]:

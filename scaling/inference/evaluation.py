@@ -130,7 +130,7 @@ def score(trained: Trained, config: EvaluateConfig, tasks: list[Task]) -> dict[s
             found["tasks"][task.name] |= {"typos": config.typos, "acc_typos": spoilt["acc"]}
     for text in config.texts:
         left, files = LeftOut(), source_files([text])
-        read = read_documents(files, text_key=config.text_key, left=left)
+        read = read_documents(files, text_key=config.text_key, left_out=left)
         documents = [d.text for d in read]
         if left.as_dict():
             log.info("%s: rows left out: %s", text, left.in_words())

@@ -73,10 +73,10 @@ class MoE(nn.Module):
             if self.top_k > 1:
                 weights = weights / weights.sum(-1, keepdim=True)
             if self.training:
-                seen = (logits, probabilities, chosen)
+                values_of_batch = (logits, probabilities, chosen)
                 if self.counted is not None:
-                    seen = (values[self.counted] for values in seen)
-                self.routing = measure(*seen)
+                    values_of_batch = (values[self.counted] for values in values_of_batch)
+                self.routing = measure(*values_of_batch)
         return weights, chosen
 
     def experts(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:

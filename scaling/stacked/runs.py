@@ -66,13 +66,13 @@ class StackedRuns:
         for row, run in enumerate(self.runs):
             self._own(row, run)
         device = self.weights.kinds[0].device
-        drawn: dict[
+        batch_of: dict[
             tuple[int, int], tuple[np.ndarray, np.ndarray]
         ] = {}  # one batch per seed and step
         for r in requests:
-            if (key := (r.setting.cell.seed, r.run.step)) not in drawn:
-                drawn[key] = r.setting.batches(r.run.step)
-        batches = [drawn[r.setting.cell.seed, r.run.step] for r in requests]
+            if (key := (r.setting.cell.seed, r.run.step)) not in batch_of:
+                batch_of[key] = r.setting.batches(r.run.step)
+        batches = [batch_of[r.setting.cell.seed, r.run.step] for r in requests]
         x, y = (to_device(np.stack(part), device) for part in zip(*batches, strict=True))
         losses = self.passes(x, y)
         norms = self.gradient.norms()

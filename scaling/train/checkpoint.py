@@ -167,11 +167,11 @@ def shards_of(path: Path) -> list[Path]:
 
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the state without the second name of shared weights (a tied head)."""
-    seen: set[int] = set()
+    ids: set[int] = set()
     tensors = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
+        if id(tensor) not in ids:
+            ids.add(id(tensor))
             tensors[name] = tensor.detach()
     return tensors
 

@@ -42,15 +42,15 @@ def probe(model: Transformer, tokens: Tensor) -> dict[str, float]:
     `rms_stream`: the stream after the last block; `rms_logits`; `attention_logit_max`: the largest
     score of any layer.
     """
-    seen: dict[str, list[Tensor]] = {}
+    values: dict[str, list[Tensor]] = {}
     was_training = model.training
     model.eval()  # else a mixture would overwrite its routers' statistics of the training batch
     eager = torch.compiler.set_stance("force_eager")  # compiled code would call no hooks
-    with eager, watched(model, seen):
+    with eager, watched(model, values):
         logits = model(tokens)
     model.train(was_training)
     scale = scales(model.config).residual
-    stacked = {name: torch.stack(values) for name, values in seen.items()}
+    stacked = {name: torch.stack(by_layer) for name, by_layer in values.items()}
     return {
         "rms_attention": float(stacked["attention"].mean()) * scale,
         "rms_mlp": float(stacked["mlp"].mean()) * scale,
@@ -66,14 +66,14 @@ def rms(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def watched(model: Transformer, seen: dict[str, list[Tensor]]) -> Iterator[None]:
+def watched(model: Transformer, values: dict[str, list[Tensor]]) -> Iterator[None]:
     """Collect the outputs' root mean squares and the largest scores while the model runs."""
 
     def keep(name: str) -> Any:
-        return lambda module, inputs, output: seen.setdefault(name, []).append(rms(output))
+        return lambda module, inputs, output: values.setdefault(name, []).append(rms(output))
 
     def score(module: Attention, inputs: tuple[Any, ...]) -> None:
-        seen.setdefault("scores", []).append(largest_score(module, inputs[0], inputs[1]))
+        values.setdefault("scores", []).append(largest_score(module, inputs[0], inputs[1]))
 
     handles = []
     for block in model.blocks:

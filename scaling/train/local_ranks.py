@@ -179,8 +179,8 @@ class LocalRanks:
         while sentinels and not self.over.is_set():
             for sentinel in wait(sentinels, timeout=1.0):
                 sentinels.remove(sentinel)  # type: ignore[arg-type]
-            if (lost := self.lost()) and not self.over.wait(GRACE_SECONDS):
-                log.error("%s", lost)
+            if (sentence := self.lost()) and not self.over.wait(GRACE_SECONDS):
+                log.error("%s", sentence)
                 os._exit(LOST)
 
 
@@ -228,13 +228,13 @@ def follow(
     cells, part, band, pulse: those of `train_trunk` at rank 0
     """
     with tempfile.TemporaryDirectory() as folder:
-        own = Path(folder)
+        temporary = Path(folder)
         return train_trunk(
             [replace(c, log=replace(c.log, wandb="disabled")) for c in cells],
-            folders=[own / c.run_id() for c in cells],
+            folders=[temporary / c.run_id() for c in cells],
             part=part,
             world=world,
-            band=replace(band or ForecastBand(), path=own / "curve.json"),
+            band=replace(band or ForecastBand(), path=temporary / "curve.json"),
             pulse=pulse,
         )
 

@@ -195,19 +195,19 @@ class Presence:
     def _talk(self) -> None:
         beat, number = Beat.here(self.rank), 0
         while True:
-            left = self._over.wait(self.every if number else 0)
+            leaves = self._over.wait(self.every if number else 0)
             number += 1
             message = replace(
-                beat, number=number, entered=self.entered, doing=self.doing, left=bool(left)
+                beat, number=number, entered=self.entered, doing=self.doing, left=bool(leaves)
             )
             try:
                 self.board.write(f"beat-{self.rank}", json.dumps(asdict(message)))
-                if left:
+                if leaves:
                     self._wait_for_others_to_leave()
                     return
                 self._listen()
             except OSError:  # a full disk: the next beat tries again
-                if left:
+                if leaves:
                     return
                 continue
             except Exception:  # noqa: BLE001  the process that keeps the store has ended
@@ -231,11 +231,11 @@ class Presence:
     def _hear(self, rank: int, text: str) -> None:
         if not text:
             return
-        beat, now, before = Beat(**json.loads(text)), time.monotonic(), self.last_beats[rank]
-        if before.beat and beat.number == before.beat.number:
+        beat, now, last = Beat(**json.loads(text)), time.monotonic(), self.last_beats[rank]
+        if last.beat and beat.number == last.beat.number:
             return
-        progressed = before.beat is None or beat.entered > before.beat.entered or bool(beat.doing)
-        self.last_beats[rank] = LastBeat(beat, now, now if progressed else before.progressed_at)
+        progressed = last.beat is None or beat.entered > last.beat.entered or bool(beat.doing)
+        self.last_beats[rank] = LastBeat(beat, now, now if progressed else last.progressed_at)
 
     def _judge(self) -> None:
         last = time.monotonic()
@@ -339,8 +339,8 @@ def roll_call(
 
 def name_ranks(ranks: list[int]) -> str:
     """Name ranks in words, the first few of many."""
-    shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" * (len(ranks) > 8))
-    return f"rank{'s' * (len(ranks) > 1)} {shown}"
+    names = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" * (len(ranks) > 8))
+    return f"rank{'s' * (len(ranks) > 1)} {names}"
 
 
 def waiting_for(rank: int, size: int, absent: list[int], where: str, seconds: float) -> str:

@@ -279,8 +279,8 @@ def own_gpu(rank: int, local: int) -> int:
     `srun --gpus-per-task` shows each task its own GPUs alone, numbered from 0.
     """
     count = torch.cuda.device_count()
-    shown = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v.strip()]
-    if by_srun() and ("SLURM_GPUS_PER_TASK" in os.environ or len(shown) == count == 1):
+    visible = [v for v in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if v.strip()]
+    if by_srun() and ("SLURM_GPUS_PER_TASK" in os.environ or len(visible) == count == 1):
         return 0
     if local >= count:
         raise ValueError(

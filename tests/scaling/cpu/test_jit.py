@@ -83,8 +83,10 @@ def test_without_numba_autograd_trains_and_one_line_says_what_to_install(
 
 def test_commands_that_do_not_train_do_not_import_the_compiler():
     code = "import sys, scaling.sweep, scaling.final; print('numba' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["False"]
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.split() == ["False"]
 
 
 def test_where_numbas_cache_is_another_every_process_compiles_its_own(folder, monkeypatch):
@@ -115,5 +117,7 @@ caching.IndexDataCacheFile = kept
 jit.kernel(one)(x)
 print(x[0])
 """
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.split() == ["1.0"]
+    finished = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.split() == ["1.0"]

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from scaling.config import DataConfig
-from scaling.corpus import described
+from scaling.corpus import describe_corpus
 from scaling.data import chunks, division, documents, tokens
 from scaling.data.batches import BLOCK, Batches
 from scaling.data.division import DividedCorpus, Sources
@@ -45,21 +45,21 @@ def test_near_duplicates_stay_on_one_side(corpus_folder, tmp_path):
 
 @pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "jsonl.xz", "parquet", "txt"])
 def test_every_kind_of_file_gives_its_documents(tmp_path, ending):
-    said = [f"document number {i}" for i in range(20)]
+    bodies = [f"document number {i}" for i in range(20)]
     path = tmp_path / f"corpus.{ending}"
     if ending == "parquet":
-        pyarrow.parquet.write_table(pyarrow.table({"body": said}), path)
+        pyarrow.parquet.write_table(pyarrow.table({"body": bodies}), path)
     elif ending == "txt":
-        for i, text in enumerate(said):
+        for i, text in enumerate(bodies):
             (tmp_path / f"{i}.txt").write_text(text)
         path = tmp_path
     else:
         opener = {"gz": gzip.open, "xz": lzma.open}.get(ending.split(".")[-1], open)
         with opener(path, "wt", encoding="utf-8") as stream:
-            stream.writelines(json.dumps({"body": t}) + "\n" for t in said)
+            stream.writelines(json.dumps({"body": t}) + "\n" for t in bodies)
     shape = {"source": "files", "train": [str(path)], "text_key": "body", "test_share": 0.3}
     train, test = texts(look(DataConfig(**shape), tmp_path))
-    assert sorted(train + test) == sorted(said)
+    assert sorted(train + test) == sorted(bodies)
 
 
 def test_a_wrong_text_column_is_answered_with_the_right_ones(tmp_path):
@@ -96,15 +96,15 @@ def test_the_largest_corpus_is_cut_but_its_documents_are_not(tmp_path, monkeypat
 
 
 def write_rows(path, n: int) -> list[str]:
-    said = [f"row {i}\nof a table, {i * i} and 'é'\n" * (1 + i % 5) for i in range(n)]
+    bodies = [f"row {i}\nof a table, {i * i} and 'é'\n" * (1 + i % 5) for i in range(n)]
     if path.suffix == ".parquet":
-        table = pyarrow.table({"text": said})
+        table = pyarrow.table({"text": bodies})
         pyarrow.parquet.write_table(table, path, row_group_size=3)
     elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps({"text": t}) + "\n" for t in said))
+        path.write_text("".join(json.dumps({"text": t}) + "\n" for t in bodies))
     else:
-        path.write_text("".join(said))
-    return said
+        path.write_text("".join(bodies))
+    return bodies
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet", "txt"])
@@ -218,7 +218,7 @@ def test_test_documents_with_a_twin_in_training_are_told(make_cell, tmp_path, ca
 def test_the_corpus_command_says_what_there_is(make_cell, tmp_path):
     cell = make_cell()
     cell.data = a_mixture(tmp_path)
-    said = described(open_corpus(cell))
+    said = describe_corpus(open_corpus(cell))
     assert re.search(r"train +\d+ documents .* bytes per token", said)
     assert "parts of the mixture: " in said
     assert "near-duplicates: " in said
@@ -376,7 +376,7 @@ def test_rows_without_text_are_left_out_counted_and_said(
         corpus = open_corpus(cell)
     assert corpus.meta["train_documents"] + corpus.meta["test_documents"] == 20
     assert "corpus: rows left out: " in caplog.text
-    assert "rows left out: " in described(corpus)
+    assert "rows left out: " in describe_corpus(corpus)
     assert open_corpus(cell).meta["left_out"] == counts  # of the cache too
     assert train_trunk([cell])[0].left_out == counts
 

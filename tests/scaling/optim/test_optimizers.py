@@ -5,7 +5,7 @@ import torch
 
 from scaling.config import ModelConfig, OptimConfig
 from scaling.model.transformer import Transformer
-from scaling.optim import optimizers as optim
+from scaling.optim import optimizers
 from scaling.optim.groups import by_kind
 from scaling.optim.muon import Muon, orthogonal
 from scaling.optim.optimizers import fused_kernel, make_optimizer
@@ -253,7 +253,7 @@ def test_a_step_count_on_the_cpu_is_put_beside_the_moments(monkeypatch, known):
     def step(self):
         seen.extend(t.device.type for s in self.state.values() for t in s.values())
 
-    monkeypatch.setattr(optim, "fused_kernel", lambda: kernel if known else None)
+    monkeypatch.setattr(optimizers, "fused_kernel", lambda: kernel if known else None)
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     optimizer.step()
     assert set(seen) == {"meta"}

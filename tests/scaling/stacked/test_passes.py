@@ -12,19 +12,19 @@ import torch
 from scaling.budget import by_trunk
 from scaling.config import ModelConfig
 from scaling.cpu.passes import Passes
-from scaling.jobs import tasks as work
+from scaling.jobs import tasks as job_tasks
 from scaling.jobs.pool import Pool, Running
 from scaling.jobs.stalls import ProcessWatch
 from scaling.jobs.tasks import ExitCode, JobTasks, stack_key, tasks_of
 from scaling.jobs.worker import make_workers, train
 from scaling.model.transformer import Transformer
 from scaling.schema import read_curve, read_record
-from scaling.stacked import passes as stack
+from scaling.stacked import passes
 from scaling.stacked.passes import StackedPasses, StackedWeights
 from scaling.stacked.runs import StackedRuns
 from scaling.study.lease import Holder, Lease, Pulse, attempts, last_attempt, take
 from scaling.study.places import cell_folder, trunk_folder
-from scaling.train import trunk
+from scaling.train import trunk, trunk_state
 from scaling.train.trunk import train_trunk
 
 CPU = torch.device("cpu")
@@ -102,7 +102,7 @@ def cells_of(make_cell, **changes):
 
 
 def together(cells, *, retry: int = 0):
-    """Train cells in one gang; return its exit code and workers."""
+    """Train cells in turns; return the exit code and the workers."""
     holder = Holder.here(round="r", job="test")
     workers = make_workers(tasks_of(cells), holder=holder, retry=retry)
     assert workers[0].gang is not None
@@ -195,7 +195,7 @@ def test_one_that_diverges_leaves_and_the_others_go_on(make_cell, tmp_path):
 
 
 def stopping(step: int):
-    """Return an ensemble's step that stops all of its runs when one reaches a step."""
+    """Return a step of stacked runs that stops all of them when one reaches a step."""
     whole = StackedRuns.step
 
     def stop(self, requests):
@@ -248,14 +248,15 @@ def test_a_trunk_that_is_held_elsewhere_is_left_out(make_cell):
 
 def test_a_failure_is_its_own_trunks_alone(make_cell, monkeypatch):
     cells = cells_of(make_cell)
-    save = trunk.save_state
+    save = trunk_state.save_state
 
     def full(run, setting, folder, *, name="checkpoint"):
         if setting.cell.seed == 1:
             raise OSError("no space left")
         save(run, setting, folder, name=name)
 
-    monkeypatch.setattr(trunk, "save_state", full)
+    for module in (trunk, trunk_state):
+        monkeypatch.setattr(module, "save_state", full)
     code, _ = together(cells)
     assert code == 1
     assert [record(c).status for c in cells] == ["done", "failed", "done", "done"]
@@ -292,7 +293,7 @@ def test_what_a_stack_does_not_compute_is_trained_alone(make_cell):
 def test_without_numba_larger_models_are_stacked_too(make_cell, monkeypatch):
     (task,) = tasks_of([make_cell(model={"d_model": 32, "n_layer": 4})])  # 60,000 parameters
     assert not stack_key(task)
-    monkeypatch.setattr(work, "has_numba", lambda: False)
+    monkeypatch.setattr(job_tasks, "has_numba", lambda: False)
     assert stack_key(task)
 
 
@@ -363,5 +364,5 @@ def test_the_sweep_trains_alike_cells_together_by_itself(corpus_folder, tmp_path
 def test_norms_are_the_same_where_torch_has_no_call_for_all_tensors():
     tensors = torch.randn(3, 300).unbind()
     assert torch.equal(
-        torch.stack(stack._each_norm(tensors)), torch.stack(stack.foreach_norm(tensors))
+        torch.stack(passes._each_norm(tensors)), torch.stack(passes.foreach_norm(tensors))
     )

@@ -116,8 +116,8 @@ def test_ranks_take_over_the_first_ones_state_tensor_by_tensor(tmp_path):
         for rank in range(2)
     ]
     for process in ranks:
-        said = process.communicate(timeout=240)[1]
-        assert process.returncode == 0, said
+        output = process.communicate(timeout=240)[1]
+        assert process.returncode == 0, output
     for steps in (3, 0, 2):
         first, second = (
             load_file(tmp_path / f"{steps}-{rank}" / "checkpoint.safetensors") for rank in range(2)

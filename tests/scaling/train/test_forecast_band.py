@@ -40,7 +40,7 @@ def test_the_band_is_95_percent_whatever_the_forecasts_level(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("losses", "left"),
+    ("losses", "shares"),
     [
         ((3.0, 3.1, 3.0, 2.9), []),
         ((4.0, 3.0, 4.0, 3.0), []),
@@ -48,11 +48,11 @@ def test_the_band_is_95_percent_whatever_the_forecasts_level(tmp_path):
         ((2.0, 4.0), [0.1, 0.25]),
     ],
 )
-def test_twice_in_a_row_is_left_and_once_is_not(tmp_path, losses, left):
-    assert shares_outside(band(tmp_path).readings(rows(*losses))) == left
+def test_two_readings_outside_in_a_row_leave_the_band(tmp_path, losses, shares):
+    assert shares_outside(band(tmp_path).readings(rows(*losses))) == shares
 
 
-def test_it_is_kept_and_stops_only_when_asked(tmp_path, caplog):
+def test_the_comparison_is_written_and_the_run_stops_only_with_stop(tmp_path, caplog):
     assert band(tmp_path).compare(rows(4.0, 4.0)) == ""
     assert "has left the 95% band" in caplog.text
     assert read_shares_outside(tmp_path / "curve.json") == [0.1, 0.25]
@@ -61,7 +61,7 @@ def test_it_is_kept_and_stops_only_when_asked(tmp_path, caplog):
     assert band(tmp_path, stop=True).compare(rows(4.0, 4.0))
 
 
-def test_a_curve_that_rests_on_no_runs_is_no_corridor(tmp_path):
+def test_a_curve_that_rests_on_no_runs_gives_no_band(tmp_path):
     bare = [{**row, "curves": 0} for row in CURVE]
     assert band(tmp_path, sealed={**SEALED, "curve": bare}).steps == frozenset()
 
@@ -75,7 +75,7 @@ def watched(config, *, middle: float, **changed):
     return replace(config, forecast=forecast, pretrain=pretrain, stages="pretrain", **changed)
 
 
-def test_a_run_inside_its_corridor_has_no_flag(final_config):
+def test_a_run_inside_its_band_has_no_flag(final_config):
     (record,) = run_final(watched(final_config, middle=5.8))
     kept = read_json(Path(final_config.runs) / "tiny/final/curve.json")
     assert [r["share"] for r in kept["rows"]] == [0.1, 0.25, 0.5, 0.75]
@@ -94,7 +94,7 @@ def test_a_run_outside_is_flagged_and_trained_to_the_same_end(final_config):
 
 
 @pytest.mark.slow
-def test_two_ranks_watch_one_corridor(final_config):
+def test_two_ranks_compare_with_one_band(final_config):
     config = watched(final_config, middle=3.0, stop_outside=True)
     config.machine.ranks = 2
     with pytest.raises(ValueError, match=r"outside the 95% band .* at 10% and 25%"):

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.alone
 ROOT = Path(__file__).resolve().parents[3]
 RANK = """
 import logging, os, sys, time
-from scaling.train import rank_exit
 from scaling.config import MachineConfig
+from scaling.train import rank_exit
 from scaling.train.ranks import launched_ranks
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 
@@ -58,18 +58,18 @@ class Ranks:
         known = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         known |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         for r in ranks:
-            said = self.folder / f"{r}.txt"
-            with said.open("w") as stream:
+            path = self.folder / f"{r}.txt"
+            with path.open("w") as stream:
                 process = subprocess.Popen(
                     [sys.executable, script],
                     env=os.environ | known | {"RANK": str(r), "LOCAL_RANK": str(r)},
                     stderr=stream,
                 )
-            self.started.append((process, said))
+            self.started.append((process, path))
         return [process for process, _ in self.started]
 
     def ends(self) -> list[tuple[int, str]]:
-        return [(process.wait(120), said.read_text()) for process, said in self.started]
+        return [(process.wait(120), path.read_text()) for process, path in self.started]
 
 
 @pytest.fixture
@@ -85,9 +85,9 @@ def start(tmp_path):
 @pytest.mark.slow
 def test_ranks_that_nobody_joins_say_whom_they_wait_for_and_end(start):
     start(ranks=(0,))
-    ((code, said),) = start.ends()
+    ((code, output),) = start.ends()
     assert code == 1
-    waits, error = said.splitlines()
+    waits, error = output.splitlines()
     assert "rank 0 of 2 waits for rank 1 at 127.0.0.1:" in waits
     assert "9 s at the most (machine.meet_seconds)" in waits
     assert error.startswith("error: rank 0 of 2 waited 9 s for rank 1 at 127.0.0.1:")
@@ -96,10 +96,10 @@ def test_ranks_that_nobody_joins_say_whom_they_wait_for_and_end(start):
 @pytest.mark.slow
 def test_a_rank_whose_store_is_not_there_names_rank_0(start):
     start(ranks=(1,))
-    ((code, said),) = start.ends()
+    ((code, output),) = start.ends()
     assert code == 1
-    assert "rank 1 of 2 waits for rank 0 at 127.0.0.1:" in said
-    assert "error: rank 1 of 2 waited 9 s for rank 0" in said.splitlines()[-1]
+    assert "rank 1 of 2 waits for rank 0 at 127.0.0.1:" in output
+    assert "error: rank 1 of 2 waited 9 s for rank 0" in output.splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -109,11 +109,11 @@ def test_a_rank_that_sleeps_is_named_by_the_other(start, hung):
     start(inside)
     found = start.ends()
     assert found[hung][0] == -signal.SIGKILL
-    code, said = found[1 - hung]
+    code, output = found[1 - hung]
     assert code == 1
-    assert f"error: rank {hung} of 2 (process " in said
-    assert "hangs: the others have waited for it for" in said
-    assert "the same command goes on from the last checkpoint" in said
+    assert f"error: rank {hung} of 2 (process " in output
+    assert "hangs: the others have waited for it for" in output
+    assert "the same command goes on from the last checkpoint" in output
 
 
 @pytest.mark.slow
@@ -129,10 +129,10 @@ def test_a_rank_that_is_stopped_is_named_by_the_other(start, tmp_path, hung):
     time.sleep(2)  # a few beats: before the first one nobody knows its process
     os.kill(processes[hung].pid, signal.SIGSTOP)
     found = start.ends()
-    code, said = found[1 - hung]
+    code, output = found[1 - hung]
     assert (found[hung][0], code) == (-signal.SIGKILL, 1)
-    assert f"error: rank {hung} of 2 (process {processes[hung].pid} on " in said
-    assert "hangs" in said
+    assert f"error: rank {hung} of 2 (process {processes[hung].pid} on " in output
+    assert "hangs" in output
 
 
 @pytest.mark.slow
@@ -175,7 +175,7 @@ def test_ranks_that_all_stand_still_are_ended_later(tmp_path):
     assert same.hung(111.0) == (None, "no rank has gone any further for 21 s")
 
 
-def test_a_roll_call_returns_what_each_rank_said(tmp_path):
+def test_a_roll_call_returns_each_ranks_description(tmp_path):
     board = FolderBoard(tmp_path)
     board.write("here-1", "b gpu1")
     there = roll_call(board, rank=0, size=2, where="here", seconds=5, description="a gpu0")

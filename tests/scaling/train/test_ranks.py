@@ -43,9 +43,9 @@ def begin(*arguments: str) -> subprocess.Popen[str]:
 
 def run(*arguments: str) -> str:
     process = begin(*arguments)
-    said = process.communicate(timeout=240)[1]
-    assert process.returncode == 0, said
-    return said
+    output = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, output
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,9 @@ def losses(folder: Path) -> list[float]:
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_two_ranks_train_as_one_process(tiny, tmp_path, model):
     command = [*tiny, *model, "budget.n_tokens=6400"]
-    said = run(*RANKS, *command, f"runs={tmp_path}/two")
-    assert "2 ranks" in said
-    assert said.count("done, test loss") == 1
+    output = run(*RANKS, *command, f"runs={tmp_path}/two")
+    assert "2 ranks" in output
+    assert output.count("done, test loss") == 1
     run("-m", "scaling.sweep", *command, f"runs={tmp_path}/one")
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     (two,), (one,) = (read_status(tmp_path / name / "tiny") for name in ("two", "one"))
@@ -125,9 +125,9 @@ def test_a_rank_that_is_lost_or_told_to_stop_ends_both_and_the_cell_resumes(
 ):
     process = begin(*RANKS, *long, "machine.hang_seconds=5", f"runs={tmp_path}")
     os.kill(under_way(process, tmp_path)[1], number)
-    said = process.communicate(timeout=120)[1]
+    output = process.communicate(timeout=120)[1]
     assert process.returncode != 0
-    assert words in said
+    assert words in output
     assert not list(tmp_path.glob("tiny/*/record.json"))
     run(*RANKS, *long, f"runs={tmp_path}")
     assert losses(tmp_path) == quiet
@@ -248,12 +248,12 @@ def test_a_sweeps_rank_that_is_lost_ends_both_and_the_cell_resumes(long, quiet, 
     first = rank_0(tmp_path)
     (second,) = of(first)
     os.kill(first if killed == "first" else second, signal.SIGKILL)
-    said = process.communicate(timeout=120)[1]
+    output = process.communicate(timeout=120)[1]
     assert process.returncode == 1
     assert gone(second)
-    assert "ended by SIGKILL" in said
+    assert "ended by SIGKILL" in output
     if killed == "second":
-        assert "rank 1 of 2 was lost: its process was ended by SIGKILL" in said
+        assert "rank 1 of 2 was lost: its process was ended by SIGKILL" in output
     run(*command)
     assert losses(tmp_path) == quiet
     (record,) = read_records(tmp_path / "tiny")
@@ -268,11 +268,11 @@ def test_a_sweeps_rank_that_hangs_is_named_and_the_cell_is_tried_again(long, qui
     process = begin("-m", "scaling.sweep", *command)
     (second,) = of(rank_0(tmp_path))
     os.kill(second, signal.SIGSTOP)
-    said = process.communicate(timeout=240)[1]
-    assert process.returncode == 0, said
+    output = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, output
     assert gone(second)
-    assert f"rank 1 of 2 (process {second} on " in said
-    assert "hangs: it has given no sign of life for " in said
+    assert f"rank 1 of 2 (process {second} on " in output
+    assert "hangs: it has given no sign of life for " in output
     assert losses(tmp_path) == quiet
     (record,) = read_records(tmp_path / "tiny")
     assert [a.outcome for a in attempts(tmp_path / "tiny" / record.run_id)] == ["failed", "done"]

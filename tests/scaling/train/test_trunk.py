@@ -13,9 +13,8 @@ from scaling.budget import resolve
 from scaling.schema import read_curve, read_record
 from scaling.study.lease import Holder, Lease, Pulse, Stopped, take
 from scaling.study.places import cell_folder, trunk_folder
-from scaling.train import checkpoint, heldout, requests
+from scaling.train import checkpoint, heldout, requests, tensor_files
 from scaling.train import step as step_module
-from scaling.train import tensor_files as tensors
 from scaling.train.device import has_compiler, pick_device
 from scaling.train.health import copy_matrices, probe
 from scaling.train.step import new_run, prepare, train_step
@@ -166,7 +165,7 @@ def test_a_failing_write_leaves_the_former_checkpoint(make_cell, tmp_path, monke
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tensors, "save_file", full)
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(OSError, match="free space"):
         checkpoint.save(tmp_path, model=run.model, state={"step": 2})
     assert checkpoint.load(tmp_path, model=run.model) == {"step": 1}
