@@ -305,6 +305,7 @@ def test_a_sealed_object_keeps_its_numbers(tmp_path):
     assert read_sealed(tmp_path / "none.json") is None
 
 
+@pytest.mark.slow
 def test_damaged_compiled_code_is_compiled_again(tmp_path):
     pytest.importorskip("numba")
     code = (
