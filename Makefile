@@ -57,6 +57,7 @@ long: $(VENV)/.installed-dev
 
 check: $(VENV)/.installed-dev
 	$(RUN) -m ruff format --check . && $(RUN) -m ruff check . && $(RUN) -m pyright
+	$(VENV)/bin/lint-imports .importlinter
 
 bench: $(VENV)/.installed-dev
 	$(RUN) benchmarks/fit.py $(FITS)/chinchilla_epoch245.csv --where "dropped_by_authors==0"

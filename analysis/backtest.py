@@ -3,11 +3,12 @@
     python -m analysis.backtest runs=table.csv [form=chinchilla|...|all] [out=backtest.json]
     python -m analysis.backtest runs=table.csv where="group == 'x'" columns.loss=val plot=true
 
-Prints a row a cutoff in C and writes them all, with what they were made from. Errors are logs of
-predicted over measured loss. `covered` counts the withheld runs inside intervals of the fit below
-the cutoff (parameters and scatter, no more), so that a share under the nominal level is what the
-hindcast term of a law's own prediction intervals is there to mend (`analysis.validate.hindcast`).
-`form=all` ranks the forms first and shows the best one's rows.
+The command prints one row for each cutoff in C, and writes the rows and their inputs to
+backtest.json. Errors are logs of predicted over measured loss. `covered` is the share of withheld
+runs inside the intervals of the fit below the cutoff, which hold its parameters and the scatter of
+runs only. Where that share is under the nominal level, the hindcast term of a law's own prediction
+intervals makes up for it (`analysis.validate.hindcast`). `form=all` ranks the forms first and shows
+the rows of the best one.
 """
 
 import sys
@@ -15,11 +16,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from analysis.estimation.fit import (
+from analysis.estimation.checks import (
     check_options,
-    chosen_rows,
     needed_columns,
-    prepared,
+    prepare_rows,
+    restrict_to_frontier,
 )
 from analysis.estimation.options import ObjectiveConfig
 from analysis.estimation.withheld import backtest, refuse_untestable
@@ -27,7 +28,7 @@ from analysis.forms import form_named
 from analysis.runs.columns import Columns
 from analysis.runs.table import load_runs
 from analysis.solve.objective import Objective
-from analysis.solve.progress import shown
+from analysis.solve.progress import progress_on_stderr
 from analysis.validate.near_frontier import check_within
 from scaling.app.application import start, store
 from scaling.app.choices import wrote
@@ -36,7 +37,19 @@ from scaling.schema import LEVEL, MOST, Range, Seed, check_ranges
 
 @dataclass(kw_only=True)
 class BacktestConfig:
-    """Options of the backtest; `out` defaults to backtest.json beside the study, or here."""
+    """Options of the backtest.
+
+    runs: a study's folder, or a table in CSV, Parquet or JSONL
+    form: a form of the loss, or `all` for the one that predicts withheld runs best
+    count: how N is counted in a study
+    where: condition that rows must meet
+    within: test only runs whose loss is within this share of the best of no more compute
+    out: file to write; by default backtest.json in the study's folder, or here for a table
+    plot: whether to write a figure beside it
+    level: of the intervals whose coverage is counted
+    seed: of the resamples
+    fixed: values that some parameters keep
+    """
 
     runs: str = ""
     form: str = "chinchilla"
@@ -72,7 +85,7 @@ def main(config: BacktestConfig) -> None:
         columns=config.columns,
         needed=needed_columns(config.form),
     )
-    found = backtest(
+    result = backtest(
         runs,
         config.form,
         objective=config.objective.chosen(),
@@ -81,21 +94,21 @@ def main(config: BacktestConfig) -> None:
         within=config.within,
         level=config.level,
         seed=config.seed,
-        tell=shown(),
+        on_progress=progress_on_stderr(),
     )
     beside = source / "backtest.json" if source.is_dir() else Path("backtest.json")
-    written = [found.write(config.out or beside)]
+    paths = [result.write(config.out or beside)]
     if config.plot:
         from analysis.page.figure_files import (
             write_backtest_figure,  # matplotlib, only where it is asked for
         )
 
-        form = form_named(found.form)
-        table = prepared(runs.table, form, Objective(), "none")
-        table = chosen_rows(table, form, config.within)
-        written += write_backtest_figure(table, form, asdict(found), written[0])
-    ends = wrote(written, here=not config.out and not source.is_dir())
-    sys.stdout.write(f"{found.summary()}\n\n{ends}\n")
+        form = form_named(result.form)
+        table = prepare_rows(runs.table, form, Objective(), "none")
+        table = restrict_to_frontier(table, form, config.within)
+        paths += write_backtest_figure(table, form, asdict(result), paths[0])
+    ends = wrote(paths, here=not config.out and not source.is_dir())
+    sys.stdout.write(f"{result.summary()}\n\n{ends}\n")
 
 
 store("backtest", BacktestConfig)

@@ -1,23 +1,24 @@
-"""Fit a law to a study or to any table of runs: prints it and writes law.json.
+"""Fit a law to a study or to any table of runs; print it and write law.json.
 
     python -m analysis.fit runs=runs/quick
     python -m analysis.fit runs=table.csv where="group == 'x'" columns.params=N out=law.json
     python -m analysis.fit runs=table.csv objective.name=lad_log intervals.resamples=4000
-    python -m analysis.fit runs=table.csv form=all             ranks the forms that apply
+    python -m analysis.fit runs=table.csv form=all             rank the forms that apply
     python -m analysis.fit runs=table.csv form=data_constrained +fixed.alpha=0.35 +fixed.beta=0.35
     python -m analysis.fit runs=table.csv within=0.1           only runs near the frontier
-    python -m analysis.fit runs=table.csv plot=true            also writes law_<figure>.svg
+    python -m analysis.fit runs=table.csv plot=true            also write law_<figure>.svg
 
-The function is `analysis.estimation.fit.fit`; this is its application.
+The command calls `analysis.estimation.fit.fit`.
 """
 
 import sys
 from pathlib import Path
 
-from analysis.estimation.fit import fit, needed_columns, stage_of
+from analysis.estimation.checks import needed_columns, stage_of
+from analysis.estimation.fit import fit
 from analysis.estimation.options import FitConfig
 from analysis.runs.table import load_runs
-from analysis.solve.progress import shown
+from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store
 from scaling.app.choices import wrote
 
@@ -46,17 +47,17 @@ def main(config: FitConfig) -> None:
         seed=config.intervals.seed,
         hindcast=config.backtest,
         sensitivity=config.sensitivity,
-        tell=shown(),
+        on_progress=progress_on_stderr(),
     )
     default = source / "law.json" if source.is_dir() else Path("law.json")
-    written = [law.write(config.out or default)]
+    paths = [law.write(config.out or default)]
     if config.plot:
         from analysis.page.figure_files import (
             write_law_figures,  # matplotlib, only where it is asked for
         )
 
-        written += write_law_figures(law, runs.table, written[0])
-    ends = wrote(written, here=not config.out and not source.is_dir())
+        paths += write_law_figures(law, runs.table, paths[0])
+    ends = wrote(paths, here=not config.out and not source.is_dir())
     sys.stdout.write(f"{law.summary()}\n\n{ends}\n")
 
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them: counts, intervals, durations. Nothing here rounds what is stored."""
+"""Numbers as text for people: counts, intervals, durations. Files keep unrounded numbers."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def power(value: float, digits: int = 2) -> str:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Write a measured number to some significant digits; a dash for none."""
+    """Write a measured number to some significant digits; a dash for None."""
     if value is None:
         return "–"
     if value == 0 or 1e-3 <= abs(value) < 1e5:
@@ -28,19 +28,19 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def interval(ends: Sequence[float] | None, digits: int = 4) -> str:
-    """Write an interval as [lo, hi]; a dash for none."""
+    """Write an interval as [lo, hi]; a dash for None."""
     if not ends:
         return "–"
     return f"[{number(ends[0], digits)}, {number(ends[1], digits)}]"
 
 
 def counts(ends: Sequence[float] | None) -> str:
-    """Write an interval of counts as [120k, 310k]; a dash for none."""
+    """Write an interval of counts as [120k, 310k]; a dash for None."""
     return f"[{short(ends[0])}, {short(ends[1])}]" if ends else "–"
 
 
 def duration(seconds: float | None) -> str:
-    """Write seconds as 42 s, 3.5 min, 7.1 h or 12 days; a dash for none."""
+    """Write seconds as 42 s, 3.5 min, 7.1 h or 12 days; a dash for None or 0."""
     if not seconds:
         return "–"
     for size, unit in ((86400.0, "days"), (3600.0, "h"), (60.0, "min")):

@@ -170,6 +170,7 @@ def main() -> int:
     parser.add_argument("--torchrun", action="store_true", help="the real one; no signals")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     folder = Path(tempfile.mkdtemp(prefix="exits-"))
     plan, log, odd = write_plan(folder), folder / "log.txt", 0
     with stores() as keeper:

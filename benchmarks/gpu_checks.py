@@ -47,7 +47,7 @@ from scaling.model.mlp import activate
 from scaling.model.moe import MoE, padded_linear
 from scaling.model.transformer import Transformer
 from scaling.schema import Record, read_curve, read_json
-from scaling.stacked.runs import Ensemble
+from scaling.stacked.runs import StackedRuns
 from scaling.study.lease import Pulse, Stopped
 from scaling.study.places import cell_folder
 from scaling.train import heldout
@@ -231,7 +231,7 @@ def stacked(job: Job) -> None:
     setting = prepare(small_cell(job, "stack"), lambda flops: None)
     size, steps = (2, 5) if job.tiny else (8, 20)
     requests = stack_requests(setting, size)
-    stack = Ensemble(requests)
+    stack = StackedRuns(requests)
     for _ in range(steps):
         with torch.no_grad():
             stack.step(requests)

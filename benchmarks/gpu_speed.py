@@ -30,7 +30,7 @@ from scaling.data.batches import Batches
 from scaling.schema import now
 from scaling.study.lease import Pulse
 from scaling.train.device import count_memory_anew, peak_flops, peak_memory, pick_device, to_device
-from scaling.train.forecast_band import Corridor
+from scaling.train.forecast_band import ForecastBand
 from scaling.train.step import Setting, accept, gradient, new_run
 
 VOCAB, CONTEXT = 50_304, 1024  # GPT-2's, rounded up to a multiple of 128
@@ -58,7 +58,7 @@ def random_setting(chosen: CellConfig) -> Setting:
         pulse=Pulse(),
         started=now(),
         resolved=resolved,
-        corridor=Corridor(),
+        band=ForecastBand(),
     )
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from train import cell, our_step, speed
 
-from scaling.stacked.runs import Ensemble
+from scaling.stacked.runs import StackedRuns
 from scaling.study.lease import Pulse
 from scaling.train.requests import StepRequest
 from scaling.train.step import Setting, new_run, prepare
@@ -38,7 +38,7 @@ def stack_requests(setting: Setting, size: int) -> list[StepRequest]:
     """Return what as many seeds of a cell ask a stack for."""
     requests = []
     for seed in range(size):
-        own = replace(setting.beside(replace(setting.cell, seed=seed), Pulse()), stacked=True)
+        own = replace(setting.for_cell(replace(setting.cell, seed=seed), Pulse()), stacked=True)
         requests.append(StepRequest(run=new_run(own), setting=own, clip=1.0))
     return requests
 
@@ -46,7 +46,7 @@ def stack_requests(setting: Setting, size: int) -> list[StepRequest]:
 def stacked_step(setting: Setting, size: int) -> Callable[[], None]:
     """Return the step of a stack of as many seeds."""
     requests = stack_requests(setting, size)
-    stack = Ensemble(requests)
+    stack = StackedRuns(requests)
 
     @torch.no_grad()
     def step() -> None:

@@ -30,7 +30,7 @@ def described(corpus: Corpus) -> str:
         counts = ", ".join(f"{n:,}" for n in meta["part_tokens"])
         lines.append(f"parts of the mixture: {counts} tokens")
     lines.append(f"dropped as copies of another text: {meta['dropped']:,} documents")
-    if left := LeftOut(**meta.get("left_out", {})).said():
+    if left := LeftOut(**meta.get("left_out", {})).in_words():
         lines.append(f"rows left out: {left}")
     what = (
         "test documents share most of their lines with a training document"

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
+from scaling import VERSION_LINE
 from scaling.app.application import one_sentence
 from scaling.app.overrides import WrongUsage
 from scaling.jobs.cell_states import (
@@ -71,6 +72,7 @@ def typed() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true", help="one JSON list instead of the table")
     parser.add_argument("--watch", action="store_true", help="again every 2 s until all have ended")
     parser.add_argument("--cancel", action="store_true", help="cancel what is queued or running")
+    parser.add_argument("--version", action="version", version=VERSION_LINE)
     arguments = parser.parse_args()
     key, equals, folder = arguments.folder.partition("=")
     if equals and key == "runs" and not Path(arguments.folder).is_dir():

@@ -1,7 +1,11 @@
-"""The rules of the house: who imports whom, and that every config composes."""
+"""The rules of the house: who imports whom, how large rooms are, and that every config composes."""
 
 import ast
 import itertools
+import shutil
+import subprocess
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,71 +18,74 @@ from scaling.budget import resolve
 from scaling.config import CellConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-# Leftwards only: a module imports from the groups before its own, or from its own group as listed.
-ORDER = [
-    "schema", "attempt", "config", "parametrization", "budget", "failure", "tokenizer", "texts",
-    "jsonl",
-    "truth", "documents", "chunks", "duplicates", "hub", "survey",
-    "loss", "nf4", "lora", "mlp", "moe", "data", "batches", "parallel", "model", "device", "muon",
-    "optim", "checkpoint",
-    "mirror", "runlog", "heldout", "health", "jit", "kernels", "passes", "stack", "memory",
-    "step", "request",
-    "trainer", "ensemble", "gang",
-]  # fmt: skip
-ONLY = {
-    "wandb": {"scaling.study.wandb_mirror", "analysis.page.wandb_artifact"},  # one place a room
-    "submitit": {"scaling.jobs.slurm.submit"},
-    "seaborn": {"analysis.figures.canvas"},
-    "matplotlib": {"analysis.figures.canvas", "scaling.coordinates"},
-}
+MOST_MODULES = 22  # of a folder: more are not taken in at a glance
+MOST_COMMAND_LINES = 150
+LINT = (sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()")
 
 
-def imports(path: Path) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {a.name for a in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
-    return found
+def contracts(root: Path) -> subprocess.CompletedProcess[str]:
+    """Check the import contracts of the packages in a folder."""
+    return subprocess.run(
+        [*LINT, str(ROOT / ".importlinter"), "--no-cache"],
+        cwd=root,
+        env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
 
 
-def modules(room: str) -> dict[str, Path]:
-    return {f"{room}.{p.stem}": p for p in sorted((ROOT / room).glob("*.py"))}
+def test_every_import_contract_is_kept():
+    result = contracts(ROOT)
+    assert result.returncode == 0, result.stdout
+    assert "0 broken" in result.stdout
 
 
-@pytest.mark.parametrize("name", modules("analysis"))
-def test_analysis_imports_only_the_schema_of_scaling_and_no_torch(name):
-    found = imports(modules("analysis")[name])
-    assert not {
-        i for i in found if i.startswith("scaling") and not i.startswith("scaling.schema")
-    } - {"scaling"}
-    assert not {i for i in found if i.split(".")[0] == "torch"}
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("wall")
+    for name in ("scaling", "analysis", "hydra_plugins"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return root
 
 
-@pytest.mark.parametrize("name", modules("scaling"))
-def test_scaling_imports_leftwards_and_never_analysis(name):
-    found = imports(modules("scaling")[name])
-    assert not {i for i in found if i.split(".")[0] == "analysis"}
-    own = name.removeprefix("scaling.")
-    if own in ORDER:
-        right = set(ORDER[ORDER.index(own) + 1 :]) | {
-            "sweep",
-            "launch",
-            "final",
-            "sft",
-            "reward",
-            "ppo",
-        }
-        assert not {i.split(".")[1] for i in found if i.startswith("scaling.")} & right
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("analysis/forms/power.py", "import torch"),
+        ("analysis/page/sections/task_tables.py", "from scaling.train import device"),
+        ("scaling/data/hub.py", "from scaling.stages import stage"),
+        ("scaling/stages/examples/gold.py", "def f():\n    import wandb"),
+        ("analysis/solve/objective.py", "from analysis.solve import solver"),
+    ],
+)
+def test_the_wall_sees_sub_folders_functions_and_circles(copy, name, line):
+    before = (copy / name).read_text()
+    (copy / name).write_text(f"{before}\n\n{line}\n")
+    try:
+        result = contracts(copy)
+        assert result.returncode == 1
+        room = ".".join(Path(name).parts[:-1])
+        assert room in result.stdout.partition("Broken contracts")[2]
+    finally:
+        (copy / name).write_text(before)
 
 
-@pytest.mark.parametrize("name", modules("scaling") | modules("analysis"))
-def test_outside_packages_are_imported_in_one_place(name):
-    path = (modules("scaling") | modules("analysis"))[name]
-    for package, owners in ONLY.items():
-        if package in {i.split(".")[0] for i in imports(path)}:
-            assert name in owners
+def modules() -> list[Path]:
+    return [p for room in ("scaling", "analysis") for p in sorted((ROOT / room).rglob("*.py"))]
+
+
+def test_every_room_is_small_and_says_what_it_holds():
+    counts = Counter(p.parent for p in modules())
+    assert {str(k): v for k, v in counts.items() if v > MOST_MODULES} == {}
+    for folder in counts:
+        assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
+
+
+def test_every_command_is_a_short_file():
+    commands = [p for p in modules() if "__main__" in p.read_text() and p.parent.parent == ROOT]
+    assert len(commands) >= 14
+    lengths = {p.name: len(p.read_text().splitlines()) for p in commands}
+    assert {k: v for k, v in lengths.items() if v > MOST_COMMAND_LINES} == {}
 
 
 @pytest.mark.parametrize(
@@ -88,9 +95,14 @@ def test_outside_packages_are_imported_in_one_place(name):
 )
 def test_running_and_explaining_meet_in_the_design_sweeper_alone(path):
     """And not in what Hydra imports for every application, which is all without a leading _."""
-    rooms = {i.split(".")[0] for i in imports(path)} & {"analysis", "torch"}
-    assert not rooms or (path.parent.name, path.name) == ("scaling_design", "_pursuit.py")
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            rooms |= {a.name.split(".")[0] for a in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            rooms.add(node.module.split(".")[0])
     assert "torch" not in rooms
+    assert "analysis" not in rooms or path.parts[-2:] == ("scaling_design", "_pursuit.py")
 
 
 def composed(*overrides: str) -> CellConfig:

@@ -121,7 +121,7 @@ def test_every_file_of_an_old_version_is_read(old, study):
     law = Law.read(old / "law.json")
     assert law.draws is None or law.draws.shape[1] == len(law.parameters)
     assert np.isfinite(law.optimum(1e9, force=True).params)
-    assert read_plan(old / "plan.yaml")["pretrain"]["tokens"] > 0
+    assert read_plan(old / "plan.yaml").pretrain.tokens > 0
     assert planned_cell(load_plan(old / "plan.yaml")).model.d_head == 8
     cells = {c.run_id: c.state for c in read_status(study)}
     assert set(cells.values()) <= {"done", "stopped", "missing"}
@@ -153,7 +153,7 @@ def test_the_analysis_reads_an_old_study(old, study, monkeypatch, capsys):
         "sft.examples=16", "reward.pairs=32", "ppo.episodes=128", "ppo.max_new_tokens=8",
         f"out={study}/new.yaml", monkeypatch=monkeypatch,
     )  # fmt: skip
-    assert read_plan(study / "new.yaml")["study"]
+    assert read_plan(study / "new.yaml").study
     command(
         "analysis.fit", f"runs={study}", resamples, f"out={study}/new.json", monkeypatch=monkeypatch
     )

@@ -1,4 +1,4 @@
-"""What an alarm is, and how its sentence names rows of the table."""
+"""An alarm, and how its sentence names rows of the table."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.forms import Array
 
-SHOWN_ROWS = 5
+SHOWN_ROWS = 5  # rows that a sentence names before it ends in `..`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,15 +18,16 @@ class Alarm:
     sentence: str
 
 
-def named_rows(table: pd.DataFrame, chosen: Array, *, most: int = SHOWN_ROWS) -> str:
-    """Name chosen rows, a mask or positions: `rows 3, 7, ..`, or of a study `runs 1f0a, ..`.
+def named_rows(table: pd.DataFrame, rows: Array, *, most: int = SHOWN_ROWS) -> str:
+    """Name some rows, given as a mask or as positions: `rows 3, 7, ..`.
 
-    Rows are those of the input file before where=, counted from 1 without the header.
+    Rows are those of the input file before `where=`, counted from 1 without the header. For a study
+    the runs are named instead: `runs 1f0a, ..`.
     """
-    at = np.flatnonzero(chosen) if chosen.dtype == bool else chosen
+    positions = np.flatnonzero(rows) if rows.dtype == bool else rows
     from_file = "row" in table or "run" not in table
     names = table["row"].to_numpy() if "row" in table else np.arange(1, len(table) + 1)
     names = names if from_file else table["run"].to_numpy()
-    what = ("row" if from_file else "run") + ("s" if len(at) > 1 else "")
-    more = ", .." if len(at) > most else ""
-    return f"{what} {', '.join(str(names[i]) for i in at[:most])}{more}"
+    what = ("row" if from_file else "run") + ("s" if len(positions) > 1 else "")
+    more = ", .." if len(positions) > most else ""
+    return f"{what} {', '.join(str(names[i]) for i in positions[:most])}{more}"

@@ -1,13 +1,14 @@
-"""In which unit a table states its loss, and the step to nats per token.
+"""The unit in which a table states its loss, and the conversion to nats per token.
 
-The name of the column says it (`perplexity`, `val_bpb`), or `columns.loss_unit` does. Perplexity
-and bits per token are turned into nats; bits per byte are another quantity, so the law is then one
-of bits per byte and says so in its `unit`. A column whose name says nothing is judged as a whole.
+The name of the column gives the unit (`perplexity`, `val_bpb`), or `columns.loss_unit` does.
+Perplexity and bits per token are converted to nats. Bits per byte are another quantity, so the law
+is then one of bits per byte and its `unit` says so. Where the name gives no unit, the median of the
+column is checked against what a trained model can have in nats.
 """
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,16 @@ from analysis.alarms.alarm import Alarm
 from analysis.forms import Array, column
 from scaling.app.quoting import override
 
-NATS, BITS_PER_BYTE = "nats_per_token", "bits_per_byte"
-UNITS = (NATS, "bits_per_token", "perplexity", BITS_PER_BYTE, "nats_per_byte")
-HIGHEST_MEDIAN = 8.0  # nats of unigram guessing at large vocabularies: no trained model's median
-_SAID = {
+LossUnit = Literal[
+    "nats_per_token", "bits_per_token", "perplexity", "bits_per_byte", "nats_per_byte"
+]
+NATS: LossUnit = "nats_per_token"
+BITS_PER_BYTE: LossUnit = "bits_per_byte"
+UNITS: tuple[LossUnit, ...] = get_args(LossUnit)
+# Nats per token of guessing by frequency at a large vocabulary: no table of trained models has
+# such a median.
+HIGHEST_MEDIAN = 8.0
+_DESCRIPTIONS = {
     "bits_per_token": ("bits per token", "it is multiplied by ln 2 and fitted in nats per token"),
     "perplexity": ("perplexity", "its logarithm is fitted, in nats per token"),
     "bits_per_byte": ("bits per byte", "the law is one of bits per byte"),
@@ -31,36 +38,42 @@ _SAID = {
 
 
 def check_unit(unit: str) -> None:
-    """Refuse an unknown unit; empty means that the column's name says it."""
+    """Refuse an unknown unit; an empty one means that the column's name gives the unit."""
     if unit and unit not in UNITS:
         raise ValueError(f"columns.loss_unit={unit} is not known; choose one of {', '.join(UNITS)}")
 
 
-def unit_of_name(name: str) -> str:
-    """Return the unit that a column's name states, nats per token where it states none."""
+def unit_of_name(name: str) -> LossUnit:
+    """Return the unit that a column's name gives, nats per token where it gives none.
+
+    Raises ValueError for a name in bits per character, which no law is stated in.
+    """
     words = re.findall(r"[a-z]+|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-    joined = "".join(words)
-    if words and (words[-1] in ("bpc", "bpch") or re.search(r"bits?perchar", joined)):
+    letters = "".join(words)
+    if words and (words[-1] in ("bpc", "bpch") or re.search(r"bits?perchar", letters)):
         raise ValueError(
             f"column {name!r} is in bits per character, which no law is stated in; where a "
             f"character is a byte add {override('columns.loss_unit', BITS_PER_BYTE)}, else give "
             "nats per token"
         )
-    if re.search(r"nats?(per)?bytes?", joined):
+    if re.search(r"nats?(per)?bytes?", letters):
         return "nats_per_byte"
-    if "bpb" in words or re.search(r"bits?(per)?bytes?", joined):
+    if "bpb" in words or re.search(r"bits?(per)?bytes?", letters):
         return BITS_PER_BYTE
     exponential = any(re.fullmatch(r"(val|valid|test|train|eval|dev|lm)?ppls?", w) for w in words)
-    if (exponential or "perplex" in joined) and not {"log", "ln", "nll"} & set(words):
+    if (exponential or "perplex" in letters) and not {"log", "ln", "nll"} & set(words):
         return "perplexity"
     bits = "bits" in words and not words[max(words.index("bits") - 1, 0)].isdigit()
-    if bits or "bpt" in words or re.search(r"bits?pertok", joined):
+    if bits or "bpt" in words or re.search(r"bits?pertok", letters):
         return "bits_per_token"
     return NATS
 
 
-def converted(values: Array, unit: str, name: str) -> Array:
-    """Return losses in the unit of the law: nats per token, or bits per byte."""
+def convert_loss(values: Array, unit: str, name: str) -> Array:
+    """Convert losses (n,) to the unit of the law: nats per token, or bits per byte.
+
+    Raises ValueError for a perplexity that is not above 1; `name` is the column's, for the message.
+    """
     if unit == "perplexity":
         low = np.flatnonzero(values <= 1)
         if len(low):
@@ -74,35 +87,36 @@ def converted(values: Array, unit: str, name: str) -> Array:
     return values * factor
 
 
-def unit_of_law(inputs: Mapping[str, Any]) -> str:
-    """Return the unit of a law's loss from what its table was read as."""
-    read = inputs.get("loss_unit", {}).get("unit", NATS)
-    return BITS_PER_BYTE if read.endswith("per_byte") else NATS
+def unit_of_law(inputs: Mapping[str, Any]) -> LossUnit:
+    """Return the unit of a law's loss, given the `inputs` of its table."""
+    unit = inputs.get("loss_unit", {}).get("unit", NATS)
+    return BITS_PER_BYTE if unit.endswith("per_byte") else NATS
 
 
-def read_alarm(inputs: Mapping[str, Any]) -> Alarm | None:
-    """Say that a loss was not read as nats per token; a unit that was stated is no surprise."""
-    read = inputs.get("loss_unit")
-    if not read or (read["stated"] and not read["unit"].endswith("per_byte")):
+def loss_unit_alarm(inputs: Mapping[str, Any]) -> Alarm | None:
+    """Say that a loss was not read as nats per token, unless the user gave a unit per token."""
+    reading = inputs.get("loss_unit")
+    if not reading or (reading["stated"] and not reading["unit"].endswith("per_byte")):
         return None
-    said, done = _SAID[read["unit"]]
-    by = "as stated" if read["stated"] else "by its name"
+    quantity, conversion = _DESCRIPTIONS[reading["unit"]]
+    by = "as stated" if reading["stated"] else "by its name"
     other = (
         ""
-        if read["stated"]
+        if reading["stated"]
         else (f"; where it is in nats add {override('columns.loss_unit', NATS)}")
     )
-    far = ""
-    if read["unit"].endswith("per_byte"):
-        far = ", which no loss in nats per token compares with"
+    incomparable = ""
+    if reading["unit"].endswith("per_byte"):
+        incomparable = ", which no loss in nats per token compares with"
     return Alarm(
         code="loss_unit",
-        sentence=f"Column {read['column']} is read as {said} {by}: {done}{far}{other}.",
+        sentence=f"Column {reading['column']} is read as {quantity} {by}: "
+        f"{conversion}{incomparable}{other}.",
     )
 
 
-def value_alarm(table: pd.DataFrame) -> Alarm | None:
-    """Say that losses, taken as a whole, are too large for nats."""
+def perplexity_alarm(table: pd.DataFrame) -> Alarm | None:
+    """Say that the median loss is too large for nats, so that the column may be a perplexity."""
     middle = float(np.median(column(table, "loss")))
     if middle <= HIGHEST_MEDIAN:
         return None

@@ -10,16 +10,16 @@ from analysis.alarms.alarm import Alarm
 from analysis.alarms.of_table import NARROW_SPREAD
 from analysis.forms import Array, column
 
-BASIN_VALUE = 0.01  # relative excess of a second minimum's objective that still competes
-BASIN_EXPONENT = 0.05  # relative difference of exponents that makes it another minimum
-USUAL_A = (0.35, 0.65)
-FAR_GAIN = 0.6  # share of the error that runs near the frontier leave, from which it is said
-LEAST_FAR_ERROR = 0.005  # of the loss; a smaller error needs no remedy
-NO_GAIN = 0.005  # relative distance of E from the smallest loss below which nothing is left to gain
+BASIN_VALUE = 0.01  # a second minimum competes up to this relative excess of the objective
+BASIN_EXPONENT = 0.05  # and is another one from this relative difference of the exponents on
+USUAL_A = (0.35, 0.65)  # exponents a of N* = k C^a that well-tuned ladders give
+FAR_GAIN = 0.6  # the alarm: runs near the frontier alone leave at most this share of the error
+LEAST_FAR_ERROR = 0.005  # relative error of the loss below which no remedy is needed
+NO_GAIN = 0.005  # relative distance of E from the smallest loss below which no gain is left
 
 
 def status_alarm(status: str, form: str) -> Alarm | None:
-    """Say first that an answer is no law, for the statuses that no plan should rest on."""
+    """Say that an answer is no law, for the statuses (`LawStatus`) that no plan should rest on."""
     what = {
         "not_identified": f"These runs do not determine form={form}",
         "bound_hit": f"A parameter of form={form} is at its bound, its term no power law here",
@@ -35,18 +35,23 @@ def status_alarm(status: str, form: str) -> Alarm | None:
 
 
 def two_basins(values: Array, exponents: Array, converged: Array) -> Alarm | None:
-    """Compare the minima found: values (S,) best first, exponents (S, k)."""
+    """Say that a second minimum is nearly as good as the best one.
+
+    values: the objective at each end point (S,), best first
+    exponents: the exponents there (S, k)
+    converged: whether the end point is a minimum (S,)
+    """
     close = converged & (values <= values[0] * (1 + BASIN_VALUE))
     apart = np.abs(exponents / exponents[0] - 1).max(axis=1) > BASIN_EXPONENT
     others = np.flatnonzero(close & apart)
     if not len(others):
         return None
     other = exponents[others[0]]
-    shown = [", ".join(f"{e:.3f}" for e in row) for row in (exponents[0], other)]
+    texts = [", ".join(f"{e:.3f}" for e in row) for row in (exponents[0], other)]
     excess = values[others[0]] / values[0] - 1
     return Alarm(
         code="two_basins",
-        sentence=f"A second minimum with exponents {shown[1]} (best: {shown[0]}) is only "
+        sentence=f"A second minimum with exponents {texts[1]} (best: {texts[0]}) is only "
         f"{excess:.2%} worse: add runs where the two differ, and do not extrapolate far.",
     )
 
@@ -55,10 +60,10 @@ def bound_alarm(names: Sequence[str], values: Sequence[float], form: str) -> Ala
     """Name the parameters that ended at a bound."""
     if not names:
         return None
-    shown = ", ".join(f"{name} = {value:.4g}" for name, value in zip(names, values, strict=True))
+    text = ", ".join(f"{name} = {value:.4g}" for name, value in zip(names, values, strict=True))
     return Alarm(
         code="parameter_at_bound",
-        sentence=f"{shown} is at its bound, where the term is a constant or a step: widen the "
+        sentence=f"{text} is at its bound, where the term is a constant or a step: widen the "
         f"range of its variable, or leave the term out by another form than {form}.",
     )
 
@@ -66,9 +71,13 @@ def bound_alarm(names: Sequence[str], values: Sequence[float], form: str) -> Ala
 def offset_alarm(
     offset: float, interval: Sequence[float] | None, smallest: float, scatter: float = 0.0
 ) -> Alarm | None:
-    """Say when E is at 0, has an interval reaching 0, or is within 2 `scatter` of the least loss.
+    """Say that E is at 0, that its interval reaches 0, or that no gain is left above it.
 
-    `scatter` is the relative deviation of runs about the law.
+    offset: E
+    interval: its interval, None without
+    smallest: the smallest loss of the runs
+    scatter: relative deviation of runs about the law; E within two of it is not below the smallest
+        loss
     """
     if offset <= 1e-9 * smallest:
         return Alarm(
@@ -93,7 +102,7 @@ def offset_alarm(
 
 
 def inseparable_alarm(a: float, interval: Sequence[float], widest: float) -> Alarm | None:
-    """Say when the interval of a = beta / (alpha + beta) is too wide to choose N by."""
+    """Say that the interval of a = beta / (alpha + beta) is too wide to choose N by."""
     if interval[1] - interval[0] <= widest:
         return None
     return Alarm(
@@ -104,7 +113,7 @@ def inseparable_alarm(a: float, interval: Sequence[float], widest: float) -> Ala
 
 
 def narrow_alarm(table: pd.DataFrame) -> Alarm | None:
-    """Say, where most resamples had no minimum, that tokens per parameter hardly vary."""
+    """Say that tokens per parameter hardly vary, as a reason why most resamples had no minimum."""
     ratio = np.log(column(table, "tokens") / column(table, "params"))
     if ratio.std() > NARROW_SPREAD:
         return None
@@ -117,7 +126,7 @@ def narrow_alarm(table: pd.DataFrame) -> Alarm | None:
 
 
 def unusual_a(a: float) -> Alarm | None:
-    """Say when a lies outside what well-tuned ladders give."""
+    """Say that a lies outside what well-tuned ladders give."""
     if USUAL_A[0] <= a <= USUAL_A[1]:
         return None
     return Alarm(
@@ -131,10 +140,10 @@ def edge_alarm(edges: Sequence[float], n_budgets: int) -> Alarm | None:
     """Say which IsoFLOP budgets have their minimum at the edge of their sizes."""
     if not edges:
         return None
-    shown = ", ".join(f"{c:.2e}" for c in edges[:4]) + (", .." if len(edges) > 4 else "")
+    text = ", ".join(f"{c:.2e}" for c in edges[:4]) + (", .." if len(edges) > 4 else "")
     return Alarm(
         code="edge_minimum",
-        sentence=f"{len(edges)} of {n_budgets} budgets (C = {shown}) have no minimum inside their "
+        sentence=f"{len(edges)} of {n_budgets} budgets (C = {text}) have no minimum inside their "
         "sizes and were left out of the parabolas: widen the sizes at those budgets.",
     )
 
@@ -155,10 +164,10 @@ def far_runs_alarm(compared: Mapping[str, float] | None, n_runs: int) -> Alarm |
 
 def missed_alarm(confirmations: Sequence[Mapping[str, Any]]) -> Alarm | None:
     """Say that a confirmation run ended outside its forecast's interval."""
-    missed = [c for c in confirmations if c["inside"] is False]
-    if not missed:
+    misses = [c for c in confirmations if c["inside"] is False]
+    if not misses:
         return None
-    worst = max(missed, key=lambda c: abs(c["error"]))
+    worst = max(misses, key=lambda c: abs(c["error"]))
     low, high = worst["interval"]
     return Alarm(
         code="confirmation_missed",
@@ -169,7 +178,7 @@ def missed_alarm(confirmations: Sequence[Mapping[str, Any]]) -> Alarm | None:
 
 
 def peak_alarm(peak: Mapping[str, Any], smallest: float, largest: float) -> Alarm | None:
-    """Say when the largest reward lies before or beyond the data, or nowhere."""
+    """Say that the largest reward lies before the data, beyond the data, or nowhere."""
     if peak["at"] is not None and smallest <= peak["at"] <= largest:
         return None
     if peak["at"] is not None and peak["at"] < smallest:
@@ -188,7 +197,7 @@ def peak_alarm(peak: Mapping[str, Any], smallest: float, largest: float) -> Alar
 
 
 def few_units_alarm(unit: str, count: int) -> Alarm:
-    """Say that too few independent units were there to be resampled."""
+    """Say that the table has too few independent units to resample."""
     return Alarm(
         code="few_units",
         sentence=f"Only {count} independent units ({unit}): resampling them "

@@ -1,7 +1,7 @@
-"""Alarms: what in a table or a fit should make its reader stop, and what to do about it.
+"""Alarms about a table of runs: what is wrong with its design, its units or single rows.
 
-Each is a code and one sentence. Alarms about the table look at N, D, C and L alone; those about the
-fit look at residuals, the second-best minimum and the bootstrap draws. Thresholds are named here.
+Each alarm is a code and one sentence that also says what to do. These alarms look at N, D, C and L;
+the alarm about the residuals of a fit is here too, as a trend in them is one in C and D/N.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,77 +12,76 @@ import pandas as pd
 from scipy.special import fdtrc
 
 from analysis.alarms.alarm import Alarm, named_rows
-from analysis.alarms.loss_units import value_alarm
+from analysis.alarms.loss_units import perplexity_alarm
 from analysis.alarms.outliers import ODD_COUNT, Outlier, odd_counts, outliers
-from analysis.alarms.units import FEWEST_IN_UNIT, mixed, over_6nd, unit_alarms
+from analysis.alarms.units import FEWEST_IN_UNIT, over_6nd, unit_alarms, wrong_unit_alarm
 from analysis.forms import Array, column
 
-__all__ = ["Alarm", "residual_alarms", "stage_alarms", "table_alarms"]
-
-RAY_SPREAD = 0.15  # sd of log D about a line in log N (a factor of 1.16): below, a ray
-NARROW_SPREAD = 0.7  # sd of log D/N (a factor of 2): designs below seldom separate the exponents
-FEWEST_BUDGETS = 3
-SAME_BUDGET = float(np.log(1.25))  # gap of log C that parts two budgets; nominal ones jitter less
-MOST_OUTLIERS_SHOWN = 3  # with what explains them; the others are named
-LEAST_SPAN = 10.0  # largest over smallest C
-COUNT_FACTOR = 1.5  # C over 6ND beyond this, or varying by it squared, is another count
-MOST_EPOCHS = 4.0  # beyond, repeated tokens are worth less than fresh ones (Muennighoff 2023)
-TREND_P, TREND_R2 = 1e-4, 0.25
+RAY_SPREAD = 0.15  # deviation of log D about a line in log N (a factor of 1.16) of a single ray
+NARROW_SPREAD = 0.7  # deviation of log D/N (a factor of 2) below which exponents seldom separate
+FEWEST_BUDGETS = 3  # budgets, sizes and token counts that a law needs at least
+SAME_BUDGET = float(np.log(1.25))  # gap of log C between two budgets; runs of one jitter less
+MOST_OUTLIERS_SHOWN = 3  # outliers whose distance and cause are written; the others are named
+LEAST_SPAN = 10.0  # largest C over smallest C that a law needs
+COUNT_FACTOR = 1.5  # C over 6ND beyond it, or varying by its square, counts other FLOPs
+MOST_EPOCHS = 4.0  # beyond, a repeated token is worth less than a fresh one (Muennighoff 2023)
+TREND_P, TREND_R2 = 1e-4, 0.25  # p-value below, and share of variance above, which is a trend
 BITS = float(-np.log(np.log(2)))  # log of bits per nat
-BITS_WIDTH = 0.03  # how far the step between two groups of losses may be from it
-BITS_GAIN = 4.0  # by how much the step must tighten a smooth surface to be believed
-FEWEST_LEVELS = {"epochs": 2}  # of a variable that FEWEST_BUDGETS is too many of
-FEWEST_ROWS = 14  # of a quadratic surface in log C and log D/N
+BITS_WIDTH = 0.03  # how far the step between two groups of losses may be from BITS
+BITS_GAIN = 4.0  # factor by which the step must lower the residuals' deviation
+FEWEST_LEVELS = {"epochs": 2}  # values of a variable that needs fewer than FEWEST_BUDGETS
+FEWEST_ROWS = 14  # rows that a quadratic surface in log C and log D/N needs
 
 
 def table_alarms(table: pd.DataFrame, inputs: Mapping[str, Any] | None = None) -> list[Alarm]:
     """Return what is wrong with the design or the units of a table of runs.
 
-    `inputs` says what the table was read from and how, as in law.json. Records of a study say
-    themselves what they count, in units of one: nothing of theirs is in doubt.
+    table: the runs
+    inputs: what the table was read from and how, as in law.json; the units of a study's records are
+        known and not checked
     """
     inputs = inputs or {}
-    of_records = isinstance(inputs.get("sha256"), Mapping)  # a hash a record, one of a file
+    of_records = isinstance(inputs.get("sha256"), Mapping)  # a file has one hash, not one a record
     units = [] if of_records else unit_alarms(table, inputs.get("columns", {}))
     bits = None if of_records else _bits_among_nats(table)
     mixed_units = bits is not None or any(alarm.code == "mixed_units" for alarm in units)
-    found = [
-        _single_ray(table),
+    alarms = [
+        _single_ray_alarm(table),
         _too_few_budgets(table),
         *units,
-        None if of_records else value_alarm(table),
+        None if of_records else perplexity_alarm(table),
         bits,
         None if mixed_units else _outlier_rows(table),
         _duplicate_rows(table),
         None if mixed_units else _count_disagrees(table),
         _repeated_data(table),
-        _undercooled(table),
+        _undercooled_runs(table),
     ]
-    return [alarm for alarm in found if alarm]
+    return [alarm for alarm in alarms if alarm]
 
 
 def stage_alarms(table: pd.DataFrame, variables: Sequence[str]) -> list[Alarm]:
-    """Return what is wrong with the design of a law of a later stage: too few of a variable."""
+    """Return what is wrong with the table of a later stage: too few values of a variable."""
     levels = {v: len(np.unique(column(table, v))) for v in variables}
     few = {v: n for v, n in levels.items() if n < FEWEST_LEVELS.get(v, FEWEST_BUDGETS)}
     if not few:
         return []
-    shown = " and ".join(f"{n} {v}" for v, n in few.items())
+    counts = " and ".join(f"{n} {v}" for v, n in few.items())
     sentence = (
-        f"The runs have {shown} apart: a law needs at least {FEWEST_BUDGETS} of each variable"
+        f"The runs have {counts} apart: a law needs at least {FEWEST_BUDGETS} of each variable"
         f" ({FEWEST_LEVELS['epochs']} of epochs)."
     )
     return [Alarm(code="too_few_levels", sentence=sentence)]
 
 
 def residual_alarms(table: pd.DataFrame, residuals: Array) -> list[Alarm]:
-    """Return what the residuals log Lhat - log L (n,) say about the form."""
-    found = _residual_trend(table, residuals)
-    return [found] if found else []
+    """Return an alarm where the residuals log Lhat - log L (n,) follow C and D/N."""
+    alarm = _residual_trend(table, residuals)
+    return [alarm] if alarm else []
 
 
 def is_ray(table: pd.DataFrame) -> bool:
-    """Tell whether D follows N along one line in logs, so that their terms cannot be told apart."""
+    """Return whether D follows N along one line in logs, so that no fit separates their terms."""
     x, y = np.log(table["params"].to_numpy()), np.log(table["tokens"].to_numpy())
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return True
@@ -91,7 +90,7 @@ def is_ray(table: pd.DataFrame) -> bool:
     return bool(slope > 0 and about_y.std() < RAY_SPREAD)
 
 
-def _single_ray(table: pd.DataFrame) -> Alarm | None:
+def _single_ray_alarm(table: pd.DataFrame) -> Alarm | None:
     if not is_ray(table):
         return None
     ratio = (table["tokens"] / table["params"]).median()
@@ -117,31 +116,31 @@ def _too_few_budgets(table: pd.DataFrame) -> Alarm | None:
 
 
 def _budgets(log_flops: Array) -> int:
-    """Count the budgets: groups of C apart from each other, a wide group once a doubling."""
+    """Count the budgets, which are groups of C; a wide group counts once for each doubling."""
     ordered = np.sort(log_flops)
     groups = np.split(ordered, np.flatnonzero(np.diff(ordered) > SAME_BUDGET) + 1)
     return sum(1 + int((g[-1] - g[0]) / np.log(2)) for g in groups)
 
 
 def _outlier_rows(table: pd.DataFrame) -> Alarm | None:
-    """Name the rows that do not belong, what would explain them and what they do to the law."""
-    found = outliers(table)
-    if not found.rows:
+    """Name the outliers, what would explain each and how they change the law."""
+    odd = outliers(table)
+    if not odd.rows:
         return None
-    shown = "; ".join(_told(table, o) for o in found.rows[:MOST_OUTLIERS_SHOWN])
-    others = found.rows[MOST_OUTLIERS_SHOWN:]
+    descriptions = "; ".join(_describe(table, o) for o in odd.rows[:MOST_OUTLIERS_SHOWN])
+    others = odd.rows[MOST_OUTLIERS_SHOWN:]
     more = f"; {named_rows(table, np.array([o.row for o in others]), most=10)}" if others else ""
-    moved = ""
-    if found.exponent is not None:
-        moved = f", without them a = {found.exponent[1]:.3f} instead of {found.exponent[0]:.3f}"
+    change = ""
+    if odd.exponent is not None:
+        change = f", without them a = {odd.exponent[1]:.3f} instead of {odd.exponent[0]:.3f}"
     return Alarm(
         code="outlier_rows",
-        sentence=f"{len(found.rows)} of {len(table)} rows do not belong to the others ({shown}"
-        f"{more}, counted from 1){moved}: check and repair them, or leave them out with where=.",
+        sentence=f"{len(odd.rows)} of {len(table)} rows do not belong to the others ({descriptions}"
+        f"{more}, counted from 1){change}: check and repair them, or leave them out with where=.",
     )
 
 
-def _told(table: pd.DataFrame, outlier: Outlier) -> str:
+def _describe(table: pd.DataFrame, outlier: Outlier) -> str:
     where = named_rows(table, np.array([outlier.row]))
     if outlier.distance is None:
         return f"{where}: {outlier.slip}"
@@ -150,10 +149,11 @@ def _told(table: pd.DataFrame, outlier: Outlier) -> str:
 
 
 def _bits_among_nats(table: pd.DataFrame) -> Alarm | None:
-    """Find rows, or groups, whose losses stand the factor between bits and nats above the others.
+    """Find rows, or groups, whose losses are in bits while the others are in nats.
 
-    log L is a quadratic in log C and log D/N plus a step of unknown rows; alternating between
-    both finds the rows. Only a step of the very factor that leaves far less scatter counts.
+    log L is modelled as a quadratic in log C and log D/N plus a step for some rows. The rows and
+    the surface are fitted in turn. Only a step of the factor between bits and nats counts, and only
+    if it leaves far smaller residuals.
     """
     if len(table) < FEWEST_ROWS:
         return None
@@ -163,32 +163,32 @@ def _bits_among_nats(table: pd.DataFrame) -> Alarm | None:
     starts = [residual > 0, residual > residual.std(), loss > np.median(loss)]
     starts += [residual > np.median(residual) + BITS / 2]
     starts += [codes == code for codes in labels for code in range(min(codes.max() + 1, 20))]
-    plain = residual.std()
+    spread = residual.std()
     for rows in starts:
-        step, high, left = _stepped(surface, loss, rows)
+        step, high, errors = _fit_step(surface, loss, rows)
         few = min(high.sum(), (~high).sum()) < FEWEST_IN_UNIT
-        if not few and abs(step - BITS) < BITS_WIDTH and left.std() * BITS_GAIN < plain:
-            return mixed(table, "loss", "bits", "multiply them by ln 2 = 0.6931", high)
+        if not few and abs(step - BITS) < BITS_WIDTH and errors.std() * BITS_GAIN < spread:
+            return wrong_unit_alarm(table, "loss", "bits", "multiply them by ln 2 = 0.6931", high)
     return None
 
 
-def _stepped(surface: Array, loss: Array, high: Array) -> tuple[float, Array, Array]:
-    """Return the step, its rows and the residuals, rows and surface improved in turn."""
-    step, left = 0.0, loss
+def _fit_step(surface: Array, loss: Array, high: Array) -> tuple[float, Array, Array]:
+    """Return the step, its rows and the residuals; rows and surface are improved in turn."""
+    step, errors = 0.0, loss
     for _ in range(30):
         if not 0 < high.sum() < len(high):
             return 0.0, high, loss
         design = np.column_stack([surface, high])
         fit = np.linalg.lstsq(design, loss, rcond=None)[0]
-        left, step = loss - design @ fit, float(fit[-1])
+        errors, step = loss - design @ fit, float(fit[-1])
         if step < 0:
             high = ~high
             continue
-        moved = (loss - surface @ fit[:-1]) > max(step, BITS / 2) / 2
-        if (moved == high).all():
+        above = (loss - surface @ fit[:-1]) > max(step, BITS / 2) / 2
+        if (above == high).all():
             break
-        high = moved
-    return step, high, left
+        high = above
+    return step, high, errors
 
 
 def _trends(table: pd.DataFrame) -> Array:
@@ -200,12 +200,12 @@ def _trends(table: pd.DataFrame) -> Array:
 
 
 def _duplicate_rows(table: pd.DataFrame) -> Alarm | None:
-    """Find copies; another seed that gives the same rounded loss is a run of its own."""
-    shown = {
+    """Find copies of rows; a run with another seed and the same rounded loss is no copy."""
+    columns = {
         name: np.round(np.log(column(table, name)), 6) for name in ("params", "tokens", "loss")
     }
     seed = {"seed": table["seed"].to_numpy()} if "seed" in table else {}
-    copies = pd.DataFrame({**shown, **seed}).duplicated().to_numpy()
+    copies = pd.DataFrame({**columns, **seed}).duplicated().to_numpy()
     if not copies.any():
         return None
     return Alarm(
@@ -223,12 +223,12 @@ def _count_disagrees(table: pd.DataFrame) -> Alarm | None:
     factor = max(middle, 1 / middle)
     if factor < COUNT_FACTOR and high / low < COUNT_FACTOR**2:
         return None
-    seen = f"C is not near 6ND: it is {low:.3g} to {high:.3g} times 6ND"
+    fact = f"C is not near 6ND: it is {low:.3g} to {high:.3g} times 6ND"
     if max(high, 1 / low) > ODD_COUNT:
-        sentence = f"{seen}, and no unit of compute explains that: check how flops was computed."
+        sentence = f"{fact}, and no unit of compute explains that: check how flops was computed."
     else:
         sentence = (
-            f"{seen}, so optima at C = 6ND are not those at equal counted FLOPs; choose the count= "
+            f"{fact}, so optima at C = 6ND are not those at equal counted FLOPs; choose the count= "
             "that multiplies, or read a from IsoFLOP."
         )
     return Alarm(code="count_disagrees", sentence=sentence)
@@ -249,8 +249,8 @@ def _repeated_data(table: pd.DataFrame) -> Alarm | None:
     )
 
 
-def _undercooled(table: pd.DataFrame) -> Alarm | None:
-    """Point at runs that their records flag as ended at too high a learning rate."""
+def _undercooled_runs(table: pd.DataFrame) -> Alarm | None:
+    """Name the runs whose records say that they ended at too high a learning rate."""
     hot = table["undercooled"].eq(True).to_numpy() if "undercooled" in table else np.zeros(0, bool)
     if not hot.any():
         return None
@@ -269,8 +269,8 @@ def _residual_trend(table: pd.DataFrame, residuals: Array) -> Alarm | None:
     trends = _trends(table)
     limit = 4 * np.median(np.abs(residuals))
     clipped = np.clip(residuals, -limit, limit)
-    left = clipped - trends @ np.linalg.lstsq(trends, clipped, rcond=None)[0]
-    r2 = 1 - left.var() / clipped.var()
+    rest = clipped - trends @ np.linalg.lstsq(trends, clipped, rcond=None)[0]
+    r2 = 1 - rest.var() / clipped.var()
     statistic = (r2 / 5) / ((1 - r2) / (n - 6))
     if fdtrc(5, n - 6, statistic) > TREND_P or r2 < TREND_R2:
         return None

@@ -1,8 +1,8 @@
-"""Columns of N, D and C that are in another unit than ones, or N and D that are swapped.
+"""Columns of N, D and C that are in thousands, millions, ..., or N and D that are swapped.
 
-N and D are judged by themselves: counts that no run has, or a ratio D/N that no run has. Only then
-is a unit (or a swap) named for them. C is judged by 6ND: where both agree but for a unit of
-compute, C is in that unit. A C that no unit explains is said to be far from 6ND and no more, since
+N and D are checked by themselves: only where their counts, or the ratio D/N, are those of no run is
+a unit (or a swap) named for them. C is compared with 6ND: where the two agree except for a unit of
+compute, C is in that unit. A C that no unit explains only gives the alarm that it is far from 6ND:
 N and D that make sense are not blamed for it.
 """
 
@@ -16,15 +16,16 @@ from analysis.alarms.outliers import odd_counts
 from analysis.forms import Array, column
 from scaling.app.quoting import override
 
-UNIT_GAP = 300.0  # neighbouring values of one column this far apart may be in two units
+UNIT_GAP = 300.0  # ratio of neighbouring values of one column from which they may be in two units
 UNITS = {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}
-RARE_UNIT = {1.0: 0.0, 1e3: 1.0, 1e6: 0.5, 1e9: 0.5, 1e12: 0.6}  # in tenfold steps of D/N
-RARE_SWAP = 0.5  # the same, of N and D in each other's column
-RARE_COMPUTE = 0.7  # the same, of C in another unit beside N or D
-USUAL_RATIO = 20.0  # tokens per parameter that a guessed unit should come near
-USUAL_PARAMS = 3e8
+# How unusual a unit is, as the tenfold steps of D/N that a usual one may be worse by.
+RARE_UNIT = {1.0: 0.0, 1e3: 1.0, 1e6: 0.5, 1e9: 0.5, 1e12: 0.6}
+RARE_SWAP = 0.5  # the same of N and D in each other's column
+RARE_COMPUTE = 0.7  # the same of C in another unit beside N or D
+USUAL_RATIO = 20.0  # tokens per parameter near which a guessed unit should lead
+USUAL_PARAMS = 3e8  # parameters near which it should lead
 POSSIBLE_RATIO = (0.02, 2e4)  # tokens per parameter of runs that anyone made
-FEWEST_COUNTS = {"params": 1e3, "tokens": 1e4}  # medians below are of counts in larger units
+FEWEST_COUNTS = {"params": 1e3, "tokens": 1e4}  # medians below mean a larger unit
 COMPUTE_UNITS = {
     1e6: "MFLOPs",
     1e9: "GFLOPs",
@@ -40,7 +41,7 @@ DERIVED = 1e-6  # relative difference of C from 6ND below which it was computed 
 
 
 def unit_alarms(table: pd.DataFrame, names: Mapping[str, str]) -> list[Alarm]:
-    """Return the alarms; `names` {ours: the table's} are for the settings that they print."""
+    """Return the alarms; `names` {ours: the table's} are for the settings in their sentences."""
     rows = _rows_in_units(table)
     if rows:
         return rows
@@ -49,22 +50,24 @@ def unit_alarms(table: pd.DataFrame, names: Mapping[str, str]) -> list[Alarm]:
 
 
 def over_6nd(table: pd.DataFrame) -> Array:
-    """Return C over 6ND (n,); C is taken in the unit that explains each row."""
+    """Return C over 6ND (n,), with C in the unit that explains each row."""
     return _over_6nd(table) * _compute_factors(table)
 
 
 def _rows_in_units(table: pd.DataFrame) -> list[Alarm]:
     """Find some rows of params or tokens that are not counted in ones."""
     counts = {name: column(table, name) for name in FEWEST_COUNTS}
-    found: list[Alarm] = []
+    alarms: list[Alarm] = []
     for name, other in (("params", "tokens"), ("tokens", "params")):
         low = _low_rows(counts[name], counts[other], _over_6nd(table), name)
         if low is None:
             continue
         factor = _guess(counts[name][low], counts[name][~low])
-        found.append(mixed(table, name, UNITS[factor], f"multiply them by {factor:.0e}", low))
+        alarms.append(
+            wrong_unit_alarm(table, name, UNITS[factor], f"multiply them by {factor:.0e}", low)
+        )
         counts[name] = np.where(low, counts[name] * factor, counts[name])
-    return found
+    return alarms
 
 
 def _whole_columns(table: pd.DataFrame, names: Mapping[str, str]) -> list[Alarm]:
@@ -84,16 +87,16 @@ def _whole_columns(table: pd.DataFrame, names: Mapping[str, str]) -> list[Alarm]
     )
     swap = RARE_SWAP + _strangeness(d, n, (1.0, 1.0), off)
     if ratio < 1 and (possible or swap < _strangeness(n, d, best, off)):
-        return [_swapped(ratio, names)]
+        return [_swapped_alarm(ratio, names)]
     every = np.ones(len(table), dtype=bool)
     return [
-        mixed(table, name, UNITS[factor], f"multiply them by {factor:.0e}", every)
+        wrong_unit_alarm(table, name, UNITS[factor], f"multiply them by {factor:.0e}", every)
         for name, factor in zip(("params", "tokens"), best, strict=True)
         if factor > 1
     ]
 
 
-def _swapped(ratio: float, names: Mapping[str, str]) -> Alarm:
+def _swapped_alarm(ratio: float, names: Mapping[str, str]) -> Alarm:
     there = {name: names.get(name, name) for name in FEWEST_COUNTS}
     remedy = [
         override("columns.params", there["tokens"]),
@@ -110,26 +113,29 @@ def _swapped(ratio: float, names: Mapping[str, str]) -> Alarm:
 def _strangeness(n: float, d: float, pair: tuple[float, float], off: float | None) -> float:
     """Return how unlike real runs N and D would be after multiplication by the pair.
 
-    `off` is 6ND over counted FLOPs (None where these were computed as 6ND), which the pair and a
-    unit of compute should make 1; else the pair should give about 20 tokens for each of some 3e8
-    parameters, rather by millions or billions.
+    n, d: median N and D
+    pair: the factors of N and D
+    off: 6ND over counted FLOPs, which the pair and a unit of compute should make 1; None where
+        these FLOPs were computed as 6ND
+
+    Real runs have about 20 tokens for each of some 3e8 parameters, and usual units are preferred.
     """
     f, g = pair
-    counted = 0.0
+    compute_misfit = 0.0
     if off is not None:
         misses = [
             10 * max(abs(np.log10(f * g * off / unit)) - np.log10(UNIT_FIT), 0.0)
             + RARE_COMPUTE * (unit > 1)
             for unit in (1.0, *COMPUTE_UNITS)
         ]
-        counted = float(min(misses))
+        compute_misfit = float(min(misses))
     rare = sum(RARE_UNIT[x] for x in pair)
     ratio = abs(np.log10(d * g / (n * f) / USUAL_RATIO))
-    return counted + rare + ratio + 0.1 * abs(np.log10(n * f / USUAL_PARAMS))
+    return compute_misfit + rare + ratio + 0.1 * abs(np.log10(n * f / USUAL_PARAMS))
 
 
 def _low_rows(values: Array, other: Array, over: Array, name: str) -> Array | None:
-    """Return the rows far below the others where they alone make no sense as counts."""
+    """Return the rows far below the others, if only these make no sense as counts."""
     ordered = np.sort(values)
     gaps = ordered[1:] / ordered[:-1]
     if not len(gaps) or gaps.max() < UNIT_GAP:
@@ -139,11 +145,11 @@ def _low_rows(values: Array, other: Array, over: Array, name: str) -> Array | No
         return None
     ratio = values / other if name == "tokens" else other / values
     outside = not POSSIBLE_RATIO[0] <= np.median(ratio[low]) <= POSSIBLE_RATIO[1]
-    counted = over[low].min() > UNIT_GAP and _near(float(np.median(over[~low])), 1.0)
-    return low if outside or counted else None
+    by_compute = over[low].min() > UNIT_GAP and _explains(float(np.median(over[~low])), 1.0)
+    return low if outside or by_compute else None
 
 
-def _near(value: float, place: float) -> bool:
+def _explains(value: float, place: float) -> bool:
     return abs(np.log(value / place)) < np.log(UNIT_FIT)
 
 
@@ -153,9 +159,9 @@ def _guess(low: Array, high: Array) -> float:
 
 
 def _compute_factors(table: pd.DataFrame) -> Array:
-    """Return by what C of each row (n,) is multiplied to be in FLOPs: 1 where no unit explains it.
+    """Return the factor that brings each row's C (n,) to FLOPs, 1 where no unit explains the row.
 
-    A unit counts where all rows but the odd ones share it, or at least a few of them.
+    A unit counts only where at least a few rows share it, not all of them odd ones.
     """
     over = _over_6nd(table)
     units = np.array(list(COMPUTE_UNITS))
@@ -175,7 +181,7 @@ def _compute_unit(table: pd.DataFrame) -> Iterator[Alarm]:
     factors = _compute_factors(table)
     for factor in np.unique(factors[factors > 1]):
         rows = factors == factor
-        yield mixed(
+        yield wrong_unit_alarm(
             table,
             "flops",
             COMPUTE_UNITS[float(factor)],
@@ -189,7 +195,7 @@ def _over_6nd(table: pd.DataFrame) -> Array:
     return column(table, "flops") / (6 * column(table, "params") * column(table, "tokens"))
 
 
-def mixed(
+def wrong_unit_alarm(
     table: pd.DataFrame,
     name: str,
     unit: str,
@@ -198,7 +204,15 @@ def mixed(
     *,
     code: str = "mixed_units",
 ) -> Alarm:
-    """Name the column, the unit it seems to be in, the rows (a mask) and the repair."""
+    """Say that rows of a column are in another unit.
+
+    table: the runs
+    name: the column
+    unit: the unit that its values seem to be in
+    repair: what to do, as `multiply them by 1e+06`
+    rows: which rows, as a mask (n,)
+    code: of the alarm
+    """
     at = int(rows.sum())
     where = "" if rows.all() else f" in {at} of {len(rows)} rows ({named_rows(table, rows)})"
     return Alarm(

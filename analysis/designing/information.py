@@ -184,11 +184,11 @@ def _jacobian(law: Law, every: pd.DataFrame) -> tuple[Array, Array]:
     """Return derivatives of log losses by theta (rows, P) and the losses (rows,)."""
     posed = design(FORMS[law.form], every)
     theta = posed.internal(np.array(list(law.parameters.values()), dtype=float))[None]
-    parts = posed.parts(theta, second=False)
-    jacobian = parts.jacobian()[0].T / parts.predicted[0][:, None]
+    parts = posed.row_sums(theta, second=False)
+    jacobian = parts.jacobian()[0].T / parts.prediction[0][:, None]
     held = [list(law.parameters).index(name) for name in law.fixed]
     jacobian[:, held] = 0.0
-    return jacobian, parts.predicted[0]
+    return jacobian, parts.prediction[0]
 
 
 def noise_at(law: Law, losses: Array) -> Array:

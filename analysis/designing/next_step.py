@@ -17,7 +17,9 @@ from analysis.designing.candidates import Candidate
 from analysis.designing.goal import Goal, Standing, allowed_sd, half_width, standing
 from analysis.designing.information import Belief, believed
 from analysis.designing.selection import MOST, Pick, allot, spread
-from analysis.estimation.fit import FEWEST_UNITS, SPARE_ROWS, fit
+from analysis.estimation.checks import SPARE_ROWS
+from analysis.estimation.fit import fit
+from analysis.estimation.fit_alarms import FEWEST_UNITS
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.runs.table import Runs

@@ -17,7 +17,8 @@ from analysis.designing.goal import Goal, half_width, standing
 from analysis.designing.information import believed, noise_at
 from analysis.designing.next_step import Options, fitted, table_of
 from analysis.designing.selection import MOST, allot, spread
-from analysis.estimation.fit import FEWEST_UNITS, SPARE_ROWS
+from analysis.estimation.checks import SPARE_ROWS
+from analysis.estimation.fit_alarms import FEWEST_UNITS
 from analysis.forms import FORMS
 from analysis.forms.optimum import optimal_split
 from analysis.laws.law import Law

@@ -1,14 +1,14 @@
 """Laws that are no formula of the loss: IsoFLOP vertices, the envelope, optimal rate and batch.
 
-`form=isoflop`, `form=isoflop_akima`, `form=envelope`, `form=lr_batch` give a law of the same kind
-as a fitted form, with N* = k_params C^a and D* = k_tokens C^b (or learning rate and batch), which
-plans read and which predicts no loss.
+`form=isoflop`, `form=isoflop_akima`, `form=envelope` and `form=lr_batch` give a `Law` that plans
+read as any other. It has N* = k_params C^a and D* = k_tokens C^b, or learning rate and batch, and
+predicts no loss.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from analysis.alarms.loss_units import read_alarm, unit_of_law
+from analysis.alarms.loss_units import loss_unit_alarm, unit_of_law
 from analysis.alarms.of_fit import edge_alarm
 from analysis.alarms.of_table import table_alarms
 from analysis.estimation.envelope import envelope
@@ -21,36 +21,36 @@ from analysis.laws.law import Law
 from analysis.runs.columns import NEEDED
 from analysis.runs.table import Runs
 
-REACHES = (1.0, 10.0, 100.0)
+REACHES = (1.0, 10.0, 100.0)  # budgets of stated optima, in units of the largest C
 
 
-def _isoflop(method: Callable[..., Isoflop | None]) -> Callable[..., Law]:
-    def fitted(runs: Runs, *, resamples: int, level: float, seed: int) -> Law:
-        found = method(runs.table, resamples=resamples, level=level, seed=seed)
-        if found is None:
+def _isoflop_law(method: Callable[..., Isoflop | None]) -> Callable[..., Law]:
+    def fit_lines(runs: Runs, *, resamples: int, level: float, seed: int) -> Law:
+        lines = method(runs.table, resamples=resamples, level=level, seed=seed)
+        if lines is None:
             raise ValueError(
                 "form=isoflop needs at least 3 budgets with 4 sizes each and a minimum inside "
                 "them; add sizes at each budget, or use form=chinchilla"
             )
-        return _allocation_law(runs, "isoflop", found, found.as_method(), level, resamples)
+        return _allocation_law(runs, "isoflop", lines, lines.as_method(), level, resamples)
 
-    return fitted
+    return fit_lines
 
 
-def _envelope(runs: Runs, *, resamples: int, level: float, seed: int) -> Law:
-    found = envelope(runs.table, resamples=resamples, level=level, seed=seed)
-    if found is None:
+def _envelope_law(runs: Runs, *, resamples: int, level: float, seed: int) -> Law:
+    lines = envelope(runs.table, resamples=resamples, level=level, seed=seed)
+    if lines is None:
         raise ValueError(
             "form=envelope needs at least 3 sizes whose curves cross inside the data; add sizes or "
             "longer runs, or use form=chinchilla"
         )
-    return _allocation_law(runs, "envelope", found, found.as_method(), level, resamples)
+    return _allocation_law(runs, "envelope", lines, lines.as_method(), level, resamples)
 
 
 METHODS: Mapping[str, Callable[..., Law]] = {
-    "isoflop": _isoflop(isoflop),
-    "isoflop_akima": _isoflop(akima),
-    "envelope": _envelope,
+    "isoflop": _isoflop_law(isoflop),
+    "isoflop_akima": _isoflop_law(akima),
+    "envelope": _envelope_law,
     "lr_batch": lr_batch,
 }
 NEEDED_BY: Mapping[str, tuple[str, ...]] = {
@@ -60,16 +60,16 @@ NEEDED_BY: Mapping[str, tuple[str, ...]] = {
 
 
 def _allocation_law(
-    runs: Runs, name: str, found: Any, block: dict[str, Any], level: float, resamples: int
+    runs: Runs, name: str, lines: Any, block: dict[str, Any], level: float, resamples: int
 ) -> Law:
     table = runs.table
-    spent = 6 * column(table, "params") * column(table, "tokens")
-    reach = float(spent.max())
+    flops_6nd = 6 * column(table, "params") * column(table, "tokens")
+    reach = float(flops_6nd.max())
     names = ("k_params", "a", "k_tokens", "b")
-    stated = []
+    optima = []
     for budget in (reach * r for r in REACHES):
-        params, tokens = found.k_params * budget**found.a, found.k_tokens * budget**found.b
-        stated.append(
+        params, tokens = lines.k_params * budget**lines.a, lines.k_tokens * budget**lines.b
+        optima.append(
             {
                 "flops": budget,
                 "params": params,
@@ -79,16 +79,16 @@ def _allocation_law(
                 "loss": None,
             }
         )
-    values = {name: column(table, name) for name in (*NEEDED, "flops")} | {"flops_6nd": spent}
+    values = {name: column(table, name) for name in (*NEEDED, "flops")} | {"flops_6nd": flops_6nd}
     ranges = {name: [float(v.min()), float(v.max())] for name, v in values.items()}
-    intervals = {n: getattr(found, f"{n}_interval") for n in ("a", "b")}
+    intervals = {n: getattr(lines, f"{n}_interval") for n in ("a", "b")}
     points = block.get("points", []) if name == "isoflop" else []
-    read = read_alarm(runs.inputs)
+    unit_alarm = loss_unit_alarm(runs.inputs)
     edge = edge_alarm([p["flops"] for p in points if p["why"]], len(points))
     return Law(
         form=name,
         count=runs.count,
-        parameters={n: float(getattr(found, n)) for n in names},
+        parameters={n: float(getattr(lines, n)) for n in names},
         objective={"name": name, "delta": None, "value": None},
         status="converged",
         intervals={
@@ -101,15 +101,15 @@ def _allocation_law(
         if resamples
         else None,
         allocation={
-            **{n: float(getattr(found, n)) for n in names},
-            "a_interval": found.a_interval,
-            "b_interval": found.b_interval,
+            **{n: float(getattr(lines, n)) for n in names},
+            "a_interval": lines.a_interval,
+            "b_interval": lines.b_interval,
             "convention": "C = 6 N D",
-            "tokens_per_param": stated,
+            "tokens_per_param": optima,
         },
         methods={name: block},
         alarms=(
-            *([read] if read else []),
+            *([unit_alarm] if unit_alarm else []),
             *table_alarms(table, runs.inputs),
             *([edge] if edge else []),
         ),

@@ -1,18 +1,18 @@
 """Approach 1: the lower envelope of the training curves over C, and lines through its N and D.
 
-Hoffmann et al. 2022 section 3.1, for any schedule. The curve of one trunk (or of one size where
-there are no trunks) joins its end points, each fully decayed, with what metrics.jsonl holds between
-them; the lower convex hull in log C and log L then drops points before the decay of the learning
-rate, which lie above the line between end points. Taking raw intermediate points instead
-would favour runs whose schedule is nearly over and bias the exponent. Where no
-trunk has two points the envelope is that of the end points alone.
+Hoffmann et al. 2022 section 3.1, for any schedule. The curve of one trunk (or of one size in a
+table without trunks) joins its end points, each fully decayed, with the readings of metrics.jsonl
+between them. Its lower convex hull in log C and log L drops the points before the decay of the
+learning rate, which lie above the line between end points. Raw intermediate points would favour
+runs whose schedule is nearly over and bias the exponent. Where no trunk has two points the envelope
+is that of the end points alone.
 
-At log-spaced C the least of the interpolated curves is taken, unless it belongs to the smallest
-or the largest size that reaches that C: there the grid, not the loss, chose the size. A minimum
-over noisy curves lies low by about a seed's deviation; that moves the loss, hardly the exponents.
-Intervals resample the trunks. On grids of a few sizes that loses most envelopes; there losses are
-perturbed by the scatter of runs and each size is drawn within half a step of the grid around it,
-since the envelope knows the optimum no better than that.
+At log-spaced C the lowest curve is taken, unless it belongs to the smallest or the largest size
+that reaches that C: there the grid chose the size, and not the loss. A minimum over noisy curves
+lies low by about a seed's deviation, which moves the loss and hardly the exponents. Intervals
+resample the trunks. On grids of a few sizes most resamples have no envelope. There the losses are
+perturbed by the scatter of runs, and each size is drawn within half a step of the grid, since the
+envelope determines the optimum no better than that.
 
 Legend: S resamples, R curves, G grid points of C.
 """
@@ -27,14 +27,14 @@ from analysis.forms import Array, column
 from scaling.schema import read_curve
 
 AXES = ("flops", "tokens", "loss")
-GRID = 200
-FEWEST_SIZES = 3
-MOST_CURVES = 1000  # beyond, no interval: resampling the envelope would take minutes
-MOST_READ = 5000  # sizes; more are a continuum without curves
-LOST_SHARE = 0.1  # of resampled envelopes without a slope, beyond which the grid is too small
-FEWEST_CHOSEN = 2  # sizes that must appear on the envelope for a slope
-BLOCK = 4_000_000  # perturbed losses held at a time
-SKIPPED_SHARE = 0.05  # of a run's tokens: warm-up
+GRID = 200  # values of C at which the lowest curve is found
+FEWEST_SIZES = 3  # sizes that an envelope with an interior optimum needs
+MOST_CURVES = 1000  # curves of an interval; with more, resampling would take minutes
+MOST_READ = 5000  # sizes whose curves are read; more sizes are a continuum without curves
+LOST_SHARE = 0.1  # share of resamples without a slope from which losses are perturbed instead
+FEWEST_CHOSEN = 2  # sizes on the envelope that a slope needs
+BLOCK = 4_000_000  # perturbed losses in memory at a time
+SKIPPED_SHARE = 0.05  # share of a run's tokens that is warm-up and not read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,41 +76,45 @@ def envelope(
     seed: int = 0,
     scatter: float = 0.0,
 ) -> Envelope | None:
-    """Fit Approach 1; None with fewer than three sizes or no interior optimum.
+    """Fit Approach 1; None for fewer than three sizes or no interior optimum.
 
-    `scatter` is the standard deviation of one run's log loss, for the interval of small grids.
+    table: the runs
+    resamples: of the trunks, 0 for no intervals
+    level: of the intervals
+    seed: of the resamples
+    scatter: standard deviation of one run's log loss, for the interval of small grids
     """
-    if _count(table) > MOST_READ:
+    if _count_sizes(table) > MOST_READ:
         return None
     curves, source = curves_of(table)
     if len({c.params for c in curves}) < FEWEST_SIZES:
         return None
-    reached = np.concatenate([c.log_flops for c in curves])
-    grid = np.linspace(reached.min(), reached.max(), GRID)
+    log_flops = np.concatenate([c.log_flops for c in curves])
+    grid = np.linspace(log_flops.min(), log_flops.max(), GRID)
     losses, tokens = _on_grid(curves, grid)
     log_n = np.log([c.params for c in curves])
-    chosen = _least(losses, log_n, np.ones((1, len(curves)), dtype=bool))[0]
-    found = np.flatnonzero(chosen >= 0)
-    if len(np.unique(log_n[chosen[found]])) < FEWEST_CHOSEN:
+    chosen = _best_curves(losses, log_n, np.ones((1, len(curves)), dtype=bool))[0]
+    interior = np.flatnonzero(chosen >= 0)
+    if len(np.unique(log_n[chosen[interior]])) < FEWEST_CHOSEN:
         return None
-    lines = _regress(grid, chosen[None], log_n, tokens)[0]
+    lines = _fit_lines(grid, chosen[None], log_n, tokens)[0]
     rng = np.random.default_rng(seed)
     intervals: list[list[float] | None] = [None, None]
     spread = "trunks resampled"
     if resamples and len(curves) <= MOST_CURVES:
         even = np.full(len(curves), 1 / len(curves))
         present = rng.multinomial(len(curves), even, resamples) > 0
-        drawn = _regress(grid, _least(losses, log_n, present), log_n, tokens)
-        if np.isnan(drawn[:, 0]).mean() > LOST_SHARE:
-            drawn = _perturbed(grid, losses, log_n, tokens, rng, resamples, scatter)
+        draws = _fit_lines(grid, _best_curves(losses, log_n, present), log_n, tokens)
+        if np.isnan(draws[:, 0]).mean() > LOST_SHARE:
+            draws = _perturb_losses(grid, losses, log_n, tokens, rng, resamples, scatter)
             spread = "losses perturbed, sizes within the grid's steps"
-        intervals = [_interval(drawn[:, k], level) for k in (0, 2)]
+        intervals = [_interval(draws[:, k], level) for k in (0, 2)]
     points = pd.DataFrame(
         {
-            "flops": np.exp(grid[found]),
-            "params": np.exp(log_n[chosen[found]]),
-            "tokens": np.exp(tokens[chosen[found], found]),
-            "loss": np.exp(losses[chosen[found], found]),
+            "flops": np.exp(grid[interior]),
+            "params": np.exp(log_n[chosen[interior]]),
+            "tokens": np.exp(tokens[chosen[interior], interior]),
+            "loss": np.exp(losses[chosen[interior], interior]),
         }
     )
     return Envelope(
@@ -126,13 +130,13 @@ def envelope(
     )
 
 
-def _count(table: pd.DataFrame) -> int:
+def _count_sizes(table: pd.DataFrame) -> int:
     """Return how many sizes there are."""
     return len(np.unique(column(table, "params")))
 
 
 def curves_of(table: pd.DataFrame) -> tuple[list[Curve], str]:
-    """Return one hull per trunk (or size, without trunks), and what they were made of."""
+    """Return one hull for each trunk (or size, without trunks), and what the hulls come from."""
     keys = [column(table, "params")]
     if "trunk" in table and bool(np.all(table["trunk"].notna())):
         keys.append(pd.factorize(table["trunk"])[0])
@@ -161,20 +165,20 @@ def lower_hull(points: Array) -> Array:
     """Return the falling part of the lower convex hull in log C and log L of rows (C, D, L)."""
     points = points[np.lexsort((points[:, 2], points[:, 0]))]
     x, y = np.log(points[:, 0]), np.log(points[:, 2])
-    kept: list[int] = []
+    hull: list[int] = []
     for i in range(len(x)):
-        if kept and x[i] == x[kept[-1]]:
+        if hull and x[i] == x[hull[-1]]:
             continue
-        while len(kept) > 1 and _above(x, y, kept[-2], kept[-1], i):
-            kept.pop()
-        kept.append(i)
-    while len(kept) > 1 and y[kept[-1]] >= y[kept[-2]]:
-        kept.pop()
-    return points[kept]
+        while len(hull) > 1 and _above(x, y, hull[-2], hull[-1], i):
+            hull.pop()
+        hull.append(i)
+    while len(hull) > 1 and y[hull[-1]] >= y[hull[-2]]:
+        hull.pop()
+    return points[hull]
 
 
 def _above(x: Array, y: Array, first: int, middle: int, last: int) -> bool:
-    """Tell whether the middle point lies on or above the chord from first to last."""
+    """Return whether the middle point lies on or above the chord from first to last."""
     chord = (y[last] - y[first]) * (x[middle] - x[first])
     return bool((y[middle] - y[first]) * (x[last] - x[first]) >= chord)
 
@@ -201,17 +205,17 @@ def _on_grid(curves: list[Curve], grid: Array) -> tuple[Array, Array]:
     return losses, tokens
 
 
-def _least(losses: Array, log_n: Array, present: Array) -> Array:
-    """Return the best curve (S, G) among those present (S, R), -1 where the grid's edge chose.
+def _best_curves(losses: Array, log_n: Array, present: Array) -> Array:
+    """Return the lowest curve (S, G) among those present (S, R), -1 where it is at the grid's edge.
 
-    At each C the curves are put in order once; the best of a resample is its first present one.
+    The curves are sorted once at each C; a resample's lowest is the first one that it holds.
     """
-    reached = np.isfinite(losses)
+    in_span = np.isfinite(losses)
     by_loss, by_size = np.argsort(losses, axis=0, kind="stable"), np.argsort(log_n, kind="stable")
     out = np.full((len(present), losses.shape[1]), -1)
     for g in range(losses.shape[1]):
-        here = by_loss[: reached[:, g].sum(), g]
-        sizes = by_size[reached[by_size, g]]
+        here = by_loss[: in_span[:, g].sum(), g]
+        sizes = by_size[in_span[by_size, g]]
         if not len(here):
             continue
         best = here[present[:, here].argmax(axis=1)]
@@ -223,7 +227,7 @@ def _least(losses: Array, log_n: Array, present: Array) -> Array:
     return out
 
 
-def _regress(
+def _fit_lines(
     grid: Array, chosen: Array, log_n: Array, tokens: Array, shift: Array | None = None
 ) -> Array:
     """Return slope and intercept of log N, then of log D, in log C (S, 4); NaN where too few.
@@ -238,8 +242,8 @@ def _regress(
         axis=1
     )
     if shift is not None:
-        moved = np.take_along_axis(shift, np.maximum(chosen, 0), axis=1)
-        n, d = n + moved, d - moved
+        offset = np.take_along_axis(shift, np.maximum(chosen, 0), axis=1)
+        n, d = n + offset, d - offset
     safe = np.maximum(count, 1)
     mean = (weights @ grid) / safe
     x = (grid - mean[:, None]) * weights
@@ -251,7 +255,7 @@ def _regress(
     return np.stack(out, axis=1)
 
 
-def _perturbed(
+def _perturb_losses(
     grid: Array,
     losses: Array,
     log_n: Array,
@@ -260,12 +264,12 @@ def _perturbed(
     resamples: int,
     scatter: float,
 ) -> Array:
-    """Return the lines (S, 4) under noise in each curve and in where its size stands."""
+    """Return the lines (S, 4) with noise in the losses and in the sizes."""
     sizes = np.unique(log_n)
     step = float(np.median(np.diff(sizes)))
-    reached = np.isfinite(losses)
-    smallest = np.where(reached, log_n[:, None], np.inf).min(axis=0)
-    largest = np.where(reached, log_n[:, None], -np.inf).max(axis=0)
+    in_span = np.isfinite(losses)
+    smallest = np.where(in_span, log_n[:, None], np.inf).min(axis=0)
+    largest = np.where(in_span, log_n[:, None], -np.inf).max(axis=0)
     block = max(1, BLOCK // losses.size)
     out = []
     for low in range(0, resamples, block):
@@ -275,12 +279,12 @@ def _perturbed(
         inside = (log_n[best] > smallest) & (log_n[best] < largest)
         shift = rng.uniform(-step / 2, step / 2, (count, len(sizes)))
         of_curve = shift[:, np.searchsorted(sizes, log_n)]
-        out.append(_regress(grid, np.where(inside, best, -1), log_n, tokens, of_curve))
+        out.append(_fit_lines(grid, np.where(inside, best, -1), log_n, tokens, of_curve))
     return np.concatenate(out)
 
 
 def _interval(values: Array, level: float) -> list[float] | None:
-    kept = values[np.isfinite(values)]
-    if len(kept) < len(values) / 2:
+    finite = values[np.isfinite(values)]
+    if len(finite) < len(values) / 2:
         return None
-    return [float(q) for q in np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])]
+    return [float(q) for q in np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])]

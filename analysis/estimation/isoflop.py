@@ -1,16 +1,16 @@
 """Approach 2: a parabola in log N at each FLOP budget, its vertex, and a line through the vertices.
 
 Hoffmann et al. 2022 section 3.2. A vertex counts only if the parabola opens upwards and the vertex
-lies inside the sizes that were run; the others are refused and listed. D at the vertex is read off
-the budget's own line of log D in log N, so it holds for any way of counting C. The vertices carry
-the bias of a parabola on an asymmetric valley: near zero at alpha = beta, else a few
-per cent at +-8x, the same at every budget, so it moves the intercepts and not a or b. Wide grids
-are cut to the sizes near the best one: on the 15 experiments of Porian et al. 2024 a is then
-within 0.010 (median; at worst 0.033) of what they publish, with every size 0.019 (at worst 0.104).
+lies inside the sizes that were run; other vertices are listed with the reason. D at the vertex
+comes from the budget's own line of log D in log N, so it holds for any way of counting C. A
+parabola is biased on an asymmetric valley: near zero at alpha = beta, else by a few per cent at
++-8x. The bias is the same at every budget, so it moves the intercepts and not a or b. Wide grids
+are cut to the sizes near the best one. On the 15 experiments of Porian et al. 2024 a is then within
+0.010 (median; at worst 0.033) of what they publish, and with every size 0.019 (at worst 0.104).
 
-Intervals: residuals about the parabolas, inflated for their three parameters, are drawn afresh on
-the fixed design; the line weighs each vertex by its spread over draws, floored at a third of the
-grid's step (Porian et al. 2024). Legend: S resamples, n rows of a budget.
+For intervals, residuals about the parabolas, inflated for their three parameters, are drawn anew on
+the fixed design. The line weighs each vertex by its deviation over draws, which is at least a third
+of the grid's step (Porian et al. 2024). Legend: S resamples, n rows of a budget.
 """
 
 from collections.abc import Sequence
@@ -22,16 +22,16 @@ import pandas as pd
 
 from analysis.forms import Array, column
 
-SAME_BUDGET = 0.12  # neighbours in log C closer than this share a budget
-WIDEST_BUDGET = 0.3  # spread of log C within a budget; wider is a continuum, not a budget
+SAME_BUDGET = 0.12  # distance in log C up to which neighbours share a budget
+WIDEST_BUDGET = 0.3  # range of log C of a budget; a wider group is a continuum
 NEAR = 6.0  # sizes beyond this factor of the best one tilt the parabola more than they steady it
-FEWEST_SIZES = 4  # a parabola through three points has no residual
-FEWEST_VERTICES = 3
+FEWEST_SIZES = 4  # sizes of a budget; a parabola through three points has no residual
+FEWEST_VERTICES = 3  # budgets with a vertex that a line needs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Vertex:
-    """One budget: its optimum (None when refused, `why` says so) and what it was read from."""
+    """One budget: its optimum, or None and the reason `why`, and the parabola it comes from."""
 
     flops: float
     params: float | None
@@ -99,24 +99,29 @@ def budgets(table: pd.DataFrame) -> list[Array]:
 def isoflop(
     table: pd.DataFrame, *, resamples: int = 1000, level: float = 0.9, seed: int = 0
 ) -> Isoflop | None:
-    """Fit Approach 2; None when fewer than three budgets have a vertex.
+    """Fit Approach 2; None where fewer than three budgets have a vertex.
 
-    The refused budgets can be had from `vertices(table)` even then.
+    table: the runs
+    resamples: of the residuals, 0 for no intervals
+    level: of the intervals
+    seed: of the resamples
+
+    `vertices` returns the budgets without a vertex too.
     """
-    groups = [_near(table, rows) for rows in budgets(table)]
+    groups = [_rows_near_best(table, rows) for rows in budgets(table)]
     points = [vertex(table.iloc[rows]) for rows in groups]
     good = [i for i, v in enumerate(points) if v.why is None]
     if len(good) < FEWEST_VERTICES:
         return None
     draws = _draws(table, [groups[i] for i in good], [points[i] for i in good], resamples, seed)
-    spread = _spread(draws[0], [table.iloc[groups[i]] for i in good])
+    deviations = _deviations(draws[0], [table.iloc[groups[i]] for i in good])
     log_c = np.log([points[i].flops for i in good])
     tails = [(1 - level) / 2, (1 + level) / 2]
     lines, intervals = [], []
     for k, name in enumerate(("params", "tokens")):
         values = np.log([getattr(points[i], name) for i in good])
-        lines.append(weighted_lines(log_c, values[None], spread)[:, 0])
-        slopes = weighted_lines(log_c, draws[k], spread)[0]
+        lines.append(weighted_lines(log_c, values[None], deviations)[:, 0])
+        slopes = weighted_lines(log_c, draws[k], deviations)[0]
         intervals.append(interval_of(slopes, tails) if resamples else None)
     points = _with_intervals(points, good, draws[0], tails)
     return Isoflop(
@@ -131,8 +136,8 @@ def isoflop(
 
 
 def vertices(table: pd.DataFrame) -> list[Vertex]:
-    """Return the vertex of every budget, refused ones included."""
-    return [vertex(table.iloc[_near(table, rows)]) for rows in budgets(table)]
+    """Return one entry a budget, with the reason for a budget without a vertex."""
+    return [vertex(table.iloc[_rows_near_best(table, rows)]) for rows in budgets(table)]
 
 
 def vertex(rows: pd.DataFrame) -> Vertex:
@@ -156,7 +161,7 @@ def vertex(rows: pd.DataFrame) -> Vertex:
     )
 
 
-def _near(table: pd.DataFrame, rows: Array) -> Array:
+def _rows_near_best(table: pd.DataFrame, rows: Array) -> Array:
     """Return a budget's rows within a factor `NEAR` of its best size, or the closest few sizes."""
     log_n = np.log(column(table, "params")[rows])
     sizes, which = np.unique(log_n, return_inverse=True)
@@ -188,7 +193,7 @@ def _draws(
 ) -> tuple[Array, Array]:
     """Return log N* and log D* (S, budgets) of resampled residuals; NaN where refused."""
     rng = np.random.default_rng(seed)
-    pools = [_residual(table.iloc[rows], v) for rows, v in zip(groups, points, strict=True)]
+    pools = [_residuals(table.iloc[rows], v) for rows, v in zip(groups, points, strict=True)]
     pool = np.concatenate(pools)
     log_params = np.full((resamples, len(groups)), np.nan)
     log_tokens = log_params.copy()
@@ -196,8 +201,8 @@ def _draws(
         log_n = np.log(table["params"].to_numpy()[rows])
         x = log_n - log_n.mean()
         powers = np.stack([np.ones_like(x), x, x * x], axis=1)  # (n, 3)
-        fitted = powers @ np.array(points[k].coefficients)
-        losses = fitted + rng.choice(pool, size=(resamples, len(rows)))
+        curve = powers @ np.array(points[k].coefficients)
+        losses = curve + rng.choice(pool, size=(resamples, len(rows)))
         _, c1, c2 = np.linalg.pinv(powers) @ losses.T  # each (S,)
         with np.errstate(divide="ignore", invalid="ignore"):
             at = np.where(c2 > 0, -c1 / (2 * c2), np.nan)
@@ -208,15 +213,15 @@ def _draws(
     return log_params, log_tokens
 
 
-def _residual(rows: pd.DataFrame, point: Vertex) -> Array:
+def _residuals(rows: pd.DataFrame, point: Vertex) -> Array:
     x = np.log(rows["params"].to_numpy() / point.centre)
     c0, c1, c2 = point.coefficients or (0.0, 0.0, 0.0)
-    left = rows["loss"].to_numpy() - (c0 + c1 * x + c2 * x * x)
-    return left * np.sqrt(len(left) / max(len(left) - 3, 1))
+    errors = rows["loss"].to_numpy() - (c0 + c1 * x + c2 * x * x)
+    return errors * np.sqrt(len(errors) / max(len(errors) - 3, 1))
 
 
-def _spread(draws: Array, rows: Sequence[pd.DataFrame]) -> Array:
-    """Return the weight of each vertex's logarithm as a standard deviation (budgets,)."""
+def _deviations(draws: Array, rows: Sequence[pd.DataFrame]) -> Array:
+    """Return the deviation of each vertex's log N (budgets,), at least a third of the step."""
     steps = [np.median(np.diff(np.unique(np.log(r["params"].to_numpy())))) / 3 for r in rows]
     enough = np.isfinite(draws).sum(axis=0) > 1
     sd = np.array([np.nanstd(d) if ok else np.inf for d, ok in zip(draws.T, enough, strict=True)])
@@ -224,14 +229,19 @@ def _spread(draws: Array, rows: Sequence[pd.DataFrame]) -> Array:
 
 
 def interval_of(values: Array, tails: Sequence[float]) -> list[float] | None:
-    """Return quantiles of the finite values, None where fewer than half are."""
-    kept = values[np.isfinite(values)]
-    return [float(q) for q in np.quantile(kept, tails)] if len(kept) > len(values) / 2 else None
+    """Return quantiles of the finite values, None where fewer than half of all are finite."""
+    finite = values[np.isfinite(values)]
+    return [float(q) for q in np.quantile(finite, tails)] if len(finite) > len(values) / 2 else None
 
 
-def weighted_lines(log_c: Array, values: Array, spread: Array) -> Array:
-    """Return slope and intercept (2, S) of weighted lines through values (S, budgets) with gaps."""
-    weights = np.where(np.isfinite(values), 1 / spread**2, 0.0)
+def weighted_lines(log_c: Array, values: Array, deviations: Array) -> Array:
+    """Return slope and intercept (2, S) of weighted lines through values with gaps.
+
+    log_c: (budgets,)
+    values: (S, budgets), NaN for a gap
+    deviations: of the values (budgets,)
+    """
+    weights = np.where(np.isfinite(values), 1 / deviations**2, 0.0)
     enough = (weights > 0).sum(axis=1) >= 2
     filled = np.where(np.isfinite(values), values, 0.0)
     total = np.maximum(weights.sum(axis=1), 1e-300)
@@ -248,9 +258,9 @@ def _with_intervals(
 ) -> list[Vertex]:
     out = list(points)
     for k, i in enumerate(good):
-        found = draws[:, k][np.isfinite(draws[:, k])]
-        if len(found) > 1:
+        finite = draws[:, k][np.isfinite(draws[:, k])]
+        if len(finite) > 1:
             out[i] = replace(
-                out[i], params_interval=[float(q) for q in np.exp(np.quantile(found, tails))]
+                out[i], params_interval=[float(q) for q in np.exp(np.quantile(finite, tails))]
             )
     return out

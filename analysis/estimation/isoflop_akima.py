@@ -1,13 +1,13 @@
 """Approach 2 by Akima interpolation with a noise bootstrap, as Porian et al. 2024 (2406.19146).
 
-At each budget log L is interpolated in log N (no parabola, and so no vertex shift on an asymmetric
-valley), and its least point on a fine grid is the optimum. Draws add noise to every log loss; a
-budget whose optimum lies on the edge of its sizes in more than half of the draws is dropped; the
-line through the optima weighs each by its deviation over draws, floored at a third of the step
-between sizes. Porian et al. mean the noise to grow with the loss, but their released code compares
-log L with losses, so that it is constant in fact: .002 (.01 on OpenWebText2). The first is the
-default here, a measured deviation the better choice. On their 15 experiments a is within .0023 of
-what they publish (median; at worst .0083), with parabolas .0096 (.032).
+At each budget log L is interpolated in log N, and its least point on a fine grid is the optimum.
+Unlike a parabola this has no bias on an asymmetric valley. Draws add noise to every log loss. A
+budget whose optimum lies at the edge of its sizes in more than half of the draws is dropped. The
+line through the optima weighs each by its deviation over draws, which is at least a third of the
+step between sizes. Porian et al. say that the noise grows with the loss, but their released code
+compares log L with losses, so that in fact it is constant: .002 (.01 on OpenWebText2). The default
+here is .002; a measured deviation is better. On their 15 experiments a is within .0023 of what they
+publish (median; at worst .0083), with parabolas within .0096 (.032).
 """
 
 from dataclasses import replace
@@ -27,8 +27,8 @@ from analysis.forms import Array, column
 
 NOISE = 0.002  # standard deviation of a run's log loss
 GRID = 200  # sizes tried between the smallest and the largest
-DRAWS = 1000
-EDGE_SHARE = 0.5
+DRAWS = 1000  # of the noise, where the caller wants no intervals
+EDGE_SHARE = 0.5  # share of draws at the edge from which a budget is dropped
 
 
 def akima(
@@ -39,40 +39,44 @@ def akima(
     seed: int = 0,
     noise: float = NOISE,
 ) -> Isoflop | None:
-    """Fit Approach 2 by interpolation; None when fewer than three budgets have an optimum inside.
+    """Fit Approach 2 by interpolation; None where fewer than three budgets have an optimum inside.
 
-    `noise` is the deviation of log loss. The optima's uncertainty needs draws, so at least a few
-    hundred are made even where `resamples` asks for none; intervals are then left out.
+    table: the runs
+    resamples: draws of the noise; with 0 there are no intervals, but `DRAWS` draws still weigh the
+        optima
+    level: of the intervals
+    seed: of the draws
+    noise: standard deviation of a run's log loss
     """
     rng = np.random.default_rng(seed)
     points, log_params, log_tokens, steps = [], [], [], []
     for rows in budgets(table):
-        point, draws, step = _optimum(table.iloc[rows], rng, resamples or DRAWS, noise)
+        point, optima_drawn, step = _optimum(table.iloc[rows], rng, resamples or DRAWS, noise)
         points.append(point)
         if point.why is None:
-            log_params.append(draws[0])
-            log_tokens.append(draws[1])
+            log_params.append(optima_drawn[0])
+            log_tokens.append(optima_drawn[1])
             steps.append(step)
     good = [i for i, v in enumerate(points) if v.why is None]
     if len(good) < FEWEST_VERTICES:
         return None
     tails = [(1 - level) / 2, (1 + level) / 2]
-    spread = np.maximum([np.std(d) for d in log_params], steps)
+    deviations = np.maximum([np.std(d) for d in log_params], steps)
     log_c = np.log([points[i].flops for i in good])
-    fitted, intervals = [], []
-    for name, drawn in (("params", log_params), ("tokens", log_tokens)):
+    lines, intervals = [], []
+    for name, draws in (("params", log_params), ("tokens", log_tokens)):
         values = np.log([getattr(points[i], name) for i in good])
-        fitted.append(weighted_lines(log_c, values[None], spread)[:, 0])
-        slopes = weighted_lines(log_c, np.array(drawn).T, spread)[0]
+        lines.append(weighted_lines(log_c, values[None], deviations)[:, 0])
+        slopes = weighted_lines(log_c, np.array(draws).T, deviations)[0]
         intervals.append(interval_of(slopes, tails) if resamples else None)
-    for i, drawn in zip(good, log_params, strict=True):
-        ends = [float(q) for q in np.exp(np.quantile(drawn, tails))]
+    for i, draws in zip(good, log_params, strict=True):
+        ends = [float(q) for q in np.exp(np.quantile(draws, tails))]
         points[i] = replace(points[i], params_interval=ends)
     return Isoflop(
-        a=float(fitted[0][0]),
-        b=float(fitted[1][0]),
-        k_params=float(np.exp(fitted[0][1])),
-        k_tokens=float(np.exp(fitted[1][1])),
+        a=float(lines[0][0]),
+        b=float(lines[1][0]),
+        k_params=float(np.exp(lines[0][1])),
+        k_tokens=float(np.exp(lines[1][1])),
         a_interval=intervals[0],
         b_interval=intervals[1],
         vertices=tuple(points),
@@ -83,7 +87,7 @@ def akima(
 def _optimum(
     rows: pd.DataFrame, rng: np.random.Generator, draws: int, noise: float
 ) -> tuple[Vertex, Array, float]:
-    """Return a budget's optimum, the draws of its log N and log D (2, S), the floor of its sd."""
+    """Return a budget's optimum, draws of its log N and log D (2, S), and its least deviation."""
     from scipy.interpolate import Akima1DInterpolator  # .4 s, for this method alone
 
     log_n, which = np.unique(np.log(column(rows, "params")), return_inverse=True)
@@ -106,11 +110,11 @@ def _optimum(
     if edge > EDGE_SHARE or best in (0, GRID - 1):
         why = f"the least loss is at the edge of the sizes in {edge:.0%} of draws"
         return Vertex(params=None, tokens=None, loss=None, why=why, **shared), np.empty((2, 0)), 0.0
-    found = Vertex(
+    vertex = Vertex(
         params=float(np.exp(grid[best])),
         tokens=float(np.exp(intercept + slope * grid[best])),
         loss=float(np.exp(curve[best])),
         **shared,
     )
-    drawn = np.stack([grid[at], intercept + slope * grid[at]])
-    return found, drawn, float(np.median(np.diff(log_n)) / 3)
+    optima = np.stack([grid[at], intercept + slope * grid[at]])
+    return vertex, optima, float(np.median(np.diff(log_n)) / 3)

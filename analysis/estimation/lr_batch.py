@@ -1,13 +1,13 @@
 """Optimal learning rate and batch against N and D: lr* = k N^p D^q, batch* = k D^q (LAWS F2).
 
 Every (N, D) of a table is one cell, swept in learning rate, batch or both. Near its best run the
-loss is a parabola (or a quadratic surface) in their logs, and its least point the cell's optimum;
-one at the edge of what was tried is refused, since the true one lies beyond. Losses are flat there
-(in the runs of Step Law, 2503.04715, a factor of 2 costs .25 %), so the width of the set within
-.25 % of the best is each optimum's uncertainty. The batch follows D alone: it hardly depends
-on N at fixed D (Zhang et al. 2024, 2410.21676). The batch is in tokens; lr and batch belong to one
-optimiser, schedule and parametrisation. Intervals: cells drawn with replacement, each optimum moved
-within its width.
+loss is a parabola (or a quadratic surface) in their logs, and the least point is the optimum of the
+cell. An optimum at the edge of the settings is not used, since the true one lies beyond. Losses are
+flat at the optimum (in the runs of Step Law, 2503.04715, a factor of 2 costs .25 %), so the width
+of the set within .25 % of the best loss is the optimum's uncertainty. The batch is a law in D
+alone: it hardly depends on N at fixed D (Zhang et al. 2024, 2410.21676). The batch is in tokens.
+Both laws belong to one optimiser, schedule and parametrisation. For intervals, cells are drawn with
+replacement and each optimum is moved within its width.
 
 Legend: S resamples, n cells.
 """
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.alarms.of_table import Alarm
+from analysis.alarms.alarm import Alarm
 from analysis.forms import Array, column
 from analysis.laws.law import Law
 from analysis.runs.table import Runs
@@ -27,11 +27,11 @@ NEEDED = ("params", "tokens", "loss", "lr", "batch")
 AXES = ("lr", "batch")
 FLAT = 0.0025  # relative loss within which settings count as equally good
 NEAR = 0.02  # relative loss up to which a quadratic describes the valley
-FEWEST_SETTINGS = 4  # on an axis; three points fit any parabola
-FEWEST_ROWS = 8  # of a quadratic surface, which has six coefficients
-FEWEST_CELLS = 3
+FEWEST_SETTINGS = 4  # settings on an axis; three points fit any parabola
+FEWEST_ROWS = 8  # rows of a quadratic surface, which has six coefficients
+FEWEST_CELLS = 3  # cells with an optimum that a law needs
 COLLINEAR = 0.98  # correlation of log N and log D beyond which only D is used
-DRAWS = 1000
+DRAWS = 1000  # of cells and optima
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +46,16 @@ class Optimum:
 
 
 def lr_batch(runs: Runs, *, resamples: int = DRAWS, level: float = 0.9, seed: int = 0) -> Law:
-    """Fit both laws to runs with columns lr and batch (tokens); ValueError without an optimum.
+    """Fit both laws to runs with columns lr and batch (tokens).
 
-    Parameters: k_lr, p_lr (of N), q_lr (of D), k_batch, q_batch; an axis that too few cells
-    determine is left out. `settings` reads them back.
+    runs: the runs
+    resamples: draws of the cells, 0 for no intervals
+    level: of the intervals
+    seed: of the draws
+
+    The law's parameters are k_lr, p_lr (of N), q_lr (of D), k_batch and q_batch, without those of
+    an axis that too few cells determine; `settings` evaluates them. Raises ValueError where neither
+    axis has enough cells with an optimum.
     """
     table = runs.table
     points = [_cell(rows) for _, rows in table.groupby(["params", "tokens"], sort=True)]
@@ -60,15 +66,15 @@ def lr_batch(runs: Runs, *, resamples: int = DRAWS, level: float = 0.9, seed: in
         if len(usable) < FEWEST_CELLS:
             alarms += _refusals(axis, points, len(usable))
             continue
-        names, found, drawn = _power_law(axis, usable, max(resamples, 1), seed)
-        parameters |= dict(zip(names, found, strict=True))
-        draws.append(drawn)
+        names, values, axis_draws = _power_law(axis, usable, max(resamples, 1), seed)
+        parameters |= dict(zip(names, values, strict=True))
+        draws.append(axis_draws)
         alarms += _refusals(axis, points, len(usable))
     if not parameters:
         raise ValueError(_no_optimum(points))
-    together = np.concatenate(draws, axis=1)
+    all_draws = np.concatenate(draws, axis=1)
     tails = [(1 - level) / 2, (1 + level) / 2]
-    ends = {n: np.quantile(together[:, i], tails).tolist() for i, n in enumerate(parameters)}
+    ends = {n: np.quantile(all_draws[:, i], tails).tolist() for i, n in enumerate(parameters)}
     return Law(
         form="lr_batch",
         count=runs.count,
@@ -86,8 +92,8 @@ def lr_batch(runs: Runs, *, resamples: int = DRAWS, level: float = 0.9, seed: in
         }
         if resamples
         else None,
-        draws=together if resamples else None,
-        methods={"lr_batch": {"points": [_plain(p) for p in points], "flat": FLAT}},
+        draws=all_draws if resamples else None,
+        methods={"lr_batch": {"points": [_as_json(p) for p in points], "flat": FLAT}},
         n_runs=len(table),
         dropped=runs.dropped,
         ranges={
@@ -99,18 +105,25 @@ def lr_batch(runs: Runs, *, resamples: int = DRAWS, level: float = 0.9, seed: in
 
 
 def swept_points(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the (N, D) at which an axis was swept, with the optimum of each; no law is fitted."""
+    """Return each (N, D) at which an axis was swept, with its optimum; no law is fitted."""
     points = [_cell(rows) for _, rows in table.groupby(["params", "tokens"], sort=True)]
-    return [_plain(p) for p in points if p["optima"]]
+    return [_as_json(p) for p in points if p["optima"]]
 
 
 def settings(law: Law, params: float, tokens: float, level: float = 0.9) -> dict[str, list[float]]:
-    """Return {"lr" | "batch": [value, low, high]} of an lr_batch law; ends equal without draws."""
+    """Return {"lr" | "batch": [value, low, high]} of an lr_batch law.
+
+    law: a law of form lr_batch
+    params, tokens: N and D of the run
+    level: of the interval, whose ends are the value for a law without draws
+
+    Raises ValueError for another form.
+    """
     if law.form != "lr_batch":
         raise ValueError(
             f"a law of form {law.form} gives no learning rate or batch; fit form=lr_batch"
         )
-    found = {}
+    by_axis = {}
     names = list(law.parameters)
     for axis in AXES:
         if f"k_{axis}" not in law.parameters:
@@ -121,8 +134,8 @@ def settings(law: Law, params: float, tokens: float, level: float = 0.9) -> dict
             named = {name: law.draws[:, i] for i, name in enumerate(names)}
             tails = [(1 - level) / 2, (1 + level) / 2]
             low, high = np.quantile(_value(named, axis, params, tokens), tails)
-        found[axis] = [float(value), float(low), float(high)]
-    return found
+        by_axis[axis] = [float(value), float(low), float(high)]
+    return by_axis
 
 
 def _value(parameters: Any, axis: str, params: float, tokens: float) -> Any:
@@ -131,7 +144,7 @@ def _value(parameters: Any, axis: str, params: float, tokens: float) -> Any:
 
 
 def _cell(rows: pd.DataFrame) -> dict[str, Any]:
-    """Return N, D, the number of runs and the optimum of every axis that was varied."""
+    """Return N, D, the number of runs and the optimum on each axis that was varied."""
     logs = {axis: np.log(column(rows, axis)) for axis in AXES}
     varied = [a for a in AXES if len(np.unique(np.round(logs[a], 6))) >= FEWEST_SETTINGS]
     loss = column(rows, "loss")
@@ -160,19 +173,19 @@ def _optimum(axis: str, logs: dict[str, Array], loss: Array, varied: list[str]) 
 
 
 def _vertex(axis: str, logs: dict[str, Array], loss: Array, varied: list[str]) -> float | None:
-    """Return where the quadratic through the runs near the best one is least; None without."""
+    """Return the least point of the quadratic through the runs near the best; None without one."""
     order = np.argsort(loss)
-    wanted = FEWEST_ROWS if len(varied) == 2 else FEWEST_SETTINGS
-    near = order[: max(wanted, int((loss <= loss.min() * (1 + NEAR)).sum()))]
-    centre = {a: logs[a][near].mean() for a in varied}
-    x = {a: logs[a][near] - centre[a] for a in varied}
-    columns = [np.ones(len(near)), *x.values(), *(v * v for v in x.values())]
+    fewest = FEWEST_ROWS if len(varied) == 2 else FEWEST_SETTINGS
+    nearest = order[: max(fewest, int((loss <= loss.min() * (1 + NEAR)).sum()))]
+    centre = {a: logs[a][nearest].mean() for a in varied}
+    x = {a: logs[a][nearest] - centre[a] for a in varied}
+    columns = [np.ones(len(nearest)), *x.values(), *(v * v for v in x.values())]
     if len(varied) == 2:
         columns.append(x["lr"] * x["batch"])
     design = np.stack(columns, axis=1)
-    if len(near) <= design.shape[1] or np.linalg.matrix_rank(design) < design.shape[1]:
+    if len(nearest) <= design.shape[1] or np.linalg.matrix_rank(design) < design.shape[1]:
         return None
-    fit = np.linalg.lstsq(design, loss[near], rcond=None)[0]
+    fit = np.linalg.lstsq(design, loss[nearest], rcond=None)[0]
     size = len(varied)
     slope, square = fit[1 : 1 + size], np.diag(2 * fit[1 + size : 1 + 2 * size])
     if size == 2:
@@ -200,48 +213,48 @@ def _power_law(
     design = np.stack(features, axis=1)
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(y), np.full(len(y), 1 / len(y)), resamples) / sd**2
-    moved = y + sd * rng.standard_normal((resamples, len(y)))
+    perturbed = y + sd * rng.standard_normal((resamples, len(y)))
     every = np.vstack([1 / sd**2, weights])
-    solved = _weighted_lines(design, np.vstack([y, moved]), every)
-    kept = solved[1:][np.isfinite(solved[1:]).all(axis=1)]
-    kept = np.resize(kept, (resamples, design.shape[1])) if len(kept) else solved[:1]
-    for values in (solved, kept):
+    solutions = _weighted_lines(design, np.vstack([y, perturbed]), every)
+    finite = solutions[1:][np.isfinite(solutions[1:]).all(axis=1)]
+    finite = np.resize(finite, (resamples, design.shape[1])) if len(finite) else solutions[:1]
+    for values in (solutions, finite):
         values[:, 0] = np.exp(values[:, 0])
-    return names, solved[0].tolist(), kept
+    return names, solutions[0].tolist(), finite
 
 
 def _weighted_lines(design: Array, y: Array, weights: Array) -> Array:
     """Solve weighted least squares for many targets (S, n); NaN rows where singular."""
     normal = np.einsum("sn,ni,nj->sij", weights, design, design)
-    wanted = np.einsum("sn,ni,sn->si", weights, design, y)
+    moments = np.einsum("sn,ni,sn->si", weights, design, y)
     singular = np.linalg.matrix_rank(normal, hermitian=True) < design.shape[1]
     normal[singular] = np.eye(design.shape[1])
-    found = np.linalg.solve(normal, wanted[..., None])[..., 0]
-    found[singular] = np.nan
-    return found
+    lines = np.linalg.solve(normal, moments[..., None])[..., 0]
+    lines[singular] = np.nan
+    return lines
 
 
 def _refusals(axis: str, points: list[dict[str, Any]], usable: int) -> list[Alarm]:
     optima = [p["optima"][axis] for p in points if axis in p["optima"]]
-    refused = [o.why for o in optima if o.why]
-    found = []
-    if refused:
-        found.append(
+    reasons = [o.why for o in optima if o.why]
+    alarms = []
+    if reasons:
+        alarms.append(
             Alarm(
                 code="edge_optimum",
-                sentence=f"{len(refused)} of {len(points)} cells are not in the law of {axis}: "
-                f"{max(set(refused), key=refused.count)}; widen the sweep of {axis} there.",
+                sentence=f"{len(reasons)} of {len(points)} cells are not in the law of {axis}: "
+                f"{max(set(reasons), key=reasons.count)}; widen the sweep of {axis} there.",
             )
         )
     if usable < FEWEST_CELLS:
-        found.append(
+        alarms.append(
             Alarm(
                 code=f"no_{axis}_law",
                 sentence=f"Only {usable} cells have an optimal {axis} inside at least "
                 f"{FEWEST_SETTINGS} values tried, and a law needs {FEWEST_CELLS}: sweep {axis}.",
             )
         )
-    return found
+    return alarms
 
 
 def _no_optimum(points: list[dict[str, Any]]) -> str:
@@ -253,7 +266,7 @@ def _no_optimum(points: list[dict[str, Any]]) -> str:
     )
 
 
-def _plain(point: dict[str, Any]) -> dict[str, Any]:
+def _as_json(point: dict[str, Any]) -> dict[str, Any]:
     optima = {
         axis: {
             "value": float(np.exp(o.log_value)),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from analysis.estimation.fit import check_options, needed_columns
+from analysis.estimation.checks import check_options, needed_columns
 from analysis.runs.cells import FORM_OF
 from analysis.runs.columns import Columns
 from analysis.solve.objective import Objective
@@ -14,9 +14,11 @@ from scaling.schema import LEVEL, MOST, MOST_RESAMPLES, Range, Seed, check_range
 
 @dataclass(kw_only=True)
 class ObjectiveConfig:
-    """Which residual is made small: huber_log, lad_log, ls_log or ls; delta is Huber's.
+    """Which residual the fit minimises.
 
-    Without a name it is the form's own. `weighting`: column (`weight`), seed_noise, or none.
+    name: huber_log, lad_log, ls_log or ls; by default the form's own objective
+    delta: half-width of Huber's quadratic part, in logs of the loss
+    weighting: column (the table's `weight`), seed_noise (measured in the table), or none
     """
 
     name: str | None = None
@@ -36,7 +38,12 @@ class ObjectiveConfig:
 
 @dataclass(kw_only=True)
 class IntervalsConfig:
-    """Bootstrap: how many resamples (0 turns it off), the level, the seed of the generator."""
+    """Options of the bootstrap.
+
+    resamples: how many; 0 turns intervals off
+    level: of the intervals, between 0 and 1
+    seed: of the generator
+    """
 
     resamples: Annotated[int, Range(0, MOST_RESAMPLES, note="0 turns intervals off")] = 1000
     level: Annotated[float, LEVEL] = 0.9
@@ -49,10 +56,20 @@ class IntervalsConfig:
 
 @dataclass(kw_only=True)
 class FitConfig:
-    """Options of the fit; `out` defaults to law.json beside the study, or here for a table.
+    """Options of the fit.
 
-    `stage` says which cells of a study are meant, where they are not the form's own; `points` of
-    `updates` takes the course of PPO runs, a row each time that held-out prompts were scored.
+    runs: a study's folder, or a table in CSV, Parquet or JSONL
+    form: a name of `analysis.forms`, isoflop, isoflop_akima, envelope, lr_batch, or all
+    count: how N is counted in a study
+    where: condition that rows must meet
+    stage: cells of a study to fit; by default those that the form is a law of
+    points: `updates` for a row of PPO at each update at which held-out prompts were scored
+    within: fit only runs whose loss is within this share of the best of no more compute
+    out: file to write; by default law.json in the study's folder, or here for a table
+    plot: whether to write figures beside it
+    backtest: whether to withhold the largest budgets and predict them
+    sensitivity: whether to fit other objectives and subsets of the rows too
+    fixed: values that some parameters keep
     """
 
     runs: str = ""

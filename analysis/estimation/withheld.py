@@ -1,4 +1,4 @@
-"""How well a law that was fitted to small runs predicts larger runs of the same table."""
+"""The backtest of a form: how well a law of small runs predicts larger runs of the same table."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimation.allocation_laws import METHODS
-from analysis.estimation.fit import (
+from analysis.estimation.checks import (
     check_columns,
     check_table,
-    chosen_rows,
     needed_columns,
-    prepared,
+    prepare_rows,
+    restrict_to_frontier,
 )
 from analysis.forms import FORMS, Form, form_named
 from analysis.runs.table import Runs
 from analysis.solve.objective import Objective
-from analysis.solve.progress import Tell, silent
+from analysis.solve.progress import OnProgress, no_progress
 from analysis.validate.form_ranking import compare
 from analysis.validate.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, hindcasts, reach_of
 from analysis.validate.near_frontier import near_frontier
@@ -30,7 +30,7 @@ WIDTH = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Backtest:
-    """What was withheld, how it was predicted, and from what: the fields of backtest.json."""
+    """The fields of backtest.json: what was withheld, how well it was predicted, and from what."""
 
     form: str
     count: str
@@ -67,22 +67,39 @@ def backtest(
     within: float | None = None,
     level: float = 0.9,
     seed: int = 0,
-    tell: Tell = silent,
+    on_progress: OnProgress = no_progress,
 ) -> Backtest:
-    """Withhold and predict the largest budgets; ValueError for a table too narrow for it."""
+    """Withhold the largest budgets of a table, refit, and predict them.
+
+    runs: the runs
+    form: a form of the loss, or `all` for the one that predicts withheld runs best
+    objective: None for the form's own
+    weighting: `column`, `seed_noise` or `none`
+    fixed: values that some parameters keep
+    within: only runs whose loss is within this share of the best of no more compute
+    level: of the intervals whose coverage is counted
+    seed: of the resamples
+    on_progress: takes (stage, done, total)
+
+    Raises ValueError for a form without a loss, and for a table too narrow to withhold a budget.
+    """
     refuse_untestable(form)
     check_columns(runs.table, needed_columns(form), form)
-    ranked = compare(near_frontier(runs.table, within), objective, tell) if form == "all" else []
-    chosen = form_named(ranked[0]["form"] if ranked else form)
-    objective = objective or Objective(name=chosen.objective)
-    table = prepared(runs.table, chosen, objective, weighting)
-    table = chosen_rows(table, chosen, within)
-    check_table(table, chosen)
-    tested = hindcasts(table, chosen, objective, fixed=fixed, level=level, seed=seed, tell=tell)
-    if tested is None:
-        raise ValueError(_too_narrow(table, chosen))
+    ranking = (
+        compare(near_frontier(runs.table, within), objective, on_progress) if form == "all" else []
+    )
+    form_tested = form_named(ranking[0]["form"] if ranking else form)
+    objective = objective or Objective(name=form_tested.objective)
+    table = prepare_rows(runs.table, form_tested, objective, weighting)
+    table = restrict_to_frontier(table, form_tested, within)
+    check_table(table, form_tested)
+    results = hindcasts(
+        table, form_tested, objective, fixed=fixed, level=level, seed=seed, on_progress=on_progress
+    )
+    if results is None:
+        raise ValueError(_too_narrow(table, form_tested))
     return Backtest(
-        form=chosen.name,
+        form=form_tested.name,
         count=runs.count,
         objective={
             "name": objective.name,
@@ -90,11 +107,11 @@ def backtest(
             "weighting": weighting if "weight" in table else "none",
         },
         n_runs=len(table),
-        comparison=ranked,
+        comparison=ranking,
         fixed=dict(fixed or {}),
         dropped=runs.dropped,
         inputs=runs.inputs | ({} if within is None else {"within": within}),
-        **tested,
+        **results,
     )
 
 
@@ -120,19 +137,19 @@ def _too_narrow(table: pd.DataFrame, form: Form) -> str:
     )
 
 
-def _head(found: Backtest) -> list[str]:
-    source = found.inputs.get("source", "data")
-    delta = found.objective["delta"] if found.objective["name"] == "huber_log" else None
-    by = found.objective["name"] + (f" delta {delta:g}" if delta else "")
-    return [f"{found.n_runs} runs of {source}"[:WIDTH], f"{found.form} by {by}, refitted below C"]
+def _head(result: Backtest) -> list[str]:
+    source = result.inputs.get("source", "data")
+    delta = result.objective["delta"] if result.objective["name"] == "huber_log" else None
+    by = result.objective["name"] + (f" delta {delta:g}" if delta else "")
+    return [f"{result.n_runs} runs of {source}"[:WIDTH], f"{result.form} by {by}, refitted below C"]
 
 
-def _rows(found: Backtest) -> list[str]:
+def _rows(result: Backtest) -> list[str]:
     lines = [
         f"{'C fitted up to':<16}{'reach':>8}{'fitted':>8}{'tested':>8}{'rms error':>11}"
-        f"{'bias':>9}{f'covered ({found.level:.0%})':>15}"
+        f"{'bias':>9}{f'covered ({result.level:.0%})':>15}"
     ]
-    for row in found.rows:
+    for row in result.rows:
         reach = f"x{row['distance']:.3g}"
         start = f"{row['cutoff_flops']:<16.3e}{reach:>8}{row['n_train']:>8}{row['n_test']:>8}"
         if row["converged"]:
@@ -146,16 +163,16 @@ def _rows(found: Backtest) -> list[str]:
     return lines
 
 
-def _comparison(found: Backtest) -> list[str]:
-    if not found.comparison:
+def _comparison(result: Backtest) -> list[str]:
+    if not result.comparison:
         return []
     lines = [f"{'form':<24}{'parameters':>11}{'in range':>10}{'withheld':>10}  rms error by reach"]
-    for row in found.comparison:
+    for row in result.comparison:
         error = row["score"]
-        shown = "-" if error is None else f"{error:.2%}"
+        score = "-" if error is None else f"{error:.2%}"
         reaches = " ".join(f"x{d:.3g} {e:.2%}" for d, e in row["by_cutoff"])
         lines.append(
             f"{row['form']:<24}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
-            f"{shown:>10}  {reaches or 'no minimum below any cutoff'}"[:WIDTH]
+            f"{score:>10}  {reaches or 'no minimum below any cutoff'}"[:WIDTH]
         )
     return lines

@@ -331,8 +331,13 @@ def design(course: pd.DataFrame, *, measured: pd.DataFrame, wanted: float | None
     return drawn.svg
 
 
-def forecast(expected: Mapping[str, Any], outcome: float | None) -> str:
-    """Draw the forecast with its interval and, when it is known, what the run reached."""
+def forecast(loss: float, interval: Sequence[float], *, level: float, outcome: float | None) -> str:
+    """Draw a forecast loss with its interval and, when it is known, what the run reached.
+
+    loss, interval: nats per token; the interval's two ends
+    level: share that the interval holds
+    outcome: test loss of the run, None before it has ended
+    """
     with panel(
         "forecast",
         x=LABELS["loss"],
@@ -342,19 +347,17 @@ def forecast(expected: Mapping[str, Any], outcome: float | None) -> str:
         title="Forecast against outcome",
     ) as drawn:
         axis = drawn.ax
-        low, high = expected["interval"]
-        label = f"{100 * expected['level']:g}% interval"
         axis.plot(
-            [low, high],
+            interval,
             [1, 1],
             color=C1,
             linewidth=9,
             alpha=0.35,
             solid_capstyle="butt",
-            label=label,
+            label=f"{100 * level:g}% interval",
             zorder=1,
         )
-        axis.scatter([expected["test_loss"]], [1], s=60, color=C1, label="forecast", zorder=3)
+        axis.scatter([loss], [1], s=60, color=C1, label="forecast", zorder=3)
         if outcome is not None:
             axis.scatter([outcome], [0], s=90, marker="*", color=C2, label="outcome", zorder=3)
             axis.plot([outcome, outcome], [0, 1], color=C2, linewidth=0.9, linestyle=":", zorder=2)
@@ -365,33 +368,30 @@ def forecast(expected: Mapping[str, Any], outcome: float | None) -> str:
     return drawn.svg
 
 
-def corridor(
-    expected: Mapping[str, Any],
-    reached: Sequence[Mapping[str, Any]],
+def forecast_band(
+    curve: pd.DataFrame,
+    measured: Sequence[Mapping[str, Any]],
     *,
-    end: float,
+    level: float,
     outcome: float | None,
 ) -> str:
-    """Draw a forecast curve with its band up to `end` tokens, and what was measured."""
-    last = {"tokens": end, "test_loss": expected["test_loss"], "interval": expected["interval"]}
-    rows = [*expected["curve"], last]
-    table = pd.DataFrame(
-        {
-            "x": [r["tokens"] for r in rows],
-            "y": [r["test_loss"] for r in rows],
-            "lo": [r["interval"][0] for r in rows],
-            "hi": [r["interval"][1] for r in rows],
-        }
-    )
-    with panel("corridor", x=LABELS["tokens"], y=LABELS["loss"], title="Forecast curve") as drawn:
+    """Draw a forecast curve with its band, and what was measured on the way.
+
+    curve: x in tokens, y, lo and hi in nats per token; the last row is the end of the run
+    measured: rows of final/curve.json, with tokens and test_loss
+    level: share that the band holds
+    outcome: test loss of the run, None before it has ended
+    """
+    name = "forecast-band"
+    with panel(name, x=LABELS["tokens"], y=LABELS["loss"], title="Forecast curve") as drawn:
         axis = drawn.ax
-        band(axis, table, colour=C1, label=f"forecast, {100 * expected['level']:g}% band")
-        axis.scatter(table["x"], table["y"], s=14, color=C1, zorder=4)
-        if reached:
-            x, y = [r["tokens"] for r in reached], [r["test_loss"] for r in reached]
+        band(axis, curve, colour=C1, label=f"forecast, {100 * level:g}% band")
+        axis.scatter(curve["x"], curve["y"], s=14, color=C1, zorder=4)
+        if measured:
+            x, y = [r["tokens"] for r in measured], [r["test_loss"] for r in measured]
             axis.plot(x, y, "o", color=C2, markersize=4, label="measured", zorder=5)
         if outcome is not None:
-            star(axis, end, outcome, label="outcome")
+            star(axis, float(curve["x"].iloc[-1]), outcome, label="outcome")
         axis.legend(loc="best")
     return drawn.svg
 

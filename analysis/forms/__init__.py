@@ -1,4 +1,4 @@
-"""The forms a law can take, one short file each: see `analysis.forms.form` for what a form is.
+"""The forms that a law can have, one short file each; `analysis.forms.form` says what a form is.
 
 To add one, write a file with a `Form` and list it here.
 """
@@ -46,7 +46,7 @@ _ALL = (
     *overoptimisation.FORMS,
     rl_sigmoid.FORM,
 )
-OTHERS = ("all", "isoflop", "isoflop_akima", "envelope", "lr_batch")  # that `fit` takes too
+OTHERS = ("all", "isoflop", "isoflop_akima", "envelope", "lr_batch")  # other names that `fit` takes
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
 
 

@@ -1,8 +1,8 @@
-"""A task's error from its loss, a sigmoid between chance and none: Bhagia et al. 2024 (2412.04403).
+"""A task's error from its loss, a sigmoid from chance to 0: Bhagia et al. 2024 (2412.04403).
 
-`downstream_accuracy`: Err = (1 - chance) / (1 + exp(-g (L - L_half))), L the loss of right answers
-in any unit. Near chance it is Gadre's eps - k exp(-g L) with eps = 1 - chance, and unlike that it
-stays within [0, 1]. Hold `chance` by `+fixed.chance=0.25` where it is known.
+`downstream_accuracy`: Err = (1 - chance) / (1 + exp(-g (L - L_half))), where L is the loss of the
+right answers in any unit. Near chance it is Gadre's eps - k exp(-g L) with eps = 1 - chance; unlike
+that form it stays within [0, 1]. A known chance is fixed by `+fixed.chance=0.25`.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def _error(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
 
 
 def _starts(table: pd.DataFrame) -> Mapping[str, Array]:
-    """Return sigmoids whose middle lies below, within and at the end of the losses seen."""
+    """Return sigmoids whose middle lies below, within and at the end of the table's losses."""
     losses = column(table, "loss")
     low, middle = float(losses.min()), float(np.median(losses))
     return product(

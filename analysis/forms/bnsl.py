@@ -1,8 +1,8 @@
 """A smoothly broken power law, as a check of curvature: Caballero et al. 2022 (2210.14891) eq. 1.
 
-L = a + b C^-c0 (1 + (C/d)^(1/f))^(-c1 f), one break at C = d of width f, along the frontier of a
-table. c1 = 0 is a plain power law with offset: an interval of c1 away from 0 says that
-the frontier bends inside the data. It cannot see a break beyond them.
+L = a + b C^-c0 (1 + (C/d)^(1/f))^(-c1 f) has one break at C = d of width f, along the frontier of a
+table. With c1 = 0 it is a plain power law with offset, so an interval of c1 without 0 says that the
+frontier bends inside the data. The form cannot see a break beyond them.
 """
 
 from collections.abc import Mapping

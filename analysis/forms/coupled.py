@@ -1,8 +1,8 @@
 """Terms of size and data under a common power: L = E + [(A N^-alpha)^p + (B D^-beta)^p]^(1/p).
 
-Chinchilla's form is p = 1 and Kaplan's E = 0, p beta = 1; Droppo & Elibol 2021 (2106.09488) keep
-p free and E under the root. With p above 1 what is scarcest rules: tokens help a model the more,
-the larger it is, which a sum of terms cannot say.
+Chinchilla's form has p = 1, and Kaplan's E = 0 and p beta = 1. Droppo & Elibol 2021 (2106.09488)
+leave p free and put E under the root. With p above 1 the larger term dominates: tokens help a large
+model more than a small one, which a sum of terms cannot express.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from analysis.forms.grid import product
 
 
 def loss(parameters: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
-    """Return L, the power taken in logs."""
+    """Return L; the power is taken in logs."""
     p = parameters["p"]
     by_size = np.log(parameters["A"]) - parameters["alpha"] * np.log(x["params"])
     by_data = np.log(parameters["B"]) - parameters["beta"] * np.log(x["tokens"])
@@ -24,14 +24,17 @@ def loss(parameters: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
 
 
 def optimum(parameters: Mapping[str, Any], flops: Any) -> Any:
-    """Return log N* for C = 6ND: of the sum under the root, Chinchilla's in p alpha, p beta."""
+    """Return log N* for C = 6ND, which is that of Chinchilla's form in p alpha and p beta."""
     p, alpha, beta = (parameters[k] for k in ("p", "alpha", "beta"))
     log_ratio = np.log(alpha / beta) / p + np.log(parameters["A"]) - np.log(parameters["B"])
     return (log_ratio + beta * np.log(flops / 6)) / (alpha + beta)
 
 
 def as_coupled(form: str, parameters: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the parameters, numbers or arrays, that make this form another; None where none do."""
+    """Return parameters that make this form equal to another form's law; None where none do.
+
+    The parameters are numbers or arrays.
+    """
     p = dict(parameters)
     if form == "chinchilla":
         return {**p, "p": 1.0 + 0.0 * p["E"]}

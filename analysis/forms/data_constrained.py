@@ -1,10 +1,11 @@
 """Repeated data: Muennighoff et al. 2023 (2305.16264) eq. 5-6 and 17.
 
 L = E + A N'^-alpha + B D'^-beta. With U unique tokens and R = D/U - 1 repetitions,
-D' = U + U R_D (1 - exp(-R/R_D)); N' likewise for the parameters beyond U_N, the size that is
-optimal for U tokens under the same law. Up to one epoch and up to U_N it is the Chinchilla form.
-The paper froze E, A, B, alpha, beta of unrepeated runs (`+fixed.E=..` and so on); all seven are
-fitted here by default. R_N is weakly determined unless large models repeat.
+D' = U + U R_D (1 - exp(-R/R_D)). N' has the same formula for the parameters beyond U_N, the size
+that is optimal for U tokens under the same law. Up to one epoch and up to U_N the form is
+Chinchilla's. The paper fixed E, A, B, alpha and beta at those of runs without repetition
+(`+fixed.E=..` and so on); by default all seven parameters are fitted here. R_N is weakly determined
+unless large models repeat data.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from analysis.forms.chinchilla import optimum
 from analysis.forms.form import EXPONENT_BOUNDS, Array, Form, column
 from analysis.forms.grid import product
 
-MOST_REPEATS = 1e4  # beyond, a repeated token is worth a fresh one as far as runs can tell
+MOST_REPEATS = 1e4  # bound of R_D and R_N, where no run tells a repeated token from a fresh one
 
 
 def loss(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:

@@ -1,7 +1,7 @@
 """Farseer (2506.10972): a data exponent that depends on N.
 
-L = exp(a3 N^gamma + b3) + exp(a2 N^beta + b2) D^-exp(a1 N^alpha + b1). Nine parameters: it needs a
-dense grid, and N^x is not free of units, so the constants hold for N in parameters and D in tokens.
+L = exp(a3 N^gamma + b3) + exp(a2 N^beta + b2) D^-exp(a1 N^alpha + b1). The nine parameters need a
+dense grid. N^x depends on units, so the constants hold for N in parameters and D in tokens.
 """
 
 from collections.abc import Mapping
@@ -23,38 +23,38 @@ def loss(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
 
 
 def outward(theta: Mapping[str, Any], middle: Mapping[str, float]) -> Mapping[str, Any]:
-    """Return the parameters from level and slope of each piece in log N at the middle.
+    """Return the parameters, given level and slope in log N of each piece at the middle.
 
-    a N^g + b = level + slope ((N/N0)^g - 1) / g: neither trades against the exponent g.
+    a N^g + b = level + slope ((N/N0)^g - 1) / g, where neither trades against the exponent g.
     """
-    found = dict(theta)
+    parameters = dict(theta)
     for number, exponent in _PIECES.items():
         level, slope, power = theta[f"b{number}"], theta[f"a{number}"], theta[exponent]
         if exponent == "beta":  # the data term's level is that at the middle of D
             level = level + np.exp(theta["b1"]) * middle["tokens"]
         ratio = slope / power
-        found[f"a{number}"] = ratio * np.exp(power * -middle["params"])
-        found[f"b{number}"] = level - ratio
-    return found
+        parameters[f"a{number}"] = ratio * np.exp(power * -middle["params"])
+        parameters[f"b{number}"] = level - ratio
+    return parameters
 
 
 def inward(parameters: Mapping[str, Any], middle: Mapping[str, float]) -> Mapping[str, Any]:
     """Invert `outward`."""
-    found = dict(parameters)
+    theta = dict(parameters)
     for number, exponent in _PIECES.items():
         power = parameters[exponent]
         value = parameters[f"a{number}"] * np.exp(power * middle["params"])
-        found[f"a{number}"] = value * power
-        found[f"b{number}"] = parameters[f"b{number}"] + value
-    found["b2"] = found["b2"] - np.exp(found["b1"]) * middle["tokens"]
-    return found
+        theta[f"a{number}"] = value * power
+        theta[f"b{number}"] = parameters[f"b{number}"] + value
+    theta["b2"] = theta["b2"] - np.exp(theta["b1"]) * middle["tokens"]
+    return theta
 
 
 _PIECES = {"1": "alpha", "2": "beta", "3": "gamma"}
 
 
 def starts(table: pd.DataFrame) -> Mapping[str, Array]:
-    """Return Chinchilla-like surfaces, whose pieces change by a given rate per log N."""
+    """Return Chinchilla-like surfaces whose pieces change at some rates per log N."""
     log_n, log_d = (np.log(column(table, v)).mean() for v in ("params", "tokens"))
     smallest, typical = (float(f(column(table, "loss"))) for f in (np.min, np.median))
     grid = product(

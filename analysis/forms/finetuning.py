@@ -1,10 +1,10 @@
 """Fine-tuning: Zhang et al. 2024 (2402.17193), L = E + A N^-alpha D_f^-beta, and with epochs.
 
-N is the model's size (or another scale, renamed onto `params`), D_f the number of fine-tuning
-`examples`. Fit one method and task at a time, by `where=`. `finetuning_epochs` lets D_f be the
-fresh examples that `epochs` passes over them are worth, with the decay of Muennighoff et al. 2023
-(2305.16264) eq. 5, whose R is fitted here: theirs was not measured for fine-tuning. It cannot turn
-upward, so keep to numbers of epochs that were seen not to overfit.
+N is the model's size (or another scale, mapped to `params`) and D_f the number of fine-tuning
+`examples`. Fit one method and task at a time, by `where=`. In `finetuning_epochs` D_f is the number
+of fresh examples that `epochs` passes are worth, with the decay of Muennighoff et al. 2023
+(2305.16264) eq. 5. Its R is fitted, since theirs was not measured for fine-tuning. The form cannot
+rise with epochs, so leave out runs that overfit.
 """
 
 from collections.abc import Mapping

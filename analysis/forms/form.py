@@ -1,13 +1,13 @@
-"""What a law's form is: names, a formula, and either power-law terms or a plain numpy function.
+"""The form of a law: names, a formula, and either power-law terms or a plain numpy function.
 
-A form lives in one short file of this folder and is one `Form`. Most laws are an offset plus
-products of powers, L = [E +] sum_k amplitude_k prod_j x_j^(weight_kj exponent_kj): such a form
-lists its `terms`, and values, first and second derivatives follow from them. Any other law gives
-`function(parameters, variables)` in ordinary numpy (exp, log, minimum, + - * / **); its
+Each file of this folder holds one `Form` or a few. Most laws are an offset plus products of powers,
+L = [E +] sum_k amplitude_k prod_j x_j^(weight_kj exponent_kj). Such a form lists its `terms`, from
+which its values and its first and second derivatives follow. Any other law gives
+`function(parameters, variables)` in ordinary numpy (exp, log, minimum, + - * / **), whose
 derivatives are exact too, by the arithmetic of `analysis.forms.jets`.
 
-Variables are columns of the table, as N `params`, D `tokens`, C `flops`; `target` is the column
-that the form predicts (`loss`, in nats per token, unless it says otherwise).
+Variables are columns of the table: N `params`, D `tokens`, C `flops` and others. The form predicts
+the column `target`, by default `loss` in nats per token.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,17 +21,19 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]  # float64 unless a docstring says otherwise
 
-# Below 1e-3 a term is one with E; above 4 it is a step within one grid spacing, no power law.
+# Bounds of an exponent: a term below 1e-3 cannot be told from E, and a term above 4 is a step
+# within one grid spacing and no power law.
 EXPONENT_BOUNDS = (1e-3, 4.0)
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """One power law: `amplitude` times each variable to (sign times) its exponent.
+    """One power law: an amplitude times variables to the power of exponents.
 
-    `exponents` maps an exponent's name to {variable: sign}, as {"alpha": {"params": -1}};
-    `factors` {exponent: c} multiplies the term by the constant c to that exponent.
+    amplitude: name of the amplitude
+    exponents: {exponent: {variable: sign}}, as {"alpha": {"params": -1}} for N^-alpha
+    factors: {exponent: c} multiplies the term by c^exponent
     """
 
     amplitude: str
@@ -39,27 +41,38 @@ class Term:
     factors: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
 
     def log_base(self, exponent: str, logs: Mapping[str, Any]) -> Any:
-        """Return what the exponent multiplies, from the logs of the variables."""
+        """Return the log that the exponent multiplies, given the logs of the variables."""
         base = sum(sign * logs[v] for v, sign in self.exponents[exponent].items())
         return base + np.log(self.factors.get(exponent, 1.0))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """A law's shape and how it is fitted.
+    """The shape of a law and how it is fitted.
 
-    `parameters` in order, each with its `bounds` (defaults: the offset from 0, exponents of terms
-    in `EXPONENT_BOUNDS`, others free); those named in `logs` are positive and solved for in logs.
-    `amplitudes` {A: {alpha: variable}} says that A multiplies variable^-alpha, so that A is solved
-    for at the middle of the table, where it does not trade against alpha. A function with better
-    coordinates than these translates itself: `outward(theta, middle)` gives the parameters and
-    `inward` inverts it, `middle` being the mean log of each variable. `starts(table)` gives
-    parameters to start from ({name: (S,)}), needed with `function` only. `optimum(parameters,
-    flops)` returns log N of least loss with 6ND = flops where a closed form is known,
-    `peak(parameters)` the first variable's value where the target is largest and the target there.
-    A prediction may leave out `optional` variables, which in terms then count as 1.
-    `objective` is the one used when the caller names none; `stage` says which cells of a study the
-    law is of.
+    name: as in `form=NAME`
+    formula: for people, in ASCII
+    source: paper and equation
+    parameters: their names in order
+    variables: columns that the form reads
+    target: column that the form predicts
+    offset: name of the irreducible loss, None without
+    terms: power-law terms; or else a `function`
+    function: (parameters, variables) to the target
+    bounds: {parameter: (least, most)}; by default the offset is at least 0, exponents of terms are
+        in `EXPONENT_BOUNDS`, and others are free
+    logs: positive parameters of a function, which the solver takes in logs
+    amplitudes: {A: {alpha: variable}} says that A multiplies variable^-alpha in a function; the
+        solver takes A at the middle of the table, where it does not trade against alpha
+    starts: table to the parameters to start from, {name: (S,)}; only a function needs it
+    optimum: (parameters, flops) to log N of least loss with 6ND = flops, where a closed form exists
+    objective: used where the caller names none
+    stage: of the cells that the law is about
+    optional: variables that a prediction may leave out; in terms they then count as 1
+    peak: parameters to the first variable's value where the target is largest, and the target there
+    outward: (theta, middle) to the parameters, for a function with better coordinates than logs and
+        centred amplitudes; `middle` is the mean log of each variable
+    inward: inverts `outward`
     """
 
     name: str
@@ -90,7 +103,7 @@ class Form:
 
     @property
     def is_surface(self) -> bool:
-        """Tell whether the form gives the loss of a run from its N and D alone (and options)."""
+        """Whether the form gives the loss of a run from N and D alone (and optional variables)."""
         needed = set(self.variables) - set(self.optional)
         return self.target == "loss" and needed == {"params", "tokens"}
 

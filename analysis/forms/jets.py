@@ -2,7 +2,8 @@
 
 A `Jet` carries a value and its derivatives by P parameters through numpy's arithmetic (forward
 mode, second order): f(jet) applies the chain rule f' g and f'' g g' + f' h. A function written for
-arrays, as `p["A"] * x["params"] ** -p["alpha"]`, then works on jets unchanged.
+arrays, as `p["A"] * x["params"] ** -p["alpha"]`, works on jets unchanged. Written by hand on
+purpose: an array framework only for five parameters of one formula would be a large dependency.
 
 Legend: S problems, P parameters, n rows.
 """
@@ -18,11 +19,13 @@ Derivatives = tuple[Array, Array, Array]
 
 
 class Jet:
-    """A value (S, n or 1) and its derivatives by the k parameters that it depends on.
+    """A value and its derivatives by the k parameters that it depends on.
 
-    `index` (k,) are their positions, `gradient` (S, k, n or 1), `hessian` (S, k, k, n or 1) or None
-    when first derivatives are enough. Few parameters meet in most of a formula, so that most
-    products are small.
+    value: (S, n or 1)
+    gradient: (S, k, n or 1)
+    hessian: (S, k, k, n or 1), None where first derivatives are enough
+    index: positions (k,) of these parameters; most parts of a formula hold few, so that most
+        products are small
     """
 
     __array_priority__ = 100
@@ -40,7 +43,7 @@ class Jet:
 
     def __neg__(self) -> "Jet":
         """Return -x."""
-        return _scaled(self, -1.0)
+        return _scale(self, -1.0)
 
     def __add__(self, other: Any) -> "Jet":
         """Return x + y."""
@@ -96,15 +99,15 @@ def _chain(jet: Jet, value: Array, first: Array, second: Array) -> Jet:
     return Jet(value, gradient, hessian, jet.index)
 
 
-def _together(left: Jet, right: Jet) -> tuple[Jet, Jet]:
+def _align(left: Jet, right: Jet) -> tuple[Jet, Jet]:
     """Return both jets with derivatives by the parameters of either."""
     if left.index == right.index:
         return left, right
     index = tuple(sorted({*left.index, *right.index}))
-    return _spread(left, index), _spread(right, index)
+    return _extend(left, index), _extend(right, index)
 
 
-def _spread(jet: Jet, index: tuple[int, ...]) -> Jet:
+def _extend(jet: Jet, index: tuple[int, ...]) -> Jet:
     if jet.index == index:
         return jet
     at = np.array([index.index(i) for i in jet.index])
@@ -154,7 +157,7 @@ _jet_exp, _jet_log, _jet_sqrt = _elementary(_exp), _elementary(_log), _elementar
 _jet_softplus = _elementary(_softplus)
 
 
-def _scaled(jet: Jet, factor: Any) -> Jet:
+def _scale(jet: Jet, factor: Any) -> Jet:
     """Multiply by a number, rows (n,), or rows a problem (S, n), none with a derivative."""
     factor = np.asarray(factor, dtype=float)
     once = factor[:, None] if factor.ndim == 2 else factor
@@ -168,7 +171,7 @@ def _add(left: Any, right: Any) -> Jet:
         return Jet(left.value + right, left.gradient, left.hessian, left.index)
     if not isinstance(left, Jet):
         return _add(right, left)
-    left, right = _together(left, right)
+    left, right = _align(left, right)
     value, gradient = left.value + right.value, left.gradient + right.gradient
     if left.hessian is None or right.hessian is None:
         return Jet(value, gradient, None, left.index)
@@ -177,10 +180,10 @@ def _add(left: Any, right: Any) -> Jet:
 
 def _multiply(left: Any, right: Any) -> Jet:
     if not isinstance(right, Jet):
-        return _scaled(left, right)
+        return _scale(left, right)
     if not isinstance(left, Jet):
-        return _scaled(right, left)
-    left, right = _together(left, right)
+        return _scale(right, left)
+    left, right = _align(left, right)
     value = left.value * right.value
     gradient = left.value[:, None] * right.gradient + right.value[:, None] * left.gradient
     if left.hessian is None or right.hessian is None:
@@ -214,12 +217,12 @@ def _logaddexp(left: Any, right: Any) -> Jet:
 
 
 def _minimum(left: Any, right: Any) -> Jet:
-    """Return the smaller of both; derivatives are those of the one chosen (the left at a tie)."""
+    """Return the smaller of both with its derivatives; those of the left one at a tie."""
     if not isinstance(left, Jet):
         left, right = right, left
     other = right.value if isinstance(right, Jet) else right
-    chosen = (left.value <= other).astype(float)
-    return _add(_scaled(left, chosen), right * (1.0 - chosen))
+    is_left = (left.value <= other).astype(float)
+    return _add(_scale(left, is_left), right * (1.0 - is_left))
 
 
 _UFUNCS: dict[Any, Callable[..., Jet]] = {

@@ -1,7 +1,7 @@
 """Kaplan et al. 2020 (2001.08361) eq. 1.5: L = [(N_c/N)^(alpha_N/alpha_D) + D_c/D]^alpha_D.
 
-N without embeddings is their convention (`count=non_embedding`). No irreducible loss: on data that
-levels off the exponents shrink and far forecasts are too low.
+Their N has no embeddings (`count=non_embedding`). The form has no irreducible loss: for runs whose
+loss levels off the exponents shrink, and far forecasts are too low.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from analysis.forms.grid import product
 
 
 def loss(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
-    """Return L, summed in logs."""
+    """Return L; the sum is taken in logs."""
     by_size = p["alpha_N"] / p["alpha_D"] * (np.log(p["N_c"]) - np.log(x["params"]))
     return np.exp(p["alpha_D"] * np.logaddexp(by_size, np.log(p["D_c"]) - np.log(x["tokens"])))
 

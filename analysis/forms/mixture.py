@@ -1,9 +1,9 @@
 """Mixtures of experts: L = E + A N^-alpha X^-delta + B D^-beta, X experts of which 1 is dense.
 
-N is what one token passes (`count=active`, `multiplying` or `active_body`), as in C = 6ND. Experts
-act as parameters of the capacity term, N X^(delta/alpha) in all: the effective parameter count of
-Clark et al. 2022 (2202.01169). At given X it is a Chinchilla law (`dense_at`), so that a plan needs
-no other machinery. The joint law of Ludziejewski et al. 2025 (2502.05172) has X in the data term
+N counts the parameters that one token passes (`count=active`, `multiplying` or `active_body`), as
+in C = 6ND. Experts enlarge N in the first term to N X^(delta/alpha), the effective parameter count
+of Clark et al. 2022 (2202.01169). At a fixed X the form is a Chinchilla law (`dense_at`), so that
+plans treat it as one. The joint law of Ludziejewski et al. 2025 (2502.05172) has X in the data term
 and in both exponents too, and an X that saturates: five more constants, which need more runs.
 """
 
@@ -29,12 +29,12 @@ FORM = Form(
         ),
         Term(amplitude="B", exponents={"beta": {"tokens": -1.0}}),
     ),
-    bounds={"delta": (-1.0, 2.0)},  # of our small models some lose by experts
-    optimum=optimum,  # of the dense model
+    bounds={"delta": (-1.0, 2.0)},  # below 0, as experts make some of our small models worse
+    optimum=optimum,  # that of the dense model, X = 1
 )
 
 
 def dense_at(parameters: Mapping[str, Any], experts: float) -> dict[str, Any]:
-    """Return the parameters of the Chinchilla law that holds for so many experts; arrays too."""
-    kept = {k: v for k, v in parameters.items() if k != "delta"}
-    return {**kept, "A": parameters["A"] * float(experts) ** -parameters["delta"]}
+    """Return the parameters, numbers or arrays, of the Chinchilla law at a number of experts."""
+    others = {k: v for k, v in parameters.items() if k != "delta"}
+    return {**others, "A": parameters["A"] * float(experts) ** -parameters["delta"]}

@@ -1,7 +1,8 @@
 """How a law splits a budget: the N and D of least loss with C = 6ND, in closed form or by search.
 
-A form that knows its optimum says log N* (Hoffmann et al. 2022 eq. 4 for the Chinchilla form); of
-any other form of N and D the loss is searched along the budget. Regressions N = k C^a need nothing.
+A form with a closed form gives log N* itself (Hoffmann et al. 2022 eq. 4 for the Chinchilla form).
+For any other form of N and D the loss is searched along the budget. Regressions N = k C^a are their
+own optimum.
 """
 
 from collections.abc import Mapping
@@ -12,10 +13,10 @@ from numpy.typing import ArrayLike
 
 from analysis.forms import FORMS, Array, Form
 
-FAR = 300.0  # a log N this far is no model; it keeps hopeless fits within floating point
-GRID = 160  # sizes tried along a budget and refined three times
-RATIOS = (0.5, 1e4)  # tokens per parameter searched; beyond, no form was ever fitted
-REFINED = 3
+FAR = 300.0  # log N is cut off there: no model is as large, and exp(300) still is a float
+GRID = 160  # sizes tried along a budget, at each refinement
+RATIOS = (0.5, 1e4)  # tokens per parameter that are searched; no form was fitted to runs beyond
+REFINEMENTS = 3  # times the grid is drawn anew around its best size
 
 
 def chinchilla_optimum(parameters: Mapping[str, Any], flops: float) -> dict[str, Any]:
@@ -27,19 +28,22 @@ def optimal_split(
     form: Form,
     parameters: Mapping[str, Any],
     flops: float,
-    given: Mapping[str, Any] | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return params, tokens, tokens_per_param and the local exponents a, b at C = 6ND.
 
-    `parameters` may be arrays (draws,). `given` are further variables of the form, as
-    `unique_tokens`; with them, and without a closed form, the optimum is searched.
+    form: a form of N and D
+    parameters: its parameters, numbers or arrays (draws,)
+    flops: the budget C
+    variables: further variables of the form, as `unique_tokens`; the optimum is searched with them,
+        as it is for a form without a closed form
     """
-    if form.optimum is not None and not given:
+    if form.optimum is not None and not variables:
         log_params = np.clip(form.optimum(parameters, flops), -FAR, FAR)
         a = form.optimum(parameters, np.e * flops) - form.optimum(parameters, flops)
     else:
-        log_params = _searched(form, parameters, flops, given or {})
-        a = _searched(form, parameters, np.e * flops, given or {}) - log_params
+        log_params = _search_log_params(form, parameters, flops, variables or {})
+        a = _search_log_params(form, parameters, np.e * flops, variables or {}) - log_params
     log_tokens = np.log(flops / 6) - log_params
     return {
         "params": np.exp(log_params),
@@ -50,18 +54,49 @@ def optimal_split(
     }
 
 
-def _searched(
-    form: Form, parameters: Mapping[str, Any], flops: float, given: Mapping[str, Any]
+def split_intervals(
+    form: Form,
+    parameters: Mapping[str, Any],
+    draws: Array,
+    flops: float,
+    level: float,
+    variables: Mapping[str, Any] | None = None,
+) -> dict[str, tuple[float, float]]:
+    """Return the percentile interval of each quantity that `optimal_split` returns.
+
+    form: a form of N and D
+    parameters: its parameters, whose names are the columns of the draws
+    draws: parameters of resamples (S, P)
+    flops: the budget C
+    level: of the intervals
+    variables: further variables of the form, as `unique_tokens`
+    """
+    by_name = {name: draws[:, i] for i, name in enumerate(parameters)}
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    intervals = {}
+    for name, values in optimal_split(form, by_name, flops, variables).items():
+        low, high = np.nanquantile(values, tails)
+        intervals[name] = (float(low), float(high))
+    return intervals
+
+
+def _search_log_params(
+    form: Form, parameters: Mapping[str, Any], flops: float, variables: Mapping[str, Any]
 ) -> Any:
-    """Return log N* by a grid that is refined around its best point; a scalar or (draws,)."""
+    """Return log N* from a grid that is refined around its best size; a float or (draws,)."""
     named = {k: np.atleast_1d(np.asarray(v, dtype=float))[:, None] for k, v in parameters.items()}
     count = max(len(v) for v in named.values())
     low, high = (np.full(count, 0.5 * np.log(flops / 6 / ratio)) for ratio in RATIOS[::-1])
     best = low
-    for _ in range(REFINED + 1):
+    for _ in range(REFINEMENTS + 1):
         x = np.linspace(low, high, GRID, axis=1)  # (draws, grid)
         n = np.exp(x)
-        values = {"params": n, "tokens": flops / 6 / n, "flops": np.full_like(n, flops), **given}
+        values = {
+            "params": n,
+            "tokens": flops / 6 / n,
+            "flops": np.full_like(n, flops),
+            **variables,
+        }
         at = np.argmin(form.predict(named, values), axis=1)
         best = np.take_along_axis(x, at[:, None], axis=1)[:, 0]
         step = (high - low) / (GRID - 1)

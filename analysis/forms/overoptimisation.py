@@ -1,8 +1,8 @@
 """Gold reward against d = sqrt(KL): Gao, Schulman and Hilton 2022 (2210.10760) eq. 1-2.
 
-`best_of_n`: R = d (alpha - beta d). `rl_overoptimisation`: R = d (alpha - beta log d), not valid
-near d = 0. `rl_overoptimisation_sizes`: beta = c0 - c1 log N over reward models of N `params`.
-`kl` is in nats a sequence, `reward` the gold reward less that of the initial policy.
+`best_of_n`: R = d (alpha - beta d). `rl_overoptimisation`: R = d (alpha - beta log d), which does
+not hold near d = 0. `rl_overoptimisation_sizes`: beta = c0 - c1 log N for reward models of N
+`params`. `kl` is in nats a sequence; `reward` is the gold reward less that of the initial policy.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def _sizes(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
 
 
 def _starts(names: tuple[str, ...]) -> Any:
-    """Return one start, as the forms are linear: the mean slope, nothing else."""
+    """Return one start, the mean slope, which is enough as the forms are linear."""
 
     def starts(table: pd.DataFrame) -> Mapping[str, Array]:
         slope = np.mean(column(table, "reward") / np.sqrt(column(table, "kl")))

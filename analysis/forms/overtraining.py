@@ -1,8 +1,8 @@
 """Over-training and the error that follows from loss: Gadre et al. 2024 (2403.08540) eq. 4-5.
 
-`overtraining`: L = E + (a M^eta + b M^-eta) C^-eta, M = D/N and C = 6ND: the Chinchilla form with
-alpha = beta = 2 eta, A = a 6^-eta, B = b 6^-eta, as which it is solved. `downstream_error`:
-Err = eps - k exp(-g L), from the loss of the same runs.
+`overtraining`: L = E + (a M^eta + b M^-eta) C^-eta with M = D/N and C = 6ND. This is the Chinchilla
+form with alpha = beta = 2 eta, A = a 6^-eta and B = b 6^-eta, and is solved as such.
+`downstream_error`: Err = eps - k exp(-g L), given the loss L of the same runs.
 """
 
 from collections.abc import Mapping

@@ -1,8 +1,8 @@
 """Power laws in one variable, L = [E +] k x^-exponent: Kaplan et al. 2020 (2001.08361) eq. 1.1-1.3.
 
 `power_params`, `power_tokens`, `power_flops`, and with an irreducible loss E `power_params_offset`
-and so on. On a table with other limits than x the points on its frontier are meant: see
-`analysis.estimation.power_laws.undominated`.
+and so on. In a table where another variable limits the loss too, the law is that of the frontier:
+see `analysis.estimation.power_laws.frontier_runs`.
 """
 
 from analysis.forms.form import Form, Term

@@ -1,9 +1,10 @@
 """Loss of a reward model in its size and its comparison pairs.
 
-`reward_model`, L = E + A N^-alpha + B n^-beta, is the Chinchilla form with `pairs` for tokens; E is
-at least the entropy of the labels' noise. Labels of a judge that is never of two minds have no such
-floor: `reward_model_noiseless`, L = A N^-alpha n^-beta, needs far fewer cells. Gao et al. 2022
-(2210.10760) find a reward model near chance below about 2,000 comparisons: leave those out.
+`reward_model`, L = E + A N^-alpha + B n^-beta, is the Chinchilla form with `pairs` for tokens. E is
+at least the entropy of the labels' noise. Labels of a judge that always decides the same way have
+no noise and no such floor: `reward_model_noiseless`, L = A N^-alpha n^-beta, needs far fewer cells.
+Gao et al. 2022 (2210.10760) find a reward model near chance below about 2,000 comparisons: leave
+such cells out.
 """
 
 from analysis.forms.form import Form, Term

@@ -1,39 +1,13 @@
-"""A fitted or published law: what it says, how sure it is, and how it is read and written.
+"""A fitted or published law: the loss that it predicts and how it splits a budget.
 
-    law = Law.read("law.json")            or  analysis.load_law("besiroglu2024" | "law.json")
-    law.parameters                        {"E": .., "A": .., "B": .., "alpha": .., "beta": ..}
-    law.status, law.usable                usable: converged, or only the offset E is undetermined
-    law.alarms                            tuple of Alarm(code, sentence)
-    law.predict(N, D, level=0.9)          Prediction(loss, low, high): arrays shaped like N and D;
-                                          low and high are None where the law has no draws; repeated
-                                          data: unique_tokens=U
-    law.predict_table(frame)              the same for a data frame of the form's variables, of any
-                                          form: returns it with columns loss (or the form's target),
-                                          low and high
-    law.optimum(flops, level=0.9)         Optimum(flops, params, tokens, tokens_per_param, loss,
-                                          a, b, level, intervals={"params", "tokens", "loss",
-                                          "tokens_per_param", "a", "b"} each (low, high), or {}
-                                          where there are no draws; loss is None where a law is
-                                          an allocation alone)
-    law.draws                             (resamples, P) parameter rows in the order of `parameters`
-    law.allocation                        the `optimum` block of law.json: a, b, their intervals,
-                                          tokens per parameter at stated budgets
-    law.methods                           {"parametric" | "isoflop" | "envelope": {"a", "b",
-                                          "a_interval", "b_interval", "points": [..], ..}}
-    law.power_laws                        list of {variable, offset, parameters, intervals, points}
-    law.ranges                            {"params": [lo, hi], "tokens", "flops", "flops_6nd",
-                                          "loss"}; empty for a published law
-    law.backtest                          {"rows": [..], "tau": [[h, tau], ..]} or None
+    law = Law.read("law.json")            or  analysis.load_law("besiroglu2024")
+    law.predict(1e9, 2e10, level=0.9)     loss with its interval
+    law.optimum(1e21)                     N and D of least loss, with their intervals
     law.summary(), law.write(path)
 
-N parameters (under `count`), D tokens, C = 6ND training FLOPs, L nats per token. The closed forms
-are those of Hoffmann et al. 2022 eq. 4. A prediction interval joins three things, in squares: the
-bootstrap draws (bias-corrected percentiles at Student t's levels of n - p,
-`analysis.uncertainty.bootstrap`), the scatter of runs about the law at that loss
-(`analysis.solve.residual_spread`), and the growth of hindcast error with distance
-(`analysis.validate.hindcast`); `noise=False` leaves the last two out. What they cover is in
-`benchmarks/intervals.py`. A law that is not usable says nothing beyond its data unless `force=True`
-(or the law itself is `forced`).
+The fields are those of law.json (`analysis.laws.law_file`). N parameters (under `count`), D tokens,
+C = 6ND training FLOPs, L nats per token. A law that is not usable refuses to say anything beyond
+its data unless `force=True`, or unless the law itself is `forced`.
 """
 
 from collections.abc import Mapping
@@ -46,13 +20,13 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtri, stdtrit
 
 from analysis.forms import FORMS, Array, Form, column
-from analysis.forms.optimum import optimal_split, power_optimum
+from analysis.forms.optimum import optimal_split, power_optimum, split_intervals
 from analysis.laws.law_file import LawFile
 from analysis.laws.text import summary
 from analysis.solve.residual_spread import deviation
-from analysis.uncertainty.percentiles import corrected
+from analysis.uncertainty.percentiles import bias_corrected_percentiles
 
-BEYOND = 1.05  # of the largest value fitted: farther is extrapolation
+BEYOND = 1.05  # multiple of the largest C fitted from which a prediction is an extrapolation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +68,22 @@ class Law(LawFile):
         noise: bool = True,
         force: bool = False,
     ) -> Prediction:
-        """Return the loss of runs of N parameters on D tokens; `noise` for a single new run.
+        """Return the loss of runs of N parameters on D tokens, shaped like N and D.
 
-        Raises ValueError for a law without a loss in N and D, and beyond the data of a law that
-        is not usable, unless `force`.
+        params: N, counted as `count` says; any shape that broadcasts with `tokens`
+        tokens: D
+        level: of the interval, between 0 and 1
+        unique_tokens: distinct tokens of the data, for a form of repeated data; by default every
+            token is distinct
+        noise: whether the interval is that of a single new run, or of the mean loss of such runs
+        force: whether to extrapolate a law that is not usable
+
+        The interval is None for a law without draws. Otherwise it joins in squares the bootstrap
+        draws (bias-corrected percentiles at Student t's level of n - p degrees of freedom) and,
+        with `noise`, the scatter of runs about the law (`analysis.solve.residual_spread`) and the
+        growth of hindcast error with distance (`analysis.validate.hindcast`);
+        `benchmarks/intervals.py` measures what it covers. Raises ValueError for a law that gives no
+        loss of N and D, and beyond the data of a law that is not usable.
         """
         if not self._form().is_surface:
             raise ValueError(
@@ -110,12 +96,20 @@ class Law(LawFile):
             values["unique_tokens"] = np.broadcast_to(np.asarray(unique_tokens, float), n.shape)
         if not (self.usable or self.forced or force):
             self._refuse_beyond(6 * n * d)
-        return self._predicted(values, level, noise)
+        return self._predict(values, level, noise)
 
     def predict_table(
         self, table: pd.DataFrame, level: float = 0.9, *, noise: bool = True, force: bool = False
     ) -> pd.DataFrame:
-        """Return the table with the predicted target and, with draws, `low` and `high`."""
+        """Return the table with the predicted target and, for a law with draws, `low` and `high`.
+
+        table: columns of the form's variables, for any form
+        level: of the interval
+        noise: whether the interval is that of a single new run
+        force: whether to extrapolate a law that is not usable
+
+        Raises ValueError for a missing column and as `predict` does.
+        """
         form = self._form()
         missing = [v for v in form.variables if v not in table and v not in form.optional]
         if missing:
@@ -125,9 +119,9 @@ class Law(LawFile):
             values["flops"] = 6 * column(table, "params") * column(table, "tokens")
             if not (self.usable or self.forced or force):
                 self._refuse_beyond(values["flops"])
-        found = self._predicted(values, level, noise)
-        ends = {} if found.low is None else {"low": found.low, "high": found.high}
-        return table.assign(**{form.target: found.loss, **ends})
+        prediction = self._predict(values, level, noise)
+        ends = {} if prediction.low is None else {"low": prediction.low, "high": prediction.high}
+        return table.assign(**{form.target: prediction.loss, **ends})
 
     def optimum(
         self,
@@ -137,28 +131,42 @@ class Law(LawFile):
         unique_tokens: float | None = None,
         force: bool = False,
     ) -> Optimum:
-        """Return the N and D of least loss with 6 N D = flops, with their intervals."""
+        """Return the N and D of least loss with 6 N D = flops.
+
+        flops: the budget C in FLOPs, above 0
+        level: of the intervals, which are percentiles of the draws; a law without draws has none
+        unique_tokens: distinct tokens of the data, for a form of repeated data
+        force: whether to extrapolate a law that is not usable
+
+        Raises ValueError for a budget that is not positive, for a law without an optimum, and
+        beyond the data of a law that is not usable. Hoffmann et al. 2022 (2203.15556) eq. 4, and a
+        search along the budget for forms without a closed form (`analysis.forms.optimum`).
+        """
         if not flops > 0:
             raise ValueError(f"flops={flops} must be positive; give the budget in FLOPs, as 1e21")
         if not (self.usable or self.forced or force):
             self._refuse_beyond(np.asarray(flops))
-        given = {} if unique_tokens is None else {"unique_tokens": unique_tokens}
-        point = self._split(self.parameters, flops, given)
-        values = {k: float(v) for k, v in point.items()}
-        n, d = values["params"], values["tokens"]
-        predicted = None
-        if self.form in FORMS and FORMS[self.form].is_surface:
-            predicted = self.predict(n, d, level, unique_tokens=unique_tokens, force=True)
+        if self.form not in FORMS or not FORMS[self.form].is_surface:
+            if "k_params" not in self.allocation:
+                raise ValueError(
+                    f"a law of form {self.form} has no compute optimum; give a law of N and D, as"
+                    " one fitted by form=chinchilla or besiroglu2024"
+                )
+            split = {k: float(v) for k, v in power_optimum(self.allocation, flops).items()}
+            return Optimum(flops=float(flops), loss=None, level=level, intervals={}, **split)
+        form = FORMS[self.form]
+        variables = {} if unique_tokens is None else {"unique_tokens": unique_tokens}
+        split = optimal_split(form, self.parameters, flops, variables)
+        values = {k: float(v) for k, v in split.items()}
+        prediction = self.predict(
+            values["params"], values["tokens"], level, unique_tokens=unique_tokens, force=True
+        )
         intervals: dict[str, tuple[float, float]] = {}
-        if self.draws is not None and self.form in FORMS:
-            named = {name: self.draws[:, i] for i, name in enumerate(self.parameters)}
-            tails = [(1 - level) / 2, (1 + level) / 2]
-            for name, drawn in self._split(named, flops, given).items():
-                low, high = np.nanquantile(drawn, tails)
-                intervals[name] = (float(low), float(high))
-        if predicted is not None and predicted.low is not None and predicted.high is not None:
-            intervals["loss"] = (float(predicted.low), float(predicted.high))
-        loss = None if predicted is None else float(predicted.loss)
+        if self.draws is not None:
+            intervals = split_intervals(form, self.parameters, self.draws, flops, level, variables)
+        if prediction.low is not None and prediction.high is not None:
+            intervals["loss"] = (float(prediction.low), float(prediction.high))
+        loss = float(prediction.loss)
         return Optimum(flops=float(flops), loss=loss, level=level, intervals=intervals, **values)
 
     def summary(self) -> str:
@@ -169,9 +177,9 @@ class Law(LawFile):
         """Yield what rich shows: form, status, parameters with intervals, alarms."""
         yield "form", self.form
         yield "status", self.status
-        shown = (self.intervals or {}).get("parameters", {})
+        intervals = (self.intervals or {}).get("parameters", {})
         for name, value in self.parameters.items():
-            low, high = shown.get(name, (None, None))
+            low, high = intervals.get(name, (None, None))
             yield name, f"{value:.5g}" + ("" if low is None else f" [{low:.4g}, {high:.4g}]")
         yield "alarms", [alarm.code for alarm in self.alarms], []
 
@@ -181,7 +189,7 @@ class Law(LawFile):
         return f"<pre>{escape(self.summary())}</pre>"
 
     def _form(self) -> Form:
-        """Return the form; ValueError for regressions, which predict nothing."""
+        """Return the form; ValueError for regressions, which predict no loss."""
         if self.form in FORMS:
             return FORMS[self.form]
         what = (
@@ -191,19 +199,20 @@ class Law(LawFile):
         )
         raise ValueError(f"a law of form {self.form} gives {what}; there is no loss to predict")
 
-    def _predicted(self, values: Mapping[str, Array], level: float, noise: bool) -> Prediction:
-        """Return the target at values of the variables, relative spread for a loss."""
+    def _predict(self, values: Mapping[str, Array], level: float, noise: bool) -> Prediction:
+        """Return the target at values of the variables; the spread of a loss is relative."""
         form = FORMS[self.form]
         point = np.asarray(form.predict(self.parameters, values))
         if self.draws is None:
             return Prediction(loss=point, low=None, high=None, level=level)
         draws = self.draws.reshape(len(self.draws), -1, *(1,) * point.ndim)
-        named = {name: draws[:, i] for i, name in enumerate(self.parameters)}
-        drawn = form.predict(named, values)
+        by_name = {name: draws[:, i] for i, name in enumerate(self.parameters)}
+        predictions = form.predict(by_name, values)
         relative = form.target == "loss"
-        drawn = np.log(drawn / point) if relative else drawn - point
+        errors = np.log(predictions / point) if relative else predictions - point
         freedom = max(self.n_runs - len(self.parameters), 1)
-        ends = corrected(drawn, np.zeros_like(point), level, z=stdtrit(freedom, (1 + level) / 2))
+        z = stdtrit(freedom, (1 + level) / 2)
+        ends = bias_corrected_percentiles(errors, np.zeros_like(point), level, z=z)
         below, above = np.maximum(-ends[0], 0.0), np.maximum(ends[1], 0.0)
         spread = ndtri((1 + level) / 2) * self._scatter(values, point) if noise else 0.0
         below, above = np.hypot(below, spread), np.hypot(above, spread)
@@ -214,18 +223,6 @@ class Law(LawFile):
         )
         return Prediction(loss=point, low=np.asarray(low), high=np.asarray(high), level=level)
 
-    def _split(
-        self, parameters: Mapping[str, Any], flops: float, given: Mapping[str, float]
-    ) -> dict[str, Any]:
-        if self.form in FORMS and FORMS[self.form].is_surface:
-            return optimal_split(FORMS[self.form], parameters, flops, given)
-        if "k_params" not in self.allocation:
-            raise ValueError(
-                f"a law of form {self.form} has no compute optimum; give a law of N and D, as one "
-                "fitted by form=chinchilla or besiroglu2024"
-            )
-        return power_optimum(self.allocation, flops)
-
     def _refuse_beyond(self, flops: Array) -> None:
         reach = self.ranges.get("flops_6nd", [0.0, np.inf])[1]
         if np.max(flops) > BEYOND * reach:
@@ -235,7 +232,7 @@ class Law(LawFile):
             )
 
     def _scatter(self, values: Mapping[str, Array], point: Array) -> Array:
-        """Standard deviation of one run at predictions: runs about the law, and hindcast error."""
+        """Return the deviation of one run: its scatter about the law, and the hindcast error."""
         single = self._deviation(point)
         reach = self.ranges.get("flops_6nd", self.ranges.get("flops", [0.0, np.inf]))[1]
         if "flops" not in values or not reach > 0:
@@ -245,7 +242,7 @@ class Law(LawFile):
         return np.hypot(single, tau_at(knots, distance))
 
     def _deviation(self, point: Array) -> Array:
-        """Standard deviation of runs about predictions: of a loss in logs, else in its own unit."""
+        """Return the deviation of runs about the law: of a loss in logs, else in its own unit."""
         if "growth" in self.noise:
             return deviation(self.noise, point)
         if "sd" in self.noise and FORMS[self.form].target == "loss":
@@ -254,9 +251,12 @@ class Law(LawFile):
 
 
 def tau_at(knots: list[list[float]], distance: Array) -> Array:
-    """Return tau at log-distances: linear between the knots, from 0 at 0, as the square beyond.
+    """Return tau at log-distances: linear from 0 through the knots, and as the square beyond them.
 
-    The square because a form that follows level and slope at the edge errs first by curvature.
+    knots: [log-distance, tau] pairs of the hindcasts
+    distance: log of C over the largest C fitted, at least 0
+
+    The square, because a form that follows level and slope at the edge errs first by curvature.
     """
     if not knots:
         return np.zeros_like(distance)

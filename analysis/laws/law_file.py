@@ -1,12 +1,13 @@
-"""law.json: its fields, how it is written, and how it is read, of this version or an earlier one.
+"""law.json: its fields, how it is written, and how this or an earlier version's file is read.
 
-`LawFile` is the base of `Law`, apart from it so that what prints a law needs no predictions.
+`LawFile` is the base of `Law`. It is a class of its own so that modules which print a law need no
+predictions.
 """
 
 import math
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -15,19 +16,48 @@ from analysis.forms import Array
 from scaling.schema import COUNTS, MOST_RESAMPLES, code_version, read_as, read_json, write_json
 
 SCHEMA = 1
-STATUSES = ("converged", "offset_not_identified", "bound_hit", "not_identified", "max_iter")
-USABLE = ("converged", "offset_not_identified")
+LawStatus = Literal["converged", "offset_not_identified", "bound_hit", "not_identified", "max_iter"]
+STATUSES: tuple[LawStatus, ...] = get_args(LawStatus)
+USABLE: tuple[LawStatus, ...] = ("converged", "offset_not_identified")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LawFile:
-    """The fields of law.json: one law with everything that a plan or a report needs."""
+    """The fields of law.json: one law with everything that a plan or a report needs.
+
+    form: a name of `analysis.forms.FORMS`, or a regression (`isoflop`, `envelope`, `lr_batch`, ..)
+    count: how N is counted (`scaling.schema.COUNTS`)
+    parameters: {"E": .., "A": .., ..}, N in parameters, D in tokens
+    objective: {"name", "delta", "value"}, the value being the sum over runs
+    status: what kind of answer the parameters are; `usable` for converged ones, and for those whose
+        offset E alone is undetermined
+    alarms: what a reader should know first, each a code and a sentence
+    intervals: of the parameters, with level, method, resamples and unit; None without
+    draws: parameters of the resamples (S, P), in the order of `parameters`
+    allocation: the key `optimum` of law.json: a, b, their intervals, N and D at stated budgets; or
+        the `peak` of a reward
+    n_runs: number of runs that were fitted
+    dropped: [{"run", "why"}] of cells that were left out
+    ranges: {"params": [smallest, largest], "tokens", "flops", "flops_6nd", "loss", ..} of the runs
+    noise: how runs scatter about the law (`analysis.solve.residual_spread`)
+    backtest: {"rows": hindcasts, "tau": [[log-distance, tau], ..]}, None without
+    methods: {"parametric" | "isoflop" | "envelope": {"a", "b", "a_interval", "b_interval",
+        "points", ..}}
+    power_laws: [{"variable", "offset", "parameters", "intervals", "points", ..}]
+    sensitivity: a fit a row, by other objectives and to subsets of the runs
+    comparison: a form a row, best first, where the form was chosen among all
+    fixed: values that the caller fixed
+    forced: whether a plan may extrapolate a law that is not usable
+    inputs: the source, its sha256, and how it was read
+    unit: of the loss, nats_per_token or bits_per_byte
+    source: the paper of a published law, else `fitted`
+    """
 
     form: str
     count: str
     parameters: dict[str, float]
     objective: dict[str, Any]
-    status: str
+    status: LawStatus
     alarms: tuple[Alarm, ...] = ()
     intervals: dict[str, Any] | None = None
     draws: Array | None = field(default=None, repr=False)
@@ -44,13 +74,13 @@ class LawFile:
     fixed: dict[str, float] = field(default_factory=dict)
     forced: bool = False
     inputs: dict[str, Any] = field(default_factory=dict)
-    unit: str = "nats_per_token"  # of the loss, or bits_per_byte
+    unit: str = "nats_per_token"
     source: str = "fitted"
     code: dict[str, Any] = field(default_factory=code_version, repr=False)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        """Refuse an unknown status or count, parameters that are not finite."""
+        """Refuse an unknown status or count, and parameters that are not finite."""
         if self.status not in STATUSES:
             raise ValueError(f"law status is {self.status!r}; legal are {', '.join(STATUSES)}")
         if self.count not in COUNTS:
@@ -66,12 +96,12 @@ class LawFile:
 
     @property
     def usable(self) -> bool:
-        """Tell whether a plan may use the law without being forced."""
+        """Whether a plan may use the law without force."""
         return self.status in USABLE
 
     @property
     def residual_sd(self) -> float:
-        """Standard deviation of one run about the law: in log loss, or in the target's own unit."""
+        """Standard deviation of one run about the law, in logs or in the target's own unit."""
         return float(self.noise.get("sd_log", self.noise.get("sd", 0.0)))
 
     def write(self, path: str | Path) -> Path:
@@ -86,7 +116,7 @@ class LawFile:
     def read(cls, path: str | Path) -> Self:
         """Read law.json of this version or an earlier one (`scaling.schema.reading`).
 
-        ValueError for a file that is no law or holds draws that are none.
+        Raises ValueError for a file that is no law, or whose draws are not rows of numbers.
         """
         values = read_json(path)
         if not isinstance(values, dict) or "optimum" not in values:
@@ -101,8 +131,8 @@ class LawFile:
 
 
 def _draws(law: LawFile, path: str | Path) -> Array:
-    """Return the draws of a law that was read: a row of numbers a resample, in parameter order."""
-    if len(law.draws or ()) > MOST_RESAMPLES:  # a list as yet
+    """Return the draws of a file as an array (S, P), in the order of the parameters."""
+    if len(law.draws or ()) > MOST_RESAMPLES:  # still a list, as read
         raise ValueError(
             f"{path} has {len(law.draws or ()):,} draws; at most {MOST_RESAMPLES:,} are read: refit"
             " it with fewer intervals.resamples"

@@ -3,14 +3,14 @@
     load_law("besiroglu2024").optimum(1e24)
     settings(load_law("steplaw2025"), params=1e9, tokens=2e10)       of analysis.estimation.lr_batch
 
-No draws were published, so predictions from these laws have no interval; where authors printed
-confidence intervals they stand in `intervals`, and their joint distribution is unknown. What else
-keeps a law from being used blindly (another unit, another count) is an alarm of its own.
-Regressions (`form="allocation"`) give N and D, not the loss; `form="lr_batch"` learning rate and
-batch in tokens. Laws in C are written in N and D by C = 6ND.
+No draws were published, so predictions from these laws have no interval. Where authors printed
+confidence intervals they are in `intervals`; their joint distribution is unknown. Other reasons for
+care (another unit, another count) are alarms of the law. Regressions (`form="allocation"`) give N
+and D and no loss; `form="lr_batch"` gives the learning rate and the batch in tokens. Laws in C are
+converted to N and D by C = 6ND.
 
-Left out: MiniCPM 2024 (2404.06395), whose printed alpha .29, beta .23 and 192 tokens per parameter
-give an optimum only together with A and B or with the budget of that ratio, which moves as C^.115.
+MiniCPM 2024 (2404.06395) is left out: its printed alpha .29, beta .23 and 192 tokens per parameter
+give an optimum only together with A and B, or with the budget of that ratio, which moves as C^.115.
 """
 
 from dataclasses import dataclass, replace
@@ -19,14 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from analysis.alarms.of_table import Alarm
+from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS
 from analysis.forms.optimum import optimal_split
 from analysis.laws.law import Law, Optimum
 from scaling.app.choices import did_you_mean
 
 PF_DAY = 8.64e19  # FLOPs of one petaFLOP/s for a day, the unit of C in Kaplan et al. 2020
-PORIAN_CONTEXT = 2048  # tokens of the sequences in which Porian et al. 2024 count the batch
+PORIAN_CONTEXT = 2048  # tokens a sequence, in which Porian et al. 2024 count the batch
 
 _NO_DRAWS = Alarm(
     code="no_draws",
@@ -75,7 +75,7 @@ def _law(
     alarms: tuple[Alarm, ...] = (),
     intervals: dict[str, Any] | None = None,
 ) -> Law:
-    """Return a law of a form, with its exponents of N* and D* where it is one of N and D."""
+    """Return a law of a form; for a form of N and D with the exponents of N* and D*."""
     allocation: dict[str, Any] = {}
     if form in FORMS and FORMS[form].is_surface:
         split = optimal_split(FORMS[form], parameters, 1e20)
@@ -126,8 +126,8 @@ def _allocation(
     values |= {} if k_tokens is None or b is None else {"k_tokens": k_tokens, "b": b}
     intervals = {"a_interval": a_interval, "b_interval": b_interval}
     allocation = {"b": 1 - a, **values, **intervals, "tokens_per_param": []}
-    found = _law("allocation", values, source, count=count, alarms=alarms)
-    return replace(found, allocation=allocation)
+    law = _law("allocation", values, source, count=count, alarms=alarms)
+    return replace(law, allocation=allocation)
 
 
 def _settings(source: str, *, count: str, **parameters: float) -> Law:
@@ -196,7 +196,7 @@ def _hoffmann() -> dict[str, Law]:
 def _kaplan() -> dict[str, Law]:
     """Return the joint law and the three in one variable, C (of C_min) in FLOPs."""
     paper = "Kaplan et al. 2020, arXiv 2001.08361"
-    alone = {
+    one_variable = {
         "params": (8.8e13, 0.076, "eq. 1.1, N without embeddings, at convergence"),
         "tokens": (5.4e13, 0.095, "eq. 1.2, large models stopped early"),
         "flops": (3.1e8 * PF_DAY, 0.050, "eq. 1.3, C_min of 3.1e8 PF-days, optimally spent"),
@@ -210,7 +210,7 @@ def _kaplan() -> dict[str, Law]:
             alarms=(_AT_CONVERGENCE,),
         )
     }
-    for variable, (scale, exponent, where) in alone.items():
+    for variable, (scale, exponent, where) in one_variable.items():
         laws[f"kaplan2020_{variable}"] = _law(
             f"power_{variable}",
             {"k": scale**exponent, "exponent": exponent},
@@ -316,7 +316,7 @@ def _gadre() -> dict[str, Law]:
 
 @dataclass(frozen=True, kw_only=True)
 class _LossOnly(Law):
-    """A surface whose constants, as printed, give losses but no optimum."""
+    """A law of N and D whose constants, as printed, give losses but no optimum."""
 
     def optimum(
         self,
@@ -326,7 +326,7 @@ class _LossOnly(Law):
         unique_tokens: float | None = None,
         force: bool = False,
     ) -> Optimum:
-        """Refuse, unless forced."""
+        """Refuse unless `force`; the parameters are those of `Law.optimum`."""
         if not force:
             raise ValueError(f"this law of form {self.form} has no compute optimum: {_NO_OPTIMUM}")
         return super().optimum(flops, level, unique_tokens=unique_tokens, force=True)
@@ -346,7 +346,7 @@ def _farseer() -> Law:
     )
 
 
-def _published() -> dict[str, Law]:
+def _all_laws() -> dict[str, Law]:
     return {
         **_hoffmann(),
         **_kaplan(),
@@ -373,11 +373,15 @@ def _published() -> dict[str, Law]:
     }
 
 
-PUBLISHED: dict[str, Law] = _published()
+PUBLISHED: dict[str, Law] = _all_laws()
 
 
 def load_law(name_or_path: str | Path) -> Law:
-    """Return a published law by name, or read law.json; raises ValueError naming the choices."""
+    """Return a published law by name, or read law.json.
+
+    The argument is a name of `PUBLISHED`, the path of a law.json, or a folder that holds one.
+    Raises ValueError, naming the choices, for anything else.
+    """
     if str(name_or_path) in PUBLISHED:
         return PUBLISHED[str(name_or_path)]
     path = Path(name_or_path)

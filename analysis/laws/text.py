@@ -1,4 +1,4 @@
-"""A law as text for the terminal, at most 100 columns: alarms, parameters, methods, power laws."""
+"""A law as text for the terminal, at most 100 columns wide: alarms first, then its numbers."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -52,15 +52,15 @@ def _alarms(law: LawFile) -> list[str]:
 
 def _head(law: LawFile) -> list[str]:
     source = law.inputs.get("source", law.source)
-    kept = f"{law.n_runs} runs" if law.n_runs else "published"
-    left = f", {len(law.dropped)} left out" if law.dropped else ""
+    runs = f"{law.n_runs} runs" if law.n_runs else "published"
+    rest = f", {len(law.dropped)} left out" if law.dropped else ""
     if "within" in law.inputs:
-        kept = f"{law.n_runs} of {law.n_runs + law.inputs['n_far']} runs"
-        left += f", those within {law.inputs['within']:.3g} of the best loss at their C"
+        runs = f"{law.n_runs} of {law.n_runs + law.inputs['n_far']} runs"
+        rest += f", those within {law.inputs['within']:.3g} of the best loss at their C"
     unit = ", loss in bits per byte" if law.unit == BITS_PER_BYTE else ""
-    lines = textwrap.wrap(f"{kept} of {source}{left}, N counted as {law.count}{unit}", WIDTH)
+    lines = textwrap.wrap(f"{runs} of {source}{rest}, N counted as {law.count}{unit}", WIDTH)
     for one in law.inputs.get("confirmations", ()):
-        lines += textwrap.wrap(confirmation_told(one), WIDTH, subsequent_indent="  ")
+        lines += textwrap.wrap(describe_confirmation(one), WIDTH, subsequent_indent="  ")
     objective = law.objective
     value = objective.get("value")
     if value is not None:
@@ -69,13 +69,13 @@ def _head(law: LawFile) -> list[str]:
             f"{law.form} by {objective['name']}{delta}: {value:.10g}; {_STATUS[law.status]}"
         )
     else:
-        said = _STATUS[law.status] if law.n_runs else "published constants"
-        lines += textwrap.wrap(f"{law.form}: {said}", WIDTH)
+        status = _STATUS[law.status] if law.n_runs else "published constants"
+        lines += textwrap.wrap(f"{law.form}: {status}", WIDTH)
     return lines
 
 
-def confirmation_told(one: Mapping[str, Any]) -> str:
-    """Say how a confirmation run, a row of the law since, met its forecast."""
+def describe_confirmation(one: Mapping[str, Any]) -> str:
+    """Describe how a confirmation run, which is a row of the law now, met its forecast."""
     where = {True: "inside", False: "OUTSIDE", None: "without an interval"}[one["inside"]]
     ends = f" [{one['interval'][0]:.4f}, {one['interval'][1]:.4f}]" if one["interval"] else ""
     return (
@@ -86,7 +86,7 @@ def confirmation_told(one: Mapping[str, Any]) -> str:
 
 def _parameters(law: LawFile) -> list[str]:
     intervals = law.intervals or {}
-    shown = intervals.get("parameters", {})
+    spans = intervals.get("parameters", {})
     lines = []
     if intervals:
         units = f"{intervals.get('units', '')} {intervals['unit']}s".strip()
@@ -95,7 +95,7 @@ def _parameters(law: LawFile) -> list[str]:
             f"{'parameter':<{LABEL}}{'value':>14}  {intervals['level']:.0%} interval ({method})"
         )
     for name, value in law.parameters.items():
-        lines.append(f"{name:<{LABEL}}{value:>14.6g}{_span(shown.get(name))}")
+        lines.append(f"{name:<{LABEL}}{value:>14.6g}{_span(spans.get(name))}")
     if truth := true_offset(law):
         lines.append(f"{'true E':<{LABEL}}{truth[0]:>14.6g}  {truth[1]}")
     return lines
@@ -126,9 +126,9 @@ def _cells(block: dict[str, Any]) -> list[str]:
     lines = [f"{'N':<12}{'D':<12}{'runs':>5}{'loss':>8}  optimum [within .25 %]"]
     for point in block["points"]:
         optima = []
-        for axis, found in point["optima"].items():
-            pair = "[{:.2g}, {:.2g}]".format(*found["flat"])
-            value = found["why"] or f"{axis} {found['value']:.3g}"
+        for axis, optimum in point["optima"].items():
+            pair = "[{:.2g}, {:.2g}]".format(*optimum["flat"])
+            value = optimum["why"] or f"{axis} {optimum['value']:.3g}"
             optima.append(f"{value} {pair}")
         lines.append(
             f"{point['params']:<12.4g}{point['tokens']:<12.4g}{point['n_runs']:>5}"
@@ -154,13 +154,13 @@ def _origin(key: str, block: dict[str, Any], law: LawFile) -> str:
 
 
 def _optima(law: LawFile) -> list[str]:
-    stated = law.allocation.get("tokens_per_param") or []
-    if not stated or not law.usable:
+    optima = law.allocation.get("tokens_per_param") or []
+    if not optima or not law.usable:
         return []
     lines = [
         f"{'optimum at C':<{LABEL}}{'N*':>12}{'D*':>12}{'D*/N*':>10}  {'interval':<22}{'loss':>8}"
     ]
-    for o in stated:
+    for o in optima:
         pair = _pair(o["interval"], digits=4)
         loss = "" if o["loss"] is None else f"{o['loss']:.4f}"
         lines.append(
@@ -207,13 +207,13 @@ def _comparison(law: LawFile) -> list[str]:
         f"{'form':<20}{'parameters':>11}{'in range':>10}{'withheld':>10}  {'status':<16}by reach"
     ]
     for row in law.comparison:
-        withheld = row["score"]
-        shown = "no minimum" if withheld is None else f"{withheld:.2%}"
+        error = row["score"]
+        score = "no minimum" if error is None else f"{error:.2%}"
         reaches = " ".join(f"x{d:.3g} {e:.2%}" for d, e in row["by_cutoff"][:4])
         reaches = f"{row.get('status', ''):<16}{reaches}"
         lines.append(
             f"{row['form']:<20}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
-            f"{shown:>10}  {reaches}"[:WIDTH]
+            f"{score:>10}  {reaches}"[:WIDTH]
         )
     return lines
 

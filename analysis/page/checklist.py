@@ -244,13 +244,13 @@ def _holdout(law: Law | None) -> str:
 
 def _extrapolation(material: Material) -> str:
     plan = material.plan
-    if not plan or not plan.get("extrapolation"):
+    if not plan or not plan.extrapolation:
         return ""
     record = material.stages.get("pretrain")
     reached = f"; the run reached {record.test_loss:.4f}" if record and record.test_loss else ""
-    expected = plan["forecast"].get("test_loss")
-    told = f", forecast {expected:.4f}" if expected else ""
-    return f"{plan['extrapolation']:.3g} times the largest compute fitted{told}{reached}"
+    loss = plan.forecast.test_loss
+    forecast = f", forecast {loss:.4f}" if loss else ""
+    return f"{plan.extrapolation:.3g} times the largest compute fitted{forecast}{reached}"
 
 
 def _sensitivity(law: Law | None) -> str:

@@ -1,17 +1,19 @@
-"""Everything a report is made of, read from a study's folder; what is missing is None or empty."""
+"""Everything that a report shows, read from a study's folder; what is missing is None or empty."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis.laws.law import Law
+from analysis.planning.plan import Forecast, Plan
 from analysis.planning.written.plan_file import read_plan
 from scaling.schema import (
     Record,
     check_schema,
     confirmations,
+    read_as,
     read_curve,
     read_json,
     read_record,
@@ -20,28 +22,34 @@ from scaling.schema import (
 )
 
 STAGES = ("pretrain", "sft", "reward", "ppo")
-CURVE_ROWS = 120  # of one cell in a figure: more is not seen
+CURVE_ROWS = 120  # points of one cell's curve in a figure: nobody sees more
 
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """A study, its law, its plan and its final run; `sha256` of each file that was read.
+    """A study, its law, its plan and its final run.
 
-    `sealed` is the forecast as it stood before the run, `corridor` the run against its curve;
-    `confirmations` are records with the score of their forecast.
+    `sealed` is the forecast as it stood before the final run, `forecast_band` the run against the
+    curve of that forecast (final/curve.json), `confirmations` the records of confirmation runs with
+    the score of their forecast, `sha256` that of each file by its name.
     """
 
     folder: Path
     records: list[Record]
     law: Law | None
-    plan: dict[str, Any] | None
+    plan: Plan | None
     stages: dict[str, Record]
     curves: dict[str, pd.DataFrame]
     samples: list[dict[str, Any]]
-    sealed: dict[str, Any] = field(default_factory=dict)
-    corridor: dict[str, Any] = field(default_factory=dict)
+    sealed: Forecast | None = None
+    forecast_band: dict[str, Any] = field(default_factory=dict)
     confirmations: list[tuple[Record, dict[str, Any]]] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """The sealed forecast, else that of the plan."""
+        return self.sealed or (self.plan.forecast if self.plan else None)
 
     @property
     def count(self) -> str:
@@ -106,8 +114,8 @@ def read_material(folder: str | Path, *, law: str = "", plan: str = "") -> Mater
         stages={stage: read_record(path) for stage, path in found.items()},
         curves={s: pd.DataFrame(read_curve(p.parent / "metrics.jsonl")) for s, p in found.items()},
         samples=_samples(samples),
-        sealed=_object(sealed, "sealed forecast"),
-        corridor=_object(curve, "forecast curve"),
+        sealed=_sealed(sealed),
+        forecast_band=_object(curve, "forecast curve"),
         confirmations=[(record, line) for _, record, line in confirmations(folder)],
         sha256={_name(p, folder): sha256_file(p) for p in read},
     )
@@ -135,6 +143,14 @@ def _object(path: Path, noun: str) -> dict[str, Any]:
     values = read_json(path)
     check_schema(values, source=path, noun=noun, fix="remove it, or run scaling.final again")
     return values
+
+
+def _sealed(path: Path) -> Forecast | None:
+    """Read the sealed forecast without what it was sealed with; None where there is none."""
+    values = _object(path, "sealed forecast")
+    own = {f.name: values[f.name] for f in fields(Forecast) if f.name in values}
+    fix = "remove it, or run scaling.final again"
+    return read_as(Forecast, own, source=path, noun="sealed forecast", fix=fix) if own else None
 
 
 def _samples(path: Path) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.estimation.fit import prepared
+from analysis.estimation.checks import prepare_rows
 from analysis.figures import charts
 from analysis.figures.bands import span
 from analysis.figures.canvas import LETTERS, standalone
@@ -77,7 +77,7 @@ def law_figures(law: Law, table: pd.DataFrame) -> list[Picture]:
     """Return the figures that a law and its runs allow."""
     level = (law.intervals or {}).get("level", LEVEL)
     form = FORMS.get(law.form)
-    fitted = table if form is None else prepared(table, form, Objective(), "none")
+    fitted = table if form is None else prepare_rows(table, form, Objective(), "none")
     shown = thinned(table)
     if form is not None and not form.is_surface:
         others = shown if len(fitted) < len(table) else None

@@ -3,13 +3,14 @@
 import re
 import shlex
 from dataclasses import dataclass
-from typing import Any
 
+from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS
 from analysis.laws.known_entropy import true_offset
 from analysis.laws.law import Law
 from analysis.number_text import counts, duration, interval, number, power, short
 from analysis.page.contents import Material
+from analysis.planning.plan import Plan
 from scaling.schema import Record
 
 DEFAULT_LEVEL = 0.9
@@ -25,17 +26,16 @@ class Card:
     tone: str = ""
 
 
-def question(plan: dict[str, Any] | None) -> str:
+def question(plan: Plan | None) -> str:
     """Say what was asked."""
     if not plan:
         return (
             "how the test loss falls with parameters, tokens and compute; no budget has been"
             " planned with yet."
         )
-    budget = plan["budget"]
-    device = f" on {budget['device']}" if budget.get("device") else ""
+    device = f" on {plan.budget.device}" if plan.budget.device else ""
     return (
-        f"with C = {power(budget['flops'], 3)} training FLOPs{device}, how large a model, on how"
+        f"with C = {power(plan.budget.flops, 3)} training FLOPs{device}, how large a model, on how"
         " many tokens, reaching what test loss?"
     )
 
@@ -43,11 +43,11 @@ def question(plan: dict[str, Any] | None) -> str:
 def cards(material: Material) -> list[Card]:
     """Return the answer: N, D, forecast, outcome; without a plan, the law's allocation."""
     law, plan = material.law, material.plan
-    found = []
+    shown = []
     if plan:
-        found += _plan_cards(plan)
+        shown += _plan_cards(plan)
     elif law and law.allocation.get("a") is not None:
-        found.append(
+        shown.append(
             Card(
                 what="optimal N grows as C^a",
                 value=f"a = {number(law.allocation['a'], 3)}",
@@ -55,27 +55,27 @@ def cards(material: Material) -> list[Card]:
             )
         )
     if law and (truth := true_offset(law)):
-        found.append(Card(what="true E of the source", value=f"{truth[0]:.4f}", note=truth[1]))
-    told = verdict(material)
-    if told:
-        found.append(
+        shown.append(Card(what="true E of the source", value=f"{truth[0]:.4f}", note=truth[1]))
+    outcome = verdict(material)
+    if outcome:
+        shown.append(
             Card(
                 what="outcome of the final run",
-                value=told["value"],
-                note=told["head"],
-                tone=told["tone"],
+                value=outcome["value"],
+                note=outcome["head"],
+                tone=outcome["tone"],
             )
         )
-    found += _ppo_cards(material)
-    if not found:
+    shown += _ppo_cards(material)
+    if not shown:
         done = len(material.cells())
-        found.append(Card(what="cells done", value=f"{done} of {len(material.records)}"))
-    return found
+        shown.append(Card(what="cells done", value=f"{done} of {len(material.records)}"))
+    return shown
 
 
 def verdict(material: Material) -> dict[str, str] | None:
     """Compare forecast and outcome; None until both exist."""
-    record, plan = material.stages.get("pretrain"), material.plan
+    record, forecast = material.stages.get("pretrain"), material.forecast
     if record is None:
         return None
     if record.test_loss is None:
@@ -86,20 +86,19 @@ def verdict(material: Material) -> dict[str, str] | None:
             "text": record.error or "",
         }
     reached = record.test_loss
-    expected = material.sealed or (plan or {}).get("forecast", {})
-    if not expected.get("test_loss"):
+    if forecast is None or not forecast.test_loss:
         return {
             "value": f"{reached:.4f}",
             "tone": "",
             "head": "There was no forecast to hold it to.",
             "text": "",
         }
-    error = reached - expected["test_loss"]
+    error = reached - forecast.test_loss
     text = (
-        f"Forecast {expected['test_loss']:.4f}, reached {reached:.4f}: {error:+.4f} nats per"
-        f" token, {100 * error / expected['test_loss']:+.2f}%."
+        f"Forecast {forecast.test_loss:.4f}, reached {reached:.4f}: {error:+.4f} nats per"
+        f" token, {100 * error / forecast.test_loss:+.2f}%."
     )
-    ends = expected.get("interval") or None
+    ends = forecast.interval
     if not ends:
         return {
             "value": f"{reached:.4f}",
@@ -109,7 +108,7 @@ def verdict(material: Material) -> dict[str, str] | None:
         }
     inside = ends[0] <= reached <= ends[1]
     head = (
-        f"{'Inside' if inside else 'OUTSIDE'} the {100 * expected['level']:g}% interval"
+        f"{'Inside' if inside else 'OUTSIDE'} the {100 * forecast.level:g}% interval"
         f" [{ends[0]:.4f}, {ends[1]:.4f}]."
     )
     return {
@@ -122,16 +121,12 @@ def verdict(material: Material) -> dict[str, str] | None:
 
 def alarms(material: Material) -> list[dict[str, str]]:
     """Return every alarm once: of the plan, of the law, of the records, of the stages."""
-    law = material.law
-    of_law = (
-        [{"code": a.code, "sentence": a.sentence, "where": "law"} for a in law.alarms]
-        if law
-        else []
-    )
-    found = [{**a, "where": "plan"} for a in (material.plan or {}).get("alarms", ())]
-    found = [a for a in found if {**a, "where": "law"} not in of_law] + of_law
+    law, plan = material.law, material.plan
+    of_law = list(law.alarms) if law else []
+    of_plan = [a for a in (plan.alarms if plan else ()) if a not in of_law]
+    rows = [_alarm_row(a, "plan") for a in of_plan] + [_alarm_row(a, "law") for a in of_law]
     if law and not law.usable:
-        found.insert(
+        rows.insert(
             0,
             {
                 "code": law.status,
@@ -139,9 +134,9 @@ def alarms(material: Material) -> list[dict[str, str]]:
                 "where": "law",
             },
         )
-    found += _stale(material)
-    if left := material.corridor.get("left"):
-        found.append(
+    rows += _stale(material)
+    if left := material.forecast_band.get("left"):
+        rows.append(
             {
                 "code": "left_forecast",
                 "sentence": (
@@ -152,23 +147,27 @@ def alarms(material: Material) -> list[dict[str, str]]:
             }
         )
     if length := length_alarm(material.stages.get("reward")):
-        found.append({"code": "reward_by_length", "sentence": length, "where": "reward"})
+        rows.append({"code": "reward_by_length", "sentence": length, "where": "reward"})
     for r in (*material.records, *material.stages.values()):
         if r.status != "done":
             text = (r.error or "").strip().splitlines()
-            found.append(
+            rows.append(
                 {
                     "code": r.status,
                     "sentence": f"{r.run_id}: {text[-1] if text else 'no reason was recorded'}",
                     "where": r.stage,
                 }
             )
-    once = {(a["code"], a["sentence"]): a for a in reversed(found)}
+    once = {(a["code"], a["sentence"]): a for a in reversed(rows)}
     return list(reversed(once.values()))
 
 
+def _alarm_row(alarm: Alarm, where: str) -> dict[str, str]:
+    return {"code": alarm.code, "sentence": alarm.sentence, "where": where}
+
+
 def length_alarm(record: Record | None) -> str:
-    """Say that a reward model is not shown to know more than completions' lengths; else nothing."""
+    """Return the alarm of a reward model that may measure length alone; "" where it does not."""
     m = record.metrics if record else {}
     if "over_length" not in m or m["over_length"] > 2 * m["over_length_se"]:
         return ""
@@ -188,7 +187,7 @@ def formula(law: Law | None) -> str:
     if law.form not in FORMS:
         return f"{law.form}: {', '.join(f'{k} = {v}' for k, v in p.items())}"
     named = "|".join(map(re.escape, p))
-    text = re.sub(rf"\b({named})\b", lambda found: p[found[0]], FORMS[law.form].formula)
+    text = re.sub(rf"\b({named})\b", lambda name: p[name[0]], FORMS[law.form].formula)
     return re.sub("^L =", "L(N, D) =", text) if FORMS[law.form].is_surface else text
 
 
@@ -196,11 +195,13 @@ def formula_note(law: Law | None) -> str:
     """Say the status of the fit and the interval of each parameter."""
     if law is None:
         return ""
-    found = law.intervals or {}
-    ends = found.get("parameters", {})
+    intervals = law.intervals or {}
+    ends = intervals.get("parameters", {})
     texts = [f"{name} {interval(ends[name])}" for name in law.parameters if name in ends]
     level = (
-        f"{100 * found['level']:g}% intervals: {', '.join(texts)}; " if texts else "no intervals; "
+        f"{100 * intervals['level']:g}% intervals: {', '.join(texts)}; "
+        if texts
+        else "no intervals; "
     )
     return f"{level}{law.n_runs} runs, {law.status.replace('_', ' ')}"
 
@@ -214,73 +215,71 @@ def commands(material: Material) -> str:
     ]
     if plan:
         bare = f"python -m analysis.plan law={runs}/law.json runs={runs}"
-        lines.append(plan.get("command") or f"{bare} flops={plan['budget']['flops']!r}")
+        lines.append(plan.command or f"{bare} flops={plan.budget.flops!r}")
         lines.append(f"python -m scaling.final plan={runs}/plan.yaml")
     return "\n".join([*lines, f"python -m analysis.report runs={runs}"])
 
 
 def _fit_options(law: Law | None) -> str:
-    """Return what the fit was asked for beside its defaults."""
+    """Return the arguments of the fit that are no defaults."""
     if law is None:
         return ""
-    found = {
+    options = {
         "form": "all" if law.comparison else law.form,
         "count": law.count,
         **{k: law.inputs.get(k) for k in ("where", "within")},
     }
     usual = {"form": "chinchilla", "count": "total", "where": None, "within": None}
-    asked = [shlex.quote(f"{k}={v}") for k, v in found.items() if v != usual[k]]
-    asked += [f"+fixed.{k}={v!r}" for k, v in law.fixed.items()]
-    return "".join(f" {a}" for a in asked)
+    arguments = [shlex.quote(f"{k}={v}") for k, v in options.items() if v != usual[k]]
+    arguments += [f"+fixed.{k}={v!r}" for k, v in law.fixed.items()]
+    return "".join(f" {a}" for a in arguments)
 
 
-def _plan_cards(plan: dict[str, Any]) -> list[Card]:
-    pretrain, expected = plan["pretrain"], plan["forecast"]
-    level = expected.get("level", DEFAULT_LEVEL)
-    ends = {s["what"]: s["interval"] for s in plan.get("steps", ())}
-    shape = pretrain["model"]
+def _plan_cards(plan: Plan) -> list[Card]:
+    pretrain, forecast = plan.pretrain, plan.forecast
+    ends = {step.what: step.interval for step in plan.steps}
+    shape = pretrain.model
     model = f"{shape['n_layer']} layers of width {shape['d_model']}"
-    if shape.get("n_experts"):
+    if shape.get("n_experts") and plan.cost and plan.cost.params_total:
         model += (
             f", top {shape['top_k']} of {shape['n_experts']} experts,"
-            f" {short(plan['cost']['params_total'])} parameters in all"
+            f" {short(plan.cost.params_total)} parameters in all"
         )
-    percent = f"{100 * level:g}%"
-    found = [
+    percent = f"{100 * forecast.level:g}%"
+    shown = [
         Card(
             what="model size N",
-            value=short(pretrain["params"]),
+            value=short(pretrain.params),
             note=(
-                f"{model}; the law's N* is {short(pretrain['params_target'])}, {percent}"
+                f"{model}; the law's N* is {short(pretrain.params_target)}, {percent}"
                 f" {counts(ends.get('N*'))}"
             ),
         ),
         Card(
             what="training tokens D",
-            value=short(pretrain["tokens"]),
+            value=short(pretrain.tokens),
             note=(
-                f"{pretrain['tokens'] / pretrain['params']:.3g} per parameter; D* {percent}"
-                f" {counts(ends.get('D*'))}; about {duration(pretrain['seconds'])} of training"
+                f"{pretrain.tokens / pretrain.params:.3g} per parameter; D* {percent}"
+                f" {counts(ends.get('D*'))}; about {duration(pretrain.seconds)} of training"
             ),
         ),
     ]
-    if "test_loss" in expected:
-        per_byte = (
-            f"; {expected['bits_per_byte']:.3f} bits per byte"
-            if expected.get("bits_per_byte")
-            else ""
-        )
-        reach = (
-            f"; {plan['extrapolation']:.3g} x the largest cell" if plan.get("extrapolation") else ""
-        )
-        found.append(
+    if forecast.test_loss is not None:
+        per_byte = f"; {forecast.bits_per_byte:.3f} bits per byte" if forecast.bits_per_byte else ""
+        reach = f"; {plan.extrapolation:.3g} x the largest cell" if plan.extrapolation else ""
+        shown.append(
             Card(
                 what="forecast test loss (nats/token)",
-                value=f"{expected['test_loss']:.4f}",
-                note=f"{percent} {interval(expected.get('interval'))}{per_byte}{reach}",
+                value=f"{forecast.test_loss:.4f}",
+                note=f"{percent} {interval(forecast.interval)}{per_byte}{reach}",
             )
         )
-    return found
+    return shown
+
+
+def kl_budget(plan: Plan | None) -> float | None:
+    """Return the KL that PPO may spend, in nats per sequence; None without a plan of PPO."""
+    return plan.ppo.kl_budget if plan and plan.ppo else None
 
 
 def _ppo_cards(material: Material) -> list[Card]:
@@ -288,12 +287,12 @@ def _ppo_cards(material: Material) -> list[Card]:
     metrics = record.metrics if record else {}
     if not {"reward_before", "reward_after", "kl"} <= set(metrics):
         return []
-    budget = (material.plan or {}).get("ppo", {}).get("kl_budget")
+    budget = kl_budget(material.plan)
     rose, within = (
         metrics["reward_after"] > metrics["reward_before"],
         budget is None or metrics["kl"] <= budget,
     )
-    kept = "" if budget is None else f" of a budget of {budget:g}"
+    of_budget = "" if budget is None else f" of a budget of {budget:g}"
     gold = (
         f"; gold {metrics['gold_before']:.3g} to {metrics['gold_after']:.3g}"
         if {"gold_before", "gold_after"} <= set(metrics)
@@ -303,15 +302,15 @@ def _ppo_cards(material: Material) -> list[Card]:
         Card(
             what="reward by PPO",
             value=f"{metrics['reward_before']:.2f} → {metrics['reward_after']:.2f}",
-            note=f"KL {metrics['kl']:.3g}{kept} nats per sequence{gold}",
+            note=f"KL {metrics['kl']:.3g}{of_budget} nats per sequence{gold}",
             tone="good" if rose and within else "bad",
         )
     ]
 
 
 def _stale(material: Material) -> list[dict[str, str]]:
-    """Say so when the plan was made from another law than the one shown."""
-    made_from = (material.plan or {}).get("made_from", {}).get("law")
+    """Return the alarm of a plan that was made from another law than the one shown."""
+    made_from = material.plan.made_from.get("law") if material.plan else None
     current = material.sha256.get("law.json")
     if not made_from or not current or made_from == current:
         return []

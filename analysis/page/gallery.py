@@ -20,7 +20,8 @@ from analysis.forms import FORMS, column
 from analysis.laws.law import Law
 from analysis.number_text import power
 from analysis.page.contents import Material, loss_curve
-from analysis.page.overoptimisation import Chosen
+from analysis.page.overoptimisation import JudgeCurve
+from analysis.planning.plan import Plan
 
 LEAST_SHARE = 0.5  # of the cells in budgets: below it, what looks like a budget is an accident
 SURFACE, EDGE = 60, 1.3  # points of an axis, and the margin around the runs
@@ -49,7 +50,7 @@ def loss_pictures(
     curves: pd.DataFrame,
     *,
     level: float,
-    plan: dict[str, Any] | None = None,
+    plan: Plan | None = None,
     beyond: float = 1.0,
 ) -> list[Picture]:
     """Draw loss against compute and the IsoFLOP curves.
@@ -156,7 +157,7 @@ def _surface(law: Law, fitted: pd.DataFrame) -> list[Picture]:
 def allocation_pictures(
     law: Law | None,
     cells: pd.DataFrame,
-    plan: dict[str, Any] | None,
+    plan: Plan | None,
     *,
     level: float,
     beyond: float = 1.0,
@@ -168,7 +169,7 @@ def allocation_pictures(
     bands = allocation_bands(law, span(low, high * beyond), level=level)
     if law.form in law.methods:  # a regression alone: it is its own only method
         bands = {what: {law.form: found[law.form]} for what, found in bands.items()}
-    planned = plan["pretrain"] if plan else None
+    planned = plan.pretrain if plan else None
     dense = " of the dense model" if law.form == "mixture" else ""
     return [
         Picture(
@@ -176,7 +177,7 @@ def allocation_pictures(
             svg=charts.allocation(
                 bands[what],
                 what=what,
-                planned=(planned["flops"], planned[what]) if planned else None,
+                planned=(planned.flops, getattr(planned, what)) if planned else None,
                 fitted_to=max(cells["flops"]),
                 vertices=_vertices(law, what),
             ),
@@ -241,22 +242,28 @@ def curve_pictures(material: Material) -> list[Picture]:
 
 def final_pictures(material: Material) -> list[Picture]:
     """Draw the forecast with its interval against the outcome."""
-    plan, record = material.plan, material.stages.get("pretrain")
-    expected = material.sealed or (plan["forecast"] if plan else {})
-    if not plan or len(expected.get("interval") or ()) != 2:
+    plan, record, forecast = material.plan, material.stages.get("pretrain"), material.forecast
+    if not plan or not forecast or not forecast.test_loss or len(forecast.interval) != 2:
         return []
     outcome = record.test_loss if record else None
     shown = [
         Picture(
-            svg=charts.forecast(expected, outcome),
-            caption=f"Test loss forecast for C = {power(plan['pretrain']['flops'], 3)} FLOPs"
+            svg=charts.forecast(
+                forecast.test_loss, forecast.interval, level=forecast.level, outcome=outcome
+            ),
+            caption=f"Test loss forecast for C = {power(plan.pretrain.flops, 3)} FLOPs"
             + (" and what the run reached." if outcome is not None else "; the run has not ended."),
         )
     ]
-    if all(len(row["interval"]) == 2 for row in expected.get("curve") or [{"interval": ()}]):
-        end = plan["pretrain"]["tokens"]
-        reached = material.corridor.get("rows", [])
-        svg = charts.corridor(expected, reached, end=end, outcome=outcome)
+    if forecast.curve and all(len(point.interval) == 2 for point in forecast.curve):
+        end = (plan.pretrain.tokens, forecast.test_loss, *forecast.interval)
+        points = [(p.tokens, p.test_loss, *p.interval) for p in forecast.curve]
+        svg = charts.forecast_band(
+            pd.DataFrame([*points, end], columns=["x", "y", "lo", "hi"]),
+            material.forecast_band.get("rows", []),
+            level=forecast.level,
+            outcome=outcome,
+        )
         caption = "The forecast under way, sealed before the run, and what was measured on the way."
         shown.append(Picture(svg=svg, caption=caption))
     return shown
@@ -312,13 +319,13 @@ _OVEROPTIMISED = {
 }
 
 
-def overoptimised(name: str, found: Sequence[Chosen | None]) -> list[Picture]:
+def overoptimised(name: str, found: Sequence[JudgeCurve | None]) -> list[Picture]:
     """Draw the judges' curves with their laws, the first six."""
     kept = [c for c in found if c is not None]
     if not kept:
         return []
 
-    def along(one: Chosen) -> Callable[[Any], Any]:
+    def along(one: JudgeCurve) -> Callable[[Any], Any]:
         function = FORMS[one.law.form].function
         assert function is not None
         return lambda kl: function(one.law.parameters, {"kl": kl})
@@ -401,19 +408,18 @@ def _vertices(law: Law, what: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _reach(cells: pd.DataFrame, plan: dict[str, Any] | None) -> tuple[float, float]:
-    flops = [*cells["flops"], *([plan["pretrain"]["flops"]] if plan else [])]
+def _reach(cells: pd.DataFrame, plan: Plan | None) -> tuple[float, float]:
+    flops = [*cells["flops"], *([plan.pretrain.flops] if plan else [])]
     return min(flops), max(flops)
 
 
-def _planned(plan: dict[str, Any] | None) -> dict[str, Any] | None:
-    if not plan or "test_loss" not in plan["forecast"]:
+def _planned(plan: Plan | None) -> dict[str, Any] | None:
+    if not plan or plan.forecast.test_loss is None:
         return None
-    ends = plan["forecast"].get("interval") or None
     return {
-        "flops": plan["pretrain"]["flops"],
-        "loss": plan["forecast"]["test_loss"],
-        "interval": tuple(ends) if ends else None,
+        "flops": plan.pretrain.flops,
+        "loss": plan.forecast.test_loss,
+        "interval": plan.forecast.interval or None,
     }
 
 

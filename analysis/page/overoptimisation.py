@@ -24,7 +24,7 @@ SHARE = 0.7  # of d*, where the plan would stop
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
+class JudgeCurve:
     """A judge's points: mean gold gain and its standard error at each KL, and the law of them."""
 
     name: str
@@ -49,7 +49,7 @@ class Chosen:
         return None if at is None or at > self.points["kl"].max() else SHARE**2 * at
 
 
-def read_best_of_n(folder: str | Path) -> list[Chosen]:
+def read_best_of_n(folder: str | Path) -> list[JudgeCurve]:
     """Fit every judge of a study's best-of-n table; none where there is no table."""
     path = Path(folder) / TABLE
     if not path.is_file():
@@ -61,11 +61,11 @@ def read_best_of_n(folder: str | Path) -> list[Chosen]:
         points = pd.DataFrame({"reward": by_kl.mean(), "error": by_kl.sem()}).reset_index()
         about = own.iloc[0][["accuracy", "reward_params", "reward_pairs"]].to_dict()
         law = fit(path, form="best_of_n", where=f"judge == {name!r}", resamples=RESAMPLES)
-        found.append(Chosen(name=name, points=points, law=law, about=about))
+        found.append(JudgeCurve(name=name, points=points, law=law, about=about))
     return found
 
 
-def of_ppo(rows: pd.DataFrame, gold_before: float | None) -> Chosen | None:
+def of_ppo(rows: pd.DataFrame, gold_before: float | None) -> JudgeCurve | None:
     """Fit the gold gain of PPO's updates; None where there is no gold or are too few updates.
 
     Of held-out prompts where they were scored on the way (`ppo.eval_updates`), else of those that
@@ -83,10 +83,10 @@ def of_ppo(rows: pd.DataFrame, gold_before: float | None) -> Chosen | None:
     if len(points) < FEWEST_UPDATES:
         return None
     law = fit(points, form="rl_overoptimisation", resamples=RESAMPLES)
-    return Chosen(name="PPO", points=points.assign(error=np.nan), law=law, about={})
+    return JudgeCurve(name="PPO", points=points.assign(error=np.nan), law=law, about={})
 
 
-def chosen_grid(found: list[Chosen]) -> Grid:
+def judges_grid(found: list[JudgeCurve]) -> Grid:
     """Return a row a judge: what it is, its law, its peak, the KL where one would stop."""
     rows: list[Row] = []
     for one in found:

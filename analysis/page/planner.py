@@ -17,13 +17,14 @@ from scipy.special import ndtri, stdtrit
 from analysis.forms.coupled import as_coupled
 from analysis.laws.law import Law
 from analysis.laws.published import PUBLISHED
+from analysis.planning.plan import Plan
 from analysis.planning.split import GRID, MOST_DRAWS, REPEATING
 
 DIGITS = 9
 DECADES = (1.0, 4.0)  # of compute below and above the largest fitted, that the budget may move
 
 
-def planner_data(law: Law | None, plan: dict[str, Any] | None) -> dict[str, Any] | None:
+def planner_data(law: Law | None, plan: Plan | None) -> dict[str, Any] | None:
     """Return the law for the page (JSON) and the controls' first values; None where it has none."""
     if law is None or not law.usable or law.draws is None:
         return None
@@ -55,16 +56,16 @@ def planner_data(law: Law | None, plan: dict[str, Any] | None) -> dict[str, Any]
         "grid": GRID,
         "most": MOST_DRAWS,
     }
-    budget = (plan or {}).get("budget", {})
-    asked = math.log10(budget.get("flops") or reach)
+    budget = math.log10((plan.budget.flops if plan else 0.0) or reach)
+    speed = plan.budget.flops_per_second if plan else 0.0
     return {
         "law": json.dumps(values, separators=(",", ":")).replace("<", "\\u003c"),
         "script": files("analysis.page").joinpath("planner.js").read_text(encoding="utf-8"),
-        "log_flops": round(asked, 6),
+        "log_flops": round(budget, 6),
         "repeats": law.form == "chinchilla",
         "least": round(math.log10(reach) - DECADES[0], 2),
-        "most": round(max(math.log10(reach), asked) + DECADES[1], 2),
-        "speed": f"{speed:.4g}" if (speed := budget.get("flops_per_second")) else "",
+        "most": round(max(math.log10(reach), budget) + DECADES[1], 2),
+        "speed": f"{speed:.4g}" if speed else "",
         "level": f"{100 * level:g}%",
     }
 

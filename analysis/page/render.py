@@ -26,17 +26,19 @@ from analysis.page.first_screen import (
     commands,
     formula,
     formula_note,
+    kl_budget,
     question,
     verdict,
 )
 from analysis.page.gallery import Picture
-from analysis.page.overoptimisation import chosen_grid, of_ppo, read_best_of_n
+from analysis.page.overoptimisation import judges_grid, of_ppo, read_best_of_n
 from analysis.page.planner import planner_data
 from analysis.page.sections.stage_laws import forecast_grid, stage_laws
 from analysis.page.sections.stage_laws import law_grid as stage_law_grid
 from analysis.page.sections.stage_laws import law_pictures as stage_law_pictures
 from analysis.page.sections.task_scores import alarms_of, score_grid, score_pictures, scores_of
 from analysis.page.sections.task_tables import read_evaluations, task_grid, text_grid
+from analysis.planning.plan import Plan
 
 MOST_SAMPLES = 12
 PARTS = (
@@ -159,7 +161,7 @@ def context(material: Material) -> dict[str, Any]:
     }
 
 
-def _planner(law: Law | None, plan: dict[str, Any] | None) -> dict[str, Any] | None:
+def _planner(law: Law | None, plan: Plan | None) -> dict[str, Any] | None:
     found = planner_data(law, plan)
     if found is None:
         return None
@@ -168,9 +170,9 @@ def _planner(law: Law | None, plan: dict[str, Any] | None) -> dict[str, Any] | N
 
 def _final(material: Material) -> dict[str, Any]:
     later = [s for s in ("sft", "reward", "ppo") if s in material.stages]
-    budget = (material.plan or {}).get("ppo", {}).get("kl_budget")
+    budget = kl_budget(material.plan)
     pretrained = "pretrain" in material.stages
-    laws = stage_laws(material.plan)
+    laws = stage_laws(material.plan.stage_laws if material.plan else {})
     return {
         "final_missing": (
             ""
@@ -242,7 +244,7 @@ def _overoptimised(material: Material) -> dict[str, Any]:
     ppo = of_ppo(material.curves.get("ppo", pd.DataFrame()), before)
     return {
         "overoptimised_missing": "" if found else "Not measured yet: run scaling.best_of_n.",
-        "overoptimised_table": chosen_grid([*found, *([ppo] if ppo else [])]),
+        "overoptimised_table": judges_grid([*found, *([ppo] if ppo else [])]),
         "overoptimised_figures": _inline(
             [*gallery.overoptimised("best-of-n", found), *gallery.overoptimised("ppo", [ppo])]
         ),
@@ -275,7 +277,7 @@ def _design(material: Material) -> dict[str, Any]:
 def _evaluation(material: Material) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return what the page shows of scores on tasks and texts, and the alarms of their laws."""
     found = read_evaluations(material.folder)
-    scores, flops = scores_of(found), (material.plan or {}).get("pretrain", {}).get("flops")
+    scores, flops = scores_of(found), material.plan.pretrain.flops if material.plan else None
     final = [v for v in found if v["final"] and v["stage"] == "pretrain"]
     shown = {
         "evaluation_missing": (

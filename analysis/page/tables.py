@@ -3,13 +3,13 @@
 import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from analysis.designing.batch_file import Batch
 from analysis.figures.canvas import MOST_TIPS
 from analysis.laws.law import Law
 from analysis.number_text import counts, duration, interval, number, power, short
 from analysis.page.contents import Material
+from analysis.planning.plan import Plan
 from analysis.planning.written.derivation import blocks_of, shown
 from scaling.schema import Record, code_version
 
@@ -150,7 +150,7 @@ def backtest_grid(law: Law | None) -> Grid:
     return Grid(name="Held-out forecasts", columns=columns, rows=rows, numeric=(1, 2, 3, 4, 5))
 
 
-def plan_grids(plan: dict[str, Any] | None) -> list[Grid]:
+def plan_grids(plan: Plan | None) -> list[Grid]:
     """Return one table a block of the plan: value and reason."""
     if plan is None:
         return []
@@ -168,40 +168,39 @@ def plan_grids(plan: dict[str, Any] | None) -> list[Grid]:
     return grids
 
 
-def _derived(plan: dict[str, Any]) -> Iterator[Grid]:
+def _derived(plan: Plan) -> Iterator[Grid]:
     """Return the derivation of N and D, the laws side by side, and the experts weighed."""
     steps = [
-        (s["what"], shown(s["value"]), shown(s["interval"] or "–"), s["rule"], s["rounding"])
-        for s in plan.get("steps", ())
+        (s.what, shown(s.value), shown(s.interval or "–"), s.rule, s.rounding) for s in plan.steps
     ]
     columns = ("step", "value", "interval before rounding", "law or rule", "rounding")
     yield Grid(name="derivation of N and D", columns=columns, rows=steps, wide=(3, 4))
     laws = [
         (
-            r["law"],
-            r["count"].replace("_", " "),
-            short(r["params"]),
-            counts(r["interval"]),
-            short(r["tokens"]),
-            number(r["tokens_per_param"], 3),
-            number(r["loss"]),
-            number(r["regret"], 2),
+            row.law,
+            row.count.replace("_", " "),
+            short(row.params),
+            counts(row.interval),
+            short(row.tokens),
+            number(row.tokens_per_param, 3),
+            number(row.loss),
+            number(row.regret, 2),
         )
-        for r in plan.get("laws", ())
+        for row in plan.laws
     ]
     columns = ("law", "count", "N*", "interval", "D*", "D*/N*", "loss", "regret of the plan's N")
     yield Grid(name="laws side by side", columns=columns, rows=laws, numeric=(2, 4, 5, 6, 7))
     weighed = [
         (
-            f"{r['experts']}{', taken' if r['chosen'] else ''}",
-            short(r["params"]),
-            short(r["params_total"]),
-            short(r["tokens"]),
-            number(r["test_loss"]),
-            interval(r["interval"]),
-            number(r["memory_gib"], 3),
+            f"{row.experts}{', taken' if row.chosen else ''}",
+            short(row.params),
+            short(row.params_total),
+            short(row.tokens),
+            number(row.test_loss),
+            interval(row.interval),
+            number(row.memory_gib, 3),
         )
-        for r in plan.get("mixtures", ())
+        for row in plan.mixtures
     ]
     columns = ("experts", "N active", "N in all", "D", "forecast loss", "interval", "GiB a device")
     yield Grid(name="experts weighed", columns=columns, rows=weighed, numeric=(1, 2, 3, 4, 6))
@@ -387,7 +386,6 @@ def provenance_grid(material: Material) -> Grid:
     rows += [(f"sha256 of {name}", digest) for name, digest in material.sha256.items()]
     if material.plan:
         rows += [
-            (f"plan made from {name}", digest)
-            for name, digest in material.plan.get("made_from", {}).items()
+            (f"plan made from {name}", digest) for name, digest in material.plan.made_from.items()
         ]
     return Grid(name="Provenance", columns=("what", "value"), rows=rows, wide=(1,))

@@ -1,55 +1,58 @@
 """The confirmation run: smaller, by the same rules, before the budget is spent (LAWS 8, step 9).
 
 It costs C/10 to C/30, near the middle in log C between what was fitted and what is planned, so that
-half the extrapolation is tested. A final run that is further than ten times beyond the fitted
-compute waits for it: `scaling.final` looks for its scored forecast in the ledger. Once done it is a
-row of the study's next fit (`analysis.runs.table`). Passed, it opens the way up to 30 times its own
-compute; missed, it widens the law's error at such distances, and ten times beyond needs another.
+it tests half of the extrapolation. A final run that is further than ten times beyond the fitted
+compute waits for it: `scaling.final` looks for its scored forecast in the ledger. Once it has ended
+it is a row of the study's next fit (`analysis.runs.table`). Inside its interval it opens the way up
+to 30 times its own compute. Outside its interval it widens the law's error at such distances, and a
+plan more than ten times beyond it needs another.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.planning.budgets import Budget
+from analysis.planning.plan import Confirmation, PretrainBlock
 from analysis.planning.split import Split
 from scaling.schema import CONFIRMING
 
-NEAREST, FARTHEST = 10.0, 30.0
-SLACK = 1.05  # whole steps make a confirmation a little smaller than asked
+NEAREST, FARTHEST = 10.0, 30.0  # C of the plan over C of its confirmation, at least and at most
+SLACK = 1.05  # whole steps make a confirmation a little smaller than its budget
 
 
 def confirmation_of(
-    budget: Budget,
     split: Split,
-    pretrain: dict[str, Any],
+    pretrain: PretrainBlock,
     reach: float | None,
     *,
     study: str = "",
     done: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """Return what is to be confirmed at which compute, or why nothing is.
+) -> Confirmation:
+    """Return which run is to confirm the plan at which compute, or why none is needed.
 
-    `reach` is the largest compute fitted, None where it is not known; `done` are the confirmations
-    in the law (its `inputs`).
+    split: N and D before rounding, for the plan's tokens per parameter over the optimum's
+    pretrain: the planned pretraining
+    reach: the largest C that the law was fitted to, None where it is not known
+    study: the study's name, from which that of the confirmation is made
+    done: the confirmations that are rows of the law already (its `inputs`)
     """
-    beyond = pretrain["flops"] / reach if reach else None
+    beyond = pretrain.flops / reach if reach else None
     last = max(done, key=lambda one: one["flops"], default=None)
     far = FARTHEST if last and last["inside"] else NEAREST
     if beyond is not None and beyond <= far * SLACK:
-        return {"needed": False, "flops": None, "reasons": {"needed": _enough(beyond, done)}}
+        return Confirmation(needed=False, reasons={"needed": _why_none(beyond, done)})
     ratio = NEAREST if beyond is None else min(max(math.sqrt(beyond), NEAREST), FARTHEST)
     place = (
         "the compute fitted is not known"
         if beyond is None
         else f"{beyond:.3g} times beyond what was fitted"
     )
-    return {
-        "needed": beyond is not None,
-        "study": f"{study}{CONFIRMING}{f'-{len(done) + 1}' if done else ''}",
-        "flops": pretrain["flops"] / ratio,
-        "overtraining": _ratio(split, pretrain),
-        "reasons": {
+    return Confirmation(
+        needed=beyond is not None,
+        study=f"{study}{CONFIRMING}{f'-{len(done) + 1}' if done else ''}",
+        flops=pretrain.flops / ratio,
+        overtraining=_overtraining(split, pretrain),
+        reasons={
             "needed": (
                 f"{place}; a confirmation inside its interval opens the way. Then fit again: it is"
                 " a row of the law that makes the final forecast"
@@ -61,10 +64,10 @@ def confirmation_of(
                 " own data and rules"
             ),
         },
-    }
+    )
 
 
-def _enough(beyond: float, done: Sequence[Mapping[str, Any]]) -> str:
+def _why_none(beyond: float, done: Sequence[Mapping[str, Any]]) -> str:
     """Say why no confirmation is needed."""
     if not done:
         return f"the plan is {beyond:.3g} times the largest compute fitted: C/10 has been run"
@@ -81,7 +84,8 @@ def _enough(beyond: float, done: Sequence[Mapping[str, Any]]) -> str:
     return f"{text}, inside its interval; it is a row of this law (prequential)"
 
 
-def _ratio(split: Split, pretrain: dict[str, Any]) -> float:
+def _overtraining(split: Split, pretrain: PretrainBlock) -> float:
+    """Return the plan's D/N over that of the optimum, 1 without constraints."""
     if not split.constraints.given():
         return 1.0
-    return pretrain["tokens"] / pretrain["params"] / split.optimum.tokens_per_param
+    return pretrain.tokens / pretrain.params / split.optimum.tokens_per_param

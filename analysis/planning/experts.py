@@ -1,9 +1,9 @@
 """A planned mixture of experts: its shapes, the law that holds for it, and the choice of experts.
 
-C and the law's N count what one token passes, memory counts every expert (LAWS 1.2). A law of form
-`mixture` knows experts and may choose among several numbers of them; any other law of dense runs
-takes a mixture as the dense model of equal active parameters, which an alarm says. Active
-parameters stay the dense model's: the chosen and shared experts divide d_ff between them.
+C and the law's N count what one token passes; memory counts every expert (LAWS 1.2). A law of form
+`mixture` knows experts and may choose among several numbers of them. Any other law of dense runs
+treats a mixture as the dense model of equal active parameters, and an alarm says so. The active
+parameters stay those of the dense model: routed and shared experts divide d_ff between them.
 """
 
 from collections.abc import Sequence
@@ -12,21 +12,24 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from analysis.alarms.alarm import Alarm
 from analysis.forms.mixture import dense_at
 from analysis.laws.law import Law
+from analysis.planning.plan import MixtureRow, Plan
 from analysis.runs.study import Study
 from scaling.schema import Range, check_ranges
 
+# the count of what one token passes, by the count that agrees with it on dense models
 OF_A_TOKEN = {"total": "active", "with_head": "multiplying", "non_embedding": "active_body"}
 DENSE = 1  # experts of a dense model
-USUAL_TOP = 2
+USUAL_TOP = 2  # experts that serve a token where neither setting nor study says how many
 
 
 @dataclass(kw_only=True)
 class MixtureSettings:
-    """Experts of the final run: None as the study, 1 dense, a list leaves the choice to the law.
+    """Experts of the final run: None as in the study, 1 dense, a list lets the law choose.
 
-    `top_k` of them serve a token (0: the study's, or 2), and `shared` besides.
+    `top_k` of the experts serve a token (0: the study's number, or 2), and `shared` ones serve all.
     """
 
     experts: Any = None
@@ -48,19 +51,19 @@ class MixtureSettings:
             )
 
     def choices(self) -> tuple[int, ...]:
-        """Return the numbers of experts that are asked for; () leaves the study's."""
+        """Return the numbers of experts to plan with; () keeps the study's."""
         if self.experts is None:
             return ()
-        given = self.experts if isinstance(self.experts, Sequence) else [self.experts]
-        return tuple(given)
+        numbers = self.experts if isinstance(self.experts, Sequence) else [self.experts]
+        return tuple(numbers)
 
 
 def with_mixture(study: Study, settings: MixtureSettings) -> Study:
-    """Return the study with the family's feed-forward layers divided among the asked experts."""
-    asked = settings.choices()
-    if not asked:
+    """Return the study whose family divides its feed-forward layers among the experts to plan."""
+    choices = settings.choices()
+    if not choices:
         return study
-    (experts,) = asked
+    (experts,) = choices
     like = study.like
     if experts == DENSE:
         dense = {"n_experts": 0, "top_k": 0, "d_expert": 0, "n_shared_experts": 0}
@@ -85,22 +88,24 @@ def with_mixture(study: Study, settings: MixtureSettings) -> Study:
 
 
 def experts_of(study: Study) -> int:
-    """Return the experts of a study's family, 1 for a dense one."""
+    """Return the number of experts of a study's family, 1 for a dense one."""
     return max(DENSE, study.like.n_experts)
 
 
 def law_for(law: Law, experts: int) -> Law:
-    """Return the law that holds for so many experts, N counting what one token passes.
+    """Return the law at a number of experts, with N counting what one token passes.
 
-    ValueError for a law whose N counted idle experts.
+    Raises ValueError for a law whose N counted idle experts.
     """
-    if law.count in OF_A_TOKEN and _seen(law)[1] > DENSE:
+    if law.count in OF_A_TOKEN and _experts_fitted(law)[1] > DENSE:
         raise ValueError(
-            f"this law's runs had up to {_seen(law)[1]:g} experts and count={law.count} counts the"
-            f" idle ones, which cost no FLOPs; refit with count={OF_A_TOKEN[law.count]}"
+            f"this law's runs had up to {_experts_fitted(law)[1]:g} experts and count={law.count}"
+            f" counts the idle ones, which cost no FLOPs; refit with count={OF_A_TOKEN[law.count]}"
         )
     if experts > DENSE:
-        law = replace(law, count=OF_A_TOKEN.get(law.count, law.count))  # the same of dense runs
+        law = replace(
+            law, count=OF_A_TOKEN.get(law.count, law.count)
+        )  # equal to the former count on dense runs
     if law.form != "mixture":
         return law
     draws = None
@@ -114,16 +119,19 @@ def law_for(law: Law, experts: int) -> Law:
         parameters={k: float(v) for k, v in dense_at(law.parameters, experts).items()},
         draws=draws,
         intervals=intervals,
-        source=f"{law.source}, at {_told(experts)} of form mixture",
+        source=f"{law.source}, at {_with_experts(experts)} of form mixture",
     )
 
 
-def mixture_alarm(law: Law, experts: int) -> tuple[str, str] | None:
-    """Say so where the law's runs had other experts than the plan; `law` before `law_for`."""
-    low, high = _seen(law)
+def mixture_alarm(law: Law, experts: int) -> Alarm | None:
+    """Return an alarm where the law's runs had other experts than the plan.
+
+    `law` is the one that was fitted, before `law_for`.
+    """
+    low, high = _experts_fitted(law)
     if low <= experts <= high and (law.form == "mixture" or low == high):
         return None
-    had = "no experts" if high == DENSE else f"{low:g} to {high:g} experts"
+    fitted = "no experts" if high == DENSE else f"{low:g} to {high:g} experts"
     if law.form == "mixture":
         text = "the gain by experts is extrapolated"
     else:
@@ -132,62 +140,69 @@ def mixture_alarm(law: Law, experts: int) -> tuple[str, str] | None:
             " with the experts that the law's runs had; sweep model.n_experts and fit form=mixture"
             " count=active to know"
         )
-    return (
-        "experts_unseen",
-        f"the plan has {_told(experts)} and the law's runs had {had}: {text}",
+    return Alarm(
+        code="experts_unseen",
+        sentence=f"the plan has {_with_experts(experts)} and the law's runs had {fitted}: {text}",
     )
 
 
 def check_choice(law: Law, settings: MixtureSettings) -> None:
-    """Refuse a choice that the law cannot make, and one that is none."""
-    asked = settings.choices()
-    if len(set(asked)) < len(asked):
-        raise ValueError(f"moe.experts={list(asked)} names a number twice; name each once")
-    if len(asked) > 1 and law.form != "mixture":
+    """Refuse several numbers of experts where the law cannot choose, and a number given twice."""
+    choices = settings.choices()
+    if len(set(choices)) < len(choices):
+        raise ValueError(f"moe.experts={list(choices)} names a number twice; name each once")
+    if len(choices) > 1 and law.form != "mixture":
         raise ValueError(
-            f"moe.experts={list(asked)} asks the law to choose, and one of form {law.form} does not"
-            " know experts; fit form=mixture count=active on a sweep of model.n_experts, or give"
-            " one number"
+            f"moe.experts={list(choices)} asks the law to choose, and one of form {law.form} does"
+            " not know experts; fit form=mixture count=active on a sweep of model.n_experts, or"
+            " give one number"
         )
 
 
-def least_loss(plans: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the plan of least forecast loss, with a row of each that was weighed."""
-    best = min(plans, key=lambda p: p["forecast"]["test_loss"])
-    return {**best, "mixtures": [_row(p, chosen=p is best) for p in plans]}
+def least_loss(plans: Sequence[Plan]) -> Plan:
+    """Return the plan of least forecast loss, with a row for each plan that it was weighed with."""
+    best = min(plans, key=_loss_of)
+    return replace(best, mixtures=tuple(_row(plan, chosen=plan is best) for plan in plans))
 
 
-def choice_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+def choice_lines(rows: Sequence[MixtureRow]) -> list[str]:
     """Return the weighed mixtures as text, at most 100 columns."""
     head = f"  {'experts':>7} {'N active':>10} {'N in all':>10} {'D':>10} {'loss':>8} {'GiB':>9}"
     lines = ["experts weighed by the law, each for the same FLOPs; the least loss is taken", head]
-    for r in rows:
+    for row in rows:
         lines.append(
-            f"  {r['experts']:>7} {r['params']:>10.4g} {r['params_total']:>10.4g}"
-            f" {r['tokens']:>10.4g} {r['test_loss']:>8.4f} {r['memory_gib']:>9.3g}"
-            f"{'  taken' if r['chosen'] else ''}"
+            f"  {row.experts:>7} {row.params:>10.4g} {row.params_total:>10.4g}"
+            f" {row.tokens:>10.4g} {row.test_loss:>8.4f} {row.memory_gib:>9.3g}"
+            f"{'  taken' if row.chosen else ''}"
         )
     return lines
 
 
-def _row(plan: dict[str, Any], *, chosen: bool) -> dict[str, Any]:
-    pretrain, cost = plan["pretrain"], plan["cost"]
-    return {
-        "experts": max(DENSE, pretrain["model"]["n_experts"]),
-        "params": pretrain["params"],
-        "params_total": cost["params_total"],
-        "tokens": pretrain["tokens"],
-        "test_loss": plan["forecast"]["test_loss"],
-        "interval": list(plan["forecast"]["interval"]),
-        "memory_gib": cost["memory_per_device_gib"],
-        "chosen": chosen,
-    }
+def _loss_of(plan: Plan) -> float:
+    assert plan.forecast.test_loss is not None  # a law of form mixture predicts a loss
+    return plan.forecast.test_loss
 
 
-def _seen(law: Law) -> tuple[float, float]:
+def _row(plan: Plan, *, chosen: bool) -> MixtureRow:
+    assert plan.cost is not None
+    assert plan.cost.params_total is not None
+    return MixtureRow(
+        experts=max(DENSE, plan.pretrain.model["n_experts"]),
+        params=plan.pretrain.params,
+        params_total=plan.cost.params_total,
+        tokens=plan.pretrain.tokens,
+        test_loss=_loss_of(plan),
+        interval=plan.forecast.interval,
+        memory_gib=plan.cost.memory_per_device_gib,
+        chosen=chosen,
+    )
+
+
+def _experts_fitted(law: Law) -> tuple[float, float]:
+    """Return the least and the most experts of the runs that the law was fitted to."""
     low, high = law.ranges.get("experts", (DENSE, DENSE))
     return float(low), float(high)
 
 
-def _told(experts: int) -> str:
+def _with_experts(experts: int) -> str:
     return "no experts" if experts == DENSE else f"{experts} experts"

@@ -1,15 +1,16 @@
 """What a planned run should reach, and how: test loss, bits per byte, curve, with intervals.
 
-The curve at a share x of the tokens is the law at (N, x D), which is that of a finished run, times
-the lag of the study's largest cells at the same share: an unfinished run, its learning rate still
-high, lies above. Its band joins the law's interval and the spread of the lags between cells.
-Curves of one recipe collapse in this way when scaled (Qiu et al. 2025, 2507.02119).
+The curve at a share x of the tokens is the law at (N, x D), which is the loss of a finished run,
+times the lag of the study's largest cells at the same share: an unfinished run has a higher loss,
+because its learning rate is still high. The band joins the law's interval and the spread of the
+lags between cells. Curves of one recipe collapse in this way when scaled (Qiu et al. 2025,
+2507.02119).
 
-Intervals learn from forecasts that were sealed and scored (`runs/forecasts.jsonl`): with z_i the
+Intervals learn from forecasts that were sealed and scored (`runs/forecasts.jsonl`). With z_i the
 errors in units of what the intervals of the time allowed, their logarithmic width is multiplied by
-sqrt((n0 + sum z_i^2) / (n0 + n)), the posterior scale under n0 forecasts' worth of trust in the
-law's own interval, and never narrowed: narrower is earned by a refit with more runs. Of forecasts
-from the same law and data the worst alone counts, since they err together.
+sqrt((n0 + sum z_i^2) / (n0 + n)), the posterior scale when the law's own interval is trusted as
+much as n0 forecasts. The factor is never below 1: narrower is earned by a refit with more runs. Of
+forecasts from the same law and data only the worst counts, since they err together.
 """
 
 import math
@@ -22,61 +23,57 @@ from scipy.special import ndtri
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.planning.later_stages.blocks import rounded
-from analysis.planning.shape import Chosen
+from analysis.planning.plan import CurvePoint, Forecast, Interval, PretrainBlock
+from analysis.planning.shape import PlannedShape
 from analysis.runs.study import Study
 
-SHARES = (0.1, 0.25, 0.5, 0.75)
+SHARES = (0.1, 0.25, 0.5, 0.75)  # of the tokens, at which the curve has a point
 FEWEST_SCORED = 5  # forecasts of different laws, below which none is learnt from
 TRUST = 5.0  # n0
-NEAR = 1.6  # an evaluation farther than this factor from a share says nothing of it
-FEWEST_COURSES = 3
+NEAR = 1.6  # an evaluation farther than this factor from a share says nothing about the share
+FEWEST_COURSES = 3  # cells, below which no lag is applied
 
 
 def forecast_block(
     law: Law,
     study: Study,
-    pretrain: dict[str, Any],
-    chosen: Chosen,
+    pretrain: PretrainBlock,
+    planned: PlannedShape,
     *,
     level: float,
     scored: Sequence[dict[str, Any]] = (),
-) -> dict[str, Any]:
+) -> Forecast:
     """Return the forecast test loss with its interval; without a loss only the reason why not.
 
-    `scored` are the lines of the ledger of forecasts.
+    law: the law that forecasts, with the repetition of data in it where data repeat
+    study: whose curves and bytes per token are used
+    pretrain: the planned pretraining
+    planned: the shape, and the split of C before rounding
+    level: share that the intervals hold
+    scored: the lines of the ledger of forecasts
     """
     if law.form not in FORMS or not FORMS[law.form].is_surface:
-        why = f"a law of form {law.form} gives N and D only: no loss to forecast"
-        return {"level": level, "reasons": {"test_loss": why}}
-    unique = chosen.split.constraints.unique_tokens if "R_D" in law.parameters else None
-    widen, learnt = learnt_width(scored)
-    n, d = pretrain["params"], pretrain["tokens"]
+        reason = f"a law of form {law.form} gives N and D only: no loss to forecast"
+        return Forecast(level=level, reasons={"test_loss": reason})
+    unique = planned.split.constraints.unique_tokens if "R_D" in law.parameters else None
+    widen, width_reason = learnt_width(scored)
+    n, d = pretrain.params, pretrain.tokens
     loss, ends = _predicted(law, n, d, level, unique, widen)
+    curve, curve_reason = curve_of(law, study, n, d, level=level, unique=unique, widen=widen)
     per_byte = study.bytes_per_token
     in_bytes = None if per_byte is None else 1 / (math.log(2) * per_byte)
-    cost = (
-        loss - chosen.exact_loss if chosen.exact_loss and law.form == chosen.split.law.form else 0
-    )
-    parts = (
-        "the law's draws, the scatter of runs about it, and the growth of its error with distance"
-    )
-    refitted = law.inputs.get("confirmations", ())
-    row = f" (refitted with {len(refitted)} confirmation run)" if refitted else ""
-    curve, how = curve_of(law, study, n, d, level=level, unique=unique, widen=widen)
-    return {
-        "test_loss": loss,
-        "interval": ends,
-        "level": level,
-        "bits_per_byte": None if in_bytes is None else loss * in_bytes,
-        "bits_per_byte_interval": [] if in_bytes is None else [e * in_bytes for e in ends],
-        "curve": curve,
-        "reasons": {
-            "test_loss": (
-                f"the law{row} at N = {n:.5g} and D = {d:.5g}; "
-                f"rounding the shape costs {cost:+.2g} nats against the best shape at this budget"
-            ),
+    return Forecast(
+        test_loss=loss,
+        interval=ends,
+        level=level,
+        bits_per_byte=None if in_bytes is None else loss * in_bytes,
+        bits_per_byte_interval=() if in_bytes is None else tuple(e * in_bytes for e in ends),
+        curve=tuple(curve),
+        reasons={
+            "test_loss": _loss_reason(law, loss, n, d, planned),
             "interval": (
-                f"{100 * level:g}% prediction interval of one run: {parts}; {learnt}"
+                f"{100 * level:g}% prediction interval of one run: the law's draws, the scatter of"
+                f" runs about it, and the growth of its error with distance; {width_reason}"
                 if ends
                 else "the law has no draws, so no interval"
             ),
@@ -86,9 +83,21 @@ def forecast_block(
                 else "bytes per token are not known"
             ),
             "bits_per_byte_interval": "the same interval in bits per byte",
-            "curve": how,
+            "curve": curve_reason,
         },
-    }
+    )
+
+
+def _loss_reason(law: Law, loss: float, n: float, d: float, planned: PlannedShape) -> str:
+    """Say where the loss is read from, and what rounding the shape costs."""
+    refitted = law.inputs.get("confirmations", ())
+    row = f" (refitted with {len(refitted)} confirmation run)" if refitted else ""
+    comparable = planned.exact_loss and law.form == planned.split.law.form
+    cost = loss - planned.exact_loss if comparable and planned.exact_loss else 0
+    return (
+        f"the law{row} at N = {n:.5g} and D = {d:.5g}; "
+        f"rounding the shape costs {cost:+.2g} nats against the best shape at this budget"
+    )
 
 
 def curve_of(
@@ -100,30 +109,43 @@ def curve_of(
     level: float,
     unique: float | None = None,
     widen: float = 1.0,
-) -> tuple[list[dict[str, Any]], str]:
-    """Return the test loss under way at each share of the tokens, and what it was made from.
+) -> tuple[list[CurvePoint], str]:
+    """Return the test loss during the run at each share of the tokens, and what it is made from.
 
-    `curves` is how many of the study a row's lag is from; 0 leaves that of a finished run.
+    A point with `curves` of 0 has no lag: it is the loss of a finished run.
+
+    law: the law that forecasts
+    study: whose cells give the lags
+    params, tokens: N and D of the run
+    level: share that the intervals hold
+    unique: unique tokens, None for a law that knows no repetition
+    widen: factor on the logarithmic width of the law's interval
     """
-    rows, used = [], 0
+    points, most_cells = [], 0
     for share in SHARES:
-        found = lags(law, study, share)
+        lags_here = lags(law, study, share)
         loss, ends = _predicted(law, params, share * tokens, level, unique, widen)
-        row: dict[str, Any] = {"share": share, "tokens": rounded(share * tokens, 6), "curves": 0}
-        if len(found) >= FEWEST_COURSES:
-            used = max(used, len(found))
-            middle = math.exp(float(np.median(found)))
-            spread = float(np.std(found, ddof=1)) * math.sqrt(1 + 1 / len(found))
+        cells = len(lags_here) if len(lags_here) >= FEWEST_COURSES else 0
+        if cells:
+            most_cells = max(most_cells, cells)
+            middle = math.exp(float(np.median(lags_here)))
+            spread = float(np.std(lags_here, ddof=1)) * math.sqrt(1 + 1 / cells)
             ends = _joined(loss, ends, float(ndtri((1 + level) / 2)) * spread)
-            loss, ends = loss * middle, [e * middle for e in ends]
-            row["curves"] = len(found)
-        rows.append({**row, "test_loss": loss, "interval": ends})
-    if used:
-        return rows, (
-            f"the law at N and x D, times the lag of the {used} largest cells at x, the band with"
-            f" the spread of their lags; schedule {study.schedule} as theirs"
+            loss, ends = loss * middle, tuple(e * middle for e in ends)
+        point = CurvePoint(
+            share=share,
+            tokens=rounded(share * tokens, 6),
+            curves=cells,
+            test_loss=loss,
+            interval=ends,
         )
-    return rows, (
+        points.append(point)
+    if most_cells:
+        return points, (
+            f"the law at N and x D, times the lag of the {most_cells} largest cells at x, the band"
+            f" with the spread of their lags; schedule {study.schedule} as theirs"
+        )
+    return points, (
         "the law of finished runs at N and x D: no curves of a study are known, so expect a run"
         " whose learning rate has not yet fallen to lie above"
     )
@@ -132,9 +154,10 @@ def curve_of(
 def lags(law: Law, study: Study, share: float) -> list[float]:
     """Return log(loss at a share of the tokens / law of a finished run there), a value a cell.
 
-    Of cells that are there below the fewest tokens fitted the law says nothing: they are left out.
+    A cell that has fewer tokens at the share than the fewest fitted is left out: the law says
+    nothing there.
     """
-    found, fewest = [], law.ranges.get("tokens", (0.0,))[0]
+    lags_of_cells, fewest = [], law.ranges.get("tokens", (0.0,))[0]
     for course in study.courses:
         shares = np.array(course.shares)
         if share * course.tokens < fewest:
@@ -143,12 +166,12 @@ def lags(law: Law, study: Study, share: float) -> list[float]:
             continue
         law_there = law.predict(course.params, shares * course.tokens, noise=False, force=True).loss
         lag = np.log(np.array(course.losses) / law_there)
-        found.append(float(np.interp(math.log(share), np.log(shares), lag)))
-    return found
+        lags_of_cells.append(float(np.interp(math.log(share), np.log(shares), lag)))
+    return lags_of_cells
 
 
 def learnt_width(scored: Sequence[dict[str, Any]]) -> tuple[float, str]:
-    """Return the factor on the logarithmic width of intervals, and what it was learnt from."""
+    """Return the factor on the logarithmic width of intervals, and what it is learnt from."""
     worst: dict[Any, float] = {}
     for line in scored:
         if line.get("z") is not None:
@@ -161,22 +184,23 @@ def learnt_width(scored: Sequence[dict[str, Any]]) -> tuple[float, str]:
         )
     z = np.array(list(worst.values()))
     factor = math.sqrt((TRUST + float((z**2).sum())) / (TRUST + len(z)))
-    told = f"x {factor:.3g} by {len(z)} scored forecasts" if factor > 1 else "as wide as it was"
-    return max(1.0, factor), f"{told}: {np.sum(z <= 1.645):.0f} of {len(z)} within 90%"
+    text = f"x {factor:.3g} by {len(z)} scored forecasts" if factor > 1 else "as wide as it was"
+    return max(1.0, factor), f"{text}: {np.sum(z <= 1.645):.0f} of {len(z)} within 90%"
 
 
 def _predicted(
     law: Law, params: float, tokens: float, level: float, unique: float | None, widen: float
-) -> tuple[float, list[float]]:
-    """Return the loss of one run, and its interval, [] where the law has no draws."""
-    found = law.predict(params, tokens, level, unique_tokens=unique, force=True)
-    loss = float(found.loss)
-    if found.low is None or found.high is None:
-        return loss, []
-    return loss, [loss * (float(e) / loss) ** widen for e in (found.low, found.high)]
+) -> tuple[float, Interval]:
+    """Return the loss of one run and its interval, () where the law has no draws."""
+    prediction = law.predict(params, tokens, level, unique_tokens=unique, force=True)
+    loss = float(prediction.loss)
+    if prediction.low is None or prediction.high is None:
+        return loss, ()
+    ends = (float(prediction.low), float(prediction.high))
+    return loss, tuple(loss * (end / loss) ** widen for end in ends)
 
 
-def _joined(loss: float, ends: list[float], half: float) -> list[float]:
+def _joined(loss: float, ends: Interval, half: float) -> Interval:
     """Return an interval that holds a further independent half-width in log loss."""
     low, high = (abs(math.log(e / loss)) for e in ends) if ends else (0.0, 0.0)
-    return [loss * math.exp(-math.hypot(low, half)), loss * math.exp(math.hypot(high, half))]
+    return (loss * math.exp(-math.hypot(low, half)), loss * math.exp(math.hypot(high, half)))

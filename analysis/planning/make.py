@@ -1,15 +1,21 @@
-"""From a law, a budget and a study to the plan: the blocks, their reasons, the forecast."""
+"""From a law, a budget and a study to the plan of the final run: the order of its steps.
+
+Each step has a module of its own; this one says which step takes what from which, and gathers the
+blocks. The law that decides may predict no loss (an allocation law): then the first of the laws
+beside it that predicts one, and counts N alike, makes the forecast.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
 from analysis.planning.budgets import Budget
 from analysis.planning.confirmation import confirmation_of
-from analysis.planning.constraints import constraints_of
+from analysis.planning.constraints import Constraints, constraints_of
 from analysis.planning.cost import cost_block, memory_alarm, memory_gib
 from analysis.planning.experts import (
     check_choice,
@@ -20,12 +26,7 @@ from analysis.planning.experts import (
     with_mixture,
 )
 from analysis.planning.forecast import forecast_block
-from analysis.planning.later_stages.blocks import (
-    ppo_block,
-    reward_block,
-    rounded,
-    sft_block,
-)
+from analysis.planning.later_stages.blocks import ppo_block, reward_block, rounded, sft_block
 from analysis.planning.later_stages.choices import (
     KL_FORMS,
     REWARD_FORMS,
@@ -37,20 +38,31 @@ from analysis.planning.later_stages.choices import (
 )
 from analysis.planning.laws_compared import disagreement_alarm, side_by_side
 from analysis.planning.machine_block import machine_block
+from analysis.planning.plan import BudgetBlock, Forecast, LawBlock, LawRow, Plan, PretrainBlock
 from analysis.planning.pretrain_block import pretrain_block
 from analysis.planning.settings import DEFAULT_LEVEL, PlanConfig
-from analysis.planning.shape import Chosen, choose_shape
+from analysis.planning.shape import PlannedShape, choose_shape
 from analysis.planning.shape_family import with_family, with_vocabulary
 from analysis.planning.split import repeating, split_of
 from analysis.planning.written.plan_alarms import plan_alarms, reached_flops
-from analysis.planning.written.plan_file import SCHEMA
 from analysis.planning.written.steps import steps_of
 from analysis.runs.study import Study
-from scaling.schema import (
-    Shape,
-    code_version,
-    sha256_json,
-)
+from scaling.schema import Shape, code_version, sha256_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Basis:
+    """What a plan rests on, settled before any number is chosen.
+
+    `law` decides, `others` stand beside it by name, `fitted` is the law as it was fitted; the first
+    two hold at the experts of the study's family. `level` is the share that intervals hold.
+    """
+
+    fitted: Law
+    law: Law
+    others: dict[str, Law]
+    study: Study
+    level: float
 
 
 def make_plan(
@@ -62,11 +74,27 @@ def make_plan(
     name: str = "the plan's law",
     others: Mapping[str, Law] | None = None,
     scored: Sequence[dict[str, Any]] = (),
-) -> dict[str, Any]:
-    """Return the plan as plain values, the keys of plan.yaml.
+) -> Plan:
+    """Return the plan of the final run.
 
-    `name` is the law's, `others` are laws to compare with, `scored` the ledger's lines of earlier
-    forecasts.
+    With C the budget, N parameters, D tokens, L(N, D) the law, f(shape) exact FLOPs per token and B
+    the batch in tokens (LAWS 8):
+
+        N0, D0 = the N, D of least L(N, D) with 6 N D = C and the constraints
+                 (without constraints: Hoffmann et al. 2022, 2203.15556, eq. 4)
+        shape  = the shape of the study's family nearest to N0, and N its parameters
+        D      = B floor(C / f(shape) / B)
+        L      = L(N, D), with the prediction interval of one run
+
+    Of several numbers of experts, each makes a plan, and the plan of least L is returned.
+
+    law: the law that decides
+    budget: C, devices and speed
+    study: the study whose shapes, recipe and speed the plan takes
+    settings: constraints and choices; None is the defaults
+    name: the law's name in the comparison
+    others: laws to compare with, by name
+    scored: the ledger's lines of earlier forecasts, which widen the interval
 
     Raises ValueError for a law whose status is not fit for plans (unless `settings.force`), for a
     target that no shape of the study's family has, and for constraints that contradict each other.
@@ -74,131 +102,91 @@ def make_plan(
     settings = settings or PlanConfig()
     check_choice(law, settings.moe)
     if len(settings.moe.choices()) > 1:
-        each = [
+        alone = [
             replace(settings, moe=replace(settings.moe, experts=n)) for n in settings.moe.choices()
         ]
-        told = {"name": name, "others": others, "scored": scored}
-        return least_loss([make_plan(law, budget, study, s, **told) for s in each])
+        beside = {"name": name, "others": others, "scored": scored}
+        return least_loss([make_plan(law, budget, study, one, **beside) for one in alone])
+    basis = basis_of(law, budget, study, settings, others=others or {})
+    planned = _planned_shape(basis, budget, settings)
+    pretrain = pretrain_block(
+        budget,
+        basis.study,
+        planned,
+        lr_batch=load_law(settings.lr_batch) if settings.lr_batch else None,
+        level=basis.level,
+    )
+    forecast = forecast_block(
+        repeating(_forecasting_law(basis), planned.split.constraints),
+        basis.study,
+        pretrain,
+        planned,
+        level=basis.level,
+        scored=scored,
+    )
+    return _gathered(basis, budget, settings, planned, pretrain, forecast, name=name)
+
+
+def confirming_plan(
+    plan: Plan,
+    law: Law,
+    budget: Budget,
+    study: Study,
+    settings: PlanConfig,
+    *,
+    scored: Sequence[dict[str, Any]] = (),
+) -> Plan:
+    """Return the plan of the confirmation run that `plan` asks for, which needs none of its own.
+
+    It has the compute and the tokens per parameter of `plan.confirmation`, and no constraint else.
+
+    plan: the plan to confirm
+    law, budget, study, settings, scored: what that plan was made from
+    """
+    confirmation, experts = plan.confirmation, plan.pretrain.model["n_experts"]
+    assert confirmation is not None
+    assert confirmation.flops is not None
+    unconstrained = {f.name: f.default for f in fields(Constraints)}
+    settings = replace(settings, **unconstrained | {"overtraining": confirmation.overtraining})
+    if settings.moe.choices():
+        settings = replace(settings, moe=replace(settings.moe, experts=max(1, experts)))
+    budget = replace(budget, flops=confirmation.flops)
+    return replace(make_plan(law, budget, study, settings, scored=scored), confirmation=None)
+
+
+def basis_of(
+    law: Law, budget: Budget, study: Study, settings: PlanConfig, *, others: Mapping[str, Law]
+) -> Basis:
+    """Settle the study's family, and the laws at its experts.
+
+    law: the law that decides, as it was fitted
+    budget: C, for the vocabulary where a rule takes it from C
+    study: the study whose family is planned with
+    settings: changes of the family, experts, level, force
+    others: laws to compare with, by name
+    """
     study = with_mixture(with_family(study, settings.shape), settings.moe)
     experts = experts_of(study)
-    unseen = mixture_alarm(law, experts)
-    law = law_for(permitted(law, settings), experts)
-    compared = {k: law_for(permitted(v, settings), experts) for k, v in (others or {}).items()}
+    at_experts = law_for(require_usable(law, settings), experts)
+    beside = {name: law_for(require_usable(one, settings), experts) for name, one in others.items()}
     if settings.unique_tokens is not None:
         study = replace(study, unique_tokens=None)  # the plan prices repetition: no alarm for it
-    level = settings.level or (law.intervals or {}).get("level", DEFAULT_LEVEL)
     study = with_vocabulary(
         study,
         settings.shape,
         flops=budget.flops,
-        target=law.optimum(budget.flops).params,
-        count=law.count,
+        target=at_experts.optimum(budget.flops).params,
+        count=at_experts.count,
     )
-    chosen, memory = _chosen(law, budget, study, settings, level)
-    rates = load_law(settings.lr_batch) if settings.lr_batch else None
-    pretrain = pretrain_block(budget, study, chosen, lr_batch=rates, level=level)
-    teller = _teller(law, compared)
-    forecast = forecast_block(
-        repeating(teller, chosen.split.constraints),
-        study,
-        pretrain,
-        chosen,
-        level=level,
-        scored=scored,
-    )
-    later = _later_blocks(settings, chosen.shape, pretrain, seed=study.seed, level=level)
-    reach = reached_flops(law)
-    rows = (
-        side_by_side({name: law, **compared}, budget.flops, level=level, params=pretrain["params"])
-        if compared
-        else []
-    )
-    needed = memory(chosen.shape)
-    machine, reasons = machine_block(
-        study.config,
-        rows=pretrain["batch_tokens"] // pretrain["context"],
-        device=budget.device,
-        devices=budget.devices,
-        sharded=settings.sharded,
-        checkpointing=settings.activation_checkpointing,
-    )
-    derived = steps_of(chosen, pretrain, source=study.source, vocab_rule=settings.shape.vocab_rule)
-    found = plan_alarms(law, study, pretrain, forecast, forced=not law.usable, far=settings.far)
-    found = [*_own_alarms(rows, budget, needed, unseen, settings), *found]
-    return {
-        "schema": SCHEMA,
-        "study": study.name,
-        "runs": "runs",
-        "budget": budget_block(budget, pretrain),
-        "steps": [s.as_dict() for s in derived],
-        "laws": rows,
-        "mixtures": [],
-        "forecast": forecast,
-        "confirmation": confirmation_of(
-            budget,
-            chosen.split,
-            pretrain,
-            reach,
-            study=study.name,
-            done=law.inputs.get("confirmations", ()),
-        ),
-        "extrapolation": rounded(pretrain["flops"] / reach, 4) if reach else 0.0,
-        "pretrain": pretrain,
-        "cost": cost_block(law, budget, chosen.split, pretrain, shape=chosen.shape, memory=needed),
-        **later,
-        "machine": machine,
-        "reasons": {"machine": reasons},
-        "cell": study.config or _bare_cell(study.like),
-        "law": _law_block(law),
-        "alarms": found,
-        "made_from": {"law": sha256_json([law.form, law.count, law.parameters])},
-        "versions": code_version(),
-    }
+    level = settings.level or (at_experts.intervals or {}).get("level", DEFAULT_LEVEL)
+    return Basis(fitted=law, law=at_experts, others=beside, study=study, level=level)
 
 
-def _later_blocks(
-    settings: PlanConfig, shape: Shape, pretrain: dict[str, Any], *, seed: int, level: float
-) -> dict[str, Any]:
-    """Return the blocks of fine-tuning, reward model and PPO, by their laws where given."""
-    sft, reward, ppo = settings.sft, settings.reward, settings.ppo
-    post = {"pretrain_lr": pretrain["peak_lr"], "seed": seed}
-    laws = {
-        "sft": laws_of(sft.law, forms=SFT_FORMS, key="sft.law"),
-        "reward": laws_of(reward.law, forms=REWARD_FORMS, key="reward.law"),
-        "ppo": laws_of(ppo.law, forms=KL_FORMS, key="ppo.law"),
-    }
-    tuning = choose_sft(
-        laws["sft"],
-        shape,
-        examples=sft.examples,
-        flat_nats=sft.flat_nats,
-        level=level,
-    )
-    judging = choose_reward(
-        laws["reward"],
-        shape,
-        pairs=reward.pairs,
-        flat_nats=reward.flat_nats,
-        level=level,
-    )
-    spending = choose_kl(
-        laws["ppo"],
-        shape,
-        pairs=judging.values["pairs"] if judging else reward.pairs,
-        kl_budget=ppo.kl_budget,
-        episodes=ppo.episodes,
-        level=level,
-    )
-    return {
-        "stage_laws": {stage: list(found) for stage, found in laws.items() if found},
-        "sft": sft_block(sft, **post, by_law=tuning),
-        "reward": reward_block(reward, **post, by_law=judging),
-        "ppo": ppo_block(ppo, **post, by_law=spending),
-    }
+def require_usable(law: Law, settings: PlanConfig) -> Law:
+    """Return the law; one that is not usable may extrapolate where `settings.force` is set.
 
-
-def permitted(law: Law, settings: PlanConfig) -> Law:
-    """Return the law, forced to extrapolate where it is not usable and `settings.force` is set."""
+    Raises ValueError for a law that is not usable without `force`.
+    """
     if law.usable:
         return law
     if not settings.force:
@@ -209,14 +197,14 @@ def permitted(law: Law, settings: PlanConfig) -> Law:
     return replace(law, forced=True)
 
 
-def budget_block(budget: Budget, pretrain: dict[str, Any]) -> dict[str, Any]:
+def budget_block(budget: Budget, pretrain: PretrainBlock) -> BudgetBlock:
     """Return what may be spent, on what, and how long that takes."""
-    return {
-        "flops": budget.flops,
-        "device": budget.device,
-        "flops_per_second": budget.flops_per_second or 0.0,
-        "seconds": pretrain["seconds"],
-        "reasons": {
+    return BudgetBlock(
+        flops=budget.flops,
+        device=budget.device,
+        flops_per_second=budget.flops_per_second or 0.0,
+        seconds=pretrain.seconds,
+        reasons={
             "flops": budget.reason,
             "flops_per_second": budget.speed_reason,
             "seconds": (
@@ -224,64 +212,169 @@ def budget_block(budget: Budget, pretrain: dict[str, Any]) -> dict[str, Any]:
                 " own records"
             ),
         },
-    }
+    )
 
 
-def _chosen(
-    law: Law, budget: Budget, study: Study, settings: PlanConfig, level: float
-) -> tuple[Chosen, Any]:
-    """Return the shape that the law and the constraints lead to, and memory (GiB) by shape."""
+def _planned_shape(basis: Basis, budget: Budget, settings: PlanConfig) -> PlannedShape:
+    """Return the shape that the law and the constraints lead to."""
+    split = split_of(
+        basis.law,
+        budget.flops,
+        constraints_of(settings),
+        level=basis.level,
+        flat_nats=settings.flat_nats,
+    )
 
     def memory(shape: Shape) -> float:
-        return memory_gib(
-            shape,
-            devices=budget.devices,
-            sharded=settings.sharded,
-            checkpointing=settings.activation_checkpointing,
-        )
+        return _memory(shape, budget, settings)
 
-    split = split_of(
-        law, budget.flops, constraints_of(settings), level=level, flat_nats=settings.flat_nats
+    return choose_shape(split, basis.study, family=settings.shape, memory=memory)
+
+
+def _memory(shape: Shape, budget: Budget, settings: PlanConfig) -> float:
+    """Return the GiB that one device needs to train a shape."""
+    return memory_gib(
+        shape,
+        devices=budget.devices,
+        sharded=settings.sharded,
+        checkpointing=settings.activation_checkpointing,
     )
-    return choose_shape(split, study, family=settings.shape, memory=memory), memory
 
 
-def _teller(law: Law, others: Mapping[str, Law]) -> Law:
-    """Return the law that forecasts: the first that predicts a loss of the same N."""
-    for one in (law, *others.values()):
-        if one.form in FORMS and FORMS[one.form].is_surface and one.count == law.count:
-            return one
-    return law
+def _forecasting_law(basis: Basis) -> Law:
+    """Return the first law that predicts a loss of the same N, else the law that decides."""
+    for law in (basis.law, *basis.others.values()):
+        if law.form in FORMS and FORMS[law.form].is_surface and law.count == basis.law.count:
+            return law
+    return basis.law
 
 
-def _own_alarms(
-    rows: list[dict[str, Any]],
+def _gathered(
+    basis: Basis,
     budget: Budget,
-    needed: float,
-    unseen: tuple[str, str] | None,
     settings: PlanConfig,
-) -> list[dict[str, str]]:
+    planned: PlannedShape,
+    pretrain: PretrainBlock,
+    forecast: Forecast,
+    *,
+    name: str,
+) -> Plan:
+    """Return the plan around the pretraining block: cost, confirmation, later stages, alarms."""
+    law, study = basis.law, basis.study
+    reach = reached_flops(law)
+    laws = _compared(basis, budget, pretrain, name=name)
+    memory = _memory(planned.shape, budget, settings)
+    machine, machine_reasons = machine_block(
+        study.config,
+        rows=pretrain.batch_tokens // pretrain.context,
+        device=budget.device,
+        devices=budget.devices,
+        sharded=settings.sharded,
+        checkpointing=settings.activation_checkpointing,
+    )
+    alarms = [
+        *_alarms_beside(basis, laws, budget, settings, memory=memory),
+        *plan_alarms(law, study, pretrain, forecast, forced=not law.usable, far=settings.far),
+    ]
+    return Plan(
+        study=study.name,
+        budget=budget_block(budget, pretrain),
+        steps=tuple(
+            steps_of(planned, pretrain, source=study.source, vocab_rule=settings.shape.vocab_rule)
+        ),
+        laws=tuple(laws),
+        forecast=forecast,
+        confirmation=confirmation_of(
+            planned.split,
+            pretrain,
+            reach,
+            study=study.name,
+            done=law.inputs.get("confirmations", ()),
+        ),
+        extrapolation=rounded(pretrain.flops / reach, 4) if reach else 0.0,
+        pretrain=pretrain,
+        cost=cost_block(law, budget, planned.split, pretrain, shape=planned.shape, memory=memory),
+        **_later_stages(settings, planned.shape, pretrain, seed=study.seed, level=basis.level),
+        machine=machine,
+        reasons={"machine": machine_reasons},
+        cell=study.config or _bare_cell(study.like),
+        law=_law_block(law),
+        alarms=tuple(alarms),
+        made_from={"law": sha256_json([law.form, law.count, law.parameters])},
+        versions=code_version(),
+    )
+
+
+def _compared(basis: Basis, budget: Budget, pretrain: PretrainBlock, *, name: str) -> list[LawRow]:
+    """Return the laws side by side, [] where one law was given."""
+    if not basis.others:
+        return []
+    laws = {name: basis.law, **basis.others}
+    return side_by_side(laws, budget.flops, level=basis.level, params=pretrain.params)
+
+
+def _alarms_beside(
+    basis: Basis,
+    laws: Sequence[LawRow],
+    budget: Budget,
+    settings: PlanConfig,
+    *,
+    memory: float,
+) -> list[Alarm]:
     """Return the alarms of unseen experts, laws that disagree and a device too small."""
-    found = [{"code": unseen[0], "sentence": unseen[1]}] if unseen else []
-    if rows and (apart := disagreement_alarm(rows)):
-        found.append({"code": apart.code, "sentence": apart.sentence})
-    if small := memory_alarm(
-        budget.device, needed, spread=settings.sharded and settings.devices > 1
-    ):
-        found.append({"code": small[0], "sentence": small[1]})
-    return found
+    spread = settings.sharded and settings.devices > 1
+    alarms = (
+        mixture_alarm(basis.fitted, experts_of(basis.study)),
+        disagreement_alarm(laws) if laws else None,
+        memory_alarm(budget.device, memory, spread=spread),
+    )
+    return [alarm for alarm in alarms if alarm]
 
 
-def _law_block(law: Law) -> dict[str, Any]:
-    return {
-        "form": law.form,
-        "count": law.count,
-        "status": law.status,
-        "parameters": {k: float(v) for k, v in law.parameters.items()},
-        "source": law.source,
-        "n_runs": law.n_runs,
+def _later_stages(
+    settings: PlanConfig, shape: Shape, pretrain: PretrainBlock, *, seed: int, level: float
+) -> dict[str, Any]:
+    """Return the blocks of fine-tuning, reward model and PPO, and the laws that set them."""
+    sft, reward, ppo = settings.sft, settings.reward, settings.ppo
+    laws = {
+        "sft": laws_of(sft.law, forms=SFT_FORMS, key="sft.law"),
+        "reward": laws_of(reward.law, forms=REWARD_FORMS, key="reward.law"),
+        "ppo": laws_of(ppo.law, forms=KL_FORMS, key="ppo.law"),
     }
+    by_sft_law = choose_sft(
+        laws["sft"], shape, examples=sft.examples, flat_nats=sft.flat_nats, level=level
+    )
+    by_reward_law = choose_reward(
+        laws["reward"], shape, pairs=reward.pairs, flat_nats=reward.flat_nats, level=level
+    )
+    by_kl_law = choose_kl(
+        laws["ppo"],
+        shape,
+        pairs=by_reward_law.values["pairs"] if by_reward_law else reward.pairs,
+        kl_budget=ppo.kl_budget,
+        episodes=ppo.episodes,
+        level=level,
+    )
+    post = {"pretrain_lr": pretrain.peak_lr, "seed": seed}
+    return {
+        "stage_laws": {stage: list(named) for stage, named in laws.items() if named},
+        "sft": sft_block(sft, **post, by_law=by_sft_law),
+        "reward": reward_block(reward, **post, by_law=by_reward_law),
+        "ppo": ppo_block(ppo, **post, by_law=by_kl_law),
+    }
+
+
+def _law_block(law: Law) -> LawBlock:
+    return LawBlock(
+        form=law.form,
+        count=law.count,
+        status=law.status,
+        parameters={k: float(v) for k, v in law.parameters.items()},
+        source=law.source,
+        n_runs=law.n_runs,
+    )
 
 
 def _bare_cell(like: Shape) -> dict[str, Any]:
+    """Return the config of a cell where no study has one: vocabulary and context alone."""
     return {"tokenizer": {"vocab_size": like.vocab_size}, "data": {"context": like.context}}

@@ -1,11 +1,10 @@
-"""The plan's pretraining block and its forecast: N, D, shape, learning rate, batch, schedule.
+"""The plan's pretraining block: N, D, shape, learning rate, batch, schedule.
 
-The budget is kept exactly: D = C / (exact FLOPs per token of the rounded shape), in whole steps.
-What the law was fitted under (context, schedule, recipe) is kept, since a change moves its offset.
+The plan spends the budget exactly: D = C / (exact FLOPs per token of the rounded shape), in whole
+steps. Context, schedule and recipe stay those of the study: a change moves the law's offset.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from analysis.estimation.lr_batch import AXES, settings
 from analysis.laws.law import Law
@@ -14,67 +13,67 @@ from analysis.number_text import number
 from analysis.planning.budgets import Budget
 from analysis.planning.experts import OF_A_TOKEN
 from analysis.planning.later_stages.blocks import rounded
-from analysis.planning.shape import Chosen
+from analysis.planning.plan import PretrainBlock
+from analysis.planning.shape import PlannedShape
 from analysis.runs.study import Study
-from scaling.schema import Shape, whole_batch
+from scaling.schema import Recipe, Shape, whole_batch
 
-WHOLE = 1 + 1e-12  # a D given in whole steps is not to lose one by rounding
+WHOLE = 1 + 1e-12  # a D that is a whole number of steps must not lose a step by rounding
+WARMUP_SHARE = 0.02  # warm-up tokens are at most this share of D
 
 
 def pretrain_block(
     budget: Budget,
     study: Study,
-    chosen: Chosen,
+    planned: PlannedShape,
     *,
     lr_batch: Law | None = None,
     level: float = 0.9,
-) -> dict[str, Any]:
+) -> PretrainBlock:
     """Return the pretraining block: N, D, shape, learning rate, batch, schedule.
 
-    `lr_batch` is a law of learning rate and batch, which goes before the study's rule.
+    budget: C, devices and speed
+    study: the study whose context, schedule and recipe are kept
+    planned: the shape, and the split of C before rounding
+    lr_batch: a law of learning rate and batch, which goes before the study's rule
+    level: share that the intervals in the reasons hold
     """
-    shape, count, planned = chosen.shape, chosen.split.law.count, chosen.tokens
+    shape, count = planned.shape, planned.split.law.count
     params = getattr(shape.params, count)
-    per_token = shape.flops_per_token
-    rates = _rates(study, shape, planned, lr_batch, level)
-    batch = rates.batch
-    steps = max(1, int(planned * WHOLE / batch))
-    tokens = steps * batch
-    flops = tokens * per_token
-    warmup, warmup_reason = _warmup(study, params=params, tokens=tokens, batch=batch)
+    rates = _rates(study, shape, planned.tokens, lr_batch, level)
+    steps = max(1, int(planned.tokens * WHOLE / rates.batch))
+    tokens = steps * rates.batch
+    flops = tokens * shape.flops_per_token
+    warmup, warmup_reason = _warmup(study, params=params, tokens=tokens, batch=rates.batch)
     speed = budget.flops_per_second
-    return {
-        "params_target": float(chosen.split.params),
-        "params": int(params),
-        "count": count,
-        "tokens": int(tokens),
-        "flops": float(flops),
-        "seconds": float(flops / speed / budget.devices) if speed else 0.0,
-        "model": {**study.family, **shape.as_model()},
-        "context": shape.context,
-        "peak_lr": rates.lr,
-        "batch_tokens": int(batch),
-        "warmup_steps": warmup,
-        "weight_decay": study.weight_decay,
-        "schedule": study.schedule,
-        "decay": study.decay,
-        "seed": study.seed,
-        "reasons": {
-            **chosen.reasons(),
+    return PretrainBlock(
+        params_target=float(planned.split.params),
+        params=int(params),
+        count=count,
+        tokens=int(tokens),
+        flops=float(flops),
+        seconds=float(flops / speed / budget.devices) if speed else 0.0,
+        model={**study.family, **shape.as_model()},
+        context=shape.context,
+        peak_lr=rates.lr,
+        batch_tokens=int(rates.batch),
+        warmup_steps=warmup,
+        weight_decay=study.weight_decay,
+        schedule=study.schedule,
+        decay=study.decay,
+        seed=study.seed,
+        reasons={
+            **planned.reasons(),
             "tokens": (
-                f"{chosen.interval('tokens', 'D* at C = 6ND')}; {_tokens_reason(chosen)},"
-                f" {steps} whole steps of {batch} tokens"
+                f"{planned.interval('tokens', 'D* at C = 6ND')}; {_tokens_reason(planned)},"
+                f" {steps} whole steps of {rates.batch} tokens"
             ),
             "flops": (
-                f"{tokens} tokens x {per_token:.6g} FLOPs per token, counted exactly;"
+                f"{tokens} tokens x {shape.flops_per_token:.6g} FLOPs per token, counted exactly;"
                 f" {100 * (1 - flops / budget.flops):.2g}% of the budget is left;"
                 f" 6ND would say {6.0 * params * tokens:.3g}"
             ),
-            "seconds": (
-                f"FLOPs / {speed:.3g} FLOP/s / {budget.devices} devices: {budget.speed_reason}"
-                if speed
-                else budget.speed_reason
-            ),
+            "seconds": _seconds_reason(budget),
             "context": f"that of the {study.source}: another context is another law",
             "peak_lr": rates.lr_reason,
             "batch_tokens": (
@@ -82,20 +81,30 @@ def pretrain_block(
                 f" {number(shape.training_bytes(0) / 2**30, 3)} GiB in fp32"
             ),
             "warmup_steps": warmup_reason,
-            "weight_decay": _decay_reason(study, lr=rates.lr, batch=batch, tokens=tokens),
+            "weight_decay": _decay_reason(study, lr=rates.lr, batch=rates.batch, tokens=tokens),
             "schedule": f"that of the {study.source}: another schedule is another offset E",
             "decay": f"that of the {study.source}",
             "seed": f"that of the {study.source}",
         },
-    }
+    )
 
 
-def _tokens_reason(chosen: Chosen) -> str:
+def _seconds_reason(budget: Budget) -> str:
+    """Say what the seconds are made of."""
+    if not budget.flops_per_second:
+        return budget.speed_reason
+    return (
+        f"FLOPs / {budget.flops_per_second:.3g} FLOP/s / {budget.devices} devices:"
+        f" {budget.speed_reason}"
+    )
+
+
+def _tokens_reason(planned: PlannedShape) -> str:
     """Say what D follows from."""
-    if chosen.split.limited:
-        return f"D = {chosen.split.tokens:.4g}, all that constraints allow"
-    cost = f"{chosen.shape.flops_per_token:.4g} FLOPs per token of the rounded shape"
-    if chosen.split.constraints.given():
+    if planned.split.limited:
+        return f"D = {planned.split.tokens:.4g}, all that constraints allow"
+    cost = f"{planned.shape.flops_per_token:.4g} FLOPs per token of the rounded shape"
+    if planned.split.constraints.given():
         return f"D = what the constraints leave of C / {cost}"
     return f"D = C / {cost}"
 
@@ -111,43 +120,45 @@ class Rates:
 
 
 def _rates(study: Study, shape: Shape, tokens: float, law: Law | None, level: float) -> Rates:
-    """Return what `law` says, what it leaves out by the study's rule, without one by Step Law."""
-    rule = study.recipe
-    told = _by_law(law, shape, tokens, level) if law else {}
-    if rule is None:
-        told = {**_by_law(load_law("steplaw2025"), shape, tokens, level), **told}
-    elif len(told) < len(AXES):
-        source, width = f"rule of the {study.source}", shape.d_model
-        body = shape.params.active_body
-        told = {
-            "lr": (
-                rounded(rule.peak_lr(width), 6),
-                f"{source}: {rule.lr_base:g} x ({rule.lr_base_width} /"
-                f" width)^{rule.lr_width_exponent:g} at width {width}",
-            ),
-            "batch": (
-                rule.wanted_batch(body),
-                f"{source}: {rule.batch_base} x (N /"
-                f" {rule.batch_base_params:g})^{rule.batch_exponent:g}",
-            ),
-            **told,
-        }
-    (lr, why), (wanted, rest) = told["lr"], told["batch"]
-    batch = whole_batch(wanted, shape.context)
+    """Return learning rate and batch: of `law`, else of the study's rule, else of Step Law."""
+    rates = _by_law(law, shape, tokens, level) if law else {}
+    if study.recipe is None:
+        rates = {**_by_law(load_law("steplaw2025"), shape, tokens, level), **rates}
+    elif len(rates) < len(AXES):
+        rates = {**_by_rule(study.recipe, study.source, shape), **rates}
+    (lr, lr_reason), (exact_batch, batch_reason) = rates["lr"], rates["batch"]
     return Rates(
         lr=lr,
-        batch=batch,
-        lr_reason=why,
+        batch=whole_batch(exact_batch, shape.context),
+        lr_reason=lr_reason,
         batch_reason=(
-            f"{rest}; from {wanted:.4g} tokens to a power of two of sequences of {shape.context}"
+            f"{batch_reason}; from {exact_batch:.4g} tokens to a power of two of sequences of"
+            f" {shape.context}"
         ),
     )
+
+
+def _by_rule(rule: Recipe, source: str, shape: Shape) -> dict[str, tuple[float, str]]:
+    """Return {"lr" | "batch": (value, reason)} of the study's rule."""
+    width = shape.d_model
+    return {
+        "lr": (
+            rounded(rule.peak_lr(width), 6),
+            f"rule of the {source}: {rule.lr_base:g} x ({rule.lr_base_width} /"
+            f" width)^{rule.lr_width_exponent:g} at width {width}",
+        ),
+        "batch": (
+            rule.wanted_batch(shape.params.active_body),
+            f"rule of the {source}: {rule.batch_base} x (N /"
+            f" {rule.batch_base_params:g})^{rule.batch_exponent:g}",
+        ),
+    }
 
 
 def _by_law(law: Law, shape: Shape, tokens: float, level: float) -> dict[str, tuple[float, str]]:
     """Return {"lr" | "batch": (value, reason)} of a law of learning rate and batch."""
     n = getattr(shape.params, OF_A_TOKEN.get(law.count, law.count))
-    found = {}
+    rates = {}
     for axis, (value, low, high) in settings(law, n, tokens, level).items():
         powers = "".join(
             f" {letter}^{law.parameters[f'{p}_{axis}']:.3g}"
@@ -157,15 +168,16 @@ def _by_law(law: Law, shape: Shape, tokens: float, level: float) -> dict[str, tu
         ends = f" ({100 * level:g}% [{low:.4g}, {high:.4g}])" if high > low else ""
         source = law.source if law.source != "fitted" else f"fitted on {law.n_runs} runs"
         tuned = "" if law.n_runs else "; not tuned here"
-        why = f"{law.parameters[f'k_{axis}']:.3g}{powers}{ends}: {source}, N {law.count}{tuned}"
-        found[axis] = (rounded(value) if axis == "lr" else value, why)
-    return found
+        reason = f"{law.parameters[f'k_{axis}']:.3g}{powers}{ends}: {source}, N {law.count}{tuned}"
+        rates[axis] = (rounded(value) if axis == "lr" else value, reason)
+    return rates
 
 
 def _decay_reason(study: Study, *, lr: float, batch: int, tokens: int) -> str:
-    """Say where weight decay is from, and over how much of the run it averages.
+    """Say where weight decay comes from, and over how much of the run it averages.
 
-    AdamW's weights are a mean over the last B / (lr wd D) of D (Wang & Aitchison 2024, 2405.13698).
+    The weights of AdamW are a mean over the last B / (lr wd D) of D (Wang & Aitchison 2024,
+    2405.13698).
     """
     source = f"that of the {study.source}"
     if not study.weight_decay:
@@ -178,7 +190,8 @@ def _decay_reason(study: Study, *, lr: float, batch: int, tokens: int) -> str:
 
 
 def _warmup(study: Study, *, params: float, tokens: float, batch: int) -> tuple[int, str]:
+    """Return the warm-up steps and their reason."""
     if study.warmup_steps is not None:
         return study.warmup_steps, f"that of the {study.source}"
-    steps = max(1, round(min(params, 0.02 * tokens) / batch))
+    steps = max(1, round(min(params, WARMUP_SHARE * tokens) / batch))
     return steps, "warm-up tokens = min(N, 0.02 D): Porian et al. 2024 (2406.19146), capped"

@@ -1,7 +1,7 @@
-"""The shape of the planned model: the family's nearest to the split's N, and what that costs.
+"""The shape of the planned model: the one of the family nearest to the split's N.
 
-Beside it, the search that the rounding is judged by: L(N, D(N)) over the shapes around N, where D
-follows from the exact FLOPs per token of each shape (attention and head included).
+A search says what that rounding costs: L(N, D(N)) over the shapes around N, where D follows from
+the exact FLOPs per token of each shape, attention and head included.
 """
 
 from collections.abc import Callable
@@ -16,17 +16,19 @@ from analysis.runs.study import Study
 from scaling.schema import Shape
 
 SEARCHED = 8.0  # the search spans this factor to both sides of N*
+SIZES = 33  # targets of the search, evenly in log N
 FLAT = 0.002  # nats per token: about what two seeds differ by (Porian et al. 2024)
-SHRINK = 0.97  # of the target, until a shape meets every cap
+SHRINK = 0.97  # the target N shrinks by this factor until a shape meets every cap
 MOST_SHRINKS = 400
-ALL = 0.999  # of the tokens at hand, for a plan that takes them all
+ALL = 0.999  # a plan that takes all tokens at hand must reach this share of them
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chosen:
-    """The shape, the split before rounding, and the best of the family at exact FLOPs.
+class PlannedShape:
+    """The shape, the split before rounding, and the rule that gave the width.
 
-    `exact_params`, `exact_loss` and `flat` are None where the law predicts no loss.
+    `exact_params` and `exact_loss` are N and loss of the family's best at exact FLOPs, `flat` the
+    ends of the N that lose at most `flat_nats` more; None where the law predicts no loss.
     """
 
     shape: Shape
@@ -45,10 +47,10 @@ class Chosen:
     def interval(self, name: str, symbol: str) -> str:
         """Say the law's value before rounding, with its interval."""
         optimum = self.split.optimum
-        value, found = getattr(optimum, name), optimum.intervals.get(name)
+        value, ends = getattr(optimum, name), optimum.intervals.get(name)
         level = (
-            f" ({100 * optimum.level:g}% [{found[0]:.4g}, {found[1]:.4g}])"
-            if found
+            f" ({100 * optimum.level:g}% [{ends[0]:.4g}, {ends[1]:.4g}])"
+            if ends
             else " (no interval: the law has no draws)"
         )
         return f"{symbol} {value:.4g}{level}"
@@ -88,10 +90,15 @@ def choose_shape(
     *,
     family: FamilySettings,
     memory: Callable[[Shape], float] | None = None,
-) -> Chosen:
+) -> PlannedShape:
     """Return the family's shape nearest to the split's N that meets the caps.
 
-    `memory` gives GiB a device of a shape. ValueError where the caps leave no shape.
+    split: N and D before rounding, with the caps
+    study: the study whose family and width / layers are kept
+    family: the width rule
+    memory: the GiB that one device needs for a shape; None leaves memory out
+
+    Raises ValueError where the caps leave no shape.
     """
     count, aspect = split.law.count, study.aspect(split.params)
 
@@ -105,7 +112,7 @@ def choose_shape(
                 raise
             return shape_near(target, study=replace(study, like=small), **options)
 
-    shape = _within(split, near, count, memory)
+    shape = _largest_allowed(split, near, count, memory)
     if family.rule == "levine":
         text = (
             f"width from depth, exp(5.039 + .0555 x {shape.n_layer}) ="
@@ -116,10 +123,10 @@ def choose_shape(
         text = f"width / layers near {aspect:.3g}, family of the {study.source}"
     form = split.law.form
     if form not in FORMS or not FORMS[form].is_surface:
-        return Chosen(shape=shape, split=split, rule=text)
+        return PlannedShape(shape=shape, split=split, rule=text)
     sizes, losses = _profile(split, near, count)
     flat = sizes[losses <= losses.min() + split.flat_nats]
-    return Chosen(
+    return PlannedShape(
         shape=shape,
         split=split,
         rule=text,
@@ -129,15 +136,15 @@ def choose_shape(
     )
 
 
-def _within(
+def _largest_allowed(
     split: Split,
     near: Callable[[float], Shape],
     count: str,
     memory: Callable[[Shape], float] | None,
 ) -> Shape:
-    """Return the largest shape not above N that keeps the caps; the nearest where none binds."""
+    """Return the largest shape not above N that meets the caps; the nearest where none binds."""
     c, target = split.constraints, split.params
-    given, why = c.params is not None, ""
+    fixed, why = c.params is not None, ""
     for _ in range(MOST_SHRINKS):
         try:
             shape = near(target)
@@ -151,7 +158,7 @@ def _within(
         why = _broken(split, shape, getattr(shape.params, count), memory)
         if not why:
             return shape
-        if given:
+        if fixed:
             raise ValueError(f"params={c.params:g} gives a shape {why}; change one")
         target *= SHRINK
     raise ValueError(f"no shape of the family keeps the caps: the smallest tried is {why}")
@@ -170,10 +177,10 @@ def _broken(
             f" max_memory_gib={c.max_memory_gib:g}"
         )
     tokens = split.tokens_at(params, shape.flops_per_token)
-    asked = c.tokens or (split.tokens * ALL if split.limited and c.params is None else 0.0)
-    if tokens < asked:
+    least = c.tokens or (split.tokens * ALL if split.limited and c.params is None else 0.0)
+    if tokens < least:
         return (
-            f"of {params:.4g} parameters, whose exact FLOPs afford {tokens:.4g} of {asked:.4g}"
+            f"of {params:.4g} parameters, whose exact FLOPs afford {tokens:.4g} of {least:.4g}"
             " tokens within the budget"
         )
     return f"of {params:.4g} parameters that the budget cannot serve" if tokens <= 0 else ""
@@ -184,7 +191,7 @@ def _profile(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return sizes of the family and the predicted loss of each at the budget, exact FLOPs."""
     shapes: dict[int, Shape] = {}
-    for target in np.geomspace(split.params / SEARCHED, split.params * SEARCHED, 33):
+    for target in np.geomspace(split.params / SEARCHED, split.params * SEARCHED, SIZES):
         try:
             shape = near(target)
         except ValueError:
@@ -192,5 +199,5 @@ def _profile(
         shapes[getattr(shape.params, count)] = shape
     sizes = np.array(sorted(shapes), dtype=float)
     tokens = np.array([split.tokens_at(n, shapes[int(n)].flops_per_token) for n in sizes])
-    paid = tokens > 0
-    return sizes[paid], split.loss(sizes[paid], tokens[paid])
+    affordable = tokens > 0
+    return sizes[affordable], split.loss(sizes[affordable], tokens[affordable])

@@ -1,4 +1,9 @@
-"""Rows of a table from a study's records: cells, confirmation runs, updates of PPO."""
+"""Rows of a table from a study's records: cells, confirmation runs, updates of PPO.
+
+A pretraining table takes the done cells and the confirmation runs that were trained on the same
+data. A table of a later stage takes that stage's cells with the settings of the stages before.
+Records that cannot be read, and cells that are not done, are dropped with the reason.
+"""
 
 import logging
 from pathlib import Path
@@ -6,62 +11,58 @@ from typing import Any
 
 import pandas as pd
 
-from scaling.schema import (
-    Record,
-    confirmations,
-    read_curve,
-    read_record,
-    sha256_file,
-)
+from scaling.schema import Record, confirmations, read_curve, read_record, sha256_file
 
 log = logging.getLogger(__name__)
 
 
-SETTINGS = (  # of a stage, that its law holds for
+SETTINGS = (  # settings of a later stage that its law holds for
     "method", "lora_rank", "data", "epochs", "batch_examples", "batch_pairs", "batch_episodes",
     "lr_fraction", "policy_sha256",
 )  # fmt: skip
-FORM_OF = {
+FORM_OF = {  # form that an error suggests for the cells of a stage
     "pretrain": "chinchilla",
     "sft": "finetuning_epochs",
     "reward": "reward_model",
     "ppo": "rl_overoptimisation",
 }
-SAME_LOSS = ("data", "tokenizer", "eval")  # of a config: what losses are compared on
-LEAST_KL = 0.1  # nats; the law of PPO does not hold nearer to the start
-FEWEST_BODIES = 8  # of stages: with fewer models a resample of them leaves no law
+SAME_LOSS = ("data", "tokenizer", "eval")  # config groups that runs of comparable loss share
+LEAST_KL = 0.1  # nats a sequence; the law of PPO does not hold nearer to the start
+FEWEST_BODIES = 8  # pretrained models of a stage's cells that are resampled; fewer leave no law
 
 
 def sha256_of(folder: Path) -> dict[str, str]:
-    """Hash every record of a study by cell."""
-    found = sorted(p for p in folder.glob("*/record.json") if p.is_file())
-    return {path.parent.name: sha256_file(path) for path in found}
+    """Return {cell: sha256 of its record} of a study."""
+    paths = sorted(p for p in folder.glob("*/record.json") if p.is_file())
+    return {path.parent.name: sha256_file(path) for path in paths}
 
 
 def study_rows(
     folder: Path, count: str, stage: str, points: str
 ) -> tuple[pd.DataFrame, list[dict[str, str]], dict[str, Any]]:
-    """Return the rows of a study's cells, the cells left out and why, and the table's `inputs`.
+    """Return the rows of a study's cells, the cells that were dropped, and the table's `inputs`.
 
-    folder: of the study, with a record a cell
-    count: how N is counted
-    stage: of the cells that are meant
-    points: `records` or, of PPO, `updates`
+    folder: of the study, which has a folder with a record for each cell
+    count: how N is counted (`scaling.schema.COUNTS`)
+    stage: of the cells to read
+    points: `records`, or `updates` for the course of PPO runs
+
+    Raises ValueError for a folder without records or without a done cell of the stage.
     """
     paths = sorted(folder.glob("*/record.json"))
     if not paths:
         raise ValueError(f"{folder} holds no record.json; run the sweep first or check the path")
-    kept: list[dict[str, Any]] = []
-    records, dropped = _readable(paths)
-    least: set[float | None] = set()
+    rows: list[dict[str, Any]] = []
+    records, dropped = _read_records(paths)
+    entropies: set[float | None] = set()
     for path, record in records.items():
-        why = _why_not(record, stage)
+        why = _reason_to_drop(record, stage)
         if why:
             dropped.append({"run": record.run_id, "why": why})
         else:
-            kept += _rows(record, path.parent, count, points)
-            least.add(record.metrics.get("bayes_loss"))
-    if not kept:
+            rows += _rows(record, path.parent, count, points)
+            entropies.add(record.metrics.get("bayes_loss"))
+    if not rows:
         whys = sorted({d["why"] for d in dropped})
         others = sorted({r.stage for r in records.values()} - {stage})
         if others and all(w.startswith("stage is") for w in whys):
@@ -75,14 +76,14 @@ def study_rows(
         )
     inputs: dict[str, Any] = {"source": folder.as_posix(), "sha256": sha256_of(folder)}
     if stage == "pretrain":
-        rows, told, strange = _confirmed(
-            folder, count, read_record(folder / kept[0]["run"] / "record.json")
+        confirmation_rows, confirmations_met, other_data = _confirmation_rows(
+            folder, count, read_record(folder / rows[0]["run"] / "record.json")
         )
-        kept, dropped = kept + rows, dropped + strange
-        inputs |= {"confirmations": told} if told else {}
-    if len(least) == 1 and None not in least:  # one test set, of known entropy
-        inputs["bayes_loss"] = least.pop()
-    table = pd.DataFrame(kept)
+        rows, dropped = rows + confirmation_rows, dropped + other_data
+        inputs |= {"confirmations": confirmations_met} if confirmations_met else {}
+    if len(entropies) == 1 and None not in entropies:  # one test set, of known entropy
+        inputs["bayes_loss"] = entropies.pop()
+    table = pd.DataFrame(rows)
     table.index = pd.Index(table["run"].tolist())  # cells are named, not counted
     if points == "updates":
         inputs["points"] = points
@@ -92,38 +93,38 @@ def study_rows(
     return table, dropped, inputs
 
 
-def _readable(paths: list[Path]) -> tuple[dict[Path, Record], list[dict[str, str]]]:
-    """Read records; return those that cannot be read as dropped, which is said."""
-    found, damaged = {}, []
+def _read_records(paths: list[Path]) -> tuple[dict[Path, Record], list[dict[str, str]]]:
+    """Return the records by path, and those that cannot be read as dropped; the log names them."""
+    records, damaged = {}, []
     for path in paths:
         try:
-            found[path] = read_record(path)
+            records[path] = read_record(path)
         except ValueError as error:
             log.warning("left out: %s", error)
             damaged.append({"run": path.parent.name, "why": f"its record cannot be read: {error}"})
-    return found, damaged
+    return records, damaged
 
 
-def _confirmed(
+def _confirmation_rows(
     folder: Path, count: str, cell: Record
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, str]]]:
-    """Return the rows of confirmation runs, how each forecast ended, and those of other data."""
-    rows, told, strange = [], [], []
+    """Return the rows of confirmation runs, how each met its forecast, and runs on other data."""
+    rows, outcomes, other_data = [], [], []
     for path, record, line in confirmations(folder):
         if any(record.config.get(k) != cell.config.get(k) for k in SAME_LOSS):
             why = f"confirmation with other {' or '.join(SAME_LOSS)} than the cells"
-            strange.append({"run": record.run_id, "why": why})
+            other_data.append({"run": record.run_id, "why": why})
             continue
         rows.append(_row(record, path.parent, count))
-        kept = ("study", "forecast", "interval", "level", "outcome", "error", "z", "inside")
-        told.append(
-            {"run": record.run_id, "flops": record.flops, **{k: line[k] for k in kept}}
+        keys = ("study", "forecast", "interval", "level", "outcome", "error", "z", "inside")
+        outcomes.append(
+            {"run": record.run_id, "flops": record.flops, **{k: line[k] for k in keys}}
             | {"sha256": sha256_file(path)}
         )
-    return rows, told, strange
+    return rows, outcomes, other_data
 
 
-def _why_not(record: Record, stage: str) -> str | None:
+def _reason_to_drop(record: Record, stage: str) -> str | None:
     if record.stage != stage:
         return f"stage is {record.stage}, not {stage}"
     if record.status != "done":
@@ -132,12 +133,12 @@ def _why_not(record: Record, stage: str) -> str | None:
 
 
 def _rows(record: Record, folder: Path, count: str, points: str) -> list[dict[str, Any]]:
-    """Return a run's row, or with `points` of updates one each; their unit is the run."""
+    """Return the row of a run, or one row an update; rows of one run share it as their trunk."""
     row = _row(record, folder, count)
     if points == "records":
         return [row]
-    scored = [r for r in read_curve(folder / "metrics.jsonl") if "held_out_gold" in r]
-    if not scored:
+    updates = [r for r in read_curve(folder / "metrics.jsonl") if "held_out_gold" in r]
+    if not updates:
         raise ValueError(
             f"{folder} has no gold reward of held-out prompts in its curve; sweep it again with"
             " ppo.eval_updates=4, or fit points=records"
@@ -152,7 +153,7 @@ def _rows(record: Record, folder: Path, count: str, points: str) -> list[dict[st
             "run": f"{record.run_id} at {r['episodes']:.0f}",
             "trunk": record.run_id,
         }
-        for r in scored
+        for r in updates
         if r["held_out_kl"] >= LEAST_KL
     ]
 
@@ -192,24 +193,25 @@ def _common(record: Record, count: str) -> dict[str, Any]:
 
 
 def _stage_row(record: Record, count: str) -> dict[str, Any]:
-    """Return a stage's settings beside what it reached.
+    """Return the row of a later stage: its settings, those of the stages before, and its metrics.
 
-    `loss` is of completions or of pairs; of PPO `reward` is the gold judge's gain at `kl`.
+    `loss` is that of completions or of pairs. For PPO, `reward` is the gain of the gold judge's
+    score at `kl`.
     """
     config = record.config
     earlier = {"pretrain": config.get("cell", {}).get("budget", {}), **config.get("before", {})}
     settings = {f"{stage}_{k}": v for stage, block in earlier.items() for k, v in block.items()}
     settings = {k: v for k, v in (settings | config.get("plan", {})).items() if _plain(v)}
-    found = {**settings, **record.metrics, **_common(record, count)}
-    if {"gold_after", "gold_before"} <= found.keys():
-        found["reward"] = found["gold_after"] - found["gold_before"]
-    return {k: v for k, v in found.items() if v is not None}
+    row = {**settings, **record.metrics, **_common(record, count)}
+    if {"gold_after", "gold_before"} <= row.keys():
+        row["reward"] = row["gold_after"] - row["gold_before"]
+    return {k: v for k, v in row.items() if v is not None}
 
 
 def _plain(value: Any) -> bool:
     return isinstance(value, int | float | str)
 
 
-def held_settings(raw: pd.DataFrame) -> dict[str, list[Any]]:
-    """Return the values that a stage's settings have in a table: what its law was measured at."""
+def stage_settings(raw: pd.DataFrame) -> dict[str, list[Any]]:
+    """Return the values of a stage's settings in a table, at which its law was measured."""
     return {k: sorted(raw[k].unique().tolist()) for k in SETTINGS if k in raw}

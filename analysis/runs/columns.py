@@ -1,4 +1,8 @@
-"""The columns of a table: their names, units and legal values."""
+"""The columns of a table: what they are called in the source, their units and legal values.
+
+`canonical` turns any table into one with our names and checked numbers. Every mistake is one
+sentence, which names the column, the rows and the setting that repairs it.
+"""
 
 import difflib
 from collections.abc import Sequence
@@ -11,31 +15,26 @@ import numpy as np
 import pandas as pd
 
 from analysis.alarms.alarm import named_rows
-from analysis.alarms.loss_units import NATS, check_unit, converted, unit_of_name
+from analysis.alarms.loss_units import NATS, check_unit, convert_loss, unit_of_name
 from analysis.forms import column
 from scaling.app.quoting import override
 
-NEEDED = ("params", "tokens", "loss")
-ALWAYS_CHECKED = (
-    *NEEDED,
-    "flops",
-    "weight",
-    "unique_tokens",
-    "experts",
-)  # also where no form asked for them
+NEEDED = ("params", "tokens", "loss")  # columns that a law of pretraining needs
+# Columns that are checked even where the form does not read them: alarms and units do.
+ALWAYS_CHECKED = (*NEEDED, "flops", "weight", "unique_tokens", "experts")
 NUMBERS = (*ALWAYS_CHECKED, "lr", "batch", "examples", "epochs", "pairs", "kl", "reward", "error")
-SIGNED = ("reward",)
-USUAL_RANGE = (1e-12, 1e30)  # of a column in any unit; beyond, sums of powers leave float64
-RANGES = {"loss": (1e-9, 1e9), "flops": (1e-15, 1e40), "weight": (1e-9, 1e9)}
-MOST_SHOWN = 40  # characters of a wrong value
+SIGNED = ("reward",)  # columns that may be negative
+USUAL_RANGE = (1e-12, 1e30)  # legal values in any unit; beyond, sums of powers leave float64
+RANGES = {"loss": (1e-9, 1e9), "flops": (1e-15, 1e40), "weight": (1e-9, 1e9)}  # other legal values
+MOST_SHOWN = 40  # characters of a wrong value that a message repeats
 
 
 @dataclass(kw_only=True)
 class Columns:
-    """Names of the table's columns; the optional ones may be absent from the table.
+    """What each of our columns is called in the table; the table may lack optional ones.
 
-    `loss_unit` is the loss's: nats_per_token, bits_per_token, perplexity, bits_per_byte or
-    nats_per_byte; by default the column's name says it.
+    `loss_unit` is the unit of the loss: nats_per_token, bits_per_token, perplexity, bits_per_byte
+    or nats_per_byte. By default the name of the column gives the unit.
     """
 
     params: str = "params"
@@ -70,7 +69,15 @@ class Columns:
 def canonical(
     raw: pd.DataFrame, columns: Columns | None = None, *, needed: Sequence[str] = NEEDED
 ) -> pd.DataFrame:
-    """Return the table under our column names, numbers finite and, but for rewards, positive."""
+    """Return the table under our column names, with checked numbers.
+
+    raw: the table as it was read
+    columns: what our columns are called there
+    needed: columns that must be there
+
+    Numbers are finite and, except rewards, positive. Raises ValueError for an empty table, a
+    missing column, two columns of one name, and a value that is no such number.
+    """
     columns = columns or Columns()
     sources = columns.names()
     _check_columns(raw, sources, needed)
@@ -79,62 +86,62 @@ def canonical(
         if source in raw:
             table[name] = raw[source].to_numpy()
     table["run"] = raw["run"].astype(str).to_numpy() if "run" in raw else raw.index.astype(str)
-    kept = [name for name in ("curve", "undercooled") if name in raw]
-    table = table.assign(**{name: raw[name].to_numpy() for name in kept})
+    names_of_study = [name for name in ("curve", "undercooled") if name in raw]
+    table = table.assign(**{name: raw[name].to_numpy() for name in names_of_study})
     if pd.api.types.is_integer_dtype(raw.index):
         table["row"] = raw.index.to_numpy() + 1
     for name in dict.fromkeys((*needed, *NUMBERS)):
         if name in table and (name in needed or name in ALWAYS_CHECKED):
-            table[name] = _checked(table, name, sources[name])
+            table[name] = _check_numbers(table, name, sources[name])
     if "loss" in table and (name := loss_unit_of(columns)) != NATS:
-        table["loss"] = converted(column(table, "loss"), name, columns.loss)
+        table["loss"] = convert_loss(column(table, "loss"), name, columns.loss)
     if "flops" not in table and {"params", "tokens"} <= set(table):
         table["flops"] = 6 * table["params"] * table["tokens"]
     return table
 
 
 def _check_columns(raw: pd.DataFrame, sources: dict[str, str], needed: Sequence[str]) -> None:
-    """Refuse an empty table, a column that is missing, two of one name."""
+    """Refuse an empty table, a missing column, and two columns of one name."""
     if not len(raw):
         raise ValueError("the table has no rows; check the file, or loosen where=")
     absent = {n: s for n, s in sources.items() if s not in raw and (n in needed or s != n)}
     if absent:
-        raise ValueError(_missing(absent, list(map(str, raw.columns))))
+        raise ValueError(_missing_message(absent, list(map(str, raw.columns))))
     twice = [s for s in sources.values() if list(raw.columns).count(s) > 1]
     if twice:
-        raise ValueError(refused_twice(twice))
+        raise ValueError(duplicate_names_message(twice))
 
 
 def loss_unit_of(columns: Columns) -> str:
-    """Return the unit of the loss: what is stated, else what the column's name says."""
+    """Return the unit of the loss: the setting, else what the column's name gives."""
     return columns.loss_unit or unit_of_name(columns.loss)
 
 
-def refused_twice(names: Sequence[str]) -> str:
-    """Say that two columns have one name."""
+def duplicate_names_message(names: Sequence[str]) -> str:
+    """Return the message that two columns have one name."""
     return f"two columns are called {', '.join(names)}; rename or drop one"
 
 
-def _missing(absent: dict[str, str], present: list[str]) -> str:
-    """Name every absent column and, where one looks like it, the override that maps it."""
-    near = {name: _nearest(name, source, present) for name, source in absent.items()}
-    said = " and ".join(f"{source!r} for {name}" for name, source in absent.items())
-    found = [column for columns in near.values() for column in columns]
-    hint = f"nearest are {', '.join(found)}" if found else f"columns are {', '.join(present)}"
-    pairs = [override(f"columns.{name}", (near[name] or ["NAME"])[0]) for name in absent]
+def _missing_message(absent: dict[str, str], present: list[str]) -> str:
+    """Return the message of absent columns, with the settings that may repair it."""
+    likely_of = {name: _nearest(name, source, present) for name, source in absent.items()}
+    absences = " and ".join(f"{source!r} for {name}" for name, source in absent.items())
+    likely = [column for columns in likely_of.values() for column in columns]
+    hint = f"nearest are {', '.join(likely)}" if likely else f"columns are {', '.join(present)}"
+    pairs = [override(f"columns.{name}", (likely_of[name] or ["NAME"])[0]) for name in absent]
     settings = " ".join(pairs)
-    return f"the table has no column {said}; {hint}: set {settings}"
+    return f"the table has no column {absences}; {hint}: set {settings}"
 
 
 def _nearest(name: str, source: str, present: list[str]) -> list[str]:
-    """Return at most three columns that may be meant; one of another name of ours is not."""
+    """Return at most three columns that the user may mean; another column of ours is none."""
     ours = set(Columns().names()) - {name}
     free = {p.lower(): p for p in present if p not in ours}
     guesses = [g.lower() for g in (*_ALIASES.get(name, ()), source, name)]
-    known = [free[g] for g in guesses if g in free]
+    aliases = [free[g] for g in guesses if g in free]
     within = [p for p in free.values() if any(len(g) > 2 and g in p.lower() for g in guesses)]
     alike = difflib.get_close_matches(source, list(free.values()), n=3, cutoff=0.6)
-    both = [*known, *within, *alike] if source == name else [*alike, *known, *within]
+    both = [*aliases, *within, *alike] if source == name else [*alike, *aliases, *within]
     return list(dict.fromkeys(both))[:3]
 
 
@@ -156,46 +163,47 @@ _ALIASES = {
 }
 
 
-def _checked(table: pd.DataFrame, name: str, source: str) -> np.ndarray:
-    """Return a column as numbers, finite and but for rewards positive; ValueError names rows."""
-    given, signed = table.loc[:, name], name in SIGNED
-    values = _numbers(given)
+def _check_numbers(table: pd.DataFrame, name: str, source: str) -> np.ndarray:
+    """Return a column as finite and, except rewards, positive numbers; ValueError names rows."""
+    raw, signed = table.loc[:, name], name in SIGNED
+    values = _numbers(raw)
     bad = np.flatnonzero(~(np.isfinite(values) & (signed | (values > 0))))
     least, most = RANGES.get(name, USUAL_RANGE)
-    far = np.flatnonzero((np.abs(values) > most) | (~signed & (values < least)))
-    if not len(bad) and len(far):
+    beyond = np.flatnonzero((np.abs(values) > most) | (~signed & (values < least)))
+    if not len(bad) and len(beyond):
         raise ValueError(
-            f"column {source!r} is beyond {least:g} to {most:g} in {len(far)} of {len(values)} "
-            f"rows ({named_rows(table, far)}, counted from 1; the first holds {values[far[0]]:g}), "
-            f"which no run's {name} is in any unit; repair or drop them with where="
+            f"column {source!r} is beyond {least:g} to {most:g} in {len(beyond)} of {len(values)} "
+            f"rows ({named_rows(table, beyond)}, counted from 1; the first holds "
+            f"{values[beyond[0]]:g}), which no run's {name} is in any unit; repair or drop them "
+            "with where="
         )
     if len(bad):
         kind = "finite number" if signed else "positive finite number"
         raise ValueError(
             f"column {source!r} is not a {kind} in {len(bad)} of {len(values)} rows "
             f"({named_rows(table, bad)}, counted from 1; the first holds "
-            f"{_short(given.iloc[bad[0]])}); repair or drop them with where="
+            f"{_short(raw.iloc[bad[0]])}); repair or drop them with where="
         )
     return values
 
 
-def _numbers(given: pd.Series) -> np.ndarray:
-    """Return floats, NaN for what is no number: text, dates, true and false, lists, nothing."""
-    kinds = pd.api.types
-    if kinds.is_float_dtype(given) or (kinds.is_integer_dtype(given)):
-        return given.to_numpy(dtype=float, na_value=np.nan)
-    return np.array([_number(value) for value in given], dtype=float)
+def _numbers(values: pd.Series) -> np.ndarray:
+    """Return floats; NaN for text, dates, true and false, lists and missing values."""
+    types = pd.api.types
+    if types.is_float_dtype(values) or (types.is_integer_dtype(values)):
+        return values.to_numpy(dtype=float, na_value=np.nan)
+    return np.array([_number(value) for value in values], dtype=float)
 
 
 def _number(value: Any) -> float:
     if isinstance(value, str):
-        return _parsed(value)
+        return _parse(value)
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real | Decimal | np.number):
         return np.nan
-    return np.nan if isinstance(value, np.timedelta64 | np.complexfloating) else _parsed(value)
+    return np.nan if isinstance(value, np.timedelta64 | np.complexfloating) else _parse(value)
 
 
-def _parsed(value: Any) -> float:
+def _parse(value: Any) -> float:
     try:
         return np.nan if isinstance(value, str) and "_" in value else float(value)
     except OverflowError:

@@ -1,8 +1,8 @@
-"""The conditions of `where=`: which rows of a table a user keeps.
+"""The conditions of `where=`, which choose rows of a table.
 
     rows(frame, "group == 'x' and 1e18 <= flops < 1e20 and not `is test`")      one bool a row
 
-A condition may stand in a file of somebody else (law.json keeps it), so the language is closed: it
+A condition may come from somebody else's file (law.json stores it), so the language is closed: it
 reads columns and compares them, and nothing in it can name a function, an attribute or a variable.
 
     condition   = conjunction {"or" conjunction}
@@ -14,20 +14,20 @@ reads columns and compares them, and nothing in it can name a function, an attri
     value       = literal | column | "(" condition ")"
     literal     = a number, 'text', "text", True, False
 
-A column's name that is no word stands in backticks. A missing value meets no comparison but `!=`.
+A column name that is not a single word stands in backticks. A missing value meets only `!=`.
 """
 
 import operator
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 import pandas as pd
 
-LONGEST = 10_000  # characters; a condition is typed by a person
-DEEPEST = 50  # parentheses and `not` inside one another: far above use, far below Python's stack
+LONGEST = 10_000  # characters of a condition, which a person types
+DEEPEST = 50  # nested parentheses and `not`: far above any use, far below Python's stack
 SHOWN = 80  # characters of a condition, and of a list of columns, that an error repeats
 LANGUAGE = (
     "a condition has column names (in `backticks` where they are no single word), numbers, 'text', "
@@ -73,13 +73,14 @@ INSTEAD = {
     "IN": "in",
     "is": "==",
 }
+Kind = Literal["number", "text", "truth", "mixed"]  # of a value, for comparisons
 WORDS = {"True": True, "False": False}
 KEYWORDS = ("and", "or", "not", "in")
 
 
 @dataclass(frozen=True)
 class Token:
-    """One symbol of a condition: its kind, what it says, and where it begins (from 0)."""
+    """One symbol of a condition: its kind, its value, and where it begins (from 0)."""
 
     kind: str
     value: Any
@@ -109,10 +110,10 @@ class Reader:
         """Read the whole condition."""
         if self.next.kind == "end":
             self.refuse("is empty", self.next)
-        found = self.disjunction()
+        value = self.disjunction()
         if self.next.kind != "end":
-            self.misplaced("an operator, and, or, or the end")
-        return self.truth(found)
+            self.refuse_misplaced("an operator, and, or, or the end")
+        return self.truth(value)
 
     def split(self) -> list[Token]:
         """Cut the condition into symbols."""
@@ -124,7 +125,7 @@ class Reader:
         while at < end:
             match = TOKEN.match(self.condition, at)
             if match is None or match.lastgroup is None:
-                self.strange(at)
+                self.refuse_character(at)
             kind = match.lastgroup
             tokens.append(Token(kind, match[kind], match.start(kind)))
             at = match.end()
@@ -146,7 +147,7 @@ class Reader:
     def expect(self, mark: str) -> None:
         """Read a mark that must stand here."""
         if not self.take(mark):
-            self.misplaced(repr(mark))
+            self.refuse_misplaced(repr(mark))
 
     def disjunction(self) -> Any:
         """Read what `or` joins."""
@@ -166,7 +167,7 @@ class Reader:
         """Read a comparison, or one that `not` turns round."""
         if not self.take("not"):
             return self.comparison()
-        self.deeper()
+        self.enter_nesting()
         value = ~self.truth(self.negation())
         self.depth -= 1
         return value
@@ -177,7 +178,7 @@ class Reader:
         while True:
             if sign := self.take(*COMPARE):
                 right = self.value()
-                one = self.compared(left, sign, right)
+                one = self.compare(left, sign, right)
                 left = right
             elif self.take("in"):
                 one = self.member(left)
@@ -191,7 +192,7 @@ class Reader:
     def value(self) -> Any:
         """Read a literal, a column, or a condition in parentheses."""
         if self.take("("):
-            self.deeper()
+            self.enter_nesting()
             value = self.disjunction()
             self.expect(")")
             self.depth -= 1
@@ -202,7 +203,7 @@ class Reader:
         if token.kind == "quoted" or (token.kind == "word" and token.value not in KEYWORDS):
             self.at += 1
             return self.column(token)
-        self.misplaced("a column or a value")
+        self.refuse_misplaced("a column or a value")
 
     def literal(self) -> Any:
         """Read a number, a text, True or False."""
@@ -216,7 +217,7 @@ class Reader:
         if token.kind == "word" and token.value in WORDS:
             return WORDS[token.value]
         self.at -= 1
-        self.misplaced("a number, 'text', True or False")
+        self.refuse_misplaced("a number, 'text', True or False")
 
     def column(self, token: Token) -> pd.Series:
         """Return the column that a symbol names."""
@@ -236,7 +237,7 @@ class Reader:
         return column.reset_index(drop=True)
 
     def hint(self, token: Token) -> str:
-        """Say what else than a column a word may have been meant for."""
+        """Return what a word that is no column may have been meant for."""
         before = self.tokens[self.at - 2].value if self.at > 1 else ""
         if token.value in ("true", "false"):
             return f"; write {token.value.title()}"
@@ -245,21 +246,21 @@ class Reader:
         return f"; for the text write '{token.value}'" if before in ("==", "!=") else ""
 
     def member(self, left: Any) -> np.ndarray:
-        """Read a list and say which rows' values are among it."""
+        """Read a list; return for each row whether its value is in the list."""
         close = {"[": "]", "(": ")"}
         opened = self.take(*close)
         if not opened:
-            self.misplaced("a list, as ['a', 'b'],")
+            self.refuse_misplaced("a list, as ['a', 'b'],")
         choices = [self.literal()]
         while self.take(","):
             if self.next.value == close[opened.value]:
                 break  # a comma may end the list, as in Python
             choices.append(self.literal())
         self.expect(close[opened.value])
-        return np.any([self.compared(left, Token("mark", "==", opened.at), c) for c in choices], 0)
+        return np.any([self.compare(left, Token("mark", "==", opened.at), c) for c in choices], 0)
 
-    def compared(self, left: Any, sign: Token, right: Any) -> np.ndarray:
-        """Compare two values row by row; texts with texts, numbers and truths with these."""
+    def compare(self, left: Any, sign: Token, right: Any) -> np.ndarray:
+        """Compare two values row by row: text only with text, a number or truth only with these."""
         kinds = kind_of(left), kind_of(right)
         if "text" in kinds and set(kinds) & {"number", "truth"}:
             self.refuse(
@@ -276,30 +277,30 @@ class Reader:
                 "alike in the table",
                 sign,
             )
-        return self.spread(answer)
+        return self.one_bool_a_row(answer)
 
     def truth(self, value: Any) -> np.ndarray:
-        """Return a condition's rows; refuse a value that is true or false of none."""
+        """Return the rows that meet a condition; refuse a value that is no condition."""
         if kind_of(value) != "truth":
             self.refuse(
                 "has a value where a condition is needed; compare it, as in loss < 3", self.next
             )
-        return self.spread(value)
+        return self.one_bool_a_row(value)
 
-    def spread(self, value: Any) -> np.ndarray:
+    def one_bool_a_row(self, value: Any) -> np.ndarray:
         """Return one bool a row; a missing one is False."""
         if isinstance(value, pd.Series):
             return value.astype("boolean").fillna(False).to_numpy(dtype=bool)
         return np.broadcast_to(np.asarray(value, dtype=bool), len(self.table))
 
-    def deeper(self) -> None:
+    def enter_nesting(self) -> None:
         """Refuse conditions nested beyond any use before Python's own stack ends."""
         self.depth += 1
         if self.depth > DEEPEST:
             self.refuse(f"is nested more than {DEEPEST} deep", self.next)
 
-    def strange(self, at: int) -> NoReturn:
-        """Refuse a character that begins no symbol, with what stands for it here."""
+    def refuse_character(self, at: int) -> NoReturn:
+        """Refuse a character that begins no symbol, and name what to write for it."""
         at += len(self.condition[at:]) - len(self.condition[at:].lstrip())
         if number := re.match(r"\d[\w.]*", self.condition[at:]):
             self.refuse(
@@ -319,7 +320,7 @@ class Reader:
             self.refuse(f"opens {mark} and does not close it", Token("strange", mark, at))
         self.refuse(f"holds {mark!r}; {LANGUAGE}", Token("strange", mark, at))
 
-    def misplaced(self, expected: str) -> NoReturn:
+    def refuse_misplaced(self, expected: str) -> NoReturn:
         """Refuse the next symbol: something else belongs at its place."""
         token = self.next
         what = "ends" if token.kind == "end" else f"has {str(token.value)!r}"
@@ -335,8 +336,8 @@ class Reader:
         raise ValueError(f"where={short(self.condition)} {what} (at character {token.at + 1})")
 
 
-def kind_of(value: Any) -> str:
-    """Say what a value is for comparisons: number, text, truth, or mixed."""
+def kind_of(value: Any) -> Kind:
+    """Return the kind of a value for comparisons: number, text, truth, or mixed."""
     if isinstance(value, pd.Series):
         if pd.api.types.is_bool_dtype(value):
             return "truth"
@@ -356,10 +357,10 @@ def kind_of(value: Any) -> str:
 
 
 def is_number(column: pd.Series) -> bool:
-    """Say whether a column holds numbers, truths aside."""
+    """Return whether a column holds numbers, and not true and false."""
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
 def short(text: str, most: int = SHOWN) -> str:
-    """Return a text, its end left out where it is long."""
+    """Return a text, cut off where it is long."""
     return text if len(text) <= most else f"{text[:most]}..."

@@ -1,4 +1,8 @@
-"""Tables in CSV, Parquet and JSONL files, read with limits on their size."""
+"""Read a table from a CSV, Parquet or JSONL file, with limits on its size.
+
+Files may come from anybody: a header of millions of names or a small file that unpacks to more than
+memory is refused before pandas reads it.
+"""
 
 import csv
 from pathlib import Path
@@ -6,22 +10,21 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.runs.columns import Columns, refused_twice
+from analysis.runs.columns import Columns, duplicate_names_message
 from analysis.runs.jsonl import read_jsonl
-from scaling.schema import (
-    near_path,
-    readable,
-    sha256_file,
-)
+from scaling.schema import near_path, readable, sha256_file
 
-MOST_COLUMNS = 2_000  # pandas takes a second for each ten thousand, and a table of runs has twenty
-MOST_HEADER = 1 << 20  # characters of a header
-MOST_TABLE_BYTES = 2 << 30  # of a table's file: ten million rows
-MOST_TABLE_VALUES = 200_000_000  # of a Parquet table, which a few bytes can stand for; 1.6 GB
+MOST_COLUMNS = 2_000  # pandas takes a second for ten thousand columns; a table of runs has twenty
+MOST_HEADER = 1 << 20  # characters of a header that are read
+MOST_TABLE_BYTES = 2 << 30  # bytes of a file, about ten million rows
+MOST_TABLE_VALUES = 200_000_000  # values of a Parquet table (1.6 GB), which packs repeats
 
 
 def read_file(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a table and its `inputs`: path and sha256; ValueError or FileNotFoundError."""
+    """Return a file's table and its `inputs` (path and sha256).
+
+    Raises FileNotFoundError for no file, ValueError for one that is too large, empty or damaged.
+    """
     if not path.exists():
         raise FileNotFoundError(
             f"no table or study {path}{near_path(path)}; check the path given as runs="
@@ -77,7 +80,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _refuse_header(path: Path) -> None:
-    """Refuse two columns of one name, the second of which pandas would rename, and too many."""
+    """Refuse too many columns, and two of one name, the second of which pandas would rename."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
         line = stream.readline(MOST_HEADER)
     try:
@@ -88,15 +91,15 @@ def _refuse_header(path: Path) -> None:
         raise ValueError(f"{path} has {len(header):,} columns; at most {MOST_COLUMNS:,} are read")
     names = [name.strip() for name in header if name.strip()]
     twice = sorted({name for name in names if names.count(name) > 1})
-    known = {name.lower() for name in Columns().names()}
-    if any(name.lower() in known for name in twice):
-        raise ValueError(refused_twice(twice))
+    our_names = {name.lower() for name in Columns().names()}
+    if any(name.lower() in our_names for name in twice):
+        raise ValueError(duplicate_names_message(twice))
 
 
 def _refuse_separator(path: Path, header: str) -> None:
-    for mark, said in ((";", "';'"), ("\t", "tabs"), ("|", "'|'")):
+    for mark, words in ((";", "';'"), ("\t", "tabs"), ("|", "'|'")):
         if mark in header:
             raise ValueError(
-                f"{path} is separated by {said}, not by commas; save it with commas between "
+                f"{path} is separated by {words}, not by commas; save it with commas between "
                 "columns and points in decimals"
             )

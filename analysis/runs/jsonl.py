@@ -1,4 +1,4 @@
-"""Tables in JSONL: one object a line, with integers of any size and a byte-order mark or none."""
+"""Read a table from JSONL: one object a line, integers of any size, a byte-order mark allowed."""
 
 import json
 from collections import Counter
@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-EXACT_DIGITS = 15  # of an integer that a float holds exactly; longer ones are read as floats
+EXACT_DIGITS = 15  # digits of an integer that a float holds exactly; longer ones become floats
 
 
 def read_jsonl(path: Path) -> pd.DataFrame:
@@ -36,9 +36,9 @@ def _integer(digits: str) -> int | float:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    row = dict(pairs)
+    if len(row) < len(pairs):
         counts = Counter(name for name, _ in pairs)
         twice = sorted(name for name, many in counts.items() if many > 1)
         raise ValueError(f"the key {twice[0]!r} stands there twice")
-    return found
+    return row

@@ -1,11 +1,10 @@
-"""What a study lends to a plan: shape family, recipe, schedule, speed, noise, bytes per token.
+"""What a plan takes from a study: shape family, recipe, schedule, speed, bytes per token.
 
-`study_of` reads the done pretraining cells of a folder; `default_study` stands in for it when a
-published law is planned with alone, and says so in every reason. N parameters, C FLOPs.
+`study_of` reads the done pretraining cells of a folder. `default_study` replaces it in a plan from
+a published law alone, and every reason of the plan then names it. N parameters, C FLOPs.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +14,13 @@ import numpy as np
 
 from scaling.schema import Recipe, Record, Shape, read_curve, read_records
 
-# (parameters, width / layers) of Chinchilla's shapes: Hoffmann et al. 2022 (2203.15556), table A9
+# (parameters, width / layers) of Chinchilla's shapes: Hoffmann et al. 2022 (2203.15556), table A9.
 ASPECTS = ((3.06e8, 64.0), (1.143e9, 69.0), (9.293e9, 97.5), (1.6183e10, 109.0))
-SMALLEST_ASPECT = 16.0  # of ladders far below those shapes; between the two, log-linear
+# Width / layers of ladders at 1e5 parameters, far below those shapes; linear in log N in between.
+SMALLEST_ASPECT = 16.0
 
-NEAREST_CELLS = 6  # whose speed is taken
-MOST_COURSES = 12  # cells whose curves are read
+NEAREST_CELLS = 6  # cells nearest in size whose median speed is taken
+MOST_COURSES = 12  # largest cells whose curves are read, for the forecast band
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """Test losses (nats per token) of a cell under way, at shares of its tokens."""
+    """Test losses (nats per token) during the training of a cell, at shares of its tokens."""
 
     params: float
     tokens: float
@@ -49,10 +49,20 @@ class Course:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Everything but the law that a plan needs; `source` is said in the reasons.
+    """Everything but the law that a plan needs.
 
-    `recipe` is None where no study tuned one; `bytes_per_token` and `flops_per_second` are None
-    where nothing was measured; `seed_sd` and `eval_se` are in nats per token, 0 when unknown.
+    name: of the study's folder
+    source: where the values come from, for the reasons of a plan
+    like: shape of the largest cell
+    recipe: optimiser and parametrisation of that cell; None for the default study
+    schedule: of that cell, with `decay` (share of the steps), `warmup_steps` and `weight_decay`
+    device: on which it was trained
+    cells: every done cell
+    courses: training curves of the largest cells
+    bytes_per_token: of the test set, None where it was not measured
+    unique_tokens: of the corpus, None where it was not recorded
+    checkpointing: whether activations were recomputed
+    config: of the largest cell
     """
 
     name: str
@@ -68,15 +78,13 @@ class Study:
     cells: tuple[Cell, ...] = ()
     courses: tuple[Course, ...] = ()
     bytes_per_token: float | None = None
-    seed_sd: float = 0.0
-    eval_se: float = 0.0
     unique_tokens: float | None = None
     checkpointing: bool = False
     config: dict[str, Any] = field(default_factory=dict)
 
     @property
     def family(self) -> dict[str, Any]:
-        """Return the model's settings that are no part of its shape, as its parametrisation."""
+        """The model's settings other than its shape, such as its parametrisation."""
         model = self.config.get("model", {})
         return {k: v for k, v in model.items() if k not in Shape.__dataclass_fields__}
 
@@ -86,7 +94,7 @@ class Study:
         return max((c.flops for c in self.cells), default=None)
 
     def aspect(self, target: float) -> float:
-        """Return width / layers for a size: that of the nearest cell, so never one untried."""
+        """Return width / layers for a size: that of the nearest cell, so one that was run."""
         if not self.cells:
             return chinchilla_aspect(target)
         nearest = min(self.cells, key=lambda c: abs(math.log(c.params / target)))
@@ -96,7 +104,8 @@ class Study:
     def like_near(self, target: float) -> Shape | None:
         """Return the shape of the cell nearest to a size, None without cells.
 
-        A ladder's small rungs may have narrower heads than its largest, whose family ends above.
+        A ladder's small rungs may have narrower heads than its largest rung, whose family does not
+        reach down to them.
         """
         near = min(self.cells, key=lambda c: abs(math.log(c.params / target)), default=None)
         return near.shape if near else None
@@ -107,16 +116,16 @@ class Study:
         return _near(target, timed, [c.flops_per_second for c in timed])
 
     def utilisation(self, target: float) -> float | None:
-        """Return the measured share of the device's peak near a size, likewise."""
-        known = [(c, c.utilisation) for c in self.cells if c.utilisation]
-        return _near(target, [c for c, _ in known], [share for _, share in known])
+        """Return the measured share of the device's peak near a size, in the same way."""
+        measured = [(c, c.utilisation) for c in self.cells if c.utilisation]
+        return _near(target, [c for c, _ in measured], [share for _, share in measured])
 
 
 def _near(target: float, cells: Sequence[Cell], values: Sequence[float]) -> float | None:
     """Return the median of the values of the six cells nearest in size."""
-    far = np.array([abs(math.log(c.params / target)) for c in cells])
-    chosen = [values[i] for i in np.argsort(far, kind="stable")[:NEAREST_CELLS]]
-    return float(np.median(chosen)) if chosen else None
+    distances = np.array([abs(math.log(c.params / target)) for c in cells])
+    nearest = [values[i] for i in np.argsort(distances, kind="stable")[:NEAREST_CELLS]]
+    return float(np.median(nearest)) if nearest else None
 
 
 def study_of(folder: str | Path, *, count: str) -> Study:
@@ -141,8 +150,6 @@ def study_of(folder: str | Path, *, count: str) -> Study:
         cells=tuple(_cell(r, count) for r in records),
         courses=_courses(Path(folder), records, count),
         bytes_per_token=_bytes_per_token(records),
-        seed_sd=_seed_sd(records),
-        eval_se=largest.test_loss_se or 0.0,
         unique_tokens=max(
             (r.metrics["corpus_tokens"] for r in records if "corpus_tokens" in r.metrics),
             default=None,
@@ -185,42 +192,30 @@ def _cell(record: Record, count: str) -> Cell:
 
 
 def _courses(folder: Path, records: Sequence[Record], count: str) -> tuple[Course, ...]:
-    """Return how the largest cells went, each trunk once: its longest branch."""
+    """Return the curves of the largest cells: for each trunk that of its longest branch."""
     longest: dict[str, Record] = {}
     for r in sorted(records, key=lambda r: r.flops, reverse=True):
         longest.setdefault(r.trunk or r.run_id, r)
-    found = []
+    curves = []
     for r in list(longest.values())[:MOST_COURSES]:
         rows = read_curve(folder / r.run_id / "metrics.jsonl")
-        seen = [
+        points = [
             (row["tokens"] / r.tokens, row["test_loss"])
             for row in rows
             if row.get("test_loss") and 0 < row["tokens"] < r.tokens
         ]
-        if seen:
-            shares, losses = zip(*sorted(seen), strict=True)
+        if points:
+            shares, losses = zip(*sorted(points), strict=True)
             params = getattr(r.params, count)
-            found.append(Course(params=params, tokens=r.tokens, shares=shares, losses=losses))
-    return tuple(found)
+            curves.append(Course(params=params, tokens=r.tokens, shares=shares, losses=losses))
+    return tuple(curves)
 
 
 def _bytes_per_token(records: Sequence[Record]) -> float | None:
     """Invert bits per byte = loss / (ln 2 x bytes per token), one number for a study."""
-    found = [
+    ratios = [
         r.test_loss / (math.log(2) * r.bits_per_byte)
         for r in records
         if r.test_loss and r.bits_per_byte
     ]
-    return float(np.median(found)) if found else None
-
-
-def _seed_sd(records: Sequence[Record]) -> float:
-    """Return the pooled standard deviation of the test loss between seeds of one cell."""
-    groups: dict[tuple[float, ...], list[float]] = defaultdict(list)
-    for r in records:
-        if r.test_loss is not None:
-            groups[r.params.total, r.tokens, r.batch_tokens, r.peak_lr].append(r.test_loss)
-    repeated = [np.array(losses) for losses in groups.values() if len(losses) > 1]
-    free = sum(len(losses) - 1 for losses in repeated)
-    squares = sum(float(((losses - losses.mean()) ** 2).sum()) for losses in repeated)
-    return math.sqrt(squares / free) if free else 0.0
+    return float(np.median(ratios)) if ratios else None

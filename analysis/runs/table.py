@@ -1,13 +1,11 @@
 """Read runs into one table, from a study's records or from any CSV, Parquet or JSONL.
 
-Columns afterwards: params (N, under the chosen count), tokens (D), loss (L, nats per token), flops
-(C; 6ND where the source has none), run, and where the source has them trunk, group, weight, seed,
-unique_tokens, experts (1: dense), lr, batch, curve (path of metrics.jsonl), and those of
-post-training (examples, pairs, epochs, kl, reward, error). Which must be there is for the form to
-say, and of a study which stage: pretraining unless the form is a law of another. Of that stage the
-cells that are done enter, and of pretraining the study's confirmation runs (LAWS 8, step 9); failed
-ones are listed in `dropped` with the reason. With `points=updates` a PPO run is a row for every
-update at which held-out prompts were scored, not one where it ended. Every mistake is one sentence.
+The table has the columns params (N, under the chosen count), tokens (D), loss (L, nats per token),
+flops (C; 6ND where the source has none) and run. Where the source has them it also has trunk,
+group, weight, seed, unique_tokens, experts (1: dense), lr, batch, curve (path of metrics.jsonl),
+and for post-training examples, pairs, epochs, kl, reward, error. The form says which columns must
+be there. From a study come the done cells of one stage; for pretraining also its confirmation runs
+(LAWS 8, step 9). `dropped` lists the other cells with the reason. Every mistake is one sentence.
 """
 
 import logging
@@ -19,23 +17,27 @@ from typing import Any
 import pandas as pd
 
 from analysis.alarms.loss_units import NATS
-from analysis.runs.cells import held_settings, study_rows
+from analysis.runs.cells import stage_settings, study_rows
 from analysis.runs.columns import NEEDED, Columns, canonical, loss_unit_of
 from analysis.runs.condition import rows
 from analysis.runs.files import read_file
 from scaling.app.choices import check_choice_of
-from scaling.schema import (
-    COUNTS,
-)
+from scaling.schema import COUNTS
 
 log = logging.getLogger(__name__)
 
-POINTS = ("records", "updates")
+POINTS = ("records", "updates")  # a row of PPO: the run's end, or an update that was scored
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runs:
-    """A table of runs (one row each), what was left out and why, and what it was read from."""
+    """A table of runs, and where it comes from.
+
+    table: a run a row, under our column names
+    dropped: [{"run", "why"}] of cells that were left out
+    inputs: the source, its sha256, and the options of reading, as in law.json
+    count: how N is counted
+    """
 
     table: pd.DataFrame
     dropped: list[dict[str, str]] = field(default_factory=list)
@@ -59,9 +61,18 @@ def load_runs(
 ) -> Runs:
     """Read a study's folder, a file, or a data frame into checked `Runs`.
 
-    `where` is a condition over the source's own columns (`analysis.runs.condition`); `needed` names
-    the columns that must be there, `stage` the cells of a study that are meant, `points` what a row
-    of them is. Raises ValueError or FileNotFoundError with one sentence.
+    source: folder of a study, path of a CSV, Parquet or JSONL file, or a data frame
+    count: how N is counted in a study (`scaling.schema.COUNTS`); a table has one column of N
+    where: condition over the source's own columns (`analysis.runs.condition`)
+    columns: what our columns are called in the source; by default the same
+    needed: columns that must be there; by default those of a law of pretraining
+    stage: cells of a study to read: pretrain, sft, reward or ppo
+    points: `records` for a row where each run ended, `updates` for a row of PPO at every update
+        at which held-out prompts were scored
+
+    Raises FileNotFoundError for a source that is not there, and ValueError in one sentence for a
+    source that cannot be read, a condition that no row meets, a missing column or a value that is
+    no number.
     """
     check_choice_of("count", count, COUNTS)
     check_points(points, stage)
@@ -76,18 +87,18 @@ def load_runs(
     if where:
         raw, inputs = _filter(raw, where), {**inputs, "where": where}
     if stage != "pretrain" and "lr_fraction" in raw:
-        inputs = {**inputs, "settings": held_settings(raw)}
+        inputs = {**inputs, "settings": stage_settings(raw)}
     table = canonical(raw, columns, needed=needed)
     renamed = {k: v for k, v in columns.names().items() if k != v}
     inputs |= {"columns": renamed} if renamed else {}
     if "loss" in table and (unit := loss_unit_of(columns)) != NATS:
-        read = {"column": columns.loss, "unit": unit, "stated": bool(columns.loss_unit)}
-        inputs |= {"loss_unit": read}
+        reading = {"column": columns.loss, "unit": unit, "stated": bool(columns.loss_unit)}
+        inputs |= {"loss_unit": reading}
     return Runs(table=table, dropped=dropped, inputs=inputs, count=count)
 
 
 def check_points(points: str, stage: str) -> None:
-    """Refuse unknown points, and updates of a stage whose law is not one of its course."""
+    """Refuse unknown points, and `updates` for another stage than PPO."""
     if points not in POINTS or (points == "updates" and stage != "ppo"):
         raise ValueError(
             f"points={points} of stage {stage} is not known; choose records, or updates for a form"

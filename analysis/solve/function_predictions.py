@@ -1,4 +1,4 @@
-"""Predictions of forms that are plain functions, with derivatives."""
+"""Predictions of forms that are plain functions, with derivatives from `analysis.forms.jets`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,15 +9,18 @@ import pandas as pd
 
 from analysis.forms import Array, Form, column
 from analysis.forms.jets import Jet, seeds
-from analysis.solve.row_sums import Parts
+from analysis.solve.row_sums import RowSums
 
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionDesign:
-    """A plain function on the columns `values` {variable: (n,)}, whose mean logs are `middle`.
+    """A plain function on a table.
 
-    `free` (F,) are the positions of parameters that are not held for good: no others have
-    derivatives. `raw` amplitudes are not moved to the middle.
+    form: the form
+    values: the columns of its variables, each (n,)
+    middle: the mean log of each variable
+    free: positions (F,) of the parameters that the caller did not fix; only these have derivatives
+    raw: parameters that the caller fixed, whose amplitudes are not centred
     """
 
     form: Form
@@ -27,7 +30,7 @@ class FunctionDesign:
     raw: tuple[str, ...]
 
     def cost(self, *, second: bool) -> int:
-        """Return how many numbers are kept for a row of a problem, of second order or first."""
+        """Return how many numbers a row of a problem takes in memory, by the highest order."""
         return 1 + (len(self.free) ** 2 // 4 if second else len(self.free) // 2)
 
     @property
@@ -43,17 +46,17 @@ class FunctionDesign:
         """Turn theta (..., P) into parameters in the table's units."""
         names = self.form.parameters
         with np.errstate(over="ignore"):
-            found = self._outward({name: theta[..., i] for i, name in enumerate(names)})
-        return np.stack([found[name] for name in names], axis=-1)
+            parameters = self._outward({name: theta[..., i] for i, name in enumerate(names)})
+        return np.stack([parameters[name] for name in names], axis=-1)
 
     def internal(self, parameters: Array) -> Array:
         """Invert `external`; parameters solved for in logs must be positive."""
         names = self.form.parameters
-        given = {name: parameters[..., i] for i, name in enumerate(names)}
+        by_name = {name: parameters[..., i] for i, name in enumerate(names)}
         if self.form.inward is not None:
-            theta = self.form.inward(given, self.middle)
+            theta = self.form.inward(by_name, self.middle)
         else:
-            theta = {name: self._inward(name, given) for name in names}
+            theta = {name: self._inward(name, by_name) for name in names}
         return np.stack([np.asarray(theta[name], dtype=float) for name in names], axis=-1)
 
     def bounds(self, level: float) -> tuple[Array, Array]:
@@ -66,62 +69,62 @@ class FunctionDesign:
             low[at], high[at] = np.log([least, most]) if name in self.form.logs else (least, most)
         return low, high
 
-    def predicted(self, theta: Array) -> Array:
+    def predict(self, theta: Array) -> Array:
         """Return the target's prediction (S, n)."""
         named = dict(zip(self.form.parameters, self.external(theta).T[..., None], strict=True))
         with np.errstate(all="ignore"):
-            found = self.form.predict(named, self.values)
-        return np.broadcast_to(found, (len(theta), self.n_rows))
+            prediction = self.form.predict(named, self.values)
+        return np.broadcast_to(prediction, (len(theta), self.n_rows))
 
-    def parts(self, theta: Array, *, second: bool = True) -> "FunctionParts":
-        """Return predictions and derivatives, of first order only unless `second`."""
+    def row_sums(self, theta: Array, *, second: bool = True) -> "FunctionRowSums":
+        """Return predictions and derivatives, without second ones unless `second`."""
         jets: list[Any] = [theta[:, i, None] for i in range(theta.shape[1])]
-        for i, jet in zip(self.free, seeds(theta[:, self.free], second=second), strict=True):
-            jets[i] = jet
+        for i, seed in zip(self.free, seeds(theta[:, self.free], second=second), strict=True):
+            jets[i] = seed
         assert self.form.function is not None
         with np.errstate(all="ignore"):
             named = self._outward(dict(zip(self.form.parameters, jets, strict=True)))
-            found = self.form.function(named, self.values)
-        return FunctionParts(found, theta, self.n_rows, self.free)
+            jet = self.form.function(named, self.values)
+        return FunctionRowSums(jet, theta, self.n_rows, self.free)
 
     def _outward(self, theta: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the parameters of theta: arrays, or jets."""
+        """Return the parameters at theta; both are arrays or both are jets."""
         if self.form.outward is not None:
             return self.form.outward(theta, self.middle)
-        found = {}
+        parameters = {}
         for name, value in theta.items():
             if name in self.form.logs:
-                moved = self._shift(name, theta)
-                found[name] = np.exp(value if moved is None else value + moved)
+                shift = self._shift(name, theta)
+                parameters[name] = np.exp(value if shift is None else value + shift)
             else:
-                found[name] = value
-        return found
+                parameters[name] = value
+        return parameters
 
     def _inward(self, name: str, parameters: Mapping[str, Any]) -> Any:
         if name not in self.form.logs:
             return parameters[name]
-        moved = self._shift(name, parameters)
+        shift = self._shift(name, parameters)
         logs = np.log(parameters[name])
-        return logs if moved is None else logs - moved
+        return logs if shift is None else logs - shift
 
     def _shift(self, amplitude: str, theta: Mapping[str, Any]) -> Any:
-        """Return the log of variable^exponent at the middle; None for what is no amplitude."""
+        """Return the log of variable^exponent at the middle; None where it is no amplitude."""
         exponents = self.form.amplitudes.get(amplitude, {})
         if amplitude in self.raw or not exponents:
             return None
         return sum(theta[exponent] * self.middle[v] for exponent, v in exponents.items())
 
 
-class FunctionParts(Parts):
-    """Derivatives of a function, carried by jets."""
+class FunctionRowSums(RowSums):
+    """Row sums of a function, from its jet."""
 
-    def __init__(self, found: Jet, theta: Array, n_rows: int, free: Array) -> None:
+    def __init__(self, jet: Jet, theta: Array, n_rows: int, free: Array) -> None:
         count, self.size = theta.shape
-        free = free[list(found.index)]
+        free = free[list(jet.index)]
         self.free, self.both = free, np.ix_(np.arange(count), free, free)
-        self.predicted = np.broadcast_to(found.value, (count, n_rows))
-        self.first = np.broadcast_to(found.gradient, (count, len(free), n_rows))
-        self.second = found.hessian
+        self.prediction = np.broadcast_to(jet.value, (count, n_rows))
+        self.first = np.broadcast_to(jet.gradient, (count, len(free), n_rows))
+        self.second = jet.hessian
 
     def jacobian(self) -> Array:
         """Return dL_i (S, P, n)."""
@@ -137,18 +140,18 @@ class FunctionParts(Parts):
 
     def squares(self, weight: Array) -> Array:
         """Return sum_i weight_i dL_i dL_i' (S, P, P)."""
-        return self._spread((self.first * weight[:, None]) @ self.first.swapaxes(1, 2))
+        return self._embed((self.first * weight[:, None]) @ self.first.swapaxes(1, 2))
 
     def curvature(self, slope: Array) -> Array:
-        """Return sum_i slope_i d2L_i (S, P, P); zero where only first derivatives were asked."""
+        """Return sum_i slope_i d2L_i (S, P, P); zero where the jet has first derivatives only."""
         count, free = len(slope), len(self.free)
         if self.second is None:
             return np.zeros((count, self.size, self.size))
         second = np.broadcast_to(self.second, (count, free, free, slope.shape[1]))
         summed = second.reshape(count, free * free, -1) @ slope[..., None]
-        return self._spread(summed.reshape(count, free, free))
+        return self._embed(summed.reshape(count, free, free))
 
-    def _spread(self, block: Array) -> Array:
+    def _embed(self, block: Array) -> Array:
         out = np.zeros((len(block), self.size, self.size))
         out[self.both] = block
         return out

@@ -5,8 +5,9 @@ F(theta) = sum_i w_i rho(r_i). huber_log: r = log Lhat - log L and rho is Huber'
 averaged. lad_log: |r|. ls_log: r^2/2. ls: r = Lhat - L, r^2/2, for targets that may be negative
 too.
 
-With rho' and rho'' by Lhat the gradient is sum rho' dL and the Hessian sum rho'' dL dL' +
-rho' d2L, which `analysis.solve.predictions` sums over rows.
+With rho' and rho'' taken by Lhat, the gradient is sum rho' dL and the Hessian is sum rho'' dL dL' +
+rho' d2L; `analysis.solve.predictions` sums over rows. Written by hand on purpose: hundreds of
+resamples with their own weights are solved in one batch, which scipy's optimisers do not do.
 
 Legend: S problems, P parameters, n rows. theta (S, P), weights and target (S or 1, n).
 """
@@ -24,21 +25,22 @@ from analysis.forms import EXPONENT_BOUNDS, Array, Form, column
 from analysis.solve.predictions import Design, design
 
 OBJECTIVES = ("huber_log", "lad_log", "ls_log", "ls")
-LAD_DELTA = 1e-9  # Huber's delta that stands for 0: the objective is then within n*delta/2 of LAD
-CHUNK = 48_000  # numbers of a row of a problem handled at once: a pass then stays in a core's cache
-MANY_CHUNKS = 4  # from which threads are worth starting
-MOST_THREADS = 8
-LEAST = 1e-100  # a prediction at or below it, or above its inverse, is none
-
+# Least absolute deviation is Huber's objective with this delta: it is within n delta / 2 of LAD.
+LAD_DELTA = 1e-9
+# How many numbers (rows times problems) one pass handles, so that it stays in a core's cache.
+CHUNK = 48_000
+MANY_CHUNKS = 4  # number of chunks from which threads are worth starting
+MOST_THREADS = 8  # threads at most, on a machine of many cores
+LEAST = 1e-100  # a prediction at or below it, or above its inverse, counts as no number
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Which residual is made small, and how; `delta` matters for huber_log alone."""
+    """Which residual the fit minimises, and how; only huber_log reads `delta`."""
 
-    name: str = "huber_log"
+    name: str = "huber_log"  # from a command or law.json, so checked here and not by its type
     delta: float = 1e-3
 
     def __post_init__(self) -> None:
@@ -51,26 +53,30 @@ class Objective:
 
     @property
     def in_logs(self) -> bool:
-        """Tell whether residuals are differences of logs."""
+        """Whether residuals are differences of logs."""
         return self.name != "ls"
 
     @property
     def width(self) -> float:
-        """Half-width of the quadratic part, in units of the residual."""
+        """Half-width of the quadratic part, in the unit of the residual."""
         return {"huber_log": self.delta, "lad_log": LAD_DELTA}.get(self.name, np.inf)
 
     @property
     def unit(self) -> float:
-        """What a value in `Problem` is divided by to be the objective (delta for LAD's |r|)."""
+        """What F is divided by to be the objective: delta for LAD, whose F is delta |r|."""
         return LAD_DELTA if self.name == "lad_log" else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A design, its targets (n,) and their logs, row weights (S or 1, n), what is held fixed.
+    """One objective on one design, for S sets of row weights.
 
-    `logs` mean nothing where the objective takes none. `held` (S or 1, P) is NaN where a parameter
-    is free and its theta where it is not.
+    design: the form on the table
+    target: the target of each row (n,)
+    logs: the log of the target (n,), zeros where the objective takes no logs
+    weights: row weights (S, n), or (1, n) for all problems
+    objective: the function of the residuals
+    fixed_theta: (S, P) or (1, P), NaN for a free parameter and its theta for a fixed one
     """
 
     design: Design
@@ -78,22 +84,22 @@ class Problem:
     logs: Array
     weights: Array
     objective: Objective
-    held: Array
+    fixed_theta: Array
 
-    def part(self, chosen: "slice | Array") -> "Problem":
-        """Return some of the problems along S; rows shared by all stay shared."""
-        weights = self.weights if len(self.weights) == 1 else self.weights[chosen]
-        held = self.held if len(self.held) == 1 else self.held[chosen]
-        return replace(self, weights=weights, held=held)
+    def part(self, index: "slice | Array") -> "Problem":
+        """Return some of the problems along S; what all problems share stays shared."""
+        weights = self.weights if len(self.weights) == 1 else self.weights[index]
+        fixed_theta = self.fixed_theta if len(self.fixed_theta) == 1 else self.fixed_theta[index]
+        return replace(self, weights=weights, fixed_theta=fixed_theta)
 
-    def rows(self, chosen: "slice | Array") -> "Problem":
+    def rows(self, index: "slice | Array") -> "Problem":
         """Return the problem of some of the rows."""
         return replace(
             self,
-            design=self.design.take(chosen),
-            target=self.target[chosen],
-            logs=self.logs[chosen],
-            weights=self.weights[:, chosen],
+            design=self.design.take(index),
+            target=self.target[index],
+            logs=self.logs[index],
+            weights=self.weights[:, index],
         )
 
     @property
@@ -101,32 +107,37 @@ class Problem:
         """Lower and upper bounds of theta, each (S or 1, P)."""
         level = np.log(np.abs(self.target[0]) + LEAST)
         low, high = self.design.bounds(float(level))
-        free = np.isnan(self.held)
-        return np.where(free, low, self.held), np.where(free, high, self.held)
+        free = np.isnan(self.fixed_theta)
+        return np.where(free, low, self.fixed_theta), np.where(free, high, self.fixed_theta)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Local:
-    """Value (S,), gradient (S, P), and (S, P, P) at one theta a problem.
+class QuadraticModel:
+    """The quadratic model of F at one theta a problem; parts that were not computed are NaN.
 
-    The Hessian is `squares` + `bend`, first and second derivatives of the predictions; `metric` is
-    for damping. What was not asked for is NaN.
+    value: F (S,)
+    gradient: dF (S, P)
+    squares: the part of the Hessian from first derivatives of the predictions (S, P, P)
+    curvature: the part from second derivatives of the predictions (S, P, P)
+    metric: the majorising quadratic's matrix, which damps Newton's steps (S, P, P)
     """
 
     value: Array
     gradient: Array
     squares: Array
-    bend: Array
+    curvature: Array
     metric: Array
 
     @property
     def hessian(self) -> Array:
         """The Hessian (S, P, P)."""
-        return self.squares + self.bend
+        return self.squares + self.curvature
 
-    def part(self, chosen: "slice | Array") -> "Local":
+    def part(self, index: "slice | Array") -> "QuadraticModel":
         """Return some of the problems."""
-        return Local(**{name: getattr(self, name)[chosen] for name in Local.__dataclass_fields__})
+        return QuadraticModel(
+            **{name: getattr(self, name)[index] for name in QuadraticModel.__dataclass_fields__}
+        )
 
 
 def problem_of(
@@ -136,9 +147,15 @@ def problem_of(
     *,
     fixed: dict[str, float] | None = None,
 ) -> Problem:
-    """Pose the fit of a form to a table, weighted by its `weight`; `fixed` parameters stay.
+    """Return the problem of fitting a form to a table.
 
-    Raises ValueError when a log objective meets a target that is not positive.
+    table: the runs, with the columns of the form and optionally a `weight`
+    form: the form
+    objective: the objective
+    fixed: values that some parameters keep, in the form's own units
+
+    Raises ValueError for a `fixed` name or value that the form does not have, and when an objective
+    in logs meets a target that is not positive.
     """
     fixed = fixed or {}
     unknown = sorted(set(fixed) - set(form.parameters))
@@ -152,27 +169,27 @@ def problem_of(
             f"objective.name={objective.name} takes logs, but {form.target} is not positive in "
             f"{int((target <= 0).sum())} rows; set objective.name=ls"
         )
-    posed = design(form, table, raw=tuple(fixed))
-    held = np.full((1, len(form.parameters)), np.nan)
+    table_design = design(form, table, raw=tuple(fixed))
+    fixed_theta = np.full((1, len(form.parameters)), np.nan)
     for name, value in fixed.items():
         at = form.parameters.index(name)
         logs = name in form.logs or any(t.amplitude == name for t in form.terms)
         if logs and not value > 0:
             raise ValueError(f"fixed.{name}={value} must be positive")
         _check_held(form, name, value)
-        held[0, at] = np.log(value) if logs else value
+        fixed_theta[0, at] = np.log(value) if logs else value
     return Problem(
-        design=posed,
+        design=table_design,
         target=target,
         logs=np.log(target) if objective.in_logs else np.zeros_like(target),
         weights=weights[None],
         objective=objective,
-        held=held,
+        fixed_theta=fixed_theta,
     )
 
 
 def _check_held(form: Form, name: str, value: float) -> None:
-    """Refuse to hold a parameter where no fit would look for it."""
+    """Refuse to fix a parameter at a value where no fit would look for it."""
     exponent = EXPONENT_BOUNDS if name in form.exponents else (-np.inf, np.inf)
     least, most = form.bounds.get(name, (0.0, np.inf) if name == form.offset else exponent)
     if not (least <= value <= most and np.isfinite(value)):
@@ -180,12 +197,12 @@ def _check_held(form: Form, name: str, value: float) -> None:
 
 
 def residuals(theta: Array, problem: Problem) -> Array:
-    """Return log Lhat - log L, or Lhat - L of a level objective (S, n).
+    """Return log Lhat - log L (S, n), or Lhat - L for an objective without logs.
 
-    Infinite where a form overflows, as far from a minimum.
+    A residual is infinite where the form overflows, as it may far from a minimum.
     """
     with np.errstate(all="ignore"):
-        predicted = problem.design.predicted(theta)
+        predicted = problem.design.predict(theta)
         if not problem.objective.in_logs:
             return predicted - problem.target
         return np.log(np.maximum(predicted, LEAST)) - problem.logs
@@ -197,52 +214,64 @@ def evaluate(
     *,
     width: float | None = None,
     metric: bool = True,
-    bend: bool = True,
-) -> Local:
-    """Return value and derivatives at theta (S, P); `width` overrides the objective's own.
+    curvature: bool = True,
+) -> QuadraticModel:
+    """Return the quadratic model of F at theta.
 
-    At infinite width (least squares, to find where minima are) the Hessian of a function design is
-    Gauss and Newton's. Without `metric` or `bend` those are left out.
+    theta: (S, P), one a problem
+    problem: the problems
+    width: Huber's width instead of the objective's own; infinite is least squares, which finds
+        where minima are and takes the Gauss-Newton Hessian of a function design
+    metric: whether to compute the metric
+    curvature: whether to compute the second derivatives of the predictions
     """
-    wanted = (width, metric, bend)
-    n_rows = problem.design.n_rows * problem.design.cost(second=bend)
+    options = (width, metric, curvature)
+    n_rows = problem.design.n_rows * problem.design.cost(second=curvature)
     if n_rows > CHUNK:
-        return _by_rows(theta, problem, wanted)
+        return _by_rows(theta, problem, options)
     chunk = CHUNK // n_rows
     if len(theta) <= chunk:
-        return _evaluate(theta, problem, *wanted)
+        return _evaluate(theta, problem, *options)
     count, size = theta.shape
     shapes = {"value": (count,), "gradient": (count, size)}
-    names = Local.__dataclass_fields__
-    out = Local(**{name: np.empty(shapes.get(name, (count, size, size))) for name in names})
+    names = QuadraticModel.__dataclass_fields__
+    out = QuadraticModel(
+        **{name: np.empty(shapes.get(name, (count, size, size))) for name in names}
+    )
 
     def fill(low: int) -> None:
         here = slice(low, low + chunk)
-        found = _evaluate(theta[here], problem.part(here), *wanted)
+        piece = _evaluate(theta[here], problem.part(here), *options)
         for name in names:
-            getattr(out, name)[here] = getattr(found, name)
+            getattr(out, name)[here] = getattr(piece, name)
 
     _over(fill, range(0, count, chunk))
     return out
 
 
-def _by_rows(theta: Array, problem: Problem, wanted: tuple[float | None, bool, bool]) -> Local:
-    """Evaluate a table longer than a chunk piece by piece; everything is a sum over rows."""
-    size = max(1, CHUNK // (2 * problem.design.cost(second=wanted[2])))
+def _by_rows(
+    theta: Array, problem: Problem, options: tuple[float | None, bool, bool]
+) -> QuadraticModel:
+    """Evaluate a table longer than a chunk piece by piece: each result is a sum over rows."""
+    size = max(1, CHUNK // (2 * problem.design.cost(second=options[2])))
 
-    def sums(low: int) -> Local:
+    def sums(low: int) -> QuadraticModel:
         piece = problem.rows(slice(low, low + size))
         pairs = [slice(i, i + 2) for i in range(0, len(theta), 2)]
-        found = [_evaluate(theta[i], piece.part(i), *wanted) for i in pairs]
-        return Local(**{name: np.concatenate([getattr(f, name) for f in found]) for name in names})
+        pieces = [_evaluate(theta[i], piece.part(i), *options) for i in pairs]
+        return QuadraticModel(
+            **{name: np.concatenate([getattr(f, name) for f in pieces]) for name in names}
+        )
 
-    names = Local.__dataclass_fields__
-    found = _over(sums, range(0, problem.design.n_rows, size))
-    return Local(**{name: np.sum([getattr(f, name) for f in found], axis=0) for name in names})
+    names = QuadraticModel.__dataclass_fields__
+    pieces = _over(sums, range(0, problem.design.n_rows, size))
+    return QuadraticModel(
+        **{name: np.sum([getattr(f, name) for f in pieces], axis=0) for name in names}
+    )
 
 
 def _over(function: Callable[[int], T], starts: range) -> list[T]:
-    """Call on every start, on all cores when there are many: numpy leaves the lock in between."""
+    """Call a function on every start; many starts use threads, as numpy releases Python's lock."""
     threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
     if threads == 1 or len(starts) < MANY_CHUNKS:
         return [function(low) for low in starts]
@@ -251,30 +280,34 @@ def _over(function: Callable[[int], T], starts: range) -> list[T]:
 
 
 def _evaluate(
-    theta: Array, problem: Problem, width: float | None, metric: bool, bend: bool
-) -> Local:
-    rough = width is not None and np.isinf(width)
+    theta: Array, problem: Problem, width: float | None, metric: bool, curvature: bool
+) -> QuadraticModel:
+    least_squares = width is not None and np.isinf(width)
     none = np.full((*theta.shape, theta.shape[1]), np.nan)
     with np.errstate(all="ignore"):  # far from a minimum a form may overflow; F is infinite there
-        parts = problem.design.parts(theta, second=bend and not rough)
-        value, slope, curve, robust = _row_weights(parts.predicted, problem, width, metric=metric)
-        squares = parts.squares(robust if rough else curve)
-        return Local(
+        sums = problem.design.row_sums(theta, second=curvature and not least_squares)
+        value, slope, curve, robust = _row_weights(sums.prediction, problem, width, metric=metric)
+        squares = sums.squares(robust if least_squares else curve)
+        return QuadraticModel(
             value=value,
-            gradient=parts.gradient(slope),
+            gradient=sums.gradient(slope),
             squares=squares,
-            bend=np.zeros_like(none) if rough else parts.curvature(slope) if bend else none,
-            metric=squares if rough else parts.squares(robust) if metric else none,
+            curvature=np.zeros_like(none)
+            if least_squares
+            else sums.curvature(slope)
+            if curvature
+            else none,
+            metric=squares if least_squares else sums.squares(robust) if metric else none,
         )
 
 
 def _row_weights(
     predicted: Array, problem: Problem, width: float | None, *, metric: bool
 ) -> tuple[Array, Array, Array, Array]:
-    """Return F (S,) and, by row, rho', rho'' and the majorising quadratic's weight (S, n).
+    """Return F (S,) and for each row rho', rho'' and the majorising quadratic's weight (S, n).
 
-    All by Lhat: with r = log Lhat - log L, rho' is psi(r) / Lhat and so on. A prediction without
-    a log makes F infinite.
+    Derivatives are by Lhat: with r = log Lhat - log L, rho' is psi(r) / Lhat and so on. F is
+    infinite where a prediction has no log.
     """
     weights = problem.weights
     if not problem.objective.in_logs:
@@ -310,6 +343,6 @@ def _row_weights(
     return value, slope, curve, robust
 
 
-def _total(left: Array, right: Array) -> Array:
+def _total(a: Array, b: Array) -> Array:
     """Return the sum over rows of a product (S,)."""
-    return np.einsum("sn,sn->s", left, right)
+    return np.einsum("sn,sn->s", a, b)

@@ -1,12 +1,13 @@
-"""A form on one table: predictions and derivatives at many parameter vectors theta at once.
+"""A design, which is a form on one table: predictions and derivatives at many theta at once.
 
-theta is the solver's view of the parameters: amplitudes in logs and taken at the middle of the
-table (so that they do not trade against exponents, and units of N and D shift an intercept and
-change nothing else), parameters that a form lists in `logs` in logs. `external` and `internal`
-translate. Both kinds of design, of power-law terms and of a plain function, return `Parts` with
-the same sums over rows, which are all that an objective needs.
+theta is the solver's parameter vector. It holds the log of each amplitude at the middle of the
+table, so that amplitudes do not trade against exponents and the units of N and D only shift an
+intercept. It holds the logs of the parameters that a form lists in `logs`, and the others as they
+are. `external` turns theta into the form's parameters and `internal` inverts it. A design of
+power-law terms and a design of a plain function both return `RowSums`, which is all that an
+objective needs.
 
-Legend: S problems, P parameters, K terms, n rows. theta (S, P), predicted (S, n).
+Legend: S problems, P parameters, K terms, n rows. theta (S, P), prediction (S, n).
 """
 
 import pandas as pd
@@ -19,7 +20,7 @@ Design = TermDesign | FunctionDesign
 
 
 def design(form: Form, table: pd.DataFrame, *, raw: tuple[str, ...] = ()) -> Design:
-    """Put a form on a table; amplitudes named in `raw` are not centred (they are held fixed)."""
+    """Put a form on a table; the amplitudes in `raw` are fixed by the caller and not centred."""
     return (
         term_design(form, table, raw)
         if form.function is None

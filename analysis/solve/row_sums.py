@@ -1,16 +1,21 @@
-"""Sums over rows that an objective needs, the same for every kind of form."""
+"""Sums over rows that an objective needs, the same for every kind of form.
+
+Legend: S problems, P parameters, n rows, L the predicted target.
+"""
 
 from abc import ABC, abstractmethod
 
 from analysis.forms import Array
 
-AMPLITUDE_RANGE = 40.0  # a centred log amplitude this far from log L is 0 (or the fit is lost)
+# Bound of a centred log amplitude's distance from log L: exp(-40) of the loss is no term, and
+# exp(40) of it is no fit.
+AMPLITUDE_RANGE = 40.0
 
 
-class Parts(ABC):
+class RowSums(ABC):
     """Predictions (S, n) at one theta and the sums over rows of their derivatives."""
 
-    predicted: Array
+    prediction: Array
 
     @abstractmethod
     def jacobian(self) -> Array:
@@ -30,6 +35,6 @@ class Parts(ABC):
 
 
 def outer(product: Array, f: Array, g: Array) -> Array:
-    """Return sum_i product_i f_i g_i' (S, m_f, m_g)."""
+    """Return sum_i product_i f_i g_i' (S, m_f, m_g) for product (S, n), f (m_f, n), g (m_g, n)."""
     pairs = (f[:, None] * g[None]).reshape(-1, f.shape[1])
     return (product @ pairs.T).reshape(-1, len(f), len(g))

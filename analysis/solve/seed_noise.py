@@ -1,7 +1,7 @@
-"""Seed noise measured in a table, and weights that follow from it.
+"""Seed noise measured in a table, and the weights that follow from it.
 
 Runs that differ in their seed alone (the same N, D and group) give the deviation of log loss. With
-enough such groups it follows the loss as a power law, as Porian et al. 2024 (2406.19146) assume;
+enough such groups the deviation is a power of the loss, as Porian et al. 2024 (2406.19146) assume;
 with few it is one number. Weights are 1/sd^2 for least squares and 1/sd for absolute deviations.
 """
 
@@ -10,23 +10,24 @@ import pandas as pd
 
 from analysis.forms import Array, column
 
-SAME = ("params", "tokens", "unique_tokens", "group")
-FEWEST_GROUPS = 4  # of seeds, from which the deviation may change with the loss
-LEAST_SPREAD = 0.1  # of log loss among those groups
-LARGEST_SLOPE = 12.0
+SAME = ("params", "tokens", "unique_tokens", "group")  # columns that replicates of a run share
+FEWEST_GROUPS = 4  # groups of replicates from which the deviation may change with the loss
+LEAST_SPREAD = 0.1  # range of log loss over those groups from which it may
+LARGEST_SLOPE = 12.0  # of log deviation in log loss; steeper is chance in few groups
 
 
 def usual_deviation(loss: Array) -> Array:
-    """Return the deviation of a run's loss in nats that is usual before own seeds tell.
+    """Return the usual deviation of a run's loss in nats, for tables without replicates.
 
-    .002 at L <= 3, rising as a power to .05 at L >= 7 (Porian et al. 2024, as they meant it).
+    It is .002 at L <= 3 and rises as a power of L to .05 at L >= 7: what Porian et al. 2024 say
+    that they assume.
     """
     slope = np.log(0.05 / 0.002) / np.log(7 / 3)
     return 0.002 * np.clip(np.asarray(loss) / 3, 1.0, 7 / 3) ** slope
 
 
 def seed_deviation(table: pd.DataFrame) -> Array:
-    """Return the deviation of log loss by row (n,); ValueError where no run has another seed."""
+    """Return each row's deviation of log loss (n,); ValueError for a table without replicates."""
     keys = [name for name in SAME if name in table]
     logs = np.log(column(table, "loss"))
     codes = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
@@ -58,8 +59,11 @@ def shape_at(levels: Array, slope: float, freedom: Array) -> Array:
     return np.exp(2 * slope * (levels - np.average(levels, weights=freedom)))
 
 
-def weighted(table: pd.DataFrame, *, squared: bool) -> pd.DataFrame:
-    """Return the table with a `weight` of mean 1 from its seed noise, times any it has."""
+def weight_by_seed_noise(table: pd.DataFrame, *, squared: bool) -> pd.DataFrame:
+    """Return the table with a `weight` of mean 1 from its seed noise, times its own `weight`.
+
+    `squared` takes 1/sd^2, as least squares needs, instead of 1/sd.
+    """
     weight = 1 / seed_deviation(table) ** (2 if squared else 1)
-    given = column(table, "weight") if "weight" in table else 1.0
-    return table.assign(weight=weight / weight.mean() * given)
+    weights = column(table, "weight") if "weight" in table else 1.0
+    return table.assign(weight=weight / weight.mean() * weights)

@@ -1,13 +1,15 @@
 """Minimise the objective of a law from many starts, or for many resamples, at once.
 
-Newton's method with the full analytic Hessian, damped by the reweighted Gauss-Newton matrix
-(Levenberg's method in the problem's own metric, so units never matter). With delta = 1e-3 few
-residuals lie inside Huber's quadratic part, so its width is lowered in steps from the spread of
-the residuals, each step warm-starting the next; some starts go to the final width at once, since
-a robust objective may have several close minima. Bounds hold by projection.
+The method is Newton's with the full analytic Hessian, damped by the reweighted Gauss-Newton matrix
+(Levenberg's method in the problem's own metric, so that units do not matter). With delta = 1e-3 few
+residuals lie inside Huber's quadratic part. The solver therefore lowers Huber's width in steps from
+the spread of the residuals, and each step starts where the last one ended. Some starts go to the
+final width at once, since a robust objective may have several close minima. Bounds hold by
+projection. Written by hand on purpose: no library solves a batch of small robust problems with
+their own weights and says of each whether it is a minimum.
 
-Every answer says whether it is a minimum: `Solution.converged` is computed at the end from the
-gradient and Hessian of the free parameters, not from the reason why iteration stopped.
+`Solution.converged` says that: it is computed at the end from the gradient and the Hessian of the
+free parameters, not from the reason why the iteration stopped.
 
 Legend: S problems, P parameters, n rows.
 """
@@ -21,41 +23,45 @@ from numpy.typing import NDArray
 
 from analysis.forms import Array
 from analysis.solve.function_predictions import FunctionDesign
-from analysis.solve.objective import Local, Problem, evaluate, residuals
+from analysis.solve.objective import Problem, QuadraticModel, evaluate, residuals
 from analysis.solve.term_predictions import TermDesign
 
-TOLERANCE = 1e-12  # relative decrease of the objective that the quadratic model may still promise
+TOLERANCE = 1e-12  # relative decrease of F that the quadratic model may still promise at a minimum
 ROUNDING = 1e-28  # squared rounding error of a log residual
-LAD_JUDGED = 100  # times its width within which a fit of least absolute deviation meets a row
-MAX_CONDITION = 1e13  # of the Hessian scaled to a unit diagonal; beyond, a direction is flat
-NO_EFFECT = 1e-30  # of the metric's largest: a parameter that moves no prediction
+LAD_JUDGED = 100  # rows within so many widths of a LAD fit count as met by it
+MAX_CONDITION = 1e13  # condition of the scaled Hessian beyond which a direction is flat
+NO_EFFECT = 1e-30  # share of the largest metric entry below which a parameter moves no prediction
 RIDGE = 1e-6  # share of the damping that acts on every scaled parameter alike
-SCREEN_ROWS = 1500  # of a longer table so many rows find the minima that all rows then refine
-SCREENED = 3  # end points of those rows that all rows refine
-COMPETES = 1.05  # times the least objective of those rows, up to which an end point is refined
-KEPT_STARTS = 16  # starts that survive the screening
+SCREEN_ROWS = 1500  # rows of a longer table that are solved from all starts, before all rows are
+SCREENED = 3  # end points of these rows that all rows refine
+COMPETES = 1.05  # an end point is refined up to this multiple of the least F of these rows
+BEST_STARTS = 16  # starts that pass from least squares to the robust objective
 APART = 3.0  # ratio of one width of Huber's to the next
-NEAR_APART = 8.0  # the same from a start near by
-WIDTH_STEPS = 8  # at each of them
-THINNED = 8  # starts tried beside a solution near by
-FIRST_STEPS = 40  # most starts end within 20; stragglers are not the best minimum
-FINISHED = 6  # end points iterated on when the best of them has not converged by then
-RESOLVE_STEPS = 80  # of a resample, which starts near its minimum
-MAX_STEPS = 300
-DAMPING = 0.1  # of the first step, as a share of the metric; a tenth after each success
-METRIC_EVERY = 6  # steps after which the damping's metric is computed afresh
-BEND_EVERY = 4  # steps after which second derivatives of a function are; they change slowly
-EXPONENT_STARTS = (0.08, 0.25, 0.45, 0.8, 1.4)
+NEAR_APART = 8.0  # the same ratio for starts near a minimum
+WIDTH_STEPS = 8  # Newton steps at each width
+THINNED = 8  # starts of the grid beside the caller's guesses
+FIRST_STEPS = 40  # most starts end within 20 steps; stragglers are not the best minimum
+FINISHED = 6  # end points iterated further when the best has not converged by then
+RESOLVE_STEPS = 80  # steps of a resample, which starts near its minimum
+MAX_STEPS = 300  # steps of a single problem at most
+DAMPING = 0.1  # damping of the first step as a share of the metric; a tenth after each success
+METRIC_EVERY = 6  # steps between two computations of the metric
+CURVATURE_EVERY = 4  # steps between two of a function's second derivatives, which change slowly
+EXPONENT_STARTS = (0.08, 0.25, 0.45, 0.8, 1.4)  # from flat terms to steep ones, of every exponent
 OFFSET_STARTS = (0.0, 0.35, 0.65, 0.85, 0.97)  # E as a share of the smallest loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """Where each problem ended: theta (S, P), value (S,), converged (S,), at_bound (S, P).
+    """Where each problem ended.
 
-    `converged`: the quadratic model promises no relative decrease above `TOLERANCE` and the Hessian
-    of the free parameters is positive definite. `condition` (S,) is the condition number of that
-    Hessian scaled to a unit diagonal (infinite where it is not positive definite).
+    theta: the end points (S, P)
+    value: the objective there (S,)
+    converged: whether the quadratic model promises no relative decrease above `TOLERANCE` and the
+        Hessian of the free parameters is positive definite (S,)
+    at_bound: which parameters are at a bound (S, P)
+    condition: the condition number of that Hessian scaled to a unit diagonal, infinite where it is
+        not positive definite (S,)
     """
 
     theta: Array
@@ -64,49 +70,49 @@ class Solution:
     at_bound: NDArray[np.bool_]
     condition: Array
 
-    def part(self, chosen: Array | slice) -> "Solution":
+    def part(self, index: Array | slice) -> "Solution":
         """Return some of the problems."""
         return Solution(
-            theta=self.theta[chosen],
-            value=self.value[chosen],
-            converged=self.converged[chosen],
-            at_bound=self.at_bound[chosen],
-            condition=self.condition[chosen],
+            theta=self.theta[index],
+            value=self.value[index],
+            converged=self.converged[index],
+            at_bound=self.at_bound[index],
+            condition=self.condition[index],
         )
 
 
-def minimise(problem: Problem, *, kept: int = KEPT_STARTS) -> Solution:
-    """Solve one problem from the default starts; returns every end point, best first.
+def minimise(problem: Problem, *, n_best: int = BEST_STARTS) -> Solution:
+    """Solve one problem from the default starts; return every end point, best first.
 
-    All starts descend by least squares; the best `kept` distinct ones then pass through falling
-    widths and as many untouched starts go to the final width at once.
+    All starts descend by least squares. The best `n_best` distinct ones then pass through falling
+    widths, and as many starts that did not descend go to the final width at once.
     """
     if problem.design.n_rows > SCREEN_ROWS:
-        screened = minimise(_screen(problem), kept=kept)
-        close = screened.part(screened.value <= COMPETES * screened.value[0])
-        sparse = _lower_width(_distinct(close.theta)[:SCREENED], problem, steps=1)
-        found = _sorted(polish(sparse, problem, max_steps=FIRST_STEPS))
-        return found if found.converged[0] else _sorted(polish(sparse, problem))
+        ends_of_some = minimise(_screen(problem), n_best=n_best)
+        competing = ends_of_some.part(ends_of_some.value <= COMPETES * ends_of_some.value[0])
+        theta = _lower_width(_distinct(competing.theta)[:SCREENED], problem, steps=1)
+        solution = _best_first(polish(theta, problem, max_steps=FIRST_STEPS))
+        return solution if solution.converged[0] else _best_first(polish(theta, problem))
     grid = np.unique(np.clip(starts(problem), *problem.bounds), axis=0)
-    rough = _newton(grid, problem, width=np.inf, max_steps=15)[0]
-    order = np.argsort(evaluate(rough, problem, width=np.inf).value)
-    best = _distinct(rough[order])[:kept]
-    direct = grid[:: max(1, len(grid) // kept)]
+    coarse = _newton(grid, problem, width=np.inf, max_steps=15)[0]
+    order = np.argsort(evaluate(coarse, problem, width=np.inf).value)
+    best = _distinct(coarse[order])[:n_best]
+    direct = grid[:: max(1, len(grid) // n_best)]
     ends = np.concatenate([_lower_width(best, problem), _lower_width(direct, problem, steps=1)])
-    return _finished(ends, problem)
+    return _finish(ends, problem)
 
 
 def minimise_near(parameters: Array, problem: Problem) -> Solution:
-    """Solve one problem from given parameters (S, P) and a thinned grid; best first.
+    """Solve one problem from guessed parameters (S, P) and a thinned grid; best end point first.
 
-    For a table or an objective close to one that was solved from all starts.
+    For a table or an objective that is close to one already solved from all starts.
     """
     grid = np.unique(np.clip(starts(problem), *problem.bounds), axis=0)
     thinned = grid[:: max(1, len(grid) // THINNED)]
-    near = problem.design.internal(parameters)
-    theta = np.concatenate([near[np.isfinite(near).all(axis=1)], thinned])
+    guesses = problem.design.internal(parameters)
+    theta = np.concatenate([guesses[np.isfinite(guesses).all(axis=1)], thinned])
     apart = APART if problem.objective.name == "lad_log" else NEAR_APART
-    return _finished(_lower_width(theta, problem, apart=apart), problem)
+    return _finish(_lower_width(theta, problem, apart=apart), problem)
 
 
 def resolve(
@@ -117,11 +123,14 @@ def resolve(
     steps: int = WIDTH_STEPS,
     damping: float = DAMPING,
 ) -> Solution:
-    """Solve many problems, each from its own start theta (S, P), as for resamples.
+    """Solve many problems, each from its own start, as for resamples.
 
-    Widths a factor `apart` from each other are passed on the way, with at most `steps` steps at
-    each, by default none but for least absolute deviations, whose width no start is near enough
-    to. A good start needs less `damping`.
+    theta: the starts (S, P)
+    problem: the problems
+    apart: ratio of one Huber width to the next on the way to the final one; by default the solver
+        starts at the final width, except for LAD, whose width is too small for any start
+    steps: Newton steps at each of these widths
+    damping: damping of the first step; a start near the minimum needs less than the default
     """
     if apart is None and problem.objective.name == "lad_log":
         apart = APART
@@ -130,7 +139,7 @@ def resolve(
     return polish(theta, problem, max_steps=RESOLVE_STEPS, damping=damping)
 
 
-def joined(parts: list[Solution]) -> Solution:
+def concatenate(parts: list[Solution]) -> Solution:
     """Concatenate solutions along S."""
     names = Solution.__dataclass_fields__
     return Solution(**{name: np.concatenate([getattr(p, name) for p in parts]) for name in names})
@@ -139,17 +148,25 @@ def joined(parts: list[Solution]) -> Solution:
 def polish(
     theta: Array, problem: Problem, *, max_steps: int = MAX_STEPS, damping: float = DAMPING
 ) -> Solution:
-    """Iterate at the final width until nothing is left to gain, then judge each end point."""
+    """Iterate at the final width until F falls no further, then say which ends are minima.
+
+    theta: the starts (S, P)
+    problem: the problems
+    max_steps: Newton steps at most
+    damping: of the first step, as a share of the metric
+    """
     theta, local = _newton(theta, problem, width=None, max_steps=max_steps, start=damping)
     if isinstance(problem.design, FunctionDesign):
         local = evaluate(theta, problem)
     free = _free(theta, local.gradient, problem)
-    if problem.objective.name == "lad_log":  # whether the rows next to 0 pin every parameter
+    if problem.objective.name == "lad_log":  # do the rows that the law meets fix every parameter?
         wider = evaluate(theta, problem, width=LAD_JUDGED * problem.objective.width)
-        local = replace(local, squares=wider.squares, bend=wider.bend, metric=wider.metric)
-    condition, promised = _judge(local, free)
+        local = replace(
+            local, squares=wider.squares, curvature=wider.curvature, metric=wider.metric
+        )
+    condition, decrease = _condition_and_decrease(local, free)
     floor = ROUNDING * np.broadcast_to(problem.weights.sum(axis=1), local.value.shape)
-    small = promised <= TOLERANCE * 10 * local.value + floor * _value_scale(problem)
+    small = decrease <= TOLERANCE * 10 * local.value + floor * _value_scale(problem)
     low, high = problem.bounds
     return Solution(
         theta=theta,
@@ -161,14 +178,14 @@ def polish(
 
 
 def starts(problem: Problem) -> Array:
-    """Return where to start from (S, P): a grid for terms, what the form says for functions."""
+    """Return the starts (S, P): a grid for a form of terms, the form's own for a function."""
     design = problem.design
     if isinstance(design, FunctionDesign):
         assert design.form.starts is not None
         table = pd.DataFrame({**design.values, design.form.target: problem.target})
-        given = design.form.starts(table)
+        values = design.form.starts(table)
         names = design.form.parameters
-        return design.internal(np.stack(np.broadcast_arrays(*(given[n] for n in names)), axis=1))
+        return design.internal(np.stack(np.broadcast_arrays(*(values[n] for n in names)), axis=1))
     return _grid(design, problem)
 
 
@@ -196,12 +213,12 @@ def _with_amplitudes(theta: Array, design: TermDesign, target: Array, weights: A
         axis=1,
     )  # (S, K, n)
     offset = 0.0 if design.offset is None else theta[:, [design.offset]]
-    left = (1 - offset / target) * np.ones((len(theta), 1))  # (S, n)
+    reducible = (1 - offset / target) * np.ones((len(theta), 1))  # (S, n)
     normal = (shapes * weights) @ shapes.swapaxes(1, 2)
     normal += 1e-9 * np.trace(normal, axis1=1, axis2=2)[:, None, None] * np.eye(shapes.shape[1])
-    wanted = ((shapes * weights) @ left[..., None])[..., 0]
-    amplitudes = np.linalg.solve(normal, wanted[..., None])[..., 0]
-    even = wanted / np.diagonal(normal, axis1=1, axis2=2) / shapes.shape[1]
+    moments = ((shapes * weights) @ reducible[..., None])[..., 0]
+    amplitudes = np.linalg.solve(normal, moments[..., None])[..., 0]
+    even = moments / np.diagonal(normal, axis1=1, axis2=2) / shapes.shape[1]
     amplitudes = np.maximum(amplitudes, 0.02 * even)
     out = theta.copy()
     for k, index in enumerate(design.index):
@@ -209,8 +226,8 @@ def _with_amplitudes(theta: Array, design: TermDesign, target: Array, weights: A
     return out
 
 
-def _sorted(found: Solution) -> Solution:
-    return found.part(np.argsort(np.where(np.isfinite(found.value), found.value, np.inf)))
+def _best_first(solution: Solution) -> Solution:
+    return solution.part(np.argsort(np.where(np.isfinite(solution.value), solution.value, np.inf)))
 
 
 def _screen(problem: Problem) -> Problem:
@@ -225,13 +242,13 @@ def _distinct(theta: Array) -> Array:
     return theta[np.sort(first)]
 
 
-def _finished(theta: Array, problem: Problem) -> Solution:
-    """Polish all a little, then the best to the end if the best of all is not there; best first."""
-    found = _sorted(polish(theta, problem, max_steps=FIRST_STEPS))
-    if found.converged[0]:
-        return found
-    longer = polish(found.theta[:FINISHED], problem)
-    return _sorted(joined([longer, found.part(slice(FINISHED, None))]))
+def _finish(theta: Array, problem: Problem) -> Solution:
+    """Polish all starts for some steps, then the best ones to the end unless the best is there."""
+    solution = _best_first(polish(theta, problem, max_steps=FIRST_STEPS))
+    if solution.converged[0]:
+        return solution
+    longer = polish(solution.theta[:FINISHED], problem)
+    return _best_first(concatenate([longer, solution.part(slice(FINISHED, None))]))
 
 
 def _lower_width(
@@ -244,8 +261,8 @@ def _lower_width(
 ) -> Array:
     """Lower Huber's width from the spread of the residuals to its final value.
 
-    `steps` intermediate widths, by default so many that they lie a factor `apart`. Nothing to do
-    for least squares.
+    There are `steps` intermediate widths, by default as many as lie a factor `apart` from each
+    other. Least squares has no width to lower.
     """
     width = problem.objective.width
     if not np.isfinite(width) or steps == 0:
@@ -268,33 +285,37 @@ def _newton(
     width: float | None,
     max_steps: int,
     start: float = DAMPING,
-) -> tuple[Array, Local]:
-    """Take damped Newton steps until every problem stops; returns theta and its derivatives."""
+) -> tuple[Array, QuadraticModel]:
+    """Take damped Newton steps until every problem stops; return theta and the model there."""
     low, high = problem.bounds
     theta = np.clip(theta, low, high)
     local = evaluate(theta, problem, width=width, metric=start >= DAMPING)
-    if start < DAMPING:  # hardly damped: the Hessian's own scale will do
+    if start < DAMPING:  # so little damping needs no metric of its own
         local.metric[:] = local.squares
     damping = np.full(len(theta), start)
     active = np.arange(len(theta))
     floor = ROUNDING * problem.weights.sum(axis=1).min() * _value_scale(problem)
-    bend_every = 1 if isinstance(problem.design, TermDesign) else BEND_EVERY
+    curvature_every = 1 if isinstance(problem.design, TermDesign) else CURVATURE_EVERY
     for count in range(1, max_steps + 1):
-        here, now, posed = theta[active], local.part(active), problem.part(active)
-        step = _step(now, damping[active], _free(here, now.gradient, posed))
-        trial = np.clip(here + step, *posed.bounds)
-        promised = -((trial - here) * now.gradient).sum(axis=1)
-        small = np.abs(promised) <= TOLERANCE * now.value + floor
-        open_ = ~(small & (damping[active] <= DAMPING))
-        active, trial = active[open_], trial[open_]
+        here, now, part = theta[active], local.part(active), problem.part(active)
+        step = _step(now, damping[active], _free(here, now.gradient, part))
+        trial = np.clip(here + step, *part.bounds)
+        decrease = -((trial - here) * now.gradient).sum(axis=1)
+        small = np.abs(decrease) <= TOLERANCE * now.value + floor
+        unfinished = ~(small & (damping[active] <= DAMPING))
+        active, trial = active[unfinished], trial[unfinished]
         if not len(active):
             break
-        metric, bend = count % METRIC_EVERY == 0, count % bend_every == 0
-        ahead = evaluate(trial, problem.part(active), width=width, metric=metric, bend=bend)
+        metric, curvature = count % METRIC_EVERY == 0, count % curvature_every == 0
+        ahead = evaluate(
+            trial, problem.part(active), width=width, metric=metric, curvature=curvature
+        )
         better = ahead.value < local.value[active]
         theta[active[better]] = trial[better]
-        skipped = {name for name, kept in (("metric", metric), ("bend", bend)) if not kept}
-        for name in Local.__dataclass_fields__.keys() - skipped:
+        skipped = {
+            name for name, fresh in (("metric", metric), ("curvature", curvature)) if not fresh
+        }
+        for name in QuadraticModel.__dataclass_fields__.keys() - skipped:
             getattr(local, name)[active[better]] = getattr(ahead, name)[better]
         damping[active] *= np.where(better, 0.1, 8.0)
         active = active[damping[active] <= 1e14]
@@ -302,14 +323,16 @@ def _newton(
 
 
 def _free(theta: Array, gradient: Array, problem: Problem) -> NDArray[np.bool_]:
-    """Tell which parameters may move: neither held nor pressed against a bound (S, P)."""
+    """Return which parameters may move: neither fixed nor pushed against a bound (S, P)."""
     low, high = problem.bounds
-    pressed = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
-    return ~pressed & (low < high)
+    at_bound = ((theta <= low) & (gradient > 0)) | ((theta >= high) & (gradient < 0))
+    return ~at_bound & (low < high)
 
 
-def _masked(local: Local, matrix: Array, free: NDArray[np.bool_]) -> tuple[Array, Array]:
-    """Scale a matrix (S, P, P) to the metric's unit diagonal; fixed parameters decouple."""
+def _scale_to_metric(
+    local: QuadraticModel, matrix: Array, free: NDArray[np.bool_]
+) -> tuple[Array, Array]:
+    """Scale a matrix (S, P, P) to the metric's unit diagonal; decouple fixed parameters."""
     sizes = np.diagonal(local.metric, axis1=1, axis2=2)
     least = np.maximum(NO_EFFECT * sizes.max(axis=1, keepdims=True), 1e-300)
     scale = np.sqrt(np.maximum(sizes, least))
@@ -318,9 +341,9 @@ def _masked(local: Local, matrix: Array, free: NDArray[np.bool_]) -> tuple[Array
     return np.where(both, matrix / (scale[:, :, None] * scale[:, None, :]), eye), scale
 
 
-def _step(local: Local, damping: Array, free: NDArray[np.bool_]) -> Array:
-    damped = local.hessian + damping[:, None, None] * local.metric
-    matrix, scale = _masked(local, damped, free)
+def _step(local: QuadraticModel, damping: Array, free: NDArray[np.bool_]) -> Array:
+    hessian = local.hessian + damping[:, None, None] * local.metric
+    matrix, scale = _scale_to_metric(local, hessian, free)
     ridge = 1e-15 + RIDGE * damping[:, None, None]  # the metric itself may be singular, as on a ray
     matrix = matrix + ridge * np.eye(matrix.shape[1])
     gradient = np.where(free, local.gradient / scale, 0.0)
@@ -333,17 +356,17 @@ def _step(local: Local, damping: Array, free: NDArray[np.bool_]) -> Array:
     return step / scale
 
 
-def _judge(local: Local, free: NDArray[np.bool_]) -> tuple[Array, Array]:
+def _condition_and_decrease(local: QuadraticModel, free: NDArray[np.bool_]) -> tuple[Array, Array]:
     """Return the scaled Hessian's condition number and the decrease its model promises, (S,)."""
-    matrix, scale = _masked(local, local.hessian, free)
+    matrix, scale = _scale_to_metric(local, local.hessian, free)
     finite = np.asarray(np.all(np.isfinite(matrix), axis=(1, 2)))
     matrix = np.where(finite[:, None, None], matrix, np.eye(matrix.shape[1]))
     values, vectors = np.linalg.eigh(matrix)
     gradient = np.where(free, local.gradient / scale, 0.0)
     along = (vectors.swapaxes(1, 2) @ gradient[..., None])[..., 0]
-    positive = finite & (np.min(values, axis=1) > 0)
-    safe = np.where(positive[:, None], values, 1.0)
-    condition = np.where(positive, np.max(safe, axis=1) / np.min(safe, axis=1), np.inf)
+    definite = finite & (np.min(values, axis=1) > 0)
+    safe = np.where(definite[:, None], values, 1.0)
+    condition = np.where(definite, np.max(safe, axis=1) / np.min(safe, axis=1), np.inf)
     return condition, (along**2 / safe).sum(axis=1) / 2
 
 

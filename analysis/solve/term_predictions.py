@@ -1,4 +1,8 @@
-"""Predictions of forms that are sums of power-law terms, with derivatives."""
+"""Predictions of forms that are sums of power-law terms, with their derivatives.
+
+The derivatives are written by hand on purpose: terms share factors over rows, so gradient and
+Hessian are a few products of matrices, which automatic differentiation does not see.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -6,13 +10,16 @@ import numpy as np
 import pandas as pd
 
 from analysis.forms import EXPONENT_BOUNDS, Array, Form, column
-from analysis.solve.row_sums import AMPLITUDE_RANGE, Parts, outer
+from analysis.solve.row_sums import AMPLITUDE_RANGE, RowSums, outer
 
 
 @dataclass(frozen=True, kw_only=True)
 class TermDesign:
-    """Power-law terms: `index[k]` (m_k,) points into theta, first the amplitude; `features[k]`
-    (m_k, n) holds ones, then the centred logs; `centres[k]` (m_k - 1,) are what was subtracted.
+    """Power-law terms on a table; one entry of each tuple a term.
+
+    index: positions in theta (m_k,) of the term's amplitude and then of its exponents
+    features: ones and then the centred logs that the exponents multiply (m_k, n)
+    centres: what was subtracted from those logs (m_k - 1,)
     """
 
     form: Form
@@ -31,7 +38,7 @@ class TermDesign:
         return self.form.parameters.index(self.form.offset) if self.form.offset else None
 
     def cost(self, *, second: bool) -> int:
-        """Return how many numbers are kept for a row of a problem."""
+        """Return how many numbers a row of a problem takes in memory."""
         del second
         return 1
 
@@ -74,19 +81,19 @@ class TermDesign:
             for index, features in zip(self.index, self.features, strict=True)
         ]
 
-    def predicted(self, theta: Array) -> Array:
+    def predict(self, theta: Array) -> Array:
         """Return the target's prediction (S, n)."""
         total = sum(self.terms(theta))
         return np.asarray(total if self.offset is None else total + theta[:, [self.offset]])
 
-    def parts(self, theta: Array, *, second: bool = True) -> "TermParts":
-        """Return predictions and derivatives; `second` is of no concern to terms."""
+    def row_sums(self, theta: Array, *, second: bool = True) -> "TermRowSums":
+        """Return predictions and derivatives; terms have second ones at no cost, so always."""
         del second
-        return TermParts(self, theta)
+        return TermRowSums(self, theta)
 
 
-class TermParts(Parts):
-    """Derivatives of a sum of terms t_k: dL is t_k f_k, d2L is t_k f_k f_k'."""
+class TermRowSums(RowSums):
+    """Row sums of a sum of terms t_k with features f_k: dL is t_k f_k and d2L is t_k f_k f_k'."""
 
     def __init__(self, design: TermDesign, theta: Array) -> None:
         self.design, self.size = design, theta.shape[1]
@@ -94,12 +101,12 @@ class TermParts(Parts):
         total = self.terms[0]
         for term in self.terms[1:]:
             total = total + term
-        self.predicted = total if design.offset is None else total + theta[:, [design.offset]]
+        self.prediction = total if design.offset is None else total + theta[:, [design.offset]]
 
     def jacobian(self) -> Array:
         """Return dL_i (S, P, n)."""
         design = self.design
-        out = np.zeros((len(self.predicted), self.size, design.n_rows))
+        out = np.zeros((len(self.prediction), self.size, design.n_rows))
         for term, index, features in zip(self.terms, design.index, design.features, strict=True):
             out[:, index] += term[:, None] * features
         if design.offset is not None:
@@ -117,19 +124,19 @@ class TermParts(Parts):
         return out
 
     def squares(self, weight: Array) -> Array:
-        """Return sum_i weight_i dL_i dL_i' (S, P, P), from one product of terms a pair."""
+        """Return sum_i weight_i dL_i dL_i' (S, P, P), from one product for each pair of terms."""
         design = self.design
         out = np.zeros((len(weight), self.size, self.size))
         every = list(zip(self.terms, design.index, design.features, strict=True))
         for k, (term, at, f) in enumerate(every):
-            left = weight * term
-            for right, other, g in every[k:]:
-                block = outer(left * right, f, g)
-                out[:, at[:, None], other] += block
-                if other is not at:
-                    out[:, other[:, None], at] += block.swapaxes(1, 2)
+            weighted_term = weight * term
+            for other_term, other_at, g in every[k:]:
+                block = outer(weighted_term * other_term, f, g)
+                out[:, at[:, None], other_at] += block
+                if other_at is not at:
+                    out[:, other_at[:, None], at] += block.swapaxes(1, 2)
             if design.offset is not None:
-                across = left @ f.T
+                across = weighted_term @ f.T
                 out[:, design.offset, at] += across
                 out[:, at, design.offset] += across
         if design.offset is not None:

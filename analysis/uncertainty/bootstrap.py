@@ -1,47 +1,57 @@
-"""Bootstrap of a law over its independent units, every resample refitted to convergence.
+"""Bootstrap of a law over its independent units; every resample is refitted to convergence.
 
-Rows of one trunk share a seed and a trajectory, so units are trunks where the table has them,
-groups where there are enough, else rows; they are drawn with replacement as integer weights
-(Efron's pairs bootstrap) and intervals are percentiles. On a grid of 5 sizes x 4 budgets with 10
-trunks and noise common to a trunk, nominal 90 % intervals so made covered 91-99 % over 80 simulated
-tables; resampling rows covered 76-96 %, and random signs on residuals of whole trunks 55-74 %. A
-resample without a minimum is retried more slowly, and if it has none it is counted and left out.
+Rows of one trunk share a seed and a trajectory. The units are therefore trunks where the table has
+them, groups where there are enough, else rows. Units are drawn with replacement, as integer weights
+(Efron's pairs bootstrap), and intervals are percentiles. Measured on 80 simulated grids of 5 sizes
+x 4 budgets with 10 trunks and noise common to a trunk: nominal 90 % intervals covered 91-99 %; with
+rows as units they covered 76-96 %, and with random signs on residuals of whole trunks 55-74 %. A
+resample without a minimum is tried again, first more slowly and then from the minima of other
+resamples. One that still has none is counted and left out.
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from analysis.forms import Array
 from analysis.solve.objective import Problem, residuals
-from analysis.solve.progress import Tell, silent
-from analysis.solve.solver import DAMPING, Solution, joined, resolve
+from analysis.solve.progress import OnProgress, no_progress
+from analysis.solve.solver import DAMPING, Solution, concatenate, resolve
 from analysis.solve.term_predictions import TermDesign
 
 METHOD = "pairs bootstrap, percentile"
-FEWEST_GROUPS = 12  # with fewer, groups are experiments to be told apart, not units
-RETRY_APART, RETRY_STEPS = 2.0, 30  # widths of a second descent, steps at each
-RESCUERS, RESCUES = 200, 4  # minima of other resamples that may be last starts, starts tried
-LARGE = 5000  # rows from which resamples are first solved with residuals linear in theta
-LINEAR_TRUST = 1e-6  # damping of the exact step that follows
-SMOOTHING = 0.15  # share of the median residual over which Huber's curvature is taken
-FUNCTION_COST = 200  # times the work of power laws a row of a function form, so that it is told
-BLOCK = 4_000_000  # resampled rows whose weights are held at a time
+FEWEST_GROUPS = 12  # groups that are units; fewer are experiments that a user compares
+RETRY_APART, RETRY_STEPS = 2.0, 30  # ratio of widths of a second descent, and steps at each
+NEIGHBOURS = 200  # minima of other resamples that are compared as last starts
+RESTARTS = 4  # of which so many are tried
+LARGE = 5000  # rows from which resamples start at a Gauss-Newton step from the point estimate
+LINEAR_TRUST = 1e-6  # damping of the exact descent that follows it
+SMOOTHING = 0.15  # share of the median residual over which Huber's curvature is averaged there
+FUNCTION_COST = 200  # work of a function form a row, in rows of power laws; sets progress reports
+BLOCK = 4_000_000  # resampled rows whose weights are in memory at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Units:
-    """Which rows belong together: `codes` (n,) from 0, their `name` and number."""
+    """Which rows belong together: `codes` (n,) from 0, what a unit is, and how many there are."""
 
-    name: str
+    name: Literal["trunk", "group", "row"]
     codes: Array
     count: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bootstrap:
-    """Refitted resamples: `draws` (S', P) external parameters of the S' <= S that converged."""
+    """Refitted resamples.
+
+    draws: parameters (S', P) of the resamples that have a minimum
+    resamples: number of resamples
+    lost: number of those without a minimum
+    method: name of the method, for law.json
+    units: what was resampled
+    """
 
     draws: Array
     resamples: int
@@ -56,11 +66,12 @@ class Bootstrap:
 
 def units_of(table: pd.DataFrame) -> Units:
     """Find the independent units of a table."""
-    for name in ("trunk", "group"):
+    kinds: tuple[Literal["trunk", "group"], ...] = ("trunk", "group")
+    for name in kinds:
         if name in table and bool(np.all(table[name].notna())):
-            codes, found = pd.factorize(table[name])
-            if (name == "trunk" and len(found) > 1) or FEWEST_GROUPS <= len(found) < len(table):
-                return Units(name=name, codes=codes, count=len(found))
+            codes, names = pd.factorize(table[name])
+            if (name == "trunk" and len(names) > 1) or FEWEST_GROUPS <= len(names) < len(table):
+                return Units(name=name, codes=codes, count=len(names))
     return Units(name="row", codes=np.arange(len(table)), count=len(table))
 
 
@@ -71,103 +82,118 @@ def bootstrap(
     *,
     resamples: int,
     seed: int = 0,
-    tell: Tell = silent,
+    on_progress: OnProgress = no_progress,
 ) -> Bootstrap:
-    """Refit `resamples` resamples from the point estimate (the first of `point`)."""
+    """Refit resamples of a problem.
+
+    problem: the problem of the point estimate
+    point: its solution, whose first end point is where resamples start
+    units: what is drawn with replacement
+    resamples: how many
+    seed: of the draws
+    on_progress: takes ("resamples", done, total)
+    """
     rng = np.random.default_rng(seed)
     cost = 1 if isinstance(problem.design, TermDesign) else FUNCTION_COST
     block = max(1, BLOCK // (cost * problem.design.n_rows))
-    parts = []
+    solutions = []
     for low in range(0, resamples, block):
         count = min(block, resamples - low)
         weights = problem.weights * unit_weights(units, rng, count)
         resampled = replace(problem, weights=weights)
         if len(units.codes) >= LARGE:
-            starts, damping = linearised(point.theta[0], resampled), LINEAR_TRUST
+            starts, damping = gauss_newton_starts(point.theta[0], resampled), LINEAR_TRUST
         else:
             starts, damping = np.repeat(point.theta[:1], count, axis=0), DAMPING
-        tell("resamples", low, resamples)
-        first = retried(resolve(starts, resampled, damping=damping), resampled)
-        parts.append(rescued(first, resampled))
-    tell("resamples", resamples, resamples)
-    found = joined(parts)
-    draws = problem.design.external(found.theta[found.converged])
+        on_progress("resamples", low, resamples)
+        refitted = retry_unconverged(resolve(starts, resampled, damping=damping), resampled)
+        solutions.append(restart_unconverged(refitted, resampled))
+    on_progress("resamples", resamples, resamples)
+    solution = concatenate(solutions)
+    draws = problem.design.external(solution.theta[solution.converged])
     return Bootstrap(
         draws=draws,
         resamples=resamples,
-        lost=int((~found.converged).sum()),
+        lost=int((~solution.converged).sum()),
         method=METHOD,
         units=units,
     )
 
 
 def unit_weights(units: Units, rng: np.random.Generator, resamples: int) -> Array:
-    """Draw units with replacement; returns row weights (S, n)."""
+    """Draw units with replacement; return row weights (S, n)."""
     counts = np.empty((resamples, units.count))
     for row in counts:
-        drawn = rng.integers(units.count, size=units.count)
-        row[:] = np.bincount(drawn, minlength=units.count)
+        members = rng.integers(units.count, size=units.count)
+        row[:] = np.bincount(members, minlength=units.count)
     return counts if units.name == "row" else counts[:, units.codes]
 
 
-def linearised(theta: Array, problem: Problem) -> Array:
-    """Return starts (S, P): one Gauss-Newton step of every resample from the point (P,).
+def gauss_newton_starts(theta: Array, problem: Problem) -> Array:
+    """Return the starts (S, P) of resamples: one Gauss-Newton step of each from theta (P,).
 
-    Two products of matrices for all resamples, so that the exact descent that follows has little
-    left to do: worth it for long tables, whose resamples differ little.
+    Two products of matrices serve all resamples, and the exact descent that follows is then short.
+    That is worth it for long tables, whose resamples differ little.
     """
-    parts = problem.design.parts(theta[None])
+    sums = problem.design.row_sums(theta[None])
     width, objective = problem.objective.width, problem.objective
     residual = residuals(theta[None], problem)[0]
-    scale = 1 / parts.predicted[0] if objective.in_logs else np.ones(len(residual))
-    jacobian = parts.jacobian()[0] * scale  # (P, n)
+    scale = 1 / sums.prediction[0] if objective.in_logs else np.ones(len(residual))
+    jacobian = sums.jacobian()[0] * scale  # (P, n)
     low, high = problem.bounds
     free = ((theta > low[0]) & (theta < high[0])).astype(float)
     clipped = np.clip(residual, -width, width)
-    # few rows lie inside a narrow width, and the curvature is theirs: smoothed over more of them
+    # Only the few rows inside a narrow width have curvature, so it is averaged over more rows.
     window = max(width, SMOOTHING * float(np.median(np.abs(residual))))
-    bend = np.where(np.abs(residual) <= window, width / window, 0.0) if window < np.inf else 1.0
-    outer = (jacobian[:, None] * jacobian[None] * bend).reshape(-1, len(residual))
+    psi_slope = (
+        np.where(np.abs(residual) <= window, width / window, 0.0) if window < np.inf else 1.0
+    )
+    outer = (jacobian[:, None] * jacobian[None] * psi_slope).reshape(-1, len(residual))
     gradient = problem.weights @ (clipped * jacobian).T * free  # (S, P)
-    curved = (problem.weights @ outer.T).reshape(-1, len(theta), len(theta)) * np.outer(free, free)
+    hessian = (problem.weights @ outer.T).reshape(-1, len(theta), len(theta)) * np.outer(free, free)
     eye = np.eye(len(theta))
-    ridge = 1e-12 * np.trace(curved, axis1=1, axis2=2)[:, None, None] * eye
-    moved = np.linalg.solve(curved + ridge + np.diag(1 - free), gradient[..., None])[..., 0]
-    return np.clip(theta - moved, low, high)
+    ridge = 1e-12 * np.trace(hessian, axis1=1, axis2=2)[:, None, None] * eye
+    step = np.linalg.solve(hessian + ridge + np.diag(1 - free), gradient[..., None])[..., 0]
+    return np.clip(theta - step, low, high)
 
 
-def retried(found: Solution, problem: Problem) -> Solution:
+def retry_unconverged(solution: Solution, problem: Problem) -> Solution:
     """Give problems without a minimum a second, slower descent from where they stopped."""
-    again = np.flatnonzero(~found.converged)
-    if not len(again):
-        return found
-    second = resolve(found.theta[again], problem.part(again), apart=RETRY_APART, steps=RETRY_STEPS)
-    return _replaced(found, again, second)
+    lost = np.flatnonzero(~solution.converged)
+    if not len(lost):
+        return solution
+    second = resolve(solution.theta[lost], problem.part(lost), apart=RETRY_APART, steps=RETRY_STEPS)
+    return _merge_converged(solution, lost, second)
 
 
-def rescued(found: Solution, problem: Problem) -> Solution:
-    """Start what is still without a minimum from the minima of other resamples that fit it best."""
-    again, known = np.flatnonzero(~found.converged), np.flatnonzero(found.converged)[:RESCUERS]
-    if not (len(again) and len(known)):
-        return found
-    left, width = np.abs(residuals(found.theta[known], problem)), problem.objective.width
-    inside = np.minimum(left, width)
-    cost = inside * (left - inside / 2)  # Huber's
-    weights = np.broadcast_to(problem.weights, (len(found.theta), cost.shape[1]))
-    order = np.argsort(weights[again] @ cost.T, axis=1)
-    for rank in range(min(RESCUES, len(known))):
-        lost = np.flatnonzero(~found.converged[again])
-        if not len(lost):
+def restart_unconverged(solution: Solution, problem: Problem) -> Solution:
+    """Restart problems without a minimum from the minima of other resamples that fit them best."""
+    lost, minima = (
+        np.flatnonzero(~solution.converged),
+        np.flatnonzero(solution.converged)[:NEIGHBOURS],
+    )
+    if not (len(lost) and len(minima)):
+        return solution
+    error, width = np.abs(residuals(solution.theta[minima], problem)), problem.objective.width
+    inside = np.minimum(error, width)
+    cost = inside * (error - inside / 2)  # Huber's
+    weights = np.broadcast_to(problem.weights, (len(solution.theta), cost.shape[1]))
+    order = np.argsort(weights[lost] @ cost.T, axis=1)
+    for rank in range(min(RESTARTS, len(minima))):
+        remaining = np.flatnonzero(~solution.converged[lost])
+        if not len(remaining):
             break
-        starts = found.theta[known[order[lost, rank]]]
-        found = _replaced(found, again[lost], resolve(starts, problem.part(again[lost])))
-    return found
+        starts = solution.theta[minima[order[remaining, rank]]]
+        solution = _merge_converged(
+            solution, lost[remaining], resolve(starts, problem.part(lost[remaining]))
+        )
+    return solution
 
 
-def _replaced(found: Solution, again: Array, second: Solution) -> Solution:
-    """Return the solutions with those at `again` that now have a minimum."""
-    better = again[second.converged]
-    merged = {name: np.array(getattr(found, name)) for name in Solution.__dataclass_fields__}
-    for name, values in merged.items():
-        values[better] = getattr(second, name)[second.converged]
-    return Solution(**merged)
+def _merge_converged(solution: Solution, lost: Array, second: Solution) -> Solution:
+    """Return the solutions, with those of `lost` problems that now have a minimum."""
+    better = lost[second.converged]
+    values = {name: np.array(getattr(solution, name)) for name in Solution.__dataclass_fields__}
+    for name, array in values.items():
+        array[better] = getattr(second, name)[second.converged]
+    return Solution(**values)

@@ -1,14 +1,14 @@
-"""Bias-corrected percentiles of bootstrap draws."""
+"""Bias-bias_corrected_percentiles percentiles of bootstrap draws."""
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
 from analysis.forms import Array
 
-LARGEST_BIAS = 1.0  # median bias in deviations; beyond, the correction itself is in doubt
+LARGEST_BIAS = 1.0  # median bias, in deviations, beyond which the correction itself is in doubt
 
 
-def corrected(
+def bias_corrected_percentiles(
     draws: Array,
     point: Array,
     level: float,
@@ -16,10 +16,14 @@ def corrected(
     z: float | None = None,
     acceleration: Array | float = 0.0,
 ) -> tuple[Array, Array]:
-    """Return bias-corrected percentile ends (...) of draws (S, ...) about a point (...).
+    """Return the lower and upper ends (...) of bias-corrected percentile intervals.
 
-    Efron's BC (1981), or BCa (1987) with an acceleration. `z`, by default the normal quantile of
-    `level`, may be larger, as for few rows (Hesterberg 2015, the expanded percentile interval).
+    draws: (S, ...)
+    point: the point estimate (...)
+    level: of the intervals
+    z: quantile instead of the normal one of `level`; larger for few rows (Hesterberg 2015, the
+        expanded percentile interval)
+    acceleration: of BCa (Efron 1987); 0 is BC (Efron 1981)
     """
     z = float(ndtri((1 + level) / 2)) if z is None else z
     ordered = np.sort(draws, axis=0)
@@ -27,8 +31,8 @@ def corrected(
     bias = np.clip(ndtri(below), -LARGEST_BIAS, LARGEST_BIAS)
     ends = []
     for sign in (-z, z):
-        moved = bias + sign
-        share = ndtr(bias + moved / np.maximum(1 - acceleration * moved, 1e-3))
+        shifted = bias + sign
+        share = ndtr(bias + shifted / np.maximum(1 - acceleration * shifted, 1e-3))
         ends.append(_at_share(ordered, share))
     return ends[0], ends[1]
 

@@ -1,20 +1,20 @@
-"""Profile-likelihood intervals: hold a quantity, refit the rest, and see how far F rises.
+"""Profile-likelihood intervals: fix a quantity, refit the rest, and see how far F rises.
 
-For E, for a = beta / (alpha + beta) and for tokens per parameter at a budget of a Chinchilla law
-(`analysis.uncertainty.reparametrise`); of other forms made of terms, for the offset alone. The
-interval is where 2 (F - F_min) / scale stays below F_{1, n-p} (LAWS 5.4), found by grid and
-interpolation on its square root, which is nearly straight. E ends at its bound 0 where F does not
-rise enough above it.
+A Chinchilla law has profiles of E, of a = beta / (alpha + beta) and of tokens per parameter at a
+budget (`analysis.uncertainty.reparametrise`); another form made of terms has one of its offset. The
+interval is where 2 (F - F_min) / scale stays below F_{1, n-p} (LAWS 5.4). Its ends are interpolated
+on a grid of the square root, which is nearly a straight line. The interval of E ends at the bound 0
+where F does not rise enough above it.
 
-The scale is s^2 = F_min 2 / (n - p) for least squares on rows that are units: exact for a linear
-form under even Gaussian noise. For Huber's and absolute residuals the usual robust likelihood ratio
-takes mean(psi^2) / mean(psi'), which holds for even noise only. Under the noise of
+For least squares on rows that are units the scale is s^2 = 2 F_min / (n - p), which is exact for a
+linear form under even Gaussian noise. For Huber's and absolute residuals the usual robust
+likelihood ratio takes mean(psi^2) / mean(psi'), which holds for even noise only: under the noise of
 `benchmarks/intervals.py` (ten times larger at high losses) it covered 67-88 % for a and E and
-97-100 % for tokens per parameter at nominal 90 % (60 tables each of three designs). So the scale
-here is that quantity's own: the ratio of its sandwich to its model variance (Kent 1982), scores
-summed over the independent units and divided by one minus their leverage, as a jackknife does (HC3
-and CR3). On the same tables it covered 88-95, 90-97 and 93-100 %. psi' is estimated by a Gaussian
-kernel, since few residuals lie inside a small delta.
+97-100 % for tokens per parameter at nominal 90 % (60 tables each of three designs). The scale here
+therefore belongs to the quantity: the ratio of its sandwich variance to its model variance (Kent
+1982), with scores summed over the independent units and divided by one minus their leverage, as a
+jackknife does (HC3 and CR3). On the same tables it covered 88-95, 90-97 and 93-100 %. psi' is
+estimated by a Gaussian kernel, since few residuals lie inside a small delta.
 """
 
 from dataclasses import dataclass, replace
@@ -27,18 +27,19 @@ from analysis.forms import Array
 from analysis.solve.objective import Problem, evaluate, residuals
 from analysis.solve.solver import resolve
 from analysis.solve.term_predictions import TermDesign
-from analysis.uncertainty.bootstrap import Units, retried
+from analysis.uncertainty.bootstrap import Units, retry_unconverged
 from analysis.uncertainty.reparametrise import ALPHA, B, by_optimum, by_share
 
-GRID = (0.4, 0.8, 1.2, 1.5, 1.8, 2.2, 2.8, 4.0, 6.5, 11.0)  # standard errors from the point
-SILVERMAN = 0.9
+# Distances from the point estimate, in standard errors, at which the quantity is fixed.
+GRID = (0.4, 0.8, 1.2, 1.5, 1.8, 2.2, 2.8, 4.0, 6.5, 11.0)
+SILVERMAN = 0.9  # factor of Silverman's rule for the bandwidth of a kernel
 EXACT = 1e-10  # relative standard error below which a fit is exact and F only rounding
-MOST_LEVERAGE = 0.95  # a unit that sets a parameter alone has no score of its own
+MOST_LEVERAGE = 0.95  # cut-off of leverage: a unit that alone determines a parameter has leverage 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A quantity that is a coordinate: its position in the problem's phi, the point phi (P,)."""
+    """A quantity that is the coordinate `at` of a problem, and the point estimate phi (P,)."""
 
     problem: Problem
     phi: Array
@@ -46,7 +47,7 @@ class Target:
 
     @property
     def free(self) -> NDArray[np.bool_]:
-        """Which coordinates are not held and not at a bound (P,); the quantity itself always."""
+        """Coordinates that are neither fixed nor at a bound (P,); the quantity always counts."""
         low, high = self.problem.bounds
         free = (self.phi > low[0]) & (self.phi < high[0])
         free[self.at] = True
@@ -55,8 +56,12 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """`ratio` divides 2 (F - F_min); `deviation`, the standard error; `slope` (P,), how the others
-    move with the quantity."""
+    """What a rise of F is measured in.
+
+    ratio: divides 2 (F - F_min)
+    deviation: standard error of the quantity
+    slope: how each coordinate moves with the quantity along the valley of F (P,)
+    """
 
     ratio: float
     deviation: float
@@ -64,25 +69,25 @@ class Scale:
 
 
 def targets(problem: Problem, theta: Array, flops: float | None) -> dict[str, Target]:
-    """Return what can be profiled at the minimum theta (P,): the offset, a, and log N* at C."""
-    design, held = problem.design, ~np.isnan(problem.held[0])
-    found: dict[str, Target] = {}
+    """Return the quantities that have a profile at the minimum theta (P,): E, a, log N* at C."""
+    design, is_fixed = problem.design, ~np.isnan(problem.fixed_theta[0])
+    by_name: dict[str, Target] = {}
     if not isinstance(design, TermDesign):
-        return found
-    if design.offset is not None and not held[design.offset]:
+        return by_name
+    if design.offset is not None and not is_fixed[design.offset]:
         name = design.form.parameters[design.offset]
-        found[name] = Target(problem=problem, phi=theta, at=design.offset)
-    if design.form.name != "chinchilla" or held[1:].any() or flops is None:
-        return found
+        by_name[name] = Target(problem=problem, phi=theta, at=design.offset)
+    if design.form.name != "chinchilla" or is_fixed[1:].any() or flops is None:
+        return by_name
     mapped, phi = by_share(design, theta)
-    found["a"] = Target(problem=replace(problem, design=mapped), phi=phi, at=ALPHA)
+    by_name["a"] = Target(problem=replace(problem, design=mapped), phi=phi, at=ALPHA)
     mapped, phi = by_optimum(design, theta, flops)
-    found["log_params"] = Target(problem=replace(problem, design=mapped), phi=phi, at=B)
-    return found
+    by_name["log_params"] = Target(problem=replace(problem, design=mapped), phi=phi, at=B)
+    return by_name
 
 
 def profile_interval(target: Target, units: Units, level: float) -> tuple[float, float]:
-    """Return the quantity's ends: a bound of it, finite or not, where F never rises enough."""
+    """Return the ends of a quantity's interval: its bound where F rises too little."""
     point, bounds = target.phi[target.at], target.problem.bounds
     low, high = (float(b[0, target.at]) for b in bounds)
     scale = scale_of(target, units)
@@ -93,28 +98,31 @@ def profile_interval(target: Target, units: Units, level: float) -> tuple[float,
     steps = scale.deviation * np.array([*(-s for s in GRID[::-1]), *GRID])
     values = np.unique(np.clip(point + steps, low, high))
     heights = height(values, target, scale)
-    near = np.array([e for e in _ends(point, values, heights, limit) if low < e < high])
-    if len(near):
-        values = np.append(values, near)
-        heights = np.append(heights, height(near, target, scale))
+    crossings = np.array([e for e in _ends(point, values, heights, limit) if low < e < high])
+    if len(crossings):
+        values = np.append(values, crossings)
+        heights = np.append(heights, height(crossings, target, scale))
     lower, upper = _ends(point, values, heights, limit)
     return max(lower, low), min(upper, high)
 
 
 def height(values: Array, target: Target, scale: Scale) -> Array:
-    """Return the root of the scaled rise of F, the quantity held at values (S,); NaN where lost."""
-    held = np.repeat(target.problem.held, len(values), axis=0)
-    held[:, target.at] = values
-    posed = replace(target.problem, held=held)
+    """Return the root of the scaled rise of F with the quantity fixed at values (S,).
+
+    It is NaN where the refit has no minimum.
+    """
+    fixed_theta = np.repeat(target.problem.fixed_theta, len(values), axis=0)
+    fixed_theta[:, target.at] = values
+    constrained = replace(target.problem, fixed_theta=fixed_theta)
     theta = target.phi + (values - target.phi[target.at])[:, None] * scale.slope
-    found = retried(resolve(theta, posed), posed)
-    least = evaluate(target.phi[None], target.problem, bend=False, metric=False).value[0]
-    rise = 2 * (found.value * posed.objective.unit - least) / scale.ratio
-    return np.where(found.converged, np.sqrt(np.maximum(rise, 0.0)), np.nan)
+    solution = retry_unconverged(resolve(theta, constrained), constrained)
+    least = evaluate(target.phi[None], target.problem, curvature=False, metric=False).value[0]
+    rise = 2 * (solution.value * constrained.objective.unit - least) / scale.ratio
+    return np.where(solution.converged, np.sqrt(np.maximum(rise, 0.0)), np.nan)
 
 
 def scale_of(target: Target, units: Units) -> Scale:
-    """Return what a rise of F is measured in (see the module)."""
+    """Return what a rise of F is measured in, as the module's docstring says."""
     problem, free, at = target.problem, target.free, target.at
     residual, weight, jacobian = _local(target)
     n, size = len(residual), int(free.sum())
@@ -151,10 +159,10 @@ def share_inside(residual: Array, width: float) -> float:
 def _local(target: Target) -> tuple[Array, Array, Array]:
     """Return residuals (n,), weights (n,) and the residuals' derivatives (P, n) at the point."""
     problem, phi = target.problem, target.phi[None]
-    parts = problem.design.parts(phi)
-    jacobian = parts.jacobian()[0]
+    sums = problem.design.row_sums(phi)
+    jacobian = sums.jacobian()[0]
     if problem.objective.in_logs:
-        jacobian = jacobian / parts.predicted[0]
+        jacobian = jacobian / sums.prediction[0]
     return residuals(phi, problem)[0], problem.weights[0], jacobian
 
 
@@ -177,9 +185,9 @@ def _ends(point: float, values: Array, heights: Array, limit: float) -> tuple[fl
     ends = []
     for sign in (-1.0, 1.0):
         distance = sign * (values - point)
-        chosen = np.flatnonzero((distance > 0) & np.isfinite(heights))
-        chosen = chosen[np.argsort(distance[chosen])]
-        x, y = np.append(0.0, distance[chosen]), np.append(0.0, heights[chosen])
+        side = np.flatnonzero((distance > 0) & np.isfinite(heights))
+        side = side[np.argsort(distance[side])]
+        x, y = np.append(0.0, distance[side]), np.append(0.0, heights[side])
         above = np.flatnonzero(y >= limit)
         if not len(above):
             ends.append(sign * np.inf)

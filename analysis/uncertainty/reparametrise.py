@@ -1,11 +1,11 @@
-"""Power-law terms in other coordinates phi, of which a derived quantity of the law is one.
+"""Power-law terms in other coordinates phi, one of which is a derived quantity of the law.
 
-Whatever is a coordinate can be held, as a profile needs. theta = outward(phi) is plain numpy code;
-its derivatives come from `analysis.forms.jets` once a problem, and the sums over rows stay those
-of the terms, so that a step costs hardly more than in the law's own parameters.
+A coordinate can be fixed, as a profile needs. theta = outward(phi) is plain numpy code. Its
+derivatives come from `analysis.forms.jets`, once a problem, and the sums over rows stay those of
+the terms, so that a step costs hardly more than in the law's own parameters.
 
-Of the Chinchilla form two such coordinates are known: a = beta / (alpha + beta), beside
-s = alpha + beta; and m = log N* at a budget C, which by Hoffmann et al. 2022 eq. 4 sets
+The Chinchilla form has two such coordinates: a = beta / (alpha + beta), beside s = alpha + beta;
+and m = log N* at a budget C, which by Hoffmann et al. 2022 eq. 4 sets
 log B = log(alpha A / beta) - alpha m + beta (log(C / 6) - m).
 
 Legend: S problems, P parameters, K derived parameters, n rows. phi, theta (S, P).
@@ -19,7 +19,7 @@ import numpy as np
 
 from analysis.forms import EXPONENT_BOUNDS, Array
 from analysis.forms.jets import Jet, seeds
-from analysis.solve.term_predictions import TermDesign, TermParts
+from analysis.solve.term_predictions import TermDesign, TermRowSums
 
 E, A, B, ALPHA, BETA = range(5)  # positions in the Chinchilla form
 
@@ -45,21 +45,21 @@ class MappedDesign(TermDesign):
         return super().external(self.theta(theta))
 
     def internal(self, parameters: Array) -> Array:
-        """Refuse: the way back is the caller's, who knows what the coordinates are."""
+        """Refuse: only the caller knows what the coordinates are."""
         raise NotImplementedError(f"no phi from {len(parameters)} parameters")
 
-    def predicted(self, theta: Array) -> Array:
+    def predict(self, theta: Array) -> Array:
         """Return the target's prediction (S, n) at phi."""
-        return super().predicted(self.theta(theta))
+        return super().predict(self.theta(theta))
 
-    def parts(self, theta: Array, *, second: bool = True) -> "MappedParts":
+    def row_sums(self, theta: Array, *, second: bool = True) -> "MappedRowSums":
         """Return predictions and derivatives by phi."""
         del second
-        return MappedParts(self, theta)
+        return MappedRowSums(self, theta)
 
 
-class MappedParts(TermParts):
-    """Derivatives by phi, from those by theta and J (S, K, P) = dtheta / dphi."""
+class MappedRowSums(TermRowSums):
+    """Row sums by phi, from those by theta and J (S, K, P) = dtheta / dphi."""
 
     def __init__(self, design: MappedDesign, phi: Array) -> None:
         count, size = phi.shape
@@ -82,12 +82,12 @@ class MappedParts(TermParts):
 
     def curvature(self, slope: Array) -> Array:
         """Return sum_i slope_i d2L_i (S, P, P)."""
-        moved = self.first.swapaxes(1, 2) @ super().curvature(slope) @ self.first
-        return moved + np.einsum("sk,skpq->spq", super().gradient(slope), self.second)
+        by_theta = self.first.swapaxes(1, 2) @ super().curvature(slope) @ self.first
+        return by_theta + np.einsum("sk,skpq->spq", super().gradient(slope), self.second)
 
 
 def by_share(design: TermDesign, theta: Array) -> tuple[MappedDesign, Array]:
-    """Return a Chinchilla design in (E, A, B, a, s) and the point theta (P,) there."""
+    """Return a Chinchilla design in (E, A, B, a, s), and the point theta (P,) in it."""
 
     def outward(phi: list[Any]) -> list[Any]:
         e, log_a, log_b, share, both = phi
@@ -99,11 +99,11 @@ def by_share(design: TermDesign, theta: Array) -> tuple[MappedDesign, Array]:
     low[BETA], high[BETA] = 2 * least, 2 * most
     both = theta[ALPHA] + theta[BETA]
     phi = np.array([*theta[:3], theta[BETA] / both, both])
-    return _mapped(design, outward, _loose(low, high)), phi
+    return _map_terms(design, outward, _free_amplitudes(low, high)), phi
 
 
 def by_optimum(design: TermDesign, theta: Array, flops: float) -> tuple[MappedDesign, Array]:
-    """Return a Chinchilla design in (E, A, m, alpha, beta), m = log N* at C, and the point."""
+    """Return a Chinchilla design in (E, A, m, alpha, beta), m = log N* at C, and theta in it."""
     log_c = np.log(flops / 6)
     size_centre, data_centre = (float(c[0]) for c in design.centres)
 
@@ -117,18 +117,18 @@ def by_optimum(design: TermDesign, theta: Array, flops: float) -> tuple[MappedDe
     slope = np.log(alpha / beta) + theta[A] - theta[B]
     m = (slope - alpha * size_centre + beta * (log_c + data_centre)) / (alpha + beta)
     phi = np.array([theta[E], theta[A], m, alpha, beta])
-    return _mapped(design, outward, _loose(low, high)), phi
+    return _map_terms(design, outward, _free_amplitudes(low, high)), phi
 
 
-def _mapped(
+def _map_terms(
     design: TermDesign, outward: Callable[[list[Any]], list[Any]], box: tuple[Array, Array]
 ) -> MappedDesign:
-    kept = {f.name: getattr(design, f.name) for f in fields(TermDesign)}
-    return MappedDesign(**kept, outward=outward, box=box)
+    values = {f.name: getattr(design, f.name) for f in fields(TermDesign)}
+    return MappedDesign(**values, outward=outward, box=box)
 
 
-def _loose(low: Array, high: Array) -> tuple[Array, Array]:
-    """Free the two amplitudes (B may be log N*), which a profile meets no bound of."""
+def _free_amplitudes(low: Array, high: Array) -> tuple[Array, Array]:
+    """Remove the bounds of the two amplitudes (B may be log N*), which no profile should meet."""
     low[[A, B]], high[[A, B]] = -np.inf, np.inf
     return low, high
 

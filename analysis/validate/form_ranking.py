@@ -1,10 +1,10 @@
-"""Which form to believe: forms ranked by how they predict larger runs that were withheld.
+"""Rank forms by how well they predict larger runs that were withheld.
 
-Error within the data favours whatever has most parameters; each form is therefore refitted below
-several cutoffs in C and predicts the runs above them (rolling origin). The score is the geometric
-mean over cutoffs of its root mean square relative error there, so that the farthest cutoff, where
-all err most, does not decide alone; where a form has no minimum it is charged the worst of those
-that have one.
+The error within the data favours the form with most parameters. Each form is therefore refitted
+below several cutoffs in C and predicts the runs above them (rolling origin). Its score is the
+geometric mean over cutoffs of the RMS relative error there, so that the farthest cutoff, where all
+forms err most, does not decide alone. At a cutoff where a form has no minimum it is given the worst
+error of the forms that have one.
 """
 
 from typing import Any
@@ -14,37 +14,40 @@ import pandas as pd
 
 from analysis.forms import FORMS, Form, column
 from analysis.solve.objective import Objective, problem_of, residuals
-from analysis.solve.progress import Tell, silent
+from analysis.solve.progress import OnProgress, no_progress
 from analysis.solve.solver import minimise
 from analysis.validate.hindcast import hindcasts
 
-SPARE_ROWS = 2
+SPARE_ROWS = 2  # rows beyond the parameters that a fit needs at least
 
 
 def candidates(table: pd.DataFrame) -> list[Form]:
-    """Return the forms that a table can carry: all that use the most of its variables."""
-    found = [form for form in FORMS.values() if _carries(table, form)]
-    targets = [t for t in ("loss", "reward", "error") if any(f.target == t for f in found)]
+    """Return the forms that a table can carry and that use most of its variables.
+
+    Raises ValueError where there is none.
+    """
+    forms = [form for form in FORMS.values() if _carries(table, form)]
+    targets = [t for t in ("loss", "reward", "error") if any(f.target == t for f in forms)]
     if not targets:
         names = ", ".join(map(str, table.columns))
         raise ValueError(f"form=all finds no form for columns {names}; name one, or add columns")
-    found = [form for form in found if form.target == targets[0]]
-    surfaces = [form for form in found if form.is_surface]
+    forms = [form for form in forms if form.target == targets[0]]
+    surfaces = [form for form in forms if form.is_surface]
     if surfaces:
         return surfaces
-    most = max(len(form.variables) for form in found)
-    return [form for form in found if len(form.variables) == most]
+    most = max(len(form.variables) for form in forms)
+    return [form for form in forms if len(form.variables) == most]
 
 
 def compare(
-    table: pd.DataFrame, objective: Objective | None, tell: Tell = silent
+    table: pd.DataFrame, objective: Objective | None, on_progress: OnProgress = no_progress
 ) -> list[dict[str, Any]]:
-    """Return one row a form, best first; ValueError when no larger runs can be withheld."""
-    tried, rows = candidates(table), []
-    for done, form in enumerate(tried):
-        tell("forms", done, len(tried))
-        rows.append(_scored(table, form, objective))
-    tell("forms", len(tried), len(tried))
+    """Return one row a form, best first; ValueError where no larger runs can be withheld."""
+    forms, rows = candidates(table), []
+    for done, form in enumerate(forms):
+        on_progress("forms", done, len(forms))
+        rows.append(_score(table, form, objective))
+    on_progress("forms", len(forms), len(forms))
     if not any(row["rms_relative_error"] is not None for row in rows):
         raise ValueError(
             "form=all ranks forms by larger runs that it withholds, and this table is too small "
@@ -66,18 +69,18 @@ def _carries(table: pd.DataFrame, form: Form) -> bool:
     return varying and enough and form.target in table
 
 
-def _scored(table: pd.DataFrame, form: Form, objective: Objective | None) -> dict[str, Any]:
-    chosen = objective or Objective(name=form.objective)
-    problem = problem_of(table, form, chosen)
-    found = minimise(problem)
-    inside = residuals(found.theta[:1], problem)[0]
-    tested = hindcasts(table, form, chosen)
-    rows = [row for row in (tested or {}).get("rows", []) if row["converged"]]
+def _score(table: pd.DataFrame, form: Form, objective: Objective | None) -> dict[str, Any]:
+    objective_of_form = objective or Objective(name=form.objective)
+    problem = problem_of(table, form, objective_of_form)
+    solution = minimise(problem)
+    inside = residuals(solution.theta[:1], problem)[0]
+    backtest = hindcasts(table, form, objective_of_form)
+    rows = [row for row in (backtest or {}).get("rows", []) if row["converged"]]
     errors = np.array([row["rms_relative_error"] for row in rows])
     return {
         "form": form.name,
         "n_parameters": len(form.parameters),
-        "converged": bool(found.converged[0]),
+        "converged": bool(solution.converged[0]),
         "rms_in_range": float(np.sqrt((inside**2).mean())),
         "score": None,
         "rms_relative_error": float(np.sqrt((errors**2).mean())) if len(rows) else None,

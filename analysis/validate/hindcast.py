@@ -1,19 +1,21 @@
 """Hindcasts: withhold the largest budgets, refit, predict them (rolling origin).
 
-Each row of the result withholds everything above one cutoff in C. tau(h), the error that the form
-makes at a log-distance h = log(C / C_cutoff), is the RMS relative error of the hindcasts that reach
-as far, never less than that of a shorter reach, and 0 at h = 0. Prediction intervals contain it
-beside scatter and parameters, so they are wide where the form has failed before; Choshen et al.
-2024 (2410.11840) measure how often forms do.
+Each row of the result withholds all runs above one cutoff in C. tau(h) is the error of the form at
+a log-distance h = log(C / C_cutoff): the RMS relative error of the hindcasts that reach as far,
+never less than that of a shorter reach, and 0 at h = 0. Prediction intervals contain tau beside
+scatter and parameters, so they are wide where the form has failed before. Choshen et al. 2024
+(2410.11840) measure how often forms fail.
 
-A hindcast's error is also that of its own parameters and of the seeds it meets, which the interval
-holds already: tau in full covered 94-100 % at nominal 90 % with a true form (six designs and laws,
-120-180 tables each, at 10 and 100 times the largest C). So a hindcast counts only where its mean
-error lies outside its own 90 % interval, that is where chance does not explain it, and then in
-full but for its seeds': 88-94 % with a true form (tau 0 in 66-90 % of the tables). The excess of
-the squares alone covered 90-96 %, but where the form is wrong it is the narrower: of a loss bent by
-exp(-c log(C)^2) the truth at 10 and 100 times C was inside 92 and 36 % of the excess, 88 and 68 %
-of this, 4 and 0 % without tau; of a Farseer surface 100 % of this and 0 % without tau or scatter.
+The error of a hindcast also comes from its own parameters and from the seeds of the runs that it
+predicts, and the interval contains both already. With a true form, tau from whole errors covered
+94-100 % at nominal 90 % (six designs and laws, 120-180 tables each, at 10 and 100 times the largest
+C). A hindcast therefore counts only where its mean error lies outside its own 90 % interval, where
+chance does not explain it. It then counts in full, less the error of the seeds. This covered
+88-94 % with a true form (tau was 0 in 66-90 % of the tables). The excess of the squares alone
+covered 90-96 %, but it is too narrow where the form is wrong. For a loss bent by exp(-c log(C)^2)
+the truth at 10 and 100 times C was inside 88 and 68 % of these intervals, 92 and 36 % with the
+excess, 4 and 0 % without tau. For a Farseer surface it was inside 100 %, and 0 % without tau or
+scatter.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,22 +27,22 @@ from scipy.special import ndtr, ndtri
 
 from analysis.forms import Array, Form, column
 from analysis.solve.objective import Objective, Problem, problem_of
-from analysis.solve.progress import Tell, silent
+from analysis.solve.progress import OnProgress, no_progress
 from analysis.solve.residual_spread import deviation, scatter
 from analysis.solve.solver import minimise
 from analysis.uncertainty.bootstrap import bootstrap, units_of
 
-MOST_CUTOFFS = 5
-SAME_LEVEL = 1.25  # C closer than this is one budget
-CONTINUUM = 2.0  # spacing of cutoffs when C does not come in budgets
-LEAST_SHARE = 0.3  # of the rows must remain to be fitted
-LEAST_SPAN = 3.0  # of C below the cutoff
-FEWEST_SIZES = 3
-RESAMPLES = 100
-FEWEST_TESTED = 3  # withheld runs that say something of the form and not of one run
+MOST_CUTOFFS = 5  # cutoffs, each of which is a fit with its bootstrap
+SAME_LEVEL = 1.25  # ratio of neighbouring C up to which they are one budget
+CONTINUUM = 2.0  # ratio of cutoffs where C does not come in budgets
+LEAST_SHARE = 0.3  # share of the rows that must remain below a cutoff
+LEAST_SPAN = 3.0  # largest over smallest C that must remain below it
+FEWEST_SIZES = 3  # sizes, and values of every other variable, that must remain below it
+RESAMPLES = 100  # of each hindcast
+FEWEST_TESTED = 3  # withheld runs that say something about the form and not about one run
 EVIDENCE = 0.9  # level of the interval that a hindcast's mean error must leave to count in tau
-FEWEST_RESAMPLES = 20  # of long tables, whose parameters hardly vary
-RESAMPLED_ROWS = 1_000_000
+FEWEST_RESAMPLES = 20  # of a long table, whose parameters hardly vary
+RESAMPLED_ROWS = 1_000_000  # rows times resamples above which resamples are fewer
 
 
 def hindcasts(
@@ -51,63 +53,76 @@ def hindcasts(
     fixed: Mapping[str, float] | None = None,
     level: float = 0.9,
     seed: int = 0,
-    tell: Tell = silent,
+    on_progress: OnProgress = no_progress,
 ) -> dict[str, Any] | None:
-    """Return the hindcast rows and tau, or None when no budget can be withheld."""
+    """Return the hindcasts and tau as the `backtest` block of law.json.
+
+    table: the runs
+    form: the form
+    objective: the objective
+    fixed: values that some parameters keep
+    level: of the intervals whose coverage is counted
+    seed: of the resamples
+    on_progress: takes ("hindcasts", done, total)
+
+    Returns None where no budget can be withheld.
+    """
     rows = []
     along = reach_of(table, form)
-    tried = cutoffs(along)
-    for done, cutoff in enumerate(tried):
-        tell("hindcasts", done, len(tried))
+    cuts = cutoffs(along)
+    for done, cutoff in enumerate(cuts):
+        on_progress("hindcasts", done, len(cuts))
         below = along <= cutoff
-        fitted, withheld = table.iloc[np.flatnonzero(below)], table.iloc[np.flatnonzero(~below)]
-        if not _enough(fitted, along[below], len(table), form):
+        training, larger = table.iloc[np.flatnonzero(below)], table.iloc[np.flatnonzero(~below)]
+        if not _enough(training, along[below], len(table), form):
             continue
-        row = _hindcast(fitted, withheld, form, objective, dict(fixed or {}), level, seed)
+        row = _hindcast(training, larger, form, objective, dict(fixed or {}), level, seed)
         reach = float(along.max() / along[below].max())
         rows.append({"cutoff_flops": float(cutoff), "distance": reach, **row})
-    tell("hindcasts", len(tried), len(tried))
+    on_progress("hindcasts", len(cuts), len(cuts))
     if not rows:
         return None
     return {"rows": rows, "tau": tau_knots(rows), "level": level, "resamples": RESAMPLES}
 
 
 def reach_of(table: pd.DataFrame, form: Form) -> Array:
-    """Return what grows as one extrapolates (n,): C, or else the form's first variable."""
+    """Return what grows with extrapolation (n,): C, or the form's first variable without C."""
     return column(table, "flops" if "flops" in table else form.variables[0])
 
 
 def tau_knots(rows: list[dict[str, Any]]) -> list[list[float]]:
-    """Return [h, tau] pairs from hindcast rows: distances in log C rising, tau never falling."""
+    """Return [h, tau] pairs of hindcasts, by rising log-distance h; tau never falls."""
     converged = [r for r in rows if r["converged"]]
     several = [r for r in converged if r.get("n_test", FEWEST_TESTED) >= FEWEST_TESTED]
-    reached = sorted((r["distance"], _unexplained(r)) for r in several or converged)
-    worst = np.maximum.accumulate([error for _, error in reached])
-    return [[float(np.log(d)), float(t)] for (d, _), t in zip(reached, worst, strict=True)]
+    errors = sorted((r["distance"], _unexplained_error(r)) for r in several or converged)
+    worst = np.maximum.accumulate([error for _, error in errors])
+    return [[float(np.log(d)), float(t)] for (d, _), t in zip(errors, worst, strict=True)]
 
 
-def widened(
-    tested: dict[str, Any] | None, confirmations: Sequence[Mapping[str, Any]], flops: Array
+def widen_tau(
+    backtest: dict[str, Any] | None, confirmations: Sequence[Mapping[str, Any]], flops: Array
 ) -> dict[str, Any] | None:
-    """Return the hindcasts with tau at least as large as the errors of confirmations that missed.
+    """Raise tau to at least the errors of confirmation runs that missed their forecast.
 
-    `flops` (n,) are the runs', from the largest of which below it a confirmation was forecast.
+    backtest: the hindcasts, None without
+    confirmations: each with `flops`, `inside` and `error`
+    flops: C of the runs (n,); a confirmation was forecast from the largest of them below its own
     """
-    missed = []
+    misses = []
     for one in confirmations:
         below = flops[flops < one["flops"] / SAME_LEVEL]
         if one["inside"] is False and len(below):
-            missed.append([float(np.log(one["flops"] / below.max())), abs(one["error"])])
-    if not missed:
-        return tested
-    tested = tested or {"rows": [], "tau": [], "resamples": 0}
-    knots = sorted([*tested["tau"], *missed])
+            misses.append([float(np.log(one["flops"] / below.max())), abs(one["error"])])
+    if not misses:
+        return backtest
+    backtest = backtest or {"rows": [], "tau": [], "resamples": 0}
+    knots = sorted([*backtest["tau"], *misses])
     worst = np.maximum.accumulate([tau for _, tau in knots])
-    return {**tested, "tau": [[h, float(t)] for (h, _), t in zip(knots, worst, strict=True)]}
+    return {**backtest, "tau": [[h, float(t)] for (h, _), t in zip(knots, worst, strict=True)]}
 
 
-def _unexplained(row: Mapping[str, Any]) -> float:
-    """Return the RMS error of a hindcast less its seeds', 0 where chance explains its mean."""
+def _unexplained_error(row: Mapping[str, Any]) -> float:
+    """Return the RMS error of a hindcast less that of seeds; 0 where chance explains its mean."""
     rms, mean = row["rms_relative_error"], abs(row["mean_relative_error"])
     if mean <= ndtri((1 + EVIDENCE) / 2) * row.get("expected_mean_error", 0.0):
         return 0.0
@@ -115,14 +130,14 @@ def _unexplained(row: Mapping[str, Any]) -> float:
 
 
 def cutoffs(flops: Array) -> list[float]:
-    """Return cutoffs in C from the top down: between budgets, or a factor 2 apart."""
+    """Return cutoffs in C, largest first: between budgets, or a factor of 2 apart."""
     ordered = np.sort(flops)
     last = np.flatnonzero(np.diff(np.log(ordered)) > np.log(SAME_LEVEL))
     widest = max(np.ptp(np.log(level)) for level in np.split(ordered, last + 1))
     if len(last) + 1 > len(ordered) / 3 or widest > np.log(CONTINUUM):
-        wanted = ordered[-1] / CONTINUUM ** np.arange(1, MOST_CUTOFFS + 1)
-        found = [ordered[ordered <= w].max(initial=0.0) for w in wanted]
-        return [float(c) for c in dict.fromkeys(found) if c > 0]
+        targets = ordered[-1] / CONTINUUM ** np.arange(1, MOST_CUTOFFS + 1)
+        levels = [ordered[ordered <= w].max(initial=0.0) for w in targets]
+        return [float(c) for c in dict.fromkeys(levels) if c > 0]
     return [float(ordered[i]) for i in last[::-1][:MOST_CUTOFFS]]
 
 
@@ -143,51 +158,54 @@ def _hindcast(
     level: float,
     seed: int,
 ) -> dict[str, Any]:
-    """Fit below, predict above; return the row."""
+    """Fit the rows below a cutoff, predict those above, and return a row of the backtest."""
     problem = problem_of(below, form, objective, fixed=fixed)
-    found = minimise(problem, kept=4)
-    theta = found.theta[:1]
+    solution = minimise(problem, n_best=4)
+    theta = solution.theta[:1]
     row: dict[str, Any] = {
         "n_train": len(below),
         "n_test": len(above),
-        "converged": bool(found.converged[0]),
+        "converged": bool(solution.converged[0]),
     }
-    if not found.converged[0]:
+    if not solution.converged[0]:
         return row
     values = dict(zip(form.parameters, problem.design.external(theta)[0], strict=True))
     columns = {v: column(above, v) for v in form.variables if v in above}
     log_error = np.log(form.predict(values, columns)) - np.log(column(above, form.target))
     resamples = int(np.clip(RESAMPLED_ROWS // len(below), FEWEST_RESAMPLES, RESAMPLES))
-    boot = bootstrap(problem, found, units_of(below), resamples=resamples, seed=seed)
+    boot = bootstrap(problem, solution, units_of(below), resamples=resamples, seed=seed)
     draws = {p: boot.draws[:, i, None] for i, p in enumerate(form.parameters)}
     logs = (
         np.log(form.predict(draws, columns)) if len(boot.draws) > 1 else np.zeros((2, len(above)))
     )
-    left = np.log(problem.design.predicted(theta)[0] / problem.target)
-    noise = float((left**2).sum() / max(len(left) - len(form.parameters), 1))
+    residual = np.log(problem.design.predict(theta)[0] / problem.target)
+    noise = float((residual**2).sum() / max(len(residual) - len(form.parameters), 1))
     variance = logs.var(axis=0) + noise
     inside = np.abs(log_error) <= ndtri((1 + level) / 2) * np.sqrt(variance)
     return row | {
         "rms_relative_error": float(np.sqrt((log_error**2).mean())),
         "mean_relative_error": float(log_error.mean()),
-        **_expected(logs, problem, theta, columns),
+        **_expected_errors(logs, problem, theta, columns),
         "coverage": float(inside.mean()),
         "parameters": {k: float(v) for k, v in values.items()},
     }
 
 
-def _expected(
+def _expected_errors(
     logs: Array, problem: Problem, theta: Array, columns: Mapping[str, Array]
 ) -> dict[str, float]:
-    """Return the deviations of a hindcast's errors by seeds, and of their mean by all of chance.
+    """Return how large chance makes a hindcast's errors: by seeds, and their mean by all causes.
 
-    From log predictions (draws, rows) of resamples, whose central part is used: resamples of few
-    rows have long tails.
+    logs: log predictions of the resamples (draws, rows); the central 68 % of their means give the
+        deviation, since resamples of few rows have long tails
+    problem: the fit below the cutoff
+    theta: its solution (1, P)
+    columns: the variables of the withheld rows
     """
     design = problem.design
     values = dict(zip(design.form.parameters, design.external(theta)[0], strict=True))
-    fitted = np.log(design.predicted(theta)[0])
-    noise = scatter(fitted - np.log(problem.target), fitted, len(values))
+    log_fitted = np.log(design.predict(theta)[0])
+    noise = scatter(log_fitted - np.log(problem.target), log_fitted, len(values))
     seeds = deviation(noise, design.form.predict(values, columns))
     central = np.ptp(np.quantile(logs.mean(axis=1), [ndtr(-1.0), ndtr(1.0)])) / 2
     of_mean = np.hypot(central, np.sqrt((seeds**2).sum()) / len(seeds))

@@ -1,9 +1,9 @@
-"""The runs near the frontier, and whether those far from it spoil the law.
+"""The runs near the frontier, and whether the runs far from it spoil the law.
 
-An additive law is only right so far: runs trained far off the optimum, a large model on few tokens,
-lie off it by more than their scatter, and Huber's objective still follows so many of them. On 15
-IsoFLOP tables of Porian et al. 2024 (2406.19146) laws of the runs within 10 % of the frontier
-predicted what was withheld with a half to a third of the error (`benchmarks/backtest.py`).
+An additive law holds near the optimum only. Runs far from it, such as a large model on few tokens,
+lie off the law by more than their scatter, and Huber's objective follows them where there are many.
+On 15 IsoFLOP tables of Porian et al. 2024 (2406.19146) laws of the runs within 10 % of the frontier
+predicted withheld runs with a half to a third of the error (`benchmarks/backtest.py`).
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from analysis.solve.objective import Objective, problem_of
 from analysis.solve.solver import minimise
 from analysis.validate.hindcast import cutoffs, reach_of
 
-WITHIN = 0.10  # share of the frontier's loss that counts as near
-SAME_C = 1.10  # C this much larger is the same budget
-FEWEST_ROWS = 2  # beyond the parameters
-FEWEST_TESTED = 3
+WITHIN = 0.10  # share of the frontier's loss up to which a run is near
+SAME_C = 1.10  # ratio of C up to which two runs have the same budget
+FEWEST_ROWS = 2  # rows beyond the parameters that a fit needs at least
+FEWEST_TESTED = 3  # withheld runs near the frontier that a comparison needs
 
 
-def near(table: pd.DataFrame, within: float = WITHIN) -> Array:
-    """Tell which rows (n,) have a loss within a share of the best of rows of no more C."""
+def is_near_frontier(table: pd.DataFrame, within: float = WITHIN) -> Array:
+    """Return which rows (n,) have a loss within a share of the best loss of no more C."""
     flops, loss = column(table, "flops"), column(table, "loss")
     order = np.argsort(flops, kind="stable")
     best = np.minimum.accumulate(loss[order])
@@ -33,14 +33,14 @@ def near(table: pd.DataFrame, within: float = WITHIN) -> Array:
 
 
 def near_frontier(table: pd.DataFrame, within: float | None) -> pd.DataFrame:
-    """Return the rows near the frontier, all of them for None.
+    """Return the rows near the frontier, or all rows for None.
 
     Raises ValueError for a share that is not positive.
     """
     if within is None:
         return table
     check_within(within)
-    return table.loc[near(table, within)].reset_index(drop=True)
+    return table.loc[is_near_frontier(table, within)].reset_index(drop=True)
 
 
 def check_within(within: float | None) -> None:
@@ -57,36 +57,42 @@ def far_runs(
     *,
     fixed: Mapping[str, float],
 ) -> dict[str, float] | None:
-    """Compare laws of all runs (hindcast `rows`) and of the near ones on near runs withheld.
+    """Compare the law of all runs with that of the runs near the frontier, on withheld near runs.
 
-    Returns the RMS errors in log loss, `all` and `near`, over the cutoffs where both converged, and
-    how many runs are near; None where none could be tested.
+    table: the runs
+    form: the form
+    objective: the objective
+    rows: the hindcasts of all runs
+    fixed: values that some parameters keep
+
+    Returns the RMS errors in log loss, `all` and `near`, over the cutoffs where both have a
+    minimum, and the number of near runs as `n_near`; None where no cutoff could be tested.
     """
-    kept = near(table)
-    if kept.all():
+    is_near = is_near_frontier(table)
+    if is_near.all():
         return None
     along = reach_of(table, form)
     errors: dict[str, list[Array]] = {"all": [], "near": []}
-    known = {row["cutoff_flops"]: row for row in rows if row["converged"]}
+    by_cutoff = {row["cutoff_flops"]: row for row in rows if row["converged"]}
     for cutoff in cutoffs(along):
-        below, above = kept & (along <= cutoff), kept & (along > cutoff)
+        below, above = is_near & (along <= cutoff), is_near & (along > cutoff)
         few = below.sum() < len(form.parameters) + FEWEST_ROWS or above.sum() < FEWEST_TESTED
-        if few or cutoff not in known:
+        if few or cutoff not in by_cutoff:
             continue
         problem = problem_of(table.loc[below], form, objective, fixed=dict(fixed))
-        found = minimise(problem, kept=4)
-        if not found.converged[0]:
+        solution = minimise(problem, n_best=4)
+        if not solution.converged[0]:
             continue
-        values = problem.design.external(found.theta[:1])[0]
+        values = problem.design.external(solution.theta[:1])[0]
         laws = {
-            "all": known[cutoff]["parameters"],
+            "all": by_cutoff[cutoff]["parameters"],
             "near": dict(zip(form.parameters, values, strict=True)),
         }
-        tested = table.loc[above]
-        columns = {v: column(tested, v) for v in form.variables if v in tested}
+        withheld = table.loc[above]
+        columns = {v: column(withheld, v) for v in form.variables if v in withheld}
         for name, law in laws.items():
-            errors[name].append(np.log(form.predict(law, columns) / column(tested, "loss")))
+            errors[name].append(np.log(form.predict(law, columns) / column(withheld, "loss")))
     if not errors["near"]:
         return None
     rms = {k: float(np.sqrt((np.concatenate(v) ** 2).mean())) for k, v in errors.items()}
-    return {**rms, "n_near": int(kept.sum())}
+    return {**rms, "n_near": int(is_near.sum())}

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from scaling.app.conf_folder import conf_folder
 from scaling.app.errors import sentence
 from scaling.app.overrides import WrongUsage, nearest, prepared
+from scaling.app.own_configs import add_settings
 from scaling.schema import destination
 
 T = TypeVar("T")
@@ -36,6 +37,7 @@ T = TypeVar("T")
 def store(name: str, schema: type) -> None:
     """Register a dataclass as `schema_<name>`, the first entry of conf/<name>.yaml's defaults."""
     ConfigStore.instance().store(name=f"schema_{name}", node=schema)
+    add_settings(schema)
 
 
 def start(

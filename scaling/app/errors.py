@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from types import TracebackType
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -23,8 +23,11 @@ from omegaconf.errors import (
     OmegaConfBaseException,
     UnsupportedInterpolationType,
 )
+from yaml import YAMLError
 
+from scaling.app.conf_folder import conf_folder
 from scaling.app.overrides import leaves, near, nearest
+from scaling.app.own_configs import groups, own_file
 from scaling.app.values import refusal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,12 +119,29 @@ def composing(error: BaseException, schema: type) -> str:
     """Say what was wrong with a config; empty for an error of another kind."""
     if isinstance(error, MissingConfigException):
         return no_choice(error)
+    if isinstance(error, YAMLError):
+        return f"a file is not valid YAML ({flat(str(error))[:LONGEST]}); correct it"
+    if isinstance(error, ConfigCompositionException) and (
+        match := re.match(r"In '([^']+)': \w+ raised while composing", str(error))
+    ):
+        return in_file(match[1], error.__context__, schema)
     inner = error.__cause__ if isinstance(error, HydraException) else error
     if isinstance(inner, OmegaConfBaseException):
         return of_value(inner, schema, str(error))
     if match := re.search(r"Could not override '([^']+)'", str(error)):
+        if match[1] in groups():
+            return (
+                f"{match[1]} is a group that the command's file does not list; write +{match[1]}="
+            )
         return f"unknown key {match[1]!r}{nearest(match[1], schema)}"
     return ""
+
+
+def in_file(name: str, error: BaseException | None, schema: type) -> str:
+    """Say what is wrong with a file of conf/ or sweeps/, a user's own above all."""
+    file = own_file(name) or conf_folder() / f"{name}.yaml"
+    why = of_value(error, schema, "") if isinstance(error, OmegaConfBaseException) else ""
+    return f"{file}: {why or flat(str(error))[:LONGEST]}"
 
 
 def of_value(error: OmegaConfBaseException, schema: type, said: str) -> str:

@@ -7,6 +7,7 @@ list is written in brackets, its parts as text is. `${key}` is another setting's
 the two characters.
 """
 
+import argparse
 import dataclasses
 import difflib
 import re
@@ -22,7 +23,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from scaling.app.conf_folder import conf_folder
+from scaling import VERSION_LINE
+from scaling.app.own_configs import choices, groups
 from scaling.app.values import pasted, refusal
 
 FUNCTIONS = ("choice(", "range(", "glob(", "interval(", "shuffle(", "sort(", "tag(")
@@ -66,6 +68,9 @@ def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         raise WrongUsage(f"{message}; --help lists the keys, --hydra-help the options")
 
     parser.error = wrong  # type: ignore[method-assign,assignment]
+    for action in parser._actions:
+        if isinstance(action, argparse._VersionAction):
+            action.version = VERSION_LINE  # ours, not Hydra's
     given, rest = parser.parse_known_args(list(arguments))
     if given.experimental_rerun:
         wrong("--experimental-rerun reads a pickle, which can run code; type the overrides")
@@ -117,8 +122,8 @@ def no_name(key: str, value: Any, schema: type) -> str:
     if not key:
         return f"={value} names no key{nearest(key, schema)}"
     if key in groups():
-        choices = ", ".join(sorted(p.stem for p in (conf_folder() / key).glob("*.yaml")))
-        return "" if isinstance(value, str) else f"{key}={value} is no choice; choose of {choices}"
+        names = ", ".join(choices(key))
+        return "" if isinstance(value, str) else f"{key}={value} is no choice; choose of {names}"
     if section and not isinstance(value, (str, dict)):
         return f"{key}={value}: {key} is a section, no value; its keys are {', '.join(section)}"
     return ""
@@ -233,13 +238,6 @@ def unread(key: str, value: str, schema: type) -> str:
         f"{key}={value!r} cannot be read: brackets or quotes are left open, or it holds signs that"
         f" text in quotes alone may; write {pasted(f'{key}={quoted(value)}')}"
     )
-
-
-def groups() -> set[str]:
-    """Name the groups of conf/, whose choices are files."""
-    return {p.name for p in conf_folder().iterdir() if p.is_dir() and any(p.glob("*.yaml"))} - {
-        "examples"
-    }
 
 
 def no_override(argument: str, schema: type) -> str:

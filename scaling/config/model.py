@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Annotated
 
-from scaling.app.conf_folder import conf_folder
+from scaling.app.own_configs import choices
 from scaling.config.ranges import DEEPEST, WEIGHT, WIDEST, check, one_of
 from scaling.schema import (
     Range,
@@ -145,11 +145,10 @@ def underived() -> ModelConfig:
 
 def rung(name: str, like: ModelConfig) -> ModelConfig:
     """Return the model of conf/model/NAME.yaml, in all else as `like`; ValueError for no rung."""
-    folder = conf_folder() / "model"
-    names = sorted(p.stem for p in folder.glob("*.yaml"))
-    if name not in names:
-        raise ValueError(f"ppo.reward_model={name} is no rung; choose one of {', '.join(names)}")
-    shape = read_yaml(folder / f"{name}.yaml")
+    files = choices("model")
+    if name not in files:
+        raise ValueError(f"ppo.reward_model={name} is no rung; choose one of {', '.join(files)}")
+    shape = read_yaml(files[name])
     derived = dict.fromkeys(("n_head", "n_kv_head", "d_ff", "top_k", "d_expert"), 0)
     return ModelConfig(
         **{**dataclasses.asdict(like), **derived, **{str(k): shape[k] for k in shape}}

@@ -1,4 +1,4 @@
-"""Whether a CPU's kernels can be compiled here (scaling.cpu.kernels)."""
+"""Whether the kernels for CPUs can be compiled here (scaling.cpu.kernels)."""
 
 import logging
 from functools import cache
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 @cache
 def has_numba() -> bool:
     """Say whether numba is installed; log once where it is not."""
-    found = find_spec("numba") is not None
-    if not found:
+    installed = find_spec("numba") is not None
+    if not installed:
         log.info("numba is absent: a CPU trains slower; pip install 'scaling-laws[fast]' brings it")
-    return found
+    return installed

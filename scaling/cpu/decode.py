@@ -1,8 +1,9 @@
-"""One token a row through the dense decoder on a CPU, written out: what sampling does most.
+"""One token per row through the dense decoder on a CPU, written out: most of the time of sampling.
 
-A small model's step is bound by calls. Here the gains of norms and the scales of branches are put
-into the matrices once, the embedding is normalised once, and a step is a dozen calls a layer. The
-equations are those of `scaling.model.transformer`, to whose logits tests hold it.
+The time of a small model's step is mostly that of calls. Here the gains of norms and the scales of
+branches are multiplied into the matrices once, the embedding is normalised once, and a step is a
+dozen calls per layer. The equations are those of `scaling.model.transformer`; tests compare the
+logits.
 
 Legend: B rows, C width, H heads, K head width, F hidden width, S keys so far, V vocabulary.
 """
@@ -19,7 +20,7 @@ from scaling.model.transformer import (
     Cache,
     Transformer,
     rotary_angles,
-    turned,
+    rotate_halves,
 )
 
 
@@ -35,7 +36,7 @@ def has_decoder(model: Transformer) -> bool:
 
 
 class Decoder:
-    """A model's weights as its steps read them; the cache is the model's own."""
+    """A model's weights, prepared for steps of one token; the cache is `Transformer.new_cache`."""
 
     def __init__(self, model: Transformer) -> None:
         self.config = model.config
@@ -50,21 +51,22 @@ class Decoder:
         self.head = (model.head.weight * gain).T  # (C, V)
 
     def step(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
-        """Return the next logits, (B, V), and put keys and values into the cache.
+        """Return the next logits, (B, V), and add keys and values to the cache.
 
-        `tokens` and `positions` are (B,); `mask` is (B, 1, S), 0 where a key may be seen and
-        -inf elsewhere, the new one included.
+        tokens, positions: (B,)
+        mask: (B, 1, S), 0 where a key, the new one included, may be seen and -inf elsewhere
+        cache: of the tokens before
         """
         x = self.table[tokens]  # (B, C)
         cos, sin = self.cos[positions], self.sin[positions]  # (B, 1, K)
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
             x = layer.step(x, cos, sin, mask, keys, values, cache.length)
         cache.length += 1
-        return normed(x) @ self.head
+        return over_rms(x) @ self.head
 
 
 class Layer:
-    """One block, its gains and scales put into its matrices."""
+    """One block, with its gains and scales multiplied into its matrices."""
 
     def __init__(self, block: Block) -> None:
         attention = block.attention
@@ -88,20 +90,27 @@ class Layer:
         values: Tensor,
         at: int,
     ) -> Tensor:
-        """Return the residual stream behind the block, (B, C)."""
+        """Return the residual stream after the block, (B, C).
+
+        x: the stream before the block, (B, C)
+        cos, sin: of the rotary angles, (B, 1, K)
+        mask: as in `Decoder.step`
+        keys, values: the layer's cache, (B, H, capacity, K)
+        at: the place of the new token in the cache
+        """
         B, H = len(x), self.n_head
-        heads = (normed(x) @ self.qkv).view(B, 3 * H, self.d_head)
-        qk = turned(heads[:, : 2 * H], cos, sin)  # (B, 2H, K)
+        heads = (over_rms(x) @ self.qkv).view(B, 3 * H, self.d_head)
+        qk = rotate_halves(heads[:, : 2 * H], cos, sin)  # (B, 2H, K)
         keys[:, :, at], values[:, :, at] = qk[:, H:], heads[:, 2 * H :]
-        seen = keys[:, :, : at + 1].transpose(2, 3)  # (B, H, K, S)
-        scores = torch.matmul(qk[:, :H, None], seen)[:, :, 0] + mask  # (B, H, S)
-        mixed = torch.matmul(scores.softmax(-1)[:, :, None], values[:, :, : at + 1])
-        x = torch.addmm(x, mixed.view(B, -1), self.out)
-        gate, up = (normed(x) @ self.up).chunk(2, dim=1)  # (B, F) each
+        keys_so_far = keys[:, :, : at + 1].transpose(2, 3)  # (B, H, K, S)
+        scores = torch.matmul(qk[:, :H, None], keys_so_far)[:, :, 0] + mask  # (B, H, S)
+        mixed_values = torch.matmul(scores.softmax(-1)[:, :, None], values[:, :, : at + 1])
+        x = torch.addmm(x, mixed_values.view(B, -1), self.out)
+        gate, up = (over_rms(x) @ self.up).chunk(2, dim=1)  # (B, F) each
         return torch.addmm(x, F.silu(gate).mul_(up), self.down)
 
 
-def normed(x: Tensor) -> Tensor:
-    """Return rows over their root mean square, (B, C)."""
+def over_rms(x: Tensor) -> Tensor:
+    """Return each row divided by its root mean square, (B, C)."""
     square = torch.linalg.vector_norm(x, dim=1, keepdim=True).square_()
     return x * square.div_(x.shape[1]).add_(NORM_EPS).rsqrt_()

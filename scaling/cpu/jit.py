@@ -1,10 +1,10 @@
 """Compiles kernels for one core of a CPU, by numba, and binds them to the memory of tensors.
 
-Arrays are of float32, or of bfloat16 seen as uint16 (numpy has no such type): `get` widens by a
-shift, `put` rounds to nearest even, so that one source serves both kinds. Machine code is kept on
-disk, beside the module or in the user's cache, by processor and by source. Where numba's cache,
-which is no public interface of it, is another than this module knows, nothing is kept on disk and
-every process compiles its own.
+Arrays are of float32, or of bfloat16 as uint16 (numpy has no bfloat16): `get` widens by a shift,
+`put` rounds to nearest even, so that one source works for both. Machine code is stored on disk,
+beside the module or in the user's cache, by processor and by source. The classes of numba that do
+so are not public. Where they are not as this module expects, nothing is stored and every process
+compiles the kernels.
 """
 
 import hashlib
@@ -25,18 +25,18 @@ from torch import Tensor
 try:
     from numba.core.caching import IndexDataCacheFile
 except ImportError:
-    IndexDataCacheFile: Any = object  # without what `Files` needs of it
+    IndexDataCacheFile: Any = object  # lacks the methods that `Files` needs
 
 log = logging.getLogger(__name__)
-REORDERED = {"reassoc", "contract", "arcp", "nsz", "afn"}  # all of fast maths but no-NaN, no-inf
+REORDERED = {"reassoc", "contract", "arcp", "nsz", "afn"}  # Fast maths without "no NaN", "no inf".
 OPTIONS: dict[str, Any] = {"fastmath": REORDERED, "error_model": "numpy"}
 f32, i32, u16, u32 = np.float32, np.int32, np.uint16, np.uint32
 
-inline = njit(**OPTIONS)  # for what kernels call
+inline = njit(**OPTIONS)  # For functions that kernels call.
 
 
 def kernel(function: Callable) -> Callable:
-    """Compile at the first call of a kind, or read what an earlier process compiled."""
+    """Compile a function at its first call with a dtype, or read the code from disk."""
     if not all(hasattr(IndexDataCacheFile, name) for name in NEEDED):
         return inline(function)
     try:
@@ -50,34 +50,34 @@ def kernel(function: Callable) -> Callable:
     return compiled
 
 
-NEEDED = (  # of numba's files
+NEEDED = (  # The methods of numba's class that `Files` uses.
     "_data_name", "_data_path", "_dump", "_open_for_write", "_save_index", "_load_index",
 )  # fmt: skip
 
 
 class Files(IndexDataCacheFile):
-    """numba's files of compiled code, named by what they hold.
+    """numba's files of compiled code, named by a hash of their key.
 
-    numba numbers them: two processes that compile for different kinds at once take the same number
-    and a third reads the one's code as the other's.
+    numba numbers the files. Two processes that compile for different dtypes at once take the same
+    number, and a third then reads the code for one dtype as that for the other.
     """
 
     def save(self, key: Any, data: Any) -> None:
-        """Keep the code of a kind, if the disk takes it."""
-        held = hashlib.sha256(repr((key, self._source_stamp)).encode()).hexdigest()
-        name = self._data_name(int(held[:12], 16))
+        """Store the code of a key, unless the disk is full."""
+        key_hash = hashlib.sha256(repr((key, self._source_stamp)).encode()).hexdigest()
+        name = self._data_name(int(key_hash[:12], 16))
         with suppress(OSError):
             self._save_data(name, data)
             self._save_index(self._index() | {key: name})
 
     def load(self, key: Any) -> Any:
-        """Return the code of a kind; None where there is none, or a damaged one: it is compiled."""
+        """Return the code of a key; None where it is missing or damaged, and is compiled again."""
         name = self._index().get(key)
         try:
             return None if name is None else self._load_data(name)
         except FileNotFoundError:
             return None
-        except Exception as error:  # noqa: BLE001  whatever damaged bytes unpickle to
+        except Exception as error:  # noqa: BLE001  damaged bytes may raise anything
             log.warning("compiled code in %s is damaged (%s); it is compiled again", name, error)
             return None
 
@@ -94,20 +94,20 @@ class Files(IndexDataCacheFile):
             file.write(hashlib.sha256(code).digest() + code)
 
     def _load_data(self, name: str) -> Any:
-        held = Path(self._data_path(name)).read_bytes()
+        content = Path(self._data_path(name)).read_bytes()
         size = hashlib.sha256().digest_size
-        if hashlib.sha256(held[size:]).digest() != held[:size]:
+        if hashlib.sha256(content[size:]).digest() != content[:size]:
             raise ValueError("it differs from its sha256")
-        return pickle.loads(held[size:])
+        return pickle.loads(content[size:])
 
 
-def bound(compiled: Callable, *values: Any) -> Callable[..., Any]:
+def bind(compiled: Callable, *values: Any) -> Callable[..., Any]:
     """Return a call of a kernel on the memory of tensors; floats become float32."""
-    return partial(compiled, *map(seen, values))
+    return partial(compiled, *map(as_array, values))
 
 
-def seen(value: Any) -> Any:
-    """Return a tensor's memory as an array, bfloat16 as uint16; a float as float32."""
+def as_array(value: Any) -> Any:
+    """Return a tensor's memory as an array, bfloat16 as uint16; return a float as float32."""
     if isinstance(value, float):
         return f32(value)
     if not isinstance(value, Tensor):

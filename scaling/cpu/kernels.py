@@ -1,12 +1,12 @@
-"""What lies between the matrix products of `scaling.cpu.passes`, one compiled kernel each.
+"""The operations between the matrix products of `scaling.cpu.passes`, one compiled kernel each.
 
-A kernel goes once over its arrays where torch goes once for every operation. Loops are written as
-LLVM's vectoriser wants them: over the last axis of two-dimensional arrays, sums and maxima that may
-be reordered; a change is to be timed. NaN and infinity are kept: a loss that is not finite has to
-show.
+A kernel reads its arrays once; torch reads them once for every operation. Loops are written as
+LLVM's vectoriser needs them: over the last axis of two-dimensional arrays, with sums and maxima
+that may be reordered. Time every change. NaN and infinity are not optimised away: a loss that is
+not finite must be seen.
 
 Legend: n tokens, B rows, T context, C and O widths, H heads, K head width, F hidden width,
-V vocabulary; `x` is the residual stream, a leading d the loss' gradient.
+V vocabulary; `x` is the residual stream, a leading d means the loss' gradient.
 """
 
 import numpy as np
@@ -14,13 +14,13 @@ import numpy as np
 from scaling.cpu.jit import f32, get, i32, inline, kernel, put
 
 LOG2E, LN2 = f32(1.4426950408889634), f32(0.6931471805599453)
-LEAST = i32(-(2**31))
-TILE = 32  # keys: what a loop takes at once
+LEAST = i32(-(2**31))  # The smallest integer: where a maximum of `ordered` floats begins.
+TILE = 32  # Keys that a loop takes at once.
 
 
 @inline
 def exp2(x):
-    """Return 2^x to 2e-7 of itself, x taken to within -126 and 127; NaN of NaN."""
+    """Return 2^x to a relative error of 2e-7, with x limited to [-126, 127]; NaN of NaN."""
     x = f32(-126) if x < f32(-126) else x
     x = f32(127) if x > f32(127) else x
     n = np.floor(x + f32(0.5))
@@ -37,14 +37,14 @@ def exp2(x):
 
 @inline
 def ordered(x):
-    """Return a float's bits as an integer of the same order: maxima of integers vectorise."""
+    """Map a float to an integer of the same order: LLVM vectorises maxima of integers."""
     bits = f32(x).view(i32)
     return i32(bits ^ i32(i32(bits >> i32(31)) & i32(0x7FFFFFFF)))
 
 
 @inline
 def float_of(bits):
-    """Undo `ordered`."""
+    """Return the float that `ordered` mapped to these bits."""
     return i32(bits ^ i32(i32(bits >> i32(31)) & i32(0x7FFFFFFF))).view(f32)
 
 
@@ -64,7 +64,7 @@ def fold(weight, gain, scale, matrix):
 
 @kernel
 def unfold(d_matrix, weight, gain, scale, d_weight, d_gain):
-    """Add what `fold` makes of a gradient to those of weight and gain."""
+    """Add the gradient behind `fold` to the gradients of weight and gain."""
     for i in range(weight.shape[0]):
         for j in range(weight.shape[1]):
             d = get(d_matrix, (i, j)) * scale
@@ -74,7 +74,7 @@ def unfold(d_matrix, weight, gain, scale, d_weight, d_gain):
 
 @kernel
 def norm(x, branch, eps, normed, rate):
-    """Add a branch (n, C) to x; write x over its root mean square, and one over that, (n,)."""
+    """Add a branch (n, C) to x; write x over its root mean square, and the rate 1 / rms, (n,)."""
     n, width = x.shape
     for i in range(n):
         total = f32(0)
@@ -89,7 +89,7 @@ def norm(x, branch, eps, normed, rate):
 
 @kernel
 def norm_back(d_normed, normed, rate, dx, low):
-    """Add r (d - y mean(y d)) to dx for y = r x; write the sum in the kind of products too."""
+    """Add r (d - y mean(y d)) to dx for y = r x; write dx in the dtype of products too."""
     n, width = dx.shape
     for i in range(n):
         along = f32(0)
@@ -128,7 +128,7 @@ def swiglu_back(product, d_act, d_product):
 
 @kernel
 def by_head(packed, cos, sin, lanes, heads, low):
-    """Turn the P parts (queries, keys, values) of n tokens by their angles, and order by head.
+    """Rotate the P parts (queries, keys, values) of n tokens by their angles, and order by head.
 
     (n, P H K) becomes (P, B, H, T, K), in `low` too where it is not None. The angles, (P, T, K/2),
     hold each part's scale. `lanes` is any tuple of length K/2: a tuple's length is known when the
@@ -155,7 +155,7 @@ def by_head(packed, cos, sin, lanes, heads, low):
 
 @kernel
 def by_token(heads, cos, sin, lanes, packed):
-    """Turn heads back and order by token: the way back of gradients, or of values of no angles."""
+    """Rotate heads back and order by token: for gradients, and for values, whose angles are 0."""
     parts, rows, n_head, context, _ = heads.shape
     half = len(lanes)
     for b in range(rows):
@@ -174,7 +174,7 @@ def by_token(heads, cos, sin, lanes, packed):
 
 @inline
 def reach(i, context):
-    """Return how many keys loops take of row i of causal (B H T, T) scores: whole tiles."""
+    """Return how many keys of row i of causal (B H T, T) scores a loop takes: whole tiles."""
     return min(context, i % context // TILE * TILE + TILE)
 
 
@@ -204,9 +204,9 @@ def softmax(scores, hidden, weights):
 
 @kernel
 def softmax_back(d_weights, weights, d_scores):
-    """Write the scores' gradient where it is not 0: it is at the keys to come.
+    """Write the scores' gradient; at the keys to come it is 0 and is not written.
 
-    Weights that were rounded are taken over their sum.
+    Rounded weights are divided by their sum.
     """
     n, context = weights.shape
     for i in range(n):
@@ -224,7 +224,7 @@ def softmax_back(d_weights, weights, d_scores):
 def cross_entropy(logits, targets, row, share):
     """Return the summed -log softmax(logits)[target] in nats; logits become `share` x gradient.
 
-    Logits are (n, V or more), targets (n,); `row` (V,) is room for one.
+    Logits are (n, V or more), targets (n,); `row` (V,) is a buffer for one row.
     """
     n, vocabulary = len(logits), len(row)
     loss, share = 0.0, f32(share)

@@ -1,16 +1,16 @@
 """Loss and gradient of the dense decoder on a CPU, forward and backward passes written out.
 
-Matrix products are torch's; what lies between them is one kernel each (`scaling.cpu.kernels`),
-bound to buffers that are made once: a small model is bound by calls and by memory, not by products,
-and autograd, its allocations and its many small operations take most of a step. A norm's gain is
-folded into the matrix behind it, a branch's factor into its matrix, and each norm first adds the
-branch before it. Gradients land in one flat tensor that is clipped at once. The equations are those
-of `scaling.model.transformer`, which stays the model: weights are its own, tests hold the two
-equal.
+torch computes the matrix products; what is between them is one kernel each
+(`scaling.cpu.kernels`), bound to buffers that are made once. The time of a small model's step is
+that of calls and memory, not of products: autograd, its allocations and its many small operations
+take most of it. A norm's gain is multiplied into the matrix after it, a branch's factor into its
+matrix, and each norm first adds the branch before it. Gradients are written to one flat tensor,
+which is clipped at once. The equations are those of `scaling.model.transformer`, whose weights are
+used; tests compare the two.
 
-With `precision="bf16"` what products read and write is held in bfloat16 alone; the residual
-stream, norms, softmax, attention's scores and their gradient, loss and the weights' gradients stay
-in float32. It pays where the processor has such products: AMX, AVX-512 BF16.
+With `precision="bf16"` inputs and outputs of products are in bfloat16 only. The residual stream,
+norms, softmax, attention's scores and their gradient, loss and the weights' gradients stay in
+float32. It is faster where the processor has such products: AMX, AVX-512 BF16.
 
 Legend: n = B T tokens, C width, H heads, K head width, D = H K, F hidden width, V vocabulary.
 `x` is the residual stream and `dx` the loss' gradient with respect to it, both changed in place.
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from scaling.config import ModelConfig
 from scaling.cpu import kernels
-from scaling.cpu.jit import bound
+from scaling.cpu.jit import bind
 from scaling.model.loss import CHUNK_BYTES
 from scaling.model.transformer import (
     EMBEDDING_EPS,
@@ -38,9 +38,11 @@ from scaling.model.transformer import (
     sinusoids,
 )
 
-SCORE_BYTES = 1 << 20  # of attention's scores at once: they and their gradients stay in the cache
-# Columns between wide rows: products are slow where rows lie a power of two apart. They hold zeros:
-# oneDNN reads a row in whole tiles of 32 where it is long enough, and a NaN there times 0 is a NaN.
+SCORE_BYTES = (
+    1 << 20
+)  # Bytes of attention's scores at once: they and their gradients fit the cache.
+# Columns after wide rows: products are slow where rows are a power of two apart. They hold zeros:
+# oneDNN reads long rows in whole tiles of 32, and a NaN there times 0 would be a NaN.
 PAD = 16
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -48,8 +50,8 @@ KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 class Passes:
     """Computes a model's mean loss on (rows, context) tokens and writes every weight's gradient.
 
-    The gradients are views of `gradient`, the flat tensor of all of them. Weights are read where
-    they lay when this was made: they change in place.
+    The gradients are views of the flat tensor `gradient`. Weights are read from the memory where
+    they were when this was made: they must change in place.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Passes:
         views = self.gradient.split([w.numel() for w in weights])
         self.views = [(w, g.view_as(w)) for w, g in zip(weights, views, strict=True)]
         self.places = [w.data_ptr() for w in weights]
-        self.attach()
+        self.set_gradients()
         apart = model.document_end is not None
         self.shared = s = Shared.of(config, rows=rows, context=context, apart=apart, kind=kind)
         self.parts: list[AttentionPass | SwiGLUPass] = []
@@ -71,14 +73,14 @@ class Passes:
         self.first = Normed(s, torch.float32, EMBEDDING_EPS) if config.embedding_norm else None
         self.head = HeadPass(model, s)
         self.ids = torch.empty(rows * context, dtype=torch.int64)
-        self.add_rows = bound(kernels.add_rows, s.dx, self.ids, model.embedding.weight.grad)
+        self.add_rows = bind(kernels.add_rows, s.dx, self.ids, model.embedding.weight.grad)
         self.sines = None
         if config.positions == "sinusoidal":
             order = torch.arange(context)
             self.sines = sinusoids(order, config.d_model, torch.float32).repeat(rows, 1)
 
-    def attach(self) -> None:
-        """Make the weights' gradients the views again, whatever they were set to."""
+    def set_gradients(self) -> None:
+        """Make the weights' gradients views of the flat tensor again, whatever they were set to."""
         for (weight, gradient), place in zip(self.views, self.places, strict=True):
             assert weight.data_ptr() == place, "a weight has moved; make its passes anew"
             weight.grad = gradient
@@ -87,9 +89,9 @@ class Passes:
     def __call__(self, batch: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """Return the mean loss in nats/token of parts of (rows, context) tokens and targets.
 
-        Their mean gradient takes the place of the last one.
+        The mean gradient of the parts replaces the last gradient.
         """
-        self.attach()
+        self.set_gradients()
         self.gradient.zero_()
         losses = 0.0
         with rounded_inputs(self.shared.kind):
@@ -103,7 +105,7 @@ class Passes:
         return torch.tensor(losses / (len(self.ids) * len(batch)), dtype=torch.float32)
 
     def clip(self, most: float) -> Tensor:
-        """Scale the gradient down to a norm of `most` (0: never); return the norm before."""
+        """Scale the gradient down to a norm of `most` (0: never); return the norm before that."""
         norm = torch.linalg.vector_norm(self.gradient)
         if 0 < most < norm:
             self.gradient.mul_(most / norm)
@@ -137,18 +139,18 @@ class Shared:
     config: ModelConfig
     rows: int
     context: int
-    kind: torch.dtype  # of what matrices multiply
-    x: Tensor  # (n, C), as the next three
-    dx: Tensor
-    low_dx: Tensor  # dx, of the kind
-    branch: Tensor  # what is to be added to x, of the kind; backward, what a norm gets
-    mask: Tensor | None  # (B H, T, T), -inf where a query may not look, if documents are apart
+    kind: torch.dtype  # of the inputs and outputs of products
+    x: Tensor  # (n, C)
+    dx: Tensor  # (n, C)
+    low_dx: Tensor  # (n, C), dx of the kind
+    branch: Tensor  # (n, C) of the kind: what is added to x; in the backward pass a norm's gradient
+    mask: Tensor | None  # (B H, T, T), -inf where a query may not look; None without documents
     groups: list[slice]  # of the B H heads
     packed: Tensor  # (n, 3 D) of the kind, values and gradients
     mixed: Tensor  # (n, D) of the kind, a gradient
     heads: Tensor  # (3, B, H, T, K) of the kind, gradients
     mixed_heads: Tensor  # (1, B, H, T, K) of the kind, values and gradients
-    exact_heads: Tensor  # the same in float32
+    exact_heads: Tensor  # as mixed_heads, in float32
     scores: Tensor  # (h, T, T) of float32, values and gradients of weights
     to_come: Tensor  # (T, T), -inf at the keys after a query
     d_scores: Tensor  # as the scores, of the kind; 0 at those keys
@@ -159,7 +161,13 @@ class Shared:
     def of(
         cls, config: ModelConfig, *, rows: int, context: int, apart: bool, kind: torch.dtype
     ) -> "Shared":
-        """Allocate for batches of rows x context; `apart` if documents are kept apart."""
+        """Allocate the buffers.
+
+        config: of the model
+        rows, context: of a batch
+        apart: whether tokens attend within their document only
+        kind: dtype of the inputs and outputs of products
+        """
         n, heads, d_head = rows * context, config.n_head, config.d_head
         size = min(rows * heads, max(1, SCORE_BYTES // (4 * context**2)))
         square = (size, context, context)
@@ -167,7 +175,7 @@ class Shared:
         def empty(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=kind)
 
-        exact_heads, mixed_heads = twin(empty(1, rows, heads, context, d_head))
+        exact_heads, mixed_heads = float32_and_own(empty(1, rows, heads, context, d_head))
         return cls(
             config=config,
             rows=rows,
@@ -192,7 +200,7 @@ class Shared:
         )
 
     def separate(self, visible: Tensor) -> None:
-        """Set the mask to what a batch's queries may see, (B, 1, T, T)."""
+        """Set the mask from what a batch's queries may see, (B, 1, T, T) bool."""
         assert self.mask is not None
         hidden = torch.zeros(visible.shape).masked_fill_(~visible, -math.inf)
         self.mask.view(self.rows, -1, self.context, self.context).copy_(hidden)
@@ -205,8 +213,8 @@ class Normed:
         s, shape = shared, shared.x.shape
         self.out, rate = torch.empty(shape, dtype=kind), torch.empty(shape[0])
         self.d_out = s.branch if kind == s.kind else torch.empty(shape, dtype=kind)
-        self.forward = bound(kernels.norm, s.x, s.branch, eps, self.out, rate)
-        self.backward = bound(kernels.norm_back, self.d_out, self.out, rate, s.dx, s.low_dx)
+        self.forward = bind(kernels.norm, s.x, s.branch, eps, self.out, rate)
+        self.backward = bind(kernels.norm_back, self.d_out, self.out, rate, s.dx, s.low_dx)
 
 
 class Folded:
@@ -219,14 +227,12 @@ class Folded:
         self.transposed = self.matrix.t()
         d_gain = torch.zeros(weight.shape[1]) if gain is None else gain.grad
         gain = torch.ones(weight.shape[1]) if gain is None else gain
-        self.fold = bound(kernels.fold, weight, gain, factor, self.matrix)
-        self.unfold = bound(
-            kernels.unfold, self.gradient, weight, gain, factor, weight.grad, d_gain
-        )
+        self.fold = bind(kernels.fold, weight, gain, factor, self.matrix)
+        self.unfold = bind(kernels.unfold, self.gradient, weight, gain, factor, weight.grad, d_gain)
 
 
-class Entry:
-    """A norm and the matrix (O, C) behind it; `out` and its gradient are (n, O)."""
+class NormedProduct:
+    """A norm and the matrix (O, C) after it; `out` and its gradient are (n, O)."""
 
     def __init__(
         self, weight: Tensor, gain: Tensor, out: Tensor, d_out: Tensor, shared: Shared
@@ -236,7 +242,7 @@ class Entry:
         self.out, self.d_out, self.d_turned = out, d_out, d_out.t()
 
     def forward(self) -> None:
-        """Add the branch before to x; write the matrix times the normed x."""
+        """Add the branch before the norm to x; write the matrix times the normed x."""
         self.folded.fold()
         self.norm.forward()
         torch.mm(self.norm.out, self.folded.transposed, out=self.out)
@@ -249,7 +255,7 @@ class Entry:
         self.norm.backward()
 
 
-class Exit:
+class ResidualProduct:
     """The (C, O) matrix that leads back to the residual stream, times the branch's factor.
 
     The inputs and their gradient are (n, O).
@@ -275,49 +281,53 @@ class Exit:
 
 
 class AttentionPass:
-    """Norm, causal attention and the way back to the residual stream of one block."""
+    """Norm, causal attention and the product back to the residual stream, of one block."""
 
     def __init__(self, block: Block, shared: Shared) -> None:
         attention, s = block.attention, shared
         T, K, gain = s.context, attention.d_head, block.norm_attention.weight
         qkv, mixed = attention.qkv.weight, torch.empty_like(s.mixed)
-        self.entry = Entry(qkv, gain, s.packed, s.packed, shared)  # type: ignore[arg-type]
-        self.exit = Exit(attention.out.weight, block.branch, mixed, s.mixed, shared)
-        exact, low = twin(s.heads)
-        angles = turns(s.config, T, attention.scale or 1 / math.sqrt(K))
+        self.normed_product = NormedProduct(qkv, gain, s.packed, s.packed, shared)  # type: ignore[arg-type]
+        self.residual_product = ResidualProduct(
+            attention.out.weight, block.branch, mixed, s.mixed, shared
+        )
+        exact, low = float32_and_own(s.heads)
+        angles = rotary_factors(s.config, T, attention.scale or 1 / math.sqrt(K))
         still = torch.ones(1, T, K // 2), torch.zeros(1, T, K // 2)
         lanes = (0,) * (K // 2)
-        self.by_head = bound(kernels.by_head, s.packed, *angles, lanes, exact, beside(low, exact))
-        self.back_by_token = bound(kernels.by_token, s.heads, *angles, lanes, s.packed)
-        self.by_token = bound(kernels.by_token, s.mixed_heads, *still, lanes, mixed)
-        out = s.exact_heads, beside(s.mixed_heads, s.exact_heads)
-        self.back_by_head = bound(kernels.by_head, s.mixed, *still, lanes, *out)
+        self.by_head = bind(
+            kernels.by_head, s.packed, *angles, lanes, exact, unless_same(low, exact)
+        )
+        self.back_by_token = bind(kernels.by_token, s.heads, *angles, lanes, s.packed)
+        self.by_token = bind(kernels.by_token, s.mixed_heads, *still, lanes, mixed)
+        out = s.exact_heads, unless_same(s.mixed_heads, s.exact_heads)
+        self.back_by_head = bind(kernels.by_head, s.mixed, *still, lanes, *out)
         weights = torch.zeros(len(s.heads[0].flatten(0, 1)), T, T, dtype=s.kind)
         self.groups = [Heads(at, exact, low, weights, shared) for at in s.groups]
 
     def forward(self) -> None:
         """Write the branch."""
-        self.entry.forward()
+        self.normed_product.forward()
         self.by_head()
         for heads in self.groups:
             heads.forward()
         self.by_token()
-        self.exit.forward()
+        self.residual_product.forward()
 
     def backward(self) -> None:
         """Add the weights' gradients and the branch's to dx."""
-        self.exit.backward()
+        self.residual_product.backward()
         self.back_by_head()
         for heads in self.groups:
             heads.backward()
         self.back_by_token()
-        self.entry.backward()
+        self.normed_product.backward()
 
 
 class Heads:
-    """Attention of some heads (h of B H) of a layer: as many as keep their scores in the cache.
+    """Attention of some heads (h of B H) of a layer: as many as have their scores in the cache.
 
-    Scores and the gradient of weights are written in float32: bfloat16 rounds them too coarsely.
+    Scores and the gradient of attention's weights are in float32: bfloat16 rounds them too much.
     """
 
     def __init__(
@@ -336,8 +346,8 @@ class Heads:
         self.k_turned, self.v_turned = k.mT, v.mT
         self.weights_turned, self.d_scores_turned = self.weights.mT, self.d_scores.mT
         rows = [t.view(-1, T) for t in (self.scores, self.weights, self.d_scores)]
-        self.softmax = bound(kernels.softmax, rows[0], s.to_come, rows[1])
-        self.softmax_back = bound(kernels.softmax_back, *rows)
+        self.softmax = bind(kernels.softmax, rows[0], s.to_come, rows[1])
+        self.softmax_back = bind(kernels.softmax_back, *rows)
 
     def forward(self) -> None:
         """Mix the values."""
@@ -357,33 +367,33 @@ class Heads:
 
 
 class SwiGLUPass:
-    """Norm, SwiGLU and the way back to the residual stream of one block."""
+    """Norm, SwiGLU and the product back to the residual stream, of one block."""
 
     def __init__(self, block: Block, shared: Shared) -> None:
         s, gain = shared, block.norm_mlp.weight
         up, down = block.mlp.up.weight, block.mlp.down.weight  # type: ignore[union-attr]
         product, act = torch.empty_like(s.d_up), torch.empty_like(s.d_act)
         used = [t[:, :-PAD] for t in (product, s.d_up)]
-        self.entry = Entry(up, gain, *used, shared)  # type: ignore[arg-type]
-        self.exit = Exit(down, block.branch, act, s.d_act, shared)  # type: ignore[arg-type]
-        self.swiglu = bound(kernels.swiglu, product, act)
-        self.swiglu_back = bound(kernels.swiglu_back, product, s.d_act, s.d_up)
+        self.normed_product = NormedProduct(up, gain, *used, shared)  # type: ignore[arg-type]
+        self.residual_product = ResidualProduct(down, block.branch, act, s.d_act, shared)  # type: ignore[arg-type]
+        self.swiglu = bind(kernels.swiglu, product, act)
+        self.swiglu_back = bind(kernels.swiglu_back, product, s.d_act, s.d_up)
 
     def forward(self) -> None:
         """Write the branch."""
-        self.entry.forward()
+        self.normed_product.forward()
         self.swiglu()
-        self.exit.forward()
+        self.residual_product.forward()
 
     def backward(self) -> None:
         """Add the weights' gradients and the branch's to dx."""
-        self.exit.backward()
+        self.residual_product.backward()
         self.swiglu_back()
-        self.entry.backward()
+        self.normed_product.backward()
 
 
 class HeadPass:
-    """The last norm, and logits, losses and gradients of as many tokens as the cache holds."""
+    """The last norm; logits, losses and gradients, as many tokens at a time as the cache holds."""
 
     def __init__(self, model: Transformer, shared: Shared) -> None:
         weight, gain, kind = model.head.weight, model.norm.weight, shared.kind
@@ -397,7 +407,7 @@ class HeadPass:
         self.chunks = []
         for hidden, d_hidden, targets in zip(*parts, strict=True):
             z = logits[: len(targets)]
-            score = bound(kernels.cross_entropy, z, targets, line)
+            score = bind(kernels.cross_entropy, z, targets, line)
             self.chunks.append((hidden, d_hidden, z[:, :V], z[:, :V].t(), score))
 
     def step(self, targets: Tensor, share: float) -> float:
@@ -419,22 +429,22 @@ class HeadPass:
 
 @contextmanager
 def rounded_inputs(kind: torch.dtype) -> Iterator[None]:
-    """Let products of float32 read their inputs as bfloat16 where that is the kind of products.
+    """Let products of float32 read their inputs as bfloat16 where `kind` is bfloat16.
 
-    They add and write in float32 as before, at more than twice the speed.
+    The products still add and write in float32, at more than twice the speed.
     """
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = products.fp32_precision
+    precision_before = products.fp32_precision
     if kind == torch.bfloat16:
         products.fp32_precision = "bf16"
     try:
         yield
     finally:
-        products.fp32_precision = before
+        products.fp32_precision = precision_before
 
 
-def turns(config: ModelConfig, context: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Return cosines and sines (3, T, K/2) of queries (times attention's scale), keys, values."""
+def rotary_factors(config: ModelConfig, context: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines, (3, T, K/2), of queries (times attention's scale), keys, values."""
     half = config.d_head // 2
     cos, sin = torch.ones(3, context, half), torch.zeros(3, context, half)
     if config.positions == "rope":
@@ -445,12 +455,12 @@ def turns(config: ModelConfig, context: int, scale: float) -> tuple[Tensor, Tens
     return cos, sin
 
 
-def twin(low: Tensor) -> tuple[Tensor, Tensor]:
-    """Return new tensors of a shape in float32 and of its kind: one where these are the same."""
+def float32_and_own(low: Tensor) -> tuple[Tensor, Tensor]:
+    """Return new tensors like `low`, in float32 and in its dtype; one tensor if these are equal."""
     exact = torch.empty_like(low, dtype=torch.float32)
     return exact, exact if low.dtype == exact.dtype else torch.empty_like(low)
 
 
-def beside(low: Tensor, exact: Tensor) -> Tensor | None:
-    """Return what is to be written beside float32 values: nothing where it is these."""
+def unless_same(low: Tensor, exact: Tensor) -> Tensor | None:
+    """Return `low`; None where it is the tensor `exact`, which is written anyway."""
     return None if low is exact else low

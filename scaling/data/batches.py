@@ -12,17 +12,17 @@ import numpy as np
 from scaling.config import DataConfig
 from scaling.data.tokens import Corpus
 
-BLOCK = 512  # windows over which the shares of a mixture hold to a window
-_MIX, _KEEP = 2**31, 2**31 + 1  # what sets these random streams apart from an epoch's
+BLOCK = 512  # In each block of this many windows, a mixture's shares hold to within one window.
+_MIX, _SUBSET = 2**31, 2**31 + 1  # Seeds of two random streams; no epoch's number is as large.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batches:
     """`rows` windows of `context` tokens a step.
 
-    `part_tokens` are the tokens of each part of a mixture, one after the other in `tokens`, and
-    `weights` their shares of the windows (normalised here). With `unique_tokens` only that many
-    tokens are ever seen, divided among the parts by their shares.
+    `part_tokens` are the numbers of tokens of a mixture's parts, which follow one another in
+    `tokens`, and `weights` their shares of the windows (normalised here). With `unique_tokens` only
+    that many tokens are ever seen, divided among the parts by their shares.
     """
 
     tokens: np.ndarray
@@ -35,7 +35,13 @@ class Batches:
 
     @classmethod
     def of(cls, corpus: Corpus, config: DataConfig, *, rows: int, seed: int) -> "Batches":
-        """Return the batches of a config."""
+        """Return the batches of a config.
+
+        corpus: with the training tokens
+        config: context, weights and unique tokens
+        rows: of a step
+        seed: of the order of the windows
+        """
         return cls(
             tokens=corpus.train,
             context=config.context,
@@ -56,7 +62,7 @@ class Batches:
                     f"context+1={self.context + 1}; add text or shorten data.context"
                 )
         if self.unique_tokens and not all(
-            1 <= kept <= there for kept, there in zip(self._kept, self._all, strict=True)
+            1 <= used <= windows for used, windows in zip(self._used, self._all, strict=True)
         ):
             most = int((self._all / self._shares).min()) * self.context
             raise ValueError(
@@ -78,7 +84,7 @@ class Batches:
         return (np.asarray(self._lengths) - 1) // self.context
 
     @cached_property
-    def _kept(self) -> np.ndarray:
+    def _used(self) -> np.ndarray:
         """Windows of each part that are ever seen."""
         if not self.unique_tokens:
             return self._all
@@ -86,28 +92,30 @@ class Batches:
 
     @property
     def windows(self) -> int:
-        """Windows there are to be seen."""
-        return int(self._kept.sum())
+        """How many different windows are ever seen."""
+        return int(self._used.sum())
 
     def unique(self, n_tokens: int) -> int:
         """Return how many different tokens a run of `n_tokens` sees."""
-        return int(np.minimum(self._seen(n_tokens), self._kept).sum()) * self.context
+        return int(np.minimum(self._windows_seen(n_tokens), self._used).sum()) * self.context
 
     def epochs(self, n_tokens: int) -> float:
         """Return how often a run of `n_tokens` sees the part that it repeats most."""
-        return float((self._seen(n_tokens) / self._kept).max())
+        return float((self._windows_seen(n_tokens) / self._used).max())
 
-    def _seen(self, n_tokens: int) -> np.ndarray:
+    def _windows_seen(self, n_tokens: int) -> np.ndarray:
         """Return how many windows of each part a run of `n_tokens` takes, (parts,)."""
         windows = n_tokens // self.context
         whole = windows // BLOCK * BLOCK
         rest, _ = self._place(np.arange(whole, windows))
-        return self._drawn(np.asarray([whole]))[0] + np.bincount(rest, minlength=len(self._lengths))
+        return self._windows_by_part(np.asarray([whole]))[0] + np.bincount(
+            rest, minlength=len(self._lengths)
+        )
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return inputs and targets of a step, (rows, context) int64 each."""
-        wanted = np.arange(step * self.rows, (step + 1) * self.rows)
-        part, rank = self._place(wanted)
+        numbers = np.arange(step * self.rows, (step + 1) * self.rows)
+        part, rank = self._place(numbers)
         starts = np.empty(self.rows, dtype=np.int64)
         firsts = np.cumsum([0, *self._lengths])
         for index in np.unique(part):
@@ -115,43 +123,45 @@ class Batches:
             starts[here] = firsts[index] + self._windows(int(index), rank[here]) * self.context
         return cut(self.tokens, starts, self.context)
 
-    def _drawn(self, windows: np.ndarray) -> np.ndarray:
-        """Return how many of the first `windows` (n,), whole blocks, are of each part."""
+    def _windows_by_part(self, windows: np.ndarray) -> np.ndarray:
+        """Return how many of the first `windows`, (n,) whole blocks, come from each part."""
         edges = np.concatenate([[0.0], np.cumsum(self._shares)[:-1], [1.0]])
         return np.diff(np.floor(windows[:, None] * edges), axis=1).astype(np.int64)
 
-    def _place(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _place(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the part that each window comes from, and its number within that part."""
         if len(self._lengths) == 1:
-            return np.zeros_like(wanted), wanted
-        part, rank = np.empty_like(wanted), np.empty_like(wanted)
-        for block in np.unique(wanted // BLOCK):
-            before, after = self._drawn(np.asarray([block, block + 1]) * BLOCK)
+            return np.zeros_like(numbers), numbers
+        part, rank = np.empty_like(numbers), np.empty_like(numbers)
+        for block in np.unique(numbers // BLOCK):
+            before, after = self._windows_by_part(np.asarray([block, block + 1]) * BLOCK)
             labels = np.repeat(np.arange(len(before)), after - before)
             labels = np.random.default_rng([self.seed, block, _MIX]).permutation(labels)
             ranks = np.empty_like(labels)
             for index, first in enumerate(before):
                 ranks[labels == index] = first + np.arange((labels == index).sum())
-            here = wanted // BLOCK == block
-            part[here], rank[here] = labels[wanted[here] % BLOCK], ranks[wanted[here] % BLOCK]
+            here = numbers // BLOCK == block
+            part[here], rank[here] = labels[numbers[here] % BLOCK], ranks[numbers[here] % BLOCK]
         return part, rank
 
     def _windows(self, part: int, rank: np.ndarray) -> np.ndarray:
-        """Return the windows of a part at ranks of its endless sequence of epochs."""
-        found, kept = np.empty_like(rank), int(self._kept[part])
-        for epoch in np.unique(rank // kept):
-            here = rank // kept == epoch
-            found[here] = self._order(part, int(epoch))[rank[here] % kept]
-        return found
+        """Return the windows of a part at ranks in its sequence of epochs, which never ends."""
+        windows, n_windows = np.empty_like(rank), int(self._used[part])
+        for epoch in np.unique(rank // n_windows):
+            here = rank // n_windows == epoch
+            windows[here] = self._order(part, int(epoch))[rank[here] % n_windows]
+        return windows
 
     def _order(self, part: int, epoch: int) -> np.ndarray:
-        key = (self.seed, part, int(self._all[part]), int(self._kept[part]))
+        key = (self.seed, part, int(self._all[part]), int(self._used[part]))
         if epoch not in _orders.get(key, {}):
             seeds = [self.seed, epoch, part] if part else [self.seed, epoch]
-            order = np.random.default_rng(seeds).permutation(int(self._kept[part]))
+            order = np.random.default_rng(seeds).permutation(int(self._used[part]))
             if self.unique_tokens:
-                there = np.random.default_rng([part, _KEEP]).permutation(int(self._all[part]))
-                order = there[: len(order)][order]
+                all_windows = np.random.default_rng([part, _SUBSET]).permutation(
+                    int(self._all[part])
+                )
+                order = all_windows[: len(order)][order]
             _orders[key] = {epoch: order}
         return _orders[key][epoch]
 

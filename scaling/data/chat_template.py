@@ -1,19 +1,19 @@
 """Dialogues as text: one template for messages, for prompts put into it and for the export.
 
 A system's message stands first, then turns, as in the dialogues of Bai et al. 2022 (2204.05862).
-Messages are lists of `role` and `content`, or of `from` and `value`; a content is a text or a list
-of parts with text. What an assistant calls is written as JSON, a line a call, after what it says.
-Each of the assistant's turns is a completion, what was said before it the prompt.
+A message has `role` and `content`, or `from` and `value`; a content is a text or a list of parts
+with text. Tool calls of an assistant are written as JSON, one a line, after the text of the
+message. Each turn of the assistant is a completion, and all text before it the prompt.
 """
 
 import json
 from typing import Any
 
-from scaling.data.row_text import clean, is_none, shown, text_of
+from scaling.data.row_text import clean, describe, is_none, text_of
 from scaling.data.tokenizer import SEP, SPECIAL
 
 HUMAN, TURN, TOOL = "\n\nHuman:", "\n\nAssistant:", "\n\nTool:"
-ROLES = {
+ROLES = {  # The mark that opens a message of a role; a system's message has none.
     "system": "",
     "user": HUMAN,
     "human": HUMAN,
@@ -23,14 +23,20 @@ ROLES = {
     "tool": TOOL,
     "function": TOOL,
 }
-TEXT_PARTS = (None, "text", "input_text", "output_text")  # types of a content's parts
+TEXT_PARTS = (
+    None,
+    "text",
+    "input_text",
+    "output_text",
+)  # Types of a content's parts that are read.
 TEMPLATES = ("", "chat")
 
 
 def _jinja() -> str:
-    """Return what `rendered(turns_of(...))` does as transformers' template language.
+    """Return `render(turns_of(...))` as a template of transformers, for the export.
 
-    The last turn is closed by the end of text alone.
+    The last turn is closed by the end of text alone. transformers stores the text of this template,
+    so its variables keep their names.
     """
     human, turn, tool = (mark.replace("\n", "\\n") for mark in (HUMAN, TURN, TOOL))
     return (
@@ -61,11 +67,11 @@ def is_messages(value: Any) -> bool:
 
 
 def turns_of(messages: list[dict[str, Any]], where: str) -> list[tuple[str, str]]:
-    """Return each message's mark and text.
+    """Return each message's mark and text; `where` names the row in errors.
 
-    NoText for a message without any, ValueError for a role or a content that has no place in text.
+    Raises NoText for a message without text, ValueError for an unknown role or content.
     """
-    found = []
+    turns = []
     for number, message in enumerate(messages, start=1):
         at = f"{where}, message {number}"
         role = message.get("role", message.get("from"))
@@ -73,12 +79,12 @@ def turns_of(messages: list[dict[str, Any]], where: str) -> list[tuple[str, str]
             raise ValueError(
                 f"{at} has the role {role!r} of no turn; give one of {', '.join(ROLES)}"
             )
-        found.append((ROLES[role], _text(message, at)))
-    return found
+        turns.append((ROLES[role], _text(message, at)))
+    return turns
 
 
 def _text(message: dict[str, Any], at: str) -> str:
-    """Return what a message says: its content, then the calls of an assistant as JSON."""
+    """Return a message's text: its content, then the tool calls of an assistant as JSON."""
     value, calls = message.get("content"), _calls(message, at)
     value = message.get("value") if value is None else value
     if isinstance(value, list):
@@ -91,13 +97,13 @@ def _text(message: dict[str, Any], at: str) -> str:
 def _part(part: Any, at: str) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or kind not in TEXT_PARTS:
-        what = f"of type {kind!r}" if kind else shown(part)
+        what = f"of type {kind!r}" if kind else describe(part)
         raise ValueError(f"{at} has a part {what}; text models read parts of type 'text' alone")
     return text_of(part.get("text"), "text of a part", at)
 
 
 def _calls(message: dict[str, Any], at: str) -> list[str]:
-    """Return the calls of a message, each as JSON."""
+    """Return the tool calls of a message, each as JSON."""
     one = message.get("function_call")
     calls = message.get("tool_calls") or ([one] if one else [])
     if not isinstance(calls, list) or not all(isinstance(c, dict) for c in calls):
@@ -105,7 +111,7 @@ def _calls(message: dict[str, Any], at: str) -> list[str]:
     return [clean(json.dumps(c.get("function") or c, ensure_ascii=False)) for c in calls]
 
 
-def rendered(turns: list[tuple[str, str]]) -> str:
+def render(turns: list[tuple[str, str]]) -> str:
     """Return turns as one text."""
     first, *rest = [f"{mark} {text}" if mark else text for mark, text in turns]
     later = [t if mark else f"\n\n{t}" for t, (mark, _) in zip(rest, turns[1:], strict=True)]
@@ -113,23 +119,23 @@ def rendered(turns: list[tuple[str, str]]) -> str:
 
 
 def completions_of(messages: list[dict[str, Any]], where: str) -> list[tuple[str, str]]:
-    """Return prompt and completion of each of the assistant's turns; the first may not be its.
+    """Return prompt and completion of each turn of the assistant that has a turn before it.
 
     A completion may be empty.
     """
     turns = turns_of(messages, where)
     return [
-        (rendered(turns[:i]) + TURN, f" {text}" if text else "")
+        (render(turns[:i]) + TURN, f" {text}" if text else "")
         for i, (mark, text) in enumerate(turns)
         if mark == TURN and i
     ]
 
 
-def asked(prompt: str) -> str:
+def as_dialogue(prompt: str) -> str:
     """Return a prompt as the one turn of a dialogue."""
     return f"{HUMAN} {prompt.strip()}{TURN}"
 
 
-def opening(text: str) -> str:
+def before_first_answer(text: str) -> str:
     """Return a dialogue up to its first answer, which all of its later prompts share."""
     return text[: text.find(TURN)] if TURN in text else text

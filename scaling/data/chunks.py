@@ -1,7 +1,7 @@
-"""Work on a corpus chunk by chunk: in processes where it is large, and never twice.
+"""Work on a corpus chunk by chunk: in several processes where it is large, and never twice.
 
-What was found of a chunk is one file, put in place whole, so that a build that was killed goes on
-where it was.
+The result of a chunk is one file, which is there only when it is complete. So a build that was
+killed goes on with the next chunk.
 """
 
 import logging
@@ -21,20 +21,20 @@ from scaling.data.documents import Piece
 from scaling.schema import replacing
 
 log = logging.getLogger(__name__)
-CHUNK = 16 << 20  # bytes on disk that one task reads
-POOLED = 64 << 20  # bytes; a smaller corpus is read in this process
+CHUNK = 16 << 20  # Bytes on disk that one task reads.
+POOLED = 64 << 20  # Bytes; a smaller corpus is read in this process: starting others takes longer.
 
 
 def chunks(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Put consecutive pieces together to about CHUNK bytes."""
-    found: list[Piece] = []
+    """Group consecutive pieces into chunks of about CHUNK bytes."""
+    chunk: list[Piece] = []
     for piece in pieces:
-        if found and sum(p.size for p in found) + piece.size > CHUNK:
-            yield found
-            found = []
-        found.append(piece)
-    if found:
-        yield found
+        if chunk and sum(p.size for p in chunk) + piece.size > CHUNK:
+            yield chunk
+            chunk = []
+        chunk.append(piece)
+    if chunk:
+        yield chunk
 
 
 def each(
@@ -45,15 +45,22 @@ def each(
     workers: int,
     every_seconds: float = 10.0,
 ) -> Iterator[Any]:
-    """Yield `function(chunk, argument)` of every task in order, with progress by bytes."""
+    """Yield `function(chunk, argument)` of every task in order, with progress by bytes.
+
+    what: the work, for the progress
+    function: a function of a module, so that other processes can import it
+    tasks: chunks and their arguments
+    workers: the most processes
+    every_seconds: the interval of the progress
+    """
     sizes = [sum(p.size for p in chunk) for chunk, _ in tasks]
     progress = Progress(what, total=sum(sizes), every_seconds=every_seconds)
     done = 0
     with _mapped(sum(sizes) >= POOLED and workers > 1, min(workers, len(tasks))) as mapped:
-        for found, size in zip(mapped(function, *zip(*tasks, strict=True)), sizes, strict=True):
+        for result, size in zip(mapped(function, *zip(*tasks, strict=True)), sizes, strict=True):
             done += size
             progress.update(done, f"{done / 1e6:,.0f} of {sum(sizes) / 1e6:,.0f} MB")
-            yield found
+            yield result
     progress.close()
 
 
@@ -63,7 +70,10 @@ def _mapped(pooled: bool, workers: int) -> Iterator[Callable[..., Iterator[Any]]
         yield map
         return
     pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=_enter, initargs=(os.getpid(),)
+        workers,
+        mp_context=get_context("spawn"),
+        initializer=_start_process,
+        initargs=(os.getpid(),),
     )
     try:
         yield pool.map
@@ -71,21 +81,21 @@ def _mapped(pooled: bool, workers: int) -> Iterator[Callable[..., Iterator[Any]]
         pool.shutdown(cancel_futures=True)
 
 
-def _enter(parent: int) -> None:
-    """Leave the keyboard to the parent, one core to each process, and end with the parent."""
+def _start_process(parent: int) -> None:
+    """Prepare a process: ignore Ctrl-C, use one core, and end with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_outlive, args=(parent,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _outlive(parent: int) -> None:
+def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
+def write_whole(path: Path) -> Iterator[IO[bytes]]:
     """Write a file that is there only when it is complete."""
     with replacing(path, advice="set machine.cache") as temporary, temporary.open("wb") as stream:
         yield stream

@@ -1,4 +1,4 @@
-"""Documents of text files and tables, read in pieces that never need a large file whole."""
+"""Documents of text files and tables; a large file is read in pieces."""
 
 import sysconfig
 from collections.abc import Iterable, Iterator
@@ -21,10 +21,11 @@ SUFFIXES = (
     ".txt.xz",
     ".parquet",
 )
-# Tests, installed packages, and pydoc_data, one generated 700 kB file that is no program.
+# Folders of the standard library that are not read: tests, installed packages, and pydoc_data, one
+# generated file of 700 kB that is no program.
 LEFT_OUT = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "pydoc_data"})
-PIECE = 16 << 20  # bytes; a larger file is read in pieces
-TEXT = 1 << 20  # bytes; of a text file beyond PIECE, each of about these many is a document
+PIECE = 16 << 20  # Bytes; a larger file is read in pieces.
+TEXT = 1 << 20  # Bytes; a text file larger than PIECE is cut into documents of about this size.
 
 
 class Document(NamedTuple):
@@ -36,9 +37,9 @@ class Document(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A file or, of a large one, its bytes (or row groups) from `start` up to `stop`.
+    """A file or, of a large file, its bytes (or row groups) from `start` up to `stop`.
 
-    `first` is the number of its first row, `size` what it takes on disk (bytes).
+    `first` is the number of the piece's first row, `size` its bytes on disk.
     """
 
     path: Path
@@ -55,26 +56,30 @@ def source_files(paths: Iterable[str]) -> list[Path]:
 
     Raises FileNotFoundError for a path that matches nothing and ValueError for an unknown ending.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for text in paths:
         path = Path(text).expanduser()
         if path.is_dir():
-            here = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES))
+            matches = sorted(
+                p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES)
+            )
         elif path.is_file():
-            here = [path]
+            matches = [path]
         else:
             root = Path(path.anchor or ".")
-            here = sorted(p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file())
-        if not here:
+            matches = sorted(
+                p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file()
+            )
+        if not matches:
             what = "matches no file; give a folder, a glob or a file"
             if path.is_dir():
                 what = f"is a folder without a readable file; readable are {' '.join(SUFFIXES)}"
             raise FileNotFoundError(f"data path {text} {what}")
-        found += here
-    for path in found:
+        files += matches
+    for path in files:
         if not path.name.endswith(SUFFIXES):
             raise ValueError(f"{path} has an unknown ending; readable are {' '.join(SUFFIXES)}")
-    return found
+    return files
 
 
 def stdlib_root() -> Path:
@@ -103,23 +108,23 @@ def read_documents(
 
 
 def pieces(path: Path, name: str, *, part: int = 0) -> Iterator[Piece]:
-    """Yield what a file is read in; its documents are the same however it is cut."""
+    """Yield the pieces of a file; its documents do not depend on where it is cut."""
     size = path.stat().st_size
-    whole = Piece(path, name, size, part)
+    file = Piece(path, name, size, part)
     if size <= PIECE or path.suffix in (".gz", ".xz"):
-        yield whole
+        yield file
     elif path.suffix == ".parquet":
-        yield from _row_groups(whole)
+        yield from _row_groups(file)
     else:
-        yield from _cut(whole, TEXT if path.suffix != ".jsonl" else PIECE)
+        yield from _cut(file, TEXT if path.suffix != ".jsonl" else PIECE)
 
 
-def _cut(whole: Piece, size: int) -> Iterator[Piece]:
+def _cut(file: Piece, size: int) -> Iterator[Piece]:
     """Cut a file at line ends into pieces of about `size` bytes."""
     start, line, number = 0, 0, 0
-    table = whole.path.suffix == ".jsonl"
-    with whole.path.open("rb") as stream:
-        while start < whole.size:
+    table = file.path.suffix == ".jsonl"
+    with file.path.open("rb") as stream:
+        while start < file.size:
             stream.seek(start)
             data = stream.read(size)
             while data and not data.endswith(b"\n") and (more := stream.readline(size)):
@@ -128,26 +133,26 @@ def _cut(whole: Piece, size: int) -> Iterator[Piece]:
                     break
             stop = start + len(data)
             first = line if table else number
-            yield whole._replace(size=len(data), first=first, start=start, stop=stop)
+            yield file._replace(size=len(data), first=first, start=start, stop=stop)
             start, line, number = stop, line + data.count(b"\n"), number + 1
 
 
-def _row_groups(whole: Piece) -> Iterator[Piece]:
+def _row_groups(file: Piece) -> Iterator[Piece]:
     import pyarrow.parquet as parquet
 
-    with _undamaged(whole.path):
-        meta = parquet.ParquetFile(whole.path).metadata
+    with _refuse_damaged_parquet(file.path):
+        meta = parquet.ParquetFile(file.path).metadata
     start, first, rows, size = 0, 0, 0, 0
     for group in range(meta.num_row_groups):
         rows += meta.row_group(group).num_rows
         size += meta.row_group(group).total_byte_size
         if size >= PIECE or group == meta.num_row_groups - 1:
-            yield whole._replace(size=size, first=first, start=start, stop=group + 1)
+            yield file._replace(size=size, first=first, start=start, stop=group + 1)
             start, first, rows, size = group + 1, first + rows, 0, 0
 
 
 @contextmanager
-def _undamaged(path: Path) -> Iterator[None]:
+def _refuse_damaged_parquet(path: Path) -> Iterator[None]:
     import pyarrow
 
     try:
@@ -159,7 +164,7 @@ def _undamaged(path: Path) -> Iterator[None]:
 def read_piece(piece: Piece, *, text_key: str, left: LeftOut | None = None) -> Iterator[Document]:
     """Yield the non-empty documents of a piece; rows without text are counted in `left`.
 
-    ValueError for a row whose text is none, naming it.
+    Raises ValueError, which names the row, for a row whose text is not a string.
     """
     left = LeftOut() if left is None else left
     if piece.path.suffix == ".parquet" or ".jsonl" in piece.path.name:
@@ -195,16 +200,16 @@ def _lines(piece: Piece, key: str) -> Iterator[tuple[int, Any]]:
             names = list(row)
         yield line - 1, row.get(key)
     if names is not None:
-        _need(key, names, piece.path)
+        _check_column(key, names, piece.path)
 
 
 def _column(piece: Piece, key: str) -> Iterator[tuple[int, Any]]:
     import pyarrow.parquet as parquet
 
     number = piece.first
-    with _undamaged(piece.path):
+    with _refuse_damaged_parquet(piece.path):
         table = parquet.ParquetFile(piece.path)
-        _need(key, table.schema_arrow.names, piece.path)
+        _check_column(key, table.schema_arrow.names, piece.path)
         groups = range(piece.start, piece.stop or table.num_row_groups)
         for batch in table.iter_batches(columns=[key], batch_size=1024, row_groups=list(groups)):
             values = batch.column(0).to_pylist()
@@ -212,7 +217,7 @@ def _column(piece: Piece, key: str) -> Iterator[tuple[int, Any]]:
             number += len(values)
 
 
-def _need(key: str, names: list[str], path: Path) -> None:
+def _check_column(key: str, names: list[str], path: Path) -> None:
     if key not in names:
         raise ValueError(
             f"{path} has no text column {key!r}; set data.text_key to one of {', '.join(names)}"

@@ -1,10 +1,10 @@
-"""What cached files must be: size and sha256 of each, in a file of their folder, or in themselves.
+"""Size and sha256 of cached files: of a folder's files in files.json, of a JSON file in itself.
 
 Sizes are compared whenever a folder is opened. The sha256 is computed again only where a file's
-size, inode or times differ from those of the last check, which are kept beside the folder: a corpus
-of many GB is hashed where it is made and where it was copied, not by each of a sweep's cells. Every
-program that writes to a file moves its change time, which none can set; what a disk loses without a
-write is not seen.
+size, inode or times differ from those of the last check, which are kept beside the folder. So a
+corpus of many GB is hashed where it is made and where it was copied, not by each of a sweep's
+cells. Every write to a file changes its change time, which no program can set. What a disk loses
+without a write is not seen.
 """
 
 import json
@@ -18,63 +18,63 @@ from typing import Any
 from scaling.schema import sha256_file, sha256_json, temporary_name, write_json
 
 log = logging.getLogger(__name__)
-SEALS = "files.json"
-HASH = "sha256"  # the key of a JSON file's own hash
+HASHES_FILE = "files.json"  # The file of a folder that holds sizes and hashes of the others.
+HASH = "sha256"  # The key of a JSON file's own hash, and of a hash in files.json.
 
 
-def seal(folder: Path, names: Iterable[str]) -> None:
-    """Write down size and sha256 of files of a folder, beside those that are written down.
+def write_hashes(folder: Path, names: Iterable[str]) -> None:
+    """Add size and sha256 of some files of a folder to its files.json.
 
-    `remember` then spares the next reader the hashing.
+    Call `mark_checked` afterwards, so that the next reader need not hash them again.
     """
     names = list(names)
-    known = _read(folder / SEALS)
+    entries = _read(folder / HASHES_FILE)
     for name in names:
         path = folder / name
-        known[name] = {"bytes": path.stat().st_size, HASH: sha256_file(path)}
-    write_json(folder / SEALS, known)
+        entries[name] = {"bytes": path.stat().st_size, HASH: sha256_file(path)}
+    write_json(folder / HASHES_FILE, entries)
 
 
-def remember(folder: Path, stamps: dict[str, list[int]] | None = None) -> None:
-    """Take the files of a folder, as they are now or were at given `stamps`, for checked."""
-    with suppress(OSError):  # a cache that is only read: the next process hashes again
-        stamps = stamps or {n: _stamp(folder / n) for n in _read(folder / SEALS)}
+def mark_checked(folder: Path, stamps: dict[str, list[int]] | None = None) -> None:
+    """Note that the files of a folder are checked, as they are now or were at `stamps`."""
+    with suppress(OSError):  # a cache without write permission: the next process hashes again
+        stamps = stamps or {n: _stamp(folder / n) for n in _read(folder / HASHES_FILE)}
         write_json(_checked(folder), stamps)
 
 
-def is_sealed(folder: Path) -> bool:
-    """Say whether sizes and hashes of a folder's files are written down."""
-    return (folder / SEALS).is_file()
+def has_hashes(folder: Path) -> bool:
+    """Say whether a folder has a file of sizes and hashes."""
+    return (folder / HASHES_FILE).is_file()
 
 
 def damage(folder: Path) -> str:
-    """Say which sealed file of a folder is not what was written; empty where all are."""
-    known, checked = _read(folder / SEALS), _read(_checked(folder))
-    if not known:
-        return f"{SEALS} cannot be read"
+    """Say which file of a folder differs from what was written; empty where none does."""
+    written, checked = _read(folder / HASHES_FILE), _read(_checked(folder))
+    if not written:
+        return f"{HASHES_FILE} cannot be read"
     stamps = {}
-    for name, wanted in known.items():
+    for name, entry in written.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
         stamps[name] = _stamp(path)
-        if (size := path.stat().st_size) != wanted["bytes"]:
-            return f"{name} has {size:,} bytes of {wanted['bytes']:,}"
-        if checked.get(name) != stamps[name] and sha256_file(path) != wanted[HASH]:
+        if (size := path.stat().st_size) != entry["bytes"]:
+            return f"{name} has {size:,} bytes of {entry['bytes']:,}"
+        if checked.get(name) != stamps[name] and sha256_file(path) != entry[HASH]:
             return f"{name} differs from its sha256"
     if stamps != checked:
-        remember(folder, stamps)
+        mark_checked(folder, stamps)
     return ""
 
 
 def discard(folder: Path, why: str) -> None:
-    """Remove a damaged folder of a cache, so that it is made again, and say so in one line.
+    """Remove a damaged folder of a cache, so that it is made again, and log it in one line.
 
-    OSError where it may not be removed.
+    Raises OSError where the folder cannot be removed.
     """
-    gone = folder.with_name(temporary_name(folder.name))
+    removed = folder.with_name(temporary_name(folder.name))
     try:
-        folder.rename(gone)  # at once: nobody opens one that is half removed
+        folder.rename(removed)  # in one step: no process opens a folder that is half removed
     except FileNotFoundError:  # another process was faster
         return
     except OSError as error:
@@ -83,29 +83,31 @@ def discard(folder: Path, why: str) -> None:
             "machine.cache to a folder of your own"
         ) from error
     log.warning("%s is damaged (%s); it is made again", folder, why)
-    shutil.rmtree(gone, ignore_errors=True)
+    shutil.rmtree(removed, ignore_errors=True)
     _checked(folder).unlink(missing_ok=True)
 
 
-def write_sealed(path: Path, value: dict[str, Any]) -> Path:
+def write_hashed(path: Path, value: dict[str, Any]) -> Path:
     """Write a JSON object with its own sha256 in it."""
     return write_json(path, {**value, HASH: sha256_json(value)})
 
 
-def read_sealed(path: Path) -> dict[str, Any] | None:
-    """Read an object of `write_sealed`; None where there is none, or a damaged one, which is said.
+def read_hashed(path: Path) -> dict[str, Any] | None:
+    """Read an object of `write_hashed`; None where the file is missing or damaged.
 
-    One of an earlier version has no hash and is given it.
+    A damaged file is logged. A file of an earlier version has no hash and gets one.
     """
     if not path.is_file():
         return None
     try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))  # of any size
-        known = value.pop(HASH, None)
-        if known in (None, sha256_json(value)):
-            if known is None:
-                with suppress(OSError):  # a folder that is only read
-                    write_sealed(path, value)
+        value: dict[str, Any] = json.loads(
+            path.read_text(encoding="utf-8")
+        )  # read_json limits the size
+        sha256 = value.pop(HASH, None)
+        if sha256 in (None, sha256_json(value)):
+            if sha256 is None:
+                with suppress(OSError):  # a folder without write permission
+                    write_hashed(path, value)
             return value
     except (ValueError, AttributeError, TypeError):
         pass
@@ -114,23 +116,23 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
 
 
 def read_inputs(folder: Path) -> dict[str, Any] | None:
-    """Return what a stage was made from, by its inputs.json or, where that is torn, its record.
+    """Return what a stage was made from, by its inputs.json or, where that is damaged, its record.
 
-    None where neither says.
+    Returns None where neither file says so.
     """
     path, record = folder / "inputs.json", folder / "record.json"
     if not path.is_file():
         return None
-    found = _read(path)
-    if not found:
+    inputs = _read(path)
+    if not inputs:
         log.warning("%s is damaged; what the record says is taken", path)
-        found = _read(record).get("inputs")
-    return found
+        inputs = _read(record).get("inputs")
+    return inputs
 
 
 def _stamp(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]
+    status = path.stat()
+    return [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _checked(folder: Path) -> Path:
@@ -139,7 +141,7 @@ def _checked(folder: Path) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""Text files and JSON lines, plain or packed; a damaged file is named, and its line."""
+"""Text files and JSON lines, plain or packed; errors name the file and the line."""
 
 import gzip
 import io
@@ -10,22 +10,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-LONGEST_LINE = 128 << 20  # characters of one row; the longest books have 20 million
-LARGEST_TEXT = 1 << 30  # characters of a text file that is read as one document
-BOM = "\ufeff"  # Windows programs write one at the start of a file
-DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)
+LONGEST_LINE = 128 << 20  # Characters of one row; the longest books have 20 million.
+LARGEST_TEXT = 1 << 30  # Characters of a text file that is read as one document.
+BOM = "\ufeff"  # The byte order mark; Windows programs write one at the start of a file.
+DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)  # Raised by damaged packed files.
 
 
 @contextmanager
 def open_text(
     path: str | Path, *, errors: str = "strict", start: int = 0, stop: int = 0
 ) -> Iterator[TextIO]:
-    """Open a UTF-8 file, unpacked where it ends in .gz or .xz.
+    """Open a UTF-8 file, unpacked where its name ends in .gz or .xz.
 
-    With a `stop` only the bytes from `start` up to it are read, of a file that is not packed.
+    path: of the file
+    errors: what to do with bytes that are not UTF-8, as for `open`
+    start, stop: bytes of a file that is not packed; with stop=0 all of the file is read
 
-    Raises FileNotFoundError for one that is not there, ValueError for one that is damaged or, with
-    `errors` strict, not UTF-8.
+    Raises FileNotFoundError for a missing file, ValueError for a damaged file or, with `errors`
+    strict, one that is not UTF-8.
     """
     path = Path(path)
     if not path.is_file():
@@ -58,8 +60,8 @@ def read_text(path: str | Path, *, start: int = 0, stop: int = 0) -> str:
     return text
 
 
-def lines(stream: TextIO, path: str | Path) -> Iterator[str]:
-    """Yield lines; ValueError for one too long to be a row: a packed file may hold any length."""
+def read_lines(stream: TextIO, path: str | Path) -> Iterator[str]:
+    """Yield lines; ValueError for one too long for a row: packed files may unpack to any size."""
     number = 0
     while line := stream.readline(LONGEST_LINE + 1):
         number += 1
@@ -74,12 +76,16 @@ def lines(stream: TextIO, path: str | Path) -> Iterator[str]:
 def read_rows(
     path: str | Path, *, start: int = 0, stop: int = 0, first: int = 1
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield line number and object of each line of JSON; ValueError names a line that is none.
+    """Yield line number and object of each line of JSON; a byte order mark is left out.
 
-    The line at byte `start` has the number `first`. A byte order mark before the first is no text.
+    path: of the file
+    start, stop: as in `open_text`
+    first: the number of the line at byte `start`
+
+    Raises ValueError, which names the line, where it is no JSON object.
     """
     with open_text(path, start=start, stop=stop) as stream:
-        for number, line in enumerate(lines(stream, path), start=first):
+        for number, line in enumerate(read_lines(stream, path), start=first):
             if number == 1:
                 line = line.removeprefix(BOM)
             if not line.strip():

@@ -1,7 +1,7 @@
 """Near-duplicates: texts that share over half of the smaller one's lines.
 
-Lines are counted exactly, as 64-bit hashes that are sorted a range at a time, so that memory does
-not grow with the text.
+Shared lines are counted exactly. Lines are 64-bit hashes, of which a range at a time is sorted, so
+that memory does not grow with the text.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,43 +10,31 @@ from itertools import pairwise
 
 import numpy as np
 
-SHARED_LINES = 0.5  # of the smaller text's lines: then the two are near-duplicates
-COMMON_LINE = 30  # a line in more texts than this (a licence) says nothing about duplication
-SHORT_LINE = 20  # characters; shorter lines (`return None`) are everywhere
-HELD = 1 << 22  # lines, or pairs, that are looked at together
+SHARED_LINES = 0.5  # Near-duplicates share more than this part of the smaller text's lines.
+COMMON_LINE = 30  # A line in more texts than this (of a licence) says nothing about duplication.
+SHORT_LINE = 20  # Characters; shorter lines (`return None`) are in many texts.
+HELD = 1 << 22  # Lines, or pairs, that are in memory together.
 
 Lines = tuple[np.ndarray, np.ndarray]  # hashes in rising order, and the text of each
 
 
 def hash_lines(texts: Iterable[str]) -> Lines:
-    """Return the hashes of the different lines of each text (m,) uint64, and whose they are."""
+    """Return the hashes of each text's different lines, (m,) uint64, and the text of each line."""
     hashes, counts = [], []
     for text in texts:
-        own = {s for line in text.split("\n") if len(s := line.strip()) >= SHORT_LINE}
-        hashes += [blake2b(s.encode("utf-8", "replace"), digest_size=8).digest() for s in own]
-        counts.append(len(own))
-    found = np.frombuffer(b"".join(hashes), dtype=np.uint64)
-    order = np.argsort(found)
-    return found[order], np.repeat(np.arange(len(counts)), counts)[order]
-
-
-def near_duplicates(texts: list[str]) -> list[int]:
-    """Label each text with its group: the first text that it is joined to."""
-    hashes, owners = hash_lines(texts)
-
-    def part(low: int, high: int) -> Lines:
-        here = slice(*np.searchsorted(hashes, np.asarray([low, high], dtype=np.uint64)))
-        return hashes[here], owners[here]
-
-    lines = np.bincount(owners, minlength=len(texts))
-    return groups(similar(part, lines), len(texts)).tolist()
+        different = {s for line in text.split("\n") if len(s := line.strip()) >= SHORT_LINE}
+        hashes += [blake2b(s.encode("utf-8", "replace"), digest_size=8).digest() for s in different]
+        counts.append(len(different))
+    all_hashes = np.frombuffer(b"".join(hashes), dtype=np.uint64)
+    order = np.argsort(all_hashes)
+    return all_hashes[order], np.repeat(np.arange(len(counts)), counts)[order]
 
 
 def similar(part: Callable[[int, int], Lines], lines: np.ndarray) -> np.ndarray:
     """Return the pairs of near-duplicates, (p, 2), the smaller index first.
 
-    `part(low, high)` gives the lines with hashes from low up to high, `lines` (n,) how many each
-    text has.
+    part: `part(low, high)` returns the lines with hashes from low up to high
+    lines: how many lines each text has, (n,)
     """
     n, ranges = len(lines), int(lines.sum()) // HELD + 1
     edges = [i * (2**64 - 1) // ranges for i in range(ranges)] + [2**64 - 1]
@@ -68,18 +56,18 @@ def _pairs(hashes: np.ndarray, owners: np.ndarray) -> Iterator[tuple[np.ndarray,
     order = np.lexsort((owners, hashes))
     hashes, owners = hashes[order], owners[order].astype(np.int64)
     starts = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
-    held = np.diff(np.append(starts, len(hashes)))
+    holders_of = np.diff(np.append(starts, len(hashes)))
     for holders in range(2, COMMON_LINE + 1):
         first, second = np.triu_indices(holders, 1)
-        here = starts[held == holders]
+        places = starts[holders_of == holders]
         step = max(1, HELD // len(first))
-        for at in range(0, len(here), step):
-            texts = owners[here[at : at + step, None] + np.arange(holders)]
+        for at in range(0, len(places), step):
+            texts = owners[places[at : at + step, None] + np.arange(holders)]
             yield texts[:, first].ravel(), texts[:, second].ravel()
 
 
 def _count(counted: np.ndarray, more: list[np.ndarray]) -> np.ndarray:
-    """Add occurrences of keys to the counts of others, (2, keys)."""
+    """Add the occurrences of more keys to the counted keys, (2, keys): key and count."""
     keys, place = np.unique(np.concatenate([counted[0], *more]), return_inverse=True)
     counts = np.bincount(place[counted.shape[1] :], minlength=len(keys))
     counts[place[: counted.shape[1]]] += counted[1]
@@ -88,9 +76,8 @@ def _count(counted: np.ndarray, more: list[np.ndarray]) -> np.ndarray:
 
 def groups(pairs: np.ndarray, n: int) -> np.ndarray:
     """Label each of n texts with the first text that pairs join it to, (n,)."""
-    from scipy.sparse import (
-        coo_array,
-    )  # not at the top: a cell that finds its tokens needs no scipy
+    # Imported here: a cell whose tokens are cached needs no scipy.
+    from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))

@@ -1,8 +1,9 @@
-"""Text and numbers in rows of other people's files: what is one, what is none, what is refused.
+"""Text and numbers in rows of other people's files: which values count as missing, which raise.
 
-null, NaN and a missing key mean no text: readers leave the row out and count it (`LeftOut`). A
-number, a list or an object where text belongs is refused with file and line. Half of a surrogate
-pair, which JSON writes as \\ud83d and no tokenizer takes, becomes a question mark.
+null, NaN and a missing key mean that there is no text: readers leave the row out and count it
+(`LeftOut`). A number, a list or an object in the place of text raises ValueError with file and
+line. Half of a surrogate pair, which JSON writes as \\ud83d and no tokenizer takes, becomes a
+question mark.
 """
 
 import math
@@ -10,7 +11,7 @@ import re
 from collections import Counter
 from typing import Any
 
-REASONS = {
+REASONS = {  # Why a row is left out: the key of the count in a record, and the words for people.
     "null": "without text (null or missing)",
     "empty": "empty",
     "too_long": "too long",
@@ -22,11 +23,11 @@ WHOLE = re.compile(r"\s*[+-]?[0-9]{1,18}\s*")
 
 
 class NoText(ValueError):
-    """A row holds no text where text belongs; the message says where."""
+    """A row has no text in the place of text; the message says where."""
 
 
 class LeftOut:
-    """How much of a file was left out, by reason; `longest` is what the longest needs (tokens)."""
+    """Rows that were left out, counted by reason; `longest` is the longest row's need (tokens)."""
 
     def __init__(self, **counts: int) -> None:
         self.counts: Counter[str] = Counter(counts)
@@ -41,8 +42,8 @@ class LeftOut:
         """Return the counts that are not 0, as a record holds them."""
         return {reason: self.counts[reason] for reason in REASONS if self.counts[reason]}
 
-    def said(self, **more: str) -> str:
-        """Return the counts in words, each with what `more` says of its reason; empty for none."""
+    def in_words(self, **more: str) -> str:
+        """Return the counts in words, each followed by the text in `more` for its reason."""
         return ", ".join(
             f"{n:,} {REASONS[reason]}" + (f" ({more[reason]})" if more.get(reason) else "")
             for reason, n in self.as_dict().items()
@@ -50,43 +51,45 @@ class LeftOut:
 
 
 def clean(text: str) -> str:
-    """Return text that is UTF-8: halves of surrogate pairs become question marks."""
+    """Return the text with halves of surrogate pairs, which UTF-8 lacks, as question marks."""
     if text.isascii():
         return text
     return text.encode("utf-8", "replace").decode()
 
 
 def is_none(value: Any) -> bool:
-    """Say whether a value means that there is none: null or NaN."""
+    """Say whether a value means "missing": null or NaN."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def text_of(value: Any, what: str, where: str) -> str:
-    """Return a value that is text; NoText for none, ValueError for what is something else."""
+    """Return a value that is text; NoText for null or NaN, ValueError for anything else."""
     if isinstance(value, str):
         return clean(value)
     if is_none(value):
         raise NoText(f"{where} has no {what} (null or missing); give text or take the row out")
-    raise ValueError(f"{where}: {what} is {shown(value)}, not text; give a string (or null)")
+    raise ValueError(f"{where}: {what} is {describe(value)}, not text; give a string (or null)")
 
 
 def text_in(row: dict[str, Any], key: str, where: str) -> str:
-    """Return the text under a key, as `text_of`; a missing key is no text."""
+    """Return the text under a key, as `text_of` does; NoText for a missing key too."""
     return text_of(row.get(key), key, where)
 
 
 def number_of(value: Any, what: str, where: str) -> float | None:
-    """Return a finite number, None for null or NaN; ValueError for what is no number."""
+    """Return a finite number, None for null or NaN; ValueError for anything else."""
     if is_none(value):
         return None
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
-            found = float(value)
+            number = float(value)
         except (ValueError, OverflowError):
-            found = math.inf
-        if math.isfinite(found):
-            return found
-    raise ValueError(f"{where}: {what} is {shown(value)}; give a finite number, or null for none")
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    raise ValueError(
+        f"{where}: {what} is {describe(value)}; give a finite number, or null for none"
+    )
 
 
 def label_of(value: Any, what: str, where: str) -> int:
@@ -95,10 +98,10 @@ def label_of(value: Any, what: str, where: str) -> int:
         return int(value)
     if isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0:
         return int(value)
-    raise ValueError(f"{where}: {what} is {shown(value)}; give the number of the right choice")
+    raise ValueError(f"{where}: {what} is {describe(value)}; give the number of the right choice")
 
 
-def shown(value: Any) -> str:
+def describe(value: Any) -> str:
     """Return a short description of a value for a message."""
     if value is None:
         return "null"
@@ -108,6 +111,6 @@ def shown(value: Any) -> str:
         return "a list"
     if isinstance(value, dict):
         return "an object"
-    said = repr(value)
-    said = said if len(said) <= 40 else f"{said[:40]}..."
-    return f"the number {said}" if isinstance(value, int | float) else said
+    text = repr(value)
+    text = text if len(text) <= 40 else f"{text[:40]}..."
+    return f"the number {text}" if isinstance(value, int | float) else text

@@ -1,13 +1,17 @@
-"""Text whose entropy is known, to check a fitted offset E against (Shannon 1948, section 7).
+"""Entropy sources: text of known entropy, with which a fitted offset E is compared.
 
-`markov`, `hmm` and `zipf` are unifilar: state and symbol fix the next state, so the entropy rate is
-exactly H = -sum_s pi_s sum_x p(x|s) log p(x|s). `markov` has the last `order` symbols as its state,
-`hmm` hides `states` behind a random map. `zipf` names one of symbols^`name_length` things, the k-th
-of them with chance ~ k^-(1 + `exponent`), and gives its fixed answer, or with chance `noise` any:
-a table to be learned by heart (its loss falls as N^-z and D^(-z/(1+z)), z the exponent).
-`hierarchy` is the random hierarchy model (Cagnetta et al. 2024, 2307.02129): sentences of
-branches^depth symbols, each symbol of a level one of `rules` tuples of the next, all tuples
-different. A symbol is one character and one token.
+A symbol is one character and one token. `markov`, `hmm` and `zipf` are unifilar: state and symbol
+determine the next state, so the entropy rate is exactly H = -sum_s pi_s sum_x p(x|s) log p(x|s)
+(Shannon 1948, section 7).
+
+    markov     the state is the last `order` symbols
+    hmm        one of `states` hidden states; a random map gives the next
+    zipf       a name, one of symbols^`name_length`, the k-th with chance ~ k^-(1 + `exponent`),
+               then the name's fixed answer or, with chance `noise`, any symbol: a table to
+               memorise. Its loss falls as N^-z and D^(-z/(1+z)), z the exponent
+    hierarchy  the random hierarchy model (Cagnetta et al. 2024, 2307.02129): sentences of
+               branches^depth symbols. Each symbol of a level becomes one of `rules` tuples of
+               symbols of the next level, all tuples different
 """
 
 import string
@@ -21,12 +25,12 @@ from scipy.special import xlogy
 from scaling.config import TruthConfig
 
 ALPHABET = string.ascii_letters + string.digits
-TOLERANCE = 1e-12  # of the stationary distribution
+TOLERANCE = 1e-12  # The largest change, summed over states, of a stationary distribution in a step.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Process:
-    """S states: probabilities (S, k) of each symbol, and the state (S, k) that follows it."""
+    """S states: the probability of each symbol, (S, k), and the state that follows it, (S, k)."""
 
     emission: np.ndarray
     following: np.ndarray
@@ -34,7 +38,7 @@ class Process:
 
     @classmethod
     def of(cls, source: str, config: TruthConfig) -> "Process":
-        """Draw the process of a config from its seed."""
+        """Draw the process of a source from the config's seed."""
         rng, k = np.random.default_rng(config.seed), config.symbols
         if source == "markov":
             states = k**config.order
@@ -59,44 +63,47 @@ class Process:
 
     @property
     def entropy_rate(self) -> float:
-        """Nats per symbol, for a reader who has seen everything before."""
+        """Nats per symbol, for a reader who has read all symbols before."""
         e = self.emission
         return float(-(self.stationary[:, None] * xlogy(e, e)).sum())
 
     def sample(self, n: int, *, seed: int) -> str:
-        """Return n symbols from the stationary state on."""
+        """Return n symbols; the first state is drawn from the stationary distribution."""
         rng = np.random.default_rng([seed, n])
         edges = [list(accumulate(row[:-1])) for row in self.emission]
         following = self.following.tolist()
         state = int(rng.choice(len(edges), p=self.stationary))
-        found = []
+        letters = []
         for u in rng.random(n).tolist():
             symbol = bisect(edges[state], u)
-            found.append(ALPHABET[symbol])
+            letters.append(ALPHABET[symbol])
             state = following[state][symbol]
-        return "".join(found)
+        return "".join(letters)
 
     def bayes_loss(self, inputs: np.ndarray, targets: np.ndarray) -> float:
         """Return the mean loss of the best possible reader, nats per symbol.
 
-        `inputs` and `targets` are (W, T) symbols; the reader knows the process and, in each window,
-        the inputs up to the target, no more. A target of -1 is no symbol and is left out.
+        `inputs` and `targets` are (W, T) symbols. The reader knows the process and the inputs of
+        the same window up to the target. A target of -1 is no symbol and is left out.
         """
-        belief = np.tile(self.stationary, (len(inputs), 1))  # (W, S)
-        first = np.arange(len(inputs))[:, None] * belief.shape[1]
+        states = np.tile(self.stationary, (len(inputs), 1))  # (W, S)
+        first = np.arange(len(inputs))[:, None] * states.shape[1]
         losses = []
         for x, y in zip(inputs.T, targets.T, strict=True):
-            weight = belief * self.emission[:, x].T
+            weight = states * self.emission[:, x].T
             to = first + self.following[:, x].T
-            belief = np.bincount(to.ravel(), weight.ravel(), belief.size).reshape(belief.shape)
-            belief /= belief.sum(1, keepdims=True)
-            known = y >= 0
-            losses.append(-np.log((belief * self.emission[:, y].T).sum(1))[known])
+            states = np.bincount(to.ravel(), weight.ravel(), states.size).reshape(states.shape)
+            states /= states.sum(1, keepdims=True)
+            is_symbol = y >= 0
+            losses.append(-np.log((states * self.emission[:, y].T).sum(1))[is_symbol])
         return float(np.concatenate(losses).mean())
 
 
 def _stationary(emission: np.ndarray, following: np.ndarray) -> np.ndarray:
-    """Return the distribution over states that a step leaves as it is; averaged, if periodic."""
+    """Return the distribution over states that a step does not change.
+
+    Averaging with the step before makes it converge for periodic processes too.
+    """
     states = len(emission)
     pi = np.full(states, 1 / states)
     for _ in range(100_000):
@@ -108,7 +115,7 @@ def _stationary(emission: np.ndarray, following: np.ndarray) -> np.ndarray:
 
 
 def _memoriser(config: TruthConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return emission and following of `zipf`: states are the parts of a name, and the names."""
+    """Return emission and following of `zipf`: states are the prefixes of names, and the names."""
     k, length = config.symbols, config.name_length
     chance = np.arange(1, k**length + 1) ** -(1.0 + config.exponent)
     chance = rng.permutation(chance / chance.sum())
@@ -159,14 +166,14 @@ class Hierarchy:
         """Return n symbols of sentence after sentence."""
         rng = np.random.default_rng([seed, n])
         v, m, _ = self.levels[0].shape
-        found = rng.integers(v, size=(-(-n // self.sentence), 1))
+        symbols = rng.integers(v, size=(-(-n // self.sentence), 1))
         for rules in self.levels:
-            found = rules[found, rng.integers(m, size=found.shape)].reshape(len(found), -1)
+            symbols = rules[symbols, rng.integers(m, size=symbols.shape)].reshape(len(symbols), -1)
         letters = np.array(list(ALPHABET))
-        return "".join(letters[found.ravel()[:n]])
+        return "".join(letters[symbols.ravel()[:n]])
 
     def bayes_loss(self, inputs: np.ndarray, targets: np.ndarray) -> float:
-        """Return the entropy rate, which is below what a reader of one window can reach."""
+        """Return the entropy rate: a reader of one window alone cannot reach it."""
         return self.entropy_rate
 
 
@@ -176,7 +183,7 @@ def process_of(source: str, config: TruthConfig) -> Process | Hierarchy:
 
 
 def texts(source: str, config: TruthConfig) -> tuple[str, str]:
-    """Return the training and the test text."""
+    """Return the training and the test text of a source."""
     process = process_of(source, config)
     return (
         process.sample(config.train_symbols, seed=config.seed),

@@ -1,7 +1,7 @@
 """Byte-level byte-pair tokens (Sennrich et al. 2016; trained and run by `tokenizers`).
 
 Ids 0..7 are special: end of document, padding, separator between prompt and completion, and five
-kept free for chat roles. A prompt ends with the separator, so that no merge crosses into the
+reserved for chat roles. A prompt ends with the separator, so that no merge spans prompt and
 completion.
 """
 
@@ -27,7 +27,7 @@ SPECIAL = (
 
 # How pre_tokenizers.ByteLevel cuts text into words (Radford et al. 2019, GPT-2's encoder.py).
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LONG_SPACE = re.compile(r"\s{4096}")  # tiktoken's matcher fails on longer ones
+LONG_SPACE = re.compile(r"\s{4096}")  # tiktoken's matcher fails on longer runs of space.
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> Tokenizer:
@@ -52,7 +52,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
         raise FileNotFoundError(
             f"no tokenizer at {path}; run the sweep that made the checkpoint, or name its cache"
         )
-    with Path(path).open("rb"):  # one that may not be read is said to be so
+    with Path(path).open("rb"):  # without read permission the error says so
         pass
     try:
         tokenizer = Tokenizer.from_file(str(path))
@@ -67,9 +67,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 def encoder(
     tokenizer: Tokenizer, probe: Sequence[str]
 ) -> Callable[[Sequence[str]], list[list[int]]]:
-    """Return what encodes texts as a vocabulary trained here does, in about a fifth of the time.
+    """Return a function that encodes texts with a vocabulary that was trained here.
 
-    That is tiktoken, where it is installed (extra `fast`) and gives the same tokens of `probe`.
+    The function uses tiktoken, which takes about a fifth of the time, where tiktoken is installed
+    (extra `fast`) and gives the same tokens for `probe`.
     """
 
     def slow(texts: Sequence[str]) -> list[list[int]]:
@@ -101,7 +102,7 @@ def encoder(
 
 def _bytes_of_letters() -> dict[str, int]:
     """Return the byte that each letter of a byte-level vocabulary stands for (GPT-2's table)."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    hidden = [b for b in range(256) if b not in shown]
-    letters = [*map(chr, shown), *(chr(256 + i) for i in range(len(hidden)))]
-    return dict(zip(letters, [*shown, *hidden], strict=True))
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    letters = [*map(chr, printable), *(chr(256 + i) for i in range(len(others)))]
+    return dict(zip(letters, [*printable, *others], strict=True))

@@ -1,6 +1,7 @@
 """Tokens on disk: a corpus is tokenised once into memory-mapped uint16/uint32 files.
 
-Documents are joined by END, under a folder named by the text's content and the vocabulary.
+The files hold the documents, each followed by END. Their folder is named by a hash of the text and
+of the vocabulary's settings.
 """
 
 import json
@@ -20,10 +21,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from scaling.config import TRUTHS, CellConfig, DataConfig, TokenizerConfig
-from scaling.data.chunks import each, whole
-from scaling.data.division import Sources, Survey, documents_at, survey
+from scaling.data.chunks import each, write_whole
+from scaling.data.division import DividedCorpus, Sources, divide_corpus, documents_at
 from scaling.data.documents import Piece
-from scaling.data.file_hashes import damage, discard, is_sealed, remember, seal
+from scaling.data.file_hashes import damage, discard, has_hashes, mark_checked, write_hashes
 from scaling.data.tokenizer import END, encoder, load_tokenizer, train_tokenizer
 from scaling.schema import (
     read_json,
@@ -36,9 +37,9 @@ from scaling.schema import (
 )
 
 log = logging.getLogger(__name__)
-PROBED = 1 << 16  # characters of a chunk that are encoded twice, to be sure
-ROWS = 2  # of how rows of tables are read: 1 took null for the word None
-VERSION = 3  # of the files below; a change makes old folders unused
+PROBED = 1 << 16  # Characters of a chunk that both encoders encode, to check that they agree.
+ROWS = 2  # The version of how rows of tables are read: version 1 read null as the word None.
+VERSION = 3  # The version of the files below; a change makes old folders unused.
 FILES = (
     "meta.json",
     "tokenizer.json",
@@ -48,7 +49,7 @@ FILES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """A tokenised corpus: memory-mapped token ids and what is known of them."""
+    """A tokenised corpus: memory-mapped token ids, and counts and hashes in `meta`."""
 
     folder: Path
     meta: dict[str, Any]
@@ -80,7 +81,7 @@ class Corpus:
 
     @property
     def sha256(self) -> str:
-        """Identity of the text (not of the vocabulary)."""
+        """The hash of the text (not of the vocabulary)."""
         return self.meta["sha256"]
 
     @property
@@ -108,8 +109,8 @@ class Corpus:
 def open_corpus(config: CellConfig) -> Corpus:
     """Open the tokenised corpus of a config, making it first where it is not cached.
 
-    A build that was cut off goes on where it was. Raises ValueError when there is no text, or when
-    `data.sha256` is given and differs.
+    A build that was cut off goes on where it was. Raises ValueError where there is no text, and
+    where `data.sha256` is set and differs.
     """
     cache = cache_folder(config)
     sweep_temporaries(cache)
@@ -117,50 +118,53 @@ def open_corpus(config: CellConfig) -> Corpus:
     identity = {"version": VERSION, "files": sources.stamp(), "config": _identity(config.data)}
     if sources.tables():
         identity["rows"] = ROWS
-    stamp, found = sha256_json(identity)[:16], None
-    known = cache / f"text-{stamp}.json"
+    stamp, division = sha256_json(identity)[:16], None
+    known_file = cache / f"text-{stamp}.json"
     workers = config.machine.workers or len(os.sched_getaffinity(0))
 
-    def look() -> Survey:
+    def divide() -> DividedCorpus:
         log.info("reading the corpus (%s)", config.data.source)
-        looked = survey(config.data, sources, cache / f".text-{stamp}", workers=workers)
-        values = {"sha256": looked.sha256, "left_out": looked.left.as_dict()}
-        write_json(known, values | {"seal": _seal(stamp, values)})
-        if looked.left.as_dict():
-            log.info("corpus: rows left out: %s", looked.left.said())
-        return looked
+        division = divide_corpus(config.data, sources, cache / f".text-{stamp}", workers=workers)
+        values = {"sha256": division.sha256, "left_out": division.left_out.as_dict()}
+        write_json(known_file, values | {"seal": _hash_of_text(stamp, values)})
+        if division.left_out.as_dict():
+            log.info("corpus: rows left out: %s", division.left_out.in_words())
+        return division
 
-    text = _known_text(known, stamp)
+    text = _text_read_before(known_file, stamp)
     if text is None:
-        found = look()
-        text = {"sha256": found.sha256, "left_out": found.left.as_dict()}
+        division = divide()
+        text = {"sha256": division.sha256, "left_out": division.left_out.as_dict()}
     _refuse_other_text(config, text["sha256"])
     folder = tokens_folder(cache, text["sha256"], config.tokenizer)
-    if not whole_tokens(folder):
-        found = found or look()
-        _refuse_other_text(config, found.sha256)
-        folder = tokens_folder(cache, found.sha256, config.tokenizer)
-        if not whole_tokens(folder):  # else what was known of the text was wrong
+    if not has_tokens(folder):
+        division = division or divide()
+        _refuse_other_text(config, division.sha256)
+        folder = tokens_folder(cache, division.sha256, config.tokenizer)
+        if not has_tokens(folder):  # else the file about the text was wrong
             try:
-                _build(folder, config, found, workers)
-            except OSError:  # another process was faster and has swept the pieces away
-                if not whole_tokens(folder):
+                _build(folder, config, division, workers)
+            except OSError:  # another process was faster and has removed the encoded chunks
+                if not has_tokens(folder):
                     raise
     meta = read_json(folder / "meta.json") | {"left_out": text.get("left_out", {})}
     return Corpus(folder=folder, meta=meta)
 
 
-def _known_text(path: Path, stamp: str) -> dict[str, Any] | None:
-    """Return what is known of a text that was read before: its hash, and the rows left out.
+def _text_read_before(path: Path, stamp: str) -> dict[str, Any] | None:
+    """Return the hash of a text that was read before, and the rows left out.
 
-    None where it was not read, or where the file is in doubt.
+    Returns None where the text was not read before, or the file that says so is damaged.
     """
     if not path.is_file():
         return None
     try:
         values = read_json(path)
-        seal_of = values.pop("seal", None)
-        if isinstance(values["sha256"], str) and seal_of in (None, _seal(stamp, values)):
+        written_hash = values.pop("seal", None)
+        if isinstance(values["sha256"], str) and written_hash in (
+            None,
+            _hash_of_text(stamp, values),
+        ):
             return values
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
@@ -168,7 +172,7 @@ def _known_text(path: Path, stamp: str) -> dict[str, Any] | None:
     return None
 
 
-def _seal(stamp: str, values: dict[str, Any]) -> str:
+def _hash_of_text(stamp: str, values: dict[str, Any]) -> str:
     return sha256_json([stamp, values])[:16]
 
 
@@ -181,26 +185,26 @@ def _refuse_other_text(config: CellConfig, sha256: str) -> None:
         )
 
 
-def whole_tokens(folder: Path) -> bool:
-    """Say whether a folder holds the tokens that were written; a damaged one is removed, and said.
+def has_tokens(folder: Path) -> bool:
+    """Say whether a folder holds undamaged tokens; a damaged folder is removed, and logged.
 
-    One of an earlier version has no hashes: its sizes are checked and it is given them.
+    A folder of an earlier version has no hashes: its sizes are checked, and it gets hashes.
     """
     if not folder.is_dir():
         return False
-    if is_sealed(folder):
+    if has_hashes(folder):
         why = damage(folder)
     elif not (why := _wrong_size(folder)):
-        with suppress(OSError):  # a cache that is only read
-            seal(folder, FILES)
-            remember(folder)
+        with suppress(OSError):  # a cache without write permission
+            write_hashes(folder, FILES)
+            mark_checked(folder)
     if why:
         discard(folder, why)
     return not why
 
 
 def _wrong_size(folder: Path) -> str:
-    """Say which file of the tokens of an earlier version has not its size; empty for none."""
+    """Say which file in a folder of an earlier version has a wrong size; empty for none."""
     try:
         meta = read_json(folder / "meta.json")
         itemsize = np.dtype(meta["dtype"]).itemsize
@@ -220,62 +224,72 @@ def _wrong_size(folder: Path) -> str:
 
 
 def tokens_folder(cache: Path, sha256: str, tokenizer: TokenizerConfig) -> Path:
-    """Return where the tokens of a text under a vocabulary are kept."""
+    """Return the folder for the tokens of a text under a vocabulary."""
     key = {"version": VERSION, "sha256": sha256, "vocab": vars(tokenizer)}
     return cache / f"tokens-{sha256_json(key)[:16]}"
 
 
 def cache_folder(config: CellConfig) -> Path:
-    """Return where tokens and vocabularies are kept: machine.cache, or .cache beside the runs."""
+    """Return the folder for tokens and vocabularies: machine.cache, or .cache beside the runs."""
     return Path(config.machine.cache or Path(config.runs) / ".cache")
 
 
 def _identity(config: DataConfig) -> dict[str, Any]:
-    """Return what decides which documents there are, and in which part."""
-    beside = ("sha256", "context", "weights", "unique_tokens", "mask_documents")
-    known = {k: v for k, v in asdict(config).items() if k not in beside}
-    return {**known, "mixture": bool(config.weights)}
+    """Return the settings that decide which documents there are, and in which part."""
+    other_keys = ("sha256", "context", "weights", "unique_tokens", "mask_documents")
+    values = {k: v for k, v in asdict(config).items() if k not in other_keys}
+    return {**values, "mixture": bool(config.weights)}
 
 
-def _build(folder: Path, config: CellConfig, found: Survey, workers: int) -> None:
-    """Train the vocabulary, tokenise chunk by chunk, then put the folder in place in one rename."""
+def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: int) -> None:
+    """Train the vocabulary, tokenise chunk by chunk, then put the folder in place in one rename.
+
+    folder: for the tokens
+    config: of the data and the vocabulary
+    division: the documents and their order
+    workers: the most processes that tokenise
+    """
     parts = folder.with_name(f".{folder.name}.parts")
     scratch = folder.with_name(temporary_name(folder.name))
-    tokenizer = _vocabulary(parts / "tokenizer.json", config.tokenizer, found, workers)
+    tokenizer = _vocabulary(parts / "tokenizer.json", config.tokenizer, division, workers)
     dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
     meta: dict[str, Any] = {
         "version": VERSION,
-        "sha256": found.sha256,
+        "sha256": division.sha256,
         "dtype": dtype,
         "vocab_size": tokenizer.get_vocab_size(),
-        "dropped": found.dropped,
-        "twins": found.twins,
+        "dropped": division.dropped,
+        "twins": division.twins,
         "own_test": bool(config.data.test) or config.data.source in TRUTHS,
     }
-    wanted = np.zeros(len(found.parts), dtype=bool)
-    wanted[found.train] = wanted[found.test] = True
-    tasks = [(c, (found.text_key, p)) for c, p in found.tasks(wanted)]
+    used = np.zeros(len(division.parts), dtype=bool)
+    used[division.train] = used[division.test] = True
+    tasks = [(c, (division.text_key, p)) for c, p in division.tasks(used)]
     paths = [parts / f"{i:06}.bin" for i in range(len(tasks))]
-    given = [(c, (*a, parts / "tokenizer.json", p)) for (c, a), p in zip(tasks, paths, strict=True)]
-    list(each(f"tokenising {folder.name}", encode, given, workers=workers))
+    encode_tasks = [
+        (c, (*a, parts / "tokenizer.json", p)) for (c, a), p in zip(tasks, paths, strict=True)
+    ]
+    list(each(f"tokenising {folder.name}", encode, encode_tasks, workers=workers))
     scratch.mkdir(parents=True, exist_ok=True)
     (scratch / "tokenizer.json").write_bytes((parts / "tokenizer.json").read_bytes())
-    pieces = Pieces.of(paths, wanted)
-    for part, order in (("train", found.train), ("test", found.test)):
+    pieces = EncodedDocuments.of(paths, used)
+    for part, order in (("train", division.train), ("test", division.test)):
         meta |= _write_part(scratch, part, order, pieces, dtype)
-        meta[f"{part}_bytes"] = int(found.n_bytes[order].sum())
-    meta["part_tokens"] = pieces.tokens_of(found.train, found.parts, len(config.data.weights) or 1)
+        meta[f"{part}_bytes"] = int(division.n_bytes[order].sum())
+    meta["part_tokens"] = pieces.tokens_of(
+        division.train, division.parts, len(config.data.weights) or 1
+    )
     if config.data.source in TRUTHS:
         meta["truth"] = {"source": config.data.source, **asdict(config.data.truth)}
     write_json(scratch / "meta.json", meta)
-    seal(scratch, FILES)
+    write_hashes(scratch, FILES)
     try:
         scratch.rename(folder)
     except OSError:  # another process was faster; its folder is the same
         shutil.rmtree(scratch)
         if not (folder / "meta.json").is_file():
             raise
-    remember(folder)
+    mark_checked(folder)
     shutil.rmtree(parts, ignore_errors=True)
     log.info(
         "corpus: %s training and %s test tokens, %.3f bytes per token",
@@ -283,60 +297,62 @@ def _build(folder: Path, config: CellConfig, found: Survey, workers: int) -> Non
         f"{meta['test_tokens']:,}",
         meta["test_bytes"] / meta["test_tokens"],
     )
-    if found.twins and meta["own_test"]:
+    if division.twins and meta["own_test"]:
         log.warning(
             "%d of %d test documents share most of their lines with a training document; "
             "the test loss looks better than it is",
-            found.twins,
-            len(found.test),
+            division.twins,
+            len(division.test),
         )
 
 
-def _vocabulary(path: Path, config: TokenizerConfig, found: Survey, workers: int) -> Tokenizer:
+def _vocabulary(
+    path: Path, config: TokenizerConfig, division: DividedCorpus, workers: int
+) -> Tokenizer:
     if not path.is_file():
         log.info("training a byte-pair vocabulary of %d tokens", config.vocab_size)
-        sample = found.read(_sample(found, config.sample_bytes), workers=workers)
+        sample = division.read(_sample(division, config.sample_bytes), workers=workers)
         tokenizer = train_tokenizer(sample, vocab_size=config.vocab_size)
         write_text(path, tokenizer.to_str(pretty=True))
     return load_tokenizer(path)
 
 
-def _sample(found: Survey, limit: int) -> np.ndarray:
+def _sample(division: DividedCorpus, limit: int) -> np.ndarray:
     """Choose training documents, spread over the corpus, of about `limit` characters."""
-    sizes = found.n_chars[found.train]
+    sizes = division.n_chars[division.train]
     step = max(1, round(int(sizes.sum()) / limit))
     order = np.concatenate([np.arange(start, len(sizes), step) for start in range(step)])
     n = np.searchsorted(np.cumsum(sizes[order]), limit, side="right") + 1
-    return found.train[order[:n]]
+    return division.train[order[:n]]
 
 
-def encode(chunk: list[Piece], given: tuple[str, np.ndarray, Path, Path]) -> None:
-    """Write the tokens and texts of the documents at places of a chunk, unless they are there."""
-    text_key, places, vocabulary, path = given
-    if _encoded(path):
+def encode(chunk: list[Piece], argument: tuple[str, np.ndarray, Path, Path]) -> None:
+    """Write tokens and texts of the documents at places of a chunk, unless they were before."""
+    text_key, places, vocabulary, path = argument
+    if _is_encoded(path):
         return
     tokenizer = load_tokenizer(vocabulary)
     dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
-    found = (d.text for d in documents_at(chunk, text_key, places))
+    texts_of_chunk = (d.text for d in documents_at(chunk, text_key, places))
     sizes, encoded = [], None
-    with whole(path) as tokens, whole(path.with_suffix(".jsonl")) as texts:
-        while batch := list(islice(found, 256)):
+    with write_whole(path) as tokens, write_whole(path.with_suffix(".jsonl")) as texts:
+        while batch := list(islice(texts_of_chunk, 256)):
             encoded = encoded or encoder(tokenizer, [batch[0][:PROBED]])
             for text, own in zip(batch, encoded(batch), strict=True):
                 ids = np.asarray([*own, END], dtype=dtype)
                 tokens.write(ids.tobytes())
                 sizes.append((len(ids), texts.write(f"{json.dumps(text)}\n".encode())))
     hashes = [sha256_file(p) for p in (path, path.with_suffix(".jsonl"))]
-    with whole(path.with_suffix(".npz")) as stream:
+    with write_whole(path.with_suffix(".npz")) as stream:
         np.savez(stream, sizes=np.asarray(sizes, dtype=np.int64), hashes=np.asarray(hashes))
 
 
-def _encoded(path: Path) -> bool:
-    """Say whether a chunk was encoded before, and is as it was written; others are done again."""
+def _is_encoded(path: Path) -> bool:
+    """Say whether a chunk was encoded before, and its files are undamaged."""
     try:
-        with np.load(path.with_suffix(".npz")) as known:  # zip files check themselves
-            hashes = known["hashes"].tolist()
-            return len(known["sizes"]) > 0 and hashes == [
+        with np.load(path.with_suffix(".npz")) as arrays:  # zip files check themselves
+            hashes = arrays["hashes"].tolist()
+            return len(arrays["sizes"]) > 0 and hashes == [
                 sha256_file(p) for p in (path, path.with_suffix(".jsonl"))
             ]
     except FileNotFoundError:
@@ -347,10 +363,11 @@ def _encoded(path: Path) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pieces:
-    """Where the tokens and the text of each document lie: file, offset and length.
+class EncodedDocuments:
+    """Where the tokens and the text of each document are: file, offset and length.
 
-    `offsets` and `lengths` are (n, 2), of tokens and of bytes of text; -1 where there is nothing.
+    `offsets` and `lengths` are (n, 2): of tokens, and of bytes of text. Files and offsets of unused
+    documents are -1.
     """
 
     paths: list[Path]
@@ -359,38 +376,44 @@ class Pieces:
     lengths: np.ndarray
 
     @classmethod
-    def of(cls, paths: list[Path], wanted: np.ndarray) -> Self:
-        """Read the lengths that `encode` left for the wanted documents (n,) bool."""
-        found = [np.load(p.with_suffix(".npz"))["sizes"] for p in paths]
-        files, offsets = np.full(len(wanted), -1), np.full((len(wanted), 2), -1)
+    def of(cls, paths: list[Path], used: np.ndarray) -> Self:
+        """Read the lengths that `encode` wrote for the used documents, (n,) bool."""
+        sizes = [np.load(p.with_suffix(".npz"))["sizes"] for p in paths]
+        files, offsets = np.full(len(used), -1), np.full((len(used), 2), -1)
         lengths = np.zeros_like(offsets)
-        files[wanted] = np.repeat(np.arange(len(paths)), [len(f) for f in found])
-        lengths[wanted] = np.concatenate(found)
-        offsets[wanted] = np.concatenate([np.cumsum(f, axis=0) - f for f in found])
+        files[used] = np.repeat(np.arange(len(paths)), [len(size) for size in sizes])
+        lengths[used] = np.concatenate(sizes)
+        offsets[used] = np.concatenate([np.cumsum(size, axis=0) - size for size in sizes])
         return cls(paths=paths, files=files, offsets=offsets, lengths=lengths)
 
     def gather(self, order: np.ndarray, out: IO[bytes], *, text: bool, itemsize: int) -> None:
-        """Write the documents of an order one after the other; neighbours are copied at once."""
+        """Write the documents of an order one after the other; neighbours are copied at once.
+
+        order: documents
+        out: the file to write to
+        text: whether the text is written, or the tokens
+        itemsize: bytes of a token, or 1 for text
+        """
         files, ending = self.files[order], ".jsonl" if text else ".bin"
         at, size = (a[order, int(text)] * itemsize for a in (self.offsets, self.lengths))
         follows = (files[1:] == files[:-1]) & (at[1:] == at[:-1] + size[:-1])
         runs = np.flatnonzero(np.concatenate([[True], ~follows]))
-        found = [np.memmap(p.with_suffix(ending), dtype=np.uint8, mode="r") for p in self.paths]
+        contents = [np.memmap(p.with_suffix(ending), dtype=np.uint8, mode="r") for p in self.paths]
         for run, length in zip(runs, np.add.reduceat(size, runs), strict=True):
-            out.write(found[files[run]][at[run] : at[run] + length])
+            out.write(contents[files[run]][at[run] : at[run] + length])
 
     def tokens_of(self, order: np.ndarray, parts: np.ndarray, n_parts: int) -> list[int]:
-        """Return the tokens that an order has of each part."""
-        found = np.bincount(parts[order], self.lengths[order, 0], minlength=n_parts)
-        return found.astype(int).tolist()
+        """Return how many tokens an order has of each part of a mixture."""
+        counts = np.bincount(parts[order], self.lengths[order, 0], minlength=n_parts)
+        return counts.astype(int).tolist()
 
 
 def _write_part(
-    folder: Path, part: str, order: np.ndarray, pieces: Pieces, dtype: str
+    folder: Path, part: str, order: np.ndarray, pieces: EncodedDocuments, dtype: str
 ) -> dict[str, int]:
-    with whole(folder / f"{part}.bin") as out:
+    with write_whole(folder / f"{part}.bin") as out:
         pieces.gather(order, out, text=False, itemsize=np.dtype(dtype).itemsize)
-    with whole(folder / f"{part}.jsonl") as out:
+    with write_whole(folder / f"{part}.jsonl") as out:
         pieces.gather(order, out, text=True, itemsize=1)
     ends = np.cumsum(pieces.lengths[order, 0])
     np.save(folder / f"{part}_starts.npy", ends - pieces.lengths[order, 0])

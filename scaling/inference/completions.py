@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from scaling.config import ModelConfig
 from scaling.data.tokenizer import PAD
-from scaling.model.transformer import Transformer, within
+from scaling.model.transformer import Transformer, causal_within
 
 CHUNK_TOKENS = 1024  # fewer are bound by calls
 
@@ -139,7 +139,7 @@ def states(model: Transformer, rows: Rows, *, last: bool = False) -> Tensor:
 def _picked(model: Transformer, rows: Rows, last: bool) -> Tensor:
     mask = positions = None
     if rows.example is not None:
-        mask = within(rows.example)
+        mask = causal_within(rows.example)
         if model.config.positions != "rope":  # which sees distances alone
             positions = restarted(rows.example)
     real = rows.real if model.config.n_experts else None

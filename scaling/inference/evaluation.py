@@ -133,7 +133,7 @@ def score(trained: Trained, config: EvaluateConfig, tasks: list[Task]) -> dict[s
         read = read_documents(files, text_key=config.text_key, left=left)
         documents = [d.text for d in read]
         if left.as_dict():
-            log.info("%s: rows left out: %s", text, left.said())
+            log.info("%s: rows left out: %s", text, left.in_words())
         found["texts"][text_name(text)] = asdict(
             score_texts(trained.model, trained.tokenizer, documents)
         )

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from scaling.data.jsonl import read_rows
-from scaling.data.row_text import is_none, label_of, shown, text_in, text_of
+from scaling.data.row_text import describe, is_none, label_of, text_in, text_of
 
 NAMES = {
     "blimp": "blimp",
@@ -143,7 +143,7 @@ def texts_in(row: dict[str, Any], key: str, where: str) -> list[str]:
     """Return a row's list of texts; ValueError for what is none, naming the item."""
     value = row[key]
     if not isinstance(value, list):
-        raise ValueError(f"{where}: {key} is {shown(value)}, not a list of texts; mend the row")
+        raise ValueError(f"{where}: {key} is {describe(value)}, not a list of texts; mend the row")
     return [text_of(item, f"item {at} of {key}", where) for at, item in enumerate(value, start=1)]
 
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from scaling.app.values import pasted
 from scaling.config import ModelConfig, TokenizerConfig
-from scaling.data.file_hashes import damage, is_sealed
+from scaling.data.file_hashes import damage, has_hashes
 from scaling.data.tokenizer import load_tokenizer
 from scaling.data.tokens import tokens_folder
 from scaling.model.transformer import Transformer
@@ -94,7 +94,7 @@ def open_trained(folder: Path, device: torch.device, *, tokenizer: str = "") -> 
     model_config = settings_of(record, folder, "model", ModelConfig)
     wanted = settings_of(record, folder, "tokenizer", TokenizerConfig)
     path = Path(tokenizer) if tokenizer else find_tokenizer(folder, record, wanted)
-    if not tokenizer and is_sealed(path.parent) and (why := damage(path.parent)):
+    if not tokenizer and has_hashes(path.parent) and (why := damage(path.parent)):
         raise ValueError(
             f"the vocabulary's folder {path.parent} is damaged ({why}); run the sweep again, which "
             "makes it anew, or set tokenizer= to a whole tokenizer.json"

@@ -26,9 +26,9 @@ from scaling.schema import Record, discard_record, read_record
 from scaling.study.jobs_file import Job, append_jobs, jobs_folder, local_job, submitter
 from scaling.study.lease import Held, Holder, Lease, Pulse, Stopped
 from scaling.study.places import cell_folder, record_path, status_of, trunk_folder
-from scaling.train.forecast_band import Corridor
+from scaling.train.forecast_band import ForecastBand
 from scaling.train.local_ranks import follow
-from scaling.train.ranks import World, joined
+from scaling.train.ranks import World, launched_ranks
 from scaling.train.trunk import train_trunk
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def train_together(cell: CellConfig) -> Record:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGUSR2, stop)
     try:
-        with joined(cell.machine) as world:
+        with launched_ranks(cell.machine) as world:
             # The corpus is tokenised by one; the others find it done.
             with world.busy("reads the corpus"):
                 resolved = resolve_corpus([cell]) if world.first else None
@@ -132,7 +132,7 @@ def train_rank(cell: CellConfig, world: World, pulse: Pulse) -> Record:
 
 
 def pretrain_together(
-    run: Callable[[World, Callable[[CellConfig, Corridor], None]], list[Record]],
+    run: Callable[[World, Callable[[CellConfig, ForecastBand], None]], list[Record]],
     machine: MachineConfig,
 ) -> list[Record]:
     """Let rank 0 `run` a plan's pretraining and the others follow; return the records, rank 0's.
@@ -140,19 +140,19 @@ def pretrain_together(
     `run` is given the world, and what it calls right before it trains; where it finds nothing to
     train, or something wrong, the others leave.
     """
-    with joined(machine) as world:
+    with launched_ranks(machine) as world:
         if not world.first:
             if errand := world.share(None):
-                cell, corridor = errand
-                follow(world, [cell], corridor=corridor)
+                cell, band = errand
+                follow(world, [cell], band=band)
             return []
         alone = ExitStack()  # until the ranks begin together
         alone.enter_context(world.busy("prepares the run"))
 
-        def begin(cell: CellConfig, corridor: Corridor) -> None:
+        def begin(cell: CellConfig, band: ForecastBand) -> None:
             alone.close()
             told.append(cell)
-            world.share((cell, corridor))
+            world.share((cell, band))
 
         told: list[CellConfig] = []
         try:

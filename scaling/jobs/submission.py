@@ -2,11 +2,11 @@
 
 import logging
 import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
 
+from scaling.app.child_python import module_command, module_environment
 from scaling.config import CellConfig
 from scaling.jobs.cell_states import Survey
 from scaling.jobs.pool import default_workers
@@ -72,7 +72,8 @@ def submit_local(
     output = path.with_suffix(".log")
     with output.open("ab") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "scaling.jobs.pool", str(path)],
+            module_command("scaling.jobs.pool", str(path)),
+            env=module_environment(),
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=stream,

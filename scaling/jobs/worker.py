@@ -19,15 +19,15 @@ import torch
 from scaling.config import CellConfig
 from scaling.jobs.tasks import Task, alike, most_together
 from scaling.schema import discard_record
-from scaling.stacked.turns import Gang
+from scaling.stacked.turns import Turns
 from scaling.study.failures import charge, is_last, refuse_if_stuck, write_failed
 from scaling.study.lease import Held, Holder, Lease, Pulse, Stopped, attempts, settled
 from scaling.study.places import cell_folder, record_path, status_of, trunk_folder
-from scaling.train.local_ranks import companions
-from scaling.train.ranks import in_common
-from scaling.train.requests import Work, alone
+from scaling.train.local_ranks import start_local_ranks
+from scaling.train.ranks import hold_at_all_ranks
+from scaling.train.requests import StepRequests, answer_each
 from scaling.train.step import prepare
-from scaling.train.trunk import longest, trunk_work
+from scaling.train.trunk import longest, trunk_requests
 
 with contextlib.suppress(ImportError):  # no public module
     import torch._dynamo  # the optimiser's first step imports it, for three seconds: here only once
@@ -42,7 +42,9 @@ class Worker:
     In a `gang` its branches leave it as workers of their own, to be trained beside it.
     """
 
-    def __init__(self, task: Task, *, holder: Holder, retry: int, gang: Gang | None = None) -> None:
+    def __init__(
+        self, task: Task, *, holder: Holder, retry: int, gang: Turns | None = None
+    ) -> None:
         self.task, self.holder, self.retry, self.gang = task, holder, retry, gang
         self.pulse = Pulse()
         self.charged: list[CellConfig] = []
@@ -50,11 +52,11 @@ class Worker:
         self.code = 0
         self.branches: list[Worker] = []
 
-    def work(self) -> Work[None]:
+    def work(self) -> StepRequests[None]:
         """Train the task, asking for each step; `code` says how it ended."""
         self.code = yield from self._work()
 
-    def _work(self) -> Work[int]:
+    def _work(self) -> StepRequests[int]:
         task = self.task
         trunk = Lease(trunk_folder(task.cells[0]), self.holder, self.pulse)
         try:
@@ -76,23 +78,23 @@ class Worker:
             return 1
         return HELD if self.held else 0
 
-    def _train(self) -> Work[None]:
+    def _train(self) -> StepRequests[None]:
         cells, part, cell = self.task.cells, self.task.part, longest(self.task.cells)
         places = {c.run_id(): cell_folder(c) for c in cells}
-        with companions(cells, part=part) as world:
+        with start_local_ranks(cells, part=part) as world:
             if self.gang:
                 setting = self.gang.prepare(cell, self.pulse)
                 part = "lead" if part == "all" and len(cells) > 1 else part
             else:
                 setting = prepare(cell, lambda flops: None, self.pulse, world)
-            yield from trunk_work(
+            yield from trunk_requests(
                 cells,
                 setting,
                 trunk=trunk_folder(cell),
                 places=places,
-                hold=in_common(world, self.hold),
+                hold=hold_at_all_ranks(world, self.hold),
                 part=part,
-                kept=self._branch_off,
+                on_branch_point=self._branch_off,
             )
 
     def _branch_off(self, cell: CellConfig) -> None:
@@ -188,7 +190,7 @@ def make_workers(tasks: Sequence[Task], *, holder: Holder, retry: int) -> list[W
     One that is small enough is in a gang even by itself: its numbers are then the same to the bit
     whatever is trained beside it, now or after a resume.
     """
-    gang = Gang(most=most_together(tasks[0])) if alike(tasks[0]) else None
+    gang = Turns(most=most_together(tasks[0])) if alike(tasks[0]) else None
     return [Worker(task, holder=holder, retry=retry, gang=gang) for task in tasks]
 
 
@@ -196,7 +198,7 @@ def train(workers: Sequence[Worker]) -> int:
     """Train the tasks; return the exit code, that of the gravest end."""
     gang = workers[0].gang
     if gang is None:
-        alone(workers[0].work())
+        answer_each(workers[0].work())
     else:
         for worker in workers:
             gang.add(worker.work())

@@ -1,9 +1,10 @@
 """Low-rank adapters on every linear layer (Hu et al. 2021, 2106.09685), merged exactly.
 
-A layer becomes W x + (alpha / r) B A x with W frozen, A random and B zero, so that nothing changes
-before the first step. The tied output head and the embedding stay as they are; all others are
-adapted, the MLP included (Schulman et al. 2025, "LoRA Without Regret"). W may be kept in 4 bits
-(QLoRA, Dettmers et al. 2023); what is merged then is the matrix that the codes stand for.
+A layer becomes W x + (alpha / r) B A x with W frozen, A random and B zero, so that the model's
+outputs are unchanged before the first step. The tied output head and the embedding stay as they
+are; all other layers are adapted, the MLP included (Schulman et al. 2025, "LoRA Without Regret"). W
+may be kept in 4 bits (QLoRA, Dettmers et al. 2023); the update is then merged into the matrix that
+the codes stand for.
 """
 
 import math
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 
 from scaling.model.nf4 import NF4Linear
 
-ADAPTERS = "adapters.safetensors"  # a tuned stage's factors, beside its merged weights
-ALPHA = 32.0  # of the same source; the best learning rate then hardly depends on the rank
+ADAPTERS = "adapters.safetensors"  # The file of a tuned stage's factors, beside its merged weights.
+# The scale of Schulman et al. 2025, with which the best learning rate hardly depends on the rank.
+ALPHA = 32.0
 
 
 class LoraLinear(nn.Module):
@@ -53,10 +55,15 @@ def add_lora(
     skip: tuple[str, ...] = ("head",),
     four_bits: bool = False,
 ) -> nn.Module:
-    """Freeze `model` and adapt its linear layers in place, those named in `skip` left out.
+    """Freeze `model` and adapt its linear layers in place; return the model.
 
-    With `four_bits` what is adapted is kept in 4 bits. ValueError for a rank that is not below
-    every layer's width.
+    model: changed in place
+    rank: of the update, at most the narrowest layer's width
+    alpha: the update's scale times the rank
+    skip: names of layers that are not adapted
+    four_bits: whether the frozen matrices of adapted layers are kept in 4 bits
+
+    Raises ValueError for a rank out of range.
     """
     layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n not in skip}
     narrowest = min(min(m.in_features, m.out_features) for m in layers.values())
@@ -67,33 +74,33 @@ def add_lora(
     model.requires_grad_(False)
     for name, layer in layers.items():
         base = NF4Linear(layer) if four_bits else layer
-        _replace(model, name, LoraLinear(base, rank=rank, alpha=alpha))
+        _set_layer(model, name, LoraLinear(base, rank=rank, alpha=alpha))
     return model
 
 
 def frozen_bytes(model: nn.Module) -> int:
-    """Return the memory of what is not trained: frozen weights, codes and their scales."""
+    """Return the bytes of all that is not trained: frozen weights, codes and their scales."""
     frozen = [p for p in model.parameters() if not p.requires_grad]
     return sum(t.nbytes for t in [*frozen, *model.buffers()])
 
 
 def adapters(model: nn.Module) -> dict[str, Tensor]:
     """Return both factors of every adapted layer, by the layer's name."""
-    found = {}
+    factors = {}
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLinear):
-            found[f"{name}.down"] = layer.down.detach().cpu().contiguous()
-            found[f"{name}.up"] = layer.up.detach().cpu().contiguous()
-    return found
+            factors[f"{name}.down"] = layer.down.detach().cpu().contiguous()
+            factors[f"{name}.up"] = layer.up.detach().cpu().contiguous()
+    return factors
 
 
 def merge_lora(model: nn.Module) -> nn.Module:
-    """Put merged linear layers in the place of adapted ones; everything is trainable again."""
+    """Replace adapted layers by merged linear layers; make every weight trainable again."""
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, LoraLinear)]:
-        _replace(model, name, layer.merged())
+        _set_layer(model, name, layer.merged())
     return model.requires_grad_(True)
 
 
-def _replace(model: nn.Module, name: str, layer: nn.Module) -> None:
+def _set_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, layer)

@@ -1,8 +1,8 @@
 """Cross-entropy of a linear head without ever holding all logits.
 
-Logits are made, scored and turned into gradients a few rows at a time while they are in the cache
-(as in Liger, Hsu et al. 2024, 2410.10989): on a CPU the passes over a (tokens, V) array cost more
-than the products of a small model, on a GPU they would be most of its memory.
+Logits are computed, scored and turned into gradients a few rows at a time while they are in the
+cache (as in Liger, Hsu et al. 2024, 2410.10989). On a CPU the passes over a (tokens, V) array would
+cost more than the products of a small model; on a GPU all logits would take most of the memory.
 """
 
 import math
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK_BYTES = {  # of logits at once
+CHUNK_BYTES = {  # Bytes of logits at once, by device.
     "cpu": 1 << 20,  # about a core's second-level cache
-    "cuda": 1 << 28,  # products that fill the device; fewer logits than this are left whole
+    "cuda": 1 << 28,  # products that fill the device; fewer logits than this are not cut
 }
 
 
@@ -23,8 +23,12 @@ def score(
 ) -> Tensor:
     """Return the mean of -log softmax(hidden @ weight.T)[target] in nats; write its gradients.
 
-    hidden and `d_hidden` are (n, C), weight and `d_weight` (V, C), targets (n,). The products are
-    of hidden's kind, softmax and gradients in float32.
+    Products are computed in hidden's dtype, softmax and gradients in float32.
+
+    hidden: the states before the head, (n, C)
+    weight: of the head, (V, C)
+    targets: token ids, (n,)
+    d_hidden, d_weight: buffers that the gradients are written to, shaped like hidden and weight
     """
     n = len(targets)
     rows = max(16, CHUNK_BYTES[hidden.device.type] // (4 * weight.shape[0]))
@@ -47,7 +51,7 @@ def score(
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """`score` under autograd; gradients are made in the forward pass."""
+    """`score` under autograd; the forward pass computes the gradients."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -62,7 +66,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        """Scale what the forward pass made."""
+        """Scale the gradients of the forward pass."""
         d_hidden, d_weight = ctx.saved_tensors
         return d_hidden * gradients[0], d_weight * gradients[0], None
 
@@ -70,8 +74,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Return the mean cross-entropy in nats/token of (n, C) states and an unbiased (V, C) head.
 
-    Fused while gradients are wanted, on a GPU where the logits would be large; elsewhere the plain
-    two steps.
+    With gradients the two steps are fused: on a CPU in float32, on a GPU for large logits.
     """
     if torch.is_grad_enabled() and pays(hidden, weight):
         return LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-any-return]
@@ -79,7 +82,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
 
 
 def pays(hidden: Tensor, weight: Tensor) -> bool:
-    """Say whether the logits of (n, C) states are better never held together."""
+    """Say whether fusing head and loss is faster or saves memory for (n, C) states."""
     if hidden.device.type == "cpu":
         return hidden.dtype == torch.float32
     return 4 * len(hidden) * len(weight) > CHUNK_BYTES.get(hidden.device.type, math.inf)

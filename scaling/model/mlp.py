@@ -1,4 +1,4 @@
-"""The feed-forward part of a block: each position on its own."""
+"""The feed-forward part of a block, which maps each position by itself."""
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,12 @@ class MLP(nn.Module):
         self.down = nn.Linear(d_ff, config.d_model, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map each position on its own."""
+        """Map each position by itself."""
         return self.down(activate(self.up(x), gated=self.gated))
 
 
 def up_width(config: ModelConfig, d_ff: int) -> int:
-    """Return the outputs of the first product: gate and up, or up alone."""
+    """Return the width of the first product's output: gate and up, or up alone."""
     return (2 if config.mlp == "swiglu" else 1) * d_ff
 
 

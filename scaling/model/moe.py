@@ -1,11 +1,12 @@
 """Mixture of experts: token-choice routing to the top k of E experts, none dropped.
 
-A router scores every expert for every token; the k best take it, their outputs weighted by the
-scores, renormalised over the k (GShard, Lepikhin et al. 2020, 2006.16668; with k = 1 the plain
-probability, Switch, Fedus et al. 2021, 2101.03961, or the router would get no gradient). Shared
-experts see every token (DeepSeekMoE, Dai et al. 2024, 2401.06066). There is no capacity, so no
-token is dropped (MegaBlocks, Gale et al. 2022, 2211.15841): assignments are sorted by expert and
-each expert's rows go through one grouped product.
+A router scores every expert for every token. The token goes to the k best experts, whose outputs
+are weighted by their scores, renormalised over the k (GShard, Lepikhin et al. 2020, 2006.16668).
+With k = 1 the weight is the plain probability (Switch, Fedus et al. 2021, 2101.03961): renormalised
+it would be 1, and the router would get no gradient. Shared experts see every token (DeepSeekMoE,
+Dai et al. 2024, 2401.06066). Experts have no capacity limit, so no token is dropped (MegaBlocks,
+Gale et al. 2022, 2211.15841): assignments are sorted by expert, and each expert's rows go through
+one grouped product.
 
 Legend: n tokens, C width, E experts, k experts a token, F expert width.
 """
@@ -19,12 +20,12 @@ from torch.nn import functional as F
 from scaling.config import ModelConfig
 from scaling.model.mlp import MLP, activate, up_width
 
-ALIGNMENT = 16  # bytes; rows of a grouped product's operands begin at multiples of it
+ALIGNMENT = 16  # Bytes; torch's grouped product wants operands' rows to begin at multiples of it.
 
 
 @dataclass
 class Routing:
-    """What a layer's router did with a batch, while training."""
+    """Losses and load of a layer's router for one training batch."""
 
     balance: Tensor  # Switch eq. 4-6: E sum_i f_i P_i, 1 when even
     z: Tensor  # ST-MoE eq. 5: mean squared log-sum-exp of the router's logits
@@ -34,9 +35,9 @@ class Routing:
 class MoE(nn.Module):
     """Routed experts, and shared ones, in the place of the MLP.
 
-    `routing` is the last training batch's, None before one; with `counted` (n,) set, of the tokens
-    where it is True: padding has no part in it. Expert weights are stacked: `up`
-    (E, F or 2F, C), `down` (E, C, F).
+    `routing` is of the last training batch, None before the first. Where `counted` (n,) is set, it
+    is of the tokens where `counted` is True, so that padding does not count. Expert weights are
+    stacked: `up` is (E, F or 2F, C), `down` (E, C, F).
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -62,8 +63,8 @@ class MoE(nn.Module):
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weight and index of each token's experts, (n, k) each.
 
-        In float32 whatever the precision of the rest: rounded scores make training unstable
-        (Fedus et al. 2021, section 2.4).
+        They are computed in float32 whatever the precision of the model: rounded scores make
+        training unstable (Fedus et al. 2021, section 2.4).
         """
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.float(), self.router.weight.float()) * self.router_scale  # (n, E)
@@ -86,8 +87,8 @@ class MoE(nn.Module):
         counts = assigned.new_zeros(len(self.up)).scatter_add_(
             0, assigned, torch.ones_like(assigned)
         )
-        # Copies of a token are summed by a view and put back by a permutation, never by atomic
-        # additions: the same batch gives the same bits on a GPU too.
+        # Copies of a token are put back by a permutation and summed by a view, never by atomic
+        # additions: so the same batch gives the same bits on a GPU too.
         rows = x[:, None].expand(n, k, -1).reshape(n * k, -1)[order]  # (n*k, C)
         inner = activate(grouped_linear(rows, self.up, counts), gated=self.gated)  # (n*k, F)
         out = grouped_linear(inner, self.down, counts)  # (n*k, C)
@@ -111,7 +112,7 @@ def measure(logits: Tensor, probabilities: Tensor, chosen: Tensor) -> Routing:
 def summary(routings: list[Routing]) -> dict[str, float]:
     """Return the routers' losses (mean over layers) and the extreme loads of the last batch.
 
-    A load of 1 is an even share of the assignments; 0 an expert that nobody chose.
+    A load of 1 is an even share of the assignments, a load of 0 an expert that no token chose.
     """
     if not routings:
         return {}

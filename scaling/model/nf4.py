@@ -1,9 +1,12 @@
 """Linear layers kept in 4 bits: NormalFloat codes and scales that are themselves in 8 bits.
 
-Follows Dettmers et al. 2023, QLoRA (2305.14314), section 3: each block of 64 weights over its
-largest magnitude takes the nearest of 16 quantiles of a normal, 4.13 bits a weight in all. Plain
-torch: the same code on a CPU, where it is slower than full matrices, and on a GPU. Codes and their
-order in a byte are those of bitsandbytes.
+Follows Dettmers et al. 2023, QLoRA (2305.14314), section 3: each block of 64 weights is divided by
+its largest magnitude, and each weight becomes the nearest of 16 quantiles of a normal, 4.13 bits a
+weight in all. Codes and their order in a byte are those of bitsandbytes. It is plain torch: the
+same code runs on a GPU and on a CPU, where it is slower than full matrices.
+
+Written by hand on purpose: torchao's NF4Tensor (0.18) takes only matrices of a multiple of 16,384
+weights and keeps the scales as int8, so that a GPU would tune and merge other matrices than a CPU.
 """
 
 from typing import Any
@@ -18,15 +21,15 @@ LEVELS = (
     0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
     0.7229568362236023, 1.0,
 )  # fmt: skip  # of 2305.14314, appendix E
-BLOCK = 64  # weights that share a scale
-SCALES = 256  # scales that share a scale of their own
-LARGEST = torch.finfo(torch.float8_e4m3fn).max
+BLOCK = 64  # Weights that share a scale.
+SCALES = 256  # Scales that share a scale of their own.
+LARGEST = torch.finfo(torch.float8_e4m3fn).max  # The largest number of the scales' 8-bit format.
 
 
 def codes_of(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return two codes a byte, (n / 2,) uint8, the first in the high half, and each block's scale.
 
-    The last block is filled up with zeros.
+    The last block is padded with zeros.
     """
     flat = weight.detach().float().flatten()
     blocks = F.pad(flat, (0, -len(flat) % BLOCK)).view(-1, BLOCK)
@@ -45,7 +48,7 @@ def weights_of(codes: Tensor, scales: Tensor) -> Tensor:
 
 
 class Scales(nn.Module):
-    """Scales in 8 bits: less their mean, as 8-bit floats over each 256's largest magnitude."""
+    """Scales in 8 bits: each less the mean, divided by the largest magnitude of its 256."""
 
     values: Tensor  # (blocks, SCALES) float8
     spread: Tensor  # (blocks, 1)
@@ -66,7 +69,7 @@ class Scales(nn.Module):
 
 
 class NF4Linear(nn.Module):
-    """A frozen linear layer in 4 bits; its matrix is made anew at every pass and then forgotten."""
+    """A frozen linear layer in 4 bits; every pass computes its matrix anew and keeps none."""
 
     codes: Tensor
 
@@ -86,19 +89,21 @@ class NF4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer."""
-        y = Product.apply(x, self)
+        y = QuantisedProduct.apply(x, self)
         return y if self.bias is None else y + self.bias  # type: ignore[operator,return-value]
 
     def dense(self) -> nn.Linear:
         """Return a plain layer of the same weights."""
         sizes = self.in_features, self.out_features
-        layer = nn.Linear(*sizes, bias=self.bias is not None, device="meta")  # filled right here
+        layer = nn.Linear(
+            *sizes, bias=self.bias is not None, device="meta"
+        )  # no memory: weights follow
         layer.weight, layer.bias = nn.Parameter(self.weight), self.bias
         return layer
 
 
-class Product(torch.autograd.Function):
-    """x W^T of an NF4Linear, whose backward pass makes W again instead of keeping it."""
+class QuantisedProduct(torch.autograd.Function):
+    """x W^T of an NF4Linear; the backward pass computes W again instead of keeping it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: NF4Linear) -> Tensor:
@@ -108,5 +113,5 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        """Return the rows' gradient; the weight has none."""
+        """Return the gradient of the rows; the weight is frozen and has none."""
         return dy @ ctx.layer.weight.to(dy.dtype), None

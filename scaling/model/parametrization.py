@@ -1,8 +1,8 @@
 """How initial weights, forward pass and optimiser change with width and depth.
 
-    layerwise  matrices learn at a rate proportional to 1/width, all else is standard: the standard
-               parametrisation with a rate per kind of layer (Everett et al. 2024, 2407.05872). It
-               has muP's rule for hidden matrices, but neither its output nor its attention scale
+    layerwise  matrices learn at a rate proportional to 1/width, all else is as in standard: the
+               standard parametrisation with a rate per kind of layer (Everett et al. 2024,
+               2407.05872). Hidden matrices follow muP's rule, output and attention scales do not
     standard   one rate for every width
     mup        Yang et al. 2022 (2203.03466), table 8
     completep  Dey et al. 2025 (2505.01618), table 1 with alpha = 1: muP in width, and in depth
@@ -20,7 +20,7 @@ With m = width / base width and r = layers / base layers, against the base model
     logits                           m^-1               m^-1
     attention scores                 1 / d_head         1 / d_head
 
-At the base shape all four are the same model. The (2 layers)^-1/2 of initial residual
+At the base shape all four give the same model. The (2 layers)^-1/2 of initial residual
 outputs is GPT-2's (Radford et al. 2019); CompleteP's own depth rule takes its place.
 """
 
@@ -34,8 +34,8 @@ from scaling.config import ModelConfig
 class Scales:
     """Multipliers of a model against its base shape.
 
-    `attention` is the factor on q.k, None for 1/sqrt(d_head). `residual_init` multiplies the
-    initial weights of residual outputs, `residual` the branch itself.
+    `attention` is the factor of q.k, None for 1/sqrt(d_head). `residual_init` multiplies the
+    initial weights of residual outputs, `residual` the output of the branch.
     """
 
     attention: float | None = None
@@ -57,7 +57,7 @@ def scales(model: ModelConfig) -> Scales:
     shared = {
         "attention": math.sqrt(model.base_head) / model.d_head,
         "output": 1 / m,
-        # A router maps a width to a fixed number of outputs, as muP's output layer: it shares the
+        # A router maps a width to a fixed number of outputs, as muP's output layer does. It has the
         # matrices' rate of 1/m, so its initial variance is 1/m^2 (Yang et al. 2022, table 3).
         "router_init": m**-0.5,
     }

@@ -1,9 +1,10 @@
 """The decoder-only transformer: RMSNorm, rotary positions, SwiGLU or experts, grouped queries.
 
-The options `layernorm`, `gelu`, `learned`, `bias` give the GPT-2 shape (Radford et al. 2019);
+The options `layernorm`, `gelu`, `learned`, `bias` give the GPT-2 shape (Radford et al. 2019),
 `sinusoidal` the positions of Vaswani et al. 2017. Rotary positions follow Su et al. 2021 in the
-half-split layout of Llama, so that weights export without a permutation. What the parametrisation
-changes (attention scale, residual branches, logits, initial weights) is in `parametrization`.
+half-split layout of Llama, so that weights export without a permutation. The factors of a
+parametrisation (attention scale, residual branches, logits, initial weights) come from
+`parametrization`.
 
 Legend: B batch, T time, S time of keys, C width, H heads, G key/value heads, K head width,
 V vocabulary.
@@ -25,14 +26,15 @@ from scaling.model.mlp import MLP
 from scaling.model.moe import MoE, Routing
 from scaling.model.parametrization import scales
 
-ROPE_BASE = 10_000.0  # Su et al. 2021
-NORM_EPS, EMBEDDING_EPS = 1e-5, 1e-8
+ROPE_BASE = 10_000.0  # The base of the rotary angles' rates (Su et al. 2021).
+NORM_EPS, EMBEDDING_EPS = 1e-5, 1e-8  # Of the blocks' norms, and of the embedding's.
+# Matrices that lead back to the residual stream.
 RESIDUAL_OUTPUTS = ("out.weight", "down.weight", "mlp.down")
 
 
 @dataclass
 class Cache:
-    """Keys and values of the tokens seen so far, one pair a layer, grown in place.
+    """Keys and values of the tokens so far, one pair per layer, filled in place.
 
     Made by `Transformer.new_cache`; `length` tokens of `capacity` are filled.
     """
@@ -60,7 +62,13 @@ class Attention(nn.Module):
         mask: Tensor | None,
         kv: "LayerCache | None",
     ) -> Tensor:
-        """Attend; `mask` is True where a query may look, None for plain causal."""
+        """Return the attention's output, (B, T, C).
+
+        x: the normed stream, (B, T, C)
+        rope: cosine and sine of the rotary angles; None without rotary positions
+        mask: True where a query may look; None for plain causal
+        kv: the layer's cached keys and values, which the new ones are added to
+        """
         B, T, _ = x.shape
         q, k, v = self.project(x, rope)
         if kv is not None:
@@ -79,12 +87,12 @@ class Attention(nn.Module):
     def project(
         self, x: Tensor, rope: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries (B, H, T, K), keys and values (B, G, T, K), turned by their positions."""
+        """Return queries (B, H, T, K), keys and values (B, G, T, K), rotated by their positions."""
         B, T, _ = x.shape
         heads = self.qkv(x).view(B, T, -1, self.d_head).transpose(1, 2)  # (B, H+2G, T, K)
         qk, v = heads.split([self.n_head + self.n_kv_head, self.n_kv_head], dim=1)
         if rope is not None:
-            qk = rotate(qk, *rope)  # one call for queries and keys: small models are bound by calls
+            qk = rotate(qk, *rope)  # one call for both: a small model's time is mostly calls
         q, k = qk.split([self.n_head, self.n_kv_head], dim=1)
         return q, k, v
 
@@ -141,9 +149,10 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Tokens to logits.
 
-    `context` bounds learned positions; rotary and sinusoidal ones are computed on demand. With
-    `recompute` set, training keeps the blocks' inputs alone (Chen et al. 2016, 1604.06174). With
-    `document_end` set, no token attends beyond the last such token before it.
+    `context` is the number of learned positions; rotary and sinusoidal ones are computed on demand.
+    With `recompute` set, training keeps only the blocks' inputs and computes the rest again (Chen
+    et al. 2016, 1604.06174). With `document_end` set, no token attends to tokens before the last
+    `document_end` before it.
     """
 
     def __init__(self, config: ModelConfig, *, vocab_size: int, context: int) -> None:
@@ -164,9 +173,10 @@ class Transformer(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Matrices 1/sqrt(fan in), residual outputs smaller by sqrt(2 layers), embedding .02.
+        """Set the standard deviations: matrices 1/sqrt(fan in), tables 0.02.
 
-        The logits then start near zero and the loss near log V.
+        Residual outputs are smaller by sqrt(2 layers). The logits then start near zero and the loss
+        near log V.
         """
         factor = scales(self.config)
         for name, weight in self.named_parameters():
@@ -211,14 +221,15 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """Return the normed last hidden states times the logits' scale, (B, T, C).
 
-        `tokens` is (B, T) integers. `positions` (B, T) or (T,) counts from 0, the plain order by
-        default. `mask` (B or 1, 1, T, S) is True where a query may look; None means causal. With
-        a `cache` the new tokens follow those stored in it. Routers' losses are of the tokens where
-        `real` (B, T) is True, of all without it.
+        tokens: ids, (B, T)
+        positions: (B, T) or (T,), counted from 0; default: the plain order
+        mask: (B or 1, 1, T, S), True where a query may look; default: causal
+        cache: the new tokens follow those stored in it, and are added to it
+        real: (B, T), True for tokens that count in the routers' losses; default: all
         """
         start = cache.length if cache is not None else 0
         if positions is None:
-            positions = _order(start, start + tokens.shape[1], tokens.device)
+            positions = _plain_order(start, start + tokens.shape[1], tokens.device)
         if mask is None and start and tokens.shape[1] > 1:
             mask = causal_mask(tokens.shape[1], start, tokens.device)
         if mask is None and cache is None and self.document_end is not None:
@@ -250,7 +261,7 @@ class Transformer(nn.Module):
         return x + sinusoids(positions, self.config.d_model, x.dtype), None
 
     def _rotary(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Angles of the positions; those of the plain order, asked for at every step, are kept."""
+        """Return the angles of the positions; those of the plain order are kept between steps."""
         if self._plain is None or self._plain[0] is not positions:
             angles = rotary_angles(positions, self.config.d_head, dtype)
             if positions.ndim == 2:
@@ -281,13 +292,13 @@ class Transformer(nn.Module):
         return [block.mlp for block in self.blocks if isinstance(block.mlp, MoE)]  # type: ignore[union-attr]
 
     def routings(self) -> list[Routing]:
-        """Return what each layer's router did with the last training batch; none when dense."""
+        """Return each layer's routing of the last training batch; none when dense."""
         return [layer.routing for layer in self.mixtures() if layer.routing is not None]
 
     def router_loss(self) -> Tensor | float:
         """Return the weighted load-balance and z losses, summed over layers; 0 when dense.
 
-        To be added to the loss that is minimised, not to the one that is reported.
+        It is added to the loss that is minimised, not to the loss that is reported.
         """
         c = self.config
         return sum(
@@ -296,7 +307,7 @@ class Transformer(nn.Module):
 
 
 @functools.lru_cache(maxsize=256)
-def _order(start: int, end: int, device: torch.device) -> Tensor:
+def _plain_order(start: int, end: int, device: torch.device) -> Tensor:
     with torch.inference_mode(mode=False):
         return torch.arange(start, end, device=device)
 
@@ -310,21 +321,21 @@ def causal_mask(n_new: int, start: int, device: torch.device) -> Tensor:
 def document_mask(tokens: Tensor, end: int) -> Tensor:
     """Return the (B, 1, T, T) causal mask within documents of (B, T) tokens, each closed by `end`.
 
-    The end belongs to the document that it closes; rotary positions need no restart.
+    The `end` token belongs to the document that it closes. Rotary positions need no restart.
     """
     closed = tokens == end
-    return within(closed.cumsum(1) - closed.long())
+    return causal_within(closed.cumsum(1) - closed.long())
 
 
-def within(document: Tensor) -> Tensor:
-    """Return the (B, 1, T, T) causal mask within documents, of each token's document (B, T)."""
+def causal_within(document: Tensor) -> Tensor:
+    """Return the (B, 1, T, T) causal mask from the document of each token, (B, T)."""
     same = document[:, :, None] == document[:, None, :]  # (B, T, T)
     return same.tril()[:, None]
 
 
 def rotary_angles(positions: Tensor, d_head: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return cosine and sine of the rotary angles, (T, K) or (B, 1, T, K) (Su et al. 2021)."""
-    with torch.inference_mode(mode=False):  # kept angles serve training too
+    with torch.inference_mode(mode=False):  # the angles are kept, and used in training too
         rates = ROPE_BASE ** (-torch.arange(0, d_head, 2, device=positions.device).float() / d_head)
         angles = positions[..., None].float() * rates  # (..., T, K/2)
         angles = torch.cat([angles, angles], dim=-1)
@@ -334,30 +345,30 @@ def rotary_angles(positions: Tensor, d_head: int, dtype: torch.dtype) -> tuple[T
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the two halves of each head by the angles."""
-    if x.is_cuda or torch.compiler.is_compiling():  # where the plain formula becomes one kernel
+    """Rotate the two halves of each head by the angles."""
+    if x.is_cuda or torch.compiler.is_compiling():  # there the plain formula becomes one kernel
         first, second = x.chunk(2, dim=-1)
         return x * cos + torch.cat([-second, first], dim=-1) * sin
     return Rotation.apply(x, cos, sin)  # type: ignore[no-any-return]
 
 
 class Rotation(torch.autograd.Function):
-    """`rotate` in half the passes over memory; its gradient is the turn back."""
+    """`rotate` with half the passes over memory; its gradient is the rotation back."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Return the turned halves."""
+        """Return the rotated halves."""
         ctx.save_for_backward(cos, sin)
-        return turned(x, cos, sin)
+        return rotate_halves(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        """Turn the gradient back."""
+        """Rotate the gradient back."""
         cos, sin = ctx.saved_tensors
-        return turned(dy, cos, -sin), None, None
+        return rotate_halves(dy, cos, -sin), None, None
 
 
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Return (a cos - b sin, b cos + a sin) of the halves a and b, whose angles are equal."""
     half, out = x.shape[-1] // 2, torch.empty_like(x)
     cos, sin = cos[..., :half], sin[..., :half]

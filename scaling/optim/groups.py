@@ -4,13 +4,13 @@ from torch import Tensor, nn
 
 from scaling.config import ModelConfig
 
-EMBEDDINGS = ("embedding", "positions", "head")
+EMBEDDINGS = ("embedding", "positions", "head")  # How the names of tables by token begin.
 
 
 def by_kind(
     model: nn.Module,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """Part the trainable weights into hidden matrices, vectors, and embedding-like tables."""
+    """Divide the trainable weights into hidden matrices, vectors, and tables by token."""
     matrices, vectors, tables = {}, {}, {}
     for name, weight in model.named_parameters():
         if not weight.requires_grad:

@@ -1,7 +1,7 @@
-"""The optimisers, each kind of weight with its own rate, and the learning-rate schedules.
+"""The optimisers, with a learning rate of its own for each kind of weight.
 
-AdamW (Loshchilov & Hutter 2019) with decay on matrices only; or Muon for hidden matrices and AdamW
-for the rest.
+AdamW (Loshchilov & Hutter 2019) with weight decay on matrices only, or Muon for hidden matrices and
+AdamW for the rest.
 """
 
 import functools
@@ -22,8 +22,8 @@ def make_optimizer(
 ) -> torch.optim.AdamW | Muon:
     """Return the optimiser: three groups, each with its `peak` learning rate.
 
-    Hidden matrices take `peak_lr` and the weight decay; embeddings and vectors keep the rule's own
-    rates, scaled as `peak_lr` is to the rule's.
+    Hidden matrices have `peak_lr` and the weight decay. Tables and vectors have the rates of the
+    config, multiplied by the ratio of `peak_lr` to the recipe's peak rate.
     """
     shape: ModelConfig = model.config  # type: ignore[assignment]
     factor, scale = scales(shape), peak_lr / config.recipe(shape).peak_lr(shape.d_model)
@@ -57,11 +57,11 @@ def make_optimizer(
 
 
 class AdamW(torch.optim.AdamW):
-    """torch's fused AdamW without what its step does around the kernel, most of a small model's.
+    """torch's fused AdamW without the work around its kernel, most of a small model's step.
 
-    Moments are gathered once, until a checkpoint puts others there; steps are counted in one
-    tensor on the weights' device, of which every weight's `step` is an element. torch's own step
-    does the same where a release of torch has another kernel (`fused_kernel`).
+    Lists of moments are made once, and again where a checkpoint brings new tensors. Steps are
+    counted in one tensor on the weights' device; every weight's `step` is an element of it. torch's
+    own step is used where this release of torch has another kernel (`fused_kernel`).
     """
 
     _states: tuple[dict[str, Tensor], ...] = ()  # of the weights last updated, in their order
@@ -103,7 +103,7 @@ class AdamW(torch.optim.AdamW):
             )
 
     def _follow(self, states: list[dict[str, Tensor]]) -> None:
-        """Put every `step` on the device of its moments: a checkpoint or a stack has it on CPU."""
+        """Move every `step` to the device of its moments: a checkpoint or a stack has it on CPU."""
         for state in filter(None, states):
             state["step"] = state["step"].to(state["exp_avg"].device)
 
@@ -119,14 +119,15 @@ class AdamW(torch.optim.AdamW):
         self._states = tuple(states)
 
 
-AdamW.step.hooked = True  # type: ignore[attr-defined]  # torch's record for its profiler costs as much
+AdamW.step.hooked = True  # type: ignore[attr-defined]  # torch's hook for its profiler costs as much as the step
 
 
 @functools.cache
 def fused_kernel() -> Callable[..., None] | None:
-    """Return torch's fused AdamW kernel; None where it is gone or takes or does something else.
+    """Return torch's fused AdamW kernel; None where a release of torch lacks or changed it.
 
-    It is no public name of torch: it is tried on one weight, whose first step is known.
+    The kernel is no public name of torch. It is therefore tried on one weight whose first step is
+    known.
     """
     kernel = getattr(torch, "_fused_adamw_", None)
     if kernel is None:
@@ -140,9 +141,9 @@ def fused_kernel() -> Callable[..., None] | None:
         kernel(*lists, **rates, amsgrad=False, maximize=False)
     except (TypeError, RuntimeError):
         return None
-    found = torch.cat([weight, first, second]).tolist()
+    values = torch.cat([weight, first, second]).tolist()
     # 1 less a quarter of decay and a quarter of rate; means of gradient and square
-    return kernel if found == [0.5, 1.0, 2.0] else None
+    return kernel if values == [0.5, 1.0, 2.0] else None
 
 
 def adamw(groups: list[dict], config: OptimConfig, lr: float) -> AdamW:

@@ -92,6 +92,8 @@ def code_version() -> dict[str, str | None]:
     taken_from = here.parents[1] / SNAPSHOT
     if taken_from.is_file():
         return read_json(taken_from)
+    if not (here.parents[1] / "pyproject.toml").is_file():  # installed, maybe inside a repository
+        return {"version": __version__, "git_sha": None}
     command = [
         "git",
         "-C",

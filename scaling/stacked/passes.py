@@ -1,15 +1,16 @@
 """Loss, gradient, test losses and health of several small decoders of one shape at once, on a CPU.
 
-A step of a model of a few thousand parameters is mostly calls: here every call works on all models
-of a stack, whose weights lie side by side. Activations are feature-major, (models, features,
-tokens): the long axis is the contiguous one, where the thin products and broadcasts of small models
-run two to five times as fast as token-major (scaling.cpu.passes, which serves one model). Logits
-and what becomes of them stay in the cache, a few models at a time. The equations are those of
-`scaling.model.transformer`; tests hold the two equal. Nothing here is of a CPU alone, but that is
-where it was measured.
+The time of a step of a model with a few thousand parameters is mostly that of calls. Here every
+call works on all models of a stack, whose weights are side by side. Activations are feature-major,
+(models, features, tokens): the contiguous axis is the long one, on which the thin products and
+broadcasts of small models are two to five times as fast as token-major (scaling.cpu.passes, for one
+model). Logits and their gradients stay in the cache, a few models at a time. The equations are
+those of `scaling.model.transformer`; tests compare the two. The code runs on any device, but was
+measured on CPUs.
 
 Legend: S models, n = B T tokens, C width, H heads, K head width, D = H K, F hidden width,
-V vocabulary. `x` is the residual stream and `dx` the loss' gradient by it, both changed in place.
+V vocabulary. `x` is the residual stream and `dx` the loss' gradient with respect
+to it, both changed in place.
 """
 
 import math
@@ -25,26 +26,28 @@ from scaling.model.parametrization import scales
 from scaling.model.transformer import EMBEDDING_EPS, NORM_EPS, Transformer, rotary_angles, sinusoids
 from scaling.optim.groups import by_kind
 
-LOGIT_BYTES = 1 << 19  # of logits held at once: half of a core's second-level cache
-FAINT = 1e-30  # a share below which its logarithm is not taken of it
-STRIP = 32  # queries at once: their scores stay in the cache, and those of later keys are not made
-VECTOR = 16  # floats, of the widest registers
+LOGIT_BYTES = 1 << 19  # Bytes of logits at once: half of a core's second-level cache.
+FAINT = 1e-30  # Below this probability, its logarithm is computed from the logits instead.
+STRIP = (
+    32  # Queries at once: their scores fit the cache, and scores of later keys are not computed.
+)
+VECTOR = 16  # Floats in the widest registers of a processor.
 
 
 def _each_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [torch.linalg.vector_norm(t) for t in tensors]
 
 
-# One call for all tensors where this release of torch has it, which is no public name.
+# One call for all tensors, where this release of torch has the function: it is no public name.
 foreach_norm = getattr(torch, "_foreach_norm", _each_norm)
 
 
-class Bundle:
-    """A tensor a weight for S models: (S, P) for each kind (matrices, vectors, tables), and views.
+class StackedWeights:
+    """The weights of S models: a tensor (S, P) per kind (matrices, vectors, tables), and views.
 
     A kind is one group of the optimiser. `named` has every weight as (S, *shape). Rows are padded
     to whole rows of the tables and whole vectors of the processor, so that a model's numbers do not
-    depend on which row it has.
+    depend on its place in the stack.
     """
 
     def __init__(self, model: Transformer, size: int, device: torch.device) -> None:
@@ -60,7 +63,7 @@ class Bundle:
                 self.named[name] = part.view(size, *weight.shape)
 
     def fill(self, models: Sequence[Transformer]) -> None:
-        """Copy the weights of as many models."""
+        """Copy the weights of S models."""
         for row, model in enumerate(models):
             for name, weight in model.named_parameters():
                 self.named[name][row].copy_(weight.detach())
@@ -68,23 +71,24 @@ class Bundle:
     def norms(self) -> Tensor:
         """Return the norm over all weights of each model, (S,).
 
-        Model by model: a stack of one would be summed in another order than a row of several.
+        The models are summed one by one: torch sums a stack of one in another order than a row of
+        several.
         """
-        found = [torch.stack(foreach_norm(flat.unbind())) for flat in self.kinds]
-        return torch.stack(found).square_().sum(0).sqrt_()
+        norms = [torch.stack(foreach_norm(flat.unbind())) for flat in self.kinds]
+        return torch.stack(norms).square_().sum(0).sqrt_()
 
 
 class StackedPasses:
     """Computes S models' losses on (S, rows, context) tokens, and writes every weight's gradient.
 
-    Without a `gradient` only forward passes are there.
+    Without a `gradient` it has forward passes only.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        weights: Bundle,
-        gradient: Bundle | None = None,
+        weights: StackedWeights,
+        gradient: StackedWeights | None = None,
         *,
         rows: int,
         context: int,
@@ -119,7 +123,7 @@ class StackedPasses:
     def __call__(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the mean losses in nats/token, (S,), of (S, rows, context) tokens and targets.
 
-        The mean gradients take the place of the last ones.
+        The mean gradients replace the last gradients.
         """
         ids = self._forward(tokens)
         torch.mul(self.last.out, self.gain * self.scale, out=self.head.hidden)
@@ -128,38 +132,38 @@ class StackedPasses:
         return loss
 
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of every token, (S, rows, context); without a gradient."""
+        """Return the loss of every token, (S, rows, context); compute no gradient."""
         self._forward(tokens)
         torch.mul(self.last.out, self.gain * self.scale, out=self.head.hidden)
         return self.head.losses(targets.flatten(1)).view(-1, self.rows, self.context)
 
     def probe(self, tokens: Tensor) -> dict[str, Tensor]:
-        """Return what `scaling.train.health.probe` does of each model, (S,) each."""
+        """Return the values of `scaling.train.health.probe` for each model, (S,) each."""
         x, before = self._embed(tokens)[0], torch.empty_like(self.x)
-        found: dict[str, list[Tensor]] = {"attention": [], "mlp": [], "scores": []}
+        values: dict[str, list[Tensor]] = {"attention": [], "mlp": [], "scores": []}
         for part in self.parts:
             before.copy_(x)
             if isinstance(part, AttentionPass):
-                found["scores"].append(part.watched(x))
+                values["scores"].append(part.watched(x))
             else:
                 part.forward(x)
             name = "attention" if isinstance(part, AttentionPass) else "mlp"
-            found[name].append(rms(torch.sub(x, before, out=before)))
+            values[name].append(rms(torch.sub(x, before, out=before)))
         stream = rms(x)
         torch.mul(self.last.forward(x), self.gain * self.scale, out=self.head.hidden)
         return {
-            "rms_attention": torch.stack(found["attention"]).mean(0),
-            "rms_mlp": torch.stack(found["mlp"]).mean(0),
+            "rms_attention": torch.stack(values["attention"]).mean(0),
+            "rms_mlp": torch.stack(values["mlp"]).mean(0),
             "rms_stream": stream,
             "rms_logits": self.head.rms(),
-            "attention_logit_max": torch.stack(found["scores"]).amax(0),
+            "attention_logit_max": torch.stack(values["scores"]).amax(0),
         }
 
     def _embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the stream as it begins, and where in the tables it comes from."""
+        """Return the stream before the first block, and its rows' indices in the tables, (S n,)."""
         ids = (tokens.flatten(1) + self.offsets).flatten()  # (S n,)
-        found = torch.index_select(self.tables, 0, ids, out=self.by_token)
-        x = self.x.copy_(found.view(len(self.x), -1, self.x.shape[1]).mT)
+        rows = torch.index_select(self.tables, 0, ids, out=self.by_token)
+        x = self.x.copy_(rows.view(len(self.x), -1, self.x.shape[1]).mT)
         if self.first:
             x.copy_(self.first.forward(x))
         if self.sines is not None:
@@ -216,16 +220,21 @@ class Normed:
         dx.addcmul_(dy, self.rate).addcmul_(self.out, along, value=-1 / self.width)
 
 
-class Folded:
-    """A norm's gain and the (O, C) matrices behind it as one, and back to two gradients."""
+class NormedProduct:
+    """A norm and the (O, C) matrices after it; its gain is multiplied into the matrices."""
 
     def __init__(
-        self, matrix: str, gain: str, weights: Bundle, gradient: Bundle | None, shared: "Shared"
+        self,
+        matrix: str,
+        gain: str,
+        weights: StackedWeights,
+        gradient: StackedWeights | None,
+        shared: "Shared",
     ) -> None:
         self.weight, self.gain = weights.named[matrix], weights.named[gain][:, None]  # (S, 1, C)
         self.norm, self.shared = Normed(shared, NORM_EPS), shared
         self.matrix = torch.empty_like(self.weight).contiguous()
-        self.by_input = torch.empty_like(self.weight.mT).contiguous()  # (S, C, O): the faster way
+        self.by_input = torch.empty_like(self.weight.mT).contiguous()  # (S, C, O): faster to write
         self.d_weight = gradient and gradient.named[matrix]
         self.d_gain = gradient and gradient.named[gain]
 
@@ -235,7 +244,7 @@ class Folded:
         torch.bmm(self.matrix, self.norm.forward(x), out=out)
 
     def backward(self, dx: Tensor, d_out: Tensor) -> None:
-        """Take the gradient (S, O, n); write the two weights' and add the input's to dx."""
+        """Take the gradient (S, O, n); write the gradients of gain and matrices, and add to dx."""
         dy, gradient = self.shared.dy, self.by_input.mT
         torch.bmm(self.matrix.mT, d_out, out=dy)
         torch.bmm(self.norm.out, d_out.mT, out=self.by_input)
@@ -244,14 +253,15 @@ class Folded:
         self.norm.backward(dx, dy, self.shared.spare)
 
 
-class Branch:
+class ResidualProduct:
     """The (C, O) matrices that lead back to the residual stream, times the branch's factor."""
 
     def __init__(
-        self, matrix: str, weights: Bundle, gradient: Bundle | None, factor: float
+        self, matrix: str, weights: StackedWeights, gradient: StackedWeights | None, factor: float
     ) -> None:
         self.factor, self.weight = factor, weights.named[matrix]
-        self.gradient = torch.empty_like(self.weight).contiguous()  # which products write fastest
+        # Products write a contiguous tensor fastest.
+        self.gradient = torch.empty_like(self.weight).contiguous()
         self.d_weight = gradient and gradient.named[matrix]
 
     def forward(self, x: Tensor, inputs: Tensor) -> None:
@@ -275,8 +285,8 @@ class Shared:
     context: int
     angles: tuple[Tensor, Tensor] | None  # (K/2, T) each
     mask: Tensor  # (1, T, T), -inf where a query may not look
-    spare: Tensor  # (S, C, n), as the next
-    dy: Tensor
+    spare: Tensor  # (S, C, n)
+    dy: Tensor  # (S, C, n)
     qkv: Tensor  # (S, 3 D, n), values and gradients
     heads: Tensor  # (S, D, n)
     scores: Tensor  # (S B H t T,), of a strip
@@ -288,7 +298,13 @@ class Shared:
     def of(
         cls, config: ModelConfig, *, size: int, rows: int, context: int, device: torch.device
     ) -> "Shared":
-        """Allocate for stacks of `size` models and batches of rows x context."""
+        """Allocate the buffers.
+
+        config: of the models
+        size: models in the stack
+        rows, context: of a batch of each model
+        device: of the weights
+        """
         n, heads, d_head = rows * context, config.n_head, config.d_head
 
         def empty(*shape: int) -> Tensor:
@@ -325,26 +341,28 @@ class AttentionPass:
     """Norm, causal attention and the residual sum of one block."""
 
     def __init__(
-        self, block: str, weights: Bundle, gradient: Bundle | None, shared: Shared
+        self, block: str, weights: StackedWeights, gradient: StackedWeights | None, shared: Shared
     ) -> None:
         config, self.shared, factors = shared.config, shared, scales(shared.config)
         S, B, T = shared.size, shared.rows, shared.context
         H, K = config.n_head, config.d_head
         self.scale = factors.attention or 1 / math.sqrt(K)
         matrix, gain = f"{block}attention.qkv.weight", f"{block}norm_attention.weight"
-        self.qkv = Folded(matrix, gain, weights, gradient, shared)
-        self.out = Branch(f"{block}attention.out.weight", weights, gradient, factors.residual)
+        self.qkv = NormedProduct(matrix, gain, weights, gradient, shared)
+        self.out = ResidualProduct(
+            f"{block}attention.out.weight", weights, gradient, factors.residual
+        )
         self.mixed = torch.empty_like(shared.heads)
         flat = (S * B * H, K, T)
-        kept = torch.empty_like(shared.dqkv)
-        self.q, self.k, self.v = (part.view(flat) for part in kept)
+        heads_of_parts = torch.empty_like(shared.dqkv)
+        self.q, self.k, self.v = (part.view(flat) for part in heads_of_parts)
         self.dq, self.dk, self.dv = (part.view(flat) for part in shared.dqkv)
         packed = shared.qkv.view(S, 3, H, K, B, T).permute(1, 0, 4, 2, 3, 5)  # as `kept`
-        self.turned = [(kept[:2], packed[:2])], [(packed[:2], shared.dqkv[:2])]
-        self.copied = (kept[2], packed[2]), (packed[2], shared.dqkv[2])
+        self.rotated = [(heads_of_parts[:2], packed[:2])], [(packed[:2], shared.dqkv[:2])]
+        self.copied = (heads_of_parts[2], packed[2]), (packed[2], shared.dqkv[2])
         if shared.angles is not None:
-            self.turned = tuple(  # type: ignore[assignment]
-                [(*to.chunk(2, -2), *of.chunk(2, -2)) for to, of in pair] for pair in self.turned
+            self.rotated = tuple(  # type: ignore[assignment]
+                [(*to.chunk(2, -2), *of.chunk(2, -2)) for to, of in pair] for pair in self.rotated
             )
         tokens, d_tokens = (
             t.view(S, H, K, B, T).permute(0, 3, 1, 2, 4) for t in (self.mixed, shared.heads)
@@ -371,7 +389,7 @@ class AttentionPass:
     def forward(self, x: Tensor) -> None:
         """Add the branch to x."""
         self.qkv.forward(x, self.shared.qkv)
-        reorder(self.copied[0], self.turned[0][0], self.shared.angles, 1.0)
+        reorder(self.copied[0], self.rotated[0][0], self.shared.angles, 1.0)
         for strip in self.strips:
             strip.forward(self.scale)
         self.out.forward(x, self.mixed)
@@ -381,7 +399,7 @@ class AttentionPass:
         self.forward(x)
         largest = []
         for strip in self.strips:
-            strip.forward(self.scale)  # again: the next one writes over its scores
+            strip.forward(self.scale)  # again: later strips have overwritten its scores
             largest.append(strip.scores.view(len(x), -1).amax(1))
         return torch.stack(largest).amax(0)
 
@@ -389,38 +407,40 @@ class AttentionPass:
         """Write the weights' gradients and add the branch's to dx."""
         s = self.shared
         self.out.backward(dx, self.mixed, s.heads)
-        for strip in reversed(self.strips):  # the widest first: it writes where the others add
+        for strip in reversed(
+            self.strips
+        ):  # the widest writes dk and dv, and the others add to them
             strip.backward(self.scale)
-        reorder(self.copied[1], self.turned[1][0], s.angles, -1.0)
+        reorder(self.copied[1], self.rotated[1][0], s.angles, -1.0)
         self.qkv.backward(dx, s.qkv)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strip:
-    """Attention of a stretch of queries, t of T, to the keys up to its end, s of T."""
+    """Attention of t queries, a strip of T, to the s keys up to the end of the strip."""
 
     shape: tuple[int, ...]  # S, B, H, K, t
     widest: bool
-    scores: Tensor  # (S B H, t, s), values and gradients, as the next
-    weights: Tensor  # of the softmax
+    scores: Tensor  # (S B H, t, s), values and gradients
+    weights: Tensor  # (S B H, t, s), of the softmax
     mask: Tensor  # (1, t, s)
-    q: Tensor  # (S B H, K, t), as the next
-    dq: Tensor
-    k: Tensor  # (S B H, K, s), as the next three
-    v: Tensor
-    dk: Tensor
-    dv: Tensor
-    mixed: Tensor  # (S, B, H, K, t), where the tokens have it, as the next
-    d_mixed: Tensor
+    q: Tensor  # (S B H, K, t)
+    dq: Tensor  # (S B H, K, t)
+    k: Tensor  # (S B H, K, s)
+    v: Tensor  # (S B H, K, s)
+    dk: Tensor  # (S B H, K, s)
+    dv: Tensor  # (S B H, K, s)
+    mixed: Tensor  # (S, B, H, K, t), a view in the order of tokens
+    d_mixed: Tensor  # (S, B, H, K, t), a view in the order of tokens
 
     def forward(self, scale: float) -> None:
-        """Mix the values of the stretch."""
+        """Write the mixed values of the strip."""
         torch.baddbmm(self.mask, self.q.mT, self.k, alpha=scale, out=self.scores)
         torch.softmax(self.scores, -1, out=self.weights)
         self.mixed.copy_(torch.bmm(self.v, self.weights.mT).view(self.shape))
 
     def backward(self, scale: float) -> None:
-        """Take the gradient of what was mixed; write the queries', add the others'."""
+        """Take the gradient of the mixed values; write dq, and add to dk and dv."""
         d_mixed = self.d_mixed.contiguous().view(self.q.shape)
         self._add(self.dv, torch.bmm(d_mixed, self.weights))
         d_scores = torch.bmm(d_mixed.mT, self.v, out=self.scores)
@@ -438,12 +458,12 @@ class SwiGLUPass:
     """Norm, SwiGLU and the residual sum of one block."""
 
     def __init__(
-        self, block: str, weights: Bundle, gradient: Bundle | None, shared: Shared
+        self, block: str, weights: StackedWeights, gradient: StackedWeights | None, shared: Shared
     ) -> None:
         self.shared, factor = shared, scales(shared.config).residual
         gain = f"{block}norm_mlp.weight"
-        self.up = Folded(f"{block}mlp.up.weight", gain, weights, gradient, shared)
-        self.down = Branch(f"{block}mlp.down.weight", weights, gradient, factor)
+        self.up = NormedProduct(f"{block}mlp.up.weight", gain, weights, gradient, shared)
+        self.down = ResidualProduct(f"{block}mlp.down.weight", weights, gradient, factor)
         self.product = torch.empty_like(shared.d_up)
         self.gate, self.linear = self.product.chunk(2, 1)
         self.silu, self.act = (torch.empty_like(shared.d_act) for _ in range(2))
@@ -469,10 +489,12 @@ class SwiGLUPass:
 class HeadPass:
     """Logits, losses and their gradients, as many models and tokens at a time as the cache holds.
 
-    `hidden` and `d_hidden`, the sum's gradient, are (S, C, n).
+    `hidden` and `d_hidden`, the gradient of the losses' sum, are (S, C, n).
     """
 
-    def __init__(self, weights: Bundle, gradient: Bundle | None, shared: Shared) -> None:
+    def __init__(
+        self, weights: StackedWeights, gradient: StackedWeights | None, shared: Shared
+    ) -> None:
         tied = "head.weight" not in weights.named
         name = "embedding.weight" if tied else "head.weight"
         self.weight = weights.named[name]  # (S, V, C)
@@ -483,9 +505,9 @@ class HeadPass:
         V = self.weight.shape[1]
         tokens = min(n, max(16, LOGIT_BYTES // (4 * V)))
         models = min(size, max(1, LOGIT_BYTES // (4 * V * n)))
-        self.picked = self.hidden.new_empty(size, n, 1)  # shares of the targets
+        self.picked = self.hidden.new_empty(size, n, 1)  # probabilities of the targets
         logits = self.hidden.new_empty(models * tokens * V)
-        self.by_feature = self.hidden.new_empty(size, width, V)  # the weights' gradient, turned
+        self.by_feature = self.hidden.new_empty(size, width, V)  # the weights' gradient, transposed
         self.minus = self.hidden.new_full((models, tokens, 1), -1.0)
         self.tiles: list[Tile] = []
         for m in range(0, size, models):
@@ -508,7 +530,7 @@ class HeadPass:
                 )
 
     def step(self, targets: Tensor) -> Tensor:
-        """Return the mean losses (S,) of (S, n) targets; write both gradients, of sums."""
+        """Return the mean losses, (S,), of (S, n) targets; write the gradients of their sums."""
         n = targets.shape[1]
         for tile in self.tiles:
             y = tile.score(targets)
@@ -550,20 +572,20 @@ class HeadPass:
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """Views of what some models make of some tokens."""
+    """Views of the buffers for some models and some tokens."""
 
     models: slice
     tokens: slice
-    hidden: Tensor  # (models, C, tokens), as the next
-    d_hidden: Tensor
+    hidden: Tensor  # (models, C, tokens)
+    d_hidden: Tensor  # (models, C, tokens)
     weight: Tensor  # (models, V, C)
     by_feature: Tensor  # (models, C, V)
     logits: Tensor  # (models, tokens, V), then their softmax
-    picked: Tensor  # (models, tokens, 1), as the next
-    minus: Tensor
+    picked: Tensor  # (models, tokens, 1), probabilities of the targets
+    minus: Tensor  # (models, tokens, 1), all -1
 
     def score(self, targets: Tensor) -> Tensor:
-        """Make the softmax and note what it gives (S, n) targets; return ours."""
+        """Compute softmax and probabilities of (S, n) targets; return the tile's targets."""
         y = self.of(targets)
         z = self.scores()
         torch.gather(torch.softmax(z, 2, out=z), 2, y, out=self.picked)
@@ -574,7 +596,7 @@ class Tile:
         return targets[self.models, self.tokens, None]
 
     def scores(self) -> Tensor:
-        """Make the logits."""
+        """Compute the logits."""
         return torch.bmm(self.hidden.mT, self.weight.mT, out=self.logits)
 
 
@@ -585,22 +607,25 @@ def into(out: Tensor, a: Tensor, b: Tensor, factor: float) -> Tensor:
 
 def reorder(
     values: tuple[Tensor, Tensor],
-    turned: tuple[Tensor, ...],
+    rotated: tuple[Tensor, ...],
     angles: tuple[Tensor, Tensor] | None,
     sign: float,
 ) -> None:
-    """Copy values from one order of tokens and heads to the other, queries and keys turned.
+    """Copy values from one order of tokens and heads to the other; rotate queries and keys.
 
-    `values` is (to, of); `turned` is that too where there are no `angles`, else the halves of to,
-    then those of of. The sign -1 turns back.
+    values: destination and source of the values
+    rotated: destination and source of queries and keys or, where there are angles, both halves of
+        the destination, then both halves of the source
+    angles: cosine and sine, (K/2, T) each; None without rotary positions
+    sign: 1 rotates, -1 rotates back
     """
-    to, of = values
-    to.copy_(of)
+    destination, source = values
+    destination.copy_(source)
     if angles is None:
-        to, of = turned
-        to.copy_(of)
+        destination, source = rotated
+        destination.copy_(source)
         return
     cos, sin = angles
-    first, second, a, b = turned
+    first, second, a, b = rotated
     torch.mul(a, cos, out=first).addcmul_(b, sin, value=-sign)
     torch.mul(b, cos, out=second).addcmul_(a, sin, value=sign)

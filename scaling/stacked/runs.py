@@ -1,8 +1,9 @@
 """Several runs of one shape as one: their steps, scores and probes on stacked weights.
 
-Each run keeps its own model and optimiser, whose tensors become rows of the stack's, so that
-checkpoints, snapshots and curves are made as ever. Learning rates, weight decays, clipping and what
-is skipped are each run's own; the sums are those of one run alone, within rounding.
+Each run keeps its own model and optimiser, whose tensors become rows of the stack's tensors, so
+that checkpoints, snapshots and curves are made as for a run alone. Each run has its own learning
+rate, weight decay, clipping and skipped steps. The losses are those of the run alone, within
+rounding.
 """
 
 import math
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scaling.model.transformer import Transformer
-from scaling.stacked.passes import Bundle, StackedPasses
+from scaling.stacked.passes import StackedPasses, StackedWeights
 from scaling.study.activity import moved
 from scaling.train.device import to_device
 from scaling.train.health import finite, update_ratio
@@ -22,20 +23,22 @@ from scaling.train.heldout import Score, score_of
 from scaling.train.requests import HealthRequest, ScoreRequest, StepRequest
 from scaling.train.step import Diverged, Run, accept
 
-KEPT = 3  # stacks of forward passes whose buffers are kept, of the sizes last asked for
+# Stacks of forward passes whose buffers are kept: those of the sizes used last (all runs, a part of
+# them, the health probe).
+KEPT = 3
 
 
-class Ensemble:
-    """Stacked weights, gradients and moments of runs, each of which gets views of its own row."""
+class StackedRuns:
+    """Stacked weights, gradients and moments of runs; each run gets views of its own row."""
 
     def __init__(self, requests: Sequence[StepRequest]) -> None:
         self.runs = [r.run for r in requests]
         setting, size = requests[0].setting, len(requests)
         model = self.runs[0].model
         self.weights, self.gradient, self.first, self.second = (
-            Bundle(model, size, setting.device) for _ in range(4)
+            StackedWeights(model, size, setting.device) for _ in range(4)
         )
-        self.counts = torch.zeros(len(self.weights.named), size)  # updates made, as torch has them
+        self.counts = torch.zeros(len(self.weights.named), size)  # updates so far; torch has floats
         self.firsts = [next(run.model.parameters()) for run in self.runs]
         self.states: list[dict[str, Any] | None] = [None] * size
         optim = setting.cell.optim
@@ -52,18 +55,20 @@ class Ensemble:
             for name, weight in run.model.named_parameters():
                 weight.data = self.weights.named[name][row]
 
-    def serves(self, requests: Sequence[StepRequest]) -> bool:
-        """Say whether these are the runs, in this order."""
+    def holds(self, requests: Sequence[StepRequest]) -> bool:
+        """Say whether the requests are of this stack's runs, in its order."""
         return len(requests) == len(self.runs) and all(
             r.run is run for r, run in zip(requests, self.runs, strict=True)
         )
 
     def step(self, requests: Sequence[StepRequest]) -> list[tuple[float, float] | Diverged]:
-        """Take one step of every run; return each one's loss and gradient norm, or its end."""
+        """Take one step of every run; return for each its loss and gradient norm, or Diverged."""
         for row, run in enumerate(self.runs):
             self._own(row, run)
         device = self.weights.kinds[0].device
-        drawn: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}  # one a seed and step
+        drawn: dict[
+            tuple[int, int], tuple[np.ndarray, np.ndarray]
+        ] = {}  # one batch per seed and step
         for r in requests:
             if (key := (r.setting.cell.seed, r.run.step)) not in drawn:
                 drawn[key] = r.setting.batches(r.run.step)
@@ -71,34 +76,34 @@ class Ensemble:
         x, y = (to_device(np.stack(part), device) for part in zip(*batches, strict=True))
         losses = self.passes(x, y)
         norms = self.gradient.norms()
-        found = list(zip(losses.tolist(), norms.tolist(), strict=True))
-        self._clip([n for _, n in found], [r.clip for r in requests])
+        losses_and_norms = list(zip(losses.tolist(), norms.tolist(), strict=True))
+        self._clip([n for _, n in losses_and_norms], [r.clip for r in requests])
         answers: list[tuple[float, float] | Diverged] = []
-        taken = []
-        for row, (request, (loss, norm)) in enumerate(zip(requests, found, strict=True)):
+        accepted = []
+        for row, (request, (loss, norm)) in enumerate(zip(requests, losses_and_norms, strict=True)):
             try:
                 if accept(request.run, request.setting.cell.optim, loss, norm):
-                    taken.append(row)
+                    accepted.append(row)
                 answers.append((loss, norm))
             except Diverged as error:
                 answers.append(error)
-        for rows in stretches(taken):
+        for rows in stretches(accepted):
             self._update(rows)
         return answers
 
     def _own(self, row: int, run: Run) -> None:
-        """Take a run's moments into its row, where a checkpoint or a snapshot made new ones."""
+        """Copy a run's moments into its row, where a checkpoint or a snapshot made new tensors."""
         state, optimizer = self.states[row], run.optimizer
         first = self.firsts[row]
         if state is not None and optimizer.state.get(first) is state:
             return
         for number, (name, weight) in enumerate(run.model.named_parameters()):
             moments = self.first.named[name][row], self.second.named[name][row]
-            count, before = self.counts[number, row], optimizer.state.get(weight)
-            if before:
-                moments[0].copy_(before["exp_avg"])
-                moments[1].copy_(before["exp_avg_sq"])
-                count.copy_(before["step"])
+            count, moments_before = self.counts[number, row], optimizer.state.get(weight)
+            if moments_before:
+                moments[0].copy_(moments_before["exp_avg"])
+                moments[1].copy_(moments_before["exp_avg_sq"])
+                count.copy_(moments_before["step"])
             else:
                 for tensor in (*moments, count):
                     tensor.zero_()
@@ -128,18 +133,18 @@ class Ensemble:
         bundles = (self.weights, self.gradient, self.first, self.second)
         for kind in range(len(self.weights.kinds)):
             w, g, m, v = (b.kinds[kind][rows] for b in bundles)
-            own = [run.optimizer.param_groups[kind] for run in self.runs[rows]]
+            groups = [run.optimizer.param_groups[kind] for run in self.runs[rows]]
             m.lerp_(g, 1 - beta1)
             v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            root = torch.sqrt(v).div_(roots).add_(self._column([o["eps"] for o in own]))
-            if any(o["weight_decay"] for o in own):
-                w.mul_(self._column([1 - o["lr"] * o["weight_decay"] for o in own]))
-            sizes = [-o["lr"] / (1 - beta1**c) for o, c in zip(own, counts, strict=True)]
+            root = torch.sqrt(v).div_(roots).add_(self._column([o["eps"] for o in groups]))
+            if any(o["weight_decay"] for o in groups):
+                w.mul_(self._column([1 - o["lr"] * o["weight_decay"] for o in groups]))
+            sizes = [-o["lr"] / (1 - beta1**c) for o, c in zip(groups, counts, strict=True)]
             w.addcdiv_(m * self._column(sizes), root)
 
 
-class Forward:
-    """Scores and probes of any of the runs, on copies of their weights."""
+class StackedForward:
+    """Computes scores and probes of any of the runs, on copies of their weights."""
 
     def __init__(self) -> None:
         self.kept: dict[tuple[int, int], StackedPasses] = {}
@@ -154,7 +159,9 @@ class Forward:
         passes = self._of([r.run.model for r in requests], rows=rows)
         means = []
         for at in range(0, n, rows):
-            here = np.minimum(np.arange(at, at + rows), n - 1)  # the last one again, and cut off
+            here = np.minimum(
+                np.arange(at, at + rows), n - 1
+            )  # the last window is repeated, and cut off below
             x, y = (
                 to_device(np.stack([part[here] for part in parts]), setting.device)
                 for parts in ([t.inputs for t in tests], [t.targets for t in tests])
@@ -168,12 +175,12 @@ class Forward:
         """Measure the health of runs."""
         tokens = torch.stack([r.tokens for r in requests])
         passes = self._of([r.run.model for r in requests], rows=tokens.shape[1])
-        seen = {name: values.tolist() for name, values in passes.probe(tokens).items()}
+        probes = {name: values.tolist() for name, values in passes.probe(tokens).items()}
         return [
             finite(
                 {
                     "update_ratio": update_ratio(r.before, r.run.model),
-                    **{name: values[row] for name, values in seen.items()},
+                    **{name: values[row] for name, values in probes.items()},
                 }
             )
             for row, r in enumerate(requests)
@@ -183,7 +190,7 @@ class Forward:
         key = (len(models), rows)
         passes = self.kept.pop(key, None)
         if passes is None:
-            weights = Bundle(models[0], len(models), models[0].device)
+            weights = StackedWeights(models[0], len(models), models[0].device)
             passes = StackedPasses(models[0].config, weights, rows=rows, context=models[0].context)
         self.kept[key] = passes
         while len(self.kept) > KEPT:
@@ -193,11 +200,11 @@ class Forward:
 
 
 def stretches(rows: list[int]) -> list[slice]:
-    """Return the ranges that rows in ascending order make up."""
-    found: list[slice] = []
+    """Return rows in ascending order as ranges of neighbours."""
+    ranges: list[slice] = []
     for row in rows:
-        if found and found[-1].stop == row:
-            found[-1] = slice(found[-1].start, row + 1)
+        if ranges and ranges[-1].stop == row:
+            ranges[-1] = slice(ranges[-1].start, row + 1)
         else:
-            found.append(slice(row, row + 1))
-    return found
+            ranges.append(slice(row, row + 1))
+    return ranges

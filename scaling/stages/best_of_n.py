@@ -11,7 +11,7 @@ import numpy as np
 
 from scaling.app.progress import Progress
 from scaling.config import check, described
-from scaling.data.file_hashes import read_sealed, write_sealed
+from scaling.data.file_hashes import read_hashed, write_hashed
 from scaling.inference.generate import Samples, generate
 from scaling.inference.trained import WEIGHTS, open_trained, trained_folder
 from scaling.model.transformer import Transformer
@@ -142,7 +142,7 @@ def sample_pool(stage: Stage, tuned: Transformer, config: BestOfNConfig) -> Pool
     asked = {"sft": stage.inputs["sft"], "prompts": config.prompts, "n": config.n}
     asked |= {"seed": config.seed, "length": ppo.max_new_tokens, "heat": ppo.temperature}
     path = folder / f"pool-{sha256_json(asked)[:10]}.json"
-    kept = read_sealed(path)
+    kept = read_hashed(path)
     if kept is None:
         held_out = load_pairs(stage).prompts(
             context=stage.cell.data.context, max_new_tokens=ppo.max_new_tokens
@@ -166,7 +166,7 @@ def sample_pool(stage: Stage, tuned: Transformer, config: BestOfNConfig) -> Pool
             kept["gold"].append(gold_of(stage, prompts, samples))
             progress.update(number + 1)
         progress.close()
-        write_sealed(path, kept)
+        write_hashed(path, kept)
     return Pool(
         prompts=kept["prompts"], completions=kept["completions"], gold=np.asarray(kept["gold"])
     )

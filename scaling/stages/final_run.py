@@ -26,7 +26,7 @@ from scaling.schema import (
     write_json,
 )
 from scaling.study.lease import Stopped
-from scaling.train.forecast_band import Corridor, read_left
+from scaling.train.forecast_band import ForecastBand, read_shares_outside
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ def pretrain(
     name: str,
     corpus: "Corpus",
     world: "World | None" = None,
-    begin: Callable[[CellConfig, Corridor], None] = lambda cell, corridor: None,
+    begin: Callable[[CellConfig, ForecastBand], None] = lambda cell, band: None,
 ) -> Record:
     """Train the planned cell, its forecast sealed first; a finished one is kept.
 
@@ -103,20 +103,20 @@ def pretrain(
     if not same:
         shutil.rmtree(folder, ignore_errors=True)
         curve.unlink(missing_ok=True)
-    if config.stop_outside and (left := read_left(curve)):
+    if config.stop_outside and (left := read_shares_outside(curve)):
         raise ValueError(outside(left))
     discard_record(path)
     write_json(known, inputs)
     sealed = read_json(seal_forecast(config, inputs))
-    corridor = Corridor.of(sealed, n_steps=resolved.n_steps, path=curve, stop=config.stop_outside)
+    band = ForecastBand.of(sealed, n_steps=resolved.n_steps, path=curve, stop=config.stop_outside)
     progress = Progress(name, total=resolved.flops, every_seconds=config.log.every_seconds)
-    begin(cell, corridor)
+    begin(cell, band)
     report = progress.update
     try:
         train = partial(train_trunk, world=world) if world else train_by_ranks
-        (record,) = train([cell], folders=[folder], report=report, corridor=corridor)
+        (record,) = train([cell], folders=[folder], report=report, band=band)
     except Stopped as stopped:
-        raise ValueError(outside(read_left(curve))) from stopped
+        raise ValueError(outside(read_shares_outside(curve))) from stopped
     finally:
         progress.close()
     block = described(config.pretrain)

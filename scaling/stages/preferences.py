@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from scaling.app.progress import Progress
-from scaling.data.file_hashes import read_sealed, write_sealed
+from scaling.data.file_hashes import read_hashed, write_hashed
 from scaling.data.row_text import LeftOut
 from scaling.data.tokenizer import END
 from scaling.data.tokens import cache_folder
@@ -105,7 +105,7 @@ def load_groups(
             raise ValueError(
                 f"the {part} prompts of reward.data={block.data} give {count} pairs that differ,"
                 f" fewer than {FEWEST_PAIRS} pairs; {advice} more prompts"
-                + (f" (left out: {left.said()})" if left.as_dict() else "")
+                + (f" (left out: {left.in_words()})" if left.as_dict() else "")
             )
     return parts
 
@@ -257,10 +257,10 @@ def sampled(
 
     What it cost is added to `tally`; `empty` shows some prompts the empty completion too.
     """
-    found = read_sealed(path)
+    found = read_hashed(path)
     if found is None:
         found = _sample_block(stage, policy, prompts, seed=seed, empty=empty)
-        write_sealed(path, found)
+        write_hashed(path, found)
     for name, value in found["cost"].items():
         setattr(tally, name, getattr(tally, name) + value)
     return [Group(**g) for g in found["groups"]]

@@ -105,7 +105,7 @@ class Stage:
                 f" {left.longest:,}; {self.context_key}={room} and a new pretraining hold all"
             )
         if left.as_dict():
-            log.info("%s: %s used; left out: %s", self.name, used, left.said(**advice))
+            log.info("%s: %s used; left out: %s", self.name, used, left.in_words(**advice))
 
     def has_gold(self) -> bool:
         """Say whether the programmatic judge can score completions: prompts are functions."""

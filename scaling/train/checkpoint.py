@@ -1,9 +1,12 @@
 """Checkpoints without pickle: one safetensors file, replaced atomically, whole or not at all.
 
-It holds weights, the optimiser's tensors and, as JSON in the header, the state (step, generators,
-sums), so that a resumed run repeats an unbroken one bit for bit on CPU. Where ranks share out the
-weights each writes its rows to a file of its own, in a folder that this file names last of all: it
-is read by any number of ranks.
+The file holds weights, the optimiser's tensors and, as JSON in the header, the state (step, sums),
+so that a resumed run repeats an unbroken one bit for bit on CPU. Where each rank holds a part of
+the weights, each writes its rows to a file of its own in a folder. The checkpoint names this folder
+and is written last. Any number of ranks can read it.
+
+The part files are written by hand and not by torch.distributed.checkpoint: its safetensors writer
+leaves no pickle, but hashes nothing and overwrites in place, so a damaged part would go unseen.
 """
 
 import json
@@ -31,21 +34,23 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
     state: dict[str, Any] | None = None,
-    extra: dict[str, Tensor] | None = None,
     name: str = "checkpoint",
     world: World = ALONE,
 ) -> Path:
     """Write `folder/name.safetensors`; OSError (a full disk) leaves the former file as it was.
 
-    With a `world` whose ranks share out the weights all of them must call this; rank 0's folder is
-    taken.
+    folder: of rank 0, which all ranks use
+    model: whose weights are written
+    optimizer: whose moments are written; None writes none
+    state: values for JSON: step, sums
+    name: of the file, without its ending
+    world: the ranks that each hold a part of the weights; all of them must call this
     """
     path = Path(world.share(str(folder))) / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"model.{k}": v for k, v in weights(model).items()}
     if optimizer is not None:
         tensors |= {f"optimizer.{k}": v for k, v in _moments(optimizer).items()}
-    tensors |= {f"extra.{k}": v for k, v in (extra or {}).items()}
     header = {"state": json.dumps(state or {}, allow_nan=False)}
     parts = {k: v.to_local() for k, v in tensors.items() if is_part(v)}  # type: ignore[attr-defined]
     if not parts:
@@ -56,8 +61,8 @@ def save(
     error = None
     try:
         write_tensors(shards / f"{world.rank:05}.safetensors", parts, {})
-    except OSError as failed:
-        error = str(failed)
+    except OSError as full:
+        error = str(full)
     errors = [e for e in world.all_of(error) if e]
     if errors:
         shutil.rmtree(shards, ignore_errors=True)
@@ -66,12 +71,12 @@ def save(
         write_tensors(path, {k: v for k, v in tensors.items() if k not in parts}, header)
         for former in set(path.parent.glob(f"{path.stem}.shards-*")) - {shards}:
             shutil.rmtree(former, ignore_errors=True)
-    world.all_of(None)  # nobody goes on before the file is there
+    world.all_of(None)  # no rank goes on before the file is there
     return path
 
 
 def save_whole(path: Path, model: nn.Module, world: World, *, state: dict[str, Any]) -> None:
-    """Write a model's weights as one file, gathered where ranks share them out."""
+    """Write a model's weights as one file, gathered from the ranks that hold parts of them."""
     tensors = {f"model.{k}": whole(v).cpu() for k, v in weights(model).items()}
     if world.first or not any(map(is_part, weights(model).values())):
         write_tensors(path, tensors, {"state": json.dumps(state)})
@@ -82,29 +87,31 @@ def load(
     *,
     model: nn.Module,
     optimizer: torch.optim.Optimizer | None = None,
-    extra: dict[str, Tensor] | None = None,
     name: str = "checkpoint",
 ) -> dict[str, Any] | None:
-    """Read a checkpoint into model, optimiser and `extra` (filled in place); return its state.
+    """Read a checkpoint into model and optimiser; return its state, None where there is no file.
 
-    Returns None where there is no checkpoint; ValueError when it is of another model. What may be
-    damaged goes through `set_aside_damaged` first.
+    Raises ValueError where the checkpoint is of another model. A file that may be damaged goes
+    through `set_aside_damaged` first.
+
+    folder: where the file is
+    model: filled in place
+    optimizer: filled in place; None leaves the moments unread
+    name: of the file, without its ending
     """
     path = Path(folder) / f"{name}.safetensors"
     if not path.is_file():
         return None
     with ExitStack() as stack:
         tensors = Stored(path, stack)
-        _into_model(model, _Part(tensors, "model."), path)
+        _into_model(model, _WithPrefix(tensors, "model."), path)
         if optimizer is not None:
-            _into_optimizer(optimizer, _Part(tensors, "optimizer."))
-        if extra is not None:
-            extra.update(_Part(tensors, "extra."))
+            _into_optimizer(optimizer, _WithPrefix(tensors, "optimizer."))
         return json.loads(tensors.header["state"])
 
 
 def peek(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's state alone; empty where it is missing or cannot be read."""
+    """Return only a checkpoint's state; empty where the file is missing or cannot be read."""
     try:
         with ExitStack() as stack:
             return json.loads(open_tensors(path, stack).metadata()["state"])
@@ -121,11 +128,11 @@ def load_weights(path: str | Path, model: nn.Module) -> None:
         )
     refuse_damaged(path)
     with ExitStack() as stack:
-        _into_model(model, _Part(Stored(path, stack), "model."), path)
+        _into_model(model, _WithPrefix(Stored(path, stack), "model."), path)
 
 
 def refuse_damaged(path: Path) -> None:
-    """Raise Damaged for weights that are not what was written, with the way to get them back."""
+    """Raise Damaged, with the way to get the weights back, for a file that was changed."""
     if why := damage(path):
         raise Damaged(
             f"{path} is damaged ({why}); put a copy back, or delete {path.parent / 'record.json'} "
@@ -134,22 +141,22 @@ def refuse_damaged(path: Path) -> None:
 
 
 def set_aside_damaged(folder: Path, name: str = "checkpoint") -> bool:
-    """Rename a checkpoint that is damaged; say whether it was.
+    """Rename a checkpoint that is damaged; return whether it was damaged.
 
     Training then goes back to the last state before it, or to the start.
     """
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         return False
-    found = [f"{p.name}: {said}" for p in shards_of(path) if (said := damage(p))]
-    why = damage(path) or "; ".join(found)
+    parts = [f"{p.name}: {why}" for p in shards_of(path) if (why := damage(p))]
+    why = damage(path) or "; ".join(parts)
     if why:
         set_aside(path, f"{why}; training goes back to the state before it")
     return bool(why)
 
 
 def shards_of(path: Path) -> list[Path]:
-    """Return the files of a checkpoint that ranks shared out; none where it cannot be read."""
+    """Return a checkpoint's files of ranks; none where there are none or it cannot be read."""
     try:
         with ExitStack() as stack:
             name = (open_tensors(path, stack).metadata() or {}).get("shards")
@@ -161,16 +168,16 @@ def shards_of(path: Path) -> list[Path]:
 def weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the state without the second name of shared weights (a tied head)."""
     seen: set[int] = set()
-    kept = {}
+    tensors = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            kept[name] = tensor.detach()
-    return kept
+            tensors[name] = tensor.detach()
+    return tensors
 
 
 class Stored(Mapping[str, Tensor]):
-    """A checkpoint's tensors, each read when it is asked for; those of shards are put together."""
+    """A checkpoint's tensors, each read on access and put together from the files of ranks."""
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         first = open_tensors(path, stack)
@@ -198,8 +205,8 @@ class Stored(Mapping[str, Tensor]):
         return len(self._holders)
 
 
-class _Part(Mapping[str, Tensor]):
-    """The tensors whose names begin with a prefix, without it."""
+class _WithPrefix(Mapping[str, Tensor]):
+    """The tensors whose names begin with a prefix, under their names without the prefix."""
 
     def __init__(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
         self._tensors, self._prefix = tensors, prefix
@@ -215,11 +222,11 @@ class _Part(Mapping[str, Tensor]):
         return len(self._names)
 
 
-def _into_model(model: nn.Module, found: Mapping[str, Tensor], path: Path) -> None:
+def _into_model(model: nn.Module, stored: Mapping[str, Tensor], path: Path) -> None:
     own = weights(model)
-    unfit = sorted(own.keys() ^ set(found))
+    unfit = sorted(own.keys() ^ set(stored))
     for name, tensor in own.items():
-        if unfit or (value := found[name]).shape != tensor.shape:
+        if unfit or (value := stored[name]).shape != tensor.shape:
             raise ValueError(
                 f"{path} is of another model ({', '.join(unfit[:3] or [name])} differ); "
                 "use the config it was made with"
@@ -235,12 +242,12 @@ def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def _into_optimizer(optimizer: torch.optim.Optimizer, found: Mapping[str, Tensor]) -> None:
+def _into_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Tensor]) -> None:
     for i, weight in enumerate(_parameters(optimizer)):
-        for name, value in _Part(found, f"{i}.").items():
+        for name, value in _WithPrefix(stored, f"{i}.").items():
             state = optimizer.state[weight]
             value = value.to(weight.device) if name == "step" else divided_as(weight, value)
-            if name in state:  # in its place: the optimiser may hold the tensor by another name
+            if name in state:  # in place: the optimiser may hold the same tensor under another name
                 state[name].copy_(value)
             else:
                 state[name] = value
@@ -253,40 +260,39 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 def snapshot(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Copy this rank's weights and optimiser state to the CPU (the trunk, while a branch trains).
 
-    Not into pinned memory: the copies are seconds of a branch, and torch keeps what it pinned.
+    Not into pinned memory: the copies take seconds of a branch, and torch keeps pinned memory.
     """
-    return {k: v.to("cpu", copy=True) for k, v in _held(model, optimizer).items()}
+    return {k: v.to("cpu", copy=True) for k, v in _own_tensors(model, optimizer).items()}
 
 
 @torch.no_grad()
-def restore(model: nn.Module, optimizer: torch.optim.Optimizer, held: dict[str, Tensor]) -> None:
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, copy: dict[str, Tensor]) -> None:
     """Put a snapshot of the same model and optimiser back in place."""
     for i, weight in enumerate(_parameters(optimizer)):
-        if not _Part(held, f"optimizer.{i}."):
+        if not _WithPrefix(copy, f"optimizer.{i}."):
             optimizer.state.pop(weight, None)
-    for name, tensor in _held(model, optimizer).items():
-        tensor.copy_(held[name])
+    for name, tensor in _own_tensors(model, optimizer).items():
+        tensor.copy_(copy[name])
 
 
-def _held(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _own_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return this rank's part of weights and optimiser state."""
-    found = {f"model.{k}": own_part(v) for k, v in weights(model).items()}
-    found |= {f"optimizer.{k}": own_part(v.detach()) for k, v in _moments(optimizer).items()}
-    return found
+    tensors = {f"model.{k}": own_part(v) for k, v in weights(model).items()}
+    moments = {f"optimizer.{k}": own_part(v.detach()) for k, v in _moments(optimizer).items()}
+    return tensors | moments
 
 
 @torch.no_grad()
 def spread(model: nn.Module, optimizer: torch.optim.Optimizer, world: World) -> None:
-    """Put rank 0's weights and optimiser state in the place of every other rank's.
+    """Replace every other rank's weights and optimiser state by rank 0's.
 
-    Each tensor goes from rank 0's device to the rank's own; names, shapes and types alone go as
-    objects.
+    Tensors go from device to device. Only names, shapes and types are sent as objects.
     """
     for tensor in weights(model).values():
         world.broadcast_(tensor)
     parameters = _parameters(optimizer)
-    mine = [optimizer.state.get(weight, {}) for weight in parameters]
-    kinds = [{k: [list(v.shape), str(v.dtype)] for k, v in state.items()} for state in mine]
+    states = [optimizer.state.get(weight, {}) for weight in parameters]
+    kinds = [{k: [list(v.shape), str(v.dtype)] for k, v in state.items()} for state in states]
     for weight, kind in zip(parameters, world.share(kinds), strict=True):
         if not kind:
             optimizer.state.pop(weight, None)

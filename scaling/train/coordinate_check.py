@@ -15,15 +15,15 @@ from scaling.schema import Range, check_ranges
 from scaling.train.health import probe
 
 KINDS = ("rms_attention", "rms_mlp", "rms_stream", "rms_logits")
-VOCABULARY, CONTEXT, ROWS = 256, 32, 8
+VOCABULARY, CONTEXT, ROWS = 256, 32, 8  # Of the fixed batch: bytes, and small enough for seconds.
 
 
 @dataclass(kw_only=True)
 class CoordinatesConfig:
     """Which parametrisations, along which axis, at which sizes; `lr_base` is the base model's rate.
 
-    Every size shares a batch of `rows` sequences, drawn from Zipf's distribution. Widths are
-    multiples of 32, the width of a head; the other axis stays at the base.
+    Every size is trained on the same batch, drawn from Zipf's distribution. Widths are multiples of
+    32, the width of a head. The other axis stays at the base model's size.
     """
 
     parametrizations: list[str] = field(
@@ -58,15 +58,21 @@ class CoordinatesConfig:
 
 def measure(config: CoordinatesConfig, parametrization: str) -> np.ndarray:
     """Return the mean RMS over seeds, (kinds, sizes, steps + 1); step 0 is the initial model."""
-    found = [
+    activations = [
         [trace(config, parametrization, size, seed) for size in config.sizes]
         for seed in range(config.seeds)
     ]  # (seeds, sizes, steps + 1, kinds)
-    return np.exp(np.log(np.array(found)).mean(0)).transpose(2, 0, 1)
+    return np.exp(np.log(np.array(activations)).mean(0)).transpose(2, 0, 1)
 
 
 def trace(config: CoordinatesConfig, parametrization: str, size: int, seed: int) -> np.ndarray:
-    """Train one model on the fixed batch; return its activations, (steps + 1, kinds)."""
+    """Train one model on the fixed batch; return its activations, (steps + 1, kinds).
+
+    config: the axis, the learning rate and the number of steps
+    parametrization: of the model
+    size: along the axis
+    seed: of the initial weights
+    """
     shape = ModelConfig(
         parametrization=parametrization,
         d_model=size if config.axis == "width" else 32,
@@ -95,8 +101,8 @@ def zipf_batch() -> torch.Tensor:
     """Return the fixed (rows, context + 1) batch."""
     weights = 1 / torch.arange(1, VOCABULARY + 1, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.multinomial(weights, ROWS * (CONTEXT + 1), replacement=True, generator=generator)
-    return drawn.view(ROWS, CONTEXT + 1)
+    tokens = torch.multinomial(weights, ROWS * (CONTEXT + 1), replacement=True, generator=generator)
+    return tokens.view(ROWS, CONTEXT + 1)
 
 
 def slopes(sizes: list[int], values: np.ndarray) -> np.ndarray:
@@ -107,7 +113,12 @@ def slopes(sizes: list[int], values: np.ndarray) -> np.ndarray:
 
 
 def draw(config: CoordinatesConfig, measured: dict[str, np.ndarray], out: Path) -> None:
-    """Draw RMS against size, a column a kind of layer, a row a parametrisation, a line a step."""
+    """Draw RMS against size: columns are kinds of layers, rows parametrisations, lines steps.
+
+    config: whose sizes and steps are drawn
+    measured: for each parametrisation what `measure` returned
+    out: the figure's file
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -118,10 +129,10 @@ def draw(config: CoordinatesConfig, measured: dict[str, np.ndarray], out: Path) 
     figure, axes = plt.subplots(
         *shape, figsize=(3 * shape[1], 2.4 * shape[0]), sharex=True, sharey="col", squeeze=False
     )
-    shown = sorted({0, 1, 2, config.steps // 2, config.steps} & set(range(config.steps + 1)))
+    steps_shown = sorted({0, 1, 2, config.steps // 2, config.steps} & set(range(config.steps + 1)))
     for row, (name, values) in zip(axes, measured.items(), strict=True):
         for axis, kind, lines in zip(row, KINDS, values, strict=True):
-            for step in shown:
+            for step in steps_shown:
                 colour = plt.get_cmap("viridis")(step / config.steps)
                 axis.loglog(config.sizes, lines[:, step], "o-", ms=3, color=colour, label=f"{step}")
             axis.set_title(f"{name}: {kind.removeprefix('rms_')}", fontsize=9)

@@ -1,4 +1,4 @@
-"""What the machine is: device, its name, its peak, its memory."""
+"""The device that trains: its choice, name, peak speed and memory."""
 
 import contextlib
 import functools
@@ -19,7 +19,7 @@ from scaling.config import CellConfig, MachineConfig
 from scaling.train.memory_check import check_room, host_bytes
 
 log = logging.getLogger(__name__)
-# Dense bf16 peak FLOP/s by a part of the device's name (vendors' data sheets).
+# Dense bf16 peak FLOP/s by a part of the device's name (from the vendors' data sheets).
 GPU_PEAKS = {
     "A100": 312e12,
     "H100": 989e12,
@@ -31,18 +31,18 @@ GPU_PEAKS = {
 
 
 def pick_device(config: MachineConfig) -> torch.device:
-    """Return the device of the config.
+    """Return the device of the config; set the process' threads and determinism too.
 
-    Sets threads and determinism of the process too. ValueError where a GPU is asked for and absent,
-    the precision is none of the GPU's, or nothing is there that could compile.
+    Raises ValueError where the config asks for a GPU and there is none, for a precision that the
+    GPU lacks, and for machine.compile=true without a compiler.
     """
-    found = torch.cuda.is_available()
-    if config.device == "cuda" and not found:
+    has_gpu = torch.cuda.is_available()
+    if config.device == "cuda" and not has_gpu:
         raise ValueError(
             "machine.device=cuda, but torch finds no GPU; "
             "set machine.device=cpu or install a CUDA build"
         )
-    device = torch.device("cuda" if found and config.device != "cpu" else "cpu")
+    device = torch.device("cuda" if has_gpu and config.device != "cpu" else "cpu")
     if device.type == "cuda" and config.precision == "bf16" and not has_bf16():
         raise ValueError(
             f"machine.precision=bf16 is not supported on {torch.cuda.get_device_name(device)}: it "
@@ -80,7 +80,7 @@ def multiplies_bf16() -> bool:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith(("flags", "Features")):
                 return any(word.endswith("bf16") for word in line.split())
-    return True  # not known
+    return True  # The processor does not say; no warning then.
 
 
 def has_bf16() -> bool:
@@ -111,9 +111,10 @@ def device_name(device: torch.device) -> str:
 
 @functools.cache
 def peak_flops(device: torch.device, threads: int, precision: str = "fp32") -> float | None:
-    """Return the peak FLOP/s: a GPU's bf16 one from its data sheet, a CPU's measured on products.
+    """Return the peak FLOP/s: of a GPU in bf16 from its data sheet, of a CPU measured on products.
 
-    None for a GPU that is not in the table.
+    None for a GPU that is not in the table. `threads` is part of the key under which the measured
+    value is cached.
     """
     if device.type == "cuda":
         return next((v for k, v in GPU_PEAKS.items() if k in device_name(device)), None)
@@ -128,7 +129,7 @@ def peak_flops(device: torch.device, threads: int, precision: str = "fp32") -> f
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """Return an array on a device; a GPU gets it while it still computes what was asked before."""
+    """Return an array on a device; a GPU is sent it while it still computes."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -136,17 +137,14 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def count_memory_anew(device: torch.device) -> None:
-    """Let `peak_memory` of a GPU begin here: a process trains several cells one after the other."""
+    """Start counting a GPU's `peak_memory` anew: a process trains several cells in turn."""
     if device.type == "cuda":
         torch.cuda.init()  # without it there is nothing to reset, which is an error
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the peak bytes of this process, on the GPU where one is used.
-
-    A GPU's since `count_memory_anew`.
-    """
+    """Return the peak bytes of this process: on a GPU since `count_memory_anew`, else ever."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

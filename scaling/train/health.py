@@ -1,4 +1,4 @@
-"""How a model in training fares: activations by kind of layer, attention logits, size of a step.
+"""Health of a model in training: activations by kind of layer, attention logits, size of a step.
 
 Activations are root mean squares over a few sequences; attention logits grow without bound before a
 run diverges (Dehghani et al. 2023, 2302.05442, section 3.2; Wortsman et al. 2023, 2309.14322).
@@ -17,44 +17,46 @@ from scaling.model.transformer import Attention, Block, Transformer, causal_mask
 from scaling.optim.groups import by_kind
 from scaling.train.ranks import as_part, own_part, whole
 
-STRIP = 512  # queries whose scores are held at once: all of a long context fill a device
-PROBE_ROWS = 2  # sequences of a probe: a share of a step's cost that is not felt
+STRIP = 512  # Queries whose scores are held at once: those of a long context would fill a device.
+PROBE_ROWS = 2  # Sequences of a probe: few, so that a probe costs little beside a step.
 
 
 def health(model: Transformer, before: list[Tensor], tokens: Tensor) -> dict[str, float]:
-    """Return a row's health: the last step's size and a probe of tokens, what is finite of them.
+    """Return a row's health, without values that are not finite: the step's size and a probe.
 
     `before` are the matrices before the step (`copy_matrices`).
     """
     return finite({"update_ratio": update_ratio(before, model), **probe(model, tokens)})
 
 
-def finite(found: dict[str, float]) -> dict[str, float]:
-    """Return what is finite."""
-    return {k: v for k, v in found.items() if math.isfinite(v)}
+def finite(values: dict[str, float]) -> dict[str, float]:
+    """Return the values that are finite."""
+    return {k: v for k, v in values.items() if math.isfinite(v)}
 
 
 @torch.no_grad()
 def probe(model: Transformer, tokens: Tensor) -> dict[str, float]:
-    """Return what (B, T) tokens do in the model.
+    """Return the activations of (B, T) tokens in the model.
 
-    `rms_attention`, `rms_mlp`: what the branches add to the stream, mean over layers; `rms_stream`:
-    what leaves the last block; `rms_logits`; `attention_logit_max`: the largest score of any layer.
+    `rms_attention`, `rms_mlp`: what the branches add to the stream, mean over layers;
+    `rms_stream`: the stream after the last block; `rms_logits`; `attention_logit_max`: the largest
+    score of any layer.
     """
     seen: dict[str, list[Tensor]] = {}
     was_training = model.training
-    model.eval()  # a mixture keeps what its routers did with the training batch
-    with torch.compiler.set_stance("force_eager"), watched(model, seen):  # compiled, hooks are lost
+    model.eval()  # else a mixture would overwrite its routers' statistics of the training batch
+    eager = torch.compiler.set_stance("force_eager")  # compiled code would call no hooks
+    with eager, watched(model, seen):
         logits = model(tokens)
     model.train(was_training)
     scale = scales(model.config).residual
-    found = {name: torch.stack(values) for name, values in seen.items()}
+    stacked = {name: torch.stack(values) for name, values in seen.items()}
     return {
-        "rms_attention": float(found["attention"].mean()) * scale,
-        "rms_mlp": float(found["mlp"].mean()) * scale,
-        "rms_stream": float(found["stream"][-1]),
+        "rms_attention": float(stacked["attention"].mean()) * scale,
+        "rms_mlp": float(stacked["mlp"].mean()) * scale,
+        "rms_stream": float(stacked["stream"][-1]),
         "rms_logits": float(rms(logits)),
-        "attention_logit_max": float(found["scores"].max()),
+        "attention_logit_max": float(stacked["scores"].max()),
     }
 
 
@@ -110,14 +112,14 @@ def copy_matrices(model: nn.Module) -> list[Tensor]:
 
 @torch.no_grad()
 def update_ratio(before: list[Tensor], model: nn.Module) -> float:
-    """Return the norm of a step over the norm of the weights, of all hidden matrices together.
+    """Return the norm of a step over the norm of the weights, over all hidden matrices.
 
-    One matrix at a time: a device that the training fills has no room for a copy of all.
+    One matrix at a time goes to the device: training may leave no room there for a copy of all.
     """
     norms = []
     for after, copy in zip(by_kind(model)[0].values(), before, strict=True):
-        old = as_part(after.detach(), copy)
-        both = (torch.linalg.vector_norm(t) for t in (after.detach() - old, old))
+        matrix = as_part(after.detach(), copy)
+        both = (torch.linalg.vector_norm(t) for t in (after.detach() - matrix, matrix))
         norms.append(torch.stack([whole(n) for n in both]))
     step, size = torch.linalg.vector_norm(torch.stack(norms), dim=0)
     return float(step / size)

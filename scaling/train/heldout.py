@@ -16,16 +16,17 @@ from scaling.study.activity import moved
 from scaling.train.device import to_device
 from scaling.train.ranks import is_part
 
-BINS = 10  # of confidence, equally wide (Guo et al. 2017)
-ROWS = 16  # windows scored at once; the logits then stay near the cache
-LOGIT_BYTES = 4 << 30  # of logits at once, of which three copies are made: room beside a model
+BINS = 10  # Bins of confidence, equally wide (Guo et al. 2017).
+ROWS = 16  # Windows scored at once: more logits would leave the cache of a CPU.
+LOGIT_BYTES = 4 << 30  # Bytes of logits at once; three copies of them must fit beside a model.
 
 
 @dataclass(frozen=True, kw_only=True)
 class TestSet:
-    """Windows of the test part drawn once by a fixed generator; `documents` says whose each is.
+    """Windows of the test part, drawn once by a fixed generator.
 
-    `bayes_loss` is the least mean loss that any model can reach on them, where that is known.
+    `documents` is the document in which each window begins. `bayes_loss` is the least mean loss
+    that any model can reach on the windows, None where it is not known.
     """
 
     __test__ = False
@@ -47,7 +48,7 @@ class Score:
 
 
 def make_test_set(corpus: Corpus, *, context: int, n_tokens: int) -> TestSet:
-    """Draw windows for about `n_tokens` tokens; ValueError when the test part has not one."""
+    """Draw windows for about `n_tokens` tokens; ValueError where not one fits the test part."""
     windows = (len(corpus.test) - 1) // context
     if windows < 1:
         raise ValueError(
@@ -85,7 +86,8 @@ def evaluate(model: Transformer, test: TestSet, *, windows: int | None = None) -
 
     The standard error is that of a ratio clustered by document: losses within one are correlated.
     """
-    gathers = is_part(model.embedding.weight)  # what it gathers must serve training again
+    # Gathered weights are used in training again, which inference mode would forbid.
+    gathers = is_part(model.embedding.weight)
     with torch.no_grad() if gathers else torch.inference_mode():
         return _evaluate(model, test, windows)
 
@@ -111,7 +113,7 @@ def rows_at_once(vocab_size: int, context: int) -> int:
 
 
 def score_of(per_window: np.ndarray, test: TestSet) -> Score:
-    """Return the score whose mean losses of the set's first windows are (windows,)."""
+    """Return the score from the mean losses of the set's first windows, (windows,)."""
     loss = float(per_window.mean())
     return Score(
         loss=loss,
@@ -121,7 +123,7 @@ def score_of(per_window: np.ndarray, test: TestSet) -> Score:
 
 
 def clustered_error(values: np.ndarray, clusters: np.ndarray) -> float:
-    """Return the standard error of the mean of `values` when those of a cluster go together."""
+    """Return the standard error of the mean of `values` that are correlated within a cluster."""
     _, labels = np.unique(clusters, return_inverse=True)
     sums = np.bincount(labels, weights=values - values.mean())
     n = len(sums)
@@ -131,7 +133,7 @@ def clustered_error(values: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Return the mean gap of confidence and accuracy over bins, weighted by their questions.
+    """Return the mean gap between confidence and accuracy over bins, weighted by their questions.
 
     The expected calibration error of Guo et al. 2017 (1706.04599), equation 3.
     """

@@ -1,7 +1,7 @@
 """Several processes of one machine that train a model together: machine.ranks=N.
 
-The process that has the work is rank 0: it holds the leases and keeps files and records. It starts
-the others, which do every step with it, and takes them with it when it ends. Ranks on several
+The process that was given the cells is rank 0: it holds the leases and writes files and records. It
+starts the other ranks, which take every step with it, and ends them when it ends. Ranks on several
 machines are started by torchrun or srun (scaling.jobs.external_ranks).
 """
 
@@ -26,22 +26,26 @@ from scaling.config import CellConfig
 from scaling.schema import Record
 from scaling.study.failures import said
 from scaling.study.lease import Pulse, Stopped
-from scaling.train.forecast_band import Corridor
+from scaling.train.forecast_band import ForecastBand
 from scaling.train.presence import GRACE_SECONDS, LOST, FolderBoard, Presence
 from scaling.train.rank_exit import end_now
-from scaling.train.ranks import ALONE, World, leave, meet, telling
+from scaling.train.ranks import ALONE, World, join_group, leave, name_lost_rank
 from scaling.train.trunk import train_trunk
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Errand:
-    """What the companions of rank 0 train with it; `folder` is where they meet and say errors."""
+class RankJob:
+    """What the other ranks train with rank 0.
+
+    `folder` is where the ranks meet and where each writes its error. `first_gpu` is the GPU of
+    rank 0, None on CPUs.
+    """
 
     cells: list[CellConfig]
     part: str
-    corridor: Corridor
+    band: ForecastBand
     folder: Path
     first_gpu: int | None
 
@@ -50,23 +54,28 @@ class Errand:
         """How many ranks there are."""
         return self.cells[0].machine.ranks
 
-    def meet(self, rank: int) -> World:
+    def join(self, rank: int) -> World:
         """Join the other ranks."""
         gpu = None if self.first_gpu is None else self.first_gpu + rank
         limit = self.cells[0].machine.hang_seconds
         presence = Presence(FolderBoard(self.folder), rank, self.size, limit)
         store = FileStore(str(self.folder / "meeting"), self.size)
-        return meet(store, gpu=gpu, presence=presence)
+        return join_group(store, gpu=gpu, presence=presence)
+
+    def error_file(self, rank: int) -> Path:
+        """Return the file in which a rank writes the error that ended it."""
+        return self.folder / f"{rank}.error"
 
 
 @contextmanager
-def companions(
-    cells: list[CellConfig], *, part: str = "all", corridor: Corridor | None = None
+def start_local_ranks(
+    cells: list[CellConfig], *, part: str = "all", band: ForecastBand | None = None
 ) -> Iterator[World]:
     """Start the other ranks of one trunk's cells; yield the world in which to train them.
 
-    Inside, `train_trunk` or `trunk_work` is called once, with this `part` and `corridor`. Raises
-    ValueError where a rank would have no GPU of its own, RuntimeError where one is lost on the way.
+    Inside, `train_trunk` or `trunk_requests` is called once, with this `part` and `band`. Raises
+    ValueError where a rank would have no GPU of its own, RuntimeError where a rank is lost on the
+    way.
     """
     machine = cells[0].machine
     if machine.ranks == 1:
@@ -82,16 +91,16 @@ def companions(
                 "machine.device=cpu"
             )
     with tempfile.TemporaryDirectory(prefix="scaling-ranks-") as folder:
-        errand = Errand(
+        job = RankJob(
             cells=cells,
             part=part,
-            corridor=corridor or Corridor(),
+            band=band or ForecastBand(),
             folder=Path(folder),
             first_gpu=gpu,
         )
-        with Company.of(errand) as company:
-            world = Leader(rank=0, size=errand.size, presence=company.presence, company=company)
-            with telling(world):
+        with LocalRanks.of(job) as ranks:
+            world = FirstRank(rank=0, size=job.size, presence=ranks.presence, ranks=ranks)
+            with name_lost_rank(world):
                 yield world
 
 
@@ -99,47 +108,47 @@ def train_by_ranks(
     cells: list[CellConfig],
     *,
     part: str = "all",
-    corridor: Corridor | None = None,
+    band: ForecastBand | None = None,
     **options: Any,
 ) -> list[Record]:
     """Train the cells of a trunk by `machine.ranks` processes, which are started here.
 
-    cells: of one trunk
-    part, corridor, options: those of `train_trunk`
+    cells: the cells of one trunk
+    part, band, options: those of `train_trunk`
     """
-    with companions(cells, part=part, corridor=corridor) as world:
-        return train_trunk(cells, part=part, corridor=corridor, world=world, **options)
+    with start_local_ranks(cells, part=part, band=band) as world:
+        return train_trunk(cells, part=part, band=band, world=world, **options)
 
 
 @dataclass
-class Company:
-    """The companions at work, as rank 0 sees them."""
+class LocalRanks:
+    """The processes of the other ranks, as rank 0 sees them; a context manager around the work."""
 
-    errand: Errand
+    job: RankJob
     processes: list[Any]  # of ranks 1, 2, ...
     over: threading.Event = field(default_factory=threading.Event)
     presence: Presence | None = None
 
     @classmethod
-    def of(cls, errand: Errand) -> "Company":
-        """Start them."""
+    def of(cls, job: RankJob) -> "LocalRanks":
+        """Start the processes."""
         context = multiprocessing.get_context("spawn")
         processes = [
-            context.Process(target=accompany, args=(errand, rank, os.getpid()), daemon=True)
-            for rank in range(1, errand.size)
+            context.Process(target=run_rank, args=(job, rank, os.getpid()), daemon=True)
+            for rank in range(1, job.size)
         ]
         for process in processes:
             process.start()
-        return cls(errand, processes)
+        return cls(job, processes)
 
-    def __enter__(self) -> "Company":
-        """Meet them."""
+    def __enter__(self) -> "LocalRanks":
+        """Join the ranks as rank 0, and watch for one that ends."""
         threading.Thread(target=self._watch, daemon=True).start()
-        self.presence = self.errand.meet(0).presence
+        self.presence = self.job.join(0).presence
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        """Let them end, or end them where rank 0 failed."""
+        """Wait for the ranks to end; where rank 0 failed, end them at once."""
         try:
             if error is None or isinstance(error, Stopped):
                 leave()
@@ -152,20 +161,20 @@ class Company:
             leave()
 
     def lost(self, *, within: float = 0.0) -> str:
-        """Say which rank ended by itself and why; empty where none does within some seconds."""
+        """Say which rank ended too early and why; empty where none does within some seconds."""
         wait([p.sentinel for p in self.processes], timeout=within)
         for rank, process in enumerate(self.processes, start=1):
             if process.exitcode:
-                told = self.errand.folder / f"{rank}.error"
-                why = told.read_text() if told.is_file() else said(process.exitcode)
+                file = self.job.error_file(rank)
+                why = file.read_text() if file.is_file() else said(process.exitcode)
                 return (
-                    f"rank {rank} of {self.errand.size} was lost: {why}; "
+                    f"rank {rank} of {self.job.size} was lost: {why}; "
                     "the same command goes on from the last checkpoint"
                 )
         return ""
 
     def _watch(self) -> None:
-        """End rank 0 where it waits for one that is gone: on GPUs it would for minutes."""
+        """End rank 0 where it waits for a rank that has ended: on GPUs it would wait minutes."""
         sentinels = [p.sentinel for p in self.processes]
         while sentinels and not self.over.is_set():
             for sentinel in wait(sentinels, timeout=1.0):
@@ -176,30 +185,30 @@ class Company:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Leader(World):
-    """Rank 0, which knows of the companions it started."""
+class FirstRank(World):
+    """Rank 0, which sees the processes of the ranks that it started."""
 
-    company: Company
+    ranks: LocalRanks
 
     def lost(self, error: RuntimeError) -> str:
-        """Say which was lost; a collective's error may come before its end is seen."""
+        """Say which rank was lost; a collective's error may come before the process has ended."""
         hung = self.presence.lost() if self.presence else ""
-        return hung or self.company.lost(within=2.0)
+        return hung or self.ranks.lost(within=2.0)
 
 
-def accompany(errand: Errand, rank: int, parent: int) -> None:
-    """Be one of the ranks after the first."""
+def run_rank(job: RankJob, rank: int, parent: int) -> None:
+    """Be one of the ranks after the first: train with it, then end this process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # rank 0 hears them for all
+        signal.signal(number, signal.SIG_IGN)  # rank 0 handles signals for all ranks
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     logging.disable(logging.WARNING)
     code = 0
     try:
         with suppress(Stopped):
-            world = errand.meet(rank)
-            follow(world, errand.cells, part=errand.part, corridor=errand.corridor)
-    except Exception as error:  # noqa: BLE001  told by rank 0
-        (errand.folder / f"{rank}.error").write_text(f"{type(error).__name__}: {error}")
+            world = job.join(rank)
+            follow(world, job.cells, part=job.part, band=job.band)
+    except Exception as error:  # noqa: BLE001  rank 0 reports it
+        job.error_file(rank).write_text(f"{type(error).__name__}: {error}")
         code = 1
     leave()
     end_now(code)
@@ -210,10 +219,14 @@ def follow(
     cells: list[CellConfig],
     *,
     part: str = "all",
-    corridor: Corridor | None = None,
+    band: ForecastBand | None = None,
     pulse: Pulse | None = None,
 ) -> list[Record]:
-    """Train what rank 0 trains, as `train_trunk` does, with files that nobody reads."""
+    """Train what rank 0 trains, as `train_trunk` does, with files that nobody reads.
+
+    world: of this rank, which is not the first
+    cells, part, band, pulse: those of `train_trunk` at rank 0
+    """
     with tempfile.TemporaryDirectory() as folder:
         own = Path(folder)
         return train_trunk(
@@ -221,7 +234,7 @@ def follow(
             folders=[own / c.run_id() for c in cells],
             part=part,
             world=world,
-            corridor=replace(corridor or Corridor(), path=own / "curve.json"),
+            band=replace(band or ForecastBand(), path=own / "curve.json"),
             pulse=pulse,
         )
 

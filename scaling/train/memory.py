@@ -1,29 +1,30 @@
-"""Out of memory, said with the largest micro-batch that fits, found by trial."""
+"""Out of memory: find the largest micro-batch that fits by trial, and say so in the error."""
 
 import gc
 from collections.abc import Callable
 
 import torch
 
-CPU_SAYS = ("can't allocate memory", "not enough memory")  # of torch's own allocator
+# What torch's allocator for CPUs says in its RuntimeError.
+CPU_SAYS = ("can't allocate memory", "not enough memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error is a device's or the machine's memory running out."""
+    """Say whether an error means that the device or the machine ran out of memory."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in CPU_SAYS)
     )
 
 
 def divisors(rows: int) -> list[int]:
-    """Return what divides a number of rows, the largest first."""
+    """Return the divisors of a number of rows, the largest first."""
     return [n for n in range(rows, 0, -1) if rows % n == 0]
 
 
 def largest_that_fits(rows: int, fits: Callable[[int], object]) -> int:
-    """Return the largest proper divisor of `rows` that `fits` is called with in vain of an error.
+    """Return the largest proper divisor of `rows` for which `fits` does not run out of memory.
 
-    0 when not even one row fits. Other errors than of memory are raised.
+    Returns 0 where not even one row fits. Other errors are raised.
     """
     for fewer in divisors(rows)[1:]:
         free()
@@ -38,7 +39,7 @@ def largest_that_fits(rows: int, fits: Callable[[int], object]) -> int:
 
 
 def free() -> None:
-    """Give back what nothing holds any more."""
+    """Free memory that nothing refers to any more."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

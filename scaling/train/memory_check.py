@@ -1,7 +1,7 @@
-"""Whether a model fits a machine at all, asked before anything is allocated. No torch here.
+"""Check that a model fits a machine at all, before anything is allocated. No torch here.
 
-Linux promises memory that it lacks and then kills a process of its choice. A config is a few words
-long and can ask for any size, so that the least that training takes is held against what there is.
+Linux promises memory that it lacks and later kills a process of its choice. A short config can ask
+for any size, so the least memory that training takes is compared with the memory of the machine.
 """
 
 import os
@@ -10,17 +10,18 @@ from pathlib import Path
 
 from scaling.config import CellConfig
 
-STATE_BYTES = 16  # of a parameter: fp32 weight, gradient and two moments
+STATE_BYTES = 16  # Bytes per parameter: weight, gradient and two moments in fp32.
+# Files in which version 2 and version 1 of Linux' control groups give a limit in bytes.
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def host_bytes() -> int:
     """Return this machine's memory in bytes, or less where a container or job limits it."""
-    known = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for path in LIMITS:
         with suppress(OSError, ValueError):  # absent, or the word "max"
-            known.append(int(Path(path).read_text()))
-    return min(known)
+            limits.append(int(Path(path).read_text()))
+    return min(limits)
 
 
 def check_room(cell: CellConfig, memory_bytes: int, *, machine: str) -> None:

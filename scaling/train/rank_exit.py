@@ -1,8 +1,8 @@
 """The end of a command that joined other ranks: at once, with its exit status.
 
-Threads of gloo, NCCL and the ranks' store outlive the process group. The interpreter's own end
-takes away what they use, and one that is met there by it ends the process with SIGABRT, now and
-then, after all work was done. Imports no torch: an ordinary command need not.
+Threads of gloo, NCCL and the ranks' store outlive the process group. When the interpreter shuts
+down it removes what these threads use, and one that still runs then sometimes ends the process with
+SIGABRT although all work was done. This module imports no torch, so that every command may use it.
 """
 
 import atexit
@@ -13,11 +13,11 @@ import threading
 import traceback
 from collections.abc import Callable
 
-joined = threading.Event()  # set by scaling.train.ranks once this process meets other ranks
+joined = threading.Event()  # Set by scaling.train.ranks once this process joins other ranks.
 
 
 def run_to_end(command: Callable[[], None]) -> None:
-    """Run a command; end the process here where it joined others, else leave that to Python."""
+    """Run a command; end the process here if it joined other ranks, else return to Python."""
     try:
         command()
         code: object = 0
@@ -37,7 +37,7 @@ def run_to_end(command: Callable[[], None]) -> None:
 
 
 def end_now(code: int) -> None:
-    """End the process with an exit status, after what was registered for its end."""
+    """End the process with an exit status, after the functions registered with atexit."""
     atexit._run_exitfuncs()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):

@@ -1,9 +1,9 @@
 """Data parallel training: the ranks of torchrun or SLURM, and what they agree on.
 
-Each rank takes its share of a step's rows; gradients, losses and the wish to stop are made common
-after it, so that all ranks take the same step or none. Rank 0 alone reads and writes the run's
-files and the others start from what it read; ranks that share out the weights themselves
-(machine.shard) write a file each.
+Each rank takes its share of a step's rows. Afterwards the ranks exchange gradients, losses and
+requests to stop, so that all ranks take the same step or none. Rank 0 alone reads and writes the
+run's files, and the others start from what it read. Where each rank holds a part of the weights
+(machine.shard), each writes a file of its own.
 """
 
 import logging
@@ -24,23 +24,25 @@ from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined
 from scaling.budget import rows_each
 from scaling.config import CellConfig, MachineConfig
 from scaling.study.lease import Held, Hold
-from scaling.train import rank_exit as ending
+from scaling.train import rank_exit
 from scaling.train.forecast_band import FLAG
 from scaling.train.presence import (
     WAIT_SECONDS,
     Presence,
     StoreBoard,
-    never_came,
+    call_after,
+    missing_ranks,
     roll_call,
-    said_after,
-    waits,
+    waiting_for,
 )
 
 log = logging.getLogger(__name__)
-FOR_EVER = timedelta(days=30)  # torch wants a time limit of every group
-LEAVE_SECONDS = 20.0  # that a group may take to end its threads
-OF_A_COLLECTIVE = ("gloo", "nccl", "connection", "timed out", "peer")  # what its errors name
-STOPS = ("", FLAG, "stopped", "preempted", "timeout", "superseded")  # the graver, the later
+# torch requires a time limit for every group; scaling.train.presence finds hung ranks instead.
+FOR_EVER = timedelta(days=30)
+LEAVE_SECONDS = 20.0  # A process group may take this long to end its threads.
+# The message of a RuntimeError contains one of these where a collective of gloo or NCCL failed.
+OF_A_COLLECTIVE = ("gloo", "nccl", "connection", "timed out", "peer")
+STOPS = ("", FLAG, "stopped", "preempted", "timeout", "superseded")  # outcomes, the gravest last
 ENVIRONMENTS = (
     ("RANK", "WORLD_SIZE", "LOCAL_RANK"),  # torchrun
     ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID"),  # srun
@@ -64,7 +66,7 @@ class World:
         return self.rank == 0
 
     def lost(self, error: RuntimeError) -> str:
-        """Say which other rank was lost, where an error comes of that; empty otherwise."""
+        """Say which other rank was lost where that caused the error; empty otherwise."""
         text = " ".join(str(error).split())
         if self.presence is None or not any(w in text.lower() for w in OF_A_COLLECTIVE):
             return ""
@@ -73,12 +75,12 @@ class World:
         )
 
     def enter(self) -> None:
-        """Count a collective that this rank enters, for those that wait in it."""
+        """Count a collective that this rank enters; the others compare the count with theirs."""
         if self.presence is not None:
             self.presence.enter()
 
     def busy(self, doing: str) -> AbstractContextManager[None]:
-        """Do work of this rank alone, for which the others wait as long as it takes."""
+        """Mark work of this rank alone, for which the others wait as long as it takes."""
         return nullcontext() if self.presence is None else self.presence.busy(doing)
 
     def share(self, value: Any) -> Any:
@@ -91,7 +93,7 @@ class World:
         return holder[0]
 
     def mean_(self, tensor: Tensor) -> Tensor:
-        """Put the mean over ranks in a tensor's place."""
+        """Replace a tensor's values by their mean over ranks."""
         if self.size > 1:
             self.enter()
             distributed.all_reduce(tensor)
@@ -99,7 +101,7 @@ class World:
         return tensor
 
     def broadcast_(self, tensor: Tensor) -> None:
-        """Put rank 0's values in a tensor's place, each rank's on its own device."""
+        """Replace a tensor's values by rank 0's, on each rank's own device."""
         if self.size > 1:
             distributed.broadcast(tensor, src=0)
 
@@ -108,9 +110,9 @@ class World:
         if self.size == 1:
             return stop, save
         self.enter()
-        found = torch.tensor([STOPS.index(stop), save], device=device)
-        distributed.all_reduce(found, op=distributed.ReduceOp.MAX)
-        worst, any_save = found.tolist()
+        values = torch.tensor([STOPS.index(stop), save], device=device)
+        distributed.all_reduce(values, op=distributed.ReduceOp.MAX)
+        worst, any_save = values.tolist()
         return STOPS[worst], bool(any_save)
 
     def all_of(self, value: Any) -> list[Any]:
@@ -118,12 +120,12 @@ class World:
         if self.size == 1:
             return [value]
         self.enter()
-        found: list[Any] = [None] * self.size
-        distributed.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.size
+        distributed.all_gather_object(values, value)
+        return values
 
     def shard(self, model: nn.Module, blocks: Iterable[nn.Module], device: torch.device) -> None:
-        """Divide the weights among the ranks, block by block; each `loss` gathers what it needs."""
+        """Divide the weights among the ranks, block by block; `loss` gathers what it needs."""
         from torch.distributed.device_mesh import init_device_mesh  # these take half a second
         from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -139,8 +141,8 @@ class World:
 
     def part(self, batch: T) -> T:
         """Return this rank's rows of a batch."""
-        mine = self.rows(len(batch))  # type: ignore[arg-type]
-        return batch[self.rank * mine : (self.rank + 1) * mine]  # type: ignore[index]
+        n_rows = self.rows(len(batch))  # type: ignore[arg-type]
+        return batch[self.rank * n_rows : (self.rank + 1) * n_rows]  # type: ignore[index]
 
 
 ALONE = World()
@@ -152,17 +154,17 @@ def is_part(tensor: Tensor) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor with the parts that other ranks hold; all ranks must ask."""
+    """Return a tensor with the parts that other ranks hold; all ranks must call this."""
     return tensor.full_tensor() if is_part(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """Return this rank's part of a tensor, all of it where no other rank holds any; no copy."""
+    """Return this rank's part of a tensor without a copy; all of an undivided tensor."""
     return tensor.to_local() if is_part(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def as_part(own: Tensor, part: Tensor) -> Tensor:
-    """Return this rank's part of a tensor like `own`, on its device, as such a tensor."""
+    """Return `part`, this rank's part, as a tensor that is divided and placed like `own`."""
     part = part.to(own.device)
     if not is_part(own):
         return part
@@ -173,7 +175,7 @@ def as_part(own: Tensor, part: Tensor) -> Tensor:
 
 
 def divided_as(own: Tensor, value: Tensor) -> Tensor:
-    """Return a whole value on the device of `own` and, where that is a part, this rank's part."""
+    """Return a whole `value` on the device of `own`, divided like `own` where that is divided."""
     value = value.to(own.device)
     if not is_part(own) or is_part(value):
         return value
@@ -186,7 +188,8 @@ def divided_as(own: Tensor, value: Tensor) -> Tensor:
 def started_ranks() -> int:
     """Return how many ranks torchrun or srun started; 1 for an ordinary process.
 
-    ValueError where a job's tasks are to meet but srun did not start this process as one of them.
+    ValueError where a job of several tasks sets MASTER_ADDR, but srun did not start this process as
+    one of the tasks.
     """
     if "MASTER_ADDR" not in os.environ:
         return 1
@@ -209,35 +212,43 @@ def by_srun() -> bool:
 
 
 @contextmanager
-def joined(machine: MachineConfig) -> Iterator[World]:
-    """Be one of the ranks that torchrun or srun started; leave them whatever happens inside."""
+def launched_ranks(machine: MachineConfig) -> Iterator[World]:
+    """Join the ranks that torchrun or srun started; leave them whatever happens inside."""
     try:
-        world = join(
+        world = join_launched_ranks(
             machine.device, meet_seconds=machine.meet_seconds, hang_seconds=machine.hang_seconds
         )
-        with telling(world):
+        with name_lost_rank(world):
             yield world
     finally:
         leave()
 
 
 @contextmanager
-def telling(world: World) -> Iterator[None]:
-    """Put what is known of a lost rank in the place of a collective's own error."""
+def name_lost_rank(world: World) -> Iterator[None]:
+    """Replace the error of a collective by a sentence that names the lost rank."""
     try:
         yield
     except RuntimeError as error:
-        lost = world.lost(error)
-        if lost and str(error) != lost:
-            raise RuntimeError(lost) from error
+        sentence = world.lost(error)
+        if sentence and str(error) != sentence:
+            raise RuntimeError(sentence) from error
         raise
 
 
-def join(device: str, *, meet_seconds: float = 600.0, hang_seconds: float = 1800.0) -> World:
-    """Join the other ranks; NCCL on GPUs, one a rank, gloo otherwise.
+def join_launched_ranks(
+    device: str, *, meet_seconds: float = 600.0, hang_seconds: float = 1800.0
+) -> World:
+    """Join the other ranks: by NCCL with a GPU for each rank, by gloo on CPUs.
 
-    srun gives no address: a batch script sets MASTER_ADDR and MASTER_PORT. Raises ValueError where
-    a rank has no GPU of its own, RuntimeError where others do not come within `meet_seconds`.
+    srun gives no address: a batch script sets MASTER_ADDR and MASTER_PORT.
+
+    device: machine.device; `cpu` uses no GPU
+    meet_seconds: how long this rank waiting_for for the others (machine.meet_seconds)
+    hang_seconds: after how long a silent rank is ended (machine.hang_seconds)
+
+    Raises ValueError where a rank has no GPU of its own, RuntimeError where other ranks do not join
+    within `meet_seconds`.
     """
     size = started_ranks()
     if size == 1:
@@ -247,19 +258,19 @@ def join(device: str, *, meet_seconds: float = 600.0, hang_seconds: float = 1800
     gpu = own_gpu(rank, local) if device != "cpu" and torch.cuda.is_available() else None
     store, where = open_store(rank, size, meet_seconds)
     part = f"scaling-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    there = roll_call(
+    gpus = roll_call(
         StoreBoard(PrefixStore(part, store)),
         rank=rank,
         size=size,
         where=where,
         seconds=meet_seconds,
-        me=f"{socket.gethostname()} {gpu_name(gpu)}",
+        description=f"{socket.gethostname()} {gpu_name(gpu)}",
     )
-    refuse_shared_gpus(there)
+    refuse_shared_gpus(gpus)
     board = StoreBoard(PrefixStore(part, store.clone()))
     keeper = None if at_agent() else 0
     presence = Presence(board, rank, size, hang_seconds, keeper=keeper)
-    return meet(PrefixStore(f"{part}-group", store), gpu=gpu, presence=presence)
+    return join_group(PrefixStore(f"{part}-group", store), gpu=gpu, presence=presence)
 
 
 def own_gpu(rank: int, local: int) -> int:
@@ -280,7 +291,7 @@ def own_gpu(rank: int, local: int) -> int:
 
 
 def gpu_name(gpu: int | None) -> str:
-    """Return what tells a GPU from any other; empty where there is none or it has no such name."""
+    """Return the unique id of a GPU; empty for no GPU, and where the driver gives no id."""
     if gpu is None:
         return ""
     with suppress(AttributeError, AssertionError, RuntimeError):
@@ -288,20 +299,20 @@ def gpu_name(gpu: int | None) -> str:
     return ""
 
 
-def refuse_shared_gpus(there: list[str]) -> None:
-    """Raise ValueError where two ranks, which say their node and GPU, have the same GPU."""
-    for rank, mine in enumerate(there):
-        other = there.index(mine)
-        if other < rank and mine.partition(" ")[2]:
+def refuse_shared_gpus(gpus: list[str]) -> None:
+    """Raise ValueError where two ranks have the same GPU; gpus: node and GPU id of each rank."""
+    for rank, gpu in enumerate(gpus):
+        other = gpus.index(gpu)
+        if other < rank and gpu.partition(" ")[2]:
             raise ValueError(
-                f"ranks {other} and {rank} have one GPU of {mine.partition(' ')[0]} together; give "
+                f"ranks {other} and {rank} have one GPU of {gpu.partition(' ')[0]} together; give "
                 "each its own (srun --gpus-per-task=1), start fewer ranks a node, or set "
                 "machine.device=cpu"
             )
 
 
 def at_agent() -> bool:
-    """Say whether torchrun keeps the ranks' store, not rank 0."""
+    """Say whether torchrun's agent keeps the ranks' store, and not rank 0."""
     return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
@@ -313,39 +324,40 @@ def open_store(rank: int, size: int, seconds: float) -> tuple[Any, str]:
             f"MASTER_PORT={port or 'unset'} is no port; export MASTER_PORT, a number from 1 to "
             "65535 that is free on rank 0's node, beside MASTER_ADDR"
         )
-    where, keeps = f"{host}:{port}", rank == 0 and not at_agent()
+    where, is_keeper = f"{host}:{port}", rank == 0 and not at_agent()
     try:
-        with said_after(
-            WAIT_SECONDS, lambda: log.info("%s", waits(rank, size, [0], where, seconds))
+        with call_after(
+            WAIT_SECONDS, lambda: log.info("%s", waiting_for(rank, size, [0], where, seconds))
         ):
             store = TCPStore(
                 host,
                 int(port),
                 size,
-                is_master=keeps,
+                is_master=is_keeper,
                 timeout=timedelta(seconds=seconds),
                 wait_for_workers=False,
                 multi_tenant=True,
             )
     except RuntimeError as error:
-        if keeps:
+        if is_keeper:
             raise RuntimeError(
                 f"rank 0 cannot open {where} ({str(error).splitlines()[0]}); set MASTER_PORT to a "
                 "port that is free on its node"
             ) from error
-        raise RuntimeError(never_came(rank, size, [0], where, seconds)) from error
+        raise RuntimeError(missing_ranks(rank, size, [0], where, seconds)) from error
     return store, where
 
 
-def meet(store: Any, *, gpu: int | None, presence: Presence) -> World:
-    """Form a group with the others that use a store, on a GPU of one's own or on CPU.
+def join_group(store: Any, *, gpu: int | None, presence: Presence) -> World:
+    """Form a process group with the ranks that use the same store, on this rank's GPU or on CPU.
 
-    Time limits of torch's own would end what takes long without being hung: `presence` knows.
+    torch's own time limits are switched off: they would end work that takes long without being
+    hung. `presence` tells the two apart.
     """
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    ending.joined.set()
-    _present.append(presence)
+    rank_exit.joined.set()
+    _presences.append(presence)
     presence.start()
     distributed.init_process_group(
         "gloo" if gpu is None else "nccl",
@@ -358,31 +370,31 @@ def meet(store: Any, *, gpu: int | None, presence: Presence) -> World:
 
 
 def leave() -> None:
-    """Leave the other ranks; without them where they do not let go."""
-    while _present:
-        _present.pop().stop()
+    """Leave the process group; after LEAVE_SECONDS go on though its threads still run."""
+    while _presences:
+        _presences.pop().stop()
     if not distributed.is_initialized():
         return
 
-    def let_go() -> None:
-        with suppress(RuntimeError):  # of a collective that lost its other end
+    def destroy() -> None:
+        with suppress(RuntimeError):  # of a collective whose other rank is gone
             distributed.destroy_process_group()
 
-    thread = threading.Thread(target=let_go, daemon=True)
+    thread = threading.Thread(target=destroy, daemon=True)
     thread.start()
     thread.join(LEAVE_SECONDS)
 
 
-_present: list[Presence] = []  # of the group that this process is in
+_presences: list[Presence] = []  # of the process group that this process is in
 
 
-def in_common(world: World, hold: Hold) -> Hold:
-    """Return what holds a cell at every rank where rank 0's `hold` does; Held at all or none."""
+def hold_at_all_ranks(world: World, hold: Hold) -> Hold:
+    """Return a `hold` for every rank: rank 0 takes the lease, and Held is raised at all or none."""
 
     @contextmanager
-    def held(cell: CellConfig, folder: Path) -> Iterator[None]:
+    def hold_at_all(cell: CellConfig, folder: Path) -> Iterator[None]:
         with ExitStack() as stack:
-            other = None
+            other = None  # the attempt of the process that has the cell
             if world.first:
                 try:
                     stack.enter_context(hold(cell, folder))
@@ -390,7 +402,7 @@ def in_common(world: World, hold: Hold) -> Hold:
                     other = error.attempt
             if other := world.share(other):
                 raise Held(other)
-            with telling(world):
+            with name_lost_rank(world):
                 yield
 
-    return held
+    return hold_at_all

@@ -1,7 +1,7 @@
 """What a trunk in training asks for between two pieces of its own code: a step, a score, a probe.
 
-The trainer is a generator of these. `alone` answers one trunk's at once, `scaling.stacked.turns`
-those of several trunks together.
+The training loop is a generator of these requests. `answer_each` answers the requests of one trunk
+at once, `scaling.stacked.turns` those of several trunks together.
 """
 
 from collections.abc import Generator
@@ -18,33 +18,36 @@ from scaling.train.step import Run, Setting, step_or_advise
 
 @dataclass(frozen=True, kw_only=True)
 class StepRequest:
-    """One training step; the answer is its loss and gradient norm. Diverged past the bound."""
+    """Ask for one training step; the answer is its loss and gradient norm.
+
+    Diverged is raised where more steps were skipped than `optim.max_skipped` allows.
+    """
 
     run: Run
     setting: Setting
     clip: float
 
-    def alone(self) -> tuple[float, float]:
-        """Take it."""
+    def answer(self) -> tuple[float, float]:
+        """Take the step."""
         return step_or_advise(self.run, self.setting, self.clip)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRequest:
-    """The model's score on the first `windows` of the test set, all by default."""
+    """Ask for the model's score on the first `windows` of the test set, all by default."""
 
     run: Run
     setting: Setting
     windows: int | None = None
 
-    def alone(self) -> Score:
-        """Make it."""
+    def answer(self) -> Score:
+        """Score the model."""
         return evaluate(self.run.model, self.setting.test, windows=self.windows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HealthRequest:
-    """The health of a row; `before` are the matrices before its step (`copy_matrices`)."""
+    """Ask for the health of a row; `before` are the matrices before its step (`copy_matrices`)."""
 
     run: Run
     setting: Setting
@@ -53,29 +56,29 @@ class HealthRequest:
     @property
     def tokens(self) -> Tensor:
         """The sequences of the probe."""
-        found = torch.from_numpy(self.setting.test.inputs[:PROBE_ROWS])
-        return found.to(self.setting.device)
+        inputs = torch.from_numpy(self.setting.test.inputs[:PROBE_ROWS])
+        return inputs.to(self.setting.device)
 
-    def alone(self) -> dict[str, float]:
-        """Measure it."""
+    def answer(self) -> dict[str, float]:
+        """Measure the health."""
         return health(self.run.model, self.before, self.tokens)
 
 
 T = TypeVar("T")
 Request = StepRequest | ScoreRequest | HealthRequest
-Work = Generator[Request, Any, T]
+StepRequests = Generator[Request, Any, T]
 
 
-def alone(work: Work[T]) -> T:
-    """Run a generator of requests, answering each at once; return what it returns."""
+def answer_each(requests: StepRequests[T]) -> T:
+    """Run a generator of requests, answering each at once; return what the generator returns."""
     try:
-        request = next(work)
+        request = next(requests)
         while True:
             try:
-                answer = request.alone()
-            except BaseException as error:  # noqa: BLE001  thrown on
-                request = work.throw(error)
+                answer = request.answer()
+            except BaseException as error:  # noqa: BLE001  raised where it was asked for
+                request = requests.throw(error)
             else:
-                request = work.send(answer)
+                request = requests.send(answer)
     except StopIteration as end:
         return end.value

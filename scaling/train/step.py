@@ -1,7 +1,7 @@
 """One training step, and all that it needs: model, optimiser, batches, device, ranks.
 
-A step that is not finite, or spikes, is skipped and counted; one that memory cannot hold ends with
-the micro-batch that it can.
+A step whose loss or gradient is not finite, or whose gradient spikes, is skipped and counted. A
+step that runs out of memory raises an error that names the largest micro-batch that fits.
 """
 
 import logging
@@ -27,7 +27,7 @@ from scaling.optim.optimizers import make_optimizer
 from scaling.schema import now
 from scaling.study.lease import Pulse
 from scaling.train.device import autocast, check_fits, count_memory_anew, pick_device, to_device
-from scaling.train.forecast_band import Corridor
+from scaling.train.forecast_band import ForecastBand
 from scaling.train.heldout import TestSet, make_test_set
 from scaling.train.memory import advice, divisors, is_out_of_memory, largest_that_fits
 from scaling.train.ranks import ALONE, World, whole
@@ -36,10 +36,13 @@ if TYPE_CHECKING:
     from scaling.cpu.passes import Passes
 
 log = logging.getLogger(__name__)
-Report = Callable[[float], None]  # called with the FLOPs done so far
+Report = Callable[[float], None]  # Called with the FLOPs done so far.
 REMEDY = "lower optim.peak_lr or raise schedule.warmup_steps"
-LONGEST = 512  # tokens of a row; beyond it scores no longer fit the cache and flash attention wins
-NORM_MEMORY = 0.98  # of the running mean that a spike is measured against: about 50 steps
+# The longest row, in tokens, for scaling.cpu.passes. Attention's scores of longer rows leave the
+# cache, and torch's flash attention is faster.
+LONGEST = 512
+# The decay of the running mean of gradient norms that a spike is compared with: about 50 steps.
+NORM_MEMORY = 0.98
 
 
 class Diverged(Exception):
@@ -50,7 +53,7 @@ class Diverged(Exception):
 class Run:
     """A model in training: what changes from step to step.
 
-    `passes` give the gradient where they can, autograd of the `objective` where there are none.
+    The gradient comes from `passes` or, where they are None, from autograd of the `objective`.
     """
 
     model: Transformer
@@ -84,18 +87,18 @@ class Setting:
     pulse: Pulse
     started: str
     resolved: Resolved
-    corridor: Corridor
+    band: ForecastBand
     world: World = ALONE
-    clock: Callable[[], float] = time.monotonic  # seconds that count as this trunk's
-    stacked: bool = False  # its steps are computed together with others'
+    clock: Callable[[], float] = time.monotonic  # seconds that are counted for this trunk
+    stacked: bool = False  # whether its steps are computed together with those of other trunks
 
     @property
-    def shared_out(self) -> bool:
-        """Whether each rank holds a part of the weights."""
+    def is_sharded(self) -> bool:
+        """Whether each rank holds only a part of the weights."""
         return self.cell.machine.shard and self.world.size > 1
 
-    def beside(self, cell: CellConfig, pulse: Pulse) -> "Setting":
-        """Return the setting of another trunk on the same corpus and test set."""
+    def for_cell(self, cell: CellConfig, pulse: Pulse) -> "Setting":
+        """Return the setting of another cell's trunk on the same corpus and test set."""
         resolved = resolve(cell)
         return replace(
             self,
@@ -108,7 +111,7 @@ class Setting:
 
 
 class Objective(nn.Module):
-    """What is minimised: the loss, and for experts the router's losses."""
+    """What training minimises: the loss and, for experts, the router's losses."""
 
     def __init__(self, model: Transformer, precision: str) -> None:
         super().__init__()
@@ -127,9 +130,16 @@ def prepare(
     pulse: Pulse | None = None,
     world: World = ALONE,
     *,
-    corridor: Corridor | None = None,
+    band: ForecastBand | None = None,
 ) -> Setting:
-    """Open corpus and device, and work out what the branches share."""
+    """Open corpus and device; return what stays the same along a trunk.
+
+    cell: the longest of the trunk
+    report: called with the FLOPs done so far
+    pulse: how the outside stops the work and sees how far it is
+    world: the ranks that train together
+    band: the forecast band that the run is compared with; None for an empty one
+    """
     device = pick_device(cell.machine)
     check_fits(cell, device)
     count_memory_anew(device)
@@ -146,7 +156,7 @@ def prepare(
         pulse=pulse or Pulse(),
         started=now(),
         resolved=resolved,
-        corridor=corridor or Corridor(),
+        band=band or ForecastBand(),
         world=world,
     )
 
@@ -156,19 +166,19 @@ def new_run(setting: Setting) -> Run:
     cell = setting.cell
     torch.manual_seed(cell.seed)
     model = Transformer(cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
-    shared_out = setting.shared_out
-    if not shared_out:
+    is_sharded = setting.is_sharded
+    if not is_sharded:
         model.to(setting.device)
     model.document_end = END if cell.data.mask_documents else None
     model.recompute = cell.machine.activation_checkpointing
     if cell.machine.compile:
         compile_blocks(model, setting)
-    if shared_out:
+    if is_sharded:
         setting.world.shard(model, model.blocks, setting.device)
     objective: nn.Module = Objective(model, cell.machine.precision)
     passes = None if setting.stacked else make_passes(model, setting)
-    if setting.world.size > 1 and not (passes or shared_out):
-        # its buckets are the gradients: a copy would be 4 bytes a parameter more than is counted
+    if setting.world.size > 1 and not (passes or is_sharded):
+        # Gradients are views of its buckets: copies would take 4 bytes per parameter more.
         objective = DistributedDataParallel(objective, gradient_as_bucket_view=True)
     return Run(
         model=model,
@@ -179,10 +189,10 @@ def new_run(setting: Setting) -> Run:
 
 
 def compile_blocks(model: Transformer, setting: Setting) -> None:
-    """Compile the blocks: they are alike, so that it is done once, at the first step.
+    """Compile the blocks, at the first step and once, because they are alike.
 
-    torch keeps eight compiled forms of one piece of code and goes on without compiling beyond: what
-    was compiled for another shape is forgotten, so that a process can train a grid of shapes.
+    torch keeps eight compiled forms of one piece of code and runs further ones uncompiled. Forms
+    for another shape are therefore dropped, so that a process can train a grid of shapes.
     """
     global compiled_for
     shape = setting.resolved.shape, setting.cell.machine.precision, micro_rows(setting)
@@ -193,51 +203,57 @@ def compile_blocks(model: Transformer, setting: Setting) -> None:
         block.compile()
 
 
-compiled_for: tuple[Any, ...] | None = None  # shape, precision, rows
+compiled_for: tuple[Any, ...] | None = None  # Shape, precision, rows of the last compilation.
 
 
 def make_passes(model: Transformer, setting: Setting) -> "Passes | None":
-    """Return the faster way to a batch's gradient, None where there is none."""
+    """Return the passes written out for CPUs; None where they do not compute this model."""
     context, machine = setting.cell.data.context, setting.cell.machine
-    plain = not (machine.compile or machine.activation_checkpointing or setting.shared_out)
-    known = plain and has_passes(
+    plain = not (machine.compile or machine.activation_checkpointing or setting.is_sharded)
+    supported = plain and has_passes(
         model.config, context=context, device=setting.device, precision=machine.precision
     )
-    if not (known and has_numba()):
+    if not (supported and has_numba()):
         return None
-    from scaling.cpu.passes import Passes  # its kernels' compiler is of those that train alone
+    from scaling.cpu.passes import Passes  # imports numba, which only this way needs
 
     rows = micro_rows(setting)
     return Passes(model, rows=rows, context=context, precision=machine.precision)
 
 
 def has_passes(config: ModelConfig, *, context: int, device: torch.device, precision: str) -> bool:
-    """Say whether Passes computes this model; autograd does where it does not."""
-    known = config.plain and config.d_head % 2 == 0 and context <= LONGEST
-    return known and device.type == "cpu" and precision in ("fp32", "bf16")
+    """Say whether scaling.cpu.passes computes this model; autograd does where it does not.
+
+    config: of the model
+    context: tokens of a row
+    device: where the model is trained
+    precision: machine.precision
+    """
+    supported = config.plain and config.d_head % 2 == 0 and context <= LONGEST
+    return supported and device.type == "cpu" and precision in ("fp32", "bf16")
 
 
 def micro_rows(setting: Setting) -> int:
-    """Return the rows of a forward pass; ValueError where they do not divide a rank's."""
+    """Return the rows of a forward pass; ValueError where they do not divide a rank's rows."""
     rows = setting.world.rows(setting.resolved.rows)
-    wanted = setting.cell.machine.micro_batch
-    if wanted and rows % wanted:
+    micro_batch = setting.cell.machine.micro_batch
+    if micro_batch and rows % micro_batch:
         raise ValueError(
-            f"machine.micro_batch={wanted} does not divide the {rows} rows of a rank's step; "
+            f"machine.micro_batch={micro_batch} does not divide the {rows} rows of a rank's step; "
             f"choose one of {', '.join(map(str, divisors(rows)[::-1]))}"
         )
-    return wanted or rows
+    return micro_batch or rows
 
 
 def step_or_advise(run: Run, setting: Setting, clip: float) -> tuple[float, float]:
-    """Take one step; a RuntimeError that names what fits where memory runs out."""
+    """Take one step; RuntimeError, with the micro-batch that fits, where memory runs out."""
     try:
         return train_step(run, setting, clip)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
     rows = micro_rows(setting)
-    if setting.shared_out:  # the other ranks wait for this one: nothing can be tried
+    if setting.is_sharded:  # the other ranks wait for this one, which cannot try smaller ones alone
         raise RuntimeError(
             f"out of memory with {rows} rows a rank at once; lower machine.micro_batch or set "
             "machine.activation_checkpointing=true"
@@ -248,50 +264,57 @@ def step_or_advise(run: Run, setting: Setting, clip: float) -> tuple[float, floa
 
 
 def trial(run: Run, setting: Setting, rows: int) -> None:
-    """Compute the gradient of some rows as a step would, to see whether they fit.
+    """Compute the gradient of some rows as a step would, to see whether they fit in memory.
 
-    Beside the moments, for which the first step makes room only after its gradient.
+    The first step allocates its moments only after the gradient: they are allocated here before it.
+
+    run: the model, whose gradient is overwritten
+    setting: whose batches are used
+    rows: of the forward pass
     """
-    room = [] if run.optimizer.state else [torch.empty_like(w) for w in moments_of(run)]
+    moments = [] if run.optimizer.state else [torch.empty_like(w) for w in moments_of(run)]
     cell = replace(setting.cell, machine=replace(setting.cell.machine, micro_batch=rows))
     alone = replace(setting, cell=cell, world=ALONE)
     x, y = (to_device(part[:rows], setting.device) for part in setting.batches(run.step))
     objective = Objective(run.model, cell.machine.precision)
     gradient(replace(run, passes=make_passes(run.model, alone), objective=objective), alone, x, y)
-    del room
+    del moments
 
 
 def moments_of(run: Run) -> list[Tensor]:
-    """Return each weight as often as AdamW keeps a moment of it."""
+    """Return each weight twice: AdamW keeps two moments of it."""
     return [w for group in run.optimizer.param_groups for w in group["params"] for _ in range(2)]
 
 
 def train_step(run: Run, setting: Setting, clip: float) -> tuple[float, float]:
     """Take one step; return the loss (nats/token) and the gradient norm before clipping.
 
-    A GPU is waited for once, when both are known.
+    Both are read from the device together, so that the step waits for a GPU once.
     """
     x, y = (
         to_device(setting.world.part(part), setting.device) for part in setting.batches(run.step)
     )
-    mean = gradient(run, setting, x, y)  # of (B, T) each
+    mean_loss = gradient(run, setting, x, y)  # of (B, T) each
     if run.passes:
-        size = run.passes.clip(clip)
+        grad_norm = run.passes.clip(clip)
     else:
         most = clip if clip > 0 else math.inf
-        size = whole(nn.utils.clip_grad_norm_(run.model.parameters(), most))
-    loss, norm = torch.stack([mean, size]).tolist()
+        grad_norm = whole(nn.utils.clip_grad_norm_(run.model.parameters(), most))
+    loss, norm = torch.stack([mean_loss, grad_norm]).tolist()
     if accept(run, setting.cell.optim, loss, norm):
         run.optimizer.step()
     return loss, norm
 
 
 def gradient(run: Run, setting: Setting, x: Tensor, y: Tensor) -> Tensor:
-    """Compute a batch's gradient, in parts of `machine.micro_batch` rows; return the loss."""
-    parts, world = (
-        list(zip(*(t.split(micro_rows(setting)) for t in (x, y)), strict=True)),
-        setting.world,
-    )
+    """Compute a batch's gradient, in parts of `machine.micro_batch` rows; return the loss.
+
+    run: whose weights get the gradient
+    setting: micro-batch, device and ranks
+    x, y: tokens and targets of this rank's rows, (B, T) each
+    """
+    world = setting.world
+    parts = list(zip(*(t.split(micro_rows(setting)) for t in (x, y)), strict=True))
     if run.passes:
         loss = run.passes(parts)
         world.mean_(run.passes.gradient)
@@ -300,9 +323,9 @@ def gradient(run: Run, setting: Setting, x: Tensor, y: Tensor) -> Tensor:
     total = torch.zeros((), device=setting.device)
     for number, (inputs, targets) in enumerate(parts, start=1):
         last = number == len(parts) or world.size == 1
-        if setting.shared_out:
+        if setting.is_sharded:
             run.model.set_requires_gradient_sync(last)  # type: ignore[operator]
-        with nullcontext() if last or setting.shared_out else run.objective.no_sync():  # type: ignore[operator]
+        with nullcontext() if last or setting.is_sharded else run.objective.no_sync():  # type: ignore[operator]
             loss, objective = run.objective(inputs, targets)
             (objective / len(parts)).backward()
         total += loss / len(parts)
@@ -310,9 +333,16 @@ def gradient(run: Run, setting: Setting, x: Tensor, y: Tensor) -> Tensor:
 
 
 def accept(run: Run, config: OptimConfig, loss: float, norm: float) -> bool:
-    """Say whether a step is taken; count and log one that is not. Raises Diverged past the bound.
+    """Say whether a step is taken; count and log a step that is skipped.
 
     A skipped step leaves weights and moments as they were; its batch is not seen again.
+
+    run: whose typical gradient norm and count of skipped steps are updated
+    config: spike_factor and max_skipped
+    loss: of the step (nats/token)
+    norm: of its gradient before clipping
+
+    Raises Diverged where more than `config.max_skipped` steps were skipped.
     """
     spike = config.spike_factor * run.typical_norm
     if math.isfinite(loss) and math.isfinite(norm) and not 0 < spike < norm:

@@ -1,8 +1,8 @@
-"""Tensors on disk: a safetensors file that is whole or absent, and knows when it was damaged.
+"""Tensors on disk: a safetensors file that is whole or absent, and whose damage is seen.
 
 The header holds a sha256 of every tensor and of the header's own text, so that a flipped byte
-anywhere is seen by the reader. Files of earlier versions, without these, are checked for their
-size alone.
+anywhere is seen by the reader. Files of earlier versions have no hashes: only their size is
+checked.
 """
 
 import hashlib
@@ -19,24 +19,24 @@ from torch import Tensor
 
 from scaling.schema import replacing
 
-HASHES = "sha256"  # the header's entry: JSON of name -> sha256, "" for the rest of the header
-WORTH_THREADS = 16 << 20  # bytes: starting threads takes some milliseconds
-HASHED_AT_ONCE = 8  # threads: hashing lets Python's lock go, and one core makes 0.2 to 2 GB/s
+HASHES = "sha256"  # The header's entry: JSON of name -> sha256, "" for the rest of the header.
+WORTH_THREADS = 16 << 20  # Bytes to hash from which threads pay: starting them takes milliseconds.
+HASHED_AT_ONCE = 8  # Threads that hash: hashing releases Python's lock; a core makes 0.2-2 GB/s.
 
 
 class Damaged(ValueError):
-    """A file is not what was written."""
+    """A file's content differs from what was written."""
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> Path:
     """Write tensors and a header of texts; OSError (a full disk) leaves the former file."""
-    held = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
-    entries = {**header, HASHES: json.dumps(_hashes(held, header))}
+    on_cpu = {k: v.detach().contiguous().cpu() for k, v in tensors.items()}
+    entries = {**header, HASHES: json.dumps(_hashes(on_cpu, header))}
     with replacing(path) as temporary:
         try:
-            save_file(held, temporary, metadata=entries)
+            save_file(on_cpu, temporary, metadata=entries)
             _sort_header(Path(temporary))
-        except SafetensorError as error:  # how its writer says "disk full"
+        except SafetensorError as error:  # the writer of safetensors raises this for a full disk
             raise OSError(
                 f"cannot write {path}: {error}; free space or change the folder"
             ) from error
@@ -44,9 +44,9 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]
 
 
 def _sort_header(path: Path) -> None:
-    """Put the header's texts in order, in place: safetensors writes them in a random one.
+    """Sort the header's texts in place: safetensors writes them in random order.
 
-    The same weights must be the same bytes: what is trained from them is named by their sha256.
+    The same weights must be the same bytes: stages trained from them are named by their sha256.
     """
     with path.open("r+b") as stream:
         size = int.from_bytes(stream.read(8), "little")
@@ -59,8 +59,8 @@ def _sort_header(path: Path) -> None:
 
 
 def open_tensors(path: Path, stack: ExitStack) -> Any:
-    """Open a file for reading; Damaged for one that is no safetensors file or cut."""
-    with path.open("rb"):  # a file that may not be read is "not found" to safetensors
+    """Open a file for reading; Damaged where it is cut or no safetensors file."""
+    with path.open("rb"):  # safetensors would say "not found" of a file without read permission
         pass
     try:
         return stack.enter_context(safe_open(path, framework="pt"))
@@ -69,35 +69,35 @@ def open_tensors(path: Path, stack: ExitStack) -> Any:
 
 
 def damage(path: Path) -> str:
-    """Say what is wrong with a file's content; empty where it is what was written."""
+    """Say how a file's content differs from what was written; empty where it does not."""
     try:
         with ExitStack() as stack:
             file = open_tensors(path, stack)
             header = dict(file.metadata() or {})
-            known = header.pop(HASHES, None)
-            if known is None:
+            hashes = header.pop(HASHES, None)
+            if hashes is None:
                 return ""
-            held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return _differing(json.loads(known), _hashes(held, header))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return _differing(json.loads(hashes), _hashes(tensors, header))
     except (Damaged, SafetensorError, json.JSONDecodeError) as error:
         return _first_line(error.__cause__ or error)
 
 
-def _differing(known: Any, found: dict[str, str]) -> str:
-    if not isinstance(known, dict) or known.keys() != found.keys():
+def _differing(written: Any, now: dict[str, str]) -> str:
+    if not isinstance(written, dict) or written.keys() != now.keys():
         return "its header holds other tensors than were written"
-    wrong = [name or "the header" for name in found if known[name] != found[name]]
+    wrong = [name or "the header" for name in now if written[name] != now[name]]
     return f"{', '.join(wrong[:3])} differs from its sha256" if wrong else ""
 
 
 def _hashes(tensors: dict[str, Tensor], header: dict[str, str]) -> dict[str, str]:
     if sum(t.nbytes for t in tensors.values()) < WORTH_THREADS:
-        found = {name: _hash(tensor) for name, tensor in tensors.items()}
+        hashes = {name: _hash(tensor) for name, tensor in tensors.items()}
     else:
         with ThreadPoolExecutor(HASHED_AT_ONCE) as threads:
-            found = dict(zip(tensors, threads.map(_hash, tensors.values()), strict=True))
+            hashes = dict(zip(tensors, threads.map(_hash, tensors.values()), strict=True))
     text = json.dumps(header, sort_keys=True)
-    return {**found, "": hashlib.sha256(text.encode()).hexdigest()}
+    return {**hashes, "": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _hash(tensor: Tensor) -> str:

@@ -1,11 +1,13 @@
 """Train a trunk and its branches: warm-up, constant rate, and a decay to every token budget.
 
-One trunk per model (and seed, and everything else but the budget); each branch leaves it at the
-start of its own decay and is a cell with its own record (Hägele et al. 2024, 2405.18392). A cosine
-cell is a trunk of one branch that leaves at step 0. Batches depend on seed and step alone, so a
-killed run that resumes gives the record of an unbroken one, bit for bit on CPU.
+There is one trunk per model (and seed, and everything else but the budget). Each branch leaves the
+trunk at the start of its own decay and is a cell with its own record (Hägele et al. 2024,
+2405.18392). A cosine cell is a trunk of one branch that leaves at step 0. Batches depend on seed
+and step alone, so a killed run that resumes gives the record of an unbroken one, bit for bit on a
+CPU.
 
-What computes is asked for (scaling.train.requests), so that several trunks can be trained in turns.
+The training loop (`advance`) asks for each step, score and probe instead of computing it
+(scaling.train.requests), so that several trunks can be trained in turns.
 """
 
 import logging
@@ -21,26 +23,22 @@ from scaling.budget import Resolved, resolve
 from scaling.config import CellConfig
 from scaling.model.moe import summary
 from scaling.optim.schedule import lr_factor, set_lr
-from scaling.schema import (
-    Record,
-    find_record,
-)
+from scaling.schema import Record, find_record
 from scaling.study.activity import moved
 from scaling.study.curve import RunLog, as_written, details
 from scaling.study.lease import Held, Hold, Pulse, Stopped
 from scaling.study.places import cell_folder, trunk_folder
-from scaling.train.forecast_band import Corridor
+from scaling.train.forecast_band import ForecastBand
 from scaling.train.health import copy_matrices
-from scaling.train.ranks import ALONE, World, in_common
-from scaling.train.requests import HealthRequest, ScoreRequest, StepRequest, Work, alone
-from scaling.train.step import (
-    REMEDY,
-    Diverged,
-    Report,
-    Run,
-    Setting,
-    prepare,
+from scaling.train.ranks import ALONE, World, hold_at_all_ranks
+from scaling.train.requests import (
+    HealthRequest,
+    ScoreRequest,
+    StepRequest,
+    StepRequests,
+    answer_each,
 )
+from scaling.train.step import REMEDY, Diverged, Report, Run, Setting, prepare
 from scaling.train.trunk_record import finish
 from scaling.train.trunk_state import (
     CURVE_STEPS,
@@ -55,8 +53,9 @@ from scaling.train.trunk_state import (
 )
 
 log = logging.getLogger(__name__)
-CHECK_STEPS = 20  # a loss that is not finite is noticed after at most this many steps
-TEST_EVERY = 3  # of those rows, every third has a test loss too
+CHECK_STEPS = 20  # A loss that is not finite is noticed after at most this many steps.
+TEST_EVERY = 3  # Every third of the curve's rows has a test loss too: a test costs more than a row.
+_CURVE = frozenset(CURVE_STEPS)
 
 
 def train_trunk(
@@ -68,31 +67,38 @@ def train_trunk(
     hold: Hold = lambda cell, folder: nullcontext(),
     part: str = "all",
     world: World = ALONE,
-    corridor: Corridor | None = None,
+    band: ForecastBand | None = None,
 ) -> list[Record]:
     """Train the branches of one trunk and write each one's record; return the records.
 
-    `folders` (default: runs/<study>/<run_id>) holds a place per cell. A cell whose record is done
-    is left alone. `report` is called with the FLOPs done, from the trunk's start. `pulse` is how
-    the outside stops the work (Stopped is raised, after a checkpoint) and sees how far it is;
-    `hold` wraps the training of each cell and may raise Held for one that another process trains,
-    which is then left out. `part` is `trunk` for the shared part alone, kept for every branch,
-    `branch` for branches that start from it, or `all`. Several ranks of a `world` train each cell
-    together; those beside the first have `folders` of their own, which nobody reads. The caller
-    starts them (scaling.train.local_ranks does for `machine.ranks`). A `corridor` is watched on the
-    way, and may stop the run. Raises ValueError for cells of different trunks or an impossible
-    setting, before anything is trained.
+    A cell whose record is done is not trained again. Several ranks of a `world` train each cell
+    together; the caller starts them (scaling.train.local_ranks does so for `machine.ranks`).
+
+    cells: the branches, all of one trunk
+    folders: a folder per cell; default runs/<study>/<run_id>. Ranks after the first have folders
+        of their own, which nobody reads
+    report: called with the FLOPs done since the trunk's start
+    pulse: how the outside stops the work, and what it sees of the progress
+    hold: wraps the training of each cell; Held says that another process trains the cell, which is
+        then left out
+    part: `trunk` for the shared part alone, with a checkpoint where each branch leaves it; `branch`
+        for branches that start from such a checkpoint; `all` for both
+    world: the ranks that train together; one process by default
+    band: the forecast band that the run is compared with, and which may stop it
+
+    Raises ValueError for cells of different trunks or an impossible setting, before anything is
+    trained, and Stopped after a checkpoint where `pulse` asks to stop.
     """
     places = dict(
         zip((c.run_id() for c in cells), folders or [cell_folder(c) for c in cells], strict=True)
     )
     trunk = folders[0] / ".trunk" if folders else trunk_folder(cells[0])
-    setting = prepare(longest(cells), report, pulse, world, corridor=corridor)
-    held = in_common(world, hold)
-    alone(trunk_work(cells, setting, trunk=trunk, places=places, hold=held, part=part))
+    setting = prepare(longest(cells), report, pulse, world, band=band)
+    hold = hold_at_all_ranks(world, hold)
+    answer_each(trunk_requests(cells, setting, trunk=trunk, places=places, hold=hold, part=part))
     order = sorted(cells, key=lambda c: resolve(c).n_steps)
-    found = [find_record(places[c.run_id()] / "record.json") for c in order]
-    return [r for r in found if r is not None]
+    records = [find_record(places[c.run_id()] / "record.json") for c in order]
+    return [r for r in records if r is not None]
 
 
 def longest(cells: list[CellConfig]) -> CellConfig:
@@ -102,7 +108,7 @@ def longest(cells: list[CellConfig]) -> CellConfig:
     return max(cells, key=lambda c: resolve(c).n_steps)
 
 
-def trunk_work(
+def trunk_requests(
     cells: list[CellConfig],
     setting: Setting,
     *,
@@ -110,13 +116,19 @@ def trunk_work(
     places: dict[str, Path],
     hold: Hold,
     part: str,
-    kept: Callable[[CellConfig], None] = lambda cell: None,
-) -> Work[None]:
+    on_branch_point: Callable[[CellConfig], None] = lambda cell: None,
+) -> StepRequests[None]:
     """Train the branches of one trunk that are not done, asking for each step (`train_trunk`).
 
-    With the part `lead` the longest alone is trained here, and held from the start; `kept` is told
-    each other cell as soon as its branch can start from a point of the trunk that is kept. So it is
-    told all cells where the part is the `trunk`.
+    cells: the branches, all of one trunk
+    setting: of the longest cell
+    trunk: the folder of the trunk's checkpoints
+    places: the folder of each cell, by run_id
+    hold: wraps the training of each cell, at every rank (`hold_at_all_ranks`)
+    part: as in `train_trunk`, or `lead`: the longest cell alone is trained here, and held from the
+        start
+    on_branch_point: called with a cell as soon as the checkpoint where it leaves the trunk is
+        written: with all cells for the part `trunk`, with all but the longest for `lead`
     """
     order = sorted(cells, key=lambda c: resolve(c).n_steps)
     undone = {c.run_id() for c in order if not is_done(places[c.run_id()] / "record.json")}
@@ -124,14 +136,22 @@ def trunk_work(
     pending = [c for c in order if c.run_id() in undone]
     run = start_run(setting, trunk, pending, places, part=part)
     if part == "lead" and pending:
-        yield from lead(run, setting, pending, trunk=trunk, places=places, hold=hold, kept=kept)
+        yield from train_longest(
+            run,
+            setting,
+            pending,
+            trunk=trunk,
+            places=places,
+            hold=hold,
+            on_branch_point=on_branch_point,
+        )
         return
     for cell in pending:
         folder = places[cell.run_id()]
         try:
             if part == "trunk":
                 yield from grow(run, setting, cell, trunk)
-                kept(cell)
+                on_branch_point(cell)
             else:
                 with hold(cell, folder):
                     if part == "branch":
@@ -140,12 +160,12 @@ def trunk_work(
                     yield from train_cell(run, setting, cell, folder, trunk=trunk, last=last)
         except Held:
             log.info("cell %s is trained elsewhere", cell.run_id())
-        except Diverged as error:  # the trunk itself: each branch of it that is left ends so
+        except Diverged as error:  # of the trunk itself: each later branch of it ends like this
             with hold(cell, folder):
                 finish(run, setting, cell, folder, score=None, error=str(error))
 
 
-def lead(
+def train_longest(
     run: Run,
     setting: Setting,
     pending: list[CellConfig],
@@ -153,43 +173,55 @@ def lead(
     trunk: Path,
     places: dict[str, Path],
     hold: Hold,
-    kept: Callable[[CellConfig], None],
-) -> Work[None]:
-    """Train the last of the pending cells, handing on the others where they leave the trunk."""
+    on_branch_point: Callable[[CellConfig], None],
+) -> StepRequests[None]:
+    """Train the longest cell; pass each other one to `on_branch_point` where it leaves the trunk.
+
+    run: the trunk at its last checkpoint
+    setting: of the longest cell
+    pending: the cells that are not done, the longest last
+    trunk, places, hold, on_branch_point: as in `trunk_requests`
+    """
     *others, last = pending
     folder = places[last.run_id()]
 
-    def shared() -> Work[str]:
+    def grow_trunk() -> StepRequests[str]:
+        """Grow the trunk to where the last of the others leaves it; return why it diverged."""
         try:
             while others:
                 yield from grow(run, setting, others[0], trunk)
-                kept(others.pop(0))
+                on_branch_point(others.pop(0))
         except Diverged as error:
             return str(error)
         return ""
 
     try:
         with hold(last, folder):
-            ended = yield from shared()
-            if ended:
-                finish(run, setting, last, folder, score=None, error=ended)
+            diverged = yield from grow_trunk()
+            if diverged:
+                finish(run, setting, last, folder, score=None, error=diverged)
             else:
                 yield from train_cell(run, setting, last, folder, trunk=trunk, last=True)
     except Held:
         log.info("cell %s is trained elsewhere", last.run_id())
-        ended = yield from shared()
+        diverged = yield from grow_trunk()
     for cell in others:  # of a trunk that diverged
         place = places[cell.run_id()]
         with hold(cell, place):
-            finish(run, setting, cell, place, score=None, error=ended)
+            finish(run, setting, cell, place, score=None, error=diverged)
 
 
 def train_cell(
     run: Run, setting: Setting, cell: CellConfig, folder: Path, *, trunk: Path, last: bool
-) -> Work[None]:
+) -> StepRequests[None]:
     """Bring the trunk to where the cell leaves it, then train the cell's own part.
 
-    Nothing goes on from there where the cell is the `last` that is trained on this run.
+    run: the trunk, at or before the step where the cell leaves it
+    setting: of the trunk
+    cell: the branch
+    folder: the cell's own
+    trunk: the folder of the trunk's checkpoints
+    last: whether no other cell goes on from this trunk, which then needs no copy
     """
     try:
         yield from advance(run, setting, cell, folder=trunk, until=resolve(cell).decay_start)
@@ -199,20 +231,26 @@ def train_cell(
         finish(run, setting, cell, folder, score=None, error=str(error))
 
 
-def grow(run: Run, setting: Setting, cell: CellConfig, trunk: Path) -> Work[None]:
-    """Bring the trunk to where the cell leaves it and keep that point for the cell's own job."""
+def grow(run: Run, setting: Setting, cell: CellConfig, trunk: Path) -> StepRequests[None]:
+    """Bring the trunk to where the cell leaves it; write a checkpoint there for the cell's job."""
     yield from advance(run, setting, cell, folder=trunk, until=resolve(cell).decay_start)
-    if run.step == resolve(cell).decay_start:  # beyond it the point was kept before
+    if run.step == resolve(cell).decay_start:  # a trunk beyond it wrote this checkpoint before
         save_run(run, setting, trunk)
         save_run(run, setting, trunk, name=branch_name(cell))
 
 
 def train_branch(
     run: Run, setting: Setting, cell: CellConfig, folder: Path, *, last: bool
-) -> Work[None]:
-    """Decay to the cell's budget, score it, write its record.
+) -> StepRequests[None]:
+    """Decay to the cell's budget, score the cell, write its record.
 
-    The trunk is then as it was, unless this is its `last` branch, which needs no copy of it.
+    The trunk is then as it was before, unless this is its `last` branch, which needs no copy of it.
+
+    run: the trunk at the step where the cell leaves it
+    setting: of the trunk
+    cell: the branch
+    folder: the cell's own
+    last: whether no other cell goes on from this trunk
     """
     trunk = None if last else copy_trunk(run, setting)
     load_run(run, setting, folder)
@@ -251,19 +289,28 @@ def advance(
     folder: Path,
     until: int,
     curve: RunLog | None = None,
-) -> Work[None]:
-    """Train from `run.step` to step `until` on the cell's schedule, writing curve and checkpoints.
+) -> StepRequests[None]:
+    """Train from `run.step` to step `until` on the cell's schedule; write curve and checkpoints.
+
+    This is the training loop.
+
+    run: the model in training, changed in place
+    setting: what stays the same along the trunk
+    cell: whose schedule, clipping and checkpoint interval are used
+    folder: for the checkpoints
+    until: the step after which the loop ends
+    curve: the cell's curve; None on the trunk, whose rows go into each branch's curve
 
     Raises Diverged when too many steps are skipped, and Stopped, after a checkpoint, when asked to.
     """
     resolved, pulse = resolve(cell), setting.pulse
     every, clip = cell.machine.checkpoint_seconds, cell.optim.clip
-    saved, began = time.monotonic(), setting.clock() - run.seconds
-    total, gradient = run.loss_sum, 0.0
-    logged = _CURVE | setting.corridor.steps | {resolved.n_steps}
+    saved_at, began = time.monotonic(), setting.clock() - run.seconds
+    loss_sum, grad_norm = run.loss_sum, 0.0
+    row_steps = _CURVE | setting.band.steps | {resolved.n_steps}
     run.model.train()
     while run.step < until:
-        due = run.step + 1 in logged
+        due = run.step + 1 in row_steps
         set_lr(
             run.optimizer,
             lr_factor(
@@ -275,50 +322,58 @@ def advance(
         )
         before = copy_matrices(run.model) if due and cell.log.health else None
         skipped = run.skipped
+
+        # Batch, forward, backward, clip and optimiser step: scaling.train.step.train_step.
         loss, norm = yield StepRequest(run=run, setting=setting, clip=clip)
         if run.skipped == skipped:
-            total, gradient, run.loss_steps = total + loss, norm, run.loss_steps + 1
+            loss_sum, grad_norm, run.loss_steps = loss_sum + loss, norm, run.loss_steps + 1
         run.step += 1
+
         if due or run.step % CHECK_STEPS == 0:
-            run.loss_sum, run.seconds = total, setting.clock() - began
+            run.loss_sum, run.seconds = loss_sum, setting.clock() - began
             if not math.isfinite(run.loss_sum):
                 raise Diverged(f"the loss stopped being finite before step {run.step}; {REMEDY}")
             setting.report(resolved.shape.flops_per_token * resolved.batch_tokens * run.step)
         if due and run.loss_steps:  # a row of skipped steps alone would have no loss
-            yield from write_row(run, setting, resolved, gradient, curve, before)
-            total = 0.0
+            yield from write_row(run, setting, resolved, grad_norm, curve, before)
+            loss_sum = 0.0
         pulse.step = run.step
         moved()
-        wanted = pulse.save or time.monotonic() - saved > every
-        stop, wanted = setting.world.gravest(pulse.stop, wanted, setting.device)
-        if stop == "superseded":  # what is here belongs to another now: nothing is written
+
+        save = pulse.save or time.monotonic() - saved_at > every
+        stop, save = setting.world.gravest(pulse.stop, save, setting.device)
+        if stop == "superseded":  # another process has the work now: nothing may be written
             raise Stopped(stop)
-        if stop or wanted:
-            run.loss_sum, run.seconds = total, setting.clock() - began
+        if stop or save:
+            run.loss_sum, run.seconds = loss_sum, setting.clock() - began
             if curve is None:
                 save_run(run, setting, folder)
             else:
                 save_state(run, setting, folder)
-            saved, pulse.save = time.monotonic(), False
+            saved_at, pulse.save = time.monotonic(), False
         if stop:
             raise Stopped(stop)
-    run.loss_sum = total
-
-
-_CURVE = frozenset(CURVE_STEPS)
+    run.loss_sum = loss_sum
 
 
 def write_row(
     run: Run,
     setting: Setting,
     resolved: Resolved,
-    gradient: float,
+    grad_norm: float,
     curve: RunLog | None,
     before: list[Tensor] | None,
-) -> Work[None]:
-    """Add a row to the curve: the mean training loss since the last one, at times a test loss.
+) -> StepRequests[None]:
+    """Add a row to the curve: the mean training loss since the last row, at times a test loss.
 
-    `before` are the matrices before the last step, for the row's health; None leaves it out.
+    run: the model in training; its `rows` get the new one
+    setting: what stays the same along the trunk
+    resolved: the cell's step count, batch and shape
+    grad_norm: of the last step that was not skipped
+    curve: the cell's curve; None on the trunk
+    before: the matrices before the last step, for the row's health; None leaves the health out
+
+    Raises Diverged for a test loss of the forecast band that is not finite.
     """
     tokens = run.step * resolved.batch_tokens
     row = {
@@ -327,7 +382,7 @@ def write_row(
         "flops": resolved.shape.flops_per_token * tokens,
         "train_loss": run.loss_sum / run.loss_steps,
         "lr": run.optimizer.param_groups[0]["lr"],
-        "grad_norm": gradient,
+        "grad_norm": grad_norm,
         "seconds": run.seconds,
         "tokens_per_second": tokens / max(run.seconds, 1e-9),
         **summary(run.model.routings()),
@@ -336,20 +391,20 @@ def write_row(
         row["skipped_steps"] = run.skipped
     if before is not None:
         row |= yield HealthRequest(run=run, setting=setting, before=before)
-    watched = run.step in setting.corridor.steps
-    if watched or (run.step in _CURVE and CURVE_STEPS.index(run.step) % TEST_EVERY == 0):
+    in_band = run.step in setting.band.steps
+    if in_band or (run.step in _CURVE and CURVE_STEPS.index(run.step) % TEST_EVERY == 0):
         windows = max(1, setting.cell.eval.curve_tokens // resolved.shape.context)
         score = yield ScoreRequest(run=run, setting=setting, windows=windows)
         row["test_loss"] = score.loss
         setting.pulse.test_loss = score.loss if math.isfinite(score.loss) else None
-    row, whole = as_written(row), len(row)
-    if len(row) < whole:
+    row, n_values = as_written(row), len(row)
+    if len(row) < n_values:
         log.warning("step %d: some of what is measured is not finite, and left out", run.step)
     run.rows.append(row)
     run.loss_sum, run.loss_steps = 0.0, 0
-    if watched and "test_loss" not in row:
+    if in_band and "test_loss" not in row:
         raise Diverged(f"the test loss at step {run.step} is not finite; {REMEDY}")
-    if watched:
-        setting.pulse.stop = setting.corridor.seen(run.rows) or setting.pulse.stop
+    if in_band:
+        setting.pulse.stop = setting.band.compare(run.rows) or setting.pulse.stop
     if curve is not None:
         curve.log(row)

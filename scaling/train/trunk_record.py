@@ -1,4 +1,4 @@
-"""The record and the curve's rows that a branch of a trunk leaves."""
+"""The record and the weights that a branch of a trunk leaves at its end."""
 
 import math
 import platform
@@ -11,20 +11,12 @@ import torch
 from scaling.budget import resolve
 from scaling.config import CellConfig
 from scaling.optim.schedule import undercooled
-from scaling.schema import (
-    Record,
-    code_version,
-    now,
-    sha256_file,
-)
+from scaling.schema import Record, code_version, now, sha256_file
 from scaling.train import checkpoint
 from scaling.train.device import device_name, peak_flops, peak_memory
-from scaling.train.forecast_band import FLAG, out_of
+from scaling.train.forecast_band import FLAG, shares_outside
 from scaling.train.heldout import Score
-from scaling.train.step import (
-    Run,
-    Setting,
-)
+from scaling.train.step import Run, Setting
 from scaling.train.trunk_state import fence
 
 
@@ -37,7 +29,15 @@ def finish(
     score: Score | None,
     error: str | None = None,
 ) -> Record:
-    """Write the cell's weights and, last of all, its record."""
+    """Write the cell's weights and, last of all, its record; return the record.
+
+    run: the model at its end
+    setting: what stayed the same along the trunk
+    cell: whose record it is
+    folder: the cell's own
+    score: on the test set; None for a run that diverged
+    error: why it diverged
+    """
     fence(setting)
     resolved = resolve(cell)
     if score is not None and not math.isfinite(score.loss + score.standard_error):
@@ -87,7 +87,7 @@ def finish(
         started=setting.started,
         ended=now(),
         error=error,
-        metrics=known(setting),
+        metrics=corpus_metrics(setting),
         inputs={
             "corpus": setting.corpus.sha256,
             "tokenizer": sha256_file(setting.corpus.tokenizer_path),
@@ -99,19 +99,19 @@ def finish(
     return record
 
 
-def known(setting: Setting) -> dict[str, float]:
-    """Return what is known of the corpus, tokens and least loss, and of how it was trained."""
-    found = {"corpus_tokens": float(setting.batches.windows * setting.batches.context)}
+def corpus_metrics(setting: Setting) -> dict[str, float]:
+    """Return corpus tokens, the least possible loss if known, and whether the run was stacked."""
+    metrics = {"corpus_tokens": float(setting.batches.windows * setting.batches.context)}
     if setting.test.bayes_loss is not None:
-        found["bayes_loss"] = setting.test.bayes_loss
+        metrics["bayes_loss"] = setting.test.bayes_loss
     if setting.stacked:
-        found["stacked"] = 1.0
-    return found
+        metrics["stacked"] = 1.0
+    return metrics
 
 
 def flags(run: Run, cell: CellConfig, setting: Setting) -> list[str]:
-    """Return what a reader of the cell's loss should know (Record.flags)."""
-    resolved, left = resolve(cell), out_of(setting.corridor.readings(run.rows))
+    """Return warnings for a reader of the cell's loss (Record.flags)."""
+    resolved, outside = resolve(cell), shares_outside(setting.band.readings(run.rows))
     hot = undercooled(cell.schedule, n_steps=resolved.n_steps, decay_start=resolved.decay_start)
-    found = {"undercooled": hot, "skipped_steps": run.skipped > 0, FLAG: bool(left)}
-    return [name for name, holds in found.items() if holds]
+    holds_by_flag = {"undercooled": hot, "skipped_steps": run.skipped > 0, FLAG: bool(outside)}
+    return [name for name, holds in holds_by_flag.items() if holds]

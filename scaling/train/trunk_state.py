@@ -1,4 +1,4 @@
-"""A trunk's state on disk: checkpoints, branch points, copies."""
+"""A trunk's state on disk and in memory: checkpoints, branch points, copies."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,23 +7,15 @@ from torch import Tensor
 
 from scaling.budget import resolve
 from scaling.config import CellConfig
-from scaling.schema import (
-    find_record,
-    write_text,
-)
+from scaling.schema import find_record, write_text
 from scaling.study.curve import line, rows_before
 from scaling.study.lease import Stopped
 from scaling.train import checkpoint
 from scaling.train.ranks import ALONE
-from scaling.train.step import (
-    Run,
-    Setting,
-    new_run,
-)
+from scaling.train.step import Run, Setting, new_run
 
-CURVE_STEPS = sorted(
-    {round(10 * 1.22**k) for k in range(80)}
-)  # rows of the curve, the same for every cell
+# The steps that have a row in the curve: about 12 a decade from step 10 on, the same in every cell.
+CURVE_STEPS = sorted({round(10 * 1.22**k) for k in range(80)})
 
 
 def branch_name(cell: CellConfig) -> str:
@@ -32,7 +24,7 @@ def branch_name(cell: CellConfig) -> str:
 
 
 def is_done(path: Path) -> bool:
-    """Say whether a record is there and done; one that is damaged is not."""
+    """Say whether a record is there and done; a damaged record is not."""
     record = find_record(path)
     return record is not None and record.status == "done"
 
@@ -40,64 +32,84 @@ def is_done(path: Path) -> bool:
 def start_run(
     setting: Setting, folder: Path, pending: list[CellConfig], places: dict[str, Path], *, part: str
 ) -> Run:
-    """Return the trunk at its checkpoint, or at step 0 where a pending branch left before it."""
+    """Return the trunk at its checkpoint, or at step 0 where a pending branch cannot start there.
+
+    A pending branch that left the trunk before its checkpoint needs a checkpoint of its own, or the
+    trunk's branch point.
+
+    setting: what stays the same along the trunk
+    folder: of the trunk's checkpoints
+    pending: the cells that are not done, in the order of their steps
+    places: the folder of each cell, by run_id
+    part: as in `trunk_requests`; a `branch` starts from its branch point and reads no checkpoint
+    """
     run = new_run(setting)
     if part == "branch":
         return run
     load_run(run, setting, folder)
-    kept = {"trunk": pending, "lead": pending[:-1]}.get(part, [])
-    left = setting.world.share([resolve(c).decay_start < run.step for c in pending])
-    for cell in [c for c, passed in zip(pending, left, strict=True) if passed]:
-        point = branch_point(cell, folder if cell in kept else None, places[cell.run_id()])
-        # Read, not only looked for: one that is damaged is set aside by that.
+    on_trunk = {"trunk": pending, "lead": pending[:-1]}.get(part, [])
+    passed_points = setting.world.share([resolve(c).decay_start < run.step for c in pending])
+    for cell in [c for c, passed in zip(pending, passed_points, strict=True) if passed]:
+        point = branch_point(cell, folder if cell in on_trunk else None, places[cell.run_id()])
+        # Reading it sets aside a file that is damaged.
         if not load_run(new_run(setting), setting, point.parent, name=point.stem):
             return new_run(setting)
     return run
 
 
-def branch_point(cell: CellConfig, kept: Path | None, folder: Path) -> Path:
-    """Return the file without which a cell needs the trunk before its decay."""
-    return kept / f"{branch_name(cell)}.safetensors" if kept else folder / "checkpoint.safetensors"
+def branch_point(cell: CellConfig, trunk: Path | None, folder: Path) -> Path:
+    """Return the file from which a cell can start where the trunk is beyond its decay's start.
+
+    That is the branch point in the `trunk` folder or, where that is None, the cell's checkpoint.
+    """
+    return (
+        trunk / f"{branch_name(cell)}.safetensors" if trunk else folder / "checkpoint.safetensors"
+    )
 
 
 def load_run(
     run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint", must: bool = False
 ) -> bool:
-    """Continue from a folder's checkpoint; False where there is none and there need not be one."""
+    """Continue from a folder's checkpoint; return whether there was one.
+
+    run: filled in place
+    setting: what stays the same along the trunk
+    folder: where the checkpoint is
+    name: of its file, without the ending
+    must: raise FileNotFoundError where there is no checkpoint
+    """
     if setting.world.first:
         checkpoint.set_aside_damaged(folder, name)
-    if setting.shared_out:  # every rank reads its part of the same files
+    if setting.is_sharded:  # every rank reads its part of the weights from the same files
         folder = Path(setting.world.share(str(folder)))
-        seen = setting.world.all_of(read_run(run, folder, name))
-        if len(set(seen)) > 1:
+        answers = setting.world.all_of(read_run(run, folder, name))
+        if len(set(answers)) > 1:
             raise OSError(
                 f"not every rank sees {folder}; with machine.shard put `runs` where all do"
             )
-        found = seen[0]
+        has_checkpoint = answers[0]
     else:
-        found = setting.world.share(setting.world.first and read_run(run, folder, name))
-    if not found and must:
+        has_checkpoint = setting.world.share(setting.world.first and read_run(run, folder, name))
+    if not has_checkpoint and must:
         raise FileNotFoundError(
             f"no {folder / name}.safetensors, where this branch leaves its trunk; "
             "run the sweep again to train the trunk"
         )
-    if found and setting.world.size > 1 and not setting.shared_out:
+    if has_checkpoint and setting.world.size > 1 and not setting.is_sharded:
         values, run.rows = setting.world.share((run.state(), run.rows))
         checkpoint.spread(run.model, run.optimizer, setting.world)
         for key, value in values.items():
             setattr(run, key, value)
-    return found
+    return has_checkpoint
 
 
 def read_run(run: Run, folder: Path, name: str) -> bool:
-    """Read a checkpoint and the curve before it; False where there is none."""
+    """Read a checkpoint and the curve before it; return whether there was one."""
     path = folder / f"{name}.safetensors"
-    known = checkpoint.peek(path)
-    # Steps that are skipped may leave a row out; else each has its own by then.
-    wanted = (
-        [s for s in CURVE_STEPS if s <= known.get("step", 0)] if not known.get("skipped") else []
-    )
-    rows = rows_before(path, curve_path(folder, name), steps=wanted)
+    state = checkpoint.peek(path)
+    # The curve must have these rows by then. Skipped steps may have left a row out: then any do.
+    steps = [] if state.get("skipped") else [s for s in CURVE_STEPS if s <= state.get("step", 0)]
+    rows = rows_before(path, curve_path(folder, name), steps=steps)
     if rows is None:
         return False
     state = checkpoint.load(folder, model=run.model, optimizer=run.optimizer, name=name)
@@ -123,10 +135,10 @@ def save_run(run: Run, setting: Setting, folder: Path, *, name: str = "checkpoin
 
 
 def save_state(run: Run, setting: Setting, folder: Path, *, name: str = "checkpoint") -> None:
-    """Write what a run continues from: by rank 0, or by all ranks where each has its part."""
+    """Write a checkpoint: rank 0 alone, or all ranks where each holds a part of the weights."""
     fence(setting)
-    world = setting.world if setting.shared_out else ALONE
-    if setting.world.first or setting.shared_out:
+    world = setting.world if setting.is_sharded else ALONE
+    if setting.world.first or setting.is_sharded:
         checkpoint.save(
             folder,
             model=run.model,
@@ -138,25 +150,25 @@ def save_state(run: Run, setting: Setting, folder: Path, *, name: str = "checkpo
 
 
 def fence(setting: Setting) -> None:
-    """Raise Stopped at every rank where somebody else has taken over what rank 0 holds."""
+    """Raise Stopped at every rank where another process has taken over rank 0's leases."""
     if setting.world.share(setting.world.first and setting.pulse.superseded):
         raise Stopped("superseded")
 
 
 def copy_trunk(run: Run, setting: Setting) -> tuple[Run, dict[str, Tensor]]:
-    """Copy the trunk, its tensors to the CPU: by rank 0 for all, or by each rank its part."""
-    keeps = setting.world.first or setting.shared_out
-    held = checkpoint.snapshot(run.model, run.optimizer) if keeps else {}
-    return replace(run, rows=list(run.rows)), held
+    """Copy the trunk, its tensors to the CPU: rank 0 copies all, or each rank its part."""
+    makes_copy = setting.world.first or setting.is_sharded
+    tensors = checkpoint.snapshot(run.model, run.optimizer) if makes_copy else {}
+    return replace(run, rows=list(run.rows)), tensors
 
 
 def restore_trunk(run: Run, setting: Setting, trunk: tuple[Run, dict[str, Tensor]]) -> None:
-    """Put the copy of a trunk back."""
-    kept, held = trunk
-    if held:
-        checkpoint.restore(run.model, run.optimizer, held)
-    if setting.world.size > 1 and not setting.shared_out:
+    """Put the copy of a trunk back in place."""
+    values, tensors = trunk
+    if tensors:
+        checkpoint.restore(run.model, run.optimizer, tensors)
+    if setting.world.size > 1 and not setting.is_sharded:
         checkpoint.spread(run.model, run.optimizer, setting.world)
-    for name, value in kept.state().items():
+    for name, value in values.state().items():
         setattr(run, name, value)
-    run.rows = kept.rows
+    run.rows = values.rows

@@ -1,7 +1,10 @@
 """Known laws, designs and noise shared by the tests of the analysis."""
 
+import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +15,17 @@ LAWS = {
     "steep_in_data": {"E": 0.9, "A": 35.0, "B": 9.1e4, "alpha": 0.21, "beta": 0.55},
     "steep_in_size": {"E": 2.6, "A": 2.3e4, "B": 310.0, "alpha": 0.62, "beta": 0.27},
 }
+
+
+def main_of(command: str) -> Callable[[Any], None]:
+    """Return what a command runs, of a module that does not hide the function `analysis.fit`."""
+    path = Path(__file__).parents[2] / "analysis" / f"{command}.py"
+    spec = importlib.util.spec_from_file_location(f"command_{command}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
 
 
 def loss_of(law: dict[str, float], params, tokens):

@@ -52,17 +52,17 @@ def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_rows_are_those_of_the_hindcasts(noisy):
-    found = backtest(load_runs(noisy))
+    result = backtest(load_runs(noisy))
     tested = hindcasts(load_runs(noisy).table, FORMS["chinchilla"], Objective())
-    assert found.rows == tested["rows"]
-    assert found.tau == tested["tau"]
+    assert result.rows == tested["rows"]
+    assert result.tau == tested["tau"]
 
 
 def test_a_withheld_run_has_its_own_distance_and_the_rows_error(noisy):
     runs = load_runs(noisy)
-    found = backtest(runs)
-    errors = withheld(runs.table, FORMS["chinchilla"], found.rows)
-    for row in found.rows:
+    result = backtest(runs)
+    errors = withheld(runs.table, FORMS["chinchilla"], result.rows)
+    for row in result.rows:
         mine = errors[errors["cutoff"] == row["cutoff_flops"]]
         assert len(mine) == row["n_test"]
         assert mine["distance"].max() == pytest.approx(row["distance"])
@@ -71,11 +71,11 @@ def test_a_withheld_run_has_its_own_distance_and_the_rows_error(noisy):
 
 def test_all_forms_are_ranked_and_the_best_is_backtested(refit_law):
     small = isoflop_table(refit_law, budgets=BUDGETS[:4], n=5, noise=0.002)
-    found = backtest(load_runs(small), "all")
-    assert found.form == found.comparison[0]["form"]
-    assert {"chinchilla", "kaplan"} <= {row["form"] for row in found.comparison}
-    assert all(len(line) <= 100 for line in found.summary().splitlines())
-    assert "parameters" in found.summary()
+    result = backtest(load_runs(small), "all")
+    assert result.form == result.comparison[0]["form"]
+    assert {"chinchilla", "kaplan"} <= {row["form"] for row in result.comparison}
+    assert all(len(line) <= 100 for line in result.summary().splitlines())
+    assert "parameters" in result.summary()
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_the_command_writes_numbers_and_a_figure(table, tmp_path):
     assert len(written["inputs"]["sha256"]) == 64
     assert "version" in written["code"]
     assert written["rows"] == backtest(load_runs(table)).rows
-    shown = texts(out.with_suffix(".svg").read_text())
-    assert "predicted over measured loss (%)" in shown
-    assert f"{written['rows'][0]['rms_relative_error']:.2%}" in " ".join(shown)
+    labels = texts(out.with_suffix(".svg").read_text())
+    assert "predicted over measured loss (%)" in labels
+    assert f"{written['rows'][0]['rms_relative_error']:.2%}" in " ".join(labels)
 
 
 @pytest.mark.parametrize(
@@ -128,11 +128,11 @@ def test_a_mistake_of_the_command_ends_in_one_sentence(table, arguments, words):
 
 
 def test_the_epoch_runs_are_predicted_within_a_few_per_cent(published_fits):
-    kept = "dropped_by_authors == 0"
-    found = backtest(load_runs(published_fits / "chinchilla_epoch245.csv", where=kept))
-    assert len(found.rows) == 5
-    assert all(row["rms_relative_error"] < 0.04 for row in found.rows)
-    assert found.rows[-1]["distance"] > 30
+    condition = "dropped_by_authors == 0"
+    result = backtest(load_runs(published_fits / "chinchilla_epoch245.csv", where=condition))
+    assert len(result.rows) == 5
+    assert all(row["rms_relative_error"] < 0.04 for row in result.rows)
+    assert result.rows[-1]["distance"] > 30
 
 
 @pytest.mark.slow
@@ -173,9 +173,9 @@ def test_fit_writes_its_figures_beside_law_json(table, tmp_path):
 
 def test_long_tables_are_thinned_but_keep_the_largest_run():
     long = pd.DataFrame({"flops": np.arange(1.0, 20_001.0)})
-    shown = thinned(long)
-    assert MOST_POINTS <= len(shown) <= MOST_POINTS + 1
-    assert shown["flops"].max() == 20_000
+    points = thinned(long)
+    assert MOST_POINTS <= len(points) <= MOST_POINTS + 1
+    assert points["flops"].max() == 20_000
 
 
 @pytest.mark.parametrize("form", ["best_of_n", "reward_model", "power_flops_offset"])
@@ -207,11 +207,11 @@ def test_a_form_that_is_no_surface_is_drawn_against_its_main_variable(form):
 
 def test_plain_approach_2_finds_the_line_of_an_exact_symmetric_law(bench):
     law = {**LAWS["besiroglu"], "alpha": 0.35, "beta": 0.35}
-    found = bench.approach_2(isoflop_table(law, budgets=BUDGETS))
+    result = bench.approach_2(isoflop_table(law, budgets=BUDGETS))
     a, k = 0.5, np.sqrt(law["A"] / law["B"]) ** (1 / 0.35)
-    assert np.exp(found["params"](1e24)) == pytest.approx(k * (1e24 / 6) ** a, rel=1e-3)
+    assert np.exp(result["params"](1e24)) == pytest.approx(k * (1e24 / 6) ** a, rel=1e-3)
     truth = law["E"] + 2 * np.sqrt(law["A"] * law["B"]) * (1e22 / 6) ** -0.175
-    assert np.exp(found["loss"](1e22)) == pytest.approx(truth, rel=0.02)
+    assert np.exp(result["loss"](1e22)) == pytest.approx(truth, rel=0.02)
 
 
 def test_a_single_descent_stays_near_its_start_and_ours_reaches_the_law(bench, refit_law):
@@ -224,15 +224,15 @@ def test_a_single_descent_stays_near_its_start_and_ours_reaches_the_law(bench, r
 
 def test_the_benchmark_scores_exact_data_without_error(bench, refit_law):
     exact = load_runs(isoflop_table(refit_law, budgets=BUDGETS)).table
-    found = bench.outcome(
+    result = bench.outcome(
         bench.Task(family="Porian", name="exact", form="chinchilla", table=exact), 2
     )
-    assert found.fits == 2
-    assert found.runs["ours"].abs().max() < 1e-6
-    assert found.runs["near"].abs().max() < 1e-6
-    assert found.optima["n_ours"].abs().max() < 0.1  # the vertex of a parabola is itself biased
-    assert (found.runs["lbfgs_h"].abs() > found.runs["ours"].abs()).all()
-    assert set(bench.buckets(found.runs)) <= set(bench.BUCKETS)
+    assert result.fits == 2
+    assert result.runs["ours"].abs().max() < 1e-6
+    assert result.runs["near"].abs().max() < 1e-6
+    assert result.optima["n_ours"].abs().max() < 0.1  # the vertex of a parabola is itself biased
+    assert (result.runs["lbfgs_h"].abs() > result.runs["ours"].abs()).all()
+    assert set(bench.buckets(result.runs)) <= set(bench.BUCKETS)
 
 
 def test_distances_fall_into_buckets_once(bench):

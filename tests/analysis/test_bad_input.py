@@ -18,16 +18,16 @@ from analysis.backtest import main as backtest
 from analysis.design import main as design
 from analysis.designing.proposal import DesignConfig, PoolSettings, TargetSettings
 from analysis.estimation.options import FitConfig, IntervalsConfig, ObjectiveConfig
-from analysis.fit import main as fit
 from analysis.plan import main as plan
 from analysis.planning.settings import PlanConfig
 from analysis.report import ReportConfig
 from analysis.report import main as report
 from analysis.runs.table import load_runs
 from scaling.app.quoting import override
-from tests.analysis.conftest import LAWS, isoflop_table
+from tests.analysis.conftest import LAWS, isoflop_table, main_of
 
 ROOT = Path(__file__).parents[2]
+fit = main_of("fit")
 NAN, INF = float("nan"), float("inf")
 RAW = re.compile(  # what libraries say, which helps nobody
     r"JSON compliant|non-negative integer|did not converge|[Ss]ingular|zero-size|NoneType|"

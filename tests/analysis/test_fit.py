@@ -1,5 +1,6 @@
 """The estimator: exact recovery, published optima, units, statuses and the command."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -41,8 +42,8 @@ def test_gradient_and_hessian_match_finite_differences(refit_law, name, width):
     local = evaluate(theta, problem, width=width)
     step = 1e-6
     for i in range(theta.shape[1]):
-        moved = [theta + sign * step * np.eye(theta.shape[1])[i] for sign in (1, -1)]
-        ahead, behind = (evaluate(m, problem, width=width) for m in moved)
+        shifted = [theta + sign * step * np.eye(theta.shape[1])[i] for sign in (1, -1)]
+        ahead, behind = (evaluate(m, problem, width=width) for m in shifted)
         slope = (ahead.value - behind.value) / (2 * step)
         curve = (ahead.gradient - behind.gradient) / (2 * step)
         scale = np.abs(local.hessian[0]).max()
@@ -90,10 +91,10 @@ def test_units_change_nothing_but_the_amplitudes(published_fits):
 def test_least_absolute_deviation_gives_the_printed_refit(published_fits):
     table = pd.read_csv(published_fits / "chinchilla_epoch245.csv").query("dropped_by_authors == 0")
     law = point(table, objective=Objective(name="lad_log"))
-    found = [law.parameters[k] for k in ("E", "A", "B", "alpha", "beta")]
-    assert found[0] == pytest.approx(1.817, rel=1e-3)
-    assert found[1] == pytest.approx(482.0, rel=1e-2)
-    assert found[2] == pytest.approx(2085.0, rel=2e-2)
+    values = [law.parameters[k] for k in ("E", "A", "B", "alpha", "beta")]
+    assert values[0] == pytest.approx(1.817, rel=1e-3)
+    assert values[1] == pytest.approx(482.0, rel=1e-2)
+    assert values[2] == pytest.approx(2085.0, rel=2e-2)
 
 
 def test_resamples_of_least_absolute_deviation_end_at_a_minimum(refit_law):
@@ -103,8 +104,8 @@ def test_resamples_of_least_absolute_deviation_end_at_a_minimum(refit_law):
     loss = loss_of(refit_law, n, d) * np.exp(rng.normal(0, 0.01, 400))
     table = pd.DataFrame({"params": n, "tokens": d, "loss": loss})
     problem = problem_of(table, FORMS["chinchilla"], Objective(name="lad_log"))
-    found = bootstrap(problem, minimise(problem), units_of(table), resamples=60)
-    assert found.lost <= 2  # a minimum along an edge is no single point
+    boot = bootstrap(problem, minimise(problem), units_of(table), resamples=60)
+    assert boot.lost <= 2  # a minimum along an edge is no single point
 
 
 def test_weights_count_like_repeated_rows(refit_law):
@@ -235,6 +236,29 @@ def test_the_function_is_not_shadowed_by_the_application():
 
     assert callable(function)
     assert FitConfig(runs="x").form == "chinchilla"
+
+
+def test_nothing_imports_the_module_that_would_hide_the_function():
+    places = ("analysis", "scaling", "hydra_plugins", "benchmarks", "tests")
+    for path in (p for place in places for p in (ROOT / place).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert "analysis.fit" not in names, path
+
+
+def test_every_room_of_the_analysis_leaves_the_function_in_its_place():
+    code = (
+        "import analysis, importlib, pkgutil\n"
+        "for room in pkgutil.iter_modules(analysis.__path__):\n"
+        "    if room.ispkg:\n"
+        "        path = importlib.import_module(f'analysis.{room.name}').__path__\n"
+        "        for module in pkgutil.walk_packages(path, f'analysis.{room.name}.'):\n"
+        "            importlib.import_module(module.name)\n"
+        "assert callable(analysis.fit), analysis.fit"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def command(*arguments, cwd):

@@ -12,6 +12,7 @@ from analysis.laws.published import load_law
 from analysis.plan import main
 from analysis.planning.budgets import budget_of
 from analysis.planning.make import make_plan
+from analysis.planning.plan import Plan
 from analysis.planning.settings import PlanConfig
 from analysis.runs.study import default_study
 from scaling.app.conf_folder import conf_folder
@@ -37,7 +38,7 @@ def example(name: str, *overrides: str) -> PlanConfig:
     return config
 
 
-def planned(config: PlanConfig) -> dict:
+def planned(config: PlanConfig) -> Plan:
     names = config.law
     laws = {n: load_law(n) for n in names}
     first = laws.pop(names[0])
@@ -52,43 +53,43 @@ def bloomberg():
 
 
 def test_bloomberggpts_optima_within_two_percent(bloomberg):
-    second, first = bloomberg["laws"]
-    assert first["law"] == "hoffmann2022_approach1"
-    assert first["params"] == pytest.approx(52.993e9, rel=0.02)
-    assert first["tokens"] == pytest.approx(1111.112e9, rel=0.02)
-    assert second["params"] == pytest.approx(49.753e9, rel=0.02)
-    assert second["tokens"] == pytest.approx(1175.766e9, rel=0.02)
+    second, first = bloomberg.laws
+    assert first.law == "hoffmann2022_approach1"
+    assert first.params == pytest.approx(52.993e9, rel=0.02)
+    assert first.tokens == pytest.approx(1111.112e9, rel=0.02)
+    assert second.params == pytest.approx(49.753e9, rel=0.02)
+    assert second.tokens == pytest.approx(1175.766e9, rel=0.02)
 
 
 def test_bloomberggpts_decision_is_data_limited_with_a_reserve(bloomberg):
-    pretrain = bloomberg["pretrain"]
-    assert pretrain["params_target"] == pytest.approx(50e9, rel=0.02)
-    assert pretrain["tokens"] == pytest.approx(700e9, rel=1e-4)
-    assert bloomberg["cost"]["share_of_budget"] < 0.7
-    rules = " ".join(s["rule"] for s in bloomberg["steps"])
+    pretrain = bloomberg.pretrain
+    assert pretrain.params_target == pytest.approx(50e9, rel=0.02)
+    assert pretrain.tokens == pytest.approx(700e9, rel=1e-4)
+    assert bloomberg.cost.share_of_budget < 0.7
+    rules = " ".join(s.rule for s in bloomberg.steps)
     assert "data-limited" in rules
     assert "left in reserve" in rules
 
 
 def test_bloomberggpts_shape_is_levines(bloomberg):
-    pretrain = bloomberg["pretrain"]
-    model = pretrain["model"]
+    pretrain = bloomberg.pretrain
+    model = pretrain.model
     assert (model["n_layer"], model["d_model"], model["n_head"]) == (70, 7680, 40)
-    assert pretrain["params"] == pytest.approx(50.6e9, rel=0.005)
-    assert "exp(5.039 + .0555 x 70) = 7510" in pretrain["reasons"]["model"]
+    assert pretrain.params == pytest.approx(50.6e9, rel=0.005)
+    assert "exp(5.039 + .0555 x 70) = 7510" in pretrain.reasons["model"]
 
 
 def test_bloomberggpts_hours_enter_the_law_with_three_quarters(bloomberg):
-    assert bloomberg["budget"]["flops"] == pytest.approx(0.75 * 1.3e6 * 3600 * 102e12)
+    assert bloomberg.budget.flops == pytest.approx(0.75 * 1.3e6 * 3600 * 102e12)
     plain = planned(example("bloomberggpt", "activation_checkpointing=false"))
-    assert plain["budget"]["flops"] == pytest.approx(1.3e6 * 3600 * 102e12)
+    assert plain.budget.flops == pytest.approx(1.3e6 * 3600 * 102e12)
 
 
 def test_a_law_with_a_loss_takes_all_the_compute_that_the_reserve_leaves():
     config = example("bloomberggpt", "law=[besiroglu2024]", "shape.rule=ladder")
     plan = planned(config)
-    assert plan["pretrain"]["params_target"] == pytest.approx(0.7 * 3.58e23 / 6 / 7e11, rel=2e-3)
-    assert 0.65 < plan["cost"]["share_of_budget"] <= 0.7
+    assert plan.pretrain.params_target == pytest.approx(0.7 * 3.58e23 / 6 / 7e11, rel=2e-3)
+    assert 0.65 < plan.cost.share_of_budget <= 0.7
 
 
 @pytest.mark.parametrize(("flops", "params", "tokens"), TABLE_3)
@@ -100,14 +101,14 @@ def test_approach_1_gives_chinchillas_table(flops, params, tokens):
 
 def test_chinchillas_answers_at_the_gopher_budget():
     plan = planned(example("chinchilla"))
-    rows = {r["law"].removeprefix("hoffmann2022_"): r for r in plan["laws"]}
+    rows = {r.law.removeprefix("hoffmann2022_"): r for r in plan.laws}
     first = rows["approach1"]
-    assert first["params"] == pytest.approx(67e9, rel=0.02)
+    assert first.params == pytest.approx(67e9, rel=0.02)
     # the table prints 1.5T; its own C / 6N is 1.43T, and the regression is of C = 6ND
-    assert first["tokens"] == pytest.approx(5.76e23 / 6 / 67e9, rel=0.02)
-    assert rows["tex"]["params"] == pytest.approx(40e9, rel=0.02)
-    assert rows["besiroglu2024"]["params"] == pytest.approx(72.3e9, rel=0.001)
-    assert rows["besiroglu2024"]["tokens_per_param"] == pytest.approx(18.39, rel=0.001)
+    assert first.tokens == pytest.approx(5.76e23 / 6 / 67e9, rel=0.02)
+    assert rows["tex"].params == pytest.approx(40e9, rel=0.02)
+    assert rows["besiroglu2024"].params == pytest.approx(72.3e9, rel=0.001)
+    assert rows["besiroglu2024"].tokens_per_param == pytest.approx(18.39, rel=0.001)
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "examples").glob("*.yaml")))

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from omegaconf import OmegaConf
 
-from analysis.alarms.of_table import Alarm
+from analysis.alarms.alarm import Alarm
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
-from analysis.plan import command_of, main
+from analysis.plan import main
 from analysis.planning.budgets import Budget, budget_of
+from analysis.planning.command import command_of
 from analysis.planning.later_stages.blocks import ppo_block, sft_block
 from analysis.planning.make import make_plan
 from analysis.planning.settings import PlanConfig
@@ -74,38 +74,38 @@ def load(plan, path: Path) -> FinalConfig:
 
 def test_gopher_budget_gives_the_refit_optimum():
     plan = make_plan(load_law("besiroglu2024"), Budget(flops=5.76e23), default_study())
-    pretrain = plan["pretrain"]
-    assert pretrain["params_target"] == pytest.approx(72.3e9, rel=1e-3)
+    pretrain = plan.pretrain
+    assert pretrain.params_target == pytest.approx(72.3e9, rel=1e-3)
     law = load_law("besiroglu2024").optimum(5.76e23)
     assert law.tokens_per_param == pytest.approx(18.39, rel=1e-3)
-    assert pretrain["params"] == pytest.approx(pretrain["params_target"], rel=0.03)
-    assert pretrain["flops"] == pytest.approx(5.76e23, rel=1e-4)
+    assert pretrain.params == pytest.approx(pretrain.params_target, rel=0.03)
+    assert pretrain.flops == pytest.approx(5.76e23, rel=1e-4)
 
 
 def test_exact_flops_of_whole_steps_keep_the_budget(study):
     plan = make_plan(small_law(), Budget(flops=3e13), study)
-    pretrain = plan["pretrain"]
-    shape = ModelConfig(**pretrain["model"]).shape(vocab_size=1024, context=pretrain["context"])
-    assert shape.params.with_head == pretrain["params"]
-    assert pretrain["flops"] == pretrain["tokens"] * shape.flops_per_token <= 3e13
-    assert pretrain["flops"] > 0.99 * 3e13
-    assert pretrain["tokens"] % pretrain["batch_tokens"] == 0
+    pretrain = plan.pretrain
+    shape = ModelConfig(**pretrain.model).shape(vocab_size=1024, context=pretrain.context)
+    assert shape.params.with_head == pretrain.params
+    assert pretrain.flops == pretrain.tokens * shape.flops_per_token <= 3e13
+    assert pretrain.flops > 0.99 * 3e13
+    assert pretrain.tokens % pretrain.batch_tokens == 0
 
 
 def test_forecast_is_the_law_at_the_rounded_shape(study):
     plan = make_plan(small_law(), Budget(flops=3e13), study)
-    expected = synthetic.true_loss(plan["pretrain"]["params"], plan["pretrain"]["tokens"])
-    assert plan["forecast"]["test_loss"] == pytest.approx(expected, rel=1e-9)
+    expected = synthetic.true_loss(plan.pretrain.params, plan.pretrain.tokens)
+    assert plan.forecast.test_loss == pytest.approx(expected, rel=1e-9)
     per_byte = expected / (math.log(2) * synthetic.BYTES_PER_TOKEN)
-    assert plan["forecast"]["bits_per_byte"] == pytest.approx(per_byte, rel=1e-9)
-    assert plan["extrapolation"] == pytest.approx(3, rel=1e-2)
+    assert plan.forecast.bits_per_byte == pytest.approx(per_byte, rel=1e-9)
+    assert plan.extrapolation == pytest.approx(3, rel=1e-2)
 
 
 def test_written_plan_loads_into_the_final_config(study, tmp_path):
     plan = make_plan(small_law(), Budget(flops=3e13), study)
     final = load(plan, tmp_path / "plan.yaml")
-    assert final.pretrain.tokens == plan["pretrain"]["tokens"]
-    assert final.pretrain.model.n_layer == plan["pretrain"]["model"]["n_layer"]
+    assert final.pretrain.tokens == plan.pretrain.tokens
+    assert final.pretrain.model.n_layer == plan.pretrain.model["n_layer"]
     assert final.cell["data"]["context"] == 128
     assert read_plan(tmp_path / "plan.yaml") == plan
 
@@ -118,8 +118,9 @@ def test_published_law_without_a_study_loads_too(tmp_path):
 @pytest.mark.parametrize("block", ["pretrain", "sft", "reward", "ppo"])
 def test_every_value_of_a_stage_is_planned_with_a_reason(study, block):
     plan = make_plan(small_law(), Budget(flops=3e13), study)
-    values = set(plan[block]) - {"reasons"}
-    assert values == set(plan[block]["reasons"])
+    block_values = plan.to_dict()[block]
+    values = set(block_values) - {"reasons"}
+    assert values == set(block_values["reasons"])
     kind = type(getattr(FinalConfig(), block))
     of_laws = {"forecast_loss", "forecast_gain", "forecast_interval", "forecast_level"}
     of_sweeps = {"policy", "policy_sha256", "reward_model"}
@@ -131,18 +132,18 @@ def test_intervals_come_from_the_draws(study):
     point = np.array(list(law.parameters.values()))
     draws = point * np.exp(0.02 * np.random.default_rng(0).normal(size=(200, 5)))
     plan = make_plan(small_law(draws=draws), Budget(flops=3e13), study)
-    low, high = plan["forecast"]["interval"]
-    assert low < plan["forecast"]["test_loss"] < high
-    assert "90% [" in plan["pretrain"]["reasons"]["params_target"]
+    low, high = plan.forecast.interval
+    assert low < plan.forecast.test_loss < high
+    assert "90% [" in plan.pretrain.reasons["params_target"]
 
 
 def test_rules_of_the_study_are_followed(study):
-    pretrain = make_plan(small_law(), Budget(flops=3e13), study)["pretrain"]
+    pretrain = make_plan(small_law(), Budget(flops=3e13), study).pretrain
     optim, schedule = study.config["optim"], study.config["schedule"]
-    rule = optim["lr_base"] * optim["lr_base_width"] / pretrain["model"]["d_model"]
-    assert pretrain["peak_lr"] == pytest.approx(rule, rel=1e-5)
-    assert pretrain["warmup_steps"] == schedule["warmup_steps"]
-    assert (pretrain["schedule"], pretrain["decay"]) == ("wsd", 0.2)
+    rule = optim["lr_base"] * optim["lr_base_width"] / pretrain.model["d_model"]
+    assert pretrain.peak_lr == pytest.approx(rule, rel=1e-5)
+    assert pretrain.warmup_steps == schedule["warmup_steps"]
+    assert (pretrain.schedule, pretrain.decay) == ("wsd", 0.2)
 
 
 def test_the_parametrisation_and_norms_of_the_study_are_planned(study):
@@ -150,11 +151,11 @@ def test_the_parametrisation_and_norms_of_the_study_are_planned(study):
     config["model"] |= {"parametrization": "mup", "base_width": 16}
     recipe = Recipe.from_config(config["optim"], config["model"])
     changed = replace(study, config=config, recipe=recipe)
-    pretrain = make_plan(small_law(), Budget(flops=3e13), changed)["pretrain"]
-    model = pretrain["model"]
+    pretrain = make_plan(small_law(), Budget(flops=3e13), changed).pretrain
+    model = pretrain.model
     assert (model["parametrization"], model["embedding_norm"]) == ("mup", False)
     lr = config["optim"]["lr_base"] * 16 / model["d_model"]
-    assert pretrain["peak_lr"] == pytest.approx(lr, rel=1e-5)
+    assert pretrain.peak_lr == pytest.approx(lr, rel=1e-5)
 
 
 def test_measured_speed_gives_seconds(study):
@@ -200,27 +201,27 @@ def test_a_measured_speed_knows_whether_its_cells_were_checkpointed(study, asked
 
 def test_a_law_of_learning_rate_and_batch_goes_before_the_studys_rule(study):
     asked = PlanConfig(lr_batch="steplaw2025")
-    pretrain = make_plan(small_law(), Budget(flops=3e13), study, asked)["pretrain"]
-    shape = ModelConfig(**pretrain["model"]).shape(vocab_size=1024, context=128)
-    lr = 1.79 * shape.params.non_embedding**-0.713 * pretrain["tokens"] ** 0.307
-    assert pretrain["peak_lr"] == pytest.approx(lr, rel=0.01)
-    assert pretrain["reasons"]["peak_lr"].startswith("1.79 N^-0.713 D^0.307")
-    assert "tokens to a power of two" in pretrain["reasons"]["batch_tokens"]
+    pretrain = make_plan(small_law(), Budget(flops=3e13), study, asked).pretrain
+    shape = ModelConfig(**pretrain.model).shape(vocab_size=1024, context=128)
+    lr = 1.79 * shape.params.non_embedding**-0.713 * pretrain.tokens**0.307
+    assert pretrain.peak_lr == pytest.approx(lr, rel=0.01)
+    assert pretrain.reasons["peak_lr"].startswith("1.79 N^-0.713 D^0.307")
+    assert "tokens to a power of two" in pretrain.reasons["batch_tokens"]
     with pytest.raises(ValueError, match="gives no learning rate or batch"):
         make_plan(small_law(), Budget(flops=3e13), study, PlanConfig(lr_batch="besiroglu2024"))
 
 
 def test_vocabulary_and_context_are_lines_of_the_derivation(study):
-    steps = {s["what"]: s for s in make_plan(small_law(), Budget(flops=3e13), study)["steps"]}
-    assert steps["vocabulary"]["value"] == 1024
-    assert "tokenizer of the study small" in steps["vocabulary"]["rule"]
-    assert steps["context"]["value"] == 128
+    steps = {s.what: s for s in make_plan(small_law(), Budget(flops=3e13), study).steps}
+    assert steps["vocabulary"].value == 1024
+    assert "tokenizer of the study small" in steps["vocabulary"].rule
+    assert steps["context"].value == 128
 
 
 def test_the_vocabulary_follows_the_budget_where_no_tokenizer_fixes_it(study):
     asked = PlanConfig(shape=FamilySettings(vocab_rule="tao"))
     made = make_plan(load_law("besiroglu2024"), Budget(flops=1e21), default_study(), asked)
-    vocab, width = made["cell"]["tokenizer"]["vocab_size"], made["pretrain"]["model"]["d_model"]
+    vocab, width = made.cell["tokenizer"]["vocab_size"], made.pretrain.model["d_model"]
     assert vocab * width == pytest.approx(0.20 * 1e21**0.42, rel=0.01)
     assert vocab % 128 == 0
     with pytest.raises(ValueError, match="would leave the tokenizer"):
@@ -230,11 +231,9 @@ def test_the_vocabulary_follows_the_budget_where_no_tokenizer_fixes_it(study):
 
 
 def test_weight_decay_says_over_how_much_of_the_run_it_averages(study):
-    pretrain = make_plan(small_law(), Budget(flops=3e13), study)["pretrain"]
-    scale = pretrain["batch_tokens"] / (
-        pretrain["peak_lr"] * pretrain["weight_decay"] * pretrain["tokens"]
-    )
-    assert f"= {scale:.3g} of the run" in pretrain["reasons"]["weight_decay"]
+    pretrain = make_plan(small_law(), Budget(flops=3e13), study).pretrain
+    scale = pretrain.batch_tokens / (pretrain.peak_lr * pretrain.weight_decay * pretrain.tokens)
+    assert f"= {scale:.3g} of the run" in pretrain.reasons["weight_decay"]
 
 
 def test_a_budget_below_the_largest_cells_family_takes_a_small_rungs(study):
@@ -243,16 +242,16 @@ def test_a_budget_below_the_largest_cells_family_takes_a_small_rungs(study):
     small = replace(study.like, d_head=8, n_head=2, n_kv_head=2, d_model=16, d_ff=48, n_layer=2)
     cells = (*study.cells, replace(study.cells[0], params=small.params.with_head, shape=small))
     plan = make_plan(small_law(), Budget(flops=1e10), replace(study, cells=cells))
-    assert plan["pretrain"]["model"]["d_head"] == 8
-    (alarm,) = [a for a in plan["alarms"] if a["code"] == "below_range"]
-    assert "0.0999 times the smallest fitted" in alarm["sentence"]
+    assert plan.pretrain.model["d_head"] == 8
+    (alarm,) = [a for a in plan.alarms if a.code == "below_range"]
+    assert "0.0999 times the smallest fitted" in alarm.sentence
 
 
 def test_the_factor_beyond_which_a_plan_is_far_is_stated_and_set(study):
     made = make_plan(small_law(), Budget(flops=3e14), study, PlanConfig(far=20))
-    (alarm,) = [a for a in made["alarms"] if a["code"] == "far"]
-    assert "30 times the largest fitted" in alarm["sentence"]
-    assert "beyond 20 times" in alarm["sentence"]
+    (alarm,) = [a for a in made.alarms if a.code == "far"]
+    assert "30 times the largest fitted" in alarm.sentence
+    assert "beyond 20 times" in alarm.sentence
 
 
 def test_the_command_of_a_plan_asks_for_it_again():
@@ -288,18 +287,18 @@ def test_unusable_law_needs_force(study):
 @pytest.mark.parametrize(("flops", "code"), [(3e10, "below_range"), (2e16, "far")])
 def test_budget_outside_the_range_raises_an_alarm(study, flops, code):
     plan = make_plan(small_law(), Budget(flops=flops), study)
-    assert code in [a["code"] for a in plan["alarms"]]
+    assert code in [a.code for a in plan.alarms]
 
 
 def test_offset_not_identified_proceeds_with_an_alarm(study):
     plan = make_plan(small_law(status="offset_not_identified"), Budget(flops=3e13), study)
-    assert plan["alarms"][0]["code"] == "offset"
+    assert plan.alarms[0].code == "offset"
 
 
 def test_law_alarms_are_carried(study):
-    law = small_law(alarms=(Alarm(code="single_ray", sentence="One ray."),))
-    plan = make_plan(law, Budget(flops=3e13), study)
-    assert {"code": "single_ray", "sentence": "One ray."} in plan["alarms"]
+    alarm = Alarm(code="single_ray", sentence="One ray.")
+    plan = make_plan(small_law(alarms=(alarm,)), Budget(flops=3e13), study)
+    assert alarm in plan.alarms
 
 
 def test_lines_fit_a_terminal(study):
@@ -311,15 +310,15 @@ def test_lines_fit_a_terminal(study):
 def test_kl_coefficient_follows_gaussian_tilting():
     settings = PlanConfig().ppo
     block = ppo_block(settings, pretrain_lr=1e-3, seed=0)
-    assert block["kl_coefficient"] == pytest.approx(1 / math.sqrt(2 * settings.kl_budget), rel=1e-3)
+    assert block.kl_coefficient == pytest.approx(1 / math.sqrt(2 * settings.kl_budget), rel=1e-3)
     assert first_coefficient(2.0) == 0.5
 
 
 def test_lora_learns_ten_times_faster():
     settings = PlanConfig().sft
-    full = sft_block(settings, pretrain_lr=1e-3, seed=0)["peak_lr"]
+    full = sft_block(settings, pretrain_lr=1e-3, seed=0).peak_lr
     settings.method = "lora"
-    assert sft_block(settings, pretrain_lr=1e-3, seed=0)["peak_lr"] == pytest.approx(10 * full)
+    assert sft_block(settings, pretrain_lr=1e-3, seed=0).peak_lr == pytest.approx(10 * full)
 
 
 def test_aspects_follow_chinchilla_shapes():
@@ -366,10 +365,10 @@ def test_command_plans_a_study_from_its_law(folder, tmp_path):
         f"law={folder}/law.json", "flops_multiple=3", f"out={tmp_path}/plan.yaml", cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
-    plan = yaml.safe_load((tmp_path / "plan.yaml").read_text())
-    assert plan["study"] == "small"
-    assert plan["runs"] == folder.parent.as_posix()
-    assert set(plan["made_from"]) == {"law", "records"}
+    plan = read_plan(tmp_path / "plan.yaml")
+    assert plan.study == "small"
+    assert plan.runs == folder.parent.as_posix()
+    assert set(plan.made_from) == {"law", "records"}
     assert "params_target" in done.stdout
 
 
@@ -394,7 +393,7 @@ def machine_of(study, **settings):
     chosen = PlanConfig(law="besiroglu2024", **settings)
     devices = {k: settings[k] for k in ("device", "devices") if k in settings}
     plan = make_plan(small_law(), Budget(flops=3e13, **devices), study, chosen)
-    assert plan["machine"].keys() == plan["reasons"]["machine"].keys()
+    assert plan.to_dict()["machine"].keys() == plan.reasons["machine"].keys()
     return plan, "\n".join(derivation(plan))
 
 
@@ -413,17 +412,17 @@ def test_the_final_run_is_computed_as_the_study_was_and_on_the_devices_planned_f
 
 def test_no_more_ranks_are_planned_than_share_a_steps_rows(study):
     plan, told = machine_of(study, devices=3)
-    pretrain = plan["pretrain"]
-    rows = pretrain["batch_tokens"] // pretrain["context"]
-    assert plan["machine"]["ranks"] == max(n for n in (1, 2, 3) if rows % n == 0) < 3
-    assert f"devices=3, of which {plan['machine']['ranks']} can share the {rows} rows" in " ".join(
+    pretrain = plan.pretrain
+    rows = pretrain.batch_tokens // pretrain.context
+    assert plan.machine.ranks == max(n for n in (1, 2, 3) if rows % n == 0) < 3
+    assert f"devices=3, of which {plan.machine.ranks} can share the {rows} rows" in " ".join(
         told.split()
     )
-    assert not plan["machine"]["shard"]
+    assert not plan.machine.shard
 
 
 def test_without_a_study_the_precision_is_that_of_the_devices_speed():
     law = load_law("besiroglu2024")
     for device, precision in (("h100", "bf16"), ("", "fp32")):
         plan = make_plan(law, Budget(flops=1e21, device=device), default_study())
-        assert plan["machine"]["precision"] == precision
+        assert plan.machine.precision == precision

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from analysis import fit, load_runs
-from analysis.alarms.of_table import Alarm
+from analysis.alarms.alarm import Alarm
 from analysis.estimation.lr_batch import swept_points
 from analysis.laws.law import Law
 from analysis.page.checklist import checklist, counted
@@ -112,7 +112,7 @@ def folder(tmp_path_factory) -> Path:
     law.write(folder / "law.json")
     plan = make_plan(law, Budget(flops=3e13), study_of(folder, count="with_head"))
     write_plan(folder / "plan.yaml", plan)
-    synthetic.write_final(folder, loss=plan["forecast"]["test_loss"] + 0.001)
+    synthetic.write_final(folder, loss=plan.forecast.test_loss + 0.001)
     return folder
 
 

@@ -15,9 +15,8 @@ import torch
 
 from scaling.app.application import sentence
 from scaling.config import CellConfig, DataConfig, TruthConfig
-from scaling.data import file_hashes as seals
-from scaling.data import hub
-from scaling.data.file_hashes import read_inputs, read_sealed, write_sealed
+from scaling.data import file_hashes, hub
+from scaling.data.file_hashes import read_hashed, read_inputs, write_hashed
 from scaling.data.hub import fetch_rows
 from scaling.data.tokens import open_corpus
 from scaling.evaluate import main as evaluate
@@ -109,8 +108,10 @@ def test_a_cell_on_cut_tokens_trains_on_the_whole_of_them(own_cell, tmp_path):
 
 def test_tokens_are_hashed_once_and_again_only_after_a_write(own_cell, monkeypatch):
     folder, hashed = open_corpus(own_cell).folder, []
-    whole = seals.sha256_file
-    monkeypatch.setattr(seals, "sha256_file", lambda p: hashed.append(Path(p).name) or whole(p))
+    whole = file_hashes.sha256_file
+    monkeypatch.setattr(
+        file_hashes, "sha256_file", lambda p: hashed.append(Path(p).name) or whole(p)
+    )
     for _ in range(3):
         open_corpus(own_cell)
     assert hashed == []
@@ -253,7 +254,7 @@ def test_a_damaged_vocabulary_is_refused_where_it_cannot_be_made(make_cell, tmp_
 def test_a_record_names_its_vocabulary(make_cell):
     cell = make_cell()
     (record,) = train_trunk([cell])
-    assert record.inputs["tokenizer"] == seals.sha256_file(open_corpus(cell).tokenizer_path)
+    assert record.inputs["tokenizer"] == file_hashes.sha256_file(open_corpus(cell).tokenizer_path)
 
 
 @pytest.mark.parametrize("harm", [cut, flip, empty])
@@ -301,8 +302,8 @@ def test_a_stage_with_a_torn_list_of_inputs_is_known_by_its_record(tmp_path, mak
 
 def test_a_sealed_object_keeps_its_numbers(tmp_path):
     value = {"a": [0.1, 1e-300, 3], "b": {"c": None}}
-    assert read_sealed(write_sealed(tmp_path / "a.json", value)) == value
-    assert read_sealed(tmp_path / "none.json") is None
+    assert read_hashed(write_hashed(tmp_path / "a.json", value)) == value
+    assert read_hashed(tmp_path / "none.json") is None
 
 
 @pytest.mark.slow

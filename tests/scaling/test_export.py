@@ -7,7 +7,7 @@ import torch
 
 from scaling import export
 from scaling.config import ModelConfig
-from scaling.data.chat_template import rendered, turns_of
+from scaling.data.chat_template import render, turns_of
 from scaling.data.tokenizer import load_tokenizer
 from scaling.export import ExportConfig
 from scaling.inference import hf_export
@@ -238,6 +238,6 @@ def test_the_exported_template_renders_tools_parts_and_calls_as_training_does(
     export.main(ExportConfig(checkpoint=str(cell_folder(cell)), out=str(tmp_path / "out")))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     text = tokenizer.apply_chat_template(RICH, tokenize=False)
-    assert text == rendered(turns_of(RICH, "f"))
+    assert text == render(turns_of(RICH, "f"))
     assert '"caf\u00e9 <x>"' in text
     assert text.startswith("Be kind.\n\nBe brief.\n\nHuman: Hi!\n\nAssistant: {")

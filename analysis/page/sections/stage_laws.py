@@ -4,16 +4,16 @@ They are those that plan.yaml names (`stage_laws`); one whose file or sweep is n
 said to be missing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from analysis.laws.law import Law
 from analysis.number_text import interval, number
 from analysis.page.figure_files import LEVEL, target_picture
 from analysis.page.gallery import Picture
 from analysis.page.tables import Grid, Row
+from analysis.planning.plan import Plan
 from analysis.runs.columns import Columns
 from analysis.runs.table import load_runs
 from scaling.schema import Record
@@ -31,10 +31,10 @@ class StageLaw:
     law: Law | None
 
 
-def stage_laws(plan: dict[str, Any] | None) -> list[StageLaw]:
-    """Read the laws that a plan's later blocks rest on."""
+def stage_laws(paths: Mapping[str, Sequence[str]]) -> list[StageLaw]:
+    """Read the laws that the plan names for each stage."""
     found = []
-    for stage, names in ((plan or {}).get("stage_laws") or {}).items():
+    for stage, names in paths.items():
         for name in names:
             law = Law.read(name) if Path(name).is_file() else None
             found.append(StageLaw(stage=stage, name=name, law=law))
@@ -80,22 +80,24 @@ def law_grid(found: list[StageLaw]) -> Grid:
     )
 
 
-def forecast_grid(plan: dict[str, Any] | None, stages: dict[str, Record]) -> Grid:
+def forecast_grid(plan: Plan | None, stages: dict[str, Record]) -> Grid:
     """Return a row a stage that a law set: forecast, interval, what was reached, whether inside."""
     rows: list[Row] = []
     for stage, name in NAMES.items():
-        block = (plan or {}).get(stage, {})
-        expected = block.get("forecast_gain" if stage == "ppo" else "forecast_loss")
-        if expected is None or not block.get("forecast_level"):
+        block = getattr(plan, stage) if plan else None
+        if block is None or not block.forecast_level:
             continue
-        ends, reached = block.get("forecast_interval") or (), _reached(stage, stages.get(stage))
+        forecast = block.forecast_gain if stage == "ppo" else block.forecast_loss
+        if forecast is None:
+            continue
+        ends, reached = block.forecast_interval or (), _reached(stage, stages.get(stage))
         inside = "–"
         if reached is not None and len(ends) == 2:
             inside = "inside" if ends[0] <= reached <= ends[1] else "OUTSIDE"
         rows.append(
             (
                 f"{name}: {REACHED[stage].replace('_', ' ')}",
-                number(expected, 4),
+                number(forecast, 4),
                 interval(ends) if len(ends) == 2 else "–",
                 "–" if reached is None else number(reached, 4),
                 inside,

@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from analysis.estimation.fit import fit
-from analysis.estimation.power_laws import undominated
+from analysis.estimation.power_laws import frontier_runs
 from analysis.figures import charts
 from analysis.figures.bands import span
 from analysis.figures.canvas import LABELS
@@ -119,7 +119,7 @@ def _loss_law(points: pd.DataFrame) -> Law | None:
 
     By least squares: the median of so few residuals is not unique.
     """
-    frontier = undominated(points, "flops").drop(columns=["params", "tokens"])
+    frontier = frontier_runs(points, "flops").drop(columns=["params", "tokens"])
     for form, parameters in zip(LOSS_FORMS, (3, 2), strict=True):
         if len(frontier) < parameters + SPARE_ROWS:
             continue

@@ -1,24 +1,29 @@
 """The plan's blocks after pretraining: fine-tuning, reward model, PPO.
 
-Where laws of these stages were fitted (`analysis.planning.later_stages.choices`) they set what they
-speak of; any other value follows a published rule or a setting, and its reason says which of the
-three. KL is in nats per sequence, summed over tokens; the reward model's score is normalised to
-mean 0 and deviation 1 on samples of the fine-tuned model.
+A law of a stage (`analysis.planning.later_stages.choices`) sets the values that it speaks of. Any
+other value follows a published rule or a setting; the reason of each value says which of the three.
+KL is in nats per sequence, summed over tokens. The score of the reward model is normalised to mean
+0 and deviation 1 on samples of the fine-tuned model.
 """
 
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from analysis.planning.later_stages.choices import Choice
+from analysis.planning.plan import PpoBlock, RewardBlock, SftBlock
 from scaling.schema import LORA_FACTOR, Range, check_ranges, first_coefficient, tuning_lr
 
 INSTRUCTGPT = "Ouyang et al. 2022 (2203.02155)"
 GAO = "Gao et al. 2022 (2210.10760)"
-FEWEST_PAIRS = 2000  # below it a reward model is near chance, Gao et al. 2022
-PUBLISHED_FRACTION = 0.08  # 9.65e-6 over GPT-3's 1.2e-4 (6.7B); 5.03e-6 over 6e-5 (175B)
+FEWEST_PAIRS = 2000  # a reward model of fewer pairs is near chance (Gao et al. 2022)
+# rate of fine-tuning over that of pretraining in InstructGPT: 9.65e-6 over GPT-3's 1.2e-4 (6.7B),
+# 5.03e-6 over 6e-5 (175B)
+PUBLISHED_FRACTION = 0.08
 
+S = TypeVar("S", "SftSettings", "RewardSettings", "PpoSettings")
+B = TypeVar("B", SftBlock, RewardBlock, PpoBlock)
 
-FORECASTS = {
+FORECAST_REASONS = {
     "forecast_loss": "of the law that set the block, nats a token of completions or a pair",
     "forecast_gain": "of the law that set the block, gold reward over the fine-tuned model's",
     "forecast_interval": "prediction interval of one run",
@@ -30,8 +35,8 @@ FORECASTS = {
 class SftSettings:
     """Fine-tuning: sizes to spend, and the peak learning rate as a fraction of pretraining's.
 
-    `law` is a fitted law of fine-tuning or one for each method; `examples` are then those at hand,
-    0 for the most that its cells had.
+    `law` is a fitted law of fine-tuning, or a list with one for each method. `examples` then says
+    how many are at hand, 0 for the most that the cells of the law had.
     """
 
     law: Any = ""
@@ -78,7 +83,7 @@ class RewardSettings:
 
 @dataclass(kw_only=True)
 class PpoSettings:
-    """PPO: the KL that may be spent, and sizes; `law` is a fitted law of over-optimisation."""
+    """PPO: the KL budget in nats per sequence, and sizes; `law` is one of over-optimisation."""
 
     law: Any = ""
     estimator: str = "gae"
@@ -96,7 +101,7 @@ class PpoSettings:
     judge: str = "reward"
 
     def __post_init__(self) -> None:
-        """Refuse a budget that allows no change."""
+        """Check the numbers; refuse a KL budget of 0, which allows no change."""
         check_ranges(self, "ppo")
         if not self.kl_budget > 0:
             raise ValueError(
@@ -106,14 +111,20 @@ class PpoSettings:
 
 
 def sft_block(
-    chosen: SftSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
-) -> dict[str, Any]:
-    """Return the fine-tuning block; LoRA takes ten times the full learning rate."""
-    chosen, known = settled(chosen, by_law)
-    rate = tuning_lr(chosen.lr_fraction, pretrain_lr=pretrain_lr, method=chosen.method)
-    values = {**plain(chosen), "peak_lr": rounded(rate), "seed": seed}
-    reason = _fraction(chosen.lr_fraction, "sft", known)
-    if chosen.method != "full":
+    settings: SftSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
+) -> SftBlock:
+    """Return the fine-tuning block; LoRA takes ten times the full learning rate.
+
+    settings: sizes and rates that were asked for
+    pretrain_lr: peak learning rate of the planned pretraining
+    seed: that of the study
+    by_law: what a law of the stage chose, None without a law
+    """
+    settings = with_choice(settings, by_law)
+    rate = tuning_lr(settings.lr_fraction, pretrain_lr=pretrain_lr, method=settings.method)
+    values = {**settings_of(settings), "peak_lr": rounded(rate), "seed": seed}
+    reason = _fraction(settings.lr_fraction, "sft", by_law)
+    if settings.method != "full":
         reason += (
             f"; LoRA takes {LORA_FACTOR:g} x the full rate (Schulman et al. 2025, LoRA Without"
             " Regret)"
@@ -137,17 +148,23 @@ def sft_block(
         "template": f"{_setting('sft.template')}; chat makes each prompt a dialogue's turn",
         "seed": "the study's",
     }
-    return block_of(values, reasons, by_law)
+    return block_of(SftBlock, values, reasons, by_law)
 
 
 def reward_block(
-    chosen: RewardSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
-) -> dict[str, Any]:
-    """Return the reward-model block: one epoch, at least 2000 pairs where they can be had."""
-    chosen, known = settled(chosen, by_law)
-    rate = tuning_lr(chosen.lr_fraction, pretrain_lr=pretrain_lr)
-    values = {**plain(chosen), "epochs": 1, "peak_lr": rounded(rate), "seed": seed}
-    enough = "at least" if chosen.pairs >= FEWEST_PAIRS else "FEWER than"
+    settings: RewardSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
+) -> RewardBlock:
+    """Return the reward-model block: one epoch, and at least 2000 pairs where they can be had.
+
+    settings: sizes and rates that were asked for
+    pretrain_lr: peak learning rate of the planned pretraining
+    seed: that of the study
+    by_law: what a law of the stage chose, None without a law
+    """
+    settings = with_choice(settings, by_law)
+    rate = tuning_lr(settings.lr_fraction, pretrain_lr=pretrain_lr)
+    values = {**settings_of(settings), "epochs": 1, "peak_lr": rounded(rate), "seed": seed}
+    enough = "at least" if settings.pairs >= FEWEST_PAIRS else "FEWER than"
     reasons = {
         "data": _setting("reward.data"),
         "test": f"{_setting('reward.test')}; empty: a share of the prompts of data is held out",
@@ -161,20 +178,26 @@ def reward_block(
         ),
         "batch_pairs": f"{_setting('reward.batch_pairs')}; {INSTRUCTGPT} used 64 prompts",
         "lr_fraction": _setting("reward.lr_fraction"),
-        "peak_lr": _fraction(chosen.lr_fraction, "reward", known),
+        "peak_lr": _fraction(settings.lr_fraction, "reward", by_law),
         "seed": "the study's",
     }
-    return block_of(values, reasons, by_law)
+    return block_of(RewardBlock, values, reasons, by_law)
 
 
 def ppo_block(
-    chosen: PpoSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
-) -> dict[str, Any]:
-    """Return the PPO block; the first KL coefficient is s_r / sqrt(2 KL) with s_r = 1."""
-    chosen, known = settled(chosen, by_law)
+    settings: PpoSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
+) -> PpoBlock:
+    """Return the PPO block; the first KL coefficient is s_r / sqrt(2 KL) with s_r = 1.
+
+    settings: sizes and rates that were asked for
+    pretrain_lr: peak learning rate of the planned pretraining
+    seed: that of the study
+    by_law: what a law of the stage chose, None without a law
+    """
+    settings = with_choice(settings, by_law)
     values = {
-        **plain(chosen),
-        "kl_coefficient": rounded(first_coefficient(chosen.kl_budget), 4),
+        **settings_of(settings),
+        "kl_coefficient": rounded(first_coefficient(settings.kl_budget), 4),
         "clip": 0.2,
         "gae_lambda": 0.95,
         "discount": 1.0,
@@ -182,7 +205,7 @@ def ppo_block(
         "entropy_coefficient": 0.0,
         "pretrain_mix": 0.0,
         "temperature": 1.0,
-        "peak_lr": rounded(tuning_lr(chosen.lr_fraction, pretrain_lr=pretrain_lr)),
+        "peak_lr": rounded(tuning_lr(settings.lr_fraction, pretrain_lr=pretrain_lr)),
         "seed": seed,
     }
     reasons = {
@@ -191,7 +214,7 @@ def ppo_block(
             f" ({GAO}) is fitted yet"
         ),
         "kl_coefficient": (
-            f"s_r / sqrt(2 KL) = 1 / sqrt(2 x {chosen.kl_budget:g}): an exponentially tilted"
+            f"s_r / sqrt(2 KL) = 1 / sqrt(2 x {settings.kl_budget:g}): an exponentially tilted"
             " policy of a reward with deviation s_r = 1 sits at that KL (Gaussian)"
         ),
         "estimator": (
@@ -224,36 +247,40 @@ def ppo_block(
         ),
         "judge": f"{_setting('ppo.judge')}; reward: the reward model, gold: the control",
         "lr_fraction": _setting("ppo.lr_fraction"),
-        "peak_lr": _fraction(chosen.lr_fraction, "ppo", known),
+        "peak_lr": _fraction(settings.lr_fraction, "ppo", by_law),
         "seed": "the study's",
     }
-    return block_of(values, reasons, by_law)
+    return block_of(PpoBlock, values, reasons, by_law)
 
 
-def settled(chosen: Any, by_law: Choice | None) -> tuple[Any, set[str]]:
-    """Return the settings with what a law chose put in, and the names of that."""
-    values = by_law.values if by_law else {}
-    return replace(chosen, **values), set(values)
+def with_choice(settings: S, by_law: Choice | None) -> S:
+    """Return the settings with the values that a law chose."""
+    return replace(settings, **by_law.values) if by_law else settings
 
 
-def plain(chosen: Any) -> dict[str, Any]:
-    """Return the settings that a block holds: those of the choice itself stay out."""
-    return {k: v for k, v in asdict(chosen).items() if k not in ("law", "flat_nats")}
+def settings_of(settings: Any) -> dict[str, Any]:
+    """Return the settings that a block holds: all but the law and its tolerance."""
+    return {k: v for k, v in asdict(settings).items() if k not in ("law", "flat_nats")}
 
 
 def block_of(
-    values: dict[str, Any], reasons: dict[str, str], by_law: Choice | None
-) -> dict[str, Any]:
-    """Return a block: its values, what is forecast of it, the reasons (a law's where it chose)."""
+    kind: type[B], values: dict[str, Any], reasons: dict[str, str], by_law: Choice | None
+) -> B:
+    """Return a block with its values, its forecast, and reasons: the law's where a law chose.
+
+    kind: the dataclass of the block
+    values: {field: value}
+    reasons: {field: sentence} where no law chose
+    by_law: what a law of the stage chose, None without a law
+    """
     if by_law is None:
-        return {**values, "reasons": reasons}
-    told = {k: FORECASTS[k] for k in by_law.forecast}
-    forecast = by_law.forecast
-    return {**values, **forecast, "reasons": {**reasons, **by_law.reasons, **told}}
+        return kind(**values, reasons=reasons)
+    of_forecast = {k: FORECAST_REASONS[k] for k in by_law.forecast}
+    return kind(**values, **by_law.forecast, reasons={**reasons, **by_law.reasons, **of_forecast})
 
 
 def rounded(value: float, digits: int = 3) -> float:
-    """Round to some significant digits."""
+    """Round to a number of significant digits."""
     return float(f"{value:.{digits}g}")
 
 
@@ -261,8 +288,9 @@ def _setting(key: str) -> str:
     return f"set by {key} (by the user or conf/plan.yaml)"
 
 
-def _fraction(fraction: float, block: str, known: set[str]) -> str:
-    if "lr_fraction" in known:
+def _fraction(fraction: float, block: str, by_law: Choice | None) -> str:
+    """Say where the fraction of the pretraining peak comes from."""
+    if by_law and "lr_fraction" in by_law.values:
         return f"{fraction:g} x the pretraining peak, at which the cells of the law were trained"
     text = f"{fraction:g} x the pretraining peak, {_setting(f'{block}.lr_fraction')}"
     return f"{text}; {INSTRUCTGPT} fine-tuned at 0.05 to 0.08 of GPT-3's peak"

@@ -1,20 +1,22 @@
-"""plan.yaml: how a plan is written and read."""
+"""plan.yaml: how a plan is written and read.
+
+Files of earlier versions are read too: a field that they lack keeps its default in
+`analysis.planning.plan`.
+"""
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from scaling.schema import check_schema, read_yaml, write_text
+from analysis.planning.plan import SCHEMA, Plan
+from scaling.schema import check_schema, read_as, read_yaml, write_text
 
-SCHEMA = 1
 
-
-def write_plan(path: str | Path, plan: dict[str, Any]) -> Path:
-    """Write plan.yaml atomically; a blank line between blocks, reasons under each."""
+def write_plan(path: str | Path, plan: Plan) -> Path:
+    """Write plan.yaml atomically, a blank line between blocks, the reasons last in each."""
     parts = [
         yaml.safe_dump({key: value}, sort_keys=False, width=98, allow_unicode=True)
-        for key, value in plan.items()
+        for key, value in plan.to_dict().items()
     ]
     head = "# Made by analysis.plan; `python -m scaling.final plan=...` executes it.\n"
     return write_text(
@@ -22,14 +24,14 @@ def write_plan(path: str | Path, plan: dict[str, Any]) -> Path:
     )
 
 
-def read_plan(path: str | Path) -> dict[str, Any]:
-    """Read plan.yaml; a missing or other file raises with its name."""
+def read_plan(path: str | Path) -> Plan:
+    """Read plan.yaml; a missing, damaged or other file raises an error that names it."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no plan {path}; make one with analysis.plan")
-    plan = read_yaml(path)
-    fix = "make it again with analysis.plan"
-    check_schema(plan, source=path, noun="plan", fix=fix, schema=SCHEMA)
-    if not isinstance(plan.get("pretrain"), dict):
-        raise ValueError(f"{path} is no plan (no block pretrain); {fix}")
-    return plan
+    values = read_yaml(path)
+    how = {"source": path, "noun": "plan", "fix": "make it again with analysis.plan"}
+    check_schema(values, **how, schema=SCHEMA)
+    if not isinstance(values.get("pretrain"), dict):
+        raise ValueError(f"{path} is no plan (no block pretrain); {how['fix']}")
+    return read_as(Plan, values, **how, schema=SCHEMA)

@@ -1,85 +1,64 @@
 """The derivation of N and D as steps: value, interval before rounding, law or rule, rounding."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
-from analysis.planning.shape import Chosen
+from analysis.planning.plan import PretrainBlock, Step
+from analysis.planning.shape import PlannedShape
 from analysis.planning.shape_family import VOCAB_STEP, best_vocabulary
 from analysis.planning.split import Split, serving_saving
 from scaling.schema import Shape
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One line of the derivation: value, law or rule, interval before rounding, rounding."""
-
-    what: str
-    value: float
-    rule: str
-    interval: tuple[float, float] | None = None
-    rounding: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values, for plan.yaml."""
-        ends = [float(e) for e in self.interval] if self.interval else []
-        return {
-            "what": self.what,
-            "value": float(self.value),
-            "rule": self.rule,
-            "interval": ends,
-            "rounding": self.rounding,
-        }
-
-
 def steps_of(
-    chosen: Chosen, pretrain: dict[str, Any], *, source: str, vocab_rule: str = "tokenizer"
+    planned: PlannedShape, pretrain: PretrainBlock, *, source: str, vocab_rule: str = "tokenizer"
 ) -> list[Step]:
-    """Return the derivation of N and D, ending in what rounding made of them.
+    """Return the derivation of N and D; its last two lines say what rounding made of them.
 
-    `source` is what the vocabulary and context are from, unless a rule set the vocabulary.
+    planned: the shape, and the split of C before rounding
+    pretrain: the block whose N and D are derived
+    source: where vocabulary and context come from, as the lines name it
+    vocab_rule: `tao` where that rule set the vocabulary, else `tokenizer`
     """
-    split, shape = chosen.split, chosen.shape
-    n, d, per_token = pretrain["params"], pretrain["tokens"], shape.flops_per_token
+    split, shape = planned.split, planned.shape
+    n, d, per_token = pretrain.params, pretrain.tokens, shape.flops_per_token
     return [
         *split_steps(split),
         *_text_steps(shape, flops=split.flops, source=source, vocab_rule=vocab_rule),
         *_expert_steps(shape),
-        Step(
+        _step(
             what="params",
             value=n,
-            rule=chosen.rule,
+            rule=planned.rule,
             interval=split.interval,
             rounding=f"{100 * (n / split.params - 1):+.2g}%: from {split.params:.5g} to"
             f" {shape.n_layer} layers of width {shape.d_model}",
         ),
-        Step(
+        _step(
             what="tokens",
             value=d,
             rule=f"exact FLOPs per token of that shape, {per_token:.5g}, which is"
             f" {per_token / 6 / n:.3g} x 6N",
-            rounding=f"{100 * (d / chosen.tokens - 1):+.2g}%: whole steps of"
-            f" {pretrain['batch_tokens']} tokens; {100 * (d / split.tokens - 1):+.2g}% of D",
+            rounding=f"{100 * (d / planned.tokens - 1):+.2g}%: whole steps of"
+            f" {pretrain.batch_tokens} tokens; {100 * (d / split.tokens - 1):+.2g}% of D",
         ),
     ]
 
 
 def _text_steps(shape: Shape, *, flops: float, source: str, vocab_rule: str) -> list[Step]:
-    """Return vocabulary and context, which are not the law's to choose."""
+    """Return the lines of vocabulary and context, which the law does not choose."""
     best = best_vocabulary(flops, shape.d_model)
     paper = "Tao et al. 2024 (2407.13623)"
-    kept = f"tokenizer of the {source}: another one has another loss; {paper} would take {best}"
+    by_study = f"tokenizer of the {source}: another one has another loss; {paper} would take {best}"
     by_rule = f"V x width = .20 C^.42, {paper}, seen from 3.3e7 to 3e9 parameters"
-    ruled = vocab_rule == "tao"
+    uses_rule = vocab_rule == "tao"
     return [
-        Step(
+        _step(
             what="vocabulary",
             value=shape.vocab_size,
-            rule=by_rule if ruled else kept,
-            rounding=f"a multiple of {VOCAB_STEP}" if ruled else "",
+            rule=by_rule if uses_rule else by_study,
+            rounding=f"a multiple of {VOCAB_STEP}" if uses_rule else "",
         ),
-        Step(
+        _step(
             what="context",
             value=shape.context,
             rule=f"that of the {source}: another context is another law",
@@ -88,13 +67,13 @@ def _text_steps(shape: Shape, *, flops: float, source: str, vocab_rule: str) -> 
 
 
 def _expert_steps(shape: Shape) -> list[Step]:
-    """Return what a mixture's experts do to the counts; nothing of a dense model."""
+    """Return the line that says what experts do to the counts; none for a dense model."""
     if not shape.n_experts:
         return []
     used = f"top {shape.top_k} of {shape.n_experts}"
     used += f" and {shape.n_shared_experts} shared" if shape.n_shared_experts else ""
     return [
-        Step(
+        _step(
             what="experts",
             value=shape.n_experts,
             rule=f"{used} serve a token: N, C and serving count those, memory counts all,"
@@ -106,44 +85,44 @@ def _expert_steps(shape: Shape) -> list[Step]:
 
 
 def split_steps(split: Split) -> list[Step]:
-    """Return what the law asked for, what the constraints did to it, and what is left to round."""
+    """Return the law's optimum, the effect of each constraint, and N and D before rounding."""
     c, best = split.constraints, split.optimum
     steps = [
-        Step(
+        _step(
             what="N*",
             value=best.params,
             rule=f"optimum of the law ({split.form}) at C = 6ND = {split.flops:.4g} FLOPs,"
             f" N ~ C^{best.a:.3f}",
             interval=best.intervals.get("params"),
         ),
-        Step(
+        _step(
             what="D*",
             value=best.tokens,
             rule=f"of the same optimum, D ~ C^{best.b:.3f}",
             interval=best.intervals.get("tokens"),
         ),
-        Step(
+        _step(
             what="D*/N*",
             value=best.tokens_per_param,
             rule="tokens per parameter",
             interval=best.intervals.get("tokens_per_param"),
         ),
     ]
-    steps += [Step(what=k, value=v, rule=_effect(split, k)) for k, v in c.given().items()]
+    steps += [_step(what=k, value=v, rule=_effect(split, k)) for k, v in c.given().items()]
     if c.given():
         steps += [
-            Step(
+            _step(
                 what="N",
                 value=split.params,
                 rule="under these constraints",
                 interval=split.interval,
             ),
-            Step(what="D", value=split.tokens, rule=_spent(split)),
+            _step(what="D", value=split.tokens, rule=_limit_on_tokens(split)),
         ]
     if split.flat:
         low, high = split.flat
         steps.append(
-            Step(
+            _step(
                 what="flat N",
                 value=high / low,
                 interval=split.flat,
@@ -154,8 +133,8 @@ def split_steps(split: Split) -> list[Step]:
     return steps
 
 
-def _spent(split: Split) -> str:
-    """Say which limit D stands at, and what it leaves of the compute."""
+def _limit_on_tokens(split: Split) -> str:
+    """Say which limit D stands at, and which share of C it leaves."""
     used = 6 * split.params * split.tokens / split.flops
     if split.limited and split.constraints.tokens is None:
         left = f"{100 * (1 - used):.3g}% of the compute is left in reserve"
@@ -165,15 +144,15 @@ def _spent(split: Split) -> str:
 
 def _serving(split: Split) -> str:
     saved = serving_saving(split)
-    told = "" if saved is None else f"; {100 * saved:.3g}% fewer than the training optimum's"
+    saving = "" if saved is None else f"; {100 * saved:.3g}% fewer than the training optimum's"
     return (
         "tokens to serve: 6ND + 2N D_inf = C, Sardana et al. 2023 (2401.00448), the budget paying"
-        f" for both{told} at the same loss"
+        f" for both{saving} at the same loss"
     )
 
 
 def _effect(split: Split, name: str) -> str:
-    """Say what a constraint does."""
+    """Say what one constraint does to the split."""
     c, best = split.constraints, split.optimum
     if name == "unique_tokens":
         short = c.unique_tokens is not None and best.tokens > c.unique_tokens
@@ -201,3 +180,16 @@ def _effect(split: Split, name: str) -> str:
             f"share of C kept back: {(1 - c.reserve) * split.flops:.4g} FLOPs are planned with"
         ),
     }[name]
+
+
+def _step(
+    *,
+    what: str,
+    value: float,
+    rule: str,
+    interval: tuple[float, float] | None = None,
+    rounding: str = "",
+) -> Step:
+    """Return a line with plain floats; no interval is an empty one."""
+    ends = tuple(float(end) for end in interval or ())
+    return Step(what=what, value=float(value), rule=rule, interval=ends, rounding=rounding)

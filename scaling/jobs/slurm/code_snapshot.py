@@ -2,6 +2,7 @@
 
 `runs/NAME/.jobs/code-<hash>/` is named by its content and made once; jobs put it first on their
 path. `snapshot.json` in it says the version and commit, so that records name the submitted code.
+The YAML comes along: from a checkout as conf/, from a wheel inside the package.
 """
 
 import hashlib
@@ -10,19 +11,23 @@ import uuid
 from pathlib import Path
 
 import scaling
+from scaling.app.conf_folder import conf_folder
 from scaling.schema import SNAPSHOT, code_version, write_json
 
-PACKAGES = ("scaling", "conf", "hydra_plugins")
+PLUGINS = "hydra_plugins/scaling_*"  # beside them lie those of other projects, in site-packages
 KEPT = (".py", ".yaml")
 
 
 def source_files() -> dict[str, Path]:
     """List the files that make up the code, by their path from its root."""
     root = Path(scaling.__file__).resolve().parent.parent
+    folders = [root / "scaling", *root.glob(PLUGINS)]
+    if conf_folder().parent == root:  # else it lies inside the package
+        folders.append(conf_folder())
     return {
         str(p.relative_to(root)): p
-        for package in PACKAGES
-        for p in sorted((root / package).rglob("*"))
+        for folder in sorted(folders)
+        for p in sorted(folder.rglob("*"))
         if p.suffix in KEPT and p.is_file()
     }
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from scaling.data.file_hashes import read_sealed, write_sealed
+from scaling.data.file_hashes import read_hashed, write_hashed
 from scaling.stages.examples.pairs import Pair
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def corpus_pairs(corpus: Texts) -> tuple[list[Pair], list[Pair]]:
     A held-out prompt that also occurs in training is left out. ValueError when a part has none.
     """
     cached = corpus.folder / f"docstrings-{VERSION}.json"
-    if parts := read_sealed(cached):
+    if parts := read_hashed(cached):
         return [Pair(*p) for p in parts["train"]], [Pair(*p) for p in parts["test"]]
     log.info("cutting docstring-to-body pairs from the corpus")
     with uncollected():
@@ -63,7 +63,7 @@ def corpus_pairs(corpus: Texts) -> tuple[list[Pair], list[Pair]]:
                 f"the corpus' {part} part has no documented Python function to fine-tune on; "
                 "set sft.data=FILE.jsonl with prompt/completion rows"
             )
-    write_sealed(cached, {"train": [list(p) for p in train], "test": [list(p) for p in test]})
+    write_hashed(cached, {"train": [list(p) for p in train], "test": [list(p) for p in test]})
     return train, test
 
 

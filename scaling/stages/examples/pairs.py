@@ -15,10 +15,16 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from tokenizers import Tokenizer
 
-from scaling.data.chat_template import TURN, asked, completions_of, is_messages, opening
+from scaling.data.chat_template import (
+    TURN,
+    as_dialogue,
+    before_first_answer,
+    completions_of,
+    is_messages,
+)
 from scaling.data.hub import fetch_rows
 from scaling.data.jsonl import read_rows
-from scaling.data.row_text import LeftOut, NoText, clean, is_none, shown, text_in, text_of
+from scaling.data.row_text import LeftOut, NoText, clean, describe, is_none, text_in, text_of
 from scaling.data.tokenizer import END, SEP
 
 COMPLETION_KEYS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"))
@@ -86,7 +92,7 @@ def read_pairs(
             else:
                 left.add("empty")
     if not kept:
-        why = f" ({left.said()}; the first has the keys {keys})" if n else ""
+        why = f" ({left.in_words()}; the first has the keys {keys})" if n else ""
         raise ValueError(
             f"none of the {n} rows of {name or path} has a prompt and a completion that are not"
             f" empty{why}; give rows of the layout {', '.join(LAYOUTS)}"
@@ -149,7 +155,7 @@ def _no_layout(row: dict[str, Any], where: str) -> NoReturn:
         if key in row and (is_none(value) or value == []):
             raise NoText(f"{where} has no {key}")
         if key in row:
-            raise ValueError(f"{where}: {key} is {shown(value)}, not a list of objects; mend it")
+            raise ValueError(f"{where}: {key} is {describe(value)}, not a list of objects; mend it")
     raise ValueError(
         f"{where} has the keys {', '.join(sorted(row))}; readable layouts are {', '.join(LAYOUTS)}"
     )
@@ -158,7 +164,7 @@ def _no_layout(row: dict[str, Any], where: str) -> NoReturn:
 def filled(prompt: str, completion: str, template: str) -> Pair:
     """Put a prompt and its completion into a template, unless they are a dialogue's already."""
     if template == "chat" and prompt.strip() and not prompt.endswith(TURN):
-        return Pair(asked(prompt), f" {completion.strip()}")
+        return Pair(as_dialogue(prompt), f" {completion.strip()}")
     return Pair(prompt, completion)
 
 
@@ -169,7 +175,9 @@ def split(rows: Sequence[T], *, share: float = HELD_OUT) -> tuple[list[T], list[
     """
 
     def digest(row: T) -> str:
-        return hashlib.sha256(opening(row[0]).encode("utf-8", "surrogatepass")).hexdigest()
+        return hashlib.sha256(
+            before_first_answer(row[0]).encode("utf-8", "surrogatepass")
+        ).hexdigest()
 
     prompts = sorted({digest(row) for row in rows})
     if len(prompts) < 2:
@@ -190,8 +198,8 @@ def parts(
     """
     if not held_out:
         return split(rows)
-    known = {opening(row[0]) for row in held_out}
-    train = [row for row in rows if opening(row[0]) not in known]
+    known = {before_first_answer(row[0]) for row in held_out}
+    train = [row for row in rows if before_first_answer(row[0]) not in known]
     if not train:
         raise ValueError("every training prompt is a held-out one too; give other rows to train on")
     if left is not None:

@@ -10,8 +10,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scaling.data.chat_template import TURN, completions_of, is_messages, rendered, turns_of
-from scaling.data.row_text import LeftOut, NoText, is_none, number_of, shown, text_in, text_of
+from scaling.data.chat_template import TURN, completions_of, is_messages, render, turns_of
+from scaling.data.row_text import LeftOut, NoText, describe, is_none, number_of, text_in, text_of
 from scaling.stages.examples.pairs import Pair, filled, placed_rows
 
 LISTS = ("completions", "responses", "answers")
@@ -48,7 +48,7 @@ def read_rankings(
             continue
         _take(found, prompt, [filled(prompt, t, template) for t in completions], order, left)
     if not found:
-        why = f" ({left.said()})" if n else ""
+        why = f" ({left.in_words()})" if n else ""
         keys = f": the first row has the keys {keys}" if n else ""
         raise ValueError(
             f"{name or path} {f'has {n} rows, none' if n else 'is empty: no row'} with a prompt and"
@@ -140,7 +140,7 @@ def _completions(row: dict[str, Any], key: str, where: str) -> tuple[list[Any], 
     if is_none(given):
         raise NoText(f"{where} has no {key}")
     if not isinstance(given, list):
-        raise ValueError(f"{where}: {key} is {shown(given)}, not a list of completions; mend it")
+        raise ValueError(f"{where}: {key} is {describe(given)}, not a list of completions; mend it")
     if is_messages(given):
         text = next((k for k in TEXTS if any(k in c for c in given)), TEXTS[0])
         mark = next((k for k in MARKS if any(k in c for c in given)), "score")
@@ -158,7 +158,7 @@ def _completions(row: dict[str, Any], key: str, where: str) -> tuple[list[Any], 
 
 def _prompt(value: Any, where: str) -> str:
     if is_messages(value):
-        return rendered(turns_of(value, where)) + TURN
+        return render(turns_of(value, where)) + TURN
     return text_of(value, "prompt", where)
 
 

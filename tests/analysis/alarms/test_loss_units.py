@@ -53,15 +53,15 @@ def point(table, columns):
 def test_losses_in_every_unit_give_the_law_of_nats_or_of_bits_per_byte(refit_law, unit, stated):
     table = isoflop_table(refit_law)
     name = "x" if stated else NAMES[unit][0]
-    given = table.drop(columns="loss").assign(**{name: in_unit(table["loss"], unit)})
-    law = point(given, Columns(loss=name, loss_unit=unit if stated else ""))
+    renamed = table.drop(columns="loss").assign(**{name: in_unit(table["loss"], unit)})
+    law = point(renamed, Columns(loss=name, loss_unit=unit if stated else ""))
     per_byte = unit.endswith("per_byte")
     scale = 0.3 / np.log(2) if per_byte else 1.0
     assert law.parameters["E"] == pytest.approx(scale * refit_law["E"], rel=1e-5)
     assert law.parameters["alpha"] == pytest.approx(refit_law["alpha"], rel=1e-5)
     assert law.unit == ("bits_per_byte" if per_byte else "nats_per_token")
-    said = {alarm.code for alarm in law.alarms}
-    assert ("loss_unit" in said) == (per_byte or (not stated and unit != "nats_per_token"))
+    codes = {alarm.code for alarm in law.alarms}
+    assert ("loss_unit" in codes) == (per_byte or (not stated and unit != "nats_per_token"))
     assert ("loss in bits per byte" in law.summary()) == per_byte
 
 

@@ -21,7 +21,7 @@ OF_THE_DATA = {
 }
 
 
-def raised(table, **options):
+def alarm_codes(table, **options):
     """Return the alarms of a point fit, {code: sentence}."""
     law = fit(table, hindcast=False, sensitivity=False, **{"resamples": 0, **options})
     return {alarm.code: alarm.sentence for alarm in law.alarms}
@@ -100,8 +100,8 @@ def test_some_rows_in_another_unit_are_listed(good, name, factor, unit, step, wi
 @pytest.mark.parametrize("with_flops", [True, False])
 def test_both_counts_in_other_units_are_said(good, pair, with_flops):
     table = good.assign(params=good["params"] / pair[0], tokens=good["tokens"] / pair[1])
-    found = units(table if with_flops else table.drop(columns="flops"))
-    for name, factor, sentence in zip(("params", "tokens"), pair, found, strict=True):
+    alarms = units(table if with_flops else table.drop(columns="flops"))
+    for name, factor, sentence in zip(("params", "tokens"), pair, alarms, strict=True):
         assert f"Column {name} seems" in sentence
         assert f"by {factor:.0e}" in sentence
 
@@ -125,8 +125,8 @@ def test_compute_in_another_unit_is_named_with_the_factor_that_repairs_it(
     good, factor, unit, counted
 ):
     flops = counted * good["flops"] / factor
-    found = dict(of_table(good.assign(flops=flops)))
-    sentence = found["compute_unit"]
+    alarms = dict(of_table(good.assign(flops=flops)))
+    sentence = alarms["compute_unit"]
     assert f"Column flops seems to be in {unit}: multiply them by" in sentence
     by = float(re.search(r"by (\S+),", sentence).group(1))
     again = dict(of_table(good.assign(flops=flops * by)))
@@ -162,9 +162,9 @@ def test_compute_beside_a_count_in_another_unit_ends_right(good, factor, unit, n
     )
     for _ in range(3):
         for code, sentence in of_table(table):
-            found = re.search(r"Column (\w+) seems to be in .*by (\S+),", sentence)
-            assert found, code
-            table[found.group(1)] = table[found.group(1)] * float(found.group(2))
+            match = re.search(r"Column (\w+) seems to be in .*by (\S+),", sentence)
+            assert match, code
+            table[match.group(1)] = table[match.group(1)] * float(match.group(2))
     for column in ("params", "tokens", "flops"):
         assert table[column].to_numpy() == pytest.approx(good[column].to_numpy(), rel=1e-9)
 
@@ -182,9 +182,9 @@ def test_a_column_of_perplexities_is_judged_as_a_whole(good, shift):
 def test_a_diverged_run_does_not_make_a_column_perplexity(good):
     loss = good["loss"].to_numpy().copy()
     loss[3] = 14.0
-    found = dict(of_table(good.assign(loss=loss)))
-    assert set(found) == {"outlier_rows"}
-    assert "row 4: " in found["outlier_rows"]
+    alarms = dict(of_table(good.assign(loss=loss)))
+    assert set(alarms) == {"outlier_rows"}
+    assert "row 4: " in alarms["outlier_rows"]
 
 
 @pytest.mark.slow
@@ -231,22 +231,22 @@ def test_one_number_typed_wrong_is_named(good, name, factor, row, with_flops):
     values = good[name].to_numpy().copy()
     values[row] *= factor
     table = good.assign(**{name: values})
-    found = dict(of_table(table if with_flops else table.drop(columns="flops")))
-    assert set(found) == {"outlier_rows"}
-    said = found["outlier_rows"]
-    assert said.startswith("1 of 28 rows do not belong to the others (row ")
-    assert f"(row {row + 1}: " in said
+    alarms = dict(of_table(table if with_flops else table.drop(columns="flops")))
+    assert set(alarms) == {"outlier_rows"}
+    sentence = alarms["outlier_rows"]
+    assert sentence.startswith("1 of 28 rows do not belong to the others (row ")
+    assert f"(row {row + 1}: " in sentence
     size = "1000 times too " + ("large" if factor > 1 else "small")
-    assert f"as if {name} were {size}" in said or with_flops or row in (0, 27)
+    assert f"as if {name} were {size}" in sentence or with_flops or row in (0, 27)
 
 
 @pytest.mark.slow
 def test_two_bad_rows_do_not_hide_each_other(good):
     params = good["params"].to_numpy().copy()
     params[[2, 20]] *= 1e3
-    found = dict(of_table(good.drop(columns="flops").assign(params=params)))
-    assert "2 of 28 rows" in found["outlier_rows"]
-    assert {"row 3", "row 21"} <= set(re.findall(r"row \d+", found["outlier_rows"]))
+    alarms = dict(of_table(good.drop(columns="flops").assign(params=params)))
+    assert "2 of 28 rows" in alarms["outlier_rows"]
+    assert {"row 3", "row 21"} <= set(re.findall(r"row \d+", alarms["outlier_rows"]))
 
 
 @pytest.mark.slow
@@ -366,22 +366,25 @@ def test_counts_that_disagree_with_6nd_are_said(good, power):
 
 @pytest.mark.slow
 def test_a_single_ray_and_too_few_budgets(refit_law):
-    assert "add runs from 1/8 to 8 times" in raised(ray_table(refit_law, noise=0.004))["single_ray"]
+    assert (
+        "add runs from 1/8 to 8 times"
+        in alarm_codes(ray_table(refit_law, noise=0.004))["single_ray"]
+    )
     few = isoflop_table(refit_law, budgets=(1e19, 2e19), noise=0.003)
-    assert "at least 3 of each" in raised(few)["too_few_budgets"]
+    assert "at least 3 of each" in alarm_codes(few)["too_few_budgets"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shift", [1 / 40, 40])
 def test_a_minimum_at_the_edge_of_the_sizes(refit_law, shift):
     table = isoflop_table(refit_law)
-    moved = table["flops"] < 1e20
-    params = np.where(moved, table["params"] * shift, table["params"])
+    cheap = table["flops"] < 1e20
+    params = np.where(cheap, table["params"] * shift, table["params"])
     tokens = table["flops"] / 6 / params
     loss = loss_of(refit_law, params, tokens)
-    found = raised(table.assign(params=params, tokens=tokens, loss=loss))
-    assert "2 of 4 budgets (C = 1.00e+18, 1.00e+19)" in found["edge_minimum"]
-    assert "widen the sizes" in found["edge_minimum"]
+    codes = alarm_codes(table.assign(params=params, tokens=tokens, loss=loss))
+    assert "2 of 4 budgets (C = 1.00e+18, 1.00e+19)" in codes["edge_minimum"]
+    assert "widen the sizes" in codes["edge_minimum"]
 
 
 def test_a_second_minimum_nearly_as_good_is_said():
@@ -400,9 +403,9 @@ def test_a_parameter_at_its_bound_is_named():
         v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 1e11, 6))
     )
     loss = 2.0 + 400 * tokens**-0.3 + 0.3 * (params < 1.5e7)
-    found = raised(pd.DataFrame({"params": params, "tokens": tokens, "loss": loss}))
-    assert next(iter(found)) == "bound_hit"
-    assert "alpha = 4 is at its bound" in found["parameter_at_bound"]
+    codes = alarm_codes(pd.DataFrame({"params": params, "tokens": tokens, "loss": loss}))
+    assert next(iter(codes)) == "bound_hit"
+    assert "alpha = 4 is at its bound" in codes["parameter_at_bound"]
     assert bound_alarm([], [], "chinchilla") is None
 
 
@@ -427,8 +430,8 @@ def test_runs_that_stop_gaining_say_so(refit_law):
     rng = np.random.default_rng(1)
     noise = np.exp(0.004 * rng.standard_normal(len(table)))
     flat = {"E": 2.5, "A": 8e8, "B": 9e10, "alpha": 1.2, "beta": 1.2}
-    found = raised(table.assign(loss=loss_of(flat, table["params"], table["tokens"]) * noise))
-    assert "check them for repeated data" in found["offset_at_smallest_loss"]
+    codes = alarm_codes(table.assign(loss=loss_of(flat, table["params"], table["tokens"]) * noise))
+    assert "check them for repeated data" in codes["offset_at_smallest_loss"]
 
 
 @pytest.mark.slow
@@ -441,9 +444,9 @@ def test_inseparable_exponents_are_said(refit_law, spread, noise):
     loss = loss_of(refit_law, params, tokens)
     loss *= np.exp(noise * rng.standard_normal(len(params)))
     table = pd.DataFrame({"params": params, "tokens": tokens, "loss": loss})
-    found = raised(table, resamples=100)
-    assert "vary tokens per parameter" in found["exponents_inseparable"]
-    assert next(iter(found)) == "not_identified"
+    codes = alarm_codes(table, resamples=100)
+    assert "vary tokens per parameter" in codes["exponents_inseparable"]
+    assert next(iter(codes)) == "not_identified"
     assert inseparable_alarm(0.5, [0.4, 0.6], 0.4) is None
 
 
@@ -453,8 +456,8 @@ def test_residuals_that_follow_c_or_the_ratio_are_said(good, axis):
     m = np.log(good["tokens"] / good["params"] / 20)
     bend = 0.004 * c**2 if axis == "compute" else 0.004 * m**2
     rng = np.random.default_rng(0)
-    left = (bend - bend.mean()).to_numpy() + 0.003 * rng.standard_normal(len(good))
-    (alarm,) = residual_alarms(good, left)
+    errors = (bend - bend.mean()).to_numpy() + 0.003 * rng.standard_normal(len(good))
+    (alarm,) = residual_alarms(good, errors)
     assert alarm.code == "residual_trend"
     assert "form=" in alarm.sentence
     assert residual_alarms(good, 0.003 * rng.standard_normal(len(good))) == []
@@ -473,5 +476,5 @@ def test_runs_that_ended_hot_are_pointed_at(refit_law):
     table = canonical(isoflop_table(refit_law))
     assert not {a.code for a in table_alarms(table.assign(undercooled=False))} & {"undercooled"}
     hot = np.arange(len(table)) < 2
-    found = {a.code: a.sentence for a in table_alarms(table.assign(undercooled=hot))}
-    assert "2 runs (rows 1, 2)" in found["undercooled"]
+    alarms = {a.code: a.sentence for a in table_alarms(table.assign(undercooled=hot))}
+    assert "2 runs (rows 1, 2)" in alarms["undercooled"]

@@ -25,18 +25,18 @@ def rectangle(law, *, n=25):
 
 
 def test_a_dense_grid_gives_the_exponents(known_law):
-    found = envelope(rectangle(known_law), resamples=0)
+    result = envelope(rectangle(known_law), resamples=0)
     a = known_law["beta"] / (known_law["alpha"] + known_law["beta"])
-    assert found.a == pytest.approx(a, abs=0.03)
-    assert found.a + found.b == pytest.approx(1.0, abs=0.02)
+    assert result.a == pytest.approx(a, abs=0.03)
+    assert result.a + result.b == pytest.approx(1.0, abs=0.02)
 
 
 def test_the_hull_drops_points_before_the_decay():
     flops = np.geomspace(1e18, 1e20, 9)
     loss = 2 + (flops / 1e18) ** -0.2
     bumped = np.where(np.arange(9) % 4, loss + 0.05, loss)
-    kept = lower_hull(np.stack([flops, flops, bumped], axis=1))
-    assert kept[:, 0] == pytest.approx(flops[::4])
+    hull = lower_hull(np.stack([flops, flops, bumped], axis=1))
+    assert hull[:, 0] == pytest.approx(flops[::4])
 
 
 def test_curves_are_read_from_metrics(tmp_path, refit_law):
@@ -65,6 +65,6 @@ def test_two_sizes_have_no_envelope(refit_law):
 
 def test_the_interval_holds_the_exponent(refit_law):
     table = rectangle(refit_law, n=12)
-    found = envelope(table, resamples=200, level=0.95)
+    result = envelope(table, resamples=200, level=0.95)
     a = refit_law["beta"] / (refit_law["alpha"] + refit_law["beta"])
-    assert found.a_interval[0] < a < found.a_interval[1]
+    assert result.a_interval[0] < a < result.a_interval[1]

@@ -13,9 +13,9 @@ SYMMETRIC = {"E": 1.8, "A": 500.0, "B": 2000.0, "alpha": 0.33, "beta": 0.33}
 
 
 def test_a_symmetric_surface_has_no_error():
-    found = isoflop(isoflop_table(SYMMETRIC, n=15), resamples=0)
-    assert found.a == pytest.approx(0.5, abs=1e-9)
-    assert found.b == pytest.approx(0.5, abs=1e-9)
+    result = isoflop(isoflop_table(SYMMETRIC, n=15), resamples=0)
+    assert result.a == pytest.approx(0.5, abs=1e-9)
+    assert result.b == pytest.approx(0.5, abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -34,15 +34,15 @@ def test_a_symmetric_surface_has_no_error():
 def test_the_vertex_shifts_as_published(alpha, beta, width, shift):
     law = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": alpha, "beta": beta}
     table = isoflop_table(law, budgets=(1e20,), n=15, width=width)
-    found = vertex(table)
+    optimum = vertex(table)
     centre = np.sqrt(table["tokens"].iloc[0] * table["tokens"].iloc[-1])
-    assert found.tokens / centre - 1 == pytest.approx(shift, abs=6e-4)
+    assert optimum.tokens / centre - 1 == pytest.approx(shift, abs=6e-4)
 
 
 def test_the_shift_leaves_the_exponent_alone(known_law):
-    found = isoflop(isoflop_table(known_law, n=9), resamples=0)
+    result = isoflop(isoflop_table(known_law, n=9), resamples=0)
     a = known_law["beta"] / (known_law["alpha"] + known_law["beta"])
-    assert found.a == pytest.approx(a, abs=1e-6)
+    assert result.a == pytest.approx(a, abs=1e-6)
 
 
 def test_edges_are_refused(refit_law):
@@ -51,9 +51,9 @@ def test_edges_are_refused(refit_law):
     table.loc[late, "params"] *= 100
     table.loc[late, "tokens"] /= 100
     table["loss"] = loss_of(refit_law, table["params"], table["tokens"])
-    found = isoflop(table, resamples=50)
-    assert found.edges == pytest.approx([1e21])
-    assert found.vertices[-1].params is None
+    result = isoflop(table, resamples=50)
+    assert result.edges == pytest.approx([1e21])
+    assert result.vertices[-1].params is None
 
 
 def test_too_few_budgets_give_none(refit_law):
@@ -73,10 +73,10 @@ def test_a_continuum_of_flops_has_no_budgets(refit_law):
 
 
 def test_the_interval_holds_the_exponent(refit_law):
-    found = isoflop(isoflop_table(refit_law, noise=0.003, seed=2), resamples=300, level=0.95)
+    result = isoflop(isoflop_table(refit_law, noise=0.003, seed=2), resamples=300, level=0.95)
     a = refit_law["beta"] / (refit_law["alpha"] + refit_law["beta"])
-    assert found.a_interval[0] < a < found.a_interval[1]
-    assert found.a_interval[1] - found.a_interval[0] < 0.1
+    assert result.a_interval[0] < a < result.a_interval[1]
+    assert result.a_interval[1] - result.a_interval[0] < 0.1
 
 
 @pytest.mark.slow
@@ -86,9 +86,9 @@ def test_akima_follows_porian(published_fits):
     published = pd.read_csv(published_fits / "porian2024_published_fits.csv")
     for row in published.to_dict(orient="records"):
         rows = table[table["group"] == row["config"]].reset_index(drop=True)
-        found = akima(rows, level=0.95)
-        assert found.a == pytest.approx(row["a"], abs=0.01)
-        assert found.a_interval[0] < row["a"] < found.a_interval[1]
+        result = akima(rows, level=0.95)
+        assert result.a == pytest.approx(row["a"], abs=0.01)
+        assert result.a_interval[0] < row["a"] < result.a_interval[1]
 
 
 def test_akima_has_no_vertex_shift_where_a_parabola_has(refit_law):

@@ -40,9 +40,9 @@ def test_step_law_is_recovered_within_its_intervals():
     for name in ("p_lr", "q_lr", "q_batch"):
         assert law.parameters[name] == pytest.approx(STEP_LAW[name], abs=0.06)
         assert ends[name][0] < STEP_LAW[name] < ends[name][1]
-    found = settings(law, 1.07e9, 2e10)
-    assert found["lr"][0] == pytest.approx(optimal(1.07e9, 2e10)[0], rel=0.1)
-    assert found["batch"][1] < optimal(1.07e9, 2e10)[1] < found["batch"][2]
+    by_axis = settings(law, 1.07e9, 2e10)
+    assert by_axis["lr"][0] == pytest.approx(optimal(1.07e9, 2e10)[0], rel=0.1)
+    assert by_axis["batch"][1] < optimal(1.07e9, 2e10)[1] < by_axis["batch"][2]
 
 
 def test_one_axis_gives_one_law_and_says_so():

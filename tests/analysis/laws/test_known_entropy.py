@@ -10,7 +10,7 @@ from analysis.laws.known_entropy import true_offset
 from tests.analysis import synthetic
 
 
-def tell_known(path: Path, value: float) -> None:
+def write_entropy(path: Path, value: float) -> None:
     record = json.loads(path.read_text())
     record["metrics"]["bayes_loss"] = value
     path.write_text(json.dumps(record))
@@ -18,18 +18,18 @@ def tell_known(path: Path, value: float) -> None:
 
 @pytest.mark.long
 def test_the_studys_known_loss_reaches_the_law_and_is_judged(tmp_path):
-    study = synthetic.write_study(tmp_path / "known")
+    study = synthetic.write_study(tmp_path / "entropy")
     paths = sorted(study.glob("*/record.json"))
     assert true_offset(fit(study, resamples=100)) is None
-    for known, judged in ((1.25, "inside"), (0.5, "OUTSIDE")):
+    for entropy, verdict in ((1.25, "inside"), (0.5, "OUTSIDE")):
         for path in paths:
-            tell_known(path, known)
+            write_entropy(path, entropy)
         judgement = true_offset(fit(study, resamples=100))
         assert judgement is not None
-        assert judgement[0] == known
-        assert judged in judgement[1]
+        assert judgement[0] == entropy
+        assert verdict in judgement[1]
     point = true_offset(fit(study, resamples=0))
     assert point is not None
     assert "off" in point[1]
-    tell_known(paths[0], 1.0)  # of another test set
+    write_entropy(paths[0], 1.0)  # of another test set
     assert true_offset(fit(study, resamples=0)) is None

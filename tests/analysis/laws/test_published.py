@@ -74,9 +74,9 @@ def test_losses_fall_with_size_and_tokens(name):
     ],
 )
 def test_published_settings(name, params, tokens, lr, batch):
-    found = settings(load_law(name), params, tokens)
-    assert found["lr"] == pytest.approx([lr] * 3, rel=1e-3)
-    assert found["batch"] == pytest.approx([batch] * 3, rel=4e-3)
+    by_axis = settings(load_law(name), params, tokens)
+    assert by_axis["lr"] == pytest.approx([lr] * 3, rel=1e-3)
+    assert by_axis["batch"] == pytest.approx([batch] * 3, rel=4e-3)
 
 
 def test_deepseek_splits_by_its_own_cost_of_a_token():
@@ -112,9 +112,11 @@ def test_llama_3_s_printed_rule():
 def test_porian_s_allocations_are_those_released(name, low, high, published_fits):
     table = pd.read_csv(published_fits / "porian2024_published_fits.csv", index_col="config")
     row = table.loc[f"{name}_tuned_short_const_standard_val"]
-    found = load_law(f"porian2024_{name}").allocation
-    assert [found["a"], found["k_params"]] == pytest.approx([row["a"], row["a_coef"]], rel=1e-12)
-    assert found["a_interval"] == pytest.approx([row["a_lo"], row["a_hi"]], rel=1e-12)
+    allocation = load_law(f"porian2024_{name}").allocation
+    assert [allocation["a"], allocation["k_params"]] == pytest.approx(
+        [row["a"], row["a_coef"]], rel=1e-12
+    )
+    assert allocation["a_interval"] == pytest.approx([row["a_lo"], row["a_hi"]], rel=1e-12)
     assert low < load_law(f"porian2024_{name}").optimum(1e20).tokens_per_param < high
 
 

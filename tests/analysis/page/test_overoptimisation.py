@@ -6,7 +6,7 @@ import pytest
 
 from analysis.alarms.of_fit import peak_alarm
 from analysis.page import gallery
-from analysis.page.overoptimisation import TABLE, chosen_grid, of_ppo, read_best_of_n
+from analysis.page.overoptimisation import TABLE, judges_grid, of_ppo, read_best_of_n
 
 KL = np.log(2.0 ** np.arange(1, 9)) - 1 + 0.5 ** np.arange(1, 9)
 
@@ -35,7 +35,7 @@ def test_each_judge_has_its_law_and_a_peak_outside_is_said(tmp_path):
     assert own.law.parameters == pytest.approx({"alpha": 0.2, "beta": 0.07}, abs=0.01)
     assert own.budget == pytest.approx(0.49 * (0.2 / 0.14) ** 2, rel=0.1)
     assert (gold.peak, gold.budget) == ("beyond 4.55, not reached", None)
-    grid = chosen_grid([gold, own])
+    grid = judges_grid([gold, own])
     assert [row[:3] for row in grid.rows] == [("gold", "–", "–"), ("own, 50 pairs", "800", "50")]
     assert len(grid.columns) == len(grid.rows[0])
     (picture,) = gallery.overoptimised("best-of-n", [gold, own])

@@ -13,7 +13,7 @@ from analysis.laws.law import tau_at
 from analysis.planning.budgets import Budget
 from analysis.planning.make import make_plan
 from analysis.runs.study import study_of
-from analysis.validate.hindcast import widened
+from analysis.validate.hindcast import widen_tau
 from scaling.config import CellConfig, ModelConfig
 from scaling.schema import CONFIRMING, write_json
 
@@ -58,7 +58,7 @@ def planned(law, folder: Path, flops: float):
 @pytest.mark.slow
 def test_a_confirmation_is_a_row_of_the_law_and_opens_the_plan(folder):
     before = law_of(folder)
-    assert planned(before, folder, 20 * FLOPS)["confirmation"]["needed"]
+    assert planned(before, folder, 20 * FLOPS).confirmation.needed
     confirm(folder, scale=1.01)
     after = law_of(folder)
     assert after.n_runs == before.n_runs + 1
@@ -68,9 +68,9 @@ def test_a_confirmation_is_a_row_of_the_law_and_opens_the_plan(folder):
     assert told["error"] == pytest.approx(math.log(1.01))
     assert "confirmation_missed" not in [a.code for a in after.alarms]
     made = planned(after, folder, 20 * FLOPS)
-    assert not made["confirmation"]["needed"]
-    assert "confirmed at C/20" in made["confirmation"]["reasons"]["needed"]
-    assert "refitted with 1 confirmation" in made["forecast"]["reasons"]["test_loss"]
+    assert not made.confirmation.needed
+    assert "confirmed at C/20" in made.confirmation.reasons["needed"]
+    assert "refitted with 1 confirmation" in made.forecast.reasons["test_loss"]
     assert "a row of" in after.summary()
 
 
@@ -81,21 +81,21 @@ def test_a_miss_widens_what_is_forecast_as_far_and_is_an_alarm(folder):
     assert "confirmation_missed" in [a.code for a in law.alarms]
     assert tau_at(law.backtest["tau"], np.array(math.log(10))) >= 0.99 * math.log(1.2)
     made = planned(law, folder, 10 * FLOPS)
-    low, high = made["forecast"]["interval"]
+    low, high = made.forecast.interval
     assert math.log(high / low) > 2 * 1.6 * math.log(1.2)
-    assert "outside its interval" in made["confirmation"]["reasons"]["needed"]
+    assert "outside its interval" in made.confirmation.reasons["needed"]
 
 
 def test_a_plan_far_beyond_its_confirmation_needs_another(folder):
     confirm(folder)
-    confirmation = planned(law_of(folder), folder, 200 * FLOPS)["confirmation"]
-    assert confirmation["needed"]
-    assert confirmation["study"] == f"small{CONFIRMING}-2"
+    confirmation = planned(law_of(folder), folder, 200 * FLOPS).confirmation
+    assert confirmation.needed
+    assert confirmation.study == f"small{CONFIRMING}-2"
 
 
 def test_a_miss_opens_the_way_less_far(folder):
     confirm(folder, scale=1.2)
-    assert planned(law_of(folder), folder, 20 * FLOPS)["confirmation"]["needed"]
+    assert planned(law_of(folder), folder, 20 * FLOPS).confirmation.needed
 
 
 def test_a_confirmation_on_other_data_is_left_out(folder):
@@ -111,15 +111,12 @@ def test_tau_never_falls_and_a_pass_leaves_it_alone():
     told = {"flops": 1e20, "error": 0.1, "inside": False}
     tested = {"rows": [], "tau": [[1.0, 0.02], [5.0, 0.03]], "level": 0.9}
     flops = np.array([1e18, 1e19])
-    found = widened(tested, [told], flops)["tau"]
+    found = widen_tau(tested, [told], flops)["tau"]
     assert found == [[1.0, 0.02], [pytest.approx(math.log(10)), 0.1], [5.0, 0.1]]
-    assert widened(tested, [{**told, "inside": True}], flops) is tested
+    assert widen_tau(tested, [{**told, "inside": True}], flops) is tested
 
 
 def test_a_law_that_was_never_confirmed_says_nothing_of_it(folder):
     law = replace(law_of(folder), backtest=None)
     assert "confirmations" not in law.inputs
-    assert (
-        "C/10 has been run"
-        in planned(law, folder, 5 * LARGEST)["confirmation"]["reasons"]["needed"]
-    )
+    assert "C/10 has been run" in planned(law, folder, 5 * LARGEST).confirmation.reasons["needed"]

@@ -1,12 +1,12 @@
 """Budgets of every kind, what they cost, and constraints on N and D, against closed forms."""
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
-from analysis.alarms.of_table import Alarm
+from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
@@ -73,11 +73,11 @@ def test_a_budget_that_cannot_be_turned_is_a_sentence(settings, sentence):
 
 
 def test_costs_follow_from_the_counted_flops():
-    found = plan(gpu_hours=1e5, flops=None, device="h100", devices=256, price_per_hour=2.0)["cost"]
-    assert found["device_hours"] == pytest.approx(1e5, rel=1e-3)
-    assert found["wall_hours"] == pytest.approx(1e5 / 256, rel=1e-3)
-    assert found["money"] == pytest.approx(2e5, rel=1e-3)
-    assert set(found) - {"reasons"} == set(found["reasons"])
+    found = plan(gpu_hours=1e5, flops=None, device="h100", devices=256, price_per_hour=2.0).cost
+    assert found.device_hours == pytest.approx(1e5, rel=1e-3)
+    assert found.wall_hours == pytest.approx(1e5 / 256, rel=1e-3)
+    assert found.money == pytest.approx(2e5, rel=1e-3)
+    assert {f.name for f in fields(found)} - {"reasons"} == set(found.reasons)
 
 
 def test_deadweight_is_the_compute_that_the_optimum_does_not_need():
@@ -105,11 +105,11 @@ def test_memory_is_shared_when_sharded_and_smaller_with_checkpointing():
 
 
 def test_a_device_that_is_too_small_is_an_alarm():
-    codes = [a["code"] for a in plan(gpu_hours=1e6, flops=None, device="a100-40gb")["alarms"]]
+    codes = [a.code for a in plan(gpu_hours=1e6, flops=None, device="a100-40gb").alarms]
     assert "memory" in codes
     hours = {"gpu_hours": 1e6, "flops": None, "devices": 512, "device": "h100"}
     shared = plan(**hours, sharded=True, activation_checkpointing=True)
-    assert "memory" not in [a["code"] for a in shared["alarms"]]
+    assert "memory" not in [a.code for a in shared.alarms]
 
 
 # --- constraints on the split ---
@@ -177,16 +177,16 @@ def test_fixed_n_or_d_leaves_the_other_to_the_budget():
     assert split(params=7e9).tokens == pytest.approx(C / 6 / 7e9)
     assert split(tokens=1e12).params == pytest.approx(C / 6e12, rel=1e-6)
     made = plan(tokens=1e12)
-    assert made["pretrain"]["tokens"] == pytest.approx(1e12, rel=1e-5)
-    assert made["pretrain"]["flops"] <= C
+    assert made.pretrain.tokens == pytest.approx(1e12, rel=1e-5)
+    assert made.pretrain.flops <= C
 
 
 def test_caps_bind_the_shape_and_its_rounding():
-    assert plan(max_params=1e10)["pretrain"]["params"] <= 1e10
+    assert plan(max_params=1e10).pretrain.params <= 1e10
     made = plan(max_memory_gib=60.0)
-    assert made["cost"]["memory_per_device_gib"] <= 60
-    assert made["pretrain"]["params"] < plan()["pretrain"]["params"]
-    assert made["cost"]["deadweight"] > plan()["cost"]["deadweight"]
+    assert made.cost.memory_per_device_gib <= 60
+    assert made.pretrain.params < plan().pretrain.params
+    assert made.cost.deadweight > plan().cost.deadweight
 
 
 def test_intervals_of_a_constrained_n_come_from_the_draws():
@@ -219,7 +219,7 @@ def test_demands_that_contradict_each_other_are_one_sentence(demands, sentence):
 
 
 def test_scarce_data_are_deadweight():
-    assert plan(unique_tokens=1e11)["cost"]["deadweight"] > 0.1 > plan()["cost"]["deadweight"]
+    assert plan(unique_tokens=1e11).cost.deadweight > 0.1 > plan().cost.deadweight
 
 
 def test_a_cap_below_the_family_is_a_sentence():
@@ -271,9 +271,9 @@ def test_a_family_is_not_changed_under_a_study():
 def test_laws_side_by_side_state_their_disagreement():
     laws = {n: load_law(n) for n in ("besiroglu2024", "hoffmann2022", "hoffmann2022_approach1")}
     rows = side_by_side(laws, 5.76e23, level=0.9, params=REFIT.optimum(5.76e23).params)
-    assert rows[0]["regret"] == pytest.approx(0, abs=1e-9)
-    assert rows[1]["regret"] > 0
-    assert rows[2]["regret"] is None
+    assert rows[0].regret == pytest.approx(0, abs=1e-9)
+    assert rows[1].regret > 0
+    assert rows[2].regret is None
     assert disagreement(rows)["params"] == pytest.approx(72.3 / 32.2, rel=5e-3)
     assert "by hoffmann2022" in disagreement_alarm(rows).sentence
     assert disagreement_alarm(rows[::2]) is None
@@ -282,9 +282,7 @@ def test_laws_side_by_side_state_their_disagreement():
 def test_the_first_law_that_predicts_forecasts():
     first = load_law("hoffmann2022_approach1")
     made = make_plan(first, Budget(flops=C), default_study(), others={"besiroglu2024": REFIT})
-    pretrain = made["pretrain"]
-    assert made["forecast"]["test_loss"] == pytest.approx(
-        loss(pretrain["params"], pretrain["tokens"])
-    )
-    assert math.isclose(pretrain["params_target"], first.optimum(C).params)
+    pretrain = made.pretrain
+    assert made.forecast.test_loss == pytest.approx(loss(pretrain.params, pretrain.tokens))
+    assert math.isclose(pretrain.params_target, first.optimum(C).params)
     assert isinstance(REFIT.alarms[0], Alarm)

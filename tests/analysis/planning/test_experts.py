@@ -54,7 +54,7 @@ def plan(law: Law, **moe):
 
 
 def codes(made) -> list[str]:
-    return [a["code"] for a in made["alarms"]]
+    return [a.code for a in made.alarms]
 
 
 def test_the_form_is_recovered_from_noiseless_runs():
@@ -87,19 +87,19 @@ def test_runs_of_one_number_of_experts_cannot_carry_it():
 
 def test_compute_counts_active_and_memory_counts_all_parameters(tmp_path):
     made, dense = plan(DENSE, experts=8, top_k=2, shared=1), plan(DENSE)
-    pretrain = made["pretrain"]
-    shape = ModelConfig(**pretrain["model"]).shape(vocab_size=32_000, context=2048)
-    assert pretrain["params"] == shape.params.active
-    assert pretrain["count"] == "active"
-    assert pretrain["flops"] == pretrain["tokens"] * shape.flops_per_token <= C
-    assert made["cost"]["params_total"] == shape.params.total > 2 * shape.params.active
-    held = 16 * (shape.params.total - dense["cost"]["params_total"]) / 2**30
-    more = made["cost"]["memory_per_device_gib"] - dense["cost"]["memory_per_device_gib"]
+    pretrain = made.pretrain
+    shape = ModelConfig(**pretrain.model).shape(vocab_size=32_000, context=2048)
+    assert pretrain.params == shape.params.active
+    assert pretrain.count == "active"
+    assert pretrain.flops == pretrain.tokens * shape.flops_per_token <= C
+    assert made.cost.params_total == shape.params.total > 2 * shape.params.active
+    held = 16 * (shape.params.total - dense.cost.params_total) / 2**30
+    more = made.cost.memory_per_device_gib - dense.cost.memory_per_device_gib
     assert more == pytest.approx(held, rel=0.1)  # activations beside
-    assert made["forecast"]["test_loss"] == pytest.approx(dense["forecast"]["test_loss"], rel=1e-3)
+    assert made.forecast.test_loss == pytest.approx(dense.forecast.test_loss, rel=1e-3)
     cell = planned_cell(load_plan(write_plan(tmp_path / "plan.yaml", made)))
     assert cell.model.n_experts == 8
-    assert resolve(cell).flops == pytest.approx(pretrain["flops"])
+    assert resolve(cell).flops == pytest.approx(pretrain.flops)
     assert any(line.split()[:2] == ["experts", "8"] for line in derivation(made))
 
 
@@ -109,8 +109,8 @@ def test_compute_counts_active_and_memory_counts_all_parameters(tmp_path):
 )
 def test_a_dense_laws_count_becomes_that_of_a_token(count, counted):
     made = plan(replace(DENSE, count=count), experts=8)
-    shape = ModelConfig(**made["pretrain"]["model"]).shape(vocab_size=32_000, context=2048)
-    assert made["pretrain"]["params"] == getattr(shape.params, counted)
+    shape = ModelConfig(**made.pretrain.model).shape(vocab_size=32_000, context=2048)
+    assert made.pretrain.params == getattr(shape.params, counted)
 
 
 def test_a_law_of_dense_runs_is_an_alarm_and_one_of_the_same_experts_is_none():
@@ -129,16 +129,16 @@ def test_a_count_of_idle_experts_is_refused():
 
 def test_the_law_takes_the_experts_of_least_loss_that_memory_holds(law):
     made = plan(law, experts=[1, 4, 16])
-    losses = {r["experts"]: r["test_loss"] for r in made["mixtures"]}
+    losses = {r.experts: r.test_loss for r in made.mixtures}
     assert losses[16] < losses[4] < losses[1]
-    assert made["pretrain"]["model"]["n_experts"] == 16
-    assert made["forecast"]["test_loss"] == losses[16]
+    assert made.pretrain.model["n_experts"] == 16
+    assert made.forecast.test_loss == losses[16]
     assert "experts_unseen" not in codes(made)
-    room = max(r["memory_gib"] for r in made["mixtures"] if r["experts"] < 16)
+    room = max(r.memory_gib for r in made.mixtures if r.experts < 16)
     tight = plan(law, experts=[1, 4, 16], max_memory_gib=0.4 * room)
-    assert max(r["memory_gib"] for r in tight["mixtures"]) <= 0.4 * room
-    assert tight["pretrain"]["model"]["n_experts"] < 16
-    assert mixture_alarm(law, 64)[0] == "experts_unseen"
+    assert max(r.memory_gib for r in tight.mixtures) <= 0.4 * room
+    assert tight.pretrain.model["n_experts"] < 16
+    assert mixture_alarm(law, 64).code == "experts_unseen"
 
 
 @pytest.mark.parametrize(

@@ -38,11 +38,11 @@ def study(*each: float):
 
 def test_the_curve_is_the_law_times_the_lag_of_the_cells():
     rows, how = curve_of(LAW, study(0.02, 0.03, 0.04), 1e9, 2e10, level=0.9)
-    assert [r["share"] for r in rows] == [0.1, 0.25, 0.5, 0.75]
+    assert [r.share for r in rows] == [0.1, 0.25, 0.5, 0.75]
     for row in rows:
-        there = float(LAW.predict(1e9, row["share"] * 2e10).loss)
-        assert row["test_loss"] == pytest.approx(there * math.exp(0.03), rel=1e-3)
-        low, high = row["interval"]
+        there = float(LAW.predict(1e9, row.share * 2e10).loss)
+        assert row.test_loss == pytest.approx(there * math.exp(0.03), rel=1e-3)
+        low, high = row.interval
         half = 1.645 * 0.01 * math.sqrt(4 / 3)
         assert math.log(high / low) == pytest.approx(2 * half, rel=0.02)
     assert "3 largest cells" in how
@@ -52,14 +52,12 @@ def test_the_band_joins_the_laws_interval():
     alone, _ = curve_of(with_draws(), default_study(), 1e9, 2e10, level=0.9)
     joined, _ = curve_of(with_draws(), study(0.02, 0.03, 0.04), 1e9, 2e10, level=0.9)
     for a, b in zip(alone, joined, strict=True):
-        assert math.log(b["interval"][1] / b["interval"][0]) > math.log(
-            a["interval"][1] / a["interval"][0]
-        )
+        assert math.log(b.interval[1] / b.interval[0]) > math.log(a.interval[1] / a.interval[0])
 
 
 def test_without_curves_the_finished_law_is_said_to_be_it():
     rows, how = curve_of(LAW, default_study(), 1e9, 2e10, level=0.9)
-    assert rows[0]["interval"] == []
+    assert rows[0].interval == ()
     assert "no curves of a study" in how
 
 
@@ -76,7 +74,7 @@ def test_a_cell_below_the_tokens_fitted_says_nothing_of_the_law_there():
     assert lags(law, several, 0.1) == []
     assert len(lags(law, several, 0.25)) == 3
     rows, _ = curve_of(law, several, 1e9, 2e10, level=0.9)
-    assert [r["curves"] for r in rows] == [0, 3, 3, 3]
+    assert [r.curves for r in rows] == [0, 3, 3, 3]
 
 
 def line(z: float | None, law: str) -> dict:
@@ -146,16 +144,20 @@ def test_a_near_plan_needs_no_confirmation(tmp_path, monkeypatch):
 
 
 def test_bits_per_byte_have_the_same_interval(tmp_path):
+    from analysis.planning.budgets import Budget
     from analysis.planning.constraints import Constraints
     from analysis.planning.forecast import forecast_block
+    from analysis.planning.pretrain_block import pretrain_block
     from analysis.planning.shape import choose_shape
     from analysis.planning.shape_family import FamilySettings
     from analysis.planning.split import split_of
 
     base = replace(default_study(), bytes_per_token=4.0)
     split = split_of(with_draws(), 1e21, Constraints(), level=0.9, flat_nats=0.002)
-    chosen = choose_shape(split, base, family=FamilySettings())
-    found = forecast_block(with_draws(), base, {"params": 2e9, "tokens": 8e10}, chosen, level=0.9)
-    scale = found["bits_per_byte"] / found["test_loss"]
+    planned = choose_shape(split, base, family=FamilySettings())
+    pretrain = pretrain_block(Budget(flops=1e21), base, planned)
+    forecast = forecast_block(with_draws(), base, pretrain, planned, level=0.9)
+    scale = forecast.bits_per_byte / forecast.test_loss
     assert scale == pytest.approx(1 / (4 * math.log(2)))
-    assert found["bits_per_byte_interval"] == pytest.approx([e * scale for e in found["interval"]])
+    ends = tuple(e * scale for e in forecast.interval)
+    assert forecast.bits_per_byte_interval == pytest.approx(ends)

@@ -77,10 +77,10 @@ ATTACKS = [
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_nothing_but_columns_and_literals_is_read(attack, tmp_path):
-    made = tmp_path / "made"
+    folder = tmp_path / "made"
     with pytest.raises(ValueError, match=r"a condition has column names|holds .=.; write"):
-        rows(table(), attack.format(path=made))
-    assert not made.exists()
+        rows(table(), attack.format(path=folder))
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(
@@ -149,17 +149,17 @@ def test_nullable_columns_keep_what_is_not_missing():
 
 def test_a_law_file_that_holds_an_attack_runs_nothing(tmp_path):
     """The attack of a stranger's law.json: `inputs.where` is read again by report and plan."""
-    made, source = tmp_path / "made", tmp_path / "runs.csv"
+    folder, source = tmp_path / "made", tmp_path / "runs.csv"
     pd.DataFrame({"params": [1e6], "tokens": [1e7], "loss": [3.0]}).to_csv(source, index=False)
     law = Law(
         form="chinchilla", count="total", status="converged", objective={},
         parameters={"E": 1.0, "A": 1.0, "B": 1.0, "alpha": 0.3, "beta": 0.3},
-        inputs={"where": f"@pd.io.common.os.system('touch {made}')", "source": str(source)},
+        inputs={"where": f"@pd.io.common.os.system('touch {folder}')", "source": str(source)},
     )  # fmt: skip
-    read = Law.read(law.write(tmp_path / "law.json"))
+    copy = Law.read(law.write(tmp_path / "law.json"))
     with pytest.raises(ValueError, match="holds '@'"):
-        load_runs(read.inputs["source"], where=read.inputs["where"])
-    assert not made.exists()
+        load_runs(copy.inputs["source"], where=copy.inputs["where"])
+    assert not folder.exists()
 
 
 def test_a_column_of_objects_equals_nothing_and_has_no_order():

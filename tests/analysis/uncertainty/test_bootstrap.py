@@ -11,7 +11,7 @@ from analysis.solve.residual_spread import deviation, scatter
 from analysis.solve.solver import minimise
 from analysis.uncertainty.bootstrap import bootstrap, unit_weights, units_of
 from analysis.uncertainty.intervals import acceleration, jackknife
-from analysis.uncertainty.percentiles import corrected
+from analysis.uncertainty.percentiles import bias_corrected_percentiles
 from tests.analysis.conftest import isoflop_table, loss_of
 
 FORM = FORMS["chinchilla"]
@@ -36,8 +36,8 @@ def test_rows_of_a_unit_are_drawn_together(refit_law):
 def test_every_resample_is_the_minimum_many_starts_find(refit_law):
     table = isoflop_table(refit_law, noise=0.005)
     problem = problem_of(table, FORM, Objective())
-    found = minimise(problem)
-    boot = bootstrap(problem, found, units_of(table), resamples=8, seed=3)
+    solution = minimise(problem)
+    boot = bootstrap(problem, solution, units_of(table), resamples=8, seed=3)
     weights = unit_weights(units_of(table), np.random.default_rng(3), 8)
     for draw, weight in zip(boot.draws, weights, strict=True):
         again = minimise(problem_of(table.assign(weight=weight), FORM, Objective()))
@@ -58,7 +58,7 @@ def test_intervals_cover_under_noise(refit_law):
     for seed in range(40):
         table = isoflop_table(refit_law, n=6, width=8.0, noise=0.004, seed=seed)
         problem = problem_of(table, FORM, Objective())
-        boot = bootstrap(problem, minimise(problem, kept=4), units_of(table), resamples=100)
+        boot = bootstrap(problem, minimise(problem, n_best=4), units_of(table), resamples=100)
         alpha, beta = boot.draws[:, 3], boot.draws[:, 4]
         far = loss_of(dict(zip(FORM.parameters, boot.draws.T, strict=True)), 2.7e10, 6e11)
         truths = (
@@ -89,32 +89,34 @@ def test_published_intervals_are_reproduced(published_fits):
 def test_symmetric_draws_need_no_correction():
     draws = ndtri((np.arange(2000) + 0.5) / 2000)
     expected = np.quantile(draws, [0.05, 0.95])
-    assert corrected(draws, np.array(0.0), 0.9) == pytest.approx(expected, abs=1e-3)
+    assert bias_corrected_percentiles(draws, np.array(0.0), 0.9) == pytest.approx(
+        expected, abs=1e-3
+    )
 
 
 def test_corrections_move_both_ends_towards_the_longer_tail():
     draws = ndtri((np.arange(4000) + 0.5) / 4000)
-    low, high = corrected(draws, np.array(0.0), 0.9)
+    low, high = bias_corrected_percentiles(draws, np.array(0.0), 0.9)
     for moved in (
-        corrected(draws, np.array(0.3), 0.9),  # most draws lie below the point
-        corrected(draws, np.array(0.0), 0.9, acceleration=0.1),
+        bias_corrected_percentiles(draws, np.array(0.3), 0.9),  # most draws lie below the point
+        bias_corrected_percentiles(draws, np.array(0.0), 0.9, acceleration=0.1),
     ):
         assert moved[0] > low + 0.1
         assert moved[1] > high + 0.1
-    wider = corrected(draws, np.array(0.0), 0.9, z=2.0)
+    wider = bias_corrected_percentiles(draws, np.array(0.0), 0.9, z=2.0)
     assert wider == pytest.approx((-2.0, 2.0), abs=0.01)
 
 
 def test_a_correction_follows_a_monotone_change_of_the_quantity():
     draws = np.random.default_rng(0).standard_normal(1000)
-    plain = corrected(draws, np.array(0.2), 0.9, acceleration=0.05)
-    changed = corrected(np.exp(draws), np.exp(0.2), 0.9, acceleration=0.05)
+    plain = bias_corrected_percentiles(draws, np.array(0.2), 0.9, acceleration=0.05)
+    changed = bias_corrected_percentiles(np.exp(draws), np.exp(0.2), 0.9, acceleration=0.05)
     assert np.exp(plain) == pytest.approx(changed, rel=0.01)
 
 
 def test_a_lopsided_bootstrap_corrects_no_further_than_its_limit():
     draws = np.random.default_rng(0).standard_normal((1000, 3))
-    low, high = corrected(draws, np.array([-9.0, 0.0, 9.0]), 0.9)
+    low, high = bias_corrected_percentiles(draws, np.array([-9.0, 0.0, 9.0]), 0.9)
     assert np.isfinite([low, high]).all()
     assert (np.diff(low) > 0).all()
     assert (np.diff(high) > 0).all()
@@ -133,11 +135,11 @@ def test_a_jackknife_leaves_out_whole_units(refit_law):
     table = isoflop_table(refit_law, noise=0.005)
     problem = problem_of(table, FORM, Objective())
     trunks = units_of(table.assign(trunk=np.arange(28) // 4))
-    found = jackknife(problem, minimise(problem), trunks)
-    assert found.shape == (7, 5)
+    estimates = jackknife(problem, minimise(problem), trunks)
+    assert estimates.shape == (7, 5)
     again = minimise(problem_of(table.iloc[4:], FORM, Objective()))
     best = problem_of(table.iloc[4:], FORM, Objective()).design.external(again.theta[0])
-    assert found[0] == pytest.approx(best, rel=1e-5)
+    assert estimates[0] == pytest.approx(best, rel=1e-5)
 
 
 def test_a_fit_says_every_kind_of_interval(refit_law):
@@ -165,7 +167,7 @@ def test_scatter_follows_the_loss():
 def test_few_rows_of_even_scatter_show_little_growth():
     rng = np.random.default_rng(0)
     logs = np.linspace(1.0, 1.3, 24)
-    found = [scatter(0.002 * rng.standard_normal(24), logs, 5) for _ in range(40)]
-    assert abs(np.median([f["growth"] for f in found])) < 0.7
-    assert np.median([f["sd_log_least"] for f in found]) == pytest.approx(0.002, rel=0.25)
+    noises = [scatter(0.002 * rng.standard_normal(24), logs, 5) for _ in range(40)]
+    assert abs(np.median([f["growth"] for f in noises])) < 0.7
+    assert np.median([f["sd_log_least"] for f in noises]) == pytest.approx(0.002, rel=0.25)
     assert scatter(np.zeros(24), logs, 5)["sd_log_least"] == 0.0

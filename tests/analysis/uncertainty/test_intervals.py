@@ -29,10 +29,10 @@ def coverage():
 @pytest.fixture(scope="module")
 def simulated(coverage):
     """Twelve tables of a good design under each law."""
-    kept = analysis.estimation.fit.power_laws
+    original = analysis.estimation.fit.power_laws
     jobs = [(coverage.DESIGNS[0], law, 150, seed) for law in coverage.LAWS for seed in range(12)]
     yield pd.DataFrame([coverage.one(job) for job in jobs])
-    analysis.estimation.fit.power_laws = kept
+    analysis.estimation.fit.power_laws = original
 
 
 def test_noise_is_that_of_the_sheet(coverage):

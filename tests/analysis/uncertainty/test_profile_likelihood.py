@@ -36,7 +36,7 @@ LINE = Form(
 )
 
 
-def fitted(table, name="huber_log"):
+def solve(table, name="huber_log"):
     problem = problem_of(table, FORM, Objective(name=name))
     return problem, minimise(problem)
 
@@ -47,9 +47,9 @@ def test_a_line_has_the_exact_interval(level):
     x = rng.uniform(1, 3, 12)
     table = pd.DataFrame({"x": x, "y": 2 + 0.5 * x + 0.1 * rng.standard_normal(12)})
     problem = problem_of(table, LINE, Objective(name="ls"))
-    found = minimise(problem)
+    solution = minimise(problem)
     ends = profile_interval(
-        Target(problem=problem, phi=found.theta[0], at=1), units_of(table), level
+        Target(problem=problem, phi=solution.theta[0], at=1), units_of(table), level
     )
     slope, covariance = np.polyfit(x, table["y"], 1, cov=True)
     half = student.ppf((1 + level) / 2, 10) * np.sqrt(covariance[0, 0])
@@ -59,8 +59,8 @@ def test_a_line_has_the_exact_interval(level):
 @pytest.mark.parametrize("name", ["huber_log", "lad_log", "ls_log", "ls"])
 def test_a_profile_contains_the_point_and_ends_at_its_threshold(refit_law, name):
     table = isoflop_table(refit_law, noise=0.005)
-    problem, found = fitted(table, name)
-    for target in targets(problem, found.theta[0], FLOPS).values():
+    problem, solution = solve(table, name)
+    for target in targets(problem, solution.theta[0], FLOPS).values():
         low, high = profile_interval(target, units_of(table), 0.9)
         assert low < target.phi[target.at] < high
         reached = height(np.array([low, high]), target, scale_of(target, units_of(table)))
@@ -72,8 +72,8 @@ def test_a_profile_contains_the_point_and_ends_at_its_threshold(refit_law, name)
 
 def test_other_coordinates_say_the_same(known_law):
     table = isoflop_table(known_law, noise=0.003)
-    problem, found = fitted(table)
-    theta = found.theta[0]
+    problem, solution = solve(table)
+    theta = solution.theta[0]
     values = dict(zip(FORM.parameters, problem.design.external(theta), strict=True))
     split = chinchilla_optimum(values, FLOPS)
     share, phi_share = by_share(problem.design, theta)
@@ -87,8 +87,8 @@ def test_other_coordinates_say_the_same(known_law):
 @pytest.mark.parametrize("which", [1, 2])
 def test_derivatives_by_other_coordinates_are_exact(refit_law, which):
     table = isoflop_table(refit_law, noise=0.01)
-    problem, found = fitted(table, "ls_log")
-    target = list(targets(problem, found.theta[0], FLOPS).values())[which]
+    problem, solution = solve(table, "ls_log")
+    target = list(targets(problem, solution.theta[0], FLOPS).values())[which]
     phi = target.phi * 1.01 + 0.01  # away from the minimum, where the gradient would vanish
     local = evaluate(phi[None], target.problem)
     for k in range(5):
@@ -103,13 +103,13 @@ def test_derivatives_by_other_coordinates_are_exact(refit_law, which):
 
 def test_rows_that_share_a_trunk_do_not_narrow_the_profile(refit_law):
     table = isoflop_table(refit_law, noise=0.004)
-    problem, found = fitted(table)
+    problem, solution = solve(table)
     many = pd.concat([table] * 4, ignore_index=True)
-    again, repeated = fitted(many)
+    again, repeated = solve(many)
     trunks = Units(name="trunk", codes=np.tile(np.arange(len(table)), 4), count=len(table))
     width = {}
     for name, posed, point, units in (
-        ("once", problem, found, units_of(table)),
+        ("once", problem, solution, units_of(table)),
         ("rows", again, repeated, units_of(many)),
         ("trunks", again, repeated, trunks),
     ):
@@ -123,18 +123,18 @@ def test_an_offset_that_may_be_zero_ends_at_zero(refit_law):
     table = isoflop_table(
         {**refit_law, "E": 0.02}, budgets=(1e16, 1e17, 1e18), n=6, width=4, noise=0.02, seed=2
     )
-    problem, found = fitted(table)
-    ends = profile_interval(targets(problem, found.theta[0], FLOPS)["E"], units_of(table), 0.9)
+    problem, solution = solve(table)
+    ends = profile_interval(targets(problem, solution.theta[0], FLOPS)["E"], units_of(table), 0.9)
     assert ends[0] == 0.0
     assert 0.02 < ends[1] < 3.0
 
 
 def test_what_has_no_end_is_named(refit_law):
-    problem, found = fitted(ray_table(refit_law, noise=0.01))
-    said = profiles(problem, found, units_of(ray_table(refit_law)), 0.9, FLOPS)
-    assert {"E", "a", "tokens_per_param"} <= {*said, *said.get("unbounded", ())}
-    shown = [said[name] for name in ("E", "a", "tokens_per_param") if name in said]
-    assert np.isfinite(shown).all()
+    problem, solution = solve(ray_table(refit_law, noise=0.01))
+    intervals = profiles(problem, solution, units_of(ray_table(refit_law)), 0.9, FLOPS)
+    assert {"E", "a", "tokens_per_param"} <= {*intervals, *intervals.get("unbounded", ())}
+    ends = [intervals[name] for name in ("E", "a", "tokens_per_param") if name in intervals]
+    assert np.isfinite(ends).all()
 
 
 def test_a_fixed_exponent_leaves_the_offset_alone_to_profile(refit_law):

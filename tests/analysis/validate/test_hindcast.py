@@ -22,9 +22,9 @@ def test_cutoffs_lie_between_budgets(refit_law):
 
 
 def test_cutoffs_of_a_continuum_are_a_factor_apart():
-    found = cutoffs(np.geomspace(1e18, 1e21, 100))
-    assert found[0] == pytest.approx(5e20, rel=0.1)
-    assert len(found) == 5
+    levels = cutoffs(np.geomspace(1e18, 1e21, 100))
+    assert levels[0] == pytest.approx(5e20, rel=0.1)
+    assert len(levels) == 5
 
 
 def test_an_exact_law_is_predicted_exactly(known_law):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import fit
-from analysis.validate.near_frontier import near, near_frontier
+from analysis.validate.near_frontier import is_near_frontier, near_frontier
 
 POORLY_TRAINED = "group == 'rw_base_long_kaplan_standard_val'"
 
@@ -15,8 +15,8 @@ POORLY_TRAINED = "group == 'rw_base_long_kaplan_standard_val'"
 def test_near_rows_are_those_close_to_the_best_of_no_more_compute() -> None:
     """A row is held against cheaper rows and those of its own budget, never against dearer ones."""
     table = pd.DataFrame({"flops": [1e18, 1e18, 1.05e18, 1e19], "loss": [4.0, 4.5, 3.9, 2.0]})
-    assert near(table, 0.10).tolist() == [True, False, True, True]
-    assert near(table, 0.20).all()
+    assert is_near_frontier(table, 0.10).tolist() == [True, False, True, True]
+    assert is_near_frontier(table, 0.20).all()
 
 
 def test_a_share_that_is_not_positive_is_refused() -> None:

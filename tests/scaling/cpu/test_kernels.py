@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from scaling.cpu import kernels
-from scaling.cpu.jit import bound
+from scaling.cpu.jit import bind
 
 KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 N, WIDTH = 21, 37  # no multiples of a vector
@@ -31,7 +31,7 @@ def test_rounding_to_bfloat16_is_torchs():
     x = torch.cat([normal(500), torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 1e-39])])[None]
     x = torch.cat([x, x * 1e30, torch.tensor([1 + 2**-8, 1 + 3 * 2**-8]).repeat(253)[None, :505]])
     low = torch.empty_like(x, dtype=torch.bfloat16)
-    bound(kernels.fold, x, torch.ones(505), 1.0, low)()
+    bind(kernels.fold, x, torch.ones(505), 1.0, low)()
     assert torch.equal(low, x.to(torch.bfloat16))
 
 
@@ -43,8 +43,8 @@ def test_a_matrix_takes_its_gain_and_gives_the_gradients_back(kind):
     wanted.backward(d.float())
     matrix = torch.empty(N, WIDTH, dtype=kind)
     d_weight, d_gain = torch.ones(N, WIDTH), torch.ones(WIDTH)
-    bound(kernels.fold, weight, gain, 0.5, matrix)()
-    bound(kernels.unfold, d, weight, gain, 0.5, d_weight, d_gain)()
+    bind(kernels.fold, weight, gain, 0.5, matrix)()
+    bind(kernels.unfold, d, weight, gain, 0.5, d_weight, d_gain)()
     equal(matrix, wanted.detach())
     equal(d_weight, weight.grad + 1)  # they add
     equal(d_gain, gain.grad + 1)
@@ -56,13 +56,13 @@ def test_the_norm_adds_the_branch_and_knows_its_gradient(kind):
     total = (x + branch.float()).requires_grad_()
     wanted = F.rms_norm(total, (WIDTH,), eps=1e-5)
     normed, rate = torch.empty(N, WIDTH, dtype=kind), torch.empty(N)
-    bound(kernels.norm, x, branch, 1e-5, normed, rate)()
+    bind(kernels.norm, x, branch, 1e-5, normed, rate)()
     equal(x, total.detach())
     equal(normed, wanted.detach())
     d = normal(N, WIDTH + 1)[:, 1:].contiguous().to(kind)
     wanted.backward(d.float())
     dx, low = torch.ones(N, WIDTH), torch.empty(N, WIDTH, dtype=kind)
-    bound(kernels.norm_back, d, normed, rate, dx, low)()
+    bind(kernels.norm_back, d, normed, rate, dx, low)()
     if kind == torch.float32:
         equal(dx, total.grad + 1)
     assert (dx - 1 - total.grad).norm() < 3e-3 * total.grad.norm()  # of a normed that was rounded
@@ -78,8 +78,8 @@ def test_swiglu_and_its_gradient(kind):
     d = normal(N, WIDTH, kind=kind)
     wanted.backward(d.float())
     act, d_product = (torch.empty(N, k * WIDTH, dtype=kind) for k in (1, 2))
-    bound(kernels.swiglu, product, act)()
-    bound(kernels.swiglu_back, product, d, d_product)()
+    bind(kernels.swiglu, product, act)()
+    bind(kernels.swiglu_back, product, d, d_product)()
     equal(act, wanted.detach())
     equal(d_product, leaf.grad)
 
@@ -96,15 +96,15 @@ def test_heads_are_turned_scaled_and_ordered_and_come_back(kind, half):
     c, s = (a[:, None, None] for a in (cos, sin))
     wanted = torch.cat([u * c - v * s, v * c + u * s], -1)
     lanes, heads = (0,) * half, torch.empty(P, B, H, T, 2 * half, dtype=kind)
-    bound(kernels.by_head, packed, cos, sin, lanes, heads, None)()
+    bind(kernels.by_head, packed, cos, sin, lanes, heads, None)()
     equal(heads, wanted.detach())
     exact, low = torch.empty(heads.shape), torch.zeros_like(heads)
-    bound(kernels.by_head, packed, cos, sin, lanes, exact, low)()
+    bind(kernels.by_head, packed, cos, sin, lanes, exact, low)()
     equal(exact, wanted.detach())
     assert torch.equal(low, heads)
     d = normal(*heads.shape, kind=kind)
     wanted.backward(d.float())
-    bound(kernels.by_token, d, cos, sin, lanes, packed)()
+    bind(kernels.by_token, d, cos, sin, lanes, packed)()
     equal(packed, leaf.grad)
 
 
@@ -113,7 +113,7 @@ def softmax(scores: torch.Tensor, kind: torch.dtype = torch.float32) -> torch.Te
     context = scores.shape[1]
     hidden = torch.full((context, context), -math.inf).triu(1)
     weights = torch.zeros(scores.shape, dtype=kind)
-    bound(kernels.softmax, scores, hidden, weights)()
+    bind(kernels.softmax, scores, hidden, weights)()
     return weights
 
 
@@ -130,7 +130,7 @@ def test_softmax_looks_at_no_later_key(kind, context):
     weights, d_scores = softmax(scores, kind), torch.zeros(3 * context, context, dtype=kind)
     equal(weights, wanted.detach())
     assert not weights[later].any()
-    bound(kernels.softmax_back, d, weights, d_scores)()
+    bind(kernels.softmax_back, d, weights, d_scores)()
     if kind == torch.float32:
         equal(d_scores, leaf.grad)
     assert (d_scores.float() - leaf.grad).norm() <= 8e-3 * leaf.grad.norm()
@@ -149,7 +149,7 @@ def test_cross_entropy_and_its_gradient(kind, size):
     leaf = logits.float().requires_grad_()
     wanted = F.cross_entropy(leaf, targets, reduction="sum")
     (wanted / N).backward()
-    loss = bound(kernels.cross_entropy, logits, targets, torch.empty(WIDTH))(1 / N)
+    loss = bind(kernels.cross_entropy, logits, targets, torch.empty(WIDTH))(1 / N)
     assert loss == pytest.approx(wanted.item(), rel=1e-6)
     equal(logits, leaf.grad)
 
@@ -157,7 +157,7 @@ def test_cross_entropy_and_its_gradient(kind, size):
 def test_a_target_outside_the_vocabulary_is_refused():
     targets = torch.tensor([0, WIDTH])
     with pytest.raises(IndexError, match="outside the vocabulary"):
-        bound(kernels.cross_entropy, normal(2, WIDTH), targets, torch.empty(WIDTH))(1.0)
+        bind(kernels.cross_entropy, normal(2, WIDTH), targets, torch.empty(WIDTH))(1.0)
 
 
 @kinds
@@ -166,7 +166,7 @@ def test_what_is_not_finite_shows(kind, bad):
     logits = torch.zeros(2, WIDTH, dtype=kind)
     logits[1, 5] = bad
     targets = torch.zeros(2, dtype=torch.int64)
-    loss = bound(kernels.cross_entropy, logits, targets, torch.empty(WIDTH))(1.0)
+    loss = bind(kernels.cross_entropy, logits, targets, torch.empty(WIDTH))(1.0)
     assert not math.isfinite(loss)
     assert logits[0].isfinite().all()
     assert not logits[1].isfinite().all()
@@ -175,12 +175,12 @@ def test_what_is_not_finite_shows(kind, bad):
     assert softmax(scores, kind).isfinite().all(1).tolist() == [True, True, False, True]
     product, act = torch.ones(1, 2, dtype=kind), torch.empty(1, 1, dtype=kind)
     product[0, 0] = bad
-    bound(kernels.swiglu, product, act)()
+    bind(kernels.swiglu, product, act)()
     assert not act.isfinite().any()
 
 
 def test_rows_add_where_tokens_repeat():
     values, places, table = normal(N, WIDTH), torch.arange(N) % 4, torch.ones(6, WIDTH)
     wanted = torch.ones(6, WIDTH).index_add_(0, places, values)
-    bound(kernels.add_rows, values, places, table)()
+    bind(kernels.add_rows, values, places, table)()
     equal(table, wanted)

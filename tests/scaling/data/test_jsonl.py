@@ -9,14 +9,14 @@ import pyarrow.parquet
 import pytest
 
 from scaling.config import DataConfig
-from scaling.data.division import Sources, survey
+from scaling.data.division import Sources, divide_corpus
 from scaling.data.jsonl import read_rows, read_text
 
 ROWS = [{"text": f"row {i} of a table that is long enough to be packed"} for i in range(60)]
 
 
 def documents(config: DataConfig, folder) -> None:
-    survey(config, Sources.of(config, folder), folder / ".look", workers=1)
+    divide_corpus(config, Sources.of(config, folder), folder / ".look", workers=1)
 
 
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)

@@ -67,11 +67,11 @@ def test_labels_are_whole_numbers_however_they_are_written():
 
 def test_what_was_left_out_is_said_with_what_mends_it():
     left = LeftOut()
-    assert (left.said(), left.as_dict()) == ("", {})
+    assert (left.in_words(), left.as_dict()) == ("", {})
     left.add("too_long", 1200)
     left.add("null")
     left.add("tied", 0)
     assert left.as_dict() == {"null": 1, "too_long": 1200}
-    assert left.said(too_long="a context of 64 holds all") == (
+    assert left.in_words(too_long="a context of 64 holds all") == (
         "1 without text (null or missing), 1,200 too long (a context of 64 holds all)"
     )

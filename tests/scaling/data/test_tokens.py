@@ -12,11 +12,9 @@ import pytest
 
 from scaling.config import DataConfig
 from scaling.corpus import described
-from scaling.data import chunks, documents
-from scaling.data import division as survey
-from scaling.data import tokens as data
+from scaling.data import chunks, division, documents, tokens
 from scaling.data.batches import BLOCK, Batches
-from scaling.data.division import Sources, Survey
+from scaling.data.division import DividedCorpus, Sources
 from scaling.data.documents import Document, pieces, read_piece
 from scaling.data.tokenizer import END
 from scaling.data.tokens import open_corpus
@@ -24,12 +22,12 @@ from scaling.train.heldout import clustered_error, make_test_set
 from scaling.train.trunk import train_trunk
 
 
-def look(config: DataConfig, folder) -> Survey:
+def look(config: DataConfig, folder) -> DividedCorpus:
     sources = Sources.of(config, folder)
-    return survey.survey(config, sources, folder / ".look", workers=1)
+    return division.divide_corpus(config, sources, folder / ".look", workers=1)
 
 
-def texts(found: Survey) -> tuple[list[str], list[str]]:
+def texts(found: DividedCorpus) -> tuple[list[str], list[str]]:
     return found.read(found.train), found.read(found.test)
 
 
@@ -168,7 +166,7 @@ def test_a_build_that_was_cut_off_goes_on(make_cell, tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "PIECE", 900)
     monkeypatch.setattr(chunks, "CHUNK", 900)
     seen: list[str] = []
-    for module, name in ((survey, "scan"), (data, "encode")):
+    for module, name in ((division, "scan"), (tokens, "encode")):
         step = getattr(module, name)
 
         def full(chunk, given, step=step, name=name):
@@ -188,10 +186,10 @@ def test_a_build_that_was_cut_off_goes_on(make_cell, tmp_path, monkeypatch):
         read.append(piece.start)
         return read_piece(piece, **options)
 
-    monkeypatch.setattr(survey, "read_piece", counted)
+    monkeypatch.setattr(division, "read_piece", counted)
     found = open_corpus(cell)
     assert files_of(found) == files_of(whole)
-    sources = survey.Sources.of(cell.data, tmp_path)
+    sources = division.Sources.of(cell.data, tmp_path)
     n = len(list(sources.pieces()))
     # The text was hashed before; to tokenise, all chunks are read twice but the three that were.
     assert seen == ["scan"] * 3 + ["full"] + ["encode"] * 3 + ["full"]

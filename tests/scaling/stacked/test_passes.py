@@ -20,11 +20,11 @@ from scaling.jobs.worker import HELD, STOPPED, make_workers, train
 from scaling.model.transformer import Transformer
 from scaling.schema import read_curve, read_record
 from scaling.stacked import passes as stack
-from scaling.stacked.passes import Bundle, StackedPasses
-from scaling.stacked.runs import Ensemble
+from scaling.stacked.passes import StackedPasses, StackedWeights
+from scaling.stacked.runs import StackedRuns
 from scaling.study.lease import Holder, Lease, Pulse, attempts, last_attempt, take
 from scaling.study.places import cell_folder, trunk_folder
-from scaling.train import trunk as trainer
+from scaling.train import trunk
 from scaling.train.trunk import train_trunk
 
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ def batches(count: int, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def stacked(members: list[Transformer], *, gradient: bool = True) -> StackedPasses:
-    weights, given = (Bundle(members[0], len(members), CPU) for _ in range(2))
+    weights, given = (StackedWeights(members[0], len(members), CPU) for _ in range(2))
     weights.fill(members)
     return StackedPasses(
         members[0].config, weights, given if gradient else None, rows=ROWS, context=CONTEXT
@@ -199,7 +199,7 @@ def test_one_that_diverges_leaves_and_the_others_go_on(make_cell, tmp_path):
 
 def stopping(step: int):
     """Return an ensemble's step that stops all of its runs when one reaches a step."""
-    whole = Ensemble.step
+    whole = StackedRuns.step
 
     def stop(self, requests):
         answers = whole(self, requests)
@@ -218,7 +218,7 @@ def test_a_stopped_gang_resumes_together_or_alone(make_cell, tmp_path, monkeypat
     together(others)
     for step in (7, 20, 30):
         with monkeypatch.context() as patch:
-            patch.setattr(Ensemble, "step", stopping(step))
+            patch.setattr(StackedRuns, "step", stopping(step))
             code, workers = together(cells)
         assert code == STOPPED
         for worker in workers:
@@ -251,14 +251,14 @@ def test_a_trunk_that_is_held_elsewhere_is_left_out(make_cell):
 
 def test_a_failure_is_its_own_trunks_alone(make_cell, monkeypatch):
     cells = cells_of(make_cell)
-    save = trainer.save_state
+    save = trunk.save_state
 
     def full(run, setting, folder, *, name="checkpoint"):
         if setting.cell.seed == 1:
             raise OSError("no space left")
         save(run, setting, folder, name=name)
 
-    monkeypatch.setattr(trainer, "save_state", full)
+    monkeypatch.setattr(trunk, "save_state", full)
     code, _ = together(cells)
     assert code == 1
     assert [record(c).status for c in cells] == ["done", "failed", "done", "done"]
@@ -271,7 +271,7 @@ def test_an_error_of_the_stack_fails_every_trunk_with_its_reason(make_cell, monk
     def broken(self, requests):
         raise RuntimeError("the stack is broken")
 
-    monkeypatch.setattr(Ensemble, "step", broken)
+    monkeypatch.setattr(StackedRuns, "step", broken)
     assert together(cells)[0] == 1
     assert all("the stack is broken" in record(c).error for c in cells)
 

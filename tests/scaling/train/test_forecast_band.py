@@ -7,7 +7,7 @@ import pytest
 
 from scaling.final import run_final
 from scaling.schema import read_json
-from scaling.train.forecast_band import Corridor, out_of, read_left
+from scaling.train.forecast_band import ForecastBand, read_shares_outside, shares_outside
 
 CURVE = [
     {"share": s, "tokens": 1000 * s, "curves": 5, "test_loss": 3.0, "interval": [2.7, 3.3]}
@@ -16,9 +16,9 @@ CURVE = [
 SEALED = {"level": 0.9, "curve": CURVE}
 
 
-def corridor(tmp_path: Path, *, stop: bool = False, sealed: dict | None = None) -> Corridor:
+def band(tmp_path: Path, *, stop: bool = False, sealed: dict | None = None) -> ForecastBand:
     path = tmp_path / "curve.json"
-    return Corridor.of(sealed or SEALED, n_steps=100, path=path, stop=stop)
+    return ForecastBand.of(sealed or SEALED, n_steps=100, path=path, stop=stop)
 
 
 def rows(*losses: float) -> list[dict]:
@@ -29,13 +29,13 @@ def rows(*losses: float) -> list[dict]:
 
 
 def test_the_band_is_95_percent_whatever_the_forecasts_level(tmp_path):
-    (reading,) = corridor(tmp_path).readings(rows(3.0))
+    (reading,) = band(tmp_path).readings(rows(3.0))
     # 90 % is 1.645 deviations, 95 % 1.960
     assert reading["band"] == pytest.approx(
         [3.0 * 0.9 ** (1.95996 / 1.64485), 3.0 * 1.1 ** (1.95996 / 1.64485)], rel=1e-5
     )
     edge = 3.0 * 1.1 ** (1.95996 / 1.64485)
-    inside = [corridor(tmp_path).readings(rows(edge + d))[0]["inside"] for d in (-1e-3, 1e-3)]
+    inside = [band(tmp_path).readings(rows(edge + d))[0]["inside"] for d in (-1e-3, 1e-3)]
     assert inside == [True, False]
 
 
@@ -49,21 +49,21 @@ def test_the_band_is_95_percent_whatever_the_forecasts_level(tmp_path):
     ],
 )
 def test_twice_in_a_row_is_left_and_once_is_not(tmp_path, losses, left):
-    assert out_of(corridor(tmp_path).readings(rows(*losses))) == left
+    assert shares_outside(band(tmp_path).readings(rows(*losses))) == left
 
 
 def test_it_is_kept_and_stops_only_when_asked(tmp_path, caplog):
-    assert corridor(tmp_path).seen(rows(4.0, 4.0)) == ""
+    assert band(tmp_path).compare(rows(4.0, 4.0)) == ""
     assert "has left the 95% band" in caplog.text
-    assert read_left(tmp_path / "curve.json") == [0.1, 0.25]
-    assert corridor(tmp_path, stop=True).seen(rows(4.0)) == ""
-    assert read_left(tmp_path / "curve.json") == []
-    assert corridor(tmp_path, stop=True).seen(rows(4.0, 4.0))
+    assert read_shares_outside(tmp_path / "curve.json") == [0.1, 0.25]
+    assert band(tmp_path, stop=True).compare(rows(4.0)) == ""
+    assert read_shares_outside(tmp_path / "curve.json") == []
+    assert band(tmp_path, stop=True).compare(rows(4.0, 4.0))
 
 
 def test_a_curve_that_rests_on_no_runs_is_no_corridor(tmp_path):
     bare = [{**row, "curves": 0} for row in CURVE]
-    assert corridor(tmp_path, sealed={**SEALED, "curve": bare}).steps == frozenset()
+    assert band(tmp_path, sealed={**SEALED, "curve": bare}).steps == frozenset()
 
 
 def watched(config, *, middle: float, **changed):

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scaling.train import heldout
-from scaling.train import step as stepping
-from scaling.train import trunk as trainer
+from scaling.train import heldout, trunk_state
+from scaling.train import step as step_module
 from scaling.train.memory import is_out_of_memory, largest_that_fits
 from scaling.train.step import new_run, prepare, train_step
 from scaling.train.trunk import train_trunk
@@ -43,7 +42,7 @@ def test_a_micro_batch_that_divides_nothing_is_refused_with_those_that_do(make_c
 @pytest.mark.parametrize("model", [{}, {"n_layer": 3, "n_experts": 4}], ids=["dense", "experts"])
 def test_recomputed_activations_give_the_same_gradients(make_cell, model, monkeypatch):
     cell = make_cell(model=model)
-    monkeypatch.setattr(stepping, "has_passes", lambda *a, **k: False)
+    monkeypatch.setattr(step_module, "has_passes", lambda *a, **k: False)
     plain, gradients = stepped(cell)
     losses, others = stepped(cell, activation_checkpointing=True)
     assert losses == plain
@@ -93,15 +92,15 @@ def test_out_of_memory_names_the_largest_micro_batch_that_fits(
     make_cell, monkeypatch, most, sentence
 ):
     cell = make_cell(optim={"batch_tokens": 256})
-    monkeypatch.setattr(stepping, "has_passes", lambda *a, **k: False)
+    monkeypatch.setattr(step_module, "has_passes", lambda *a, **k: False)
 
     def small(setting):
         run = new_run(setting)
         run.model = Small(run.model, most)
-        run.objective = stepping.Objective(run.model, "fp32")
+        run.objective = step_module.Objective(run.model, "fp32")
         return run
 
-    monkeypatch.setattr(trainer, "new_run", small)
+    monkeypatch.setattr(trunk_state, "new_run", small)
     with pytest.raises(RuntimeError, match=sentence):
         train_trunk([cell])
 
@@ -122,14 +121,14 @@ def test_other_errors_are_not_taken_for_memory():
 def test_what_fits_leaves_room_for_the_moments_of_a_first_step(make_cell, monkeypatch):
     cell = make_cell()
     setting = prepare(cell, lambda flops: None)
-    run, asked, moments = new_run(setting), [], stepping.moments_of
-    monkeypatch.setattr(stepping, "moments_of", lambda run: asked.append(1) or moments(run))
+    run, asked, moments = new_run(setting), [], step_module.moments_of
+    monkeypatch.setattr(step_module, "moments_of", lambda run: asked.append(1) or moments(run))
     wanted = 2 * sum(w.numel() for w in run.model.parameters())
     assert sum(w.numel() for w in moments(run)) == wanted
-    stepping.trial(run, setting, 1)
+    step_module.trial(run, setting, 1)
     assert len(asked) == 1
     train_step(run, setting, 1.0)
-    stepping.trial(run, setting, 1)
+    step_module.trial(run, setting, 1)
     assert len(asked) == 1
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from scaling.config import MachineConfig
-from scaling.train.presence import Beat, FolderBoard, Heard, Presence, roll_call
+from scaling.train.presence import Beat, FolderBoard, LastBeat, Presence, roll_call
 from scaling.train.ranks import own_gpu, refuse_shared_gpus
 
 pytestmark = pytest.mark.alone
@@ -22,11 +22,11 @@ RANK = """
 import logging, os, sys, time
 from scaling.train import rank_exit
 from scaling.config import MachineConfig
-from scaling.train.ranks import joined
+from scaling.train.ranks import launched_ranks
 logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 def main():
-    with joined(MachineConfig(device="cpu", hang_seconds=4, meet_seconds=9)) as world:
+    with launched_ranks(MachineConfig(device="cpu", hang_seconds=4, meet_seconds=9)) as world:
         world.share("met")
         {inside}
 
@@ -147,8 +147,8 @@ def test_a_rank_that_works_alone_is_waited_for(start):
 
 def presence(tmp_path: Path, *, entered: int, beat: Beat, moved: float) -> Presence:
     found = Presence(FolderBoard(tmp_path), 0, 2, 10.0, entered=entered)
-    found.heard = {1: Heard(beat, 100.0, moved)}
-    found._spoke, found._entered_at = 100.0, 90.0
+    found.last_beats = {1: LastBeat(beat, 100.0, moved)}
+    found._board_answered_at, found._entered_at = 100.0, 90.0
     return found
 
 
@@ -164,21 +164,21 @@ def test_only_a_rank_that_is_behind_the_others_is_named(tmp_path):
     gone = presence(tmp_path, entered=5, beat=replace(beat, entered=4, left=True), moved=80.0)
     assert gone.hung(109.0) == (None, "")
     silent = presence(tmp_path, entered=0, beat=beat, moved=80.0)
-    silent._spoke = 111.0
+    silent._board_answered_at = 111.0
     assert "no sign of life for 11 s" in silent.hung(111.0)[1]
 
 
 def test_ranks_that_all_stand_still_are_ended_later(tmp_path):
     same = presence(tmp_path, entered=5, beat=replace(Beat.here(1), entered=5), moved=80.0)
     assert same.hung(105.0) == (None, "")
-    same.heard[1].at = same._spoke = 111.0
+    same.last_beats[1].at = same._board_answered_at = 111.0
     assert same.hung(111.0) == (None, "no rank has gone any further for 21 s")
 
 
 def test_a_roll_call_returns_what_each_rank_said(tmp_path):
     board = FolderBoard(tmp_path)
     board.write("here-1", "b gpu1")
-    there = roll_call(board, rank=0, size=2, where="here", seconds=5, me="a gpu0")
+    there = roll_call(board, rank=0, size=2, where="here", seconds=5, description="a gpu0")
     assert there == ["a gpu0", "b gpu1"]
 
 

@@ -17,8 +17,8 @@ from scaling.jobs.cell_states import cancel, read_status
 from scaling.jobs.external_ranks import train_together
 from scaling.schema import process_started, read_curve, read_records
 from scaling.study.lease import Held, Holder, attempts, last_attempt, take
-from scaling.train.local_ranks import companions
-from scaling.train.ranks import World, in_common, join, started_ranks
+from scaling.train.local_ranks import start_local_ranks
+from scaling.train.ranks import World, hold_at_all_ranks, join_launched_ranks, started_ranks
 
 pytestmark = pytest.mark.alone
 ROOT = Path(__file__).resolve().parents[3]
@@ -307,7 +307,7 @@ def test_the_other_ranks_hold_a_cell_where_the_first_does(tmp_path):
     def never(cell: CellConfig, folder: Path) -> None:
         raise AssertionError("the first rank's alone")
 
-    with pytest.raises(Held), in_common(Both(rank=1, size=2), never)(cell, tmp_path):
+    with pytest.raises(Held), hold_at_all_ranks(Both(rank=1, size=2), never)(cell, tmp_path):
         pass
 
 
@@ -321,7 +321,7 @@ def test_ranks_without_a_gpu_each_or_started_twice_are_refused(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     with (
         pytest.raises(ValueError, match=r"needs a GPU each, from GPU 1 on, and 2 are here"),
-        companions([cell]),
+        start_local_ranks([cell]),
     ):
         pass
 
@@ -351,7 +351,7 @@ def test_an_ordinary_process_is_alone(monkeypatch):
     assert started_ranks() == 1
     monkeypatch.setenv("SLURM_NTASKS", "4")  # of an allocation, not of ranks that know each other
     assert started_ranks() == 1
-    alone = join("cpu")
+    alone = join_launched_ranks("cpu")
     assert (alone.size, alone.first, alone.share("x")) == (1, True, "x")
     assert alone.gravest("preempted", False, torch.device("cpu")) == ("preempted", False)
     value = torch.ones(2)
@@ -385,4 +385,4 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(ValueError, match=r"rank 1 has no GPU of its own \(1 here\)"):
-        join("cuda")
+        join_launched_ranks("cuda")

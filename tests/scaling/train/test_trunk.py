@@ -13,9 +13,8 @@ from scaling.budget import resolve
 from scaling.schema import read_curve, read_record
 from scaling.study.lease import Holder, Lease, Pulse, Stopped, take
 from scaling.study.places import cell_folder, trunk_folder
-from scaling.train import checkpoint, heldout
-from scaling.train import requests as request
-from scaling.train import step as stepping
+from scaling.train import checkpoint, heldout, requests
+from scaling.train import step as step_module
 from scaling.train import tensor_files as tensors
 from scaling.train.device import has_compiler, pick_device
 from scaling.train.health import copy_matrices, probe
@@ -73,7 +72,7 @@ def test_resume_matches_unbroken_run(make_cell, tmp_path, monkeypatch, schedule,
     cell.machine.checkpoint_seconds = 0.0
     for stop in (7, 23, 58, 61):
         with monkeypatch.context() as patch:
-            patch.setattr(stepping, "train_step", dying(stepping.train_step, stop))
+            patch.setattr(step_module, "train_step", dying(step_module.train_step, stop))
             with pytest.raises(Killed):
                 train_trunk([cell])
     assert not (cell_folder(cell) / "record.json").exists()
@@ -94,7 +93,7 @@ def dying(step, stop):
 def test_a_done_cell_is_not_trained_again(make_cell, monkeypatch):
     cell = make_cell()
     first = train_trunk([cell])[0]
-    monkeypatch.setattr(stepping, "train_step", lambda *a: pytest.fail("trained again"))
+    monkeypatch.setattr(step_module, "train_step", lambda *a: pytest.fail("trained again"))
     assert train_trunk([cell])[0] == first
 
 
@@ -118,7 +117,7 @@ def test_a_diverging_cell_becomes_a_record_and_its_better_branch_stays(make_cell
         loss, norm = train_step(run, setting, clip)
         return (loss * math.nan if run.step > late else loss), norm
 
-    monkeypatch.setattr(stepping, "train_step", exploding)
+    monkeypatch.setattr(step_module, "train_step", exploding)
     small, large = train_trunk(cells)
     assert (small.status, large.status) == ("done", "diverged")
     assert large.test_loss is None
@@ -269,7 +268,7 @@ def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_and_goes_on_from_it(
             return train_step(run, setting, clip)
 
         with monkeypatch.context() as patch:
-            patch.setattr(stepping, "train_step", step)
+            patch.setattr(step_module, "train_step", step)
             with pytest.raises(Stopped, match="preempted"):
                 train_trunk([cell], pulse=pulse)
         assert pulse.step == stop
@@ -305,7 +304,7 @@ def test_a_kill_while_a_cell_resumes_costs_no_row_of_its_curve(make_cell, tmp_pa
         return train_step(run, setting, clip)
 
     with monkeypatch.context() as patch, suppress(Stopped):
-        patch.setattr(stepping, "train_step", late)
+        patch.setattr(step_module, "train_step", late)
         train_trunk([cell], pulse=pulse)
     assert pulse.step == 61
 
@@ -330,7 +329,7 @@ def test_a_trunk_that_resumes_beyond_a_kept_point_leaves_it_as_it_was(
         return train_step(run, setting, clip)
 
     with monkeypatch.context() as patch, suppress(Stopped):
-        patch.setattr(stepping, "train_step", late)
+        patch.setattr(step_module, "train_step", late)
         train_trunk(cells, pulse=pulse, part="trunk")
     assert pulse.step == 31
     train_trunk(cells, part="trunk")
@@ -348,7 +347,7 @@ def halted(cells, *, at: int, part: str = "all") -> None:
         return train_step(run, setting, clip)
 
     with pytest.MonkeyPatch.context() as patch, suppress(Stopped):
-        patch.setattr(stepping, "train_step", late)
+        patch.setattr(step_module, "train_step", late)
         train_trunk(cells, pulse=pulse, part=part)
     assert pulse.step == at
 
@@ -402,7 +401,7 @@ def test_a_test_loss_on_the_way_that_is_no_number_is_left_out_of_the_curve(
         seen.append(windows)
         return replace(score, loss=math.nan) if windows and len(seen) == 1 else score
 
-    monkeypatch.setattr(request, "evaluate", spoiled)
+    monkeypatch.setattr(requests, "evaluate", spoiled)
     pulse = Pulse()
     (record,) = train_trunk([cell], pulse=pulse)
     assert record.status == "done"
@@ -428,7 +427,7 @@ def test_a_worker_that_was_taken_over_writes_nothing_more(make_cell, monkeypatch
         places = (folder, trunk_folder(cell))
         return [p for place in places for p in place.glob("*") if p.is_file()]
 
-    monkeypatch.setattr(stepping, "train_step", asleep)
+    monkeypatch.setattr(step_module, "train_step", asleep)
     holder = replace(Holder.here(round="r", job="1_0"), pid=2)
     with pytest.raises(Stopped, match="superseded"), Lease(folder, holder, pulse):
         train_trunk([cell], pulse=pulse)
@@ -458,7 +457,7 @@ def spoilt(steps, factor):
 @pytest.mark.parametrize(("factor", "spike"), [(math.nan, 0.0), (1e4, 10.0)], ids=["nan", "spike"])
 def test_bad_steps_are_skipped_and_said(make_cell, monkeypatch, caplog, factor, spike):
     cell = make_cell(n_tokens=4096, optim={"spike_factor": spike, "max_skipped": 3})
-    monkeypatch.setattr(stepping, "train_step", spoilt({20, 21, 33}, factor))
+    monkeypatch.setattr(step_module, "train_step", spoilt({20, 21, 33}, factor))
     (record,) = train_trunk([cell])
     assert (record.status, record.flags) == ("done", ["skipped_steps"])
     assert math.isfinite(record.test_loss)
@@ -470,7 +469,7 @@ def test_bad_steps_are_skipped_and_said(make_cell, monkeypatch, caplog, factor, 
 
 def test_more_bad_steps_than_the_bound_are_a_divergence(make_cell, monkeypatch):
     cell = make_cell(n_tokens=4096, optim={"max_skipped": 2})
-    monkeypatch.setattr(stepping, "train_step", spoilt(set(range(30, 64)), math.nan))
+    monkeypatch.setattr(step_module, "train_step", spoilt(set(range(30, 64)), math.nan))
     (record,) = train_trunk([cell])
     assert record.status == "diverged"
     assert record.steps == 32
@@ -565,7 +564,7 @@ def test_blocks_compiled_for_another_shape_are_forgotten(make_cell, monkeypatch)
     resets = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: None)
     monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1))
-    monkeypatch.setattr(stepping, "compiled_for", None)
+    monkeypatch.setattr(step_module, "compiled_for", None)
     for width, seed in ((16, 0), (16, 1), (32, 0), (32, 1), (16, 0)):
         cell = make_cell(model={"d_model": width}, seed=seed)
         cell.machine.compile = True

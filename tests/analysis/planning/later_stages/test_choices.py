@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from analysis.page.sections.stage_laws import forecast_grid, law_grid, law_pictu
 from analysis.planning.later_stages.blocks import SftSettings, sft_block
 from analysis.planning.later_stages.choices import choose_kl, choose_reward, choose_sft, laws_of
 from analysis.planning.make import make_plan
+from analysis.planning.plan import values_of
 from analysis.planning.settings import PlanConfig
 from analysis.planning.written.derivation import derivation
 from analysis.runs.columns import Columns
@@ -77,8 +79,8 @@ def test_the_method_of_the_lower_forecast_is_taken_with_its_settings():
     assert found.values["method"] == "full"
     assert "others: lora" in found.reasons["method"]
     block = sft_block(SftSettings(), pretrain_lr=0.01, seed=0, by_law=found)
-    assert block["peak_lr"] == pytest.approx(0.004)
-    assert set(block) - {"reasons"} == set(block["reasons"])
+    assert block.peak_lr == pytest.approx(0.004)
+    assert set(values_of(block)) - {"reasons"} == set(block.reasons)
 
 
 def test_pairs_are_the_fewest_within_the_tolerance_and_size_is_told():
@@ -202,8 +204,7 @@ def test_a_study_of_fine_tunings_gives_its_law(study, tmp_path):
     (said,) = (a.sentence for a in found.alarms if a.code == "few_bodies")
     assert said.startswith("The cells start from 3 pretrained models, too few to be resampled")
     path = found.write(tmp_path / "full.json")
-    plan = {"stage_laws": {"sft": [str(path), str(tmp_path / "gone.json")]}}
-    laws = stage_laws(plan)
+    laws = stage_laws({"sft": [str(path), str(tmp_path / "gone.json")]})
     assert len(law_pictures(laws)) == 1
     assert [row[2] for row in law_grid(laws).rows][1] == "missing"
 
@@ -245,12 +246,12 @@ def test_the_plan_takes_laws_of_stages_and_the_report_scores_them(tmp_path):
 
     settings = PlanConfig(sft=SftSettings(law=str(path), examples=1000))
     plan = make_plan(load_law("besiroglu2024"), Budget(flops=1e18), default_study(), settings)
-    assert plan["stage_laws"] == {"sft": [str(path)]}
-    assert plan["sft"]["forecast_loss"] > 0.5
+    assert plan.stage_laws == {"sft": [str(path)]}
+    assert plan.sft.forecast_loss > 0.5
     assert any("forecast_loss" in line for line in derivation(plan))
-    assert FinalConfig(stage_laws=plan["stage_laws"]).stage_laws == {"sft": [str(path)]}
-    plan["sft"] |= {"forecast_interval": [2.5, 2.7], "forecast_loss": 2.6}
-    grid = forecast_grid(plan, {})
+    assert FinalConfig(stage_laws=plan.stage_laws).stage_laws == {"sft": [str(path)]}
+    sft = replace(plan.sft, forecast_interval=(2.5, 2.7), forecast_loss=2.6)
+    grid = forecast_grid(replace(plan, sft=sft), {})
     assert grid.rows == [("fine-tuning: test loss", "2.6", "[2.5, 2.7]", "–", "–")]
 
 
@@ -299,7 +300,7 @@ def test_the_course_of_ppo_runs_is_fitted_with_the_run_as_unit(pilots):
     assert high - low > 0.01  # the runs' own differences are in the interval
     assert found.allocation["peak"]["at"] == pytest.approx(math.exp(2), rel=0.3)
     path = found.write(pilots / "law.json")
-    assert len(law_pictures(stage_laws({"stage_laws": {"ppo": [str(path)]}}))) == 1
+    assert len(law_pictures(stage_laws({"ppo": [str(path)]}))) == 1
 
 
 def test_episodes_are_those_of_the_pilots_that_were_fitted(pilots):
@@ -326,7 +327,7 @@ def test_a_law_over_pairs_is_drawn_by_pairs(pilots):
     runs = load_runs(pilots, stage="ppo", needed=(), points="updates", columns=columns)
     found = fit(runs, "rl_overoptimisation_sizes", resamples=50)
     path = found.write(pilots / "sizes.json")
-    (picture,) = law_pictures(stage_laws({"stage_laws": {"ppo": [str(path)]}}))
+    (picture,) = law_pictures(stage_laws({"ppo": [str(path)]}))
     assert "reward pairs = 125" in picture.svg
     assert "reward pairs = 2k" in picture.svg
 

@@ -77,7 +77,7 @@ def table_of(name, *, noise=0.0, n=80, seed=0):
     return table.assign(**{form.target: exact * (1 + noise * rng.standard_normal(n))})
 
 
-def posed(name, **options):
+def problem_with_truth(name, **options):
     form = FORMS[name]
     return problem_of(table_of(name, **options), form, Objective(name=form.objective))
 
@@ -93,23 +93,23 @@ def test_the_laws_here_are_all_kinds_of_form():
 
 @pytest.mark.parametrize("name", LAWS)
 def test_a_form_recovers_its_own_law(name):
-    problem = posed(name)
-    found = minimise(problem)
-    assert found.converged[0]
-    assert problem.design.external(found.theta[0]) == pytest.approx(row(name)[0], rel=1e-4)
+    problem = problem_with_truth(name)
+    solution = minimise(problem)
+    assert solution.converged[0]
+    assert problem.design.external(solution.theta[0]) == pytest.approx(row(name)[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", LAWS)
 def test_with_noise_no_start_is_beaten_by_the_truth(name):
-    problem = posed(name, noise=0.005)
-    found = minimise(problem)
+    problem = problem_with_truth(name, noise=0.005)
+    solution = minimise(problem)
     truth = evaluate(problem.design.internal(row(name)), problem)
-    assert found.value[0] <= truth.value[0] / problem.objective.unit
+    assert solution.value[0] <= truth.value[0] / problem.objective.unit
 
 
 @pytest.mark.parametrize("name", LAWS)
 def test_coordinates_invert(name):
-    design = posed(name).design
+    design = problem_with_truth(name).design
     assert design.external(design.internal(row(name))) == pytest.approx(row(name), rel=1e-9)
 
 
@@ -132,16 +132,16 @@ def test_derivatives_match_finite_differences(name):
 def test_jets_follow_the_rules_of_calculus():
     theta = np.array([[0.7, 1.3]])
     x, y = seeds(theta)
-    found = np.minimum(np.sqrt(x * y) / np.exp(x), 5.0) - np.log(y) ** 2 + np.logaddexp(x, 2 - y)
+    jet = np.minimum(np.sqrt(x * y) / np.exp(x), 5.0) - np.log(y) ** 2 + np.logaddexp(x, 2 - y)
 
     def value(a, b):
         return np.sqrt(a * b) / np.exp(a) - np.log(b) ** 2 + np.logaddexp(a, 2 - b)
 
     a, b, h = 0.7, 1.3, 1e-4
-    assert found.value.item() == pytest.approx(value(a, b))
+    assert jet.value.item() == pytest.approx(value(a, b))
     across = value(a + h, b + h) - value(a + h, b - h) - value(a - h, b + h) + value(a - h, b - h)
-    assert found.hessian[0, 0, 1, 0] == pytest.approx(across / (4 * h * h), rel=1e-5)
-    assert found.gradient[0, 0, 0] == pytest.approx((value(a + h, b) - value(a - h, b)) / (2 * h))
+    assert jet.hessian[0, 0, 1, 0] == pytest.approx(across / (4 * h * h), rel=1e-5)
+    assert jet.gradient[0, 0, 0] == pytest.approx((value(a + h, b) - value(a - h, b)) / (2 * h))
 
 
 def test_an_unknown_numpy_function_is_refused_by_name():
@@ -171,17 +171,17 @@ def test_data_constrained_is_chinchilla_without_repetition():
 
 def test_peaks_of_overoptimisation():
     """LAWS 7.2: alpha 1.5, beta .45 of the RL form peak at d* = 10.31 with R = 4.641."""
-    found = FORMS["rl_overoptimisation"].peak({"alpha": 1.5, "beta": 0.45})
-    assert found == pytest.approx((106.3, 4.641), rel=1e-3)
+    peak = FORMS["rl_overoptimisation"].peak({"alpha": 1.5, "beta": 0.45})
+    assert peak == pytest.approx((106.3, 4.641), rel=1e-3)
     assert FORMS["best_of_n"].peak({"alpha": 1.5, "beta": 0.15}) == pytest.approx((25.0, 3.75))
 
 
 def test_a_peak_has_an_interval_and_is_said_to_be_outside():
     table = table_of("rl_overoptimisation", noise=0.02)
     law = fit(table, "rl_overoptimisation", resamples=200)
-    found = law.allocation["peak"]
-    assert found["interval"][0] < 106.3 < found["interval"][1]
-    assert found["at"] > table["kl"].max()
+    peak = law.allocation["peak"]
+    assert peak["interval"][0] < 106.3 < peak["interval"][1]
+    assert peak["at"] > table["kl"].max()
     assert "peak_outside" in {alarm.code for alarm in law.alarms}
     law = fit(table_of("best_of_n"), "best_of_n", resamples=20)
     assert law.allocation["peak"]["at"] == pytest.approx(25.0)
