@@ -22,7 +22,7 @@ from scaling.config import (
 from scaling.train.trunk import train_trunk
 
 ROOT = Path(__file__).resolve().parents[1]
-FEW = 3  # rows of a parametrised test that `--few` keeps
+FEW = 2  # rows of a parametrised test that `--few` keeps
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

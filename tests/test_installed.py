@@ -149,7 +149,7 @@ def hostile(tmp_path_factory, corpus_folder) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_wheel_puts_three_names_at_the_top(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     tops = {n.partition("/")[0] for n in names}
@@ -164,14 +164,14 @@ def test_the_wheel_puts_three_names_at_the_top(wheel):
     assert {"scaling/py.typed", "analysis/py.typed", "analysis/page/planner.js"} <= set(names)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself_from_an_empty_folder(scaling, empty, name):
     assert run(scaling, name, "--help", cwd=empty).stdout.strip()
     assert not list(empty.iterdir())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_entry_point_lists_the_commands_and_refuses_others(scaling, empty):
     alone = run(scaling, cwd=empty).stdout
     assert alone == run(scaling, "--help", cwd=empty).stdout
@@ -186,7 +186,7 @@ def test_the_entry_point_lists_the_commands_and_refuses_others(scaling, empty):
     assert run(scaling, "fit", "--version", cwd=empty).stdout == version
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_study_of_the_users_own_runs_among_decoys(scaling, hostile):
     run(scaling, "sweep", "sweeps=mine", "runs=runs", "hydra.launcher.workers=1", cwd=hostile)
     records = read_records(hostile / "runs/mine")
@@ -200,7 +200,7 @@ def test_a_study_of_the_users_own_runs_among_decoys(scaling, hostile):
     assert "<svg" in (hostile / "runs/mine/report.html").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_law_and_its_plan_are_made_among_decoys(scaling, hostile):
     rows = [
         (n, d, 1.8 + 480 * n**-0.35 + 2100 * d**-0.37)
@@ -216,14 +216,14 @@ def test_a_law_and_its_plan_are_made_among_decoys(scaling, hostile):
     assert "sft:" in (hostile / "p.yaml").read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_choice_of_the_users_is_named_where_none_fits(scaling, hostile):
     wrong = run(scaling, "sweep", "sweeps=mien", cwd=hostile, fails=True)
     assert wrong.returncode == 1
     assert "sweeps=mien is no choice; did you mean mine" in wrong.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_copy_of_the_code_that_a_job_runs_carries_its_yaml(scaling, hostile, tmp_path):
     python = scaling.with_name("python")
     take = (
@@ -242,7 +242,7 @@ def test_the_copy_of_the_code_that_a_job_runs_carries_its_yaml(scaling, hostile,
     assert shown == [f"{snapshot}/scaling/_conf", "8"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_editable_install_reads_its_own_conf_and_finds_its_plugins(source, empty, tmp_path):
     python = installed(built("editable", source, tmp_path), tmp_path / "venv").with_name("python")
     code = (

@@ -237,6 +237,7 @@ def command_line(command: str, study: Path) -> list[str]:
     }[command]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["sample", "evaluate", "export", "report", "plan", "status"])
 def test_the_whole_study_is_read(command, study):
     status, text = run(*command_line(command, study))

@@ -114,6 +114,7 @@ def test_a_launcher_refuses_numbers_out_of_range_before_anything_is_submitted(op
         run_cells([], where="slurm", **{option: value})
 
 
+@pytest.mark.slow
 def test_a_sweep_refuses_one_bad_cell_before_any_job_starts(tmp_path):
     arguments = ["-m", "model=m4k", "budget.n_tokens=1e5", "optim.peak_lr=0.01,-1", "~sweeps"]
     done = call("scaling.sweep", *arguments, f"runs={tmp_path / 'runs'}", cwd=ROOT)

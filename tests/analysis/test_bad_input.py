@@ -134,6 +134,7 @@ def test_what_is_no_table_of_runs_is_refused(command, kind, tmp_path, monkeypatc
     assert [p.name for p in tmp_path.iterdir()] == ["t.csv"]
 
 
+@pytest.mark.slow
 @pytest.mark.many(4)
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("kind", ANSWERED)
@@ -245,6 +246,7 @@ def test_a_plan_of_what_is_no_number_is_refused(options):
     assert "is out of range" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "options", "meant"),
     [
@@ -303,6 +305,7 @@ def test_the_hint_for_a_column_works_when_pasted_into_bash(name, tmp_path):
     assert OmegaConf.create({"loss": str(value)}).loss == name
 
 
+@pytest.mark.slow
 def test_a_pasted_hint_fits_and_a_law_without_out_is_said_to_be_in_the_current_folder(tmp_path):
     good().rename(columns={"loss": "loss (nats)"}).to_csv(tmp_path / "my table.csv", index=False)
     command = f"{sys.executable} -m analysis.fit 'runs=my table.csv' intervals.resamples=0 "

@@ -26,6 +26,7 @@ def point(table, **options):
     return fit(table, resamples=0, hindcast=False, sensitivity=False, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_noiseless_law_is_recovered(known_law, objective):
     law = point(isoflop_table(known_law), objective=Objective(name=objective))
@@ -67,6 +68,7 @@ def row_name(row):
     return row["name"] if row else "absent"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", expected_rows(), ids=row_name)
 def test_the_best_known_objective_is_reached(row, published_fits):
     if row is None:
@@ -77,6 +79,7 @@ def test_the_best_known_objective_is_reached(row, published_fits):
     assert law.objective["value"] <= row["objective_sum"] * (1 + 1e-8)
 
 
+@pytest.mark.slow
 def test_units_change_nothing_but_the_amplitudes(published_fits):
     table = pd.read_csv(published_fits / "chinchilla_epoch245.csv").query("dropped_by_authors == 0")
     scaled = table.assign(params=table["params"] * 1e-6, tokens=table["tokens"] * 1e-9)
@@ -88,6 +91,7 @@ def test_units_change_nothing_but_the_amplitudes(published_fits):
     assert there.parameters["A"] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_least_absolute_deviation_gives_the_printed_refit(published_fits):
     table = pd.read_csv(published_fits / "chinchilla_epoch245.csv").query("dropped_by_authors == 0")
     law = point(table, objective=Objective(name="lad_log"))
@@ -97,6 +101,7 @@ def test_least_absolute_deviation_gives_the_printed_refit(published_fits):
     assert values[2] == pytest.approx(2085.0, rel=2e-2)
 
 
+@pytest.mark.slow
 def test_resamples_of_least_absolute_deviation_end_at_a_minimum(refit_law):
     """Their minimum meets as many rows as there are parameters, whatever the start."""
     rng = np.random.default_rng(0)
@@ -108,6 +113,7 @@ def test_resamples_of_least_absolute_deviation_end_at_a_minimum(refit_law):
     assert boot.lost <= 2  # a minimum along an edge is no single point
 
 
+@pytest.mark.slow
 def test_weights_count_like_repeated_rows(refit_law):
     table = isoflop_table(refit_law, noise=0.01)
     repeated = pd.concat([table, table.iloc[:5]], ignore_index=True)
@@ -116,6 +122,7 @@ def test_weights_count_like_repeated_rows(refit_law):
     assert one.objective["value"] == pytest.approx(two.objective["value"], rel=1e-9)
 
 
+@pytest.mark.slow
 def test_a_ray_is_not_identified(refit_law):
     law = fit(ray_table(refit_law, noise=0.004), resamples=50)
     assert law.status == "not_identified"
@@ -124,6 +131,7 @@ def test_a_ray_is_not_identified(refit_law):
     assert law.allocation["a_interval"] is None
 
 
+@pytest.mark.slow
 def test_an_offset_at_its_bound_is_said(refit_law):
     law = point(isoflop_table({**refit_law, "E": 0.0}, noise=0.002, seed=1))
     assert law.status in ("offset_not_identified", "converged")
@@ -139,10 +147,12 @@ def codes(table, **options):
     return {a.code for a in fit(table, hindcast=False, **{"resamples": 0, **options}).alarms}
 
 
+@pytest.mark.slow
 def test_a_good_design_raises_no_alarm(refit_law):
     assert codes(isoflop_table(refit_law, noise=0.003), resamples=200) == set()
 
 
+@pytest.mark.slow
 def test_alarms_of_the_table(refit_law):
     table = isoflop_table(refit_law, noise=0.003)
     repeated = pd.concat([table, table.iloc[:2]], ignore_index=True)
@@ -158,12 +168,14 @@ def test_alarms_of_the_table(refit_law):
     assert "too_few_budgets" in codes(isoflop_table(refit_law, budgets=(1e19, 2e19)))
 
 
+@pytest.mark.slow
 def test_a_wrong_form_leaves_a_trend(refit_law):
     table = isoflop_table(refit_law, noise=0.0005, width=16, n=9)
     bent = table.assign(loss=table["loss"] * (1 + 0.02 * np.log10(table["flops"] / 3e19) ** 2))
     assert "residual_trend" in codes(bent)
 
 
+@pytest.mark.slow
 def test_an_off_centre_grid_raises_the_edge_alarm(refit_law):
     table = isoflop_table(refit_law)
     shifted = table.assign(params=table["params"] * 40, tokens=table["tokens"] / 40)
@@ -183,6 +195,7 @@ def test_a_table_that_cannot_carry_the_form_is_refused(refit_law, change, words)
         point(change(isoflop_table(refit_law)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

@@ -133,6 +133,7 @@ def bare(tmp_path_factory) -> str:
     return report(read_material(folder))
 
 
+@pytest.mark.slow
 def test_page_asks_nothing_of_any_network(page):
     checked = Checker()
     checked.feed(page)
@@ -192,6 +193,7 @@ def test_every_part_is_there(page):
         assert words in page
 
 
+@pytest.mark.slow
 def test_every_line_of_the_checklist_is_answered_or_said_to_be_missing(material, folder):
     rows = {row[0]: row[1:] for row in checklist(material).rows}
     assert rows["seeds"][0] == "given"
@@ -206,6 +208,7 @@ def test_every_line_of_the_checklist_is_answered_or_said_to_be_missing(material,
     assert any("a by count of N: total" in row[2] for row in told)
 
 
+@pytest.mark.slow
 def test_a_fitted_study_shows_its_backtest_and_sensitivity(folder, tmp_path):
     copy = Path(shutil.copytree(folder, tmp_path / "small"))
     fit(copy, count="with_head", resamples=40).write(copy / "law.json")

@@ -65,6 +65,7 @@ def done(final_config, pretrained, tmp_path, monkeypatch):
     return final_config
 
 
+@pytest.mark.slow
 def test_reward_models_are_compared_and_nothing_is_done_twice(done, capsys, monkeypatch):
     asked = BestOfNConfig(plan="plan.yaml", prompts=4, n=8, pairs=[10, 30])
     best_of_n.main(asked)

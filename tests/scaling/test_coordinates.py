@@ -13,6 +13,7 @@ def found(parametrization: str, **changes) -> np.ndarray:
     return slopes(config.sizes, measure(config, parametrization))[:, -1]
 
 
+@pytest.mark.slow
 def test_activations_keep_their_size_over_width_under_mup_and_grow_under_standard():
     widths = {"widths": [32, 64, 128]}
     assert np.abs(found("mup", **widths)).max() < 0.1
@@ -23,6 +24,7 @@ def test_the_logits_of_the_layerwise_default_grow_with_width():
     assert found("layerwise", widths=[32, 64, 128])[3] > 0.4
 
 
+@pytest.mark.slow
 def test_residual_branches_shrink_as_one_over_depth_under_completep():
     attention, mlp, stream, logits = found("completep", depths=[2, 4, 8], axis="depth")
     assert attention == pytest.approx(-1, abs=0.1)

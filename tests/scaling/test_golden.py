@@ -114,6 +114,7 @@ def differing(losses: dict, kept_losses: dict) -> list[dict]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CELLS)
 def test_losses_are_those_that_are_kept(name, tmp_path):
     losses = train(golden_cell(name, tmp_path, write_corpus(tmp_path)))

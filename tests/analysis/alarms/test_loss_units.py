@@ -47,6 +47,7 @@ def point(table, columns):
     return fit(table, columns=columns, resamples=0, hindcast=False, sensitivity=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize("stated", [True, False])
 def test_losses_in_every_unit_give_the_law_of_nats_or_of_bits_per_byte(refit_law, unit, stated):
@@ -64,6 +65,7 @@ def test_losses_in_every_unit_give_the_law_of_nats_or_of_bits_per_byte(refit_law
     assert ("loss in bits per byte" in law.summary()) == per_byte
 
 
+@pytest.mark.slow
 def test_the_settings_that_the_alarm_of_a_perplexity_prints_mend_it(refit_law):
     table = isoflop_table(refit_law)
     table["loss"] = np.exp(table["loss"])
@@ -74,6 +76,7 @@ def test_the_settings_that_the_alarm_of_a_perplexity_prints_mend_it(refit_law):
     assert not [a for a in law.alarms if a.code == "loss_unit"]
 
 
+@pytest.mark.slow
 def test_the_unit_is_kept_by_law_json_and_absent_in_old_ones(refit_law, tmp_path):
     table = isoflop_table(refit_law).rename(columns={"loss": "bpb"})
     path = point(table, Columns(loss="bpb")).write(tmp_path / "law.json")

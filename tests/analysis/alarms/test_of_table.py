@@ -41,6 +41,7 @@ def good(refit_law):
     return isoflop_table(refit_law, noise=0.003)
 
 
+@pytest.mark.slow
 @pytest.mark.many(5)
 @pytest.mark.parametrize("noise", [0.0, 0.003, 0.02, 0.1])
 @pytest.mark.parametrize("budgets", [(1e18, 1e19, 1e20, 1e21), (1e15, 1e18, 1e21, 1e25)])
@@ -56,6 +57,7 @@ PUBLISHED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.many(2)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_runs_raise_no_alarm_of_units_copies_or_counts(name, published_fits):
@@ -115,6 +117,7 @@ COMPUTE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.many(4)
 @pytest.mark.parametrize("counted", [0.5, 1.0, 2.0])
 @pytest.mark.parametrize(("factor", "unit"), COMPUTE)
@@ -130,6 +133,7 @@ def test_compute_in_another_unit_is_named_with_the_factor_that_repairs_it(
     assert set(again) == (set() if counted == 1.0 else {"count_disagrees"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1e-6, 1e-3, 1e3, 3e7, 3e10, 1e-15])
 def test_a_compute_that_no_unit_explains_blames_neither_n_nor_d(good, factor):
     ((code, sentence),) = of_table(good.assign(flops=good["flops"] / factor))
@@ -138,6 +142,7 @@ def test_a_compute_that_no_unit_explains_blames_neither_n_nor_d(good, factor):
     assert "seems" not in sentence
 
 
+@pytest.mark.slow
 def test_compute_of_some_rows_in_another_unit_is_named_with_the_rows(good):
     odd = np.arange(len(good)) < 7
     flops = np.where(odd, good["flops"] / 1e15, good["flops"])
@@ -146,6 +151,7 @@ def test_compute_of_some_rows_in_another_unit_is_named_with_the_rows(good):
     assert "in PFLOPs in 7 of 28 rows (rows 1, 2, 3, 4, 5, ..)" in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.many(4)
 @pytest.mark.parametrize(("factor", "unit"), COMPUTE)
 @pytest.mark.parametrize("name", ["params", "tokens"])
@@ -163,6 +169,7 @@ def test_compute_beside_a_count_in_another_unit_ends_right(good, factor, unit, n
         assert table[column].to_numpy() == pytest.approx(good[column].to_numpy(), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [0.5, 2.0])
 def test_a_column_of_perplexities_is_judged_as_a_whole(good, shift):
     """Whatever the largest: with the smaller shift most are below 13.8."""
@@ -171,6 +178,7 @@ def test_a_column_of_perplexities_is_judged_as_a_whole(good, shift):
     assert "add columns.loss_unit=perplexity" in sentence
 
 
+@pytest.mark.slow
 def test_a_diverged_run_does_not_make_a_column_perplexity(good):
     loss = good["loss"].to_numpy().copy()
     loss[3] = 14.0
@@ -179,6 +187,7 @@ def test_a_diverged_run_does_not_make_a_column_perplexity(good):
     assert "row 4: " in alarms["outlier_rows"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_flops", [True, False])
 @pytest.mark.parametrize("law", list(LAWS))
 def test_swapped_columns_are_said_and_the_settings_mend_them(law, with_flops):
@@ -194,6 +203,7 @@ def test_swapped_columns_are_said_and_the_settings_mend_them(law, with_flops):
     assert table_alarms(mended) == []
 
 
+@pytest.mark.slow
 def test_settings_for_swapped_columns_name_the_columns_of_the_file(good):
     table = good.rename(columns={"params": "n (D)", "tokens": "d"})
     runs = load_runs(table, columns=Columns(params="d", tokens="n (D)"))
@@ -210,6 +220,7 @@ def test_published_runs_with_n_and_d_swapped_are_said(name, published_fits):
         assert "swapped_columns" in {a.code for a in unit_alarms(canonical(rows), {})}
 
 
+@pytest.mark.slow
 @pytest.mark.many(5)
 @pytest.mark.parametrize("with_flops", [True, False])
 @pytest.mark.parametrize(
@@ -229,6 +240,7 @@ def test_one_number_typed_wrong_is_named(good, name, factor, row, with_flops):
     assert f"as if {name} were {size}" in sentence or with_flops or row in (0, 27)
 
 
+@pytest.mark.slow
 def test_two_bad_rows_do_not_hide_each_other(good):
     params = good["params"].to_numpy().copy()
     params[[2, 20]] *= 1e3
@@ -237,6 +249,7 @@ def test_two_bad_rows_do_not_hide_each_other(good):
     assert {"row 3", "row 21"} <= set(re.findall(r"row \d+", alarms["outlier_rows"]))
 
 
+@pytest.mark.slow
 def test_an_outlier_is_named_by_its_row_in_the_file_before_where(good):
     loss = good["loss"].to_numpy().copy()
     loss[20] *= 3
@@ -245,6 +258,7 @@ def test_an_outlier_is_named_by_its_row_in_the_file_before_where(good):
     assert "(row 21: " in alarm.sentence
 
 
+@pytest.mark.slow
 @pytest.mark.many(5)
 @pytest.mark.parametrize("noise", [0.0, 0.003, 0.02, 0.1])
 @pytest.mark.parametrize("seed", range(4))
@@ -252,6 +266,7 @@ def test_clean_tables_have_no_outliers(known_law, noise, seed):
     assert outliers(isoflop_table(known_law, noise=noise, seed=seed)).rows == ()
 
 
+@pytest.mark.slow
 def test_a_raw_sweep_of_settings_is_no_list_of_outliers(good):
     rng = np.random.default_rng(0)
     table = pd.concat([good] * 8, ignore_index=True)
@@ -259,6 +274,7 @@ def test_a_raw_sweep_of_settings_is_no_list_of_outliers(good):
     assert outliers(table).rows == ()
 
 
+@pytest.mark.slow
 def test_the_highest_published_losses_are_named_as_the_authors_found_them(published_fits):
     table = pd.read_csv(published_fits / "chinchilla_epoch245.csv")
     dropped = set(np.flatnonzero(table["dropped_by_authors"]).tolist())
@@ -266,6 +282,7 @@ def test_the_highest_published_losses_are_named_as_the_authors_found_them(publis
     assert outliers(canonical(table[table["dropped_by_authors"] == 0])).rows == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["c4_original", "rw_original"])
 def test_a_low_loss_of_the_shortest_run_is_no_slip_of_units(published_fits, group):
     table = pd.read_csv(published_fits / "gadre2024_overtraining.csv").query(f"group == '{group}'")
@@ -273,6 +290,7 @@ def test_a_low_loss_of_the_shortest_run_is_no_slip_of_units(published_fits, grou
     assert outliers(canonical(table.assign(loss=loss))).rows == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [60, 200])
 def test_runs_at_any_compute_are_not_too_few_budgets(refit_law, n):
     rng = np.random.default_rng(1)
@@ -286,6 +304,7 @@ def test_budgets_close_to_each_other_are_not_too_few(refit_law):
     assert of_table(isoflop_table(refit_law, budgets=1e18 * 1.23 ** np.arange(34))) == []
 
 
+@pytest.mark.slow
 def test_two_budgets_whose_compute_jitters_are_too_few(refit_law):
     table = isoflop_table(refit_law, budgets=(1e18, 1e20))
     jitter = np.exp(np.random.default_rng(0).uniform(-0.1, 0.1, len(table)))
@@ -314,6 +333,7 @@ def test_a_group_whose_losses_are_in_bits_is_found(known_law, size):
     assert f"in bits in {bits.sum()} of {len(table)} rows (rows 1, 2, 3, " in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.many(5)
 @pytest.mark.parametrize("factor", [1.1, 1.3, 1.6, 2.0])
 def test_another_corpus_is_not_taken_for_bits(known_law, factor):
@@ -323,6 +343,7 @@ def test_another_corpus_is_not_taken_for_bits(known_law, factor):
     assert of_table(table) == []
 
 
+@pytest.mark.slow
 def test_copies_are_listed_and_seeds_are_not_copies(good):
     copied = pd.concat([good, good.iloc[3:5]], ignore_index=True)
     ((code, sentence),) = of_table(copied)
@@ -343,6 +364,7 @@ def test_counts_that_disagree_with_6nd_are_said(good, power):
     assert "count=" in sentence
 
 
+@pytest.mark.slow
 def test_a_single_ray_and_too_few_budgets(refit_law):
     assert (
         "add runs from 1/8 to 8 times"
@@ -352,6 +374,7 @@ def test_a_single_ray_and_too_few_budgets(refit_law):
     assert "at least 3 of each" in alarm_codes(few)["too_few_budgets"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [1 / 40, 40])
 def test_a_minimum_at_the_edge_of_the_sizes(refit_law, shift):
     table = isoflop_table(refit_law)
@@ -374,6 +397,7 @@ def test_a_second_minimum_nearly_as_good_is_said():
     assert two_basins(values, exponents[[0, 0, 2]], converged) is None
 
 
+@pytest.mark.slow
 def test_a_parameter_at_its_bound_is_named():
     params, tokens = (
         v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 6), np.geomspace(1e9, 1e11, 6))
@@ -400,6 +424,7 @@ def test_e_against_its_bound_and_the_smallest_loss(offset, interval, scatter, co
     assert (alarm.code if alarm else None) == code
 
 
+@pytest.mark.slow
 def test_runs_that_stop_gaining_say_so(refit_law):
     table = isoflop_table(refit_law, budgets=(1e18, 1e19, 1e20, 1e22, 1e24))
     rng = np.random.default_rng(1)
@@ -409,6 +434,7 @@ def test_runs_that_stop_gaining_say_so(refit_law):
     assert "check them for repeated data" in codes["offset_at_smallest_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.many(2)
 @pytest.mark.parametrize(("spread", "noise"), [(0.25, 0.01), (0.3, 0.003), (0.5, 0.01)])
 def test_inseparable_exponents_are_said(refit_law, spread, noise):
@@ -445,6 +471,7 @@ def test_every_sentence_is_one(good):
         assert sentence.endswith(".")
 
 
+@pytest.mark.slow
 def test_runs_that_ended_hot_are_pointed_at(refit_law):
     table = canonical(isoflop_table(refit_law))
     assert not {a.code for a in table_alarms(table.assign(undercooled=False))} & {"undercooled"}

@@ -79,6 +79,7 @@ def test_the_interval_holds_the_exponent(refit_law):
     assert result.a_interval[1] - result.a_interval[0] < 0.1
 
 
+@pytest.mark.slow
 def test_akima_follows_porian(published_fits):
     """Porian et al. 2024 publish a of 15 experiments; ours is within a hundredth of each."""
     table = pd.read_csv(published_fits / "porian2024_isoflop.csv")

@@ -62,6 +62,7 @@ def test_kaplan_joint_law_reduces_to_its_limits():
     )
 
 
+@pytest.mark.slow
 def test_a_law_reads_back_as_written(tmp_path, fitted):
     again = Law.read(fitted.write(tmp_path / "law.json"))
     assert again.parameters == fitted.parameters
@@ -88,6 +89,7 @@ def test_parameters_must_be_finite():
         )
 
 
+@pytest.mark.slow
 def test_intervals_widen_with_distance_and_noise(fitted):
     near, far = fitted.optimum(1e20), fitted.optimum(1e24)
     width = [
@@ -100,11 +102,13 @@ def test_intervals_widen_with_distance_and_noise(fitted):
     assert with_noise.low < without.low < with_noise.loss < without.high < with_noise.high
 
 
+@pytest.mark.slow
 def test_predictions_keep_the_shape_of_their_arguments(fitted):
     predicted = fitted.predict(np.ones((2, 1)) * 1e9, np.ones(3) * 1e10)
     assert predicted.loss.shape == predicted.low.shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_the_summary_fits_the_terminal(fitted):
     lines = fitted.summary().splitlines()
     assert max(map(len, lines)) <= 100

@@ -91,6 +91,7 @@ def folders(tmp_path) -> list[Path]:
     return found
 
 
+@pytest.mark.slow
 def test_the_page_states_the_multiplier(folders, capsys):
     main(ReportConfig(compare=[str(f) for f in folders]))
     said = capsys.readouterr().out

@@ -55,6 +55,7 @@ def planned(law, folder: Path, flops: float):
     return make_plan(law, Budget(flops=flops), study_of(folder, count="with_head"))
 
 
+@pytest.mark.slow
 def test_a_confirmation_is_a_row_of_the_law_and_opens_the_plan(folder):
     before = law_of(folder)
     assert planned(before, folder, 20 * FLOPS).confirmation.needed
@@ -73,6 +74,7 @@ def test_a_confirmation_is_a_row_of_the_law_and_opens_the_plan(folder):
     assert "a row of" in after.summary()
 
 
+@pytest.mark.slow
 def test_a_miss_widens_what_is_forecast_as_far_and_is_an_alarm(folder):
     confirm(folder, scale=1.2)
     law = law_of(folder)

@@ -29,6 +29,7 @@ def doubled(kernel, kind) -> list[float]:
     return x.tolist()
 
 
+@pytest.mark.slow
 def test_two_processes_that_compile_for_other_kinds_at_once_do_not_mix_them(folder):
     first, second = jit.kernel(double), jit.kernel(double)
     assert doubled(first, np.float32) == [2, 2, 2]
@@ -81,6 +82,7 @@ def test_without_numba_autograd_trains_and_one_line_says_what_to_install(
     ]
 
 
+@pytest.mark.slow
 def test_commands_that_do_not_train_do_not_import_the_compiler():
     code = "import sys, scaling.sweep, scaling.final; print('numba' in sys.modules)"
     finished = subprocess.run(
@@ -102,6 +104,7 @@ def test_where_numbas_cache_is_another_every_process_compiles_its_own(folder, mo
         assert not list(folder.rglob("*.nb[ic]"))
 
 
+@pytest.mark.slow
 def test_without_numbas_cache_the_module_is_there_all_the_same():
     code = """
 import sys

@@ -84,6 +84,7 @@ def test_swiglu_and_its_gradient(kind):
     equal(d_product, leaf.grad)
 
 
+@pytest.mark.slow
 @kinds
 @pytest.mark.parametrize("half", [1, 3, 8])
 def test_heads_are_turned_scaled_and_ordered_and_come_back(kind, half):
@@ -116,6 +117,7 @@ def softmax(scores: torch.Tensor, kind: torch.dtype = torch.float32) -> torch.Te
     return weights
 
 
+@pytest.mark.slow
 @kinds
 @pytest.mark.parametrize("context", [1, 7, 40, 64])
 def test_softmax_looks_at_no_later_key(kind, context):

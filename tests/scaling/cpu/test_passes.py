@@ -58,6 +58,7 @@ def test_loss_and_every_gradient_equal_autograds(model):
         assert error < 5e-6, name
 
 
+@pytest.mark.slow
 @pytest.mark.many(3)
 @pytest.mark.parametrize("context", [CONTEXT, 128])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)

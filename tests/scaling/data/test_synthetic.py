@@ -17,6 +17,7 @@ BYTES = TokenizerConfig(vocab_size=264)
 SMALL = TruthConfig(symbols=4, order=2, states=6, train_symbols=20_000, test_symbols=5_000)
 
 
+@pytest.mark.slow
 @pytest.mark.many(3)
 @pytest.mark.parametrize("source", ["markov", "hmm", "zipf"])
 def test_the_entropy_rate_is_that_of_long_blocks(source):

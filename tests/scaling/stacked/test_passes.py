@@ -137,6 +137,7 @@ def elsewhere(cells, tmp_path):
     return [replace(c, runs=str(tmp_path / "alone")) for c in cells]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["wsd", "cosine"])
 def test_seeds_rates_and_budgets_equal_cells_trained_alone(make_cell, tmp_path, schedule):
     cells = cells_of(make_cell)
@@ -152,6 +153,7 @@ def test_seeds_rates_and_budgets_equal_cells_trained_alone(make_cell, tmp_path, 
         assert last_attempt(cell_folder(cell)).outcome == "done"
 
 
+@pytest.mark.slow
 def test_a_cell_has_the_same_bits_whatever_is_trained_beside_it(make_cell, tmp_path):
     cells = cells_of(make_cell)
     together(cells)
@@ -178,6 +180,7 @@ def test_their_seconds_are_shares_of_what_passed(make_cell):
     assert record(cells[0]).tokens_per_second == pytest.approx(2048 / found[0])
 
 
+@pytest.mark.slow
 def test_one_that_diverges_leaves_and_the_others_go_on(make_cell, tmp_path):
     bad = make_cell(seed=3, optim={"peak_lr": 1e30, "max_skipped": 3})
     cells = [bad, *cells_of(make_cell)]

@@ -88,6 +88,7 @@ def test_a_way_to_ppo_trains_every_stage(cell, monkeypatch):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_reward_model_of_another_rung_judges_the_policy(cell, monkeypatch):
     monkeypatch.setattr(ppo, "refuse_chance", lambda stage: None)
     own = replace(cell, stage="ppo")
@@ -114,6 +115,7 @@ def read_json_of(train, cell: CellConfig) -> dict:
     return read_json(record_path(cell))
 
 
+@pytest.mark.slow
 def test_reward_models_of_two_seeds_learn_from_one_policys_pairs(cell):
     train(cell)
     policy = best_policy(str(cell_folder(cell).parent))

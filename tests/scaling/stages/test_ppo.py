@@ -96,6 +96,7 @@ def test_completions_of_a_prompt_are_compared():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["grpo", "rloo"])
 def test_without_a_critic_the_policy_alone_learns(ready, estimator):
     stage = ready("ppo")
@@ -118,6 +119,7 @@ def test_without_a_critic_the_policy_alone_learns(ready, estimator):
     assert record.metrics["episodes"] == 24
 
 
+@pytest.mark.slow
 def test_a_pretraining_loss_is_mixed_in(sampled):
     stage, models, rollouts = sampled
     ppo = PpoPlan(**{**vars(stage.config.ppo), "pretrain_mix": 0.5})
@@ -219,6 +221,7 @@ def test_without_advantage_the_policy_stays(sampled):
     assert max(moved) < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("coefficient", [0.0, 0.1])
 def test_with_reward_zero_nothing_drifts(final_config, ready, coefficient):
     """A reward model that says 0 of everything, no missing ends: the stage moves no weight."""
@@ -242,6 +245,7 @@ def test_with_reward_zero_nothing_drifts(final_config, ready, coefficient):
     assert moved[1] > 1e-3
 
 
+@pytest.mark.slow
 def test_with_a_huge_coefficient_the_policy_stays_near(final_config, ready):
     final_config.ppo.kl_coefficient, final_config.ppo.adaptive = 1e4, False
     final_config.ppo.episodes, final_config.ppo.missing_end_penalty = 200, 0.0
@@ -282,6 +286,7 @@ def test_every_prompt_comes_once_before_any_comes_twice():
     assert len(seen) == 25
 
 
+@pytest.mark.slow
 def test_the_stage_keeps_samples_and_resumes_to_the_same_record(final_config, ready, monkeypatch):
     final_config.machine.checkpoint_seconds = 0.0
     final_config.ppo.eval_updates = 3
@@ -332,6 +337,7 @@ def test_a_reward_model_at_chance_is_refused_unless_forced(final_config, ready):
         run_ppo(ready("ppo"))
 
 
+@pytest.mark.slow
 def test_the_gold_judge_can_be_optimised_itself(final_config, ready):
     final_config.ppo.judge, final_config.force = "gold", False
     stage = ready("ppo")

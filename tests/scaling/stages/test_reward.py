@@ -239,6 +239,7 @@ def test_completions_without_a_score_teach_nothing_and_are_counted(
     assert {len(g.completions) for g in [*train, *test]} == {2}
 
 
+@pytest.mark.slow
 def test_sampled_pairs_that_are_ties_are_counted_with_what_makes_more(
     final_config, pretrained, caplog
 ):

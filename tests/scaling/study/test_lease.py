@@ -52,6 +52,7 @@ def test_of_many_that_take_the_same_work_exactly_one_gets_it(tmp_path):
     assert attempts(tmp_path) == tries
 
 
+@pytest.mark.slow
 def test_processes_that_race_for_a_stale_lease_make_one_new_attempt(tmp_path):
     take(tmp_path, holder())
     age(tmp_path, lease_module.STALE_SECONDS + 10)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -106,6 +107,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_ranks_take_over_the_first_ones_state_tensor_by_tensor(tmp_path):
     ranks = [
         subprocess.Popen(

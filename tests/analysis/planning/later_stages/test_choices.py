@@ -185,6 +185,7 @@ def study(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_study_of_fine_tunings_gives_its_law(study, tmp_path):
     found = fit(study, "finetuning_epochs", resamples=100)
     assert found.n_runs == 27
@@ -208,6 +209,7 @@ def test_a_study_of_fine_tunings_gives_its_law(study, tmp_path):
     assert [row[2] for row in law_grid(laws).rows][1] == "missing"
 
 
+@pytest.mark.slow
 def test_pretrained_models_are_the_unit_where_there_are_enough(study, tmp_path):
     for i, path in enumerate(sorted(study.glob("run*/record.json"))):
         record = read_json(path)
