@@ -343,7 +343,7 @@ def kind_of(value: Any) -> Kind:
             return "truth"
         if is_number(value):
             return "number"
-        kinds = {kind_of(v) for v in value.dropna().tolist()}  # an object has no hash
+        kinds: set[Kind] = {kind_of(v) for v in value.dropna().tolist()}  # an object has no hash
         return kinds.pop() if len(kinds) == 1 else "mixed"
     if isinstance(value, bool | np.ndarray):
         return "truth"
