@@ -56,9 +56,9 @@ def main(config: ReportConfig) -> None:
     material = read_material(config.runs, law=config.law, plan=config.plan)
     out = write_text(config.out or material.folder / "report.html", report(material))
     lines = [formula(material.law), formula_note(material.law)]
-    told = verdict(material)
-    if told:
-        lines += [told["text"], told["head"]]
+    outcome = verdict(material)
+    if outcome:
+        lines += [outcome["text"], outcome["head"]]
     sys.stdout.write("\n".join([*filter(None, lines), f"report written to {Path(out)}"]) + "\n")
     if config.wandb:
         mirror_report(material, Path(out), mode=config.wandb)
@@ -80,8 +80,8 @@ def compare(config: ReportConfig) -> None:
     level = (a.law.intervals or {}).get("level", DEFAULT_LEVEL)
     names = (a.folder.name, b.folder.name)
     for flops in reversed(against.common_range(a.law, b.law)):
-        found = against.multiplier(a.law, b.law, flops, level=level)
-        sys.stdout.write(f"{against.sentence(found, names, level=level)}\n")
+        worth = against.multiplier(a.law, b.law, flops, level=level)
+        sys.stdout.write(f"{against.sentence(worth, names, level=level)}\n")
     sys.stdout.write(f"report written to {Path(out)}\n")
 
 

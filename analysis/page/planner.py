@@ -29,8 +29,8 @@ def planner_data(law: Law | None, plan: Plan | None) -> dict[str, Any] | None:
     if law is None or not law.usable or law.draws is None:
         return None
     point = as_coupled(law.form, law.parameters)
-    drawn = as_coupled(law.form, dict(zip(law.parameters, law.draws.T, strict=True)))
-    if point is None or drawn is None:
+    draws = as_coupled(law.form, dict(zip(law.parameters, law.draws.T, strict=True)))
+    if point is None or draws is None:
         return None
     level = (law.intervals or {}).get("level", 0.9)
     reach = law.ranges["flops_6nd"][1]
@@ -44,7 +44,7 @@ def planner_data(law: Law | None, plan: Plan | None) -> dict[str, Any] | None:
     z, z_repeated = (float(stdtrit(max(f, 1), (1 + level) / 2)) for f in (freedom, freedom - 2))
     values = {
         "parameters": rounded(point.values()),  # as the draws: one may be the point
-        "draws": [rounded(row) for row in np.stack(list(drawn.values()), axis=1)],
+        "draws": [rounded(row) for row in np.stack(list(draws.values()), axis=1)],
         "level": level,
         "z": z,
         "z_repeated": z_repeated,

@@ -73,7 +73,7 @@ def rendered(name: str, **values: Any) -> str:
 
 def comparison(a: Material, b: Material) -> str:
     """Return the page of two studies, side by side."""
-    found = against.check_comparable(a, b)
+    differences = against.check_comparable(a, b)
     assert a.law is not None
     assert b.law is not None
     level = (a.law.intervals or {}).get("level", DEFAULT_LEVEL)
@@ -88,7 +88,7 @@ def comparison(a: Material, b: Material) -> str:
             f" {a.law.count.replace('_', '-')}; both laws were fitted between C = {power(low)} and"
             f" {power(high)} training FLOPs."
         ),
-        alarms=found,
+        alarms=differences,
         answer=[against.sentence(m, names, level=level) for m in worth],
         figures=_inline(against.pictures(a, b, level=level)),
         table=against.side_by_side(a, b, high, level=level),
@@ -162,10 +162,10 @@ def context(material: Material) -> dict[str, Any]:
 
 
 def _planner(law: Law | None, plan: Plan | None) -> dict[str, Any] | None:
-    found = planner_data(law, plan)
-    if found is None:
+    data = planner_data(law, plan)
+    if data is None:
         return None
-    return {**found, "law": Markup(found["law"]), "script": Markup(found["script"])}
+    return {**data, "law": Markup(data["law"]), "script": Markup(data["script"])}
 
 
 def _final(material: Material) -> dict[str, Any]:
@@ -239,14 +239,14 @@ def _tuning(material: Material) -> dict[str, Any]:
 
 
 def _overoptimised(material: Material) -> dict[str, Any]:
-    found = read_best_of_n(material.folder)
+    judges = read_best_of_n(material.folder)
     before = material.stages["ppo"].metrics.get("gold_before") if "ppo" in material.stages else None
     ppo = of_ppo(material.curves.get("ppo", pd.DataFrame()), before)
     return {
-        "overoptimised_missing": "" if found else "Not measured yet: run scaling.best_of_n.",
-        "overoptimised_table": judges_grid([*found, *([ppo] if ppo else [])]),
+        "overoptimised_missing": "" if judges else "Not measured yet: run scaling.best_of_n.",
+        "overoptimised_table": judges_grid([*judges, *([ppo] if ppo else [])]),
         "overoptimised_figures": _inline(
-            [*gallery.overoptimised("best-of-n", found), *gallery.overoptimised("ppo", [ppo])]
+            [*gallery.overoptimised("best-of-n", judges), *gallery.overoptimised("ppo", [ppo])]
         ),
     }
 
@@ -255,9 +255,9 @@ def _design(material: Material) -> dict[str, Any]:
     """Return the course of a design by the sweeper, nothing where the study had none."""
     batches = read_batches(material.folder)
     last = batches[-1] if batches else None
-    found = [(b.spent, b.half) for b in batches]
+    halves = [(b.spent, b.half) for b in batches]
     pictures = (
-        gallery.design_pictures([], found, quantity=last.quantity, wanted=last.wanted)
+        gallery.design_pictures([], halves, quantity=last.quantity, wanted=last.wanted)
         if last
         else []
     )
@@ -276,19 +276,21 @@ def _design(material: Material) -> dict[str, Any]:
 
 def _evaluation(material: Material) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return what the page shows of scores on tasks and texts, and the alarms of their laws."""
-    found = read_evaluations(material.folder)
-    scores, flops = scores_of(found), material.plan.pretrain.flops if material.plan else None
-    final = [v for v in found if v["final"] and v["stage"] == "pretrain"]
-    shown = {
+    evaluations = read_evaluations(material.folder)
+    scores, flops = scores_of(evaluations), material.plan.pretrain.flops if material.plan else None
+    final = [v for v in evaluations if v["final"] and v["stage"] == "pretrain"]
+    part = {
         "evaluation_missing": (
-            "" if found else "No model has been scored on tasks or texts yet: run scaling.evaluate."
+            ""
+            if evaluations
+            else "No model has been scored on tasks or texts yet: run scaling.evaluate."
         ),
         "score_table": score_grid(scores, flops, final[0] if final else None),
         "score_figures": _inline(score_pictures(scores, flops)),
-        "task_table": task_grid(found),
-        "text_table": text_grid(found),
+        "task_table": task_grid(evaluations),
+        "text_table": text_grid(evaluations),
     }
-    return shown, alarms_of(scores)
+    return part, alarms_of(scores)
 
 
 def _sample(index: int, sample: dict[str, Any]) -> dict[str, str]:
@@ -304,8 +306,8 @@ def _sample(index: int, sample: dict[str, Any]) -> dict[str, str]:
 
 def _inline(pictures: list[Picture]) -> list[dict[str, Any]]:
     """Drop the namespaces, which a page does not need; the rest of a figure is our own markup."""
-    shown = []
+    figures = []
     for picture in pictures:
         svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", picture.svg).replace("xlink:href", "href")
-        shown.append({"svg": Markup(svg), "caption": picture.caption})
-    return shown
+        figures.append({"svg": Markup(svg), "caption": picture.caption})
+    return figures

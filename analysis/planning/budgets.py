@@ -100,28 +100,32 @@ def budget_of(asked: Asked, law: Law, study: Study) -> Budget:
 def speed_of(asked: Asked, study: Study, params: float) -> tuple[float | None, str, str]:
     """Return model FLOP/s of a device (None when unknown), the device, where the speed is from."""
     device = asked.device or study.device
-    kept, recomputed = _kept(asked.activation_checkpointing, before=False)
+    share_kept, recomputed = _kept(asked.activation_checkpointing, before=False)
     if asked.flops_per_second is not None:
         if not asked.flops_per_second > 0:
             raise ValueError(
                 f"flops_per_second={asked.flops_per_second:g} must be positive; measure it or"
                 " leave it out"
             )
-        known = device_named(asked.device).peak if asked.device else None
-        if known and asked.flops_per_second > known:
+        peak_of_device = device_named(asked.device).peak if asked.device else None
+        if peak_of_device and asked.flops_per_second > peak_of_device:
             raise ValueError(
                 f"flops_per_second={asked.flops_per_second:g} is above the peak of"
-                f" {asked.device}, {known:g}; state the speed of one device"
+                f" {asked.device}, {peak_of_device:g}; state the speed of one device"
             )
-        return kept * asked.flops_per_second, device, f"stated by flops_per_second{recomputed}"
+        return (
+            share_kept * asked.flops_per_second,
+            device,
+            f"stated by flops_per_second{recomputed}",
+        )
     measured = study.speed(params)
     same = not asked.device or (bool(study.device) and asked.device.lower() in study.device.lower())
     if measured and same:
-        kept, recomputed = _kept(asked.activation_checkpointing, before=study.checkpointing)
+        share_kept, recomputed = _kept(asked.activation_checkpointing, before=study.checkpointing)
         share = study.utilisation(params)
         of_peak = f" ({100 * share:.2g}% of its peak)" if share else ""
         return (
-            kept * measured,
+            share_kept * measured,
             device,
             f"measured by the {study.source} on {study.device}{of_peak}, median of the cells"
             f" nearest in size{recomputed}",
@@ -140,10 +144,10 @@ def speed_of(asked: Asked, study: Study, params: float) -> tuple[float | None, s
                 f"utilisation={MEASURED} needs cells whose records have an mfu, and the"
                 f" {study.source} has none; state it, as utilisation=0.4"
             )
-        kept, recomputed = _kept(asked.activation_checkpointing, before=study.checkpointing)
+        share_kept, recomputed = _kept(asked.activation_checkpointing, before=study.checkpointing)
         source = f"measured by the {study.source} on {study.device}, not on {asked.device}"
     return (
-        kept * peak * share,
+        share_kept * peak * share,
         asked.device.lower(),
         f"{asked.device.lower()}: {peak:g} FLOP/s dense bf16 peak x utilisation {share:.4g},"
         f" {source}{recomputed}",
@@ -163,13 +167,13 @@ def _kept(checkpointing: bool, *, before: bool) -> tuple[float, str]:
 
 def _stated(asked: Asked) -> tuple[str, float]:
     """Return the one way in which the budget is stated, and its value."""
-    found = {k: getattr(asked, k) for k in KINDS if getattr(asked, k) is not None}
-    if len(found) != 1:
-        text = " and ".join(f"{k}={v:g}" for k, v in found.items()) or "nothing"
+    stated = {k: getattr(asked, k) for k in KINDS if getattr(asked, k) is not None}
+    if len(stated) != 1:
+        text = " and ".join(f"{k}={v:g}" for k, v in stated.items()) or "nothing"
         raise ValueError(
-            f"the budget sets {text}; set exactly one of {', '.join(KINDS)} (got {len(found)})"
+            f"the budget sets {text}; set exactly one of {', '.join(KINDS)} (got {len(stated)})"
         )
-    ((kind, value),) = found.items()
+    ((kind, value),) = stated.items()
     if not value > 0:
         raise ValueError(
             f"{kind}={value:g} must be positive; give the budget as {kind}=1e3 or the like"
@@ -212,16 +216,18 @@ def _bought(
     start: float,
 ) -> tuple[float, str]:
     """Return the FLOPs of device hours; a measured speed depends on the size, so on C."""
-    found, _, why = speed(start)
-    if found is None:
+    per_second, _, speed_reason = speed(start)
+    if per_second is None:
         raise ValueError(
             f"a budget of {text} needs a speed; give device=h100 or the like, flops_per_second=,"
             " or runs="
         )
     for _ in range(4):
-        found, _, why = speed(size(check_flops(flops_of_hours(hours, flops_per_second=found))))
-        assert found is not None  # what was known of one size is known of all
+        per_second, _, speed_reason = speed(
+            size(check_flops(flops_of_hours(hours, flops_per_second=per_second)))
+        )
+        assert per_second is not None  # what was known of one size is known of all
     return (
-        flops_of_hours(hours, flops_per_second=found),
-        f"{text} x 3600 x {found:.4g} FLOP/s ({why})",
+        flops_of_hours(hours, flops_per_second=per_second),
+        f"{text} x 3600 x {per_second:.4g} FLOP/s ({speed_reason})",
     )

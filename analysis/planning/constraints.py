@@ -53,8 +53,10 @@ class Constraints:
 
     def given(self) -> dict[str, float]:
         """Return the demands that are made."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: float(v) for k, v in found.items() if v is not None and (k, v) != ("reserve", 0)}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            k: float(v) for k, v in values.items() if v is not None and (k, v) != ("reserve", 0)
+        }
 
     def _refuse_contradictions(self) -> None:
         for name in ("params", "tokens"):

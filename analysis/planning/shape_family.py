@@ -64,8 +64,8 @@ class FamilySettings:
 
     def changes(self) -> dict[str, object]:
         """Return what is asked to differ from the family."""
-        kept = ("rule", "vocab_rule", "heads_multiple")
-        return {k: v for k, v in asdict(self).items() if v is not None and k not in kept}
+        rules = ("rule", "vocab_rule", "heads_multiple")
+        return {k: v for k, v in asdict(self).items() if v is not None and k not in rules}
 
 
 def with_family(study: Study, settings: FamilySettings) -> Study:

@@ -63,10 +63,10 @@ class Split:
 
     def tokens_at(self, params: float, flops_per_token: float) -> float:
         """Return D of a shape that costs so much a token: what the budget and the data allow."""
-        found = _affordable(self.constraints, self.spendable, params, flops_per_token)
+        affordable = _affordable(self.constraints, self.spendable, params, flops_per_token)
         if self.limited:
-            return float(min(found, self.tokens))
-        return float(min(found, self.constraints.most_tokens))
+            return float(min(affordable, self.tokens))
+        return float(min(affordable, self.constraints.most_tokens))
 
     def loss(self, params: Any, tokens: Any) -> Array:
         """Return the law's loss, data repeated where they are too few."""
@@ -185,11 +185,11 @@ def _affordable(constraints: Constraints, spendable: float, params: Any, per_tok
 
 def _tokens_at(law: Law, constraints: Constraints, spendable: float, params: Array) -> Array:
     """Return D at each N under C = 6ND; NaN where it cannot be paid."""
-    found = _affordable(constraints, spendable, params, 6 * params)
+    tokens = _affordable(constraints, spendable, params, 6 * params)
     if constraints.tokens is not None:
-        return np.where(found >= constraints.tokens * BINDS, constraints.tokens, np.nan)
-    found = np.minimum(found, min(constraints.most_tokens, _one_pass(law, constraints)))
-    return np.where(found > 0, found, np.nan)
+        return np.where(tokens >= constraints.tokens * BINDS, constraints.tokens, np.nan)
+    tokens = np.minimum(tokens, min(constraints.most_tokens, _one_pass(law, constraints)))
+    return np.where(tokens > 0, tokens, np.nan)
 
 
 def _refuse_impossible(
@@ -232,8 +232,8 @@ def _allocated(law: Law, flops: float, spendable: float, constraints: Constraint
             f"a law of form {law.form} gives no loss, so it cannot weigh training against serving;"
             " leave inference_tokens out or take a law that predicts loss, as besiroglu2024"
         )
-    found = law.optimum(spendable)
-    params, most = found.params, min(constraints.most_tokens, constraints.unique_tokens or np.inf)
+    optimum = law.optimum(spendable)
+    params, most = optimum.params, min(constraints.most_tokens, constraints.unique_tokens or np.inf)
     if constraints.overtraining is not None:
         params /= np.sqrt(constraints.overtraining)
         _refuse_overtraining(params, constraints)
