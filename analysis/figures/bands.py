@@ -1,4 +1,4 @@
-"""Lines with their intervals, as tables for the figures: frontier, allocation, fitted loss.
+"""Lines with their intervals, as tables for the figures: frontier, allocation, IsoFLOP curves.
 
 Columns x, y and, where the law has draws, lo and hi. C = 6ND on the x axis; N parameters, D tokens.
 """

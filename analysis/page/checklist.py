@@ -1,7 +1,8 @@
 """The reporting checklist of "(Mis)fitting" (Li et al. 2025, 2502.18969), filled in from the files.
 
-Of the 51 papers that it surveys 23 do not name the optimiser and 15 do not say what was counted.
-Every line is read from law.json, the plan or the cells; what none of them knows is said as missing.
+That paper surveys 51 papers: 23 do not name the optimiser and 15 do not say what they count. Every
+answer is read from law.json, the plan or the cells; the checklist marks as missing what none of
+them holds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,7 @@ ENOUGH_REACH = 3.0  # times C that a hold-out should lie beyond the fit (LAWS 5.
 
 
 def checklist(material: Material, by_count: Sequence[tuple[str, Law]] = ()) -> Grid:
-    """Return the checklist: what was asked, whether it is known, and the answer.
+    """Return the checklist: each question, whether there is an answer, and the answer.
 
     `by_count` are laws of the same runs and form under other parameter counts.
     """

@@ -1,9 +1,9 @@
 """Figures as files beside a law or a backtest: what `plot=true` writes.
 
-A surface gets the report's own figures (loss, IsoFLOP profiles, residuals, optimum); any other form
-its target against its main variable; whatever has been backtested, the errors of withheld runs.
-Of a long table `MOST_POINTS` runs are drawn, the largest among them. This module and those it
-imports load matplotlib: import it only where figures are wanted.
+A law of N and D gets the report's figures (loss, IsoFLOP profiles, residuals, optimum), any other
+law its target against its main variable, and a law with a backtest the errors of withheld runs. A
+long table is thinned to `MOST_POINTS` runs, the largest among them. This module imports matplotlib,
+which takes time: import it only where a command draws.
 """
 
 from collections.abc import Mapping

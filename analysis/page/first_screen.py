@@ -27,7 +27,7 @@ class Card:
 
 
 def question(plan: Plan | None) -> str:
-    """Say what was asked."""
+    """Return the question that the plan answers."""
     if not plan:
         return (
             "how the test loss falls with parameters, tokens and compute; no budget has been"
@@ -41,7 +41,7 @@ def question(plan: Plan | None) -> str:
 
 
 def cards(material: Material) -> list[Card]:
-    """Return the answer: N, D, forecast, outcome; without a plan, the law's allocation."""
+    """Return the answer as cards: N, D, forecast, outcome; without a plan the law's exponent a."""
     law, plan = material.law, material.plan
     answer = []
     if plan:
@@ -74,7 +74,7 @@ def cards(material: Material) -> list[Card]:
 
 
 def verdict(material: Material) -> dict[str, str] | None:
-    """Compare forecast and outcome; None until both exist."""
+    """Return forecast and outcome compared, in words; None before the final run has ended."""
     record, forecast = material.stages.get("pretrain"), material.forecast
     if record is None:
         return None

@@ -1,4 +1,4 @@
-"""Which figures a report shows, each with its caption; without data a figure is left out."""
+"""The figures of a report, each with its caption; a figure without data is left out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ from analysis.page.contents import Material, loss_curve
 from analysis.page.overoptimisation import JudgeCurve
 from analysis.planning.plan import Plan
 
-LEAST_SHARE = 0.5  # of the cells in budgets: below it, what looks like a budget is an accident
-SURFACE, EDGE = 60, 1.3  # points of an axis, and the margin around the runs
+LEAST_SHARE = 0.5  # share of cells that must lie in budgets, else their grouping is an accident
+SURFACE, EDGE = 60, 1.3  # points of an axis, and the margin around the runs as a factor
 RESIDUALS = ("params", "tokens", "flops", "tokens_per_param")
 
 

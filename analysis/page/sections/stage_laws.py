@@ -1,7 +1,6 @@
 """Laws of fine-tuning, reward model and PPO as a report shows them: figures, forecasts, outcomes.
 
-They are those that plan.yaml names (`stage_laws`); one whose file or sweep is no longer there is
-said to be missing.
+plan.yaml names them (`stage_laws`). A law whose file no longer exists is marked as missing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -3,8 +3,8 @@
 Two steps, as Bhagia et al. 2024 (2412.04403) and Gadre et al. 2024 (2403.08540): the bits per byte
 of a task's right answers follow [E +] k C^-x over the models that no cheaper one beats, and the
 error is a sigmoid of those bits from chance (`downstream_accuracy`) over all models. A task has no
-second law, and that is said, where no model is shown to be above chance, or where fewer bits are
-not shown to give more right answers.
+second law, and an alarm says so, where no model is shown to be above chance, or where fewer bits
+are not shown to give more right answers.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What scaling.evaluate found of a study's models, as tables of the report."""
+"""The evaluations of a study's models by scaling.evaluate, as tables of the report."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +12,7 @@ from scaling.schema import read_evaluation, read_record
 def read_evaluations(folder: str | Path) -> list[dict[str, Any]]:
     """Return the evaluations of a study's cells and final stages, the least compute first.
 
-    Each is told whether it is of the `final` run, and the `trunk` of its cell where that is known.
+    Each has `final`, whether it is of the final run, and the `trunk` of its cell (None: not known).
     Raises ValueError for a file that a later version wrote or that is damaged.
     """
     folder, evaluations = Path(folder), []
