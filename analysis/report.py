@@ -1,10 +1,11 @@
-"""Write one self-contained HTML file: what was asked, the answer, and everything it rests on.
+"""Write one self-contained HTML file: the question, the answer, and everything it rests on.
 
     python -m analysis.report runs=runs/quick [out=report.html]
     python -m analysis.report compare=[runs/A,runs/B] [out=runs/A-against-B.html]
 
-Reads the study's records and, where they exist, law.json, plan.yaml and final/<stage>; a part that
-does not exist yet is left out with a sentence. Alarms come first. No request goes anywhere.
+The command reads the study's records and, where they exist, law.json, plan.yaml and final/<stage>.
+A part that does not exist yet is a sentence in the page. Alarms come first. The page and the
+command make no network request, except with `wandb=online`.
 """
 
 import sys
@@ -27,10 +28,11 @@ from scaling.schema import write_text
 
 @dataclass(kw_only=True)
 class ReportConfig:
-    """The study's folder; law, plan and out default to law.json, plan.yaml, report.html in it.
+    """Settings of the report.
 
-    `compare` names two studies instead, to be put side by side; `wandb` of offline or online logs
-    the page as an artifact too.
+    `runs` is the study's folder; `law`, `plan` and `out` default to law.json, plan.yaml and
+    report.html in it. `compare` names two studies, for a page that puts them side by side. `wandb`
+    (offline or online) also logs the page as an artifact.
     """
 
     runs: str = ""
@@ -56,9 +58,9 @@ def main(config: ReportConfig) -> None:
     material = read_material(config.runs, law=config.law, plan=config.plan)
     out = write_text(config.out or material.folder / "report.html", report(material))
     lines = [formula(material.law), formula_note(material.law)]
-    told = verdict(material)
-    if told:
-        lines += [told["text"], told["head"]]
+    outcome = verdict(material)
+    if outcome:
+        lines += [outcome["text"], outcome["head"]]
     sys.stdout.write("\n".join([*filter(None, lines), f"report written to {Path(out)}"]) + "\n")
     if config.wandb:
         mirror_report(material, Path(out), mode=config.wandb)
@@ -80,8 +82,8 @@ def compare(config: ReportConfig) -> None:
     level = (a.law.intervals or {}).get("level", DEFAULT_LEVEL)
     names = (a.folder.name, b.folder.name)
     for flops in reversed(against.common_range(a.law, b.law)):
-        found = against.multiplier(a.law, b.law, flops, level=level)
-        sys.stdout.write(f"{against.sentence(found, names, level=level)}\n")
+        worth = against.multiplier(a.law, b.law, flops, level=level)
+        sys.stdout.write(f"{against.sentence(worth, names, level=level)}\n")
     sys.stdout.write(f"report written to {Path(out)}\n")
 
 

@@ -33,9 +33,9 @@ import pandas as pd
 from intervals import DESIGNS, LAWS, deviation, draw, loss_of, simulated_by
 
 from analysis import fit
-from analysis.designing.candidates import Candidate, flops_of, grid_around, ran
+from analysis.designing.candidates import Candidate, candidate_of, flops_of, grid_around
 from analysis.designing.goal import Goal, standing
-from analysis.designing.next_step import Options, Step, fitted, next_step, table_of
+from analysis.designing.next_step import Options, Step, fit_if_identified, next_step, table_of
 from analysis.estimation import fit as estimate
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
@@ -165,7 +165,7 @@ def replay(options: argparse.Namespace) -> None:
     """Let the design choose among a study's trained cells until it knows what its grid does."""
     folder = Path(options.study)
     records = [r for r in read_records(folder) if r.status == "done" and r.stage == "pretrain"]
-    cells = {r.run_id: ran(r, "total") for r in records}
+    cells = {r.run_id: candidate_of(r, "total") for r in records}
     runs = load_runs(folder)
     asked = pd.DataFrame(
         {
@@ -183,7 +183,7 @@ def replay(options: argparse.Namespace) -> None:
         map(float, options.targets.split(",")), map(int, options.batches.split(","))
     ):
         plan = Options(batch=batch)
-        law, _ = fitted(_some(runs, grid), Goal(flops=reach), plan)
+        law, _ = fit_if_identified(_some(runs, grid), Goal(flops=reach), plan)
         before = standing(law, Goal(flops=reach)) if law else None
         if before is None:
             print(f"{reach:8.2g} the grid's law is none")

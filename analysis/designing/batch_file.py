@@ -1,7 +1,7 @@
-"""design.jsonl: what a design chose, batch by batch, and where the interval stood before each.
+"""design.jsonl: the batches of a design, each with the interval before its cells ran.
 
-A line is written before its cells run and never changed, so what they cost and which they are is
-known after any interruption. The last line has no cells and says why the design ended.
+A line is written before its cells run and never changed, so that cells and cost are known after any
+interruption. The last line has no cells and says why the design ended.
 """
 
 import json
@@ -22,7 +22,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One line: `spent` and `cost` in FLOPs, `half` and `wanted` in the unit of the quantity."""
+    """One line: `spent` and `cost` in FLOPs, `half` and `wanted` in the unit of the quantity.
+
+    `wanted` is the precision, `planned` the number of cells that the goal is expected to need.
+    """
 
     number: int
     spent: float
@@ -62,7 +65,7 @@ def read_batches(folder: Path) -> list[Batch]:
     path = folder / NAME
     if not path.is_file():
         return []
-    found = []
+    batches = []
     fix = "remove the line: the design is made again from the cells"
     for i, line in enumerate(path.read_bytes().splitlines(), start=1):
         source = f"{path}, line {i}"
@@ -70,14 +73,14 @@ def read_batches(folder: Path) -> list[Batch]:
             values = parse_json(line)
         except ValueError as error:
             raise ValueError(f"{source} is not JSON ({error}); {fix}") from error
-        found.append(read_as(Batch, values, source=source, noun="batch", fix=fix, schema=SCHEMA))
-    return found
+        batches.append(read_as(Batch, values, source=source, noun="batch", fix=fix, schema=SCHEMA))
+    return batches
 
 
 def cell_rows(
     picks: Sequence[Pick], candidates: Sequence[Candidate], halves: Sequence[float]
 ) -> list[dict[str, Any]]:
-    """Return chosen cells as plain rows, `half` what the half-width should be after each."""
+    """Return the picked cells as plain rows; `half` is the half-width expected after each."""
     rows = []
     for i, pick in enumerate(picks):
         cell = candidates[pick.index]
@@ -96,12 +99,12 @@ def cell_rows(
     return rows
 
 
-def told(batch: Batch, goal: Goal) -> list[str]:
-    """Return a batch in words: where the interval stands, what is chosen, why."""
+def batch_lines(batch: Batch, goal: Goal) -> list[str]:
+    """Return a batch as text: the interval so far, the cells that are next, and why."""
     unit = "nats" if goal.quantity == "loss" else "of N*"
     head = f"design {batch.number}: {batch.n_runs} cells fitted, {short(batch.spent)} FLOPs spent"
     if batch.half is not None:
-        head += f"; {standing_words(batch)}, half-width {number(batch.half, 3)} {unit}" + (
+        head += f"; {interval_text(batch)}, half-width {number(batch.half, 3)} {unit}" + (
             f", wanted {number(batch.wanted, 3)}" if batch.wanted else ""
         )
     if batch.stop:
@@ -119,8 +122,8 @@ def told(batch: Batch, goal: Goal) -> list[str]:
     return lines
 
 
-def standing_words(batch: Batch) -> str:
-    """Say the value and its interval."""
+def interval_text(batch: Batch) -> str:
+    """Return the target's value and its interval as text."""
     name = "loss" if batch.quantity == "loss" else "N*"
     return (
         f"{name} at {power(batch.target_flops)} FLOPs {number(batch.value)}"

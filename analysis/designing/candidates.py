@@ -1,7 +1,8 @@
-"""Cells that might be run, and what they would cost beyond what was.
+"""Cells that might run next, and what each would cost on top of what is trained already.
 
-A candidate is a branch of a trunk, by the trainer's rule (`training_length`), or trains alone. N
-parameters under the law's count, D tokens, C FLOPs, exact where the shape is known and else 6ND.
+A candidate is a branch of a trunk (`scaling.schema.training_length` is the trainer's rule), or a
+cell that is trained alone. N parameters in the law's count, D tokens, C FLOPs: exact where the
+shape is known, else 6ND.
 """
 
 import itertools
@@ -17,13 +18,13 @@ from analysis.number_text import power, short
 from scaling.schema import Branch, Record, Shape, training_length
 
 RATIOS = (1 / 16, 16.0)  # tokens per parameter over the optimum's: sizes within a factor 4
-SIZES = 9
-SAME = 0.02  # tokens closer than this are one cell's, rounded to steps
+SIZES = 9  # of one budget
+SAME = 0.02  # two cells are the same where their tokens differ by less: steps are whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One cell: where it leaves its trunk (`leaves`, tokens; 0 alone), FLOPs of a token."""
+    """One cell; `leaves` is the tokens at which it leaves its trunk, 0 for a cell alone."""
 
     name: str
     params: float
@@ -46,11 +47,11 @@ class Candidate:
 
 @dataclass(kw_only=True)
 class Bill:
-    """What a growing choice of cells costs, given how far trunks are kept (tokens)."""
+    """What a growing selection of cells costs; `reached` is the tokens that trunks have."""
 
     cells: Sequence[Candidate]
     reached: Mapping[str, float] = field(default_factory=dict)
-    chosen: dict[str, list[int]] = field(default_factory=dict)
+    selection: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Price every cell by itself."""
@@ -62,47 +63,49 @@ class Bill:
             self._price(trunk)
 
     def add(self, index: int) -> None:
-        """Take a cell."""
+        """Add a cell to the selection."""
         trunk = self.cells[index].trunk
-        self.chosen.setdefault(trunk, []).append(index)
+        self.selection.setdefault(trunk, []).append(index)
         self._price(trunk)
 
     def remove(self, index: int) -> None:
-        """Put a cell back."""
+        """Take a cell out of the selection."""
         trunk = self.cells[index].trunk
-        self.chosen[trunk].remove(index)
+        self.selection[trunk].remove(index)
         self._price(trunk)
 
     def saving(self, index: int) -> float:
-        """Return what putting a cell back would save."""
+        """Return the FLOPs that taking a cell out would save."""
         trunk = self.cells[index].trunk
-        kept = [i for i in self.chosen[trunk] if i != index]
-        return self._cost(trunk, self.chosen[trunk]) - self._cost(trunk, kept)
+        others = [i for i in self.selection[trunk] if i != index]
+        return self._cost(trunk, self.selection[trunk]) - self._cost(trunk, others)
 
     @property
     def total(self) -> float:
-        """FLOPs of all that is chosen."""
-        return sum(self._cost(trunk, found) for trunk, found in self.chosen.items())
+        """FLOPs of the whole selection."""
+        return sum(self._cost(trunk, cells) for trunk, cells in self.selection.items())
 
     def _price(self, trunk: str) -> None:
-        found = self.chosen.get(trunk, [])
-        now = self._cost(trunk, found)
+        """Price one more cell of a trunk."""
+        selected = self.selection.get(trunk, [])
+        now = self._cost(trunk, selected)
         for i in self.of_trunk[trunk]:
-            self.marginal[i] = self._cost(trunk, [*found, i]) - now
+            self.marginal[i] = self._cost(trunk, [*selected, i]) - now
 
-    def _cost(self, trunk: str, found: Sequence[int]) -> float:
-        if not found:
+    def _cost(self, trunk: str, indices: Sequence[int]) -> float:
+        """Return the FLOPs of some cells of one trunk together."""
+        if not indices:
             return 0.0
-        per_token = self.cells[found[0]].flops_per_token
-        branches = [self.cells[i].branch for i in found]
+        per_token = self.cells[indices[0]].flops_per_token
+        branches = [self.cells[i].branch for i in indices]
         return per_token * training_length(branches, reached=self.reached.get(trunk, 0.0))
 
 
 def flops_of(cells: Iterable[Candidate]) -> float:
-    """Return what cells cost that are trained together, each trunk once."""
-    known = list(cells)
-    bill = Bill(cells=known)
-    for i in range(len(known)):
+    """Return the FLOPs of cells that are trained together, each trunk once."""
+    every = list(cells)
+    bill = Bill(cells=every)
+    for i in range(len(every)):
         bill.add(i)
     return bill.total
 
@@ -117,9 +120,13 @@ def grid_around(
 ) -> list[Candidate]:
     """Return cells trained alone, C = 6ND, at sizes around the law's optimum of each budget.
 
-    `ratios` are tokens per parameter over those of the optimum.
+    law: the law whose optimum it is
+    budgets: C of the cells, in FLOPs
+    ratios: least and most tokens per parameter over those of the optimum
+    sizes: how many sizes a budget has, evenly in log N
+    seeds: how many seeds a cell has
     """
-    found = []
+    cells = []
     for flops in budgets:
         best = float(optimal_split(FORMS[law.form], law.parameters, flops)["params"])
         for factor in np.geomspace(ratios[1] ** -0.5, ratios[0] ** -0.5, sizes):
@@ -127,8 +134,8 @@ def grid_around(
             for seed in range(seeds):
                 name = f"N={short(n)} C={power(flops)}" + f" seed {seed}" * (seeds > 1)
                 cell = {"name": name, "trunk": name, "params": n, "tokens": flops / 6 / n}
-                found.append(Candidate(**cell, flops_per_token=6 * n, seed=seed))
-    return found
+                cells.append(Candidate(**cell, flops_per_token=6 * n, seed=seed))
+    return cells
 
 
 def of_study(
@@ -139,12 +146,17 @@ def of_study(
     ratios: tuple[float, float] = RATIOS,
     seeds: int = 1,
 ) -> list[Candidate]:
-    """Return branches of a study's rungs at budgets in exact FLOPs that are not there yet.
+    """Return the branches of a study's rungs at some budgets that the study lacks.
 
-    Kept are tokens per parameter within `ratios` of the law's optimum. A rung is a shape that was
-    trained; a trunk that was is known by its id.
+    A rung is a shape that was trained. A new branch of a trained trunk has the id of that trunk.
+
+    records: the study's cells
+    law: the law whose optimum bounds the tokens per parameter
+    budgets: C of the cells, in exact FLOPs
+    ratios: least and most tokens per parameter over those of the optimum
+    seeds: how many seeds a cell has
     """
-    found = []
+    cells = []
     trunks = {(Shape.of(r), r.seed): r.trunk or r.run_id for r in records}
     there = {(Shape.of(r), r.seed, r.tokens) for r in records}
     decay = decay_of(records)
@@ -165,12 +177,12 @@ def of_study(
             if decay == 1.0:
                 trunk = name
             leaves = (1 - decay) * tokens
-            found.append(Candidate(**cell, flops_per_token=per_token, trunk=trunk, leaves=leaves))
-    return found
+            cells.append(Candidate(**cell, flops_per_token=per_token, trunk=trunk, leaves=leaves))
+    return cells
 
 
-def ran(record: Record, count: str) -> Candidate:
-    """Return a record's cell as a candidate: the branch that it was."""
+def candidate_of(record: Record, count: str) -> Candidate:
+    """Return the cell of a record as the branch that it was."""
     schedule = record.config.get("schedule", {})
     wsd = schedule.get("name", record.schedule) == "wsd"
     return Candidate(
@@ -185,13 +197,13 @@ def ran(record: Record, count: str) -> Candidate:
 
 
 def reached_by(records: Iterable[Record]) -> dict[str, float]:
-    """Return how far each trunk is kept (tokens): where its last branch to end left it."""
+    """Return the tokens that each trunk has: where the branch that ended last left it."""
     ended = sorted(records, key=lambda r: (r.ended, r.tokens))
-    return {cell.trunk: cell.leaves for cell in (ran(r, "total") for r in ended)}
+    return {cell.trunk: cell.leaves for cell in (candidate_of(r, "total") for r in ended)}
 
 
 def decay_of(records: Sequence[Record]) -> float:
-    """Return the share of a cell's tokens that are its own: 1 where cells are trained alone."""
+    """Return the share of a cell's tokens that no other branch shares: 1 for cells alone."""
     schedule = records[-1].config.get("schedule", {})
     wsd = schedule.get("name", records[-1].schedule) == "wsd"
     return float(schedule.get("decay", 0.2)) if wsd else 1.0

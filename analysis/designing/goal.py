@@ -1,4 +1,4 @@
-"""What more cells are for: an interval of the forecast, or of the optimal size, at a budget.
+"""The goal of a design: an interval of the forecast, or of the optimal size, at a budget.
 
 `loss`: half the width, in nats, of the interval that `analysis.plan` gives the forecast, at the
 law's own N* and D* for `flops` (the plan rounds N to a shape). `params`: half the logarithmic width
@@ -18,7 +18,11 @@ QUANTITIES = ("loss", "params")
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """`precision` in nats (loss) or relative (params), `max_flops` of the study; 0: no limit."""
+    """A target; 0 is no limit.
+
+    `precision` is a half-width, in nats (loss) or relative (params), `max_flops` the FLOPs of the
+    study, `level` the share that the interval holds.
+    """
 
     flops: float
     quantity: str = "loss"
@@ -27,7 +31,7 @@ class Goal:
     level: float = 0.9
 
     def __post_init__(self) -> None:
-        """Refuse a target that is none."""
+        """Refuse a target out of range."""
         if not self.flops > 0:
             raise ValueError(
                 f"target.flops={self.flops:g} must be positive; give the final run's FLOPs, as 1e21"
@@ -49,8 +53,8 @@ class Goal:
 class Standing:
     """Where the goal stands: value, interval, half-width in the goal's unit.
 
-    `sd` is of what more cells reduce, `floor` of what they do not (scatter of one run, hindcasts),
-    both of the logarithm.
+    `sd` is the deviation that more cells reduce, `floor` the one that they do not (scatter of one
+    run, hindcasts), both of the logarithm.
     """
 
     value: float
@@ -92,7 +96,13 @@ def standing(law: Law, goal: Goal) -> Standing | None:
 
 
 def half_width(sd: float, floor: float, *, value: float, goal: Goal) -> float:
-    """Return the half-width in the goal's unit that deviations of the logarithm make."""
+    """Return the half-width in the goal's unit of two deviations of the logarithm.
+
+    sd: what more cells reduce
+    floor: what they do not
+    value: the target's value
+    goal: the target, with its level
+    """
     half = goal.z * float(np.hypot(sd, floor))
     return float(np.expm1(half)) if goal.quantity == "params" else value * float(np.sinh(half))
 
@@ -117,7 +127,7 @@ def check_goal(goal: Goal, *, largest: float) -> None:
 
 
 def check_law(law: Law) -> None:
-    """Refuse laws that are no loss in N and D alone."""
+    """Refuse a law that gives no loss from N and D alone."""
     form = FORMS.get(law.form)
     needed = [] if form is None else [v for v in form.variables if v not in form.optional]
     if form is None or not form.is_surface or set(needed) - {"params", "tokens", "flops"}:

@@ -1,10 +1,10 @@
-"""The next step of a study that is steered to a goal: fit, see where it stands, choose cells.
+"""The next step of a study that a design steers: fit, compare with the goal, select cells.
 
-While the law is not identified (too few cells or trunks, or a fit that is none) no interval is
-believed: cells are spread by a prior law to tell all parameters apart. Afterwards all cells that
-are still needed are planned at once (`analysis.designing.selection`), in deviations that the
-bootstrap's interval calibrates, and the first few of them are the batch: the next fit may know
-better.
+While the law is not identified (too few cells or trunks, or a fit that is not usable) its interval
+is not used: cells are spread by a prior law, so that they tell all parameters apart. Afterwards all
+cells that are still needed are planned at once (`analysis.designing.selection`), with variances
+that the bootstrap's interval calibrates. The first few of them are the batch, because the next fit
+may know better.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ import pandas as pd
 
 from analysis.designing.candidates import Candidate
 from analysis.designing.goal import Goal, Standing, allowed_sd, half_width, standing
-from analysis.designing.information import Belief, believed
-from analysis.designing.selection import MOST, Pick, allot, spread
+from analysis.designing.information import Information, information_of
+from analysis.designing.selection import MOST, Pick, select, spread
 from analysis.estimation.checks import SPARE_ROWS
 from analysis.estimation.fit import fit
 from analysis.estimation.fit_alarms import FEWEST_UNITS
@@ -25,10 +25,10 @@ from analysis.laws.law import Law
 from analysis.runs.table import Runs
 from analysis.uncertainty.bootstrap import units_of
 
-START = 12  # cells before the first fit is asked: those of the law twice over, and two
-BATCH = 4
-ABOVE = 0.8  # of the precision that is left to the parameters where scatter alone is above it
-CALIBRATED = (0.25, 16.0)  # variances by bootstrap over those of the linear belief
+START = 12  # cells before the first fit: twice the parameters of a law of five, and two
+BATCH = 4  # cells of a batch
+ABOVE = 0.8  # share of the precision that the parameters get where scatter alone is above it
+CALIBRATED = (0.25, 16.0)  # least and most of the bootstrap's variance over the linear one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,10 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What is known and what comes next; `stop` says why nothing does.
+    """Where the study stands and which cells come next; `stop` says why none do.
 
-    `planned` are all the cells that the goal is expected to need, the batch first; `halves` what
-    its half-width is expected to be after each, None while no law is identified.
+    `planned` are all the cells that the goal is expected to need, the batch first. `halves` are the
+    half-widths that are expected after each of them, [] while no law is identified.
     """
 
     law: Law | None
@@ -72,43 +72,57 @@ def next_step(
 ) -> Step:
     """Return the next batch among the candidates, or why there is none.
 
-    `runs` are the cells so far, which cost `spent` FLOPs; `law` is their fit where it is there.
+    runs: the cells so far, None before the first
+    candidates: the cells that may run
+    goal: target, precision and budget
+    prior: the law that spreads cells while none is identified
+    spent: FLOPs of the cells so far
+    reached: tokens up to which each trunk is trained already
+    options: sizes of start and batch, and how laws are fitted
+    law: the fit of the cells so far, None to fit here
     """
     options = options or Options()
     why = ""
     if law is None:
-        law, why = fitted(runs, goal, options)
+        law, why = fit_if_identified(runs, goal, options)
     now = standing(law, goal) if law is not None and not why else None
-    ended = ""
+    stop = ""
     if goal.precision and now is not None and now.half <= goal.precision:
-        ended = f"the precision is reached: {now.half:.4g} <= {goal.precision:.4g}"
+        stop = f"the precision is reached: {now.half:.4g} <= {goal.precision:.4g}"
     elif not candidates:
-        ended = "the pool is exhausted"
-    if ended:
-        return Step(law=law, standing=now, planned=[], halves=[], batch=0, why="", stop=ended)
-    left = goal.max_flops - spent if goal.max_flops else np.inf
+        stop = "the pool is exhausted"
+    if stop:
+        return Step(law=law, standing=now, planned=[], halves=[], batch=0, why="", stop=stop)
+    unspent = goal.max_flops - spent if goal.max_flops else np.inf
     table = None if runs is None else runs.table
     if law is not None and now is not None:
-        belief = believed(law, candidates, goal, table=table)
-        step = _planned(law, now, belief, candidates, goal, spent, left, reached, options)
+        information = information_of(law, candidates, goal, table=table)
+        step = _planned(law, now, information, candidates, goal, spent, unspent, reached, options)
     else:
-        belief = believed(prior, candidates, goal, table=table, loose=True)
+        information = information_of(prior, candidates, goal, table=table, is_prior=True)
         number = max(options.start - (0 if table is None else len(table)), options.batch)
         picks = spread(
-            belief, candidates, reached=reached, number=number, budget=left, trunks=FEWEST_UNITS
+            information,
+            candidates,
+            reached=reached,
+            number=number,
+            budget=unspent,
+            trunks=FEWEST_UNITS,
         )
-        told = "cells spread by the prior law, which tell all parameters apart: "
-        told += why or "the law has no draws"
-        step = Step(law=law, standing=None, planned=picks, halves=[], batch=len(picks), why=told)
+        reason = "cells spread by the prior law, which tell all parameters apart: "
+        reason += why or "the law has no draws"
+        step = Step(law=law, standing=None, planned=picks, halves=[], batch=len(picks), why=reason)
     if step.planned:
         return step
-    spare = f"{spent:.3g} of {goal.max_flops:.3g} FLOPs are spent, and no candidate costs so little"
-    none = f"the budget is: {spare}" if goal.max_flops else "no candidate narrows the interval"
+    budget = (
+        f"{spent:.3g} of {goal.max_flops:.3g} FLOPs are spent, and no candidate costs so little"
+    )
+    none = f"the budget is: {budget}" if goal.max_flops else "no candidate narrows the interval"
     return replace(step, stop=none)
 
 
-def fitted(runs: Runs | None, goal: Goal, options: Options) -> tuple[Law | None, str]:
-    """Return the fit of the cells so far, and why it is not to be believed, "" where it is."""
+def fit_if_identified(runs: Runs | None, goal: Goal, options: Options) -> tuple[Law | None, str]:
+    """Return the fit of the cells so far, and why it identifies no law, "" where it does."""
     form = FORMS[options.form]
     needed = max(options.start, len(form.parameters) + SPARE_ROWS)
     if runs is None or len(runs) < needed:
@@ -130,21 +144,28 @@ def fitted(runs: Runs | None, goal: Goal, options: Options) -> tuple[Law | None,
     return law, "" if law.usable else f"the law of {len(runs)} cells is {law.status}"
 
 
-def scale_of(belief: Belief, now: Standing) -> float:
-    """Return the bootstrap's variance over that of the linear belief."""
-    return float(np.clip(now.sd**2 / belief.variance(), *CALIBRATED))
+def scale_of(information: Information, now: Standing) -> float:
+    """Return the bootstrap's variance over the linear one."""
+    return float(np.clip(now.sd**2 / information.variance(), *CALIBRATED))
 
 
-def expected(
+def expected_halves(
     picks: Sequence[Pick], scale: float, *, floor: float, value: float, goal: Goal
 ) -> list[float]:
-    """Return the half-width that is expected after each cell."""
+    """Return the half-width that is expected after each cell.
+
+    picks: the cells in the order in which they run
+    scale: the bootstrap's variance over the linear one
+    floor: deviation that more cells do not reduce
+    value: the target's value
+    goal: the target, with its level
+    """
     sds = np.sqrt([scale * p.variance for p in picks])
     return [half_width(float(sd), floor, value=value, goal=goal) for sd in sds]
 
 
-def taken(picks: Sequence[Pick], number: int, spent: float) -> int:
-    """Return how many of the first cells make a batch: it at most doubles what was spent."""
+def batch_size(picks: Sequence[Pick], number: int, spent: float) -> int:
+    """Return how many of the first cells make a batch: one that at most doubles the FLOPs spent."""
     costs = np.cumsum([p.flops for p in picks[:number]])
     return max(1, int((costs <= spent).sum()))
 
@@ -152,25 +173,26 @@ def taken(picks: Sequence[Pick], number: int, spent: float) -> int:
 def _planned(
     law: Law,
     now: Standing,
-    belief: Belief,
+    information: Information,
     candidates: Sequence[Candidate],
     goal: Goal,
     spent: float,
-    left: float,
+    unspent: float,
     reached: Mapping[str, float],
     options: Options,
 ) -> Step:
-    scale = scale_of(belief, now)
+    """Return the cells that an identified law still needs, the batch first."""
+    scale = scale_of(information, now)
     sd = allowed_sd(goal, now) if goal.precision else 0.0
     above = bool(goal.precision) and not sd > 0
     if above:  # hindcasts that failed by few cells may succeed with more: act as if they had
         sd = ABOVE * allowed_sd(goal, replace(now, floor=0.0))
     most = options.batch if not sd and not goal.max_flops else MOST
-    within = {"reached": reached, "budget": left}
-    picks = allot(belief, candidates, wanted=sd**2 / scale, most=most, **within)
+    within = {"reached": reached, "budget": unspent}
+    picks = select(information, candidates, limit=sd**2 / scale, most=most, **within)
     if not picks:  # the parameters are known well enough, what hindcasts add is not
-        picks = allot(belief, candidates, most=options.batch, **within)
-    halves = expected(picks, scale, floor=now.floor, value=now.value, goal=goal)
+        picks = select(information, candidates, most=options.batch, **within)
+    halves = expected_halves(picks, scale, floor=now.floor, value=now.value, goal=goal)
     why = f"the largest drop of variance per FLOP of {len(candidates)} candidates"
     if above:
         bare = half_width(0.0, now.floor, value=now.value, goal=goal)
@@ -182,13 +204,13 @@ def _planned(
         standing=now,
         planned=picks,
         halves=halves,
-        batch=taken(picks, options.batch, spent) if picks else 0,
+        batch=batch_size(picks, options.batch, spent) if picks else 0,
         why=why,
     )
 
 
 def table_of(cells: Sequence[Candidate], losses: Sequence[float]) -> pd.DataFrame:
-    """Return cells that were run as a table; those alone are their own units."""
+    """Return cells with their losses as a table; a cell trained alone is a unit of its own."""
     rows = [
         {
             "run": c.name,

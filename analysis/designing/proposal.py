@@ -1,4 +1,8 @@
-"""What `python -m analysis.design` proposes, as lines of text and as design.json."""
+"""What `python -m analysis.design` proposes: its settings, the proposal, its lines of text.
+
+A proposal is a dict, the content of design.json. `of_cells` proposes the next cells of a study or a
+table, `of_law` a whole study before its first cell.
+"""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,14 +17,14 @@ from analysis.designing.candidates import (
     RATIOS,
     SIZES,
     Candidate,
+    candidate_of,
     flops_of,
     grid_around,
     of_study,
-    ran,
     reached_by,
 )
 from analysis.designing.goal import Goal, check_goal, check_law, half_width
-from analysis.designing.next_step import START, Options, Step, fitted, next_step
+from analysis.designing.next_step import START, Options, Step, fit_if_identified, next_step
 from analysis.designing.simulation import from_nothing
 from analysis.forms import FORMS, column
 from analysis.laws.law import Law
@@ -41,9 +45,9 @@ from scaling.schema import (
 )
 
 SCHEMA = 1
-BEYOND_CELLS = 3.0  # times the largest cell: as far as a study's pool goes by default
-PILOTS = (1e-4, 1e-2)  # of the target: budgets of a study that does not exist yet
-MOST_SHOWN = 60
+BEYOND_CELLS = 3.0  # a study's pool goes up to this many times its largest cell by default
+PILOTS = (1e-4, 1e-2)  # budgets of a study before its first cell, as shares of the target's
+MOST_SHOWN = 60  # cells in the text; the file has all
 
 
 @dataclass(kw_only=True)
@@ -61,7 +65,7 @@ class TargetSettings:
         check_ranges(self, "target")
 
     def goal(self) -> Goal:
-        """Return the goal; ValueError where there is none."""
+        """Return the goal; ValueError where target.flops is not set."""
         if not self.flops:
             raise ValueError("target.flops is not set; give the final run's FLOPs, as 1e21")
         return Goal(**asdict(self))
@@ -129,14 +133,14 @@ class DesignConfig:
 
 
 def of_cells(config: DesignConfig, goal: Goal) -> dict[str, Any]:
-    """Return the next cells of a study or a table."""
+    """Return the proposal of the next cells of a study or a table."""
     runs = load_runs(config.runs, count=config.count, where=config.where, columns=config.columns)
     records = _records(config.runs)
     spent, reached = _spent(runs, records, config.count)
     options = Options(
         start=config.start, batch=config.cells, form=config.form, resamples=config.resamples
     )
-    law, why = (load_law(config.law), "") if config.law else fitted(runs, goal, options)
+    law, why = (load_law(config.law), "") if config.law else fit_if_identified(runs, goal, options)
     guide = law if law is not None and not why else load_law(config.prior)
     check_law(guide)
     largest = float((6 * column(runs.table, "params") * column(runs.table, "tokens")).max())
@@ -151,16 +155,16 @@ def of_cells(config: DesignConfig, goal: Goal) -> dict[str, Any]:
         runs, candidates, goal, prior=load_law(config.prior), spent=spent, reached=reached,
         options=options, law=law if not why else None,
     )  # fmt: skip
-    return _found(config, goal, step, candidates, spent=spent, n_runs=len(runs))
+    return _proposal(config, goal, step, candidates, spent=spent, n_runs=len(runs))
 
 
 def of_law(config: DesignConfig, goal: Goal) -> dict[str, Any]:
-    """Return a study from nothing, the law taken for true."""
+    """Return a study before its first cell, from a law that is assumed to be true."""
     law = load_law(config.law)
     check_law(law)
     low, high = config.pool.flops or [goal.flops * share for share in PILOTS]
     check_goal(goal, largest=high)
-    found = from_nothing(
+    study = from_nothing(
         law,
         _around(config.pool, law, low, high),
         goal,
@@ -168,43 +172,44 @@ def of_law(config: DesignConfig, goal: Goal) -> dict[str, Any]:
         cells=config.cells,
         times=config.simulate,
     )
-    taken = {"name": config.law, "status": "taken for true", "parameters": law.parameters}
-    return _head(config, goal) | {"law": taken, "standing": None, "spent": 0.0, "n_runs": 0} | found
+    true_law = {"name": config.law, "status": "taken for true", "parameters": law.parameters}
+    start = {"law": true_law, "standing": None, "spent": 0.0, "n_runs": 0}
+    return _head(config, goal) | start | study
 
 
-def lines_of(found: dict[str, Any]) -> list[str]:
-    """Return the design as text of at most 100 columns."""
-    goal = found["target"]
+def lines_of(proposal: dict[str, Any]) -> list[str]:
+    """Return a proposal as text of at most 100 columns."""
+    goal = proposal["target"]
     what = "loss" if goal["quantity"] == "loss" else "N*"
     unit = "nats" if goal["quantity"] == "loss" else "of N*, relative"
-    lines = [f"{what} at {power(goal['flops'])} FLOPs; {found['n_runs']} cells so far, "
-             f"{power(found['spent']) if found['spent'] else 'no'} FLOPs"]  # fmt: skip
-    now = found["standing"]
+    lines = [f"{what} at {power(goal['flops'])} FLOPs; {proposal['n_runs']} cells so far, "
+             f"{power(proposal['spent']) if proposal['spent'] else 'no'} FLOPs"]  # fmt: skip
+    now = proposal["standing"]
     if now:
         lines.append(
             f"now {number(now['value'])} [{number(now['low'])}, {number(now['high'])}], half-width "
             f"{number(now['half'], 3)} {unit}; scatter and hindcasts alone {number(now['bare'], 3)}"
         )
-    lines += textwrap.wrap(found["why"], 100)
-    if found["cells"]:
+    lines += textwrap.wrap(proposal["why"], 100)
+    if proposal["cells"]:
         lines += [
             "",
             f"{'cell':<26}{'N':>8}{'D':>8}{'C':>9}{'costs':>9}{'in all':>9}{'then +-':>9}"
             f"{'drop/FLOP':>11}",
         ]
-        shown = found["cells"][:MOST_SHOWN]
+        shown = proposal["cells"][:MOST_SHOWN]
         lines += [_line(row) for row in shown]
-        if len(shown) < len(found["cells"]):
-            lines.append(f"... {len(found['cells'])} in all; the rest is in design.json")
-    if found["simulated"]:
+        if len(shown) < len(proposal["cells"]):
+            lines.append(f"... {len(proposal['cells'])} in all; the rest is in design.json")
+    if proposal["simulated"]:
         lines.append("")
-        for row in found["simulated"]:
+        for row in proposal["simulated"]:
             half = number(row["half"], 3) if row["half"] else "not identified"
             lines.append(
                 f"simulated, {row['cells']} cells, {power(row['total'])} FLOPs: half-width {half}"
                 f" ({row['usable']:.0%} of {row['times']} fits usable)"
             )
-    return [*lines, *([f"ended: {found['stop']}"] if found["stop"] else [])]
+    return [*lines, *([f"ended: {proposal['stop']}"] if proposal["stop"] else [])]
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -216,7 +221,7 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
-def _found(
+def _proposal(
     config: DesignConfig,
     goal: Goal,
     step: Step,
@@ -225,6 +230,7 @@ def _found(
     spent: float,
     n_runs: int,
 ) -> dict[str, Any]:
+    """Return a step as the content of design.json."""
     rows = cell_rows(step.planned, candidates, step.halves)
     totals = spent + np.cumsum([row["cost"] for row in rows])
     now, law = step.standing, step.law
@@ -256,15 +262,16 @@ def _records(source: str) -> list[Record]:
 
 
 def _spent(runs: Runs, records: Sequence[Record], count: str) -> tuple[float, dict[str, float]]:
-    """Return the FLOPs of the cells so far, trunks once, and how far those are kept."""
+    """Return the FLOPs of the cells so far, trunks once, and the tokens that trunks have."""
     if records:
-        return flops_of(ran(r, count) for r in records), reached_by(records)
+        return flops_of(candidate_of(r, count) for r in records), reached_by(records)
     return float(column(runs.table, "flops").sum()), {}
 
 
 def _pool(
     config: DesignConfig, law: Law, records: Sequence[Record], runs: Runs, goal: Goal
 ) -> list[Candidate]:
+    """Return the cells that may run: of the study's rungs, of a table around the optimum."""
     pool, flops = config.pool, column(runs.table, "flops")
     most = min(BEYOND_CELLS * float(flops.max()), goal.flops / BEYOND_CELLS)
     low, high = pool.flops or [float(flops.min()), max(most, float(flops.max()))]
@@ -278,6 +285,7 @@ def _pool(
 
 
 def _around(pool: PoolSettings, law: Law, low: float, high: float) -> list[Candidate]:
+    """Return cells around the law's optimum of each budget."""
     return grid_around(
         law,
         np.geomspace(low, high, pool.budgets).tolist(),

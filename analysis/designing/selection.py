@@ -1,10 +1,10 @@
-"""Which cells bring the target's variance to what is wanted for the least FLOPs.
+"""Which cells bring the target's variance down to a limit for the least FLOPs.
 
-One cell after another by the largest drop of variance per FLOP (LAWS 5.3 iii; Active scaling-law
-design, 2604.22753), then back: cells that turned out needless are left out, and each is exchanged
-for cheaper ones that do the same. Known laws, linear theory: going forth alone took 1.1 to 1.5
-times the FLOPs. Before a fit the determinant of the information counts instead, per
-square root of FLOPs: cells spread out, most of them cheap.
+`select` adds one cell after another by the largest drop of variance per FLOP (LAWS 5.3 iii; Active
+scaling-law design, 2604.22753). Then it goes back: needless cells are left out, and each cell is
+exchanged for cheaper ones that do the same. Under known laws and linear theory, adding alone took
+1.1 to 1.5 times the FLOPs. `spread` serves before a fit: it raises the determinant of the
+information per square root of FLOPs, so that cells are spread out and most of them cheap.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.designing.candidates import Bill, Candidate
-from analysis.designing.information import Belief
+from analysis.designing.information import Information
 from analysis.forms import Array
 
 ROUNDS = 4  # of exchanging
-MOST = 10_000  # cells
+LESS = 0.999  # an exchange must bring the cost below this share
+MOST = 10_000  # cells of a selection
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,28 +36,35 @@ class Pick:
         return (self.before - self.variance) / self.flops
 
 
-def allot(
-    belief: Belief,
+def select(
+    information: Information,
     candidates: Sequence[Candidate],
     *,
     reached: Mapping[str, float],
-    wanted: float = 0.0,
+    limit: float = 0.0,
     budget: float = np.inf,
     most: int = MOST,
 ) -> list[Pick]:
-    """Return cells in the order in which to run them, until the variance is `wanted`.
+    """Return cells in the order in which to run them, until the variance is at its limit.
 
-    All that the budget (FLOPs) and `most` (cells) allow where it is not met.
+    Where it cannot be reached, these are all the cells that budget and `most` allow.
+
+    information: what the cells so far and each candidate say about the target
+    candidates: the cells that may run
+    reached: tokens up to which each trunk is trained already
+    limit: variance of the logarithm at which to stop
+    budget: FLOPs of all cells together
+    most: number of cells
     """
     bill = Bill(cells=candidates, reached=reached)
-    chosen = _forth(belief, bill, [], wanted=wanted, budget=budget, most=most)
-    if wanted > 0 and belief.variance(chosen) <= wanted:
-        chosen = _back(belief, bill, chosen, wanted)
-    return _ordered(belief, candidates, chosen, reached)
+    selection = _added(information, bill, [], limit=limit, budget=budget, most=most)
+    if limit > 0 and information.variance(selection) <= limit:
+        selection = _cheaper(information, bill, selection, limit)
+    return _ordered(information, candidates, selection, reached)
 
 
 def spread(
-    belief: Belief,
+    information: Information,
     candidates: Sequence[Candidate],
     *,
     reached: Mapping[str, float],
@@ -64,19 +72,26 @@ def spread(
     budget: float = np.inf,
     trunks: int = 0,
 ) -> list[Pick]:
-    """Return cells that tell most of all parameters together for their cost: where no fit is.
+    """Return the cells that say most about all parameters together for their cost, before a fit.
 
-    The last of them are of new trunks while there are fewer than `trunks`, which a bootstrap needs.
+    information: what the cells so far and each candidate say, with a prior
+    candidates: the cells that may run
+    reached: tokens up to which each trunk is trained already
+    number: how many cells to return
+    budget: FLOPs of all cells together
+    trunks: a bootstrap needs so many; the last cells are of new trunks while there are fewer
     """
-    bill, cov = Bill(cells=candidates, reached=reached), np.linalg.inv(belief.information())
-    rows, trunk = belief.weighed[belief.known :], belief.trunk[belief.known :]
-    chosen: list[int] = []
-    while len(chosen) < min(number, len(candidates)):
-        told = np.log1p(np.einsum("mp,pq,mq->m", rows, cov, rows))
-        score = _affordable(told / np.sqrt(_priced(bill)), bill, chosen, budget)
-        here = belief.trunk[: belief.known].tolist() + trunk[chosen].tolist()
-        fresh = ~np.isin(trunk, here) & (score > 0)
-        if trunks - len(set(here)) >= number - len(chosen) and fresh.any():
+    bill, cov = Bill(cells=candidates, reached=reached), np.linalg.inv(information.matrix())
+    rows = information.weighed[information.n_runs :]
+    of_runs = information.trunk[: information.n_runs]
+    trunk = information.trunk[information.n_runs :]
+    selection: list[int] = []
+    while len(selection) < min(number, len(candidates)):
+        gain = np.log1p(np.einsum("mp,pq,mq->m", rows, cov, rows))  # of the log determinant
+        score = _affordable(gain / np.sqrt(_priced(bill)), bill, selection, budget)
+        present = of_runs.tolist() + trunk[selection].tolist()
+        fresh = ~np.isin(trunk, present) & (score > 0)
+        if trunks - len(set(present)) >= number - len(selection) and fresh.any():
             score[~fresh] = -1.0
         best = int(np.argmax(score))
         if not score[best] > 0:
@@ -84,116 +99,120 @@ def spread(
         moved = cov @ rows[best]
         cov -= np.outer(moved, moved) / (1 + rows[best] @ moved)
         bill.add(best)
-        chosen.append(best)
-    return _as_they_stand(belief, candidates, chosen, reached)
+        selection.append(best)
+    return _picks(information, candidates, selection, reached)
 
 
-def _forth(
-    belief: Belief,
+def _added(
+    information: Information,
     bill: Bill,
-    chosen: list[int],
+    selection: list[int],
     *,
-    wanted: float,
+    limit: float,
     budget: float = np.inf,
     most: int = MOST,
     without: int = -1,
 ) -> list[int]:
-    """Add the cell of the largest drop per FLOP to those chosen until the variance is wanted."""
-    chosen = list(chosen)
-    while len(chosen) < most and belief.variance(chosen) > wanted:
-        score = _affordable(belief.drops(chosen) / _priced(bill), bill, chosen, budget)
+    """Return the selection with cells of the largest drop per FLOP added, down to the limit."""
+    selection = list(selection)
+    while len(selection) < most and information.variance(selection) > limit:
+        per_flop = information.drops(selection) / _priced(bill)
+        score = _affordable(per_flop, bill, selection, budget)
         if without >= 0:
             score[without] = -1.0
         best = int(np.argmax(score))
         if not score[best] > 0:
             break
         bill.add(best)
-        chosen.append(best)
-    return chosen
+        selection.append(best)
+    return selection
 
 
-def _back(belief: Belief, bill: Bill, chosen: list[int], wanted: float) -> list[int]:
-    """Leave out what is needless, the dearest first, and exchange the rest for cheaper cells."""
-    chosen = _pruned(belief, bill, chosen, wanted)
+def _cheaper(information: Information, bill: Bill, selection: list[int], limit: float) -> list[int]:
+    """Leave out needless cells, the dearest first, and exchange the others for cheaper ones."""
+    selection = _pruned(information, bill, selection, limit)
     for _ in range(ROUNDS):
         before = bill.total
-        for index in sorted(chosen, key=bill.saving, reverse=True):
-            chosen = _exchanged(belief, bill, chosen, index, wanted)
-        chosen = _pruned(belief, bill, chosen, wanted)
-        if bill.total > 0.999 * before:
+        for index in sorted(selection, key=bill.saving, reverse=True):
+            selection = _exchanged(information, bill, selection, index, limit)
+        selection = _pruned(information, bill, selection, limit)
+        if bill.total > LESS * before:
             break
-    return chosen
+    return selection
 
 
-def _pruned(belief: Belief, bill: Bill, chosen: list[int], wanted: float) -> list[int]:
-    for index in sorted(chosen, key=bill.saving, reverse=True):
-        kept = [i for i in chosen if i != index]
-        if belief.variance(kept) <= wanted:
+def _pruned(information: Information, bill: Bill, selection: list[int], limit: float) -> list[int]:
+    """Leave out the cells without which the variance stays within the limit."""
+    for index in sorted(selection, key=bill.saving, reverse=True):
+        others = [i for i in selection if i != index]
+        if information.variance(others) <= limit:
             bill.remove(index)
-            chosen = kept
-    return chosen
+            selection = others
+    return selection
 
 
 def _exchanged(
-    belief: Belief, bill: Bill, chosen: list[int], index: int, wanted: float
+    information: Information, bill: Bill, selection: list[int], index: int, limit: float
 ) -> list[int]:
-    """Return the choice with one cell exchanged for others that cost less, or as it is."""
+    """Return the selection with one cell exchanged for others that cost less, or unchanged."""
     before = bill.total
     bill.remove(index)
-    kept = [i for i in chosen if i != index]
-    tried = _forth(belief, bill, kept, wanted=wanted, budget=0.999 * before, without=index)
-    if belief.variance(tried) <= wanted and bill.total < 0.999 * before:
-        return tried
-    for i in tried[len(kept) :]:
+    others = [i for i in selection if i != index]
+    attempt = _added(information, bill, others, limit=limit, budget=LESS * before, without=index)
+    if information.variance(attempt) <= limit and bill.total < LESS * before:
+        return attempt
+    for i in attempt[len(others) :]:
         bill.remove(i)
     bill.add(index)
-    return chosen
+    return selection
 
 
 def _ordered(
-    belief: Belief,
+    information: Information,
     candidates: Sequence[Candidate],
-    chosen: list[int],
+    selection: list[int],
     reached: Mapping[str, float],
 ) -> list[Pick]:
-    """Return the chosen by drop per FLOP, but no branch after a longer one of its trunk."""
-    bill, left = Bill(cells=candidates, reached=reached), set(chosen)
+    """Return the selection by drop per FLOP, but no branch after a longer one of its trunk."""
+    bill, remaining = Bill(cells=candidates, reached=reached), set(selection)
     order: list[int] = []
-    while left:
-        score = belief.drops(order) / _priced(bill)
-        best = max(left, key=lambda i: float(score[i]))
+    while remaining:
+        score = information.drops(order) / _priced(bill)
+        best = max(remaining, key=lambda i: float(score[i]))
         last = candidates[best]
-        mates = [i for i in left if candidates[i].trunk == last.trunk]
+        mates = [i for i in remaining if candidates[i].trunk == last.trunk]
         shorter = [i for i in mates if candidates[i].leaves < last.leaves]
         for i in [*sorted(shorter, key=lambda i: candidates[i].leaves), best]:
             bill.add(i)
-            left.remove(i)
+            remaining.remove(i)
             order.append(i)
-    return _as_they_stand(belief, candidates, order, reached)
+    return _picks(information, candidates, order, reached)
 
 
-def _as_they_stand(
-    belief: Belief,
+def _picks(
+    information: Information,
     candidates: Sequence[Candidate],
     order: Sequence[int],
     reached: Mapping[str, float],
 ) -> list[Pick]:
+    """Return candidates in an order as picks, each with its cost and the variance after it."""
     bill = Bill(cells=candidates, reached=reached)
-    now, found = belief.variance(), []
+    now, picks = information.variance(), []
     for count, index in enumerate(order, 1):
         before, flops = now, float(bill.marginal[index])
         bill.add(index)
-        now = belief.variance(order[:count])
-        found.append(Pick(index=index, flops=flops, before=before, variance=now))
-    return found
+        now = information.variance(order[:count])
+        picks.append(Pick(index=index, flops=flops, before=before, variance=now))
+    return picks
 
 
 def _priced(bill: Bill) -> Array:
+    """Return what each candidate would cost now, never 0."""
     return np.maximum(bill.marginal, 1e-300)
 
 
-def _affordable(score: Array, bill: Bill, chosen: Sequence[int], budget: float) -> Array:
-    """Return scores (M,), -1 for what is chosen already or beyond the budget."""
-    score[list(chosen)] = -1.0
+def _affordable(score: Array, bill: Bill, selection: Sequence[int], budget: float) -> Array:
+    """Return scores (M,), -1 for what is selected already or beyond the budget."""
+    score[list(selection)] = -1.0
     score[bill.total + bill.marginal > budget] = -1.0
     return score

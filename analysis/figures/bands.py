@@ -1,4 +1,4 @@
-"""Lines with their intervals, as tables for the figures: frontier, allocation, fitted loss.
+"""Lines with their intervals, as tables for the figures: frontier, allocation, IsoFLOP curves.
 
 Columns x, y and, where the law has draws, lo and hi. C = 6ND on the x axis; N parameters, D tokens.
 """
@@ -43,9 +43,9 @@ def frontier_band(law: Law | None, flops: np.ndarray, *, level: float) -> pd.Dat
     if optima[0].loss is None:
         return None
     n, d = np.array([o.params for o in optima]), np.array([o.tokens for o in optima])
-    found = law.predict(n, d, level, noise=False)
-    table = pd.DataFrame({"x": flops, "y": found.loss})
-    return table if found.low is None else table.assign(lo=found.low, hi=found.high)
+    prediction = law.predict(n, d, level, noise=False)
+    table = pd.DataFrame({"x": flops, "y": prediction.loss})
+    return table if prediction.low is None else table.assign(lo=prediction.low, hi=prediction.high)
 
 
 def allocation_bands(
@@ -55,16 +55,16 @@ def allocation_bands(
     bands: dict[str, dict[str, pd.DataFrame]] = {"params": {}, "tokens": {}}
     flops = within(law, flops)
     optima = [law.optimum(c, level) for c in flops]
-    for what, found in bands.items():
+    for what, of_what in bands.items():
         table = pd.DataFrame({"x": flops, "y": [getattr(o, what) for o in optima]})
         if what in optima[0].intervals:
             low, high = zip(*(o.intervals[what] for o in optima), strict=True)
             table = table.assign(lo=low, hi=high)
-        found["parametric"] = table
+        of_what["parametric"] = table
         for method in ("isoflop", "envelope"):
             line = method_line(law.methods.get(method), flops, what=what)
             if line is not None:
-                found[method] = line
+                of_what[method] = line
     return bands
 
 
@@ -85,25 +85,17 @@ def method_line(
     return table.assign(lo=np.minimum(*edges), hi=np.maximum(*edges))
 
 
-def fitted_loss(law: Law, table: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs with a column `predicted`."""
-    found = law.predict(
-        table["params"].to_numpy(float), table["tokens"].to_numpy(float), noise=False
-    )
-    return table.assign(predicted=found.loss)
-
-
 def parabolas_of(points: list[dict[str, Any]], cells: pd.DataFrame) -> tuple[pd.DataFrame, ...]:
     """Return cells with their IsoFLOP budget, parabolas and vertices (both budget, x, y).
 
     `points` are `methods.isoflop.points` of law.json; a refused budget has a parabola alone.
     """
-    chosen, lines, vertices = [], [], []
+    in_budgets, lines, vertices = [], [], []
     for point in points:
         near = cells.loc[np.abs(np.log(cells["flops"] / point["flops"])) < SAME_BUDGET]
         if point.get("coefficients") is None or not len(near):
             continue
-        chosen.append(near.assign(budget=point["flops"]))
+        in_budgets.append(near.assign(budget=point["flops"]))
         sizes = span(*_ends(near["params"]), margin=1.1)
         x = np.log(sizes / point["centre"])
         y = np.polynomial.polynomial.polyval(x, point["coefficients"])
@@ -112,12 +104,12 @@ def parabolas_of(points: list[dict[str, Any]], cells: pd.DataFrame) -> tuple[pd.
             vertices.append({"budget": point["flops"], "x": point["params"], "y": point["loss"]})
     empty = pd.DataFrame(columns=["budget", "x", "y"])
     return (
-        pd.concat(chosen) if chosen else cells.assign(budget=cells["flops"]).iloc[:0],
+        pd.concat(in_budgets) if in_budgets else cells.assign(budget=cells["flops"]).iloc[:0],
         pd.concat(lines) if lines else empty,
         pd.DataFrame(vertices) if vertices else empty,
     )
 
 
 def _ends(values: pd.Series) -> tuple[float, float]:
-    found = values.to_numpy(float)
-    return float(found.min()), float(found.max())
+    numbers = values.to_numpy(float)
+    return float(numbers.min()), float(numbers.max())

@@ -496,13 +496,13 @@ def curve(
 
 
 def overoptimised(
-    found: Sequence[tuple[str, pd.DataFrame, Callable[[Any], Any]]], *, name: str, title: str
+    curves: Sequence[tuple[str, pd.DataFrame, Callable[[Any], Any]]], *, name: str, title: str
 ) -> str:
     """Draw gold gains (kl, reward, error) against sqrt(KL) with the law of each, by label."""
     y = "gold reward gained over one sample"
     with panel(name, x="sqrt(KL), KL in nats", y=y, title=title, logx=False) as drawn:
         axis = drawn.ax
-        for colour, (label, rows, law) in zip((C1, C2, C3, C4, C5, C6), found, strict=False):
+        for colour, (label, rows, law) in zip((C1, C2, C3, C4, C5, C6), curves, strict=False):
             x = np.sqrt(rows["kl"])
             axis.errorbar(
                 x, rows["reward"], rows["error"], color=colour, fmt="o", markersize=3, label=label

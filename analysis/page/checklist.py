@@ -1,7 +1,8 @@
 """The reporting checklist of "(Mis)fitting" (Li et al. 2025, 2502.18969), filled in from the files.
 
-Of the 51 papers that it surveys 23 do not name the optimiser and 15 do not say what was counted.
-Every line is read from law.json, the plan or the cells; what none of them knows is said as missing.
+That paper surveys 51 papers: 23 do not name the optimiser and 15 do not say what they count. Every
+answer is read from law.json, the plan or the cells; the checklist marks as missing what none of
+them holds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,13 +23,13 @@ ENOUGH_REACH = 3.0  # times C that a hold-out should lie beyond the fit (LAWS 5.
 
 
 def checklist(material: Material, by_count: Sequence[tuple[str, Law]] = ()) -> Grid:
-    """Return the checklist: what was asked, whether it is known, and the answer.
+    """Return the checklist: each question, whether there is an answer, and the answer.
 
     `by_count` are laws of the same runs and form under other parameter counts.
     """
     rows = []
-    for what, said in _lines(material, by_count):
-        rows.append((what, "given" if said else MISSING, said or _REMEDY.get(what, "")))
+    for what, answer in _lines(material, by_count):
+        rows.append((what, "given" if answer else MISSING, answer or _REMEDY.get(what, "")))
     return Grid(
         name="Reporting checklist", columns=("asked for", "", "answer"), rows=rows, wide=(2,)
     )
@@ -73,9 +74,9 @@ def _form(law: Law | None) -> str:
     if law is None:
         return ""
     form = FORMS.get(law.form)
-    told = f"{form.formula} ({form.source})" if form else law.form
+    text = f"{form.formula} ({form.source})" if form else law.form
     held = f", {', '.join(law.fixed)} held" if law.fixed else ""
-    return f"{told}; {len(law.parameters)} parameters{held}"
+    return f"{text}; {len(law.parameters)} parameters{held}"
 
 
 def _counting(law: Law | None, done: Sequence[Record]) -> str:
@@ -112,12 +113,12 @@ def _seeds(done: Sequence[Record]) -> str:
 
 def _values(done: Sequence[Record], block: str, name: str) -> str:
     """Return the values of a setting over the cells."""
-    found = {str(r.config.get(block, {}).get(name)) for r in done}
-    return "/".join(sorted(found - {"None"})) or "unknown"
+    values = {str(r.config.get(block, {}).get(name)) for r in done}
+    return "/".join(sorted(values - {"None"})) or "unknown"
 
 
 def _settings(done: Sequence[Record], block: str, names: dict[str, str]) -> str:
-    return ", ".join(f"{said} {_values(done, block, name)}" for name, said in names.items())
+    return ", ".join(f"{label} {_values(done, block, name)}" for name, label in names.items())
 
 
 def _architecture(done: Sequence[Record]) -> str:
@@ -142,7 +143,7 @@ def _rates(done: Sequence[Record]) -> str:
     groups: dict[tuple[int, int], set[tuple[float, int]]] = {}
     for r in done:
         groups.setdefault((r.params.total, r.tokens), set()).add((r.peak_lr, r.batch_tokens))
-    varied = sum(len(found) > 1 for found in groups.values())
+    varied = sum(len(settings) > 1 for settings in groups.values())
     tuned = (
         f"swept at {varied} of {len(groups)} (N, D)"
         if varied
@@ -157,10 +158,10 @@ def _schedule(done: Sequence[Record]) -> str:
         return ""
     names = {"name": "", "warmup_steps": "warm-up steps", "decay": "decay share"}
     flagged = sum("undercooled" in r.flags for r in done)
-    left = f"; {flagged} hardly cooled" if flagged else ""
+    flags = f"; {flagged} hardly cooled" if flagged else ""
     return (
         f"{_settings(done, 'schedule', names).strip()}; each run is fitted at its cooled end,"
-        f" no intermediate checkpoint{left}"
+        f" no intermediate checkpoint{flags}"
     )
 
 
@@ -206,11 +207,10 @@ def _outliers(law: Law | None) -> str:
     if law is None:
         return ""
     within = law.inputs.get("within")
-    chosen = f", runs within {within:g} of the frontier alone" if within else ""
+    frontier = f", runs within {within:g} of the frontier alone" if within else ""
     where = f", where {law.inputs['where']}" if "where" in law.inputs else ""
-    return (
-        f"no run is dropped for its residual{chosen}{where}; {len(law.dropped)} left out by status"
-    )
+    left_out = f"{len(law.dropped)} left out by status"
+    return f"no run is dropped for its residual{frontier}{where}; {left_out}"
 
 
 def _parameters(law: Law | None) -> str:
@@ -221,12 +221,12 @@ def _parameters(law: Law | None) -> str:
 
 
 def _intervals(law: Law | None) -> str:
-    found = law.intervals if law else None
-    if not found or not found.get("resamples"):
+    intervals = law.intervals if law else None
+    if not intervals or not intervals.get("resamples"):
         return ""
     return (
-        f"{100 * found['level']:g}%, {found['method']}, {found['resamples']} resamples of"
-        f" {found.get('units', law.n_runs if law else 0)} {found['unit']}"
+        f"{100 * intervals['level']:g}%, {intervals['method']}, {intervals['resamples']} resamples"
+        f" of {intervals.get('units', law.n_runs if law else 0)} {intervals['unit']}"
     )
 
 
@@ -266,12 +266,12 @@ def _sensitivity(law: Law | None) -> str:
 
 
 def _sensitivity_to_count(law: Law | None, by_count: Sequence[tuple[str, Law]]) -> str:
-    told = [
+    texts = [
         f"{name.replace('_', ' ')} {number(one.allocation['a'], 3)}"
         for name, one in by_count
         if one.usable and "a" in one.allocation
     ]
-    return f"a by count of N: {', '.join(told)}" if law and len(told) > 1 else ""
+    return f"a by count of N: {', '.join(texts)}" if law and len(texts) > 1 else ""
 
 
 def _code(done: Sequence[Record]) -> str:
@@ -291,18 +291,18 @@ def counted(material: Material) -> list[tuple[str, Any]]:
     law = material.law
     if law is None or law.form not in FORMS or not FORMS[law.form].is_surface or law.fixed:
         return []
-    found, seen = [], set()
+    laws, sizes_seen = [], set()
     options = {"resamples": 0, "hindcast": False, "sensitivity": False}
     for count in COUNTS:
         sizes = tuple(getattr(r.params, count) for r in material.records)
-        if sizes in seen:
+        if sizes in sizes_seen:
             continue
-        seen.add(sizes)
+        sizes_seen.add(sizes)
         where = law.inputs.get("where")
         try:
-            found.append(
+            laws.append(
                 (count, fit(material.folder, law.form, count=count, where=where, **options))
             )
         except ValueError:
             continue  # too few rows, or alike under this count
-    return found
+    return laws

@@ -101,18 +101,23 @@ def read_material(folder: str | Path, *, law: str = "", plan: str = "") -> Mater
         )
     law_path, plan_path = Path(law or folder / "law.json"), Path(plan or folder / "plan.yaml")
     final = folder / "final"
-    found = {s: final / s / "record.json" for s in STAGES if (final / s / "record.json").exists()}
+    records_of_stages = {
+        s: final / s / "record.json" for s in STAGES if (final / s / "record.json").exists()
+    }
     samples, sealed = final / "ppo" / "samples.json", final / "forecast.json"
     curve = final / "curve.json"
-    named = (law_path, plan_path, sealed, curve, *found.values(), samples)
+    named = (law_path, plan_path, sealed, curve, *records_of_stages.values(), samples)
     read = [p for p in named if p.exists()]
     return Material(
         folder=folder,
         records=records,
         law=Law.read(law_path) if law or law_path.exists() else None,
         plan=read_plan(plan_path) if plan or plan_path.exists() else None,
-        stages={stage: read_record(path) for stage, path in found.items()},
-        curves={s: pd.DataFrame(read_curve(p.parent / "metrics.jsonl")) for s, p in found.items()},
+        stages={stage: read_record(path) for stage, path in records_of_stages.items()},
+        curves={
+            s: pd.DataFrame(read_curve(p.parent / "metrics.jsonl"))
+            for s, p in records_of_stages.items()
+        },
         samples=_samples(samples),
         sealed=_sealed(sealed),
         forecast_band=_object(curve, "forecast curve"),
@@ -124,14 +129,14 @@ def read_material(folder: str | Path, *, law: str = "", plan: str = "") -> Mater
 def loss_curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return tokens, flops, loss of a curve: the test loss, else the training loss."""
     measured = "test_loss" if any(pd.notna(r.get("test_loss")) for r in rows) else "train_loss"
-    kept = [
+    measured_rows = [
         r for r in rows if bool(pd.notna(r.get(measured))) and r.get("flops") and r.get("tokens")
     ]
     return pd.DataFrame(
         {
-            "tokens": [float(r["tokens"]) for r in kept],
-            "flops": [float(r["flops"]) for r in kept],
-            "loss": [float(r[measured]) for r in kept],
+            "tokens": [float(r["tokens"]) for r in measured_rows],
+            "flops": [float(r["flops"]) for r in measured_rows],
+            "loss": [float(r[measured]) for r in measured_rows],
         }
     )
 
@@ -154,10 +159,10 @@ def _sealed(path: Path) -> Forecast | None:
 
 
 def _samples(path: Path) -> list[dict[str, Any]]:
-    found = read_json(path) if path.exists() else []
-    if not isinstance(found, list) or not all(isinstance(s, dict) for s in found):
+    samples = read_json(path) if path.exists() else []
+    if not isinstance(samples, list) or not all(isinstance(s, dict) for s in samples):
         raise ValueError(f"{path} is not a list of samples; run the ppo stage again")
-    return found
+    return samples
 
 
 def _name(path: Path, folder: Path) -> str:

@@ -1,9 +1,9 @@
 """Figures as files beside a law or a backtest: what `plot=true` writes.
 
-A surface gets the report's own figures (loss, IsoFLOP profiles, residuals, optimum); any other form
-its target against its main variable; whatever has been backtested, the errors of withheld runs.
-Of a long table `MOST_POINTS` runs are drawn, the largest among them. This module and those it
-imports load matplotlib: import it only where figures are wanted.
+A law of N and D gets the report's figures (loss, IsoFLOP profiles, residuals, optimum), any other
+law its target against its main variable, and a law with a backtest the errors of withheld runs. A
+long table is thinned to `MOST_POINTS` runs, the largest among them. This module imports matplotlib,
+which takes time: import it only where a command draws.
 """
 
 from collections.abc import Mapping
@@ -61,14 +61,14 @@ def write_backtest_figure(
     return [write_text(path.with_suffix(".svg"), standalone(p.svg)) for p in pictures]
 
 
-def write_design_figure(found: Mapping[str, Any], beside: str | Path) -> list[Path]:
+def write_design_figure(proposal: Mapping[str, Any], beside: str | Path) -> list[Path]:
     """Write the curve of a design as <stem of design.json>.svg; nothing without expectations."""
     path = Path(beside)
     pictures = design_pictures(
-        [(row["total"], row["half"]) for row in found["cells"]],
-        [(row["total"], row["half"]) for row in found["simulated"]],
-        quantity=found["target"]["quantity"],
-        wanted=found["target"]["precision"] or None,
+        [(row["total"], row["half"]) for row in proposal["cells"]],
+        [(row["total"], row["half"]) for row in proposal["simulated"]],
+        quantity=proposal["target"]["quantity"],
+        wanted=proposal["target"]["precision"] or None,
     )
     return [write_text(path.with_suffix(".svg"), standalone(p.svg)) for p in pictures]
 
@@ -78,14 +78,14 @@ def law_figures(law: Law, table: pd.DataFrame) -> list[Picture]:
     level = (law.intervals or {}).get("level", LEVEL)
     form = FORMS.get(law.form)
     fitted = table if form is None else prepare_rows(table, form, Objective(), "none")
-    shown = thinned(table)
+    points = thinned(table)
     if form is not None and not form.is_surface:
-        others = shown if len(fitted) < len(table) else None
+        others = points if len(fitted) < len(table) else None
         pictures = [target_picture(law, thinned(fitted), others, level=level)]
     elif form is not None or "k_params" in law.allocation:
-        pictures = loss_pictures(law, shown, training(table), level=level, beyond=BEYOND)
-        pictures += [p for p in fit_pictures(law, shown) if p.name in RESIDUALS]
-        pictures += allocation_pictures(law, shown, None, level=level, beyond=BEYOND)
+        pictures = loss_pictures(law, points, training(table), level=level, beyond=BEYOND)
+        pictures += [p for p in fit_pictures(law, points) if p.name in RESIDUALS]
+        pictures += allocation_pictures(law, points, None, level=level, beyond=BEYOND)
     else:
         return []
     if law.backtest and form is not None:
@@ -150,9 +150,9 @@ def target_picture(
     """
     form = FORMS[law.form]
     main, second = _main_and_second(form)
-    fixed, told = {}, ""
+    fixed, note = {}, ""
     if "epochs" in form.variables:
-        fixed, told = {"epochs": 1.0}, "; examples are those that the passes over them are worth"
+        fixed, note = {"epochs": 1.0}, "; examples are those that the passes over them are worth"
         table = table.assign(examples=fresh_examples(law, table), epochs=1.0)
     renamed = law.inputs.get("columns", {}).get(second, "").replace("_", " ")
     series = _series(table, second, renamed or "N")
@@ -162,9 +162,9 @@ def target_picture(
         labels[here] = name
         x = _grid(column(table, main)[here], linear=main in LINEAR)
         grid = pd.DataFrame({main: x, **({} if value is None else {second: value}), **fixed})
-        found = law.predict_table(grid, level, noise=False, force=True)
-        ends = {"lo": found["low"], "hi": found["high"]} if "low" in found else {}
-        bands[name] = pd.DataFrame({"x": x, "y": found[form.target], **ends})
+        prediction = law.predict_table(grid, level, noise=False, force=True)
+        ends = {"lo": prediction["low"], "hi": prediction["high"]} if "low" in prediction else {}
+        bands[name] = pd.DataFrame({"x": x, "y": prediction[form.target], **ends})
     return Picture(
         name=form.target,
         svg=charts.target(
@@ -176,7 +176,7 @@ def target_picture(
             others=others,
             logx=main not in LINEAR,
         ),
-        caption=f"{form.formula}, with the {100 * level:g}% interval of its mean{told}.",
+        caption=f"{form.formula}, with the {100 * level:g}% interval of its mean{note}.",
     )
 
 
@@ -190,8 +190,8 @@ def thinned(table: pd.DataFrame, along: str = "flops") -> pd.DataFrame:
     """Return at most `MOST_POINTS` rows, drawn at random, the largest always among them."""
     if len(table) <= MOST_POINTS:
         return table
-    kept = table.sample(MOST_POINTS, random_state=0).index
-    return table.loc[kept.union([table[along].idxmax()])] if along in table else table.loc[kept]
+    rows = table.sample(MOST_POINTS, random_state=0).index
+    return table.loc[rows.union([table[along].idxmax()])] if along in table else table.loc[rows]
 
 
 def training(table: pd.DataFrame) -> pd.DataFrame:

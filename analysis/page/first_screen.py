@@ -27,7 +27,7 @@ class Card:
 
 
 def question(plan: Plan | None) -> str:
-    """Say what was asked."""
+    """Return the question that the plan answers."""
     if not plan:
         return (
             "how the test loss falls with parameters, tokens and compute; no budget has been"
@@ -41,13 +41,13 @@ def question(plan: Plan | None) -> str:
 
 
 def cards(material: Material) -> list[Card]:
-    """Return the answer: N, D, forecast, outcome; without a plan, the law's allocation."""
+    """Return the answer as cards: N, D, forecast, outcome; without a plan the law's exponent a."""
     law, plan = material.law, material.plan
-    shown = []
+    answer = []
     if plan:
-        shown += _plan_cards(plan)
+        answer += _plan_cards(plan)
     elif law and law.allocation.get("a") is not None:
-        shown.append(
+        answer.append(
             Card(
                 what="optimal N grows as C^a",
                 value=f"a = {number(law.allocation['a'], 3)}",
@@ -55,10 +55,10 @@ def cards(material: Material) -> list[Card]:
             )
         )
     if law and (truth := true_offset(law)):
-        shown.append(Card(what="true E of the source", value=f"{truth[0]:.4f}", note=truth[1]))
+        answer.append(Card(what="true E of the source", value=f"{truth[0]:.4f}", note=truth[1]))
     outcome = verdict(material)
     if outcome:
-        shown.append(
+        answer.append(
             Card(
                 what="outcome of the final run",
                 value=outcome["value"],
@@ -66,15 +66,15 @@ def cards(material: Material) -> list[Card]:
                 tone=outcome["tone"],
             )
         )
-    shown += _ppo_cards(material)
-    if not shown:
+    answer += _ppo_cards(material)
+    if not answer:
         done = len(material.cells())
-        shown.append(Card(what="cells done", value=f"{done} of {len(material.records)}"))
-    return shown
+        answer.append(Card(what="cells done", value=f"{done} of {len(material.records)}"))
+    return answer
 
 
 def verdict(material: Material) -> dict[str, str] | None:
-    """Compare forecast and outcome; None until both exist."""
+    """Return forecast and outcome compared, in words; None before the final run has ended."""
     record, forecast = material.stages.get("pretrain"), material.forecast
     if record is None:
         return None
@@ -135,13 +135,13 @@ def alarms(material: Material) -> list[dict[str, str]]:
             },
         )
     rows += _stale(material)
-    if left := material.forecast_band.get("left"):
+    if shares := material.forecast_band.get("left"):
         rows.append(
             {
                 "code": "left_forecast",
                 "sentence": (
                     "The final run left the 95% band of its forecast curve at"
-                    f" {' and '.join(f'{share:.0%}' for share in left)} of its tokens."
+                    f" {' and '.join(f'{share:.0%}' for share in shares)} of its tokens."
                 ),
                 "where": "final run",
             }
@@ -246,7 +246,7 @@ def _plan_cards(plan: Plan) -> list[Card]:
             f" {short(plan.cost.params_total)} parameters in all"
         )
     percent = f"{100 * forecast.level:g}%"
-    shown = [
+    answer = [
         Card(
             what="model size N",
             value=short(pretrain.params),
@@ -267,14 +267,14 @@ def _plan_cards(plan: Plan) -> list[Card]:
     if forecast.test_loss is not None:
         per_byte = f"; {forecast.bits_per_byte:.3f} bits per byte" if forecast.bits_per_byte else ""
         reach = f"; {plan.extrapolation:.3g} x the largest cell" if plan.extrapolation else ""
-        shown.append(
+        answer.append(
             Card(
                 what="forecast test loss (nats/token)",
                 value=f"{forecast.test_loss:.4f}",
                 note=f"{percent} {interval(forecast.interval)}{per_byte}{reach}",
             )
         )
-    return shown
+    return answer
 
 
 def kl_budget(plan: Plan | None) -> float | None:

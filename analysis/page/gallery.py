@@ -1,4 +1,4 @@
-"""Which figures a report shows, each with its caption; without data a figure is left out."""
+"""The figures of a report, each with its caption; a figure without data is left out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ from analysis.page.contents import Material, loss_curve
 from analysis.page.overoptimisation import JudgeCurve
 from analysis.planning.plan import Plan
 
-LEAST_SHARE = 0.5  # of the cells in budgets: below it, what looks like a budget is an accident
-SURFACE, EDGE = 60, 1.3  # points of an axis, and the margin around the runs
+LEAST_SHARE = 0.5  # share of cells that must lie in budgets, else their grouping is an accident
+SURFACE, EDGE = 60, 1.3  # points of an axis, and the margin around the runs as a factor
 RESIDUALS = ("params", "tokens", "flops", "tokens_per_param")
 
 
@@ -64,7 +64,7 @@ def loss_pictures(
     method = (law.methods.get("envelope") if law else None) or {}
     envelope = pd.DataFrame(method.get("points") or []).rename(columns={"flops": "x", "loss": "y"})
     planned = _planned(plan)
-    shown = Picture(
+    picture = Picture(
         name="loss",
         svg=charts.loss_compute(
             curves,
@@ -81,48 +81,50 @@ def loss_pictures(
         )
         + ("; the star is the plan's forecast." if planned else "."),
     )
-    return [shown, *_isoflop_picture(law, cells)]
+    return [picture, *_isoflop_picture(law, cells)]
 
 
 def _isoflop_picture(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
     points = _isoflop_points(law, cells)
-    chosen, parabolas, found = parabolas_of(points, cells)
-    if not len(parabolas) or len(chosen) < LEAST_SHARE * len(cells):
+    in_budgets, parabolas, minima = parabolas_of(points, cells)
+    if not len(parabolas) or len(in_budgets) < LEAST_SHARE * len(cells):
         return []
-    optima = dict(zip(found["budget"], found["x"], strict=True))
+    optima = dict(zip(minima["budget"], minima["x"], strict=True))
     at = np.array([optima.get(budget, np.nan) for budget in parabolas["budget"]])
     away = np.abs(np.log(column(parabolas, "x") / at))
     parabolas = parabolas.loc[~(away > np.log(NEAR))]  # sizes farther away were not fitted
     caption = (
-        f"Loss at equal compute. Diamonds are the minima of {len(found)} of"
+        f"Loss at equal compute. Diamonds are the minima of {len(minima)} of"
         f" {len(points)} budgets; a budget without one has its least loss at the edge"
         " of the sizes or no minimum."
     )
-    return [Picture(name="isoflop", svg=charts.isoflop(chosen, parabolas, found), caption=caption)]
+    return [
+        Picture(name="isoflop", svg=charts.isoflop(in_budgets, parabolas, minima), caption=caption)
+    ]
 
 
 def fit_pictures(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
     """Draw observed against fitted loss and the residuals against N, D, C and D/N."""
     if law is None or not _predicts_loss(law, cells) or not len(cells):
         return []
-    found = law.predict_table(cells, noise=False, force=True)
-    fitted = cells.assign(predicted=found["loss"])
+    prediction = law.predict_table(cells, noise=False, force=True)
+    fitted = cells.assign(predicted=prediction["loss"])
     spread = 100 * float(np.sqrt((np.log(fitted["loss"] / fitted["predicted"]) ** 2).mean()))
-    shown = [
+    pictures = [
         Picture(
             name="observed",
             svg=charts.observed(fitted),
             caption=f"Observed against fitted loss; root mean square residual {spread:.2g}%.",
         )
     ]
-    shown += _surface(law, fitted)
+    pictures += _surface(law, fitted)
     texts = {
         "params": "model size",
         "tokens": "tokens",
         "flops": "compute",
         "tokens_per_param": "tokens per parameter",
     }
-    return shown + [
+    return pictures + [
         Picture(
             name=f"residuals_{name}",
             svg=charts.residuals(fitted, name),
@@ -168,7 +170,7 @@ def allocation_pictures(
     low, high = _reach(cells, plan)
     bands = allocation_bands(law, span(low, high * beyond), level=level)
     if law.form in law.methods:  # a regression alone: it is its own only method
-        bands = {what: {law.form: found[law.form]} for what, found in bands.items()}
+        bands = {what: {law.form: of_what[law.form]} for what, of_what in bands.items()}
     planned = plan.pretrain if plan else None
     dense = " of the dense model" if law.form == "mixture" else ""
     return [
@@ -216,8 +218,8 @@ def design_pictures(
 
 def _halves(rows: Sequence[tuple[float, float | None]], label: str) -> pd.DataFrame:
     """Return FLOPs x and half-widths y where there are both."""
-    known = [(flops, half) for flops, half in rows if flops > 0 and half]
-    table = pd.DataFrame(known, columns=["x", "y"])
+    pairs = [(flops, half) for flops, half in rows if flops > 0 and half]
+    table = pd.DataFrame(pairs, columns=["x", "y"])
     table.attrs["label"] = label
     return table
 
@@ -246,7 +248,7 @@ def final_pictures(material: Material) -> list[Picture]:
     if not plan or not forecast or not forecast.test_loss or len(forecast.interval) != 2:
         return []
     outcome = record.test_loss if record else None
-    shown = [
+    pictures = [
         Picture(
             svg=charts.forecast(
                 forecast.test_loss, forecast.interval, level=forecast.level, outcome=outcome
@@ -265,8 +267,8 @@ def final_pictures(material: Material) -> list[Picture]:
             outcome=outcome,
         )
         caption = "The forecast under way, sealed before the run, and what was measured on the way."
-        shown.append(Picture(svg=svg, caption=caption))
-    return shown
+        pictures.append(Picture(svg=svg, caption=caption))
+    return pictures
 
 
 def sensitivity_pictures(law: Law | None) -> list[Picture]:
@@ -284,7 +286,7 @@ def sensitivity_pictures(law: Law | None) -> list[Picture]:
 
 def tuning_pictures(points: Sequence[dict[str, Any]], cells: pd.DataFrame) -> list[Picture]:
     """Draw loss against learning rate or batch at each (N, D) that was swept, with its optimum."""
-    shown = []
+    pictures = []
     for axis, name in (("lr", "peak learning rate"), ("batch", "batch (tokens)")):
         swept = [p for p in points if axis in p["optima"]]
         if not swept:
@@ -294,23 +296,23 @@ def tuning_pictures(points: Sequence[dict[str, Any]], cells: pd.DataFrame) -> li
             f"Loss against {name} where it was swept; diamonds are the optima, bars the settings"
             " within .25% of the best. One at the edge of what was tried is left out."
         )
-        shown.append(Picture(name=f"tuning_{axis}", svg=svg, caption=caption))
-    return shown
+        pictures.append(Picture(name=f"tuning_{axis}", svg=svg, caption=caption))
+    return pictures
 
 
 def stage_pictures(
     stage: str, rows: pd.DataFrame, *, kl_budget: float | None = None
 ) -> list[Picture]:
     """Draw a stage's curves: those of its metrics that are there."""
-    shown = []
+    pictures = []
     for name, series, y, caption in _STAGE_FIGURES.get(stage, ()):
         present = {k: v for k, v in series.items() if k in rows and bool(rows[k].count())}
         if not present or "step" not in rows:
             continue
         lines = {f"budget {kl_budget:g}": kl_budget} if name == "kl" and kl_budget else None
         svg = charts.curve(rows, present, name=f"{stage}-{name}", y=y, title=caption, lines=lines)
-        shown.append(Picture(svg=svg, caption=caption))
-    return shown
+        pictures.append(Picture(svg=svg, caption=caption))
+    return pictures
 
 
 _OVEROPTIMISED = {
@@ -319,10 +321,10 @@ _OVEROPTIMISED = {
 }
 
 
-def overoptimised(name: str, found: Sequence[JudgeCurve | None]) -> list[Picture]:
+def overoptimised(name: str, curves: Sequence[JudgeCurve | None]) -> list[Picture]:
     """Draw the judges' curves with their laws, the first six."""
-    kept = [c for c in found if c is not None]
-    if not kept:
+    judged = [c for c in curves if c is not None]
+    if not judged:
         return []
 
     def along(one: JudgeCurve) -> Callable[[Any], Any]:
@@ -330,8 +332,8 @@ def overoptimised(name: str, found: Sequence[JudgeCurve | None]) -> list[Picture
         assert function is not None
         return lambda kl: function(one.law.parameters, {"kl": kl})
 
-    drawn = [(c.name, c.points, along(c)) for c in kept]
-    svg = charts.overoptimised(drawn, name=f"overoptimised-{name}", title="Over-optimisation")
+    series = [(c.name, c.points, along(c)) for c in judged]
+    svg = charts.overoptimised(series, name=f"overoptimised-{name}", title="Over-optimisation")
     return [Picture(svg=svg, caption=_OVEROPTIMISED[name])]
 
 

@@ -54,15 +54,15 @@ def read_best_of_n(folder: str | Path) -> list[JudgeCurve]:
     path = Path(folder) / TABLE
     if not path.is_file():
         return []
-    table, found = pd.read_csv(path), []
+    table, curves = pd.read_csv(path), []
     for name in table["judge"].unique():
         own = table[table["judge"] == name]
         by_kl = own.groupby("kl")["reward"]
         points = pd.DataFrame({"reward": by_kl.mean(), "error": by_kl.sem()}).reset_index()
         about = own.iloc[0][["accuracy", "reward_params", "reward_pairs"]].to_dict()
         law = fit(path, form="best_of_n", where=f"judge == {name!r}", resamples=RESAMPLES)
-        found.append(JudgeCurve(name=name, points=points, law=law, about=about))
-    return found
+        curves.append(JudgeCurve(name=name, points=points, law=law, about=about))
+    return curves
 
 
 def of_ppo(rows: pd.DataFrame, gold_before: float | None) -> JudgeCurve | None:
@@ -86,10 +86,10 @@ def of_ppo(rows: pd.DataFrame, gold_before: float | None) -> JudgeCurve | None:
     return JudgeCurve(name="PPO", points=points.assign(error=np.nan), law=law, about={})
 
 
-def judges_grid(found: list[JudgeCurve]) -> Grid:
+def judges_grid(curves: list[JudgeCurve]) -> Grid:
     """Return a row a judge: what it is, its law, its peak, the KL where one would stop."""
     rows: list[Row] = []
-    for one in found:
+    for one in curves:
         accuracy = one.about.get("accuracy")
         ends = (one.law.intervals or {})["parameters"]
         values = (

@@ -1,8 +1,8 @@
-"""What the page's planner computes with: the law, its draws, its noise, the controls' values.
+"""What the planner in the page computes with: law, draws, noise, and the first values of controls.
 
-The planner stands in a report whose law has draws, is usable and one of form=coupled, which
-Chinchilla's and Kaplan's are; it moves budget, unique tokens, tokens to serve, utilisation and
-price, before any shape is chosen (planner.js).
+A page has the planner where its law has draws, is usable and is a case of form=coupled, as those of
+Chinchilla and Kaplan are. The planner (planner.js) moves budget, unique tokens, tokens to serve,
+utilisation and price, and plans before any shape is chosen.
 """
 
 import json
@@ -20,8 +20,8 @@ from analysis.laws.published import PUBLISHED
 from analysis.planning.plan import Plan
 from analysis.planning.split import GRID, MOST_DRAWS, REPEATING
 
-DIGITS = 9
-DECADES = (1.0, 4.0)  # of compute below and above the largest fitted, that the budget may move
+DIGITS = 9  # of each number in the page
+DECADES = (1.0, 4.0)  # the budget moves so far below and above the largest C fitted, in log10
 
 
 def planner_data(law: Law | None, plan: Plan | None) -> dict[str, Any] | None:
@@ -29,8 +29,8 @@ def planner_data(law: Law | None, plan: Plan | None) -> dict[str, Any] | None:
     if law is None or not law.usable or law.draws is None:
         return None
     point = as_coupled(law.form, law.parameters)
-    drawn = as_coupled(law.form, dict(zip(law.parameters, law.draws.T, strict=True)))
-    if point is None or drawn is None:
+    draws = as_coupled(law.form, dict(zip(law.parameters, law.draws.T, strict=True)))
+    if point is None or draws is None:
         return None
     level = (law.intervals or {}).get("level", 0.9)
     reach = law.ranges["flops_6nd"][1]
@@ -43,8 +43,8 @@ def planner_data(law: Law | None, plan: Plan | None) -> dict[str, Any] | None:
     freedom = law.n_runs - len(law.parameters)  # of a law of repeated data two fewer
     z, z_repeated = (float(stdtrit(max(f, 1), (1 + level) / 2)) for f in (freedom, freedom - 2))
     values = {
-        "parameters": rounded(point.values()),  # as the draws: one may be the point
-        "draws": [rounded(row) for row in np.stack(list(drawn.values()), axis=1)],
+        "parameters": _shortened(point.values()),  # as the draws: one may be the point
+        "draws": [_shortened(row) for row in np.stack(list(draws.values()), axis=1)],
         "level": level,
         "z": z,
         "z_repeated": z_repeated,
@@ -70,6 +70,6 @@ def planner_data(law: Law | None, plan: Plan | None) -> dict[str, Any] | None:
     }
 
 
-def rounded(values: Iterable[float]) -> list[float]:
+def _shortened(values: Iterable[float]) -> list[float]:
     """Return numbers as short as the page needs them."""
     return [float(f"{v:.{DIGITS}g}") for v in values]

@@ -1,4 +1,9 @@
-"""From a study's files to the report's page."""
+"""The report's pages as HTML: of one study, and of two studies side by side.
+
+`context` says which part of the page shows what; tables, figures and sentences come from the other
+modules of this room. A part whose files do not exist yet gets a sentence that says what to run. The
+templates escape all text; only SVG of our own figures, the style and planner.js are markup.
+"""
 
 import re
 from dataclasses import asdict
@@ -40,8 +45,8 @@ from analysis.page.sections.task_scores import alarms_of, score_grid, score_pict
 from analysis.page.sections.task_tables import read_evaluations, task_grid, text_grid
 from analysis.planning.plan import Plan
 
-MOST_SAMPLES = 12
-PARTS = (
+MOST_SAMPLES = 12  # of PPO, shown before and after
+PARTS = (  # (id, heading) of the page's sections, in order
     ("answer", "Answer"),
     ("law", "Law"),
     ("plan", "Plan"),
@@ -58,12 +63,12 @@ STAGE_NAMES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo":
 
 
 def report(material: Material) -> str:
-    """Return the page."""
-    return rendered("report.html.j2", **context(material))
+    """Return the page of one study."""
+    return render("report.html.j2", **context(material))
 
 
-def rendered(name: str, **values: Any) -> str:
-    """Return a template of this package with the pages' common style."""
+def render(name: str, **values: Any) -> str:
+    """Return a template of this room with its values and the common style."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     folder = files("analysis.page") / "templates"
     template = folder.joinpath(name).read_text(encoding="utf-8")
@@ -73,14 +78,14 @@ def rendered(name: str, **values: Any) -> str:
 
 def comparison(a: Material, b: Material) -> str:
     """Return the page of two studies, side by side."""
-    found = against.check_comparable(a, b)
+    differences = against.check_comparable(a, b)
     assert a.law is not None
     assert b.law is not None
     level = (a.law.intervals or {}).get("level", DEFAULT_LEVEL)
     names = (a.folder.name, b.folder.name)
     low, high = against.common_range(a.law, b.law)
     worth = [against.multiplier(a.law, b.law, c, level=level) for c in (high, low)]
-    return rendered(
+    return render(
         "against.html.j2",
         names=names,
         lede=(
@@ -88,7 +93,7 @@ def comparison(a: Material, b: Material) -> str:
             f" {a.law.count.replace('_', '-')}; both laws were fitted between C = {power(low)} and"
             f" {power(high)} training FLOPs."
         ),
-        alarms=found,
+        alarms=differences,
         answer=[against.sentence(m, names, level=level) for m in worth],
         figures=_inline(against.pictures(a, b, level=level)),
         table=against.side_by_side(a, b, high, level=level),
@@ -162,13 +167,15 @@ def context(material: Material) -> dict[str, Any]:
 
 
 def _planner(law: Law | None, plan: Plan | None) -> dict[str, Any] | None:
-    found = planner_data(law, plan)
-    if found is None:
+    """Return what the planner computes with; None where the law does not allow it."""
+    data = planner_data(law, plan)
+    if data is None:
         return None
-    return {**found, "law": Markup(found["law"]), "script": Markup(found["script"])}
+    return {**data, "law": Markup(data["law"]), "script": Markup(data["script"])}
 
 
 def _final(material: Material) -> dict[str, Any]:
+    """Return the parts on the final run: forecast, outcome, stages, samples."""
     later = [s for s in ("sft", "reward", "ppo") if s in material.stages]
     budget = kl_budget(material.plan)
     pretrained = "pretrain" in material.stages
@@ -212,7 +219,7 @@ def _backtest(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
 
 
 def _tuning(material: Material) -> dict[str, Any]:
-    """Return the optima of learning rate and batch where the study swept them."""
+    """Return the figures of learning rate and batch where the study swept them."""
     rows = pd.DataFrame(
         [
             {
@@ -239,25 +246,26 @@ def _tuning(material: Material) -> dict[str, Any]:
 
 
 def _overoptimised(material: Material) -> dict[str, Any]:
-    found = read_best_of_n(material.folder)
+    """Return table and figures of over-optimisation, by best-of-n and by PPO."""
+    judges = read_best_of_n(material.folder)
     before = material.stages["ppo"].metrics.get("gold_before") if "ppo" in material.stages else None
     ppo = of_ppo(material.curves.get("ppo", pd.DataFrame()), before)
     return {
-        "overoptimised_missing": "" if found else "Not measured yet: run scaling.best_of_n.",
-        "overoptimised_table": judges_grid([*found, *([ppo] if ppo else [])]),
+        "overoptimised_missing": "" if judges else "Not measured yet: run scaling.best_of_n.",
+        "overoptimised_table": judges_grid([*judges, *([ppo] if ppo else [])]),
         "overoptimised_figures": _inline(
-            [*gallery.overoptimised("best-of-n", found), *gallery.overoptimised("ppo", [ppo])]
+            [*gallery.overoptimised("best-of-n", judges), *gallery.overoptimised("ppo", [ppo])]
         ),
     }
 
 
 def _design(material: Material) -> dict[str, Any]:
-    """Return the course of a design by the sweeper, nothing where the study had none."""
+    """Return the batches of the design sweeper, nothing where the study had none."""
     batches = read_batches(material.folder)
     last = batches[-1] if batches else None
-    found = [(b.spent, b.half) for b in batches]
+    halves = [(b.spent, b.half) for b in batches]
     pictures = (
-        gallery.design_pictures([], found, quantity=last.quantity, wanted=last.wanted)
+        gallery.design_pictures([], halves, quantity=last.quantity, wanted=last.wanted)
         if last
         else []
     )
@@ -276,22 +284,25 @@ def _design(material: Material) -> dict[str, Any]:
 
 def _evaluation(material: Material) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return what the page shows of scores on tasks and texts, and the alarms of their laws."""
-    found = read_evaluations(material.folder)
-    scores, flops = scores_of(found), material.plan.pretrain.flops if material.plan else None
-    final = [v for v in found if v["final"] and v["stage"] == "pretrain"]
-    shown = {
+    evaluations = read_evaluations(material.folder)
+    scores, flops = scores_of(evaluations), material.plan.pretrain.flops if material.plan else None
+    final = [v for v in evaluations if v["final"] and v["stage"] == "pretrain"]
+    part = {
         "evaluation_missing": (
-            "" if found else "No model has been scored on tasks or texts yet: run scaling.evaluate."
+            ""
+            if evaluations
+            else "No model has been scored on tasks or texts yet: run scaling.evaluate."
         ),
         "score_table": score_grid(scores, flops, final[0] if final else None),
         "score_figures": _inline(score_pictures(scores, flops)),
-        "task_table": task_grid(found),
-        "text_table": text_grid(found),
+        "task_table": task_grid(evaluations),
+        "text_table": text_grid(evaluations),
     }
-    return shown, alarms_of(scores)
+    return part, alarms_of(scores)
 
 
 def _sample(index: int, sample: dict[str, Any]) -> dict[str, str]:
+    """Return a sample of PPO with its scores before and after."""
     pairs = [(k, sample.get(f"{k}_before"), sample.get(f"{k}_after")) for k in ("reward", "gold")]
     scores = [
         f"{k} {number(before, 3)} → {number(after, 3)}"
@@ -303,9 +314,9 @@ def _sample(index: int, sample: dict[str, Any]) -> dict[str, str]:
 
 
 def _inline(pictures: list[Picture]) -> list[dict[str, Any]]:
-    """Drop the namespaces, which a page does not need; the rest of a figure is our own markup."""
-    shown = []
+    """Return figures as markup without XML namespaces, which a page does not need."""
+    figures = []
     for picture in pictures:
         svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", picture.svg).replace("xlink:href", "href")
-        shown.append({"svg": Markup(svg), "caption": picture.caption})
-    return shown
+        figures.append({"svg": Markup(svg), "caption": picture.caption})
+    return figures

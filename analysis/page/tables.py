@@ -41,8 +41,8 @@ class CellText:
 
 def law_grid(law: Law | None) -> Grid:
     """Return the law's parameters with their intervals."""
-    found = (law.intervals or {}) if law else {}
-    ends = found.get("parameters", {})
+    intervals = (law.intervals or {}) if law else {}
+    ends = intervals.get("parameters", {})
     rows = [
         (name, number(value, 6), interval(ends.get(name)))
         for name, value in (law.parameters if law else {}).items()
@@ -56,7 +56,7 @@ def law_grid(law: Law | None) -> Grid:
                     interval(law.allocation.get(f"{name}_interval")),
                 )
             )
-    level = f"{100 * found['level']:g}% interval" if found.get("level") else "interval"
+    level = f"{100 * intervals['level']:g}% interval" if intervals.get("level") else "interval"
     return Grid(
         name="Parameters of the law",
         columns=("parameter", "value", level),
@@ -320,16 +320,20 @@ TEXT_COLUMNS = 3
 
 def cell_rows(material: Material) -> list[list[CellText]]:
     """Return every cell of the study, failed ones included, for the sortable table."""
-    drawn = set(material.training()["run"])
+    with_curve = set(material.training()["run"])
     return [
-        list(_cell(r, material.count, drawn)) for r in material.records if r.stage == "pretrain"
+        list(_cell(r, material.count, with_curve))
+        for r in material.records
+        if r.stage == "pretrain"
     ]
 
 
-def _cell(r: Record, count: str, drawn: set[str]) -> Iterator[CellText]:
+def _cell(r: Record, count: str, with_curve: set[str]) -> Iterator[CellText]:
     """Write a record's columns; its name leads to its curve where that is `drawn`."""
     n = getattr(r.params, count)
-    link = f"#curves-run-{r.run_id}" if r.run_id in drawn and len(drawn) <= MOST_TIPS else ""
+    link = (
+        f"#curves-run-{r.run_id}" if r.run_id in with_curve and len(with_curve) <= MOST_TIPS else ""
+    )
     yield CellText(text=r.run_id, link=link)
     yield from (CellText(text=t) for t in (r.status, r.schedule))
     yield _number(r.seed, str(r.seed))

@@ -54,7 +54,7 @@ def check_comparable(a: Material, b: Material) -> list[dict[str, str]]:
             f"one law counts N as {first.count}, the other as {second.count}; fit both with one"
             " count="
         )
-    found = []
+    alarms = []
     for what, sentence in (
         ("corpus", "The test sets differ, so that losses do not compare"),
         ("vocab_size", "The vocabularies differ: a loss a token does not compare"),
@@ -63,15 +63,15 @@ def check_comparable(a: Material, b: Material) -> list[dict[str, str]]:
         sides = [_setting(m, what) for m in (a, b)]
         if sides[0] != sides[1]:
             text = f"{sentence} ({sides[0]} and {sides[1]}); take one data config for both."
-            found.append({"code": f"other_{what}", "sentence": text, "where": "records"})
+            alarms.append({"code": f"other_{what}", "sentence": text, "where": "records"})
     for one in (a, b):
         law = one.law
         assert law is not None
-        found += [
+        alarms += [
             {"code": x.code, "sentence": x.sentence, "where": f"law of {one.folder.name}"}
             for x in law.alarms
         ]
-    return found
+    return alarms
 
 
 def _setting(material: Material, name: str) -> Any:
@@ -113,25 +113,25 @@ def multiplier(a: Law, b: Law, flops: float, *, level: float, seed: int = 0) -> 
     if a.draws is None or b.draws is None:
         return Multiplier(flops=flops, k=point, low=np.nan, high=np.nan)
     rng, n = np.random.default_rng(seed), min(len(a.draws), len(b.draws))
-    chosen = [law.draws[rng.permutation(len(law.draws))[:n]] for law in (a, b)]  # type: ignore[index,arg-type]
+    samples = [law.draws[rng.permutation(len(law.draws))[:n]] for law in (a, b)]  # type: ignore[index,arg-type]
     of_a, of_b = (
-        {name: drawn[:, i] for i, name in enumerate(law.parameters)}
-        for law, drawn in zip((a, b), chosen, strict=True)
+        {name: draws[:, i] for i, name in enumerate(law.parameters)}
+        for law, draws in zip((a, b), samples, strict=True)
     )
-    drawn = _needed(a, b, of_a, of_b, flops) / flops
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+    ratios = _needed(a, b, of_a, of_b, flops) / flops
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     return Multiplier(flops=flops, k=point, low=float(low), high=float(high))
 
 
 def _needed(a: Law, b: Law, of_a: dict[str, Any], of_b: dict[str, Any], flops: float) -> Array:
     """Return the compute at which B's frontier has A's loss, by halving in log C."""
-    wanted = np.asarray(least_loss(a, of_a, flops))
-    low = np.full(wanted.shape, np.log(flops / FARTHEST))
-    high = np.full(wanted.shape, np.log(flops * FARTHEST))
-    never = least_loss(b, of_b, np.exp(high)) > wanted
+    loss = np.asarray(least_loss(a, of_a, flops))
+    low = np.full(loss.shape, np.log(flops / FARTHEST))
+    high = np.full(loss.shape, np.log(flops * FARTHEST))
+    never = least_loss(b, of_b, np.exp(high)) > loss
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        above = least_loss(b, of_b, np.exp(middle)) > wanted
+        above = least_loss(b, of_b, np.exp(middle)) > loss
         low, high = np.where(above, middle, low), np.where(above, high, middle)
     return np.where(never, np.inf, np.exp(high))
 
@@ -175,8 +175,10 @@ def side_by_side(a: Material, b: Material, flops: float, *, level: float) -> Gri
         rows.append((name, *values))
     rows.append(("N ~ C^a, a", *(number(o.a, 3) for o in optima)))
     for what, label in (("params", "N*"), ("tokens", "D*"), ("loss", "least loss")):
-        shown = [f"{number(getattr(o, what), 4)} {interval(o.intervals.get(what))}" for o in optima]
-        rows.append((f"{label} at C = {power(flops)}", *shown))
+        values = [
+            f"{number(getattr(o, what), 4)} {interval(o.intervals.get(what))}" for o in optima
+        ]
+        rows.append((f"{label} at C = {power(flops)}", *values))
     columns = ("what", a.folder.name, b.folder.name)
     return Grid(name="The two laws", columns=columns, rows=rows, wide=(1, 2))
 
@@ -190,11 +192,15 @@ def pictures(a: Material, b: Material, *, level: float) -> list[Picture]:
         cells = material.cells()
         reach = np.geomspace(cells["flops"].min(), cells["flops"].max(), POINTS)
         series[name] = (cells, frontier_band(law, reach, level=level))
-    found = [multiplier(*laws, c, level=level) for c in np.geomspace(low, high, POINTS)]
+    multipliers = [multiplier(*laws, c, level=level) for c in np.geomspace(low, high, POINTS)]
     table = pd.DataFrame(
-        [{"x": m.flops, "y": m.k, "lo": m.low, "hi": m.high} for m in found if np.isfinite(m.k)]
+        [
+            {"x": m.flops, "y": m.k, "lo": m.low, "hi": m.high}
+            for m in multipliers
+            if np.isfinite(m.k)
+        ]
     )
-    shown = [
+    figures = [
         Picture(
             name="compared",
             svg=charts.compared(series),
@@ -209,5 +215,5 @@ def pictures(a: Material, b: Material, *, level: float) -> list[Picture]:
         caption = (
             f"Compute that {names[1]} needs to reach {names[0]}, over the compute of {names[0]}."
         )
-        shown.append(Picture(name="multiplier", svg=svg, caption=caption))
-    return shown
+        figures.append(Picture(name="multiplier", svg=svg, caption=caption))
+    return figures

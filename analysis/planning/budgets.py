@@ -1,10 +1,11 @@
-"""What may be spent, turned into FLOPs: FLOPs, device hours, money, wall time, or cells of a study.
+"""A budget in FLOPs, from FLOPs, device hours, money, wall time, or cells of a study.
 
-A speed is measured by the study where it ran on the same device, else stated: the device's peak
-times `utilisation`, or `flops_per_second` itself. `utilisation=measured` takes the study's own
-share of its device's peak (its records' mfu) to another device. A stated speed counts all that a
-device does, so with activation checkpointing .75 of it are the model's FLOPs; a measured one knows
-whether its cells were checkpointed. C = hours x 3600 x FLOP/s.
+C = hours x 3600 x FLOP/s. The speed is the study's where the study ran on the same device, else the
+settings state it: the device's peak times `utilisation`, or `flops_per_second`.
+`utilisation=measured` applies the study's share of its own device's peak (mfu of the records) to
+another device. A stated speed counts all FLOPs of a device, of which .75 are the model's with
+activation checkpointing. A measured speed counts the model's FLOPs, and says whether its cells
+computed activations again.
 """
 
 from collections.abc import Callable
@@ -16,12 +17,12 @@ from analysis.planning.devices import CHECKPOINTED, device_named, flops_of_hours
 from analysis.runs.study import Study
 from scaling.schema import MOST_FLOPS
 
-MEASURED = "measured"  # a utilisation
+MEASURED = "measured"  # the value of `utilisation` that takes it from the study
 KINDS = ("flops", "gpu_hours", "money", "wall_hours", "flops_multiple")
 
 
-class Asked(Protocol):
-    """The settings that a budget is made of."""
+class BudgetSettings(Protocol):
+    """The settings that state a budget; those of `analysis.plan` have them."""
 
     flops: float | None
     gpu_hours: float | None
@@ -67,70 +68,80 @@ def check_flops(flops: float) -> float:
     return flops
 
 
-def budget_of(asked: Asked, law: Law, study: Study) -> Budget:
-    """Turn the settings into a budget; ValueError unless exactly one way to state it is used."""
-    kind, value = _stated(asked)
+def budget_of(settings: BudgetSettings, law: Law, study: Study) -> Budget:
+    """Return the budget that the settings state; ValueError unless they state exactly one."""
+    kind, value = _stated(settings)
     if kind == "flops":
         flops, reason = float(value), "stated by flops"
     elif kind == "flops_multiple":
         flops, reason = _multiple(value, study)
     else:
-        hours, text = _hours(kind, value, asked)
+        hours, text = _hours(kind, value, settings)
         flops, reason = _bought(
             hours,
             text,
-            speed=lambda size: speed_of(asked, study, size),
+            speed=lambda size: speed_of(settings, study, size),
             size=lambda c: law.optimum(c).params,
             start=max((c.params for c in study.cells), default=1e9),
         )
     check_flops(flops)
-    speed, device, why = speed_of(asked, study, law.optimum(flops).params)
+    speed, device, why = speed_of(settings, study, law.optimum(flops).params)
     return Budget(
         flops=flops,
         reason=reason,
         device=device,
-        devices=asked.devices,
+        devices=settings.devices,
         flops_per_second=speed,
         speed_reason=why,
-        price_per_hour=asked.price_per_hour,
-        activation_checkpointing=asked.activation_checkpointing,
+        price_per_hour=settings.price_per_hour,
+        activation_checkpointing=settings.activation_checkpointing,
     )
 
 
-def speed_of(asked: Asked, study: Study, params: float) -> tuple[float | None, str, str]:
-    """Return model FLOP/s of a device (None when unknown), the device, where the speed is from."""
-    device = asked.device or study.device
-    kept, recomputed = _kept(asked.activation_checkpointing, before=False)
-    if asked.flops_per_second is not None:
-        if not asked.flops_per_second > 0:
+def speed_of(
+    settings: BudgetSettings, study: Study, params: float
+) -> tuple[float | None, str, str]:
+    """Return the model's FLOP/s on one device (None if unknown), the device, and the reason."""
+    device = settings.device or study.device
+    share_of_model, recomputed = _share_of_model(settings.activation_checkpointing, before=False)
+    if settings.flops_per_second is not None:
+        if not settings.flops_per_second > 0:
             raise ValueError(
-                f"flops_per_second={asked.flops_per_second:g} must be positive; measure it or"
+                f"flops_per_second={settings.flops_per_second:g} must be positive; measure it or"
                 " leave it out"
             )
-        known = device_named(asked.device).peak if asked.device else None
-        if known and asked.flops_per_second > known:
+        peak_of_device = device_named(settings.device).peak if settings.device else None
+        if peak_of_device and settings.flops_per_second > peak_of_device:
             raise ValueError(
-                f"flops_per_second={asked.flops_per_second:g} is above the peak of"
-                f" {asked.device}, {known:g}; state the speed of one device"
+                f"flops_per_second={settings.flops_per_second:g} is above the peak of"
+                f" {settings.device}, {peak_of_device:g}; state the speed of one device"
             )
-        return kept * asked.flops_per_second, device, f"stated by flops_per_second{recomputed}"
+        return (
+            share_of_model * settings.flops_per_second,
+            device,
+            f"stated by flops_per_second{recomputed}",
+        )
     measured = study.speed(params)
-    same = not asked.device or (bool(study.device) and asked.device.lower() in study.device.lower())
+    same = not settings.device or (
+        bool(study.device) and settings.device.lower() in study.device.lower()
+    )
     if measured and same:
-        kept, recomputed = _kept(asked.activation_checkpointing, before=study.checkpointing)
+        share_of_model, recomputed = _share_of_model(
+            settings.activation_checkpointing, before=study.checkpointing
+        )
         share = study.utilisation(params)
         of_peak = f" ({100 * share:.2g}% of its peak)" if share else ""
         return (
-            kept * measured,
+            share_of_model * measured,
             device,
             f"measured by the {study.source} on {study.device}{of_peak}, median of the cells"
             f" nearest in size{recomputed}",
         )
-    if not asked.device:
+    if not settings.device:
         return None, "", "no speed is known: no study, no device"
     peak, share, source = (
-        device_named(asked.device).peak,
-        asked.utilisation,
+        device_named(settings.device).peak,
+        settings.utilisation,
         "stated and not measured",
     )
     if share == MEASURED:
@@ -140,18 +151,24 @@ def speed_of(asked: Asked, study: Study, params: float) -> tuple[float | None, s
                 f"utilisation={MEASURED} needs cells whose records have an mfu, and the"
                 f" {study.source} has none; state it, as utilisation=0.4"
             )
-        kept, recomputed = _kept(asked.activation_checkpointing, before=study.checkpointing)
-        source = f"measured by the {study.source} on {study.device}, not on {asked.device}"
+        share_of_model, recomputed = _share_of_model(
+            settings.activation_checkpointing, before=study.checkpointing
+        )
+        source = f"measured by the {study.source} on {study.device}, not on {settings.device}"
     return (
-        kept * peak * share,
-        asked.device.lower(),
-        f"{asked.device.lower()}: {peak:g} FLOP/s dense bf16 peak x utilisation {share:.4g},"
+        share_of_model * peak * share,
+        settings.device.lower(),
+        f"{settings.device.lower()}: {peak:g} FLOP/s dense bf16 peak x utilisation {share:.4g},"
         f" {source}{recomputed}",
     )
 
 
-def _kept(checkpointing: bool, *, before: bool) -> tuple[float, str]:
-    """Return the share of a speed that is the model's, and why; `before`: the speed has it in."""
+def _share_of_model(checkpointing: bool, *, before: bool) -> tuple[float, str]:
+    """Return the share of a speed that the model's FLOPs are, and a clause that says why.
+
+    checkpointing: whether the run computes activations again
+    before: whether the runs did whose speed it is
+    """
     if checkpointing == before:
         return 1.0, ""
     if checkpointing:
@@ -161,15 +178,15 @@ def _kept(checkpointing: bool, *, before: bool) -> tuple[float, str]:
     return 1 / CHECKPOINTED, f" / {CHECKPOINTED:g}: {text}"
 
 
-def _stated(asked: Asked) -> tuple[str, float]:
+def _stated(settings: BudgetSettings) -> tuple[str, float]:
     """Return the one way in which the budget is stated, and its value."""
-    found = {k: getattr(asked, k) for k in KINDS if getattr(asked, k) is not None}
-    if len(found) != 1:
-        text = " and ".join(f"{k}={v:g}" for k, v in found.items()) or "nothing"
+    stated = {k: getattr(settings, k) for k in KINDS if getattr(settings, k) is not None}
+    if len(stated) != 1:
+        text = " and ".join(f"{k}={v:g}" for k, v in stated.items()) or "nothing"
         raise ValueError(
-            f"the budget sets {text}; set exactly one of {', '.join(KINDS)} (got {len(found)})"
+            f"the budget sets {text}; set exactly one of {', '.join(KINDS)} (got {len(stated)})"
         )
-    ((kind, value),) = found.items()
+    ((kind, value),) = stated.items()
     if not value > 0:
         raise ValueError(
             f"{kind}={value:g} must be positive; give the budget as {kind}=1e3 or the like"
@@ -178,6 +195,7 @@ def _stated(asked: Asked) -> tuple[str, float]:
 
 
 def _multiple(value: float, study: Study) -> tuple[float, str]:
+    """Return a multiple of the study's largest cell in FLOPs, and the reason."""
     if study.largest_flops is None:
         raise ValueError(
             f"flops_multiple={value:g} needs a study to multiply; give runs=runs/NAME, or flops="
@@ -188,18 +206,18 @@ def _multiple(value: float, study: Study) -> tuple[float, str]:
     )
 
 
-def _hours(kind: str, value: float, asked: Asked) -> tuple[float, str]:
-    """Return device hours and what they were made of."""
+def _hours(kind: str, value: float, settings: BudgetSettings) -> tuple[float, str]:
+    """Return device hours and a clause that says from what."""
     if kind == "wall_hours":
-        return value * asked.devices, f"{value:g} h on {asked.devices} devices"
+        return value * settings.devices, f"{value:g} h on {settings.devices} devices"
     if kind == "money":
-        if asked.price_per_hour is None:
+        if settings.price_per_hour is None:
             raise ValueError(
                 f"money={value:g} needs the price of a device hour in the same currency; give"
                 " price_per_hour=2.5 or the like"
             )
-        hours = value / asked.price_per_hour
-        return hours, f"{value:g} / {asked.price_per_hour:g} an hour = {hours:.4g} device hours"
+        hours = value / settings.price_per_hour
+        return hours, f"{value:g} / {settings.price_per_hour:g} an hour = {hours:.4g} device hours"
     return value, f"{value:g} device hours"
 
 
@@ -211,17 +229,19 @@ def _bought(
     size: Callable[[float], float],
     start: float,
 ) -> tuple[float, str]:
-    """Return the FLOPs of device hours; a measured speed depends on the size, so on C."""
-    found, _, why = speed(start)
-    if found is None:
+    """Return the FLOPs of device hours; a measured speed depends on N, and N on C: iterate."""
+    per_second, _, speed_reason = speed(start)
+    if per_second is None:
         raise ValueError(
             f"a budget of {text} needs a speed; give device=h100 or the like, flops_per_second=,"
             " or runs="
         )
     for _ in range(4):
-        found, _, why = speed(size(check_flops(flops_of_hours(hours, flops_per_second=found))))
-        assert found is not None  # what was known of one size is known of all
+        per_second, _, speed_reason = speed(
+            size(check_flops(flops_of_hours(hours, flops_per_second=per_second)))
+        )
+        assert per_second is not None  # a speed at one size means a speed at all
     return (
-        flops_of_hours(hours, flops_per_second=found),
-        f"{text} x 3600 x {found:.4g} FLOP/s ({why})",
+        flops_of_hours(hours, flops_per_second=per_second),
+        f"{text} x 3600 x {per_second:.4g} FLOP/s ({speed_reason})",
     )

@@ -1,4 +1,4 @@
-"""What a plan must respect beside its budget, and which demands contradict each other.
+"""The constraints of a plan beside its budget, and which of them contradict each other.
 
 N parameters (in the law's count), D tokens, U unique tokens, C training FLOPs.
 """
@@ -11,13 +11,13 @@ from typing import Any
 class Constraints:
     """Demands on N, D and C; None where there is none.
 
-    unique_tokens: tokens at hand. Beyond one pass they repeat, and are worth less.
+    unique_tokens: tokens at hand. A second pass repeats them, and repeated tokens are worth less.
     max_epochs: most passes over them. 1 forbids repetition.
-    inference_tokens: tokens served in the model's life; the budget then pays training and serving.
+    inference_tokens: tokens that the model will serve; the budget then pays training and serving.
     max_params, max_memory_gib: largest N, and largest memory of one device while training.
-    params, tokens: N or D as given, the law choosing the other.
+    params, tokens: a fixed N or D; the law chooses the other.
     overtraining: tokens per parameter in units of the optimum's at this budget.
-    reserve: share of C kept back for failures, restarts and evaluations.
+    reserve: share of C for failures, restarts and evaluations.
     """
 
     unique_tokens: float | None = None
@@ -52,9 +52,11 @@ class Constraints:
         return self.max_epochs * self.unique_tokens
 
     def given(self) -> dict[str, float]:
-        """Return the demands that are made."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: float(v) for k, v in found.items() if v is not None and (k, v) != ("reserve", 0)}
+        """Return the constraints that are set."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            k: float(v) for k, v in values.items() if v is not None and (k, v) != ("reserve", 0)
+        }
 
     def _refuse_contradictions(self) -> None:
         for name in ("params", "tokens"):
@@ -75,5 +77,5 @@ class Constraints:
 
 
 def constraints_of(settings: Any) -> Constraints:
-    """Return the demands among an application's settings, which carry the same names."""
+    """Return the constraints among the settings of a command, which have the same names."""
     return Constraints(**{f.name: getattr(settings, f.name) for f in fields(Constraints)})

@@ -2,15 +2,16 @@
 
 Peaks and memory are the vendors' data sheets, without sparsity, one GB being 1e9 bytes; the V100
 has no bf16 and is quoted in fp16.
-C = hours * 3600 * peak * utilisation, where the utilisation counts the FLOPs that the device does:
-with activation checkpointing a quarter of them is recomputation, and .75 enter the law.
+C = hours * 3600 * peak * utilisation. The utilisation counts all FLOPs of the device. With
+activation checkpointing a quarter of them is recomputation, so .75 of them are the C of the law.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-# forward 1 + backward 2 of every 4 parts, the fourth being the second forward pass
+# share of a device's FLOPs that are the model's: forward 1 and backward 2 of 4 parts, of which the
+# fourth is the second forward pass
 CHECKPOINTED = 0.75
 
 

@@ -93,8 +93,8 @@ class Forecast:
     interval: Interval = ()
     level: float
     bits_per_byte: float | None = None
-    bits_per_byte_interval: Interval = ()
-    curve: tuple[CurvePoint, ...] = ()
+    bits_per_byte_interval: Interval | None = None
+    curve: tuple[CurvePoint, ...] | None = None
     reasons: Reasons = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,9 +5,7 @@ from typing import Annotated, Any
 
 from analysis.planning.budgets import MEASURED
 from analysis.planning.constraints import constraints_of
-from analysis.planning.experts import (
-    MixtureSettings,
-)
+from analysis.planning.experts import MixtureSettings
 from analysis.planning.later_stages.blocks import (
     PpoSettings,
     RewardSettings,
@@ -24,21 +22,21 @@ from scaling.schema import (
     check_ranges,
 )
 
-DEFAULT_LEVEL = 0.9
+DEFAULT_LEVEL = 0.9  # of intervals, where neither setting nor law has one
 
 
 @dataclass(kw_only=True)
 class PlanConfig:
     """Settings of `analysis.plan`; exactly one of the five budgets is set.
 
-    flops in FLOPs, gpu_hours in device hours, money in units of price_per_hour (of one device),
-    wall_hours on `devices`, flops_multiple in units of the study's largest cell; utilisation is the
-    FLOPs a device does over its peak, recomputation by activation_checkpointing included, or
-    `measured`. Beyond `far` times the largest compute fitted an alarm says so. `law` is one law or
-    a list. The constraints, from unique_tokens to reserve, are explained in
-    `analysis.planning.constraints`; `lr_batch` is a law of learning rate and batch (form=lr_batch,
-    or published), else the study's rule sets them; flat_nats is the loss within which all N count
-    as equal.
+    The budgets: `flops` in FLOPs, `gpu_hours` in device hours, `money` in the units of
+    `price_per_hour` (of one device), `wall_hours` on `devices`, `flops_multiple` in units of the
+    study's largest cell. `utilisation` is the FLOPs that a device does, with the recomputation by
+    activation_checkpointing, over its peak, or `measured`. `law` is one law or a list. The
+    constraints, from `unique_tokens` to `reserve`, are explained in
+    `analysis.planning.constraints`. `lr_batch` is a law of learning rate and batch (form=lr_batch,
+    or published); without it the study's rule sets them. `flat_nats` is the loss within which all N
+    count as equal. Beyond `far` times the largest C fitted the plan has an alarm.
     """
 
     law: Any = ""
@@ -78,7 +76,7 @@ class PlanConfig:
     ppo: PpoSettings = field(default_factory=PpoSettings)
 
     def __post_init__(self) -> None:
-        """Check ranges that need nothing else."""
+        """Check the numbers, which needs no file."""
         check_ranges(self)
         share = self.utilisation
         if share != MEASURED and not (isinstance(share, int | float) and 0 < share <= 1):

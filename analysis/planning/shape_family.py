@@ -1,4 +1,4 @@
-"""The family of shapes that a plan chooses from, where no study fixes it, and its width rule.
+"""The family of shapes that a plan chooses from where no study fixes it, and its width rule.
 
 `ladder` keeps width / layers as the study or Chinchilla's table has it; `levine` takes the width
 from the depth, ln d = 5.039 + .0555 l (Levine et al. 2020, 2006.12467: the depth up to which layers
@@ -15,19 +15,18 @@ from scaling.schema import Range, Shape, check_ranges, check_size, ladder_shape
 RULES = ("ladder", "levine")
 VOCAB_RULES = ("tokenizer", "tao")
 TAO = (0.20, 0.42)  # V d = .20 C^.42: released code of Tao et al. 2024, 3.3e7 to 3e9 parameters
-VOCAB_STEP = 128  # a multiple that matrix products like
-LEVINE = (5.039, 0.0555)
-DEEPEST = 200
+VOCAB_STEP = 128  # the vocabulary is a multiple of it, for fast matrix products
+LEVINE = (5.039, 0.0555)  # ln width = 5.039 + .0555 depth (Levine et al. 2020)
+DEEPEST = 200  # layers, the most that are tried
 
 
 @dataclass(kw_only=True)
 class FamilySettings:
-    """Width rule, and what to change of the default family; None keeps it.
+    """Width rule, and changes of the default family; None changes nothing.
 
-    `vocab_rule` of `tao` takes the vocabulary from the budget (Tao et al. 2024, 2407.13623), where
-    no study's tokenizer fixes it.
-
-    ffn_ratio is d_ff / width; heads_multiple rounds the number of heads (levine alone).
+    `vocab_rule=tao` takes the vocabulary from the budget (Tao et al. 2024, 2407.13623) where no
+    study's tokenizer fixes it. `ffn_ratio` is d_ff / width. `heads_multiple` rounds the number of
+    heads, for `rule=levine` alone.
     """
 
     rule: str = "ladder"
@@ -63,9 +62,9 @@ class FamilySettings:
                 raise ValueError(f"shape.{name}={value} must be positive; leave it out if unsure")
 
     def changes(self) -> dict[str, object]:
-        """Return what is asked to differ from the family."""
-        kept = ("rule", "vocab_rule", "heads_multiple")
-        return {k: v for k, v in asdict(self).items() if v is not None and k not in kept}
+        """Return the settings of the family that are to change."""
+        rules = ("rule", "vocab_rule", "heads_multiple")
+        return {k: v for k, v in asdict(self).items() if v is not None and k not in rules}
 
 
 def with_family(study: Study, settings: FamilySettings) -> Study:
@@ -100,7 +99,14 @@ def best_vocabulary(flops: float, d_model: int) -> int:
 def with_vocabulary(
     study: Study, settings: FamilySettings, *, flops: float, target: float, count: str
 ) -> Study:
-    """Return the study with the vocabulary that the rule gives a size at a budget."""
+    """Return the study with the vocabulary of `vocab_rule`.
+
+    study: the study whose family it is
+    settings: the family's settings
+    flops: C of the budget
+    target: N of the law's optimum, which gives the width
+    count: which parameters N counts
+    """
     if settings.vocab_rule != "tao":
         return study
     if study.cells:
@@ -119,7 +125,14 @@ def with_vocabulary(
 def shape_near(
     target: float, *, study: Study, count: str, aspect: float, settings: FamilySettings
 ) -> Shape:
-    """Return the family's shape nearest to a size; ValueError below its smallest."""
+    """Return the family's shape nearest to a size; ValueError below its smallest.
+
+    target: N
+    study: the study whose family it is
+    count: which parameters N counts
+    aspect: width / layers, for `rule=ladder`
+    settings: the family's settings
+    """
     if settings.rule == "ladder":
         return ladder_shape(target, like=study.like, count=count, aspect=aspect)
     return levine_shape(target, like=study.like, count=count, multiple=settings.heads_multiple)
@@ -131,9 +144,14 @@ def levine_width(n_layer: int) -> float:
 
 
 def levine_shape(target: float, *, like: Shape, count: str, multiple: int = 1) -> Shape:
-    """Return the depth whose rule's width comes nearest to a size, its heads then rounded.
+    """Return the shape by Levine's rule nearest to a size, its heads then rounded.
 
-    ValueError where even one layer is too large: the rule starts at a width of 163.
+    target: N
+    like: the shape whose heads, context and vocabulary are kept
+    count: which parameters N counts
+    multiple: the number of heads is a multiple of it
+
+    Raises ValueError where even one layer is too large: the rule starts at a width of 163.
     """
     check_size(target)
     ratio, step = like.d_ff / like.d_model, multiple * like.d_head

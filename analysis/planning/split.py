@@ -1,14 +1,14 @@
 """How a budget is split into N and D under constraints, before any rounding.
 
-Unconstrained it is the law's own optimum under C = 6ND. Otherwise the loss is searched along the
-constrained budget, in log N, for the law and for each of its draws:
+Without constraints the split is the law's own optimum under C = 6ND. With constraints, the least
+loss is searched along the constrained budget, in log N, for the law and for each of its draws:
 
 - repeated data: D' of Muennighoff et al. 2023 (2305.16264) eq. 5-6; a Chinchilla law takes their
   R_D and R_N, as they froze the law of unrepeated runs and fitted those two alone;
 - serving: 6ND + 2N D_inf = C (Sardana et al. 2023, 2401.00448), the budget paying for both;
-- a law that gives N and D alone cannot price a constraint: data-limited, it takes the largest N
-  that one pass over all tokens leaves affordable, but never more than its N* for the whole budget
-  (the choice of Wu et al. 2023, 2303.17564 section 3.2).
+- a law that gives N and D alone cannot price a constraint. Where data limit D, N is the largest
+  that is affordable with one pass over all tokens, but never above N* of the whole budget (the
+  choice of Wu et al. 2023, 2303.17564 section 3.2).
 """
 
 from dataclasses import dataclass, replace
@@ -24,18 +24,18 @@ from analysis.planning.constraints import Constraints
 
 REPEATING = "muennighoff2023"
 SPAN = (1e-4, 1e2)  # sizes searched, in units of the unconstrained N*
-GRID = 1201
-MOST_DRAWS = 400
-REACH = 1e12  # C searched below a budget
-BINDS = 1 - 1e-9  # a limit reached to this share binds
+GRID = 1201  # sizes of the search; the planner in the page has the same
+MOST_DRAWS = 400  # draws of an interval, which more would hardly move
+REACH = 1e12  # C is searched down to the budget over this factor
+BINDS = 1 - 1e-9  # a limit binds from this share of it on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """N and D before rounding; `optimum` is the law's own at the whole budget.
 
-    `flat` are the ends of all N whose loss lies within `flat_nats` of the best, `law` the one that
-    the loss is read from (with the repetition law where data repeat; `form` is its own without).
+    `flat` are the ends of all N whose loss lies within `flat_nats` of the best. `law` gives the
+    loss, with the repetition of data in it where data repeat; `form` is its form without that.
     """
 
     law: Law
@@ -51,7 +51,7 @@ class Split:
 
     @property
     def spendable(self) -> float:
-        """FLOPs of training and serving, the reserve taken off."""
+        """FLOPs of training and serving: C without the reserve."""
         return (1 - self.constraints.reserve) * self.flops
 
     @property
@@ -62,11 +62,11 @@ class Split:
         )
 
     def tokens_at(self, params: float, flops_per_token: float) -> float:
-        """Return D of a shape that costs so much a token: what the budget and the data allow."""
-        found = _affordable(self.constraints, self.spendable, params, flops_per_token)
+        """Return the D that budget and data allow a shape of N `params` and its FLOPs per token."""
+        affordable = _affordable(self.constraints, self.spendable, params, flops_per_token)
         if self.limited:
-            return float(min(found, self.tokens))
-        return float(min(found, self.constraints.most_tokens))
+            return float(min(affordable, self.tokens))
+        return float(min(affordable, self.constraints.most_tokens))
 
     def loss(self, params: Any, tokens: Any) -> Array:
         """Return the law's loss, data repeated where they are too few."""
@@ -76,7 +76,14 @@ class Split:
 def split_of(
     law: Law, flops: float, constraints: Constraints, *, level: float, flat_nats: float
 ) -> Split:
-    """Split C; ValueError where constraints and budget contradict each other."""
+    """Split C; ValueError where constraints and budget contradict each other.
+
+    law: the law that decides
+    flops: C of the budget
+    constraints: demands on N, D and C
+    level: share that the intervals hold
+    flat_nats: loss within which all N count as equal
+    """
     optimum, form = law.optimum(flops, level), law.form
     law = repeating(law, constraints)
     spendable = (1 - constraints.reserve) * flops
@@ -137,7 +144,13 @@ def loss_of(law: Law, constraints: Constraints, params: Any, tokens: Any) -> Arr
 def compute_reaching(
     law: Law, loss: float, *, most: float, unique_tokens: float | None = None
 ) -> float | None:
-    """Return the C at which the law's optimum has a loss, up to `most` FLOPs; None beyond."""
+    """Return the C at which the law's optimum has a loss; None where that is above `most`.
+
+    law: the law, whose status does not matter here
+    loss: nats per token
+    most: the largest C, in FLOPs
+    unique_tokens: those at hand, for a law that knows repetition
+    """
 
     def above(log_flops: float) -> float:
         flops = float(np.exp(log_flops))
@@ -185,11 +198,11 @@ def _affordable(constraints: Constraints, spendable: float, params: Any, per_tok
 
 def _tokens_at(law: Law, constraints: Constraints, spendable: float, params: Array) -> Array:
     """Return D at each N under C = 6ND; NaN where it cannot be paid."""
-    found = _affordable(constraints, spendable, params, 6 * params)
+    tokens = _affordable(constraints, spendable, params, 6 * params)
     if constraints.tokens is not None:
-        return np.where(found >= constraints.tokens * BINDS, constraints.tokens, np.nan)
-    found = np.minimum(found, min(constraints.most_tokens, _one_pass(law, constraints)))
-    return np.where(found > 0, found, np.nan)
+        return np.where(tokens >= constraints.tokens * BINDS, constraints.tokens, np.nan)
+    tokens = np.minimum(tokens, min(constraints.most_tokens, _one_pass(law, constraints)))
+    return np.where(tokens > 0, tokens, np.nan)
 
 
 def _refuse_impossible(
@@ -216,7 +229,7 @@ def _refuse_impossible(
 
 
 def _refuse_overtraining(params: float, constraints: Constraints) -> None:
-    """Refuse a cap below the N that the asked tokens per parameter leave of the budget."""
+    """Refuse a cap below the N that `overtraining` gives at this budget."""
     if params > (constraints.max_params or np.inf):
         raise ValueError(
             f"overtraining={constraints.overtraining:g} asks for {params:.3g} parameters at this"
@@ -232,8 +245,8 @@ def _allocated(law: Law, flops: float, spendable: float, constraints: Constraint
             f"a law of form {law.form} gives no loss, so it cannot weigh training against serving;"
             " leave inference_tokens out or take a law that predicts loss, as besiroglu2024"
         )
-    found = law.optimum(spendable)
-    params, most = found.params, min(constraints.most_tokens, constraints.unique_tokens or np.inf)
+    optimum = law.optimum(spendable)
+    params, most = optimum.params, min(constraints.most_tokens, constraints.unique_tokens or np.inf)
     if constraints.overtraining is not None:
         params /= np.sqrt(constraints.overtraining)
         _refuse_overtraining(params, constraints)
@@ -264,7 +277,7 @@ def _searched(
     sizes = sizes[np.isfinite(_tokens_at(law, constraints, spendable, sizes))]
     if not len(sizes):
         raise ValueError(
-            f"no size can be trained: {_told(constraints)} leave nothing affordable within"
+            f"no size can be trained: {_as_text(constraints)} leave nothing affordable within"
             f" {spendable:.3g} FLOPs; raise the budget or relax one of them"
         )
     sizes = _with_edges(sizes, constraints, spendable)
@@ -301,5 +314,5 @@ def _drawn(
     return float(low), float(high)
 
 
-def _told(constraints: Constraints) -> str:
+def _as_text(constraints: Constraints) -> str:
     return " and ".join(f"{k}={v:g}" for k, v in constraints.given().items()) or "the budget"

@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from analysis.designing.batch_file import Batch, append_batch, cell_rows, read_batches, told
-from analysis.designing.candidates import Candidate, flops_of, ran, reached_by
+from analysis.designing.batch_file import Batch, append_batch, batch_lines, cell_rows, read_batches
+from analysis.designing.candidates import Candidate, candidate_of, flops_of, reached_by
 from analysis.designing.goal import Goal, check_goal
 from analysis.designing.next_step import Options, Step, next_step
 from analysis.laws.published import load_law
@@ -58,7 +58,7 @@ def pursue(cells: list[CellConfig], run: Callable[[list[CellConfig]], None]) -> 
             options=options,
         )
         batch = batch_of(step, left, goal, spent=spent_on(records, written), number=len(written))
-        for line in told(batch, goal):
+        for line in batch_lines(batch, goal):
             log.info("%s", line)
         if cells[0].dry_run:
             return written
@@ -132,7 +132,7 @@ def settled(folder: Path) -> dict[str, Record]:
 def spent_on(records: dict[str, Record], written: list[Batch]) -> float:
     """Return the study's FLOPs: of its batches, and of cells that were there before them."""
     batched = {i for b in written for i in b.run_ids}
-    before = [ran(r, "total") for i, r in records.items() if i not in batched]
+    before = [candidate_of(r, "total") for i, r in records.items() if i not in batched]
     return flops_of(before) + sum(b.cost for b in written if set(b.run_ids) & set(records))
 
 

@@ -1,4 +1,4 @@
-"""Which cells to run next: costs, the belief, the choice, the command and the report's part."""
+"""Which cells to run next: costs, information, selection, the command, the part of the report."""
 
 import dataclasses
 import importlib.util
@@ -16,17 +16,17 @@ from analysis.designing.batch_file import Batch, append_batch, read_batches
 from analysis.designing.candidates import (
     Bill,
     Candidate,
+    candidate_of,
     flops_of,
     grid_around,
     of_study,
-    ran,
     reached_by,
 )
 from analysis.designing.goal import Goal, allowed_sd, half_width, standing
-from analysis.designing.information import believed
-from analysis.designing.next_step import Options, fitted, next_step, table_of
+from analysis.designing.information import information_of
+from analysis.designing.next_step import Options, fit_if_identified, next_step, table_of
 from analysis.designing.proposal import DesignConfig, PoolSettings, TargetSettings
-from analysis.designing.selection import allot, spread
+from analysis.designing.selection import select, spread
 from analysis.forms import FORMS
 from analysis.laws.published import load_law
 from analysis.page.contents import read_material
@@ -77,21 +77,21 @@ def test_a_further_branch_costs_its_decay_and_the_extension_of_its_trunk():
 
 def test_the_drop_of_each_candidate_is_the_difference_of_two_variances():
     cells = [dataclasses.replace(c, trunk=f"t{i // 3}") for i, c in enumerate(cells_of(seeds=2))]
-    belief = believed(LAW, cells[::2], GOAL, table=table_of(cells[1::2], [3.0] * 20))
+    information = information_of(LAW, cells[::2], GOAL, table=table_of(cells[1::2], [3.0] * 20))
     chosen = [1, 4]
-    now = belief.variance(chosen)
-    after = [belief.variance([*chosen, i]) for i in range(20)]
-    np.testing.assert_allclose(belief.drops(chosen), now - np.array(after), atol=1e-5 * now)
+    now = information.variance(chosen)
+    after = [information.variance([*chosen, i]) for i in range(20)]
+    np.testing.assert_allclose(information.drops(chosen), now - np.array(after), atol=1e-5 * now)
 
 
-def test_the_belief_expects_about_the_bootstraps_deviation():
+def test_the_information_expects_about_the_bootstraps_deviation():
     """The ratio of many pools; one table's own is within a factor two."""
     runs = drawn(cells_of())
     law = fit(runs, hindcast=False, sensitivity=False, resamples=300)
     now = standing(law, GOAL)
     assert now is not None
-    belief = believed(law, cells_of(seeds=2)[1::2], GOAL, table=runs.table)
-    assert 0.5 < np.sqrt(belief.variance()) / now.sd < 2
+    information = information_of(law, cells_of(seeds=2)[1::2], GOAL, table=runs.table)
+    assert 0.5 < np.sqrt(information.variance()) / now.sd < 2
 
 
 def test_half_width_and_allowed_deviation_are_inverse():
@@ -117,25 +117,25 @@ def test_the_standing_is_the_forecast_interval_of_the_law():
 
 
 @pytest.mark.parametrize("quantity", ["loss", "params"])
-def test_the_allotment_meets_its_variance_for_less_than_going_forth_alone(quantity):
+def test_the_selection_meets_its_variance_for_less_than_going_forth_alone(quantity):
     goal = dataclasses.replace(GOAL, quantity=quantity)
     first, pool = cells_of()[::2], cells_of(seeds=3)
-    belief = believed(LAW, pool, goal, table=table_of(first, [3.0] * len(first)))
-    wanted = belief.variance() / 40
-    alone = itertools.takewhile(lambda p: p.before > wanted, allot(belief, pool, reached={}))
-    found = allot(belief, pool, reached={}, wanted=wanted)
-    assert found[-1].variance <= wanted * (1 + 1e-9)
+    information = information_of(LAW, pool, goal, table=table_of(first, [3.0] * len(first)))
+    limit = information.variance() / 40
+    alone = itertools.takewhile(lambda p: p.before > limit, select(information, pool, reached={}))
+    found = select(information, pool, reached={}, limit=limit)
+    assert found[-1].variance <= limit * (1 + 1e-9)
     cost = sum(p.flops for p in found)
     assert cost < sum(p.flops for p in alone)
     assert cost == pytest.approx(flops_of([pool[p.index] for p in found]))
-    capped = allot(belief, pool, reached={}, wanted=wanted, budget=cost / 3)
+    capped = select(information, pool, reached={}, limit=limit, budget=cost / 3)
     assert sum(p.flops for p in capped) <= cost / 3
 
 
 def test_the_first_cells_tell_all_parameters_apart_and_have_trunks_enough():
     pool = [dataclasses.replace(c, trunk=f"{i % 10}") for i, c in enumerate(cells_of(seeds=2))]
-    belief = believed(load_law("hoffmann2022"), pool, GOAL, loose=True)
-    chosen = [pool[p.index] for p in spread(belief, pool, reached={}, number=12, trunks=8)]
+    information = information_of(load_law("hoffmann2022"), pool, GOAL, is_prior=True)
+    chosen = [pool[p.index] for p in spread(information, pool, reached={}, number=12, trunks=8)]
     assert len({c.trunk for c in chosen}) >= 8
     assert flops_of(chosen) < 0.25 * flops_of(pool)
     cells = [dataclasses.replace(c, trunk=c.name) for c in chosen]
@@ -143,7 +143,7 @@ def test_the_first_cells_tell_all_parameters_apart_and_have_trunks_enough():
     assert law.usable
 
 
-def test_no_interval_is_told_before_a_law_is_identified():
+def test_no_interval_is_given_before_a_law_is_identified():
     pool = cells_of(seeds=2)
     few = drawn(pool[:5])
     ray = drawn([c for c in pool if abs(c.tokens / c.params / 20 - 1) < 0.5] * 4)
@@ -187,7 +187,7 @@ def test_a_study_offers_what_is_not_there_and_knows_how_far_its_trunks_are(tmp_p
     assert {c.trunk for c in pool} & set(reached)
     largest = max(records, key=lambda r: r.flops)
     assert reached[largest.trunk] == pytest.approx(0.8 * largest.tokens)
-    assert ran(largest, "total").flops == largest.flops
+    assert candidate_of(largest, "total").flops == largest.flops
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def config(tmp_path, **changes) -> DesignConfig:
     return DesignConfig(**(values | changes))
 
 
-def test_before_any_cell_the_interval_is_told_against_the_cost(tmp_path, capsys):
+def test_before_any_cell_the_interval_is_shown_against_the_cost(tmp_path, capsys):
     main(config(tmp_path, plot=True, simulate=2))
     found = json.loads((tmp_path / "design.json").read_text())
     halves = [row["half"] for row in found["cells"] if row["half"] is not None]
@@ -309,8 +309,8 @@ def test_a_line_of_another_schema_is_refused(tmp_path):
         read_batches(tmp_path)
 
 
-def test_a_fit_of_few_trunks_is_not_believed():
+def test_a_fit_of_few_trunks_is_not_used():
     cells = [dataclasses.replace(c, trunk=f"t{i % 5}") for i, c in enumerate(cells_of())]
-    law, why = fitted(drawn(cells), GOAL, Options())
+    law, why = fit_if_identified(drawn(cells), GOAL, Options())
     assert law is None
     assert "5 independent trunks" in why

@@ -1,7 +1,6 @@
 """Laws of fine-tuning, reward model and PPO as a report shows them: figures, forecasts, outcomes.
 
-They are those that plan.yaml names (`stage_laws`); one whose file or sweep is no longer there is
-said to be missing.
+plan.yaml names them (`stage_laws`). A law whose file no longer exists is marked as missing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,21 +32,21 @@ class StageLaw:
 
 def stage_laws(paths: Mapping[str, Sequence[str]]) -> list[StageLaw]:
     """Read the laws that the plan names for each stage."""
-    found = []
+    laws = []
     for stage, names in paths.items():
         for name in names:
             law = Law.read(name) if Path(name).is_file() else None
-            found.append(StageLaw(stage=stage, name=name, law=law))
-    return found
+            laws.append(StageLaw(stage=stage, name=name, law=law))
+    return laws
 
 
-def law_pictures(found: list[StageLaw]) -> list[Picture]:
+def law_pictures(laws: list[StageLaw]) -> list[Picture]:
     """Draw each law over the runs that it was fitted to, where these are there."""
-    return list(_pictures(found))
+    return list(_pictures(laws))
 
 
-def _pictures(found: list[StageLaw]) -> Iterator[Picture]:
-    for one in found:
+def _pictures(laws: list[StageLaw]) -> Iterator[Picture]:
+    for one in laws:
         source = Path(str(one.law.inputs.get("source", ""))) if one.law else Path()
         if one.law is None or not source.exists() or source == Path():
             continue
@@ -56,15 +55,15 @@ def _pictures(found: list[StageLaw]) -> Iterator[Picture]:
             points=one.law.inputs.get("points", "records"), needed=(),
             columns=Columns(**one.law.inputs.get("columns", {})),
         )  # fmt: skip
-        drawn = target_picture(one.law, runs.table, None, level=LEVEL)
-        text = f"Law of {NAMES[one.stage]}, {one.name}: {drawn.caption}"
-        yield Picture(svg=drawn.svg, caption=text, name=f"{one.stage}-law")
+        picture = target_picture(one.law, runs.table, None, level=LEVEL)
+        text = f"Law of {NAMES[one.stage]}, {one.name}: {picture.caption}"
+        yield Picture(svg=picture.svg, caption=text, name=f"{one.stage}-law")
 
 
-def law_grid(found: list[StageLaw]) -> Grid:
+def law_grid(laws: list[StageLaw]) -> Grid:
     """Return a row a law: form, parameters with intervals, runs, what it warns of."""
     rows: list[Row] = []
-    for one in found:
+    for one in laws:
         if one.law is None:
             rows.append((NAMES[one.stage], one.name, "missing", "–", "–"))
             continue

@@ -3,8 +3,8 @@
 Two steps, as Bhagia et al. 2024 (2412.04403) and Gadre et al. 2024 (2403.08540): the bits per byte
 of a task's right answers follow [E +] k C^-x over the models that no cheaper one beats, and the
 error is a sigmoid of those bits from chance (`downstream_accuracy`) over all models. A task has no
-second law, and that is said, where no model is shown to be above chance, or where fewer bits are
-not shown to give more right answers.
+second law, and an alarm says so, where no model is shown to be above chance, or where fewer bits
+are not shown to give more right answers.
 """
 
 from collections.abc import Sequence
@@ -60,9 +60,9 @@ class Expected:
     accuracy_interval: tuple[float, float] | None = None
 
 
-def scores_of(found: Sequence[dict[str, Any]]) -> list[Scores]:
+def scores_of(evaluations: Sequence[dict[str, Any]]) -> list[Scores]:
     """Fit every task of a study's evaluated cells; a task of too few models has no laws."""
-    cells = [v for v in found if v["stage"] == "pretrain" and not v["final"]]
+    cells = [v for v in evaluations if v["stage"] == "pretrain" and not v["final"]]
     tasks = sorted({task for v in cells for task in v["tasks"]})
     return [_scores(task, [v for v in cells if task in v["tasks"]]) for task in tasks]
 
@@ -150,9 +150,9 @@ def expected(scores: Scores, flops: float) -> Expected | None:
     if scores.loss_law is None:
         return None
     bits, low, high = _predicted(scores.loss_law, "loss", flops=flops)
-    found = Expected(bits=bits, bits_interval=(low, high))
+    bits_alone = Expected(bits=bits, bits_interval=(low, high))
     if scores.accuracy_law is None:
-        return found
+        return bits_alone
     law = scores.accuracy_law
     error, least, most = _predicted(law, "error", loss=bits)
     easier, harder = (_predicted(law, "error", loss=b)[0] for b in (low, high))
@@ -170,11 +170,11 @@ def _predicted(law: Law, target: str, **at: float) -> tuple[float, float, float]
     return float(row[target]), float(ends[0]), float(ends[1])
 
 
-def alarms_of(found: Sequence[Scores]) -> list[dict[str, str]]:
+def alarms_of(scores: Sequence[Scores]) -> list[dict[str, str]]:
     """Say of which tasks the accuracy is at chance over all models, or no matter of their loss."""
     raised = []
     for code, text in WITHOUT.items():
-        lost = [s for s in found if s.without == code]
+        lost = [s for s in scores if s.without == code]
         if lost:
             names, n = ", ".join(s.task for s in lost), max(len(s.points) for s in lost)
             sentence = (
@@ -186,25 +186,25 @@ def alarms_of(found: Sequence[Scores]) -> list[dict[str, str]]:
     return raised
 
 
-def score_pictures(found: Sequence[Scores], flops: float | None) -> list[Picture]:
+def score_pictures(scores: Sequence[Scores], flops: float | None) -> list[Picture]:
     """Draw bits per byte against C, up to a planned run's `flops`, and accuracy against them."""
-    shown = sorted(found, key=lambda s: bool(s.without))[:MOST_TASKS]
-    if not shown:
+    tasks = sorted(scores, key=lambda s: bool(s.without))[:MOST_TASKS]
+    if not tasks:
         return []
-    loss, accuracy = ({s.task: draw(s) for s in shown} for draw in (_loss_of(flops), _accuracy_of))
+    loss, accuracy = ({s.task: draw(s) for s in tasks} for draw in (_loss_of(flops), _accuracy_of))
     svg = charts.scores(
         loss, name="scores-loss", x=LABELS["flops"], y=f"{BITS} of right answers", logx=True
     )
-    told = "" if flops is None else "; the lines go on to the planned run"
+    note = "" if flops is None else "; the lines go on to the planned run"
     first = Picture(
         name="scores-loss",
         svg=svg,
         caption="Task loss of every model by its compute, with the law of the models that no"
-        f" cheaper one beats and its {100 * LEVEL:g}% interval{told}.",
+        f" cheaper one beats and its {100 * LEVEL:g}% interval{note}.",
     )
     svg = charts.scores(
         accuracy, name="scores-accuracy", x=f"{BITS} of right answers", y="accuracy (share)",
-        logx=False, levels=[s.chance for s in shown if s.chance],
+        logx=False, levels=[s.chance for s in tasks if s.chance],
     )  # fmt: skip
     second = Picture(
         name="scores-accuracy",
@@ -241,17 +241,17 @@ def _accuracy_of(scores: Scores) -> tuple[pd.DataFrame, pd.DataFrame | None]:
 
 
 def _band(law: Law, variable: str, along: Array) -> pd.DataFrame:
-    found = law.predict_table(pd.DataFrame({variable: along}), LEVEL, noise=False, force=True)
+    prediction = law.predict_table(pd.DataFrame({variable: along}), LEVEL, noise=False, force=True)
     target = FORMS[law.form].target
-    ends = {"lo": found["low"], "hi": found["high"]} if "low" in found else {}
-    return pd.DataFrame({"x": along, "y": found[target], **ends})
+    ends = {"lo": prediction["low"], "hi": prediction["high"]} if "low" in prediction else {}
+    return pd.DataFrame({"x": along, "y": prediction[target], **ends})
 
 
 def score_grid(
-    found: Sequence[Scores], flops: float | None, reached: dict[str, Any] | None
+    scores: Sequence[Scores], flops: float | None, reached: dict[str, Any] | None
 ) -> Grid:
     """Return a row a task: its laws, what they expect of a run of `flops`, what that reached."""
-    rows = [_row(s, flops, (reached or {"tasks": {}})["tasks"].get(s.task)) for s in found]
+    rows = [_row(s, flops, (reached or {"tasks": {}})["tasks"].get(s.task)) for s in scores]
     columns = (
         "task", "models", "bits/byte against C", "accuracy against bits/byte",
         "bits/byte expected", "reached", "accuracy expected", "reached",
@@ -261,11 +261,11 @@ def score_grid(
 
 
 def _row(scores: Scores, flops: float | None, reached: dict[str, Any] | None) -> Row:
-    said = expected(scores, flops) if flops else None
-    bits = f"{number(said.bits)} {interval(said.bits_interval)}" if said else "–"
+    forecast = expected(scores, flops) if flops else None
+    bits = f"{number(forecast.bits)} {interval(forecast.bits_interval)}" if forecast else "–"
     accuracy = "–"
-    if said and said.accuracy is not None and said.accuracy_interval is not None:
-        accuracy = f"{said.accuracy:.3f} {interval(said.accuracy_interval, 3)}"
+    if forecast and forecast.accuracy is not None and forecast.accuracy_interval is not None:
+        accuracy = f"{forecast.accuracy:.3f} {interval(forecast.accuracy_interval, 3)}"
     return (
         scores.task,
         str(len(scores.points)),

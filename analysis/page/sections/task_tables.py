@@ -1,4 +1,4 @@
-"""What scaling.evaluate found of a study's models, as tables of the report."""
+"""The evaluations of a study's models by scaling.evaluate, as tables of the report."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -12,23 +12,23 @@ from scaling.schema import read_evaluation, read_record
 def read_evaluations(folder: str | Path) -> list[dict[str, Any]]:
     """Return the evaluations of a study's cells and final stages, the least compute first.
 
-    Each is told whether it is of the `final` run, and the `trunk` of its cell where that is known.
+    Each has `final`, whether it is of the final run, and the `trunk` of its cell (None: not known).
     Raises ValueError for a file that a later version wrote or that is damaged.
     """
-    folder, found = Path(folder), []
+    folder, evaluations = Path(folder), []
     for path in [*folder.glob("*/evaluation.json"), *folder.glob("final/*/evaluation.json")]:
         values = asdict(read_evaluation(path))
         beside = path.with_name("record.json")
         trunk = read_record(beside).trunk if beside.is_file() else None
-        found.append({**values, "trunk": trunk, "final": path.parent.parent.name == "final"})
-    return sorted(found, key=lambda v: (v["stage"] != "pretrain", v["flops"]))
+        evaluations.append({**values, "trunk": trunk, "final": path.parent.parent.name == "final"})
+    return sorted(evaluations, key=lambda v: (v["stage"] != "pretrain", v["flops"]))
 
 
-def task_grid(found: list[dict[str, Any]]) -> Grid:
+def task_grid(evaluations: list[dict[str, Any]]) -> Grid:
     """Return a row a model and task: accuracies with standard errors, loss, calibration."""
     rows = []
-    for name in sorted({task for v in found for task in v["tasks"]}):
-        for model in found:
+    for name in sorted({task for v in evaluations for task in v["tasks"]}):
+        for model in evaluations:
             s = model["tasks"].get(name)
             if s is None:
                 continue
@@ -52,11 +52,11 @@ def task_grid(found: list[dict[str, Any]]) -> Grid:
     return Grid(name="Tasks", columns=columns, rows=rows, numeric=tuple(range(2, len(columns))))
 
 
-def text_grid(found: list[dict[str, Any]]) -> Grid:
+def text_grid(evaluations: list[dict[str, Any]]) -> Grid:
     """Return a row a model and text: loss with its standard error and bits per byte."""
     rows = []
-    for name in sorted({text for v in found for text in v["texts"]}):
-        for model in found:
+    for name in sorted({text for v in evaluations for text in v["texts"]}):
+        for model in evaluations:
             s = model["texts"].get(name)
             if s is not None:
                 loss = f"{s['loss']:.3f} ± {s['standard_error']:.3f}"

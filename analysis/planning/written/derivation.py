@@ -73,7 +73,7 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield name
         for key, (value, reason) in values.items():
             yield from _line(key, value, reason)
-        for point in plan.forecast.curve if name == "forecast" else ():
+        for point in (plan.forecast.curve or ()) if name == "forecast" else ():
             band = f" {shown(point.interval)}" if point.interval else ""
             yield f"    at {point.share:>4.0%} of the tokens{point.test_loss:>8.4f}{band}"
 
