@@ -14,9 +14,10 @@ import torch
 from scaling import evaluate
 from scaling.config import MachineConfig, ModelConfig
 from scaling.data.tokenizer import END, train_tokenizer
+from scaling.inference import evaluation
 from scaling.inference.evaluation import EvaluateConfig, score_task
-from scaling.inference.likelihood import log_likelihoods, score_texts
-from scaling.inference.tasks import NAMES, Question, Task, question, read_task, with_typos
+from scaling.inference.likelihood import Likelihoods, log_likelihoods, score_texts
+from scaling.inference.tasks import NAMES, Question, Task, read_question, read_task, with_typos
 from scaling.inference.trained import open_trained, trained_folders
 from scaling.model.transformer import Transformer
 from scaling.study.places import cell_folder
@@ -61,11 +62,11 @@ def test_log_likelihoods_are_those_of_each_request_alone(model, tokenizer):
         ("the cat sat on a mat while rain fell over hills and dogs", " ran home"),  # too long
         ("a", " mat while rain fell"),
     ]
-    told = []
-    found = log_likelihoods(model, tokenizer, requests, tell=told.append)
+    counts: list[int] = []
+    found = log_likelihoods(model, tokenizer, requests, report=counts.append)
     wanted = [by_hand(model, tokenizer, *r) for r in requests]
     np.testing.assert_allclose(found.nats, wanted, rtol=1e-5)
-    assert told[-1] == len(requests)
+    assert counts[-1] == len(requests)
     assert len(tokenizer.encode(requests[2][0]).ids) > 0
 
 
@@ -111,7 +112,7 @@ class Oracle:
     """Stands for a model of known likelihoods."""
 
     def __init__(self, nats: list[float], greedy: list[bool] | None = None) -> None:
-        self.found = evaluate.Likelihoods(
+        self.found = Likelihoods(
             nats=np.array(nats),
             tokens=np.ones(len(nats)),
             greedy=np.array(greedy or [False] * len(nats)),
@@ -119,7 +120,7 @@ class Oracle:
 
 
 def scored(task: Task, oracle: Oracle, monkeypatch) -> dict:
-    monkeypatch.setattr(evaluate, "log_likelihoods", lambda *a, **k: oracle.found)
+    monkeypatch.setattr(evaluation, "log_likelihoods", lambda *a, **k: oracle.found)
     return score_task(task, type("T", (), {"model": None, "tokenizer": None})())
 
 
@@ -153,18 +154,18 @@ def test_calibration_error_of_known_gaps():
 
 
 def test_layouts_are_told_by_their_fields():
-    made = question({"sentence_good": "a b", "sentence_bad": "b a", "UID": "x"}, "f")
+    made = read_question({"sentence_good": "a b", "sentence_bad": "b a", "UID": "x"}, "f")
     assert (made.requests, made.gold, made.group) == ((("", " a b"), ("", " b a")), 0, "x")
-    made = question({"query": "Question: Q?\n", "choices": ["a", "b"], "gold": 1}, "f")
+    made = read_question({"query": "Question: Q?\n", "choices": ["a", "b"], "gold": 1}, "f")
     assert made.requests == (("Question: Q?\nAnswer:", " a"), ("Question: Q?\nAnswer:", " b"))
-    made = question({"query": "It rained, so", "choices": ["a", "b"], "gold": 1}, "f")
+    made = read_question({"query": "It rained, so", "choices": ["a", "b"], "gold": 1}, "f")
     assert made.requests == (("It rained, so", " a"), ("It rained, so", " b"))
-    made = question({"ctx": "He", "choices": ["a", "b"], "gold": 0}, "f")
+    made = read_question({"ctx": "He", "choices": ["a", "b"], "gold": 0}, "f")
     assert made.requests == (("He", " a"), ("He", " b"))
-    made = question({"context_options": ["A", "B"], "continuation": "c", "gold": 1}, "f")
+    made = read_question({"context_options": ["A", "B"], "continuation": "c", "gold": 1}, "f")
     assert made.requests == (("A", " c"), ("B", " c"))
     assert made.text == " c"
-    assert question({"context": "A", "continuation": "b"}, "f").requests == (("A", " b"),)
+    assert read_question({"context": "A", "continuation": "b"}, "f").requests == (("A", " b"),)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +343,7 @@ def test_settings_are_checked(values, sentence):
 
 @pytest.mark.parametrize("gold", [1, "1", 1.0])
 def test_a_label_is_a_whole_number_however_it_is_written(gold):
-    made = question({"query": "x", "choices": ["a", "b"], "gold": gold}, "f")
+    made = read_question({"query": "x", "choices": ["a", "b"], "gold": gold}, "f")
     assert (made.gold, type(made.gold)) == (1, int)
 
 

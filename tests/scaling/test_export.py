@@ -11,8 +11,8 @@ from scaling.data.chat_template import rendered, turns_of
 from scaling.data.tokenizer import load_tokenizer
 from scaling.export import ExportConfig
 from scaling.inference import hf_export
-from scaling.inference.hf_export import hub_config, hub_weights, unexportable
-from scaling.inference.peft_export import hub_adapters, take_away
+from scaling.inference.hf_export import hub_config, hub_weights, layout_obstacles
+from scaling.inference.peft_export import hub_adapters, subtract_adapters
 from scaling.inference.trained import open_trained
 from scaling.model.lora import ALPHA, LoraLinear, adapters, add_lora, merge_lora
 from scaling.model.transformer import Transformer
@@ -112,7 +112,7 @@ def test_what_no_layout_holds_is_refused_by_name(model, named):
 
 
 def test_every_default_rung_can_be_exported():
-    assert not unexportable(ModelConfig())
+    assert not layout_obstacles(ModelConfig())
 
 
 def test_a_study_of_several_models_is_refused_with_one_of_them(make_cell, tmp_path):
@@ -164,7 +164,7 @@ def test_adapters_carry_the_scales_of_the_model(model):
     factors = adapters(ours)
     merged = hub_weights(merge_lora(ours))
     found = hub_adapters(ours, factors)
-    take_away(ours, factors, 2)
+    subtract_adapters(ours, factors, 2)
     base = hub_weights(ours)
     for name in (n for n in found if n.endswith("lora_A.weight")):
         layer = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight") + ".weight"
@@ -189,7 +189,7 @@ def test_a_stage_without_adapters_is_said(final_config, pretrained, tmp_path):
 
 def test_a_sealed_plan_without_a_forecast_is_no_line_of_the_card(tmp_path):
     write_json(tmp_path / "forecast.json", {"test_loss": 0.0, "interval": [], "level": 0.95})
-    assert hf_export.forecast_of(tmp_path / "forecast.json") == ""
+    assert hf_export.forecast_text(tmp_path / "forecast.json") == ""
 
 
 @pytest.mark.parametrize("template", ["", "chat"])
