@@ -1,18 +1,16 @@
-"""The record of a stage after pretraining."""
+"""The record of a stage after pretraining: what it cost, what it reached, what it is made from."""
 
 import math
 import platform
 from dataclasses import asdict
 
+import numpy
 import torch
 
 from scaling.data.row_text import LeftOut
-from scaling.schema import (
-    Record,
-    code_version,
-    now,
-)
+from scaling.schema import Record, code_version, now
 from scaling.stages.loop import Tally
+from scaling.stages.plan import StageName
 from scaling.stages.stage import Stage
 from scaling.train.device import device_name, peak_flops, peak_memory
 
@@ -24,25 +22,30 @@ def write_record(
     unique_tokens: int = 0,
     metrics: dict[str, float] | None = None,
     error: str | None = None,
-    left: LeftOut | None = None,
+    left_out: LeftOut | None = None,
 ) -> Record:
-    """Write the stage's record; with an `error` its status is `diverged`.
+    """Write the stage's record and return it.
 
-    `left` is what of its data was left out.
+    stage: the stage that has ended
+    tally: its steps, tokens, FLOPs and seconds; FLOPs are counted (forward passes, updates,
+        sampling), while `flops_6nd` of the record is 6 N D of the tokens
+    unique_tokens: tokens of the data, each counted once
+    metrics: results by name; numbers that are not finite are left out
+    error: why the stage failed; the status is then `diverged`, as it is for a test loss that is not
+        finite
+    left_out: how much of the data was not used, by reason
 
-    FLOPs are counted (forward passes, updates, sampling); `flops_6nd` is 6 N D of the tokens.
+    Stopped where another process has taken over the stage.
     """
-    import numpy
-
     stage.pulse.fence()
-    cell, block = stage.cell, stage.block
-    if not math.isfinite((metrics or {}).get("test_loss") or 0.0):
+    cell, block, metrics = stage.cell, stage.block, metrics or {}
+    if not math.isfinite(metrics.get("test_loss") or 0.0):
         error = error or f"the test loss is not finite; lower {stage.name}.peak_lr"
     params = cell.model.shape(
         vocab_size=cell.tokenizer.vocab_size, context=cell.data.context
     ).params
     seconds = max(tally.seconds, 1e-9)
-    peak = peak_flops(stage.device, torch.get_num_threads())  # they compute in fp32
+    peak = peak_flops(stage.device, torch.get_num_threads())  # of fp32, in which stages compute
     versions = {
         "torch": torch.__version__,
         "numpy": numpy.__version__,
@@ -59,14 +62,14 @@ def write_record(
         unique_tokens=unique_tokens,
         flops=tally.flops,
         flops_6nd=6.0 * params.multiplying * tally.tokens,
-        test_loss=None if error else (metrics or {}).get("test_loss"),
-        test_loss_se=None if error else (metrics or {}).get("test_loss_se"),
+        test_loss=None if error else metrics.get("test_loss"),
+        test_loss_se=None if error else metrics.get("test_loss_se"),
         bits_per_byte=None,
         train_loss=tally.values.get("train_loss"),
         steps=tally.step,
         batch_tokens=tally.tokens // max(1, tally.step),
         peak_lr=block.peak_lr,
-        schedule="constant" if stage.name == "ppo" else "cosine",
+        schedule="constant" if stage.name == StageName.PPO else "cosine",
         trunk=cell.run_id(),
         seconds=tally.seconds,
         device=device_name(stage.device),
@@ -80,9 +83,9 @@ def write_record(
         started=stage.started,
         ended=now(),
         error=error,
-        metrics={k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)},
+        metrics={k: float(v) for k, v in metrics.items() if math.isfinite(v)},
         inputs=stage.inputs,
-        left_out=left.as_dict() if left else {},
+        left_out=left_out.as_dict() if left_out else {},
     )
     record.write(stage.folder / "record.json")
     return record

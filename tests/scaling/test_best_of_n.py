@@ -9,6 +9,7 @@ import pytest
 from analysis import fit
 from scaling import best_of_n, final
 from scaling.stages.best_of_n import BestOfNConfig, Judge, Pool, best_of, curve, kl_of_best
+from scaling.stages.plan import final_folder
 
 
 def test_the_estimate_is_the_mean_over_all_draws():
@@ -69,7 +70,7 @@ def test_reward_models_are_compared_and_nothing_is_done_twice(done, capsys, monk
     asked = BestOfNConfig(plan="plan.yaml", prompts=4, n=8, pairs=[10, 30])
     best_of_n.main(asked)
     first = capsys.readouterr().out
-    folder = best_of_n.root(done) / "best_of_n"
+    folder = final_folder(done) / "best_of_n"
     table = (folder / "curve.csv").read_text()
     assert table.count("\n") == 1 + 4 * 4 * 3  # judges, prompts, n = 2, 4, 8
     assert "fine-tuned, 10 pairs" in first
@@ -78,8 +79,8 @@ def test_reward_models_are_compared_and_nothing_is_done_twice(done, capsys, monk
     def never(*args, **kwargs):
         raise AssertionError("sampled or trained again")
 
-    monkeypatch.setattr(best_of_n, "generate", never)
-    monkeypatch.setattr(best_of_n, "learn", never)
+    monkeypatch.setattr("scaling.stages.best_of_n.generate", never)
+    monkeypatch.setattr("scaling.stages.best_of_n.train_reward_model", never)
     best_of_n.main(asked)
     assert capsys.readouterr().out == first
     assert (folder / "curve.csv").read_text() == table

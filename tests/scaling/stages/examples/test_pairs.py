@@ -8,7 +8,7 @@ import pytest
 from scaling.data.row_text import LeftOut
 from scaling.data.tokenizer import END, SEP
 from scaling.stages.examples.docstrings import corpus_pairs
-from scaling.stages.examples.pairs import Pair, encode, parts, read_pairs, rows_file, split
+from scaling.stages.examples.pairs import Pair, encode, read_pairs, rows_file, split, split_held_out
 
 
 def write(path, rows):
@@ -133,7 +133,7 @@ def test_all_turns_of_a_dialogue_are_on_one_side():
     rows = [Pair(t + " x\n\nHuman: more\n\nAssistant:" * k, "y") for t in turns for k in (0, 1)]
     train, test = split(rows)
     assert {p.prompt[:12] for p in train}.isdisjoint({p.prompt[:12] for p in test})
-    assert len(parts(rows, test[:1])[0]) == len(rows) - 2
+    assert len(split_held_out(rows, test[:1])[0]) == len(rows) - 2
 
 
 def test_ids_end_with_the_separator_and_the_end(pretrained):
@@ -150,12 +150,12 @@ def test_pairs_beyond_the_context_are_refused(pretrained):
 
 def test_held_out_rows_of_their_own_leave_their_prompts_out_of_training():
     rows = [Pair(f"p{i}", "x") for i in range(10)]
-    train, test = parts(rows, [Pair("p3", "y"), Pair("q", "z")])
+    train, test = split_held_out(rows, [Pair("p3", "y"), Pair("q", "z")])
     assert len(train) == 9
     assert [p.prompt for p in test] == ["p3", "q"]
-    assert parts(rows, []) == split(rows)
+    assert split_held_out(rows, []) == split(rows)
     with pytest.raises(ValueError, match="every training prompt is a held-out one"):
-        parts(rows[:1], rows)
+        split_held_out(rows[:1], rows)
 
 
 NONE = [{"output": None}, {"output": float("nan")}, {}, {"output": "b", "instruction": None}]
@@ -164,7 +164,7 @@ NONE = [{"output": None}, {"output": float("nan")}, {}, {"output": "b", "instruc
 def test_rows_without_a_text_are_left_out_and_counted(tmp_path):
     rows = [{"instruction": "a", **more} for more in [{"output": "b"}, *NONE, {"output": " "}]]
     left = LeftOut()
-    assert read_pairs(write(tmp_path / "d.jsonl", rows), left=left) == [Pair("a\n", "b")]
+    assert read_pairs(write(tmp_path / "d.jsonl", rows), left_out=left) == [Pair("a\n", "b")]
     assert left.as_dict() == {"null": 4, "empty": 1}
     with pytest.raises(
         ValueError, match=r"none of the 5 rows .*4 without text .*the first has the"
@@ -224,7 +224,7 @@ def test_a_message_without_a_text_leaves_its_row_out_and_an_empty_answer_its_pai
     rows = [{"messages": [ask, {"role": "assistant", "content": text}]} for text in answers]
     left = LeftOut()
     path = write(tmp_path / "d.jsonl", [*rows, {"messages": None}, {"messages": [ask]}])
-    assert read_pairs(path, left=left) == [Pair("\n\nHuman: a\n\nAssistant:", " b")]
+    assert read_pairs(path, left_out=left) == [Pair("\n\nHuman: a\n\nAssistant:", " b")]
     assert left.as_dict() == {"null": 2, "empty": 2}
 
 
@@ -246,17 +246,17 @@ def test_half_a_character_is_replaced_before_it_is_encoded(pretrained, tmp_path)
 def test_pairs_that_are_too_long_are_counted_with_what_the_longest_needs(pretrained):
     left, pairs = LeftOut(), [Pair("a", "b"), Pair("a" * 40, "b c d e f" * 40)]
     tokenizer = pretrained("sft").corpus.tokenizer
-    assert len(encode(tokenizer, pairs, context=96, left=left)) == 1
+    assert len(encode(tokenizer, pairs, context=96, left_out=left)) == 1
     assert left.as_dict() == {"too_long": 1}
     assert left.longest > 96
     halves = LeftOut()
-    encode(tokenizer, [*pairs, Pair("a", "b d" * 14)], context=96, longest=20, left=halves)
+    encode(tokenizer, [*pairs, Pair("a", "b d" * 14)], context=96, longest=20, left_out=halves)
     assert halves.counts["too_long"] == 2
 
 
 def test_training_rows_with_a_held_out_prompt_are_counted():
     left = LeftOut()
-    parts([Pair(f"p{i}", "x") for i in range(10)], [Pair("p3", "y")], left=left)
+    split_held_out([Pair(f"p{i}", "x") for i in range(10)], [Pair("p3", "y")], left_out=left)
     assert left.as_dict() == {"repeated": 1}
 
 

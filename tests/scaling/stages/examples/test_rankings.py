@@ -113,7 +113,7 @@ RANKED = {"prompt": "p", "completions": ["a", "b", "c"]}
 @pytest.mark.parametrize("none", [None, float("nan")])
 def test_a_completion_without_a_score_makes_no_pair(tmp_path, none):
     left = LeftOut()
-    assert read(tmp_path, {**RANKED, "scores": [5, 1, none]}, left=left) == [
+    assert read(tmp_path, {**RANKED, "scores": [5, 1, none]}, left_out=left) == [
         Ranking("p", ["a", "b"], [(0, 1)])
     ]
     assert left.as_dict() == {"unscored": 1}
@@ -124,7 +124,7 @@ def test_scores_in_each_may_be_missing_and_a_row_without_any_makes_no_pair(tmp_p
     left = LeftOut()
     rows = [{"prompt": "p", "completions": each}, {**RANKED, "prompt": "q"}]
     rows += [{**RANKED, "scores": None}]
-    assert read(tmp_path, *rows, left=left) == [Ranking("p", ["a", "b"], [(0, 1)])]
+    assert read(tmp_path, *rows, left_out=left) == [Ranking("p", ["a", "b"], [(0, 1)])]
     assert left.as_dict() == {"null": 1, "unscored": 1 + 3 + 3}
 
 
@@ -148,7 +148,7 @@ def test_what_makes_no_pair_is_counted(tmp_path):
         {"prompt": "r", "completions": ["a"], "scores": [1]},
         {"chosen": ASK + answer("x"), "rejected": ASK + answer("")},
     ]
-    read(tmp_path, *rows, left=left)
+    read(tmp_path, *rows, left_out=left)
     assert left.as_dict() == {"null": 4, "empty": 2, "tied": 2, "repeated": 1}
 
 
