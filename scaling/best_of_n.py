@@ -55,7 +55,7 @@ def main(config: BestOfNConfig) -> None:
     if not stage.has_gold():
         raise ValueError("sft.data is a file, whose completions have no gold judge; use docstrings")
     tuned = stage.new_model()
-    checkpoint.load_weights(stage.weights_of("sft"), tuned)
+    checkpoint.load_weights(stage.weights_of(StageName.SFT), tuned)
     pool = sample_pool(stage, tuned, config)
     if pool.distinct < REPEATED:
         log.warning(

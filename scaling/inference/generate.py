@@ -148,19 +148,19 @@ def _sample(
     decoder = Decoder(model) if has_decoder(model) else None
     alive = torch.ones(n, dtype=torch.bool, device=device)  # of the rows still in the batch
     for step in range(max_new):
-        chosen, logp = choose(logits, batch.draws[:, step], temperature)  # (B,) each
+        next_tokens, logp = choose(logits, batch.draws[:, step], temperature)  # (B,) each
         moved()
-        tokens[batch.rows, step] = chosen
+        tokens[batch.rows, step] = next_tokens
         log_probs[batch.rows, step] = logp
-        ends = alive & (chosen == END)
+        ends = alive & (next_tokens == END)
         counts[batch.rows] = torch.where(ends, step + 1, counts[batch.rows])
         alive = alive & ~ends
         n_alive = int(alive.sum())
         if n_alive == 0 or step == max_new - 1:
             break
         if n_alive < DROP_SHARE * len(alive):
-            chosen, alive = chosen[batch.keep(alive)], alive[alive]
-        logits = _decode(chosen, model, batch, decoder)
+            next_tokens, alive = next_tokens[batch.keep(alive)], alive[alive]
+        logits = _decode(next_tokens, model, batch, decoder)
     return tokens.tolist(), log_probs.tolist(), counts.tolist()
 
 
@@ -244,15 +244,19 @@ def _fill(
     return model.hidden(tokens, positions=positions, mask=mask, cache=own)[:, -1]
 
 
-def _decode(chosen: Tensor, model: Transformer, batch: Batch, decoder: Decoder | None) -> Tensor:
-    """Feed one token a row; return the next logits, (B, V)."""
-    seen = batch.cache.length + 1
+def _decode(
+    next_tokens: Tensor, model: Transformer, batch: Batch, decoder: Decoder | None
+) -> Tensor:
+    """Feed each row its next token; return the logits of the token after it, (B, V)."""
+    n_keys = batch.cache.length + 1
     if decoder is not None:
-        logits = decoder.step(chosen, batch.positions, batch.hidden[:, None, :seen], batch.cache)
+        logits = decoder.step(
+            next_tokens, batch.positions, batch.hidden[:, None, :n_keys], batch.cache
+        )
     else:
-        mask = batch.valid[:, None, None, :seen]  # (B, 1, 1, S)
+        mask = batch.valid[:, None, None, :n_keys]  # (B, 1, 1, S)
         logits = model(
-            chosen[:, None], positions=batch.positions[:, None], mask=mask, cache=batch.cache
+            next_tokens[:, None], positions=batch.positions[:, None], mask=mask, cache=batch.cache
         )[:, 0]
     batch.positions = batch.positions + 1
     return logits
@@ -276,11 +280,11 @@ def choose(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, T
     """
     logp = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)  # (B, V)
     if temperature == 0:
-        chosen = logp.argmax(-1)
+        next_tokens = logp.argmax(-1)
     else:
         cumulative = cumulative_sums(logp.exp())
         thresholds = draws[:, None] * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, thresholds, right=True)[:, 0].clamp(
+        next_tokens = torch.searchsorted(cumulative, thresholds, right=True)[:, 0].clamp(
             max=logits.shape[1] - 1
         )
-    return chosen, logp.gather(1, chosen[:, None])[:, 0]
+    return next_tokens, logp.gather(1, next_tokens[:, None])[:, 0]

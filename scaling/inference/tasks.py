@@ -91,8 +91,8 @@ def read_task(name: str, *, folder: str, limit: int = 0) -> Task:
     if not questions:
         raise ValueError(f"{path} has no questions; give a file with one JSON object a line")
     if 0 < limit < len(questions):
-        chosen = np.linspace(0, len(questions) - 1, limit).round().astype(int)
-        questions = [questions[i] for i in chosen]
+        indices = np.linspace(0, len(questions) - 1, limit).round().astype(int)
+        questions = [questions[i] for i in indices]
     if len({len(q.requests) > 1 for q in questions}) > 1:
         raise ValueError(f"{path} mixes choices with single continuations; split it into two files")
     return Task(name=name if name in NAMES else path.name.split(".")[0], questions=questions)

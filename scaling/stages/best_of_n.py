@@ -22,7 +22,7 @@ from scaling.inference.trained import WEIGHTS, open_trained, trained_folder
 from scaling.model.transformer import Transformer
 from scaling.schema import Range, Seed, check_ranges, sha256_json
 from scaling.stages.loop import Tally
-from scaling.stages.plan import final_folder
+from scaling.stages.plan import StageName, final_folder
 from scaling.stages.preferences import Group, first_groups, gold_of, load_groups, n_pairs
 from scaling.stages.reward import judge_reward_model, train_reward_model
 from scaling.stages.reward_model import RewardModel, new_reward_model, score_all
@@ -251,7 +251,7 @@ def judges(stage: Stage, tuned: Transformer, config: BestOfNConfig, pool: Pool) 
             " fewer, or raise reward.pairs in the plan and run the stage again"
         )
     own = new_reward_model(stage)
-    checkpoint.load_weights(stage.weights_of("reward"), own)
+    checkpoint.load_weights(stage.weights_of(StageName.REWARD), own)
     result = [
         Judge(name="gold", scores=pool.gold, accuracy=1.0),
         judge_of(own, "own", trained_on, groups[1], pool),

@@ -55,7 +55,7 @@ def train_stages(cells: Sequence[CellConfig], *, pulse: Pulse, hold: Hold) -> li
     return [r for r in map(find_record, map(record_path, cells)) if r is not None]
 
 
-def sources_of(cell: CellConfig, *, pulse: Pulse, hold: Hold) -> dict[str, Path]:
+def sources_of(cell: CellConfig, *, pulse: Pulse, hold: Hold) -> dict[StageName, Path]:
     """Return the folders that a cell starts from, by stage; train the cells that are missing.
 
     Held where another process trains one of them.
@@ -81,7 +81,7 @@ def sources_of(cell: CellConfig, *, pulse: Pulse, hold: Hold) -> dict[str, Path]
         if status != "done":
             why = last_line(read_record(folder / "record.json").error or "")
             raise RuntimeError(failed_before(before, f"{status}: {why}"))
-    sources = {**sources, before.stage: folder}
+    sources = {**sources, StageName(before.stage): folder}
     if before.model != cell.model:
         # The reward model has another shape: the policy needs a fine-tuned model of its own.
         sources |= sources_of(replace(cell, stage=before.stage), pulse=pulse, hold=hold)
@@ -93,7 +93,7 @@ def failed_before(cell: CellConfig, why: str) -> str:
     return f"the {cell.stage} it starts from, {cell.run_id()}, failed: {why}"
 
 
-def run_stage(cell: CellConfig, sources: dict[str, Path], *, pulse: Pulse) -> Record:
+def run_stage(cell: CellConfig, sources: dict[StageName, Path], *, pulse: Pulse) -> Record:
     """Run a cell's stage in the cell's folder, or keep it where it is done; return its record."""
     stage = open_stage(
         planned(cell),

@@ -60,7 +60,7 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
         )
     composed = OmegaConf.structured(FinalConfig)
     values = read_yaml(path)
-    if not isinstance(values, dict) or "pretrain" not in values:
+    if not isinstance(values, dict) or StageName.PRETRAIN not in values:
         raise ValueError(
             f"{path} holds no plan (no block pretrain); write one with python -m analysis.plan"
         )

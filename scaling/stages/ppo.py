@@ -31,6 +31,7 @@ from scaling.optim.optimizers import make_optimizer
 from scaling.optim.schedule import set_lr
 from scaling.schema import Record, first_coefficient, read_record, write_json
 from scaling.stages.loop import Saver, Tally, fine_tuning_optim, open_curve, open_progress
+from scaling.stages.plan import StageName
 from scaling.stages.policy_samples import before_and_after, evaluate_policy
 from scaling.stages.reward_model import new_reward_model
 from scaling.stages.rollouts import Models, Rollouts, sample_episodes
@@ -128,7 +129,7 @@ def refuse_chance(stage: Stage) -> None:
         if not stage.has_gold():
             raise ValueError("ppo.judge=gold judges Python functions; set sft.data=docstrings")
         return
-    metrics = read_record(stage.weights_of("reward").with_name("record.json")).metrics
+    metrics = read_record(stage.weights_of(StageName.REWARD).with_name("record.json")).metrics
     accuracy, error = metrics["accuracy"], metrics.get("accuracy_se", 0.0)
     if accuracy - CHANCE_ERRORS * error <= 0.5 and not stage.config.force:
         raise ValueError(
@@ -141,14 +142,14 @@ def refuse_chance(stage: Stage) -> None:
 def load_models(stage: Stage) -> Models:
     """Read the fine-tuned model and the reward model, each twice: to learn and frozen."""
     policy, reference = stage.new_model(), stage.new_model()
-    folder = stage.weights_of("reward").parent
+    folder = stage.weights_of(StageName.REWARD).parent
     shape = settings_of(read_record(folder / RECORD), folder, "model", ModelConfig)
     judging = replace(stage, cell=replace(stage.cell, model=shape))
     critic, reward = new_reward_model(judging), new_reward_model(judging)
     for model in (policy, reference):
-        checkpoint.load_weights(stage.weights_of("sft"), model)
+        checkpoint.load_weights(stage.weights_of(StageName.SFT), model)
     for model in (critic, reward):
-        checkpoint.load_weights(stage.weights_of("reward"), model)
+        checkpoint.load_weights(stage.weights_of(StageName.REWARD), model)
     for frozen in (reference, reward):
         frozen.requires_grad_(False).eval()
     return Models(policy=policy, critic=critic, reference=reference, reward=reward)
@@ -194,8 +195,8 @@ def train_policy(
         while tally.step < n_steps and not values.get("stopped"):
             began = time.monotonic()
             set_lr(optimizer, min(1.0, (tally.step + 1) / WARMUP_STEPS))
-            chosen = batch_prompts(prompts, ppo, tally.step)
-            rollouts = sample_episodes(stage, models, tally, chosen)
+            batch = batch_prompts(prompts, ppo, tally.step)
+            rollouts = sample_episodes(stage, models, tally, batch)
             refuse_non_finite(rollouts.summary, at=f"step {tally.step}")
             update = update_policy(
                 models,
@@ -206,8 +207,8 @@ def train_policy(
                 step=tally.step,
                 mix=mix,
             )
-            update_coefficient(values, ppo, kl=rollouts.summary["kl"], episodes=len(chosen))
-            count_step(tally, models, rollouts, ppo, episodes=len(chosen), mix=mix)
+            update_coefficient(values, ppo, kl=rollouts.summary["kl"], episodes=len(batch))
+            count_step(tally, models, rollouts, ppo, episodes=len(batch), mix=mix)
             values["last"] = as_written({**rollouts.summary, **update})
             row = {
                 "episodes": values["episodes"],

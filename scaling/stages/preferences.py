@@ -138,10 +138,10 @@ def file_groups(stage: Stage, left_out: LeftOut | None = None) -> tuple[list[Gro
         for rankings in split_rankings(train_rankings, test_rankings, left_out)
     )
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(block.seed)).tolist()
-    chosen = first_groups([train[i] for i in order], block.pairs)
-    if (total := n_pairs(train)) > (n := n_pairs(chosen)):
+    drawn = first_groups([train[i] for i in order], block.pairs)
+    if (total := n_pairs(train)) > (n := n_pairs(drawn)):
         log.info("reward: %d pairs of %d are drawn; reward.pairs=%d takes all", n, total, total)
-    return chosen, test
+    return drawn, test
 
 
 def split_rankings(
@@ -351,11 +351,11 @@ def gold_of(stage: Stage, prompts: Sequence[list[int]], samples: Samples) -> lis
 
 def first_groups(groups: list[Group], n_pairs: int) -> list[Group]:
     """Return the first groups with pairs, until they hold `n_pairs` pairs or more."""
-    chosen, total = [], 0
+    result, total = [], 0
     for group in groups:
         if total >= n_pairs:
             break
         n = len(group.pairs())
-        chosen += [group] if n else []
+        result += [group] if n else []
         total += n
-    return chosen
+    return result

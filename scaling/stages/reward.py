@@ -21,6 +21,7 @@ from scaling.model.transformer import Transformer
 from scaling.schema import Record
 from scaling.stages.examples.gold import correlation
 from scaling.stages.loop import Tally, fit, shuffled_batches
+from scaling.stages.plan import StageName
 from scaling.stages.preferences import Group, check_sampling, load_groups, n_pairs
 from scaling.stages.reward_model import RewardModel, new_reward_model, score_all
 from scaling.stages.sft import load_pairs
@@ -40,7 +41,7 @@ def run_reward(stage: Stage) -> Record:
     ValueError for data that make too few pairs.
     """
     tuned = stage.new_model()
-    checkpoint.load_weights(stage.weights_of("sft"), tuned)
+    checkpoint.load_weights(stage.weights_of(StageName.SFT), tuned)
     tally, left_out = Tally(), LeftOut()
     if stage.config.reward.data == GOLD:
         check_sampling(stage)

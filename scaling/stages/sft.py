@@ -26,6 +26,7 @@ from scaling.schema import Record
 from scaling.stages.examples.docstrings import corpus_pairs
 from scaling.stages.examples.pairs import Example, encode, read_pairs, rows_file, split_held_out
 from scaling.stages.loop import Tally, fit, shuffled_batches
+from scaling.stages.plan import StageName
 from scaling.stages.stage import DOCSTRINGS, Stage, discard_other_inputs
 from scaling.stages.stage_record import write_record
 from scaling.train import checkpoint
@@ -126,7 +127,7 @@ def run_sft(stage: Stage) -> Record:
     )
     discard_other_inputs(stage)
     model = stage.new_model()
-    checkpoint.load_weights(stage.weights_of("pretrain"), model)
+    checkpoint.load_weights(stage.weights_of(StageName.PRETRAIN), model)
     start_separator(model, stage)
     before = test_loss(model, test)
     metrics: dict[str, float] = {}

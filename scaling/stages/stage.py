@@ -64,7 +64,7 @@ class Stage:
     device: torch.device
     inputs: dict[str, str]  # hash of each thing that the stage is made from, by name
     folder: Path  # where the stage writes
-    sources: dict[str, Path]  # folders of the stages whose weights it starts from, by stage
+    sources: dict[StageName, Path]  # folders of the stages whose weights it starts from, by stage
     run_id: str  # of a final run: hash of name and inputs; of a sweep: the cell's id
     pulse: Pulse = field(default_factory=Pulse)  # requests to save or stop, and the leases
     started: str = field(default_factory=now)  # UTC
@@ -74,7 +74,7 @@ class Stage:
         """The stage's block of the plan: SftPlan, RewardPlan or PpoPlan."""
         return getattr(self.config, self.name)
 
-    def weights_of(self, stage: str) -> Path:
+    def weights_of(self, stage: StageName) -> Path:
         """Return the weights' file of a stage that this one starts from."""
         return self.sources[stage] / "model.safetensors"
 
@@ -126,7 +126,7 @@ def open_stage(
     name: StageName,
     corpus: Corpus,
     device: torch.device,
-    sources: dict[str, Path],
+    sources: dict[StageName, Path],
     folder: Path,
     run_id: str = "",
     pulse: Pulse | None = None,

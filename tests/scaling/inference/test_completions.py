@@ -13,8 +13,8 @@ from scaling.inference.completions import (
     join,
     log_probs,
     pack,
-    padded,
     scatter,
+    scatter_lists,
     states,
 )
 from scaling.model.transformer import Transformer
@@ -143,9 +143,9 @@ def test_take_cuts_to_the_longest_row():
     assert rows.mask.tolist() == [[False, True]]
 
 
-def test_padded_puts_numbers_where_the_mask_is():
+def test_scatter_lists_puts_numbers_where_the_mask_is():
     rows = join(PROMPTS, COMPLETIONS)
-    assert padded([[1, 2], [3, 4, 5]], rows.mask).tolist() == [[0, 0, 1, 2], [0, 3, 4, 5]]
+    assert scatter_lists([[1, 2], [3, 4, 5]], rows.mask).tolist() == [[0, 0, 1, 2], [0, 3, 4, 5]]
 
 
 def test_forward_flops_equal_torchs_counter(model):
