@@ -42,7 +42,7 @@ class ExportConfig:
 
 
 def main(config: ExportConfig) -> None:
-    """Export one model."""
+    """Write one model, and its adapters where `adapter` is set."""
     folder = trained_folder(config.checkpoint)
     trained = open_trained(folder, torch.device("cpu"), tokenizer=config.tokenizer)
     out = Path(config.out)

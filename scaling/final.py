@@ -52,7 +52,7 @@ def run_final(config: FinalConfig) -> list[Record]:
 
 
 def main(config: FinalConfig) -> None:
-    """Run the final run of `config.plan`."""
+    """Read the plan, run its stages, log the closing lines."""
     if not config.plan:
         raise ValueError(
             "no plan is named; give plan=plan.yaml (python -m analysis.plan writes one)"

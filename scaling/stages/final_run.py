@@ -123,7 +123,7 @@ def pretrain(
         log.info("pretrain: done before, kept")
     else:
         check_confirmation(config)
-        resolved = resolve_trainable(cell)  # refuses while a former run is still there
+        resolved = resolve_trainable(cell)  # may refuse: before a former run is removed
         prepare_folder(config, folder, inputs, resume=same)
         corridor = seal_corridor(config, inputs, n_steps=resolved.n_steps)
         begin(cell, corridor)

@@ -286,7 +286,9 @@ def update_policy(
             optimizer.zero_grad(set_to_none=True)
             moved()
             measurements["grad_norm"] = norms[0]
-            values = torch.stack(list(measurements.values())).tolist()  # a GPU is waited for once
+            values = torch.stack(
+                list(measurements.values())
+            ).tolist()  # one transfer from a GPU for all
             parts.append(dict(zip(measurements, values, strict=True)))
             if not math.isfinite(parts[-1]["loss"]):
                 raise Diverged(

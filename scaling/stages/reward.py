@@ -67,7 +67,15 @@ def run_reward(stage: Stage) -> Record:
 
 
 def train_reward_model(stage: Stage, model: RewardModel, train: list[Group], tally: Tally) -> None:
-    """Train a reward model on groups with the plan's settings; Diverged for a non-finite loss."""
+    """Train a reward model.
+
+    stage: whose `reward` block sets the training
+    model: is trained in place
+    train: the training groups
+    tally: where steps, tokens, FLOPs and seconds are counted
+
+    Diverged when the loss is not finite.
+    """
     batches = group_batches(train, stage)
 
     def loss_of(step: int) -> tuple[Tensor, int, float]:
@@ -164,7 +172,13 @@ def wins(margin: np.ndarray) -> np.ndarray:
 def standardise(
     model: RewardModel, stage: Stage, tuned: Transformer, train: Sequence[Group]
 ) -> dict[str, float]:
-    """Set the model's mean and deviation from samples of the fine-tuned model; return both."""
+    """Set the mean and the deviation of the model's score on fine-tuned samples; return both.
+
+    model: the reward model, changed in place
+    stage: the reward stage
+    tuned: the fine-tuned model, which samples where the pairs come from a file
+    train: the training groups; where they were sampled, their completions are the samples
+    """
     if stage.config.reward.data == GOLD:
         samples = [(g.prompt, c) for g in train for c in g.completions if c != [END]]
         prompts, completions = [p for p, _ in samples], [c for _, c in samples]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scaling.config import PpoPlan
 from scaling.inference.completions import Rows, join, log_probs, scatter, scatter_lists
 from scaling.inference.generate import generate
 from scaling.model.transformer import Transformer
@@ -96,19 +97,10 @@ def sample_episodes(
         score = ((torch.tensor(gold) - mean) / max(deviation, 1e-6)).to(score)
     score_of_end = score - ppo.missing_end_penalty * ~ended
     rewards = token_rewards(rows, log_ratio, score_of_end, values["coefficient"])
+    old_values, advantages, returns = estimate_advantages(models, rows, rewards, ppo)
+    explained = {}
     if ppo.estimator == "gae":
-        old_values = scatter(models.critic.values(rows), rows.mask)
-        advantages, returns = gae(
-            rewards, old_values, rows.mask, discount=ppo.discount, decay=ppo.gae_lambda
-        )
-        explained = {"explained_variance": explained_variance(old_values, returns, rows.mask)}
-        advantages = whiten(advantages, rows.mask)
-    else:
-        old_values, returns, explained = torch.zeros_like(rewards), torch.zeros_like(rewards), {}
-        per_completion = group_advantages(
-            rewards.sum(1).view(-1, ppo.group), standard=ppo.estimator == "grpo"
-        )
-        advantages = per_completion.view(-1, 1) * rows.mask
+        explained["explained_variance"] = explained_variance(old_values, returns, rows.mask)
     lengths = rows.mask.sum(1).float()
     kl = log_ratio.sum(1)  # (B,) nats per sequence, k1
     summary = {
@@ -134,6 +126,32 @@ def sample_episodes(
         returns=returns,
         summary=summary,
     )
+
+
+def estimate_advantages(
+    models: Models, rows: Rows, rewards: Tensor, ppo: PpoPlan
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the critic's values, the advantages and the returns of the tokens, (B, L-1) each.
+
+    models: whose critic is used where `ppo.estimator=gae`
+    rows: the episodes
+    rewards: of each token, (B, L-1)
+    ppo: the stage's settings
+
+    Without a critic, values and returns are 0, and all tokens of a completion have its advantage
+    over the other completions of the prompt.
+    """
+    if ppo.estimator == "gae":
+        values = scatter(models.critic.values(rows), rows.mask)
+        advantages, returns = gae(
+            rewards, values, rows.mask, discount=ppo.discount, decay=ppo.gae_lambda
+        )
+        return values, whiten(advantages, rows.mask), returns
+    per_completion = group_advantages(
+        rewards.sum(1).view(-1, ppo.group), standard=ppo.estimator == "grpo"
+    )
+    zeros = torch.zeros_like(rewards)
+    return zeros, per_completion.view(-1, 1) * rows.mask, zeros.clone()
 
 
 def token_rewards(rows: Rows, log_ratio: Tensor, score: Tensor, coefficient: float) -> Tensor:

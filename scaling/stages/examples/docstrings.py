@@ -79,7 +79,7 @@ def garbage_collection_off() -> Iterator[None]:
 
 
 def first_of_each_prompt(pairs: Iterable[Pair]) -> list[Pair]:
-    """Keep the first pair of every prompt."""
+    """Return the first pair of every prompt."""
     return list({p.prompt: p for p in reversed(list(pairs))}.values())[::-1]
 
 
