@@ -286,9 +286,8 @@ def update_policy(
             optimizer.zero_grad(set_to_none=True)
             moved()
             measurements["grad_norm"] = norms[0]
-            values = torch.stack(
-                list(measurements.values())
-            ).tolist()  # one transfer from a GPU for all
+            # One transfer from a GPU for all numbers.
+            values = torch.stack(list(measurements.values())).tolist()
             parts.append(dict(zip(measurements, values, strict=True)))
             if not math.isfinite(parts[-1]["loss"]):
                 raise Diverged(

@@ -92,8 +92,14 @@ def gated(config, **line):
     config.confirmation = {"needed": True}
     if line:
         study = f"{config.study}{CONFIRMING}"
-        told = {"id": "x", "study": study, "law_sha256": "aa", "outcome": 3.0, "interval": [1, 2]}
-        append_forecast(Path(config.runs) / LEDGER, {**told, **line})
+        defaults = {
+            "id": "x",
+            "study": study,
+            "law_sha256": "aa",
+            "outcome": 3.0,
+            "interval": [1, 2],
+        }
+        append_forecast(Path(config.runs) / LEDGER, {**defaults, **line})
     return config
 
 

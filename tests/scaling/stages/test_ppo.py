@@ -64,11 +64,13 @@ def test_gae_equals_a_direct_recursion():
     advantages, returns = gae(rewards, values, mask, discount=0.9, decay=0.8)
     for row in range(2):
         at = mask[row].nonzero()[:, 0].tolist()
-        wanted = 0.0
+        expected = 0.0
         for i in reversed(range(len(at))):
             follow = values[row, at[i + 1]] if i + 1 < len(at) else 0.0
-            wanted = rewards[row, at[i]] + 0.9 * follow - values[row, at[i]] + 0.9 * 0.8 * wanted
-            assert float(advantages[row, at[i]]) == pytest.approx(float(wanted), abs=1e-6)
+            expected = (
+                rewards[row, at[i]] + 0.9 * follow - values[row, at[i]] + 0.9 * 0.8 * expected
+            )
+            assert float(advantages[row, at[i]]) == pytest.approx(float(expected), abs=1e-6)
     assert (advantages * ~mask == 0).all()
     torch.testing.assert_close(returns, advantages + values)
 
@@ -125,19 +127,19 @@ def test_a_pretraining_loss_is_mixed_in(sampled):
     mix = PretrainMix.of(stage)
     assert mix.n_tokens == 2 * 96
     inputs, targets = map(torch.from_numpy, mix.batches(3))
-    wanted = torch.autograd.grad(
+    expected = torch.autograd.grad(
         0.5 * models.policy.loss(inputs, targets), models.policy.head.weight
     )
     value = mix.add(models.policy, 3)
-    torch.testing.assert_close(models.policy.head.weight.grad, wanted[0])
+    torch.testing.assert_close(models.policy.head.weight.grad, expected[0])
     assert float(value) == pytest.approx(models.policy.loss(inputs, targets).item())
     models.policy.zero_grad()
     quiet = replace(rollouts, advantages=torch.zeros_like(rollouts.advantages))
     calm = PpoPlan(**{**vars(ppo), "value_coefficient": 0.0})
     options = {"clip": 1.0, "step": 0}
     before = models.policy.loss(inputs, targets).item()
-    found = update_policy(models, new_optimizer(models, stage), quiet, calm, mix=mix, **options)
-    assert found["pretrain_loss"] > 0
+    averages = update_policy(models, new_optimizer(models, stage), quiet, calm, mix=mix, **options)
+    assert averages["pretrain_loss"] > 0
     assert models.policy.loss(inputs, targets).item() < before
     stage.config.ppo = PpoPlan(**{**vars(ppo), "pretrain_mix": 0.0})
     assert PretrainMix.of(stage) is None
@@ -174,9 +176,9 @@ def test_groups_that_do_not_divide_the_batch_are_refused():
 def test_whitened_values_ignore_padding():
     values = torch.tensor([[1.0, 2.0, 99.0], [3.0, 99.0, 99.0]])
     mask = values < 50
-    found = whiten(values, mask)
-    assert float(found[mask].mean()) == pytest.approx(0, abs=1e-6)
-    assert (found[~mask] == 0).all()
+    whitened = whiten(values, mask)
+    assert float(whitened[mask].mean()) == pytest.approx(0, abs=1e-6)
+    assert (whitened[~mask] == 0).all()
 
 
 def test_the_kl_is_zero_before_the_first_update(sampled):
@@ -245,11 +247,11 @@ def test_with_reward_zero_nothing_drifts(final_config, ready, coefficient):
 def test_with_a_huge_coefficient_the_policy_stays_near(final_config, ready):
     final_config.ppo.kl_coefficient, final_config.ppo.adaptive = 1e4, False
     final_config.ppo.episodes, final_config.ppo.missing_end_penalty = 200, 0.0
-    held = run_ppo(ready("ppo")).metrics["kl"]
+    kl = run_ppo(ready("ppo")).metrics["kl"]
     final_config.ppo.kl_coefficient = 0.0
-    free = ready("ppo")
-    assert finished_record(free) is None
-    assert abs(held) < 0.3 * run_ppo(free).metrics["kl"]
+    free_stage = ready("ppo")
+    assert finished_record(free_stage) is None
+    assert abs(kl) < 0.3 * run_ppo(free_stage).metrics["kl"]
 
 
 def test_the_coefficient_moves_toward_the_target():

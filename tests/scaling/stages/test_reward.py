@@ -173,13 +173,13 @@ def test_what_length_alone_would_say_stands_beside_the_model(monkeypatch):
     ]
     scores = [1.0, -1.0, 0.5, 0.0, 2.0, 2.0, 3.0, -3.0]
     monkeypatch.setattr(reward, "score_all", lambda model, prompts, completions: scores)
-    found = judge_reward_model(build(), test)
-    assert found["accuracy"] == pytest.approx(3.5 / 4)
-    assert found["length_accuracy"] == pytest.approx(2.5 / 4)  # the shorter is the better guess
-    assert found["over_length"] == pytest.approx(1 / 4)
+    metrics = judge_reward_model(build(), test)
+    assert metrics["accuracy"] == pytest.approx(3.5 / 4)
+    assert metrics["length_accuracy"] == pytest.approx(2.5 / 4)  # the shorter is the better guess
+    assert metrics["over_length"] == pytest.approx(1 / 4)
     margins = torch.tensor([2.0, 0.5, 0.0, 6.0])
-    assert found["test_loss"] == pytest.approx(float(-logsigmoid(margins).mean()))
-    assert 0 < found["ece"] < 0.5
+    assert metrics["test_loss"] == pytest.approx(float(-logsigmoid(margins).mean()))
+    assert 0 < metrics["ece"] < 0.5
 
 
 def test_a_file_of_preferences_is_the_same_interface(final_config, pretrained, tmp_path):

@@ -25,10 +25,10 @@ def test_the_loss_sees_completions_alone(pretrained):
     targets = torch.full((2, 6), -100)
     targets[0, 3:6], targets[1, 1:3] = torch.tensor([8, 9, 0]), torch.tensor([4, 0])
     rows = torch.tensor([[5, 6, 7, 2, 8, 9, 0], [5, 2, 4, 0, 1, 1, 1]])
-    wanted = F.cross_entropy(
+    expected = F.cross_entropy(
         model(rows[:, :-1]).flatten(0, 1), targets.flatten(), ignore_index=-100
     )
-    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(loss, expected)
     assert tokens == 11
 
 
@@ -124,11 +124,11 @@ def test_a_loss_that_is_not_finite_ends_as_diverged(final_config, pretrained):
 def test_packing_is_another_order_of_the_same_examples(final_config, pretrained):
     assert finished_record(pretrained("sft")) is None
     apart = run_sft(pretrained("sft"))
-    known = pretrained("sft").inputs
+    inputs = pretrained("sft").inputs
     assert "packing" not in described(final_config.sft)  # off, it is no part of what a stage is
     final_config.sft.packing = True
     stage = pretrained("sft")
-    assert stage.inputs["plan"] != known["plan"]
+    assert stage.inputs["plan"] != inputs["plan"]
     assert finished_record(stage) is None
     record = run_sft(stage)
     assert record.status == "done"
@@ -149,8 +149,8 @@ def test_mistakes_are_named(final_config, pretrained):
 
 
 def test_more_examples_begin_with_the_fewer():
-    found = [Example([i], [0]) for i in range(50)]
-    assert draw_examples(found, 30, seed=1)[:10] == draw_examples(found, 10, seed=1)
+    examples = [Example([i], [0]) for i in range(50)]
+    assert draw_examples(examples, 30, seed=1)[:10] == draw_examples(examples, 10, seed=1)
 
 
 def test_every_example_is_seen_once_an_epoch():
@@ -181,10 +181,10 @@ def test_what_is_left_out_is_said_in_one_line_and_stands_in_the_record(
     final_config.sft.data = str(path)
     with caplog.at_level("INFO"):
         record = run_sft(pretrained("sft"))
-    wanted = {"null": 21, "too_long": 3}
-    assert record.left_out == wanted
+    expected = {"null": 21, "too_long": 3}
+    assert record.left_out == expected
     path = pretrained("sft").folder / "record.json"
-    assert read_record(path).left_out == wanted
+    assert read_record(path).left_out == expected
     older = read_json(path)
     del older["left_out"]  # which records of earlier versions do not have
     assert Record.from_dict(older).left_out == {}
@@ -208,7 +208,7 @@ def test_drawing_some_examples_of_many_is_said(caplog):
 
 def test_prompts_that_leave_no_room_are_counted():
     data = SftData(train=[Example([5] * n, [0]) for n in (3, 9, 9, 10)], test=[Example([5], [0])])
-    left = LeftOut()
-    found = data.prompts(context=12, max_new_tokens=4, left_out=left)
-    assert [len(p) for part in found for p in part] == [3, 1]
-    assert left.as_dict() == {"too_long": 2}  # different ones
+    left_out = LeftOut()
+    prompts = data.prompts(context=12, max_new_tokens=4, left_out=left_out)
+    assert [len(p) for part in prompts for p in part] == [3, 1]
+    assert left_out.as_dict() == {"too_long": 2}  # different ones
