@@ -312,7 +312,7 @@ def test_the_stage_keeps_samples_and_resumes_to_the_same_record(final_config, re
         return update_policy(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("scaling.stages.ppo.improve", killed)
+        patch.setattr("scaling.stages.ppo.update_policy", killed)
         with pytest.raises(KeyboardInterrupt):
             run_ppo(stage)
     resumed = run_ppo(stage)
