@@ -38,7 +38,7 @@ from scaling.inference.generate import generate
 from scaling.inference.hf_export import export
 from scaling.inference.trained import open_trained
 from scaling.stages import ppo
-from scaling.stages.loop import Tally, fit, shuffled
+from scaling.stages.loop import Tally, fit, shuffled_batches
 from scaling.stages.plan import load_plan, planned_cell
 from scaling.stages.sft import load_pairs, sft_loss
 from scaling.stages.stage import Stage, open_planned
@@ -83,7 +83,7 @@ def our_tuning(stage: Stage, folder: Path, n: int) -> Rate:
 
     def run() -> float:
         model = tuned(stage)
-        batches = shuffled(n, batch=batch, epochs=1, seed=0, lengths=lengths)
+        batches = shuffled_batches(n, batch=batch, epochs=1, seed=0, lengths=lengths)
 
         def loss_of(step: int) -> tuple[Tensor, int, float]:
             return sft_loss(model, [examples[i] for i in batches[step]])
@@ -215,7 +215,7 @@ def our_ppo(stage: Stage, folder: Path, n: int) -> Rate:
         models = ppo.load_models(stage)
         tally = Tally(values={"coefficient": 0.05, "recent_kl": []})
         began = clock()
-        ppo.learn(stage, models, tally, prompts=prompts)
+        ppo.train_policy(stage, models, tally, prompts=prompts)
         return n / (clock() - began)
 
     return run

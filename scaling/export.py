@@ -1,12 +1,11 @@
-"""Write a trained model as a folder that `transformers` loads, with equal logits.
+"""Write a trained model as a folder that `transformers` loads with equal logits.
 
     python -m scaling.export checkpoint=runs/NAME/final/sft out=DIR [adapter=true]
 
-With `adapter` a stage tuned by LoRA becomes an adapter folder for `peft`, its base in DIR/base.
-Dense models with rotary positions take Llama's layout, mixtures of experts Mixtral's. What our
-models have and those have not is put into the weights: the normalised embedding into its table
-(the head is then one of its own), scales of attention, residual branches and logits into the
-matrices beside them.
+`adapter=true` writes the adapters of a LoRA stage as a folder for `peft`, and their base model in
+DIR/base. Dense models with rotary positions are written as Llama, mixtures of experts as Mixtral.
+Our models also have a normalised embedding, and scales of attention, residual branches and logits.
+These are multiplied into the weights: the embedding's table, and the matrices beside the scales.
 """
 
 import logging
@@ -27,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class ExportConfig:
-    """Which model goes where; `tokenizer` names a tokenizer.json instead of the cached one."""
+    """Which model is written where; `tokenizer` is a tokenizer.json instead of the cached one."""
 
     checkpoint: str = ""
     out: str = ""
@@ -35,7 +34,7 @@ class ExportConfig:
     adapter: bool = False
 
     def __post_init__(self) -> None:
-        """Check that both ends are named."""
+        """Check that the model and the folder to write are named."""
         check(
             "checkpoint", self.checkpoint, bool(self.checkpoint), "is missing; give runs/NAME/CELL"
         )
@@ -43,19 +42,20 @@ class ExportConfig:
 
 
 def main(config: ExportConfig) -> None:
-    """Export one model."""
+    """Write one model, and its adapters where `adapter` is set."""
     folder = trained_folder(config.checkpoint)
     trained = open_trained(folder, torch.device("cpu"), tokenizer=config.tokenizer)
     out = Path(config.out)
     if config.adapter:
-        hub_config(trained.model)  # a model of no layout is refused before anything is written
+        hub_config(trained.model)  # refuses a model without a layout before anything is written
         write_adapters(trained, out)
     export(trained, out / BASE if config.adapter else out)
     sys.stdout.write(f"{trained.folder} written to {config.out}\n")
     if config.adapter:
         sys.stdout.write(
-            f"its base is {config.out}/{BASE}: load that and put the adapters on it, or let peft do"
-            f" both from within {config.out}, AutoPeftModelForCausalLM.from_pretrained('.')\n"
+            f"the base model is {config.out}/{BASE}: load it and put the adapters on it; or let"
+            f" peft do both from within {config.out}:"
+            " AutoPeftModelForCausalLM.from_pretrained('.')\n"
         )
 
 

@@ -1,9 +1,9 @@
-"""Let a trained model write.
+"""Let a trained model complete a prompt.
 
     python -m scaling.sample checkpoint=runs/NAME/final/sft prompt='def read(path):' [n=3]
 
-Without a prompt it begins a document. A fine-tuned model answers after `separator=true`, which
-ends the prompt as its training did.
+Without a prompt the model begins a document. A fine-tuned model needs `separator=true`, which ends
+the prompt with the token that ended the prompts of its training.
 """
 
 import sys
@@ -22,7 +22,7 @@ from scaling.train.device import pick_device
 
 @dataclass(kw_only=True)
 class SampleConfig:
-    """What is continued, and how; temperature 0 takes the likeliest token each time."""
+    """What is completed, and how; temperature 0 takes the likeliest token each time."""
 
     checkpoint: str = ""
     prompt: str = ""
@@ -41,7 +41,7 @@ class SampleConfig:
 
 
 def complete(trained: Trained, config: SampleConfig) -> list[str]:
-    """Return the completions of the prompt; what does not fit the context is cut from its left."""
+    """Return the completions of the prompt; a prompt that is too long loses its first tokens."""
     ids = trained.tokenizer.encode(clean(config.prompt)).ids or [END]
     ids = [*ids, SEP] if config.separator else ids
     context = trained.model.context

@@ -1,9 +1,10 @@
-"""`hydra/sweeper=design`: batches of cells, each chosen by what the ones before it taught.
+"""`hydra/sweeper=design`: run cells in batches, each chosen by the results of the batches before.
 
     python -m scaling.sweep -m hydra/sweeper=design target.flops=6e11 target.precision=0.05
 
-The sweep file's lists are the pool. The one place where running and explaining meet: cells and the
-launcher are `scaling`'s, fits and choices `analysis`'s, neither imports the other.
+The lists of the sweep file are the pool of cells to choose from. This plugin is the one place that
+imports both packages: cells and the launcher come from `scaling`, fits and choices from `analysis`,
+and neither of the two imports the other.
 """
 
 from typing import Any
@@ -12,10 +13,11 @@ from hydra_plugins.scaling_launcher import GridSweeper
 
 
 class DesignSweeper(GridSweeper):
-    """Let the next cells follow from the records, until the target or the budget is reached."""
+    """Chooses the next cells from the records, until the target or the budget is reached."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Compose the pool and pursue the target in it."""
+        """Compose the pool of cells and run batches of it until the target is reached."""
+        # Hydra imports every plugin at the start of every command; `_pursuit` imports scipy.
         from hydra_plugins.scaling_design._pursuit import pursue
 
         launcher: Any = self.launcher

@@ -1,7 +1,9 @@
-"""The loop of the design sweeper: read the records, choose, run, again (Hydra loads no `_` module).
+"""The loop of the design sweeper: read the records, choose a batch of cells, run it, repeat.
 
-Everything it knows is on disk: records, and runs/NAME/design.jsonl with a line a batch, written
-before the batch is launched. So the same command goes on where it was, with the same choices.
+The loop keeps its state on disk: the records, and runs/NAME/design.jsonl with one line for each
+batch, written before the batch is launched. The same command therefore goes on after an
+interruption, with the same choices. The module's name begins with `_` because Hydra imports every
+other module of a plugin at start.
 """
 
 import logging
@@ -22,11 +24,18 @@ from scaling.schema import Record, read_records
 from scaling.study.places import study_folder
 
 log = logging.getLogger(__name__)
+# Statuses of records that are a result. A failed cell is no result: it runs again.
 SETTLED = ("done", "diverged")
 
 
 def pursue(cells: list[CellConfig], run: Callable[[list[CellConfig]], None]) -> list[Batch]:
-    """Run batches of the cells until the target, the budget or the pool ends it."""
+    """Run batches of cells until the target is reached, or the budget or the pool is spent.
+
+    cells: the pool, all with the same `target`
+    run: trains cells and returns when they have ended
+
+    ValueError for a target that cannot be pursued. A dry run prints the next batch and runs none.
+    """
     goal, options = goal_of(cells), options_of(cells)
     prior = load_law(cells[0].target.prior)
     if cells[0].dry_run:
@@ -71,7 +80,7 @@ def pursue(cells: list[CellConfig], run: Callable[[list[CellConfig]], None]) -> 
 
 
 def goal_of(cells: list[CellConfig]) -> Goal:
-    """Return the target; ValueError for one that cannot be pursued."""
+    """Return the goal that the cells' `target` sets; ValueError for one that cannot be pursued."""
     if not cells:
         raise ValueError("the pool has no cells; widen grid.* or the sweep's lists")
     first = cells[0]
@@ -104,13 +113,13 @@ def goal_of(cells: list[CellConfig]) -> Goal:
 
 
 def options_of(cells: list[CellConfig]) -> Options:
-    """Return how to start, to batch and to fit."""
+    """Return the sizes of the first batch and the next ones, and the form of the law."""
     target = cells[0].target
     return Options(start=target.start, batch=target.batch, form=target.form)
 
 
 def candidate(cell: CellConfig, count: str) -> Candidate:
-    """Return a cell of the pool as the design sees it."""
+    """Return a cell of the pool as a candidate; `count` says which parameters are its N."""
     r, (leaves, _) = resolve(cell), branch_of(cell)
     return Candidate(
         name=cell.run_id(),
@@ -124,20 +133,27 @@ def candidate(cell: CellConfig, count: str) -> Candidate:
 
 
 def settled(folder: Path) -> dict[str, Record]:
-    """Return the pretraining records that are a result."""
-    found = read_records(folder) if folder.is_dir() else []
-    return {r.run_id: r for r in found if r.status in SETTLED and r.stage == "pretrain"}
+    """Return the pretraining records of a study that are a result, by id."""
+    records = read_records(folder) if folder.is_dir() else []
+    return {r.run_id: r for r in records if r.status in SETTLED and r.stage == "pretrain"}
 
 
 def spent_on(records: dict[str, Record], written: list[Batch]) -> float:
-    """Return the study's FLOPs: of its batches, and of cells that were there before them."""
+    """Return the FLOPs that the study has spent: on its batches, and on cells trained before."""
     batched = {i for b in written for i in b.run_ids}
     before = [candidate_of(r, "total") for i, r in records.items() if i not in batched]
     return flops_of(before) + sum(b.cost for b in written if set(b.run_ids) & set(records))
 
 
 def batch_of(step: Step, left: list[Candidate], goal: Goal, *, spent: float, number: int) -> Batch:
-    """Return the step as a line of design.jsonl."""
+    """Return a step as a line of design.jsonl.
+
+    step: the choice
+    left: the candidates that have no result yet
+    goal: the target
+    spent: FLOPs spent so far
+    number: batches so far
+    """
     now, law = step.standing, step.law
     return Batch(
         number=number + 1,
@@ -161,7 +177,14 @@ def batch_of(step: Step, left: list[Candidate], goal: Goal, *, spent: float, num
 
 
 def say_next(step: Step, folder: Path, goal: Goal, *, count: str, form: str) -> None:
-    """Say which commands give this law and its plan."""
+    """Log the commands that fit the same law and plan from it.
+
+    step: the last step, with its law
+    folder: the study's folder
+    goal: the target
+    count: which parameters are N
+    form: of the law
+    """
     if step.law is None or not step.law.usable:
         return
     options = f" form={form}" * (form != "chinchilla") + f" count={count}" * (count != "total")

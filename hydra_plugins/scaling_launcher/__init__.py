@@ -1,4 +1,7 @@
-"""Hydra's way into `scaling.jobs.study_run`: one multirun is one call with all its cells."""
+"""Hydra's launcher and grid sweeper: a multirun becomes one call of `study_run` with all its cells.
+
+Imports of `scaling` are inside functions: Hydra imports every plugin at the start of every command.
+"""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -13,11 +16,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-MOST_CELLS = 100_000  # of one sweep: composing that many takes hours, far above any study
+MOST_CELLS = 100_000  # of one sweep, far above any study: composing that many takes hours
 
 
 class TrunkLauncher(Launcher):
-    """Compose every cell, then train the missing ones, trunk by trunk, here or on SLURM."""
+    """Composes all cells of a sweep, then trains the missing ones on this machine or on SLURM."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
@@ -25,36 +28,36 @@ class TrunkLauncher(Launcher):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what composing needs; `scaling.jobs` runs the cells, not the task function."""
+        """Keep what composing needs. `scaling.jobs` runs the cells, not the task function."""
         self.loader, self.config = hydra_context.config_loader, config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
-        """Run the cells that these override lists name."""
+        """Run the cells that the override lists name; return Hydra's result for each list."""
         self.run(self.compose(job_overrides))
-        done = []
+        jobs = []
         for overrides in job_overrides:
             job = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
             job.return_value = None
-            done.append(job)
-        return done
+            jobs.append(job)
+        return jobs
 
     def compose(self, job_overrides: Sequence[Sequence[str]]) -> list[Any]:
-        """Return the cells that these override lists name, within the limits of `grid`."""
+        """Return the cells that the override lists name, within the limits of `grid`."""
         from scaling.jobs.grid import compose_cells
 
         return compose_cells(self.loader, self.config, job_overrides)
 
     def run(self, cells: list[Any]) -> None:
-        """Train those of the cells that are missing."""
+        """Train the cells that are not done."""
         from scaling.jobs.study_run import run_cells
 
         run_cells(cells, **self.options)
 
 
 def refuse_endless(overrides: list[Override]) -> None:
-    """Refuse a grid of more than MOST_CELLS cells before its combinations are listed."""
+    """Raise ValueError for a grid of more than MOST_CELLS cells, before the cells are listed."""
     cells = 1
     for override in overrides:
         value = override.value()
@@ -70,14 +73,14 @@ def refuse_endless(overrides: list[Override]) -> None:
 
 
 class GridSweeper(BasicSweeper):
-    """Hydra's sweeper, but every cell is composed once, and before anything is written.
+    """Hydra's sweeper, but every cell is composed once, before anything is written.
 
-    Hydra's own composes each job a second time to try it, a quarter of a second each, and makes the
-    study's folder first, whatever its name is.
+    Hydra's own sweeper composes each job a second time to check it, which takes a quarter of a
+    second each, and makes the study's folder before the study's name is checked.
     """
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Compose the cells of each batch, keep the sweep's config, run the batches."""
+        """Compose the cells of each batch, write the sweep's config, run the batches."""
         assert self.config is not None
         launcher: Any = self.launcher
         batches = self.composed(arguments)

@@ -1,1 +1,1 @@
-"""What a trained model is asked for: samples, likelihoods, tasks, exports."""
+"""Trained models in use: samples, likelihoods, scores on tasks, exports."""

@@ -1,9 +1,9 @@
 """Rows of prompt and completion as tensors: layout, log-probabilities, counted FLOPs.
 
-A row is prompt, completion, then padding on the right, so that plain causal attention never sees
-padding and needs no mask. Packed rows hold several examples each, and a mask keeps attention within
-each (Krell et al. 2021, 2107.02027). Quantities per token sit at the index of the token they are
-about, less one: index t of a (B, L-1) tensor is about token t+1, predicted from the state at t.
+A row is a prompt, its completion, then padding on the right: plain causal attention never sees the
+padding and needs no mask. A packed row holds several examples, and a mask keeps attention
+causal_within each of them (Krell et al. 2021, 2107.02027). A (B, L-1) tensor of numbers per token
+holds at index t the number of token t+1, which is predicted from the state at t.
 
 Legend: B batch, L row length, C width, V vocabulary, M completion tokens of the batch.
 """
@@ -19,20 +19,22 @@ from scaling.config import ModelConfig
 from scaling.data.tokenizer import PAD
 from scaling.model.transformer import Transformer, causal_within
 
-CHUNK_TOKENS = 1024  # fewer are bound by calls
+# On a CPU rows go through the model in chunks of this many tokens: with fewer, the calls cost more
+# than the arithmetic.
+CHUNK_TOKENS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """A batch of rows; `mask` is True at [b, t] where token t+1 belongs to a completion."""
+    """A batch of rows of token ids."""
 
     tokens: Tensor  # (B, L)
-    mask: Tensor  # (B, L-1)
+    mask: Tensor  # (B, L-1) True at t where token t+1 belongs to a completion
     last: Tensor  # (B,) index of the last token before the padding
-    example: Tensor | None = None  # (B, L) number within its row of each token's example, if packed
+    example: Tensor | None = None  # (B, L) of packed rows: which example of its row a token is in
 
     def take(self, index: Tensor) -> "Rows":
-        """Return some of the rows, cut to the longest of them."""
+        """Return the rows of an index, (b,), without the columns that all of them pad."""
         length = int(self.last[index].max()) + 1
         return Rows(
             tokens=self.tokens[index, :length],
@@ -43,18 +45,18 @@ class Rows:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens without padding."""
+        """Number of tokens, padding not counted."""
         return int(self.last.sum()) + len(self.last)
 
     @property
     def real(self) -> Tensor:
-        """Where no padding is, (B, L)."""
+        """True where a token is not padding, (B, L)."""
         column = torch.arange(self.tokens.shape[1], device=self.last.device)
         return column <= self.last[:, None]
 
     @property
     def lengths(self) -> Tensor:
-        """Tokens of each example, in no order where rows are packed."""
+        """Number of tokens of each example; packed examples come in no particular order."""
         if self.example is None:
             return self.last + 1
         numbers = torch.arange(len(self.last), device=self.last.device)[:, None]
@@ -68,7 +70,7 @@ def join(
     completions: Sequence[Sequence[int]],
     device: torch.device | None = None,
 ) -> Rows:
-    """Lay out rows of token ids; every completion holds at least one token."""
+    """Lay out one row for each prompt and its completion, which holds at least one token."""
     lengths = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
     tokens = torch.full((len(lengths), max(lengths)), PAD)
     mask = torch.zeros(len(lengths), max(lengths) - 1, dtype=torch.bool)
@@ -86,25 +88,28 @@ def pack(
     context: int,
     device: torch.device | None = None,
 ) -> Rows:
-    """Lay out examples in as few rows of `context` tokens as first-fit finds, the longest first.
+    """Lay out examples in rows of up to `context` tokens, by first-fit with the longest first.
 
-    An example longer than that has a row of its own.
+    prompts: token ids
+    completions: token ids, one completion for each prompt
+    context: the length of a row; a longer example has a row of its own
+    device: where the rows are put; None is the CPU
     """
     pairs = list(zip(prompts, completions, strict=True))
-    together: list[list[int]] = []  # numbers of the examples of each row
+    rows_of_examples: list[list[int]] = []  # numbers of the examples of each row
     room: list[int] = []
     for i in sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1])):
         size = len(pairs[i][0]) + len(pairs[i][1])
         at = next((k for k, free in enumerate(room) if free >= size), len(room))
         if at == len(room):
-            together.append([])
+            rows_of_examples.append([])
             room.append(context)
-        together[at].append(i)
+        rows_of_examples[at].append(i)
         room[at] -= size
-    joined = [[t for i in row for side in pairs[i] for t in side] for row in together]
+    joined = [[t for i in row for side in pairs[i] for t in side] for row in rows_of_examples]
     rows = join([[]] * len(joined), joined)
     mask, example = torch.zeros_like(rows.mask), torch.full_like(rows.tokens, len(pairs))
-    for b, row in enumerate(together):
+    for b, row in enumerate(rows_of_examples):
         end = 0
         for number, i in enumerate(row):
             start, end = end, end + len(pairs[i][0]) + len(pairs[i][1])
@@ -119,29 +124,29 @@ def pack(
 
 
 def states(model: Transformer, rows: Rows, *, last: bool = False) -> Tensor:
-    """Return the hidden states that completion tokens are predicted from, (M, C) in row order.
+    """Return the hidden states from which completion tokens are predicted, (M, C) in row order.
 
-    With `last` the states at each row's last token instead, (B, C). On a CPU, rows of like length
-    go through the model together, so that little of the work is padding.
+    `last` returns the state at the last token of each row instead, (B, C). On a CPU rows of like
+    length go through the model together, so that little of the work is padding.
     """
     chunks = by_length(model, rows)
     if len(chunks) == 1:
-        return _picked(model, rows, last)
-    found = torch.cat([_picked(model, rows.take(chunk), last) for chunk in chunks])
+        return _states_of_rows(model, rows, last)
+    by_chunk = torch.cat([_states_of_rows(model, rows.take(chunk), last) for chunk in chunks])
     counts = torch.ones_like(rows.last) if last else rows.mask.sum(1)
     order = torch.cat(chunks)
-    there = torch.empty_like(counts)  # where each row's states begin in `found`
-    there[order] = counts[order].cumsum(0) - counts[order]
-    shift = there - (counts.cumsum(0) - counts)
-    return found[torch.arange(len(found)) + shift.repeat_interleave(counts)]
+    begins = torch.empty_like(counts)  # where each row's states begin in `by_chunk`
+    begins[order] = counts[order].cumsum(0) - counts[order]
+    shift = begins - (counts.cumsum(0) - counts)
+    return by_chunk[torch.arange(len(by_chunk)) + shift.repeat_interleave(counts)]
 
 
-def _picked(model: Transformer, rows: Rows, last: bool) -> Tensor:
+def _states_of_rows(model: Transformer, rows: Rows, last: bool) -> Tensor:
     mask = positions = None
     if rows.example is not None:
         mask = causal_within(rows.example)
-        if model.config.positions != "rope":  # which sees distances alone
-            positions = restarted(rows.example)
+        if model.config.positions != "rope":  # rope depends on distances alone
+            positions = restart_positions(rows.example)
     real = rows.real if model.config.n_experts else None
     hidden = model.hidden(rows.tokens, positions=positions, mask=mask, real=real)  # (B, L, C)
     if last:
@@ -149,17 +154,18 @@ def _picked(model: Transformer, rows: Rows, last: bool) -> Tensor:
     return hidden[:, :-1][rows.mask]
 
 
-def restarted(example: Tensor) -> Tensor:
-    """Return positions that count from 0 within each run of equal numbers, (B, L)."""
+def restart_positions(example: Tensor) -> Tensor:
+    """Return positions, (B, L), that start at 0 in each run of equal numbers of `example`."""
     column = torch.arange(example.shape[1], device=example.device).expand_as(example)
     begins = example.diff(dim=1, prepend=example[:, :1]) != 0
     return column - (column * begins).cummax(1).values
 
 
 def by_length(model: Transformer, rows: Rows) -> list[Tensor]:
-    """Cut rows, sorted by length, into chunks of CHUNK_TOKENS or so; all in one elsewhere.
+    """Return the numbers of the rows, sorted by length, in chunks of about CHUNK_TOKENS tokens.
 
-    Experts see a batch at once: their load is balanced over it.
+    There is one chunk on a GPU, and for a mixture of experts: their load is balanced over the
+    batch.
     """
     n = len(rows.last)
     parts = min(n, rows.n_tokens // CHUNK_TOKENS)
@@ -173,40 +179,49 @@ def log_probs(
 ) -> tuple[Tensor, Tensor]:
     """Return log-probability and entropy (nats) of each completion token, (M,) each.
 
-    Without `entropy_learns` the entropy has no gradient. Both are in row order, as `rows.mask`
-    selects; `scatter` puts them back. Logits are computed for completion tokens alone.
+    model: the language model
+    rows: prompts and completions
+    temperature: divides the logits
+    entropy_learns: whether the entropy has a gradient
+
+    Both are in row order, as `rows.mask` selects them; `scatter` makes them (B, L-1).
     """
     logits = model.head(states(model, rows)).float() / temperature  # (M, V)
     logp = F.log_softmax(logits, dim=-1)
-    known = logp if entropy_learns else logp.detach()
-    entropy = -(known.exp() * known).sum(-1)  # (M,)
+    entropy_logp = logp if entropy_learns else logp.detach()
+    entropy = -(entropy_logp.exp() * entropy_logp).sum(-1)  # (M,)
     return logp.gather(1, rows.tokens[:, 1:][rows.mask][:, None])[:, 0], entropy
 
 
 def completion_losses(model: Transformer, rows: Rows) -> Tensor:
-    """Return the cross-entropy (nats) of each completion token, (M,), as `rows.mask` selects."""
+    """Return the cross-entropy (nats) of each completion token, (M,), in row order."""
     targets = rows.tokens[:, 1:][rows.mask]
     return F.cross_entropy(model.head(states(model, rows)).float(), targets, reduction="none")
 
 
 def scatter(values: Tensor, mask: Tensor) -> Tensor:
-    """Put (M,) values where `mask` is True, zero elsewhere, (B, L-1)."""
+    """Put (M,) values where `mask` is True and 0 elsewhere, (B, L-1)."""
     return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(
         mask, values
     )
 
 
-def padded(lists: Sequence[Sequence[float]], mask: Tensor) -> Tensor:
-    """Put lists of per-token numbers of the rows where `mask` is True, (B, L-1), float32."""
+def scatter_lists(lists: Sequence[Sequence[float]], mask: Tensor) -> Tensor:
+    """Put the numbers of each row's completion tokens where `mask` is True, (B, L-1), float32."""
     flat = torch.tensor([v for row in lists for v in row], dtype=torch.float32)
     return scatter(flat.to(mask.device), mask)
 
 
 def forward_flops(config: ModelConfig, vocab_size: int, rows: Rows, *, head: bool = True) -> float:
-    """Count the FLOPs of one forward pass over rows: matrices, attention, logits of completions.
+    """Count the FLOPs of one forward pass over rows; forward and backward are three times this.
 
-    As `Shape.flops_per_token` (forward and backward are three times this), with the attention
-    square at each example's own length, the head for completion tokens alone, padding not counted.
+    config: the model's shape
+    vocab_size: of the model
+    rows: what is passed
+    head: whether logits are computed
+
+    The count is that of `Shape.flops_per_token`, with these differences: attention costs the square
+    of each example's own length, the head passes completion tokens alone, padding is not counted.
     """
     shape = config.shape(vocab_size=vocab_size, context=1)
     lengths = rows.lengths.double()

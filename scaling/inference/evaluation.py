@@ -1,4 +1,7 @@
-"""A model's loss on texts and its scores on tasks, as `scaling.evaluate` writes them."""
+"""What `scaling.evaluate` measures of a model: scores on tasks, loss on texts, completions.
+
+The results are written to evaluation.json beside the weights.
+"""
 
 import logging
 import math
@@ -35,10 +38,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class EvaluateConfig:
-    """What is scored on what; `limit` questions a task, spread evenly over its file (0: all).
+    """Which models are scored, and on what.
 
-    `folder` holds the tasks' files. `typos` scores the tasks once more with that share
-    of neighbouring letters swapped. `prompts` are completed with `max_new_tokens` tokens each.
+    `folder` holds the files of the tasks. `limit` takes that many questions of each task, spread
+    evenly over its file (0: all). `typos` scores the tasks once more with that share of
+    neighbouring letters swapped. Each of `prompts` is completed with `max_new_tokens` tokens.
     """
 
     checkpoint: str = ""
@@ -56,54 +60,61 @@ class EvaluateConfig:
     machine: MachineConfig = field(default_factory=MachineConfig)
 
     def __post_init__(self) -> None:
-        """Check that there is something to score, and by what."""
+        """Check the numbers, and that a model and something to score are named."""
         check_ranges(self)
         check("checkpoint", self.checkpoint, bool(self.checkpoint), "is missing; give runs/NAME")
-        asked = bool(self.tasks or self.texts or self.prompts)
-        check("tasks", self.tasks, asked, "is empty, and so are texts and prompts; set one of them")
+        any_set = bool(self.tasks or self.texts or self.prompts)
+        check(
+            "tasks", self.tasks, any_set, "is empty, and so are texts and prompts; set one of them"
+        )
 
 
-def score_task(task: Task, trained: Trained, tell: Progress | None = None) -> dict[str, Any]:
+def score_task(task: Task, trained: Trained, progress: Progress | None = None) -> dict[str, Any]:
     """Return a task's scores.
 
     `acc` is the share of questions whose right continuation has the highest log-likelihood,
-    `acc_norm` the same per character, each with its standard error; for single continuations `acc`
-    is the share said word for word. `bits_per_byte` of the right continuations is the task's loss;
-    `choice_loss` and `ece` (expected calibration error, Guo et al. 2017, equation 3) are those of
-    the choices' probabilities, which the likelihoods give when they are made to sum to one.
+    `acc_norm` the same with log-likelihoods per character, each with its standard error. For tasks
+    with single continuations `acc` is the share that greedy decoding reproduces. `bits_per_byte` of
+    the right continuations is the task's loss. `choice_loss` (nats) and `ece` (expected calibration
+    error, Guo et al. 2017, equation 3) come from the probabilities of the choices: the likelihoods
+    of a question's choices, divided by their sum.
     """
     requests = [r for q in task.questions for r in q.requests]
-    heard = tell or Progress(task.name, total=len(requests))
-    found = log_likelihoods(trained.model, trained.tokenizer, requests, tell=heard.update)
-    heard.close()
+    progress = progress or Progress(task.name, total=len(requests))
+    likelihoods = log_likelihoods(
+        trained.model, trained.tokenizer, requests, report=progress.update
+    )
+    progress.close()
     starts = np.cumsum([0, *(len(q.requests) for q in task.questions)])[:-1]
     gold = starts + np.array([q.gold for q in task.questions])
     n_bytes = sum(len(q.text.encode()) for q in task.questions)
     scores: dict[str, Any] = {
         "n": len(gold),
-        "bits_per_byte": -float(found.nats[gold].sum()) / math.log(2) / n_bytes,
+        "bits_per_byte": -float(likelihoods.nats[gold].sum()) / math.log(2) / n_bytes,
     }
     if not task.ranked:
-        scores |= with_error("acc", found.greedy[gold])
-        scores["perplexity"] = math.exp(min(700.0, -float(found.nats[gold].mean())))
+        scores |= mean_with_error("acc", likelihoods.greedy[gold])
+        scores["perplexity"] = math.exp(min(700.0, -float(likelihoods.nats[gold].mean())))
         return scores
     scores["chance"] = task.chance
-    return scores | rank(task, found, starts)
+    return scores | choice_scores(task, likelihoods, starts)
 
 
-def rank(task: Task, found: Likelihoods, starts: np.ndarray) -> dict[str, Any]:
-    """Return the scores of a task with choices; `starts` are the questions' first requests."""
+def choice_scores(task: Task, likelihoods: Likelihoods, starts: np.ndarray) -> dict[str, Any]:
+    """Return the scores of a task with choices; `starts` is the first request of each question."""
     right, right_norm, confidence, choice_loss = [], [], [], []
     for question, at in zip(task.questions, starts, strict=True):
-        nats = found.nats[at : at + len(question.requests)]
-        lengths = np.array([max(1, len(said.strip())) for _, said in question.requests])
+        nats = likelihoods.nats[at : at + len(question.requests)]
+        lengths = np.array(
+            [max(1, len(continuation.strip())) for _, continuation in question.requests]
+        )
         log_share = nats - np.logaddexp.reduce(nats)
         right.append(nats.argmax() == question.gold)
         right_norm.append((nats / lengths).argmax() == question.gold)
         confidence.append(math.exp(log_share.max()))
         choice_loss.append(-log_share[question.gold])
-    scores: dict[str, Any] = with_error("acc", np.array(right))
-    scores |= with_error("acc_norm", np.array(right_norm))
+    scores: dict[str, Any] = mean_with_error("acc", np.array(right))
+    scores |= mean_with_error("acc_norm", np.array(right_norm))
     scores["choice_loss"] = float(np.mean(choice_loss))
     scores["ece"] = calibration_error(np.array(confidence), np.array(right))
     groups = sorted({q.group for q in task.questions} - {""})
@@ -113,89 +124,94 @@ def rank(task: Task, found: Likelihoods, starts: np.ndarray) -> dict[str, Any]:
     return scores
 
 
-def with_error(name: str, values: np.ndarray) -> dict[str, float]:
-    """Return the mean of 0/1 values and its standard error."""
+def mean_with_error(name: str, values: np.ndarray) -> dict[str, float]:
+    """Return the mean of 0/1 values under `name`, and its standard error."""
     n = len(values)
     error = float(values.std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
     return {name: float(values.mean()), f"{name}_se": error}
 
 
-def score(trained: Trained, config: EvaluateConfig, tasks: list[Task]) -> dict[str, Any]:
-    """Return what is asked of one model."""
-    found: dict[str, Any] = {"tasks": {}, "texts": {}}
+def score_model(trained: Trained, config: EvaluateConfig, tasks: list[Task]) -> dict[str, Any]:
+    """Return the scores of one model on tasks and texts, and its completions of the prompts."""
+    scores: dict[str, Any] = {"tasks": {}, "texts": {}}
     for task in tasks:
-        found["tasks"][task.name] = score_task(task, trained)
+        scores["tasks"][task.name] = score_task(task, trained)
         if config.typos:
-            spoilt = score_task(with_typos(task, config.typos, config.seed), trained)
-            found["tasks"][task.name] |= {"typos": config.typos, "acc_typos": spoilt["acc"]}
+            misspelt = score_task(with_typos(task, config.typos, config.seed), trained)
+            scores["tasks"][task.name] |= {"typos": config.typos, "acc_typos": misspelt["acc"]}
     for text in config.texts:
-        left, files = LeftOut(), source_files([text])
-        read = read_documents(files, text_key=config.text_key, left_out=left)
-        documents = [d.text for d in read]
-        if left.as_dict():
-            log.info("%s: rows left out: %s", text, left.in_words())
-        found["texts"][text_name(text)] = asdict(
-            score_texts(trained.model, trained.tokenizer, documents)
+        left_out, files = LeftOut(), source_files([text])
+        documents = read_documents(files, text_key=config.text_key, left_out=left_out)
+        texts = [document.text for document in documents]
+        if left_out.as_dict():
+            log.info("%s: rows left out: %s", text, left_out.in_words())
+        scores["texts"][text_name(text)] = asdict(
+            score_texts(trained.model, trained.tokenizer, texts)
         )
     if config.prompts:
-        found["samples"] = samples(trained, config)
-    return found
+        scores["samples"] = complete_prompts(trained, config)
+    return scores
 
 
 def text_name(path: str) -> str:
-    """Name a text by its folder and file, without endings."""
+    """Return the name of a text: its folder and its file, without endings."""
     return f"{Path(path).resolve().parent.name}/{Path(path).name.split('.')[0]}"
 
 
-def samples(trained: Trained, config: EvaluateConfig) -> list[dict[str, str]]:
-    """Complete the prompts."""
-    asked = [clean(p) for p in config.prompts]
-    prompts = [trained.tokenizer.encode(p).ids for p in asked]
-    said = generate(
+def complete_prompts(trained: Trained, config: EvaluateConfig) -> list[dict[str, str]]:
+    """Return each prompt with a completion."""
+    texts = [clean(p) for p in config.prompts]
+    prompts = [trained.tokenizer.encode(p).ids for p in texts]
+    samples = generate(
         trained.model,
         prompts,
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         seed=config.seed,
     )
-    texts = [trained.tokenizer.decode(c) for c in said.completions]
-    return [{"prompt": p, "completion": t} for p, t in zip(asked, texts, strict=True)]
+    completions = [trained.tokenizer.decode(c) for c in samples.completions]
+    return [{"prompt": p, "completion": t} for p, t in zip(texts, completions, strict=True)]
 
 
-def keep(trained: Trained, found: dict[str, Any], limit: int) -> Evaluation:
-    """Write evaluation.json, with what earlier calls found of the same weights."""
+def write_evaluation(trained: Trained, scores: dict[str, Any], limit: int) -> Evaluation:
+    """Write evaluation.json; scores that it holds of the same weights stay.
+
+    trained: the model
+    scores: of `score_model`
+    limit: questions of each task, which is written beside its scores (0: all)
+    """
     path, record = trained.folder / EVALUATION, trained.record
     weights = sha256_file(trained.weights)
-    before = read_evaluation(path) if path.is_file() else None
-    if before is not None and before.inputs.get("weights") != weights:
-        before = None
-    scored = {name: {**scores, "limit": limit} for name, scores in found["tasks"].items()}
-    whole = Evaluation(
+    earlier = read_evaluation(path) if path.is_file() else None
+    if earlier is not None and earlier.inputs.get("weights") != weights:
+        earlier = None
+    tasks = {name: {**values, "limit": limit} for name, values in scores["tasks"].items()}
+    evaluation = Evaluation(
         run_id=record.run_id,
         stage=record.stage,
         params=record.params,
         tokens=record.tokens,
         flops=record.flops,
         test_loss=record.test_loss,
-        tasks=(before.tasks if before else {}) | scored,
-        texts=(before.texts if before else {}) | found["texts"],
-        samples=found.get("samples", before.samples if before else []),
+        tasks=(earlier.tasks if earlier else {}) | tasks,
+        texts=(earlier.texts if earlier else {}) | scores["texts"],
+        samples=scores.get("samples", earlier.samples if earlier else []),
         inputs={"weights": weights, "tokenizer": sha256_file(trained.tokenizer_path)},
         versions={**code_version(), "torch": torch.__version__},
         ended=now(),
     )
-    whole.write(path)
-    return whole
+    evaluation.write(path)
+    return evaluation
 
 
-def show(trained: Trained, found: dict[str, Any]) -> str:
-    """Return the lines of one model."""
+def evaluation_text(trained: Trained, scores: dict[str, Any]) -> str:
+    """Return the lines that the command prints for one model."""
     record = trained.record
     lines = [
         f"{trained.folder}: {record.stage}, N {record.params.with_head:,}, D {record.tokens:,}, "
         f"C {record.flops:.3g}"
     ]
-    for name, s in found["tasks"].items():
+    for name, s in scores["tasks"].items():
         line = f"  {name:18} acc {s['acc']:.4f} +- {s['acc_se']:.4f}"
         if "acc_norm" in s:
             line += f"  acc_norm {s['acc_norm']:.4f} +- {s['acc_norm_se']:.4f}"
@@ -204,11 +220,11 @@ def show(trained: Trained, found: dict[str, Any]) -> str:
         if "acc_typos" in s:
             line += f"  acc with typos {s['acc_typos']:.4f}"
         lines.append(f"{line}  bits/byte {s['bits_per_byte']:.3f}  n {s['n']:,}")
-    for name, s in found["texts"].items():
+    for name, s in scores["texts"].items():
         lines.append(
             f"  {name:18} loss {s['loss']:.4f} +- {s['standard_error']:.4f} nats/token  "
             f"perplexity {math.exp(s['loss']):.1f}  bits/byte {s['bits_per_byte']:.3f}"
         )
-    for sample in found.get("samples", []):
+    for sample in scores.get("samples", []):
         lines.append(f"  {sample['prompt']!r} -> {sample['completion']!r}")
     return "\n".join(lines) + "\n"

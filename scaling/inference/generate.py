@@ -1,9 +1,9 @@
 """Batched sampling with a key/value cache.
 
 Prompts are padded on the left, so that all rows write the same column of the cache; a mask hides
-the padding and positions count from each prompt's first token. Rows that have ended leave.
-Each row has its own stream of uniform draws (inverse-CDF sampling), so what it gets depends neither
-on the batch it is in nor on when others end.
+the padding, and positions count from the first token of each prompt. Rows that have ended leave the
+batch. Each row has its own stream of uniform draws (inverse-CDF sampling), so that its completion
+depends neither on the other rows of the batch nor on when they end.
 
 Legend: B batch, U different prompts, P longest prompt, S keys so far, V vocabulary.
 """
@@ -20,9 +20,11 @@ from scaling.inference.completions import CHUNK_TOKENS
 from scaling.model.transformer import Cache, Transformer
 from scaling.study.activity import moved
 
-BATCH_ROWS = {"cpu": 256, "cuda": 512}  # rows at a time, of like length
-DROP_SHARE = 0.9  # ended rows are dropped once fewer than this share of the batch is alive
-DRAW_SEED = 2**31
+BATCH_ROWS = {"cpu": 256, "cuda": 512}  # rows that are sampled together, by device
+# Ended rows are dropped once less than this share of the batch goes on: dropping moves rows of the
+# cache.
+DROP_SHARE = 0.9
+DRAW_SEED = 2**31  # added to the seed: the draws differ from those of models with the same seed
 
 
 @dataclass(kw_only=True)
@@ -35,38 +37,38 @@ class Samples:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens sampled."""
+        """Number of tokens in all completions."""
         return sum(map(len, self.completions))
 
 
 @dataclass(kw_only=True)
 class Batch:
-    """Rows being sampled: what shrinks when rows end."""
+    """The rows that are being sampled; tensors shrink when rows end."""
 
-    rows: Tensor  # (B,) index into the chunk
+    rows: Tensor  # (B,) number of each row within the chunk of prompts
     cache: Cache
     valid: Tensor  # (B, capacity) True where a key is a real token
-    hidden: Tensor  # (B, capacity) -inf where it is not, else 0
+    hidden: Tensor  # (B, capacity) the mask to add to attention: -inf where not `valid`, else 0
     positions: Tensor  # (B,) position of the next token
     draws: Tensor  # (B, max_new) uniform in [0, 1)
 
     def keep(self, alive: Tensor) -> Tensor:
-        """Drop the rows that are not alive: the last ones move into their places.
+        """Drop the rows that are not alive; the last rows move into their places.
 
-        Returns which row stands where, (B,).
+        Returns the former number of the row at each place, (B,).
         """
         n = int(alive.sum())
         holes, movers = (~alive[:n]).nonzero()[:, 0], alive[n:].nonzero()[:, 0] + n
 
-        def kept(values: Tensor) -> Tensor:
+        def compact(values: Tensor) -> Tensor:
             values[holes] = values[movers]
             return values[:n]
 
-        self.cache.keys = [kept(k) for k in self.cache.keys]
-        self.cache.values = [kept(v) for v in self.cache.values]
-        self.rows, self.valid, self.hidden = map(kept, (self.rows, self.valid, self.hidden))
-        self.positions, self.draws = kept(self.positions), kept(self.draws)
-        return kept(torch.arange(len(alive), device=alive.device))
+        self.cache.keys = [compact(k) for k in self.cache.keys]
+        self.cache.values = [compact(v) for v in self.cache.values]
+        self.rows, self.valid, self.hidden = map(compact, (self.rows, self.valid, self.hidden))
+        self.positions, self.draws = compact(self.positions), compact(self.draws)
+        return compact(torch.arange(len(alive), device=alive.device))
 
 
 @torch.inference_mode()
@@ -79,17 +81,23 @@ def generate(
     seed: int = 0,
     batch_rows: int = 0,
 ) -> Samples:
-    """Sample one completion a prompt (repeat a prompt for several); temperature 0 is greedy.
+    """Sample one completion of each prompt; repeat a prompt to get several.
 
-    A completion ends with END or after `max_new_tokens`. Raises ValueError for no or empty prompts
-    and for those that leave no room in the context.
+    model: the language model
+    prompts: token ids
+    max_new_tokens: a completion ends with END or after this many tokens
+    temperature: divides the logits; 0 takes the likeliest token
+    seed: of the draws; a prompt's draws depend on the seed and on its place among the prompts
+    batch_rows: rows that are sampled together; 0 takes BATCH_ROWS of the device
+
+    ValueError for no prompts, for an empty one, and for one that leaves no room in the context.
     """
     check_room(prompts, max_new_tokens=max_new_tokens, context=model.context)
     batch_rows = batch_rows or BATCH_ROWS.get(model.device.type, 128)
     generator = torch.Generator().manual_seed(DRAW_SEED + seed)
     draws = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    found = Samples(
+    samples = Samples(
         completions=[[] for _ in prompts],
         log_probs=[[] for _ in prompts],
         ended=[False] * len(prompts),
@@ -102,15 +110,15 @@ def generate(
             [prompts[i] for i in chunk], model, draws[chunk], temperature
         )
         for row, i in enumerate(chunk):
-            found.completions[i] = tokens[row][: counts[row]]
-            found.log_probs[i] = log_probs[row][: counts[row]]
-            found.ended[i] = found.completions[i][-1] == END
+            samples.completions[i] = tokens[row][: counts[row]]
+            samples.log_probs[i] = log_probs[row][: counts[row]]
+            samples.ended[i] = samples.completions[i][-1] == END
     model.train(was_training)
-    return found
+    return samples
 
 
 def check_room(prompts: Sequence[Sequence[int]], *, max_new_tokens: int, context: int) -> None:
-    """Raise ValueError when there is nothing to complete or no room to do so."""
+    """Raise ValueError when a prompt is missing, empty or too long for the context."""
     if not prompts or not all(prompts):
         raise ValueError(
             "there is an empty prompt, or none at all; "
@@ -130,7 +138,7 @@ def check_room(prompts: Sequence[Sequence[int]], *, max_new_tokens: int, context
 def _sample(
     prompts: list[Sequence[int]], model: Transformer, draws: Tensor, temperature: float
 ) -> tuple[list[list[int]], list[list[float]], list[int]]:
-    """Sample one chunk; return tokens, log-probabilities and how many of them count, by row."""
+    """Sample one chunk; return by row the tokens, their log-probabilities, and how many count."""
     n, max_new = draws.shape
     device = model.device
     tokens = torch.full((n, max_new), PAD, device=device)
@@ -140,28 +148,28 @@ def _sample(
     decoder = Decoder(model) if has_decoder(model) else None
     alive = torch.ones(n, dtype=torch.bool, device=device)  # of the rows still in the batch
     for step in range(max_new):
-        chosen, logp = choose(logits, batch.draws[:, step], temperature)  # (B,) each
+        next_tokens, logp = choose(logits, batch.draws[:, step], temperature)  # (B,) each
         moved()
-        tokens[batch.rows, step] = chosen
+        tokens[batch.rows, step] = next_tokens
         log_probs[batch.rows, step] = logp
-        ends = alive & (chosen == END)
+        ends = alive & (next_tokens == END)
         counts[batch.rows] = torch.where(ends, step + 1, counts[batch.rows])
         alive = alive & ~ends
         n_alive = int(alive.sum())
         if n_alive == 0 or step == max_new - 1:
             break
         if n_alive < DROP_SHARE * len(alive):
-            chosen, alive = chosen[batch.keep(alive)], alive[alive]
-        logits = _decode(chosen, model, batch, decoder)
+            next_tokens, alive = next_tokens[batch.keep(alive)], alive[alive]
+        logits = _decode(next_tokens, model, batch, decoder)
     return tokens.tolist(), log_probs.tolist(), counts.tolist()
 
 
 def _prefill(
     prompts: list[Sequence[int]], model: Transformer, draws: Tensor
 ) -> tuple[Batch, Tensor]:
-    """Run the prompts through the model; return the batch and the next token's logits, (B, V).
+    """Run the prompts through the model; return the batch and the logits of the next token, (B, V).
 
-    A prompt that several rows share goes through once.
+    A prompt that several rows share passes once.
     """
     device, n = model.device, len(prompts)
     numbers = {p: i for i, p in enumerate(dict.fromkeys(map(tuple, prompts)))}
@@ -197,7 +205,7 @@ def _prefill(
 def parts_of(
     prompts: list[tuple[int, ...]], device: torch.device
 ) -> Iterator[list[tuple[int, ...]]]:
-    """Cut prompts, in order, into parts of CHUNK_TOKENS or so on a CPU; all in one elsewhere."""
+    """Yield prompts, in order, in parts of about CHUNK_TOKENS tokens on a CPU; in one on a GPU."""
     total = sum(map(len, prompts))
     n_parts = max(1, total // CHUNK_TOKENS) if device.type == "cpu" else 1
     size = -(-len(prompts) // n_parts)
@@ -208,9 +216,15 @@ def parts_of(
 def _fill(
     prompts: list[tuple[int, ...]], model: Transformer, cache: Cache, *, rows: slice, end: int
 ) -> Tensor:
-    """Put prompts into some rows of a cache, up to column `end`; return their last states, (u, C).
+    """Run prompts through the model into rows of a cache; return their last states, (u, C).
 
-    They are padded on the left to the longest of them; those of one length need no mask.
+    prompts: u different prompts, as token ids
+    model: the language model
+    cache: is written in place
+    rows: the rows of the cache that belong to the prompts
+    end: the column of the cache after the last token of each prompt
+
+    Prompts are padded on the left to the longest one; prompts of equal length need no mask.
     """
     lengths = torch.tensor([len(p) for p in prompts], device=model.device)
     P = int(lengths.max())
@@ -230,42 +244,47 @@ def _fill(
     return model.hidden(tokens, positions=positions, mask=mask, cache=own)[:, -1]
 
 
-def _decode(chosen: Tensor, model: Transformer, batch: Batch, decoder: Decoder | None) -> Tensor:
-    """Feed one token a row; return the next logits, (B, V)."""
-    seen = batch.cache.length + 1
+def _decode(
+    next_tokens: Tensor, model: Transformer, batch: Batch, decoder: Decoder | None
+) -> Tensor:
+    """Feed each row its next token; return the logits of the token after it, (B, V)."""
+    n_keys = batch.cache.length + 1
     if decoder is not None:
-        logits = decoder.step(chosen, batch.positions, batch.hidden[:, None, :seen], batch.cache)
+        logits = decoder.step(
+            next_tokens, batch.positions, batch.hidden[:, None, :n_keys], batch.cache
+        )
     else:
-        mask = batch.valid[:, None, None, :seen]  # (B, 1, 1, S)
+        mask = batch.valid[:, None, None, :n_keys]  # (B, 1, 1, S)
         logits = model(
-            chosen[:, None], positions=batch.positions[:, None], mask=mask, cache=batch.cache
+            next_tokens[:, None], positions=batch.positions[:, None], mask=mask, cache=batch.cache
         )[:, 0]
     batch.positions = batch.positions + 1
     return logits
 
 
-def cumulated(shares: Tensor) -> Tensor:
-    """Return the sums of (B, V) shares up to each, in float64.
+def cumulative_sums(shares: Tensor) -> Tensor:
+    """Return cumulative sums of (B, V) shares over V, in float64.
 
-    On the CPU where every operation must give the same bits each time: a GPU has no such sum.
+    They are computed on the CPU where torch is set to deterministic algorithms: a GPU has no
+    deterministic cumulative sum.
     """
     slow = shares.device.type == "cuda" and torch.are_deterministic_algorithms_enabled()
-    found = shares.to("cpu" if slow else shares.device).cumsum(-1, dtype=torch.float64)
-    return found.to(shares.device)
+    sums = shares.to("cpu" if slow else shares.device).cumsum(-1, dtype=torch.float64)
+    return sums.to(shares.device)
 
 
 def choose(logits: Tensor, draws: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """Choose a token a row by its uniform draw; return it and its log-probability, (B,) each.
+    """Choose a token for each row by its uniform draw; return tokens and log-probabilities, (B,).
 
-    At temperature 0 the likeliest token, with its log-probability at temperature 1.
+    At temperature 0 the likeliest token is chosen; its log-probability is that at temperature 1.
     """
     logp = torch.log_softmax(logits.float() / (temperature or 1.0), dim=-1)  # (B, V)
     if temperature == 0:
-        chosen = logp.argmax(-1)
+        next_tokens = logp.argmax(-1)
     else:
-        cumulative = cumulated(logp.exp())
-        wanted = draws[:, None] * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp(
+        cumulative = cumulative_sums(logp.exp())
+        thresholds = draws[:, None] * cumulative[:, -1:]
+        next_tokens = torch.searchsorted(cumulative, thresholds, right=True)[:, 0].clamp(
             max=logits.shape[1] - 1
         )
-    return chosen, logp.gather(1, chosen[:, None])[:, 0]
+    return next_tokens, logp.gather(1, next_tokens[:, None])[:, 0]

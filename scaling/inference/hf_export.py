@@ -33,8 +33,8 @@ from scaling.schema import (
 from scaling.train.tensor_files import write_tensors
 
 
-def unexportable(config: ModelConfig) -> str:
-    """Say what keeps a model from Llama's and Mixtral's layouts; empty where nothing does."""
+def layout_obstacles(config: ModelConfig) -> str:
+    """Return the settings that fit neither Llama's nor Mixtral's layout; empty where all fit."""
     reasons = {
         f"positions={config.positions}": config.positions != "rope",
         f"norm={config.norm}": config.norm != "rmsnorm",
@@ -48,10 +48,10 @@ def unexportable(config: ModelConfig) -> str:
 
 def hub_config(model: Transformer) -> dict[str, Any]:
     """Return config.json for a model; ValueError where no layout fits."""
-    c, unfit = model.config, unexportable(model.config)
-    if unfit:
+    c, obstacles = model.config, layout_obstacles(model.config)
+    if obstacles:
         raise ValueError(
-            f"a model with {unfit} has no layout in transformers that gives equal logits; "
+            f"a model with {obstacles} has no layout in transformers that gives equal logits; "
             "train one with rope, rmsnorm, swiglu, no bias (experts: top_k of 2 or more, "
             "none shared)"
         )
@@ -95,24 +95,24 @@ def hub_weights(model: Transformer) -> dict[str, Tensor]:
     table = model.embedding.weight
     if model.config.embedding_norm:
         table = F.rms_norm(table, (model.config.d_model,), eps=EMBEDDING_EPS)
-    found = {
+    weights = {
         "model.embed_tokens.weight": table,
         "lm_head.weight": model.head.weight * model.output_scale,
         "model.norm.weight": model.norm.weight,
     }
     for i, block in enumerate(model.blocks):
         assert isinstance(block, Block)
-        own = attention_weights(block.attention, block.branch) | {
+        layer = attention_weights(block.attention, block.branch) | {
             "input_layernorm.weight": block.norm_attention.weight,
             "post_attention_layernorm.weight": block.norm_mlp.weight,
         }
-        own |= feed_forward_weights(block)
-        found |= {f"model.layers.{i}.{name}": tensor for name, tensor in own.items()}
-    return {k: v.detach().float().cpu().clone().contiguous() for k, v in found.items()}  # type: ignore[union-attr]
+        layer |= feed_forward_weights(block)
+        weights |= {f"model.layers.{i}.{name}": tensor for name, tensor in layer.items()}
+    return {k: v.detach().float().cpu().clone().contiguous() for k, v in weights.items()}  # type: ignore[union-attr]
 
 
 def attention_weights(attention: Attention, branch: float) -> dict[str, Tensor]:
-    """Split the fused matrix, its scale put into the queries."""
+    """Split the fused matrix; put attention's scale into the queries, `branch` into the output."""
     kv = attention.n_kv_head * attention.d_head
     q, k, v = attention.qkv.weight.split([attention.n_head * attention.d_head, kv, kv])
     if attention.scale is not None:
@@ -126,15 +126,15 @@ def attention_weights(attention: Attention, branch: float) -> dict[str, Tensor]:
 
 
 def feed_forward_weights(block: Block) -> dict[str, Tensor]:
-    """Split gate and up; experts one by one."""
+    """Split gate and up, for each expert of a mixture; multiply the branch's scale into `down`."""
     mlp, branch = block.mlp, block.branch
     if isinstance(mlp, MoE):
-        found = {"block_sparse_moe.gate.weight": mlp.router.weight * mlp.router_scale}
+        weights = {"block_sparse_moe.gate.weight": mlp.router.weight * mlp.router_scale}
         for j, (fused, down) in enumerate(zip(mlp.up, mlp.down, strict=True)):
             gate, up = fused.chunk(2)
             names = {"w1": gate, "w3": up, "w2": down * branch}
-            found |= {f"block_sparse_moe.experts.{j}.{n}.weight": w for n, w in names.items()}
-        return found
+            weights |= {f"block_sparse_moe.experts.{j}.{n}.weight": w for n, w in names.items()}
+        return weights
     gate, up = mlp.up.weight.chunk(2)  # type: ignore[union-attr]
     return {
         "mlp.gate_proj.weight": gate,
@@ -144,8 +144,11 @@ def feed_forward_weights(block: Block) -> dict[str, Tensor]:
 
 
 def export(trained: Trained, out: Path) -> None:
-    """Write config, weights, tokenizer and model card; what they are made of is read first."""
-    config, text = hub_config(trained.model), card(trained)
+    """Write config, weights, tokenizer and model card.
+
+    The config and the card are made first: a model that cannot be written leaves no folder.
+    """
+    config, text = hub_config(trained.model), model_card(trained)
     out.mkdir(parents=True, exist_ok=True)
     write_tensors(out / "model.safetensors", hub_weights(trained.model), {"format": "pt"})
     write_json(out / "config.json", config)
@@ -156,7 +159,7 @@ def export(trained: Trained, out: Path) -> None:
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": trained.model.context,
-            "padding_side": "left",  # so that a batch of prompts goes on where each ends
+            "padding_side": "left",  # so that the prompts of a batch end in the same column
             "clean_up_tokenization_spaces": False,
             **special,
             **({"chat_template": JINJA} if is_chat(trained.record) else {}),
@@ -175,8 +178,8 @@ def is_chat(record: Record) -> bool:
     return any(block.get("template") == "chat" for block in blocks)
 
 
-def card(trained: Trained) -> str:
-    """Return the model card: what was trained on what, what it reached, by which plan."""
+def model_card(trained: Trained) -> str:
+    """Return the model card: training, test loss, law and sealed forecast, scores on tasks."""
     r, folder = trained.record, trained.folder
     lines = [
         "---",
@@ -194,9 +197,9 @@ def card(trained: Trained) -> str:
         lines.append(f"- Test loss {r.test_loss:.4f} +- {r.test_loss_se or 0:.4f} nats{bits}.")
     law, forecast = folder.parents[1] / "law.json", folder.parent / "forecast.json"
     if folder.parent.name == "final" and law.is_file():
-        lines.append(f"- Law {law_of(law)}.")
-    if folder.parent.name == "final" and forecast.is_file() and (said := forecast_of(forecast)):
-        lines.append(f"- Forecast sealed before the run: {said}.")
+        lines.append(f"- Law {law_text(law)}.")
+    if folder.parent.name == "final" and forecast.is_file() and (text := forecast_text(forecast)):
+        lines.append(f"- Forecast sealed before the run: {text}.")
     scores = folder / EVALUATION
     if scores.is_file():
         lines += ["", "| task | accuracy | bits per byte | questions |", "|---|---|---|---|"]
@@ -209,19 +212,19 @@ def card(trained: Trained) -> str:
     return "\n".join(lines) + "\n"
 
 
-def law_of(path: Path) -> str:
-    """Return form, status and parameters of a law.json, which is read in full by `analysis`."""
+def law_text(path: Path) -> str:
+    """Return form, status and parameters of a law.json; `scaling` reads no more of it."""
     values = read_json(path)
     check_schema(values, source=path, noun="law", fix="refit it with analysis.fit")
     try:
-        said = ", ".join(f"{k} {v:.4g}" for k, v in values["parameters"].items())
-        return f"({values['form']}, {values['status']}): {said}"
+        parameters = ", ".join(f"{k} {v:.4g}" for k, v in values["parameters"].items())
+        return f"({values['form']}, {values['status']}): {parameters}"
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no law; refit it with analysis.fit") from error
 
 
-def forecast_of(path: Path) -> str:
-    """Return loss and interval of a sealed forecast; empty where the plan made none."""
+def forecast_text(path: Path) -> str:
+    """Return loss and interval of a sealed forecast; empty where the plan has no forecast."""
     values = read_json(path)
     check_schema(values, source=path, noun="sealed forecast", fix="run scaling.final again")
     values = values.get("forecast", values)

@@ -1,7 +1,8 @@
 """Log-likelihoods of continuations, and of whole texts, under a model.
 
-A continuation's tokens are those of context and continuation encoded together, less those of the
-context, as lm-evaluation-harness has it; an empty context is the end of a document before.
+Context and continuation are encoded together; the tokens of the continuation are those after the
+tokens of the context, as in lm-evaluation-harness. An empty context becomes the END of a document
+before.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,35 +17,35 @@ from scaling.data.tokenizer import END, PAD
 from scaling.model.transformer import Transformer
 from scaling.train.heldout import Score, TestSet, evaluate
 
-BATCH_TOKENS = 4096  # padded tokens scored at once
+BATCH_TOKENS = 4096  # tokens that are scored at once, padding included
 
 
 @dataclass(frozen=True, kw_only=True)
 class Likelihoods:
-    """Each request's log-likelihood in nats, its tokens, and whether greedy decoding says it."""
+    """The likelihood of each request's continuation; all arrays are (requests,)."""
 
-    nats: np.ndarray
-    tokens: np.ndarray
-    greedy: np.ndarray
+    nats: np.ndarray  # log-likelihood, summed over tokens
+    tokens: np.ndarray  # number of tokens scored
+    greedy: np.ndarray  # whether greedy decoding gives the continuation
 
 
 def encode_requests(
     tokenizer: Tokenizer, requests: Sequence[tuple[str, str]], *, context: int
 ) -> list[tuple[list[int], int]]:
-    """Return each request's tokens, the last `context` + 1 of them, and how many are scored."""
-    blanks = [len(c) - len(c.rstrip()) for c, _ in requests]  # they belong to what follows
-    wholes = tokenizer.encode_batch_fast([c + said for c, said in requests])
+    """Return the last `context` + 1 tokens of each request, and how many of them are scored."""
+    blanks = [len(c) - len(c.rstrip()) for c, _ in requests]  # encoded with what follows them
+    wholes = tokenizer.encode_batch_fast([c + continuation for c, continuation in requests])
     heads = tokenizer.encode_batch_fast(
         [c[: len(c) - blank] for (c, _), blank in zip(requests, blanks, strict=True)]
     )
-    found = []
+    encoded = []
     for whole, head in zip(wholes, heads, strict=True):
         ids, start = whole.ids, len(head.ids)
         if not start:
             ids, start = [END, *ids], 1
         scored = len(ids) - start
-        found.append((ids[-(context + 1) :], min(scored, context)))
-    return found
+        encoded.append((ids[-(context + 1) :], min(scored, context)))
+    return encoded
 
 
 @torch.inference_mode()
@@ -53,17 +54,24 @@ def log_likelihoods(
     tokenizer: Tokenizer,
     requests: Sequence[tuple[str, str]],
     *,
-    tell: Callable[[int], None] = lambda done: None,
+    report: Callable[[int], None] = lambda done: None,
 ) -> Likelihoods:
-    """Score continuations given their contexts, the longest first; `tell` hears how many are done.
+    """Return the log-likelihoods of continuations given their contexts.
 
-    What does not fit the model's context is cut from the left. Raises ValueError for a continuation
-    without a token.
+    model: the language model
+    tokenizer: of the model
+    requests: (context, continuation) pairs; a pair that is too long for the model loses its first
+        tokens
+    report: called with the number of requests done; the longest come first
+
+    ValueError for a continuation without a token.
     """
     encoded = encode_requests(tokenizer, requests, context=model.context)
-    for (context, said), (_, scored) in zip(requests, encoded, strict=True):
+    for (context, continuation), (_, scored) in zip(requests, encoded, strict=True):
         if scored < 1:
-            raise ValueError(f"the continuation {said!r} after {context[-40:]!r} has no token")
+            raise ValueError(
+                f"the continuation {continuation!r} after {context[-40:]!r} has no token"
+            )
     order = sorted(range(len(encoded)), key=lambda i: -len(encoded[i][0]))
     nats, greedy = np.empty(len(order)), np.empty(len(order), dtype=bool)
     was_training, at = model.training, 0
@@ -75,7 +83,7 @@ def log_likelihoods(
         for row, i in zip(rows, chunk, strict=True):
             row[: len(encoded[i][0])] = torch.tensor(encoded[i][0])
         rows = rows.to(model.device)
-        logits = model(rows[:, :-1]).float()  # padding follows, so nothing that counts sees it
+        logits = model(rows[:, :-1]).float()  # padding is on the right: no scored token sees it
         losses = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
         losses = losses.view(len(chunk), longest).double().cpu().numpy()
         hits = (logits.argmax(-1) == rows[:, 1:]).cpu().numpy()
@@ -84,16 +92,15 @@ def log_likelihoods(
             span = slice(len(ids) - 1 - scored, len(ids) - 1)
             nats[i], greedy[i] = -losses[row, span].sum(), hits[row, span].all()
         at += len(chunk)
-        tell(at)
+        report(at)
     model.train(was_training)
     return Likelihoods(nats=nats, tokens=np.array([s for _, s in encoded]), greedy=greedy)
 
 
 def score_texts(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str]) -> Score:
-    """Return loss and bits per byte of documents, cut into windows of the model's context.
+    """Return loss and bits per byte of texts, cut into windows of the model's context.
 
-    The last window of a text is cut short by what does not fill it: less than a context each.
-    Raises ValueError when no window is filled.
+    The end of a text that fills no window is not scored. ValueError when no text fills a window.
     """
     context = model.context
     inputs, targets, documents, n_bytes, n_tokens = [], [], [], 0, 0

@@ -1,10 +1,12 @@
-"""A LoRA stage as a folder that `peft` loads: adapters, and the base that they adapt beside them.
+"""A LoRA stage as a folder that `peft` loads: the adapters, and in a folder of it their base model.
 
-The base is named by its path within the folder, so that the whole may be moved: peft's own loaders
-look for it from the current folder (`cd DIR`), `PeftModel.from_pretrained` takes it already loaded.
+The adapters name their base by a relative path, so that the whole folder may be moved. peft's own
+loaders look for the base from the current folder (`cd DIR`); `PeftModel.from_pretrained` takes a
+base that is already loaded.
 
-Our fused products are several layers there: each takes the shared first factor and its rows of the
-second, with the scales that scaling.export puts into the weights.
+Several layers of Llama are one fused matrix in our model. An adapter of a fused matrix becomes one
+adapter for each layer: all get the first factor, each gets its rows of the second, multiplied by
+the scale that scaling.export puts into that layer's weights.
 """
 
 import math
@@ -22,12 +24,12 @@ from scaling.schema import write_json
 from scaling.train.checkpoint import refuse_damaged
 from scaling.train.tensor_files import open_tensors, write_tensors
 
-BASE = "base"  # the base's folder within the adapters'
-PREFIX = "base_model.model.model.layers"
+BASE = "base"  # the folder of the base model within that of the adapters
+PREFIX = "base_model.model.model.layers"  # of the names of a layer's adapters in peft
 
 
 def read_adapters(folder: Path) -> tuple[dict[str, Tensor], int]:
-    """Return a stage's factors by layer and their rank; ValueError where it has none."""
+    """Return the adapters' factors by name and their rank; ValueError for a stage without them."""
     path = folder / ADAPTERS
     if not path.is_file():
         raise ValueError(
@@ -42,8 +44,8 @@ def read_adapters(folder: Path) -> tuple[dict[str, Tensor], int]:
 
 
 @torch.no_grad()
-def take_away(model: Transformer, factors: dict[str, Tensor], rank: int) -> None:
-    """Subtract merged adapters from a model's weights, which leaves the base they were on."""
+def subtract_adapters(model: Transformer, factors: dict[str, Tensor], rank: int) -> None:
+    """Subtract merged adapters from a model's weights: what remains is their base model."""
     for name in {n.rsplit(".", 1)[0] for n in factors}:
         update = factors[f"{name}.up"].double() @ factors[f"{name}.down"].double()
         weight = model.get_submodule(name).weight
@@ -52,30 +54,33 @@ def take_away(model: Transformer, factors: dict[str, Tensor], rank: int) -> None
 
 
 def hub_adapters(model: Transformer, factors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the factors under peft's names for Llama's layout."""
-    found: dict[str, Tensor] = {}
+    """Return the factors under the names that peft gives them in Llama's layout."""
+    tensors: dict[str, Tensor] = {}
     for i, block in enumerate(model.blocks):
         assert isinstance(block, Block)
         for layer, names, scales in _layers(block):
             down, up = (factors[f"blocks.{i}.{layer}.{part}"] for part in ("down", "up"))
             rows = up.split([size for _, size in names])
             for (name, _), part, scale in zip(names, rows, scales, strict=True):
-                found[f"{PREFIX}.{i}.{name}.lora_A.weight"] = down.clone()
-                found[f"{PREFIX}.{i}.{name}.lora_B.weight"] = (part * scale).contiguous()
-    return found
+                tensors[f"{PREFIX}.{i}.{name}.lora_A.weight"] = down.clone()
+                tensors[f"{PREFIX}.{i}.{name}.lora_B.weight"] = (part * scale).contiguous()
+    return tensors
 
 
 def _layers(block: Block) -> list[tuple[str, list[tuple[str, int]], list[float]]]:
-    """Return our adapted layers, what each is called in Llama (rows), and the scales put in."""
+    """Return for each of our adapted layers its name, Llama's layers and the scales put into them.
+
+    Llama's layers are (name, rows) pairs, in the order of the fused matrix.
+    """
     attention, mlp = block.attention, block.mlp
     assert isinstance(attention, Attention)
     kv, branch = attention.n_kv_head * attention.d_head, block.branch
-    turn = 1.0 if attention.scale is None else attention.scale * math.sqrt(attention.d_head)
+    query_scale = 1.0 if attention.scale is None else attention.scale * math.sqrt(attention.d_head)
     width, hidden = attention.out.out_features, mlp.down.in_features  # type: ignore[union-attr]
     heads = attention.n_head * attention.d_head
-    own = [("self_attn.q_proj", heads), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)]
+    projections = [("self_attn.q_proj", heads), ("self_attn.k_proj", kv), ("self_attn.v_proj", kv)]
     return [
-        ("attention.qkv", own, [turn, 1.0, 1.0]),
+        ("attention.qkv", projections, [query_scale, 1.0, 1.0]),
         ("attention.out", [("self_attn.o_proj", width)], [branch]),
         ("mlp.up", [("mlp.gate_proj", hidden), ("mlp.up_proj", hidden)], [1.0, 1.0]),
         ("mlp.down", [("mlp.down_proj", width)], [branch]),
@@ -83,9 +88,9 @@ def _layers(block: Block) -> list[tuple[str, list[tuple[str, int]], list[float]]
 
 
 def write_adapters(trained: Trained, out: Path) -> None:
-    """Write the adapter folder; `trained` is left with the base's weights."""
+    """Write the adapter folder; `trained` then holds the weights of the base model."""
     factors, rank = read_adapters(trained.folder)
-    take_away(trained.model, factors, rank)
+    subtract_adapters(trained.model, factors, rank)
     tensors = hub_adapters(trained.model, factors)
     out.mkdir(parents=True, exist_ok=True)
     write_tensors(out / "adapter_model.safetensors", tensors, {"format": "pt"})

@@ -1,4 +1,4 @@
-"""A trained language model with its vocabulary, found from its folder alone."""
+"""A trained language model with its vocabulary, opened from its folder alone."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ WEIGHTS, RECORD = "model.safetensors", "record.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """A model ready to be run, and where it came from."""
+    """A model that is ready to run, its vocabulary and its record."""
 
     model: Transformer
     tokenizer: Tokenizer
@@ -32,87 +32,88 @@ class Trained:
 
     @property
     def weights(self) -> Path:
-        """The weights' file."""
+        """The file of the weights."""
         return self.folder / WEIGHTS
 
 
 def trained_folders(path: str | Path) -> list[Path]:
-    """Return the folders of language models at a path: a cell's, a stage's, or all of a study's.
+    """Return the folders of the finished language models at a path.
 
-    Raises FileNotFoundError where there is none, ValueError where the one named is no finished
-    language model.
+    The path is the folder of a cell or a stage, its weights, or a study, whose models are all
+    returned. FileNotFoundError where there is none, ValueError for a cell or a stage that is no
+    finished language model.
     """
     path = Path(path)
     folder = check_listable(path.parent if path.name == WEIGHTS else path)
     if (folder / RECORD).is_file():
-        unfit = why_not(folder)
-        if unfit:
-            raise ValueError(f"{folder} {unfit}")
+        reason = unfit_reason(folder)
+        if reason:
+            raise ValueError(f"{folder} {reason}")
         return [folder]
-    found = sorted(
+    folders = sorted(
         {r.parent for r in [*folder.glob(f"*/{RECORD}"), *folder.glob(f"final/*/{RECORD}")]}
     )
-    found = [f for f in found if not why_not(f)]
-    if not found:
+    folders = [f for f in folders if not unfit_reason(f)]
+    if not folders:
         raise FileNotFoundError(
             f"no finished model in checkpoint={path}; give the folder of a cell "
             "(runs/NAME/<cell>), of a stage (runs/NAME/final/<stage>), or of a study (runs/NAME)"
         )
-    return found
+    return folders
 
 
 def trained_folder(path: str | Path) -> Path:
-    """Return the one model's folder at a path; ValueError where there are several."""
-    found = trained_folders(path)
-    if len(found) > 1:
+    """Return the folder of the model at a path; ValueError where there are several models."""
+    folders = trained_folders(path)
+    if len(folders) > 1:
         raise ValueError(
-            f"checkpoint={path} holds {len(found)} models; give one of them, as "
-            f"{pasted(f'checkpoint={found[-1]}')}"
+            f"checkpoint={path} holds {len(folders)} models; give one of them, as "
+            f"{pasted(f'checkpoint={folders[-1]}')}"
         )
-    return found[0]
+    return folders[0]
 
 
-def why_not(folder: Path) -> str:
-    """Say why a folder with a record holds no language model to run; empty where it does."""
+def unfit_reason(folder: Path) -> str:
+    """Say why a folder with a record holds no language model to run; empty where it holds one."""
     record = read_record(folder / RECORD)
     if record.status != "done":
         return f"ended as {record.status} ({record.error}); train it again"
     if record.stage == "reward":
-        return "is a reward model, which says no words; give another stage"
+        return "is a reward model, which writes no text; give another stage"
     if not (folder / WEIGHTS).is_file():
         return f"has no {WEIGHTS}; train it again"
     return ""
 
 
 def open_trained(folder: Path, device: torch.device, *, tokenizer: str = "") -> Trained:
-    """Read model and vocabulary of a folder of `trained_folders`.
+    """Read model and vocabulary of a folder that `trained_folders` returned.
 
-    `tokenizer` names a tokenizer.json instead of the cached one. Raises FileNotFoundError for a
-    vocabulary that is not there and ValueError for one that is not the model's.
+    `tokenizer` names a tokenizer.json instead of the one in the cache. FileNotFoundError for a
+    missing vocabulary; ValueError for one that is not the model's, and for damaged files.
     """
     record = read_record(folder / RECORD)
     model_config = settings_of(record, folder, "model", ModelConfig)
-    wanted = settings_of(record, folder, "tokenizer", TokenizerConfig)
-    path = Path(tokenizer) if tokenizer else find_tokenizer(folder, record, wanted)
+    tokenizer_config = settings_of(record, folder, "tokenizer", TokenizerConfig)
+    path = Path(tokenizer) if tokenizer else find_tokenizer(folder, record, tokenizer_config)
     if not tokenizer and has_hashes(path.parent) and (why := damage(path.parent)):
         raise ValueError(
             f"the vocabulary's folder {path.parent} is damaged ({why}); run the sweep again, which "
             "makes it anew, or set tokenizer= to a whole tokenizer.json"
         )
     vocabulary = load_tokenizer(path)
-    size = wanted.vocab_size
-    known = record.inputs.get("tokenizer")
-    if vocabulary.get_vocab_size() > size or (known and known != sha256_file(path)):
+    size = tokenizer_config.vocab_size
+    known_sha256 = record.inputs.get("tokenizer")
+    if vocabulary.get_vocab_size() > size or (known_sha256 and known_sha256 != sha256_file(path)):
         raise ValueError(
             f"{path} is not the vocabulary that {folder} was trained with; restore that one"
         )
     context = record.setting("data", "context")
     params = model_config.shape(vocab_size=size, context=context).params.total
-    held = (folder / WEIGHTS).stat().st_size
-    if params > held:  # each takes a byte or more; nothing is allocated for what is not there
+    n_bytes = (folder / WEIGHTS).stat().st_size
+    if params > n_bytes:  # a parameter takes a byte or more: refuse before memory is allocated
         raise ValueError(
-            f"{folder / WEIGHTS} has {held:,} bytes, too few for the {params:,} parameters that "
-            f"{folder / RECORD} tells of; restore the folder, or train it again"
+            f"{folder / WEIGHTS} has {n_bytes:,} bytes, too few for the {params:,} parameters that "
+            f"{folder / RECORD} names; restore the folder, or train it again"
         )
     model = Transformer(model_config, vocab_size=size, context=context)
     load_weights(folder / WEIGHTS, model)
@@ -126,7 +127,15 @@ def open_trained(folder: Path, device: torch.device, *, tokenizer: str = "") -> 
 
 
 def settings_of(record: Record, folder: Path, name: str, kind: type[T]) -> T:
-    """Return a block of a record's config; one that this version does not know is refused."""
+    """Return a block of a record's config as its dataclass.
+
+    record: the record
+    folder: its folder, for messages
+    name: the block's key
+    kind: the dataclass
+
+    ValueError for settings that this version does not know.
+    """
     return read_as(
         kind,
         record.setting(name),
@@ -137,14 +146,14 @@ def settings_of(record: Record, folder: Path, name: str, kind: type[T]) -> T:
     )
 
 
-def find_tokenizer(folder: Path, record: Record, wanted: TokenizerConfig) -> Path:
-    """Return the cached vocabulary that a record's corpus and config lead to."""
+def find_tokenizer(folder: Path, record: Record, config: TokenizerConfig) -> Path:
+    """Return the vocabulary in the cache that belongs to a record's corpus and tokenizer config."""
     caches = [parent / ".cache" for parent in folder.resolve().parents]
     if cache := record.config.get("machine", {}).get("cache"):
         caches.insert(0, Path(cache))
     corpus = record.inputs.get("corpus", "")
     for cache in caches if corpus else ():
-        path = tokens_folder(cache, corpus, wanted) / "tokenizer.json"
+        path = tokens_folder(cache, corpus, config) / "tokenizer.json"
         if path.is_file():
             return path
     raise FileNotFoundError(

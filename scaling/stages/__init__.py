@@ -1,1 +1,1 @@
-"""The stages of a final run: pretraining, fine-tuning, reward model, PPO."""
+"""The stages of a final run, and of a sweep's cells: pretraining, fine-tuning, reward, PPO."""

@@ -1,17 +1,16 @@
 """Cells of a sweep that are stages after pretraining: fine-tuning, reward models, PPO.
 
-A cell with `stage` names a whole way: the model to pretrain, how to fine-tune it, how to learn its
-reward model, how to optimise against that. What comes before a stage is a cell too and is looked
-for in every study of `runs`, so that a sweep of fine-tunings starts from the models of the sweep
-before it; what nobody has is trained first, in this study. The losses of reward models compare only
-where all learn from the same pairs: `reward.policy` says who samples them.
+Such a cell holds the settings of its stage and of all stages before it. Each stage before it is a
+cell as well. It is looked for in every study of `runs`, so that a sweep of fine-tunings starts from
+the models of an earlier sweep; where no study has it, it is trained first, in this study. Losses of
+reward models compare only where all learn from the same pairs: `reward.policy` names the model that
+samples them.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,9 @@ from scaling.data.tokens import cache_folder, open_corpus
 from scaling.inference.trained import WEIGHTS, trained_folders
 from scaling.schema import Record, find_record, read_record, sha256_file
 from scaling.stages.examples.pairs import rows_file
-from scaling.stages.stage import finished, open_stage
+from scaling.stages.plan import StageName
+from scaling.stages.run import run_or_keep
+from scaling.stages.stage import open_stage
 from scaling.study.failures import last_line
 from scaling.study.lease import Held, Pulse, last_attempt
 from scaling.study.places import cell_folder, record_path, status_of, trained_at
@@ -33,10 +34,14 @@ Hold = Callable[[CellConfig, Path], AbstractContextManager[Any]]
 
 
 def train_stages(cells: Sequence[CellConfig], *, pulse: Pulse, hold: Hold) -> list[Record]:
-    """Train stage cells of one body and what they start from; return their records.
+    """Train cells of one pretrained model, and the cells that they start from; return the records.
 
-    `pulse` and `hold` are those of `train_trunk`. RuntimeError where what a cell starts from could
-    not be trained; ValueError for settings that no stage has.
+    cells: cells of a stage after pretraining
+    pulse: requests to save or stop, and the leases; as for `train_trunk`
+    hold: holds a cell while it is trained; raises Held while another process has it
+
+    RuntimeError where a cell that one starts from could not be trained; ValueError for settings
+    that no stage has.
     """
     for cell in cells:
         if status_of(cell) == "done":
@@ -46,12 +51,15 @@ def train_stages(cells: Sequence[CellConfig], *, pulse: Pulse, hold: Hold) -> li
             with hold(cell, cell_folder(cell)):
                 run_stage(cell, sources, pulse=pulse)
         except Held:
-            log.info("cell %s is trained elsewhere", cell.run_id())
+            log.info("cell %s is trained by another process", cell.run_id())
     return [r for r in map(find_record, map(record_path, cells)) if r is not None]
 
 
-def sources_of(cell: CellConfig, *, pulse: Pulse, hold: Hold) -> dict[str, Path]:
-    """Return the folders of the stages that a cell starts from, trained where they are missing."""
+def sources_of(cell: CellConfig, *, pulse: Pulse, hold: Hold) -> dict[StageName, Path]:
+    """Return the folders that a cell starts from, by stage; train the cells that are missing.
+
+    Held where another process trains one of them.
+    """
     before = cell.before()
     if before is None:
         return {}
@@ -60,36 +68,37 @@ def sources_of(cell: CellConfig, *, pulse: Pulse, hold: Hold) -> dict[str, Path]
     if folder is None:
         folder = cell_folder(before)
         try:
-            if before.stage == "pretrain":
+            if before.stage == StageName.PRETRAIN:
                 train_by_ranks([before], pulse=pulse, hold=hold)
             else:
                 with hold(before, folder):
                     run_stage(before, sources, pulse=pulse)
         except (ValueError, RuntimeError, OSError) as error:
             raise RuntimeError(failed_before(before, last_line(str(error)))) from error
-        status, other = status_of(before), last_attempt(folder)
-        if status == "missing" and other:  # as train_trunk said
-            raise Held(other)
+        status, attempt = status_of(before), last_attempt(folder)
+        if status == "missing" and attempt:  # train_trunk skips a cell that another process holds
+            raise Held(attempt)
         if status != "done":
             why = last_line(read_record(folder / "record.json").error or "")
             raise RuntimeError(failed_before(before, f"{status}: {why}"))
-    found = {**sources, before.stage: folder}
-    if before.model != cell.model:  # a reward model of another shape: the policy is fine-tuned too
-        found |= sources_of(replace(cell, stage=before.stage), pulse=pulse, hold=hold)
-    return found
+    sources = {**sources, StageName(before.stage): folder}
+    if before.model != cell.model:
+        # The reward model has another shape: the policy needs a fine-tuned model of its own.
+        sources |= sources_of(replace(cell, stage=before.stage), pulse=pulse, hold=hold)
+    return sources
 
 
 def failed_before(cell: CellConfig, why: str) -> str:
-    """Say that what a cell starts from is not there."""
+    """Say that a cell cannot be trained because `cell`, which it starts from, failed."""
     return f"the {cell.stage} it starts from, {cell.run_id()}, failed: {why}"
 
 
-def run_stage(cell: CellConfig, sources: dict[str, Path], *, pulse: Pulse) -> Record:
-    """Run a cell's stage in the cell's folder; its rate is a fraction of pretraining's peak."""
+def run_stage(cell: CellConfig, sources: dict[StageName, Path], *, pulse: Pulse) -> Record:
+    """Run a cell's stage in the cell's folder, or keep it where it is done; return its record."""
     stage = open_stage(
         planned(cell),
         cell.body(),
-        name=cell.stage,
+        name=StageName(cell.stage),
         corpus=open_corpus(cell),
         device=pick_device(cell.machine),
         sources=sources,
@@ -97,70 +106,75 @@ def run_stage(cell: CellConfig, sources: dict[str, Path], *, pulse: Pulse) -> Re
         run_id=cell.run_id(),
         pulse=pulse,
     )
-    found = finished(stage)
-    run: Callable[..., Record] = getattr(
-        import_module(f"scaling.stages.{cell.stage}"), f"run_{cell.stage}"
-    )
-    return found or run(stage)
+    return run_or_keep(stage)
 
 
 def resolve_policies(cells: Sequence[CellConfig]) -> None:
-    """Put the weights of the policy that samples pairs into every cell that names one.
+    """Replace `reward.policy` of each cell by the model's folder, and add the hash of its weights.
 
-    Of a study it is the fine-tuned model of the lowest test loss. FileNotFoundError without one.
+    Where the setting names a study, its fine-tuned model of the lowest test loss samples the pairs.
+    FileNotFoundError where there is none.
     """
-    known: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for cell in cells:
-        named = cell.reward.policy
-        if cell.stage not in ("reward", "ppo") or not named:
+        policy = cell.reward.policy
+        if cell.stage not in (StageName.REWARD, StageName.PPO) or not policy:
             continue
-        if named not in known:
-            known[named] = best_policy(named)
-            log.info("pairs are sampled from %s", known[named])
-        weights = known[named] / WEIGHTS
+        if policy not in folders:
+            folders[policy] = best_policy(policy)
+            log.info("pairs are sampled from %s", folders[policy])
+        folder = folders[policy]
         cell.reward = replace(
-            cell.reward, policy=str(known[named]), policy_sha256=sha256_file(weights)
+            cell.reward, policy=str(folder), policy_sha256=sha256_file(folder / WEIGHTS)
         )
 
 
 def refuse_changed_files(cells: Sequence[CellConfig]) -> None:
-    """Raise ValueError for a file of rows that was changed after a cell learned from it.
+    """Raise ValueError for a data file that was changed after a cell learned from it.
 
-    A cell is known by the file's name: with other rows in it the cell would be taken for done.
+    A cell's id holds the name of the file, not its rows: after a change the finished cell would be
+    taken for one of the new rows.
     """
-    now: dict[str, str] = {}
-    chain: dict[str, CellConfig] = {}
+    hashes: dict[str, str] = {}  # of the files as they are now, by name
+    stages: dict[str, CellConfig] = {}  # the cells and those that they start from, by id
     for cell in cells:
-        while cell.stage != "pretrain" and cell.run_id() not in chain:
-            chain[cell.run_id()] = cell
+        while cell.stage != StageName.PRETRAIN and cell.run_id() not in stages:
+            stages[cell.run_id()] = cell
             cell = cell.before() or cell.body()
-    for run_id, cell in chain.items():
+    for run_id, cell in stages.items():
         folder = trained_at(cell)
-        known = read_record(folder / "record.json").inputs if folder else {}
+        inputs = read_record(folder / "record.json").inputs if folder else {}
         for key in ("data", "test"):
             name = getattr(getattr(cell, cell.stage), key, "")
-            if key not in known or not name:
+            if key not in inputs or not name:
                 continue
             what = f"{cell.stage}.{key}"
-            if name not in now:
-                now[name] = sha256_file(rows_file(name, cache_folder(cell), what=what))
-            if now[name] != known[key]:
+            if name not in hashes:
+                hashes[name] = sha256_file(rows_file(name, cache_folder(cell), what=what))
+            if hashes[name] != inputs[key]:
                 raise ValueError(
                     f"{what}={name} was changed after cell {run_id} learned from it (sha256 "
-                    f"{known[key][:12]}, now {now[name][:12]}), and a cell is known by the file's "
-                    "name; give the changed file another name, or put the former one back"
+                    f"{inputs[key][:12]}, now {hashes[name][:12]}), and a cell's id holds the"
+                    " file's name alone; give the changed file another name, or put the former one"
+                    " back"
                 )
 
 
 def best_policy(path: str) -> Path:
-    """Return the fine-tuned model at a path: that folder, or a study's of the lowest test loss."""
+    """Return the folder of the fine-tuned model at a path.
+
+    A path to a study gives its fine-tuned model of the lowest test loss. FileNotFoundError where
+    there is none.
+    """
     try:
-        found = [f for f in trained_folders(path) if read_record(f / "record.json").stage == "sft"]
+        folders = trained_folders(path)
     except FileNotFoundError:
-        found = []
-    if not found:
+        folders = []
+    records = {folder: read_record(folder / "record.json") for folder in folders}
+    tuned = {f: record for f, record in records.items() if record.stage == StageName.SFT}
+    if not tuned:
         raise FileNotFoundError(
             f"reward.policy={path} holds no fine-tuned model; sweep stage=sft first, or name the "
             "folder of one"
         )
-    return min(found, key=lambda f: read_record(f / "record.json").test_loss or float("inf"))
+    return min(tuned, key=lambda folder: tuned[folder].test_loss or float("inf"))

@@ -1,20 +1,21 @@
-"""The stages of a plan, run in order."""
+"""The stages of a plan, run in order, each kept where it was finished before.
+
+Pretraining is the planned cell. Its forecast is sealed before it starts and scored after it ends.
+"""
 
 import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from scaling.config import (
-    CellConfig,
-    FinalConfig,
-    described,
-)
+from scaling.app.progress import Progress
+from scaling.budget import Resolved, resolve
+from scaling.config import CellConfig, FinalConfig, described
 from scaling.data.file_hashes import read_inputs
+from scaling.data.tokens import open_corpus
 from scaling.schema import (
     Record,
     discard_record,
@@ -25,36 +26,60 @@ from scaling.schema import (
     sweep_temporaries,
     write_json,
 )
+from scaling.stages.plan import STAGES, StageName, final_folder, planned_cell
+from scaling.stages.sealed_forecast import (
+    check_confirmation,
+    score_forecast,
+    seal_forecast,
+    stopped_outside,
+)
 from scaling.study.lease import Stopped
 from scaling.train.forecast_band import ForecastBand, read_shares_outside
 
 if TYPE_CHECKING:
     import torch
 
-    from scaling.budget import Resolved
     from scaling.data.tokens import Corpus
     from scaling.train.ranks import World
-from scaling.stages.plan import STAGES, planned_cell
-from scaling.stages.sealed_forecast import confirmed, outside, score_forecast, seal_forecast
 
 log = logging.getLogger(__name__)
+Begin = Callable[[CellConfig, ForecastBand], None]
 
 
-def run_stages(config: FinalConfig, wanted: Sequence[str], **ranks: Any) -> list[Record]:
-    """Run stages in their order; `ranks` are told to pretraining."""
+def no_other_ranks(cell: CellConfig, band: ForecastBand) -> None:
+    """Start no other ranks: the default of `begin`."""
+
+
+def run_stages(
+    config: FinalConfig,
+    stages: Sequence[StageName],
+    *,
+    world: "World | None" = None,
+    begin: Begin = no_other_ranks,
+) -> list[Record]:
+    """Run stages one after the other; return their records.
+
+    config: the plan
+    stages: which stages, in the order of a run
+    world: the ranks that torchrun or srun started; None lets pretraining start `machine.ranks`
+    begin: called right before pretraining trains, so that the other ranks of `world` begin too
+
+    ValueError when a stage diverges, so that no later stage starts from it.
+    """
     cell = planned_cell(config)
-    if "pretrain" in wanted and not (Path(config.runs) / config.study / "final").is_dir():
-        confirmed(config)  # before the corpus is opened, which may take minutes
-    from scaling.data.tokens import open_corpus
+    final = final_folder(config)
+    if StageName.PRETRAIN in stages and not final.is_dir():
+        check_confirmation(config)  # before the corpus is opened, which may take minutes
+    # torch takes seconds to import: a plan that is refused is refused before.
     from scaling.train.device import pick_device
 
-    final = Path(config.runs) / config.study / "final"
-    sweep_temporaries(final.parent, final, *(p for name in STAGES for p in places(final / name)))
+    folders = [folder for name in STAGES for folder in written_folders(final / name)]
+    sweep_temporaries(final.parent, final, *folders)
     device, corpus = pick_device(config.machine), open_corpus(cell)
     records = []
-    for name in wanted:
-        if name == "pretrain":
-            record = pretrain(config, cell, name=name, corpus=corpus, **ranks)
+    for name in stages:
+        if name == StageName.PRETRAIN:
+            record = pretrain(config, cell, corpus=corpus, world=world, begin=begin)
         else:
             record = post_train(config, cell, name=name, corpus=corpus, device=device)
         records.append(record)
@@ -63,8 +88,8 @@ def run_stages(config: FinalConfig, wanted: Sequence[str], **ranks: Any) -> list
     return records
 
 
-def places(stage: Path) -> tuple[Path, ...]:
-    """Return the folders of a stage that files are written to."""
+def written_folders(stage: Path) -> tuple[Path, ...]:
+    """Return the folders that a stage writes files to."""
     return stage, stage / ".trunk", stage / "pairs"
 
 
@@ -72,63 +97,120 @@ def pretrain(
     config: FinalConfig,
     cell: CellConfig,
     *,
-    name: str,
     corpus: "Corpus",
     world: "World | None" = None,
-    begin: Callable[[CellConfig, ForecastBand], None] = lambda cell, band: None,
+    begin: Begin = no_other_ranks,
 ) -> Record:
-    """Train the planned cell, its forecast sealed first; a finished one is kept.
+    """Train the planned cell, its forecast sealed before; keep a run that is finished.
 
-    Other ranks of a `world` are told to `begin`; without one `machine.ranks` are started.
+    config: the plan
+    cell: the planned cell
+    corpus: its tokenised corpus
+    world: the ranks that torchrun or srun started; None starts `machine.ranks` processes
+    begin: called right before training, so that the other ranks of `world` begin too
+
+    ValueError where the confirmation is missing or missed, where the cell cannot be trained here,
+    and where the run left its forecast band and `stop_outside` is set.
     """
-    from scaling.app.progress import Progress
-    from scaling.train.local_ranks import train_by_ranks
-    from scaling.train.trunk import train_trunk
-
-    folder = Path(config.runs) / config.study / "final" / name
+    folder = final_folder(config) / StageName.PRETRAIN
     inputs = {
         "cell": cell.run_id(),
         "corpus": corpus.sha256,
         "tokenizer": sha256_file(corpus.tokenizer_path),
     }
-    known, curve = folder / "inputs.json", folder.parent / "curve.json"
     same = inputs.items() <= (read_inputs(folder) or {}).items() and config.resume
-    path = folder / "record.json"
-    if same and (record := find_record(path)) and record.status == "done":
+    if same and (record := done_record(folder)):
         log.info("pretrain: done before, kept")
-        score_forecast(config, record)
-        return record
-    confirmed(config)
-    resolved = trainable(cell)  # refuses while a former run is still there
-    if not same:
-        shutil.rmtree(folder, ignore_errors=True)
-        curve.unlink(missing_ok=True)
-    if config.stop_outside and (left := read_shares_outside(curve)):
-        raise ValueError(outside(left))
-    discard_record(path)
-    write_json(known, inputs)
-    sealed = read_json(seal_forecast(config, inputs))
-    band = ForecastBand.of(sealed, n_steps=resolved.n_steps, path=curve, stop=config.stop_outside)
-    progress = Progress(name, total=resolved.flops, every_seconds=config.log.every_seconds)
-    begin(cell, band)
-    report = progress.update
-    try:
-        train = partial(train_trunk, world=world) if world else train_by_ranks
-        (record,) = train([cell], folders=[folder], report=report, band=band)
-    except Stopped as stopped:
-        raise ValueError(outside(read_shares_outside(curve))) from stopped
-    finally:
-        progress.close()
-    block = described(config.pretrain)
-    record = replace(record, inputs={**record.inputs, **inputs, "plan": sha256_json(block)})
-    record.write(path)
+    else:
+        check_confirmation(config)
+        resolved = resolve_trainable(cell)  # may refuse: before a former run is removed
+        prepare_folder(config, folder, inputs, resume=same)
+        band = seal_band(config, inputs, n_steps=resolved.n_steps)
+        begin(cell, band)
+        record = train_cell(config, cell, flops=resolved.flops, band=band, world=world)
+        plan = sha256_json(described(config.pretrain))
+        record = replace(record, inputs={**record.inputs, **inputs, "plan": plan})
+        record.write(folder / "record.json")
     score_forecast(config, record)
     return record
 
 
-def trainable(cell: CellConfig) -> "Resolved":
-    """Work a cell out; ValueError where it cannot be trained, or not on this machine."""
-    from scaling.budget import resolve
+def done_record(folder: Path) -> Record | None:
+    """Return the record in a folder where its status is `done`, else None."""
+    record = find_record(folder / "record.json")
+    return record if record and record.status == "done" else None
+
+
+def curve_file(config: FinalConfig) -> Path:
+    """Return the file that compares the run with its forecast curve."""
+    return final_folder(config) / "curve.json"
+
+
+def prepare_folder(
+    config: FinalConfig, folder: Path, inputs: dict[str, str], *, resume: bool
+) -> None:
+    """Make pretraining's folder ready for a run: remove what must not stay, write the inputs.
+
+    config: the plan
+    folder: where pretraining writes
+    inputs: the hashes of what it is made from
+    resume: whether the checkpoint in the folder was made from the same inputs and is kept
+
+    ValueError where the run left its forecast band before and `stop_outside` is still set.
+    """
+    curve = curve_file(config)
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+        curve.unlink(missing_ok=True)
+    if config.stop_outside and (shares := read_shares_outside(curve)):
+        raise ValueError(stopped_outside(shares))
+    discard_record(folder / "record.json")
+    write_json(folder / "inputs.json", inputs)
+
+
+def seal_band(config: FinalConfig, inputs: dict[str, str], *, n_steps: int) -> ForecastBand:
+    """Seal the forecast of a run of `n_steps` and return the band that the run should stay in."""
+    sealed = read_json(seal_forecast(config, inputs))
+    path, stop = curve_file(config), config.stop_outside
+    return ForecastBand.of(sealed, n_steps=n_steps, path=path, stop=stop)
+
+
+def train_cell(
+    config: FinalConfig,
+    cell: CellConfig,
+    *,
+    flops: float,
+    band: ForecastBand,
+    world: "World | None",
+) -> Record:
+    """Train the planned cell and return its record.
+
+    config: the plan
+    cell: the planned cell
+    flops: the FLOPs of the whole run, for the line of progress
+    band: the band that the run should stay in
+    world: the ranks that torchrun or srun started; None starts `machine.ranks` processes
+
+    ValueError where the run is stopped outside its forecast band.
+    """
+    from scaling.train.local_ranks import train_by_ranks
+    from scaling.train.trunk import train_trunk
+
+    folder = final_folder(config) / StageName.PRETRAIN
+    train = partial(train_trunk, world=world) if world else train_by_ranks
+    progress = Progress(StageName.PRETRAIN, total=flops, every_seconds=config.log.every_seconds)
+    report = progress.update
+    try:
+        (record,) = train([cell], folders=[folder], report=report, band=band)
+    except Stopped as stopped:
+        raise ValueError(stopped_outside(read_shares_outside(curve_file(config)))) from stopped
+    finally:
+        progress.close()
+    return record
+
+
+def resolve_trainable(cell: CellConfig) -> Resolved:
+    """Work out a cell's budget; ValueError where the cell cannot be trained on this machine."""
     from scaling.train.device import check_fits, pick_device
 
     check_fits(cell, pick_device(cell.machine))
@@ -136,15 +218,25 @@ def trainable(cell: CellConfig) -> "Resolved":
 
 
 def post_train(
-    config: FinalConfig, cell: CellConfig, *, name: str, corpus: "Corpus", device: "torch.device"
+    config: FinalConfig,
+    cell: CellConfig,
+    *,
+    name: StageName,
+    corpus: "Corpus",
+    device: "torch.device",
 ) -> Record:
-    """Run one stage after pretraining, or keep it where it is done with the same inputs."""
-    from scaling.stages.stage import finished, open_planned
+    """Run one stage after pretraining; keep it where it is done with the same inputs.
 
-    stage = open_planned(config, cell, name=name, corpus=corpus, device=device, after=STAGES[name])
-    record = finished(stage)
-    if record is not None:
-        log.info("%s: done before, kept", name)
-        return record
-    run: Callable[..., Record] = getattr(import_module(f"scaling.stages.{name}"), f"run_{name}")
-    return run(stage)
+    config: the plan
+    cell: the pretraining cell
+    name: the stage
+    corpus: the tokenised corpus of the cell
+    device: where the stage trains
+    """
+    from scaling.stages.run import run_or_keep
+    from scaling.stages.stage import open_planned
+
+    after = STAGES[name]
+    return run_or_keep(
+        open_planned(config, cell, name=name, corpus=corpus, device=device, after=after)
+    )

@@ -1,4 +1,7 @@
-"""The training loop that stages after pretraining share."""
+"""The training loop of fine-tuning and reward models, and what PPO's own loop shares with it.
+
+Shared are the optimiser's settings, the curve, the counts (`Tally`) and checkpoints (`Saver`).
+"""
 
 import math
 import time
@@ -20,29 +23,35 @@ from scaling.study.lease import Stopped
 from scaling.train import checkpoint
 from scaling.train.step import Diverged
 
-FLOOR = 0.1  # the rate's end as a share of its peak, Ouyang et al. 2022, appendix C
+# The learning rate at the end as a share of its peak: Ouyang et al. 2022, appendix C.
+FLOOR = 0.1
+# The share of the steps in which the learning rate rises to its peak.
 WARMUP_SHARE = 0.05
-CURVE_ROWS = 400  # at most so many rows a curve
+# A curve has about this many rows: enough for a plot, few beside thousands of steps.
+CURVE_ROWS = 400
+# Rows are sorted by length within this many batches: enough to save padding, and the order of
+# training stays random beyond them.
+SORTED_BATCHES = 8
 
 
 @dataclass(kw_only=True)
 class Tally:
-    """What a stage has done so far; kept in its checkpoint."""
+    """What a stage has done so far; its checkpoint holds it."""
 
     step: int = 0
     tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict)  # what else a stage must remember
 
     def row(self, **values: Any) -> dict[str, Any]:
-        """Return a row of the curve."""
-        done = {k: getattr(self, k) for k in ("step", "tokens", "flops", "seconds")}
-        return {**done, **values}
+        """Return a row of the curve: the counts, then `values`."""
+        counts = {k: getattr(self, k) for k in ("step", "tokens", "flops", "seconds")}
+        return {**counts, **values}
 
 
 class Saver:
-    """Write a stage's checkpoint every so many seconds, and when its pulse asks for it."""
+    """Writes a stage's checkpoint every `machine.checkpoint_seconds`, and when its pulse asks."""
 
     def __init__(
         self, stage: Stage, tally: Tally, *, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -52,7 +61,7 @@ class Saver:
         self._saved = self._began
 
     def resume(self) -> bool:
-        """Continue from the checkpoint; False where there is none."""
+        """Continue from the checkpoint; return False where there is none or `resume` is off."""
         if not self.stage.config.resume:
             return False
         folder = self.stage.folder
@@ -66,12 +75,12 @@ class Saver:
         return state is not None
 
     def row(self, **values: Any) -> dict[str, Any]:
-        """Return a row of the curve, the time brought up to date."""
+        """Return a row of the curve, with the seconds up to this moment."""
         self.tally.seconds = self._before + time.monotonic() - self._began
         return self.tally.row(**values)
 
     def tick(self) -> None:
-        """After a step and its row: save when it is due; Stopped when asked to stop."""
+        """Save when it is due; call after each step. Stopped when the pulse asks to stop."""
         pulse, moment = self.stage.pulse, time.monotonic()
         self.tally.seconds = self._before + moment - self._began
         pulse.step = self.tally.step
@@ -84,7 +93,7 @@ class Saver:
             raise Stopped(pulse.stop)
 
     def save(self) -> None:
-        """Write the checkpoint now; Stopped where somebody else has taken over."""
+        """Write the checkpoint now; Stopped where another process has taken over the stage."""
         self.stage.pulse.fence()
         state = asdict(self.tally)
         checkpoint.save(self.stage.folder, model=self.model, optimizer=self.optimizer, state=state)
@@ -92,7 +101,7 @@ class Saver:
 
 
 def open_curve(stage: Stage, *, resume_step: int) -> RunLog:
-    """Open the stage's curve, dropping rows beyond `resume_step`."""
+    """Open the stage's curve and drop its rows beyond `resume_step`."""
     return RunLog(
         stage.folder,
         stage.config.log,
@@ -104,17 +113,17 @@ def open_curve(stage: Stage, *, resume_step: int) -> RunLog:
 
 
 def open_progress(stage: Stage, *, total: float, done: float) -> Progress:
-    """Return the stage's line of progress."""
+    """Return the stage's line of progress, in steps."""
     return Progress(
         stage.name, total=total, every_seconds=stage.config.log.every_seconds, done=done
     )
 
 
-def fine_tuning(optim: OptimConfig) -> OptimConfig:
+def fine_tuning_optim(optim: OptimConfig) -> OptimConfig:
     """Return the optimiser's settings for a stage that starts from trained weights.
 
-    AdamW without decay, however they were trained: adapters and value heads have no matrix to
-    orthogonalise.
+    It is AdamW without weight decay, also where pretraining used Muon: adapters and value heads
+    have no matrix to orthogonalise.
     """
     return replace(optim, name="adamw", weight_decay=0.0)
 
@@ -128,12 +137,20 @@ def fit(
     peak_lr: float,
     loss_of: Callable[[int], tuple[Tensor, int, float]],
 ) -> None:
-    """Minimise `loss_of(step) -> (loss, tokens, flops)` over `n_steps`, counting into `tally`.
+    """Minimise a loss, from the stage's checkpoint where it has one.
 
-    Warm-up over a twentieth, then cosine to a tenth of the peak. Resumes from the checkpoint.
-    Raises Diverged when the loss is not finite.
+    The learning rate rises over WARMUP_SHARE of the steps, then falls as a cosine to FLOOR.
+
+    stage: whose settings, folder and pulse are used
+    model: what is trained
+    tally: where steps, tokens, FLOPs and seconds are counted
+    n_steps: steps in all, those before a resumption included
+    peak_lr: the highest learning rate
+    loss_of: takes the step; returns the loss, the tokens passed and the FLOPs
+
+    Diverged when the loss is not finite, Stopped when the pulse asks to stop.
     """
-    optimizer = make_optimizer(model, fine_tuning(stage.cell.optim), peak_lr)
+    optimizer = make_optimizer(model, fine_tuning_optim(stage.cell.optim), peak_lr)
     saver = Saver(stage, tally, model=model, optimizer=optimizer)
     saver.resume()
     schedule = ScheduleConfig(
@@ -159,11 +176,9 @@ def fit(
                     f"the loss of stage {stage.name} stopped being finite "
                     f"at step {tally.step}; lower {stage.name}.peak_lr"
                 )
-            tally.step, tally.tokens, tally.flops = (
-                tally.step + 1,
-                tally.tokens + tokens,
-                tally.flops + flops,
-            )
+            tally.step += 1
+            tally.tokens += tokens
+            tally.flops += flops
             tally.values["train_loss"] = value
             if tally.step % every == 0 or tally.step == n_steps:
                 curve.log(
@@ -177,27 +192,32 @@ def fit(
     model.eval()
 
 
-def shuffled(
+def shuffled_batches(
     n: int, *, batch: int, epochs: int, seed: int, lengths: list[int] | None = None
 ) -> list[list[int]]:
-    """Return the batches of all epochs as indices, a pure function of the arguments.
+    """Return the batches of all epochs, each a list of indices; equal arguments, equal batches.
 
-    With `lengths`, rows of like length go together (less padding): each run of 8 batches of an
-    epoch's random order is sorted by length and cut, and the batches are mixed again.
+    n: rows of the data
+    batch: rows of a batch; the last batch of an epoch may be smaller
+    epochs: passes over the data
+    seed: of the random order, another one in each epoch
+    lengths: tokens of each row; batches then hold rows of like length, which needs less padding:
+        SORTED_BATCHES at a time of the random order are sorted and cut, and the batches are mixed
     """
-    found: list[list[int]] = []
+    batches: list[list[int]] = []
     for epoch in range(epochs):
         generator = torch.Generator().manual_seed(seed * 1_000 + epoch)
         order = torch.randperm(n, generator=generator).tolist()
         epoch_batches = list(_cut(order, batch, lengths))
         mixed = torch.randperm(len(epoch_batches), generator=generator).tolist()
-        found += [epoch_batches[i] for i in mixed]
-    return found
+        batches += [epoch_batches[i] for i in mixed]
+    return batches
 
 
 def _cut(order: list[int], batch: int, lengths: list[int] | None) -> Iterator[list[int]]:
-    for at in range(0, len(order), 8 * batch):
-        pool = order[at : at + 8 * batch]
+    size = SORTED_BATCHES * batch
+    for at in range(0, len(order), size):
+        pool = order[at : at + size]
         if lengths is not None:
             pool = sorted(pool, key=lengths.__getitem__)
         for start in range(0, len(pool), batch):

@@ -1,86 +1,28 @@
-"""The closing lines of a final run: forecast against outcome."""
+"""The closing lines of a final run: one a stage, with its result and whether its forecast held."""
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
-from scaling.config import (
-    FinalConfig,
-    PpoPlan,
-    RewardPlan,
-    SftPlan,
-)
-from scaling.schema import (
-    CONFIRMING,
-    Record,
-    read_json,
-)
-
-if TYPE_CHECKING:
-    pass
-from scaling.stages.sealed_forecast import refitting
+from scaling.config import FinalConfig, PpoPlan, RewardPlan, SftPlan
+from scaling.schema import CONFIRMING, Record, read_json
+from scaling.stages.plan import StageName
+from scaling.stages.sealed_forecast import forecast_file, refit_advice
 
 
 def summary(config: FinalConfig, records: Sequence[Record]) -> list[str]:
-    """Return the closing lines: forecast against outcome, and each stage's result."""
+    """Return the closing lines, one a record, and how to go on after a confirmation."""
     lines = []
     for record in records:
-        m = record.metrics
-        if record.stage == "pretrain":
-            text = outcome(config, record)
-        elif record.stage == "sft":
-            text = (
-                f"completion loss {m['test_loss_before']:.3f} -> "
-                f"{m['test_loss']:.3f} +- {m['test_loss_se']:.3f} "
-                f"nats/token{against(config.sft, m['test_loss'])}, {m['examples']:.0f} examples"
-            )
-        elif record.stage == "reward":
-            text = (
-                f"accuracy {m['accuracy']:.3f} +- {m['accuracy_se']:.3f} "
-                f"on {m['test_pairs']:.0f} held-out pairs, "
-                f"{m['pairs']:.0f} trained on; loss {m['test_loss']:.4f}"
-                f"{against(config.reward, m['test_loss'])}; "
-                f"correlation with gold {m['gold_correlation']:.2f}, "
-                f"with length {m['length_correlation']:.2f}; "
-                f"length alone reaches {m['length_accuracy']:.3f}"
-            )
-        else:
-            inside = "inside" if m["kl"] <= m["kl_budget"] else "OUTSIDE"
-            gold = (
-                f"gold {m['gold_before']:.3f} -> {m['gold_after']:.3f}"
-                f"{against(config.ppo, m['gold_after'] - m['gold_before'])}, "
-                if "gold_after" in m
-                else ""
-            )
-            text = (
-                f"reward {m['reward_before']:.2f} -> {m['reward_after']:.2f}, {gold}"
-                f"KL {m['kl']:.2f} nats {inside} the "
-                f"budget of {m['kl_budget']:g}, {m['episodes']:.0f} episodes"
-            )
+        text = RESULTS[record.stage](config, record)
         lines.append(f"{record.stage:>8}: {text}  ({record.seconds:.0f} s)")
         if CONFIRMING in config.study:
-            lines.append(f"confirmation: {refitting(config.study, config.runs)}")
+            lines.append(f"confirmation: {refit_advice(config.study, config.runs)}")
     return lines
 
 
-def against(block: SftPlan | RewardPlan | PpoPlan, reached: float) -> str:
-    """Say what a stage's law forecast and whether it held; empty where no law set the block."""
-    gain = isinstance(block, PpoPlan)
-    expected = block.forecast_gain if gain else block.forecast_loss
-    if not block.forecast_level:
-        return ""
-    text = f", forecast {'gain ' if gain else ''}{expected:.4f}"
-    if len(block.forecast_interval) != 2:
-        return text
-    low, high = block.forecast_interval
-    where = "inside" if low <= reached <= high else "OUTSIDE"
-    return f"{text} ({where} [{low:.4f}, {high:.4f}])"
-
-
-def outcome(config: FinalConfig, record: Record) -> str:
-    """Compare the pretraining's test loss with the sealed forecast."""
+def pretrain_result(config: FinalConfig, record: Record) -> str:
+    """Compare pretraining's test loss with the sealed forecast."""
     text = f"test loss {record.test_loss:.4f} +- {record.test_loss_se:.4f} nats/token"
-    path = Path(config.runs) / config.study / "final" / "forecast.json"
+    path = forecast_file(config)
     sealed = read_json(path) if path.is_file() else {}
     if not sealed.get("test_loss") or record.test_loss is None:
         return f"{text}, no forecast in the plan"
@@ -89,5 +31,66 @@ def outcome(config: FinalConfig, record: Record) -> str:
     if len(sealed["interval"]) != 2:
         return text
     low, high = sealed["interval"]
-    where = "inside" if low <= record.test_loss <= high else "OUTSIDE"
-    return f"{text}, {where} the {sealed['level']:.0%} interval [{low:.4f}, {high:.4f}]"
+    side = "inside" if low <= record.test_loss <= high else "OUTSIDE"
+    return f"{text}, {side} the {sealed['level']:.0%} interval [{low:.4f}, {high:.4f}]"
+
+
+def sft_result(config: FinalConfig, record: Record) -> str:
+    """Say how fine-tuning changed the loss of completions."""
+    m = record.metrics
+    return (
+        f"completion loss {m['test_loss_before']:.3f} -> "
+        f"{m['test_loss']:.3f} +- {m['test_loss_se']:.3f} "
+        f"nats/token{beside_forecast(config.sft, m['test_loss'])}, {m['examples']:.0f} examples"
+    )
+
+
+def reward_result(config: FinalConfig, record: Record) -> str:
+    """Say how well the reward model orders held-out pairs, and what its score follows."""
+    m = record.metrics
+    return (
+        f"accuracy {m['accuracy']:.3f} +- {m['accuracy_se']:.3f} "
+        f"on {m['test_pairs']:.0f} held-out pairs, "
+        f"{m['pairs']:.0f} trained on; loss {m['test_loss']:.4f}"
+        f"{beside_forecast(config.reward, m['test_loss'])}; "
+        f"correlation with gold {m['gold_correlation']:.2f}, "
+        f"with length {m['length_correlation']:.2f}; "
+        f"length alone reaches {m['length_accuracy']:.3f}"
+    )
+
+
+def ppo_result(config: FinalConfig, record: Record) -> str:
+    """Say what PPO gained, and what KL it spent of its budget."""
+    m = record.metrics
+    gold = ""
+    if "gold_after" in m:
+        gain = beside_forecast(config.ppo, m["gold_after"] - m["gold_before"])
+        gold = f"gold {m['gold_before']:.3f} -> {m['gold_after']:.3f}{gain}, "
+    side = "inside" if m["kl"] <= m["kl_budget"] else "OUTSIDE"
+    return (
+        f"reward {m['reward_before']:.2f} -> {m['reward_after']:.2f}, {gold}"
+        f"KL {m['kl']:.2f} nats {side} the "
+        f"budget of {m['kl_budget']:g}, {m['episodes']:.0f} episodes"
+    )
+
+
+RESULTS: dict[str, Callable[[FinalConfig, Record], str]] = {
+    StageName.PRETRAIN: pretrain_result,
+    StageName.SFT: sft_result,
+    StageName.REWARD: reward_result,
+    StageName.PPO: ppo_result,
+}
+
+
+def beside_forecast(block: SftPlan | RewardPlan | PpoPlan, value: float) -> str:
+    """Compare a stage's result with the forecast of its law; empty where no law set the block."""
+    gain = isinstance(block, PpoPlan)
+    forecast = block.forecast_gain if gain else block.forecast_loss
+    if not block.forecast_level:
+        return ""
+    text = f", forecast {'gain ' if gain else ''}{forecast:.4f}"
+    if len(block.forecast_interval) != 2:
+        return text
+    low, high = block.forecast_interval
+    side = "inside" if low <= value <= high else "OUTSIDE"
+    return f"{text} ({side} [{low:.4f}, {high:.4f}])"

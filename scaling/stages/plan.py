@@ -1,41 +1,57 @@
-"""A plan as `scaling.final` reads it: strictly, and near where it lies."""
+"""How `scaling.final` reads plan.yaml, and what the plan says: the stages, the cell to pretrain.
+
+A plan may come from a stranger. It is therefore read strictly: an unknown key is an error, values
+are read as data and never as code, and a plan that would write far from its own folder is refused
+unless the command names that folder.
+"""
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from scaling.app.errors import sentence
 from scaling.app.values import pasted
-from scaling.config import (
-    BudgetConfig,
-    CellConfig,
-    FinalConfig,
-)
-from scaling.schema import (
-    CONFIRMING,
-    check_schema,
-    read_yaml,
-)
+from scaling.config import BudgetConfig, CellConfig, FinalConfig
+from scaling.schema import CONFIRMING, check_schema, read_yaml
 
-if TYPE_CHECKING:
-    pass
+SCHEMA = 1  # version of plan.yaml
 
 
-SCHEMA = 1  # of plan.yaml
-STAGES = {"pretrain": (), "sft": ("pretrain",), "reward": ("sft",), "ppo": ("sft", "reward")}
+class StageName(StrEnum):
+    """The stages of a final run, as plans, records and folders name them."""
+
+    PRETRAIN = "pretrain"
+    SFT = "sft"
+    REWARD = "reward"
+    PPO = "ppo"
+
+
+# Each stage, in the order of a run, with the stages whose weights it starts from.
+STAGES: dict[StageName, tuple[StageName, ...]] = {
+    StageName.PRETRAIN: (),
+    StageName.SFT: (StageName.PRETRAIN,),
+    StageName.REWARD: (StageName.SFT,),
+    StageName.PPO: (StageName.SFT, StageName.REWARD),
+}
+
+
+def final_folder(config: FinalConfig) -> Path:
+    """Return the folder of a final run: runs/NAME/final."""
+    return Path(config.runs) / config.study / "final"
 
 
 def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     """Read a plan, then apply `key=value` overrides; unknown keys are refused by name.
 
-    A plan may come from anybody: it writes beside itself or into a relative folder, and what it
-    holds is read as values alone (`read_yaml`). Raises FileNotFoundError for a missing plan and
-    ValueError for one that is none.
+    Raises FileNotFoundError for a missing plan and ValueError for a file that is no plan, or for a
+    plan that would write far from its folder.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
@@ -44,38 +60,39 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
         )
     composed = OmegaConf.structured(FinalConfig)
     values = read_yaml(path)
-    if not isinstance(values, dict) or "pretrain" not in values:
+    if not isinstance(values, dict) or StageName.PRETRAIN not in values:
         raise ValueError(
             f"{path} holds no plan (no block pretrain); write one with python -m analysis.plan"
         )
-    number = {"schema": values.get("schema", SCHEMA)}
-    check_schema(number, source=path, noun="plan", fix="write it again", schema=SCHEMA)
+    version = {"schema": values.get("schema", SCHEMA)}
+    check_schema(version, source=path, noun="plan", fix="write it again", schema=SCHEMA)
     try:
         composed = OmegaConf.merge(composed, values)
     except OmegaConfBaseException as error:
         raise ValueError(
             f"{path}: {sentence(error, FinalConfig)}; write the plan again or mend the key"
         ) from error
-    apply(composed, overrides)
+    apply_overrides(composed, overrides)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, FinalConfig)
-    stays_near(config, Path(path), overrides)
+    refuse_far_folders(config, Path(path), overrides)
     return replace(config, plan=str(path))
 
 
-def stays_near(config: FinalConfig, path: Path, overrides: Sequence[str]) -> None:
-    """Refuse a plan that would write far from itself, unless the command names the folder too.
+def refuse_far_folders(config: FinalConfig, path: Path, overrides: Sequence[str]) -> None:
+    """Raise ValueError for a plan that would write far from itself.
 
-    Near is below the plan or the current folder, the study's folder that the plan lies in, and
-    what is a study or a cache already.
+    These folders are near: any folder below the plan's or the current one, the study's folder that
+    the plan lies in, and a folder that is a study or a cache already. A folder that the command
+    names (`overrides`) may lie anywhere.
     """
     named = {o.partition("=")[0].lstrip("+") for o in overrides}
     here, beside = Path.cwd().resolve(), path.resolve().parent
     runs, cache = Path(config.runs), Path(config.machine.cache)
-    own = beside == (runs / config.study.partition(CONFIRMING)[0]).resolve()
-    study = any((runs / config.study).glob("*/record.json"))
+    own_study = beside == (runs / config.study.partition(CONFIRMING)[0]).resolve()
+    existing_study = any((runs / config.study).glob("*/record.json"))
     for setting, place, in_use in (
-        ("runs", runs, own or study),
+        ("runs", runs, own_study or existing_study),
         ("machine.cache", cache, any(cache.glob("tokens-*"))),
     ):
         full = place.resolve()
@@ -88,18 +105,19 @@ def stays_near(config: FinalConfig, path: Path, overrides: Sequence[str]) -> Non
             )
 
 
-def apply(composed: Any, overrides: Sequence[str]) -> None:
-    """Apply Hydra's overrides of values (not of groups) in place."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
+def apply_overrides(composed: Any, overrides: Sequence[str]) -> None:
+    """Apply Hydra's overrides in place; those of `plan`, `hydra` and config groups are ignored."""
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if key != "plan" and not key.startswith("hydra"):
             OmegaConf.update(composed, key, override.value(), force_add=bool(override.is_add()))
 
 
-def chosen_stages(text: str) -> list[str]:
-    """Return the stages of a comma-separated list in their order; ValueError for an unknown one."""
+def chosen_stages(text: str) -> list[StageName]:
+    """Return the stages that a comma-separated list names, in the order of a run.
+
+    ValueError for an unknown name and for an empty list.
+    """
     names = [n.strip() for n in text.split(",") if n.strip()]
     unknown = sorted(set(names) - set(STAGES))
     if unknown or not names:
@@ -111,16 +129,16 @@ def chosen_stages(text: str) -> list[str]:
 
 
 def planned_cell(config: FinalConfig) -> CellConfig:
-    """Return the pretraining cell: the study's science config with the plan's values put in."""
+    """Return the cell to pretrain: the study's settings, with the plan's values put in."""
     plan = config.pretrain
     if plan.tokens < 1:
         raise ValueError(
             f"pretrain.tokens={plan.tokens} must be positive; "
             "write the plan with python -m analysis.plan"
         )
-    known = {k: v for k, v in config.cell.items() if k not in ("budget", "model")}
+    settings = {k: v for k, v in config.cell.items() if k not in ("budget", "model")}
     try:
-        composed = OmegaConf.merge(OmegaConf.structured(CellConfig), known)
+        composed = OmegaConf.merge(OmegaConf.structured(CellConfig), settings)
     except OmegaConfBaseException as error:
         raise ValueError(
             f"the plan's cell: {sentence(error, CellConfig)}; write the plan again"

@@ -1,4 +1,9 @@
-"""Groups of completions to one prompt, ranked: from files, or sampled and judged."""
+"""What a reward model learns from: groups of completions of one prompt, with known preferences.
+
+The groups are read from a file of preferences, or sampled from the fine-tuned model and scored by
+the gold judge. Samples are kept on disk in blocks of prompts, so that a resumed stage does not
+sample again.
+"""
 
 import logging
 import math
@@ -22,81 +27,81 @@ from scaling.inference.trained import WEIGHTS, open_trained, trained_folder
 from scaling.model.transformer import Transformer
 from scaling.schema import sha256_file, sha256_json
 from scaling.stages.examples.gold import gold_scores
-from scaling.stages.examples.pairs import Pair, encode_all, parts, rows_file
+from scaling.stages.examples.pairs import Pair, encode_all, rows_file, split_held_out
 from scaling.stages.examples.rankings import Ranking, read_rankings
 from scaling.stages.loop import Tally
 from scaling.stages.sft import load_pairs
-from scaling.stages.stage import Stage, check_tokenizer
+from scaling.stages.stage import GOLD, Stage, check_tokenizer
 
 log = logging.getLogger(__name__)
 
-
-TIE = 0.01  # gold scores nearer than this are no preference
-HELD_OUT_PROMPTS = 128
-FEWEST_PAIRS = 8
-BLOCK_PROMPTS = 128  # sampled and kept together
-PAIRS = "pairs"
-EMPTY_EVERY = 4  # one training prompt in so many shows the empty completion too
+TIE = 0.01  # two gold scores that differ by less than this are a tie: no preference
+HELD_OUT_PROMPTS = 128  # at most this many held-out prompts are sampled
+FEWEST_PAIRS = 8  # a stage with fewer training or held-out pairs is refused
+BLOCK_PROMPTS = 128  # prompts that are sampled together and kept in one file
+PAIRS = "pairs"  # the folder of the samples within the stage's folder
+EMPTY_EVERY = 4  # every fourth training prompt shows the empty completion too
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A prompt's completions as ids, with what orders them: gold scores, or pairs that are known.
-
-    With a known `order` (preferred, other) the labels are each completion's share of pairs won.
-    """
+    """Completions of one prompt as token ids, with their gold scores or their known preferences."""
 
     prompt: list[int]
     completions: list[list[int]]
-    labels: list[float]
-    order: list[tuple[int, int]] | None = None
+    labels: list[float]  # gold scores; with an `order`, the share of its pairs that each one wins
+    order: list[tuple[int, int]] | None = None  # (better, worse) pairs that a file names
 
     @classmethod
     def of_order(
         cls, prompt: list[int], completions: list[list[int]], order: list[tuple[int, int]]
     ) -> "Group":
-        """Return a group of the completions that stand in a pair."""
-        kept = sorted({i for pair in order for i in pair})
-        pairs = [(kept.index(i), kept.index(j)) for i, j in order]
+        """Return a group of those completions that stand in a pair of `order`."""
+        used = sorted({i for pair in order for i in pair})  # completions in no pair are dropped
+        pairs = [(used.index(i), used.index(j)) for i, j in order]
         shares = [
             sum(i == k for i, _ in pairs) / sum(k in pair for pair in pairs)
-            for k in range(len(kept))
+            for k in range(len(used))
         ]
         return cls(
             prompt=prompt,
-            completions=[completions[i] for i in kept],
+            completions=[completions[i] for i in used],
             labels=shares,
             order=pairs,
         )
 
     def pairs(self) -> list[tuple[int, int]]:
-        """Return (preferred, other) for every pair that is no tie."""
+        """Return (better, worse) for every pair that is no tie."""
         if self.order is not None:
             return self.order
-        found = []
+        pairs = []
         for i, j in combinations(range(len(self.labels)), 2):
             if abs(self.labels[i] - self.labels[j]) > TIE:
-                found.append((i, j) if self.labels[i] > self.labels[j] else (j, i))
-        return found
+                pairs.append((i, j) if self.labels[i] > self.labels[j] else (j, i))
+        return pairs
 
 
 def load_groups(
-    stage: Stage, tuned: Transformer, tally: Tally, *, left: LeftOut | None = None
+    stage: Stage, tuned: Transformer, tally: Tally, *, left_out: LeftOut | None = None
 ) -> tuple[list[Group], list[Group]]:
-    """Return training and held-out groups: of a file, or sampled, labelled and kept in the folder.
+    """Return training and held-out groups: read from a file, or sampled and scored.
 
-    What sampling cost is added to `tally`, what makes no pair is counted in `left` and said.
-    ValueError when too few pairs are left.
+    stage: the reward stage
+    tuned: the fine-tuned model, which samples unless `reward.policy` names another one
+    tally: where the cost of sampling is added
+    left_out: where completions that make no pair are counted, by reason; they are logged too
+
+    ValueError when too few pairs remain.
     """
-    block, left = stage.config.reward, LeftOut() if left is None else left
-    gold = block.data == "gold"
-    parts = sampled_groups(stage, tuned, tally, left) if gold else file_groups(stage, left)
-    counts = [n_pairs(found) for found in parts]
+    block, left_out = stage.config.reward, LeftOut() if left_out is None else left_out
+    gold = block.data == GOLD
+    parts = sampled_groups(stage, tuned, tally, left_out) if gold else file_groups(stage, left_out)
+    counts = [n_pairs(groups) for groups in parts]
     more = f"reward.samples_per_prompt={2 * block.samples_per_prompt}" if gold else ""
     ties = f"gold scores within {TIE}; {more} samples more" if gold else ""
     room = f"no room for ppo.max_new_tokens={stage.config.ppo.max_new_tokens}; lower it"
     used = f"{counts[0]:,} training and {counts[1]:,} held-out pairs of reward.data={block.data}"
-    stage.tell_left_out(left, used=f"{used} are", tied=ties, too_long=room if gold else "")
+    stage.log_left_out(left_out, used=f"{used} are", tied=ties, too_long=room if gold else "")
     for part, count in zip(("training", "held-out"), counts, strict=True):
         if count < FEWEST_PAIRS:
             advice = f"set {more} or give" if gold else "give"
@@ -105,61 +110,73 @@ def load_groups(
             raise ValueError(
                 f"the {part} prompts of reward.data={block.data} give {count} pairs that differ,"
                 f" fewer than {FEWEST_PAIRS} pairs; {advice} more prompts"
-                + (f" (left out: {left.in_words()})" if left.as_dict() else "")
+                + (f" (left out: {left_out.in_words()})" if left_out.as_dict() else "")
             )
     return parts
 
 
 def n_pairs(groups: Sequence[Group]) -> int:
-    """Return how many pairs groups hold."""
+    """Return the number of pairs in all groups."""
     return sum(len(g.pairs()) for g in groups)
 
 
-def file_groups(stage: Stage, left: LeftOut | None = None) -> tuple[list[Group], list[Group]]:
-    """Read preferences, a group a prompt; pairs beyond the context are left out and counted."""
+def file_groups(stage: Stage, left_out: LeftOut | None = None) -> tuple[list[Group], list[Group]]:
+    """Read the files of preferences: training and held-out groups, one a prompt.
+
+    Pairs that are longer than the context are counted in `left_out`.
+    """
     block, cache = stage.config.reward, cache_folder(stage.cell)
-    template, left = stage.config.sft.template, LeftOut() if left is None else left
-    found, held_out = (
-        read_rankings(rows_file(name, cache), template=template, name=name, left=left)
+    template, left_out = stage.config.sft.template, LeftOut() if left_out is None else left_out
+    train_rankings, test_rankings = (
+        read_rankings(rows_file(name, cache), template=template, name=name, left_out=left_out)
         if name
         else []
         for name in (block.data, block.test)
     )
-    train, test = (coded(part, stage, left) for part in without(found, held_out, left))
+    train, test = (
+        encode_rankings(rankings, stage, left_out)
+        for rankings in split_rankings(train_rankings, test_rankings, left_out)
+    )
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(block.seed)).tolist()
-    chosen = limited([train[i] for i in order], block.pairs)
-    if (total := n_pairs(train)) > (n := n_pairs(chosen)):
+    drawn = first_groups([train[i] for i in order], block.pairs)
+    if (total := n_pairs(train)) > (n := n_pairs(drawn)):
         log.info("reward: %d pairs of %d are drawn; reward.pairs=%d takes all", n, total, total)
-    return chosen, test
+    return drawn, test
 
 
-def without(
-    found: list[Ranking], held_out: list[Ranking], left: LeftOut
+def split_rankings(
+    rankings: list[Ranking], held_out: list[Ranking], left_out: LeftOut
 ) -> tuple[list[Ranking], list[Ranking]]:
-    """Return training and held-out rankings as `parts`; pairs of held-out prompts are counted."""
-    train, test = parts(found, held_out)
+    """Return training and held-out rankings as `split_held_out` does.
+
+    Pairs of a training prompt that is held out too are counted in `left_out`.
+    """
+    train, test = split_held_out(rankings, held_out)
     if held_out:
-        left.add("repeated", sum(len(r.order) for r in found) - sum(len(r.order) for r in train))
+        left_out.add(
+            "repeated", sum(len(r.order) for r in rankings) - sum(len(r.order) for r in train)
+        )
     return train, test
 
 
-def coded(rankings: Sequence[Ranking], stage: Stage, left: LeftOut) -> list[Group]:
-    """Return rankings as groups of ids, without what is longer than the context.
+def encode_rankings(rankings: Sequence[Ranking], stage: Stage, left_out: LeftOut) -> list[Group]:
+    """Return rankings as groups of token ids, without the pairs that are longer than the context.
 
-    ValueError when no pair is left.
+    These are counted in `left_out`. ValueError when no pair remains.
     """
     flat = [Pair(r.prompt, text) for r in rankings for text in r.completions]
     examples, context = iter(encode_all(stage.corpus.tokenizer, flat)), stage.cell.data.context
     groups, shortest = [], math.inf
     for ranking in rankings:
-        own = [next(examples) for _ in ranking.completions]
-        lengths = [len(e.prompt) + len(e.completion) for e in own]
+        encoded = [next(examples) for _ in ranking.completions]
+        lengths = [len(e.prompt) + len(e.completion) for e in encoded]
         needs = [max(lengths[i], lengths[j]) for i, j in ranking.order]
         order = [pair for pair, need in zip(ranking.order, needs, strict=True) if need <= context]
-        shortest, left.longest = min(shortest, *needs), max(left.longest, *needs)
-        left.add("too_long", len(needs) - len(order))
+        shortest, left_out.longest = min(shortest, *needs), max(left_out.longest, *needs)
+        left_out.add("too_long", len(needs) - len(order))
         if order:
-            groups.append(Group.of_order(own[0].prompt, [e.completion for e in own], order))
+            completions = [e.completion for e in encoded]
+            groups.append(Group.of_order(encoded[0].prompt, completions, order))
     if not groups:
         raise ValueError(
             f"no pair of reward.data={stage.config.reward.data} fits the context of {context}"
@@ -170,13 +187,18 @@ def coded(rankings: Sequence[Ranking], stage: Stage, left: LeftOut) -> list[Grou
 
 
 def sampled_groups(
-    stage: Stage, tuned: Transformer, tally: Tally, left: LeftOut
+    stage: Stage, tuned: Transformer, tally: Tally, left_out: LeftOut
 ) -> tuple[list[Group], list[Group]]:
-    """Sample completions from the fine-tuned model and label them by the gold judge, once.
+    """Sample completions of training and held-out prompts, and score them by the gold judge.
 
-    They are kept a block of prompts a file, so that a resumed stage does not repeat it, and more
-    pairs begin with the fewer. With `reward.policy` that model samples, for all cells of a study;
-    held-out ones do not depend on the seed.
+    stage: the reward stage
+    tuned: the fine-tuned model, which samples unless `reward.policy` names another one; samples of
+        the named model are shared by all cells of a study
+    tally: where the cost of sampling is added
+    left_out: where pairs that are ties are counted
+
+    Prompts are sampled in blocks until there are `reward.pairs` pairs, so that a larger number of
+    pairs begins with the smaller one. The samples of held-out prompts do not depend on the seed.
     """
     block = stage.config.reward
     check_sampling(stage)
@@ -189,50 +211,52 @@ def sampled_groups(
     train, held_out = load_pairs(stage).prompts(
         context=stage.cell.data.context,
         max_new_tokens=stage.config.ppo.max_new_tokens,
-        left=left,
+        left_out=left_out,
     )
     order = torch.randperm(
         len(train), generator=torch.Generator().manual_seed(block.seed + 1)
     ).tolist()
     prompts = [train[i] for i in order]
-    test = sampled(stage, policy, held_out[:HELD_OUT_PROMPTS], folder / "test.json", tally, seed=0)
+    test = read_or_sample(
+        stage, policy, held_out[:HELD_OUT_PROMPTS], folder / "test.json", tally, seed=0
+    )
     groups: list[Group] = []
-    reached = 0
+    reached = 0  # pairs so far
     progress = Progress("sampling pairs", total=block.pairs)
     for at in range(0, len(prompts), BLOCK_PROMPTS):
         if reached >= block.pairs:
             break
         part = prompts[at : at + BLOCK_PROMPTS]
         path = folder / f"seed-{block.seed}" / f"{at:06}.json"
-        groups += sampled(stage, policy, part, path, tally, seed=block.seed, empty=True)
+        groups += read_or_sample(stage, policy, part, path, tally, seed=block.seed, empty=True)
         reached = n_pairs(groups)
         progress.update(min(reached, block.pairs))
     progress.close()
     if reached < block.pairs:
         log.info(
-            "reward: %d pairs planned, %d could be made from %d prompts, which are all;"
+            "reward: %d pairs planned, but all %d prompts give only %d;"
             " reward.samples_per_prompt=%d makes more of each",
             block.pairs,
-            reached,
             len(prompts),
+            reached,
             2 * block.samples_per_prompt,
         )
-    seen = [*groups, *test]
-    made = sum(math.comb(len(g.completions), 2) for g in seen)
-    left.add("tied", made - n_pairs(seen))
-    return limited(groups, block.pairs), test
+    every = [*groups, *test]
+    left_out.add("tied", sum(math.comb(len(g.completions), 2) for g in every) - n_pairs(every))
+    return first_groups(groups, block.pairs), test
 
 
 def shared_pairs(stage: Stage) -> Path:
-    """Return where the pairs of a policy are kept for all reward models of a study."""
+    """Return the folder of samples of `reward.policy`, which all reward models of a study share."""
     block, ppo = stage.config.reward, stage.config.ppo
-    what = [block.policy_sha256 or sha256_file(trained_folder(block.policy) / WEIGHTS)]
-    what += [block.samples_per_prompt, ppo.max_new_tokens, ppo.temperature]
-    return stage.folder.parent / f".{PAIRS}" / sha256_json([*what, stage.inputs["corpus"]])[:10]
+    weights = block.policy_sha256 or sha256_file(trained_folder(block.policy) / WEIGHTS)
+    sampling = [block.samples_per_prompt, ppo.max_new_tokens, ppo.temperature]
+    key = sha256_json([weights, *sampling, stage.inputs["corpus"]])[:10]
+    return stage.folder.parent / f".{PAIRS}" / key
 
 
 def check_sampling(stage: Stage) -> None:
-    """Refuse pairs that cannot be sampled or judged."""
+    """Raise ValueError for settings by which pairs cannot be sampled or scored."""
     if not stage.has_gold():
         raise ValueError(
             "reward.data=gold judges Python functions, but sft.data is a file; "
@@ -243,7 +267,7 @@ def check_sampling(stage: Stage) -> None:
         raise ValueError(f"reward.samples_per_prompt={K} makes no pair; set 2 or more")
 
 
-def sampled(
+def read_or_sample(
     stage: Stage,
     policy: Transformer,
     prompts: Sequence[list[int]],
@@ -253,17 +277,23 @@ def sampled(
     seed: int,
     empty: bool = False,
 ) -> list[Group]:
-    """Sample and judge the completions of a block of prompts, or read those that were.
+    """Read the groups of a block of prompts; where the file is missing, sample and write them.
 
-    What it cost is added to `tally`; `empty` shows some prompts the empty completion too.
+    stage: the reward stage
+    policy: the model that samples
+    prompts: the block's prompts, as token ids
+    path: the block's file
+    tally: where the cost of sampling is added, also that of an earlier call
+    seed: of the draws
+    empty: whether some prompts show the empty completion too
     """
-    found = read_hashed(path)
-    if found is None:
-        found = _sample_block(stage, policy, prompts, seed=seed, empty=empty)
-        write_hashed(path, found)
-    for name, value in found["cost"].items():
+    block = read_hashed(path)
+    if block is None:
+        block = _sample_block(stage, policy, prompts, seed=seed, empty=empty)
+        write_hashed(path, block)
+    for name, value in block["cost"].items():
         setattr(tally, name, getattr(tally, name) + value)
-    return [Group(**g) for g in found["groups"]]
+    return [Group(**g) for g in block["groups"]]
 
 
 def _sample_block(
@@ -300,10 +330,10 @@ def _sample_block(
 
 
 def add_empty(stage: Stage, groups: list[dict[str, Any]]) -> None:
-    """Add the empty completion to groups, labelled like any other.
+    """Add the empty completion to groups, with its gold score.
 
-    The fine-tuned model almost never samples it, so a reward model that has not been shown it may
-    score it well, and PPO then finds it: the reward rises and nothing is written any more.
+    The fine-tuned model almost never samples the empty completion. A reward model that never sees
+    it may score it well; PPO then learns to write nothing at all, while its reward rises.
     """
     empty = Samples(completions=[[END]] * len(groups), ended=[True] * len(groups))
     labels = gold_of(stage, [g["prompt"] for g in groups], empty)
@@ -313,19 +343,19 @@ def add_empty(stage: Stage, groups: list[dict[str, Any]]) -> None:
 
 
 def gold_of(stage: Stage, prompts: Sequence[list[int]], samples: Samples) -> list[float]:
-    """Return the gold score of each sample."""
+    """Return the gold score of each sample, in order."""
     decode = stage.corpus.tokenizer.decode_batch
     texts = decode(list(prompts), skip_special_tokens=True)
     return gold_scores(texts, decode(samples.completions, skip_special_tokens=True), samples.ended)
 
 
-def limited(groups: list[Group], n_pairs: int) -> list[Group]:
-    """Return the first groups that hold `n_pairs` pairs, those without a pair left out."""
-    kept, total = [], 0
+def first_groups(groups: list[Group], n_pairs: int) -> list[Group]:
+    """Return the first groups with pairs, until they hold `n_pairs` pairs or more."""
+    result, total = [], 0
     for group in groups:
         if total >= n_pairs:
             break
         n = len(group.pairs())
-        kept += [group] if n else []
+        result += [group] if n else []
         total += n
-    return kept
+    return result

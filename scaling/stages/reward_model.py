@@ -1,4 +1,8 @@
-"""The reward model: a transformer body with a scalar head."""
+"""The reward model: a transformer body with a scalar head instead of the vocabulary's.
+
+Two readings: `scores` at the last token of a row judges a completion, `values` before each token is
+PPO's critic.
+"""
 
 from collections.abc import Sequence
 
@@ -11,11 +15,15 @@ from scaling.model.transformer import Transformer
 from scaling.stages.stage import Stage
 from scaling.study.activity import moved
 
-SCORE_ROWS = 128
+SCORE_ROWS = 128  # rows that `score_all` passes at once: more gain little, and memory is bounded
 
 
 class RewardModel(Transformer):
-    """Rows to one score each; `mean` and `deviation` make it standard on fine-tuned samples."""
+    """Gives each row one score, shifted and scaled by `mean` and `deviation`.
+
+    The two are set after training, so that scores of the fine-tuned model's samples have mean 0 and
+    deviation 1.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -30,24 +38,24 @@ class RewardModel(Transformer):
         self.register_buffer("deviation", torch.ones(()))
 
     def start_from(self, model: Transformer) -> "RewardModel":
-        """Copy the body of a language model."""
-        own = self.state_dict()
-        own.update({k: v for k, v in model.state_dict().items() if k in own})
-        self.load_state_dict(own)
+        """Copy the body of a language model; return self."""
+        weights = self.state_dict()
+        weights.update({k: v for k, v in model.state_dict().items() if k in weights})
+        self.load_state_dict(weights)
         return self
 
     def scores(self, rows: Rows) -> Tensor:
         """Return the standardised score at each row's last token, (B,)."""
-        found = self.score(states(self, rows, last=True))[:, 0]
-        return (found.float() - self.mean) / self.deviation
+        raw = self.score(states(self, rows, last=True))[:, 0]
+        return (raw.float() - self.mean) / self.deviation
 
     def values(self, rows: Rows) -> Tensor:
-        """Return the score at the state before each completion token, (M,): a critic's values."""
+        """Return the standardised score before each completion token, (M,): a critic's values."""
         return (self.score(states(self, rows))[:, 0].float() - self.mean) / self.deviation
 
 
 def new_reward_model(stage: Stage) -> RewardModel:
-    """Return a reward model of the planned shape, its head from the stage's seed."""
+    """Return a reward model of the planned shape; the stage's seed draws its head."""
     torch.manual_seed(stage.block.seed)
     cell = stage.cell
     model = RewardModel(cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
@@ -58,13 +66,13 @@ def new_reward_model(stage: Stage) -> RewardModel:
 def score_all(
     model: RewardModel, prompts: Sequence[list[int]], completions: Sequence[list[int]]
 ) -> list[float]:
-    """Return the standardised score of every completion."""
+    """Return the standardised score of every completion, in order."""
     was_training = model.training
     model.eval()
-    found: list[float] = []
+    scores: list[float] = []
     for at in range(0, len(prompts), SCORE_ROWS):
         rows = join(prompts[at : at + SCORE_ROWS], completions[at : at + SCORE_ROWS], model.device)
-        found += model.scores(rows).tolist()
+        scores += model.scores(rows).tolist()
         moved()
     model.train(was_training)
-    return found
+    return scores

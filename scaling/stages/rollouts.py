@@ -1,13 +1,13 @@
-"""Episodes of PPO: sampled, scored, with rewards per token, advantages and returns.
+"""Episodes of PPO: sampled and scored, with rewards per token, advantages and returns.
 
-The reward of a token is -coefficient * (log pi - log pi_ref), and the last one gets the reward
-model's score too; scores have deviation 1 on fine-tuned samples, so rewards need no whitening.
-KL is in nats per sequence, summed over tokens; the KL that is logged is the KL trained on. Log
-ratios that rounding alone makes are zero: Adam steps as far for a gradient of 1e-7 as for one of 1,
-and a policy without any reward would drift.
+The reward of a token is -coefficient * (log pi - log pi_ref); the last token gets the reward
+model's score as well. Scores have deviation 1 on fine-tuned samples, so rewards need no whitening.
+KL is in nats per sequence, summed over tokens; the KL that is logged is the KL that is trained on.
+A log ratio that rounding alone can explain is set to 0: Adam's step does not shrink with the
+gradient, so that a policy without any reward would drift.
 
-Legend: B episodes, L row length; per-token tensors are (B, L-1) with a mask
-(scaling.inference.completions).
+Legend: B episodes, L row length, P prompts, G completions of a prompt; tensors per token are
+(B, L-1) with a mask (scaling.inference.completions).
 """
 
 import time
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scaling.inference.completions import Rows, join, log_probs, padded, scatter
+from scaling.config import PpoPlan
+from scaling.inference.completions import Rows, join, log_probs, scatter, scatter_lists
 from scaling.inference.generate import generate
 from scaling.model.transformer import Transformer
 from scaling.stages.loop import Tally
@@ -25,33 +26,35 @@ from scaling.stages.preferences import gold_of
 from scaling.stages.reward_model import RewardModel
 from scaling.stages.stage import Stage
 
-ROUNDING = 2e-5  # nats, what sampling and scoring in float32 differ by at most in a token
-NOISE = 0.1  # advantages of a smaller deviation are not scaled up to 1
+# Sampling and scoring in float32 differ by at most this much for a token, in nats.
+ROUNDING = 2e-5
+# Advantages with a deviation below this, a tenth of that of scores, are not scaled up to 1.
+NOISE = 0.1
 
 
 @dataclass(kw_only=True)
 class Models:
-    """The four networks; `policy` and `critic` learn, `reference` and `reward` stay."""
+    """The four networks of PPO: two learn, two are frozen."""
 
-    policy: Transformer
-    critic: RewardModel
-    reference: Transformer
+    policy: Transformer  # learns; starts as the fine-tuned model
+    critic: RewardModel  # learns; starts as the reward model
+    reference: Transformer  # the fine-tuned model
     reward: RewardModel
 
     def learning(self) -> nn.ModuleDict:
-        """Return what a checkpoint keeps."""
+        """Return the networks that a checkpoint holds: those that learn."""
         return nn.ModuleDict({"policy": self.policy, "critic": self.critic})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollouts:
-    """Episodes with all that the update needs; numbers per token are zero outside `rows.mask`."""
+    """Episodes with all that an update needs; numbers per token are 0 outside `rows.mask`."""
 
     rows: Rows
     old_log_probs: Tensor  # (B, L-1) of the sampling policy
     log_ratio: Tensor  # (B, L-1) log pi - log pi_ref
     old_values: Tensor  # (B, L-1)
-    advantages: Tensor  # (B, L-1) whitened where there is a critic
+    advantages: Tensor  # (B, L-1) whitened where the estimator has a critic
     returns: Tensor  # (B, L-1)
     summary: dict[str, float]
 
@@ -60,9 +63,13 @@ class Rollouts:
 def sample_episodes(
     stage: Stage, models: Models, tally: Tally, prompts: list[list[int]]
 ) -> Rollouts:
-    """Sample a completion a prompt, score it, and work out rewards, advantages and returns.
+    """Sample a completion of each prompt; score it; compute rewards, advantages and returns.
 
-    Without a critic the completions of a prompt stand together in `prompts` and are compared.
+    stage: the PPO stage
+    models: the four networks
+    tally: its step seeds the draws; its values hold the coefficient and count what is sampled
+    prompts: one for each episode, as token ids; without a critic, each prompt stands `ppo.group`
+        times in a row, and its completions are compared
     """
     ppo, values = stage.config.ppo, tally.values
     began = time.monotonic()
@@ -78,7 +85,7 @@ def sample_episodes(
     values["sampled"] = values.get("sampled", 0) + samples.n_tokens
     rows = join(prompts, samples.completions, models.policy.device)
     ended = torch.tensor(samples.ended, device=rows.tokens.device)
-    old = padded(samples.log_probs, rows.mask)  # (B, L-1)
+    old = scatter_lists(samples.log_probs, rows.mask)  # (B, L-1)
     reference = scatter(
         log_probs(models.reference, rows, temperature=ppo.temperature)[0], rows.mask
     )
@@ -90,17 +97,10 @@ def sample_episodes(
         score = ((torch.tensor(gold) - mean) / max(deviation, 1e-6)).to(score)
     score_of_end = score - ppo.missing_end_penalty * ~ended
     rewards = token_rewards(rows, log_ratio, score_of_end, values["coefficient"])
+    old_values, advantages, returns = estimate_advantages(models, rows, rewards, ppo)
+    explained = {}
     if ppo.estimator == "gae":
-        old_values = scatter(models.critic.values(rows), rows.mask)
-        advantages, returns = gae(
-            rewards, old_values, rows.mask, discount=ppo.discount, decay=ppo.gae_lambda
-        )
-        explained = {"explained_variance": explained_variance(old_values, returns, rows.mask)}
-        advantages = whiten(advantages, rows.mask)
-    else:
-        old_values, returns, explained = torch.zeros_like(rewards), torch.zeros_like(rewards), {}
-        compared = among(rewards.sum(1).view(-1, ppo.group), standard=ppo.estimator == "grpo")
-        advantages = compared.view(-1, 1) * rows.mask
+        explained["explained_variance"] = explained_variance(old_values, returns, rows.mask)
     lengths = rows.mask.sum(1).float()
     kl = log_ratio.sum(1)  # (B,) nats per sequence, k1
     summary = {
@@ -128,8 +128,40 @@ def sample_episodes(
     )
 
 
+def estimate_advantages(
+    models: Models, rows: Rows, rewards: Tensor, ppo: PpoPlan
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the critic's values, the advantages and the returns of the tokens, (B, L-1) each.
+
+    models: whose critic is used where `ppo.estimator=gae`
+    rows: the episodes
+    rewards: of each token, (B, L-1)
+    ppo: the stage's settings
+
+    Without a critic, values and returns are 0, and all tokens of a completion have its advantage
+    over the other completions of the prompt.
+    """
+    if ppo.estimator == "gae":
+        values = scatter(models.critic.values(rows), rows.mask)
+        advantages, returns = gae(
+            rewards, values, rows.mask, discount=ppo.discount, decay=ppo.gae_lambda
+        )
+        return values, whiten(advantages, rows.mask), returns
+    per_completion = group_advantages(
+        rewards.sum(1).view(-1, ppo.group), standard=ppo.estimator == "grpo"
+    )
+    zeros = torch.zeros_like(rewards)
+    return zeros, per_completion.view(-1, 1) * rows.mask, zeros.clone()
+
+
 def token_rewards(rows: Rows, log_ratio: Tensor, score: Tensor, coefficient: float) -> Tensor:
-    """Return each token's reward, (B, L-1): the KL penalty, and `score` (B,) at the last one."""
+    """Return each token's reward, (B, L-1): the KL penalty, plus `score` (B,) at the last token.
+
+    rows: the episodes
+    log_ratio: log pi - log pi_ref of each token, (B, L-1)
+    score: of each completion, (B,)
+    coefficient: of the penalty, in score per nat
+    """
     rewards = -coefficient * log_ratio
     return rewards.scatter_add(1, (rows.last - 1)[:, None], score[:, None].to(rewards.dtype))
 
@@ -139,8 +171,14 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Return advantages and returns, (B, L-1), by Schulman et al. 2016 (1506.02438), eq. 16.
 
-    A_t = delta_t + discount * decay * A_(t+1), delta_t = r_t + discount * V_(t+1) - V_t; the value
-    after the last token is zero. `values` and `rewards` are zero outside the mask.
+        A_t = delta_t + discount * decay * A_(t+1)
+        delta_t = r_t + discount * V_(t+1) - V_t
+
+    rewards: r of each token, (B, L-1), 0 outside the mask
+    values: V before each token, (B, L-1), 0 outside the mask; it is 0 after the last token
+    mask: where completion tokens are, (B, L-1)
+    discount: gamma
+    decay: lambda
     """
     advantages = torch.zeros_like(rewards)
     following = torch.zeros_like(rewards[:, 0])
@@ -154,11 +192,11 @@ def gae(
     return advantages, advantages + values
 
 
-def among(rewards: Tensor, *, standard: bool) -> Tensor:
-    """Return the advantage of each of G completions over those of its prompt, (P, G).
+def group_advantages(rewards: Tensor, *, standard: bool) -> Tensor:
+    """Return the advantage of each completion over the completions of its prompt, (P, G).
 
-    With `standard` over the mean of all, in deviations of the group (Shao et al. 2024, eq. 3), else
-    over the mean of the others (Ahmadian et al. 2024, eq. 8).
+    `standard` subtracts the mean of all G and divides by their deviation (Shao et al. 2024, eq. 3);
+    otherwise the mean of the other G - 1 is subtracted (Ahmadian et al. 2024, eq. 8).
     """
     if standard:
         spread = rewards.std(1, keepdim=True, correction=0).clamp(min=NOISE)
@@ -168,16 +206,16 @@ def among(rewards: Tensor, *, standard: bool) -> Tensor:
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Shift and scale to mean 0 and deviation 1 over the mask; zero elsewhere.
+    """Shift and scale values to mean 0 and deviation 1 over the mask; set the others to 0.
 
-    Values that hardly differ are not blown up: the scale is at least NOISE, a tenth of the
-    deviation of the reward model's scores.
+    Values are divided by NOISE where their deviation is smaller: values that hardly differ are
+    noise, and scaling them up to deviation 1 would train on it.
     """
-    kept = values[mask]
-    return (values - kept.mean()) / kept.std(correction=0).clamp(min=NOISE) * mask
+    inside = values[mask]
+    return (values - inside.mean()) / inside.std(correction=0).clamp(min=NOISE) * mask
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """Return 1 - Var(returns - values) / Var(returns) over the mask."""
-    left, total = (returns - values)[mask].var(correction=0), returns[mask].var(correction=0)
-    return float(1 - left / total.clamp(min=1e-8))
+    residual, total = (returns - values)[mask].var(correction=0), returns[mask].var(correction=0)
+    return float(1 - residual / total.clamp(min=1e-8))

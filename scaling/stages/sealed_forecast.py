@@ -1,18 +1,19 @@
-"""The forecast that is sealed before the run and scored after it."""
+"""The forecast of a final run: sealed before the run, forecast_score after it.
+
+runs/NAME/final/forecast.json holds the forecast with the hashes of what the run is made from; it is
+written before the run can know its outcome. When pretraining ends, a line with forecast and outcome
+goes into runs/forecasts.jsonl, the ledger of all studies. A plan far beyond the compute that was
+fitted waits for a confirmation: a smaller run whose line stands in that ledger.
+"""
 
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from scaling.app.values import pasted
-from scaling.config import (
-    FinalConfig,
-    PpoPlan,
-    RewardPlan,
-    SftPlan,
-)
+from scaling.config import FinalConfig, PpoPlan, RewardPlan, SftPlan
 from scaling.schema import (
     CONFIRMING,
     FORECASTS,
@@ -25,72 +26,79 @@ from scaling.schema import (
     sha256_file,
     write_json,
 )
-
-if TYPE_CHECKING:
-    pass
+from scaling.stages.plan import STAGES, StageName, final_folder
 
 log = logging.getLogger(__name__)
 
 
-def confirmed(config: FinalConfig) -> None:
-    """Let the run pass if it needs no confirmation, or has one; `force` lets every run pass.
+def check_confirmation(config: FinalConfig) -> None:
+    """Raise ValueError where a plan needs a confirmation that is missing or missed its interval.
 
-    ValueError for a confirmation that is missing or missed its interval, naming what to do.
+    The message says what to do. `force` lets every plan pass.
     """
     if not config.confirmation.get("needed") or config.force:
         return
     study = config.confirmation.get("study", f"{config.study}{CONFIRMING}")
     law = config.made_from.get("law")
-    lines = read_forecasts(Path(config.runs) / FORECASTS)
-    found = [line for line in lines if (line["study"], line["law_sha256"]) == (study, law)]
-    if not found:
+    forecasts = [
+        line
+        for line in read_forecasts(Path(config.runs) / FORECASTS)
+        if (line["study"], line["law_sha256"]) == (study, law)
+    ]
+    if not forecasts:
         beside = f"{Path(config.plan).with_suffix('')}.confirmation.yaml"
         raise ValueError(
             f"this run is {config.extrapolation:g} times the largest compute fitted and waits for"
             " its confirmation: run the plan written beside it, python -m scaling.final"
             f" {pasted(f'plan={beside}')} stages=pretrain, or set force=true"
         )
-    if found[-1]["inside"] is False:
+    if forecasts[-1]["inside"] is False:
         raise ValueError(
-            f"the confirmation reached {found[-1]['outcome']:.4f}, outside the forecast interval"
-            f" {found[-1]['interval']}: {refitting(config.study, config.runs)}, whose intervals"
-            " allow for the miss, or set force=true"
+            f"the confirmation reached {forecasts[-1]['outcome']:.4f}, outside the forecast"
+            f" interval {forecasts[-1]['interval']}: {refit_advice(config.study, config.runs)},"
+            " whose intervals allow for the miss, or set force=true"
         )
 
 
-def refitting(study: str, runs: str) -> str:
+def refit_advice(study: str, runs: str) -> str:
     """Say how a confirmation becomes a row of the law."""
     source = pasted(f"runs={Path(runs) / study.partition(CONFIRMING)[0]}")
     return f"python -m analysis.fit {source} takes it as a row; then plan again with that law"
 
 
+def forecast_file(config: FinalConfig) -> Path:
+    """Return the file of a final run's sealed forecast."""
+    return final_folder(config) / "forecast.json"
+
+
 def score_forecast(config: FinalConfig, record: Record) -> None:
     """Append the outcome of the sealed forecast to the ledger of all studies, once."""
-    path = Path(config.runs) / config.study / "final" / "forecast.json"
+    path, ledger = forecast_file(config), Path(config.runs) / FORECASTS
     line = forecast_score(read_json(path), record, study=config.study) if path.is_file() else None
-    if line and append_forecast(Path(config.runs) / FORECASTS, line):
-        log.info("forecast scored in %s", Path(config.runs) / FORECASTS)
+    if line and append_forecast(ledger, line):
+        log.info("forecast forecast_score in %s", ledger)
 
 
-def outside(left: Sequence[float]) -> str:
-    """Say that a run was stopped, and how to go on."""
-    at = " and ".join(f"{share:.0%}" for share in left)
+def stopped_outside(shares: Sequence[float]) -> str:
+    """Say that a run was stopped outside its band at these shares of its tokens, and what to do."""
+    points = " and ".join(f"{share:.0%}" for share in shares)
     return (
-        f"pretraining is stopped: outside the 95% band of its forecast at {at} of the tokens, its"
-        " checkpoint kept; look at final/curve.json, then go on with stop_outside=false or plan"
+        f"pretraining is stopped: outside the 95% band of its forecast at {points} of the tokens,"
+        " its checkpoint kept; look at final/curve.json, then go on with stop_outside=false or plan"
         " again"
     )
 
 
 def seal_forecast(config: FinalConfig, inputs: dict[str, str]) -> Path:
-    """Write what is expected, and from what, before the outcome can be known.
+    """Write the forecast and what the run is made from (`inputs`); return the file.
 
-    A forecast already sealed for the same inputs is left as it is.
+    A forecast that was sealed before for the same inputs stays as it is.
     """
-    path = Path(config.runs) / config.study / "final" / "forecast.json"
+    path = forecast_file(config)
     if path.is_file() and read_json(path)["inputs"] == inputs:
         return path
     forecast = config.forecast
+    later = [name for name in STAGES if name != StageName.PRETRAIN]
     return write_json(
         path,
         {
@@ -101,7 +109,7 @@ def seal_forecast(config: FinalConfig, inputs: dict[str, str]) -> Path:
             "bits_per_byte": forecast.bits_per_byte,
             "bits_per_byte_interval": list(forecast.bits_per_byte_interval),
             "curve": list(forecast.curve),
-            "stages": {name: expected(getattr(config, name)) for name in ("sft", "reward", "ppo")},
+            "stages": {name: stage_forecast(getattr(config, name)) for name in later},
             "extrapolation": config.extrapolation,
             "plan_sha256": sha256_file(config.plan) if config.plan else None,
             "law": config.law,
@@ -112,7 +120,8 @@ def seal_forecast(config: FinalConfig, inputs: dict[str, str]) -> Path:
     )
 
 
-def expected(block: SftPlan | RewardPlan | PpoPlan) -> dict[str, Any]:
-    """Return what a stage's law forecast of it, to be sealed; empty where no law set the block."""
-    found = {k: v for k, v in asdict(block).items() if k.startswith("forecast_")}
-    return found if block.forecast_level else {}
+def stage_forecast(block: SftPlan | RewardPlan | PpoPlan) -> dict[str, Any]:
+    """Return the forecast that a law made of a stage; empty where no law set the block."""
+    if not block.forecast_level:
+        return {}
+    return {k: v for k, v in asdict(block).items() if k.startswith("forecast_")}

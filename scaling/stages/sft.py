@@ -1,9 +1,9 @@
-"""Supervised fine-tuning on prompt/completion pairs, the loss on completions alone.
+"""Supervised fine-tuning on prompt/completion pairs; the loss counts completion tokens alone.
 
-All weights are tuned, or low-rank adapters on every linear layer that are merged at the end, the
-layers themselves as they are (lora) or in 4 bits (qlora). The default pairs are docstring to body,
-cut from the corpus; a JSONL file is the same interface. The adapters stay beside the merged
-weights, for those who keep one base and many of them.
+`sft.method=full` tunes all weights; `lora` tunes low-rank adapters on every linear layer; `qlora`
+does so with the layers themselves in 4 bits. Adapters are merged into the weights at the end, and
+also kept in a file beside them. The pairs are cut from the corpus (docstring to body) or read from
+a JSONL file.
 """
 
 import logging
@@ -24,9 +24,10 @@ from scaling.model.loss import linear_cross_entropy
 from scaling.model.transformer import Transformer
 from scaling.schema import Record
 from scaling.stages.examples.docstrings import corpus_pairs
-from scaling.stages.examples.pairs import Example, encode, parts, read_pairs, rows_file
-from scaling.stages.loop import Tally, fit, shuffled
-from scaling.stages.stage import Stage, make_room
+from scaling.stages.examples.pairs import Example, encode, read_pairs, rows_file, split_held_out
+from scaling.stages.loop import Tally, fit, shuffled_batches
+from scaling.stages.plan import StageName
+from scaling.stages.stage import DOCSTRINGS, Stage, discard_other_inputs
 from scaling.stages.stage_record import write_record
 from scaling.train import checkpoint
 from scaling.train.heldout import clustered_error
@@ -36,62 +37,65 @@ from scaling.train.tensor_files import write_tensors
 log = logging.getLogger(__name__)
 
 METHODS = ("full", "lora", "qlora")
-TEST_EXAMPLES = 512  # at most so many held-out pairs are scored
-TEST_ROWS = 64
-BODY_SHARE = 0.5  # of the context, the longest body that is learned; longer ones cannot be sampled
+TEST_EXAMPLES = 512  # at most this many held-out pairs are scored
+TEST_ROWS = 64  # rows that are scored at once
+# The longest body that is learned, as a share of the context: longer ones cannot be sampled.
+BODY_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class SftData:
-    """Encoded pairs; `test` prompts never occur in `train`; `left` is what is not among them."""
+    """The encoded pairs of a stage."""
 
     train: list[Example]
-    test: list[Example]
-    left: LeftOut = field(default_factory=LeftOut)
+    test: list[Example]  # held out: no prompt of these occurs in `train`
+    left_out: LeftOut = field(default_factory=LeftOut)  # how many pairs were not used, by reason
 
     def prompts(
-        self, *, context: int, max_new_tokens: int, left: LeftOut | None = None
+        self, *, context: int, max_new_tokens: int, left_out: LeftOut | None = None
     ) -> tuple[list[list[int]], list[list[int]]]:
-        """Return the different prompts, training and held-out, that leave room for a completion.
+        """Return the prompts that leave room for a completion: training and held-out ones.
 
-        The others are counted in `left`. ValueError when either part has none.
+        Each prompt comes once. Prompts that are too long are counted in `left_out`. ValueError when
+        either part has no prompt that is short enough.
         """
         room = context - max_new_tokens
-        known = [dict.fromkeys(tuple(e.prompt) for e in part) for part in (self.train, self.test)]
-        found = [[p for p in part if len(p) <= room] for part in known]
-        if left is not None:
-            left.add("too_long", sum(map(len, known)) - sum(map(len, found)))
-        if not all(found):
+        prompts = [dict.fromkeys(tuple(e.prompt) for e in part) for part in (self.train, self.test)]
+        fitting = [[p for p in part if len(p) <= room] for part in prompts]
+        if left_out is not None:
+            left_out.add("too_long", sum(map(len, prompts)) - sum(map(len, fitting)))
+        if not all(fitting):
             shortest = min((len(e.prompt) for e in [*self.train, *self.test]), default=0)
             raise ValueError(
-                f"every prompt is longer than the {room} tokens "
-                f"that ppo.max_new_tokens={max_new_tokens} "
-                "leaves of the "
-                f"context of {context} (the shortest has {shortest}); "
+                f"every prompt is longer than the {room} tokens that"
+                f" ppo.max_new_tokens={max_new_tokens} leaves of the"
+                f" context of {context} (the shortest has {shortest}); "
                 "lower ppo.max_new_tokens or pretrain with a longer context"
             )
-        return [list(p) for p in found[0]], [list(p) for p in found[1]]
+        return [list(p) for p in fitting[0]], [list(p) for p in fitting[1]]
 
 
 def load_pairs(stage: Stage) -> SftData:
     """Return the pairs of `sft.data` that fit the context; ValueError where none does."""
     block, context = stage.config.sft, stage.cell.data.context
-    tokenizer, cache, left = stage.corpus.tokenizer, cache_folder(stage.cell), LeftOut()
+    tokenizer, cache, left_out = stage.corpus.tokenizer, cache_folder(stage.cell), LeftOut()
     one_of("sft.template", block.template, TEMPLATES)
-    if block.data == "docstrings":
+    if block.data == DOCSTRINGS:
         train, test = corpus_pairs(stage.corpus)
         longest = round(BODY_SHARE * context)
     else:
-        found, held_out = (
-            read_pairs(rows_file(name, cache), template=block.template, name=name, left=left)
+        pairs, test_pairs = (
+            read_pairs(
+                rows_file(name, cache), template=block.template, name=name, left_out=left_out
+            )
             if name
             else []
             for name in (block.data, block.test)
         )
-        train, test = parts(found, held_out, left=left)
+        train, test = split_held_out(pairs, test_pairs, left_out=left_out)
         longest = context
     what = f"sft.data={block.data}"
-    found = [
+    encoded = [
         encode(
             tokenizer,
             part,
@@ -99,48 +103,46 @@ def load_pairs(stage: Stage) -> SftData:
             longest=longest,
             what=name,
             setting=stage.context_key,
-            left=left,
+            left_out=left_out,
         )
         for part, name in ((train, what), (test, f"the held-out {what}"))
     ]
-    return SftData(train=found[0], test=found[1], left=left)
+    return SftData(train=encoded[0], test=encoded[1], left_out=left_out)
 
 
 def run_sft(stage: Stage) -> Record:
-    """Fine-tune the pretrained model; write weights and record."""
+    """Fine-tune the pretrained model; write weights and record.
+
+    ValueError for a method that is unknown or does not suit the model, and for unusable data.
+    """
     block = stage.config.sft
-    if block.method not in METHODS:
-        raise ValueError(
-            f"sft.method={block.method!r} is unknown; choose one of {', '.join(METHODS)}"
-        )
-    adapted = block.method != "full"
-    if adapted and stage.cell.model.n_experts:
-        raise ValueError(
-            f"sft.method={block.method} adapts linear layers, not the stacked experts of "
-            f"model.n_experts={stage.cell.model.n_experts}; set sft.method=full"
-        )
+    check_method(stage)
+    uses_adapters = block.method != "full"
     data = load_pairs(stage)
     n = len(data.train) + len(data.test)
-    stage.tell_left_out(data.left, used=f"{n:,} pairs of sft.data={block.data} are")
-    train, test = chosen(data.train, block.examples, seed=block.seed), data.test[:TEST_EXAMPLES]
-    make_room(stage)
+    stage.log_left_out(data.left_out, used=f"{n:,} pairs of sft.data={block.data} are")
+    train, test = (
+        draw_examples(data.train, block.examples, seed=block.seed),
+        data.test[:TEST_EXAMPLES],
+    )
+    discard_other_inputs(stage)
     model = stage.new_model()
-    checkpoint.load_weights(stage.weights_of("pretrain"), model)
+    checkpoint.load_weights(stage.weights_of(StageName.PRETRAIN), model)
     start_separator(model, stage)
     before = test_loss(model, test)
     metrics: dict[str, float] = {}
-    if adapted:
+    if uses_adapters:
         add_lora(model, rank=block.lora_rank, four_bits=block.method == "qlora")
         metrics["frozen_bytes"] = frozen_bytes(model)
     lengths = [len(e.prompt) + len(e.completion) for e in train]
-    batches = shuffled(
+    batches = shuffled_batches(
         len(train),
         batch=block.batch_examples,
         epochs=block.epochs,
         seed=block.seed,
         lengths=None if block.packing else lengths,
     )
-    options = {"lora": adapted, "packed": block.packing}
+    options = {"lora": uses_adapters, "packed": block.packing}
 
     def loss_of(step: int) -> tuple[Tensor, int, float]:
         return sft_loss(model, [train[i] for i in batches[step]], **options)
@@ -149,8 +151,8 @@ def run_sft(stage: Stage) -> Record:
     try:
         fit(stage, model, tally, n_steps=len(batches), peak_lr=block.peak_lr, loss_of=loss_of)
     except Diverged as error:
-        return write_record(stage, tally, error=str(error), left=data.left)
-    if adapted:
+        return write_record(stage, tally, error=str(error), left_out=data.left_out)
+    if uses_adapters:
         header = {"rank": str(block.lora_rank)}
         write_tensors(stage.folder / ADAPTERS, adapters(model), header)
         merge_lora(model)
@@ -165,33 +167,47 @@ def run_sft(stage: Stage) -> Record:
         "test_examples": len(test),
         "completion_tokens": sum(len(e.completion) for e in train),
     }
-    return write_record(stage, tally, unique_tokens=sum(lengths), metrics=metrics, left=data.left)
+    return write_record(
+        stage, tally, unique_tokens=sum(lengths), metrics=metrics, left_out=data.left_out
+    )
+
+
+def check_method(stage: Stage) -> None:
+    """Raise ValueError for a method that is unknown, and for adapters on a mixture of experts."""
+    method, n_experts = stage.config.sft.method, stage.cell.model.n_experts
+    if method not in METHODS:
+        raise ValueError(f"sft.method={method!r} is unknown; choose one of {', '.join(METHODS)}")
+    if method != "full" and n_experts:
+        raise ValueError(
+            f"sft.method={method} adapts linear layers, not the stacked experts of "
+            f"model.n_experts={n_experts}; set sft.method=full"
+        )
 
 
 @torch.no_grad()
 def start_separator(model: Transformer, stage: Stage) -> None:
     """Give the separator, which pretraining never saw, the embedding of a line end.
 
-    Small models otherwise spend most of a short fine-tuning on learning what it is.
+    A small model otherwise spends most of a short fine-tuning on learning the separator.
     """
     line_end = stage.corpus.tokenizer.encode("\n").ids[-1]
     for table in {model.embedding.weight, model.head.weight}:
         table[SEP] = table[line_end]
 
 
-def chosen(found: Sequence[Example], wanted: int, *, seed: int) -> list[Example]:
-    """Draw `wanted` examples (or all), a larger draw beginning with the smaller one."""
-    if wanted > len(found):
-        log.info("sft: %d examples planned, %d are at hand; all are used", wanted, len(found))
-    elif wanted < len(found):
+def draw_examples(examples: Sequence[Example], n: int, *, seed: int) -> list[Example]:
+    """Draw `n` examples, or all; a larger draw of the same seed begins with the smaller one."""
+    if n > len(examples):
+        log.info("sft: %d examples planned, %d are at hand; all are used", n, len(examples))
+    elif n < len(examples):
         log.info(
             "sft: %d examples of %d are drawn; sft.examples=%d takes all",
-            wanted,
-            len(found),
-            len(found),
+            n,
+            len(examples),
+            len(examples),
         )
-    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(seed)).tolist()
-    return [found[i] for i in order[:wanted]]
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed)).tolist()
+    return [examples[i] for i in order[:n]]
 
 
 def sft_loss(
@@ -201,13 +217,15 @@ def sft_loss(
     lora: bool = False,
     packed: bool = False,
 ) -> tuple[Tensor, int, float]:
-    """Return the mean loss of the completions' tokens (nats), the tokens passed and the FLOPs.
+    """Return the mean loss of completion tokens in nats, the tokens passed and the FLOPs.
 
-    A mixture of experts' router losses are added. Examples are `packed` into rows of the context or
-    have a row each: the loss is the same.
+    model: the model, with adapters or without
+    examples: the batch
+    lora: whether only adapters learn; an update then costs two forward passes instead of three,
+        because frozen weights need no gradient (some percent for the adapters are not counted)
+    packed: whether several examples share a row of the context; the loss is the same either way
 
-    An update costs three forward passes; with adapters two, as frozen weights need no gradient (the
-    adapters' own share, some percent, is left out).
+    The router losses of a mixture of experts are added to the loss.
     """
     sides = [e.prompt for e in examples], [e.completion for e in examples]
     if packed:
@@ -222,7 +240,7 @@ def sft_loss(
 
 @torch.inference_mode()
 def test_loss(model: Transformer, examples: Sequence[Example]) -> tuple[float, float]:
-    """Return the mean loss of completions in nats/token and its error, clustered by example."""
+    """Return the mean loss of completion tokens in nats and its error, clustered by example."""
     model.eval()
     losses, owners = [], []
     for at in range(0, len(examples), TEST_ROWS):
@@ -234,4 +252,4 @@ def test_loss(model: Transformer, examples: Sequence[Example]) -> tuple[float, f
     return float(values.mean()), clustered_error(values, torch.tensor(owners).numpy())
 
 
-test_loss.__test__ = False  # type: ignore[attr-defined]  not a test
+test_loss.__test__ = False  # type: ignore[attr-defined]  pytest takes it for a test otherwise

@@ -1,8 +1,10 @@
-"""What the stages after pretraining share: inputs, resumption, a supervised loop, the record.
+"""A stage after pretraining, and the inputs that identify it.
 
-A stage's identity is the hash of its plan block, its data, the vocabulary and the weights it starts
-from. A stage whose record is done under the same identity is not run again; one with another
-identity starts afresh. Its weights are in model.safetensors, its curve in metrics.jsonl.
+The inputs of a stage are hashes: of its settings, its data, the corpus, the vocabulary and the
+weights that it starts from; they are kept in inputs.json. A stage whose record is done and whose
+inputs are the same is not run again. With other inputs a stage starts afresh. The weights are in
+model.safetensors, the curve in metrics.jsonl. loop.py trains a stage, stage_record.py writes its
+record, run.py knows which function runs it.
 """
 
 import logging
@@ -30,13 +32,18 @@ from scaling.schema import (
     write_json,
 )
 from scaling.stages.examples.pairs import rows_file
+from scaling.stages.plan import StageName, final_folder
 from scaling.study.lease import Pulse
 from scaling.train.device import count_memory_anew
 
 log = logging.getLogger(__name__)
 
-CONTEXT_STEP = 64  # tokens; a proposed context is a multiple of it
-STALE = (
+# A message that proposes a longer context rounds it up to a multiple of this many tokens.
+CONTEXT_STEP = 64
+DOCSTRINGS = "docstrings"  # the value of `sft.data` that means pairs cut from the corpus
+GOLD = "gold"  # the value of `reward.data` that means pairs sampled and scored by the gold judge
+# The files of a stage that are removed when its inputs have changed.
+FILES = (
     "record.json",
     "metrics.jsonl",
     "checkpoint.safetensors",
@@ -48,34 +55,31 @@ STALE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One stage and all that it is made from; `sources` are the folders of the stages before it.
+    """One stage after pretraining, with all that it is made from."""
 
-    A stage of a final run is named by what it is made from, one of a sweep by its cell (`run_id`).
-    """
-
-    name: str
-    config: FinalConfig
-    cell: CellConfig
-    corpus: Corpus
+    name: StageName
+    config: FinalConfig  # the whole plan
+    cell: CellConfig  # the pretraining cell: shape, context, vocabulary, corpus
+    corpus: Corpus  # the tokenised corpus of the cell
     device: torch.device
-    inputs: dict[str, str]
-    folder: Path
-    sources: dict[str, Path]
-    run_id: str
-    pulse: Pulse = field(default_factory=Pulse)
-    started: str = field(default_factory=now)
+    inputs: dict[str, str]  # hash of each thing that the stage is made from, by name
+    folder: Path  # where the stage writes
+    sources: dict[StageName, Path]  # folders of the stages whose weights it starts from, by stage
+    run_id: str  # of a final run: hash of name and inputs; of a sweep: the cell's id
+    pulse: Pulse = field(default_factory=Pulse)  # requests to save or stop, and the leases
+    started: str = field(default_factory=now)  # UTC
 
     @property
     def block(self) -> Any:
-        """The stage's block of the plan."""
+        """The stage's block of the plan: SftPlan, RewardPlan or PpoPlan."""
         return getattr(self.config, self.name)
 
-    def weights_of(self, stage: str) -> Path:
-        """Return the file of another stage's weights."""
+    def weights_of(self, stage: StageName) -> Path:
+        """Return the weights' file of a stage that this one starts from."""
         return self.sources[stage] / "model.safetensors"
 
     def new_model(self) -> Transformer:
-        """Return a transformer of the planned shape, on the device, weights not yet read."""
+        """Return a transformer of the planned shape on the device; its weights are not read yet."""
         torch.manual_seed(self.block.seed)
         cell = self.cell
         model = Transformer(
@@ -84,72 +88,81 @@ class Stage:
         return model.to(self.device)
 
     def before(self) -> dict[str, dict[str, Any]]:
-        """Return the settings of the stages that this one starts from, pretraining left out."""
-        return {n: described(getattr(self.config, n)) for n in self.sources if n != "pretrain"}
+        """Return the settings of the stages that this one starts from, without pretraining."""
+        names = [name for name in self.sources if name != StageName.PRETRAIN]
+        return {name: described(getattr(self.config, name)) for name in names}
 
     @property
     def context_key(self) -> str:
-        """The setting of the context: a plan's, or a sweep's."""
-        planned = self.folder == root(self.config) / self.name
+        """The name of the setting that sets the context: that of a plan, or that of a sweep."""
+        planned = self.folder == final_folder(self.config) / self.name
         return "pretrain.context" if planned else "data.context"
 
-    def tell_left_out(self, left: LeftOut, *, used: str, **advice: str) -> None:
-        """Say in one line what of the data is not used, and why; `advice` is what mends it.
+    def log_left_out(self, left_out: LeftOut, *, used: str, **advice: str) -> None:
+        """Log in one line how much of the data is not used, and why; nothing where all is used.
 
-        Nothing is said where all is used.
+        left_out: the counts by reason
+        used: how much is used, in words
+        advice: by reason, what the user can do about it
         """
-        if left.longest:
-            room = -(-left.longest // CONTEXT_STEP) * CONTEXT_STEP
+        if left_out.longest:
+            room = -(-left_out.longest // CONTEXT_STEP) * CONTEXT_STEP
             advice["too_long"] = (
                 f"the context has {self.cell.data.context} tokens, the longest needs"
-                f" {left.longest:,}; {self.context_key}={room} and a new pretraining hold all"
+                f" {left_out.longest:,}; {self.context_key}={room} and a new pretraining hold all"
             )
-        if left.as_dict():
-            log.info("%s: %s used; left out: %s", self.name, used, left.in_words(**advice))
+        if left_out.as_dict():
+            log.info("%s: %s used; left out: %s", self.name, used, left_out.in_words(**advice))
 
     def has_gold(self) -> bool:
-        """Say whether the programmatic judge can score completions: prompts are functions."""
-        return self.config.sft.data == "docstrings"
-
-
-def root(config: FinalConfig) -> Path:
-    """Return the folder of a final run."""
-    return Path(config.runs) / config.study / "final"
+        """Say whether the gold judge can score completions: it needs functions as prompts."""
+        return self.config.sft.data == DOCSTRINGS
 
 
 def open_stage(
     config: FinalConfig,
     cell: CellConfig,
     *,
-    name: str,
+    name: StageName,
     corpus: Corpus,
     device: torch.device,
-    sources: dict[str, Path],
+    sources: dict[StageName, Path],
     folder: Path,
     run_id: str = "",
     pulse: Pulse | None = None,
 ) -> Stage:
-    """Collect what a stage is made from; ValueError or FileNotFoundError where a part is missing.
+    """Collect what a stage is made from, and hash it.
 
-    `sources` are the folders of the stages whose weights it starts from, by name.
+    config: the plan
+    cell: the pretraining cell
+    name: the stage
+    corpus: the tokenised corpus of the cell
+    device: where the stage trains
+    sources: folders of the stages whose weights it starts from, by stage
+    folder: where the stage writes
+    run_id: the id of a sweep's cell; empty gives the hash of name and inputs
+    pulse: requests to save or stop; a fresh one by default, which asks for nothing
+
+    Raises FileNotFoundError where a source is not finished or a file of data is missing, ValueError
+    where a source was trained on another corpus or vocabulary.
     """
     block = getattr(config, name)
     count_memory_anew(device)
     inputs = {"plan": sha256_json(described(block))}
-    if name == "reward":  # its pairs are sampled as PPO samples
+    if name == StageName.REWARD:  # its pairs are sampled with PPO's settings
         inputs["sampling"] = f"{config.ppo.max_new_tokens} tokens at {config.ppo.temperature}"
     for key in ("data", "test"):
         path = getattr(block, key, "")
-        if path not in ("docstrings", "gold", ""):
+        if path not in (DOCSTRINGS, GOLD, ""):
             inputs[key] = sha256_file(rows_file(path, cache_folder(cell), what=f"{name}.{key}"))
     inputs |= {"corpus": corpus.sha256, "tokenizer": sha256_file(corpus.tokenizer_path)}
-    for earlier, place in sources.items():
-        if not (place / "record.json").is_file() or not (place / "model.safetensors").is_file():
+    for earlier, source in sources.items():
+        if not (source / "record.json").is_file() or not (source / "model.safetensors").is_file():
             raise FileNotFoundError(
-                f"stage {name} needs {place}, which is not finished; run stages={earlier},{name}"
+                f"stage {name} needs {source}, which is not finished; run stages={earlier},{name}"
             )
-        check_tokenizer(place, read_record(place / "record.json"), inputs)
-        inputs[earlier] = sha256_file(place / "model.safetensors")
+        check_tokenizer(source, read_record(source / "record.json"), inputs)
+        inputs[earlier] = sha256_file(source / "model.safetensors")
     return Stage(
         name=name,
         config=config,
@@ -168,25 +181,40 @@ def open_planned(
     config: FinalConfig,
     cell: CellConfig,
     *,
-    name: str,
+    name: StageName,
     corpus: Corpus,
     device: torch.device,
-    after: Sequence[str],
+    after: Sequence[StageName],
 ) -> Stage:
-    """Open a stage of a final run; `after` names the stages whose weights it starts from."""
+    """Open a stage of a final run, in its folder runs/NAME/final/STAGE.
+
+    config: the plan
+    cell: the pretraining cell
+    name: the stage
+    corpus: the tokenised corpus of the cell
+    device: where the stage trains
+    after: the stages whose weights it starts from
+
+    Raises what `open_stage` raises.
+    """
     return open_stage(
         config,
         cell,
         name=name,
         corpus=corpus,
         device=device,
-        sources={earlier: root(config) / earlier for earlier in after},
-        folder=root(config) / name,
+        sources={earlier: final_folder(config) / earlier for earlier in after},
+        folder=final_folder(config) / name,
     )
 
 
 def check_tokenizer(folder: Path, record: Record, inputs: dict[str, str]) -> None:
-    """Refuse a checkpoint whose text or vocabulary is not the one at hand."""
+    """Raise ValueError for a source that failed or was trained on another corpus or vocabulary.
+
+    folder: the source's folder, for the message
+    record: the source's record
+    inputs: the hashes of the corpus and the vocabulary at hand
+    """
     if record.status != "done":
         raise ValueError(
             f"{folder} ended as {record.status} ({record.error}); "
@@ -201,8 +229,11 @@ def check_tokenizer(folder: Path, record: Record, inputs: dict[str, str]) -> Non
             )
 
 
-def finished(stage: Stage) -> Record | None:
-    """Return the record of a stage that is done with the same inputs."""
+def finished_record(stage: Stage) -> Record | None:
+    """Return the record of a stage that is done with the same inputs, else None.
+
+    A record of the same inputs that is not `done` is removed: the stage runs again.
+    """
     if not same_inputs(stage):
         return None
     path = stage.folder / "record.json"
@@ -213,18 +244,18 @@ def finished(stage: Stage) -> Record | None:
 
 
 def same_inputs(stage: Stage) -> bool:
-    """Say whether what is in the stage's folder was made from the stage's inputs."""
+    """Say whether the files in the stage's folder were made from the stage's inputs."""
     return read_inputs(stage.folder) == stage.inputs
 
 
-def make_room(stage: Stage) -> None:
-    """Remove what a stage made from other inputs.
+def discard_other_inputs(stage: Stage) -> None:
+    """Remove the files that a stage made from other inputs, and write down the new inputs.
 
-    To be called once the new inputs are read: a mistake in them must not cost what is finished.
+    Call this after the new data are read: a mistake in them must not cost a finished stage.
     """
     if same_inputs(stage):
         return
-    for name in STALE:
+    for name in FILES:
         (stage.folder / name).unlink(missing_ok=True)
     shutil.rmtree(stage.folder / "pairs", ignore_errors=True)
     write_json(stage.folder / "inputs.json", stage.inputs)

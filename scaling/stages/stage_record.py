@@ -1,4 +1,4 @@
-"""The record of a stage after pretraining."""
+"""The record of a stage after pretraining: what it cost, what it reached, what it is made from."""
 
 import math
 from dataclasses import asdict
@@ -19,17 +19,24 @@ def write_record(
     unique_tokens: int = 0,
     metrics: dict[str, float] | None = None,
     error: str | None = None,
-    left: LeftOut | None = None,
+    left_out: LeftOut | None = None,
 ) -> Record:
-    """Write the stage's record; with an `error` its status is `diverged`.
+    """Write the stage's record and return it.
 
-    `left` is what of its data was left out.
+    stage: the stage that has ended
+    tally: its steps, tokens, FLOPs and seconds; FLOPs are counted (forward passes, updates,
+        sampling), while `flops_6nd` of the record is 6 N D of the tokens
+    unique_tokens: tokens of the data, each counted once
+    metrics: results by name; numbers that are not finite are left out
+    error: why the stage failed; the status is then `diverged`, as it is for a test loss that is not
+        finite
+    left_out: how much of the data was not used, by reason
 
-    FLOPs are counted (forward passes, updates, sampling); `flops_6nd` is 6 N D of the tokens.
+    Stopped where another process has taken over the stage.
     """
     stage.pulse.fence()
-    cell, block = stage.cell, stage.block
-    if not math.isfinite((metrics or {}).get("test_loss") or 0.0):
+    cell, block, metrics = stage.cell, stage.block, metrics or {}
+    if not math.isfinite(metrics.get("test_loss") or 0.0):
         error = error or f"the test loss is not finite; lower {stage.name}.peak_lr"
     params = cell.model.shape(
         vocab_size=cell.tokenizer.vocab_size, context=cell.data.context
@@ -54,8 +61,8 @@ def write_record(
         tokens=tally.tokens,
         unique_tokens=unique_tokens,
         flops=tally.flops,
-        test_loss=None if error else (metrics or {}).get("test_loss"),
-        test_loss_se=None if error else (metrics or {}).get("test_loss_se"),
+        test_loss=None if error else metrics.get("test_loss"),
+        test_loss_se=None if error else metrics.get("test_loss_se"),
         train_loss=tally.values.get("train_loss"),
         batch_tokens=tally.tokens // max(1, tally.step),
         peak_lr=block.peak_lr,
@@ -64,9 +71,9 @@ def write_record(
         config={"plan": asdict(block), "before": stage.before(), "cell": cell.science()},
         started=stage.started,
         error=error,
-        metrics={k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)},
+        metrics={k: float(v) for k, v in metrics.items() if math.isfinite(v)},
         inputs=stage.inputs,
-        left_out=left.as_dict() if left else {},
+        left_out=left_out.as_dict() if left_out else {},
     )
     record.write(stage.folder / "record.json")
     return record

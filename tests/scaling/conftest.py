@@ -123,11 +123,11 @@ def pretrained(final_config, done_record):
     """Open stages of a plan whose pretraining was skipped: random weights stand in for it."""
     from scaling.data.tokens import open_corpus
     from scaling.model.transformer import Transformer
-    from scaling.stages.plan import STAGES, planned_cell
-    from scaling.stages.stage import open_planned, root
+    from scaling.stages.plan import STAGES, final_folder, planned_cell
+    from scaling.stages.stage import open_planned
 
     cell = planned_cell(final_config)
-    folder = root(final_config) / "pretrain"
+    folder = final_folder(final_config) / "pretrain"
     torch.manual_seed(0)
     model = Transformer(cell.model, vocab_size=320, context=96)
     checkpoint.save(folder, model=model, name="model", state={})

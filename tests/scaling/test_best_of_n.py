@@ -9,6 +9,7 @@ import pytest
 from analysis import fit
 from scaling import best_of_n, final
 from scaling.stages.best_of_n import BestOfNConfig, Judge, Pool, best_of, curve, kl_of_best
+from scaling.stages.plan import final_folder
 
 
 def test_the_estimate_is_the_mean_over_all_draws():
@@ -25,8 +26,8 @@ def test_the_estimate_is_the_mean_over_all_draws():
 
 
 def test_the_kl_is_that_of_the_table():
-    known = {2: 0.1931, 4: 0.6363, 16: 1.8351, 64: 3.1745, 256: 4.5491, 1000: 5.9088}  # LAWS 7.2
-    assert {n: round(kl_of_best(n), 4) for n in known} == known
+    table = {2: 0.1931, 4: 0.6363, 16: 1.8351, 64: 3.1745, 256: 4.5491, 1000: 5.9088}  # LAWS 7.2
+    assert {n: round(kl_of_best(n), 4) for n in table} == table
 
 
 def test_a_judge_that_errs_more_the_higher_it_scores_is_over_optimised(tmp_path):
@@ -67,10 +68,10 @@ def done(final_config, pretrained, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_reward_models_are_compared_and_nothing_is_done_twice(done, capsys, monkeypatch):
-    asked = BestOfNConfig(plan="plan.yaml", prompts=4, n=8, pairs=[10, 30])
-    best_of_n.main(asked)
+    config = BestOfNConfig(plan="plan.yaml", prompts=4, n=8, pairs=[10, 30])
+    best_of_n.main(config)
     first = capsys.readouterr().out
-    folder = best_of_n.root(done) / "best_of_n"
+    folder = final_folder(done) / "best_of_n"
     table = (folder / "curve.csv").read_text()
     assert table.count("\n") == 1 + 4 * 4 * 3  # judges, prompts, n = 2, 4, 8
     assert "fine-tuned, 10 pairs" in first
@@ -79,13 +80,13 @@ def test_reward_models_are_compared_and_nothing_is_done_twice(done, capsys, monk
     def never(*args, **kwargs):
         raise AssertionError("sampled or trained again")
 
-    monkeypatch.setattr(best_of_n, "generate", never)
-    monkeypatch.setattr(best_of_n, "learn", never)
-    best_of_n.main(asked)
+    monkeypatch.setattr("scaling.stages.best_of_n.generate", never)
+    monkeypatch.setattr("scaling.stages.best_of_n.train_reward_model", never)
+    best_of_n.main(config)
     assert capsys.readouterr().out == first
     assert (folder / "curve.csv").read_text() == table
     with pytest.raises(ValueError, match=r"pairs=9000 are more than the \d+ of the reward stage"):
-        best_of_n.main(replace(asked, pairs=[9000]))
+        best_of_n.main(replace(config, pairs=[9000]))
 
 
 def test_what_cannot_be_asked_is_refused():

@@ -285,7 +285,7 @@ def test_damaged_samples_are_drawn_again(tmp_path, monkeypatch):
         if harm:
             harm(path)
         tally = preferences.Tally()
-        assert preferences.sampled(None, None, [], path, tally, seed=0) == []  # type: ignore[arg-type]
+        assert preferences.read_or_sample(None, None, [], path, tally, seed=0) == []  # type: ignore[arg-type]
         assert tally.tokens == 3
     assert len(made) == 3
 

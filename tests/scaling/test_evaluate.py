@@ -14,9 +14,10 @@ import torch
 from scaling import evaluate
 from scaling.config import MachineConfig, ModelConfig
 from scaling.data.tokenizer import END, train_tokenizer
+from scaling.inference import evaluation
 from scaling.inference.evaluation import EvaluateConfig, score_task
-from scaling.inference.likelihood import log_likelihoods, score_texts
-from scaling.inference.tasks import NAMES, Question, Task, question, read_task, with_typos
+from scaling.inference.likelihood import Likelihoods, log_likelihoods, score_texts
+from scaling.inference.tasks import NAMES, Question, Task, read_question, read_task, with_typos
 from scaling.inference.trained import open_trained, trained_folders
 from scaling.model.transformer import Transformer
 from scaling.study.places import cell_folder
@@ -37,11 +38,11 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def model() -> Transformer:
     torch.manual_seed(0)
-    made = Transformer(ModelConfig(d_head=16), vocab_size=320, context=16)
+    transformer = Transformer(ModelConfig(d_head=16), vocab_size=320, context=16)
     with torch.no_grad():
-        for weight in made.parameters():
+        for weight in transformer.parameters():
             weight.add_(0.3 * torch.randn_like(weight))
-    return made.eval()
+    return transformer.eval()
 
 
 def by_hand(model, tokenizer, context: str, said: str) -> float:
@@ -61,31 +62,31 @@ def test_log_likelihoods_are_those_of_each_request_alone(model, tokenizer):
         ("the cat sat on a mat while rain fell over hills and dogs", " ran home"),  # too long
         ("a", " mat while rain fell"),
     ]
-    told = []
-    found = log_likelihoods(model, tokenizer, requests, tell=told.append)
-    wanted = [by_hand(model, tokenizer, *r) for r in requests]
-    np.testing.assert_allclose(found.nats, wanted, rtol=1e-5)
-    assert told[-1] == len(requests)
+    counts: list[int] = []
+    likelihoods = log_likelihoods(model, tokenizer, requests, report=counts.append)
+    expected = [by_hand(model, tokenizer, *r) for r in requests]
+    np.testing.assert_allclose(likelihoods.nats, expected, rtol=1e-5)
+    assert counts[-1] == len(requests)
     assert len(tokenizer.encode(requests[2][0]).ids) > 0
 
 
 def test_a_blank_at_a_contexts_end_belongs_to_what_follows(model, tokenizer):
     pair = [("the cat ", "sat"), ("the cat", " sat")]
-    found = log_likelihoods(model, tokenizer, pair)
-    assert found.nats[0] == found.nats[1]
+    likelihoods = log_likelihoods(model, tokenizer, pair)
+    assert likelihoods.nats[0] == likelihoods.nats[1]
 
 
 def test_greedy_says_whether_the_model_would_say_it(model, tokenizer):
-    requests, wanted = [], []
+    requests, expected = [], []
     for context in WORDS:
         ids = tokenizer.encode(context).ids
         best = int(model(torch.tensor(ids)[None])[0, -1].argmax())
-        said = tokenizer.decode([best])
-        if tokenizer.encode(context + said).ids == [*ids, best]:  # a whole letter or more
-            requests += [(context, said), (context, " zebra")]
-            wanted += [True, False]
-    assert any(wanted)
-    assert log_likelihoods(model, tokenizer, requests).greedy.tolist() == wanted
+        text = tokenizer.decode([best])
+        if tokenizer.encode(context + text).ids == [*ids, best]:  # a whole letter or more
+            requests += [(context, text), (context, " zebra")]
+            expected += [True, False]
+    assert any(expected)
+    assert log_likelihoods(model, tokenizer, requests).greedy.tolist() == expected
 
 
 def test_a_continuation_without_a_token_is_refused(model, tokenizer):
@@ -111,7 +112,7 @@ class Oracle:
     """Stands for a model of known likelihoods."""
 
     def __init__(self, nats: list[float], greedy: list[bool] | None = None) -> None:
-        self.found = evaluate.Likelihoods(
+        self.found = Likelihoods(
             nats=np.array(nats),
             tokens=np.ones(len(nats)),
             greedy=np.array(greedy or [False] * len(nats)),
@@ -119,7 +120,7 @@ class Oracle:
 
 
 def scored(task: Task, oracle: Oracle, monkeypatch) -> dict:
-    monkeypatch.setattr(evaluate, "log_likelihoods", lambda *a, **k: oracle.found)
+    monkeypatch.setattr(evaluation, "log_likelihoods", lambda *a, **k: oracle.found)
     return score_task(task, type("T", (), {"model": None, "tokenizer": None})())
 
 
@@ -128,23 +129,23 @@ def test_choices_are_ranked_by_sum_and_by_character(monkeypatch):
         Question(requests=(("q", " ab"), ("q", " abcdefgh")), gold=1, group="long"),
         Question(requests=(("q", " ab"), ("q", " cd")), gold=0, group="even"),
     ]
-    found = scored(Task(name="t", questions=questions), Oracle([-4, -6, -1, -3]), monkeypatch)
-    assert (found["acc"], found["acc_norm"], found["chance"], found["n"]) == (0.5, 1.0, 0.5, 2)
-    assert found["acc_se"] == pytest.approx(0.5)
-    assert found["groups"] == {"even": 1.0, "long": 0.0}
-    assert found["bits_per_byte"] == pytest.approx((6 + 1) / math.log(2) / (9 + 3))
+    scores = scored(Task(name="t", questions=questions), Oracle([-4, -6, -1, -3]), monkeypatch)
+    assert (scores["acc"], scores["acc_norm"], scores["chance"], scores["n"]) == (0.5, 1.0, 0.5, 2)
+    assert scores["acc_se"] == pytest.approx(0.5)
+    assert scores["groups"] == {"even": 1.0, "long": 0.0}
+    assert scores["bits_per_byte"] == pytest.approx((6 + 1) / math.log(2) / (9 + 3))
     p = 1 / (1 + math.exp(-2))  # of the chosen one, both times
-    assert found["choice_loss"] == pytest.approx(-(math.log(1 - p) + math.log(p)) / 2)
-    assert found["ece"] == pytest.approx(abs(p - 0.5))
+    assert scores["choice_loss"] == pytest.approx(-(math.log(1 - p) + math.log(p)) / 2)
+    assert scores["ece"] == pytest.approx(abs(p - 0.5))
 
 
 def test_a_single_continuation_counts_when_it_is_said(monkeypatch):
     questions = [Question(requests=(("q", f" {w}"),), gold=0) for w in "ab"]
-    found = scored(
+    scores = scored(
         Task(name="t", questions=questions), Oracle([-1, -3], [True, False]), monkeypatch
     )
-    assert (found["acc"], found["perplexity"]) == (0.5, pytest.approx(math.exp(2)))
-    assert "choice_loss" not in found
+    assert (scores["acc"], scores["perplexity"]) == (0.5, pytest.approx(math.exp(2)))
+    assert "choice_loss" not in scores
 
 
 def test_calibration_error_of_known_gaps():
@@ -153,18 +154,22 @@ def test_calibration_error_of_known_gaps():
 
 
 def test_layouts_are_told_by_their_fields():
-    made = question({"sentence_good": "a b", "sentence_bad": "b a", "UID": "x"}, "f")
-    assert (made.requests, made.gold, made.group) == ((("", " a b"), ("", " b a")), 0, "x")
-    made = question({"query": "Question: Q?\n", "choices": ["a", "b"], "gold": 1}, "f")
-    assert made.requests == (("Question: Q?\nAnswer:", " a"), ("Question: Q?\nAnswer:", " b"))
-    made = question({"query": "It rained, so", "choices": ["a", "b"], "gold": 1}, "f")
-    assert made.requests == (("It rained, so", " a"), ("It rained, so", " b"))
-    made = question({"ctx": "He", "choices": ["a", "b"], "gold": 0}, "f")
-    assert made.requests == (("He", " a"), ("He", " b"))
-    made = question({"context_options": ["A", "B"], "continuation": "c", "gold": 1}, "f")
-    assert made.requests == (("A", " c"), ("B", " c"))
-    assert made.text == " c"
-    assert question({"context": "A", "continuation": "b"}, "f").requests == (("A", " b"),)
+    question = read_question({"sentence_good": "a b", "sentence_bad": "b a", "UID": "x"}, "f")
+    assert (question.requests, question.gold, question.group) == (
+        (("", " a b"), ("", " b a")),
+        0,
+        "x",
+    )
+    question = read_question({"query": "Question: Q?\n", "choices": ["a", "b"], "gold": 1}, "f")
+    assert question.requests == (("Question: Q?\nAnswer:", " a"), ("Question: Q?\nAnswer:", " b"))
+    question = read_question({"query": "It rained, so", "choices": ["a", "b"], "gold": 1}, "f")
+    assert question.requests == (("It rained, so", " a"), ("It rained, so", " b"))
+    question = read_question({"ctx": "He", "choices": ["a", "b"], "gold": 0}, "f")
+    assert question.requests == (("He", " a"), ("He", " b"))
+    question = read_question({"context_options": ["A", "B"], "continuation": "c", "gold": 1}, "f")
+    assert question.requests == (("A", " c"), ("B", " c"))
+    assert question.text == " c"
+    assert read_question({"context": "A", "continuation": "b"}, "f").requests == (("A", " b"),)
 
 
 @pytest.mark.parametrize(
@@ -236,13 +241,13 @@ def test_a_limit_spreads_over_the_file(tmp_path):
 
 
 def test_typos_swap_letters_of_contexts_and_of_bare_sentences():
-    asked = Question(requests=(("abcdefgh", " tail"), ("abcdefgh", " tale")), gold=0)
+    question = Question(requests=(("abcdefgh", " tail"), ("abcdefgh", " tale")), gold=0)
     bare = Question(requests=(("", "abcdefgh"), ("", "hgfedcba")), gold=0)
-    spoilt = with_typos(Task(name="t", questions=[asked, bare]), 0.5).questions
-    assert [said for _, said in spoilt[0].requests] == [" tail", " tale"]
+    spoilt = with_typos(Task(name="t", questions=[question, bare]), 0.5).questions
+    assert [text for _, text in spoilt[0].requests] == [" tail", " tale"]
     assert sorted(spoilt[0].requests[0][0]) == sorted("abcdefgh") != spoilt[0].requests[0][0]
     assert spoilt[1].requests[0][1] != "abcdefgh"
-    assert with_typos(Task(name="t", questions=[asked]), 0.5).questions == [spoilt[0]]  # seeded
+    assert with_typos(Task(name="t", questions=[question]), 0.5).questions == [spoilt[0]]  # seeded
 
 
 @pytest.mark.skipif(not EVAL.is_dir(), reason=f"no {EVAL}; set SCALING_SHARED to run this")
@@ -281,19 +286,19 @@ def test_a_cell_is_scored_and_what_was_found_is_kept(make_cell, tmp_path, capsys
             max_new_tokens=4,
         )
     )
-    said = capsys.readouterr().out
-    assert said.count("mine ") == 2
-    assert "perplexity" in said
-    found = json.loads((cell_folder(cells[0]) / "evaluation.json").read_text())
-    assert (found["run_id"], found["schema"]) == (cells[0].run_id(), 1)
-    assert found["tasks"]["mine"]["n"] == 5  # of the first call, kept by the second
-    assert 0 <= found["tasks"]["mine"]["acc_typos"] <= 1
-    (name,) = found["texts"]
+    output = capsys.readouterr().out
+    assert output.count("mine ") == 2
+    assert "perplexity" in output
+    evaluation = json.loads((cell_folder(cells[0]) / "evaluation.json").read_text())
+    assert (evaluation["run_id"], evaluation["schema"]) == (cells[0].run_id(), 1)
+    assert evaluation["tasks"]["mine"]["n"] == 5  # of the first call, kept by the second
+    assert 0 <= evaluation["tasks"]["mine"]["acc_typos"] <= 1
+    (name,) = evaluation["texts"]
     assert name.endswith("/long")
-    assert found["samples"][0]["prompt"] == "def f"
+    assert evaluation["samples"][0]["prompt"] == "def f"
     model = open_trained(cell_folder(cells[0]), CPU)
     assert score_texts(model.model, model.tokenizer, [text.read_text()]).loss == pytest.approx(
-        found["texts"][name]["loss"]
+        evaluation["texts"][name]["loss"]
     )
 
 
@@ -342,8 +347,8 @@ def test_settings_are_checked(values, sentence):
 
 @pytest.mark.parametrize("gold", [1, "1", 1.0])
 def test_a_label_is_a_whole_number_however_it_is_written(gold):
-    made = question({"query": "x", "choices": ["a", "b"], "gold": gold}, "f")
-    assert (made.gold, type(made.gold)) == (1, int)
+    question = read_question({"query": "x", "choices": ["a", "b"], "gold": gold}, "f")
+    assert (question.gold, type(question.gold)) == (1, int)
 
 
 def test_half_a_character_is_scored_as_corpora_read_it(make_cell, tmp_path):
@@ -351,8 +356,8 @@ def test_half_a_character_is_scored_as_corpora_read_it(make_cell, tmp_path):
     train_trunk([cell])
     path = tmp_path / "mine.jsonl"
     path.write_text('\ufeff{"query": "x \\ud83d", "choices": ["a", "\\ud83d"], "gold": "0"}\n')
-    (asked,) = read_task(str(path), folder="").questions
-    assert asked.requests == (("x ?", " a"), ("x ?", " ?"))
+    (question,) = read_task(str(path), folder="").questions
+    assert question.requests == (("x ?", " a"), ("x ?", " ?"))
     evaluate.main(
         EvaluateConfig(
             checkpoint=str(cell_folder(cell)),
@@ -362,6 +367,6 @@ def test_half_a_character_is_scored_as_corpora_read_it(make_cell, tmp_path):
             machine=MachineConfig(device="cpu"),
         )
     )
-    found = json.loads((cell_folder(cell) / "evaluation.json").read_text())
-    assert found["tasks"]["mine"]["n"] == 1
-    assert found["samples"][0]["prompt"] == "def ?"
+    evaluation = json.loads((cell_folder(cell) / "evaluation.json").read_text())
+    assert evaluation["tasks"]["mine"]["n"] == 1
+    assert evaluation["samples"][0]["prompt"] == "def ?"

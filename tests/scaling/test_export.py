@@ -11,8 +11,8 @@ from scaling.data.chat_template import render, turns_of
 from scaling.data.tokenizer import load_tokenizer
 from scaling.export import ExportConfig
 from scaling.inference import hf_export
-from scaling.inference.hf_export import hub_config, hub_weights, unexportable
-from scaling.inference.peft_export import hub_adapters, take_away
+from scaling.inference.hf_export import hub_config, hub_weights, layout_obstacles
+from scaling.inference.peft_export import hub_adapters, subtract_adapters
 from scaling.inference.trained import open_trained
 from scaling.model.lora import ALPHA, LoraLinear, adapters, add_lora, merge_lora
 from scaling.model.transformer import Transformer
@@ -53,8 +53,8 @@ def test_logits_are_equal(model, tmp_path):
     assert not report["unexpected_keys"]
     tokens = torch.randint(0, 300, (3, 24), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        wanted, found = ours(tokens), theirs.eval()(tokens).logits
-    assert (found - wanted).abs().max() < 2e-5 * wanted.abs().max()
+        our_logits, their_logits = ours(tokens), theirs.eval()(tokens).logits
+    assert (their_logits - our_logits).abs().max() < 2e-5 * our_logits.abs().max()
 
 
 def test_a_trained_cell_is_exported_with_vocabulary_and_card(make_cell, tmp_path, capsys):
@@ -82,8 +82,11 @@ def test_a_trained_cell_is_exported_with_vocabulary_and_card(make_cell, tmp_path
     assert vocabulary.decode(ids) == text
     assert vocabulary.eos_token_id == theirs.config.eos_token_id == 0
     with torch.no_grad():
-        found, wanted = theirs(torch.tensor([ids])).logits, ours.model(torch.tensor([ids]))
-    assert (found - wanted).abs().max() < 1e-5 * wanted.abs().max()
+        their_logits, our_logits = (
+            theirs(torch.tensor([ids])).logits,
+            ours.model(torch.tensor([ids])),
+        )
+    assert (their_logits - our_logits).abs().max() < 1e-5 * our_logits.abs().max()
     batch = vocabulary([text, "x"], padding=True, return_tensors="pt")
     options = {"max_new_tokens": 4, "do_sample": False}
     alone = theirs.generate(**vocabulary("x", return_tensors="pt"), **options)[0]
@@ -112,7 +115,7 @@ def test_what_no_layout_holds_is_refused_by_name(model, named):
 
 
 def test_every_default_rung_can_be_exported():
-    assert not unexportable(ModelConfig())
+    assert not layout_obstacles(ModelConfig())
 
 
 def test_a_study_of_several_models_is_refused_with_one_of_them(make_cell, tmp_path):
@@ -134,23 +137,25 @@ def test_adapters_are_loaded_by_peft_with_the_merged_models_logits(
     stage = pretrained("sft")
     run_sft(stage)
     vocabulary = str(stage.corpus.tokenizer_path)
-    asked = ExportConfig(
+    config = ExportConfig(
         checkpoint=str(stage.folder), out=str(tmp_path / "out"), tokenizer=vocabulary, adapter=True
     )
-    export.main(asked)
+    export.main(config)
     tokens = torch.randint(0, 300, (2, 20), generator=torch.Generator().manual_seed(1))
     base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out/base").eval()
     merged = open_trained(stage.folder, torch.device("cpu"), tokenizer=vocabulary).model
     with torch.no_grad():
-        wanted, before = merged(tokens), base(tokens).logits
-        found = peft.PeftModel.from_pretrained(base, tmp_path / "out").eval()(tokens).logits
-    assert (before - wanted).abs().max() > 1e-3
-    assert (found - wanted).abs().max() < 2e-5 * wanted.abs().max()
+        merged_logits, before = merged(tokens), base(tokens).logits
+        adapted_logits = (
+            peft.PeftModel.from_pretrained(base, tmp_path / "out").eval()(tokens).logits
+        )
+    assert (before - merged_logits).abs().max() > 1e-3
+    assert (adapted_logits - merged_logits).abs().max() < 2e-5 * merged_logits.abs().max()
     moved = (tmp_path / "out").rename(tmp_path / "moved")
     monkeypatch.chdir(moved)  # the base is named from within the folder
     again = peft.AutoPeftModelForCausalLM.from_pretrained(".").eval()
     with torch.no_grad():
-        torch.testing.assert_close(again(tokens).logits, found)
+        torch.testing.assert_close(again(tokens).logits, adapted_logits)
 
 
 @pytest.mark.parametrize("model", ["grouped", "mup", "completep"])
@@ -163,33 +168,33 @@ def test_adapters_carry_the_scales_of_the_model(model):
             torch.nn.init.normal_(layer.up, std=0.1)
     factors = adapters(ours)
     merged = hub_weights(merge_lora(ours))
-    found = hub_adapters(ours, factors)
-    take_away(ours, factors, 2)
+    tensors = hub_adapters(ours, factors)
+    subtract_adapters(ours, factors, 2)
     base = hub_weights(ours)
-    for name in (n for n in found if n.endswith("lora_A.weight")):
+    for name in (n for n in tensors if n.endswith("lora_A.weight")):
         layer = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight") + ".weight"
-        update = found[name.replace("lora_A", "lora_B")] @ found[name] * ALPHA / 2
+        update = tensors[name.replace("lora_A", "lora_B")] @ tensors[name] * ALPHA / 2
         torch.testing.assert_close(base[layer] + update, merged[layer], atol=1e-5, rtol=1e-4)
         assert update.abs().max() > 1e-3
-    assert len(found) == 2 * 7 * ours.config.n_layer
+    assert len(tensors) == 2 * 7 * ours.config.n_layer
 
 
 def test_a_stage_without_adapters_is_said(final_config, pretrained, tmp_path):
     stage = pretrained("sft")
     run_sft(stage)
-    asked = ExportConfig(
+    config = ExportConfig(
         checkpoint=str(stage.folder),
         out=str(tmp_path / "out"),
         tokenizer=str(stage.corpus.tokenizer_path),
         adapter=True,
     )
     with pytest.raises(ValueError, match=r"only a stage of sft\.method=lora or"):
-        export.main(asked)
+        export.main(config)
 
 
 def test_a_sealed_plan_without_a_forecast_is_no_line_of_the_card(tmp_path):
     write_json(tmp_path / "forecast.json", {"test_loss": 0.0, "interval": [], "level": 0.95})
-    assert hf_export.forecast_of(tmp_path / "forecast.json") == ""
+    assert hf_export.forecast_text(tmp_path / "forecast.json") == ""
 
 
 @pytest.mark.parametrize("template", ["", "chat"])
@@ -203,8 +208,8 @@ def test_the_exported_chat_template_makes_the_ids_that_were_tuned_on(
     stage = pretrained("sft")
     run_sft(stage)
     vocabulary = str(stage.corpus.tokenizer_path)
-    asked = {"checkpoint": str(stage.folder), "out": str(tmp_path / "out")}
-    export.main(ExportConfig(**asked, tokenizer=vocabulary))
+    settings = {"checkpoint": str(stage.folder), "out": str(tmp_path / "out")}
+    export.main(ExportConfig(**settings, tokenizer=vocabulary))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     if not template:
         assert tokenizer.chat_template is None

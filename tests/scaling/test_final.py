@@ -13,8 +13,7 @@ from omegaconf import OmegaConf
 from scaling.final import run_final
 from scaling.schema import read_json, read_record, sha256_file
 from scaling.stages.outcome import summary
-from scaling.stages.plan import chosen_stages, load_plan, planned_cell
-from scaling.stages.stage import root
+from scaling.stages.plan import chosen_stages, final_folder, load_plan, planned_cell
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,7 +89,7 @@ def test_a_stage_without_the_one_before_says_what_to_run(final_config):
 def test_the_whole_run_and_then_nothing_again(plan, caplog):
     config = load_plan(plan)
     records = run_final(config)
-    folder = root(config)
+    folder = final_folder(config)
     assert [r.stage for r in records] == ["pretrain", "sft", "reward", "ppo"]
     assert all((folder / r.stage / "record.json").is_file() for r in records)
     sealed = read_json(folder / "forecast.json")
@@ -133,7 +132,7 @@ def test_ranks_of_torchrun_pretrain_as_planned_and_keep_what_is_done(plan, final
         return done.stderr
 
     assert final("stages=pretrain").count("the 95% interval") == 1
-    two = read_record(root(final_config) / "pretrain/record.json")
+    two = read_record(final_folder(final_config) / "pretrain/record.json")
     assert (two.status, two.device_seconds) == ("done", 2 * two.seconds)
     assert "done before, kept" in final("stages=pretrain")
     assert "ranks of torchrun or srun train pretraining alone" in final()
@@ -144,11 +143,11 @@ def test_ranks_of_torchrun_pretrain_as_planned_and_keep_what_is_done(plan, final
 def test_what_cannot_be_trained_is_refused_while_the_former_run_is_still_there(plan):
     config = replace(load_plan(plan), stages="pretrain")
     run_final(config)
-    before = (root(config) / "pretrain/record.json").read_text()
+    before = (final_folder(config) / "pretrain/record.json").read_text()
     config = replace(config, machine=replace(config.machine, ranks=3), resume=False)
     with pytest.raises(ValueError, match="4 rows of a step cannot be shared by 3 ranks"):
         run_final(config)
-    assert (root(config) / "pretrain/record.json").read_text() == before
+    assert (final_folder(config) / "pretrain/record.json").read_text() == before
 
 
 def test_the_seal_is_not_broken_by_a_later_forecast(plan):
@@ -156,13 +155,13 @@ def test_the_seal_is_not_broken_by_a_later_forecast(plan):
     run_final(config)
     config.forecast.test_loss = 1.0
     run_final(config)
-    assert read_json(root(config) / "forecast.json")["test_loss"] == 5.5
+    assert read_json(final_folder(config) / "forecast.json")["test_loss"] == 5.5
 
 
 def test_another_tokenizer_is_refused(plan):
     config = load_plan(plan)
     run_final(replace(config, stages="pretrain"))
-    path = root(config) / "pretrain" / "record.json"
+    path = final_folder(config) / "pretrain" / "record.json"
     record = json.loads(path.read_text())
     record["inputs"]["tokenizer"] = "0" * 64
     path.write_text(json.dumps(record))
@@ -174,9 +173,9 @@ def test_a_diverged_stage_ends_the_run(plan):
     config = load_plan(plan, ["sft.peak_lr=1e30"])
     with pytest.raises(ValueError, match="stage sft ended as diverged"):
         run_final(config)
-    record = read_json(root(config) / "sft" / "record.json")
+    record = read_json(final_folder(config) / "sft" / "record.json")
     assert record["status"] == "diverged"
-    assert not (root(config) / "reward").exists()
+    assert not (final_folder(config) / "reward").exists()
 
 
 def test_a_plans_values_survive_as_plain_data(final_config):

@@ -16,8 +16,8 @@ from scaling.schema import (
     forecast_score,
     read_forecasts,
 )
-from scaling.stages.sealed_forecast import confirmed
-from scaling.stages.stage import root
+from scaling.stages.plan import final_folder
+from scaling.stages.sealed_forecast import check_confirmation
 
 SEALED = {
     "test_loss": 3.0,
@@ -42,7 +42,7 @@ def test_a_run_is_scored_once_and_again_after_a_kill(final_config):
     assert line["error"] == pytest.approx(math.log(outcome.test_loss / 5.5))
     run_final(replace(final_config, stages="pretrain"))
     assert lines(final_config) == [line]
-    ledger = root(final_config).parents[1] / FORECASTS
+    ledger = final_folder(final_config).parents[1] / FORECASTS
     ledger.write_bytes(ledger.read_bytes()[:40])  # killed between the record and the line
     run_final(replace(final_config, stages="pretrain"))
     assert [n["id"] for n in lines(final_config)] == [line["id"]]
@@ -92,8 +92,14 @@ def gated(config, **line):
     config.confirmation = {"needed": True}
     if line:
         study = f"{config.study}{CONFIRMING}"
-        told = {"id": "x", "study": study, "law_sha256": "aa", "outcome": 3.0, "interval": [1, 2]}
-        append_forecast(Path(config.runs) / FORECASTS, {**told, **line})
+        defaults = {
+            "id": "x",
+            "study": study,
+            "law_sha256": "aa",
+            "outcome": 3.0,
+            "interval": [1, 2],
+        }
+        append_forecast(Path(config.runs) / FORECASTS, {**defaults, **line})
     return config
 
 
@@ -101,38 +107,38 @@ def test_a_far_run_waits_for_its_confirmation(final_config):
     config = gated(final_config)
     with pytest.raises(ValueError, match=r"waits for its confirmation.*plan\.confirmation\.yaml"):
         run_final(config)
-    assert not (root(config) / "forecast.json").exists()
-    confirmed(replace(config, force=True))
+    assert not (final_folder(config) / "forecast.json").exists()
+    check_confirmation(replace(config, force=True))
 
 
 def test_a_confirmation_of_another_law_opens_nothing(final_config):
     with pytest.raises(ValueError, match="waits"):
-        confirmed(gated(final_config, inside=True, law_sha256="zz"))
+        check_confirmation(gated(final_config, inside=True, law_sha256="zz"))
 
 
 def test_a_confirmation_opens_the_way_and_a_miss_shuts_it(final_config):
-    confirmed(gated(final_config, inside=True))
+    check_confirmation(gated(final_config, inside=True))
     with pytest.raises(
         ValueError, match=r"reached 3\.0000, outside .*analysis\.fit runs=.*/tiny takes"
     ):
-        confirmed(gated(final_config, inside=False, id="y"))
+        check_confirmation(gated(final_config, inside=False, id="y"))
 
 
 def test_the_plan_says_which_study_confirms_it(final_config):
     config = gated(final_config, inside=True)
     config.confirmation["study"] = f"{config.study}{CONFIRMING}-2"
     with pytest.raises(ValueError, match="waits"):
-        confirmed(config)
+        check_confirmation(config)
     append_forecast(
         Path(config.runs) / FORECASTS,
         {"id": "2", "study": config.confirmation["study"], "law_sha256": "aa", "inside": True},
     )
-    confirmed(config)
+    check_confirmation(config)
 
 
 def test_a_refused_run_leaves_an_earlier_one_alone(final_config, done_record):
     config = gated(final_config)
-    path = root(config) / "pretrain" / "record.json"
+    path = final_folder(config) / "pretrain" / "record.json"
     done_record.write(path)  # of other inputs
     with pytest.raises(ValueError, match="waits"):
         run_final(config)

@@ -1,8 +1,8 @@
 """Pairs of a docstring and the body that follows it, cut from Python documents.
 
-A prompt is a function's signature and the first line of its docstring, as they stand in the file
-but moved to column 0; the completion is the rest of the body, so that prompt + completion is source
-that parses. Functions whose body holds another documented function keep it.
+The prompt is a function's signature and the first paragraph of its docstring, moved to column 0;
+the completion is the rest of the body, so that prompt + completion is source that parses. A body
+that holds another documented function keeps it.
 """
 
 import ast
@@ -21,17 +21,17 @@ from scaling.stages.examples.pairs import Pair
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # of the rules below; a change makes cached pairs unused
-LONGEST = 2_000  # characters of a body; longer ones fit no context this is meant for
+VERSION = 1  # of the rules below: raise it with a change, so that pairs in caches are cut again
+LONGEST_BODY = 2_000  # characters; longer bodies fit no context that this is meant for
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Texts(Protocol):
-    """What is needed of a corpus (scaling.data.tokens.Corpus)."""
+    """The part of a corpus (scaling.data.tokens.Corpus) that this module needs."""
 
     @property
     def folder(self) -> Path:
-        """Where the tokens are cached."""
+        """Where the tokens are kept."""
         ...
 
     def train_texts(self) -> Iterator[str]:
@@ -44,21 +44,22 @@ class Texts(Protocol):
 
 
 def corpus_pairs(corpus: Texts) -> tuple[list[Pair], list[Pair]]:
-    """Return the pairs of the training and of the test documents, cached beside the tokens.
+    """Return the pairs of the training documents and of the test documents.
 
-    A held-out prompt that also occurs in training is left out. ValueError when a part has none.
+    They are kept in a file beside the tokens. A test prompt that also occurs in training is left
+    out. ValueError when a part has no pair.
     """
     cached = corpus.folder / f"docstrings-{VERSION}.json"
     if parts := read_hashed(cached):
         return [Pair(*p) for p in parts["train"]], [Pair(*p) for p in parts["test"]]
     log.info("cutting docstring-to-body pairs from the corpus")
-    with uncollected():
-        train = unique(p for text in corpus.train_texts() for p in cut_pairs(text))
-        held_out = unique(p for text in corpus.test_texts() for p in cut_pairs(text))
-    known = {p.prompt for p in train}
-    test = [p for p in held_out if p.prompt not in known]
-    for part, found in (("training", train), ("test", test)):
-        if not found:
+    with garbage_collection_off():
+        train = first_of_each_prompt(p for text in corpus.train_texts() for p in cut_pairs(text))
+        held_out = first_of_each_prompt(p for text in corpus.test_texts() for p in cut_pairs(text))
+    train_prompts = {p.prompt for p in train}
+    test = [p for p in held_out if p.prompt not in train_prompts]
+    for part, pairs in (("training", train), ("test", test)):
+        if not pairs:
             raise ValueError(
                 f"the corpus' {part} part has no documented Python function to fine-tune on; "
                 "set sft.data=FILE.jsonl with prompt/completion rows"
@@ -68,8 +69,8 @@ def corpus_pairs(corpus: Texts) -> tuple[list[Pair], list[Pair]]:
 
 
 @contextlib.contextmanager
-def uncollected() -> Iterator[None]:
-    """Put the garbage collector off: it would walk the syntax trees over and over, in vain."""
+def garbage_collection_off() -> Iterator[None]:
+    """Turn the garbage collector off: it would walk the syntax trees again and again, in vain."""
     gc.disable()
     try:
         yield
@@ -77,13 +78,13 @@ def uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def unique(pairs: Iterable[Pair]) -> list[Pair]:
-    """Keep the first pair of every prompt."""
+def first_of_each_prompt(pairs: Iterable[Pair]) -> list[Pair]:
+    """Return the first pair of every prompt."""
     return list({p.prompt: p for p in reversed(list(pairs))}.values())[::-1]
 
 
 def cut_pairs(source: str) -> Iterator[Pair]:
-    """Yield the pairs of one document, in order; text that is not Python has none."""
+    """Yield the pairs of one document, in order; nothing for text that is not Python."""
     tree = parse(source)
     if tree is None:
         return
@@ -95,7 +96,7 @@ def cut_pairs(source: str) -> Iterator[Pair]:
 
 
 def parse(source: str) -> ast.Module | None:
-    """Parse source; None where it is not Python. Never runs it, never warns."""
+    """Return the syntax tree of source, None where it is not Python. The source is never run."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -105,7 +106,7 @@ def parse(source: str) -> ast.Module | None:
 
 
 def functions(node: ast.AST) -> Iterator[Function]:
-    """Yield the functions under a node; only statements are visited, expressions hold none."""
+    """Yield the functions under a node. Statements alone are visited: expressions hold none."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, Function):
             yield child
@@ -114,7 +115,11 @@ def functions(node: ast.AST) -> Iterator[Function]:
 
 
 def cut_pair(function: Function, lines: list[str]) -> Pair | None:
-    """Cut one function into prompt and completion; None where there is nothing to learn from it."""
+    """Cut one function into prompt and completion; None for a function that is not used.
+
+    Not used are functions without a docstring or a body, with tabs, with a quote or a backslash in
+    the docstring's first paragraph, and those longer than LONGEST_BODY.
+    """
     text = ast.get_docstring(function)
     if not text or len(function.body) < 2 or "\t" in lines[function.lineno - 1]:
         return None
@@ -129,7 +134,7 @@ def cut_pair(function: Function, lines: list[str]) -> Pair | None:
         return None
     signature = lines[function.lineno - 1 : document.lineno - 1]
     body = lines[document.end_lineno : last]
-    if not signature or sum(map(len, body)) > LONGEST:
+    if not signature or sum(map(len, body)) > LONGEST_BODY:
         return None
     margin = len(signature[0]) - len(signature[0].lstrip())
     head = "\n".join(line[margin:] for line in signature)

@@ -1,9 +1,11 @@
-"""A programmatic judge of completions: the known gold reward that a reward model stands in for.
+"""The gold judge: a program that scores completions, in place of people's preferences.
 
-It scores a body for a prompt of signature and docstring in [0, 1], as a weighted mean of checks
-that need no execution: has it ended, does signature + body parse, how far does it parse, are the
-names it reads known, does it use the arguments, does it act, does it repeat itself, is its length
-that of a short body. Dense enough that weak models get varied scores. Code is parsed, never run.
+A reward model learns from its scores; because the gold score of every completion is known,
+over-optimisation can be measured. The prompt is a signature with a docstring, the completion a
+body. The score in [0, 1] is a weighted mean of checks: has the body ended, does signature + body
+parse, how far does it parse, does it know the names that it reads, does it use the arguments, does
+it act, does it repeat itself, is it as long as a short body. Weak models thus get different scores.
+Code is parsed, never run.
 """
 
 import ast
@@ -24,11 +26,11 @@ WEIGHTS = {
     "varied": 0.05,
     "length": 0.15,
 }
-SHORT, LONG = 60, 240  # characters of a body between which its length is not held against it
+SHORT, LONG = 60, 240  # a body of between this many characters has the full score for length
 WORD = re.compile(r"[A-Za-z_]\w*")
 TOKEN = re.compile(r"\w+|[^\w\s]")
 ACTS = re.compile(r"^\s*(return|raise|yield)\b", re.MULTILINE)
-CHANGES = re.compile(r"[^=!<>]=[^=]|\w\(")  # assigns or calls
+CHANGES = re.compile(r"[^=!<>]=[^=]|\w\(")  # an assignment or a call
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 BUILTINS = frozenset(dir(builtins))
 
@@ -42,7 +44,10 @@ def gold_scores(
 
 
 def verdict(prompt: str, completion: str, *, ended: bool) -> dict[str, float]:
-    """Return each check's value in [0, 1], by name; `ended` says whether END was reached."""
+    """Return the value of each check in [0, 1], by its name in WEIGHTS.
+
+    `ended` says whether the completion ended with END. An empty completion gets 0 everywhere.
+    """
     if not completion.strip():
         return dict.fromkeys(WEIGHTS, 0.0)
     tree, leading = parse(prompt, completion)
@@ -55,7 +60,7 @@ def verdict(prompt: str, completion: str, *, ended: bool) -> dict[str, float]:
         "known": known_share(tree) if tree else 0.0,
         "arguments": len(words & arguments) / len(arguments) if arguments else 1.0,
         "acts": 1.0 if ACTS.search(completion) else 0.5 * bool(CHANGES.search(completion)),
-        "varied": varied(completion),
+        "varied": distinct_share(completion),
         "length": length_score(len(completion)),
     }
 
@@ -63,8 +68,8 @@ def verdict(prompt: str, completion: str, *, ended: bool) -> dict[str, float]:
 def parse(prompt: str, completion: str) -> tuple[Function | None, float]:
     """Parse prompt and completion as one function.
 
-    Returns it, or None where they are none, and the share of the completion's characters that
-    stand before the first error.
+    Returns the function, or None where they are not one function, and the share of the completion's
+    characters that stand before the first error.
     """
     source = prompt + completion.rstrip() + "\n"
     with warnings.catch_warnings():
@@ -77,7 +82,7 @@ def parse(prompt: str, completion: str) -> tuple[Function | None, float]:
             return None, 0.0
     if len(tree.body) == 1 and isinstance(tree.body[0], Function) and len(tree.body[0].body) > 1:
         return tree.body[0], 1.0
-    return None, 0.5  # it parses, but leaves the function or adds nothing to it
+    return None, 0.5  # it parses, but it ends the function and goes on, or adds nothing to it
 
 
 def share_before(error: SyntaxError, prompt: str, completion: str) -> float:
@@ -93,16 +98,17 @@ def share_before(error: SyntaxError, prompt: str, completion: str) -> float:
 @lru_cache(maxsize=65_536)
 def argument_names(prompt: str) -> frozenset[str]:
     """Return the arguments of the prompt's signature, `self` and `cls` included."""
-    own, _ = parse(prompt, "    pass")
-    return (
-        frozenset(a.arg for a in ast.walk(own.args) if isinstance(a, ast.arg))
-        if own
-        else frozenset()
-    )
+    function, _ = parse(prompt, "    pass")
+    if function is None:
+        return frozenset()
+    return frozenset(a.arg for a in ast.walk(function.args) if isinstance(a, ast.arg))
 
 
 def known_share(function: Function) -> float:
-    """Return the share of the names read after the docstring that are bound in it or built in."""
+    """Return which share of the names that a body reads are bound in the function or built in.
+
+    1/2 for a body that reads no name.
+    """
     bound = {n.arg for n in ast.walk(function) if isinstance(n, ast.arg)}
     read = []
     for node in (n for statement in function.body[1:] for n in ast.walk(statement)):
@@ -118,22 +124,22 @@ def known_share(function: Function) -> float:
     return sum(name in bound or name in BUILTINS for name in read) / len(read)
 
 
-def varied(text: str) -> float:
-    """Return the share of distinct runs of three tokens, 1 for a text too short for one."""
+def distinct_share(text: str) -> float:
+    """Return which share of the runs of three tokens are distinct; 1 for a text of one or two."""
     tokens = TOKEN.findall(text)
     runs = [tuple(tokens[i : i + 3]) for i in range(len(tokens) - 2)]
     return len(set(runs)) / len(runs) if runs else float(bool(tokens))
 
 
 def length_score(characters: int) -> float:
-    """Return 1 between SHORT and LONG characters, falling to 0 at none and at twice LONG."""
+    """Return 1 between SHORT and LONG characters, falling to 0 at 0 and at twice LONG."""
     if characters < SHORT:
         return characters / SHORT
     return max(0.0, 1.0 - max(0, characters - LONG) / LONG)
 
 
 def correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return Pearson's correlation, 0 where one of the two does not vary."""
+    """Return Pearson's correlation; 0 where one of the two does not vary."""
     n = len(a)
     mean_a, mean_b = sum(a) / n, sum(b) / n
     covariance = sum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True))

@@ -1,11 +1,13 @@
-"""Prompt/completion pairs: their files, their split, their token ids.
+"""Prompt/completion pairs: reading them from files, splitting them, encoding them.
 
-A prompt's ids end with SEP, so that no byte-pair merge crosses into the completion; a completion's
-ids end with END. Ids are kept, never decoded and encoded again: that changes one sample in seven.
+The token ids of a prompt end with SEP, so that no byte-pair merge crosses into the completion; the
+ids of a completion end with END. Ids are never decoded and encoded again: that changes one sample
+in seven.
 
-Layouts of JSONL rows (.jsonl, .gz, .xz) or of a hub set, found by their keys: prompt/completion,
-question/answer, instruction[/input]/output or /instances, messages or conversations (each of the
-assistant's turns is a pair), prompt/completion that are lists of messages.
+Rows come from JSONL files (.jsonl, .gz, .xz) or a hub set. The keys of a row tell its layout:
+prompt/completion, question/answer, instruction[/input]/output, instruction/instances, messages or
+conversations (each of the assistant's turns is a pair), and a prompt and a completion that are
+lists of messages.
 """
 
 import hashlib
@@ -31,7 +33,7 @@ COMPLETION_KEYS = (("prompt", "completion"), ("question", "answer"), ("instructi
 MESSAGES = ("messages", "conversations")
 LAYOUTS = (*("/".join(keys) for keys in COMPLETION_KEYS), "instruction/instances", *MESSAGES)
 HUB = "hub:"
-HELD_OUT = 0.06  # share of the prompts of a file that is never trained on
+HELD_OUT = 0.06  # the share of a file's prompts that is held out where no test file is given
 T = TypeVar("T", bound="tuple[Any, ...]")
 
 
@@ -50,9 +52,13 @@ class Example(NamedTuple):
 
 
 def rows_file(name: str, cache: Path, *, what: str = "data") -> Path:
-    """Return the file of rows: itself, or that of `hub:NAME[:CONFIG[:SPLIT]]`, fetched once.
+    """Return the file of rows that a setting names; a hub set is fetched once.
 
-    FileNotFoundError where there is none, ValueError for a table of another kind.
+    name: a path, or hub:NAME[:CONFIG[:SPLIT]]
+    cache: where hub sets are kept
+    what: the setting, for messages
+
+    FileNotFoundError where there is no such file, ValueError for a Parquet file.
     """
     if name.startswith(HUB):
         return fetch_rows(name.removeprefix(HUB), cache)
@@ -68,56 +74,60 @@ def rows_file(name: str, cache: Path, *, what: str = "data") -> Path:
     return Path(name)
 
 
-def placed_rows(path: str | Path, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each row of a file with its place; `name` is what a hub set's file came from."""
+def numbered_rows(path: str | Path, name: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each row of a file after its place in words; `name` is the file's hub set, if any."""
     for number, row in read_rows(path):
         yield f"{name}: row {number}" if name.startswith(HUB) else f"{path}: line {number}", row
 
 
 def read_pairs(
-    path: str | Path, *, template: str = "", name: str = "", left: LeftOut | None = None
+    path: str | Path, *, template: str = "", name: str = "", left_out: LeftOut | None = None
 ) -> list[Pair]:
-    """Read prompt/completion rows; those without a text or with an empty one are left out.
+    """Read prompt/completion rows, without those that lack a text or have an empty one.
 
-    They are counted in `left`. With the `template` chat prompts that are no dialogues become one's
-    first turn. ValueError for a row of no known layout, or where nothing is left.
+    path: the file
+    template: `chat` turns each prompt that is no dialogue into the first turn of one
+    name: the hub set that the file came from, for messages
+    left_out: where rows without a text are counted
+
+    ValueError for a row of no known layout, and where no row can be used.
     """
-    left = LeftOut() if left is None else left
-    n, keys, kept = 0, "", []
-    for where, row in placed_rows(path, name):
+    left_out = LeftOut() if left_out is None else left_out
+    n, keys, pairs = 0, "", []
+    for where, row in numbered_rows(path, name):
         n, keys = n + 1, keys or ", ".join(sorted(row))
-        for pair in _pairs(row, where, template, left):
+        for pair in _pairs(row, where, template, left_out):
             if pair.prompt.strip() and pair.completion.strip():
-                kept.append(pair)
+                pairs.append(pair)
             else:
-                left.add("empty")
-    if not kept:
-        why = f" ({left.in_words()}; the first has the keys {keys})" if n else ""
+                left_out.add("empty")
+    if not pairs:
+        why = f" ({left_out.in_words()}; the first has the keys {keys})" if n else ""
         raise ValueError(
             f"none of the {n} rows of {name or path} has a prompt and a completion that are not"
             f" empty{why}; give rows of the layout {', '.join(LAYOUTS)}"
         )
-    return kept
+    return pairs
 
 
-def _pairs(row: dict[str, Any], where: str, template: str, left: LeftOut) -> list[Pair]:
-    """Return the pairs of a row; one without a text is counted in `left` instead."""
+def _pairs(row: dict[str, Any], where: str, template: str, left_out: LeftOut) -> list[Pair]:
+    """Return the pairs of a row; one without a text is counted in `left_out` instead."""
     try:
-        made = _dialogue(row, where)
-        if made is None:
-            made = _instances(row, where, template, left)
-        if made is None:
-            made = [filled(*_asked(row, where), template)]
+        pairs = _dialogue(row, where)
+        if pairs is None:
+            pairs = _instances(row, where, template, left_out)
+        if pairs is None:
+            pairs = [in_template(*_prompt_and_completion(row, where), template)]
     except NoText:
-        left.add("null")
+        left_out.add("null")
         return []
-    if not made:
-        left.add("empty")
-    return made
+    if not pairs:
+        left_out.add("empty")
+    return pairs
 
 
 def _dialogue(row: dict[str, Any], where: str) -> list[Pair] | None:
-    """Return the pairs of a row that holds messages, None for other rows."""
+    """Return the pairs of a row that holds messages; None for other rows."""
     for key in MESSAGES:
         if is_messages(row.get(key)):
             return [Pair(*p) for p in completions_of(row[key], where)]
@@ -127,29 +137,31 @@ def _dialogue(row: dict[str, Any], where: str) -> list[Pair] | None:
     return None
 
 
-def _instances(row: dict[str, Any], where: str, template: str, left: LeftOut) -> list[Pair] | None:
-    """Return the pairs of an instruction with several instances, None for other rows."""
+def _instances(
+    row: dict[str, Any], where: str, template: str, left_out: LeftOut
+) -> list[Pair] | None:
+    """Return the pairs of an instruction with several instances; None for other rows."""
     if "instruction" not in row or not is_messages(row.get("instances")):
         return None
     parts = [{"instruction": row["instruction"], **i} for i in row["instances"]]
-    return [p for part in parts for p in _pairs(part, where, template, left)]
+    return [p for part in parts for p in _pairs(part, where, template, left_out)]
 
 
-def _asked(row: dict[str, Any], where: str) -> Pair:
-    """Return prompt and completion of a row of texts; NoText where it lacks one of them."""
+def _prompt_and_completion(row: dict[str, Any], where: str) -> Pair:
+    """Return prompt and completion of a row of texts; NoText where one of them is missing."""
     prompt, completion = max(COMPLETION_KEYS, key=lambda keys: len(row.keys() & set(keys)))
     if prompt not in row and completion not in row:
         return _no_layout(row, where)
     text, answer = (text_in(row, key, where) for key in (prompt, completion))
     if prompt == "prompt":
-        return Pair(text, answer)  # the file decides about its spaces
+        return Pair(text, answer)  # spaces and line ends stay as the file has them
     extra = row.get("input") if prompt == "instruction" else None
     extra = "" if is_none(extra) else text_of(extra, "input", where).strip()
     return Pair(text.strip() + (f"\n\n{extra}" if extra else "") + "\n", answer)
 
 
 def _no_layout(row: dict[str, Any], where: str) -> NoReturn:
-    """Refuse a row of no known layout; NoText for messages that are null or none."""
+    """Raise ValueError for a row of no known layout; NoText for messages that are null or empty."""
     for key in (*MESSAGES, "instances"):
         value = row.get(key)
         if key in row and (is_none(value) or value == []):
@@ -161,17 +173,17 @@ def _no_layout(row: dict[str, Any], where: str) -> NoReturn:
     )
 
 
-def filled(prompt: str, completion: str, template: str) -> Pair:
-    """Put a prompt and its completion into a template, unless they are a dialogue's already."""
+def in_template(prompt: str, completion: str, template: str) -> Pair:
+    """Put a prompt and its completion into a template, unless they come from a dialogue."""
     if template == "chat" and prompt.strip() and not prompt.endswith(TURN):
         return Pair(as_dialogue(prompt), f" {completion.strip()}")
     return Pair(prompt, completion)
 
 
 def split(rows: Sequence[T], *, share: float = HELD_OUT) -> tuple[list[T], list[T]]:
-    """Split by the hash of the prompt into training and held-out rows, neither of them empty.
+    """Split rows by the hash of their prompt into training and held-out rows; neither is empty.
 
-    All turns of a dialogue go together. ValueError for fewer than two prompts.
+    All turns of a dialogue are in the same part. ValueError for fewer than two prompts.
     """
 
     def digest(row: T) -> str:
@@ -189,26 +201,27 @@ def split(rows: Sequence[T], *, share: float = HELD_OUT) -> tuple[list[T], list[
     return train, [row for row in rows if digest(row) in held_out]
 
 
-def parts(
-    rows: Sequence[T], held_out: Sequence[T], *, left: LeftOut | None = None
+def split_held_out(
+    rows: Sequence[T], held_out: Sequence[T], *, left_out: LeftOut | None = None
 ) -> tuple[list[T], list[T]]:
-    """Return training and held-out rows: those given, or a share of the prompts of `rows`.
+    """Return training and held-out rows; without `held_out` rows, hold out a share of the prompts.
 
-    Training rows with a held-out prompt are left out, and counted; ValueError where none is left.
+    Training rows with a held-out prompt are left out and counted in `left_out`. ValueError where no
+    training row remains.
     """
     if not held_out:
         return split(rows)
-    known = {before_first_answer(row[0]) for row in held_out}
-    train = [row for row in rows if before_first_answer(row[0]) not in known]
+    held_out_prompts = {before_first_answer(row[0]) for row in held_out}
+    train = [row for row in rows if before_first_answer(row[0]) not in held_out_prompts]
     if not train:
         raise ValueError("every training prompt is a held-out one too; give other rows to train on")
-    if left is not None:
-        left.add("repeated", len(rows) - len(train))
+    if left_out is not None:
+        left_out.add("repeated", len(rows) - len(train))
     return train, list(held_out)
 
 
 def encode_all(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[Example]:
-    """Turn pairs into ids, in order."""
+    """Return pairs as token ids, in order."""
     prompts = tokenizer.encode_batch_fast([clean(p.prompt) for p in pairs])
     completions = tokenizer.encode_batch_fast([clean(p.completion) for p in pairs])
     return [
@@ -224,25 +237,33 @@ def encode(
     longest: int = 0,
     what: str = "data",
     setting: str = "data.context",
-    left: LeftOut | None = None,
+    left_out: LeftOut | None = None,
 ) -> list[Example]:
-    """Turn pairs into ids, without those longer than the context (or than a `longest` completion).
+    """Return pairs as token ids, without those that are too long.
 
-    These are counted in `left`. ValueError when none is left; `setting` sets the context.
+    tokenizer: of the model
+    pairs: as text
+    context: the longest pair, in tokens
+    longest: the longest completion, in tokens; 0 is the context
+    what: the data, for messages
+    setting: the setting of the context, for messages
+    left_out: where pairs that are too long are counted
+
+    ValueError when no pair remains.
     """
-    found = encode_all(tokenizer, pairs)
-    room, left = longest or context, LeftOut() if left is None else left
+    examples = encode_all(tokenizer, pairs)
+    room, left_out = longest or context, LeftOut() if left_out is None else left_out
     needs = [
         max(len(e.prompt) + len(e.completion), -(-len(e.completion) * context // room))
-        for e in found
+        for e in examples
     ]
-    kept = [e for e, need in zip(found, needs, strict=True) if need <= context]
-    left.add("too_long", len(found) - len(kept))
-    left.longest = max([left.longest, *needs])
-    if not kept:
+    fitting = [e for e, need in zip(examples, needs, strict=True) if need <= context]
+    left_out.add("too_long", len(examples) - len(fitting))
+    left_out.longest = max([left_out.longest, *needs])
+    if not fitting:
         raise ValueError(
             f"no pair of {what} fits the context of {context} tokens "
-            f"(the shortest of {len(found)} needs {min(needs, default=0)}); "
+            f"(the shortest of {len(examples)} needs {min(needs, default=0)}); "
             f"pretrain with a longer {setting} or give shorter pairs"
         )
-    return kept
+    return fitting

@@ -1,9 +1,9 @@
-"""Preferences: which of a prompt's completions is better, and the files that say so.
+"""Preferences read from files: which completions of a prompt are better than which.
 
-Rows of one prompt are one ranking, so that all its pairs stand in one batch element. Layouts, found
-by their keys: prompt/chosen/rejected, chosen/rejected dialogues that share everything up to the
-last turn (texts or lists of messages), and ranked lists: completions with scores (the higher the
-better) or ranks (the lower the better), beside them or in each.
+Rows of one prompt become one ranking, so that all its pairs stand in one batch element. The keys of
+a row tell its layout: prompt/chosen/rejected; chosen/rejected dialogues that share everything up to
+the last turn (texts or lists of messages); a list of completions with scores (higher is better) or
+ranks (lower is better), which stand in a list of their own or in each completion.
 """
 
 from itertools import combinations
@@ -12,76 +12,82 @@ from typing import Any, NamedTuple
 
 from scaling.data.chat_template import TURN, completions_of, is_messages, render, turns_of
 from scaling.data.row_text import LeftOut, NoText, describe, is_none, number_of, text_in, text_of
-from scaling.stages.examples.pairs import Pair, filled, placed_rows
+from scaling.stages.examples.pairs import Pair, in_template, numbered_rows
 
-LISTS = ("completions", "responses", "answers")
-TEXTS = ("text", "response", "content", "completion")
-MARKS = {"scores": 1, "score": 1, "overall_score": 1, "ranks": -1, "rank": -1}  # higher is better?
+LISTS = ("completions", "responses", "answers")  # keys of a list of completions
+TEXTS = ("text", "response", "content", "completion")  # keys of the text of one of them
+# Keys of scores and ranks, with the sign that makes the higher number the better one.
+MARKS = {"scores": 1, "score": 1, "overall_score": 1, "ranks": -1, "rank": -1}
 LAYOUTS = "prompt/chosen/rejected, chosen/rejected dialogues, prompt/completions/scores (or ranks)"
 
 
 class Ranking(NamedTuple):
-    """A prompt, its completions, and the pairs (better, worse) among them that are known."""
+    """A prompt, its completions, and the preferences among them."""
 
     prompt: str
     completions: list[str]
-    order: list[tuple[int, int]]
+    order: list[tuple[int, int]]  # (better, worse) pairs of indices
 
 
 def read_rankings(
-    path: str | Path, *, template: str = "", name: str = "", left: LeftOut | None = None
+    path: str | Path, *, template: str = "", name: str = "", left_out: LeftOut | None = None
 ) -> list[Ranking]:
-    """Read preferences, one ranking a prompt; what makes no pair is counted in `left`.
+    """Read preferences, one ranking for each prompt.
 
-    That are rows and completions without a text or with an empty one, completions without a score,
-    and pairs that are tied or repeated. `name` is what a hub set's file came from. ValueError where
-    no pair is left.
+    path: the file
+    template: `chat` turns each prompt that is no dialogue into the first turn of one
+    name: the hub set that the file came from, for messages
+    left_out: where the rows, completions and pairs that are not used are counted: those without a
+        text, with an empty one or without a score, and pairs that are tied or repeated
+
+    ValueError where no pair remains.
     """
-    found: dict[str, Ranking] = {}
-    n, keys, left = 0, "", LeftOut() if left is None else left
-    for where, row in placed_rows(path, name):
+    rankings: dict[str, Ranking] = {}
+    n, keys, left_out = 0, "", LeftOut() if left_out is None else left_out
+    for where, row in numbered_rows(path, name):
         n, keys = n + 1, keys or ", ".join(sorted(row))
         try:
-            prompt, completions, order = _ranking(row, where, left)
+            prompt, completions, order = _ranking(row, where, left_out)
         except NoText:
-            left.add("null")
+            left_out.add("null")
             continue
-        _take(found, prompt, [filled(prompt, t, template) for t in completions], order, left)
-    if not found:
-        why = f" ({left.in_words()})" if n else ""
+        texts = [in_template(prompt, t, template) for t in completions]
+        _add_row(rankings, prompt, texts, order, left_out)
+    if not rankings:
+        why = f" ({left_out.in_words()})" if n else ""
         keys = f": the first row has the keys {keys}" if n else ""
         raise ValueError(
             f"{name or path} {f'has {n} rows, none' if n else 'is empty: no row'} with a prompt and"
             f" two different completions, of which one is preferred{why}; give both sides, chosen"
             f" and rejected{keys}; a preference needs both sides, as {LAYOUTS}"
         )
-    return list(found.values())
+    return list(rankings.values())
 
 
-def _take(
-    found: dict[str, Ranking],
+def _add_row(
+    rankings: dict[str, Ranking],
     prompt: str,
     texts: list[Pair],
     order: list[tuple[int, int]],
-    left: LeftOut,
+    left_out: LeftOut,
 ) -> None:
-    """Put what a row says into the ranking of its prompt."""
+    """Add the pairs of a row to the ranking of its prompt."""
     empty = [i for i, text in enumerate(texts) if not text.completion.strip()]
-    left.add("empty", len(empty) if prompt.strip() else 1)
+    left_out.add("empty", len(empty) if prompt.strip() else 1)
     if not prompt.strip():
         return
     for i, j in order:
         if i in empty or j in empty:
             continue
         if texts[i] == texts[j]:
-            left.add("tied")
-        elif not _add(found, texts[i].prompt, texts[i].completion, texts[j].completion):
-            left.add("repeated")
+            left_out.add("tied")
+        elif not _add_pair(rankings, texts[i].prompt, texts[i].completion, texts[j].completion):
+            left_out.add("repeated")
 
 
-def _add(found: dict[str, Ranking], prompt: str, better: str, worse: str) -> bool:
-    """Put a pair into the ranking of its prompt; say whether it was not there yet."""
-    ranking = found.setdefault(prompt, Ranking(prompt, [], []))
+def _add_pair(rankings: dict[str, Ranking], prompt: str, better: str, worse: str) -> bool:
+    """Add a pair to the ranking of its prompt; return False where the pair is there already."""
+    ranking = rankings.setdefault(prompt, Ranking(prompt, [], []))
     for text in (better, worse):
         if text not in ranking.completions:
             ranking.completions.append(text)
@@ -92,42 +98,44 @@ def _add(found: dict[str, Ranking], prompt: str, better: str, worse: str) -> boo
     return True
 
 
-def _ranking(row: dict[str, Any], where: str, left: LeftOut) -> Ranking:
-    """Return what a row of any layout says; NoText where it lacks a text that it needs."""
+def _ranking(row: dict[str, Any], where: str, left_out: LeftOut) -> Ranking:
+    """Return the ranking of a row of any layout; NoText where a text is missing."""
     if row.keys() & {"chosen", "rejected"}:
-        return _pair(row, where)
-    there = [k for k in LISTS if k in row]
-    key = next((k for k in there if isinstance(row[k], list)), "".join(there[:1]))
+        return _chosen_rejected(row, where)
+    present = [k for k in LISTS if k in row]
+    key = next((k for k in present if isinstance(row[k], list)), "".join(present[:1]))
     if not key:
         raise ValueError(
             f"{where} has the keys {', '.join(sorted(row))}; a preference needs both sides, as"
             f" {LAYOUTS}"
         )
     prompt = _prompt(row.get("prompt"), where)
-    texts, marks = _marked(row, key, where, left)
+    texts, numbers = _texts_and_numbers(row, key, where, left_out)
     pairs = [(i, j) for i, j in combinations(range(len(texts)), 2)]
-    order = [(i, j) if marks[i] > marks[j] else (j, i) for i, j in pairs if marks[i] != marks[j]]
-    left.add("tied", len(pairs) - len(order))
+    order = [
+        (i, j) if numbers[i] > numbers[j] else (j, i) for i, j in pairs if numbers[i] != numbers[j]
+    ]
+    left_out.add("tied", len(pairs) - len(order))
     return Ranking(prompt, texts, order)
 
 
-def _marked(
-    row: dict[str, Any], key: str, where: str, left: LeftOut
+def _texts_and_numbers(
+    row: dict[str, Any], key: str, where: str, left_out: LeftOut
 ) -> tuple[list[str], list[float]]:
-    """Return the texts of a list and a number of each that is higher the better it is.
+    """Return the completions of a list, and a number for each: the higher, the better.
 
-    Those without a text or a number are counted in `left` instead.
+    A completion without a text or a number is counted in `left_out` instead.
     """
-    given, mark, marks = _completions(row, key, where)
-    if len(given) < 2:
-        left.add("null")  # the other side is missing
+    completions, mark, marks = _completions(row, key, where)
+    if len(completions) < 2:
+        left_out.add("null")  # there is nothing to compare it with
     texts, numbers = [], []
-    for at, (text, value) in enumerate(zip(given, marks, strict=True), start=1):
+    for at, (text, value) in enumerate(zip(completions, marks, strict=True), start=1):
         number = number_of(value, f"item {at} of {mark}", where)
         if is_none(text):
-            left.add("null")
+            left_out.add("null")
         elif number is None:
-            left.add("unscored")
+            left_out.add("unscored")
         else:
             texts.append(text_of(text, f"item {at} of {key}", where))
             numbers.append(MARKS[mark] * number)
@@ -135,34 +143,43 @@ def _marked(
 
 
 def _completions(row: dict[str, Any], key: str, where: str) -> tuple[list[Any], str, list[Any]]:
-    """Return a row's completions, what marks them, and the marks; both as they are written."""
-    given = row[key]
-    if is_none(given):
+    """Return a row's completions, the key of their scores or ranks, and these; all as written."""
+    completions = row[key]
+    if is_none(completions):
         raise NoText(f"{where} has no {key}")
-    if not isinstance(given, list):
-        raise ValueError(f"{where}: {key} is {describe(given)}, not a list of completions; mend it")
-    if is_messages(given):
-        text = next((k for k in TEXTS if any(k in c for c in given)), TEXTS[0])
-        mark = next((k for k in MARKS if any(k in c for c in given)), "score")
-        given, marks = [c.get(text) for c in given], [c.get(mark) for c in given]
+    if not isinstance(completions, list):
+        raise ValueError(
+            f"{where}: {key} is {describe(completions)}, not a list of completions; mend it"
+        )
+    if is_messages(completions):
+        text = next((k for k in TEXTS if any(k in c for c in completions)), TEXTS[0])
+        mark = next((k for k in MARKS if any(k in c for c in completions)), "score")
+        marks = [c.get(mark) for c in completions]
+        completions = [c.get(text) for c in completions]
     else:
         mark = next((k for k in MARKS if k in row), "scores")
-        marks = [None] * len(given) if is_none(row.get(mark)) else row[mark]
-    if not isinstance(marks, list) or len(marks) != len(given):
+        marks = [None] * len(completions) if is_none(row.get(mark)) else row[mark]
+    if not isinstance(marks, list) or len(marks) != len(completions):
         raise ValueError(
-            f"{where} has {len(given)} {key}, and its {mark} are no list of as many; a preference"
-            f" needs both sides, as {LAYOUTS}"
+            f"{where} has {len(completions)} {key}, and its {mark} are no list of as many; a"
+            f" preference needs both sides, as {LAYOUTS}"
         )
-    return given, mark, marks
+    return completions, mark, marks
 
 
 def _prompt(value: Any, where: str) -> str:
+    """Return a prompt as text, also one that is a list of messages."""
     if is_messages(value):
         return render(turns_of(value, where)) + TURN
     return text_of(value, "prompt", where)
 
 
-def _pair(row: dict[str, Any], where: str) -> Ranking:
+def _chosen_rejected(row: dict[str, Any], where: str) -> Ranking:
+    """Return the ranking of a row with the keys chosen and rejected.
+
+    Dialogues without a prompt are split where their last turn begins; texts that are no dialogues
+    are split at their first difference.
+    """
     sides: list[Any] = [row.get("chosen"), row.get("rejected")]
     if any(map(is_none, sides)):
         raise NoText(f"{where} lacks a side")

@@ -13,8 +13,8 @@ from scaling.inference.completions import (
     join,
     log_probs,
     pack,
-    padded,
     scatter,
+    scatter_lists,
     states,
 )
 from scaling.model.transformer import Transformer
@@ -38,9 +38,9 @@ def test_the_mask_marks_completion_tokens_alone():
 
 def test_log_probs_are_those_of_the_full_logits(model):
     rows = join(PROMPTS, COMPLETIONS)
-    found = scatter(log_probs(model, rows)[0], rows.mask)
+    log_probabilities = scatter(log_probs(model, rows)[0], rows.mask)
     full = model(rows.tokens).log_softmax(-1)[:, :-1].gather(2, rows.tokens[:, 1:, None])[..., 0]
-    torch.testing.assert_close(found, full * rows.mask)
+    torch.testing.assert_close(log_probabilities, full * rows.mask)
 
 
 def test_rows_in_chunks_of_like_length_give_the_same(model, monkeypatch):
@@ -56,10 +56,10 @@ def test_rows_in_chunks_of_like_length_give_the_same(model, monkeypatch):
     whole = [states(model, rows), states(model, rows, last=True)]
     monkeypatch.setattr("scaling.inference.completions.CHUNK_TOKENS", 20)
     assert len(by_length(model, rows)) > 3
-    found = [states(model, rows), states(model, rows, last=True)]
-    torch.testing.assert_close(found, whole)
+    in_chunks = [states(model, rows), states(model, rows, last=True)]
+    torch.testing.assert_close(in_chunks, whole)
     toward = torch.randn(whole[0].shape, generator=generator)  # a normed state's square is constant
-    (found[0] * toward).sum().backward()
+    (in_chunks[0] * toward).sum().backward()
     gradient = model.embedding.weight.grad.clone()
     model.zero_grad()
     (whole[0] * toward).sum().backward()
@@ -83,12 +83,12 @@ def test_packed_rows_give_the_loss_and_gradient_of_rows_apart(positions, chunk, 
     prompts, completions = examples(11)
     apart, packed = join(prompts, completions), pack(prompts, completions, context=16)
     assert len(packed.tokens) <= 0.6 * len(apart.tokens)
-    found = []
+    results = []
     for rows in (apart, packed):
         loss = completion_losses(model, rows).mean()
         gradients = torch.autograd.grad(loss, list(model.parameters()))
-        found.append([loss, *gradients])
-    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+        results.append([loss, *gradients])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
 
 
 def test_routers_do_not_count_padding():
@@ -96,11 +96,11 @@ def test_routers_do_not_count_padding():
     config = ModelConfig(n_layer=2, d_model=16, d_head=8, n_experts=4)
     model = Transformer(config, vocab_size=40, context=16)
     torch.nn.init.normal_(model.embedding.weight)
-    found = []
+    losses = []
     for rows in (join(*examples(11)), pack(*examples(11), context=16)):
         states(model, rows)
-        found.append(model.router_loss())
-    torch.testing.assert_close(*found)
+        losses.append(model.router_loss())
+    torch.testing.assert_close(*losses)
     states(model, join([[5]], [[6]]))
     model.hidden(torch.full((2, 3), 7))  # plain batches count all again
     assert all(layer.counted is None for layer in model.mixtures())
@@ -143,9 +143,9 @@ def test_take_cuts_to_the_longest_row():
     assert rows.mask.tolist() == [[False, True]]
 
 
-def test_padded_puts_numbers_where_the_mask_is():
+def test_scatter_lists_puts_numbers_where_the_mask_is():
     rows = join(PROMPTS, COMPLETIONS)
-    assert padded([[1, 2], [3, 4, 5]], rows.mask).tolist() == [[0, 0, 1, 2], [0, 3, 4, 5]]
+    assert scatter_lists([[1, 2], [3, 4, 5]], rows.mask).tolist() == [[0, 0, 1, 2], [0, 3, 4, 5]]
 
 
 def test_forward_flops_equal_torchs_counter(model):

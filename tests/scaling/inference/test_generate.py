@@ -40,8 +40,8 @@ def greedy(model: Transformer, prompt: list[int], n: int) -> list[int]:
 def test_greedy_with_the_cache_equals_the_plain_model(shape):
     model = build(**shape)
     with torch.no_grad():
-        wanted = [greedy(model, p, 10) for p in PROMPTS]
-    assert generate(model, PROMPTS, max_new_tokens=10, temperature=0).completions == wanted
+        expected = [greedy(model, p, 10) for p in PROMPTS]
+    assert generate(model, PROMPTS, max_new_tokens=10, temperature=0).completions == expected
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -51,8 +51,8 @@ def test_log_probs_are_those_of_a_plain_pass(temperature):
     rows = join(PROMPTS * 8, samples.completions)
     with torch.no_grad():
         plain, _ = log_probs(model, rows, temperature=temperature)
-    found = torch.tensor([v for row in samples.log_probs for v in row])
-    torch.testing.assert_close(found, plain, atol=1e-5, rtol=0)
+    sampled_log_probs = torch.tensor([v for row in samples.log_probs for v in row])
+    torch.testing.assert_close(sampled_log_probs, plain, atol=1e-5, rtol=0)
 
 
 def test_a_row_does_not_depend_on_its_batch():
@@ -75,9 +75,9 @@ def test_samples_follow_the_models_distribution():
     model = build()
     samples = generate(model, [PROMPTS[0]] * 4000, max_new_tokens=1)
     with torch.no_grad():
-        wanted = model(torch.tensor([PROMPTS[0]]))[0, -1].softmax(-1)
-    found = torch.bincount(torch.tensor(samples.completions)[:, 0], minlength=24) / 4000
-    torch.testing.assert_close(found, wanted, atol=0.03, rtol=0)
+        probabilities = model(torch.tensor([PROMPTS[0]]))[0, -1].softmax(-1)
+    frequencies = torch.bincount(torch.tensor(samples.completions)[:, 0], minlength=24) / 4000
+    torch.testing.assert_close(frequencies, probabilities, atol=0.03, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -112,11 +112,11 @@ def test_steps_written_out_give_the_models_logits(shape, monkeypatch):
             weight.add_(0.1 * torch.randn_like(weight))
     prompts = [[5, 6, 7, 2], [8, 2], [9] * 11, [2]]
     assert has_decoder(model)
-    found = generate(model, prompts, max_new_tokens=20, seed=3)
+    samples = generate(model, prompts, max_new_tokens=20, seed=3)
     monkeypatch.setattr("scaling.inference.generate.has_decoder", lambda model: False)
-    wanted = generate(model, prompts, max_new_tokens=20, seed=3)
-    assert found.completions == wanted.completions
-    for own, other in zip(found.log_probs, wanted.log_probs, strict=True):
+    expected = generate(model, prompts, max_new_tokens=20, seed=3)
+    assert samples.completions == expected.completions
+    for own, other in zip(samples.log_probs, expected.log_probs, strict=True):
         torch.testing.assert_close(torch.tensor(own), torch.tensor(other), atol=1e-5, rtol=1e-4)
 
 
@@ -140,8 +140,8 @@ def test_a_prompt_of_many_rows_goes_through_once(monkeypatch):
 
     monkeypatch.setattr(model, "hidden", hidden)
     many = [p for p in PROMPTS for _ in range(5)]
-    found = generate(model, many, max_new_tokens=8, seed=2)
+    samples = generate(model, many, max_new_tokens=8, seed=2)
     assert seen[0] == len(PROMPTS)
     apart = [generate(model, many, max_new_tokens=8, seed=2, batch_rows=1)]
-    assert found.completions == apart[0].completions
-    assert len({tuple(c) for c in found.completions[:5]}) > 1
+    assert samples.completions == apart[0].completions
+    assert len({tuple(c) for c in samples.completions[:5]}) > 1

@@ -27,7 +27,7 @@ from scaling.train.trunk import train_trunk
 @pytest.fixture
 def cell(post_root, post_cell, tmp_path) -> CellConfig:
     """Fine-tuning of a model that trains in a blink."""
-    found = replace(
+    cell_config = replace(
         post_cell,
         runs=str(tmp_path / "runs"),
         stage="sft",
@@ -39,7 +39,7 @@ def cell(post_root, post_cell, tmp_path) -> CellConfig:
         machine=replace(post_cell.machine, device="cpu", cache=str(post_root / "cache")),
         log=replace(post_cell.log, wandb="disabled", every_seconds=1e9),
     )
-    return found
+    return cell_config
 
 
 def train(*cells: CellConfig):
@@ -131,12 +131,12 @@ def test_reward_models_of_two_seeds_learn_from_one_policys_pairs(cell):
     resolve_policies(cells)
     assert len({c.run_id() for c in cells}) == 3
     train(*cells)
-    kept = cell_folder(cell).parent / ".pairs"
-    assert len(list(kept.glob("*/test.json"))) == 1
-    assert {p.name for p in kept.glob("*/seed-*")} == {"seed-0", "seed-1"}
-    found = [read_record(record_path(c)).metrics for c in cells]
-    assert found[0]["test_pairs"] == found[1]["test_pairs"] == found[2]["test_pairs"]
-    assert found[0]["pairs"] < found[1]["pairs"]
+    pairs_folder = cell_folder(cell).parent / ".pairs"
+    assert len(list(pairs_folder.glob("*/test.json"))) == 1
+    assert {p.name for p in pairs_folder.glob("*/seed-*")} == {"seed-0", "seed-1"}
+    metrics = [read_record(record_path(c)).metrics for c in cells]
+    assert metrics[0]["test_pairs"] == metrics[1]["test_pairs"] == metrics[2]["test_pairs"]
+    assert metrics[0]["pairs"] < metrics[1]["pairs"]
 
 
 def test_no_policy_is_said(cell, tmp_path):
@@ -170,9 +170,9 @@ def test_a_stage_that_is_asked_to_stop_goes_on_from_its_checkpoint(cell, monkeyp
         train_stages([cell], pulse=pulse, hold=lambda cell, folder: nullcontext())
     assert steps == [1]
     assert status_of(cell) == "missing"
-    found = read_json_of(train, cell)
-    assert found["test_loss"] == whole["test_loss"]
-    assert found["steps"] == whole["steps"] == 3
+    record = read_json_of(train, cell)
+    assert record["test_loss"] == whole["test_loss"]
+    assert record["steps"] == whole["steps"] == 3
 
 
 def test_tasks_group_by_model_until_it_is_there(cell):
@@ -213,6 +213,6 @@ def test_rows_that_were_changed_after_a_cell_learned_from_them_are_refused(cell,
     train(cell)
     refuse_changed_files([cell, replace(cell, stage="ppo")])
     path.write_text(path.read_text().replace("c7", "other"))
-    for asked in (cell, replace(cell, stage="ppo")):
+    for cell_config in (cell, replace(cell, stage="ppo")):
         with pytest.raises(ValueError, match=rf"sft\.data=.*after cell {cell.run_id()} learned"):
-            refuse_changed_files([asked])
+            refuse_changed_files([cell_config])

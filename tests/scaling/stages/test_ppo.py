@@ -14,28 +14,28 @@ from scaling.stages.loop import Tally
 from scaling.stages.ppo import (
     PretrainMix,
     batch_prompts,
-    control,
-    improve,
-    learn,
     load_models,
     new_optimizer,
     ppo_loss,
     refuse_chance,
     run_ppo,
+    train_policy,
+    update_coefficient,
+    update_policy,
 )
 from scaling.stages.reward import run_reward
 from scaling.stages.reward_model import RewardModel
 from scaling.stages.rollouts import (
     Models,
     Rollouts,
-    among,
     gae,
+    group_advantages,
     sample_episodes,
     token_rewards,
     whiten,
 )
 from scaling.stages.sft import load_pairs, run_sft
-from scaling.stages.stage import finished
+from scaling.stages.stage import finished_record
 from scaling.train import checkpoint
 
 
@@ -64,11 +64,13 @@ def test_gae_equals_a_direct_recursion():
     advantages, returns = gae(rewards, values, mask, discount=0.9, decay=0.8)
     for row in range(2):
         at = mask[row].nonzero()[:, 0].tolist()
-        wanted = 0.0
+        expected = 0.0
         for i in reversed(range(len(at))):
             follow = values[row, at[i + 1]] if i + 1 < len(at) else 0.0
-            wanted = rewards[row, at[i]] + 0.9 * follow - values[row, at[i]] + 0.9 * 0.8 * wanted
-            assert float(advantages[row, at[i]]) == pytest.approx(float(wanted), abs=1e-6)
+            expected = (
+                rewards[row, at[i]] + 0.9 * follow - values[row, at[i]] + 0.9 * 0.8 * expected
+            )
+            assert float(advantages[row, at[i]]) == pytest.approx(float(expected), abs=1e-6)
     assert (advantages * ~mask == 0).all()
     torch.testing.assert_close(returns, advantages + values)
 
@@ -88,11 +90,11 @@ def test_the_score_arrives_at_the_last_token():
 
 def test_completions_of_a_prompt_are_compared():
     rewards = torch.tensor([[1.0, 3.0], [5.0, 5.0]])
-    assert among(rewards, standard=False).tolist() == [[-2, 2], [0, 0]]
-    assert among(rewards, standard=True).tolist() == [[-1, 1], [0, 0]]
+    assert group_advantages(rewards, standard=False).tolist() == [[-2, 2], [0, 0]]
+    assert group_advantages(rewards, standard=True).tolist() == [[-1, 1], [0, 0]]
     many = torch.randn(3, 5)
     torch.testing.assert_close(
-        among(many, standard=False), (many - many.mean(1, keepdim=True)) * 5 / 4
+        group_advantages(many, standard=False), (many - many.mean(1, keepdim=True)) * 5 / 4
     )
 
 
@@ -127,19 +129,19 @@ def test_a_pretraining_loss_is_mixed_in(sampled):
     mix = PretrainMix.of(stage)
     assert mix.n_tokens == 2 * 96
     inputs, targets = map(torch.from_numpy, mix.batches(3))
-    wanted = torch.autograd.grad(
+    expected = torch.autograd.grad(
         0.5 * models.policy.loss(inputs, targets), models.policy.head.weight
     )
     value = mix.add(models.policy, 3)
-    torch.testing.assert_close(models.policy.head.weight.grad, wanted[0])
+    torch.testing.assert_close(models.policy.head.weight.grad, expected[0])
     assert float(value) == pytest.approx(models.policy.loss(inputs, targets).item())
     models.policy.zero_grad()
     quiet = replace(rollouts, advantages=torch.zeros_like(rollouts.advantages))
     calm = PpoPlan(**{**vars(ppo), "value_coefficient": 0.0})
     options = {"clip": 1.0, "step": 0}
     before = models.policy.loss(inputs, targets).item()
-    found = improve(models, new_optimizer(models, stage), quiet, calm, mix=mix, **options)
-    assert found["pretrain_loss"] > 0
+    averages = update_policy(models, new_optimizer(models, stage), quiet, calm, mix=mix, **options)
+    assert averages["pretrain_loss"] > 0
     assert models.policy.loss(inputs, targets).item() < before
     stage.config.ppo = PpoPlan(**{**vars(ppo), "pretrain_mix": 0.0})
     assert PretrainMix.of(stage) is None
@@ -176,9 +178,9 @@ def test_groups_that_do_not_divide_the_batch_are_refused():
 def test_whitened_values_ignore_padding():
     values = torch.tensor([[1.0, 2.0, 99.0], [3.0, 99.0, 99.0]])
     mask = values < 50
-    found = whiten(values, mask)
-    assert float(found[mask].mean()) == pytest.approx(0, abs=1e-6)
-    assert (found[~mask] == 0).all()
+    whitened = whiten(values, mask)
+    assert float(whitened[mask].mean()) == pytest.approx(0, abs=1e-6)
+    assert (whitened[~mask] == 0).all()
 
 
 def test_the_kl_is_zero_before_the_first_update(sampled):
@@ -204,7 +206,7 @@ def test_minibatches_add_up_to_the_batch(sampled):
 def updated(stage, models, rollouts, **changes) -> float:
     """Return how far the policy moves in one improvement, in mean absolute log-probability."""
     ppo = PpoPlan(**{**vars(stage.config.ppo), **changes})
-    improve(models, new_optimizer(models, stage), rollouts, ppo, clip=1.0, step=0)
+    update_policy(models, new_optimizer(models, stage), rollouts, ppo, clip=1.0, step=0)
     new = scatter(log_probs(models.policy, rollouts.rows)[0].detach(), rollouts.rows.mask)
     return float((new - rollouts.old_log_probs)[rollouts.rows.mask].abs().mean())
 
@@ -236,7 +238,7 @@ def test_with_reward_zero_nothing_drifts(final_config, ready, coefficient):
                 model.mean.zero_()
         before = [p.detach().clone() for p in models.policy.parameters()]
         tally = Tally(values={"coefficient": coefficient, "recent_kl": []})
-        learn(stage, models, tally, prompts=[e.prompt for e in load_pairs(stage).train])
+        train_policy(stage, models, tally, prompts=[e.prompt for e in load_pairs(stage).train])
         (stage.folder / "checkpoint.safetensors").unlink(missing_ok=True)
         pairs = zip(before, models.policy.parameters(), strict=True)
         moved.append(max(float((a - b).detach().abs().max()) for a, b in pairs))
@@ -249,21 +251,21 @@ def test_with_reward_zero_nothing_drifts(final_config, ready, coefficient):
 def test_with_a_huge_coefficient_the_policy_stays_near(final_config, ready):
     final_config.ppo.kl_coefficient, final_config.ppo.adaptive = 1e4, False
     final_config.ppo.episodes, final_config.ppo.missing_end_penalty = 200, 0.0
-    held = run_ppo(ready("ppo")).metrics["kl"]
+    kl = run_ppo(ready("ppo")).metrics["kl"]
     final_config.ppo.kl_coefficient = 0.0
-    free = ready("ppo")
-    assert finished(free) is None
-    assert abs(held) < 0.3 * run_ppo(free).metrics["kl"]
+    free_stage = ready("ppo")
+    assert finished_record(free_stage) is None
+    assert abs(kl) < 0.3 * run_ppo(free_stage).metrics["kl"]
 
 
 def test_the_coefficient_moves_toward_the_target():
     ppo = PpoPlan(kl_budget=5.0, episodes=100)
     values = {"coefficient": 1.0, "recent_kl": []}
-    control(values, ppo, kl=0.0, episodes=10)
+    update_coefficient(values, ppo, kl=0.0, episodes=10)
     assert values["coefficient"] == pytest.approx(0.8)
-    control(values, ppo, kl=40.0, episodes=10)
+    update_coefficient(values, ppo, kl=40.0, episodes=10)
     assert values["coefficient"] == pytest.approx(0.96)
-    control(values, ppo, kl=4.0, episodes=10)
+    update_coefficient(values, ppo, kl=4.0, episodes=10)
     assert values["coefficient"] == pytest.approx(0.96)
     assert "stopped" not in values
 
@@ -272,9 +274,9 @@ def test_the_budget_stops_the_run(caplog):
     ppo = PpoPlan(kl_budget=5.0, adaptive=False)
     values = {"coefficient": 1.0, "recent_kl": []}
     for _ in range(4):
-        control(values, ppo, kl=5.1, episodes=10)
+        update_coefficient(values, ppo, kl=5.1, episodes=10)
     assert values["stopped"]
-    assert "the last 4 batches is 5.1 nats, past ppo.kl_budget=5" in caplog.text
+    assert "the last 4 batches is 5.1 nats, above ppo.kl_budget=5" in caplog.text
     assert values["coefficient"] == 1.0
 
 
@@ -291,7 +293,7 @@ def test_the_stage_keeps_samples_and_resumes_to_the_same_record(final_config, re
     final_config.machine.checkpoint_seconds = 0.0
     final_config.ppo.eval_updates = 3
     stage = ready("ppo")
-    assert finished(stage) is None
+    assert finished_record(stage) is None
     unbroken = run_ppo(stage)
     weights = (stage.folder / "model.safetensors").read_bytes()
     assert unbroken.metrics["episodes"] == 24
@@ -307,15 +309,15 @@ def test_the_stage_keeps_samples_and_resumes_to_the_same_record(final_config, re
     assert samples[0].keys() >= {"prompt", "before", "after", "reward_before", "gold_after"}
     for path in stage.folder.iterdir():
         path.unlink()
-    assert finished(stage) is None
+    assert finished_record(stage) is None
 
     def killed(*args, **kwargs):
         if len(read_curve(stage.folder / "metrics.jsonl")) == 2:
             raise KeyboardInterrupt
-        return improve(*args, **kwargs)
+        return update_policy(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("scaling.stages.ppo.improve", killed)
+        patch.setattr("scaling.stages.ppo.update_policy", killed)
         with pytest.raises(KeyboardInterrupt):
             run_ppo(stage)
     resumed = run_ppo(stage)

@@ -14,11 +14,11 @@ from scaling.inference.completions import join
 from scaling.model.transformer import Transformer
 from scaling.stages import reward
 from scaling.stages.loop import Tally
-from scaling.stages.preferences import Group, file_groups, limited, load_groups
+from scaling.stages.preferences import Group, file_groups, first_groups, load_groups
 from scaling.stages.reward import judge_reward_model, pair_indices, preference_loss, run_reward
 from scaling.stages.reward_model import RewardModel, score_all
 from scaling.stages.sft import run_sft
-from scaling.stages.stage import finished
+from scaling.stages.stage import finished_record
 
 GROUPS = [
     Group(prompt=[5, 6, 2], completions=[[7, 0], [8, 9, 0], [4]], labels=[0.2, 0.9, 0.2]),
@@ -137,13 +137,13 @@ def test_one_pair_is_learned():
 
 def test_limited_stops_at_the_wanted_pairs_and_drops_groups_of_ties():
     tie = Group(prompt=[1], completions=[[2], [3]], labels=[0.5, 0.5])
-    assert limited([tie, *GROUPS, *GROUPS], 3) == GROUPS
+    assert first_groups([tie, *GROUPS, *GROUPS], 3) == GROUPS
 
 
 def test_the_stage_trains_and_standardises(pretrained):
     run_sft(pretrained("sft"))
     stage = pretrained("reward")
-    assert finished(stage) is None
+    assert finished_record(stage) is None
     record = run_reward(stage)
     assert record.status == "done"
     assert {
@@ -163,7 +163,7 @@ def test_the_stage_trains_and_standardises(pretrained):
     assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
     assert float(scores.std()) == pytest.approx(1, abs=1e-4)
     assert any(c == [END] for g in train for c in g.completions)  # the empty body was shown
-    assert finished(pretrained("reward")) == record
+    assert finished_record(pretrained("reward")) == record
 
 
 def test_what_length_alone_would_say_stands_beside_the_model(monkeypatch):
@@ -173,13 +173,13 @@ def test_what_length_alone_would_say_stands_beside_the_model(monkeypatch):
     ]
     scores = [1.0, -1.0, 0.5, 0.0, 2.0, 2.0, 3.0, -3.0]
     monkeypatch.setattr(reward, "score_all", lambda model, prompts, completions: scores)
-    found = judge_reward_model(build(), test)
-    assert found["accuracy"] == pytest.approx(3.5 / 4)
-    assert found["length_accuracy"] == pytest.approx(2.5 / 4)  # the shorter is the better guess
-    assert found["over_length"] == pytest.approx(1 / 4)
+    metrics = judge_reward_model(build(), test)
+    assert metrics["accuracy"] == pytest.approx(3.5 / 4)
+    assert metrics["length_accuracy"] == pytest.approx(2.5 / 4)  # the shorter is the better guess
+    assert metrics["over_length"] == pytest.approx(1 / 4)
     margins = torch.tensor([2.0, 0.5, 0.0, 6.0])
-    assert found["test_loss"] == pytest.approx(float(-logsigmoid(margins).mean()))
-    assert 0 < found["ece"] < 0.5
+    assert metrics["test_loss"] == pytest.approx(float(-logsigmoid(margins).mean()))
+    assert 0 < metrics["ece"] < 0.5
 
 
 def test_a_file_of_preferences_is_the_same_interface(final_config, pretrained, tmp_path):
@@ -249,4 +249,4 @@ def test_sampled_pairs_that_are_ties_are_counted_with_what_makes_more(
         record = run_reward(pretrained("reward"))
     assert record.left_out["tied"] > 0
     assert "reward.samples_per_prompt=6 samples more" in caplog.text
-    assert re.search(r"5000 pairs planned, \d+ could be made from \d+ prompts", caplog.text)
+    assert re.search(r"5000 pairs planned, but all \d+ prompts give only \d+", caplog.text)

@@ -12,9 +12,9 @@ from scaling.config import ModelConfig, described
 from scaling.data.row_text import LeftOut
 from scaling.schema import Record, read_curve, read_json, read_record
 from scaling.stages.examples.pairs import Example
-from scaling.stages.loop import shuffled
-from scaling.stages.sft import SftData, chosen, load_pairs, run_sft, sft_loss
-from scaling.stages.stage import finished
+from scaling.stages.loop import shuffled_batches
+from scaling.stages.sft import SftData, draw_examples, load_pairs, run_sft, sft_loss
+from scaling.stages.stage import finished_record
 from scaling.train import checkpoint
 
 
@@ -25,10 +25,10 @@ def test_the_loss_sees_completions_alone(pretrained):
     targets = torch.full((2, 6), -100)
     targets[0, 3:6], targets[1, 1:3] = torch.tensor([8, 9, 0]), torch.tensor([4, 0])
     rows = torch.tensor([[5, 6, 7, 2, 8, 9, 0], [5, 2, 4, 0, 1, 1, 1]])
-    wanted = F.cross_entropy(
+    expected = F.cross_entropy(
         model(rows[:, :-1]).flatten(0, 1), targets.flatten(), ignore_index=-100
     )
-    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(loss, expected)
     assert tokens == 11
 
 
@@ -55,7 +55,7 @@ def test_a_killed_stage_resumes_to_the_same_weights(final_config, pretrained, mo
     for path in pretrained("sft").folder.iterdir():
         path.unlink()
     stage = pretrained("sft")
-    assert finished(stage) is None
+    assert finished_record(stage) is None
 
     def killed(model, examples, **options):
         if (stage.folder / "checkpoint.safetensors").is_file() and len(
@@ -68,7 +68,7 @@ def test_a_killed_stage_resumes_to_the_same_weights(final_config, pretrained, mo
         patch.setattr("scaling.stages.sft.sft_loss", killed)
         with pytest.raises(KeyboardInterrupt):
             run_sft(stage)
-    assert finished(stage) is None
+    assert finished_record(stage) is None
     resumed = run_sft(stage)
     assert (stage.folder / "model.safetensors").read_bytes() == weights
     assert resumed.metrics == unbroken.metrics
@@ -83,20 +83,20 @@ def test_a_killed_stage_resumes_to_the_same_weights(final_config, pretrained, mo
 
 def test_a_done_stage_is_kept_until_another_can_start(final_config, pretrained, tmp_path):
     stage = pretrained("sft")
-    assert finished(stage) is None
+    assert finished_record(stage) is None
     record = run_sft(stage)
-    assert finished(pretrained("sft")) == record
+    assert finished_record(pretrained("sft")) == record
     final_config.sft.reasons = {"examples": "another reason is no other plan"}
-    assert finished(pretrained("sft")) == record
+    assert finished_record(pretrained("sft")) == record
     final_config.sft.data = str(tmp_path / "pairs.jsonl")
     (tmp_path / "pairs.jsonl").write_text("")
     other = pretrained("sft")
-    assert finished(other) is None
+    assert finished_record(other) is None
     with pytest.raises(ValueError, match="none of the 0 rows"):
         run_sft(other)
     assert (stage.folder / "model.safetensors").exists()
     final_config.sft.data = "docstrings"
-    assert finished(pretrained("sft")) == record
+    assert finished_record(pretrained("sft")) == record
     final_config.sft.examples = 16
     assert run_sft(pretrained("sft")).tokens < record.tokens
 
@@ -122,14 +122,14 @@ def test_a_loss_that_is_not_finite_ends_as_diverged(final_config, pretrained):
 
 
 def test_packing_is_another_order_of_the_same_examples(final_config, pretrained):
-    assert finished(pretrained("sft")) is None
+    assert finished_record(pretrained("sft")) is None
     apart = run_sft(pretrained("sft"))
-    known = pretrained("sft").inputs
+    inputs = pretrained("sft").inputs
     assert "packing" not in described(final_config.sft)  # off, it is no part of what a stage is
     final_config.sft.packing = True
     stage = pretrained("sft")
-    assert stage.inputs["plan"] != known["plan"]
-    assert finished(stage) is None
+    assert stage.inputs["plan"] != inputs["plan"]
+    assert finished_record(stage) is None
     record = run_sft(stage)
     assert record.status == "done"
     assert (record.tokens, record.steps) == (apart.tokens, apart.steps)
@@ -149,12 +149,12 @@ def test_mistakes_are_named(final_config, pretrained):
 
 
 def test_more_examples_begin_with_the_fewer():
-    found = [Example([i], [0]) for i in range(50)]
-    assert chosen(found, 30, seed=1)[:10] == chosen(found, 10, seed=1)
+    examples = [Example([i], [0]) for i in range(50)]
+    assert draw_examples(examples, 30, seed=1)[:10] == draw_examples(examples, 10, seed=1)
 
 
 def test_every_example_is_seen_once_an_epoch():
-    batches = shuffled(23, batch=4, epochs=2, seed=0, lengths=list(range(23)))
+    batches = shuffled_batches(23, batch=4, epochs=2, seed=0, lengths=list(range(23)))
     assert sorted(i for b in batches for i in b) == sorted([*range(23), *range(23)])
 
 
@@ -181,10 +181,10 @@ def test_what_is_left_out_is_said_in_one_line_and_stands_in_the_record(
     final_config.sft.data = str(path)
     with caplog.at_level("INFO"):
         record = run_sft(pretrained("sft"))
-    wanted = {"null": 21, "too_long": 3}
-    assert record.left_out == wanted
+    expected = {"null": 21, "too_long": 3}
+    assert record.left_out == expected
     path = pretrained("sft").folder / "record.json"
-    assert read_record(path).left_out == wanted
+    assert read_record(path).left_out == expected
     older = read_json(path)
     del older["left_out"]  # which records of earlier versions do not have
     assert Record.from_dict(older).left_out == {}
@@ -195,20 +195,20 @@ def test_what_is_left_out_is_said_in_one_line_and_stands_in_the_record(
     assert hint
     stage = pretrained("sft")
     wide = replace(stage.cell, data=replace(stage.cell.data, context=int(hint[1])))
-    assert load_pairs(replace(stage, cell=wide)).left.as_dict() == {"null": 21}
+    assert load_pairs(replace(stage, cell=wide)).left_out.as_dict() == {"null": 21}
     elsewhere = replace(stage, folder=tmp_path / "cell")
     assert elsewhere.context_key == "data.context"  # of a sweep
 
 
 def test_drawing_some_examples_of_many_is_said(caplog):
     with caplog.at_level("INFO"):
-        chosen([Example([i], [0]) for i in range(50)], 30, seed=1)
+        draw_examples([Example([i], [0]) for i in range(50)], 30, seed=1)
     assert "30 examples of 50 are drawn; sft.examples=50 takes all" in caplog.text
 
 
 def test_prompts_that_leave_no_room_are_counted():
     data = SftData(train=[Example([5] * n, [0]) for n in (3, 9, 9, 10)], test=[Example([5], [0])])
-    left = LeftOut()
-    found = data.prompts(context=12, max_new_tokens=4, left=left)
-    assert [len(p) for part in found for p in part] == [3, 1]
-    assert left.as_dict() == {"too_long": 2}  # different ones
+    left_out = LeftOut()
+    prompts = data.prompts(context=12, max_new_tokens=4, left_out=left_out)
+    assert [len(p) for part in prompts for p in part] == [3, 1]
+    assert left_out.as_dict() == {"too_long": 2}  # different ones

@@ -8,7 +8,7 @@ import pytest
 from scaling.data.row_text import LeftOut
 from scaling.data.tokenizer import END, SEP
 from scaling.stages.examples.docstrings import corpus_pairs
-from scaling.stages.examples.pairs import Pair, encode, parts, read_pairs, rows_file, split
+from scaling.stages.examples.pairs import Pair, encode, read_pairs, rows_file, split, split_held_out
 
 
 def write(path, rows):
@@ -76,8 +76,8 @@ def test_an_unknown_role_is_named(tmp_path):
 
 def test_instances_of_an_instruction_are_a_pair_each(tmp_path):
     row = {"instruction": "a", "instances": [{"input": i, "output": f"o{i}"} for i in ("", "c")]}
-    found = read_pairs(write(tmp_path / "d.jsonl", [row]))
-    assert found == [Pair("a\n", "o"), Pair("a\n\nc\n", "oc")]
+    pairs = read_pairs(write(tmp_path / "d.jsonl", [row]))
+    assert pairs == [Pair("a\n", "o"), Pair("a\n\nc\n", "oc")]
 
 
 def test_a_file_without_a_pair_is_refused(tmp_path):
@@ -95,9 +95,9 @@ def test_a_file_without_a_pair_is_refused(tmp_path):
     ],
 )
 def test_real_instructions_are_read(shared, name, rows):
-    found = read_pairs(shared / f"data/sft/{name}.jsonl.gz")
-    assert len(found) >= rows
-    assert all(p.completion.strip() for p in found)
+    pairs = read_pairs(shared / f"data/sft/{name}.jsonl.gz")
+    assert len(pairs) >= rows
+    assert all(p.completion.strip() for p in pairs)
 
 
 def test_a_hub_set_is_the_same_interface(tmp_path, monkeypatch):
@@ -133,7 +133,7 @@ def test_all_turns_of_a_dialogue_are_on_one_side():
     rows = [Pair(t + " x\n\nHuman: more\n\nAssistant:" * k, "y") for t in turns for k in (0, 1)]
     train, test = split(rows)
     assert {p.prompt[:12] for p in train}.isdisjoint({p.prompt[:12] for p in test})
-    assert len(parts(rows, test[:1])[0]) == len(rows) - 2
+    assert len(split_held_out(rows, test[:1])[0]) == len(rows) - 2
 
 
 def test_ids_end_with_the_separator_and_the_end(pretrained):
@@ -150,12 +150,12 @@ def test_pairs_beyond_the_context_are_refused(pretrained):
 
 def test_held_out_rows_of_their_own_leave_their_prompts_out_of_training():
     rows = [Pair(f"p{i}", "x") for i in range(10)]
-    train, test = parts(rows, [Pair("p3", "y"), Pair("q", "z")])
+    train, test = split_held_out(rows, [Pair("p3", "y"), Pair("q", "z")])
     assert len(train) == 9
     assert [p.prompt for p in test] == ["p3", "q"]
-    assert parts(rows, []) == split(rows)
+    assert split_held_out(rows, []) == split(rows)
     with pytest.raises(ValueError, match="every training prompt is a held-out one"):
-        parts(rows[:1], rows)
+        split_held_out(rows[:1], rows)
 
 
 NONE = [{"output": None}, {"output": float("nan")}, {}, {"output": "b", "instruction": None}]
@@ -163,9 +163,9 @@ NONE = [{"output": None}, {"output": float("nan")}, {}, {"output": "b", "instruc
 
 def test_rows_without_a_text_are_left_out_and_counted(tmp_path):
     rows = [{"instruction": "a", **more} for more in [{"output": "b"}, *NONE, {"output": " "}]]
-    left = LeftOut()
-    assert read_pairs(write(tmp_path / "d.jsonl", rows), left=left) == [Pair("a\n", "b")]
-    assert left.as_dict() == {"null": 4, "empty": 1}
+    left_out = LeftOut()
+    assert read_pairs(write(tmp_path / "d.jsonl", rows), left_out=left_out) == [Pair("a\n", "b")]
+    assert left_out.as_dict() == {"null": 4, "empty": 1}
     with pytest.raises(
         ValueError, match=r"none of the 5 rows .*4 without text .*the first has the"
     ):
@@ -222,10 +222,10 @@ def test_a_message_without_a_text_leaves_its_row_out_and_an_empty_answer_its_pai
     ask = {"role": "user", "content": "a"}
     answers = ["b", None, ""]
     rows = [{"messages": [ask, {"role": "assistant", "content": text}]} for text in answers]
-    left = LeftOut()
+    left_out = LeftOut()
     path = write(tmp_path / "d.jsonl", [*rows, {"messages": None}, {"messages": [ask]}])
-    assert read_pairs(path, left=left) == [Pair("\n\nHuman: a\n\nAssistant:", " b")]
-    assert left.as_dict() == {"null": 2, "empty": 2}
+    assert read_pairs(path, left_out=left_out) == [Pair("\n\nHuman: a\n\nAssistant:", " b")]
+    assert left_out.as_dict() == {"null": 2, "empty": 2}
 
 
 def test_a_part_that_is_no_text_is_named_with_its_line_and_message(tmp_path):
@@ -237,27 +237,27 @@ def test_a_part_that_is_no_text_is_named_with_its_line_and_message(tmp_path):
 
 def test_half_a_character_is_replaced_before_it_is_encoded(pretrained, tmp_path):
     rows = [{"prompt": f"{i} \ud83d", "completion": "b \ud83d"} for i in range(2)]
-    found = read_pairs(write(tmp_path / "d.jsonl", rows))
-    assert found == [Pair(f"{i} ?", "b ?") for i in range(2)]
+    pairs = read_pairs(write(tmp_path / "d.jsonl", rows))
+    assert pairs == [Pair(f"{i} ?", "b ?") for i in range(2)]
     tokenizer = pretrained("sft").corpus.tokenizer
     assert encode(tokenizer, [Pair("a \ud83d", "b")], context=96)  # of a docstring's escape
 
 
 def test_pairs_that_are_too_long_are_counted_with_what_the_longest_needs(pretrained):
-    left, pairs = LeftOut(), [Pair("a", "b"), Pair("a" * 40, "b c d e f" * 40)]
+    left_out, pairs = LeftOut(), [Pair("a", "b"), Pair("a" * 40, "b c d e f" * 40)]
     tokenizer = pretrained("sft").corpus.tokenizer
-    assert len(encode(tokenizer, pairs, context=96, left=left)) == 1
-    assert left.as_dict() == {"too_long": 1}
-    assert left.longest > 96
+    assert len(encode(tokenizer, pairs, context=96, left_out=left_out)) == 1
+    assert left_out.as_dict() == {"too_long": 1}
+    assert left_out.longest > 96
     halves = LeftOut()
-    encode(tokenizer, [*pairs, Pair("a", "b d" * 14)], context=96, longest=20, left=halves)
+    encode(tokenizer, [*pairs, Pair("a", "b d" * 14)], context=96, longest=20, left_out=halves)
     assert halves.counts["too_long"] == 2
 
 
 def test_training_rows_with_a_held_out_prompt_are_counted():
-    left = LeftOut()
-    parts([Pair(f"p{i}", "x") for i in range(10)], [Pair("p3", "y")], left=left)
-    assert left.as_dict() == {"repeated": 1}
+    left_out = LeftOut()
+    split_held_out([Pair(f"p{i}", "x") for i in range(10)], [Pair("p3", "y")], left_out=left_out)
+    assert left_out.as_dict() == {"repeated": 1}
 
 
 def test_parquet_is_answered_with_what_reads_it(tmp_path):

@@ -101,10 +101,10 @@ def test_files_without_a_preference_are_named(tmp_path, rows, match):
     ("name", "least"), [("alpaca_eval_gpt4_test", 1200), ("hh_harmless_base_test", 2000)]
 )
 def test_real_preferences_are_read(shared, name, least):
-    found = read_rankings(shared / f"data/prefs/{name}.jsonl.gz")
-    assert sum(len(r.order) for r in found) >= least
+    rankings = read_rankings(shared / f"data/prefs/{name}.jsonl.gz")
+    assert sum(len(r.order) for r in rankings) >= least
     if name.startswith("hh"):
-        assert all(r.prompt.endswith("\n\nAssistant:") for r in found[:100])
+        assert all(r.prompt.endswith("\n\nAssistant:") for r in rankings[:100])
 
 
 RANKED = {"prompt": "p", "completions": ["a", "b", "c"]}
@@ -112,20 +112,20 @@ RANKED = {"prompt": "p", "completions": ["a", "b", "c"]}
 
 @pytest.mark.parametrize("none", [None, float("nan")])
 def test_a_completion_without_a_score_makes_no_pair(tmp_path, none):
-    left = LeftOut()
-    assert read(tmp_path, {**RANKED, "scores": [5, 1, none]}, left=left) == [
+    left_out = LeftOut()
+    assert read(tmp_path, {**RANKED, "scores": [5, 1, none]}, left_out=left_out) == [
         Ranking("p", ["a", "b"], [(0, 1)])
     ]
-    assert left.as_dict() == {"unscored": 1}
+    assert left_out.as_dict() == {"unscored": 1}
 
 
 def test_scores_in_each_may_be_missing_and_a_row_without_any_makes_no_pair(tmp_path):
     each = [{"text": "a", "score": 2}, {"text": "b", "score": 1}, {"text": "c"}, {"score": 3}]
-    left = LeftOut()
+    left_out = LeftOut()
     rows = [{"prompt": "p", "completions": each}, {**RANKED, "prompt": "q"}]
     rows += [{**RANKED, "scores": None}]
-    assert read(tmp_path, *rows, left=left) == [Ranking("p", ["a", "b"], [(0, 1)])]
-    assert left.as_dict() == {"null": 1, "unscored": 1 + 3 + 3}
+    assert read(tmp_path, *rows, left_out=left_out) == [Ranking("p", ["a", "b"], [(0, 1)])]
+    assert left_out.as_dict() == {"null": 1, "unscored": 1 + 3 + 3}
 
 
 @pytest.mark.parametrize("score", ["N/A", float("inf"), True, [1]])
@@ -135,7 +135,7 @@ def test_a_score_that_is_no_number_is_named_with_its_line(tmp_path, score):
 
 
 def test_what_makes_no_pair_is_counted(tmp_path):
-    left = LeftOut()
+    left_out = LeftOut()
     rows = [
         PAIR,
         PAIR,
@@ -148,8 +148,8 @@ def test_what_makes_no_pair_is_counted(tmp_path):
         {"prompt": "r", "completions": ["a"], "scores": [1]},
         {"chosen": ASK + answer("x"), "rejected": ASK + answer("")},
     ]
-    read(tmp_path, *rows, left=left)
-    assert left.as_dict() == {"null": 4, "empty": 2, "tied": 2, "repeated": 1}
+    read(tmp_path, *rows, left_out=left_out)
+    assert left_out.as_dict() == {"null": 4, "empty": 2, "tied": 2, "repeated": 1}
 
 
 @pytest.mark.parametrize(
