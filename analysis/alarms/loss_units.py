@@ -30,12 +30,6 @@ _SAID = {
 }
 
 
-def check_unit(unit: str) -> None:
-    """Refuse an unknown unit; empty means that the column's name says it."""
-    if unit and unit not in UNITS:
-        raise ValueError(f"columns.loss_unit={unit} is not known; choose one of {', '.join(UNITS)}")
-
-
 def unit_of_name(name: str) -> str:
     """Return the unit that a column's name states, nats per token where it states none."""
     words = re.findall(r"[a-z]+|[0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
