@@ -14,7 +14,7 @@ from scaling.config.data import (
     TruthConfig,
 )
 from scaling.config.final import FinalConfig, PretrainPlan
-from scaling.config.machine import LogConfig, MachineConfig, check_launcher
+from scaling.config.machine import LauncherOptions, LogConfig, MachineConfig, check_launcher
 from scaling.config.model import PARAMETRIZATIONS, ModelConfig, rung
 from scaling.config.ranges import check, one_of
 from scaling.config.stages import PpoPlan, RewardPlan, SftPlan, described
@@ -32,6 +32,7 @@ __all__ = [
     "EvalConfig",
     "FinalConfig",
     "GridConfig",
+    "LauncherOptions",
     "LogConfig",
     "MachineConfig",
     "ModelConfig",

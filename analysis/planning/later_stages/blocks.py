@@ -48,9 +48,9 @@ class SftSettings:
     """Training pairs, or with a law the pairs at hand; 0, with a law alone, takes the most that
     the law's cells had."""
     epochs: Annotated[int, Range(1, 1e6)] = 2
-    """Passes over the pairs; 2 as in Ouyang et al. 2022, appendix C."""
+    """Passes over the pairs; Ouyang et al. 2022, appendix C, took 2."""
     batch_examples: Annotated[int, Range(1, 1e9)] = 32
-    """Pairs of a step; 32 as in Ouyang et al. 2022, appendix C."""
+    """Pairs of a step; Ouyang et al. 2022, appendix C, took 32."""
     lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = PUBLISHED_FRACTION
     """Peak learning rate as a share of pretraining's; adapters take ten times that."""
     lora_rank: Annotated[int, Range(1, 131_072)] = 8
@@ -84,7 +84,8 @@ class RewardSettings:
     test: str = ""
     """Held-out preferences, named as data is; empty holds out a share of the prompts of data."""
     pairs: Annotated[int, Range(0, 1e12)] = 2048
-    """Training pairs; below about 2000 a reward model is near chance (Gao et al. 2022)."""
+    """Training pairs, or with a law the most that may be labelled; below about 2000 a reward model is
+    near chance (Gao et al. 2022)."""
     batch_pairs: Annotated[int, Range(1, 1e9)] = 32
     """Pairs of a step."""
     samples_per_prompt: Annotated[int, Range(1, 100_000)] = 4
