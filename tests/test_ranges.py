@@ -115,6 +115,15 @@ def test_an_unknown_word_is_answered_with_the_nearest_one():
         ModelConfig(mlp="swigl")
 
 
+def test_a_word_of_a_list_is_answered_with_the_nearest_one():
+    @dataclasses.dataclass
+    class Names:
+        kinds: list[Annotated[str, OneOf("standard", "mup")]]
+
+    with pytest.raises(ValueError, match=r"holds 'standrd', which is unknown, did you mean stand"):
+        check_settings(Names(["mup", "standrd"]))
+
+
 def test_a_config_checks_its_fields_before_what_it_checks_itself():
     with pytest.raises(ValueError, match=r"model\.d_model=0 is out of range"):
         ModelConfig(d_model=0, d_head=7)

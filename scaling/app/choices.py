@@ -12,7 +12,7 @@ def check_choice_of(key: str, value: str, choices: Iterable[str]) -> None:
     """Refuse a value that is none of the choices, naming the nearest first."""
     legal = OneOf(*choices)
     if not legal.holds(value):
-        raise ValueError(legal.refusal(key, repr(value)))
+        raise ValueError(legal.refusal(key, value))
 
 
 def wrote(paths: Iterable[Path], *, here: bool) -> str:

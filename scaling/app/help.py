@@ -120,14 +120,14 @@ def sentences(schema: type) -> Mapping[str, str]:
     """Return the sentence below each field of a dataclass, by the field's name."""
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(schema))).body
     assert isinstance(node, ast.ClassDef)
-    found = {}
+    texts = {}
     for field, below in zip(node.body, node.body[1:], strict=False):
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue
         value = below.value if isinstance(below, ast.Expr) else None
         if isinstance(value, ast.Constant) and isinstance(value.value, str):
-            found[field.target.id] = " ".join(value.value.split())
-    return found
+            texts[field.target.id] = " ".join(value.value.split())
+    return texts
 
 
 def chosen_groups(config_name: str) -> dict[str, str]:

@@ -72,8 +72,10 @@ class TargetConfig:
     """Which parameters N counts in the fit."""
 
 
+# The parts of the config that the id of a pretraining cell is made from.
 SCIENCE = ("model", "tokenizer", "data", "optim", "schedule", "budget", "eval", "seed")
-STARTS_FROM = {"pretrain": "", "sft": "pretrain", "reward": "sft", "ppo": "reward"}  # by stage
+# Stage -> the stage whose model it starts from.
+STARTS_FROM = {"pretrain": "", "sft": "pretrain", "reward": "sft", "ppo": "reward"}
 
 
 @dataclass(kw_only=True)

@@ -19,7 +19,7 @@ class TokenizerConfig:
 
 
 TRUTHS = ("markov", "hmm", "zipf", "hierarchy")  # sources that are made, of known entropy
-OWN_TRUTH = {  # settings that one source alone reads, so that they are no part of another's cell
+OWN_TRUTH = {  # source -> settings that it alone reads; the ids of other sources' cells omit them
     "zipf": ("name_length", "exponent", "noise"),
     "hierarchy": ("rules", "branches", "depth"),
 }

@@ -92,7 +92,7 @@ class ModelConfig:
         self._resolve_experts()
 
     def _resolve_experts(self) -> None:
-        """Derive top_k and d_expert; refuse a mixture that cannot be."""
+        """Derive top_k and d_expert; refuse settings of experts that contradict each other."""
         if not self.n_experts:
             for name in ("top_k", "d_expert", "n_shared_experts"):
                 check(
@@ -121,7 +121,7 @@ class ModelConfig:
 
     @property
     def plain(self) -> bool:
-        """Whether it is the dense decoder whose passes are written out (scaling.cpu)."""
+        """Say whether this is the dense decoder whose passes are written out for CPUs."""
         return (
             (self.norm, self.mlp) == ("rmsnorm", "swiglu")
             and self.positions != "learned"
@@ -131,7 +131,7 @@ class ModelConfig:
         )
 
     def shape(self, *, vocab_size: int, context: int) -> Shape:
-        """Return the countable shape at a vocabulary and context."""
+        """Return the shape at a vocabulary and context, which counts parameters and FLOPs."""
         values = {
             k: v for k, v in dataclasses.asdict(self).items() if k in Shape.__dataclass_fields__
         }
@@ -141,7 +141,8 @@ class ModelConfig:
 def underived() -> ModelConfig:
     """Return a default model whose derived widths are still 0.
 
-    Hydra merges a chosen model over the default: widths derived for the default would stay.
+    Hydra merges the chosen model over this one. Widths that were derived for the default model
+    would stay, and so be wrong for the chosen one.
     """
     model = object.__new__(ModelConfig)
     for f in dataclasses.fields(ModelConfig):
@@ -150,7 +151,7 @@ def underived() -> ModelConfig:
 
 
 def rung(name: str, like: ModelConfig) -> ModelConfig:
-    """Return the model of conf/model/NAME.yaml, in all else as `like`; ValueError for no rung."""
+    """Return `like` with the shape of conf/model/NAME.yaml; ValueError for an unknown name."""
     folder = conf_folder() / "model"
     names = sorted(p.stem for p in folder.glob("*.yaml"))
     if name not in names:

@@ -6,7 +6,13 @@ from scaling.schema import OneOf, Range
 
 
 def check(what: str, value: Any, legal: bool, fix: str) -> None:
-    """Raise a ValueError of four parts: what, the value, what is legal, what to do."""
+    """Raise a ValueError of four parts: what, the value, what is legal, what to do.
+
+    what: the setting's dotted name
+    value: its value, for the message
+    legal: whether the value is legal
+    fix: the rest of the message: what is wrong, what is legal and what to do
+    """
     if not legal:
         raise ValueError(f"{what}={value!r} {fix}")
 
@@ -15,7 +21,7 @@ def one_of(what: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuse a value that is none of the choices, and list them."""
     choice = OneOf(*choices)
     if not choice.holds(value):
-        raise ValueError(choice.refusal(what, repr(value)))
+        raise ValueError(choice.refusal(what, value))
 
 
 # Ends of ranges lie far beyond what has been trained: they refuse what no machine could hold.

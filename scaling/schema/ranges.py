@@ -62,9 +62,9 @@ class Range:
             text = f"{noun} {low} and {'below' if self.below else 'at most'} {most}"
         return "".join([text, *(f", or {_text(value)}" for value in self.also)])
 
-    def refusal(self, name: str, shown: str) -> str:
-        """Say in one sentence that a value is out of range."""
-        return f"{name}={shown} is out of range; set {self}"
+    def refusal(self, name: str, value: Any, whole: Any = None) -> str:
+        """Say in one sentence that a value is out of range; `whole` is the list it is in."""
+        return f"{_named(name, value, whole)} is out of range; set {self}"
 
 
 class OneOf:
@@ -81,10 +81,10 @@ class OneOf:
         """List the values that are not empty."""
         return ", ".join(value for value in self.values if value)
 
-    def refusal(self, name: str, shown: str) -> str:
-        """Say in one sentence that a value is none of the choices."""
-        hint = did_you_mean(shown.strip("'"), self.values)
-        return f"{name}={shown} is unknown{hint}; choose one of {self}"
+    def refusal(self, name: str, value: Any, whole: Any = None) -> str:
+        """Say in one sentence that a value is none of the choices; `whole` is the list it is in."""
+        hint = did_you_mean(str(value), self.values)
+        return f"{_named(name, value, whole)} is unknown{hint}; choose one of {self}"
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:
@@ -124,8 +124,8 @@ def check_settings(config: Any, prefix: str = "") -> None:
             if part is None or limit.holds(part):
                 continue
             name = f"{prefix}.{field}" if prefix else field
-            shown = f"{value!r} holds {part!r}, which" if part is not value else f"{value!r}"
-            raise ValueError(limit.refusal(name, shown) + _usual(type(config), field, limit))
+            whole = None if part is value else value
+            raise ValueError(limit.refusal(name, part, whole) + _usual(type(config), field, limit))
 
 
 @functools.cache
@@ -172,6 +172,10 @@ def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list | tuple) else [value]
+
+
+def _named(name: str, value: Any, whole: Any) -> str:
+    return f"{name}={value!r}" if whole is None else f"{name}={whole!r} holds {value!r}, which"
 
 
 def _usual(config: type, name: str, limit: Range | OneOf) -> str:

@@ -84,8 +84,8 @@ class RewardSettings:
     test: str = ""
     """Held-out preferences, named as data is; empty holds out a share of the prompts of data."""
     pairs: Annotated[int, Range(0, 1e12)] = 2048
-    """Training pairs, or with a law the most that may be labelled; below about 2000 a reward model is
-    near chance (Gao et al. 2022)."""
+    """Training pairs, or with a law the most that may be labelled; below about 2000 a reward model
+    is near chance (Gao et al. 2022)."""
     batch_pairs: Annotated[int, Range(1, 1e9)] = 32
     """Pairs of a step."""
     samples_per_prompt: Annotated[int, Range(1, 100_000)] = 4

@@ -66,9 +66,9 @@ ALL = {c for name in COMMANDS for c in configs(schema_of(name))} | {LauncherOpti
 @pytest.mark.parametrize("config", sorted(ALL, key=lambda c: c.__name__), ids=lambda c: c.__name__)
 def test_every_key_has_a_sentence_of_its_own_and_every_block_a_line(config):
     hints = get_type_hints(config)
-    own = {f.name for f in dataclasses.fields(config) if not dataclasses.is_dataclass(hints[f.name])}
+    names = [f.name for f in dataclasses.fields(config)]
     sentences = help.sentences(config)
-    assert set(sentences) == own
+    assert set(sentences) == {n for n in names if not dataclasses.is_dataclass(hints[n])}
     for name, sentence in sentences.items():
         assert sentence[0].isupper(), name
         assert sentence.endswith("."), name
