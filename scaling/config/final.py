@@ -63,7 +63,7 @@ class PretrainPlan:
     seed: Seed = 0
     """Seed of initial weights and of the order of the text."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """The plan's reason for each value of this block; nothing reads them."""
+    """The plan's reason for each value of this block; the run does not read them."""
 
 
 @dataclass(kw_only=True)
@@ -80,7 +80,7 @@ class PlanBudget:
     seconds: Annotated[float, Range(0, MOST_FLOPS)] = 0.0
     """Seconds that the budget lasts at that speed; 0 where no speed is known."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """The plan's reason for each value of this block; nothing reads them."""
+    """The plan's reason for each value of this block; the run does not read them."""
 
 
 @dataclass(kw_only=True)
@@ -101,7 +101,7 @@ class Forecast:
     curve: list[Any] = field(default_factory=list)
     """Forecast losses with intervals at shares of the run's tokens: the forecast band."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """The plan's reason for each value of this block; nothing reads them."""
+    """The plan's reason for each value of this block; the run does not read them."""
 
 
 @dataclass(kw_only=True)
@@ -122,16 +122,16 @@ class FinalConfig:
     extrapolation: Annotated[float, Range(0, MOST_FLOPS)] = 0.0
     """Planned FLOPs over the largest that were fitted; 0 where these are not known."""
     steps: list[Any] = field(default_factory=list)
-    """Steps of the derivation, as the plan records them; nothing reads them."""
+    """Steps of the derivation, as the plan records them; the run does not read them."""
     laws: list[Any] = field(default_factory=list)
-    """What each of several laws says of the budget; nothing reads them."""
+    """What each of several laws says of the budget; the run does not read them."""
     mixtures: list[Any] = field(default_factory=list)
-    """Numbers of experts that the law chose among; nothing reads them."""
+    """Numbers of experts that the law chose among; the run does not read them."""
     stage_laws: dict[str, list[str]] = field(default_factory=dict)
-    """Laws that set the later stages, by stage; nothing reads them."""
+    """Laws that set the later stages, by stage; the run does not read them."""
     pretrain: PretrainPlan = field(default_factory=PretrainPlan)
     cost: dict[str, Any] = field(default_factory=dict)
-    """Planned hours, memory, money and waste; nothing reads them."""
+    """Planned hours, memory, money and waste; the run does not read them."""
     sft: SftPlan = field(default_factory=SftPlan)
     reward: RewardPlan = field(default_factory=RewardPlan)
     ppo: PpoPlan = field(default_factory=PpoPlan)
@@ -144,11 +144,11 @@ class FinalConfig:
     made_from: dict[str, str] = field(default_factory=dict)
     """Hashes of the law and the records that the plan was made from."""
     command: str = ""
-    """The analysis.plan command that made the plan; nothing reads it."""
+    """The analysis.plan command that made the plan; the run does not read it."""
     versions: dict[str, Any] = field(default_factory=dict)
-    """Versions of the code that made the plan; nothing reads them."""
+    """Versions of the code that made the plan; the run does not read them."""
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Reasons of the blocks that have no key reasons of their own; nothing reads them."""
+    """Reasons of the blocks that have no key reasons of their own; the run does not read them."""
     machine: MachineConfig = field(default_factory=MachineConfig)
     log: LogConfig = field(default_factory=LogConfig)
     plan: str = ""

@@ -58,7 +58,7 @@ class SftPlan:
     seed: Seed = 0
     """Seed of the order of the pairs and of new weights."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """The plan's reason for each value of this block; nothing reads them."""
+    """The plan's reason for each value of this block; the run does not read them."""
 
 
 @dataclass(kw_only=True)
@@ -97,7 +97,7 @@ class RewardPlan:
     seed: Seed = 0
     """Seed of the sampled pairs and their order."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """The plan's reason for each value of this block; nothing reads them."""
+    """The plan's reason for each value of this block; the run does not read them."""
 
 
 @dataclass(kw_only=True)
@@ -168,7 +168,7 @@ class PpoPlan:
     seed: Seed = 0
     """Seed of prompts and sampling."""
     reasons: dict[str, str] = field(default_factory=dict)
-    """The plan's reason for each value of this block; nothing reads them."""
+    """The plan's reason for each value of this block; the run does not read them."""
 
     def __post_init__(self) -> None:
         """Check that the groups fit the batch."""
