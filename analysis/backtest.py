@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Annotated
 
 from analysis.estimation.checks import (
-    check_options,
     needed_columns,
     prepare_rows,
     restrict_to_frontier,
@@ -29,50 +28,45 @@ from analysis.runs.columns import Columns
 from analysis.runs.table import load_runs
 from analysis.solve.objective import Objective
 from analysis.solve.progress import progress_on_stderr
-from analysis.validate.near_frontier import check_within
 from scaling.app.application import start, store
 from scaling.app.choices import wrote
-from scaling.schema import LEVEL, MOST, Range, Seed, check_ranges
+from scaling.schema import COUNTS, LEVEL, MOST, OneOf, Range, Seed, checked
 
 
 @dataclass(kw_only=True)
+@checked()
 class BacktestConfig:
-    """Options of the backtest.
-
-    runs: a study's folder, or a table in CSV, Parquet or JSONL
-    form: a form of the loss, or `all` for the one that predicts withheld runs best
-    count: how N is counted in a study
-    where: condition that rows must meet
-    within: test only runs whose loss is within this share of the best of no more compute
-    out: file to write; by default backtest.json in the study's folder, or here for a table
-    plot: whether to write a figure beside it
-    level: of the intervals whose coverage is counted
-    seed: of the resamples
-    fixed: values that some parameters keep
-    """
+    """The runs, the form that is tested on them, and what is written."""
 
     runs: str = ""
+    """Folder of a study, or a table of runs (CSV, JSONL or Parquet)."""
     form: str = "chinchilla"
-    count: str = "total"
+    """Form of the law; all ranks the forms first and tests the best."""
+    count: Annotated[str, OneOf(*COUNTS)] = "total"
+    """Which parameters N counts; tables from outside have one count."""
     where: str | None = None
+    """Condition over the table's columns that a run must meet, as "group == 'x'"; null takes every
+    run."""
     within: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Keep runs whose loss is within this share of the frontier's, as 0.1; null keeps all."""
     out: str | None = None
+    """File to write; null is backtest.json beside the study, or here for a table."""
     plot: bool = False
+    """Write a figure beside it too."""
     level: Annotated[float, LEVEL] = 0.9
+    """Level of the intervals that withheld runs are compared with."""
     seed: Seed = 0
+    """Seed of the resamples."""
     fixed: dict[str, Annotated[float, Range(-MOST, MOST)]] = field(default_factory=dict)
+    """Parameters that are held at a value instead of fitted, as +fixed.alpha=0.35."""
     columns: Columns = field(default_factory=Columns)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     def __post_init__(self) -> None:
         """Refuse options that no table could make right, before anything is read."""
-        check_ranges(self)
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
         refuse_untestable(self.form)
-        self.objective.chosen()
-        check_within(self.within)
-        check_options(0, self.level, self.objective.weighting, seed=self.seed)
 
 
 def main(config: BacktestConfig) -> None:

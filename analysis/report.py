@@ -11,6 +11,7 @@ command make no network request, except with `wandb=online`.
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from analysis.page import two_studies as against
 from analysis.page.contents import read_material
@@ -23,29 +24,26 @@ from analysis.page.first_screen import (
 from analysis.page.render import comparison, report
 from analysis.page.wandb_artifact import MODES, mirror_report
 from scaling.app.application import start, store
-from scaling.schema import write_text
+from scaling.schema import OneOf, checked, write_text
 
 
 @dataclass(kw_only=True)
+@checked()
 class ReportConfig:
-    """Settings of the report.
-
-    `runs` is the study's folder; `law`, `plan` and `out` default to law.json, plan.yaml and
-    report.html in it. `compare` names two studies, for a page that puts them side by side. `wandb`
-    (offline or online) also logs the page as an artifact.
-    """
+    """The study whose page is written, or two studies side by side."""
 
     runs: str = ""
+    """Folder of the study."""
     compare: list[str] = field(default_factory=list)
+    """Folders of two studies to compare, as [runs/A,runs/B], instead of runs."""
     out: str = ""
+    """File to write; empty is report.html in the study, or A-against-B.html beside the studies."""
     law: str = ""
+    """The law's file; empty is law.json in the study."""
     plan: str = ""
-    wandb: str = ""
-
-    def __post_init__(self) -> None:
-        """Check the wandb mode."""
-        if self.wandb not in ("", *MODES):
-            raise ValueError(f"wandb={self.wandb} is unknown; choose one of {', '.join(MODES)}")
+    """The plan's file; empty is plan.yaml in the study."""
+    wandb: Annotated[str, OneOf("", *MODES)] = ""
+    """Log the page to Weights & Biases as an artifact too, in this mode; empty does not."""
 
 
 def main(config: ReportConfig) -> None:

@@ -14,6 +14,7 @@ from scaling.app.application import start, store
 from scaling.config import CellConfig, DataConfig, MachineConfig, TokenizerConfig
 from scaling.data.row_text import LeftOut
 from scaling.data.tokens import Corpus, open_corpus
+from scaling.schema import checked
 
 
 def describe_corpus(corpus: Corpus) -> str:
@@ -42,13 +43,15 @@ def describe_corpus(corpus: Corpus) -> str:
 
 
 @dataclass(kw_only=True)
+@checked()
 class CorpusConfig:
-    """Which text, its vocabulary, and where the tokens are kept: machine.cache or runs/.cache."""
+    """The text, its vocabulary, and where its tokens are kept."""
 
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     runs: str = "runs"
+    """Folder of all studies; tokens are kept in its .cache, unless machine.cache names a folder."""
 
 
 def main(config: CorpusConfig) -> None:

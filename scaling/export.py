@@ -20,18 +20,24 @@ from scaling.config import check
 from scaling.inference.hf_export import export, hub_config
 from scaling.inference.peft_export import BASE, write_adapters
 from scaling.inference.trained import open_trained, trained_folder
+from scaling.schema import checked
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
+@checked()
 class ExportConfig:
-    """Which model is written where; `tokenizer` is a tokenizer.json instead of the cached one."""
+    """The model, and the folder that it is written to."""
 
     checkpoint: str = ""
+    """Folder of a cell or of a final stage, as runs/NAME/final/sft; must be set."""
     out: str = ""
+    """Folder to write; must be set."""
     tokenizer: str = ""
+    """A tokenizer.json to use; empty takes the one in the cache."""
     adapter: bool = False
+    """Write the adapters of a stage tuned by LoRA for peft, with their base in OUT/base."""
 
     def __post_init__(self) -> None:
         """Check that the model and the folder to write are named."""

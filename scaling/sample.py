@@ -16,27 +16,35 @@ from scaling.data.row_text import clean
 from scaling.data.tokenizer import END, SEP
 from scaling.inference.generate import generate
 from scaling.inference.trained import Trained, open_trained, trained_folder
-from scaling.schema import Range, Seed, check_ranges
+from scaling.schema import Range, Seed, checked
 from scaling.train.device import pick_device
 
 
 @dataclass(kw_only=True)
+@checked()
 class SampleConfig:
-    """What is completed, and how; temperature 0 takes the likeliest token each time."""
+    """The model, what it continues, and how."""
 
     checkpoint: str = ""
+    """Folder of a cell or of a final stage, as runs/NAME/final/sft; must be set."""
     prompt: str = ""
+    """Text to continue; empty begins a document."""
     separator: bool = False
+    """End the prompt as the training of a fine-tuned model did, so that it answers."""
     n: Annotated[int, Range(1, 1e9)] = 1
+    """Number of completions."""
     max_new_tokens: Annotated[int, Range(1, 2**24)] = 64
+    """Most tokens of a completion; must be below the model's context."""
     temperature: Annotated[float, Range(0, 1e3, note="0 takes the likeliest")] = 0.8
+    """Temperature of sampling; 0 takes the likeliest token each time."""
     seed: Seed = 0
+    """Seed of sampling."""
     tokenizer: str = ""
+    """A tokenizer.json to use; empty takes the one in the cache."""
     machine: MachineConfig = field(default_factory=MachineConfig)
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_ranges(self)
+        """Check that a model is named."""
         check("checkpoint", self.checkpoint, bool(self.checkpoint), "is missing; give runs/NAME/X")
 
 

@@ -68,12 +68,20 @@ class Parser(argparse.ArgumentParser):
 def parse_arguments() -> argparse.Namespace:
     """Return the folder and the options of the command line."""
     parser = Parser(
-        prog="python -m scaling.status", description="How every cell of a study stands."
+        prog="python -m scaling.status",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", help="runs/NAME")
-    parser.add_argument("--json", action="store_true", help="one JSON list instead of the table")
-    parser.add_argument("--watch", action="store_true", help="again every 2 s until all have ended")
-    parser.add_argument("--cancel", action="store_true", help="cancel what is queued or running")
+    parser.add_argument("folder", help="the study's folder, as runs/NAME")
+    parser.add_argument("--json", action="store_true", help="print one JSON list, not the table")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help=f"print it again every {WATCH_SECONDS:g} s until all cells have ended",
+    )
+    parser.add_argument(
+        "--cancel", action="store_true", help="first cancel the jobs that are queued or running"
+    )
     parser.add_argument("--version", action="version", version=VERSION_LINE)
     arguments = parser.parse_args()
     key, equals, folder = arguments.folder.partition("=")

@@ -9,7 +9,7 @@ resumes a killed sweep, tries failed cells again, and grows a grid. Without -m i
 import logging
 
 from scaling.app.application import start, store
-from scaling.config import CellConfig
+from scaling.config import CellConfig, LauncherOptions
 from scaling.jobs.study_run import run_cells
 from scaling.train.rank_exit import run_to_end
 
@@ -30,4 +30,8 @@ def main(config: CellConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_to_end(lambda: start(main, config_name="sweep", schema=CellConfig, sweeps=True))
+    run_to_end(
+        lambda: start(
+            main, config_name="sweep", schema=CellConfig, sweeps=True, launcher=LauncherOptions
+        )
+    )

@@ -1,4 +1,4 @@
-"""Every numeric setting has a range, and what lies outside it is refused before anything starts."""
+"""Every number has a range, every choice its values; others are refused before anything starts."""
 
 import dataclasses
 import importlib
@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 from scaling.app.overrides import leaves
 from scaling.config import CellConfig, EvalConfig, ModelConfig
 from scaling.jobs.study_run import run_cells
-from scaling.schema import Range, check_ranges, numeric_fields, ranges_of
+from scaling.schema import OneOf, Range, check_settings, limits_of, numeric_fields, ranges_of
 from tests.in_process import call
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +37,16 @@ def configs(root: type) -> set[type]:
     return found | ({ModelConfig} if root is CellConfig else set())
 
 
+def with_value(config, name, value):
+    """Return a config of defaults but for one value, not yet checked."""
+    given = object.__new__(config)
+    for field in dataclasses.fields(config):
+        made = field.default_factory
+        setattr(given, field.name, field.default if made is dataclasses.MISSING else made())
+    setattr(given, name, {list: [value], dict: {"E": value}}.get(type(getattr(given, name)), value))
+    return given
+
+
 ALL = sorted({c for name in COMMANDS for c in configs(schema_of(name))}, key=lambda c: c.__name__)
 
 
@@ -56,23 +66,23 @@ def test_every_config_refuses_a_number_outside_the_range_of_each_field(config):
         for value in (limit.least - 1, limit.most * 2 + 1, math.nan, math.inf, -math.inf, "x"):
             if limit.holds(value):
                 continue
-            given = object.__new__(config)
-            for field in dataclasses.fields(config):
-                made = field.default_factory
-                default = field.default if made is dataclasses.MISSING else made()
-                setattr(given, field.name, default)
-            held = getattr(given, name)
-            kept = {list: [value], dict: {"E": value}}.get(type(held), value)
-            setattr(given, name, kept)
             with pytest.raises(ValueError, match=rf"{name}=.* is out of range; set "):
-                given.__post_init__()
+                with_value(config, name, value).__post_init__()
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda c: c.__name__)
+def test_every_config_refuses_a_word_that_is_none_of_the_choices_of_a_field(config):
+    for name, limit in limits_of(config).items():
+        if isinstance(limit, OneOf):
+            with pytest.raises(ValueError, match=rf"{name}=.*'x'.* is unknown; choose one of "):
+                with_value(config, name, "x").__post_init__()
 
 
 @pytest.mark.parametrize("config", ALL, ids=lambda c: c.__name__)
 def test_every_default_lies_in_its_range(config):
     for field in dataclasses.fields(config):
-        limit = ranges_of(config).get(field.name)
-        if limit and isinstance(field.default, int | float):
+        limit = limits_of(config).get(field.name)
+        if limit and field.default not in (None, dataclasses.MISSING):
             assert limit.holds(field.default), field.name
 
 
@@ -96,7 +106,26 @@ def test_a_list_is_refused_for_one_number_in_it():
         weights: list[Annotated[float, Range(0, 1, above=True)]]
 
     with pytest.raises(ValueError, match=r"a\.weights=\[0\.5, -2\.0\] holds -2\.0, which is out"):
-        check_ranges(Shares([0.5, -2.0]), "a")
+        check_settings(Shares([0.5, -2.0]), "a")
+
+
+def test_an_unknown_word_is_answered_with_the_nearest_one():
+    with pytest.raises(ValueError, match=r"model\.mlp='swigl' is unknown, did you mean swiglu\?"):
+        ModelConfig(mlp="swigl")
+
+
+def test_a_word_of_a_list_is_answered_with_the_nearest_one():
+    @dataclasses.dataclass
+    class Names:
+        kinds: list[Annotated[str, OneOf("standard", "mup")]]
+
+    with pytest.raises(ValueError, match=r"holds 'standrd', which is unknown, did you mean stand"):
+        check_settings(Names(["mup", "standrd"]))
+
+
+def test_a_config_checks_its_fields_before_what_it_checks_itself():
+    with pytest.raises(ValueError, match=r"model\.d_model=0 is out of range"):
+        ModelConfig(d_model=0, d_head=7)
 
 
 def test_a_setting_that_nothing_reads_keeps_its_value_and_so_the_ids():

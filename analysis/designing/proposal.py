@@ -23,7 +23,7 @@ from analysis.designing.candidates import (
     of_study,
     reached_by,
 )
-from analysis.designing.goal import Goal, check_goal, check_law, half_width
+from analysis.designing.goal import QUANTITIES, Goal, check_goal, check_law, half_width
 from analysis.designing.next_step import START, Options, Step, fit_if_identified, next_step
 from analysis.designing.simulation import from_nothing
 from analysis.forms import FORMS, column
@@ -34,12 +34,14 @@ from analysis.runs.columns import Columns
 from analysis.runs.table import Runs, load_runs
 from scaling.app.choices import check_choice_of
 from scaling.schema import (
+    COUNTS,
     FLOPS,
     LEVEL,
     MOST_RESAMPLES,
+    OneOf,
     Range,
     Record,
-    check_ranges,
+    checked,
     code_version,
     read_records,
 )
@@ -51,18 +53,21 @@ MOST_SHOWN = 60  # cells in the text; the file has all
 
 
 @dataclass(kw_only=True)
+@checked("target")
 class TargetSettings:
-    """The final run's FLOPs, and what to know of it: see `analysis.designing.goal`."""
+    """The final run, and how well it should be known (analysis.designing.goal)."""
 
     flops: Annotated[float, FLOPS] = 0.0
-    quantity: str = "loss"
+    """Training FLOPs of the final run, as 1e21; must be set."""
+    quantity: Annotated[str, OneOf(*QUANTITIES)] = "loss"
+    """What should be known: the loss of the final run, or its optimal number of parameters."""
     precision: Annotated[float, Range(0, 1e3, note="0 leaves it open")] = 0.0
+    """Half-width of the interval to reach: in nats for loss, as a factor less one for params; 0
+    leaves it open."""
     max_flops: Annotated[float, FLOPS] = 0.0
+    """FLOPs of the study at most; 0 leaves it open."""
     level: Annotated[float, LEVEL] = 0.9
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_ranges(self, "target")
+    """Level of the interval."""
 
     def goal(self) -> Goal:
         """Return the goal; ValueError where target.flops is not set."""
@@ -72,57 +77,66 @@ class TargetSettings:
 
 
 @dataclass(kw_only=True)
+@checked("pool")
 class PoolSettings:
-    """Which cells may be run: budgets from `flops[0]` to `flops[1]`, evenly in logs.
-
-    Tokens per parameter lie within a factor `ratio` of the optimum's; `sizes` a budget where no
-    study has rungs, and `seeds` of each cell.
-    """
+    """The cells that may be run."""
 
     flops: list[Annotated[float, FLOPS]] = field(default_factory=list)
+    """Least and most FLOPs of a cell, as [1e17,1e19]; an empty list follows the study."""
     budgets: Annotated[int, Range(1, 1000)] = 7
+    """Number of budgets between these, evenly spaced in logs."""
     sizes: Annotated[int, Range(1, 1000)] = SIZES
+    """Number of model sizes at a budget, where no study has a ladder of rungs."""
     ratio: Annotated[float, Range(1, 1e9, above=True)] = RATIOS[1]
+    """Largest factor between a cell's tokens per parameter and the optimum's."""
     seeds: Annotated[int, Range(1, 1000)] = 2
+    """Number of seeds of each cell."""
 
     def __post_init__(self) -> None:
-        """Check the range."""
-        check_ranges(self, "pool")
+        """Check that the budgets are a range."""
         if self.flops and not (len(self.flops) == 2 and 0 < self.flops[0] < self.flops[1]):
             raise ValueError(
                 f"pool.flops={self.flops} must be the least and the most of a cell, as [1e17,1e19]"
             )
-        if min(self.budgets, self.sizes, self.seeds) < 1 or not self.ratio > 1:
-            raise ValueError("pool.budgets, sizes, seeds must be at least 1, pool.ratio above 1")
 
 
 @dataclass(kw_only=True)
+@checked()
 class DesignConfig:
-    """Options; `out` defaults to design.json beside the study, or here.
-
-    `cells` is how many are chosen where neither precision nor budget is set; `start` how many a fit
-    needs; `simulate` how many tables are drawn a simulated point (0: none).
-    """
+    """The cells so far, the law, and how many cells are chosen."""
 
     runs: str = ""
+    """Folder of a study, or a table of runs; empty designs a first study from the law."""
     law: str = ""
+    """Published law, or law.json, to take instead of a fit to the runs; empty fits them."""
     out: str = ""
+    """File to write; empty is design.json beside the study, or here."""
     plot: bool = False
+    """Write a figure beside it too."""
     form: str = "chinchilla"
-    count: str = "total"
+    """Form of the law that is fit_if_identified; one that gives the loss from N and D."""
+    count: Annotated[str, OneOf(*COUNTS)] = "total"
+    """Which parameters N counts; tables from outside have one count."""
     where: str | None = None
+    """Condition over the table's columns that a run must meet, as "group == 'x'"; null takes every
+    run."""
     cells: Annotated[int, Range(1, 100_000)] = 12
+    """Number of cells to choose where neither target.precision nor target.max_flops is set."""
     start: Annotated[int, Range(1, 100_000)] = START
+    """Number of cells that the first fit needs; the prior spreads these."""
     resamples: Annotated[int, Range(1, MOST_RESAMPLES)] = 1000
+    """Number of resamples of the fit's bootstrap."""
     prior: str = "hoffmann2022"
+    """Published law, or law.json, that spreads cells while no fit is identified."""
     simulate: Annotated[int, Range(0, 10_000, note="0 simulates nothing")] = 8
+    """Number of tables that are drawn for each simulated point of a first study; 0 simulates
+    nothing."""
     columns: Columns = field(default_factory=Columns)
     target: TargetSettings = field(default_factory=TargetSettings)
     pool: PoolSettings = field(default_factory=PoolSettings)
 
     def __post_init__(self) -> None:
         """Refuse what needs no reading to be wrong."""
-        check_ranges(self)
         if not self.runs and not self.law:
             raise ValueError(
                 "neither runs nor law is set; give cells, as runs=runs/quick, or a law to design"

@@ -3,31 +3,27 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from analysis.estimation.checks import check_options, needed_columns
+from analysis.estimation.checks import WEIGHTINGS, needed_columns
 from analysis.runs.cells import FORM_OF
 from analysis.runs.columns import Columns
-from analysis.solve.objective import Objective
-from analysis.validate.near_frontier import check_within
-from scaling.app.choices import check_choice_of
-from scaling.schema import LEVEL, MOST, MOST_RESAMPLES, Range, Seed, check_ranges
+from analysis.runs.table import POINTS
+from analysis.solve.objective import OBJECTIVES, Objective
+from scaling.schema import COUNTS, LEVEL, MOST, MOST_RESAMPLES, OneOf, Range, Seed, checked
 
 
 @dataclass(kw_only=True)
+@checked("objective")
 class ObjectiveConfig:
-    """Which residual the fit minimises.
+    """What the fit makes small: residuals of predicted against measured loss."""
 
-    name: huber_log, lad_log, ls_log or ls; by default the form's own objective
-    delta: half-width of Huber's quadratic part, in logs of the loss
-    weighting: column (the table's `weight`), seed_noise (measured in the table), or none
-    """
-
-    name: str | None = None
+    name: Annotated[str, OneOf(*OBJECTIVES)] | None = None
+    """Objective: Huber's function, the absolute value or the square of the residual of log loss, or
+    the square of the residual of loss itself (ls); null takes the form's own."""
     delta: Annotated[float, Range(0, 1e6, above=True)] = 1e-3
-    weighting: str = "column"
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_ranges(self, "objective")
+    """Residual from which Huber's function is linear, so that outliers pull less (huber_log)."""
+    weighting: Annotated[str, OneOf(*WEIGHTINGS)] = "column"
+    """Weight of each run: the table's column weight where there is one, the inverse variance of
+    seeds, or none."""
 
     def chosen(self) -> Objective | None:
         """Return the objective, or None for the form's own."""
@@ -37,68 +33,57 @@ class ObjectiveConfig:
 
 
 @dataclass(kw_only=True)
+@checked("intervals")
 class IntervalsConfig:
-    """Options of the bootstrap.
-
-    resamples: how many; 0 turns intervals off
-    level: of the intervals, between 0 and 1
-    seed: of the generator
-    """
+    """The bootstrap that the intervals come from."""
 
     resamples: Annotated[int, Range(0, MOST_RESAMPLES, note="0 turns intervals off")] = 1000
+    """Number of resamples; 0 turns intervals off, 4000 fix the ends of an interval to two digits.
+    """
     level: Annotated[float, LEVEL] = 0.9
+    """Share of cases that an interval should cover."""
     seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_ranges(self, "intervals")
+    """Seed of the resamples."""
 
 
 @dataclass(kw_only=True)
+@checked()
 class FitConfig:
-    """Options of the fit.
-
-    runs: a study's folder, or a table in CSV, Parquet or JSONL
-    form: a name of `analysis.forms`, isoflop, isoflop_akima, envelope, lr_batch, or all
-    count: how N is counted in a study
-    where: condition that rows must meet
-    stage: cells of a study to fit; by default those that the form is a law of
-    points: `updates` for a row of PPO at each update at which held-out prompts were scored
-    within: fit only runs whose loss is within this share of the best of no more compute
-    out: file to write; by default law.json in the study's folder, or here for a table
-    plot: whether to write figures beside it
-    backtest: whether to withhold the largest budgets and predict them
-    sensitivity: whether to fit other objectives and subsets of the rows too
-    fixed: values that some parameters keep
-    """
+    """The runs, the form that is fitted to them, and what is written."""
 
     runs: str = ""
+    """Folder of a study, or a table of runs (CSV, JSONL or Parquet)."""
     form: str = "chinchilla"
-    count: str = "total"
+    """Form of the law, or a method as isoflop; all ranks the forms that apply to the table."""
+    count: Annotated[str, OneOf(*COUNTS)] = "total"
+    """Which parameters N counts; tables from outside have one count."""
     where: str | None = None
-    stage: str = ""
-    points: str = "records"
+    """Condition over the table's columns that a run must meet, as "group == 'x'"; null takes every
+    run."""
+    stage: Annotated[str, OneOf("", *FORM_OF)] = ""
+    """Stage of a study whose cells are fitted; empty takes the form's own stage."""
+    points: Annotated[str, OneOf(*POINTS)] = "records"
+    """What a row is: a cell's record, or each time that a PPO run scored held-out prompts."""
     within: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Keep runs whose loss is within this share of the frontier's, as 0.1; null keeps all."""
     out: str | None = None
+    """File to write; null is law.json beside the study, or here for a table."""
     plot: bool = False
+    """Write figures beside the law too."""
     backtest: bool = True
+    """Withhold the largest budgets, refit and predict them, which widens the law's intervals where
+    the form has failed before."""
     sensitivity: bool = True
+    """Refit with other objectives and without the rows at the ends, and show how far the law
+    moves."""
     fixed: dict[str, Annotated[float, Range(-MOST, MOST)]] = field(default_factory=dict)
+    """Parameters that are held at a value instead of fitted, as +fixed.alpha=0.35."""
     columns: Columns = field(default_factory=Columns)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
 
     def __post_init__(self) -> None:
         """Refuse options that no table could make right, before anything is read."""
-        check_ranges(self)
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
         needed_columns(self.form)
-        if self.stage:
-            check_choice_of("stage", self.stage, FORM_OF)
-        self.objective.chosen()
-        check_within(self.within)
-        intervals = self.intervals
-        check_options(
-            intervals.resamples, intervals.level, self.objective.weighting, seed=intervals.seed
-        )

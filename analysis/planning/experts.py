@@ -17,7 +17,7 @@ from analysis.forms.mixture import dense_at
 from analysis.laws.law import Law
 from analysis.planning.plan import MixtureRow, Plan
 from analysis.runs.study import Study
-from scaling.schema import Range, check_ranges
+from scaling.schema import Range, checked
 
 # the count of what one token passes, by the count that agrees with it on dense models
 OF_A_TOKEN = {"total": "active", "with_head": "multiplying", "non_embedding": "active_body"}
@@ -26,25 +26,23 @@ USUAL_TOP = 2  # experts that serve a token where neither setting nor study says
 
 
 @dataclass(kw_only=True)
+@checked("moe")
 class MixtureSettings:
-    """Experts of the final run: None as in the study, 1 dense, a list lets the law choose.
-
-    `top_k` of the experts serve a token (0: the study's number, or 2), and `shared` ones serve all.
-    """
+    """Experts of the final run."""
 
     experts: Any = None
+    """Number of experts: null as the study, 1 for a dense model, a list as [1,8,16] lets the law
+    choose."""
     top_k: Annotated[int, Range(0, 65_536, note="0 is the study's, or 2")] = 0
+    """Number of experts that each token takes; 0 takes the study's, or 2."""
     shared: Annotated[int, Range(0, 65_536)] | None = None
+    """Number of experts that every token takes beside these; null takes the study's."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_ranges(self, "moe")
+        """Check the numbers of experts."""
         for n in self.choices():
             if n != int(n) or n < DENSE:
                 raise ValueError(f"moe.experts={n} must be a whole number, 1 for a dense model")
-        for name in ("top_k", "shared"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"moe.{name}={getattr(self, name)} must not be negative")
         if self.experts is None and (self.top_k or self.shared):
             raise ValueError(
                 "moe.top_k and moe.shared need experts; give moe.experts=8 or the like"

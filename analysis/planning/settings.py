@@ -19,56 +19,87 @@ from scaling.schema import (
     MOST,
     MOST_FLOPS,
     Range,
-    check_ranges,
+    checked,
 )
 
 DEFAULT_LEVEL = 0.9  # of intervals, where neither setting nor law has one
 
 
 @dataclass(kw_only=True)
+@checked()
 class PlanConfig:
-    """Settings of `analysis.plan`; exactly one of the five budgets is set.
+    """The law, the study, one budget, and the constraints on the plan.
 
-    The budgets: `flops` in FLOPs, `gpu_hours` in device hours, `money` in the units of
-    `price_per_hour` (of one device), `wall_hours` on `devices`, `flops_multiple` in units of the
-    study's largest cell. `utilisation` is the FLOPs that a device does, with the recomputation by
-    activation_checkpointing, over its peak, or `measured`. `law` is one law or a list. The
-    constraints, from `unique_tokens` to `reserve`, are explained in
-    `analysis.planning.constraints`. `lr_batch` is a law of learning rate and batch (form=lr_batch,
-    or published); without it the study's rule sets them. `flat_nats` is the loss within which all N
-    count as equal. Beyond `far` times the largest C fitted the plan has an alarm.
+    Set exactly one budget: flops, gpu_hours, money, wall_hours or flops_multiple.
     """
 
     law: Any = ""
+    """Law: a law.json, or a published one as besiroglu2024; of a list the first decides and the
+    others stand beside it. Must be set."""
     runs: str = ""
+    """Folder of the study; empty takes the one that the law was fitted on, where there is one."""
     out: str = ""
+    """File to write; empty is plan.yaml in the study, or here."""
     dry_run: bool = False
+    """Print the plan and write nothing."""
     flops: Annotated[float, Range(0, MOST_FLOPS, above=True)] | None = None
+    """Budget in training FLOPs."""
     gpu_hours: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Budget in hours of one device."""
     money: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Budget in the currency of price_per_hour."""
     wall_hours: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Budget in hours on all devices."""
     flops_multiple: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Budget as a multiple of the FLOPs of the study's largest cell."""
     device: str = ""
+    """Device to train on, as h100; empty is the study's."""
     devices: Annotated[int, Range(1, 1e9)] = 1
+    """Number of devices."""
     price_per_hour: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Price of an hour of one device."""
     utilisation: Any = 0.4
+    """FLOPs that a device does over its peak, recomputation included; 0.3 to 0.5 is usual.
+    measured takes the study's own share to the device."""
     flops_per_second: Annotated[float, Range(0, MOST_FLOPS, above=True)] | None = None
+    """FLOPs that one device does in a second, instead of utilisation times its peak."""
     activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, a quarter of the FLOPs are
+    recomputation."""
     sharded: bool = False
+    """Divide weights, gradients and moments among the devices."""
     unique_tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Tokens at hand; beyond one pass they repeat and are worth less."""
     max_epochs: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Most passes over unique_tokens; 1 forbids repetition."""
     inference_tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Tokens served in the model's life; the budget then pays for training and serving."""
     max_params: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Most parameters, as the law counts them."""
     max_memory_gib: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Most memory of one device while training, in GiB."""
     params: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Parameters to use; the law then chooses the tokens."""
     tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Training tokens to use; the law then chooses the parameters."""
     overtraining: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """Tokens per parameter, as a multiple of the optimum's at this budget."""
     reserve: Annotated[float, Range(0, 1, below=True)] = 0.0
+    """Share of the FLOPs that is kept for failures, restarts and evaluations; 0.05 to 0.3 is
+    usual."""
     lr_batch: str = ""
+    """Law of learning rate and batch (form=lr_batch, or published); empty follows the study's
+    rule."""
     flat_nats: Annotated[float, Range(0, 1e6)] = FLAT
+    """Loss in nats per token within which all N count as equal; the default is about what two
+    seeds differ by (Porian et al. 2024)."""
     far: Annotated[float, Range(1, MOST, above=True)] = FAR
+    """Multiple of the largest compute fitted beyond which an alarm says so; no ladder has been seen
+    to hold beyond 1000."""
     level: Annotated[float, LEVEL] | None = None
+    """Level of the intervals; null takes the law's, or 0.9."""
     force: bool = False
+    """Plan from a law that is not converged; the plan says so."""
     shape: FamilySettings = field(default_factory=FamilySettings)
     moe: MixtureSettings = field(default_factory=MixtureSettings)
     sft: SftSettings = field(default_factory=SftSettings)
@@ -76,21 +107,10 @@ class PlanConfig:
     ppo: PpoSettings = field(default_factory=PpoSettings)
 
     def __post_init__(self) -> None:
-        """Check the numbers, which needs no file."""
-        check_ranges(self)
+        """Check the utilisation, and that the constraints can be met together."""
         share = self.utilisation
         if share != MEASURED and not (isinstance(share, int | float) and 0 < share <= 1):
             raise ValueError(
                 f"utilisation={share} must lie in (0, 1] (0.3 to 0.5 is usual) or be {MEASURED}"
             )
-        if not self.far > 1:
-            raise ValueError(f"far={self.far:g} must be above 1; 1000 is the most that was seen")
-        if self.level is not None and not 0 < self.level < 1:
-            raise ValueError(f"level={self.level} must lie between 0 and 1; 0.9 is usual")
-        if self.devices < 1:
-            raise ValueError(f"devices={self.devices} must be at least 1")
-        if self.price_per_hour is not None and not self.price_per_hour > 0:
-            raise ValueError(f"price_per_hour={self.price_per_hour:g} must be positive")
-        if not self.flat_nats >= 0:
-            raise ValueError(f"flat_nats={self.flat_nats:g} must not be negative; .002 is usual")
         constraints_of(self)

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 from analysis.runs.study import Study
-from scaling.schema import Range, Shape, check_ranges, check_size, ladder_shape
+from scaling.schema import OneOf, Range, Shape, check_size, checked, ladder_shape
 
 RULES = ("ladder", "levine")
 VOCAB_RULES = ("tokenizer", "tao")
+MLPS, NORMS = ("swiglu", "gelu"), ("rmsnorm", "layernorm")  # those of scaling.config.model
 TAO = (0.20, 0.42)  # V d = .20 C^.42: released code of Tao et al. 2024, 3.3e7 to 3e9 parameters
 VOCAB_STEP = 128  # the vocabulary is a multiple of it, for fast matrix products
 LEVINE = (5.039, 0.0555)  # ln width = 5.039 + .0555 depth (Levine et al. 2020)
@@ -21,45 +22,41 @@ DEEPEST = 200  # layers, the most that are tried
 
 
 @dataclass(kw_only=True)
+@checked("shape")
 class FamilySettings:
-    """Width rule, and changes of the default family; None changes nothing.
+    """The family of shapes to choose from, where no study fixes it; null keeps its own value."""
 
-    `vocab_rule=tao` takes the vocabulary from the budget (Tao et al. 2024, 2407.13623) where no
-    study's tokenizer fixes it. `ffn_ratio` is d_ff / width. `heads_multiple` rounds the number of
-    heads, for `rule=levine` alone.
-    """
-
-    rule: str = "ladder"
-    vocab_rule: str = "tokenizer"
+    rule: Annotated[str, OneOf(*RULES)] = "ladder"
+    """How width follows depth: in the ladder's proportion, or by Levine et al. 2020."""
+    vocab_rule: Annotated[str, OneOf(*VOCAB_RULES)] = "tokenizer"
+    """Where the vocabulary comes from: the family's tokenizer, or the budget (tao: Tao et al. 2024,
+    2407.13623)."""
     vocab_size: Annotated[int, Range(2, 2**24)] | None = None
+    """Number of tokens in the vocabulary."""
     context: Annotated[int, Range(1, 2**24)] | None = None
+    """Tokens of a training window."""
     d_head: Annotated[int, Range(1, 131_072)] | None = None
+    """Width of an attention head."""
     ffn_ratio: Annotated[float, Range(0, 1e6, above=True)] | None = None
+    """Width of the feed-forward layer over the model's."""
     heads_multiple: Annotated[int, Range(1, 131_072)] = 1
-    mlp: str | None = None
+    """Number that the heads are rounded to a multiple of, for the hardware (rule=levine)."""
+    mlp: Annotated[str, OneOf(*MLPS)] | None = None
+    """Kind of feed-forward layer."""
     tied: bool | None = None
+    """Use the embedding's table as the output head too."""
     bias: bool | None = None
-    norm: str | None = None
+    """Give linear layers a bias."""
+    norm: Annotated[str, OneOf(*NORMS)] | None = None
+    """Kind of normalisation."""
 
     def __post_init__(self) -> None:
-        """Check the rule and the sizes."""
-        check_ranges(self, "shape")
-        if self.rule not in RULES:
-            raise ValueError(f"shape.rule={self.rule} is unknown; choose one of {', '.join(RULES)}")
-        if self.vocab_rule not in VOCAB_RULES:
-            raise ValueError(
-                f"shape.vocab_rule={self.vocab_rule} is unknown; choose one of"
-                f" {', '.join(VOCAB_RULES)}"
-            )
+        """Refuse two settings of the vocabulary."""
         if self.vocab_rule == "tao" and self.vocab_size is not None:
             raise ValueError(
                 f"shape.vocab_rule=tao and shape.vocab_size={self.vocab_size} both set the"
                 " vocabulary; give one of them"
             )
-        for name in ("vocab_size", "context", "d_head", "ffn_ratio", "heads_multiple"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"shape.{name}={value} must be positive; leave it out if unsure")
 
     def changes(self) -> dict[str, object]:
         """Return the settings of the family that are to change."""

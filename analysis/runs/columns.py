@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 from numbers import Real
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.alarms.alarm import named_rows
-from analysis.alarms.loss_units import NATS, check_unit, convert_loss, unit_of_name
+from analysis.alarms.loss_units import NATS, UNITS, convert_loss, unit_of_name
 from analysis.forms import column
 from scaling.app.quoting import override
+from scaling.schema import OneOf, checked
 
 NEEDED = ("params", "tokens", "loss")  # columns that a law of pretraining needs
 # Columns that are checked even where the form does not read them: alarms and units do.
@@ -30,36 +31,49 @@ MOST_SHOWN = 40  # characters of a wrong value that a message repeats
 
 
 @dataclass(kw_only=True)
+@checked("columns")
 class Columns:
-    """What each of our columns is called in the table; the table may lack optional ones.
-
-    `loss_unit` is the unit of the loss: nats_per_token, bits_per_token, perplexity, bits_per_byte
-    or nats_per_byte. By default the name of the column gives the unit.
-    """
+    """Names of the table's columns; those that the form does not need may be absent."""
 
     params: str = "params"
+    """Column of N, the parameters."""
     tokens: str = "tokens"
+    """Column of D, the training tokens."""
     loss: str = "loss"
+    """Column of the loss."""
     flops: str = "flops"
+    """Column of C, the training FLOPs; where it is absent, C is 6 N D."""
     group: str = "group"
+    """Column that tells the sources or settings of runs apart."""
     weight: str = "weight"
+    """Column of the weights of runs in the fit."""
     seed: str = "seed"
+    """Column of the seed."""
     unique_tokens: str = "unique_tokens"
+    """Column of the different training tokens, where tokens repeat (form=data_constrained)."""
     experts: str = "experts"
+    """Column of the number of experts, 1 for a dense model (form=mixture)."""
     trunk: str = "trunk"
+    """Column that names the trunk of a run; the bootstrap resamples whole trunks."""
     lr: str = "lr"
+    """Column of the peak learning rate (form=lr_batch)."""
     batch: str = "batch"
+    """Column of the tokens of a step (form=lr_batch)."""
     examples: str = "examples"
+    """Column of the fine-tuning examples."""
     epochs: str = "epochs"
+    """Column of the passes over the fine-tuning examples."""
     pairs: str = "pairs"
+    """Column of a reward model's training pairs."""
     kl: str = "kl"
+    """Column of the KL from the fine-tuned model, in nats per sequence."""
     reward: str = "reward"
+    """Column of the gold reward; it may be negative."""
     error: str = "error"
-    loss_unit: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse an unknown unit."""
-        check_unit(self.loss_unit)
+    """Column of a task's error (form=accuracy)."""
+    loss_unit: Annotated[str, OneOf("", *UNITS)] = ""
+    """Unit of the loss; empty takes what the column's name says, nats per token where it says
+    nothing."""
 
     def names(self) -> dict[str, str]:
         """Return the table's name of each of our columns."""

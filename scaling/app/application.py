@@ -27,7 +27,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from scaling.app.conf_folder import conf_folder
 from scaling.app.errors import sentence
-from scaling.app.overrides import WrongUsage, nearest, prepared
+from scaling.app.help import help_text
+from scaling.app.overrides import WrongUsage, asks_for_help, nearest, prepared
 from scaling.app.own_configs import add_settings
 from scaling.schema import destination
 
@@ -47,6 +48,7 @@ def start(
     schema: type,
     sweeps: bool = False,
     written: Sequence[str] = ("out",),
+    launcher: type | None = None,
 ) -> None:
     """Run `main` on the composed config and exit with its status.
 
@@ -55,9 +57,14 @@ def start(
     schema: the dataclass
     sweeps: whether commas separate the values of a sweep without `-m` too
     written: settings that name a file to write, checked before the work that fills it
+    launcher: the dataclass of hydra.launcher.*, which --help explains, for a command that has one
     """
     full = os.environ.get("HYDRA_FULL_ERROR") == "1"
     with one_sentence(schema, full=full), full_errors():
+        if asks_for_help(sys.argv[1:]):
+            text = help_text(main, config_name=config_name, schema=schema, launcher=launcher)
+            sys.stdout.write(text)
+            return
         sys.argv = [sys.argv[0], *prepared(sys.argv[1:], schema, sweeps=sweeps)]
         log_to()
         raised: list[Exception] = []

@@ -1,18 +1,18 @@
 """Checks that settings of every command share, before anything is read."""
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
+
+from scaling.schema import OneOf, did_you_mean
+
+__all__ = ["check_choice_of", "did_you_mean", "wrote"]
 
 
 def check_choice_of(key: str, value: str, choices: Iterable[str]) -> None:
     """Refuse a value that is none of the choices, naming the nearest first."""
-    choices = list(choices)
-    if value not in choices:
-        raise ValueError(
-            f"{key}={value} is not known{did_you_mean(value, choices)}; choose one of "
-            f"{', '.join(choices)}"
-        )
+    legal = OneOf(*choices)
+    if not legal.holds(value):
+        raise ValueError(legal.refusal(key, value))
 
 
 def wrote(paths: Iterable[Path], *, here: bool) -> str:
@@ -21,9 +21,3 @@ def wrote(paths: Iterable[Path], *, here: bool) -> str:
     if here:
         lines.append(f"in the current folder (out=FILE writes elsewhere): {Path.cwd()}")
     return "\n".join(lines)
-
-
-def did_you_mean(value: str, choices: Iterable[str]) -> str:
-    """Return `, did you mean x?` for the choice nearest to a value, nothing where none is near."""
-    close = difflib.get_close_matches(value, list(choices), n=1, cutoff=0.6)
-    return f", did you mean {close[0]}?" if close else ""

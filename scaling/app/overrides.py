@@ -60,6 +60,11 @@ def prepared(arguments: Sequence[str], schema: type, *, sweeps: bool) -> list[st
     return [*OWN_LOGS, *(readable(o, known, schema, multirun) for o in overrides), *options]
 
 
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Say whether --help or -h is among the arguments."""
+    return any(a in ("--help", "-h") for a in arguments)
+
+
 def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Part overrides from options; WrongUsage for an option that there is not."""
     parser = get_args_parser()

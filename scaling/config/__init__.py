@@ -1,7 +1,8 @@
 """Settings of every command of `scaling`: dataclasses that own the types, defaults and ranges.
 
-One file a group of settings. YAML in `conf/` and `sweeps/` only overrides what stands here, and
-`__post_init__` refuses values that no run can have.
+Each file holds a group of settings. YAML in `conf/` and `sweeps/` only overrides these defaults.
+The text below a field is its sentence in `--help`. `checked` refuses a value outside a field's
+range or choices; `__post_init__` refuses values that contradict each other.
 """
 
 from scaling.config.cell import SCIENCE, CellConfig, GridConfig, TargetConfig
@@ -14,7 +15,7 @@ from scaling.config.data import (
     TruthConfig,
 )
 from scaling.config.final import FinalConfig, PretrainPlan
-from scaling.config.machine import LogConfig, MachineConfig, check_launcher
+from scaling.config.machine import LauncherOptions, LogConfig, MachineConfig, check_launcher
 from scaling.config.model import PARAMETRIZATIONS, ModelConfig, rung
 from scaling.config.ranges import check, one_of
 from scaling.config.stages import PpoPlan, RewardPlan, SftPlan, described
@@ -32,6 +33,7 @@ __all__ = [
     "EvalConfig",
     "FinalConfig",
     "GridConfig",
+    "LauncherOptions",
     "LogConfig",
     "MachineConfig",
     "ModelConfig",

@@ -1,4 +1,4 @@
-"""The config of a cell, which its id is the hash of, and of a sweep."""
+"""The config of a cell, whose id is the hash of its science part, and of a sweep."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -7,82 +7,84 @@ from typing import Annotated, Any
 from scaling.config.data import BYTES_ALONE, OWN_TRUTH, TRUTHS, DataConfig, TokenizerConfig
 from scaling.config.machine import LogConfig, MachineConfig
 from scaling.config.model import ModelConfig, rung, underived
-from scaling.config.ranges import COUNT, LIMIT, check, one_of
+from scaling.config.ranges import COUNT, LIMIT, check
 from scaling.config.stages import SAMPLING, PpoPlan, RewardPlan, SftPlan, described
 from scaling.config.training import BudgetConfig, EvalConfig, OptimConfig, ScheduleConfig
 from scaling.schema import (
     FLOPS,
     LEVEL,
+    OneOf,
     Range,
     Seed,
-    check_ranges,
     check_study,
+    checked,
     read_as,
     sha256_json,
 )
 
 
 @dataclass(kw_only=True)
+@checked("grid")
 class GridConfig:
-    """Which cells of the sweep's product are kept: limits on what a cell is, 0 for no limit.
-
-    `max_flops_repeated` bounds the cells of seeds other than 0: repeats where they are cheap.
-    """
+    """Limits on the cells of the sweep's product: a cell outside one is left out."""
 
     min_steps: Annotated[int, LIMIT] = 0
+    """Fewest steps of a cell; 0 is no limit."""
     min_tokens_per_param: Annotated[float, LIMIT] = 0.0
+    """Fewest training tokens per parameter; 0 is no limit."""
     max_tokens_per_param: Annotated[float, LIMIT] = 0.0
+    """Most training tokens per parameter; 0 is no limit."""
     max_flops: Annotated[float, FLOPS] = 0.0
+    """Most training FLOPs of a cell; 0 is no limit."""
     max_flops_repeated: Annotated[float, FLOPS] = 0.0
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_ranges(self, "grid")
+    """Most training FLOPs of a cell whose seed is not 0, so that cells are repeated only where
+    they are cheap; 0 is no limit."""
 
 
 @dataclass(kw_only=True)
+@checked("target")
 class TargetConfig:
-    """What `hydra/sweeper=design` chooses cells for: the forecast at `flops` of a final run.
+    """The forecast that hydra/sweeper=design chooses cells for; it ends at precision or max_flops.
 
-    It ends at `precision`: half the width of the forecast's interval at `level` in nats
-    (`quantity=loss`), or that of the optimal N as a factor less one (`params`); or at `max_flops`
-    of the study. `start` cells are spread by the law `prior`, then `batch` are chosen at a time.
+    analysis.design has the same target.
     """
 
     flops: Annotated[float, FLOPS] = 0.0
-    quantity: str = "loss"
+    """Training FLOPs of the final run that is forecast."""
+    quantity: Annotated[str, OneOf("loss", "params")] = "loss"
+    """What should be known: the loss of the final run, or its optimal number of parameters."""
     precision: Annotated[float, Range(0, 1e3, note="0 leaves it open")] = 0.0
+    """Half-width of the interval at which the design ends: in nats for loss, as a factor less one
+    for params; 0 leaves it open."""
     max_flops: Annotated[float, FLOPS] = 0.0
+    """FLOPs of the study at which the design ends; 0 leaves it open."""
     level: Annotated[float, LEVEL] = 0.9
+    """Level of the interval."""
     start: Annotated[int, Range(1, 100_000)] = 12
+    """Cells that are spread by the law prior before the first fit."""
     batch: Annotated[int, Range(1, 100_000)] = 4
+    """Cells that are chosen at a time after that."""
     prior: str = "hoffmann2022"
+    """Published law, or law.json, that spreads the first cells."""
     form: str = "chinchilla"
-    count: str = "total"
-
-    def __post_init__(self) -> None:
-        """Check the names and ranges."""
-        check_ranges(self, "target")
-        one_of("target.quantity", self.quantity, ("loss", "params"))
-        one_of("target.count", self.count, ("total", "non_embedding", "with_head", "active"))
+    """Form of the law that is fitted."""
+    count: Annotated[str, OneOf("total", "non_embedding", "with_head", "active")] = "total"
+    """Which parameters N counts in the fit."""
 
 
+# The parts of the config that the id of a pretraining cell is made from.
 SCIENCE = ("model", "tokenizer", "data", "optim", "schedule", "budget", "eval", "seed")
-STARTS_FROM = {"pretrain": "", "sft": "pretrain", "reward": "sft", "ppo": "reward"}  # by stage
+# Stage -> the stage whose model it starts from.
+STARTS_FROM = {"pretrain": "", "sft": "pretrain", "reward": "sft", "ppo": "reward"}
 
 
 @dataclass(kw_only=True)
+@checked()
 class CellConfig:
-    """One cell: the science part, and where and how it runs.
-
-    `stage` of `sft`, `reward` or `ppo` trains that stage of the model that the rest describes; what
-    it starts from is trained first where no study of `runs` has it. `detach` submits and returns;
-    `retry` is how often a failed cell is tried again; `cells_per_job` lets small cells share a job;
-    `branches=jobs` gives every branch of a trunk a job of its own; `force` lets PPO run on a reward
-    model whose accuracy is at chance.
-    """
+    """One cell: the science part, which its id is made from, and where and how it runs."""
 
     study: str = "quick"
+    """Name of the study: its folder in runs."""
     model: ModelConfig = field(default_factory=underived)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -91,7 +93,10 @@ class CellConfig:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     seed: Seed = 0
-    stage: str = "pretrain"
+    """Seed of initial weights and of the order of the text."""
+    stage: Annotated[str, OneOf(*STARTS_FROM)] = "pretrain"
+    """Stage to train; sft, reward and ppo train that stage of the model that the rest describes.
+    What the stage starts from is trained first where no study of runs has it."""
     sft: SftPlan = field(default_factory=SftPlan)
     reward: RewardPlan = field(default_factory=RewardPlan)
     ppo: PpoPlan = field(default_factory=PpoPlan)
@@ -100,20 +105,24 @@ class CellConfig:
     machine: MachineConfig = field(default_factory=MachineConfig)
     log: LogConfig = field(default_factory=LogConfig)
     runs: str = "runs"
+    """Folder of all studies."""
     dry_run: bool = False
+    """Print the grid, N, D, FLOPs and minutes, and train nothing."""
     detach: bool = False
+    """Submit the cells and return, without waiting for them."""
     retry: Annotated[int, COUNT] = 0
+    """How often a failed cell is tried again."""
     cells_per_job: Annotated[int, Range(0, 1e6, note="0 is one trunk a job")] = 0
-    branches: str = "trunk"
+    """Most cells that share a job, for small ones; 0 gives each trunk a job."""
+    branches: Annotated[str, OneOf("trunk", "jobs")] = "trunk"
+    """Where the branches of a trunk run: in the job of their trunk, or each in a job of its own."""
     force: bool = False
+    """Let PPO run on a reward model whose accuracy is at chance."""
 
     def __post_init__(self) -> None:
-        """Derive the model's widths; check how the cells are run."""
-        check_ranges(self)
+        """Derive the model's widths; check the settings that depend on each other."""
         check_study(self.study)
         self.model.__post_init__()
-        one_of("stage", self.stage, tuple(STARTS_FROM))
-        one_of("branches", self.branches, ("trunk", "jobs"))
         check(
             "tokenizer.vocab_size",
             self.tokenizer.vocab_size,
@@ -129,7 +138,7 @@ class CellConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CellConfig":
-        """Build a cell from what `dataclasses.asdict` made of it, here or in an earlier version.
+        """Build a cell from what `dataclasses.asdict` made of it, in this or an earlier version.
 
         A setting that this version does not know is refused: the cell would be another one.
         """
@@ -137,50 +146,50 @@ class CellConfig:
         return read_as(cls, values, source="job", noun="cell", fix=fix, settings=True)
 
     def science(self) -> dict[str, Any]:
-        """Return the part that makes the cell what it is, complete."""
+        """Return the complete science part: all that decides what the cell measures."""
         values = dataclasses.asdict(self)
-        found = {name: values[name] for name in SCIENCE}
+        science = {name: values[name] for name in SCIENCE}
         for source, names in OWN_TRUTH.items():
             if self.data.source != source:
                 for name in names:
-                    del found["data"]["truth"][name]
+                    del science["data"]["truth"][name]
         if self.stage != "pretrain":
-            found |= {"stage": self.stage, "sft": described(self.sft)}
+            science |= {"stage": self.stage, "sft": described(self.sft)}
         if self.stage in ("reward", "ppo"):
-            found["reward"] = {k: v for k, v in described(self.reward).items() if k != "policy"}
-            found["sampling"] = {name: values["ppo"][name] for name in SAMPLING}
+            science["reward"] = {k: v for k, v in described(self.reward).items() if k != "policy"}
+            science["sampling"] = {name: values["ppo"][name] for name in SAMPLING}
         if self.stage == "ppo":
-            ours = described(self.ppo)
-            del ours["reward_model"]  # a name; its values are told where they are not the policy's
+            ppo = described(self.ppo)
+            del ppo["reward_model"]  # a name; its shape follows below where it is not the policy's
             if self.ppo.judge == "reward":
-                del ours["judge"]  # cells older than the control stay what they were
-            found["ppo"] = ours
+                del ppo["judge"]  # so that cells from before the control keep their ids
+            science["ppo"] = ppo
             if (before := self.before()) and before.model != self.model:
-                found["reward_model"] = dataclasses.asdict(before.model)
-        return found
+                science["reward_model"] = dataclasses.asdict(before.model)
+        return science
 
     def run_id(self) -> str:
-        """Ten hex digits of the science part's hash."""
+        """Return ten hex digits of the science part's hash."""
         return sha256_json(self.science())[:10]
 
     def before(self) -> "CellConfig | None":
         """Return the cell that this one starts from; None for pretraining.
 
-        PPO starts from its reward model, which may be of another shape (`ppo.reward_model`).
+        PPO starts from its reward model, which may have another shape (`ppo.reward_model`).
         """
         earlier, name = STARTS_FROM[self.stage], self.ppo.reward_model
         model = rung(name, self.model) if name and self.stage == "ppo" else self.model
         return dataclasses.replace(self, stage=earlier, model=model) if earlier else None
 
     def body(self) -> "CellConfig":
-        """Return the pretraining that this cell comes from, itself if it is one."""
+        """Return the pretraining cell that this one comes from, or itself if it pretrains."""
         return dataclasses.replace(self, stage="pretrain")
 
     def trunk_id(self) -> str:
-        """Ten hex digits of what the branches of a trunk share: everything but the budget.
+        """Return ten hex digits of what the branches of a trunk share: everything but the budget.
 
-        A cosine cell is its own trunk, since its schedule needs the budget; the stages of a model
-        have its trunk.
+        A cosine cell is its own trunk, since its schedule needs the budget. A later stage has the
+        trunk of the model that it starts from.
         """
         if self.stage != "pretrain":
             return self.body().trunk_id()

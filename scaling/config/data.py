@@ -3,61 +3,66 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from scaling.config.ranges import MOST_TEXT, MOST_TOKENS, SHARE_BELOW_1, check, one_of
-from scaling.schema import (
-    Range,
-    Seed,
-    check_ranges,
-)
+from scaling.config.ranges import MOST_TEXT, MOST_TOKENS, SHARE_BELOW_1, check
+from scaling.schema import OneOf, Range, Seed, checked
 
 
 @dataclass(kw_only=True)
+@checked("tokenizer")
 class TokenizerConfig:
     """Byte-level byte-pair vocabulary, trained on the training part of the corpus."""
 
     vocab_size: Annotated[int, Range(264, MOST_TOKENS, note="256 bytes, 8 special")] = 1024
+    """Number of tokens: 256 bytes, 8 special tokens, and as many merges as remain."""
     sample_bytes: Annotated[int, Range(1, 1e15)] = 4_000_000
-
-    def __post_init__(self) -> None:
-        """Check that the 256 bytes and the special tokens fit."""
-        check_ranges(self, "tokenizer")
+    """Bytes of training text that the merges are learned from."""
 
 
-TRUTHS = ("markov", "hmm", "zipf", "hierarchy")
-OWN_TRUTH = {  # settings that one source alone reads, so that they are no part of another's cell
+TRUTHS = ("markov", "hmm", "zipf", "hierarchy")  # sources that are made, of known entropy
+OWN_TRUTH = {  # source -> settings that it alone reads; the ids of other sources' cells omit them
     "zipf": ("name_length", "exponent", "noise"),
     "hierarchy": ("rules", "branches", "depth"),
 }
-MOST_STATES = 4096
-MOST_TUPLES = 2**24  # of a rule, and symbols of a sentence: what an array in memory holds
+MOST_STATES = 4096  # states of a process: its transition table is an array in memory
+MOST_TUPLES = 2**24  # tuples of a rule, and symbols of a sentence: an array in memory holds them
 BYTES_ALONE = 264  # a vocabulary of single bytes: no merges, so that a symbol is a token
 
 
 @dataclass(kw_only=True)
+@checked("data.truth")
 class TruthConfig:
-    """A source of known entropy (scaling.data.synthetic).
-
-    `markov` reads `order`, `hmm` reads `states`; each state's symbols are Dirichlet(concentration).
-    `zipf` reads `name_length`, `exponent` and `noise`, `hierarchy` `rules`, `branches`, `depth`.
-    """
+    """A source of known entropy, to check a fitted loss floor against (scaling.data.synthetic)."""
 
     symbols: Annotated[int, Range(2, 62)] = 16
+    """Number of different symbols; each is one character and one token."""
     order: Annotated[int, Range(1, 12)] = 2
+    """Number of last symbols that fix the next one's chances (markov)."""
     states: Annotated[int, Range(1, MOST_STATES)] = 64
+    """Number of hidden states (hmm)."""
     concentration: Annotated[float, Range(0, 1e6, above=True)] = 0.3
+    """Parameter of the Dirichlet distribution that each state's chances are drawn from (markov,
+    hmm); below 1 a few symbols dominate."""
     name_length: Annotated[int, Range(1, 12)] = 2
+    """Number of symbols in a thing's name (zipf)."""
     exponent: Annotated[float, Range(0, 1e3, above=True)] = 0.5
+    """The k-th thing is named with a chance proportional to k^-(1 + exponent) (zipf)."""
     noise: Annotated[float, SHARE_BELOW_1] = 0.0
+    """Share of answers that are drawn at random instead of being the thing's own (zipf)."""
     rules: Annotated[int, Range(1, 1e6)] = 2
+    """Number of tuples that a symbol of one level may become on the next (hierarchy)."""
     branches: Annotated[int, Range(2, 24)] = 2
+    """Number of symbols in such a tuple (hierarchy)."""
     depth: Annotated[int, Range(1, 24)] = 6
+    """Number of levels; a sentence has branches^depth symbols (hierarchy)."""
     train_symbols: Annotated[int, Range(1, 1e12)] = 4_000_000
+    """Symbols of training text to make."""
     test_symbols: Annotated[int, Range(1, 1e12)] = 200_000
+    """Symbols of held-out text to make."""
     seed: Seed = 0
+    """Seed of the process and of its text."""
 
     def __post_init__(self) -> None:
-        """Check sizes."""
-        check_ranges(self, "data.truth")
+        """Check that the process fits in memory."""
         check(
             "data.truth.order",
             self.order,
@@ -89,40 +94,43 @@ class TruthConfig:
 
 
 @dataclass(kw_only=True)
+@checked("data")
 class DataConfig:
-    """Where text comes from: `stdlib` (the running interpreter's own source), files, or a hub set.
+    """Where the text comes from, and how it is cut."""
 
-    Those of TRUTHS are made, with an entropy that is known: `truth` shapes them.
-
-    `source: files` reads `train` (folders, globs or files: .txt .py .md .jsonl[.gz|.xz] .parquet),
-    and `test` likewise or, when that is empty, a fixed hash share of the training documents.
-    `sha256` is the corpus' content: filled in when it is read; a given one must be met.
-
-    `weights` make a mixture: the share of training windows drawn from each entry of `train`, each
-    with epochs of its own. `unique_tokens` keeps that many training tokens, the same for every
-    model and nested from one number to the next, to measure repetition (Muennighoff et al. 2023).
-    `mask_documents` keeps attention within a document (Llama 3, 2407.21783, section 3.2).
-    """
-
-    source: str = "stdlib"
+    source: Annotated[str, OneOf("stdlib", "files", "hub", *TRUTHS)] = "stdlib"
+    """Kind of text: the source of the running interpreter's own library, files, a data set of the
+    hub, or text made by a process of known entropy (data.truth)."""
     train: list[str] = field(default_factory=list)
+    """Training text: folders, globs or files (.txt .py .md .jsonl[.gz|.xz] .parquet) for
+    source=files, NAME, NAME:CONFIG or NAME:CONFIG:SPLIT for source=hub."""
     test: list[str] = field(default_factory=list)
+    """Held-out text, written as train is; an empty list holds out a share of the training
+    documents, chosen by a fixed hash."""
     text_key: str = "text"
+    """Column of a table, or key of a JSON line, that holds the text."""
     test_share: Annotated[float, Range(0, 1, above=True, below=True)] = 0.08
+    """Share of the training documents that is held out where test is empty."""
     context: Annotated[int, Range(2, MOST_TOKENS)] = 128
+    """Tokens of a training window: the model's context."""
     max_bytes: Annotated[int, Range(0, MOST_TEXT, note="0 is all")] = 0
+    """Bytes of text to read at most; 0 reads all. It ends the download of a hub set too."""
     weights: list[Annotated[float, Range(0, 1e12, above=True)]] = field(default_factory=list)
+    """Shares of a mixture: training windows are drawn from each entry of train in this proportion,
+    with epochs of its own; an empty list takes the text as it is."""
     unique_tokens: Annotated[int, Range(0, MOST_TEXT, note="0 is all there are")] = 0
+    """Training tokens to keep, the same for every model and nested from one number to the next, to
+    measure repetition (Muennighoff et al. 2023); 0 keeps all."""
     mask_documents: bool = False
+    """Keep attention within a document (Llama 3, 2407.21783, section 3.2)."""
     truth: TruthConfig = field(default_factory=TruthConfig)
     sha256: str = ""
+    """Hash of the corpus: filled in when it is read. A hash that you give must be met."""
 
     def __post_init__(self) -> None:
-        """Check source and shares."""
-        if isinstance(self.truth, dict):  # as a record keeps it
+        """Read the truth of a record; check that the text is named and the weights fit it."""
+        if isinstance(self.truth, dict):
             self.truth = TruthConfig(**self.truth)
-        check_ranges(self, "data")
-        one_of("data.source", self.source, ("stdlib", "files", "hub", *TRUTHS))
         check(
             "data.train",
             self.train,

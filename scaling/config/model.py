@@ -5,60 +5,66 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from scaling.app.own_configs import choices
-from scaling.config.ranges import DEEPEST, WEIGHT, WIDEST, check, one_of
-from scaling.schema import (
-    Range,
-    Shape,
-    check_ranges,
-    read_yaml,
-)
+from scaling.config.ranges import DEEPEST, WEIGHT, WIDEST, check
+from scaling.schema import OneOf, Range, Shape, checked, read_yaml
 
 PARAMETRIZATIONS = ("layerwise", "standard", "mup", "completep")
 
 
 @dataclass(kw_only=True)
+@checked("model")
 class ModelConfig:
-    """A decoder's shape; a 0 is derived: heads from d_head, d_ff from d_model.
-
-    `n_experts` of 0 is dense. With experts, each token takes `top_k` of them (2 by default) and
-    `n_shared_experts` besides; `d_expert` divides d_ff among these, so that active parameters stay
-    those of the dense model. `balance_loss` (Switch, Fedus et al. 2021: 1e-2) and `router_z_loss`
-    (ST-MoE, Zoph et al. 2022: 1e-3) weigh the router's losses.
-
-    `parametrization` says how the model changes with width and depth against the base shape
-    (`base_width`, `base_depth`, `base_head`): see scaling.model.parametrization.
-    """
+    """A decoder-only transformer, dense or with a mixture of experts."""
 
     n_layer: Annotated[int, Range(1, DEEPEST)] = 2
+    """Number of layers."""
     d_model: Annotated[int, Range(1, WIDEST)] = 32
+    """Width of the residual stream."""
     d_head: Annotated[int, Range(1, WIDEST)] = 16
+    """Width of an attention head; even with rotary positions, which turn pairs of dimensions."""
     n_head: Annotated[int, Range(0, WIDEST, note="0 follows d_head")] = 0
+    """Number of query heads; 0 takes d_model / d_head."""
     n_kv_head: Annotated[int, Range(0, WIDEST, note="0 is n_head")] = 0
+    """Number of key and value heads, a divisor of n_head; 0 takes n_head (no grouped queries)."""
     d_ff: Annotated[int, Range(0, 8 * WIDEST, note="0 follows d_model")] = 0
-    mlp: str = "swiglu"
-    norm: str = "rmsnorm"
-    positions: str = "rope"
+    """Width of the feed-forward layer; 0 takes 8/3 of d_model for swiglu, 4 times it for gelu."""
+    mlp: Annotated[str, OneOf("swiglu", "gelu")] = "swiglu"
+    """Kind of feed-forward layer; gelu is GPT-2's."""
+    norm: Annotated[str, OneOf("rmsnorm", "layernorm")] = "rmsnorm"
+    """Kind of normalisation; layernorm is GPT-2's."""
+    positions: Annotated[str, OneOf("rope", "learned", "sinusoidal")] = "rope"
+    """How positions enter: rotary (Su et al. 2021), a learned table, or fixed waves."""
     tied: bool = True
+    """Use the embedding's table as the output head too."""
     bias: bool = False
+    """Give linear layers a bias; a mixture of experts has none."""
     embedding_norm: bool = True
+    """Normalise the embedding before the first layer."""
     n_experts: Annotated[int, Range(2, 65_536, also=(0,), note="0 is dense")] = 0
+    """Number of experts in each feed-forward layer; 0 makes a dense model."""
     top_k: Annotated[int, Range(0, 65_536, note="0 is 2")] = 0
+    """Number of experts that each token takes; 0 takes 2."""
     d_expert: Annotated[int, Range(0, 8 * WIDEST, note="0 divides d_ff")] = 0
+    """Width of an expert; 0 divides d_ff among the experts that a token takes, so that the active
+    parameters stay those of the dense model."""
     n_shared_experts: Annotated[int, Range(0, 65_536)] = 0
+    """Number of experts that every token takes beside the top_k."""
     balance_loss: Annotated[float, WEIGHT] = 0.01
+    """Weight of the loss that balances the experts' load (Switch, Fedus et al. 2021: 0.01)."""
     router_z_loss: Annotated[float, WEIGHT] = 0.001
-    parametrization: str = "layerwise"
+    """Weight of the loss that keeps the router's logits small (ST-MoE, Zoph et al. 2022: 0.001)."""
+    parametrization: Annotated[str, OneOf(*PARAMETRIZATIONS)] = "layerwise"
+    """How initial weights, learning rates and forward pass change with width and depth
+    (scaling.model.parametrization)."""
     base_width: Annotated[int, Range(1, WIDEST)] = 32
+    """Width of the base model, at which all parametrisations are the same model."""
     base_depth: Annotated[int, Range(1, DEEPEST)] = 2
+    """Number of layers of the base model."""
     base_head: Annotated[int, Range(1, WIDEST)] = 32
+    """Width of an attention head of the base model."""
 
     def __post_init__(self) -> None:
-        """Resolve the derived widths, so that two ways to say a model are one identity."""
-        check_ranges(self, "model")
-        one_of("model.mlp", self.mlp, ("swiglu", "gelu"))
-        one_of("model.norm", self.norm, ("rmsnorm", "layernorm"))
-        one_of("model.positions", self.positions, ("rope", "learned", "sinusoidal"))
-        one_of("model.parametrization", self.parametrization, PARAMETRIZATIONS)
+        """Derive the widths that are 0, so that two ways to name a model are one identity."""
         if not self.n_head:
             check(
                 "model.d_model",
@@ -86,7 +92,7 @@ class ModelConfig:
         self._resolve_experts()
 
     def _resolve_experts(self) -> None:
-        """Derive top_k and d_expert; refuse a mixture that cannot be."""
+        """Derive top_k and d_expert; refuse settings of experts that contradict each other."""
         if not self.n_experts:
             for name in ("top_k", "d_expert", "n_shared_experts"):
                 check(
@@ -107,7 +113,7 @@ class ModelConfig:
             "model.bias",
             self.bias,
             not self.bias,
-            "is not there for stacked experts; set model.bias=false or model.n_experts=0",
+            "cannot be had with experts; set model.bias=false or model.n_experts=0",
         )
         self.d_expert = self.d_expert or max(
             1, round(self.d_ff / (self.top_k + self.n_shared_experts))
@@ -115,7 +121,7 @@ class ModelConfig:
 
     @property
     def plain(self) -> bool:
-        """Whether it is the dense decoder whose passes are written out (scaling.cpu)."""
+        """Say whether this is the dense decoder whose passes are written out for CPUs."""
         return (
             (self.norm, self.mlp) == ("rmsnorm", "swiglu")
             and self.positions != "learned"
@@ -125,7 +131,7 @@ class ModelConfig:
         )
 
     def shape(self, *, vocab_size: int, context: int) -> Shape:
-        """Return the countable shape at a vocabulary and context."""
+        """Return the shape at a vocabulary and context, which counts parameters and FLOPs."""
         values = {
             k: v for k, v in dataclasses.asdict(self).items() if k in Shape.__dataclass_fields__
         }
@@ -135,7 +141,8 @@ class ModelConfig:
 def underived() -> ModelConfig:
     """Return a default model whose derived widths are still 0.
 
-    Hydra merges a chosen model over the default: widths derived for the default would stay.
+    Hydra merges the chosen model over this one. Widths that were derived for the default model
+    would stay, and so be wrong for the chosen one.
     """
     model = object.__new__(ModelConfig)
     for f in dataclasses.fields(ModelConfig):

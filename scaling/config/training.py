@@ -15,54 +15,65 @@ from scaling.config.ranges import (
     SHARE_BELOW_1,
     SPIKE,
     WIDEST,
-    one_of,
 )
 from scaling.schema import (
     COUNTS,
     MOST_FLOPS,
     MOST_PARAMS,
+    OneOf,
     Range,
     Recipe,
-    check_ranges,
+    checked,
 )
 
 
 @dataclass(kw_only=True)
+@checked("optim")
 class OptimConfig:
-    """The optimiser and the rule for its rate and batch; `sweeps/LOG.md` says how they were tuned.
+    """The optimiser, and the rule for its learning rate and batch (tuned in sweeps/LOG.md)."""
 
-    `peak_lr` and `batch_tokens` of 0 follow the rule (scaling.schema.Recipe). `muon` takes hidden
-    matrices, at AdamW's rates (scaling.optim.muon); AdamW keeps the rest. `lr_base_width` and
-    `lr_width_exponent` are the rule of model.parametrization=layerwise.
-
-    A step whose loss or gradient is not finite is skipped, and with a `spike_factor` one whose
-    gradient norm is that many times the running mean (as PaLM skipped batches, Chowdhery et al.
-    2022, section 5.1); after more than `max_skipped` of them the cell has diverged.
-    """
-
-    name: str = "adamw"
+    name: Annotated[str, OneOf("adamw", "muon")] = "adamw"
+    """Optimiser; muon takes the hidden matrices, at AdamW's rates, and AdamW the rest."""
     peak_lr: Annotated[float, Range(0, MOST_RATE, note="0 follows the rule")] = 0.0
+    """Peak learning rate of the hidden matrices; 0 follows the rule: lr_base times
+    (lr_base_width / d_model)^lr_width_exponent."""
     batch_tokens: Annotated[int, Range(0, MOST_BATCH, note="0 follows the rule")] = 0
+    """Tokens of a step; 0 follows the rule: batch_base up to batch_base_params, beyond that it
+    grows as a power of the parameters."""
     lr_base: Annotated[float, Range(0, MOST_RATE, above=True)] = 0.006
+    """Peak learning rate at the base width, and that of vectors at any width."""
     lr_base_width: Annotated[int, Range(1, WIDEST)] = 32
+    """Width at which lr_base holds under parametrization=layerwise; mup and completep take
+    model.base_width."""
     lr_width_exponent: Annotated[float, Range(-4, 4)] = 1.0
+    """How the learning rate falls with width under parametrization=layerwise; the others have
+    exponents of their own."""
     lr_embedding: Annotated[float, RATE] = 0.02
+    """Peak learning rate of the embedding."""
     batch_base: Annotated[int, Range(1, MOST_BATCH)] = 256
+    """Tokens of a step for models up to batch_base_params."""
     batch_base_params: Annotated[float, Range(0, MOST_PARAMS, above=True)] = 200_000.0
+    """Non-embedding (active) parameters up to which the batch stays at batch_base."""
     batch_exponent: Annotated[float, Range(-4, 4)] = 0.5
+    """Power of the parameters with which the batch grows beyond batch_base_params."""
     beta1: Annotated[float, SHARE_BELOW_1] = 0.9
+    """AdamW's decay of the mean gradient."""
     beta2: Annotated[float, SHARE_BELOW_1] = 0.95
+    """AdamW's decay of the mean squared gradient."""
     eps: Annotated[float, Range(0, 1, above=True)] = 1e-8
+    """AdamW's term that keeps the division finite."""
     weight_decay: Annotated[float, Range(0, 1e4)] = 0.1
+    """Weight decay of matrices, multiplied by the learning rate at each step."""
     clip: Annotated[float, Range(0, 1e9, note="0 clips nothing")] = 1.0
+    """Norm that a step's gradient is clipped to; 0 clips nothing."""
     momentum: Annotated[float, SHARE_BELOW_1] = 0.95
+    """Momentum of muon."""
     spike_factor: Annotated[float, SPIKE] = 0.0
+    """Skip a step whose gradient norm is more than this many times the running mean (as PaLM
+    skipped batches, Chowdhery et al. 2022, section 5.1); 10 is usual, 0 skips only steps whose
+    loss or gradient is not finite."""
     max_skipped: Annotated[int, COUNT] = 20
-
-    def __post_init__(self) -> None:
-        """Check the optimiser's name and numbers."""
-        check_ranges(self, "optim")
-        one_of("optim.name", self.name, ("adamw", "muon"))
+    """Skipped steps after which the cell has diverged."""
 
     def recipe(self, model: ModelConfig) -> Recipe:
         """Return the constants of the rule for a model's parametrisation."""
@@ -70,67 +81,61 @@ class OptimConfig:
 
 
 @dataclass(kw_only=True)
+@checked("schedule")
 class ScheduleConfig:
-    """`wsd`: warm-up, constant, then decay over the last `decay` of each budget (a branch).
+    """The learning rate over a run."""
 
-    `cosine` decays to `floor` times the peak at the budget's end and trains each cell alone.
-    The decay of wsd is 1 - sqrt (Hägele et al. 2024, 2405.18392) or linear.
-    """
-
-    name: str = "wsd"
+    name: Annotated[str, OneOf("wsd", "cosine")] = "wsd"
+    """Schedule: wsd warms up, stays at the peak and decays at the end of each budget, so that all
+    budgets of a model share one trunk; cosine trains each cell alone."""
     warmup_steps: Annotated[int, COUNT] = 10
+    """Steps of linear warm-up; cosine takes at most a quarter of the run."""
     decay: Annotated[float, Range(0, 1, above=True)] = 0.2
-    decay_shape: str = "sqrt"
+    """Share of the budget over which wsd decays."""
+    decay_shape: Annotated[str, OneOf("sqrt", "linear")] = "sqrt"
+    """How wsd decays: by 1 - sqrt (Hägele et al. 2024, 2405.18392) or linearly."""
     floor: Annotated[float, SHARE] = 0.0
-
-    def __post_init__(self) -> None:
-        """Check names and numbers."""
-        check_ranges(self, "schedule")
-        one_of("schedule.name", self.name, ("wsd", "cosine"))
-        one_of("schedule.decay_shape", self.decay_shape, ("sqrt", "linear"))
+    """Learning rate at the end, as a share of the peak."""
 
 
 @dataclass(kw_only=True)
+@checked("budget")
 class BudgetConfig:
-    """How much a cell trains: exactly one of FLOPs, tokens, tokens per parameter (of `count`)."""
+    """How much a cell trains; set exactly one of flops, n_tokens and tokens_per_param."""
 
     flops: Annotated[float, Range(0, MOST_FLOPS, above=True)] | None = None
+    """Training FLOPs."""
     n_tokens: Annotated[float, Range(0, MOST_TEXT, above=True)] | None = None
+    """Training tokens."""
     tokens_per_param: Annotated[float, Range(0, 1e9, above=True)] | None = None
-    count: str = "with_head"
-
-    def __post_init__(self) -> None:
-        """Check the count and that what is set is positive."""
-        check_ranges(self, "budget")
-        one_of("budget.count", self.count, COUNTS)
+    """Training tokens for each parameter, counted as budget.count says."""
+    count: Annotated[str, OneOf(*COUNTS)] = "with_head"
+    """Which parameters tokens_per_param counts."""
 
     def chosen(self) -> tuple[str, float]:
         """Return the one budget that is set; ValueError when none or several are."""
-        found = {
+        budgets = {
             n: getattr(self, n)
             for n in ("flops", "n_tokens", "tokens_per_param")
             if getattr(self, n) is not None
         }
-        if len(found) != 1:
-            text = " and ".join(f"{k}={v:g}" for k, v in found.items()) or "nothing"
+        if len(budgets) != 1:
+            text = " and ".join(f"{k}={v:g}" for k, v in budgets.items()) or "nothing"
             raise ValueError(
                 f"budget sets {text}; set exactly one of flops, n_tokens, tokens_per_param "
-                f"(got {len(found)})"
+                f"(got {len(budgets)})"
             )
-        return next(iter(found.items()))
+        return next(iter(budgets.items()))
 
 
 @dataclass(kw_only=True)
+@checked("eval")
 class EvalConfig:
-    """The fixed held-out tokens, the same for every cell, and how many a curve's row takes.
-
-    `curve_points` was never read, but is part of every cell's identity: it stays as a constant.
-    """
+    """The held-out tokens that a cell is scored on, the same for every cell."""
 
     test_tokens: Annotated[int, Range(1, MOST_TEXT)] = 65_536
+    """Held-out tokens that the final test loss is measured on."""
     curve_points: Annotated[int, Range(24, 24, note="nothing reads it; leave it out")] = 24
+    """Unused: nothing reads it, but every cell's id contains it. Leave it out."""
     curve_tokens: Annotated[int, Range(1, MOST_TEXT)] = 8_192
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_ranges(self, "eval")
+    """Held-out tokens that a row of the training curve is scored on."""

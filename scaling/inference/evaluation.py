@@ -25,7 +25,7 @@ from scaling.schema import (
     Evaluation,
     Range,
     Seed,
-    check_ranges,
+    checked,
     code_version,
     now,
     read_evaluation,
@@ -37,31 +37,40 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
+@checked()
 class EvaluateConfig:
-    """Which models are scored, and on what.
-
-    `folder` holds the files of the tasks. `limit` takes that many questions of each task, spread
-    evenly over its file (0: all). `typos` scores the tasks once more with that share of
-    neighbouring letters swapped. Each of `prompts` is completed with `max_new_tokens` tokens.
-    """
+    """The models, and what they are scored on: tasks, texts or prompts."""
 
     checkpoint: str = ""
+    """Folder of a cell, of a final stage, or of a study, whose models are all scored; must be
+    set."""
     tasks: list[str] = field(default_factory=list)
+    """Tasks to score, by name as [blimp,piqa], or by file."""
     folder: str = ""
+    """Folder of the tasks' files."""
     texts: list[str] = field(default_factory=list)
+    """Text files whose loss is measured."""
     text_key: str = "text"
+    """Column of a table, or key of a JSON line, that holds the text."""
     limit: Annotated[int, Range(0, 1e12, note="0 is all")] = 0
+    """Questions of each task, spread evenly over its file; 0 takes all."""
     typos: Annotated[float, Range(0, 1, below=True)] = 0.0
+    """Share of neighbouring letters to swap; the tasks are then scored with and without. 0 swaps
+    none."""
     prompts: list[str] = field(default_factory=list)
+    """Prompts to complete, so that their answers can be read."""
     max_new_tokens: Annotated[int, Range(1, 2**24)] = 32
+    """Most tokens of a prompt's completion."""
     temperature: Annotated[float, Range(0, 1e3, note="0 takes the likeliest")] = 0.8
+    """Temperature of these completions; 0 takes the likeliest token each time."""
     seed: Seed = 0
+    """Seed of typos and completions."""
     tokenizer: str = ""
+    """A tokenizer.json to use; empty takes the one in the cache."""
     machine: MachineConfig = field(default_factory=MachineConfig)
 
     def __post_init__(self) -> None:
-        """Check the numbers, and that a model and something to score are named."""
-        check_ranges(self)
+        """Check that a model is named, and something to score it on."""
         check("checkpoint", self.checkpoint, bool(self.checkpoint), "is missing; give runs/NAME")
         any_set = bool(self.tasks or self.texts or self.prompts)
         check(

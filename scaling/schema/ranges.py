@@ -1,16 +1,25 @@
-"""Ranges of numeric settings, as annotations of a config's fields, checked by one function.
+"""Legal values of settings, as annotations of a config's fields, checked by one function.
 
-    n_layer: Annotated[int, Range(1, 1000)] = 2
-    peak_lr: Annotated[float, Range(0, 100, note="0 follows the rule")] = 0.0
+    @dataclass(kw_only=True)
+    @checked("model")                          # below `dataclass`, which must see its __post_init__
+    class ModelConfig:
+        n_layer: Annotated[int, Range(1, 1000)] = 2
+        peak_lr: Annotated[float, Range(0, 100, note="0 follows the rule")] = 0.0
+        mlp: Annotated[str, OneOf("swiglu", "gelu")] = "swiglu"
 
-A range refuses NaN and infinity too, since every range ends at a number.
+A range refuses NaN and infinity too, since every range ends at a number. A choice stays plain text
+and is no enum, so that recorded configs and the ids of cells hold the word itself.
 """
 
+import difflib
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+LIKE = 0.6  # difflib's similarity from which a known word is proposed for an unknown one
 
 
 @dataclass(frozen=True)
@@ -39,45 +48,101 @@ class Range:
         return (low and high) or value in self.also
 
     def __str__(self) -> str:
-        """Return the range in words."""
+        """Say the range in words, its note included."""
+        return self.words() + (f" ({self.note})" if self.note else "")
+
+    def words(self, noun: str = "a number") -> str:
+        """Say the range in words, without its note."""
         if self.least == self.most:
-            return _text(self.least) + (f" ({self.note})" if self.note else "")
+            return _text(self.least)
         least, most = _text(self.least), _text(self.most)
-        words = f"a number from {least} to {most}"
+        text = f"{noun} from {least} to {most}"
         if self.above or self.below:
             low = f"above {least}" if self.above else f"of at least {least}"
-            words = f"a number {low} and {'below' if self.below else 'at most'} {most}"
-        for value in self.also:
-            words += f", or {_text(value)}"
-        return words + (f" ({self.note})" if self.note else "")
+            text = f"{noun} {low} and {'below' if self.below else 'at most'} {most}"
+        return "".join([text, *(f", or {_text(value)}" for value in self.also)])
+
+    def refusal(self, name: str, value: Any, whole: Any = None) -> str:
+        """Say in one sentence that a value is out of range; `whole` is the list it is in."""
+        return f"{_named(name, value, whole)} is out of range; set {self}"
 
 
-def check_ranges(config: Any, prefix: str = "") -> None:
-    """Raise a ValueError for the first field outside its range: what, the value, what is legal.
+class OneOf:
+    """The legal values of a text; an empty one among them means that nothing is chosen."""
+
+    def __init__(self, *values: str) -> None:
+        self.values = values
+
+    def holds(self, value: Any) -> bool:
+        """Say whether a value is legal."""
+        return value in self.values
+
+    def __str__(self) -> str:
+        """List the values that are not empty."""
+        return ", ".join(value for value in self.values if value)
+
+    def refusal(self, name: str, value: Any, whole: Any = None) -> str:
+        """Say in one sentence that a value is none of the choices; `whole` is the list it is in."""
+        hint = did_you_mean(str(value), self.values)
+        return f"{_named(name, value, whole)} is unknown{hint}; choose one of {self}"
+
+
+def did_you_mean(value: str, choices: Iterable[str]) -> str:
+    """Return `, did you mean x?` for the choice nearest to a value, nothing where none is near."""
+    close = difflib.get_close_matches(value, list(choices), n=1, cutoff=LIKE)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def checked(prefix: str = "") -> Callable[[type[T]], type[T]]:
+    """Let a config's `__post_init__` check its annotated fields, before what it checks itself.
 
     `prefix` is the config's own name in the command, as `model`.
     """
-    for field, limit in ranges_of(type(config)).items():
+
+    def decorated(config: type[T]) -> type[T]:
+        own: Callable[[Any], None] | None = vars(config).get("__post_init__")
+
+        def __post_init__(self: Any) -> None:
+            check_settings(self, prefix)
+            if own:
+                own(self)
+
+        config.__post_init__ = __post_init__  # type: ignore[attr-defined]
+        return config
+
+    return decorated
+
+
+def check_settings(config: Any, prefix: str = "") -> None:
+    """Raise a ValueError for the first field with an illegal value: what, the value, what is legal.
+
+    `prefix` is the config's own name in the command, as `model`.
+    """
+    for field, limit in limits_of(type(config)).items():
         value = getattr(config, field)
-        for number in _numbers(value):
-            if number is None or limit.holds(number):
+        for part in _parts(value):
+            if part is None or limit.holds(part):
                 continue
             name = f"{prefix}.{field}" if prefix else field
-            shown = f"{value!r} holds {number!r}, which" if number is not value else f"{value!r}"
-            usual = "" if limit.least == limit.most else _usual(type(config), field)
-            raise ValueError(f"{name}={shown} is out of range; set {limit}{usual}")
+            whole = None if part is value else value
+            raise ValueError(limit.refusal(name, part, whole) + _usual(type(config), field, limit))
 
 
 @functools.cache
-def ranges_of(config: type) -> dict[str, Range]:
-    """Return the range of each field of a dataclass that has one."""
+def limits_of(config: type) -> dict[str, Range | OneOf]:
+    """Return the range or the choices of each field of a dataclass that has one."""
     hints = get_type_hints(config, include_extras=True)
-    ranges = {}
+    limits = {}
     for field in fields(config):
-        limits = [a for kind in _kinds(hints[field.name]) for a in kind[1] if isinstance(a, Range)]
-        if limits:
-            ranges[field.name] = limits[0]
-    return ranges
+        extras = [e for _, extras in _kinds(hints[field.name]) for e in extras]
+        for limit in (e for e in extras if isinstance(e, Range | OneOf)):
+            limits[field.name] = limit
+    return limits
+
+
+def ranges_of(config: type) -> dict[str, Range]:
+    """Return the range of each numeric field of a dataclass that has one."""
+    return {name: r for name, r in limits_of(config).items() if isinstance(r, Range)}
 
 
 def numeric_fields(config: type) -> list[str]:
@@ -103,13 +168,19 @@ def _kinds(hint: Any) -> Iterator[tuple[Any, tuple[Any, ...]]]:
         yield hint, ()
 
 
-def _numbers(value: Any) -> Iterable[Any]:
+def _parts(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
         return value.values()
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _usual(config: type, name: str) -> str:
+def _named(name: str, value: Any, whole: Any) -> str:
+    return f"{name}={value!r}" if whole is None else f"{name}={whole!r} holds {value!r}, which"
+
+
+def _usual(config: type, name: str, limit: Range | OneOf) -> str:
+    if isinstance(limit, OneOf) or limit.least == limit.most:
+        return ""
     field: Field[Any] = next(f for f in fields(config) if f.name == name)
     if field.default is MISSING or field.default is None:
         return ""

@@ -20,7 +20,7 @@ from scaling.data.file_hashes import read_hashed, write_hashed
 from scaling.inference.generate import Samples, generate
 from scaling.inference.trained import WEIGHTS, open_trained, trained_folder
 from scaling.model.transformer import Transformer
-from scaling.schema import Range, Seed, check_ranges, sha256_json
+from scaling.schema import Range, Seed, checked, sha256_json
 from scaling.stages.loop import Tally
 from scaling.stages.plan import StageName, final_folder
 from scaling.stages.preferences import Group, first_groups, gold_of, load_groups, n_pairs
@@ -38,23 +38,27 @@ FOLDER = "best_of_n"  # within the folder of the final run
 
 
 @dataclass(kw_only=True)
+@checked()
 class BestOfNConfig:
-    """What is sampled, and which reward models judge beside the one of the run.
-
-    For each body and each number of `pairs` a reward model is trained. The bodies are the
-    fine-tuned model and those that `bodies` names.
-    """
+    """The final run, what is sampled from it, and the reward models that choose."""
 
     plan: str = ""
+    """The plan's file, as runs/NAME/plan.yaml; its reward stage must be done. Must be set."""
     prompts: Annotated[int, Range(2, 1e9)] = 64
+    """Number of held-out prompts."""
     n: Annotated[int, Range(2, 1e9)] = 256
+    """Number of completions of each prompt."""
     pairs: list[Annotated[int, Range(1, 1e12)]] = field(default_factory=list)
+    """Numbers of pairs, as [64,256]: a reward model is trained on each and judges beside the run's
+    own."""
     bodies: list[str] = field(default_factory=list)
+    """Folders of pretrained cells of other sizes, whose reward models judge too; they need
+    pairs."""
     seed: Seed = 0
+    """Seed of sampling."""
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_ranges(self)
+        """Check that a plan is named, and that other bodies have pairs."""
         check("plan", self.plan, bool(self.plan), "is missing; give runs/NAME/plan.yaml")
         alone = not self.bodies or bool(self.pairs)
         check("bodies", self.bodies, alone, "are trained on pairs; give pairs=[N,...] too")

@@ -7,11 +7,11 @@ from typing import Annotated
 import numpy as np
 import torch
 
-from scaling.config import PARAMETRIZATIONS, ModelConfig, OptimConfig, check, one_of
+from scaling.config import PARAMETRIZATIONS, ModelConfig, OptimConfig, check
 from scaling.model.transformer import Transformer
 from scaling.optim.optimizers import make_optimizer
 from scaling.optim.schedule import set_lr
-from scaling.schema import Range, check_ranges
+from scaling.schema import OneOf, Range, checked
 from scaling.train.health import probe
 
 KINDS = ("rms_attention", "rms_mlp", "rms_stream", "rms_logits")
@@ -19,34 +19,40 @@ VOCABULARY, CONTEXT, ROWS = 256, 32, 8  # Of the fixed batch: bytes, and small e
 
 
 @dataclass(kw_only=True)
+@checked()
 class CoordinatesConfig:
-    """Which parametrisations, along which axis, at which sizes; `lr_base` is the base model's rate.
+    """The parametrisations, and the sizes that they are traced over.
 
-    Every size is trained on the same batch, drawn from Zipf's distribution. Widths are multiples of
-    32, the width of a head. The other axis stays at the base model's size.
+    Every size trains on one fixed batch, drawn from Zipf's distribution.
     """
 
-    parametrizations: list[str] = field(
+    parametrizations: list[Annotated[str, OneOf(*PARAMETRIZATIONS)]] = field(
         default_factory=lambda: ["layerwise", "standard", "mup", "completep"]
     )
-    axis: str = "width"
+    """Parametrisations to trace (model.parametrization)."""
+    axis: Annotated[str, OneOf("width", "depth")] = "width"
+    """What grows; the other stays at the base model's."""
     widths: list[Annotated[int, Range(1, 131_072)]] = field(
         default_factory=lambda: [32, 64, 128, 256]
     )
+    """Widths to train for axis=width: two or more, multiples of 32, the width of a head."""
     depths: list[Annotated[int, Range(1, 1000)]] = field(default_factory=lambda: [2, 4, 8, 16])
+    """Numbers of layers to train for axis=depth: two or more."""
     steps: Annotated[int, Range(1, 1e9)] = 10
+    """Steps to train each size."""
     seeds: Annotated[int, Range(1, 1e6)] = 2
+    """Number of seeds whose traces are averaged."""
     lr_base: Annotated[float, Range(0, 1e30, above=True)] = 0.006
-    optimizer: str = "adamw"
+    """Peak learning rate of the base model."""
+    optimizer: Annotated[str, OneOf("adamw", "muon")] = "adamw"
+    """Optimiser."""
     tied: bool = True
+    """Use the embedding's table as the output head too."""
     out: str = "coordinates.svg"
+    """Figure to write."""
 
     def __post_init__(self) -> None:
-        """Check names and that there is a line to fit."""
-        check_ranges(self)
-        one_of("axis", self.axis, ("width", "depth"))
-        for name in self.parametrizations:
-            one_of("parametrizations", name, PARAMETRIZATIONS)
+        """Check that there is a line to fit."""
         sizes = f"{self.axis}s"
         check(sizes, self.sizes, len(set(self.sizes)) >= 2, "must hold two sizes or more")
 

@@ -258,7 +258,6 @@ def test_a_study_gets_its_next_cells(tmp_path, capsys):
         ({"law": "steplaw2025"}, "no loss in N and D"),
         ({"target": TargetSettings()}, "target.flops is not set"),
         ({"target": TargetSettings(flops=1e18)}, "inside the range"),
-        ({"target": TargetSettings(flops=1e21, quantity="size")}, "loss, params"),
         ({"target": TargetSettings(flops=1e21, precision=1e-4)}, "scatter of one run"),
         ({"target": TargetSettings(flops=1e21, max_flops=1e17)}, "too few"),
     ],
@@ -314,3 +313,8 @@ def test_a_fit_of_few_trunks_is_not_used():
     law, why = fit_if_identified(drawn(cells), GOAL, Options())
     assert law is None
     assert "5 independent trunks" in why
+
+
+def test_an_unknown_quantity_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match="choose one of loss, params"):
+        TargetSettings(flops=1e21, quantity="size")

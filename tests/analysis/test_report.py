@@ -506,5 +506,5 @@ def test_the_report_is_logged_to_wandb_offline(folder, tmp_path):
     written = kept.read_bytes()
     for name in (b"report-small", b"report.html", b"law.json", b"cells"):
         assert name in written
-    with pytest.raises(ValueError, match="wandb=sometimes is unknown; choose one of offline"):
+    with pytest.raises(ValueError, match="wandb='sometimes' is unknown; choose one of offline"):
         ReportConfig(wandb="sometimes")

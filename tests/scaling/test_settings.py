@@ -32,8 +32,8 @@ BLOCKS = {"sft": SftPlan, "reward": RewardPlan, "ppo": PpoPlan}
 def attributes() -> set[str]:
     """Return every attribute and every name in a text that the package reads outside the config."""
     found = set()
-    for path in [*PACKAGE.glob("*.py"), *PACKAGE.glob("schema/*.py")]:
-        if path.name == "config.py":
+    for path in PACKAGE.rglob("*.py"):
+        if path.parent.name == "config":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from analysis.planning.later_stages.choices import Choice
 from analysis.planning.plan import PpoBlock, RewardBlock, SftBlock
-from scaling.schema import LORA_FACTOR, Range, check_ranges, initial_kl_coefficient, tuning_lr
+from scaling.schema import LORA_FACTOR, OneOf, Range, checked, initial_kl_coefficient, tuning_lr
 
 INSTRUCTGPT = "Ouyang et al. 2022 (2203.02155)"
 GAO = "Gao et al. 2022 (2210.10760)"
@@ -32,82 +32,108 @@ FORECAST_REASONS = {
 
 
 @dataclass(kw_only=True)
+@checked("sft")
 class SftSettings:
-    """Fine-tuning: sizes to spend, and the peak learning rate as a fraction of pretraining's.
-
-    `law` is a fitted law of fine-tuning, or a list with one for each method. `examples` then says
-    how many are at hand, 0 for the most that the cells of the law had.
-    """
+    """Fine-tuning."""
 
     law: Any = ""
+    """Fitted law of fine-tuning (law.json), or a list with one for each method, which then sets
+    method, examples and epochs; empty keeps the values below."""
     flat_nats: Annotated[float, Range(0, 1e6)] = 0.01
-    method: str = "full"
+    """Loss in nats per token within which the law's choices count as equal; the cheapest is
+    taken."""
+    method: Annotated[str, OneOf("full", "lora", "qlora")] = "full"
+    """What is tuned: all weights, adapters, or adapters on a base of 4 bits."""
     data: str = "docstrings"
+    """Pairs: a JSONL file, a hub set hub:NAME[:CONFIG[:SPLIT]], or docstrings of the corpus with
+    the functions that they describe."""
     test: str = ""
+    """Held-out pairs, named as data is; empty holds out a share of the prompts of data."""
     examples: Annotated[int, Range(0, 1e12)] = 2048
+    """Training pairs, or with a law the pairs at hand; 0, with a law alone, takes the most that
+    the law's cells had."""
     epochs: Annotated[int, Range(1, 1e6)] = 2
+    """Passes over the pairs; Ouyang et al. 2022, appendix C, took 2."""
     batch_examples: Annotated[int, Range(1, 1e9)] = 32
+    """Pairs of a step; Ouyang et al. 2022, appendix C, took 32."""
     lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = PUBLISHED_FRACTION
+    """Peak learning rate as a share of pretraining's; adapters take ten times that."""
     lora_rank: Annotated[int, Range(1, 131_072)] = 8
+    """Rank of the adapters (method=lora, qlora)."""
     packing: bool = False
-    template: str = ""
+    """Put several examples into a row of the context; rows of similar length are as fast on a
+    CPU."""
+    template: Annotated[str, OneOf("", "chat")] = ""
+    """Put prompts that are no dialogues into one; empty leaves them as they are."""
 
     def __post_init__(self) -> None:
-        """Check the method."""
-        check_ranges(self, "sft")
-        if self.method not in ("full", "lora", "qlora"):
-            raise ValueError(
-                f"sft.method={self.method} is unknown; choose one of full, lora, qlora"
-            )
+        """Refuse no examples where no law says how many."""
         if self.examples < (0 if self.law else 1):
             raise ValueError(f"sft.examples={self.examples} must be positive; 0 needs an sft.law")
 
 
 @dataclass(kw_only=True)
+@checked("reward")
 class RewardSettings:
-    """Reward model: label budget and learning rate; `law` is a fitted law of its loss."""
+    """Reward model."""
 
     law: Any = ""
+    """Fitted law of the reward model's loss (law.json), which then sets the pairs; empty keeps the
+    values below."""
     flat_nats: Annotated[float, Range(0, 1e6)] = 0.005
+    """Loss in nats per pair within which the law's choices count as equal; the cheapest is
+    taken."""
     data: str = "gold"
+    """Who prefers: gold is the programmatic judge of sampled pairs; or a JSONL file or hub set of
+    preferences."""
     test: str = ""
+    """Held-out preferences, named as data is; empty holds out a share of the prompts of data."""
     pairs: Annotated[int, Range(0, 1e12)] = 2048
+    """Training pairs, or with a law the most that may be labelled; below about 2000 a reward model
+    is near chance (Gao et al. 2022)."""
     batch_pairs: Annotated[int, Range(1, 1e9)] = 32
+    """Pairs of a step."""
     samples_per_prompt: Annotated[int, Range(1, 100_000)] = 4
+    """Completions sampled for each prompt; Ouyang et al. 2022 ranked 4 to 9."""
     lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = PUBLISHED_FRACTION
-
-    def __post_init__(self) -> None:
-        """Check the numbers."""
-        check_ranges(self, "reward")
+    """Peak learning rate as a share of pretraining's."""
 
 
 @dataclass(kw_only=True)
+@checked("ppo")
 class PpoSettings:
-    """PPO: the KL budget in nats per sequence, and sizes; `law` is one of over-optimisation."""
+    """PPO; KL is in nats per sequence."""
 
     law: Any = ""
-    estimator: str = "gae"
+    """Fitted law of over-optimisation (law.json), which then sets the KL budget and the episodes;
+    empty keeps the values below."""
+    estimator: Annotated[str, OneOf("gae", "grpo", "rloo")] = "gae"
+    """What an episode is compared with: a critic (gae), or the other completions of its prompt."""
     group: Annotated[int, Range(1, 1e6)] = 4
+    """Completions of each prompt under grpo and rloo."""
     kl_budget: Annotated[float, Range(0, 1e6, above=True)] = 6.0
+    """KL that may be spent, in nats per sequence; 4 to 10 is usual."""
     adaptive: bool = True
+    """Steer the KL coefficient so that the KL ends below the budget."""
     episodes: Annotated[int, Range(1, 1e12)] = 2048
+    """Completions to sample and learn from in all."""
     batch_episodes: Annotated[int, Range(1, 1e9)] = 64
+    """Episodes that are sampled before the policy is updated."""
     minibatch_episodes: Annotated[int, Range(1, 1e9)] = 64
+    """Episodes of one optimiser step."""
     inner_epochs: Annotated[int, Range(1, 1e6)] = 2
+    """Passes over each batch of episodes."""
     lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = PUBLISHED_FRACTION
+    """Peak learning rate as a share of pretraining's."""
     missing_end_penalty: Annotated[float, Range(0, 1e6)] = 1.0
+    """Reward that a completion loses if it does not end within max_new_tokens."""
     max_new_tokens: Annotated[int, Range(1, 2**24)] = 64
+    """Most tokens of a completion; prompt and completion must fit the context."""
     eval_updates: Annotated[int, Range(0, 1e12)] = 0
-    judge: str = "reward"
-
-    def __post_init__(self) -> None:
-        """Check the numbers; refuse a KL budget of 0, which allows no change."""
-        check_ranges(self, "ppo")
-        if not self.kl_budget > 0:
-            raise ValueError(
-                f"ppo.kl_budget={self.kl_budget} must be positive; 4 to 10 nats per sequence is"
-                " usual"
-            )
+    """Updates between scores of held-out prompts; 0 scores them before and after alone."""
+    judge: Annotated[str, OneOf("reward", "gold")] = "reward"
+    """Who scores: the reward model, or the programmatic judge itself as the control of
+    over-optimisation."""
 
 
 def sft_block(
