@@ -18,9 +18,12 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from hydra.core.global_hydra import GlobalHydra
 
+import analysis
+from analysis.estimation.fit import fit
 from scaling.app.application import start
 from scaling.config import CellConfig
 
@@ -36,12 +39,19 @@ class Done:
     stderr: str
 
 
+def command_module(name: str) -> ModuleType:
+    """Import a command's module, as `analysis.fit`, and leave `analysis.fit` the function."""
+    module = importlib.import_module(name)
+    analysis.fit = fit
+    return module
+
+
 def schema_of(command: str) -> type:
     """Return a command's config dataclass."""
     name = command.rpartition(".")[2].replace("_", "")
     if name == "sweep":
         return CellConfig
-    module = importlib.import_module(command)
+    module = command_module(command)
     return next(v for k, v in vars(module).items() if k.lower() == f"{name}config")
 
 
@@ -64,7 +74,7 @@ def call(command: str, *arguments: str, cwd: str | Path | None = None) -> Done:
 def status_of(command: str) -> int:
     """Run the command of sys.argv; return its exit status."""
     name = command.rpartition(".")[2]
-    main = importlib.import_module(command).main
+    main = command_module(command).main
     try:
         if name == "status":
             return main()

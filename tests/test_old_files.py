@@ -1,6 +1,5 @@
 """Files of earlier versions are read by every command; those of later ones in one sentence."""
 
-import importlib
 import json
 import logging
 import shutil
@@ -35,6 +34,7 @@ from scaling.stages.plan import load_plan, planned_cell
 from scaling.study.jobs_file import read_jobs
 from scaling.study.lease import attempts
 from scaling.train import checkpoint
+from tests.in_process import command_module
 
 OLD = Path(__file__).with_name("old")
 VERSIONS = sorted(p.name for p in OLD.iterdir() if p.is_dir())
@@ -97,7 +97,7 @@ def resized(like: dict, width: int, tokens: int) -> dict:
 
 def command(name: str, *arguments: str, monkeypatch) -> None:
     """Run a command in this process, as `python -m` does."""
-    module = importlib.import_module(name)
+    module = command_module(name)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     monkeypatch.setattr(logging.root, "handlers", [])
     schema = next(

@@ -1,7 +1,6 @@
 """Every number has a range, every choice its values; others are refused before anything starts."""
 
 import dataclasses
-import importlib
 import math
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +12,7 @@ from scaling.app.overrides import leaves
 from scaling.config import CellConfig, EvalConfig, ModelConfig
 from scaling.jobs.study_run import run_cells
 from scaling.schema import OneOf, Range, check_settings, limits_of, numeric_fields, ranges_of
-from tests.in_process import call
+from tests.in_process import call, command_module
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = sorted(p.stem for p in (ROOT / "conf").glob("*.yaml") if p.stem != "common")
@@ -22,7 +21,7 @@ COMMANDS = sorted(p.stem for p in (ROOT / "conf").glob("*.yaml") if p.stem != "c
 def schema_of(command: str) -> type:
     """Return the config of a command, as its module registers it."""
     room = "scaling" if (ROOT / "scaling" / f"{command}.py").is_file() else "analysis"
-    importlib.import_module(f"{room}.{command}")
+    command_module(f"{room}.{command}")
     node = ConfigStore.instance().load(f"schema_{command}.yaml").node
     return node._metadata.object_type
 

@@ -29,7 +29,6 @@ TEXT_PARTS = (
     "input_text",
     "output_text",
 )  # Types of a content's parts that are read.
-TEMPLATES = ("", "chat")
 
 
 def _jinja() -> str:

@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scaling.config import one_of
-from scaling.data.chat_template import TEMPLATES
 from scaling.data.row_text import LeftOut
 from scaling.data.tokenizer import SEP
 from scaling.data.tokens import cache_folder
@@ -36,7 +34,6 @@ from scaling.train.tensor_files import write_tensors
 
 log = logging.getLogger(__name__)
 
-METHODS = ("full", "lora", "qlora")
 TEST_EXAMPLES = 512  # at most this many held-out pairs are scored
 TEST_ROWS = 64  # rows that are scored at once
 # The longest body that is learned, as a share of the context: longer ones cannot be sampled.
@@ -79,7 +76,6 @@ def load_pairs(stage: Stage) -> SftData:
     """Return the pairs of `sft.data` that fit the context; ValueError where none does."""
     block, context = stage.config.sft, stage.cell.data.context
     tokenizer, cache, left_out = stage.corpus.tokenizer, cache_folder(stage.cell), LeftOut()
-    one_of("sft.template", block.template, TEMPLATES)
     if block.data == DOCSTRINGS:
         train, test = corpus_pairs(stage.corpus)
         longest = round(BODY_SHARE * context)
@@ -173,10 +169,8 @@ def run_sft(stage: Stage) -> Record:
 
 
 def check_method(stage: Stage) -> None:
-    """Raise ValueError for a method that is unknown, and for adapters on a mixture of experts."""
+    """Raise ValueError for adapters on a mixture of experts."""
     method, n_experts = stage.config.sft.method, stage.cell.model.n_experts
-    if method not in METHODS:
-        raise ValueError(f"sft.method={method!r} is unknown; choose one of {', '.join(METHODS)}")
     if method != "full" and n_experts:
         raise ValueError(
             f"sft.method={method} adapts linear layers, not the stacked experts of "

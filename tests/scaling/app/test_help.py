@@ -1,7 +1,6 @@
 """`--help` explains every key of every command, and speaks of the command first."""
 
 import dataclasses
-import importlib
 import inspect
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from omegaconf import OmegaConf
 from scaling.app import application, help
 from scaling.app.overrides import leaves
 from scaling.config import CellConfig, LauncherOptions
+from tests.in_process import command_module
 
 ROOT = Path(__file__).resolve().parents[3]
 CONF = ROOT / "conf"
@@ -25,7 +25,7 @@ GROUPS = {"model": "model.", "data": "data.", "schedule": "schedule.", "sweeps":
 
 def module_of(command: str) -> ModuleType:
     room = "scaling" if (ROOT / "scaling" / f"{command}.py").is_file() else "analysis"
-    return importlib.import_module(f"{room}.{command}")
+    return command_module(f"{room}.{command}")
 
 
 def schema_of(command: str) -> type:

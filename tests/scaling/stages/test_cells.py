@@ -146,8 +146,8 @@ def test_no_policy_is_said(cell, tmp_path):
 
 
 def test_what_a_stage_starts_from_is_named_when_it_fails(cell):
-    broken = replace(cell, stage="reward", sft=replace(cell.sft, method="prefix"))
-    with pytest.raises(RuntimeError, match=r"the sft it starts from, \w{10}, failed: .*prefix"):
+    broken = replace(cell, stage="reward", sft=replace(cell.sft, data="gone.jsonl"))
+    with pytest.raises(RuntimeError, match=r"the sft it starts from, \w{10}, failed: .*gone"):
         train(broken)
 
 

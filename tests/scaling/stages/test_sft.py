@@ -138,9 +138,8 @@ def test_packing_is_another_order_of_the_same_examples(final_config, pretrained)
 
 
 def test_mistakes_are_named(final_config, pretrained):
-    final_config.sft.method = "prefix"
     with pytest.raises(ValueError, match="choose one of full, lora, qlora"):
-        run_sft(pretrained("sft"))
+        replace(final_config.sft, method="prefix")
     final_config.sft.data = "absent.jsonl"
     with pytest.raises(FileNotFoundError, match="absent"):
         pretrained("sft")
