@@ -98,7 +98,7 @@ def test_what_a_machine_lacks_is_named_with_the_commands_that_fetch_it(gpu, monk
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_parts_run_small_on_a_cpu(tmp_path):
     """From the root of a checkout, as on a machine where the package is not installed."""
     command = [sys.executable, "benchmarks/gpu.py", "--device", "cpu", "--tiny"]
