@@ -3,7 +3,7 @@
     python -m scaling.export checkpoint=runs/NAME/final/sft out=DIR [adapter=true]
 
 `adapter=true` writes the adapters of a LoRA stage as a folder for `peft`, and their base model in
-DIR/base. Dense models with rotary positions are written as Llama, mixtures of experts as Mixtral.
+OUT/base. Dense models with rotary positions are written as Llama, mixtures of experts as Mixtral.
 Our models also have a normalised embedding, and scales of attention, residual branches and logits.
 These are multiplied into the weights: the embedding's table, and the matrices beside the scales.
 """

@@ -114,10 +114,10 @@ def next_step(
         step = Step(law=law, standing=None, planned=picks, halves=[], batch=len(picks), why=reason)
     if step.planned:
         return step
-    budget = (
-        f"{spent:.3g} of {goal.max_flops:.3g} FLOPs are spent, and no candidate costs so little"
+    budget = f"{spent:.3g} of {goal.max_flops:.3g} FLOPs, and no candidate costs so little"
+    none = (
+        f"the budget is spent: {budget}" if goal.max_flops else "no candidate narrows the interval"
     )
-    none = f"the budget is: {budget}" if goal.max_flops else "no candidate narrows the interval"
     return replace(step, stop=none)
 
 

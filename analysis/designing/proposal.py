@@ -114,7 +114,7 @@ class DesignConfig:
     plot: bool = False
     """Write a figure beside it too."""
     form: str = "chinchilla"
-    """Form of the law that is fit_if_identified; one that gives the loss from N and D."""
+    """Form of the law that is fitted; one that gives the loss from N and D."""
     count: Annotated[str, OneOf(*COUNTS)] = "total"
     """Which parameters N counts; tables from outside have one count."""
     where: str | None = None

@@ -204,13 +204,13 @@ def _comparison(law: LawFile) -> list[str]:
     if not law.comparison:
         return []
     lines = [
-        f"{'form':<20}{'parameters':>11}{'in range':>10}{'withheld':>10}  {'status':<16}by reach"
+        f"{'form':<20}{'parameters':>11}{'in range':>10}{'withheld':>10}  {'status':<22}by reach"
     ]
     for row in law.comparison:
         error = row["score"]
         score = "no minimum" if error is None else f"{error:.2%}"
         reaches = " ".join(f"x{d:.3g} {e:.2%}" for d, e in row["by_cutoff"][:4])
-        reaches = f"{row.get('status', ''):<16}{reaches}"
+        reaches = f"{row.get('status', ''):<22}{reaches}"
         lines.append(
             f"{row['form']:<20}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
             f"{score:>10}  {reaches}"[:WIDTH]

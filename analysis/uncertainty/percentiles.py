@@ -1,4 +1,4 @@
-"""Bias-bias_corrected_percentiles percentiles of bootstrap draws."""
+"""Bias-corrected percentiles of bootstrap draws."""
 
 import numpy as np
 from scipy.special import ndtr, ndtri

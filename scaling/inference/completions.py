@@ -2,7 +2,7 @@
 
 A row is a prompt, its completion, then padding on the right: plain causal attention never sees the
 padding and needs no mask. A packed row holds several examples, and a mask keeps attention
-causal_within each of them (Krell et al. 2021, 2107.02027). A (B, L-1) tensor of numbers per token
+within each of them (Krell et al. 2021, 2107.02027). A (B, L-1) tensor of numbers per token
 holds at index t the number of token t+1, which is predicted from the state at t.
 
 Legend: B batch, L row length, C width, V vocabulary, M completion tokens of the batch.

@@ -41,16 +41,16 @@ log = logging.getLogger(__name__)
 class Worker:
     """One task: the leases it holds, how it is trained and how it ends.
 
-    task: its cells are trained here, or in a stack (`gang`) by workers for each branch
+    task: its cells are trained here, or in a stack by workers for each branch
     holder: this process, as leases name it
     retry: failures of a cell that are tried again in this round
-    gang: the stack that this task trains in; None for a task that trains answer_each
+    stack: the stack that this task trains in; None for a task that trains alone
     """
 
     def __init__(
-        self, task: Task, *, holder: Holder, retry: int, gang: Turns | None = None
+        self, task: Task, *, holder: Holder, retry: int, stack: Turns | None = None
     ) -> None:
-        self.task, self.holder, self.retry, self.gang = task, holder, retry, gang
+        self.task, self.holder, self.retry, self.stack = task, holder, retry, stack
         self.pulse = Pulse()
         self.failed_cells: list[CellConfig] = []
         self.held = False
@@ -78,7 +78,7 @@ class Worker:
             return ExitCode.STOPPED
         except Exception as error:
             log.exception("trunk %s failed", task.trunk_id)
-            if self.gang or not self.failed_cells:
+            if self.stack or not self.failed_cells:
                 self.fail_waiting(error)
             return ExitCode.FAILED
         return ExitCode.HELD if self.held else ExitCode.DONE
@@ -87,8 +87,8 @@ class Worker:
         cells, part, cell = self.task.cells, self.task.part, longest(self.task.cells)
         places = {c.run_id(): cell_folder(c) for c in cells}
         with start_local_ranks(cells, part=part) as world:
-            if self.gang:
-                setting = self.gang.prepare(cell, self.pulse)
+            if self.stack:
+                setting = self.stack.prepare(cell, self.pulse)
                 part = Part.LEAD if part == Part.ALL and len(cells) > 1 else part
             else:
                 setting = prepare(cell, lambda flops: None, self.pulse, world)
@@ -104,11 +104,11 @@ class Worker:
 
     def _branch_off(self, cell: CellConfig) -> None:
         """Let the stack train a branch that can start now, unless another job trains it."""
-        if self.gang and self.task.part == Part.ALL:
+        if self.stack and self.task.part == Part.ALL:
             task = Task(cells=[cell], part=Part.BRANCH)
-            branch = Worker(task, holder=self.holder, retry=self.retry, gang=self.gang)
+            branch = Worker(task, holder=self.holder, retry=self.retry, stack=self.stack)
             self.branches.append(branch)
-            self.gang.add(branch.work())
+            self.stack.add(branch.work())
 
     def everyone(self) -> "list[Worker]":
         """Return this worker and those of its branches."""
@@ -197,19 +197,19 @@ def make_workers(tasks: Sequence[Task], *, holder: Holder, retry: int) -> list[W
     A task that could be stacked trains in a stack even when it is the only one: its numbers are
     then the same to the bit whatever trains beside it, now or after a resume.
     """
-    gang = Turns(most=max_stack(tasks[0])) if stack_key(tasks[0]) else None
-    return [Worker(task, holder=holder, retry=retry, gang=gang) for task in tasks]
+    stack = Turns(most=max_stack(tasks[0])) if stack_key(tasks[0]) else None
+    return [Worker(task, holder=holder, retry=retry, stack=stack) for task in tasks]
 
 
 def train(workers: Sequence[Worker]) -> ExitCode:
     """Train the tasks; return the exit code of the gravest end."""
-    gang = workers[0].gang
-    if gang is None:
+    stack = workers[0].stack
+    if stack is None:
         answer_each(workers[0].work())
     else:
         for worker in workers:
-            gang.add(worker.work())
-        gang.run()
+            stack.add(worker.work())
+        stack.run()
     codes = {w.code for worker in workers for w in worker.everyone()}
     gravest = (ExitCode.STOPPED, ExitCode.FAILED, ExitCode.HELD)
     return next((code for code in gravest if code in codes), ExitCode.DONE)

@@ -1,4 +1,4 @@
-"""The forecast of a final run: sealed before the run, forecast_score after it.
+"""The forecast of a final run: sealed before the run, scored after it.
 
 runs/NAME/final/forecast.json holds the forecast with the hashes of what the run is made from; it is
 written before the run can know its outcome. When pretraining ends, a line with forecast and outcome
@@ -76,7 +76,7 @@ def score_forecast(config: FinalConfig, record: Record) -> None:
     path, ledger = forecast_file(config), Path(config.runs) / FORECASTS
     line = forecast_score(read_json(path), record, study=config.study) if path.is_file() else None
     if line and append_forecast(ledger, line):
-        log.info("forecast forecast_score in %s", ledger)
+        log.info("forecast scored in %s", ledger)
 
 
 def stopped_outside(shares: Sequence[float]) -> str:

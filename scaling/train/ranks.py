@@ -244,7 +244,7 @@ def join_launched_ranks(
     srun gives no address: a batch script sets MASTER_ADDR and MASTER_PORT.
 
     device: machine.device; `cpu` uses no GPU
-    meet_seconds: how long this rank waiting_for for the others (machine.meet_seconds)
+    meet_seconds: how long this rank waits for the others (machine.meet_seconds)
     hang_seconds: after how long a silent rank is ended (machine.hang_seconds)
 
     Raises ValueError where a rank has no GPU of its own, RuntimeError where other ranks do not join

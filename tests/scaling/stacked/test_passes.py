@@ -105,7 +105,7 @@ def together(cells, *, retry: int = 0):
     """Train cells in turns; return the exit code and the workers."""
     holder = Holder.here(round="r", job="test")
     workers = make_workers(tasks_of(cells), holder=holder, retry=retry)
-    assert workers[0].gang is not None
+    assert workers[0].stack is not None
     return train(workers), workers
 
 
