@@ -264,11 +264,11 @@ def test_a_sweeps_rank_that_is_lost_ends_both_and_the_cell_resumes(long, quiet, 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs /proc to find the ranks")
 def test_a_sweeps_rank_that_hangs_is_named_and_the_cell_is_tried_again(long, quiet, tmp_path):
-    command = [*long, "machine.ranks=2", "machine.hang_seconds=5", "retry=1", f"runs={tmp_path}"]
+    command = [*long, "machine.ranks=2", "machine.hang_seconds=15", "retry=1", f"runs={tmp_path}"]
     process = begin("-m", "scaling.sweep", *command)
     (second,) = of(rank_0(tmp_path))
     os.kill(second, signal.SIGSTOP)
-    output = process.communicate(timeout=240)[1]
+    output = process.communicate(timeout=400)[1]
     assert process.returncode == 0, output
     assert gone(second)
     assert f"rank 1 of 2 (process {second} on " in output
