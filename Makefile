@@ -6,7 +6,7 @@ FITS ?= ../shared/fits
 FOLDER := runs/$(STUDY)
 WORKERS ?= 2
 # One thread a process: the workers share the cores.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
 .PHONY: study laws explain test quick long check bench clean
 

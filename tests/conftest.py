@@ -21,6 +21,8 @@ from scaling.config import (
 )
 from scaling.train.trunk import train_trunk
 
+from .worker_groups import WorkerGroups
+
 ROOT = Path(__file__).resolve().parents[1]
 FEW = 2  # rows of a parametrised test that `--few` keeps
 
@@ -29,28 +31,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--few", action="store_true", help=f"run {FEW} rows of each table of cases")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(WorkerGroups())
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m reads the marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Say which tests share a worker (xdist_group) and which rows of `many` are long."""
+    """Mark as long the rows of `many` that `make test` leaves out."""
     row: Counter[str] = Counter()
     for item in items:
-        if group := worker_of(item):
-            item.add_marker(pytest.mark.xdist_group(group))
         name = item.nodeid.split("[")[0]
         if (many := item.get_closest_marker("many")) and row[name] % many.args[0]:
             item.add_marker(pytest.mark.long)
         row[name] += 1
     if config.getoption("few"):
         keep_few(config, items)
-
-
-def worker_of(item: pytest.Item) -> str:
-    """Return the group of a test: `alone`, its module if it shares a fixture there, or none."""
-    if item.get_closest_marker("alone") or item.get_closest_marker("slurm"):
-        return "alone"
-    fixtures = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
-    shares = any(f.scope in ("module", "class") for found in fixtures for f in found)
-    return item.nodeid.split("::")[0] if shares else ""
 
 
 def keep_few(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -36,6 +36,7 @@ WHOLE = {  # test files of no single module: what they hold
     "test_retrieval.py": "an exported model in langchain",
     "test_slurm.py": "sweeps on a real SLURM",
     "test_survival.py": "sweeps that are killed, left, crowded and starved",
+    "test_worker_groups.py": "tests that share a worker",
 }
 COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.alarms.alarm": "analysis/alarms/test_of_table.py",

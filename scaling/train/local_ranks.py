@@ -128,6 +128,8 @@ class LocalRanks:
     processes: list[Any]  # of ranks 1, 2, ...
     over: threading.Event = field(default_factory=threading.Event)
     presence: Presence | None = None
+    # Of two threads that ask for an exit status at once, one would be told that there is none yet.
+    asking: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def of(cls, job: RankJob) -> "LocalRanks":
@@ -162,11 +164,16 @@ class LocalRanks:
 
     def lost(self, *, within: float = 0.0) -> str:
         """Say which rank ended too early and why; empty where none does within some seconds."""
-        wait([p.sentinel for p in self.processes], timeout=within)
-        for rank, process in enumerate(self.processes, start=1):
-            if process.exitcode:
+        ready = wait([p.sentinel for p in self.processes], timeout=within)
+        with self.asking:
+            for process in self.processes:
+                if process.sentinel in ready:
+                    process.join(GRACE_SECONDS)  # its pipe is closed a moment before it has ended
+            codes = [process.exitcode for process in self.processes]
+        for rank, code in enumerate(codes, start=1):
+            if code:
                 file = self.job.error_file(rank)
-                why = file.read_text() if file.is_file() else describe_exit(process.exitcode)
+                why = file.read_text() if file.is_file() else describe_exit(code)
                 return (
                     f"rank {rank} of {self.job.size} was lost: {why}; "
                     "the same command goes on from the last checkpoint"

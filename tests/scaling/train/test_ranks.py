@@ -1,11 +1,13 @@
 """One cell trained by two processes: as one process would, through kills and signals."""
 
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from scaling.jobs.cell_states import cancel, read_status
 from scaling.jobs.external_ranks import train_on_ranks
 from scaling.schema import process_start, read_curve, read_records
 from scaling.study.lease import Held, Holder, attempts, last_attempt, take
-from scaling.train.local_ranks import start_local_ranks
+from scaling.train.forecast_band import ForecastBand
+from scaling.train.local_ranks import LocalRanks, RankJob, start_local_ranks
 from scaling.train.ranks import World, hold_at_all_ranks, join_launched_ranks, started_ranks
 
 pytestmark = pytest.mark.alone
@@ -258,6 +261,26 @@ def test_a_sweeps_rank_that_is_lost_ends_both_and_the_cell_resumes(long, quiet, 
     assert losses(tmp_path) == quiet
     (record,) = read_records(tmp_path / "tiny")
     assert [a.outcome for a in attempts(tmp_path / "tiny" / record.run_id)] == ["failed", "done"]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_every_thread_that_asks_is_told_which_rank_was_lost(tmp_path):
+    for _ in range(20):  # the pipe of a killed process is closed before it has an exit status
+        context = multiprocessing.get_context("fork")
+        process = context.Process(target=time.sleep, args=(60,), daemon=True)
+        process.start()
+        job = RankJob(
+            cells=[CellConfig(machine=MachineConfig(ranks=2), budget=BudgetConfig(n_tokens=1000))],
+            part="all",
+            band=ForecastBand(),
+            folder=tmp_path,
+            first_gpu=None,
+        )
+        ranks = LocalRanks(job, [process])
+        with ThreadPoolExecutor(2) as threads:
+            told = [threads.submit(ranks.lost, within=5.0) for _ in range(2)]
+            os.kill(process.pid, signal.SIGKILL)
+        assert all("rank 1 of 2 was lost: its process was ended" in t.result() for t in told)
 
 
 @pytest.mark.long
