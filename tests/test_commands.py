@@ -55,6 +55,7 @@ def tiny(corpus_folder, tmp_path) -> list[str]:
     ]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_study_goes_from_sweep_to_report(tiny, tmp_path):
     grid = ["model.d_model=8,16,24,32", "budget.n_tokens=1024,2048,4096", "seed=0"]
@@ -212,6 +213,7 @@ def test_a_design_that_cannot_work_is_refused_in_one_sentence(tiny, tmp_path, ar
     ends_in_one_sentence(done, words, tmp_path)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_sweep_of_fine_tunings_trains_their_model_first(tiny, tmp_path):
     pairs = tmp_path / "pairs.jsonl"

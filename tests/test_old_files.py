@@ -143,6 +143,7 @@ def test_what_is_read_is_written_whole(old, tmp_path):
     assert set(read_json(tmp_path / "law.json")) == names
 
 
+@pytest.mark.many(3)
 def test_the_analysis_reads_an_old_study(old, study, monkeypatch, capsys):
     law = study / "law.json"
     resamples = "intervals.resamples=10"
@@ -253,6 +254,7 @@ def test_what_does_not_fit_is_named(values, words):
         small(values)
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("old", VERSIONS[-1:], indirect=True)
 def test_a_field_of_a_later_version_stops_no_reader(study, monkeypatch, capsys):
     reading._log_unknown.cache_clear()

@@ -15,6 +15,8 @@ BASIN_EXPONENT = 0.05  # and is another one from this relative difference of the
 USUAL_A = (0.35, 0.65)  # exponents a of N* = k C^a that well-tuned ladders give
 FAR_GAIN = 0.6  # the alarm: runs near the frontier alone leave at most this share of the error
 LEAST_FAR_ERROR = 0.005  # relative error of the loss below which no remedy is needed
+LEAST_COVERAGE = 0.7  # share of hindcast runs inside their intervals below which an alarm is raised
+FEWEST_TESTED = 5  # runs of all hindcasts that such a share needs
 NO_GAIN = 0.005  # relative distance of E from the smallest loss below which no gain is left
 
 
@@ -159,6 +161,42 @@ def far_runs_alarm(compared: Mapping[str, float] | None, n_runs: int) -> Alarm |
         sentence=f"Runs far from the frontier spoil the law: that of the {compared['n_near']} of "
         f"{n_runs} runs within 10 % of it predicts withheld runs near it with an error of "
         f"{compared['near']:.1%} instead of {compared['all']:.1%}; fit with within=0.1.",
+    )
+
+
+def coverage_alarm(
+    backtest: Mapping[str, Any] | None, form: str, within: float | None
+) -> Alarm | None:
+    """Say that the law's own hindcasts lie outside their intervals too often."""
+    rows = [r for r in (backtest or {}).get("rows", []) if r["converged"]]
+    tested = sum(r["n_test"] for r in rows)
+    if backtest is None or tested < FEWEST_TESTED:
+        return None
+    share = sum(r["coverage"] * r["n_test"] for r in rows) / tested
+    if share >= LEAST_COVERAGE:
+        return None
+    remedies = [] if form == "all" else ["form=all"]
+    remedies += [] if within else ["within=0.1"]
+    ask = f"try {' '.join(remedies)}" if remedies else "add larger runs"
+    return Alarm(
+        code="low_coverage",
+        sentence=f"Refitted without its largest budgets the law held {share:.0%} of the {tested} "
+        f"runs there in {backtest['level']:.0%} intervals, so its form errs beyond the data; its "
+        f"forecasts are widened by these errors: {ask}.",
+    )
+
+
+def default_error_alarm(tested: bool) -> Alarm:
+    """Say that a forecast's error by distance is the usual one, not this law's own."""
+    why = (
+        "No form is determined by these runs"
+        if tested
+        else "No larger runs can be withheld to test the forms"
+    )
+    return Alarm(
+        code="default_form_error",
+        sentence=f"{why}: forecasts are the average of all forms, with the error by distance that "
+        "such laws usually have; add budgets before a plan rests on it (a plan needs force=true).",
     )
 
 

@@ -10,11 +10,10 @@ cannot carry the form at all raises ValueError.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.alarms import of_fit
@@ -24,51 +23,30 @@ from analysis.estimation.allocation_laws import METHODS
 from analysis.estimation.checks import (
     check_columns,
     check_options,
-    check_table,
     needed_columns,
-    prepare_rows,
-    restrict_to_frontier,
     stage_of,
 )
 from analysis.estimation.envelope import envelope
-from analysis.estimation.fit_alarms import alarms_of_fit, status_of
-from analysis.estimation.fit_blocks import Estimate, estimate_of, peak_block
+from analysis.estimation.fit_blocks import Estimate, peak_block, scatter_block
+from analysis.estimation.fitted_form import FittedForm, Settings, estimate_form
+from analysis.estimation.form_average import average_law
 from analysis.estimation.isoflop import isoflop, vertices
 from analysis.estimation.power_laws import power_laws
 from analysis.forms import Form, column, form_named
+from analysis.laws.form_error import ERROR_GROWTH
 from analysis.laws.law import Law
+from analysis.laws.law_file import USABLE
 from analysis.runs.columns import Columns
 from analysis.runs.table import Runs, load_runs
-from analysis.solve.objective import Objective, Problem, problem_of
+from analysis.solve.objective import Objective, Problem
 from analysis.solve.progress import OnProgress, no_progress
-from analysis.solve.solver import Solution, minimise
-from analysis.uncertainty.bootstrap import Bootstrap, bootstrap, units_of
-from analysis.validate.form_ranking import compare
+from analysis.solve.solver import Solution
+from analysis.validate.form_ranking import UNTESTED, Ranking, rank_forms
 from analysis.validate.hindcast import hindcasts, widen_tau
 from analysis.validate.near_frontier import check_within, far_runs, near_frontier
 from analysis.validate.sensitivity import sensitivity as sensitivity_rows
 
 MINIMA_NEAR = 4  # best minima of the fit, from which the fits of the sensitivity table start
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The options of `fit` that do not say what is fitted; `fit` explains each."""
-
-    resamples: int
-    level: float
-    seed: int
-    weighting: str
-    fixed: dict[str, float]
-    within: float | None
-    hindcast: bool
-    sensitivity: bool
-    on_progress: OnProgress
-
-    @property
-    def intervals(self) -> dict[str, Any]:
-        """The options of every function that resamples."""
-        return {"resamples": self.resamples, "level": self.level, "seed": self.seed}
 
 
 def fit(
@@ -136,7 +114,7 @@ def fit(
     if form in METHODS:
         return METHODS[form](runs, **settings.intervals)
     if form == "all":
-        return _fit_best_form(runs, objective, settings)
+        return _fit_all(runs, objective, settings)
     return _fit_form(runs, form_named(form), objective, settings)
 
 
@@ -145,49 +123,72 @@ def peak_of(law: Law, form: Form, level: float) -> dict[str, Any]:
     return peak_block(form, law.parameters, law.draws, level)
 
 
-def _fit_best_form(runs: Runs, objective: Objective | None, settings: Settings) -> Law:
+def _fit_form(runs: Runs, form: Form, objective: Objective | None, settings: Settings) -> Law:
+    """Fit one form, and everything that the settings ask for beside it."""
+    return _law_of(estimate_form(runs, form, objective, settings), runs, settings)
+
+
+def _fit_all(runs: Runs, objective: Objective | None, settings: Settings) -> Law:
+    """Return the law of the leading form; of surfaces it forecasts with the average of all."""
+    ranking = rank_forms(
+        near_frontier(runs.table, settings.within),
+        objective,
+        level=settings.level,
+        seed=settings.seed,
+        on_progress=settings.on_progress,
+    )
+    if not form_named(ranking.rows[0]["form"]).is_surface:
+        return _fit_best(runs, objective, settings, ranking)
+    fits: dict[str, FittedForm] = {}
+    for row in ranking.rows:
+        form = form_named(row["form"])
+        fits[form.name] = estimate_form(runs, form, objective, settings)
+        row["status"] = fits[form.name].status
+    leader = next((f for f in fits.values() if f.status in USABLE), next(iter(fits.values())))
+    law = _law_of(leader, runs, replace(settings, hindcast=False))
+    return average_law(law, fits, ranking, settings)
+
+
+def _fit_best(runs: Runs, objective: Objective | None, settings: Settings, ranking: Ranking) -> Law:
     """Return the usable law of the form that predicts withheld runs best, or the first."""
-    table = near_frontier(runs.table, settings.within)
-    ranking = compare(table, objective, settings.on_progress)
+    if not ranking.is_tested:
+        raise ValueError(UNTESTED)
     laws: list[Law] = []
-    for row in ranking:
+    for row in ranking.rows:
         law = _fit_form(runs, form_named(row["form"]), objective, settings)
         row["status"] = law.status
         laws.append(law)
         if law.usable:
             break
     best = laws[-1] if laws[-1].usable else laws[0]
-    return replace(best, comparison=ranking)  # which is complete only now
+    return replace(best, comparison=ranking.rows)  # which is complete only now
 
 
-def _fit_form(runs: Runs, form: Form, objective: Objective | None, settings: Settings) -> Law:
-    """Fit one form, and everything that the settings ask for beside it."""
-    objective = objective or Objective(name=form.objective)
-    everything = prepare_rows(runs.table, form, objective, settings.weighting)
-    table = restrict_to_frontier(everything, form, settings.within)
-    check_table(table, form)
-    problem = problem_of(table, form, objective, fixed=settings.fixed)
-    solution = minimise(problem)
-    boot = _resample(problem, solution, table, settings)
-    estimate = estimate_of(problem, solution, boot, table, settings.level)
-    alarms = alarms_of_fit(problem, solution, boot, estimate, table, runs.inputs)
-    status = status_of(form, solution, alarms, boot)
+def _law_of(fitted: FittedForm, runs: Runs, settings: Settings) -> Law:
+    """Return the law of a form, with everything that the settings ask for beside it."""
+    form, problem, solution, table = fitted.form, fitted.problem, fitted.solution, fitted.table
+    estimate, status = fitted.estimate, fitted.status
     if status == "not_identified":
         estimate = estimate.without_intervals()
-    methods, method_alarm = _methods(form, estimate, everything, settings)
-    backtest, backtest_alarms = _backtest(runs, table, everything, problem, settings)
-    powers = power_laws(everything, **settings.intervals) if form.is_surface else []
-    extra_alarms = [of_fit.status_alarm(status, form.name), *alarms, method_alarm, *backtest_alarms]
+    methods, method_alarm = _methods(form, estimate, fitted.everything, settings)
+    backtest, backtest_alarms = _backtest(runs, fitted, settings)
+    powers = power_laws(fitted.everything, **settings.intervals) if form.is_surface else []
+    extra_alarms = [
+        of_fit.status_alarm(status, form.name),
+        *fitted.alarms,
+        method_alarm,
+        *backtest_alarms,
+    ]
     within: dict[str, Any] = {}
     if settings.within is not None:
-        within = {"within": settings.within, "n_far": len(everything) - len(table)}
+        within = {"within": settings.within, "n_far": len(fitted.everything) - len(table)}
     return Law(
         form=form.name,
         count=runs.count,
         parameters=estimate.parameters,
         objective={
-            "name": objective.name,
-            "delta": objective.delta,
+            "name": problem.objective.name,
+            "delta": problem.objective.delta,
             "value": float(solution.value[0]),
             "weighting": settings.weighting if "weight" in table else "none",
         },
@@ -200,6 +201,8 @@ def _fit_form(runs: Runs, form: Form, objective: Objective | None, settings: Set
         dropped=runs.dropped,
         ranges=estimate.ranges,
         noise=estimate.noise,
+        scatter=scatter_block(estimate.residuals, len(estimate.parameters), table),
+        error_growth=ERROR_GROWTH if form.is_surface else 0.0,
         backtest=backtest,
         methods=methods,
         power_laws=powers,
@@ -207,22 +210,6 @@ def _fit_form(runs: Runs, form: Form, objective: Objective | None, settings: Set
         fixed=settings.fixed,
         inputs=runs.inputs | within,
         unit=unit_of_law(runs.inputs),
-    )
-
-
-def _resample(
-    problem: Problem, solution: Solution, table: pd.DataFrame, settings: Settings
-) -> Bootstrap | None:
-    """Return the resamples; None where the settings ask for none or no start gave a number."""
-    if not settings.resamples or not np.isfinite(solution.value[0]):
-        return None
-    return bootstrap(
-        problem,
-        solution,
-        units_of(table),
-        resamples=settings.resamples,
-        seed=settings.seed,
-        on_progress=settings.on_progress,
     )
 
 
@@ -245,14 +232,11 @@ def _methods(
 
 
 def _backtest(
-    runs: Runs,
-    table: pd.DataFrame,
-    everything: pd.DataFrame,
-    problem: Problem,
-    settings: Settings,
+    runs: Runs, fitted: FittedForm, settings: Settings
 ) -> tuple[dict[str, Any] | None, list[Alarm | None]]:
     """Return the hindcasts, widened by confirmation runs that missed, and their alarms."""
-    form, objective = problem.design.form, problem.objective
+    form, objective = fitted.form, fitted.problem.objective
+    table = fitted.table.loc[~fitted.estimate.far].reset_index(drop=True)
     backtest, alarms = None, []
     if settings.hindcast and form.target == "loss":
         backtest = hindcasts(
@@ -267,9 +251,10 @@ def _backtest(
         if backtest and form.is_surface and settings.within is None:
             errors = far_runs(table, form, objective, backtest["rows"], fixed=settings.fixed)
             alarms.append(of_fit.far_runs_alarm(errors, len(table)))
+        alarms.append(of_fit.coverage_alarm(backtest, form.name, settings.within))
     confirmations = runs.inputs.get("confirmations")
     if form.is_surface and confirmations:
-        backtest = widen_tau(backtest, confirmations, column(everything, "flops"))
+        backtest = widen_tau(backtest, confirmations, column(fitted.everything, "flops"))
         alarms.append(of_fit.missed_alarm(confirmations))
     return backtest, alarms
 

@@ -8,8 +8,9 @@ import pandas as pd
 
 from analysis.forms import Array, Form, column
 from analysis.forms.optimum import optimal_split, split_intervals
+from analysis.laws.law import Law
 from analysis.solve.objective import Problem, residuals
-from analysis.solve.residual_spread import scatter
+from analysis.solve.residual_spread import far_rows, scatter
 from analysis.solve.solver import Solution
 from analysis.uncertainty.bootstrap import Bootstrap
 from analysis.uncertainty.intervals import other_intervals
@@ -41,6 +42,11 @@ class Estimate:
     draws: Array | None
     intervals: dict[str, Any] | None
     allocation: dict[str, Any]
+
+    @property
+    def far(self) -> Array:
+        """Which rows (n,) have residuals too far from the others' to tell the scatter."""
+        return far_rows(self.residuals, len(self.parameters))
 
     @property
     def residual_sd(self) -> float:
@@ -103,6 +109,27 @@ def estimate_of(
     )
 
 
+def scatter_block(residuals: Array, n_parameters: int, table: pd.DataFrame) -> dict[str, Any]:
+    """Return the `scatter` block of law.json.
+
+    residuals: log Lhat - log L of the rows (n,), or in the target's own unit
+    n_parameters: number of fitted parameters
+    table: the rows, whose `row` is their number in the input file
+    """
+    far = far_rows(residuals, n_parameters)
+    freedom = len(residuals) - n_parameters
+    names = table["row"] if "row" in table else pd.Series(np.arange(1, len(table) + 1))
+
+    def deviation(rows: Array) -> float:
+        return float(np.sqrt((residuals[rows] ** 2).sum() / max(freedom - (~rows).sum(), 1)))
+
+    return {
+        "value": deviation(np.ones_like(far)),
+        "robust": deviation(~far),
+        "left_out": [int(n) for n in names.to_numpy()[far]],
+    }
+
+
 def peak_block(
     form: Form, parameters: dict[str, float], draws: Array | None, level: float
 ) -> dict[str, Any]:
@@ -130,7 +157,8 @@ def _noise(errors: Array, problem: Problem, n_parameters: int) -> dict[str, floa
     """Return how runs scatter about the law, from residuals (n,); for a loss by its size."""
     if problem.objective.in_logs and problem.design.form.target == "loss":
         return scatter(errors, errors + problem.logs, n_parameters)
-    sd = float(np.sqrt((errors**2).sum() / (len(errors) - n_parameters)))
+    kept = errors[~far_rows(errors, n_parameters)]
+    sd = float(np.sqrt((kept**2).sum() / (len(kept) - n_parameters)))
     return {"sd_log" if problem.objective.in_logs else "sd": sd}
 
 
@@ -161,6 +189,21 @@ def _allocation(
         n, d = np.asarray(split["params"]), np.asarray(split["tokens"])
         loss = form.predict(parameters, {"params": n, "tokens": d, "flops": 6 * n * d})
         optima.append({**split, "flops": float(flops), "loss": float(loss), "ends": intervals})
+    return _block_of_optima(optima)
+
+
+def allocation_of(law: Law, level: float) -> dict[str, Any]:
+    """Return the `optimum` block of a law that averages forms, from its own optima."""
+    largest = law.ranges["flops_6nd"][1]
+    found = [law.optimum(largest * r, level, force=True) for r in REACHES]
+    names = ("flops", "params", "tokens", "tokens_per_param", "loss", "a", "b")
+    return _block_of_optima(
+        [{**{n: getattr(one, n) for n in names}, "ends": one.intervals} for one in found]
+    )
+
+
+def _block_of_optima(optima: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the `optimum` block from optima with their intervals as `ends`."""
 
     def interval(optimum: dict[str, Any], name: str) -> list[float] | None:
         return list(optimum["ends"][name]) if name in optimum["ends"] else None

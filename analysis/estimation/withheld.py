@@ -19,7 +19,7 @@ from analysis.forms import FORMS, Form, form_named
 from analysis.runs.table import Runs
 from analysis.solve.objective import Objective
 from analysis.solve.progress import OnProgress, no_progress
-from analysis.validate.form_ranking import compare
+from analysis.validate.form_ranking import UNTESTED, rank_forms
 from analysis.validate.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, hindcasts, reach_of
 from analysis.validate.near_frontier import near_frontier
 from scaling.schema import code_version, write_json
@@ -86,7 +86,7 @@ def backtest(
     refuse_untestable(form)
     check_columns(runs.table, needed_columns(form), form)
     ranking = (
-        compare(near_frontier(runs.table, within), objective, on_progress) if form == "all" else []
+        _ranked(near_frontier(runs.table, within), objective, on_progress) if form == "all" else []
     )
     form_tested = form_named(ranking[0]["form"] if ranking else form)
     objective = objective or Objective(name=form_tested.objective)
@@ -113,6 +113,16 @@ def backtest(
         inputs=runs.inputs | ({} if within is None else {"within": within}),
         **results,
     )
+
+
+def _ranked(
+    table: pd.DataFrame, objective: Objective | None, on_progress: OnProgress
+) -> list[dict[str, Any]]:
+    """Return the ranking of the forms; ValueError where no larger runs can be withheld."""
+    ranking = rank_forms(table, objective, on_progress=on_progress)
+    if not ranking.is_tested:
+        raise ValueError(UNTESTED)
+    return ranking.rows
 
 
 def refuse_untestable(form: str) -> None:

@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike
 from analysis.forms import FORMS, Array, Form
 
 FAR = 300.0  # log N is cut off there: no model is as large, and exp(300) still is a float
-GRID = 160  # sizes tried along a budget, at each refinement
+GRID = 24  # sizes tried along a budget before parabolas
+SHRINK = 0.3  # of the distance between the three sizes of a parabola, from one to the next
+FINEST = 1e-4  # distance in log N of the last parabola
 RATIOS = (0.5, 1e4)  # tokens per parameter that are searched; no form was fitted to runs beyond
-REFINEMENTS = 3  # times the grid is drawn anew around its best size
 
 
 def chinchilla_optimum(parameters: Mapping[str, Any], flops: float) -> dict[str, Any]:
@@ -83,24 +84,28 @@ def split_intervals(
 def _search_log_params(
     form: Form, parameters: Mapping[str, Any], flops: float, variables: Mapping[str, Any]
 ) -> Any:
-    """Return log N* from a grid that is refined around its best size; a float or (draws,)."""
+    """Return log N* from a coarse grid and parabolas about its best size; a float or (draws,)."""
     named = {k: np.atleast_1d(np.asarray(v, dtype=float))[:, None] for k, v in parameters.items()}
     count = max(len(v) for v in named.values())
-    low, high = (np.full(count, 0.5 * np.log(flops / 6 / ratio)) for ratio in RATIOS[::-1])
-    best = low
-    for _ in range(REFINEMENTS + 1):
-        x = np.linspace(low, high, GRID, axis=1)  # (draws, grid)
+    low, high = (0.5 * np.log(flops / 6 / ratio) for ratio in RATIOS[::-1])
+
+    def log_loss(x: Array) -> Array:
+        """Return the log loss (draws, k) at log sizes (draws, k)."""
         n = np.exp(x)
-        values = {
-            "params": n,
-            "tokens": flops / 6 / n,
-            "flops": np.full_like(n, flops),
-            **variables,
-        }
-        at = np.argmin(form.predict(named, values), axis=1)
-        best = np.take_along_axis(x, at[:, None], axis=1)[:, 0]
-        step = (high - low) / (GRID - 1)
-        low, high = best - 2 * step, best + 2 * step
+        values = {"params": n, "tokens": flops / 6 / n, "flops": np.full_like(n, flops)}
+        return np.log(form.predict(named, {**values, **variables}))
+
+    x = np.tile(np.linspace(low, high, GRID), (count, 1))
+    best = np.take_along_axis(x, np.argmin(log_loss(x), axis=1)[:, None], axis=1)
+    step = (high - low) / (GRID - 1)
+    while step > FINEST:
+        below, middle, above = log_loss(best + step * np.array([-1.0, 0.0, 1.0])).T
+        curvature = below - 2 * middle + above
+        vertex = (below - above) / (2 * np.where(curvature > 0, curvature, 1.0))
+        move = np.where(curvature > 0, np.clip(vertex, -1, 1), np.sign(below - above))
+        best = np.clip(best + step * move[:, None], low, high)
+        step *= SHRINK
+    best = best[:, 0]
     return best if any(np.ndim(v) for v in parameters.values()) else float(best[0])
 
 

@@ -11,7 +11,8 @@ its data unless `force=True`, or unless the law itself is `forced`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtri, stdtrit
 
 from analysis.forms import FORMS, Array, Form, column
+from analysis.forms.average import Member, Surface, average, spread
 from analysis.forms.optimum import optimal_split, power_optimum, split_intervals
+from analysis.laws.form_error import tau_at
 from analysis.laws.law_file import LawFile
 from analysis.laws.text import summary
 from analysis.solve.residual_spread import deviation
@@ -31,12 +34,18 @@ BEYOND = 1.05  # multiple of the largest C fitted from which a prediction is an 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Loss in nats per token at some points, with its interval at `level` (None without draws)."""
+    """Loss in nats per token at some points, with its interval at `level` (None without draws).
+
+    `parts` are the half-widths of the interval in log loss that each cause alone would give:
+    `parameters`, `forms` (their disagreement), `scatter` (of a single run) and `hindcast` (the
+    error of the law beyond its data). They join in squares.
+    """
 
     loss: Array
     low: Array | None
     high: Array | None
     level: float
+    parts: dict[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +88,12 @@ class Law(LawFile):
         force: whether to extrapolate a law that is not usable
 
         The interval is None for a law without draws. Otherwise it joins in squares the bootstrap
-        draws (bias-corrected percentiles at Student t's level of n - p degrees of freedom) and,
-        with `noise`, the scatter of runs about the law (`analysis.solve.residual_spread`) and the
-        growth of hindcast error with distance (`analysis.validate.hindcast`);
-        `benchmarks/intervals.py` measures what it covers. Raises ValueError for a law that gives no
-        loss of N and D, and beyond the data of a law that is not usable.
+        draws (bias-corrected percentiles at Student t's level of n - p degrees of freedom), the
+        disagreement of the forms that a law of `form=all` averages and, with `noise`, the scatter
+        of runs about the law (`analysis.solve.residual_spread`) and the growth of its error with
+        distance (`analysis.validate.hindcast`). `benchmarks/intervals.py` and
+        `benchmarks/averaging.py` measure what it covers. Raises ValueError for a law that gives no
+        loss of N and D, and beyond the data of a law that is not usable and averages no forms.
         """
         if not self._form().is_surface:
             raise ValueError(
@@ -94,7 +104,7 @@ class Law(LawFile):
         values = {"params": n, "tokens": d, "flops": 6 * n * d}
         if unique_tokens is not None:
             values["unique_tokens"] = np.broadcast_to(np.asarray(unique_tokens, float), n.shape)
-        if not (self.usable or self.forced or force):
+        if not (self.extrapolates or force):
             self._refuse_beyond(6 * n * d)
         return self._predict(values, level, noise)
 
@@ -117,7 +127,7 @@ class Law(LawFile):
         values = {v: column(table, v) for v in form.variables if v in table}
         if {"params", "tokens"} <= set(table):
             values["flops"] = 6 * column(table, "params") * column(table, "tokens")
-            if not (self.usable or self.forced or force):
+            if not (self.extrapolates or force):
                 self._refuse_beyond(values["flops"])
         prediction = self._predict(values, level, noise)
         ends = {} if prediction.low is None else {"low": prediction.low, "high": prediction.high}
@@ -144,7 +154,7 @@ class Law(LawFile):
         """
         if not flops > 0:
             raise ValueError(f"flops={flops} must be positive; give the budget in FLOPs, as 1e21")
-        if not (self.usable or self.forced or force):
+        if not (self.extrapolates or force):
             self._refuse_beyond(np.asarray(flops))
         if self.form not in FORMS or not FORMS[self.form].is_surface:
             if "k_params" not in self.allocation:
@@ -154,16 +164,19 @@ class Law(LawFile):
                 )
             split = {k: float(v) for k, v in power_optimum(self.allocation, flops).items()}
             return Optimum(flops=float(flops), loss=None, level=level, intervals={}, **split)
-        form = FORMS[self.form]
+        surface = self.surface
         variables = {} if unique_tokens is None else {"unique_tokens": unique_tokens}
-        split = optimal_split(form, self.parameters, flops, variables)
+        split = optimal_split(surface.form, surface.parameters, flops, variables)
         values = {k: float(v) for k, v in split.items()}
         prediction = self.predict(
             values["params"], values["tokens"], level, unique_tokens=unique_tokens, force=True
         )
         intervals: dict[str, tuple[float, float]] = {}
-        if self.draws is not None:
-            intervals = split_intervals(form, self.parameters, self.draws, flops, level, variables)
+        if surface.draws is not None:
+            intervals = split_intervals(
+                surface.form, surface.parameters, surface.draws, flops, level, variables
+            )
+            intervals = self._widened_by_forms(intervals, split, flops, level, variables)
         if prediction.low is not None and prediction.high is not None:
             intervals["loss"] = (float(prediction.low), float(prediction.high))
         loss = float(prediction.loss)
@@ -188,6 +201,43 @@ class Law(LawFile):
 
         return f"<pre>{escape(self.summary())}</pre>"
 
+    @property
+    def extrapolates(self) -> bool:
+        """Whether the law answers beyond its data: a usable or forced one, or an average."""
+        return self.usable or self.forced or bool(self.forecast)
+
+    @cached_property
+    def members(self) -> tuple[Member, ...]:
+        """The forms that the law averages, those of weight 0 left out; its own form alone else."""
+        if not self.forecast:
+            form = FORMS[self.form]
+            return (Member(form=form, parameters=self.parameters, draws=self.draws, weight=1.0),)
+        return tuple(
+            Member(
+                form=FORMS[one["form"]],
+                parameters=one["parameters"],
+                draws=one["draws"],
+                weight=one["weight"],
+            )
+            for one in self.forecast["forms"]
+            if one["weight"] > 0
+        )
+
+    @cached_property
+    def surface(self) -> Surface:
+        """The form, parameters and draws that the law predicts with: of its average, or its own."""
+        if len(self.members) > 1:
+            return average(self.members)
+        one = self.members[0]
+        return Surface(form=one.form, parameters=one.parameters, draws=one.draws)
+
+    def of_form(self, name: str) -> "Law":
+        """Return the law of one form of the average alone, which no other form widens."""
+        (member,) = (m for m in self.members if m.form.name == name)
+        return replace(
+            self, form=name, parameters=dict(member.parameters), draws=member.draws, forecast=None
+        )
+
     def _form(self) -> Form:
         """Return the form; ValueError for regressions, which predict no loss."""
         if self.form in FORMS:
@@ -201,27 +251,59 @@ class Law(LawFile):
 
     def _predict(self, values: Mapping[str, Array], level: float, noise: bool) -> Prediction:
         """Return the target at values of the variables; the spread of a loss is relative."""
-        form = FORMS[self.form]
-        point = np.asarray(form.predict(self.parameters, values))
-        if self.draws is None:
+        surface = self.surface
+        point = np.asarray(surface.form.predict(surface.parameters, values))
+        if surface.draws is None:
             return Prediction(loss=point, low=None, high=None, level=level)
-        draws = self.draws.reshape(len(self.draws), -1, *(1,) * point.ndim)
-        by_name = {name: draws[:, i] for i, name in enumerate(self.parameters)}
-        predictions = form.predict(by_name, values)
-        relative = form.target == "loss"
+        relative = surface.form.target == "loss"
+        predictions = surface.form.predict(surface.named_draws(point.ndim), values)
         errors = np.log(predictions / point) if relative else predictions - point
         freedom = max(self.n_runs - len(self.parameters), 1)
-        z = stdtrit(freedom, (1 + level) / 2)
+        z, normal = stdtrit(freedom, (1 + level) / 2), ndtri((1 + level) / 2)
         ends = bias_corrected_percentiles(errors, np.zeros_like(point), level, z=z)
         below, above = np.maximum(-ends[0], 0.0), np.maximum(ends[1], 0.0)
-        spread = ndtri((1 + level) / 2) * self._scatter(values, point) if noise else 0.0
-        below, above = np.hypot(below, spread), np.hypot(above, spread)
+        none = np.zeros_like(point)
+        parts = {
+            "parameters": np.asarray((below + above) / 2),
+            "forms": np.asarray(normal * spread(self.members, values)) if self.forecast else none,
+            "scatter": np.asarray(normal * self._deviation(point)) if noise else none,
+            "hindcast": np.asarray(normal * self._form_error(values, point)) if noise else none,
+        }
+        others = np.sqrt(parts["forms"] ** 2 + parts["scatter"] ** 2 + parts["hindcast"] ** 2)
+        below, above = np.hypot(below, others), np.hypot(above, others)
         low, high = (
             (point * np.exp(-below), point * np.exp(above))
             if relative
             else (point - below, point + above)
         )
-        return Prediction(loss=point, low=np.asarray(low), high=np.asarray(high), level=level)
+        ends = (np.asarray(low), np.asarray(high))
+        return Prediction(loss=point, low=ends[0], high=ends[1], level=level, parts=parts)
+
+    def _widened_by_forms(
+        self,
+        intervals: dict[str, tuple[float, float]],
+        split: Mapping[str, Any],
+        flops: float,
+        level: float,
+        variables: Mapping[str, Any],
+    ) -> dict[str, tuple[float, float]]:
+        """Join the intervals of a split with the disagreement of the forms about it."""
+        if not self.forecast:
+            return intervals
+        splits = [optimal_split(m.form, m.parameters, flops, variables) for m in self.members]
+        weights, z = [m.weight for m in self.members], float(ndtri((1 + level) / 2))
+        widened = {}
+        for name, (low, high) in intervals.items():
+            to, back = (np.asarray, float) if name in ("a", "b") else (np.log, np.exp)
+            middle = float(to(split[name]))
+            apart = [float(to(one[name])) - middle for one in splits]
+            half = z * float(np.sqrt(np.average(np.square(apart), weights=weights)))
+            ends = (
+                middle - np.hypot(middle - to(low), half),
+                middle + np.hypot(to(high) - middle, half),
+            )
+            widened[name] = (float(back(ends[0])), float(back(ends[1])))
+        return widened
 
     def _refuse_beyond(self, flops: Array) -> None:
         reach = self.ranges.get("flops_6nd", [0.0, np.inf])[1]
@@ -231,15 +313,14 @@ class Law(LawFile):
                 "act on its alarms and refit, or pass force=True to extrapolate all the same"
             )
 
-    def _scatter(self, values: Mapping[str, Array], point: Array) -> Array:
-        """Return the deviation of one run: its scatter about the law, and the hindcast error."""
-        single = self._deviation(point)
+    def _form_error(self, values: Mapping[str, Array], point: Array) -> Array:
+        """Return the error of the law by its distance from the data: hindcasts, and the least."""
         reach = self.ranges.get("flops_6nd", self.ranges.get("flops", [0.0, np.inf]))[1]
         if "flops" not in values or not reach > 0:
-            return single
+            return np.zeros_like(point)
         distance = np.maximum(np.log(values["flops"] / reach), 0.0)
         knots = (self.backtest or {}).get("tau", [])
-        return np.hypot(single, tau_at(knots, distance))
+        return np.maximum(tau_at(knots, distance), self.error_growth * distance)
 
     def _deviation(self, point: Array) -> Array:
         """Return the deviation of runs about the law: of a loss in logs, else in its own unit."""
@@ -248,18 +329,3 @@ class Law(LawFile):
         if "sd" in self.noise and FORMS[self.form].target == "loss":
             return self.residual_sd / point
         return np.full(point.shape, self.residual_sd)
-
-
-def tau_at(knots: list[list[float]], distance: Array) -> Array:
-    """Return tau at log-distances: linear from 0 through the knots, and as the square beyond them.
-
-    knots: [log-distance, tau] pairs of the hindcasts
-    distance: log of C over the largest C fitted, at least 0
-
-    The square, because a form that follows level and slope at the edge errs first by curvature.
-    """
-    if not knots:
-        return np.zeros_like(distance)
-    h, tau = np.array([[0.0, 0.0], *knots]).T
-    beyond = tau[-1] * (distance / h[-1]) ** 2
-    return np.where(distance > h[-1], beyond, np.interp(distance, h, tau))

@@ -5,6 +5,7 @@ predictions.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -12,7 +13,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 
 from analysis.alarms.alarm import Alarm
-from analysis.forms import Array
+from analysis.forms import FORMS, Array
 from scaling.schema import COUNTS, MOST_RESAMPLES, code_version, read_as, read_json, write_json
 
 SCHEMA = 1
@@ -47,6 +48,12 @@ class LawFile:
     sensitivity: a fit a row, by other objectives and to subsets of the runs
     comparison: a form a row, best first, where the form was chosen among all
     fixed: values that the caller fixed
+    forecast: what `predict` and `optimum` average over where the form was chosen among all:
+        {"rule", "forms": [{"form", "parameters", "draws", "weight", "status", "score"}]}; the draws
+        of all forms are of the same resamples, and None where the weight is 0
+    scatter: {"value", "robust", "left_out"}: the deviation of log loss of one run about the law, of
+        all rows and without the rows that are left out of it, which are named as in the input file
+    error_growth: the least error of the form's forecasts by each e-fold of C beyond the data
     forced: whether a plan may extrapolate a law that is not usable
     inputs: the source, its sha256, and how it was read
     unit: of the loss, nats_per_token or bits_per_byte
@@ -72,6 +79,9 @@ class LawFile:
     sensitivity: list[dict[str, Any]] = field(default_factory=list, repr=False)
     comparison: list[dict[str, Any]] = field(default_factory=list, repr=False)
     fixed: dict[str, float] = field(default_factory=dict)
+    forecast: dict[str, Any] | None = field(default=None, repr=False)
+    scatter: dict[str, Any] = field(default_factory=dict)
+    error_growth: float = 0.0
     forced: bool = False
     inputs: dict[str, Any] = field(default_factory=dict)
     unit: str = "nats_per_token"
@@ -108,7 +118,10 @@ class LawFile:
         """Write law.json atomically, parameters unrounded."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         values["alarms"] = [{"code": a.code, "sentence": a.sentence} for a in self.alarms]
-        values["draws"] = None if self.draws is None else self.draws.tolist()
+        values["draws"] = _listed(self.draws)
+        if self.forecast:
+            forms = [{**one, "draws": _listed(one["draws"])} for one in self.forecast["forms"]]
+            values["forecast"] = {**self.forecast, "forms": forms}
         values["optimum"] = values.pop("allocation")
         return write_json(path, {"schema": values.pop("schema"), **values})
 
@@ -126,24 +139,56 @@ class LawFile:
             cls, values, source=path, noun="law", fix="refit it with analysis.fit", schema=SCHEMA
         )
         floats = {name: float(value) for name, value in law.parameters.items()}
-        draws = None if law.draws is None else _draws(law, path)
-        return replace(law, parameters=floats, draws=draws)
+        draws = _draws(law.draws, len(floats), path)
+        return replace(law, parameters=floats, draws=draws, forecast=_forecast(law.forecast, path))
 
 
-def _draws(law: LawFile, path: str | Path) -> Array:
+def _listed(draws: Array | None) -> list[Any] | None:
+    return None if draws is None else draws.tolist()
+
+
+def _draws(draws: Any, size: int, path: str | Path) -> Array | None:
     """Return the draws of a file as an array (S, P), in the order of the parameters."""
-    if len(law.draws or ()) > MOST_RESAMPLES:  # still a list, as read
+    if draws is None:
+        return None
+    if len(draws or ()) > MOST_RESAMPLES:
         raise ValueError(
-            f"{path} has {len(law.draws or ()):,} draws; at most {MOST_RESAMPLES:,} are read: refit"
+            f"{path} has {len(draws or ()):,} draws; at most {MOST_RESAMPLES:,} are read: refit"
             " it with fewer intervals.resamples"
         )
     try:
-        draws = np.array(law.draws, dtype=float)
+        array = np.array(draws, dtype=float)
     except (TypeError, ValueError, OverflowError):
-        draws = np.empty((0, 0))
-    if draws.ndim != 2 or draws.shape[1] != len(law.parameters) or not np.isfinite(draws).all():
+        array = np.empty((0, 0))
+    if array.ndim != 2 or array.shape[1] != size or not np.isfinite(array).all():
+        raise ValueError(f"{path}: draws are no rows of {size} numbers; refit it with analysis.fit")
+    return array
+
+
+def _forecast(block: Any, path: str | Path) -> dict[str, Any] | None:
+    """Return the forecast of a file with its draws as arrays; ValueError for one that is odd."""
+    if block is None:
+        return None
+    try:
+        forms = [_member(one, path) for one in block["forms"]]
+        counts = {len(one["draws"]) for one in forms if one["draws"] is not None}
+        whole = sum(one["weight"] for one in forms)
+        if len(counts) > 1 or not abs(whole - 1) < 1e-6:
+            raise KeyError("weights, draws")
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
-            f"{path}: draws are no rows of {len(law.parameters)} numbers; refit it with"
-            " analysis.fit"
-        )
-    return draws
+            f"{path}: the forecast is not that of forms with weights, parameters and draws"
+            f" ({error}); refit it with analysis.fit form=all"
+        ) from error
+    return {**block, "forms": forms}
+
+
+def _member(one: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """Return one form of a forecast; KeyError or TypeError for one that is none."""
+    form = FORMS[one["form"]]
+    parameters = {name: float(one["parameters"][name]) for name in form.parameters}
+    weight = float(one["weight"])
+    if not (0 <= weight <= 1 and all(map(math.isfinite, parameters.values()))):
+        raise KeyError("weight, parameters")
+    draws = _draws(one["draws"], len(parameters), path)
+    return {**one, "parameters": parameters, "weight": weight, "draws": draws}

@@ -47,6 +47,7 @@ class Bootstrap:
     """Refitted resamples.
 
     draws: parameters (S', P) of the resamples that have a minimum
+    kept: which of the resamples (S,) these are; the same rows are drawn for every form
     resamples: number of resamples
     lost: number of those without a minimum
     method: name of the method, for law.json
@@ -54,6 +55,7 @@ class Bootstrap:
     """
 
     draws: Array
+    kept: Array
     resamples: int
     lost: int
     method: str
@@ -113,6 +115,7 @@ def bootstrap(
     draws = problem.design.external(solution.theta[solution.converged])
     return Bootstrap(
         draws=draws,
+        kept=solution.converged,
         resamples=resamples,
         lost=int((~solution.converged).sum()),
         method=METHOD,

@@ -7,6 +7,7 @@ forms err most, does not decide alone. At a cutoff where a form has no minimum i
 error of the forms that have one.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,14 @@ from analysis.forms import FORMS, Form, column
 from analysis.solve.objective import Objective, problem_of, residuals
 from analysis.solve.progress import OnProgress, no_progress
 from analysis.solve.solver import minimise
-from analysis.validate.hindcast import hindcasts
+from analysis.validate.hindcast import Hindcast, each_hindcast
 
 SPARE_ROWS = 2  # rows beyond the parameters that a fit needs at least
+UNTESTED = (
+    "form=all ranks forms by larger runs that it withholds, and this table is too small or too "
+    "narrow in C for that; name a form, as form=chinchilla"
+)
+EXACT = 1e-6  # error below which a form counts as exact, so that its weight stays finite
 
 
 def candidates(table: pd.DataFrame) -> list[Form]:
@@ -39,28 +45,57 @@ def candidates(table: pd.DataFrame) -> list[Form]:
     return [form for form in forms if len(form.variables) == most]
 
 
-def compare(
-    table: pd.DataFrame, objective: Objective | None, on_progress: OnProgress = no_progress
-) -> list[dict[str, Any]]:
-    """Return one row a form, best first; ValueError where no larger runs can be withheld."""
-    forms, rows = candidates(table), []
+@dataclass(frozen=True, kw_only=True)
+class Ranking:
+    """How well each form predicts withheld runs.
+
+    rows: a form a row, best first, as the `comparison` of law.json; `score` is None for a form that
+        has no minimum below any cutoff, and for all where no larger runs can be withheld
+    hindcasts: by form
+    """
+
+    rows: list[dict[str, Any]]
+    hindcasts: dict[str, list[Hindcast]]
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether larger runs were withheld and predicted by any form."""
+        return any(row["score"] is not None for row in self.rows)
+
+
+def rank_forms(
+    table: pd.DataFrame,
+    objective: Objective | None,
+    *,
+    level: float = 0.9,
+    seed: int = 0,
+    on_progress: OnProgress = no_progress,
+) -> Ranking:
+    """Return the ranking of the forms that apply to a table; ValueError where there are none.
+
+    table: the runs
+    objective: None for each form's own
+    level: of the intervals whose coverage is counted
+    seed: of the resamples
+    on_progress: takes ("forms", done, total)
+    """
+    forms, rows, found = candidates(table), [], {}
     for done, form in enumerate(forms):
         on_progress("forms", done, len(forms))
-        rows.append(_score(table, form, objective))
-    on_progress("forms", len(forms), len(forms))
-    if not any(row["rms_relative_error"] is not None for row in rows):
-        raise ValueError(
-            "form=all ranks forms by larger runs that it withholds, and this table is too small "
-            "or too narrow in C for that; name a form, as form=chinchilla"
+        found[form.name] = each_hindcast(
+            table, form, objective or Objective(name=form.objective), level=level, seed=seed
         )
+        rows.append(_row(table, form, objective, found[form.name]))
+    on_progress("forms", len(forms), len(forms))
     worst: dict[float, float] = {}
     for distance, error in (point for row in rows for point in row["by_cutoff"]):
         worst[distance] = max(error, worst.get(distance, 0.0))
     for row in rows:
         if row["by_cutoff"]:
             errors = list({**worst, **dict(row["by_cutoff"])}.values())
-            row["score"] = float(np.exp(np.log(errors).mean()))
-    return sorted(rows, key=lambda row: (row["score"] is None, row["score"] or np.inf))
+            row["score"] = float(np.exp(np.log(np.maximum(errors, EXACT)).mean()))
+    rows.sort(key=lambda row: (row["score"] is None, row["score"] or 0.0, row["n_parameters"]))
+    return Ranking(rows=rows, hindcasts=found)
 
 
 def _carries(table: pd.DataFrame, form: Form) -> bool:
@@ -69,13 +104,13 @@ def _carries(table: pd.DataFrame, form: Form) -> bool:
     return varying and enough and form.target in table
 
 
-def _score(table: pd.DataFrame, form: Form, objective: Objective | None) -> dict[str, Any]:
-    objective_of_form = objective or Objective(name=form.objective)
-    problem = problem_of(table, form, objective_of_form)
+def _row(
+    table: pd.DataFrame, form: Form, objective: Objective | None, found: list[Hindcast]
+) -> dict[str, Any]:
+    problem = problem_of(table, form, objective or Objective(name=form.objective))
     solution = minimise(problem)
     inside = residuals(solution.theta[:1], problem)[0]
-    backtest = hindcasts(table, form, objective_of_form)
-    rows = [row for row in (backtest or {}).get("rows", []) if row["converged"]]
+    rows = [one.row for one in found if one.row["converged"]]
     errors = np.array([row["rms_relative_error"] for row in rows])
     return {
         "form": form.name,

@@ -19,6 +19,7 @@ scatter.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,22 @@ FEWEST_RESAMPLES = 20  # of a long table, whose parameters hardly vary
 RESAMPLED_ROWS = 1_000_000  # rows times resamples above which resamples are fewer
 
 
+@dataclass(frozen=True, kw_only=True)
+class Hindcast:
+    """A form refitted below one cutoff, and the runs above it that it predicts.
+
+    row: the hindcast as a row of the backtest block of law.json
+    error: log predicted less log measured loss of each withheld run (n,); empty without a minimum
+    parameter_sd: deviation of each log prediction by the parameters (n,)
+    run_sd: deviation of each run's log loss about the law (n,)
+    """
+
+    row: dict[str, Any]
+    error: Array
+    parameter_sd: Array
+    run_sd: Array
+
+
 def hindcasts(
     table: pd.DataFrame,
     form: Form,
@@ -57,6 +74,33 @@ def hindcasts(
 ) -> dict[str, Any] | None:
     """Return the hindcasts and tau as the `backtest` block of law.json.
 
+    The parameters are those of `each_hindcast`. Returns None where no budget can be withheld.
+    """
+    found = each_hindcast(
+        table, form, objective, fixed=fixed, level=level, seed=seed, on_progress=on_progress
+    )
+    return backtest_block([one.row for one in found], level)
+
+
+def backtest_block(rows: list[dict[str, Any]], level: float) -> dict[str, Any] | None:
+    """Return the `backtest` block of law.json; None without rows."""
+    if not rows:
+        return None
+    return {"rows": rows, "tau": tau_knots(rows), "level": level, "resamples": RESAMPLES}
+
+
+def each_hindcast(
+    table: pd.DataFrame,
+    form: Form,
+    objective: Objective,
+    *,
+    fixed: Mapping[str, float] | None = None,
+    level: float = 0.9,
+    seed: int = 0,
+    on_progress: OnProgress = no_progress,
+) -> list[Hindcast]:
+    """Return one hindcast a cutoff, the largest cutoff first; none where no budget can be withheld.
+
     table: the runs
     form: the form
     objective: the objective
@@ -64,10 +108,8 @@ def hindcasts(
     level: of the intervals whose coverage is counted
     seed: of the resamples
     on_progress: takes ("hindcasts", done, total)
-
-    Returns None where no budget can be withheld.
     """
-    rows = []
+    found = []
     along = reach_of(table, form)
     cuts = cutoffs(along)
     for done, cutoff in enumerate(cuts):
@@ -76,13 +118,13 @@ def hindcasts(
         training, larger = table.iloc[np.flatnonzero(below)], table.iloc[np.flatnonzero(~below)]
         if not _enough(training, along[below], len(table), form):
             continue
-        row = _hindcast(training, larger, form, objective, dict(fixed or {}), level, seed)
         reach = float(along.max() / along[below].max())
-        rows.append({"cutoff_flops": float(cutoff), "distance": reach, **row})
+        start = {"cutoff_flops": float(cutoff), "distance": reach}
+        found.append(
+            _hindcast(training, larger, form, objective, dict(fixed or {}), level, seed, start)
+        )
     on_progress("hindcasts", len(cuts), len(cuts))
-    if not rows:
-        return None
-    return {"rows": rows, "tau": tau_knots(rows), "level": level, "resamples": RESAMPLES}
+    return found
 
 
 def reach_of(table: pd.DataFrame, form: Form) -> Array:
@@ -157,18 +199,20 @@ def _hindcast(
     fixed: dict[str, float],
     level: float,
     seed: int,
-) -> dict[str, Any]:
-    """Fit the rows below a cutoff, predict those above, and return a row of the backtest."""
+    start: dict[str, Any],
+) -> Hindcast:
+    """Fit the rows below a cutoff and predict those above; `start` begins the row."""
     problem = problem_of(below, form, objective, fixed=fixed)
     solution = minimise(problem, n_best=4)
     theta = solution.theta[:1]
-    row: dict[str, Any] = {
+    row: dict[str, Any] = start | {
         "n_train": len(below),
         "n_test": len(above),
         "converged": bool(solution.converged[0]),
     }
     if not solution.converged[0]:
-        return row
+        nothing = np.empty(0)
+        return Hindcast(row=row, error=nothing, parameter_sd=nothing, run_sd=nothing)
     values = dict(zip(form.parameters, problem.design.external(theta)[0], strict=True))
     columns = {v: column(above, v) for v in form.variables if v in above}
     log_error = np.log(form.predict(values, columns)) - np.log(column(above, form.target))
@@ -178,23 +222,25 @@ def _hindcast(
     logs = (
         np.log(form.predict(draws, columns)) if len(boot.draws) > 1 else np.zeros((2, len(above)))
     )
-    residual = np.log(problem.design.predict(theta)[0] / problem.target)
-    noise = float((residual**2).sum() / max(len(residual) - len(form.parameters), 1))
-    variance = logs.var(axis=0) + noise
-    inside = np.abs(log_error) <= ndtri((1 + level) / 2) * np.sqrt(variance)
-    return row | {
+    expected, run_sd = _expected_errors(logs, problem, theta, columns)
+    parameter_sd = logs.std(axis=0)
+    inside = np.abs(log_error) <= ndtri((1 + level) / 2) * np.hypot(parameter_sd, run_sd)
+    row |= {
         "rms_relative_error": float(np.sqrt((log_error**2).mean())),
         "mean_relative_error": float(log_error.mean()),
-        **_expected_errors(logs, problem, theta, columns),
+        **expected,
         "coverage": float(inside.mean()),
         "parameters": {k: float(v) for k, v in values.items()},
     }
+    return Hindcast(row=row, error=log_error, parameter_sd=parameter_sd, run_sd=run_sd)
 
 
 def _expected_errors(
     logs: Array, problem: Problem, theta: Array, columns: Mapping[str, Array]
-) -> dict[str, float]:
+) -> tuple[dict[str, float], Array]:
     """Return how large chance makes a hindcast's errors: by seeds, and their mean by all causes.
+
+    The second value is the deviation of each withheld run about the law (rows,).
 
     logs: log predictions of the resamples (draws, rows); the central 68 % of their means give the
         deviation, since resamples of few rows have long tails
@@ -212,4 +258,4 @@ def _expected_errors(
     return {
         "seed_error": float(np.sqrt((seeds**2).mean())),
         "expected_mean_error": float(of_mean),
-    }
+    }, seeds

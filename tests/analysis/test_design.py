@@ -204,6 +204,7 @@ def bench(monkeypatch):
     del sys.modules[spec.name], sys.modules["intervals"]
 
 
+@pytest.mark.long
 def test_a_design_costs_less_than_half_of_the_grid_of_the_same_interval(bench):
     """The grids' median half-width is .0078 (benchmarks/design.py)."""
     job = {"law": "asymmetric", "reach": 100.0, "seed": 1, "resamples": 100}
@@ -226,6 +227,7 @@ def config(tmp_path, **changes) -> DesignConfig:
     return DesignConfig(**(values | changes))
 
 
+@pytest.mark.long
 def test_before_any_cell_the_interval_is_shown_against_the_cost(tmp_path, capsys):
     main(config(tmp_path, plot=True, simulate=2))
     found = json.loads((tmp_path / "design.json").read_text())

@@ -306,6 +306,7 @@ def test_a_sealed_object_keeps_its_numbers(tmp_path):
     assert read_hashed(tmp_path / "none.json") is None
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_damaged_compiled_code_is_compiled_again(tmp_path):
     pytest.importorskip("numba")

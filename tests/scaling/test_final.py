@@ -115,6 +115,7 @@ def test_a_mixture_of_experts_is_run_as_planned(plan):
     assert record.flops_6nd == 6 * record.params.multiplying * record.tokens
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ranks_of_torchrun_pretrain_as_planned_and_keep_what_is_done(plan, final_config):
     def final(*arguments: str) -> str:

@@ -387,6 +387,7 @@ def test_a_job_names_cells_of_its_study_alone(cell, tmp_path):
     assert ledger.damaged_lines(tmp_path) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_many_keys_of_which_one_stands_twice_are_refused_at_once(tmp_path):
     keys = [f"k{i}" for i in range(100_000)] + ["k7"]

@@ -223,6 +223,7 @@ def test_overtraining_predicts_gadre_s_larger_runs_better_than_chinchilla(publis
 CONTAIN = {"chinchilla": ("coupled", "data_constrained"), "kaplan": ()}
 
 
+@pytest.mark.many(9)
 @pytest.mark.parametrize("truth", CONTAIN)
 def test_all_chooses_the_form_that_extrapolates(truth):
     law = fit(

@@ -326,6 +326,7 @@ def test_of_a_process_that_dies_each_task_is_tried_alone_and_none_is_blamed(make
     assert last_attempt(cell_folder(tasks[0].cells[0])).outcome == "failed"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_sweep_trains_alike_cells_together_by_itself(corpus_folder, tmp_path):
     def sweep(name: str, *more: str) -> list[float]:

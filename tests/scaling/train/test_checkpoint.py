@@ -107,6 +107,7 @@ distributed.destroy_process_group()
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ranks_take_over_the_first_ones_state_tensor_by_tensor(tmp_path):
     ranks = [

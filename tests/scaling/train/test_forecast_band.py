@@ -93,6 +93,7 @@ def test_a_run_outside_is_flagged_and_trained_to_the_same_end(final_config):
     assert record.test_loss == plain.test_loss
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_ranks_compare_with_one_band(final_config):
     config = watched(final_config, middle=3.0, stop_outside=True)

@@ -203,6 +203,7 @@ def all_losses(study: Path) -> dict[str, list[float]]:
     return found
 
 
+@pytest.mark.many(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["passes", "sharded"])
 def test_a_sweep_starts_the_ranks_of_every_branch_of_a_trunk(tiny, tmp_path, name):

@@ -505,6 +505,7 @@ def test_a_run_that_ends_hot_is_flagged(make_cell):
     assert train_trunk([cell])[0].flags == []
 
 
+@pytest.mark.many(3)
 @pytest.mark.parametrize("model", [{}, {"n_experts": 4}, {"norm": "layernorm"}])
 def test_a_deterministic_run_gives_its_bits_twice_on_two_threads(make_cell, tmp_path, model):
     cell = make_cell(model=model)
@@ -516,6 +517,7 @@ def test_a_deterministic_run_gives_its_bits_twice_on_two_threads(make_cell, tmp_
     pick_device(cell.machine)
 
 
+@pytest.mark.long
 @pytest.mark.slow  # the compiler takes its time
 @pytest.mark.filterwarnings("ignore")  # the compiler warns of its own ways
 @pytest.mark.skipif(not has_compiler(), reason="no C++ compiler; install g++ to run this")

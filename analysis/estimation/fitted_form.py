@@ -1,0 +1,99 @@
+"""One form fitted to a table: the problem, its solution and resamples, and what they say."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.alarms.alarm import Alarm
+from analysis.estimation.checks import check_table, prepare_rows, restrict_to_frontier
+from analysis.estimation.fit_alarms import alarms_of_fit, status_of
+from analysis.estimation.fit_blocks import Estimate, estimate_of
+from analysis.forms import Form
+from analysis.laws.law_file import LawStatus
+from analysis.runs.table import Runs
+from analysis.solve.objective import Objective, Problem, problem_of
+from analysis.solve.progress import OnProgress
+from analysis.solve.solver import Solution, minimise
+from analysis.uncertainty.bootstrap import Bootstrap, bootstrap, units_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The options of `analysis.estimation.fit.fit` that do not say what is fitted."""
+
+    resamples: int
+    level: float
+    seed: int
+    weighting: str
+    fixed: dict[str, float]
+    within: float | None
+    hindcast: bool
+    sensitivity: bool
+    on_progress: OnProgress
+
+    @property
+    def intervals(self) -> dict[str, Any]:
+        """The options of every function that resamples."""
+        return {"resamples": self.resamples, "level": self.level, "seed": self.seed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedForm:
+    """A form fitted to its rows: the problem, its solution and resamples, and what they say.
+
+    `everything` are the rows before `within`, `table` the rows that are fitted.
+    """
+
+    form: Form
+    everything: pd.DataFrame
+    table: pd.DataFrame
+    problem: Problem
+    solution: Solution
+    boot: Bootstrap | None
+    estimate: Estimate
+    alarms: list[Alarm]
+    status: LawStatus
+
+
+def estimate_form(
+    runs: Runs, form: Form, objective: Objective | None, settings: Settings
+) -> FittedForm:
+    """Fit one form with its resamples; ValueError where the rows cannot carry it."""
+    objective = objective or Objective(name=form.objective)
+    everything = prepare_rows(runs.table, form, objective, settings.weighting)
+    table = restrict_to_frontier(everything, form, settings.within)
+    check_table(table, form)
+    problem = problem_of(table, form, objective, fixed=settings.fixed)
+    solution = minimise(problem)
+    boot = _resample(problem, solution, table, settings)
+    estimate = estimate_of(problem, solution, boot, table, settings.level)
+    alarms = alarms_of_fit(problem, solution, boot, estimate, table, runs.inputs)
+    return FittedForm(
+        form=form,
+        everything=everything,
+        table=table,
+        problem=problem,
+        solution=solution,
+        boot=boot,
+        estimate=estimate,
+        alarms=alarms,
+        status=status_of(form, solution, alarms, boot),
+    )
+
+
+def _resample(
+    problem: Problem, solution: Solution, table: pd.DataFrame, settings: Settings
+) -> Bootstrap | None:
+    """Return the resamples; None where the settings ask for none or no start gave a number."""
+    if not settings.resamples or not np.isfinite(solution.value[0]):
+        return None
+    return bootstrap(
+        problem,
+        solution,
+        units_of(table),
+        resamples=settings.resamples,
+        seed=settings.seed,
+        on_progress=settings.on_progress,
+    )

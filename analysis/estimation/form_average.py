@@ -1,0 +1,169 @@
+"""form=all: the average over the forms that apply, as the law of the leading form.
+
+`predict` and `optimum` average log L over forms with weights score^-4, the score being the
+geometric mean over cutoffs of the withheld RMS error (`analysis.validate.form_ranking`). The
+average's own hindcasts, with the same weights, give tau. Where no larger runs can be withheld,
+nothing tells the forms apart: they weigh the same, and the error by distance is the usual one of
+such laws, with an alarm. LAWS 5.9 and `benchmarks/averaging.py` give the evidence.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy.special import ndtri
+
+from analysis.alarms import of_fit
+from analysis.estimation.fit_blocks import allocation_of, scatter_block
+from analysis.estimation.fitted_form import FittedForm, Settings
+from analysis.forms import Array, column
+from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
+from analysis.laws.law import Law
+from analysis.solve.residual_spread import scatter
+from analysis.validate.form_ranking import Ranking
+from analysis.validate.hindcast import Hindcast, backtest_block
+
+POWER = 4.0  # of the score in the weights
+RULE = "log L averaged over forms, weights score^-4 of withheld runs"
+UNTESTED_RULE = "log L averaged over forms, equal weights: no larger runs can be withheld"
+LEAST_WEIGHT = 0.01  # below which a form is left out
+
+
+def average_law(
+    law: Law, fits: Mapping[str, FittedForm], ranking: Ranking, settings: Settings
+) -> Law:
+    """Return the leading form's law with the forecast of all forms.
+
+    law: of the leading form, without hindcasts
+    fits: every form by name, best first
+    ranking: their withheld errors
+    settings: of the fit
+    """
+    weights = weights_of(ranking, fits)
+    draws = _common_draws(fits, weights)
+    scores = {row["form"]: row["score"] for row in ranking.rows}
+    forms = [
+        {
+            "form": name,
+            "parameters": fitted.estimate.parameters,
+            "draws": draws.get(name),
+            "weight": weights.get(name, 0.0),
+            "status": fitted.status,
+            "score": scores[name],
+        }
+        for name, fitted in fits.items()
+    ]
+    law = replace(
+        law,
+        comparison=ranking.rows,
+        forecast={"rule": RULE if ranking.is_tested else UNTESTED_RULE, "forms": forms},
+    )
+    table = fits[law.form].table
+    values = {v: column(table, v) for v in law.surface.form.variables if v in table}
+    fitted = np.log(law.surface.form.predict(law.surface.parameters, values))
+    errors, size = fitted - np.log(column(table, "loss")), len(law.parameters)
+    backtest = None
+    if settings.hindcast:
+        backtest = average_hindcasts(ranking, weights, settings.level)
+    usual = law.usable and ranking.is_tested
+    alarms = [
+        *law.alarms,
+        None if usual else of_fit.default_error_alarm(ranking.is_tested),
+        of_fit.coverage_alarm(backtest, "all", settings.within),
+    ]
+    law = replace(
+        law,
+        noise=scatter(errors, fitted, size),
+        scatter=scatter_block(errors, size, table),
+        error_growth=ERROR_GROWTH if usual else DEFAULT_GROWTH,
+        backtest=backtest,
+        alarms=tuple(alarm for alarm in alarms if alarm),
+    )
+    law = replace(law, intervals=_offset_widened(law, settings.level))
+    if law.allocation:
+        law = replace(law, allocation=allocation_of(law, settings.level))
+    return law
+
+
+def weights_of(ranking: Ranking, fits: Mapping[str, FittedForm]) -> dict[str, float]:
+    """Return the weight of each form, without those that have no minimum or hardly count."""
+    rows = [
+        row
+        for row in ranking.rows
+        if np.isfinite(fits[row["form"]].solution.condition[0]) and row["converged"]
+    ]
+    rows = [row for row in rows if row["score"] is not None] or rows
+    best = min((row["score"] for row in rows if row["score"]), default=1.0)
+    shares = {row["form"]: ((row["score"] or best) / best) ** -POWER for row in rows}
+    total = sum(shares.values())
+    kept = {name: share for name, share in shares.items() if share >= LEAST_WEIGHT * total}
+    return {name: share / sum(kept.values()) for name, share in kept.items()}
+
+
+def average_hindcasts(
+    ranking: Ranking, weights: Mapping[str, float], level: float
+) -> dict[str, Any] | None:
+    """Return the `backtest` block of the average: at each cutoff, of the forms with a minimum."""
+    by_cutoff: dict[float, list[tuple[float, Hindcast]]] = {}
+    for name, found in ranking.hindcasts.items():
+        for one in found:
+            if weights.get(name, 0.0) > 0 and one.row["converged"]:
+                by_cutoff.setdefault(one.row["cutoff_flops"], []).append((weights[name], one))
+    cutoffs = sorted(by_cutoff, reverse=True)
+    return backtest_block([_average_row(by_cutoff[c], level) for c in cutoffs], level)
+
+
+def _average_row(members: Sequence[tuple[float, Hindcast]], level: float) -> dict[str, Any]:
+    weights = np.array([w for w, _ in members]) / sum(w for w, _ in members)
+
+    def mean(values: Sequence[Any]) -> Array:
+        return np.tensordot(weights, np.stack(values), axes=1)
+
+    found = [one for _, one in members]
+    error = mean([one.error for one in found])
+    apart = np.sqrt(mean([(one.error - error) ** 2 for one in found]))
+    parameter_sd, run_sd = mean([o.parameter_sd for o in found]), mean([o.run_sd for o in found])
+    first = found[0].row
+    floor = ERROR_GROWTH * np.log(first["distance"])
+    width = np.sqrt(parameter_sd**2 + run_sd**2 + apart**2 + floor**2)
+    return {
+        **{k: first[k] for k in ("cutoff_flops", "distance", "n_train", "n_test", "converged")},
+        "rms_relative_error": float(np.sqrt((error**2).mean())),
+        "mean_relative_error": float(error.mean()),
+        "seed_error": float(np.sqrt((run_sd**2).mean())),
+        "expected_mean_error": float(mean([o.row["expected_mean_error"] for o in found])),
+        "coverage": float((np.abs(error) <= ndtri((1 + level) / 2) * width).mean()),
+        "parameters": first["parameters"],
+        "form": first.get("form"),
+    }
+
+
+def _common_draws(fits: Mapping[str, FittedForm], weights: Mapping[str, float]) -> dict[str, Array]:
+    """Return the draws of each form for the resamples in which all of them have a minimum."""
+    boots = {n: fits[n].boot for n in weights if fits[n].estimate.draws is not None}
+    kept = [boot.kept for boot in boots.values() if boot is not None]
+    if not kept:
+        return {}
+    common = np.flatnonzero(np.all(kept, axis=0))
+    draws = {}
+    for name, boot in boots.items():
+        assert boot is not None
+        place = np.cumsum(boot.kept) - 1
+        draws[name] = boot.draws[place[common]]
+    return draws
+
+
+def _offset_widened(law: Law, level: float) -> dict[str, Any] | None:
+    """Return the intervals, that of E joined with the spread of E between the forms."""
+    members = [m for m in law.members if m.form.offset and m.form.offset in m.parameters]
+    if law.intervals is None or "E" not in law.intervals["parameters"] or len(members) < 2:
+        return law.intervals
+    own, z = law.parameters["E"], float(ndtri((1 + level) / 2))
+    weights = np.array([m.weight for m in members])
+    others = np.array([m.parameters[m.form.offset or ""] for m in members])
+    half = z * float(np.sqrt(np.average((others - own) ** 2, weights=weights)))
+    low, high = law.intervals["parameters"]["E"]
+    low, high = own - np.hypot(own - low, half), own + np.hypot(high - own, half)
+    parameters = {**law.intervals["parameters"], "E": [float(max(low, 0.0)), float(high)]}
+    return {**law.intervals, "parameters": parameters, "between_forms": ["E"]}

@@ -1,0 +1,103 @@
+"""The average over forms: log L(N, D) = sum_k w_k log L_k(N, D), as a `Form` of its own.
+
+Errors of forms beyond the data often have opposite signs, so that their average forecasts better
+than the form that was best on withheld runs (`benchmarks/averaging.py` measures it). The parameters
+of the average are those of all its members, each named `member.parameter`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from analysis.forms.form import Array, Form
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One form of an average.
+
+    form: a form of the loss
+    parameters: its parameters
+    draws: parameters of the resamples (S, P), the same S in the same order for every member of an
+        average; None without
+    weight: its share of the average
+    """
+
+    form: Form
+    parameters: Mapping[str, float]
+    draws: Array | None
+    weight: float
+
+    def log_loss(self, values: Mapping[str, Array]) -> Array:
+        """Return the log of the loss at values of the variables."""
+        return np.log(self.form.predict(self.parameters, values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surface:
+    """What a law predicts with: a form, its parameters, and their draws (S, P), None without."""
+
+    form: Form
+    parameters: Mapping[str, float]
+    draws: Array | None
+
+    def named_draws(self, trailing: int = 0, most: int | None = None) -> dict[str, Array]:
+        """Return the draws by name, each (S, 1, ...) with so many trailing axes; at most `most`."""
+        assert self.draws is not None
+        draws = self.draws[:most].reshape(-1, len(self.parameters), *(1,) * trailing)
+        return {name: draws[:, i] for i, name in enumerate(self.parameters)}
+
+
+def average(members: Sequence[Member]) -> Surface:
+    """Return the average of forms of N and D as one surface.
+
+    members: each with a positive weight; the weights are scaled to sum to 1. A member without draws
+        keeps its parameters in every draw of the others.
+    """
+    total = sum(m.weight for m in members)
+    weights = [m.weight / total for m in members]
+    count = max((len(m.draws) for m in members if m.draws is not None), default=0)
+    variables = dict.fromkeys(v for m in members for v in m.form.variables)
+    optional = [v for v in variables if v not in ("params", "tokens")]
+
+    def function(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+        logs = 0.0
+        for weight, member in zip(weights, members, strict=True):
+            own = {name: parameters[f"{member.form.name}.{name}"] for name in member.parameters}
+            logs = logs + weight * np.log(member.form.predict(own, values))
+        return np.exp(logs)
+
+    form = Form(
+        name="all",
+        formula="log L = "
+        + " + ".join(f"{w:.2g} log L_{m.form.name}" for w, m in zip(weights, members, strict=True)),
+        source="average of log L over forms",
+        parameters=tuple(f"{m.form.name}.{name}" for m in members for name in m.parameters),
+        variables=tuple(variables),
+        optional=tuple(optional),
+        function=function,
+    )
+    draws = None
+    if count:
+        draws = np.hstack([_draws(m, count) for m in members])
+    return Surface(
+        form=form,
+        parameters={f"{m.form.name}.{n}": v for m in members for n, v in m.parameters.items()},
+        draws=draws,
+    )
+
+
+def spread(members: Sequence[Member], values: Mapping[str, Array]) -> Array:
+    """Return the standard deviation of log loss between the members about their average."""
+    weights = np.array([m.weight for m in members]) / sum(m.weight for m in members)
+    logs = np.stack([m.log_loss(values) for m in members])
+    weights = weights.reshape(-1, *(1,) * (logs.ndim - 1))
+    return np.sqrt((weights * (logs - (weights * logs).sum(axis=0)) ** 2).sum(axis=0))
+
+
+def _draws(member: Member, count: int) -> Array:
+    if member.draws is None:
+        return np.tile(list(member.parameters.values()), (count, 1))
+    return member.draws

@@ -1,0 +1,28 @@
+"""The error of a law beyond its data: what hindcasts show, and the least that is assumed.
+
+A hindcast that chance explains is no evidence that the form is right, so the error by distance is
+never 0. `ERROR_GROWTH` and `DEFAULT_GROWTH` were set on the published tables of four families,
+leaving one family out at a time (`benchmarks/averaging.py`).
+"""
+
+import numpy as np
+
+from analysis.forms import Array
+
+ERROR_GROWTH = 0.005  # relative error of the loss by each e-fold of C beyond the data
+DEFAULT_GROWTH = 0.01  # the same where no larger runs could be withheld
+
+
+def tau_at(knots: list[list[float]], distance: Array) -> Array:
+    """Return tau at log-distances: linear from 0 through the knots, and as the square beyond them.
+
+    knots: [log-distance, tau] pairs of the hindcasts
+    distance: log of C over the largest C fitted, at least 0
+
+    The square, because a form that follows level and slope at the edge errs first by curvature.
+    """
+    if not knots:
+        return np.zeros_like(distance)
+    h, tau = np.array([[0.0, 0.0], *knots]).T
+    beyond = tau[-1] * (distance / h[-1]) ** 2
+    return np.where(distance > h[-1], beyond, np.interp(distance, h, tau))
