@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.alarms.alarm import Alarm
+from analysis.alarms.alarm import SHOWN_ROWS, Alarm, named_rows
 from analysis.alarms.of_table import NARROW_SPREAD
 from analysis.forms import Array, column
+from analysis.solve.residual_spread import FAR_MADS, far_rows
 
 BASIN_VALUE = 0.01  # a second minimum competes up to this relative excess of the objective
 BASIN_EXPONENT = 0.05  # and is another one from this relative difference of the exponents on
@@ -162,6 +163,33 @@ def far_runs_alarm(compared: Mapping[str, float] | None, n_runs: int) -> Alarm |
         f"{n_runs} runs within 10 % of it predicts withheld runs near it with an error of "
         f"{compared['near']:.1%} instead of {compared['all']:.1%}; fit with within=0.1.",
     )
+
+
+def with_far_rows(
+    alarms: Sequence[Alarm], table: pd.DataFrame, residuals: Array, n_parameters: int
+) -> list[Alarm]:
+    """Return the alarms with the rows that are left out of a law's scatter, in `outlier_rows`.
+
+    alarms: those of the law
+    table: the rows
+    residuals: log Lhat - log L of the rows (n,)
+    n_parameters: number of fitted parameters
+    """
+    far = np.flatnonzero(far_rows(residuals, n_parameters))
+    if not len(far):
+        return list(alarms)
+    far = far[np.argsort(-np.abs(residuals[far]))]
+    shown = ", ".join(f"{-residuals[i]:+.1%}" for i in far[:SHOWN_ROWS])
+    sentence = (
+        f"{len(far)} of {len(table)} rows are left out of the law's scatter, since their losses lie"
+        f" more than {FAR_MADS:g} robust deviations off the law ({named_rows(table, far)}, counted"
+        f" from 1: {shown}{', ..' if len(far) > SHOWN_ROWS else ''}): check them."
+    )
+    named = [a for a in alarms if a.code == "outlier_rows"]
+    if not named:
+        return [*alarms, Alarm(code="outlier_rows", sentence=sentence)]
+    joined = Alarm(code="outlier_rows", sentence=f"{named[0].sentence} {sentence}")
+    return [joined if a is named[0] else a for a in alarms]
 
 
 def coverage_alarm(

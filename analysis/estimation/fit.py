@@ -9,7 +9,7 @@ envelope, plain power laws and hindcasts. `Law.status` says what kind of answer 
 cannot carry the form at all raises ValueError.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from analysis.validate.hindcast import hindcasts, widen_tau
 from analysis.validate.near_frontier import check_within, far_runs, near_frontier
 from analysis.validate.sensitivity import sensitivity as sensitivity_rows
 
+MEMBER_RESAMPLES = 400  # of each form that is averaged, most of whose time is Farseer's
 MINIMA_NEAR = 4  # best minima of the fit, from which the fits of the sensitivity table start
 
 
@@ -140,11 +141,14 @@ def _fit_all(runs: Runs, objective: Objective | None, settings: Settings) -> Law
     if not form_named(ranking.rows[0]["form"]).is_surface:
         return _fit_best(runs, objective, settings, ranking)
     fits: dict[str, FittedForm] = {}
+    few = replace(settings, resamples=min(settings.resamples, MEMBER_RESAMPLES))
     for row in ranking.rows:
         form = form_named(row["form"])
-        fits[form.name] = estimate_form(runs, form, objective, settings)
+        fits[form.name] = estimate_form(runs, form, objective, few)
         row["status"] = fits[form.name].status
     leader = next((f for f in fits.values() if f.status in USABLE), next(iter(fits.values())))
+    if few != settings:  # of the form whose parameters and intervals are shown
+        leader = estimate_form(runs, leader.form, objective, settings)
     law = _law_of(leader, runs, replace(settings, hindcast=False))
     return average_law(law, fits, ranking, settings)
 
@@ -193,7 +197,7 @@ def _law_of(fitted: FittedForm, runs: Runs, settings: Settings) -> Law:
             "weighting": settings.weighting if "weight" in table else "none",
         },
         status=status,
-        alarms=tuple(alarm for alarm in extra_alarms if alarm),
+        alarms=tuple(_with_far_rows(extra_alarms, fitted)),
         intervals=estimate.intervals,
         draws=estimate.draws,
         allocation=estimate.allocation,
@@ -211,6 +215,15 @@ def _law_of(fitted: FittedForm, runs: Runs, settings: Settings) -> Law:
         inputs=runs.inputs | within,
         unit=unit_of_law(runs.inputs),
     )
+
+
+def _with_far_rows(alarms: Sequence[Alarm | None], fitted: FittedForm) -> list[Alarm]:
+    """Return the alarms; those of a law of the loss also name the rows far from it."""
+    raised = [alarm for alarm in alarms if alarm]
+    if fitted.form.target != "loss" or not fitted.problem.objective.in_logs:
+        return raised
+    estimate = fitted.estimate
+    return of_fit.with_far_rows(raised, fitted.table, estimate.residuals, len(estimate.parameters))
 
 
 def _methods(

@@ -42,6 +42,10 @@ def as_coupled(form: str, parameters: Mapping[str, Any]) -> dict[str, Any] | Non
         alpha, beta = p["alpha_N"], p["alpha_D"]
         scales = {"A": p["N_c"] ** alpha, "B": p["D_c"] ** beta}
         return {"E": 0.0 * alpha, **scales, "alpha": alpha, "beta": beta, "p": 1 / beta}
+    if form == "overtraining":
+        eta = p["eta"]
+        terms = {"A": p["a"] * 6**-eta, "B": p["b"] * 6**-eta, "alpha": 2 * eta, "beta": 2 * eta}
+        return {"E": p["E"], **terms, "p": 1.0 + 0.0 * eta}
     return p if form == FORM.name else None
 
 

@@ -210,6 +210,8 @@ class Law(LawFile):
     def members(self) -> tuple[Member, ...]:
         """The forms that the law averages, those of weight 0 left out; its own form alone else."""
         if not self.forecast:
+            if self.form not in FORMS:
+                return ()
             form = FORMS[self.form]
             return (Member(form=form, parameters=self.parameters, draws=self.draws, weight=1.0),)
         return tuple(
@@ -226,9 +228,9 @@ class Law(LawFile):
     @cached_property
     def surface(self) -> Surface:
         """The form, parameters and draws that the law predicts with: of its average, or its own."""
-        if len(self.members) > 1:
+        if self.forecast:
             return average(self.members)
-        one = self.members[0]
+        (one,) = self.members
         return Surface(form=one.form, parameters=one.parameters, draws=one.draws)
 
     def of_form(self, name: str) -> "Law":

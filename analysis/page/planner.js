@@ -19,13 +19,13 @@ const planner = (() => {
   };
   const sorted = values => Float64Array.from(values).sort();
 
-  // a law of form=coupled; p = 1 is the Chinchilla form
-  const optimum = ([E, A, B, alpha, beta, p = 1], flops) => { // Hoffmann et al. 2022, eq. 4, with p alpha and p beta
+  // a case of form=coupled; p = 1 is the Chinchilla form
+  const closed = ([E, A, B, alpha, beta, p = 1], flops) => { // Hoffmann et al. 2022, eq. 4, with p alpha and p beta
     const logG = (Math.log(alpha / beta) / p + Math.log(A / B)) / (alpha + beta);
     return Math.exp(logG + beta / (alpha + beta) * Math.log(flops / 6));
   };
   const effective = (total, unique, decay) => unique * (1 + decay * (1 - Math.exp((1 - total / unique) / decay)));
-  const loss = ([E, A, B, alpha, beta, p = 1], n, d, unique, rates) => { // Muennighoff et al. 2023, eq. 5-6, where data repeat
+  const coupled = ([E, A, B, alpha, beta, p = 1], n, d, unique, rates) => { // Muennighoff et al. 2023, eq. 5-6, where data repeat
     if (unique) {
       const u = Math.min(unique, d), logG = Math.log(alpha * A / (beta * B)) / (alpha + beta);
       const useful = Math.min(Math.exp(logG + beta / alpha * (Math.log(u) + logG)), n);
@@ -33,27 +33,52 @@ const planner = (() => {
     }
     return E + ((A * n ** -alpha) ** p + (B * d ** -beta) ** p) ** (1 / p);
   };
+  const farseer = ([a1, alpha, b1, a2, beta, b2, a3, gamma, b3], n, d) => // arXiv 2506.10972
+    Math.exp(a3 * n ** gamma + b3) + Math.exp(a2 * n ** beta + b2 - Math.exp(a1 * n ** alpha + b1) * Math.log(d));
+  const loss = (member, parameters, n, d, unique, rates) => member.form === "farseer" ? farseer(parameters, n, d) : coupled(parameters, n, d, unique, rates);
+
+  // Of an average the draws of all forms are of the same resamples; one draw stands for all.
+  const drawOf = (member, i) => i === null ? member.parameters : member.draws[Math.min(i, member.draws.length - 1)];
+  const drawCount = law => Math.max(...law.members.map(m => m.draws.length));
+  const drawn = (law, of) => Array.from({ length: drawCount(law) }, (_, i) => of(i));
+  const whole = law => law.members.reduce((sum, m) => sum + m.weight, 0);
+  const logLoss = (law, i, n, d, unique) => law.members.reduce((sum, m) => sum + m.weight / whole(law) * Math.log(loss(m, drawOf(m, i), n, d, unique, law.rates)), 0);
+  const optimum = (law, i, flops) => { // analysis.forms.optimum: a coarse grid, then parabolas
+    if (law.members.length === 1 && law.members[0].form !== "farseer") return closed(drawOf(law.members[0], i), flops);
+    const low = Math.log(flops / 6e4) / 2, high = Math.log(flops / 3) / 2, at = x => logLoss(law, i, Math.exp(x), flops / 6 / Math.exp(x), 0);
+    let step = (high - low) / 23, best = low, least = Infinity;
+    for (let k = 0; k < 24; k++) { const x = low + k * step, l = at(x); if (l < least) { least = l; best = x; } }
+    for (; step > 1e-4; step *= 0.3) {
+      const below = at(best - step), above = at(best + step), curvature = below - 2 * at(best) + above;
+      const move = curvature > 0 ? Math.min(1, Math.max(-1, (below - above) / (2 * curvature))) : Math.sign(below - above);
+      best = Math.min(high, Math.max(low, best + step * move));
+    }
+    return Math.exp(best);
+  };
+  // Of forms that disagree, the weighted root mean square distance from the average.
+  const apart = (law, value, middle) => law.average ? Math.sqrt(law.members.reduce((sum, m) => sum + m.weight / whole(law) * (value({ ...law, members: [m] }) - middle) ** 2, 0)) : 0;
+  const repeating = (law, unique) => unique ? { ...law, members: law.members.filter(m => m.form === "chinchilla"), average: false } : law;
 
   const sizesOf = (law, asked) => {
-    const free = optimum(law.parameters, asked.flops), found = [];
+    const free = optimum(law, null, asked.flops), found = [];
     for (let i = 0; i < law.grid; i++) found.push(free * 10 ** (-4 + 6 * i / (law.grid - 1)));
     if (asked.unique) { const edge = asked.flops / (6 * asked.unique + 2 * asked.inference); if (edge > found[0] && edge < 1.02 * found.at(-1)) found.push(edge); }
     const tokens = n => (asked.flops - 2 * n * asked.inference) / (6 * n);
     return found.sort((a, b) => a - b).map(n => [n, tokens(n)]).filter(([, d]) => d > 0);
   };
-  const bestOf = (law, parameters, pairs, asked) => {
+  const bestOf = (law, i, pairs, asked) => {
     let best = null, least = Infinity;
-    for (const pair of pairs) { const l = loss(parameters, pair[0], pair[1], asked.unique, law.rates); if (l < least) { least = l; best = pair; } }
+    for (const pair of pairs) { const l = logLoss(law, i, pair[0], pair[1], asked.unique); if (l < least) { least = l; best = pair; } }
     return best;
   };
 
   const forecast = (law, n, d, unique) => {
-    const point = loss(law.parameters, n, d, unique, law.rates);
-    const drawn = sorted(law.draws.map(p => Math.log(loss(p, n, d, unique, law.rates) / point)));
+    const middle = logLoss(law, null, n, d, unique), point = Math.exp(middle);
+    const errors = sorted(drawn(law, i => logLoss(law, i, n, d, unique) - middle));
     let below = 0;
-    for (const v of drawn) below += (v < 0) + (v <= 0);
-    const bias = Math.min(1, Math.max(-1, ndtri(below / 2 / drawn.length)));
-    const [under, over] = [-1, 1].map(sign => Math.max(sign * atShare(drawn, ndtr(bias + bias + sign * (unique ? law.z_repeated : law.z))), 0));
+    for (const v of errors) below += (v < 0) + (v <= 0);
+    const bias = Math.min(1, Math.max(-1, ndtri(below / 2 / errors.length)));
+    const [under, over] = [-1, 1].map(sign => Math.max(sign * atShare(errors, ndtr(bias + bias + sign * (unique ? law.z_repeated : law.z))), 0));
     const single = law.noise.sd * Math.max(point / law.noise.least, 1) ** law.noise.growth;
     const distance = Math.max(Math.log(6 * n * d / law.reach), 0), knots = [[0, 0], ...law.knots], last = knots.at(-1);
     let tau = 0;
@@ -61,24 +86,29 @@ const planner = (() => {
     else for (let i = 1; i < knots.length; i++) if (distance <= knots[i][0]) {
       const [h0, t0] = knots[i - 1], [h1, t1] = knots[i]; tau = t0 + (t1 - t0) * (distance - h0) / (h1 - h0); break;
     }
-    const spread = law.normal * Math.hypot(single, tau);
+    const forms = apart(law, one => logLoss(one, null, n, d, unique), middle);
+    const spread = law.normal * Math.hypot(single, Math.max(tau, law.least_error * distance), forms);
     return [point, point * Math.exp(-Math.hypot(under, spread)), point * Math.exp(Math.hypot(over, spread))];
   };
 
-  const plan = (law, asked) => {
-    const plain = !asked.unique && !asked.inference, tails = [(1 - law.level) / 2, (1 + law.level) / 2];
-    let n, ends;
+  const plan = (whole, asked) => {
+    const law = repeating(whole, asked.unique), plain = !asked.unique && !asked.inference, tails = [(1 - law.level) / 2, (1 + law.level) / 2];
+    let n, interval;
     if (plain) {
-      n = optimum(law.parameters, asked.flops);
-      ends = sorted(law.draws.map(p => optimum(p, asked.flops)));
+      n = optimum(law, null, asked.flops);
+      const ends = sorted(drawn(law, i => optimum(law, i, asked.flops)));
+      const half = law.normal * apart(law, one => Math.log(optimum(one, null, asked.flops)), Math.log(n));
+      interval = tails.map((t, side) => n * Math.exp((side ? 1 : -1) * Math.hypot(Math.log(atShare(ends, t) / n), half)));
+      if (!law.average) interval = tails.map(t => atShare(ends, t));
     } else {
-      const pairs = sizesOf(law, asked), best = bestOf(law, law.parameters, pairs, asked);
+      const pairs = sizesOf(law, asked), best = bestOf(law, null, pairs, asked);
       if (!best) return null;
       n = best[0];
-      ends = sorted(law.draws.slice(0, law.most).map(p => bestOf(law, p, pairs, asked)[0]));
+      const ends = sorted(Array.from({ length: Math.min(law.most, drawCount(law)) }, (_, i) => bestOf(law, i, pairs, asked)[0]));
+      interval = tails.map(t => atShare(ends, t));
     }
     const d = (asked.flops - 2 * n * asked.inference) / (6 * n), hours = 6 * n * d / (asked.speed * asked.utilisation) / 3600;
-    return { params: n, interval: tails.map(t => atShare(ends, t)), tokens: d, loss: forecast(law, n, d, asked.unique), hours, money: hours * asked.price,
+    return { params: n, interval, tokens: d, loss: forecast(law, n, d, asked.unique), hours, money: hours * asked.price,
       epochs: asked.unique ? d / asked.unique : null, beyond: 6 * n * d / law.reach };
   };
   return { plan };

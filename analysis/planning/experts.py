@@ -106,6 +106,7 @@ def law_for(law: Law, experts: int) -> Law:
         )  # equal to the former count on dense runs
     if law.form != "mixture":
         return law
+    law = law.of_form(law.form) if law.forecast else law
     draws = None
     if law.draws is not None:
         named = {name: law.draws[:, i] for i, name in enumerate(law.parameters)}

@@ -185,13 +185,16 @@ def basis_of(
 def require_usable(law: Law, settings: PlanConfig) -> Law:
     """Return the law; one that is not usable may extrapolate where `settings.force` is set.
 
-    Raises ValueError for a law that is not usable without `force`.
+    Raises ValueError without `force` for a law that is not usable, and for one whose error by
+    distance is the usual one because nothing could be withheld.
     """
-    if law.usable:
+    untested = any(alarm.code == "default_form_error" for alarm in law.alarms)
+    if law.usable and not untested:
         return law
     if not settings.force:
+        what = f"status is {law.status}" if not law.usable else "forms were not tested"
         raise ValueError(
-            f"the law's status is {law.status}, which no plan should rest on; "
+            f"the law's {what}, which no plan should rest on; "
             "extend the study or fix its grid, or set force=true to plan all the same"
         )
     return replace(law, forced=True)

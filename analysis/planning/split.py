@@ -113,14 +113,20 @@ def split_of(
 def repeating(law: Law, constraints: Constraints) -> Law:
     """Return the law with the repetition of data in it, where data are counted.
 
+    Of an average over forms it is the one form that knows repetition, or can be given it.
     ValueError for a law that knows no repetition, unless it is forbidden by max_epochs=1.
     """
-    if constraints.unique_tokens is None or "unique_tokens" in _variables(law):
+    if constraints.unique_tokens is None:
         return law
+    knowing = [m.form.name for m in law.members if "unique_tokens" in m.form.variables]
+    if knowing:
+        return law.of_form(knowing[0])
     if constraints.max_epochs is not None and constraints.max_epochs <= 1:
         return law
     if law.form == "allocation":
         return law  # one pass, as `_tokens_at` says
+    if "chinchilla" in (m.form.name for m in law.members):
+        law = law.of_form("chinchilla")  # of an average, the form that is known with repetition
     if law.form != "chinchilla":
         raise ValueError(
             f"a law of form {law.form} does not say what repeated tokens are worth; set"
@@ -181,7 +187,7 @@ def serving_saving(split: Split) -> float | None:
 
 
 def _variables(law: Law) -> tuple[str, ...]:
-    return FORMS[law.form].variables if law.form in FORMS else ()
+    return law.surface.form.variables if law.form in FORMS else ()
 
 
 def _one_pass(law: Law, constraints: Constraints) -> float:
@@ -302,14 +308,14 @@ def _drawn(
     law: Law, constraints: Constraints, sizes: Array, tokens: Array, level: float
 ) -> tuple[float, float] | None:
     """Return the interval of the best N over the law's draws."""
-    if law.draws is None:
+    surface = law.surface
+    if surface.draws is None:
         return None
-    draws = law.draws[:MOST_DRAWS]
-    named = {name: draws[:, i, None] for i, name in enumerate(law.parameters)}
     values: dict[str, Any] = {"params": sizes, "tokens": tokens, "flops": 6 * sizes * tokens}
     if constraints.unique_tokens is not None and "unique_tokens" in _variables(law):
         values["unique_tokens"] = np.full_like(sizes, constraints.unique_tokens)
-    best = sizes[np.argmin(FORMS[law.form].predict(named, values), axis=1)]
+    named = surface.named_draws(1, MOST_DRAWS)
+    best = sizes[np.argmin(surface.form.predict(named, values), axis=1)]
     low, high = np.quantile(best, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
