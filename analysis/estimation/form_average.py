@@ -40,7 +40,8 @@ def average_law(
     ranking: their withheld errors
     settings: of the fit
     """
-    weights = weights_of(ranking, fits)
+    found = [r for r in ranking.rows if np.isfinite(fits[r["form"]].solution.condition[0])]
+    weights = weights_of([row for row in found if row["converged"]] or ranking.rows)
     draws = _common_draws(fits, weights)
     scores = {row["form"]: row["score"] for row in ranking.rows}
     forms = [
@@ -86,14 +87,13 @@ def average_law(
     return law
 
 
-def weights_of(ranking: Ranking, fits: Mapping[str, FittedForm]) -> dict[str, float]:
-    """Return the weight of each form, without those that have no minimum or hardly count."""
-    rows = [
-        row
-        for row in ranking.rows
-        if np.isfinite(fits[row["form"]].solution.condition[0]) and row["converged"]
-    ]
-    rows = [row for row in rows if row["score"] is not None] or rows
+def weights_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the weight of each form, without those that hardly count.
+
+    rows: of the ranking, of forms that have a minimum; those without a score weigh nothing unless
+        none has one
+    """
+    rows = [row for row in rows if row["score"] is not None] or list(rows)
     best = min((row["score"] for row in rows if row["score"]), default=1.0)
     shares = {row["form"]: ((row["score"] or best) / best) ** -POWER for row in rows}
     total = sum(shares.values())
@@ -105,22 +105,22 @@ def average_hindcasts(
     ranking: Ranking, weights: Mapping[str, float], level: float
 ) -> dict[str, Any] | None:
     """Return the `backtest` block of the average: at each cutoff, of the forms with a minimum."""
-    by_cutoff: dict[float, list[tuple[float, Hindcast]]] = {}
+    by_cutoff: dict[float, list[tuple[str, float, Hindcast]]] = {}
     for name, found in ranking.hindcasts.items():
         for one in found:
             if weights.get(name, 0.0) > 0 and one.row["converged"]:
-                by_cutoff.setdefault(one.row["cutoff_flops"], []).append((weights[name], one))
+                by_cutoff.setdefault(one.row["cutoff_flops"], []).append((name, weights[name], one))
     cutoffs = sorted(by_cutoff, reverse=True)
     return backtest_block([_average_row(by_cutoff[c], level) for c in cutoffs], level)
 
 
-def _average_row(members: Sequence[tuple[float, Hindcast]], level: float) -> dict[str, Any]:
-    weights = np.array([w for w, _ in members]) / sum(w for w, _ in members)
+def _average_row(members: Sequence[tuple[str, float, Hindcast]], level: float) -> dict[str, Any]:
+    weights = np.array([w for _, w, _ in members]) / sum(w for _, w, _ in members)
 
     def mean(values: Sequence[Any]) -> Array:
         return np.tensordot(weights, np.stack(values), axes=1)
 
-    found = [one for _, one in members]
+    found = [one for _, _, one in members]
     error = mean([one.error for one in found])
     apart = np.sqrt(mean([(one.error - error) ** 2 for one in found]))
     parameter_sd, run_sd = mean([o.parameter_sd for o in found]), mean([o.run_sd for o in found])
@@ -134,8 +134,10 @@ def _average_row(members: Sequence[tuple[float, Hindcast]], level: float) -> dic
         "seed_error": float(np.sqrt((run_sd**2).mean())),
         "expected_mean_error": float(mean([o.row["expected_mean_error"] for o in found])),
         "coverage": float((np.abs(error) <= ndtri((1 + level) / 2) * width).mean()),
-        "parameters": first["parameters"],
-        "form": first.get("form"),
+        "forms": [
+            {"form": name, "weight": float(w), "parameters": one.row["parameters"]}
+            for (name, _, one), w in zip(members, weights, strict=True)
+        ],
     }
 
 

@@ -54,7 +54,8 @@ class FitConfig:
     runs: str = ""
     """Folder of a study, or a table of runs (CSV, JSONL or Parquet)."""
     form: str = "chinchilla"
-    """Form of the law, or a method as isoflop; all ranks the forms that apply to the table."""
+    """Form of the law, or a method as isoflop; all averages the forms that apply to the table, by
+    how well each predicts larger runs that are withheld."""
     count: Annotated[str, OneOf(*COUNTS)] = "total"
     """Which parameters N counts; tables from outside have one count."""
     where: str | None = None

@@ -15,6 +15,7 @@ from analysis.estimation.checks import (
     prepare_rows,
     restrict_to_frontier,
 )
+from analysis.estimation.form_average import average_hindcasts, weights_of
 from analysis.forms import FORMS, Form, form_named
 from analysis.runs.table import Runs
 from analysis.solve.objective import Objective
@@ -72,7 +73,7 @@ def backtest(
     """Withhold the largest budgets of a table, refit, and predict them.
 
     runs: the runs
-    form: a form of the loss, or `all` for the one that predicts withheld runs best
+    form: a form of the loss, or `all` for the average over the forms that apply
     objective: None for the form's own
     weighting: `column`, `seed_noise` or `none`
     fixed: values that some parameters keep
@@ -85,17 +86,35 @@ def backtest(
     """
     refuse_untestable(form)
     check_columns(runs.table, needed_columns(form), form)
-    ranking = (
-        _ranked(near_frontier(runs.table, within), objective, on_progress) if form == "all" else []
-    )
-    form_tested = form_named(ranking[0]["form"] if ranking else form)
+    ranking = None
+    if form == "all":
+        ranking = rank_forms(
+            near_frontier(runs.table, within),
+            objective,
+            level=level,
+            seed=seed,
+            on_progress=on_progress,
+        )
+        if not ranking.is_tested:
+            raise ValueError(UNTESTED)
+    form_tested = form_named(ranking.rows[0]["form"] if ranking else form)
     objective = objective or Objective(name=form_tested.objective)
     table = prepare_rows(runs.table, form_tested, objective, weighting)
     table = restrict_to_frontier(table, form_tested, within)
     check_table(table, form_tested)
-    results = hindcasts(
-        table, form_tested, objective, fixed=fixed, level=level, seed=seed, on_progress=on_progress
-    )
+    if ranking and form_tested.is_surface:
+        converged = [row for row in ranking.rows if row["converged"]]
+        results = average_hindcasts(ranking, weights_of(converged), level)
+    else:
+        results = hindcasts(
+            table,
+            form_tested,
+            objective,
+            fixed=fixed,
+            level=level,
+            seed=seed,
+            on_progress=on_progress,
+        )
     if results is None:
         raise ValueError(_too_narrow(table, form_tested))
     return Backtest(
@@ -107,22 +126,12 @@ def backtest(
             "weighting": weighting if "weight" in table else "none",
         },
         n_runs=len(table),
-        comparison=ranking,
+        comparison=ranking.rows if ranking else [],
         fixed=dict(fixed or {}),
         dropped=runs.dropped,
         inputs=runs.inputs | ({} if within is None else {"within": within}),
         **results,
     )
-
-
-def _ranked(
-    table: pd.DataFrame, objective: Objective | None, on_progress: OnProgress
-) -> list[dict[str, Any]]:
-    """Return the ranking of the forms; ValueError where no larger runs can be withheld."""
-    ranking = rank_forms(table, objective, on_progress=on_progress)
-    if not ranking.is_tested:
-        raise ValueError(UNTESTED)
-    return ranking.rows
 
 
 def refuse_untestable(form: str) -> None:
@@ -151,7 +160,9 @@ def _head(result: Backtest) -> list[str]:
     source = result.inputs.get("source", "data")
     delta = result.objective["delta"] if result.objective["name"] == "huber_log" else None
     by = result.objective["name"] + (f" delta {delta:g}" if delta else "")
-    return [f"{result.n_runs} runs of {source}"[:WIDTH], f"{result.form} by {by}, refitted below C"]
+    averaged = any("forms" in row for row in result.rows)
+    form = f"the average over forms, which {result.form} leads," if averaged else result.form
+    return [f"{result.n_runs} runs of {source}"[:WIDTH], f"{form} by {by}, refitted below C"]
 
 
 def _rows(result: Backtest) -> list[str]:

@@ -30,6 +30,7 @@ def summary(law: LawFile) -> str:
     blocks = [
         _alarms(law),
         _head(law),
+        _forecast(law),
         _parameters(law),
         _methods(law),
         _optima(law),
@@ -72,6 +73,21 @@ def _head(law: LawFile) -> list[str]:
         status = _STATUS[law.status] if law.n_runs else "published constants"
         lines += textwrap.wrap(f"{law.form}: {status}", WIDTH)
     return lines
+
+
+def describe_forecast(law: LawFile) -> str:
+    """Say which forms a law of form=all averages and with which weights; empty for one form."""
+    if not law.forecast:
+        return ""
+    forms = sorted(law.forecast["forms"], key=lambda one: -one["weight"])
+    weights = ", ".join(f"{one['form']} {one['weight']:.2f}" for one in forms if one["weight"])
+    return f"forecasts are the mean of log L over forms, by withheld runs: {weights}"
+
+
+def _forecast(law: LawFile) -> list[str]:
+    text = describe_forecast(law)
+    note = f"{law.form} leads; its parameters follow, and {text}" if text else ""
+    return textwrap.wrap(note, WIDTH)
 
 
 def describe_confirmation(one: Mapping[str, Any]) -> str:

@@ -210,7 +210,9 @@ def _outliers(law: Law | None) -> str:
     frontier = f", runs within {within:g} of the frontier alone" if within else ""
     where = f", where {law.inputs['where']}" if "where" in law.inputs else ""
     left_out = f"{len(law.dropped)} left out by status"
-    return f"no run is dropped for its residual{frontier}{where}; {left_out}"
+    far = law.scatter.get("left_out")
+    scatter = f"; rows {', '.join(map(str, far))} are left out of the scatter" if far else ""
+    return f"no run is dropped for its residual{frontier}{where}; {left_out}{scatter}"
 
 
 def _parameters(law: Law | None) -> str:

@@ -18,8 +18,10 @@ from analysis.figures import charts
 from analysis.figures.bands import span
 from analysis.figures.canvas import LETTERS, standalone
 from analysis.forms import FORMS, Array, Form, column
+from analysis.forms.average import Member, Surface, average
 from analysis.forms.data_constrained import effective
-from analysis.laws.law import Law, tau_at
+from analysis.laws.form_error import tau_at
+from analysis.laws.law import Law
 from analysis.number_text import power, short
 from analysis.page.contents import CURVE_ROWS, loss_curve
 from analysis.page.gallery import (
@@ -125,8 +127,9 @@ def withheld(table: pd.DataFrame, form: Form, rows: list[dict[str, Any]]) -> pd.
     parts = []
     for row in rows:
         above = table.iloc[np.flatnonzero(along > row["cutoff_flops"])]
-        values = {v: column(above, v) for v in form.variables if v in above}
-        predicted = form.predict(row["parameters"], values)
+        surface = _surface_of(row, form)
+        values = {v: column(above, v) for v in surface.form.variables if v in above}
+        predicted = surface.form.predict(surface.parameters, values)
         beyond = reach_of(above, form)
         parts.append(
             pd.DataFrame(
@@ -138,6 +141,23 @@ def withheld(table: pd.DataFrame, form: Form, rows: list[dict[str, Any]]) -> pd.
             )
         )
     return pd.concat(parts, ignore_index=True)
+
+
+def _surface_of(row: Mapping[str, Any], form: Form) -> Surface:
+    """Return what a hindcast predicted with: the form, or the average over several."""
+    if "forms" not in row:
+        return Surface(form=form, parameters=row["parameters"], draws=None)
+    return average(
+        [
+            Member(
+                form=FORMS[one["form"]],
+                parameters=one["parameters"],
+                draws=None,
+                weight=one["weight"],
+            )
+            for one in row["forms"]
+        ]
+    )
 
 
 def target_picture(

@@ -8,6 +8,7 @@ from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS
 from analysis.laws.known_entropy import true_offset
 from analysis.laws.law import Law
+from analysis.laws.text import describe_forecast
 from analysis.number_text import counts, duration, interval, number, power, short
 from analysis.page.contents import Material
 from analysis.planning.plan import Plan
@@ -203,7 +204,11 @@ def formula_note(law: Law | None) -> str:
         if texts
         else "no intervals; "
     )
-    return f"{level}{law.n_runs} runs, {law.status.replace('_', ' ')}"
+    average = describe_forecast(law)
+    return (
+        f"{level}{law.n_runs} runs, {law.status.replace('_', ' ')}"
+        f"{f'; {average}' if average else ''}"
+    )
 
 
 def commands(material: Material) -> str:

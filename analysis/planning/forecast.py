@@ -22,6 +22,7 @@ from scipy.special import ndtri
 
 from analysis.forms import FORMS
 from analysis.laws.law import Law
+from analysis.laws.text import describe_forecast
 from analysis.planning.later_stages.blocks import rounded
 from analysis.planning.plan import CurvePoint, Forecast, Interval, PretrainBlock
 from analysis.planning.shape import PlannedShape
@@ -72,8 +73,8 @@ def forecast_block(
         reasons={
             "test_loss": _loss_reason(law, loss, n, d, planned),
             "interval": (
-                f"{100 * level:g}% prediction interval of one run: the law's draws, the scatter of"
-                f" runs about it, and the growth of its error with distance; {width_reason}"
+                f"{100 * level:g}% prediction interval of one run:"
+                f" {_causes(law, n, d, level, unique)}; {width_reason}"
                 if ends
                 else "the law has no draws, so no interval"
             ),
@@ -88,10 +89,25 @@ def forecast_block(
     )
 
 
+def _causes(law: Law, n: float, d: float, level: float, unique: float | None) -> str:
+    """Say what the interval is made of: the half-width that each cause alone would give."""
+    parts = law.predict(n, d, level, unique_tokens=unique, force=True).parts
+    names = {
+        "parameters": "the law's draws",
+        "forms": "the forms that it averages",
+        "scatter": "the scatter of runs about it",
+        "hindcast": "its error by distance",
+    }
+    shown = [f"{names[k]} {float(v):.2%}" for k, v in parts.items() if float(v) > 0]
+    return f"of {', '.join(shown)} of the loss, joined in squares"
+
+
 def _loss_reason(law: Law, loss: float, n: float, d: float, planned: PlannedShape) -> str:
     """Say where the loss is read from, and what rounding the shape costs."""
     refitted = law.inputs.get("confirmations", ())
     row = f" (refitted with {len(refitted)} confirmation run)" if refitted else ""
+    if law.forecast:
+        row += f", {describe_forecast(law)};"
     comparable = planned.exact_loss and law.form == planned.split.law.form
     cost = loss - planned.exact_loss if comparable and planned.exact_loss else 0
     return (
