@@ -33,7 +33,7 @@ from analysis.estimation.form_average import average_law
 from analysis.estimation.isoflop import isoflop, vertices
 from analysis.estimation.power_laws import power_laws
 from analysis.forms import Form, column, form_named
-from analysis.laws.form_error import ERROR_GROWTH
+from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
 from analysis.laws.law import Law
 from analysis.laws.law_file import USABLE
 from analysis.runs.columns import Columns
@@ -206,7 +206,7 @@ def _law_of(fitted: FittedForm, runs: Runs, settings: Settings) -> Law:
         ranges=estimate.ranges,
         noise=estimate.noise,
         scatter=scatter_block(estimate.residuals, len(estimate.parameters), table),
-        error_growth=ERROR_GROWTH if form.is_surface else 0.0,
+        error_growth=_error_growth(form, backtest),
         backtest=backtest,
         methods=methods,
         power_laws=powers,
@@ -215,6 +215,13 @@ def _law_of(fitted: FittedForm, runs: Runs, settings: Settings) -> Law:
         inputs=runs.inputs | within,
         unit=unit_of_law(runs.inputs),
     )
+
+
+def _error_growth(form: Form, backtest: dict[str, Any] | None) -> float:
+    """Return the least error of forecasts by each e-fold of C; larger where none was tested."""
+    if not form.is_surface:
+        return 0.0
+    return ERROR_GROWTH if backtest and backtest["tau"] else DEFAULT_GROWTH
 
 
 def _with_far_rows(alarms: Sequence[Alarm | None], fitted: FittedForm) -> list[Alarm]:

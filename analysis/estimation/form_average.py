@@ -1,8 +1,9 @@
 """form=all: the average over the forms that apply, as the law of the leading form.
 
 `predict` and `optimum` average log L over forms with weights score^-4, the score being the
-geometric mean over cutoffs of the withheld RMS error (`analysis.validate.form_ranking`). The
-average's own hindcasts, with the same weights, give tau. Where no larger runs can be withheld,
+geometric mean over cutoffs of the withheld RMS error (`analysis.validate.form_ranking`). The spread
+of the forms about the average, with weights score^-2, is part of every interval, and the average's
+own hindcasts give tau. Where no larger runs can be withheld,
 nothing tells the forms apart: they weigh the same, and the error by distance is the usual one of
 such laws, with an alarm. LAWS 5.9 and `benchmarks/averaging.py` give the evidence.
 """
@@ -18,13 +19,15 @@ from analysis.alarms import of_fit
 from analysis.estimation.fit_blocks import allocation_of, scatter_block
 from analysis.estimation.fitted_form import FittedForm, Settings
 from analysis.forms import Array, column
-from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
+from analysis.forms.average import spread
+from analysis.laws.form_error import AVERAGE_GROWTH, DEFAULT_GROWTH
 from analysis.laws.law import Law
 from analysis.solve.residual_spread import scatter
 from analysis.validate.form_ranking import Ranking
 from analysis.validate.hindcast import Hindcast, backtest_block
 
 POWER = 4.0  # of the score in the weights
+SPREAD_POWER = 2.0  # of the score in the weights of the spread between forms about the average
 RULE = "log L averaged over forms, weights score^-4 of withheld runs"
 UNTESTED_RULE = "log L averaged over forms, equal weights: no larger runs can be withheld"
 LEAST_WEIGHT = 0.01  # below which a form is left out
@@ -41,7 +44,8 @@ def average_law(
     settings: of the fit
     """
     found = [r for r in ranking.rows if np.isfinite(fits[r["form"]].solution.condition[0])]
-    weights = weights_of([row for row in found if row["converged"]] or ranking.rows)
+    rows = [row for row in found if row["converged"]] or ranking.rows
+    weights, apart = weights_of(rows), weights_of(rows, SPREAD_POWER)
     draws = _common_draws(fits, weights)
     scores = {row["form"]: row["score"] for row in ranking.rows}
     forms = [
@@ -50,6 +54,7 @@ def average_law(
             "parameters": fitted.estimate.parameters,
             "draws": draws.get(name),
             "weight": weights.get(name, 0.0),
+            "spread_weight": apart.get(name, 0.0),
             "status": fitted.status,
             "score": scores[name],
         }
@@ -68,6 +73,7 @@ def average_law(
     if settings.hindcast:
         backtest = average_hindcasts(ranking, weights, settings.level)
     usual = law.usable and ranking.is_tested
+    tested = AVERAGE_GROWTH if backtest and backtest["tau"] else DEFAULT_GROWTH
     alarms = [
         *law.alarms,
         None if usual else of_fit.default_error_alarm(ranking.is_tested),
@@ -77,7 +83,7 @@ def average_law(
         law,
         noise=scatter(errors, fitted, size),
         scatter=scatter_block(errors, size, table),
-        error_growth=ERROR_GROWTH if usual else DEFAULT_GROWTH,
+        error_growth=tested if usual else DEFAULT_GROWTH,
         backtest=backtest,
         alarms=tuple(alarm for alarm in alarms if alarm),
     )
@@ -87,15 +93,16 @@ def average_law(
     return law
 
 
-def weights_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def weights_of(rows: Sequence[Mapping[str, Any]], power: float = POWER) -> dict[str, float]:
     """Return the weight of each form, without those that hardly count.
 
     rows: of the ranking, of forms that have a minimum; those without a score weigh nothing unless
         none has one
+    power: of the scores
     """
     rows = [row for row in rows if row["score"] is not None] or list(rows)
     best = min((row["score"] for row in rows if row["score"]), default=1.0)
-    shares = {row["form"]: ((row["score"] or best) / best) ** -POWER for row in rows}
+    shares = {row["form"]: ((row["score"] or best) / best) ** -power for row in rows}
     total = sum(shares.values())
     kept = {name: share for name, share in shares.items() if share >= LEAST_WEIGHT * total}
     return {name: share / sum(kept.values()) for name, share in kept.items()}
@@ -111,7 +118,8 @@ def average_hindcasts(
             if weights.get(name, 0.0) > 0 and one.row["converged"]:
                 by_cutoff.setdefault(one.row["cutoff_flops"], []).append((name, weights[name], one))
     cutoffs = sorted(by_cutoff, reverse=True)
-    return backtest_block([_average_row(by_cutoff[c], level) for c in cutoffs], level)
+    rows = [_average_row(by_cutoff[c], level) for c in cutoffs]
+    return backtest_block(rows, level, by_chance=False)
 
 
 def _average_row(members: Sequence[tuple[str, float, Hindcast]], level: float) -> dict[str, Any]:
@@ -122,10 +130,10 @@ def _average_row(members: Sequence[tuple[str, float, Hindcast]], level: float) -
 
     found = [one for _, _, one in members]
     error = mean([one.error for one in found])
-    apart = np.sqrt(mean([(one.error - error) ** 2 for one in found]))
+    apart = np.sqrt(mean([(one.error - error) ** 2 for one in found]))  # by weight, not by spread's
     parameter_sd, run_sd = mean([o.parameter_sd for o in found]), mean([o.run_sd for o in found])
     first = found[0].row
-    floor = ERROR_GROWTH * np.log(first["distance"])
+    floor = AVERAGE_GROWTH * np.log(first["distance"])
     width = np.sqrt(parameter_sd**2 + run_sd**2 + apart**2 + floor**2)
     return {
         **{k: first[k] for k in ("cutoff_flops", "distance", "n_train", "n_test", "converged")},
@@ -158,13 +166,11 @@ def _common_draws(fits: Mapping[str, FittedForm], weights: Mapping[str, float]) 
 
 def _offset_widened(law: Law, level: float) -> dict[str, Any] | None:
     """Return the intervals, that of E joined with the spread of E between the forms."""
-    members = [m for m in law.members if m.form.offset and m.form.offset in m.parameters]
+    members = [m for m in law.forms if m.form.offset == "E" and m.spread_weight > 0]
     if law.intervals is None or "E" not in law.intervals["parameters"] or len(members) < 2:
         return law.intervals
     own, z = law.parameters["E"], float(ndtri((1 + level) / 2))
-    weights = np.array([m.weight for m in members])
-    others = np.array([m.parameters[m.form.offset or ""] for m in members])
-    half = z * float(np.sqrt(np.average((others - own) ** 2, weights=weights)))
+    half = z * float(spread(members, np.asarray(own), lambda m: np.asarray(m.parameters["E"])))
     low, high = law.intervals["parameters"]["E"]
     low, high = own - np.hypot(own - low, half), own + np.hypot(high - own, half)
     parameters = {**law.intervals["parameters"], "E": [float(max(low, 0.0)), float(high)]}

@@ -5,7 +5,7 @@ than the form that was best on withheld runs (`benchmarks/averaging.py` measures
 of the average are those of all its members, each named `member.parameter`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +23,14 @@ class Member:
     draws: parameters of the resamples (S, P), the same S in the same order for every member of an
         average; None without
     weight: its share of the average
+    spread_weight: its share of the spread of the forms about the average
     """
 
     form: Form
     parameters: Mapping[str, float]
     draws: Array | None
     weight: float
+    spread_weight: float = 0.0
 
     def log_loss(self, values: Mapping[str, Array]) -> Array:
         """Return the log of the loss at values of the variables."""
@@ -89,12 +91,16 @@ def average(members: Sequence[Member]) -> Surface:
     )
 
 
-def spread(members: Sequence[Member], values: Mapping[str, Array]) -> Array:
-    """Return the standard deviation of log loss between the members about their average."""
-    weights = np.array([m.weight for m in members]) / sum(m.weight for m in members)
-    logs = np.stack([m.log_loss(values) for m in members])
-    weights = weights.reshape(-1, *(1,) * (logs.ndim - 1))
-    return np.sqrt((weights * (logs - (weights * logs).sum(axis=0)) ** 2).sum(axis=0))
+def spread(members: Sequence[Member], middle: Array, value: Callable[[Member], Array]) -> Array:
+    """Return the root mean square distance of the members from the average, by spread weight.
+
+    members: forms, at least one of which has a spread weight
+    middle: the average's own value
+    value: a member's value, of the same shape
+    """
+    weights = [m.spread_weight for m in members]
+    distances = [(np.asarray(value(m)) - middle) ** 2 for m in members]
+    return np.sqrt(np.average(np.stack(distances), axis=0, weights=weights))
 
 
 def _draws(member: Member, count: int) -> Array:

@@ -206,9 +206,14 @@ class Law(LawFile):
         """Whether the law answers beyond its data: a usable or forced one, or an average."""
         return self.usable or self.forced or bool(self.forecast)
 
-    @cached_property
+    @property
     def members(self) -> tuple[Member, ...]:
         """The forms that the law averages, those of weight 0 left out; its own form alone else."""
+        return tuple(one for one in self.forms if one.weight > 0)
+
+    @cached_property
+    def forms(self) -> tuple[Member, ...]:
+        """The forms that the law averages or compares with the average; its own alone else."""
         if not self.forecast:
             if self.form not in FORMS:
                 return ()
@@ -220,9 +225,10 @@ class Law(LawFile):
                 parameters=one["parameters"],
                 draws=one["draws"],
                 weight=one["weight"],
+                spread_weight=one["spread_weight"],
             )
             for one in self.forecast["forms"]
-            if one["weight"] > 0
+            if one["weight"] > 0 or one["spread_weight"] > 0
         )
 
     @cached_property
@@ -267,7 +273,7 @@ class Law(LawFile):
         none = np.zeros_like(point)
         parts = {
             "parameters": np.asarray((below + above) / 2),
-            "forms": np.asarray(normal * spread(self.members, values)) if self.forecast else none,
+            "forms": normal * self._apart(values, point) if self.forecast else none,
             "scatter": np.asarray(normal * self._deviation(point)) if noise else none,
             "hindcast": np.asarray(normal * self._form_error(values, point)) if noise else none,
         }
@@ -292,14 +298,15 @@ class Law(LawFile):
         """Join the intervals of a split with the disagreement of the forms about it."""
         if not self.forecast:
             return intervals
-        splits = [optimal_split(m.form, m.parameters, flops, variables) for m in self.members]
-        weights, z = [m.weight for m in self.members], float(ndtri((1 + level) / 2))
-        widened = {}
+        splits = {
+            m.form.name: optimal_split(m.form, m.parameters, flops, variables) for m in self.forms
+        }
+        z, widened = float(ndtri((1 + level) / 2)), {}
         for name, (low, high) in intervals.items():
             to, back = (np.asarray, float) if name in ("a", "b") else (np.log, np.exp)
-            middle = float(to(split[name]))
-            apart = [float(to(one[name])) - middle for one in splits]
-            half = z * float(np.sqrt(np.average(np.square(apart), weights=weights)))
+            middle = np.asarray(to(split[name]))
+            values = {form: to(one[name]) for form, one in splits.items()}
+            half = z * spread(self.forms, middle, lambda m, v=values: v[m.form.name])
             ends = (
                 middle - np.hypot(middle - to(low), half),
                 middle + np.hypot(to(high) - middle, half),
@@ -314,6 +321,10 @@ class Law(LawFile):
                 f"this law is {self.status} and says nothing beyond its data (C = {reach:.3g}); "
                 "act on its alarms and refit, or pass force=True to extrapolate all the same"
             )
+
+    def _apart(self, values: Mapping[str, Array], point: Array) -> Array:
+        """Return the spread of log loss between the forms about their average."""
+        return spread(self.forms, np.log(point), lambda member: member.log_loss(values))
 
     def _form_error(self, values: Mapping[str, Array], point: Array) -> Array:
         """Return the error of the law by its distance from the data: hindcasts, and the least."""

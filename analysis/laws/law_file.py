@@ -49,8 +49,9 @@ class LawFile:
     comparison: a form a row, best first, where the form was chosen among all
     fixed: values that the caller fixed
     forecast: what `predict` and `optimum` average over where the form was chosen among all:
-        {"rule", "forms": [{"form", "parameters", "draws", "weight", "status", "score"}]}; the draws
-        of all forms are of the same resamples, and None where the weight is 0
+        {"rule", "forms": [{"form", "parameters", "draws", "weight", "spread_weight", "status",
+        "score"}]}; the draws of all forms are of the same resamples, and None where the weight is
+        0; `spread_weight` is the form's weight in the spread about the average
     scatter: {"value", "robust", "left_out"}: the deviation of log loss of one run about the law, of
         all rows and without the rows that are left out of it, which are named as in the input file
     error_growth: the least error of the form's forecasts by each e-fold of C beyond the data
@@ -191,4 +192,8 @@ def _member(one: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     if not (0 <= weight <= 1 and all(map(math.isfinite, parameters.values()))):
         raise KeyError("weight, parameters")
     draws = _draws(one["draws"], len(parameters), path)
-    return {**one, "parameters": parameters, "weight": weight, "draws": draws}
+    apart = float(one.get("spread_weight", weight))
+    if not 0 <= apart <= 1:
+        raise KeyError("spread_weight")
+    values = {"parameters": parameters, "weight": weight, "spread_weight": apart, "draws": draws}
+    return {**one, **values}

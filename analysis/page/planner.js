@@ -39,10 +39,10 @@ const planner = (() => {
 
   // Of an average the draws of all forms are of the same resamples; one draw stands for all.
   const drawOf = (member, i) => i === null ? member.parameters : member.draws[Math.min(i, member.draws.length - 1)];
-  const drawCount = law => Math.max(...law.members.map(m => m.draws.length));
+  const drawCount = law => Math.max(...law.members.filter(m => m.weight).map(m => m.draws.length));
   const drawn = (law, of) => Array.from({ length: drawCount(law) }, (_, i) => of(i));
   const whole = law => law.members.reduce((sum, m) => sum + m.weight, 0);
-  const logLoss = (law, i, n, d, unique) => law.members.reduce((sum, m) => sum + m.weight / whole(law) * Math.log(loss(m, drawOf(m, i), n, d, unique, law.rates)), 0);
+  const logLoss = (law, i, n, d, unique) => law.members.reduce((sum, m) => !m.weight ? sum : sum + m.weight / whole(law) * Math.log(loss(m, drawOf(m, i), n, d, unique, law.rates)), 0);
   const optimum = (law, i, flops) => { // analysis.forms.optimum: a coarse grid, then parabolas
     if (law.members.length === 1 && law.members[0].form !== "farseer") return closed(drawOf(law.members[0], i), flops);
     const low = Math.log(flops / 6e4) / 2, high = Math.log(flops / 3) / 2, at = x => logLoss(law, i, Math.exp(x), flops / 6 / Math.exp(x), 0);
@@ -55,9 +55,13 @@ const planner = (() => {
     }
     return Math.exp(best);
   };
-  // Of forms that disagree, the weighted root mean square distance from the average.
-  const apart = (law, value, middle) => law.average ? Math.sqrt(law.members.reduce((sum, m) => sum + m.weight / whole(law) * (value({ ...law, members: [m] }) - middle) ** 2, 0)) : 0;
-  const repeating = (law, unique) => unique ? { ...law, members: law.members.filter(m => m.form === "chinchilla"), average: false } : law;
+  // The root mean square distance of the forms from the average.
+  const apart = (law, value, middle) => {
+    if (!law.average) return 0;
+    const all = law.members.reduce((sum, m) => sum + m.apart, 0);
+    return Math.sqrt(law.members.reduce((sum, m) => sum + m.apart / all * (value({ ...law, members: [{ ...m, weight: 1 }] }) - middle) ** 2, 0));
+  };
+  const repeating = (law, unique) => unique ? { ...law, members: law.members.filter(m => m.form === "chinchilla").map(m => ({ ...m, weight: 1 })), average: false } : law;
 
   const sizesOf = (law, asked) => {
     const free = optimum(law, null, asked.flops), found = [];

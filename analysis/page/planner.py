@@ -31,7 +31,7 @@ def planner_data(law: Law | None, plan: Plan | None) -> dict[str, Any] | None:
     """Return the law for the page (JSON) and the controls' first values; None where it has none."""
     if law is None or not law.usable or law.form not in FORMS or law.surface.draws is None:
         return None
-    members = [_member(one) for one in law.members]
+    members = [_member(one) for one in law.forms]
     if not members or not all(members):
         return None
     level = (law.intervals or {}).get("level", 0.9)
@@ -85,6 +85,7 @@ def _member(member: Member) -> dict[str, Any] | None:
     return {
         "form": name,
         "weight": member.weight,
+        "apart": member.spread_weight,
         "parameters": _shortened(values.values()),  # as the draws: one may be the point
         "draws": [_shortened(row) for row in np.stack(list(draws.values()), axis=1)],
     }
