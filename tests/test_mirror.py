@@ -58,6 +58,7 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.estimation.fit_blocks": "analysis/test_fit.py",
     "analysis.estimation.isoflop_akima": "analysis/estimation/test_isoflop.py",
     "analysis.estimation.options": "analysis/test_bad_input.py",
+    "analysis.estimation.points": "analysis/runs/test_replicates.py",
     "analysis.estimation.power_laws": "analysis/test_report.py",
     "analysis.estimation.withheld": "analysis/test_backtest.py",
     "analysis.figures.bands": "analysis/figures/test_canvas.py",

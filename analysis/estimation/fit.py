@@ -34,6 +34,7 @@ from analysis.estimation.envelope import envelope
 from analysis.estimation.fit_alarms import alarms_of_fit, status_of
 from analysis.estimation.fit_blocks import Estimate, estimate_of, peak_block
 from analysis.estimation.isoflop import isoflop, vertices
+from analysis.estimation.points import best_of_points, with_replicates
 from analysis.estimation.power_laws import power_laws
 from analysis.forms import Form, column, form_named
 from analysis.laws.law import Law
@@ -109,6 +110,9 @@ def fit(
     sensitivity: whether to fit other objectives and subsets of the rows too
     on_progress: takes (stage, done, total) of steps that take long
 
+    Where rows of one (N, D) differ in settings, the best of each is fitted
+    (`analysis.runs.replicates`).
+
     Raises ValueError in one sentence for an unknown form, for a table that cannot be read
     (`analysis.runs.table.load_runs`) and for one that cannot carry the form. Hoffmann et al. 2022
     (2203.15556) and Besiroglu et al. 2024 (2404.10102) for the objective and the intervals.
@@ -122,6 +126,7 @@ def fit(
             runs, count=count, where=where, columns=columns, needed=needed, stage=stage_of(form)
         )
     check_columns(runs.table, needed, form)
+    runs = best_of_points(runs, form)
     settings = Settings(
         resamples=resamples,
         level=level,
@@ -134,10 +139,12 @@ def fit(
         on_progress=on_progress,
     )
     if form in METHODS:
-        return METHODS[form](runs, **settings.intervals)
-    if form == "all":
-        return _fit_best_form(runs, objective, settings)
-    return _fit_form(runs, form_named(form), objective, settings)
+        law = METHODS[form](runs, **settings.intervals)
+    elif form == "all":
+        law = _fit_best_form(runs, objective, settings)
+    else:
+        law = _fit_form(runs, form_named(form), objective, settings)
+    return with_replicates(law, runs)
 
 
 def peak_of(law: Law, form: Form, level: float) -> dict[str, Any]:

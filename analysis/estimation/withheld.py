@@ -15,6 +15,7 @@ from analysis.estimation.checks import (
     prepare_rows,
     restrict_to_frontier,
 )
+from analysis.estimation.points import best_of_points
 from analysis.forms import FORMS, Form, form_named
 from analysis.runs.table import Runs
 from analysis.solve.objective import Objective
@@ -44,6 +45,7 @@ class Backtest:
     fixed: dict[str, float] = field(default_factory=dict)
     dropped: list[dict[str, str]] = field(default_factory=list)
     inputs: dict[str, Any] = field(default_factory=dict)
+    replicates: dict[str, int] | None = None
     code: dict[str, Any] = field(default_factory=code_version)
     schema: int = SCHEMA
 
@@ -85,6 +87,7 @@ def backtest(
     """
     refuse_untestable(form)
     check_columns(runs.table, needed_columns(form), form)
+    runs = best_of_points(runs, form)
     ranking = (
         compare(near_frontier(runs.table, within), objective, on_progress) if form == "all" else []
     )
@@ -111,6 +114,7 @@ def backtest(
         fixed=dict(fixed or {}),
         dropped=runs.dropped,
         inputs=runs.inputs | ({} if within is None else {"within": within}),
+        replicates=runs.replicates.as_json() if runs.replicates else None,
         **results,
     )
 
@@ -141,7 +145,11 @@ def _head(result: Backtest) -> list[str]:
     source = result.inputs.get("source", "data")
     delta = result.objective["delta"] if result.objective["name"] == "huber_log" else None
     by = result.objective["name"] + (f" delta {delta:g}" if delta else "")
-    return [f"{result.n_runs} runs of {source}"[:WIDTH], f"{result.form} by {by}, refitted below C"]
+    rows = result.replicates
+    runs = f"{result.n_runs} runs"
+    if rows:
+        runs += f", the best of each of {rows['points']} (N, D) points of {rows['rows']} rows,"
+    return [f"{runs} of {source}"[:WIDTH], f"{result.form} by {by}, refitted below C"]
 
 
 def _rows(result: Backtest) -> list[str]:

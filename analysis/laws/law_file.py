@@ -48,6 +48,8 @@ class LawFile:
     comparison: a form a row, best first, where the form was chosen among all
     fixed: values that the caller fixed
     forced: whether a plan may extrapolate a law that is not usable
+    replicates: {"rows": rows that were read, "points": (N, D) points that they are}, where the best
+        row of each point was fitted; None where every row was
     inputs: the source, its sha256, and how it was read
     unit: of the loss, nats_per_token or bits_per_byte
     source: the paper of a published law, else `fitted`
@@ -73,6 +75,7 @@ class LawFile:
     comparison: list[dict[str, Any]] = field(default_factory=list, repr=False)
     fixed: dict[str, float] = field(default_factory=dict)
     forced: bool = False
+    replicates: dict[str, int] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     unit: str = "nats_per_token"
     source: str = "fitted"

@@ -57,6 +57,8 @@ def _head(law: LawFile) -> list[str]:
     if "within" in law.inputs:
         runs = f"{law.n_runs} of {law.n_runs + law.inputs['n_far']} runs"
         rest += f", those within {law.inputs['within']:.3g} of the best loss at their C"
+    if law.replicates:
+        runs = f"{law.replicates['points']} points ({law.n_runs} of {law.replicates['rows']} rows)"
     unit = ", loss in bits per byte" if law.unit == BITS_PER_BYTE else ""
     lines = textwrap.wrap(f"{runs} of {source}{rest}, N counted as {law.count}{unit}", WIDTH)
     for one in law.inputs.get("confirmations", ()):
