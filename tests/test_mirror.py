@@ -81,6 +81,7 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.forms.power": "analysis/forms/test_forms.py",
     "analysis.forms.reward_model": "analysis/forms/test_forms.py",
     "analysis.forms.rl_sigmoid": "analysis/forms/test_forms.py",
+    "analysis.laws.isoflop_text": "analysis/estimation/test_isoflop_answers.py",
     "analysis.laws.law_file": "analysis/laws/test_law.py",
     "analysis.laws.text": "analysis/laws/test_published.py",
     "analysis.number_text": "analysis/page/sections/test_task_tables.py",

@@ -20,6 +20,7 @@ import pandas as pd
 from analysis.alarms import of_fit
 from analysis.alarms.alarm import Alarm
 from analysis.alarms.loss_units import unit_of_law
+from analysis.alarms.methods import methods_disagree
 from analysis.estimation.allocation_laws import METHODS
 from analysis.estimation.checks import (
     check_columns,
@@ -33,7 +34,8 @@ from analysis.estimation.checks import (
 from analysis.estimation.envelope import envelope
 from analysis.estimation.fit_alarms import alarms_of_fit, status_of
 from analysis.estimation.fit_blocks import Estimate, estimate_of, peak_block
-from analysis.estimation.isoflop import isoflop, vertices
+from analysis.estimation.isoflop import vertices
+from analysis.estimation.isoflop_answers import isoflop_both
 from analysis.estimation.points import best_of_points, with_replicates
 from analysis.estimation.power_laws import power_laws
 from analysis.forms import Form, column, form_named
@@ -185,6 +187,7 @@ def _fit_form(runs: Runs, form: Form, objective: Objective | None, settings: Set
     backtest, backtest_alarms = _backtest(runs, table, everything, problem, settings)
     powers = power_laws(everything, **settings.intervals) if form.is_surface else []
     extra_alarms = [of_fit.status_alarm(status, form.name), *alarms, method_alarm, *backtest_alarms]
+    extra_alarms.append(methods_disagree(methods))
     within: dict[str, Any] = {}
     if settings.within is not None:
         within = {"within": settings.within, "n_far": len(everything) - len(table)}
@@ -239,7 +242,7 @@ def _methods(
     """Return Approaches 1 and 2 beside the parametric fit, and the alarm of the IsoFLOP edges."""
     if not form.is_surface or form.optimum is None:
         return {}, None
-    by_isoflop = isoflop(table, **settings.intervals)
+    by_isoflop = isoflop_both(table, **settings.intervals)
     by_envelope = envelope(table, scatter=estimate.residual_sd, **settings.intervals)
     points = list(by_isoflop.vertices) if by_isoflop else vertices(table)
     names = ("a", "b", "a_interval", "b_interval")
