@@ -4,19 +4,31 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from analysis.alarms.alarm import Alarm
+from analysis.forms import column
 
 NAMES = {"parametric": "the parametric law", "isoflop": "IsoFLOP", "envelope": "the envelope"}
+CURVE = 2  # end points that make a curve of a size
 SIX_ND = "C = 6 N D"
 
 
-def methods_disagree(methods: Mapping[str, Mapping[str, Any] | None]) -> Alarm | None:
+def methods_disagree(
+    methods: Mapping[str, Mapping[str, Any] | None], table: pd.DataFrame
+) -> Alarm | None:
     """Name the two methods whose intervals of a lie farthest apart; None where all overlap.
 
     methods: the `methods` block of law.json; a method without an interval is not compared
+    table: the runs; an envelope of end points is compared only where sizes have `CURVE` of them on
+        average, since single points are no curves and their lower envelope follows chance
     """
     known = {name: block["a_interval"] for name in NAMES if (block := methods.get(name))}
     known = {name: ends for name, ends in known.items() if ends}
+    of_points = (methods.get("envelope") or {}).get("source") == "end points"
+    if of_points and len(table) < CURVE * len(np.unique(column(table, "params"))):
+        known.pop("envelope", None)
     apart = [
         (max(known[a][0] - known[b][1], known[b][0] - known[a][1]), a, b)
         for a, b in combinations(known, 2)

@@ -187,7 +187,7 @@ def _fit_form(runs: Runs, form: Form, objective: Objective | None, settings: Set
     backtest, backtest_alarms = _backtest(runs, table, everything, problem, settings)
     powers = power_laws(everything, **settings.intervals) if form.is_surface else []
     extra_alarms = [of_fit.status_alarm(status, form.name), *alarms, method_alarm, *backtest_alarms]
-    extra_alarms.append(methods_disagree(methods))
+    extra_alarms.append(methods_disagree(methods, everything))
     within: dict[str, Any] = {}
     if settings.within is not None:
         within = {"within": settings.within, "n_far": len(everything) - len(table)}

@@ -6,7 +6,10 @@ import pytest
 
 from analysis import fit
 from analysis.alarms.methods import methods_disagree
-from tests.analysis.conftest import isoflop_table
+from tests.analysis.conftest import isoflop_table, loss_of
+
+RUNS = pd.DataFrame({"params": [1e6, 1e6, 1e7, 1e7]})
+POINTS = RUNS.drop_duplicates()
 
 
 def block(low, high, **more):
@@ -15,7 +18,8 @@ def block(low, high, **more):
 
 def test_both_intervals_and_a_remedy_are_named():
     alarm = methods_disagree(
-        {"parametric": block(0.4, 0.5), "isoflop": block(0.6, 0.7), "envelope": block(0.48, 0.62)}
+        {"parametric": block(0.4, 0.5), "isoflop": block(0.6, 0.7), "envelope": block(0.48, 0.62)},
+        RUNS,
     )
     assert alarm.code == "methods_disagree"
     assert "the parametric law has [0.400, 0.500], IsoFLOP has [0.600, 0.700]" in alarm.sentence
@@ -32,13 +36,30 @@ def test_both_intervals_and_a_remedy_are_named():
     ],
 )
 def test_intervals_that_touch_or_lack_give_none(methods):
-    assert methods_disagree(methods) is None
+    assert methods_disagree(methods, RUNS) is None
 
 
 def test_other_counts_of_c_are_said():
     counted = block(0.6, 0.7, convention="C = column flops")
-    alarm = methods_disagree({"parametric": block(0.4, 0.5), "isoflop": counted})
+    alarm = methods_disagree({"parametric": block(0.4, 0.5), "isoflop": counted}, RUNS)
     assert "(the law has C = 6 N D, the others C = column flops)" in alarm.sentence
+
+
+def test_an_envelope_of_single_points_is_no_second_method():
+    points = block(0.6, 0.7, source="end points")
+    assert methods_disagree({"parametric": block(0.4, 0.5), "envelope": points}, POINTS) is None
+    assert methods_disagree({"parametric": block(0.4, 0.5), "envelope": points}, RUNS) is not None
+    curves = {**points, "source": "training curves"}
+    assert methods_disagree({"parametric": block(0.4, 0.5), "envelope": curves}, POINTS) is not None
+
+
+def test_runs_at_random_sizes_do_not_fire(refit_law):
+    rng = np.random.default_rng(3)
+    n, d = np.exp(rng.uniform(17, 21, 200)), np.exp(rng.uniform(20, 25, 200))
+    loss = loss_of(refit_law, n, d) * np.exp(0.003 * rng.standard_normal(200))
+    table = pd.DataFrame({"params": n, "tokens": d, "loss": loss})
+    law = fit(table, resamples=50, hindcast=False, sensitivity=False)
+    assert "methods_disagree" not in {a.code for a in law.alarms}
 
 
 def test_a_true_law_seldom_fires(refit_law):
