@@ -22,6 +22,7 @@ from analysis.estimation.checks import (
     restrict_to_frontier,
 )
 from analysis.estimation.options import ObjectiveConfig
+from analysis.estimation.points import best_of_points
 from analysis.estimation.withheld import backtest, refuse_untestable
 from analysis.forms import form_named
 from analysis.runs.columns import Columns
@@ -79,6 +80,7 @@ def main(config: BacktestConfig) -> None:
         columns=config.columns,
         needed=needed_columns(config.form),
     )
+    runs = best_of_points(runs, config.form)
     result = backtest(
         runs,
         config.form,

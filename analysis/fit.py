@@ -17,6 +17,7 @@ from pathlib import Path
 from analysis.estimation.checks import needed_columns, stage_of
 from analysis.estimation.fit import fit
 from analysis.estimation.options import FitConfig
+from analysis.estimation.points import best_of_points
 from analysis.runs.table import load_runs
 from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store
@@ -35,6 +36,7 @@ def main(config: FitConfig) -> None:
         stage=config.stage or stage_of(config.form),
         points=config.points,
     )
+    runs = best_of_points(runs, config.form)
     law = fit(
         runs,
         config.form,

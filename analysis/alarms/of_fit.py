@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis.alarms.alarm import SHOWN_ROWS, Alarm, named_rows
 from analysis.alarms.of_table import NARROW_SPREAD
-from analysis.forms import Array, column
+from analysis.forms import EXPONENT_BOUNDS, Array, column
 from analysis.solve.residual_spread import FAR_MADS, far_rows
 
 BASIN_VALUE = 0.01  # a second minimum competes up to this relative excess of the objective
@@ -25,7 +25,8 @@ def status_alarm(status: str, form: str) -> Alarm | None:
     """Say that an answer is no law, for the statuses (`LawStatus`) that no plan should rest on."""
     what = {
         "not_identified": f"These runs do not determine form={form}",
-        "bound_hit": f"A parameter of form={form} is at its bound, its term no power law here",
+        "bound_hit": f"A parameter of form={form} stopped at the edge of its legal range: the runs "
+        "pull it further, so the numbers are those of the edge and no law of the runs",
         "max_iter": f"No minimum of form={form} was found",
     }
     if status not in what:
@@ -64,10 +65,16 @@ def bound_alarm(names: Sequence[str], values: Sequence[float], form: str) -> Ala
     if not names:
         return None
     text = ", ".join(f"{name} = {value:.4g}" for name, value in zip(names, values, strict=True))
+    least, most = EXPONENT_BOUNDS
+    meaning = "its term is a constant or a step in these runs"
+    if len(values) == 1 and np.isclose(values[0], most):
+        meaning = "its term is a step, large at the smallest runs and nothing beyond them"
+    if len(values) == 1 and np.isclose(values[0], least):
+        meaning = "its term hardly changes over these runs, like a constant"
     return Alarm(
         code="parameter_at_bound",
-        sentence=f"{text} is at its bound, where the term is a constant or a step: widen the "
-        f"range of its variable, or leave the term out by another form than {form}.",
+        sentence=f"{text} is at its bound, where {meaning}: leave out runs far worse than the "
+        f"others with where=, widen the range of its variable, or use another form than {form}.",
     )
 
 

@@ -26,6 +26,7 @@ from analysis.designing.candidates import (
 from analysis.designing.goal import QUANTITIES, Goal, check_goal, check_law, half_width
 from analysis.designing.next_step import START, Options, Step, fit_if_identified, next_step
 from analysis.designing.simulation import from_nothing
+from analysis.estimation.points import best_of_points
 from analysis.forms import FORMS, column
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
@@ -151,6 +152,7 @@ def of_cells(config: DesignConfig, goal: Goal) -> dict[str, Any]:
     runs = load_runs(config.runs, count=config.count, where=config.where, columns=config.columns)
     records = _records(config.runs)
     spent, reached = _spent(runs, records, config.count)
+    runs = best_of_points(runs, config.form)
     options = Options(
         start=config.start, batch=config.cells, form=config.form, resamples=config.resamples
     )

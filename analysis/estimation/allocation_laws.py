@@ -2,18 +2,26 @@
 
 `form=isoflop`, `form=isoflop_akima`, `form=envelope` and `form=lr_batch` give a `Law` that plans
 read as any other. It has N* = k_params C^a and D* = k_tokens C^b, or learning rate and batch, and
-predicts no loss.
+predicts no loss. C is the column flops, 6ND in a table without one.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from analysis.alarms.alarm import Alarm
 from analysis.alarms.loss_units import loss_unit_alarm, unit_of_law
 from analysis.alarms.of_fit import edge_alarm
 from analysis.alarms.of_table import table_alarms
+from analysis.alarms.units import unit_alarms
 from analysis.estimation.envelope import envelope
-from analysis.estimation.isoflop import Isoflop, isoflop
+from analysis.estimation.isoflop import Isoflop
 from analysis.estimation.isoflop_akima import akima
+from analysis.estimation.isoflop_answers import (
+    OPTIMA,
+    convention_of,
+    isoflop_both,
+    lines_of_optima,
+)
 from analysis.estimation.lr_batch import NEEDED as LR_BATCH_NEEDED
 from analysis.estimation.lr_batch import lr_batch
 from analysis.forms import column
@@ -26,7 +34,10 @@ REACHES = (1.0, 10.0, 100.0)  # budgets of stated optima, in units of the larges
 
 def _isoflop_law(method: Callable[..., Isoflop | None]) -> Callable[..., Law]:
     def fit_lines(runs: Runs, *, resamples: int, level: float, seed: int) -> Law:
-        lines = method(runs.table, resamples=resamples, level=level, seed=seed)
+        if "loss" not in runs.table:
+            lines = lines_of_optima(runs.table, intervals=resamples > 0, level=level)
+        else:
+            lines = method(runs.table, resamples=resamples, level=level, seed=seed)
         if lines is None:
             raise ValueError(
                 "form=isoflop needs at least 3 budgets with 4 sizes each and a minimum inside "
@@ -48,13 +59,14 @@ def _envelope_law(runs: Runs, *, resamples: int, level: float, seed: int) -> Law
 
 
 METHODS: Mapping[str, Callable[..., Law]] = {
-    "isoflop": _isoflop_law(isoflop),
+    "isoflop": _isoflop_law(isoflop_both),
     "isoflop_akima": _isoflop_law(akima),
     "envelope": _envelope_law,
     "lr_batch": lr_batch,
 }
 NEEDED_BY: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(METHODS, NEEDED),
+    "isoflop": ("params", "tokens"),  # a table without a loss is one of optima
     "lr_batch": LR_BATCH_NEEDED,
 }
 
@@ -64,7 +76,8 @@ def _allocation_law(
 ) -> Law:
     table = runs.table
     flops_6nd = 6 * column(table, "params") * column(table, "tokens")
-    reach = float(flops_6nd.max())
+    convention = convention_of(table, runs.inputs.get("columns", {}).get("flops", "flops"))
+    reach = float(column(table, "flops").max())
     names = ("k_params", "a", "k_tokens", "b")
     optima = []
     for budget in (reach * r for r in REACHES):
@@ -79,10 +92,12 @@ def _allocation_law(
                 "loss": None,
             }
         )
-    values = {name: column(table, name) for name in (*NEEDED, "flops")} | {"flops_6nd": flops_6nd}
+    known = [name for name in (*NEEDED, "flops") if name in table]
+    values = {name: column(table, name) for name in known} | {"flops_6nd": flops_6nd}
     ranges = {name: [float(v.min()), float(v.max())] for name, v in values.items()}
     intervals = {n: getattr(lines, f"{n}_interval") for n in ("a", "b")}
     points = block.get("points", []) if name == "isoflop" else []
+    of_optima = block.get("method") == OPTIMA
     unit_alarm = loss_unit_alarm(runs.inputs)
     edge = edge_alarm([p["flops"] for p in points if p["why"]], len(points))
     return Law(
@@ -93,8 +108,8 @@ def _allocation_law(
         status="converged",
         intervals={
             "level": level,
-            "method": "bootstrap, percentile",
-            "resamples": resamples,
+            "method": "regression, Student t" if of_optima else "bootstrap, percentile",
+            "resamples": 0 if of_optima else resamples,
             "unit": "budget",
             "parameters": {k: v for k, v in intervals.items() if v is not None},
         }
@@ -104,13 +119,13 @@ def _allocation_law(
             **{n: float(getattr(lines, n)) for n in names},
             "a_interval": lines.a_interval,
             "b_interval": lines.b_interval,
-            "convention": "C = 6 N D",
+            "convention": convention,
             "tokens_per_param": optima,
         },
-        methods={name: block},
+        methods={name: {**block, "convention": convention}},
         alarms=(
             *([unit_alarm] if unit_alarm else []),
-            *table_alarms(table, runs.inputs),
+            *_alarms_of_rows(runs),
             *([edge] if edge else []),
         ),
         n_runs=len(table),
@@ -119,3 +134,10 @@ def _allocation_law(
         inputs=runs.inputs,
         unit=unit_of_law(runs.inputs),
     )
+
+
+def _alarms_of_rows(runs: Runs) -> list[Alarm]:
+    """Return the alarms of the table; of a table of optima, only those of its units."""
+    if "loss" in runs.table:
+        return table_alarms(runs.table, runs.inputs)
+    return unit_alarms(runs.table, runs.inputs.get("columns", {}))

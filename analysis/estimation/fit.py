@@ -19,6 +19,7 @@ import pandas as pd
 from analysis.alarms import of_fit
 from analysis.alarms.alarm import Alarm
 from analysis.alarms.loss_units import unit_of_law
+from analysis.alarms.methods import methods_disagree
 from analysis.estimation.allocation_laws import METHODS
 from analysis.estimation.checks import (
     check_columns,
@@ -30,7 +31,9 @@ from analysis.estimation.envelope import envelope
 from analysis.estimation.fit_blocks import Estimate, peak_block, scatter_block
 from analysis.estimation.fitted_form import FittedForm, Settings, estimate_form
 from analysis.estimation.form_average import average_law
-from analysis.estimation.isoflop import isoflop, vertices
+from analysis.estimation.isoflop import vertices
+from analysis.estimation.isoflop_answers import isoflop_both
+from analysis.estimation.points import best_of_points, with_replicates
 from analysis.estimation.power_laws import power_laws
 from analysis.forms import Form, column, form_named
 from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
@@ -88,6 +91,9 @@ def fit(
     sensitivity: whether to fit other objectives and subsets of the rows too
     on_progress: takes (stage, done, total) of steps that take long
 
+    Where rows of one (N, D) differ in settings, the best of each is fitted
+    (`analysis.runs.replicates`).
+
     Raises ValueError in one sentence for an unknown form, for a table that cannot be read
     (`analysis.runs.table.load_runs`) and for one that cannot carry the form. Hoffmann et al. 2022
     (2203.15556) and Besiroglu et al. 2024 (2404.10102) for the objective and the intervals.
@@ -101,6 +107,7 @@ def fit(
             runs, count=count, where=where, columns=columns, needed=needed, stage=stage_of(form)
         )
     check_columns(runs.table, needed, form)
+    runs = best_of_points(runs, form)
     settings = Settings(
         resamples=resamples,
         level=level,
@@ -113,10 +120,12 @@ def fit(
         on_progress=on_progress,
     )
     if form in METHODS:
-        return METHODS[form](runs, **settings.intervals)
-    if form == "all":
-        return _fit_all(runs, objective, settings)
-    return _fit_form(runs, form_named(form), objective, settings)
+        law = METHODS[form](runs, **settings.intervals)
+    elif form == "all":
+        law = _fit_all(runs, objective, settings)
+    else:
+        law = _fit_form(runs, form_named(form), objective, settings)
+    return with_replicates(law, runs)
 
 
 def peak_of(law: Law, form: Form, level: float) -> dict[str, Any]:
@@ -182,6 +191,7 @@ def _law_of(fitted: FittedForm, runs: Runs, settings: Settings) -> Law:
         *fitted.alarms,
         method_alarm,
         *backtest_alarms,
+        methods_disagree(methods, fitted.everything),
     ]
     within: dict[str, Any] = {}
     if settings.within is not None:
@@ -239,7 +249,7 @@ def _methods(
     """Return Approaches 1 and 2 beside the parametric fit, and the alarm of the IsoFLOP edges."""
     if not form.is_surface or form.optimum is None:
         return {}, None
-    by_isoflop = isoflop(table, **settings.intervals)
+    by_isoflop = isoflop_both(table, **settings.intervals)
     by_envelope = envelope(table, scatter=estimate.residual_sd, **settings.intervals)
     points = list(by_isoflop.vertices) if by_isoflop else vertices(table)
     names = ("a", "b", "a_interval", "b_interval")

@@ -5,8 +5,10 @@ lies inside the sizes that were run; other vertices are listed with the reason. 
 comes from the budget's own line of log D in log N, so it holds for any way of counting C. A
 parabola is biased on an asymmetric valley: near zero at alpha = beta, else by a few per cent at
 +-8x. The bias is the same at every budget, so it moves the intercepts and not a or b. Wide grids
-are cut to the sizes near the best one. On the 15 experiments of Porian et al. 2024 a is then within
-0.010 (median; at worst 0.033) of what they publish, and with every size 0.019 (at worst 0.104).
+are cut to the sizes near the best one; `analysis.estimation.isoflop_answers` gives the answer with
+all sizes beside it. C is the column flops, which is 6ND only where the table has none. On the 15
+experiments of Porian et al. 2024 a is then within 0.010 (median; at worst 0.033) of what they
+publish, and with every size 0.019 (at worst 0.104).
 
 For intervals, residuals about the parabolas, inflated for their three parameters, are drawn anew on
 the fixed design. The line weighs each vertex by its deviation over draws, which is at least a third
@@ -56,6 +58,10 @@ class Isoflop:
     b_interval: list[float] | None
     vertices: tuple[Vertex, ...]
     method: str = "parabola"
+    near: float | None = None  # factor of the best size up to which sizes were taken; None: all
+    n_cut: int = 0  # rows of the budgets beyond that factor
+    all_sizes: "Isoflop | None" = None  # the answer without the cut
+    convention: str | None = None  # what C is
 
     def as_method(self) -> dict[str, Any]:
         """Return the `methods.isoflop` block of law.json."""
@@ -74,7 +80,15 @@ class Isoflop:
             for v in self.vertices
         ]
         names = ("a", "b", "k_params", "k_tokens", "a_interval", "b_interval", "method")
-        return {**{name: getattr(self, name) for name in names}, "points": points}
+        block = {**{name: getattr(self, name) for name in names}, "points": points}
+        if self.convention is not None:
+            block["convention"] = self.convention
+        if self.near is not None:
+            lines = ("a", "b", "k_params", "k_tokens", "a_interval", "b_interval")
+            wide = self.all_sizes
+            values = {name: getattr(wide, name) for name in lines} if wide else None
+            block |= {"near": self.near, "n_cut": self.n_cut, "all_sizes": values}
+        return block
 
     @property
     def edges(self) -> list[float]:
@@ -97,7 +111,12 @@ def budgets(table: pd.DataFrame) -> list[Array]:
 
 
 def isoflop(
-    table: pd.DataFrame, *, resamples: int = 1000, level: float = 0.9, seed: int = 0
+    table: pd.DataFrame,
+    *,
+    resamples: int = 1000,
+    level: float = 0.9,
+    seed: int = 0,
+    near: float = NEAR,
 ) -> Isoflop | None:
     """Fit Approach 2; None where fewer than three budgets have a vertex.
 
@@ -105,10 +124,12 @@ def isoflop(
     resamples: of the residuals, 0 for no intervals
     level: of the intervals
     seed: of the resamples
+    near: factor of a budget's best size up to which its sizes are taken; infinite takes all
 
     `vertices` returns the budgets without a vertex too.
     """
-    groups = [_rows_near_best(table, rows) for rows in budgets(table)]
+    every = budgets(table)
+    groups = [_rows_near_best(table, rows, near) for rows in every]
     points = [vertex(table.iloc[rows]) for rows in groups]
     good = [i for i, v in enumerate(points) if v.why is None]
     if len(good) < FEWEST_VERTICES:
@@ -132,6 +153,8 @@ def isoflop(
         a_interval=intervals[0],
         b_interval=intervals[1],
         vertices=tuple(points),
+        near=near if np.isfinite(near) else None,
+        n_cut=sum(map(len, every)) - sum(map(len, groups)),
     )
 
 
@@ -161,13 +184,13 @@ def vertex(rows: pd.DataFrame) -> Vertex:
     )
 
 
-def _rows_near_best(table: pd.DataFrame, rows: Array) -> Array:
-    """Return a budget's rows within a factor `NEAR` of its best size, or the closest few sizes."""
+def _rows_near_best(table: pd.DataFrame, rows: Array, near: float = NEAR) -> Array:
+    """Return a budget's rows within a factor of its best size, or the closest few sizes."""
     log_n = np.log(column(table, "params")[rows])
     sizes, which = np.unique(log_n, return_inverse=True)
     means = np.bincount(which, weights=column(table, "loss")[rows]) / np.bincount(which)
     distance = np.abs(sizes - sizes[means.argmin()])
-    reach = max(np.log(NEAR), np.sort(distance)[min(FEWEST_SIZES, len(sizes) - 1)])
+    reach = max(np.log(near), np.sort(distance)[min(FEWEST_SIZES, len(sizes) - 1)])
     return rows[np.abs(log_n - sizes[means.argmin()]) <= reach + 1e-9]
 
 

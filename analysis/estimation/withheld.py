@@ -16,6 +16,7 @@ from analysis.estimation.checks import (
     restrict_to_frontier,
 )
 from analysis.estimation.form_average import average_hindcasts, weights_of
+from analysis.estimation.points import best_of_points
 from analysis.forms import FORMS, Form, form_named
 from analysis.runs.table import Runs
 from analysis.solve.objective import Objective
@@ -45,6 +46,7 @@ class Backtest:
     fixed: dict[str, float] = field(default_factory=dict)
     dropped: list[dict[str, str]] = field(default_factory=list)
     inputs: dict[str, Any] = field(default_factory=dict)
+    replicates: dict[str, int] | None = None
     code: dict[str, Any] = field(default_factory=code_version)
     schema: int = SCHEMA
 
@@ -86,6 +88,7 @@ def backtest(
     """
     refuse_untestable(form)
     check_columns(runs.table, needed_columns(form), form)
+    runs = best_of_points(runs, form)
     ranking = None
     if form == "all":
         ranking = rank_forms(
@@ -130,6 +133,7 @@ def backtest(
         fixed=dict(fixed or {}),
         dropped=runs.dropped,
         inputs=runs.inputs | ({} if within is None else {"within": within}),
+        replicates=runs.replicates.as_json() if runs.replicates else None,
         **results,
     )
 
@@ -160,9 +164,13 @@ def _head(result: Backtest) -> list[str]:
     source = result.inputs.get("source", "data")
     delta = result.objective["delta"] if result.objective["name"] == "huber_log" else None
     by = result.objective["name"] + (f" delta {delta:g}" if delta else "")
+    rows = result.replicates
+    runs = f"{result.n_runs} runs"
+    if rows:
+        runs += f", the best of each of {rows['points']} (N, D) points of {rows['rows']} rows,"
     averaged = any("forms" in row for row in result.rows)
     form = f"the average over forms, which {result.form} leads," if averaged else result.form
-    return [f"{result.n_runs} runs of {source}"[:WIDTH], f"{form} by {by}, refitted below C"]
+    return [f"{runs} of {source}"[:WIDTH], f"{form} by {by}, refitted below C"]
 
 
 def _rows(result: Backtest) -> list[str]:

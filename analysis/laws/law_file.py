@@ -56,6 +56,8 @@ class LawFile:
         all rows and without the rows that are left out of it, which are named as in the input file
     error_growth: the least error of the form's forecasts by each e-fold of C beyond the data
     forced: whether a plan may extrapolate a law that is not usable
+    replicates: {"rows": rows that were read, "points": (N, D) points that they are}, where the best
+        row of each point was fitted; None where every row was
     inputs: the source, its sha256, and how it was read
     unit: of the loss, nats_per_token or bits_per_byte
     source: the paper of a published law, else `fitted`
@@ -84,6 +86,7 @@ class LawFile:
     scatter: dict[str, Any] = field(default_factory=dict)
     error_growth: float = 0.0
     forced: bool = False
+    replicates: dict[str, int] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
     unit: str = "nats_per_token"
     source: str = "fitted"

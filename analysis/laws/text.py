@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.alarms.loss_units import BITS_PER_BYTE
+from analysis.laws.isoflop_text import isoflop_notes
 from analysis.laws.known_entropy import true_offset
 from analysis.laws.law_file import LawFile
 
@@ -58,6 +59,8 @@ def _head(law: LawFile) -> list[str]:
     if "within" in law.inputs:
         runs = f"{law.n_runs} of {law.n_runs + law.inputs['n_far']} runs"
         rest += f", those within {law.inputs['within']:.3g} of the best loss at their C"
+    if law.replicates:
+        runs = f"{law.replicates['points']} points ({law.n_runs} of {law.replicates['rows']} rows)"
     unit = ", loss in bits per byte" if law.unit == BITS_PER_BYTE else ""
     lines = textwrap.wrap(f"{runs} of {source}{rest}, N counted as {law.count}{unit}", WIDTH)
     for one in law.inputs.get("confirmations", ()):
@@ -106,7 +109,9 @@ def _parameters(law: LawFile) -> list[str]:
     lines = []
     if intervals:
         units = f"{intervals.get('units', '')} {intervals['unit']}s".strip()
-        method = f"{intervals['method']}, {intervals['resamples']} resamples of {units}"
+        method = str(intervals["method"])
+        if intervals["resamples"]:
+            method += f", {intervals['resamples']} resamples of {units}"
         lines.append(
             f"{'parameter':<{LABEL}}{'value':>14}  {intervals['level']:.0%} interval ({method})"
         )
@@ -135,7 +140,7 @@ def _methods(law: LawFile) -> list[str]:
             continue
         a, b = (f"{block[k]:>8.4f}  {_pair(block[k + '_interval']):<18}" for k in ("a", "b"))
         lines.append(f"{label:<{LABEL}}{a}{b}  {_origin(key, block, law)}")
-    return lines
+    return lines + isoflop_notes(law.methods.get("isoflop"))
 
 
 def _cells(block: dict[str, Any]) -> list[str]:

@@ -84,6 +84,8 @@ def law_figures(law: Law, table: pd.DataFrame) -> list[Picture]:
     if form is not None and not form.is_surface:
         others = points if len(fitted) < len(table) else None
         pictures = [target_picture(law, thinned(fitted), others, level=level)]
+    elif "loss" not in table:  # optima that were read
+        pictures = allocation_pictures(law, points, None, level=level, beyond=BEYOND)
     elif form is not None or "k_params" in law.allocation:
         pictures = loss_pictures(law, points, training(table), level=level, beyond=BEYOND)
         pictures += [p for p in fit_pictures(law, points) if p.name in RESIDUALS]

@@ -27,6 +27,10 @@ FORM_OF = {  # form that an error suggests for the cells of a stage
     "ppo": "rl_overoptimisation",
 }
 SAME_LOSS = ("data", "tokenizer", "eval")  # config groups that runs of comparable loss share
+RULE = (  # settings that say how the rate and the batch, which rows have, follow from the size
+    "peak_lr", "batch_tokens", "lr_base_width", "lr_width_exponent", "batch_base",
+    "batch_base_params", "batch_exponent", "max_skipped",
+)  # fmt: skip
 LEAST_KL = 0.1  # nats a sequence; the law of PPO does not hold nearer to the start
 FEWEST_BODIES = 8  # pretrained models of a stage's cells that are resampled; fewer leave no law
 
@@ -175,6 +179,8 @@ def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
         "experts": max(1, model.get("n_experts", 0)),
         "undercooled": "undercooled" in record.flags,
         "curve": str(curve) if curve.exists() else None,
+        **{f"optim.{k}": v for k, v in optim.items() if k not in RULE and _plain(v)},
+        **{f"schedule.{k}": v for k, v in config.get("schedule", {}).items() if _plain(v)},
     }
 
 

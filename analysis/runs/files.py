@@ -74,7 +74,9 @@ def _read_parquet(path: Path) -> pd.DataFrame:
                 f"it holds {meta.num_rows:,} rows of {meta.num_columns} columns, more than"
                 f" {MOST_TABLE_VALUES:,} values"
             )
-        return pd.read_parquet(path)
+        raw = pd.read_parquet(path)
+        counted = raw.index.name is None and pd.api.types.is_integer_dtype(raw.index)
+        return raw.reset_index(drop=True) if counted else raw  # rows are those of the file
     except ArrowException as error:
         raise ValueError(str(error)) from error
 

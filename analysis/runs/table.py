@@ -3,7 +3,8 @@
 The table has the columns params (N, under the chosen count), tokens (D), loss (L, nats per token),
 flops (C; 6ND where the source has none) and run. Where the source has them it also has trunk,
 group, weight, seed, unique_tokens, experts (1: dense), lr, batch, curve (path of metrics.jsonl),
-and for post-training examples, pairs, epochs, kl, reward, error. The form says which columns must
+and for post-training examples, pairs, epochs, kl, reward, error; other settings of training stand
+under `analysis.runs.setting_columns.PREFIX` and their own name. The form says which columns must
 be there. From a study come the done cells of one stage; for pretraining also its confirmation runs
 (LAWS 8, step 9). `dropped` lists the other cells with the reason. Every mistake is one sentence.
 """
@@ -21,6 +22,7 @@ from analysis.runs.cells import stage_settings, study_rows
 from analysis.runs.columns import NEEDED, Columns, canonical, loss_unit_of
 from analysis.runs.condition import rows
 from analysis.runs.files import read_file
+from analysis.runs.replicates import Replicates
 from scaling.app.choices import check_choice_of
 from scaling.schema import COUNTS
 
@@ -37,12 +39,14 @@ class Runs:
     dropped: [{"run", "why"}] of cells that were left out
     inputs: the source, its sha256, and the options of reading, as in law.json
     count: how N is counted
+    replicates: what the rows were reduced from, None where each row of the source is still there
     """
 
     table: pd.DataFrame
     dropped: list[dict[str, str]] = field(default_factory=list)
     inputs: dict[str, Any] = field(default_factory=dict)
     count: str = "total"
+    replicates: Replicates | None = None
 
     def __len__(self) -> int:
         """Count the runs."""

@@ -405,7 +405,7 @@ def test_a_parameter_at_its_bound_is_named():
     loss = 2.0 + 400 * tokens**-0.3 + 0.3 * (params < 1.5e7)
     codes = alarm_codes(pd.DataFrame({"params": params, "tokens": tokens, "loss": loss}))
     assert next(iter(codes)) == "bound_hit"
-    assert "alpha = 4 is at its bound" in codes["parameter_at_bound"]
+    assert "alpha = 8 is at its bound, where its term is a step" in codes["parameter_at_bound"]
     assert bound_alarm([], [], "chinchilla") is None
 
 
