@@ -10,6 +10,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
+import pandas as pd
+
 from analysis.downloads.sources import GITHUB, Collection
 from analysis.solve.progress import OnProgress, no_progress
 from scaling import __version__
@@ -47,9 +49,7 @@ def fetch_collection(
         return dict.fromkeys(paths, "already there")
     texts = collection.convert(_fetch_all(collection, base, on_progress))
     for name in missing:
-        _check(
-            texts[name].encode(), collection.tables[name], f"{name} made from the files of {base}"
-        )
+        _check_table(name, texts[name], collection.tables[name])
     for name in missing:
         write_text(paths[name], texts[name])
     return {name: "written" if name in missing else "already there" for name in paths}
@@ -113,7 +113,7 @@ def _fetch_all(collection: Collection, base: str, on_progress: OnProgress) -> di
 def _read(got: Any, address: str) -> bytes:
     """Read an answer in pieces, within the limits of size and time."""
     pieces, size, began = [], 0, time.monotonic()
-    while piece := got.read(PIECE):
+    while piece := got.read1(PIECE):
         size += len(piece)
         pieces.append(piece)
         if size > MOST_BYTES:
@@ -144,6 +144,15 @@ def _check(data: bytes, sha256: str, what: str) -> None:
         raise ValueError(
             f"{what} has the sha256 {found}, where {sha256} is expected; it is not the published "
             "content, and nothing was written: check the mirror, or run the command again"
+        )
+
+
+def _check_table(name: str, text: str, sha256: str) -> None:
+    """Refuse a table that came out otherwise, though its files are those that were published."""
+    if (found := hashlib.sha256(text.encode()).hexdigest()) != sha256:
+        raise ValueError(
+            f"{name} comes out with the sha256 {found} from the published files, where {sha256} is "
+            f"expected, and was not written: report it with your pandas ({pd.__version__})"
         )
 
 

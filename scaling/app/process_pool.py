@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 
 
 @contextmanager
@@ -21,11 +21,12 @@ def process_pool(
         calling process has them too while the pool is open
 
     The processes ignore Ctrl-C, which ends the pool through the caller, and end with the caller
-    even where that is killed.
+    even where that is killed. An error of the caller ends them in the middle of their tasks.
     """
     wanted = dict(environment or {})
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
+    others = set(active_children())
     pool = ProcessPoolExecutor(
         workers,
         mp_context=get_context("spawn"),
@@ -34,6 +35,10 @@ def process_pool(
     )
     try:
         yield pool
+    except BaseException:
+        for process in set(active_children()) - others:
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
         for name, value in before.items():

@@ -130,7 +130,7 @@ def test_a_file_that_takes_too_long_is_given_up(server, tmp_path, monkeypatch):
 
 
 def test_a_table_that_came_out_otherwise_is_not_written(server, tmp_path):
-    refused(server, tmp_path, "table.csv made from", tables={"table.csv": digest(b"other")})
+    refused(server, tmp_path, "table.csv comes out with", tables={"table.csv": digest(b"other")})
 
 
 def test_another_file_of_the_name_stays(server, tmp_path):

@@ -1,6 +1,7 @@
 """Processes of a pool start with the variables that are asked for, which the caller gets back."""
 
 import os
+import time
 
 import pytest
 
@@ -19,3 +20,19 @@ def test_processes_have_the_environment_and_the_caller_has_its_own_again(monkeyp
         assert pool.submit(os.getpid).result() != os.getpid()
     assert os.environ[NAME] == "before"
     assert OTHER not in os.environ
+
+
+def interrupted() -> None:
+    """Raise KeyboardInterrupt while a long task runs."""
+    with process_pool(1) as pool:
+        assert pool.submit(os.getpid).result() != os.getpid()
+        pool.submit(time.sleep, 120)
+        raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_an_error_of_the_caller_does_not_wait_for_long_tasks():
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert time.monotonic() - began < 60
