@@ -28,6 +28,8 @@ def errors(
     with panel(name, x=AXIS, y="rms error (%)", title=title, logx=False, logy=True) as drawn:
         for i, method in enumerate(methods):
             here = table.loc[table["method"] == method]
+            if not len(here):  # it answers for other runs; its colour stays its own
+                continue
             x = _places(here, distances, i, len(methods))
             style: dict[str, Any] = {
                 "color": COLOURS[i % len(COLOURS)],
@@ -64,7 +66,7 @@ def coverage(
             axis.errorbar(x, share, yerr=np.abs(ends), label=method, markersize=4, **style)
         axis.axhline(100 * level, color=INK, linewidth=0.8, linestyle=":", label="nominal")
         axis.set_ylim(0, 105)
-        _finish(drawn, distances)
+        _finish(drawn, distances, legend="lower left")
     return drawn.svg
 
 
@@ -75,7 +77,7 @@ def _places(here: pd.DataFrame, distances: Sequence[str], i: int, n: int) -> np.
     return at + SPREAD * (i - (n - 1) / 2)
 
 
-def _finish(drawn: Panel, distances: Sequence[str]) -> None:
+def _finish(drawn: Panel, distances: Sequence[str], legend: str = "best") -> None:
     drawn.ax.set_xticks(range(len(distances)), distances)
     drawn.ax.set_xlim(-0.5, len(distances) - 0.5)
-    drawn.ax.legend(loc="best")
+    drawn.ax.legend(loc=legend)

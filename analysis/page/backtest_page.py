@@ -9,13 +9,14 @@ from analysis.backtesting.folder import FolderBacktest
 from analysis.backtesting.splits import BINS
 from analysis.backtesting.summary import ALL_RUNS, BINOMIAL_LEVEL, FRONTIER
 from analysis.figures import backtest_charts
-from analysis.number_text import short
+from analysis.number_text import power, short
 from analysis.page.gallery import Picture
 from analysis.page.render import inline, render
 from analysis.page.tables import Grid
 from scaling.schema import write_text
 
 MOST_EXPERIMENTS = 200  # rows of the page's table; backtest.json has all
+MOST_SILENT = 50  # rows of fits without an answer
 METHOD_NOTES = (
     (
         "ours, form=F",
@@ -24,8 +25,9 @@ METHOD_NOTES = (
     ),
     (
         "L-BFGS, published grid",
-        "scipy's L-BFGS-B on the Huber loss (delta 1e-3) of log residuals, by exact gradients, from"
-        " the points of least objective of the 4500 starts of Hoffmann et al. 2022.",
+        "scipy's L-BFGS-B on the Huber loss (delta 1e-3) of log residuals, by exact gradients and"
+        " with default tolerances, from the {starts} points of least objective of the 4500 starts"
+        " of Hoffmann et al. 2022; the lowest end is taken.",
     ),
     (
         "package chinchilla",
@@ -74,8 +76,12 @@ def backtest_page(result: FolderBacktest) -> str:
             rows=[(row["file"], row["why"]) for row in result.left_out],
             wide=(1,),
         ),
+        silent=silent_grid(result),
         methods=Grid(
-            name="Methods", columns=("method", "what it is"), rows=[*METHOD_NOTES], wide=(1,)
+            name="Methods",
+            columns=("method", "what it is"),
+            rows=[(name, note.format(**result.settings)) for name, note in METHOD_NOTES],
+            wide=(1,),
         ),
         binomial=f"{BINOMIAL_LEVEL:.0%}",
         footer=(
@@ -109,6 +115,19 @@ def error_grid(result: FolderBacktest, runs: str) -> Grid:
         ],
         numeric=(2, 3, 4, 5, 6, 7),
     )
+
+
+def silent_grid(result: FolderBacktest) -> Grid:
+    """Return the table of fits that gave no answer, and why."""
+    rows = [
+        (split["experiment"], f"C = {power(split['cutoff_flops'])}", method, answer["note"])
+        for split in result.splits
+        for method, answer in split["methods"].items()
+        if answer["predicted"] is None
+    ]
+    name = f"Fits without an answer: {len(rows)}"
+    columns = ("experiment", "fitted up to", "method", "why")
+    return Grid(name=name, columns=columns, rows=rows[:MOST_SILENT], wide=(3,))
 
 
 def experiment_grid(result: FolderBacktest) -> Grid:

@@ -1,6 +1,7 @@
 """A folder of tables: experiments, what is left out, errors and coverage, the command."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from analysis.backtesting.scores import LBFGS, LINE, Settings, our_name, rows_of
 from analysis.backtesting.splits import BINS, by_distance, rms, splits
 from analysis.backtesting.summary import ALL_RUNS, FRONTIER, coverage_of
 from analysis.forms import column
+from analysis.number_text import power
 from analysis.page.backtest_page import backtest_page, percent, share
 from scaling.schema import write_json
 from tests.analysis.backtesting.conftest import HOSTILE
@@ -147,6 +149,16 @@ def test_a_method_that_cannot_answer_says_why_and_is_not_counted(result):
     splits[0]["methods"][LBFGS] |= {"predicted": None, "note": "no minimum"}
     fewer, all_rows = rows_of(splits), rows_of(result.splits)
     assert len(all_rows) - len(fewer) == splits[0]["n_test"]
+
+
+def test_a_fit_without_an_answer_stands_in_the_page_with_its_reason(result):
+    splits = json.loads(json.dumps(result.splits))
+    splits[0]["methods"][LBFGS] |= {"predicted": None, "note": "no <minimum>"}
+    page = Page(backtest_page(replace(result, splits=splits)))
+    row = [splits[0]["experiment"], f"C = {power(splits[0]['cutoff_flops'])}", LBFGS]
+    assert [*row, "no <minimum>"] in page.rows
+    assert "Fits without an answer: 1" in page.text
+    assert "Fits without an answer" not in Page(backtest_page(result)).text
 
 
 @pytest.mark.parametrize(
