@@ -1,7 +1,7 @@
 """Charts of a folder's backtest: error and coverage of every method by distance."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -77,7 +77,9 @@ def _places(here: pd.DataFrame, distances: Sequence[str], i: int, n: int) -> np.
     return at + SPREAD * (i - (n - 1) / 2)
 
 
-def _finish(drawn: Panel, distances: Sequence[str], legend: str = "best") -> None:
+def _finish(
+    drawn: Panel, distances: Sequence[str], legend: Literal["best", "lower left"] = "best"
+) -> None:
     drawn.ax.set_xticks(range(len(distances)), distances)
     drawn.ax.set_xlim(-0.5, len(distances) - 0.5)
     drawn.ax.legend(loc=legend)
