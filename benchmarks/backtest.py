@@ -17,6 +17,9 @@ and by plain Approach 2: a parabola through all sizes of a budget, every vertex 
 vertex loss as power laws of C, the latter with an offset from 4 budgets on. Laws that are not
 usable are made to predict all the same, so that all methods answer for the same runs; how many
 there were is printed. A run withheld by two cutoffs counts once a cutoff.
+
+`python -m analysis.backtest runs=FOLDER` compares methods on anybody's tables and has the descents
+and splits of this file; here are the figures of README's tables.
 """
 
 import argparse
@@ -30,28 +33,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import curve_fit, minimize
-from scipy.special import huber, logsumexp
+from scipy.optimize import curve_fit
 
 from analysis import Law, fit, load_runs
+from analysis.backtesting.baselines import HOFFMANN, grid_starts, single_descent, surface_of
+from analysis.backtesting.splits import by_distance, rms, splits
 from analysis.estimation.isoflop import budgets, vertices
 from analysis.estimation.power_laws import predict_power
-from analysis.forms import FORMS, column
+from analysis.forms import column
 from analysis.runs.columns import Columns
-from analysis.validate.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, cutoffs
+from analysis.validate.hindcast import FEWEST_SIZES
 from analysis.validate.near_frontier import WITHIN
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 LEVEL = 0.9
 RESAMPLES = 100
 BUCKETS = {"up to x3": (1.0, 3.0), "x3 to x12": (3.0, 12.0), "beyond x12": (12.0, np.inf)}
-DELTA = 1e-3
-HOFFMANN = (np.log(406.4), np.log(410.7), np.log(1.69), 0.34, 0.28)  # log A, log B, log E, ..
-GRID = {
-    "logs": np.arange(0.0, 30, 5),
-    "e": np.arange(-1, 1.5, 0.5),
-    "powers": np.arange(0, 2.5, 0.5),
-}
 GRID_STARTS = 7
 FEWEST_WITH_OFFSET = 4
 N_COLUMNS = ("n_ours", "n_near", "n_isoflop", "n_approach_2")
@@ -132,20 +129,6 @@ def outcome(task: Task, most_cutoffs: int) -> Outcome:
     )
 
 
-def splits(table: pd.DataFrame, flops: np.ndarray, form: str, most: int) -> list[float]:
-    """Return `most` cutoffs for `analysis.validate.hindcast`, from nearest to farthest."""
-    needed = max(len(FORMS[form].parameters) + 2, LEAST_SHARE * len(table))
-    found = []
-    for cutoff in cutoffs(flops):
-        below = table.loc[flops <= cutoff]
-        span = flops[flops <= cutoff].max() / flops.min()
-        sizes = min(len(np.unique(column(below, v))) for v in ("params", "tokens"))
-        if len(below) >= needed and sizes >= FEWEST_SIZES and span >= LEAST_SPAN:
-            found.append(cutoff)
-    at = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))
-    return [found[i] for i in at]
-
-
 def scored_runs(
     law: Law, near: Law, below: pd.DataFrame, above: pd.DataFrame, distance: np.ndarray
 ) -> pd.DataFrame:
@@ -163,36 +146,11 @@ def scored_runs(
         rows[name] = np.where(np.isfinite(low), inside, np.nan)
         rows[f"{name}_half"] = np.log(high / low) / 2
     rows["near"] = np.log(column(near.predict_table(above, force=True), "loss") / measured)
-    rows["lbfgs_h"] = np.log(_surface(single_descent(below, HOFFMANN), above) / measured)
-    for i, start in enumerate(grid_starts()):
-        predicted = _surface(single_descent(below, start), above)
+    rows["lbfgs_h"] = np.log(surface_of(single_descent(below, HOFFMANN), above) / measured)
+    for i, start in enumerate(grid_starts(GRID_STARTS)):
+        predicted = surface_of(single_descent(below, start), above)
         rows[f"lbfgs_g{i}"] = np.log(np.maximum(predicted, 1e-3) / measured)
     return pd.DataFrame(rows).astype(float)
-
-
-def grid_starts() -> np.ndarray:
-    """Draw starts from the 4500 of Hoffmann et al. 2022, the same ones every time."""
-    rng = np.random.default_rng(0)
-    names = ("logs", "logs", "e", "powers", "powers")
-    return np.stack([rng.choice(GRID[name], GRID_STARTS) for name in names], axis=1)
-
-
-def single_descent(table: pd.DataFrame, start: Any) -> np.ndarray:
-    """Return (log A, log B, log E, alpha, beta) of one L-BFGS-B descent, wherever it stops."""
-    x, y, z = (np.log(column(table, c)) for c in ("params", "tokens", "loss"))
-
-    def mean_huber(theta: np.ndarray) -> float:
-        a, b, e, alpha, beta = theta
-        predicted = logsumexp([a - alpha * x, b - beta * y, np.full_like(x, e)], axis=0)
-        return float(huber(DELTA, predicted - z).mean())
-
-    return minimize(mean_huber, start, method="L-BFGS-B").x
-
-
-def _surface(theta: np.ndarray, table: pd.DataFrame) -> np.ndarray:
-    a, b, e, alpha, beta = theta
-    x, y = np.log(column(table, "params")), np.log(column(table, "tokens"))
-    return np.exp(a - alpha * x) + np.exp(b - beta * y) + np.exp(e)
 
 
 def scored_optima(
@@ -265,18 +223,9 @@ def _loss_line(log_c: np.ndarray, loss: np.ndarray) -> Any:
     return lambda flops: intercept + slope * np.log(flops)
 
 
-def rms(values: Any) -> float:
-    """Return the root mean square."""
-    return float(np.sqrt((np.asarray(values, dtype=float) ** 2).mean()))
-
-
 def buckets(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Split rows by distance; empty ones are left out."""
-    if not len(rows):
-        return {}
-    at = column(rows, "distance")
-    parts = {name: rows.loc[(at > low) & (at <= high)] for name, (low, high) in BUCKETS.items()}
-    return {name: part for name, part in parts.items() if len(part)}
+    """Split rows by the distances of README's table; empty ones are left out."""
+    return by_distance(rows, BUCKETS)
 
 
 def lbfgs_g(rows: pd.DataFrame) -> float:

@@ -15,11 +15,10 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
 from scaling import VERSION_LINE
 from scaling.app.application import one_sentence
-from scaling.app.overrides import WrongUsage
+from scaling.app.positional import Parser
 from scaling.jobs.cell_states import (
     ACTIVE,
     WATCH_SECONDS,
@@ -57,18 +56,11 @@ def main() -> int:
     return 1
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that reports wrong usage in one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise WrongUsage with the reason and the right form."""
-        raise WrongUsage(f"{message}; give one folder, as {self.prog} runs/NAME")
-
-
 def parse_arguments() -> argparse.Namespace:
     """Return the folder and the options of the command line."""
     parser = Parser(
         prog="python -m scaling.status",
+        right_form="give one folder, as python -m scaling.status runs/NAME",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

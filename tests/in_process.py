@@ -27,6 +27,7 @@ from analysis.estimation.fit import fit
 from scaling.app.application import start
 from scaling.config import CellConfig
 
+POSITIONAL = ("status", "published_tables")  # commands that take a folder and no settings
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -76,7 +77,7 @@ def status_of(command: str) -> int:
     name = command.rpartition(".")[2]
     main = command_module(command).main
     try:
-        if name == "status":
+        if name in POSITIONAL:
             return main()
         start(
             main,

@@ -95,7 +95,7 @@ def comparison(a: Material, b: Material) -> str:
         ),
         alarms=differences,
         answer=[against.sentence(m, names, level=level) for m in worth],
-        figures=_inline(against.pictures(a, b, level=level)),
+        figures=inline(against.pictures(a, b, level=level)),
         table=against.side_by_side(a, b, high, level=level),
         footer=(
             "Made by analysis.report; the multiplier is the compute that the second recipe needs"
@@ -130,15 +130,15 @@ def context(material: Material) -> dict[str, Any]:
             else "No law has been fitted yet: run analysis.fit, then write the report again."
         ),
         "law_table": tables.law_grid(law),
-        "law_figures": _inline(gallery.law_pictures(material, level=level)),
+        "law_figures": inline(gallery.law_pictures(material, level=level)),
         "methods_table": tables.methods_grid(law),
-        "allocation_figures": _inline(gallery.allocation_pictures(law, cells, plan, level=level)),
-        "fit_figures": _inline(gallery.fit_pictures(law, cells)),
+        "allocation_figures": inline(gallery.allocation_pictures(law, cells, plan, level=level)),
+        "fit_figures": inline(gallery.fit_pictures(law, cells)),
         "power_table": tables.power_grid(law),
         "comparison_table": tables.comparison_grid(law),
         "backtest_table": tables.backtest_grid(law),
-        "backtest_figures": _inline(_backtest(law, cells)),
-        "sensitivity_figures": _inline(gallery.sensitivity_pictures(law)),
+        "backtest_figures": inline(_backtest(law, cells)),
+        "sensitivity_figures": inline(gallery.sensitivity_pictures(law)),
         **_tuning(material),
         "plan_missing": (
             "" if plan else "There is no plan yet: run analysis.plan, then write the report again."
@@ -149,7 +149,7 @@ def context(material: Material) -> dict[str, Any]:
         **evaluation,
         "cost_table": tables.cost_grid(material),
         **_design(material),
-        "curve_figures": _inline(gallery.curve_pictures(material)),
+        "curve_figures": inline(gallery.curve_pictures(material)),
         "cell_columns": [
             {"label": c, "numeric": i >= tables.TEXT_COLUMNS}
             for i, c in enumerate(tables.CELL_COLUMNS)
@@ -188,18 +188,18 @@ def _final(material: Material) -> dict[str, Any]:
         ),
         "verdict": verdict(material),
         "confirmation_table": tables.confirmation_grid(material),
-        "final_figures": _inline(gallery.final_pictures(material)),
+        "final_figures": inline(gallery.final_pictures(material)),
         "stages_missing": "" if later else "No stage after pretraining has ended yet.",
         "stages_table": tables.stages_grid(material),
         "stage_laws_missing": "" if laws else "No laws of these stages were fitted for the plan.",
         "stage_forecasts_table": forecast_grid(material.plan, material.stages),
         "stage_laws_table": stage_law_grid(laws),
-        "stage_laws_figures": _inline(stage_law_pictures(laws)),
+        "stage_laws_figures": inline(stage_law_pictures(laws)),
         "stages": [
             {
                 "name": STAGE_NAMES[s],
                 "text": "",
-                "figures": _inline(gallery.stage_pictures(s, material.curves[s], kl_budget=budget)),
+                "figures": inline(gallery.stage_pictures(s, material.curves[s], kl_budget=budget)),
             }
             for s in later
         ],
@@ -241,7 +241,7 @@ def _tuning(material: Material) -> dict[str, Any]:
     )
     return {
         "tuning_missing": "" if pictures else missing,
-        "tuning_figures": _inline(pictures),
+        "tuning_figures": inline(pictures),
     }
 
 
@@ -253,7 +253,7 @@ def _overoptimised(material: Material) -> dict[str, Any]:
     return {
         "overoptimised_missing": "" if judges else "Not measured yet: run scaling.best_of_n.",
         "overoptimised_table": judges_grid([*judges, *([ppo] if ppo else [])]),
-        "overoptimised_figures": _inline(
+        "overoptimised_figures": inline(
             [*gallery.overoptimised("best-of-n", judges), *gallery.overoptimised("ppo", [ppo])]
         ),
     }
@@ -278,7 +278,7 @@ def _design(material: Material) -> dict[str, Any]:
             else ""
         ),
         "design_table": tables.design_grid(batches),
-        "design_figures": _inline(pictures),
+        "design_figures": inline(pictures),
     }
 
 
@@ -294,7 +294,7 @@ def _evaluation(material: Material) -> tuple[dict[str, Any], list[dict[str, str]
             else "No model has been scored on tasks or texts yet: run scaling.evaluate."
         ),
         "score_table": score_grid(scores, flops, final[0] if final else None),
-        "score_figures": _inline(score_pictures(scores, flops)),
+        "score_figures": inline(score_pictures(scores, flops)),
         "task_table": task_grid(evaluations),
         "text_table": text_grid(evaluations),
     }
@@ -313,7 +313,7 @@ def _sample(index: int, sample: dict[str, Any]) -> dict[str, str]:
     return {"title": f"Sample {index}", "scores": ", ".join(scores), **texts}
 
 
-def _inline(pictures: list[Picture]) -> list[dict[str, Any]]:
+def inline(pictures: list[Picture]) -> list[dict[str, Any]]:
     """Return figures as markup without XML namespaces, which a page does not need."""
     figures = []
     for picture in pictures:

@@ -5,17 +5,12 @@ killed goes on with the next chunk.
 """
 
 import logging
-import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import IO, Any
 
+from scaling.app.process_pool import process_pool
 from scaling.app.progress import Progress
 from scaling.data.documents import Piece
 from scaling.schema import replacing
@@ -69,29 +64,8 @@ def _mapped(pooled: bool, workers: int) -> Iterator[Callable[..., Iterator[Any]]
     if not pooled:
         yield map
         return
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=get_context("spawn"),
-        initializer=_start_process,
-        initargs=(os.getpid(),),
-    )
-    try:
+    with process_pool(workers, {"TOKENIZERS_PARALLELISM": "false"}) as pool:
         yield pool.map
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_process(parent: int) -> None:
-    """Prepare a process: ignore Ctrl-C, use one core, and end with the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 @contextmanager

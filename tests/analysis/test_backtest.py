@@ -216,7 +216,7 @@ def test_plain_approach_2_finds_the_line_of_an_exact_symmetric_law(bench):
 
 def test_a_single_descent_stays_near_its_start_and_ours_reaches_the_law(bench, refit_law):
     exact = isoflop_table(refit_law, budgets=BUDGETS)
-    starts = (bench.HOFFMANN, bench.grid_starts()[0])
+    starts = (bench.HOFFMANN, bench.grid_starts(7)[0])
     ends = [bench.single_descent(exact, start) for start in starts]
     assert not np.allclose(*ends, rtol=0.01)
     assert all(np.isfinite(end).all() for end in ends)
@@ -233,9 +233,3 @@ def test_the_benchmark_scores_exact_data_without_error(bench, refit_law):
     assert result.optima["n_ours"].abs().max() < 0.1  # the vertex of a parabola is itself biased
     assert (result.runs["lbfgs_h"].abs() > result.runs["ours"].abs()).all()
     assert set(bench.buckets(result.runs)) <= set(bench.BUCKETS)
-
-
-def test_distances_fall_into_buckets_once(bench):
-    rows = pd.DataFrame({"distance": [1.5, 2.0, 4.0, 8.0, 16.0, 32.0]})
-    parts = bench.buckets(rows)
-    assert [len(part) for part in parts.values()] == [2, 2, 2]

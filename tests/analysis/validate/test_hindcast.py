@@ -65,10 +65,11 @@ def test_tau_never_falls_with_distance_and_goes_on_as_the_square():
     assert tau_at([], np.array([2.0])) == pytest.approx([0.0])
 
 
-def test_an_error_that_chance_explains_is_not_counted():
+def test_an_error_that_chance_explains_counts_unless_the_spread_of_forms_is_there():
     chance, form = (hindcast_row(4.0, 0.010, expected_mean_error=s) for s in (0.007, 0.005))
-    assert tau_knots([chance])[0][1] == 0.0
-    assert tau_knots([form])[0][1] == pytest.approx(0.010)
+    assert tau_knots([chance])[0][1] == tau_knots([form])[0][1] == pytest.approx(0.010)
+    assert tau_knots([chance], by_chance=False)[0][1] == 0.0
+    assert tau_knots([form], by_chance=False)[0][1] == pytest.approx(0.010)
 
 
 def test_the_seeds_part_of_an_error_is_left_out():
@@ -83,11 +84,13 @@ def test_one_withheld_run_says_nothing_of_the_form_beside_several():
     assert tau_knots([alone]) == [pytest.approx([np.log(2.0), 0.05])]
 
 
-def test_a_true_form_seldom_has_tau(refit_law):
+def test_chance_explains_most_errors_of_a_true_form(refit_law):
     """A 90 % interval leaves out 10 %, twice a table; 12 tables."""
     tables = [isoflop_table(refit_law, n=6, noise=0.002, seed=s) for s in range(12)]
-    taus = [max(t for _, t in hindcasts(t, FORM, Objective())["tau"]) for t in tables]
+    found = [hindcasts(t, FORM, Objective()) for t in tables]
+    taus = [max(t for _, t in tau_knots(f["rows"], by_chance=False)) for f in found]
     assert np.count_nonzero(taus) <= 6
+    assert max(t for f in found for _, t in f["tau"]) < 0.01
 
 
 def test_a_bent_surface_widens_far_forecasts(refit_law):

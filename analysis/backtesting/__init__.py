@@ -1,0 +1,1 @@
+"""Backtests over many tables: our laws against other methods, on runs that were withheld."""
