@@ -186,8 +186,7 @@ def _fit_form(runs: Runs, form: Form, objective: Objective | None, settings: Set
         count=runs.count,
         parameters=estimate.parameters,
         objective={
-            "name": objective.name,
-            "delta": objective.delta,
+            **objective.as_block(),
             "value": float(solution.value[0]),
             "weighting": settings.weighting if "weight" in table else "none",
         },

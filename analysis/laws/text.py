@@ -64,7 +64,8 @@ def _head(law: LawFile) -> list[str]:
     objective = law.objective
     value = objective.get("value")
     if value is not None:
-        delta = f" delta {objective['delta']:g}" if objective["name"] == "huber_log" else ""
+        reads_delta = objective["name"] in ("huber_log", "envelope")
+        delta = f" delta {objective['delta']:g}" if reads_delta else ""
         lines.append(
             f"{law.form} by {objective['name']}{delta}: {value:.10g}; {_STATUS[law.status]}"
         )
