@@ -9,7 +9,7 @@ envelope, plain power laws and hindcasts. `Law.status` says what kind of answer 
 cannot carry the form at all raises ValueError.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,13 @@ from analysis.estimation.fit_alarms import alarms_of_fit, status_of
 from analysis.estimation.fit_blocks import Estimate, estimate_of, peak_block
 from analysis.estimation.isoflop import isoflop, vertices
 from analysis.estimation.power_laws import power_laws
+from analysis.estimation.prior_fit import (
+    OBJECTIVE,
+    chosen_families,
+    families_of,
+    fit_with_prior,
+    with_tau,
+)
 from analysis.forms import Form, column, form_named
 from analysis.laws.law import Law
 from analysis.runs.columns import Columns
@@ -61,9 +68,15 @@ class Settings:
     weighting: str
     fixed: dict[str, float]
     within: float | None
+    prior: str | Mapping[str, Sequence[str]]
     hindcast: bool
     sensitivity: bool
     on_progress: OnProgress
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """The options of the posterior of a fit with a prior."""
+        return {"draws": self.resamples, "level": self.level, "seed": self.seed}
 
     @property
     def intervals(self) -> dict[str, Any]:
@@ -82,6 +95,7 @@ def fit(
     weighting: str = "column",
     fixed: Mapping[str, float] | None = None,
     within: float | None = None,
+    prior: str | Mapping[str, Sequence[str]] = "auto",
     resamples: int = 1000,
     level: float = 0.9,
     seed: int = 0,
@@ -102,7 +116,9 @@ def fit(
     fixed: values that some parameters keep, in the form's own units
     within: fit a surface only to runs whose loss is within this share of the best loss of no more
         compute, as 0.1
-    resamples: of the bootstrap; 0 leaves out every interval
+    prior: over the Chinchilla form: `published` laws, `none`, or `auto` for published laws with
+        fewer than eight points of N and D; or families of one's own, as {"mine": ["besiroglu2024"]}
+    resamples: of the bootstrap, or draws of the posterior; 0 leaves out every interval
     level: of every interval
     seed: of the resamples
     hindcast: whether to withhold the largest budgets and predict them
@@ -115,6 +131,7 @@ def fit(
     """
     check_options(resamples, level, weighting, seed=seed)
     check_within(within)
+    families_of(prior, form, objective, fixed or {})
     needed = needed_columns(form)
     runs = data
     if not isinstance(runs, Runs):
@@ -129,6 +146,7 @@ def fit(
         weighting=weighting,
         fixed=dict(fixed or {}),
         within=within,
+        prior=prior,
         hindcast=hindcast,
         sensitivity=sensitivity,
         on_progress=on_progress,
@@ -162,20 +180,30 @@ def _fit_best_form(runs: Runs, objective: Objective | None, settings: Settings) 
 
 def _fit_form(runs: Runs, form: Form, objective: Objective | None, settings: Settings) -> Law:
     """Fit one form, and everything that the settings ask for beside it."""
-    objective = objective or Objective(name=form.objective)
+    near = restrict_to_frontier(runs.table, form, settings.within)
+    families = chosen_families(settings.prior, form.name, objective, settings.fixed, near)
+    objective = objective or Objective(name=OBJECTIVE if families else form.objective)
     everything = prepare_rows(runs.table, form, objective, settings.weighting)
     table = restrict_to_frontier(everything, form, settings.within)
-    check_table(table, form)
+    check_table(table, form, with_prior=families is not None)
     problem = problem_of(table, form, objective, fixed=settings.fixed)
-    solution = minimise(problem)
-    boot = _resample(problem, solution, table, settings)
-    estimate = estimate_of(problem, solution, boot, table, settings.level)
+    informed, boot = None, None
+    if families:
+        informed = fit_with_prior(problem, table, families, **settings.drawing)
+        solution, estimate = informed.solution, informed.estimate
+    else:
+        solution = minimise(problem)
+        boot = _resample(problem, solution, table, settings)
+        estimate = estimate_of(problem, solution, boot, table, settings.level)
     alarms = alarms_of_fit(problem, solution, boot, estimate, table, runs.inputs)
-    status = status_of(form, solution, alarms, boot)
+    status = informed.status if informed else status_of(form, solution, alarms, boot)
+    alarms = [informed.alarm, *alarms] if informed else alarms
     if status == "not_identified":
         estimate = estimate.without_intervals()
     methods, method_alarm = _methods(form, estimate, everything, settings)
     backtest, backtest_alarms = _backtest(runs, table, everything, problem, settings)
+    if informed:
+        backtest = with_tau(backtest)
     powers = power_laws(everything, **settings.intervals) if form.is_surface else []
     extra_alarms = [of_fit.status_alarm(status, form.name), *alarms, method_alarm, *backtest_alarms]
     within: dict[str, Any] = {}
@@ -204,6 +232,7 @@ def _fit_form(runs: Runs, form: Form, objective: Objective | None, settings: Set
         power_laws=powers,
         sensitivity=_sensitivity(table, problem, solution, settings),
         fixed=settings.fixed,
+        prior=informed.block if informed else None,
         inputs=runs.inputs | within,
         unit=unit_of_law(runs.inputs),
     )

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from analysis.estimation.checks import WEIGHTINGS, needed_columns
+from analysis.estimation.prior_fit import PRIORS
 from analysis.runs.cells import FORM_OF
 from analysis.runs.columns import Columns
 from analysis.runs.table import POINTS
@@ -80,6 +81,9 @@ class FitConfig:
     """What a row is: a cell's record, or each time that a PPO run scored held-out prompts."""
     within: Annotated[float, Range(0, MOST, above=True)] | None = None
     """Keep runs whose loss is within this share of the frontier's, as 0.1; null keeps all."""
+    prior: Annotated[str, OneOf(*PRIORS)] = "auto"
+    """Prior over the Chinchilla form: published laws, which 3 or more runs then correct; auto takes
+    it with fewer than 8 points of N and D, none never."""
     out: str | None = None
     """File to write; null is law.json beside the study, or here for a table."""
     plot: bool = False

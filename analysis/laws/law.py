@@ -78,7 +78,8 @@ class Law(LawFile):
         noise: whether the interval is that of a single new run, or of the mean loss of such runs
         force: whether to extrapolate a law that is not usable
 
-        The interval is None for a law without draws. Otherwise it joins in squares the bootstrap
+        The interval is None for a law without draws. A law with a prior takes the percentiles of
+        its posterior as they are. Otherwise it joins in squares the bootstrap
         draws (bias-corrected percentiles at Student t's level of n - p degrees of freedom) and,
         with `noise`, the scatter of runs about the law (`analysis.solve.residual_spread`) and the
         growth of hindcast error with distance (`analysis.validate.hindcast`);
@@ -212,7 +213,10 @@ class Law(LawFile):
         errors = np.log(predictions / point) if relative else predictions - point
         freedom = max(self.n_runs - len(self.parameters), 1)
         z = stdtrit(freedom, (1 + level) / 2)
-        ends = bias_corrected_percentiles(errors, np.zeros_like(point), level, z=z)
+        if self.prior is not None:  # draws of a posterior need no correction for bias or few rows
+            ends = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        else:
+            ends = bias_corrected_percentiles(errors, np.zeros_like(point), level, z=z)
         below, above = np.maximum(-ends[0], 0.0), np.maximum(ends[1], 0.0)
         spread = ndtri((1 + level) / 2) * self._scatter(values, point) if noise else 0.0
         below, above = np.hypot(below, spread), np.hypot(above, spread)

@@ -47,6 +47,10 @@ class LawFile:
     sensitivity: a fit a row, by other objectives and to subsets of the runs
     comparison: a form a row, best first, where the form was chosen among all
     fixed: values that the caller fixed
+    prior: {"name", "families": {family: laws}, "weight", "pull": {parameter: {"prior", "runs",
+        "posterior", "weight"}}} of a fit with a prior (`analysis.estimation.prior_fit`), None
+        without; `runs` is what the runs alone give, None where they leave it open; a weight is the
+        share of the posterior's precision that the prior has
     forced: whether a plan may extrapolate a law that is not usable
     inputs: the source, its sha256, and how it was read
     unit: of the loss, nats_per_token or bits_per_byte
@@ -72,6 +76,7 @@ class LawFile:
     sensitivity: list[dict[str, Any]] = field(default_factory=list, repr=False)
     comparison: list[dict[str, Any]] = field(default_factory=list, repr=False)
     fixed: dict[str, float] = field(default_factory=dict)
+    prior: dict[str, Any] | None = None
     forced: bool = False
     inputs: dict[str, Any] = field(default_factory=dict)
     unit: str = "nats_per_token"
