@@ -13,6 +13,14 @@ An error is the RMS over a case's tested runs of log predicted over measured los
 gives medians over cases. `covered` is the share of tested runs inside the 90 % interval of a new
 run. Runs of one case share a law, so the interval of that share counts cases and not runs
 (Clopper and Pearson 1934, on the rounded sum of the cases' shares).
+
+Measured with --draws 6 (30 cases a family and number of cells): median errors with the prior and
+without are .7 and 2.5 % (Epoch), 1.9 and 5.2 % (Gadre), 3.6 and 4.8 % (Muennighoff), 4.6 and 5.6 %
+(Porian), over all cases 2.5 and 4.6 %. The prior thus halves the error on well-tuned tables and not
+on the other two. 90 % intervals hold 100, 99, 87 and 75 % of the runs, 90 % [87, 93] over all: they
+are too wide for well-tuned runs and too narrow for Porian's, whose runs end 3.7 % above forecasts,
+and nothing in 3 to 6 runs tells the two apart. The deviation of noise and tau were set on these
+tables, so that the 90 % over all is no test of them; the errors hardly depend on either.
 """
 
 import argparse

@@ -6,7 +6,10 @@ the prior's coordinates, its draws come from the posterior, and law.json states 
 the prior's. An interval of a new run also holds `TAU` a factor of e in C beyond the runs.
 
 Measured by `benchmarks/few_cells.py` (3 to 6 runs, forecasts at 10 times their largest C, the
-table's own family left out of the prior): see that file for the figures and what fell short.
+table's own family left out of the prior): the median error falls from 4.6 to 2.5 %, on well-tuned
+tables to a third, on badly tuned ones by a fifth. 90 % intervals cover 90 % over all tables, 99 %
+on well-tuned ones and 75 % on Porian's. Hindcasts, where there are enough runs for them, are of the
+form without the prior.
 """
 
 from collections.abc import Mapping, Sequence
