@@ -6,6 +6,7 @@
     python -m analysis.fit runs=table.csv form=all             rank the forms that apply
     python -m analysis.fit runs=table.csv form=data_constrained +fixed.alpha=0.35 +fixed.beta=0.35
     python -m analysis.fit runs=table.csv within=0.1           only runs near the frontier
+    python -m analysis.fit runs=table.csv prior=published      with a prior over published laws
     python -m analysis.fit runs=table.csv plot=true            also write law_<figure>.svg
 
 The command calls `analysis.estimation.fit.fit`.
@@ -44,6 +45,7 @@ def main(config: FitConfig) -> None:
         weighting=config.objective.weighting,
         fixed=config.fixed,
         within=config.within,
+        prior=config.prior,
         resamples=config.intervals.resamples,
         level=config.intervals.level,
         seed=config.intervals.seed,

@@ -282,7 +282,7 @@ def _minima_apart(law: Law, every: pd.DataFrame, table: pd.DataFrame | None) -> 
     if table is None:
         return none
     form = FORMS[law.form]
-    objective = Objective(name=law.objective["name"], delta=law.objective["delta"] or 1e-3)
+    objective = Objective.of_block(law.objective)
     problem = problem_of(table, form, objective, fixed=law.fixed)
     near = np.array(list(law.parameters.values()), dtype=float)[None]
     minima = minimise_near(near, problem)

@@ -136,6 +136,7 @@ def fit_if_identified(runs: Runs | None, goal: Goal, options: Options) -> tuple[
     law = fit(
         runs,
         options.form,
+        prior="none",  # the cells are chosen by what they tell without one
         resamples=options.resamples,
         level=goal.level,
         hindcast=options.hindcast,

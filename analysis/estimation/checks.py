@@ -5,6 +5,7 @@ import pandas as pd
 
 from analysis.estimation.allocation_laws import METHODS, NEEDED_BY
 from analysis.estimation.power_laws import frontier_runs
+from analysis.estimation.prior_fit import FEWEST_ROWS
 from analysis.forms import Form, column, form_named
 from analysis.solve.objective import Objective
 from analysis.solve.seed_noise import weight_by_seed_noise
@@ -68,10 +69,20 @@ def check_columns(table: pd.DataFrame, needed: tuple[str, ...], form: str) -> No
         )
 
 
-def check_table(table: pd.DataFrame, form: Form) -> None:
-    """Refuse a table with too few rows, or with one value of a variable of the form."""
+def check_table(table: pd.DataFrame, form: Form, *, with_prior: bool = False) -> None:
+    """Refuse a table with too few rows, or with one value of a variable of the form.
+
+    table: the runs
+    form: the form
+    with_prior: whether a prior fills in what few runs leave open
+    """
     needed = len(form.parameters) + SPARE_ROWS
-    if len(table) < needed:
+    if with_prior and len(table) < FEWEST_ROWS:
+        raise ValueError(
+            f"{len(table)} rows are too few for form={form.name} even with prior=published, which "
+            f"needs at least {FEWEST_ROWS}: add runs"
+        )
+    if not with_prior and len(table) < needed:
         raise ValueError(
             f"{len(table)} rows cannot carry the {len(form.parameters)} parameters of "
             f"form={form.name}; it needs at least {needed}: add runs or choose a smaller form"

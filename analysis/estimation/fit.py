@@ -35,8 +35,9 @@ from analysis.estimation.isoflop import vertices
 from analysis.estimation.isoflop_answers import isoflop_both
 from analysis.estimation.points import best_of_points, with_replicates
 from analysis.estimation.power_laws import power_laws
+from analysis.estimation.prior_fit import families_of
 from analysis.forms import Form, column, form_named
-from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
+from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH, PRIOR_GROWTH
 from analysis.laws.law import Law
 from analysis.laws.law_file import USABLE
 from analysis.runs.columns import Columns
@@ -64,6 +65,7 @@ def fit(
     weighting: str = "column",
     fixed: Mapping[str, float] | None = None,
     within: float | None = None,
+    prior: str | Mapping[str, Sequence[str]] = "auto",
     resamples: int = 1000,
     level: float = 0.9,
     seed: int = 0,
@@ -84,7 +86,9 @@ def fit(
     fixed: values that some parameters keep, in the form's own units
     within: fit a surface only to runs whose loss is within this share of the best loss of no more
         compute, as 0.1
-    resamples: of the bootstrap; 0 leaves out every interval
+    prior: over the Chinchilla form: `published` laws, `none`, or `auto` for published laws with
+        fewer than eight points of N and D; or families of one's own, as {"mine": ["besiroglu2024"]}
+    resamples: of the bootstrap, or draws of the posterior; 0 leaves out every interval
     level: of every interval
     seed: of the resamples
     hindcast: whether to withhold the largest budgets and predict them
@@ -100,6 +104,7 @@ def fit(
     """
     check_options(resamples, level, weighting, seed=seed)
     check_within(within)
+    families_of(prior, form, objective, fixed or {})
     needed = needed_columns(form)
     runs = data
     if not isinstance(runs, Runs):
@@ -115,6 +120,7 @@ def fit(
         weighting=weighting,
         fixed=dict(fixed or {}),
         within=within,
+        prior=prior,
         hindcast=hindcast,
         sensitivity=sensitivity,
         on_progress=on_progress,
@@ -201,8 +207,7 @@ def _law_of(fitted: FittedForm, runs: Runs, settings: Settings) -> Law:
         count=runs.count,
         parameters=estimate.parameters,
         objective={
-            "name": problem.objective.name,
-            "delta": problem.objective.delta,
+            **problem.objective.as_block(),
             "value": float(solution.value[0]),
             "weighting": settings.weighting if "weight" in table else "none",
         },
@@ -216,21 +221,24 @@ def _law_of(fitted: FittedForm, runs: Runs, settings: Settings) -> Law:
         ranges=estimate.ranges,
         noise=estimate.noise,
         scatter=scatter_block(estimate.residuals, len(estimate.parameters), table),
-        error_growth=_error_growth(form, backtest),
+        error_growth=_error_growth(fitted, backtest),
         backtest=backtest,
         methods=methods,
         power_laws=powers,
         sensitivity=_sensitivity(table, problem, solution, settings),
         fixed=settings.fixed,
+        prior=fitted.informed.block if fitted.informed else None,
         inputs=runs.inputs | within,
         unit=unit_of_law(runs.inputs),
     )
 
 
-def _error_growth(form: Form, backtest: dict[str, Any] | None) -> float:
+def _error_growth(fitted: FittedForm, backtest: dict[str, Any] | None) -> float:
     """Return the least error of forecasts by each e-fold of C; larger where none was tested."""
-    if not form.is_surface:
+    if not fitted.form.is_surface:
         return 0.0
+    if fitted.informed:
+        return PRIOR_GROWTH
     return ERROR_GROWTH if backtest and backtest["tau"] else DEFAULT_GROWTH
 
 

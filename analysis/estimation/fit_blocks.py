@@ -85,7 +85,7 @@ def estimate_of(
     form = problem.design.form
     values = problem.design.external(solution.theta[0])
     parameters = dict(zip(form.parameters, values.tolist(), strict=True))
-    ranges = _ranges(table)
+    ranges = ranges_of(table)
     draws, intervals = None, None
     if boot is not None and len(boot.draws) > max(1, boot.resamples / 2):
         draws = boot.draws
@@ -94,7 +94,7 @@ def estimate_of(
         intervals = _intervals(boot, form, level) | others
     allocation: dict[str, Any] = {}
     if form.is_surface:
-        allocation = _allocation(form, parameters, draws, ranges["flops_6nd"][1], level)
+        allocation = allocation_block(form, parameters, draws, ranges["flops_6nd"][1], level)
     if form.peak:
         allocation = {"peak": peak_block(form, parameters, draws, level)}
     errors = residuals(solution.theta[:1], problem)[0]
@@ -176,10 +176,17 @@ def _intervals(boot: Bootstrap, form: Form, level: float) -> dict[str, Any]:
     }
 
 
-def _allocation(
+def allocation_block(
     form: Form, parameters: dict[str, float], draws: Array | None, largest: float, level: float
 ) -> dict[str, Any]:
-    """Return a and b at the largest C, and the optimum there and at 10 and 100 times it."""
+    """Return a and b at the largest C, and the optimum there and at 10 and 100 times it.
+
+    form: a form of N and D
+    parameters: its parameters
+    draws: parameters of resamples (S, P), None without intervals
+    largest: the largest C = 6ND of the runs
+    level: of the intervals
+    """
     optima: list[dict[str, Any]] = []
     for flops in (largest * r for r in REACHES):
         split = {name: float(v) for name, v in optimal_split(form, parameters, flops).items()}
@@ -227,7 +234,8 @@ def _block_of_optima(optima: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _ranges(table: pd.DataFrame) -> dict[str, list[float]]:
+def ranges_of(table: pd.DataFrame) -> dict[str, list[float]]:
+    """Return {column: [smallest, largest]} of the runs, with 6ND where there are N and D."""
     columns = {name: column(table, name) for name in RANGES_OF if name in table}
     if {"params", "tokens"} <= set(columns):
         columns["flops_6nd"] = 6 * columns["params"] * columns["tokens"]

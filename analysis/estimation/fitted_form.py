@@ -1,5 +1,6 @@
 """One form fitted to a table: the problem, its solution and resamples, and what they say."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from analysis.alarms.alarm import Alarm
 from analysis.estimation.checks import check_table, prepare_rows, restrict_to_frontier
 from analysis.estimation.fit_alarms import alarms_of_fit, status_of
 from analysis.estimation.fit_blocks import Estimate, estimate_of
+from analysis.estimation.prior_fit import OBJECTIVE, PriorFit, chosen_families, fit_with_prior
 from analysis.forms import Form
 from analysis.laws.law_file import LawStatus
 from analysis.runs.table import Runs
@@ -29,9 +31,15 @@ class Settings:
     weighting: str
     fixed: dict[str, float]
     within: float | None
+    prior: str | Mapping[str, Sequence[str]]
     hindcast: bool
     sensitivity: bool
     on_progress: OnProgress
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """The options of the posterior of a fit with a prior."""
+        return {"draws": self.resamples, "level": self.level, "seed": self.seed}
 
     @property
     def intervals(self) -> dict[str, Any]:
@@ -43,7 +51,8 @@ class Settings:
 class FittedForm:
     """A form fitted to its rows: the problem, its solution and resamples, and what they say.
 
-    `everything` are the rows before `within`, `table` the rows that are fitted.
+    `everything` are the rows before `within`, `table` the rows that are fitted, `informed` what a
+    prior over published laws gave.
     """
 
     form: Form
@@ -52,6 +61,7 @@ class FittedForm:
     problem: Problem
     solution: Solution
     boot: Bootstrap | None
+    informed: PriorFit | None
     estimate: Estimate
     alarms: list[Alarm]
     status: LawStatus
@@ -61,14 +71,21 @@ def estimate_form(
     runs: Runs, form: Form, objective: Objective | None, settings: Settings
 ) -> FittedForm:
     """Fit one form with its resamples; ValueError where the rows cannot carry it."""
-    objective = objective or Objective(name=form.objective)
+    near = restrict_to_frontier(runs.table, form, settings.within)
+    families = chosen_families(settings.prior, form.name, objective, settings.fixed, near)
+    objective = objective or Objective(name=OBJECTIVE if families else form.objective)
     everything = prepare_rows(runs.table, form, objective, settings.weighting)
     table = restrict_to_frontier(everything, form, settings.within)
-    check_table(table, form)
+    check_table(table, form, with_prior=families is not None)
     problem = problem_of(table, form, objective, fixed=settings.fixed)
-    solution = minimise(problem)
-    boot = _resample(problem, solution, table, settings)
-    estimate = estimate_of(problem, solution, boot, table, settings.level)
+    informed, boot = None, None
+    if families:
+        informed = fit_with_prior(problem, table, families, **settings.drawing)
+        solution, estimate = informed.solution, informed.estimate
+    else:
+        solution = minimise(problem)
+        boot = _resample(problem, solution, table, settings)
+        estimate = estimate_of(problem, solution, boot, table, settings.level)
     alarms = alarms_of_fit(problem, solution, boot, estimate, table, runs.inputs)
     return FittedForm(
         form=form,
@@ -77,9 +94,10 @@ def estimate_form(
         problem=problem,
         solution=solution,
         boot=boot,
+        informed=informed,
         estimate=estimate,
-        alarms=alarms,
-        status=status_of(form, solution, alarms, boot),
+        alarms=[informed.alarm, *alarms] if informed else alarms,
+        status=informed.status if informed else status_of(form, solution, alarms, boot),
     )
 
 

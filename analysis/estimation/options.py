@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from analysis.estimation.checks import WEIGHTINGS, needed_columns
+from analysis.estimation.prior_fit import PRIORS
 from analysis.runs.cells import FORM_OF
 from analysis.runs.columns import Columns
 from analysis.runs.table import POINTS
-from analysis.solve.objective import OBJECTIVES, Objective
+from analysis.solve.objective import OBJECTIVES, OVER_WEIGHT, Objective
 from scaling.schema import COUNTS, LEVEL, MOST, MOST_RESAMPLES, OneOf, Range, Seed, checked
 
 
@@ -18,18 +19,32 @@ class ObjectiveConfig:
 
     name: Annotated[str, OneOf(*OBJECTIVES)] | None = None
     """Objective: Huber's function, the absolute value or the square of the residual of log loss, or
-    the square of the residual of loss itself (ls); null takes the form's own."""
+    the square of the residual of loss itself (ls); envelope weighs over-prediction more than
+    under-prediction, for tables where many runs are badly tuned; null takes the form's own."""
     delta: Annotated[float, Range(0, 1e6, above=True)] = 1e-3
-    """Residual from which Huber's function is linear, so that outliers pull less (huber_log)."""
+    """Residual from which Huber's function is linear, so that outliers pull less (huber_log,
+    envelope)."""
+    over_weight: Annotated[float, Range(1, 1e6, above=True)] = OVER_WEIGHT
+    """Weight of a run that the law over-predicts beside one that it under-predicts (envelope)."""
     weighting: Annotated[str, OneOf(*WEIGHTINGS)] = "column"
     """Weight of each run: the table's column weight where there is one, the inverse variance of
     seeds, or none."""
 
     def chosen(self) -> Objective | None:
-        """Return the objective, or None for the form's own."""
+        """Return the objective, or None for the form's own.
+
+        Raises ValueError for an `over_weight` that the objective does not read.
+        """
+        if self.over_weight != OVER_WEIGHT and self.name != "envelope":
+            raise ValueError(
+                f"objective.over_weight={self.over_weight:g} is read by objective.name=envelope "
+                f"alone, and objective.name={self.name or 'null'}; set objective.name=envelope"
+            )
         if self.name is None and self.delta == ObjectiveConfig.delta:
             return None
-        return Objective(name=self.name or "huber_log", delta=self.delta)
+        return Objective(
+            name=self.name or "huber_log", delta=self.delta, over_weight=self.over_weight
+        )
 
 
 @dataclass(kw_only=True)
@@ -67,6 +82,9 @@ class FitConfig:
     """What a row is: a cell's record, or each time that a PPO run scored held-out prompts."""
     within: Annotated[float, Range(0, MOST, above=True)] | None = None
     """Keep runs whose loss is within this share of the frontier's, as 0.1; null keeps all."""
+    prior: Annotated[str, OneOf(*PRIORS)] = "auto"
+    """Prior over the Chinchilla form: published laws, which 3 or more runs then correct; auto takes
+    it with fewer than 8 points of N and D, none never."""
     out: str | None = None
     """File to write; null is law.json beside the study, or here for a table."""
     plot: bool = False

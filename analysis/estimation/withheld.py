@@ -124,8 +124,7 @@ def backtest(
         form=form_tested.name,
         count=runs.count,
         objective={
-            "name": objective.name,
-            "delta": objective.delta,
+            **objective.as_block(),
             "weighting": weighting if "weight" in table else "none",
         },
         n_runs=len(table),
@@ -162,7 +161,8 @@ def _too_narrow(table: pd.DataFrame, form: Form) -> str:
 
 def _head(result: Backtest) -> list[str]:
     source = result.inputs.get("source", "data")
-    delta = result.objective["delta"] if result.objective["name"] == "huber_log" else None
+    reads_delta = result.objective["name"] in ("huber_log", "envelope")
+    delta = result.objective["delta"] if reads_delta else None
     by = result.objective["name"] + (f" delta {delta:g}" if delta else "")
     rows = result.replicates
     runs = f"{result.n_runs} runs"

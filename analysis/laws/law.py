@@ -88,12 +88,13 @@ class Law(LawFile):
         force: whether to extrapolate a law that is not usable
 
         The interval is None for a law without draws. Otherwise it joins in squares the bootstrap
-        draws (bias-corrected percentiles at Student t's level of n - p degrees of freedom), the
-        disagreement of the forms that a law of `form=all` averages and, with `noise`, the scatter
-        of runs about the law (`analysis.solve.residual_spread`) and the growth of its error with
-        distance (`analysis.validate.hindcast`). `benchmarks/intervals.py` and
-        `benchmarks/averaging.py` measure what it covers. Raises ValueError for a law that gives no
-        loss of N and D, and beyond the data of a law that is not usable and averages no forms.
+        draws (bias-corrected percentiles at Student t's level of n - p degrees of freedom; of a law
+        with a prior the percentiles of its posterior as they are), the disagreement of the forms
+        that a law of `form=all` averages and, with `noise`, the scatter of runs about the law
+        (`analysis.solve.residual_spread`) and the growth of its error with distance
+        (`analysis.validate.hindcast`). `benchmarks/intervals.py` and `benchmarks/averaging.py`
+        measure what it covers. Raises ValueError for a law that gives no loss of N and D, and
+        beyond the data of a law that is not usable and averages no forms.
         """
         if not self._form().is_surface:
             raise ValueError(
@@ -268,7 +269,10 @@ class Law(LawFile):
         errors = np.log(predictions / point) if relative else predictions - point
         freedom = max(self.n_runs - len(self.parameters), 1)
         z, normal = stdtrit(freedom, (1 + level) / 2), ndtri((1 + level) / 2)
-        ends = bias_corrected_percentiles(errors, np.zeros_like(point), level, z=z)
+        if self.prior is not None:  # draws of a posterior need no correction for bias or few rows
+            ends = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        else:
+            ends = bias_corrected_percentiles(errors, np.zeros_like(point), level, z=z)
         below, above = np.maximum(-ends[0], 0.0), np.maximum(ends[1], 0.0)
         none = np.zeros_like(point)
         parts = {

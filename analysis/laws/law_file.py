@@ -55,6 +55,10 @@ class LawFile:
     scatter: {"value", "robust", "left_out"}: the deviation of log loss of one run about the law, of
         all rows and without the rows that are left out of it, which are named as in the input file
     error_growth: the least error of the form's forecasts by each e-fold of C beyond the data
+    prior: {"name", "families": {family: laws}, "weight", "pull": {parameter: {"prior", "runs",
+        "posterior", "weight"}}} of a fit with a prior (`analysis.estimation.prior_fit`), None
+        without; `runs` is what the runs alone give, None where they leave it open; a weight is the
+        share of the posterior's precision that the prior has
     forced: whether a plan may extrapolate a law that is not usable
     replicates: {"rows": rows that were read, "points": (N, D) points that they are}, where the best
         row of each point was fitted; None where every row was
@@ -85,6 +89,7 @@ class LawFile:
     forecast: dict[str, Any] | None = field(default=None, repr=False)
     scatter: dict[str, Any] = field(default_factory=dict)
     error_growth: float = 0.0
+    prior: dict[str, Any] | None = None
     forced: bool = False
     replicates: dict[str, int] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)

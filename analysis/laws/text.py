@@ -68,7 +68,8 @@ def _head(law: LawFile) -> list[str]:
     objective = law.objective
     value = objective.get("value")
     if value is not None:
-        delta = f" delta {objective['delta']:g}" if objective["name"] == "huber_log" else ""
+        reads_delta = objective["name"] in ("huber_log", "envelope")
+        delta = f" delta {objective['delta']:g}" if reads_delta else ""
         lines.append(
             f"{law.form} by {objective['name']}{delta}: {value:.10g}; {_STATUS[law.status]}"
         )
@@ -111,15 +112,33 @@ def _parameters(law: LawFile) -> list[str]:
         units = f"{intervals.get('units', '')} {intervals['unit']}s".strip()
         method = str(intervals["method"])
         if intervals["resamples"]:
-            method += f", {intervals['resamples']} resamples of {units}"
+            drawn = "draws given" if law.prior else "resamples of"
+            method += f", {intervals['resamples']} {drawn} {units}"
         lines.append(
             f"{'parameter':<{LABEL}}{'value':>14}  {intervals['level']:.0%} interval ({method})"
         )
     for name, value in law.parameters.items():
         lines.append(f"{name:<{LABEL}}{value:>14.6g}{_span(spans.get(name))}")
+    if law.prior is not None:
+        lines += textwrap.wrap(describe_prior(law.prior), WIDTH, subsequent_indent="  ")
     if truth := true_offset(law):
         lines.append(f"{'true E':<{LABEL}}{truth[0]:>14.6g}  {truth[1]}")
     return lines
+
+
+def describe_prior(block: Mapping[str, Any]) -> str:
+    """Say in one sentence how the prior moved a law, given the `prior` block of law.json."""
+    pulls = [
+        f"{name} {pull['posterior']:.3g} (published {pull['prior']:.3g}, "
+        f"runs alone {'open' if pull['runs'] is None else format(pull['runs'], '.3g')}, "
+        f"{pull['weight']:.0%} prior)"
+        for name, pull in block["pull"].items()
+    ]
+    families = ", ".join(block["families"])
+    return (
+        f"prior {block['name']} ({families}) has {block['weight']:.0%} of the law's precision: "
+        + ", ".join(pulls)
+    )
 
 
 def _methods(law: LawFile) -> list[str]:

@@ -187,7 +187,8 @@ def _objective(law: Law | None) -> str:
     if law is None:
         return ""
     o = law.objective
-    delta = f" of delta {o['delta']:g}" if o.get("delta") and o["name"] == "huber_log" else ""
+    reads_delta = o["name"] in ("huber_log", "envelope")
+    delta = f" of delta {o['delta']:g}" if o.get("delta") and reads_delta else ""
     weights = o.get("weighting", "none")
     value = "" if o.get("value") is None else f", {o['value']:.4g} at the end"
     return (

@@ -3,7 +3,11 @@
 F(theta) = sum_i w_i rho(r_i). huber_log: r = log Lhat - log L and rho is Huber's function
 (r^2/2 inside delta, delta (|r| - delta/2) outside), Hoffmann et al. 2022 eq. 3, summed and not
 averaged. lad_log: |r|. ls_log: r^2/2. ls: r = Lhat - L, r^2/2, for targets that may be negative
-too.
+too. envelope: Huber's rho for r < 0 and `over_weight` times it for r > 0, since a badly tuned run
+can only lie above the best loss of its N and D. The fit then follows the lower edge of the runs:
+about 1 run of 1 + over_weight lies below it. It is the asymmetric absolute error, with weight 10 by
+default, of the package chinchilla (github.com/kyo-takano/chinchilla, `chinchilla/_metrics.py` and
+`docs/changes.md`), on residuals of log L instead of L and with Huber's quadratic part about 0.
 
 With rho' and rho'' taken by Lhat, the gradient is sum rho' dL and the Hessian is sum rho'' dL dL' +
 rho' d2L; `analysis.solve.predictions` sums over rows. Written by hand on purpose: hundreds of
@@ -13,10 +17,10 @@ Legend: S problems, P parameters, n rows. theta (S, P), weights and target (S or
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,7 +28,9 @@ import pandas as pd
 from analysis.forms import EXPONENT_BOUNDS, Array, Form, column
 from analysis.solve.predictions import Design, design
 
-OBJECTIVES = ("huber_log", "lad_log", "ls_log", "ls")
+OBJECTIVES = ("huber_log", "lad_log", "ls_log", "ls", "envelope")
+# Weight of over-prediction in the envelope: the default of kyo-takano/chinchilla.
+OVER_WEIGHT = 10.0
 # Least absolute deviation is Huber's objective with this delta: it is within n delta / 2 of LAD.
 LAD_DELTA = 1e-9
 # How many numbers (rows times problems) one pass handles, so that it stays in a core's cache.
@@ -38,18 +44,30 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """Which residual the fit minimises, and how; only huber_log reads `delta`."""
+    """Which residual the fit minimises, and how.
+
+    name: one of `OBJECTIVES`
+    delta: Huber's half-width in log loss; read by huber_log and envelope
+    over_weight: weight of a run that the law over-predicts; read by envelope
+    """
 
     name: str = "huber_log"  # from a command or law.json, so checked here and not by its type
     delta: float = 1e-3
+    over_weight: float = OVER_WEIGHT
 
     def __post_init__(self) -> None:
-        """Refuse an unknown name or a delta that is not positive."""
+        """Refuse an unknown name, a delta that is not positive, or an envelope from above."""
         if self.name not in OBJECTIVES:
             legal = ", ".join(OBJECTIVES)
             raise ValueError(f"objective.name={self.name} is not known; choose one of {legal}")
         if not self.delta > 0:
             raise ValueError(f"objective.delta={self.delta} must be positive; the usual is 1e-3")
+        if not 1 < self.over_weight < np.inf:
+            raise ValueError(
+                f"objective.over_weight={self.over_weight:g} must be above 1, so that the law"
+                f" follows the lower edge of the runs; the usual is {OVER_WEIGHT:g}, and huber_log"
+                " weighs both sides alike"
+            )
 
     @property
     def in_logs(self) -> bool:
@@ -59,12 +77,41 @@ class Objective:
     @property
     def width(self) -> float:
         """Half-width of the quadratic part, in the unit of the residual."""
-        return {"huber_log": self.delta, "lad_log": LAD_DELTA}.get(self.name, np.inf)
+        widths = {"huber_log": self.delta, "envelope": self.delta, "lad_log": LAD_DELTA}
+        return widths.get(self.name, np.inf)
 
     @property
     def unit(self) -> float:
         """What F is divided by to be the objective: delta for LAD, whose F is delta |r|."""
         return LAD_DELTA if self.name == "lad_log" else 1.0
+
+    @property
+    def is_one_sided(self) -> bool:
+        """Whether over-prediction weighs more than under-prediction."""
+        return self.name == "envelope"
+
+    def weigh_sides(self, weights: Array, residual: Array) -> Array:
+        """Return row weights, times `over_weight` where an envelope over-predicts.
+
+        weights: of the rows, any shape that broadcasts with `residual`
+        residual: log Lhat - log L
+
+        The objectives that weigh both sides alike get the weights back as they are.
+        """
+        if not self.is_one_sided:
+            return weights
+        return weights * np.where(residual > 0, self.over_weight, 1.0)
+
+    def as_block(self) -> dict[str, Any]:
+        """Return the objective as law.json holds it."""
+        one_sided = {"over_weight": self.over_weight} if self.is_one_sided else {}
+        return {"name": self.name, "delta": self.delta, **one_sided}
+
+    @classmethod
+    def of_block(cls, block: Mapping[str, Any]) -> Self:
+        """Return the objective of a law.json's block; what the block lacks has its default."""
+        given = {name: block.get(name) for name in ("delta", "over_weight")}
+        return cls(name=block["name"], **{k: v for k, v in given.items() if v is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +201,8 @@ def problem_of(
     objective: the objective
     fixed: values that some parameters keep, in the form's own units
 
-    Raises ValueError for a `fixed` name or value that the form does not have, and when an objective
-    in logs meets a target that is not positive.
+    Raises ValueError for a `fixed` name or value that the form does not have, when an objective in
+    logs meets a target that is not positive, and for an envelope of anything but a loss.
     """
     fixed = fixed or {}
     unknown = sorted(set(fixed) - set(form.parameters))
@@ -168,6 +215,11 @@ def problem_of(
         raise ValueError(
             f"objective.name={objective.name} takes logs, but {form.target} is not positive in "
             f"{int((target <= 0).sum())} rows; set objective.name=ls"
+        )
+    if objective.is_one_sided and form.target != "loss":
+        raise ValueError(
+            f"objective.name={objective.name} follows the lowest losses, but form={form.name} "
+            f"predicts {form.target}; choose huber_log or ls"
         )
     table_design = design(form, table, raw=tuple(fixed))
     fixed_theta = np.full((1, len(form.parameters)), np.nan)
@@ -323,6 +375,7 @@ def _row_weights(
     residual = np.log(predicted) - problem.logs
     width = problem.objective.width if width is None else width
     inverse = 1 / predicted
+    weights = problem.objective.weigh_sides(weights, residual)
     if np.isinf(width):
         slope = weights * residual
         value = _total(slope, residual) / 2

@@ -152,8 +152,9 @@ def gauss_newton_starts(theta: Array, problem: Problem) -> Array:
     psi_slope = (
         np.where(np.abs(residual) <= window, width / window, 0.0) if window < np.inf else 1.0
     )
-    outer = (jacobian[:, None] * jacobian[None] * psi_slope).reshape(-1, len(residual))
-    gradient = problem.weights @ (clipped * jacobian).T * free  # (S, P)
+    side = objective.weigh_sides(np.ones(len(residual)), residual)
+    outer = (jacobian[:, None] * jacobian[None] * (psi_slope * side)).reshape(-1, len(residual))
+    gradient = problem.weights @ (clipped * side * jacobian).T * free  # (S, P)
     hessian = (problem.weights @ outer.T).reshape(-1, len(theta), len(theta)) * np.outer(free, free)
     eye = np.eye(len(theta))
     ridge = 1e-12 * np.trace(hessian, axis1=1, axis2=2)[:, None, None] * eye
@@ -178,9 +179,10 @@ def restart_unconverged(solution: Solution, problem: Problem) -> Solution:
     )
     if not (len(lost) and len(minima)):
         return solution
-    error, width = np.abs(residuals(solution.theta[minima], problem)), problem.objective.width
+    residual, width = residuals(solution.theta[minima], problem), problem.objective.width
+    error = np.abs(residual)
     inside = np.minimum(error, width)
-    cost = inside * (error - inside / 2)  # Huber's
+    cost = problem.objective.weigh_sides(inside * (error - inside / 2), residual)  # Huber's
     weights = np.broadcast_to(problem.weights, (len(solution.theta), cost.shape[1]))
     order = np.argsort(weights[lost] @ cost.T, axis=1)
     for rank in range(min(RESTARTS, len(minima))):

@@ -127,8 +127,10 @@ def scale_of(target: Target, units: Units) -> Scale:
     residual, weight, jacobian = _local(target)
     n, size = len(residual), int(free.sum())
     width = problem.objective.width
-    psi = np.clip(residual, -width, width)
-    inside = share_inside(residual * np.sqrt(n / (n - size)), width)
+    objective = problem.objective
+    psi = objective.weigh_sides(np.clip(residual, -width, width), residual)
+    over = objective.over_weight if objective.is_one_sided else 1.0
+    inside = share_inside(residual * np.sqrt(n / (n - size)), width, over)
     half = np.sqrt(weight) * jacobian[free]
     inverse = np.linalg.pinv(inside * half @ half.T, hermitian=True)
     here = int(free[:at].sum())
@@ -143,8 +145,13 @@ def scale_of(target: Target, units: Units) -> Scale:
     return Scale(ratio=ratio, deviation=float(np.sqrt(ratio * model)), slope=slope)
 
 
-def share_inside(residual: Array, width: float) -> float:
-    """Return E[psi'] = P(|r| < width) by a Gaussian kernel; 1 for least squares."""
+def share_inside(residual: Array, width: float, over_weight: float = 1.0) -> float:
+    """Return E[psi'] by a Gaussian kernel: P(|r| < width) with r > 0 weighted; 1 for least squares.
+
+    residual: of the rows (n,)
+    width: Huber's half-width
+    over_weight: of r > 0
+    """
     if np.isinf(width):
         return 1.0
     quartiles = np.quantile(residual, [0.25, 0.75])
@@ -152,8 +159,8 @@ def share_inside(residual: Array, width: float) -> float:
     bandwidth = SILVERMAN * spread * len(residual) ** -0.2
     if not bandwidth > 0:
         return float(max(np.mean(np.abs(residual) < width), 1 / len(residual)))
-    upper, lower = (width - residual) / bandwidth, (-width - residual) / bandwidth
-    return float((ndtr(upper) - ndtr(lower)).mean())
+    below, at_0, above = (ndtr((end - residual) / bandwidth) for end in (-width, 0.0, width))
+    return float((at_0 - below + over_weight * (above - at_0)).mean())
 
 
 def _local(target: Target) -> tuple[Array, Array, Array]:

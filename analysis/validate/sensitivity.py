@@ -47,7 +47,7 @@ def sensitivity(
     for rows, positions in subsets(table).items():
         if len(positions) < len(form.parameters) + SPARE_ROWS:
             continue
-        for name in ("huber_log", "lad_log", "ls_log", "ls"):
+        for name in dict.fromkeys(("huber_log", "lad_log", "ls_log", "ls", objective.name)):
             objective_of_row = objective if name == objective.name else Objective(name=name)
             problem = problem_of(table.iloc[positions], form, objective_of_row, fixed=dict(fixed))
             solution = minimise_near(guesses, problem)
@@ -55,7 +55,7 @@ def sensitivity(
             parameters = dict(zip(form.parameters, values.tolist(), strict=True))
             row: dict[str, Any] = {
                 "objective": name,
-                "delta": objective_of_row.delta if name == "huber_log" else None,
+                "delta": objective_of_row.delta if name in ("huber_log", "envelope") else None,
                 "rows": rows,
                 "n_runs": len(positions),
                 "converged": bool(

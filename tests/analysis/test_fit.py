@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import minimize
 
 from analysis import Law, Objective, fit
+from analysis.estimation.options import ObjectiveConfig
 from analysis.forms import FORMS
 from analysis.solve.objective import OBJECTIVES, Problem, evaluate, problem_of
 from analysis.solve.solver import minimise, starts
@@ -20,6 +22,7 @@ from tests.in_process import call
 
 ROOT = Path(__file__).parents[2]
 CHINCHILLA = FORMS["chinchilla"]
+CLOSE = {"xatol": 1e-12, "fatol": 1e-16, "maxiter": 4000, "maxfev": 4000}  # of Nelder-Mead
 
 
 def point(table, **options):
@@ -192,7 +195,7 @@ def test_an_off_centre_grid_raises_the_edge_alarm(refit_law):
 )
 def test_a_table_that_cannot_carry_the_form_is_refused(refit_law, change, words):
     with pytest.raises(ValueError, match=words):
-        point(change(isoflop_table(refit_law)))
+        point(change(isoflop_table(refit_law)), prior="none")
 
 
 @pytest.mark.slow
@@ -319,3 +322,109 @@ def test_the_command_says_mistakes_in_one_line(tmp_path, arguments, words):
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "law.json").exists()
+
+
+def badly_tuned_table(law, *, share=0.3, seed=0):
+    """Return a grid whose runs reach the law within .1 %, but for a share that is badly tuned."""
+    rng = np.random.default_rng(seed)
+    table = isoflop_table(law, noise=1e-3, seed=seed)
+    excess = rng.exponential(0.05, len(table)) * (rng.random(len(table)) < share)
+    return table.assign(loss=table["loss"] * np.exp(excess))
+
+
+def envelope_value(parameters, table, objective):
+    """Return the envelope's objective, written out row by row."""
+    total = 0.0
+    for params, tokens, loss in table[["params", "tokens", "loss"]].itertuples(index=False):
+        r = np.log(loss_of(parameters, params, tokens) / loss)
+        size = abs(r)
+        huber = (
+            r**2 / 2 if size <= objective.delta else objective.delta * (size - objective.delta / 2)
+        )
+        total += huber * (objective.over_weight if r > 0 else 1.0)
+    return total
+
+
+@pytest.mark.parametrize("over_weight", [3.0, 10.0])
+def test_the_envelope_reaches_the_minimum_that_scipy_finds(refit_law, over_weight):
+    table = badly_tuned_table(refit_law).iloc[::2].reset_index(drop=True)
+    objective = Objective(name="envelope", delta=5e-3, over_weight=over_weight)
+    law = point(table, objective=objective)
+    assert law.objective["value"] == pytest.approx(
+        envelope_value(law.parameters, table, objective), rel=1e-9
+    )
+    names = ("E", "A", "B", "alpha", "beta")
+
+    def value(theta):
+        e, a, b, alpha, beta = theta
+        by_name = dict(zip(names, (e, np.exp(a), np.exp(b), alpha, beta), strict=True))
+        return envelope_value(by_name, table, objective)
+
+    best = np.inf
+    for start in (law.parameters, refit_law):
+        theta = np.array([start["E"], np.log(start["A"]), np.log(start["B"]), 0.0, 0.0])
+        theta[3:] = start["alpha"], start["beta"]
+        for _ in range(3):
+            found = minimize(value, theta, method="Nelder-Mead", options=CLOSE)
+            theta = found.x
+        best = min(best, found.fun)
+    assert law.objective["value"] <= best * (1 + 1e-9)
+    assert law.objective["value"] == pytest.approx(best, rel=1e-4)
+
+
+def test_the_envelope_is_least_where_its_subgradient_vanishes(refit_law):
+    table = badly_tuned_table(refit_law)
+    problem = problem_of(table, CHINCHILLA, Objective(name="envelope"))
+    solution = minimise(problem)
+    assert solution.converged[0]
+    r = np.log(problem.design.predict(solution.theta[:1])[0] / problem.target)
+    slope = np.clip(r, -1e-3, 1e-3) * np.where(r > 0, 10.0, 1.0)
+    jacobian = problem.design.row_sums(solution.theta[:1]).jacobian()[0] / np.exp(r + problem.logs)
+    assert np.abs(jacobian @ slope).max() <= 1e-7 * np.abs(jacobian * slope).sum(axis=1).max()
+
+
+def test_the_envelope_finds_the_law_below_badly_tuned_runs(known_law):
+    table = badly_tuned_table(known_law, share=0.5)
+    n, d = 1e10, 2e11
+    truth = loss_of(known_law, n, d)
+    errors = {}
+    for name in ("envelope", "huber_log"):
+        law = point(table, objective=Objective(name=name))
+        assert law.status == "converged"
+        errors[name] = abs(float(law.predict(n, d).loss) / truth - 1)
+    assert errors["envelope"] < 0.01
+    assert errors["envelope"] < errors["huber_log"] / 2
+
+
+def test_resamples_of_an_envelope_converge(refit_law):
+    table = badly_tuned_table(refit_law)
+    law = fit(
+        table, objective=Objective(name="envelope"), resamples=60, hindcast=False, sensitivity=False
+    )
+    assert law.intervals is not None
+    assert law.intervals["converged"] >= 57
+    assert law.intervals["parameters"]["alpha"][0] < refit_law["alpha"]
+    assert law.intervals["parameters"]["alpha"][1] > refit_law["alpha"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            {"name": "envelope", "over_weight": 1.0},
+            "over_weight=1.0 is out of range; set a number above 1",
+        ),
+        ({"name": "huber_log", "over_weight": 3.0}, "read by objective.name=envelope alone"),
+        ({"over_weight": 3.0}, "set objective.name=envelope"),
+    ],
+)
+def test_an_envelope_from_above_and_a_weight_nobody_reads_are_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        ObjectiveConfig(**options).chosen()
+
+
+def test_an_envelope_of_a_reward_is_refused():
+    form = next(f for f in FORMS.values() if f.target != "loss")
+    table = pd.DataFrame({v: [1.0, 2, 4, 8] for v in (*form.variables, form.target)})
+    with pytest.raises(ValueError, match="follows the lowest losses"):
+        problem_of(table, form, Objective(name="envelope"))

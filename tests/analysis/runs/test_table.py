@@ -173,7 +173,7 @@ def test_an_unreadable_file_is_one_sentence(tmp_path, name, content, words):
 @pytest.mark.parametrize(
     ("change", "override", "words"),
     [
-        (lambda t: t.iloc[:6], (), "6 rows cannot carry the 5 parameters"),
+        (lambda t: t.iloc[:6], ("prior=none",), "6 rows cannot carry the 5 parameters"),
         (lambda t: t.assign(params=1e8), (), "all 8 rows have params=1e+08"),
         (lambda t: t, ("where=loss > 100",), "keeps none of 8 rows"),
         (lambda t: t.rename(columns={"loss": "val_loss"}), (), "set columns.loss=val_loss"),
