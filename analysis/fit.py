@@ -3,7 +3,7 @@
     python -m analysis.fit runs=runs/quick
     python -m analysis.fit runs=table.csv where="group == 'x'" columns.params=N out=law.json
     python -m analysis.fit runs=table.csv objective.name=lad_log intervals.resamples=4000
-    python -m analysis.fit runs=table.csv form=all             rank the forms that apply
+    python -m analysis.fit runs=table.csv form=all             average the forms that apply
     python -m analysis.fit runs=table.csv form=data_constrained +fixed.alpha=0.35 +fixed.beta=0.35
     python -m analysis.fit runs=table.csv within=0.1           only runs near the frontier
     python -m analysis.fit runs=table.csv prior=published      with a prior over published laws

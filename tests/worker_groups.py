@@ -25,7 +25,8 @@ class GroupScheduling(LoadScopeScheduling):
         config.option.loadscopereorder = False  # the order of the collection: longest groups first
 
     def schedule(self) -> None:
-        self.groups = self.groups or json.loads(self.file.read_text())
+        if self.file.is_file():  # it is not where the collection failed
+            self.groups = json.loads(self.file.read_text())
         super().schedule()
 
     def _split_scope(self, nodeid: str) -> str:

@@ -16,8 +16,8 @@ from analysis.estimation.prior import Prior
 from analysis.forms import Array
 
 # Typical deviation of log L about the law, with what the form leaves out. Set on the tables of
-# benchmarks/few_cells.py: without an error by distance, 90 % intervals held 86 % of the runs at x10 with
-# .01 and 77 % with .005 (mean over the four families).
+# benchmarks/few_cells.py: without an error by distance, 90 % intervals held 86 % of the runs at x10
+# with .01 and 77 % with .005 (mean over the four families).
 NOISE_SD = 0.01
 NOISE_FREEDOM = 4.0  # weight of that deviation, in runs
 WALKERS = 64
