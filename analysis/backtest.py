@@ -9,7 +9,7 @@ backtest.json. Errors are logs of predicted over measured loss. `covered` is the
 runs inside the intervals of the fit below the cutoff, which hold its parameters and the scatter of
 runs only. Where that share is under the nominal level, the hindcast term of a law's own prediction
 intervals makes up for it (`analysis.validate.hindcast`). `form=all` ranks the forms first and shows
-the rows of the best one.
+the rows of their average.
 
 A FOLDER of tables is no study: it holds CSV, JSONL or Parquet files and no records. Every table,
 and each value of its column `group`, is one experiment. The command compares our laws with other

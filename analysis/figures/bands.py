@@ -22,9 +22,9 @@ def span(low: float, high: float, *, margin: float = 1.3) -> np.ndarray:
 
 
 def within(law: Law, flops: np.ndarray) -> np.ndarray:
-    """Return the budgets that a law may be drawn at: none beyond its data unless it is usable."""
+    """Return the budgets that a law may be drawn at: none beyond its data unless it answers there."""
     reach = law.ranges.get("flops_6nd", [0.0, np.inf])[1]
-    return flops if law.usable or law.forced else flops[flops <= reach]
+    return flops if law.extrapolates else flops[flops <= reach]
 
 
 def has_optimum(law: Law | None) -> bool:

@@ -203,11 +203,6 @@ class Law(LawFile):
         return f"<pre>{escape(self.summary())}</pre>"
 
     @property
-    def extrapolates(self) -> bool:
-        """Whether the law answers beyond its data: a usable or forced one, or an average."""
-        return self.usable or self.forced or bool(self.forecast)
-
-    @property
     def members(self) -> tuple[Member, ...]:
         """The forms that the law averages, those of weight 0 left out; its own form alone else."""
         return tuple(one for one in self.forms if one.weight > 0)

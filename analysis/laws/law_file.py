@@ -119,6 +119,11 @@ class LawFile:
         return self.status in USABLE
 
     @property
+    def extrapolates(self) -> bool:
+        """Whether the law answers beyond its data: a usable or forced one, or an average."""
+        return self.usable or self.forced or bool(self.forecast)
+
+    @property
     def residual_sd(self) -> float:
         """Standard deviation of one run about the law, in logs or in the target's own unit."""
         return float(self.noise.get("sd_log", self.noise.get("sd", 0.0)))

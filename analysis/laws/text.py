@@ -195,7 +195,7 @@ def _origin(key: str, block: dict[str, Any], law: LawFile) -> str:
 
 def _optima(law: LawFile) -> list[str]:
     optima = law.allocation.get("tokens_per_param") or []
-    if not optima or not law.usable:
+    if not optima or not (law.usable or law.forecast):
         return []
     lines = [
         f"{'optimum at C':<{LABEL}}{'N*':>12}{'D*':>12}{'D*/N*':>10}  {'interval':<22}{'loss':>8}"
@@ -279,7 +279,7 @@ def _powers(law: LawFile) -> list[str]:
 
 def _hindcasts(law: LawFile) -> list[str]:
     rows = [r for r in (law.backtest or {}).get("rows", []) if r["converged"]]
-    if not rows or not law.usable:
+    if not rows or not (law.usable or law.forecast):
         return []
     lines = [
         f"{'hindcast from':<{LABEL}}{'reach':>8}{'fitted':>8}{'tested':>8}"
