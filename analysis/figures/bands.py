@@ -22,7 +22,7 @@ def span(low: float, high: float, *, margin: float = 1.3) -> np.ndarray:
 
 
 def within(law: Law, flops: np.ndarray) -> np.ndarray:
-    """Return the budgets that a law may be drawn at: none beyond its data unless it answers there."""
+    """Return the budgets that a law may be drawn at: beyond its data only where it answers."""
     reach = law.ranges.get("flops_6nd", [0.0, np.inf])[1]
     return flops if law.extrapolates else flops[flops <= reach]
 
