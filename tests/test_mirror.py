@@ -47,6 +47,7 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.backtesting.scores": "analysis/backtesting/test_folder.py",
     "analysis.backtesting.splits": "analysis/backtesting/test_folder.py",
     "analysis.backtesting.summary": "analysis/backtesting/test_folder.py",
+    "analysis.backtesting.options": "analysis/backtesting/test_folder.py",
     "analysis.designing.batch_file": "analysis/test_design.py",
     "analysis.designing.candidates": "analysis/test_design.py",
     "analysis.designing.goal": "analysis/test_design.py",

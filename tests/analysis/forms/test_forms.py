@@ -257,10 +257,10 @@ def test_a_reward_below_zero_takes_a_level_objective():
     assert fit(table, "best_of_n", resamples=0).objective["name"] == "ls"
 
 
-def test_coupled_is_chinchilla_at_one_and_kaplan_without_offset():
+def test_coupled_is_chinchilla_at_one_and_kaplan_without_offset_and_overtraining():
     table = table_of("chinchilla")
     values = {v: table[v].to_numpy() for v in ("params", "tokens")}
-    for name in ("chinchilla", "kaplan", "coupled"):
+    for name in ("chinchilla", "kaplan", "coupled", "overtraining"):
         other, same = LAWS[name], as_coupled(name, LAWS[name])
         assert tuple(same) == FORMS["coupled"].parameters
         for what in (
@@ -268,7 +268,7 @@ def test_coupled_is_chinchilla_at_one_and_kaplan_without_offset():
             lambda f, law: f.optimum(law, 1e21),
         ):
             assert what(FORMS["coupled"], same) == pytest.approx(what(FORMS[name], other))
-    assert as_coupled("overtraining", LAWS["overtraining"]) is None
+    assert as_coupled("farseer", LAWS["farseer"]) is None
 
 
 def test_terms_of_the_published_chinchilla_runs_are_coupled(published_fits):
