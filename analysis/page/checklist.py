@@ -168,7 +168,12 @@ def _schedule(done: Sequence[Record]) -> str:
 def _evaluation(done: Sequence[Record]) -> str:
     error = [r.test_loss_se for r in done if r.test_loss_se]
     tokens = _values(done, "eval", "test_tokens")
-    se = f", standard error {min(error):.2g} to {max(error):.2g} nats" if error else ""
+    se = ""
+    if error:
+        se = (
+            f", standard error {min(error):.2g} to {max(error):.2g} nats by the choice of documents,"
+            " which is common to all runs: it is not the error of a difference between two"
+        )
     return f"{tokens} held-out tokens, the same for every run, not smoothed{se}" if done else ""
 
 

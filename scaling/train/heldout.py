@@ -85,6 +85,7 @@ def evaluate(model: Transformer, test: TestSet, *, windows: int | None = None) -
     """Score the model on the first `windows` of the set (all by default).
 
     The standard error is that of a ratio clustered by document: losses within one are correlated.
+    All models see the same documents, so it is not the error of a difference between two of them.
     """
     # Gathered weights are used in training again, which inference mode would forbid.
     gathers = is_part(model.embedding.weight)
