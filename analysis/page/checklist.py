@@ -172,7 +172,7 @@ def _evaluation(done: Sequence[Record]) -> str:
     if error:
         se = (
             f", standard error {min(error):.2g} to {max(error):.2g} nats by the choice of"
-            " documents, which is common to all runs: it is not the error of a difference between two"
+            " documents, common to all runs: it is not the error of a difference between two"
         )
     return f"{tokens} held-out tokens, the same for every run, not smoothed{se}" if done else ""
 
