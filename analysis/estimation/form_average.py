@@ -16,6 +16,8 @@ import numpy as np
 from scipy.special import ndtri
 
 from analysis.alarms import of_fit
+from analysis.alarms.methods import methods_disagree
+from analysis.alarms.of_table import residual_alarms
 from analysis.estimation.fit_blocks import allocation_of, scatter_block
 from analysis.estimation.fitted_form import FittedForm, Settings
 from analysis.forms import Array, column
@@ -30,6 +32,7 @@ POWER = 4.0  # of the score in the weights
 SPREAD_POWER = 2.0  # of the score in the weights of the spread between forms about the average
 RULE = "log L averaged over forms, weights score^-4 of withheld runs"
 UNTESTED_RULE = "log L averaged over forms, equal weights: no larger runs can be withheld"
+OF_ONE_FORM = ("residual_trend", "methods_disagree")  # alarms that are raised anew of the average
 LEAST_WEIGHT = 0.01  # below which a form is left out
 
 
@@ -75,7 +78,8 @@ def average_law(
     usual = law.usable and ranking.is_tested
     tested = AVERAGE_GROWTH if backtest and backtest["tau"] else DEFAULT_GROWTH
     alarms = [
-        *law.alarms,
+        *(alarm for alarm in law.alarms if alarm.code not in OF_ONE_FORM),
+        *residual_alarms(table, errors),
         None if usual else of_fit.default_error_alarm(ranking.is_tested),
         of_fit.coverage_alarm(backtest, "all", settings.within),
     ]
@@ -88,9 +92,21 @@ def average_law(
         alarms=tuple(alarm for alarm in alarms if alarm),
     )
     law = replace(law, intervals=_offset_widened(law, settings.level))
-    if law.allocation:
-        law = replace(law, allocation=allocation_of(law, settings.level))
-    return law
+    if not law.allocation:
+        return law
+    law = replace(law, allocation=allocation_of(law, settings.level))
+    return _compared(law, fits[law.form])
+
+
+def _compared(law: Law, leader: FittedForm) -> Law:
+    """Return the law with the exponents of its average beside those of other methods."""
+    if not law.methods:
+        return law
+    names = ("a", "b", "a_interval", "b_interval")
+    parametric = {name: law.allocation[name] for name in names}
+    methods = {**law.methods, "parametric": {**law.methods["parametric"], **parametric}}
+    alarm = methods_disagree(methods, leader.everything)
+    return replace(law, methods=methods, alarms=(*law.alarms, *([alarm] if alarm else [])))
 
 
 def weights_of(rows: Sequence[Mapping[str, Any]], power: float = POWER) -> dict[str, float]:

@@ -27,6 +27,7 @@ SPAN = (1e-4, 1e2)  # sizes searched, in units of the unconstrained N*
 GRID = 1201  # sizes of the search; the planner in the page has the same
 MOST_DRAWS = 400  # draws of an interval, which more would hardly move
 REACH = 1e12  # C is searched down to the budget over this factor
+STEP = 4.0  # ratio of the C at which the search looks
 BINDS = 1 - 1e-9  # a limit binds from this share of it on
 
 
@@ -164,10 +165,13 @@ def compute_reaching(
         return np.inf if best is None else best - loss
 
     high = np.log(most) + 1e-6
-    low = high - np.log(REACH)
-    if above(high) > 0 or above(low) < 0:
+    if above(high) > 0:
         return None
-    return float(np.exp(float(brentq(above, low, high))))  # type: ignore[arg-type]
+    # Step by step, since some forms have no finite loss far below their data.
+    for low in high - np.arange(np.log(STEP), np.log(REACH), np.log(STEP)):
+        if above(low) > 0:
+            return float(np.exp(float(brentq(above, low, low + np.log(STEP)))))  # type: ignore[arg-type]
+    return None
 
 
 def serving_saving(split: Split) -> float | None:
