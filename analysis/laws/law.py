@@ -272,7 +272,7 @@ class Law(LawFile):
         none = np.zeros_like(point)
         parts = {
             "parameters": np.asarray((below + above) / 2),
-            "forms": normal * self._apart(values, point) if self.forecast else none,
+            "forms": np.asarray(normal * self._apart(values, point)) if self.forecast else none,
             "scatter": np.asarray(normal * self._deviation(point)) if noise else none,
             "hindcast": np.asarray(normal * self._form_error(values, point)) if noise else none,
         }
