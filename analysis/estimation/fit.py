@@ -30,7 +30,7 @@ from analysis.estimation.checks import (
 from analysis.estimation.envelope import envelope
 from analysis.estimation.fit_blocks import Estimate, peak_block, scatter_block
 from analysis.estimation.fitted_form import FittedForm, Settings, estimate_form
-from analysis.estimation.form_average import average_law
+from analysis.estimation.form_average import average_law, leading_form
 from analysis.estimation.isoflop import vertices
 from analysis.estimation.isoflop_answers import isoflop_both
 from analysis.estimation.points import best_of_points, with_replicates
@@ -39,7 +39,6 @@ from analysis.estimation.prior_fit import families_of
 from analysis.forms import Form, column, form_named
 from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH, PRIOR_GROWTH
 from analysis.laws.law import Law
-from analysis.laws.law_file import USABLE
 from analysis.runs.columns import Columns
 from analysis.runs.table import Runs, load_runs
 from analysis.solve.objective import Objective, Problem
@@ -161,7 +160,7 @@ def _fit_all(runs: Runs, objective: Objective | None, settings: Settings) -> Law
         form = form_named(row["form"])
         fits[form.name] = estimate_form(runs, form, objective, few)
         row["status"] = fits[form.name].status
-    leader = next((f for f in fits.values() if f.status in USABLE), next(iter(fits.values())))
+    leader = leading_form(fits, ranking)
     if few != settings:  # of the form whose parameters and intervals are shown
         leader = estimate_form(runs, leader.form, objective, settings)
     law = _law_of(leader, runs, replace(settings, hindcast=False))

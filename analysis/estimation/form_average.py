@@ -24,6 +24,7 @@ from analysis.forms import Array, column
 from analysis.forms.average import spread
 from analysis.laws.form_error import AVERAGE_GROWTH, DEFAULT_GROWTH
 from analysis.laws.law import Law
+from analysis.laws.law_file import USABLE
 from analysis.solve.residual_spread import scatter
 from analysis.validate.form_ranking import Ranking
 from analysis.validate.hindcast import Hindcast, backtest_block
@@ -33,6 +34,7 @@ SPREAD_POWER = 2.0  # of the score in the weights of the spread between forms ab
 RULE = "log L averaged over forms, weights score^-4 of withheld runs"
 UNTESTED_RULE = "log L averaged over forms, equal weights: no larger runs can be withheld"
 OF_ONE_FORM = ("residual_trend", "methods_disagree")  # alarms that are raised anew of the average
+LEAST_LEADING = 0.1  # weight that a usable form needs to lead
 LEAST_WEIGHT = 0.01  # below which a form is left out
 
 
@@ -46,8 +48,7 @@ def average_law(
     ranking: their withheld errors
     settings: of the fit
     """
-    found = [r for r in ranking.rows if np.isfinite(fits[r["form"]].solution.condition[0])]
-    rows = [row for row in found if row["converged"]] or ranking.rows
+    rows = _weighed_rows(fits, ranking)
     weights, apart = weights_of(rows), weights_of(rows, SPREAD_POWER)
     draws = _common_draws(fits, weights)
     scores = {row["form"]: row["score"] for row in ranking.rows}
@@ -107,6 +108,28 @@ def _compared(law: Law, leader: FittedForm) -> Law:
     methods = {**law.methods, "parametric": {**law.methods["parametric"], **parametric}}
     alarm = methods_disagree(methods, leader.everything)
     return replace(law, methods=methods, alarms=(*law.alarms, *([alarm] if alarm else [])))
+
+
+def leading_form(fits: Mapping[str, FittedForm], ranking: Ranking) -> FittedForm:
+    """Return the form whose parameters a law of form=all shows.
+
+    It is the best usable form that counts in the average; where none does, it is the form that
+    counts most, and the law says that it is not usable.
+
+    fits: every form by name, best first
+    ranking: their withheld errors
+    """
+    weights = weights_of(_weighed_rows(fits, ranking))
+    by_weight = sorted(fits, key=lambda name: -weights.get(name, 0.0))
+    usable = [name for name in by_weight if fits[name].status in USABLE]
+    counting = [name for name in usable if weights.get(name, 0.0) >= LEAST_LEADING]
+    return fits[(counting or by_weight)[0]]
+
+
+def _weighed_rows(fits: Mapping[str, FittedForm], ranking: Ranking) -> list[dict[str, Any]]:
+    """Return the rows of forms that have a minimum; all rows where none has."""
+    found = [r for r in ranking.rows if np.isfinite(fits[r["form"]].solution.condition[0])]
+    return [row for row in found if row["converged"]] or ranking.rows
 
 
 def weights_of(rows: Sequence[Mapping[str, Any]], power: float = POWER) -> dict[str, float]:
