@@ -1,9 +1,9 @@
 """The error of a law beyond its data: what hindcasts show, and the least that is assumed.
 
 A hindcast that chance explains is no evidence that the form is right, so the error by distance is
-never 0. The constants were set with the published tables of four families in view
-(`benchmarks/averaging.py`): for 90 % of the runs beyond ten times the compute, three of the families
-need none to .7 % by each e-fold, the badly tuned tables of Porian et al. 2024 more than 2 %.
+never 0. The constants were set with the published tables of four families in view. For 90 % of the
+runs beyond ten times the compute (`benchmarks/averaging.py`) three of the families need none to
+.7 % by each e-fold, the badly tuned tables of Porian et al. 2024 more than 2 %.
 """
 
 import numpy as np

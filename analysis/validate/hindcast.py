@@ -9,13 +9,13 @@ scatter and parameters, so they are wide where the form has failed before. Chosh
 The error of a hindcast also comes from its own parameters and from the seeds of the runs that it
 predicts. That of the seeds is taken off, since the interval of a new run contains it. That of the
 parameters is not: nothing else tells how far one form errs beyond its data, and where chance could
-explain a hindcast it is no evidence that the form is right. On 23 splits of published
-tables intervals of Chinchilla's form beyond ten times the compute held 63 % of the runs where only
-errors that chance does not explain counted, and 88 % where all count (82 % of 57 splits of
+explain a hindcast it is no evidence that the form is right. On 23 splits of published tables
+intervals of Chinchilla's form beyond ten times the compute held 63 % of the runs where only errors
+that chance does not explain counted, and 88 % where all count (82 % on the 57 splits of
 `benchmarks/averaging.py`). An average over forms has the spread between its forms as well, so that
-there the errors count that chance does not explain (86 % against 89 % of the 23).
-With a true form the intervals of new runs beyond the
-data are therefore wider than they need be; those of the mean loss (`noise=False`) are not.
+there the errors count that chance does not explain (86 % against 89 % on the 23 splits). With a
+true form the intervals of new runs beyond the data are therefore wider than they need be; those of
+the mean loss (`noise=False`) are not.
 """
 
 from collections.abc import Mapping, Sequence
