@@ -111,6 +111,16 @@ def offset_alarm(
     return None
 
 
+def no_offset_alarm(without: float) -> Alarm:
+    """Say that forms without an E forecast nearly as well; `without` is their weight."""
+    return Alarm(
+        code="offset_not_identified",
+        sentence=f"Forms without an irreducible loss E have a weight of {without:.0%} in the "
+        "forecast: the runs do not show where the loss levels off, so E may be as low as 0; add "
+        "larger runs before E is quoted.",
+    )
+
+
 def inseparable_alarm(a: float, interval: Sequence[float], widest: float) -> Alarm | None:
     """Say that the interval of a = beta / (alpha + beta) is too wide to choose N by."""
     if interval[1] - interval[0] <= widest:

@@ -34,6 +34,7 @@ SPREAD_POWER = 2.0  # of the score in the weights of the spread between forms ab
 RULE = "log L averaged over forms, weights score^-4 of withheld runs"
 UNTESTED_RULE = "log L averaged over forms, equal weights: no larger runs can be withheld"
 OF_ONE_FORM = ("residual_trend", "methods_disagree")  # alarms that are raised anew of the average
+MOST_WITHOUT_OFFSET = 0.15  # weight of forms without E from which the runs do not show an E
 LEAST_LEADING = 0.1  # weight that a usable form needs to lead
 LEAST_WEIGHT = 0.01  # below which a form is left out
 
@@ -92,7 +93,7 @@ def average_law(
         backtest=backtest,
         alarms=tuple(alarm for alarm in alarms if alarm),
     )
-    law = replace(law, intervals=_offset_widened(law, settings.level))
+    law = _with_offset(law, settings.level)
     if not law.allocation:
         return law
     law = replace(law, allocation=allocation_of(law, settings.level))
@@ -203,14 +204,26 @@ def _common_draws(fits: Mapping[str, FittedForm], weights: Mapping[str, float]) 
     return draws
 
 
-def _offset_widened(law: Law, level: float) -> dict[str, Any] | None:
-    """Return the intervals, that of E joined with the spread of E between the forms."""
+def _with_offset(law: Law, level: float) -> Law:
+    """Return the law whose interval of E holds the spread of E between the forms.
+
+    Where forms without an E forecast nearly as well as the others, E is not identified: its
+    interval reaches 0, and the status and an alarm say so.
+    """
+    if law.intervals is None or "E" not in law.intervals["parameters"]:
+        return law
     members = [m for m in law.forms if m.form.offset == "E" and m.spread_weight > 0]
-    if law.intervals is None or "E" not in law.intervals["parameters"] or len(members) < 2:
-        return law.intervals
-    own, z = law.parameters["E"], float(ndtri((1 + level) / 2))
-    half = z * float(spread(members, np.asarray(own), lambda m: np.asarray(m.parameters["E"])))
+    own, z, half = law.parameters["E"], float(ndtri((1 + level) / 2)), 0.0
+    if members:
+        half = z * float(spread(members, np.asarray(own), lambda m: np.asarray(m.parameters["E"])))
     low, high = law.intervals["parameters"]["E"]
-    low, high = own - np.hypot(own - low, half), own + np.hypot(high - own, half)
-    parameters = {**law.intervals["parameters"], "E": [float(max(low, 0.0)), float(high)]}
-    return {**law.intervals, "parameters": parameters, "between_forms": ["E"]}
+    low, high = max(own - np.hypot(own - low, half), 0.0), own + np.hypot(high - own, half)
+    without = sum(m.weight for m in law.members if m.form.offset is None)
+    status, alarms = law.status, law.alarms
+    if without >= MOST_WITHOUT_OFFSET and law.usable:
+        low, status = 0.0, "offset_not_identified"
+        known = {a.code for a in alarms} & {"offset_not_identified", "offset_at_bound"}
+        alarms = alarms if known else (*alarms, of_fit.no_offset_alarm(without))
+    parameters = {**law.intervals["parameters"], "E": [float(low), float(high)]}
+    intervals = {**law.intervals, "parameters": parameters, "between_forms": ["E"]}
+    return replace(law, intervals=intervals, status=status, alarms=alarms)
