@@ -47,7 +47,7 @@ explain:
 test: $(VENV)/.installed-dev
 	$(PYTEST) -m "not long and not bench"
 
-# What one runs while editing, under a minute: no test of seconds, and a few rows of each long table.
+# What one runs while editing, under a minute: no test of seconds, and one row of each table of cases.
 quick: $(VENV)/.installed-dev
 	$(PYTEST) -m "not slow and not long and not alone and not slurm and not bench" --few
 

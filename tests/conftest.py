@@ -24,11 +24,11 @@ from scaling.train.trunk import train_trunk
 from .worker_groups import WorkerGroups
 
 ROOT = Path(__file__).resolve().parents[1]
-FEW = 2  # rows of a parametrised test that `--few` keeps
+FEW = 1  # row of a parametrised test that `--few` keeps
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--few", action="store_true", help=f"run {FEW} rows of each table of cases")
+    parser.addoption("--few", action="store_true", help=f"run {FEW} row of each table of cases")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def keep_few(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out all but the first FEW rows of each parametrised test."""
+    """Leave out all but the first row (FEW) of each parametrised test."""
     seen: Counter[str] = Counter()
     few, others = [], []
     for item in items:

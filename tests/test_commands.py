@@ -170,6 +170,7 @@ DESIGN = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_design_runs_batches_until_its_budget_and_goes_on_where_it_was(tiny, tmp_path):
     first = sweep(*tiny, *DESIGN, "target.max_flops=1.2e9")
@@ -199,6 +200,7 @@ def test_a_design_runs_batches_until_its_budget_and_goes_on_where_it_was(tiny, t
     assert (study / "design.jsonl").read_text().count("\n") == len(lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -55,6 +55,7 @@ def hangs(job):
     time.sleep(600)
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_crashes_or_hangs_is_a_row_and_the_others_run(gpu, tmp_path):
     part = gpu.Part
     began = time.monotonic()

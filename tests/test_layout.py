@@ -125,6 +125,7 @@ def test_every_rung_composes_to_its_own_widths(path):
     assert abs(resolve(cell).shape.params.non_embedding / wanted - 1) < 0.16
 
 
+@pytest.mark.slow
 def test_the_ladder_spans_three_decades_in_small_steps():
     sizes = sorted(
         resolve(composed(f"model={p.stem}", "budget.n_tokens=1e6")).shape.params.non_embedding

@@ -307,6 +307,7 @@ def reached_from(path: Path) -> set[Path]:
     return reached
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(COVERED_BY.values())))
 def test_a_file_comes_to_the_modules_that_it_covers(name):
     reached = reached_from(TESTS / name)

@@ -143,6 +143,7 @@ def test_what_is_read_is_written_whole(old, tmp_path):
     assert set(read_json(tmp_path / "law.json")) == names
 
 
+@pytest.mark.slow
 @pytest.mark.many(3)
 def test_the_analysis_reads_an_old_study(old, study, monkeypatch, capsys):
     law = study / "law.json"
@@ -169,6 +170,7 @@ def test_backtest_and_design_read_an_old_study(old, study, monkeypatch, capsys):
     assert "cells" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_old_cell_is_sampled_scored_and_exported(old, study, tmp_path, monkeypatch, capsys):
     text = tmp_path / "words.txt"
     text.write_text("the number 12 is the product of 3 and 4\n" * 20)
@@ -254,6 +256,7 @@ def test_what_does_not_fit_is_named(values, words):
         small(values)
 
 
+@pytest.mark.slow
 @pytest.mark.many(3)
 @pytest.mark.parametrize("old", VERSIONS[-1:], indirect=True)
 def test_a_field_of_a_later_version_stops_no_reader(study, monkeypatch, capsys):

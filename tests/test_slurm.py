@@ -464,6 +464,7 @@ def slurm_job(**values):
     return Job(**values)
 
 
+@pytest.mark.slow
 def test_no_slurm_is_one_sentence(tiny, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     done = sweep(*tiny, "model.d_model=16", "budget.n_tokens=1024", "hydra/launcher=slurm")

@@ -69,6 +69,7 @@ def test_a_withheld_run_has_its_own_distance_and_the_rows_error(noisy):
         assert np.sqrt((mine["error"] ** 2).mean()) == pytest.approx(row["rms_relative_error"])
 
 
+@pytest.mark.slow
 def test_all_forms_are_ranked_and_the_best_is_backtested(refit_law):
     small = isoflop_table(refit_law, budgets=BUDGETS[:4], n=5, noise=0.002)
     result = backtest(load_runs(small), "all")
@@ -222,6 +223,7 @@ def test_a_single_descent_stays_near_its_start_and_ours_reaches_the_law(bench, r
     assert all(np.isfinite(end).all() for end in ends)
 
 
+@pytest.mark.slow
 def test_the_benchmark_scores_exact_data_without_error(bench, refit_law):
     exact = load_runs(isoflop_table(refit_law, budgets=BUDGETS)).table
     result = bench.outcome(

@@ -241,6 +241,7 @@ def test_before_any_cell_the_interval_is_shown_against_the_cost(tmp_path, capsys
     assert "then +-" in shown
 
 
+@pytest.mark.slow
 def test_a_study_gets_its_next_cells(tmp_path, capsys):
     study = write_study(tmp_path / "study")
     asked = {"law": "", "runs": str(study), "resamples": 100, "cells": 5, "pool": PoolSettings()}
@@ -270,6 +271,7 @@ def test_a_mistake_is_one_sentence(tmp_path, changes, words):
     assert not (tmp_path / "design.json").exists()
 
 
+@pytest.mark.slow
 def test_a_pool_that_is_run_already_is_said_to_be(tmp_path):
     study = write_study(tmp_path / "study")
     asked = config(
@@ -290,6 +292,7 @@ def batch(number: int, **changes) -> Batch:
     return Batch(**(values | changes))
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_course_of_a_design(tmp_path):
     study = write_study(tmp_path / "study")
     assert "Cells chosen for a target" not in report(read_material(study))

@@ -234,6 +234,7 @@ def test_single_variable_forms_fit(refit_law):
     assert law.parameters == pytest.approx({"E": 2.0, "k": 50.0, "exponent": 0.3}, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_many_rows_stay_quick_and_small(refit_law):
     table = isoflop_table(refit_law, n=2500, noise=0.01)
     law = point(table)
@@ -254,6 +255,7 @@ def test_the_function_is_not_shadowed_by_the_application():
     assert FitConfig(runs="x").form == "chinchilla"
 
 
+@pytest.mark.slow
 def test_nothing_imports_the_module_that_would_hide_the_function():
     places = ("analysis", "scaling", "hydra_plugins", "benchmarks", "tests")
     for path in (p for place in places for p in (ROOT / place).rglob("*.py")):
@@ -263,6 +265,7 @@ def test_nothing_imports_the_module_that_would_hide_the_function():
             assert "analysis.fit" not in names, path
 
 
+@pytest.mark.slow
 def test_every_room_of_the_analysis_leaves_the_function_in_its_place():
     code = (
         "import analysis, importlib, pkgutil\n"
@@ -287,6 +290,7 @@ def command(*arguments, cwd):
     )
 
 
+@pytest.mark.slow
 def test_the_command_fits_a_csv_end_to_end(tmp_path, refit_law):
     table = isoflop_table(refit_law, noise=0.003).rename(columns={"params": "N"})
     table = table.assign(group="x")
@@ -345,6 +349,7 @@ def envelope_value(parameters, table, objective):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over_weight", [3.0, 10.0])
 def test_the_envelope_reaches_the_minimum_that_scipy_finds(refit_law, over_weight):
     table = badly_tuned_table(refit_law).iloc[::2].reset_index(drop=True)
@@ -383,6 +388,7 @@ def test_the_envelope_is_least_where_its_subgradient_vanishes(refit_law):
     assert np.abs(jacobian @ slope).max() <= 1e-7 * np.abs(jacobian * slope).sum(axis=1).max()
 
 
+@pytest.mark.slow
 def test_the_envelope_finds_the_law_below_badly_tuned_runs(known_law):
     table = badly_tuned_table(known_law, share=0.5)
     n, d = 1e10, 2e11

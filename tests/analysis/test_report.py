@@ -219,6 +219,8 @@ def test_a_fitted_study_shows_its_backtest_and_sensitivity(folder, tmp_path):
     assert rows["hold-out"] == rows["sensitivity to objective and rows"] == "given"
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_forms_that_were_compared_are_shown_and_compared_again(folder, material):
     law = fit(load_runs(folder), "all", resamples=0, sensitivity=False)
     page = report(replace(material, law=law))
@@ -230,6 +232,7 @@ def test_forms_that_were_compared_are_shown_and_compared_again(folder, material)
     assert "Forms compared" not in report(material)
 
 
+@pytest.mark.slow
 def test_the_outcome_is_held_to_the_sealed_forecast_and_the_curve(folder, tmp_path):
     copy = Path(shutil.copytree(folder, tmp_path / "small"))
     before = read_material(copy)
@@ -262,6 +265,7 @@ def test_every_cell_leads_to_its_curve(page, material):
         assert f'id="curves-run-{record.run_id}"' in page
 
 
+@pytest.mark.slow
 def test_scores_of_the_cells_are_laws_with_what_they_expect_of_the_plan(folder, tmp_path):
     copied = tmp_path / "small"
     shutil.copytree(folder, copied)
@@ -310,6 +314,7 @@ def test_verdict_compares_with_the_interval(material):
     assert told["head"].startswith("Inside the 90% interval")
 
 
+@pytest.mark.slow
 def test_alarms_come_before_the_answer_and_once(folder, tmp_path):
     copy = Path(shutil.copytree(folder, tmp_path / "small"))
     values = Law.read(copy / "law.json")
@@ -327,6 +332,7 @@ def test_alarms_come_before_the_answer_and_once(folder, tmp_path):
     assert "stale_plan" in codes
 
 
+@pytest.mark.slow
 def test_failed_cells_are_shown_with_their_reason(folder, tmp_path):
     copy = Path(shutil.copytree(folder, tmp_path / "small"))
     path = next(copy.glob("*/record.json"))
@@ -417,6 +423,7 @@ def test_a_study_folder_that_is_not_there_is_answered_with_the_one_meant(tmp_pat
             load_runs(missing)
 
 
+@pytest.mark.slow
 def test_table_sorts_in_a_browser_without_errors(page, tmp_path):
     done = browsed(page, SORT, tmp_path)
     assert re.search(r"sorted=true aria=descending rows=\d\d overflow=false", done.stdout)
@@ -448,7 +455,8 @@ addEventListener("load", () => {
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
-@pytest.mark.parametrize("form", ["chinchilla", "coupled", "kaplan", "all"])
+@pytest.mark.many(4)
+@pytest.mark.parametrize("form", ["all", "chinchilla", "coupled", "kaplan"])
 def test_the_planner_in_the_page_agrees_with_the_plan(form, page, folder, material, tmp_path):
     law, asked_of = material.law, ASKED
     if form != "chinchilla":
@@ -481,6 +489,7 @@ def test_the_planner_in_the_page_agrees_with_the_plan(form, page, folder, materi
     assert "cost of training" in priced["text"]
 
 
+@pytest.mark.slow
 def test_without_a_law_of_draws_there_is_no_planner(material):
     assert planner_data(None, None) is None
     assert planner_data(replace(material.law, draws=None), None) is None

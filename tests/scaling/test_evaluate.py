@@ -250,6 +250,7 @@ def test_typos_swap_letters_of_contexts_and_of_bare_sentences():
     assert with_typos(Task(name="t", questions=[question]), 0.5).questions == [spoilt[0]]  # seeded
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not EVAL.is_dir(), reason=f"no {EVAL}; set SCALING_SHARED to run this")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_published_files_are_read(name):

@@ -86,6 +86,7 @@ def test_a_stage_without_the_one_before_says_what_to_run(final_config):
         run_final(final_config)
 
 
+@pytest.mark.slow
 def test_the_whole_run_and_then_nothing_again(plan, caplog):
     config = load_plan(plan)
     records = run_final(config)

@@ -62,6 +62,7 @@ def test_runs_at_random_sizes_do_not_fire(refit_law):
     assert "methods_disagree" not in {a.code for a in law.alarms}
 
 
+@pytest.mark.slow
 def test_a_true_law_seldom_fires(refit_law):
     fired = 0
     for seed in range(4):

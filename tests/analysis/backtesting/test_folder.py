@@ -97,6 +97,7 @@ def test_cutoffs_leave_what_a_form_needs_below_them(tables):
 # --- scores and their summary -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ours_beats_the_line_on_exact_laws_and_all_methods_answer(result):
     farthest = {
         row["method"]: row

@@ -13,6 +13,7 @@ from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
 from analysis.plan import PlanConfig
 from analysis.planning.make import require_usable
 
+pytestmark = pytest.mark.slow  # fits of all forms
 TRUTH = {"E": 1.8, "A": 482.0, "B": 2085.0, "alpha": 0.35, "beta": 0.37}
 OPTIONS = {"resamples": 60, "sensitivity": False}
 

@@ -30,6 +30,7 @@ def test_few_runs_give_a_law_that_forecasts(n):
     assert law.optimum(1e20).intervals["params"][0] < law.optimum(1e20).params
 
 
+@pytest.mark.slow
 def test_intervals_cover_laws_that_the_prior_draws_its_families_from():
     rng = np.random.default_rng(1)
     inside = []
@@ -75,6 +76,7 @@ def test_a_law_of_few_runs_is_the_same_for_a_seed():
     assert np.array_equal(first, again)
 
 
+@pytest.mark.slow
 def test_auto_fits_eight_points_without_a_prior_and_seeds_count_once(refit_law):
     table = isoflop_table(refit_law, budgets=(1e18, 1e19), n=4, noise=0.002)
     extras = {"resamples": 0, "hindcast": False, "sensitivity": False}
@@ -83,6 +85,7 @@ def test_auto_fits_eight_points_without_a_prior_and_seeds_count_once(refit_law):
     assert fit(seeds, **extras).prior is not None
 
 
+@pytest.mark.slow
 def test_a_prior_that_is_asked_for_gives_way_to_many_runs(refit_law):
     table = isoflop_table(refit_law, noise=0.002)
     law = fit(table, prior="published", hindcast=False, sensitivity=False)

@@ -206,6 +206,7 @@ def test_muennighoff_constants_reach_the_known_lower_point(published_fits):
     assert law.parameters["R_N"] == pytest.approx(1.71, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["c4_original", "rpj", "rw_original"])
 def test_overtraining_predicts_gadre_s_larger_runs_better_than_chinchilla(published_fits, group):
     table = pd.read_csv(published_fits / "gadre2024_overtraining.csv").query(f"group == '{group}'")
@@ -223,7 +224,8 @@ def test_overtraining_predicts_gadre_s_larger_runs_better_than_chinchilla(publis
 CONTAIN = {"chinchilla": ("coupled", "data_constrained"), "kaplan": ()}
 
 
-@pytest.mark.many(9)
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("truth", CONTAIN)
 def test_all_chooses_the_form_that_extrapolates(truth):
     law = fit(
@@ -236,6 +238,7 @@ def test_all_chooses_the_form_that_extrapolates(truth):
     assert scores[truth] < 0.01
 
 
+@pytest.mark.slow
 def test_fixed_parameters_stay(refit_law):
     table = table_of("chinchilla", noise=0.002)
     options = {"resamples": 40, "hindcast": False, "sensitivity": False}
@@ -271,6 +274,7 @@ def test_coupled_is_chinchilla_at_one_and_kaplan_without_offset_and_overtraining
     assert as_coupled("farseer", LAWS["farseer"]) is None
 
 
+@pytest.mark.slow
 def test_terms_of_the_published_chinchilla_runs_are_coupled(published_fits):
     """Of Epoch's 240 runs: p above 1, and a lower objective than the sum's .0010180."""
     law = fit(

@@ -86,6 +86,7 @@ def test_a_miss_widens_what_is_forecast_as_far_and_is_an_alarm(folder):
     assert "outside its interval" in made.confirmation.reasons["needed"]
 
 
+@pytest.mark.slow
 def test_a_plan_far_beyond_its_confirmation_needs_another(folder):
     confirm(folder)
     confirmation = planned(law_of(folder), folder, 200 * FLOPS).confirmation
@@ -93,11 +94,13 @@ def test_a_plan_far_beyond_its_confirmation_needs_another(folder):
     assert confirmation.study == f"small{CONFIRMING}-2"
 
 
+@pytest.mark.slow
 def test_a_miss_opens_the_way_less_far(folder):
     confirm(folder, scale=1.2)
     assert planned(law_of(folder), folder, 20 * FLOPS).confirmation.needed
 
 
+@pytest.mark.slow
 def test_a_confirmation_on_other_data_is_left_out(folder):
     confirm(folder, context=256)
     law = law_of(folder)
@@ -116,6 +119,7 @@ def test_tau_never_falls_and_a_pass_leaves_it_alone():
     assert widen_tau(tested, [{**told, "inside": True}], flops) is tested
 
 
+@pytest.mark.slow
 def test_a_law_that_was_never_confirmed_says_nothing_of_it(folder):
     law = replace(law_of(folder), backtest=None)
     assert "confirmations" not in law.inputs

@@ -181,6 +181,7 @@ def test_fixed_n_or_d_leaves_the_other_to_the_budget():
     assert made.pretrain.flops <= C
 
 
+@pytest.mark.slow
 def test_caps_bind_the_shape_and_its_rounding():
     assert plan(max_params=1e10).pretrain.params <= 1e10
     made = plan(max_memory_gib=60.0)

@@ -127,6 +127,7 @@ def test_a_count_of_idle_experts_is_refused():
         plan(mixed, experts=8)
 
 
+@pytest.mark.slow
 def test_the_law_takes_the_experts_of_least_loss_that_memory_holds(law):
     made = plan(law, experts=[1, 4, 16])
     losses = {r.experts: r.test_loss for r in made.mixtures}

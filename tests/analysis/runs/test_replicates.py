@@ -63,6 +63,7 @@ def codes(law):
     return {alarm.code: alarm.sentence for alarm in law.alarms}
 
 
+@pytest.mark.slow
 def test_a_raw_sweep_gives_the_law_of_its_best_rows():
     law = fit(raw_sweep(), resamples=300, level=0.95)
     assert law.status == "converged"
@@ -107,6 +108,7 @@ def test_methods_take_the_best_rows_too(form):
     assert law.parameters == pytest.approx(alone.parameters)
 
 
+@pytest.mark.slow
 def test_all_forms_within_and_the_backtest_take_the_best_rows():
     table = raw_sweep(sizes=5, horizons=4)
     law = fit(table, "all", within=0.5, **QUICK)
@@ -133,6 +135,7 @@ def test_alarms_name_rows_of_the_file_before_where(tmp_path):
     assert f"row {row + 1}:" in codes(law)["outlier_rows"]
 
 
+@pytest.mark.slow
 def test_seeds_are_all_kept():
     table = seeds_table(0.05).assign(seed=lambda t: t.groupby(["params", "tokens"]).cumcount())
     law = fit(table, **QUICK)
@@ -234,6 +237,7 @@ class TestWithoutColumns:
         assert sum(c is not None for c in called) <= 10
 
 
+@pytest.mark.slow
 def test_a_study_with_a_sweep_of_rates_keeps_the_best_cells_and_their_seeds(tmp_path):
     study = write_study(tmp_path / "study")
     plain = fit(study, **QUICK)
@@ -253,6 +257,7 @@ def test_a_study_with_a_sweep_of_rates_keeps_the_best_cells_and_their_seeds(tmp_
     assert "because lr varies within points" in codes(swept)["replicates"]
 
 
+@pytest.mark.slow
 def test_a_law_file_has_the_field_and_old_files_are_read(tmp_path):
     law = fit(raw_sweep(sizes=4, horizons=4), **QUICK)
     path = law.write(tmp_path / "law.json")
@@ -265,6 +270,7 @@ def test_a_law_file_has_the_field_and_old_files_are_read(tmp_path):
     assert json.loads(plain.read_text())["replicates"] is None
 
 
+@pytest.mark.slow
 def test_step_law_is_fitted_by_its_points(shared):
     table = shared / "hyper" / "steplaw_dense_small.csv"
     law = fit(table, **QUICK)

@@ -45,12 +45,14 @@ def test_every_resample_is_the_minimum_many_starts_find(refit_law):
         assert draw == pytest.approx(best, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_interval(refit_law):
     table = isoflop_table(refit_law, noise=0.005)
     one, two, other = (fit(table, resamples=40, hindcast=False, seed=s) for s in (0, 0, 1))
     assert one.intervals == two.intervals != other.intervals
 
 
+@pytest.mark.slow
 def test_intervals_cover_under_noise(refit_law):
     """Nominal 90 %; 40 tables, so a binomial 3.5 sd below is 29."""
     inside = np.zeros(3)
@@ -72,6 +74,7 @@ def test_intervals_cover_under_noise(refit_law):
     assert (inside >= 29).all(), inside
 
 
+@pytest.mark.slow
 def test_published_intervals_are_reproduced(published_fits):
     path = published_fits / "chinchilla_epoch245.csv"
     law = fit(path, where="dropped_by_authors == 0", level=0.95, resamples=1000, hindcast=False)
@@ -142,6 +145,7 @@ def test_a_jackknife_leaves_out_whole_units(refit_law):
     assert estimates[0] == pytest.approx(best, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_fit_says_every_kind_of_interval(refit_law):
     law = fit(isoflop_table(refit_law, noise=0.004), resamples=200, sensitivity=False)
     reach = law.ranges["flops_6nd"][1]

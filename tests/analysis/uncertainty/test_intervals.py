@@ -39,6 +39,7 @@ def test_noise_is_that_of_the_sheet(coverage):
     assert coverage.deviation([2.0, 3.0, 7.0, 9.0]) == pytest.approx([0.002, 0.002, 0.05, 0.05])
 
 
+@pytest.mark.slow
 def test_forecasts_cover_about_as_often_as_they_say(simulated):
     """Nominal 90 %: of 48 a far forecast, a binomial 3 sd below is 37."""
     assert simulated["usable"].all()
@@ -60,6 +61,7 @@ def test_parameters_cover_about_as_often_as_they_say(simulated, kind):
     assert simulated[columns].to_numpy(bool).sum() >= 56
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ray", "edge", "narrow"])
 def test_a_bad_design_raises_its_alarm(coverage, name, monkeypatch):
     monkeypatch.setattr(analysis.estimation.fit, "power_laws", analysis.estimation.fit.power_laws)

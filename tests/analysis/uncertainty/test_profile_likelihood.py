@@ -56,6 +56,7 @@ def test_a_line_has_the_exact_interval(level):
     assert ends == pytest.approx((slope[0] - half, slope[0] + half), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["huber_log", "lad_log", "ls_log", "ls"])
 def test_a_profile_contains_the_point_and_ends_at_its_threshold(refit_law, name):
     table = isoflop_table(refit_law, noise=0.005)

@@ -84,6 +84,7 @@ def test_one_withheld_run_says_nothing_of_the_form_beside_several():
     assert tau_knots([alone]) == [pytest.approx([np.log(2.0), 0.05])]
 
 
+@pytest.mark.slow
 def test_chance_explains_most_errors_of_a_true_form(refit_law):
     """A 90 % interval leaves out 10 %, twice a table; 12 tables."""
     tables = [isoflop_table(refit_law, n=6, noise=0.002, seed=s) for s in range(12)]
@@ -93,6 +94,7 @@ def test_chance_explains_most_errors_of_a_true_form(refit_law):
     assert max(t for f in found for _, t in f["tau"]) < 0.01
 
 
+@pytest.mark.slow
 def test_a_bent_surface_widens_far_forecasts(refit_law):
     """The truth at 10 times C lies outside parameters and scatter, inside with the hindcasts."""
     table = isoflop_table(refit_law, budgets=BUDGETS, noise=0.001)

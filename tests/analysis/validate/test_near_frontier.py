@@ -30,6 +30,7 @@ def test_a_share_that_is_not_positive_is_refused() -> None:
         fit(frame, "best_of_n", within=0.1)
 
 
+@pytest.mark.slow
 def test_far_runs_are_said_and_leaving_them_out_mends_the_law(published_fits: Path) -> None:
     """Porian's untuned runs: laws of all miss what is withheld by 16 %, of the near ones by 3 %."""
     path = published_fits / "porian2024_isoflop.csv"
@@ -47,6 +48,7 @@ def test_far_runs_are_said_and_leaving_them_out_mends_the_law(published_fits: Pa
     assert worst[1] < worst[0] / 3
 
 
+@pytest.mark.slow
 def test_a_true_law_raises_no_such_alarm() -> None:
     """Runs far from the optimum of a law that holds everywhere do no harm."""
     rng = np.random.default_rng(1)

@@ -211,6 +211,7 @@ def stopping(step: int):
     return stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resumed", ["together", "alone"])
 def test_a_stopped_gang_resumes_together_or_alone(make_cell, tmp_path, monkeypatch, resumed):
     cells = cells_of(make_cell)

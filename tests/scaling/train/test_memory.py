@@ -81,6 +81,7 @@ class Small(torch.nn.Module):
         return 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("most", "sentence"),
     [
