@@ -24,6 +24,7 @@ from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.runs.table import Runs
 from analysis.uncertainty.bootstrap import units_of
+from analysis.validate.hindcast import tau_knots
 
 START = 12  # cells before the first fit: twice the parameters of a law of five, and two
 BATCH = 4  # cells of a batch
@@ -142,7 +143,16 @@ def fit_if_identified(runs: Runs | None, goal: Goal, options: Options) -> tuple[
         hindcast=options.hindcast,
         sensitivity=False,
     )
+    law = _trusting_the_form(law)
     return law, "" if law.usable else f"the law of {len(runs)} cells is {law.status}"
+
+
+def _trusting_the_form(law: Law) -> Law:
+    """Return the law without errors of its form that no cells narrow or that chance explains."""
+    backtest = law.backtest
+    if backtest is not None and not law.inputs.get("confirmations"):
+        backtest = {**backtest, "tau": tau_knots(backtest["rows"], by_chance=False)}
+    return replace(law, error_growth=0.0, backtest=backtest)
 
 
 def scale_of(information: Information, now: Standing) -> float:
