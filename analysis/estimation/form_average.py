@@ -3,9 +3,9 @@
 `predict` and `optimum` average log L over forms with weights score^-4, the score being the
 geometric mean over cutoffs of the withheld RMS error (`analysis.validate.form_ranking`). The spread
 of the forms about the average, with weights score^-2, is part of every interval, and the average's
-own hindcasts give tau. Where no larger runs can be withheld,
-nothing tells the forms apart: they weigh the same, and the error by distance is the usual one of
-such laws, with an alarm. LAWS 5.9 and `benchmarks/averaging.py` give the evidence.
+own hindcasts give tau. Where no larger runs can be withheld, nothing tells the forms apart: they
+weigh the same, and the error by distance is the usual one of such laws, with an alarm. LAWS 5.9 and
+`benchmarks/averaging.py` give the evidence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from analysis.laws.law import Law
 from analysis.laws.law_file import USABLE
 from analysis.solve.residual_spread import scatter
 from analysis.validate.form_ranking import Ranking
-from analysis.validate.hindcast import Hindcast, backtest_block
+from analysis.validate.hindcast import Hindcast, backtest_block, widen_tau
 
 POWER = 4.0  # of the score in the weights
 SPREAD_POWER = 2.0  # of the score in the weights of the spread between forms about the average
@@ -77,6 +77,8 @@ def average_law(
     backtest = None
     if settings.hindcast:
         backtest = average_hindcasts(ranking, weights, settings.level)
+    if confirmations := law.inputs.get("confirmations"):
+        backtest = widen_tau(backtest, confirmations, column(fits[law.form].everything, "flops"))
     usual = law.usable and ranking.is_tested
     tested = AVERAGE_GROWTH if backtest and backtest["tau"] else DEFAULT_GROWTH
     alarms = [

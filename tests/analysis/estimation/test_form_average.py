@@ -12,6 +12,7 @@ from analysis.forms import FORMS
 from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
 from analysis.plan import PlanConfig
 from analysis.planning.make import require_usable
+from analysis.runs.table import Runs
 
 pytestmark = pytest.mark.slow  # fits of all forms
 TRUTH = {"E": 1.8, "A": 482.0, "B": 2085.0, "alpha": 0.35, "beta": 0.37}
@@ -127,3 +128,15 @@ def test_one_wrong_row_hardly_moves_the_interval_and_is_named():
     assert law.scatter["robust"] < 0.01 < law.scatter["value"]
     (alarm,) = (a for a in law.alarms if a.code == "outlier_rows")
     assert "row 41" in alarm.sentence
+
+
+def test_a_confirmation_that_missed_widens_the_average_too():
+    table = table_of(np.geomspace(1e17, 1e20, 7))
+    missed = {
+        "flops": 1e20, "inside": False, "error": 0.2, "forecast": 2.0, "outcome": 2.4,
+        "interval": [1.9, 2.1],
+    }  # fmt: skip
+    runs = Runs(table=table, inputs={"confirmations": [missed]})
+    law = fit(runs, "all", **OPTIONS)
+    assert max(tau for _, tau in law.backtest["tau"]) >= 0.2
+    assert "confirmation_missed" in {a.code for a in law.alarms}
