@@ -16,6 +16,7 @@ import pandas as pd
 from analysis.forms import FORMS, Form, column
 from analysis.solve.objective import Objective, problem_of, residuals
 from analysis.solve.progress import OnProgress, no_progress
+from analysis.solve.residual_spread import far_rows
 from analysis.solve.solver import minimise
 from analysis.validate.hindcast import Hindcast, each_hindcast
 
@@ -80,6 +81,7 @@ def rank_forms(
     on_progress: takes ("forms", done, total)
     """
     forms, rows, found = candidates(table), [], {}
+    table = _without_far_rows(table, forms)
     for done, form in enumerate(forms):
         on_progress("forms", done, len(forms))
         found[form.name] = each_hindcast(
@@ -96,6 +98,16 @@ def rank_forms(
             row["score"] = float(np.exp(np.log(np.maximum(errors, EXACT)).mean()))
     rows.sort(key=lambda row: (row["score"] is None, row["score"] or 0.0, row["n_parameters"]))
     return Ranking(rows=rows, hindcasts=found)
+
+
+def _without_far_rows(table: pd.DataFrame, forms: list[Form]) -> pd.DataFrame:
+    """Return the table without the few rows that lie far from every surface fitted to it."""
+    far = np.full(len(table), all(form.is_surface for form in forms))
+    for form in forms:
+        problem = problem_of(table, form, Objective())
+        errors = residuals(minimise(problem, n_best=1).theta[:1], problem)[0]
+        far &= far_rows(errors, len(form.parameters))
+    return table.loc[~far].reset_index(drop=True)
 
 
 def _carries(table: pd.DataFrame, form: Form) -> bool:
