@@ -5,8 +5,8 @@ STUDY ?= quick
 FITS ?= ../shared/fits
 FOLDER := runs/$(STUDY)
 WORKERS ?= 2
-# One thread a process: the workers share the cores.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
+# One thread a process: the workers share the cores. Compiled tests are kept: to compile them takes 10 s a worker.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
 .PHONY: study laws explain test quick long check bench clean
 

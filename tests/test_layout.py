@@ -34,6 +34,7 @@ def contracts(root: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_every_import_contract_is_kept():
     result = contracts(ROOT)
     assert result.returncode == 0, result.stdout

@@ -259,6 +259,7 @@ def test_a_damaged_file_is_named_in_one_sentence_or_left_out(file, bad, command,
         assert tree(study.parent) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "key", ["checkpoint", "tokenizer", "plan", "law", "runs", "tasks", "texts"]
 )

@@ -444,6 +444,7 @@ def test_an_array_stays_below_the_clusters_limit(fake):
         slurm.max_array(5000)
 
 
+@pytest.mark.slow
 def test_status_knows_queued_cells_with_slurm_gone_and_counts_a_dead_job_as_failed(fake, tmp_path):
     append(tmp_path, [{"submitting": "name"}])
     common = {"where": "slurm", "round": "r", "part": "all", "log": f"{tmp_path}/log"}

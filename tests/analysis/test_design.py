@@ -84,6 +84,7 @@ def test_the_drop_of_each_candidate_is_the_difference_of_two_variances():
     np.testing.assert_allclose(information.drops(chosen), now - np.array(after), atol=1e-5 * now)
 
 
+@pytest.mark.slow
 def test_the_information_expects_about_the_bootstraps_deviation():
     """The ratio of many pools; one table's own is within a factor two."""
     runs = drawn(cells_of())
@@ -94,6 +95,7 @@ def test_the_information_expects_about_the_bootstraps_deviation():
     assert 0.5 < np.sqrt(information.variance()) / now.sd < 2
 
 
+@pytest.mark.slow
 def test_half_width_and_allowed_deviation_are_inverse():
     runs = drawn(cells_of())
     law = fit(runs, hindcast=False, sensitivity=False, resamples=100)
@@ -107,6 +109,7 @@ def test_half_width_and_allowed_deviation_are_inverse():
         assert allowed_sd(asked, now) == pytest.approx(now.sd, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_standing_is_the_forecast_interval_of_the_law():
     law = fit(drawn(cells_of()), hindcast=False, sensitivity=False, resamples=100)
     best = law.optimum(GOAL.flops)
@@ -116,6 +119,7 @@ def test_the_standing_is_the_forecast_interval_of_the_law():
     assert (now.low, now.high) == (float(said.low), float(said.high))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantity", ["loss", "params"])
 def test_the_selection_meets_its_variance_for_less_than_going_forth_alone(quantity):
     goal = dataclasses.replace(GOAL, quantity=quantity)
@@ -132,6 +136,7 @@ def test_the_selection_meets_its_variance_for_less_than_going_forth_alone(quanti
     assert sum(p.flops for p in capped) <= cost / 3
 
 
+@pytest.mark.slow
 def test_the_first_cells_tell_all_parameters_apart_and_have_trunks_enough():
     pool = [dataclasses.replace(c, trunk=f"{i % 10}") for i, c in enumerate(cells_of(seeds=2))]
     information = information_of(load_law("hoffmann2022"), pool, GOAL, is_prior=True)
@@ -143,6 +148,7 @@ def test_the_first_cells_tell_all_parameters_apart_and_have_trunks_enough():
     assert law.usable
 
 
+@pytest.mark.slow
 def test_no_interval_is_given_before_a_law_is_identified():
     pool = cells_of(seeds=2)
     few = drawn(pool[:5])
@@ -157,6 +163,7 @@ def test_no_interval_is_given_before_a_law_is_identified():
         assert len(step.planned) == step.batch >= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "pool", "words"),
     [
@@ -175,6 +182,7 @@ def test_a_design_says_why_it_ends(changes, pool, words):
     assert not step.planned
 
 
+@pytest.mark.slow
 def test_a_study_offers_what_is_not_there_and_knows_how_far_its_trunks_are(tmp_path):
     study = write_study(tmp_path / "study")
     records = read_records(study)

@@ -402,6 +402,7 @@ def test_the_envelope_finds_the_law_below_badly_tuned_runs(known_law):
     assert errors["envelope"] < errors["huber_log"] / 2
 
 
+@pytest.mark.slow
 def test_resamples_of_an_envelope_converge(refit_law):
     table = badly_tuned_table(refit_law)
     law = fit(

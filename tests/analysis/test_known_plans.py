@@ -79,6 +79,7 @@ def test_bloomberggpts_shape_is_levines(bloomberg):
     assert "exp(5.039 + .0555 x 70) = 7510" in pretrain.reasons["model"]
 
 
+@pytest.mark.slow
 def test_bloomberggpts_hours_enter_the_law_with_three_quarters(bloomberg):
     assert bloomberg.budget.flops == pytest.approx(0.75 * 1.3e6 * 3600 * 102e12)
     plain = planned(example("bloomberggpt", "activation_checkpointing=false"))

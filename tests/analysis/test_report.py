@@ -143,6 +143,7 @@ def test_page_asks_nothing_of_any_network(page):
     assert len(page) < 3_000_000
 
 
+@pytest.mark.slow
 def test_page_is_well_formed(page):
     checked = Checker()
     checked.feed(page)

@@ -20,6 +20,7 @@ def test_activations_keep_their_size_over_width_under_mup_and_grow_under_standar
     assert found("standard", **widths).max() > 0.4
 
 
+@pytest.mark.slow
 def test_the_logits_of_the_layerwise_default_grow_with_width():
     assert found("layerwise", widths=[32, 64, 128])[3] > 0.4
 

@@ -66,6 +66,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [cut, flip, empty, Path.unlink])
 @pytest.mark.parametrize(
     "name",
@@ -84,6 +85,7 @@ def test_damaged_tokens_are_made_again_and_one_line_says_so(own_cell, caplog, na
     assert again.folder == corpus.folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train.bin", "test_starts.npy", "train.jsonl", "tokenizer.json"])
 def test_tokens_of_an_earlier_version_are_checked_by_size_and_given_hashes(own_cell, caplog, name):
     folder = open_corpus(own_cell).folder
@@ -98,6 +100,7 @@ def test_tokens_of_an_earlier_version_are_checked_by_size_and_given_hashes(own_c
         assert read_json(folder / "files.json")[name]["bytes"] == (folder / name).stat().st_size
 
 
+@pytest.mark.slow
 def test_a_cell_on_cut_tokens_trains_on_the_whole_of_them(own_cell, tmp_path):
     (whole,) = train_trunk([own_cell], folders=[tmp_path / "whole"])
     cut(open_corpus(own_cell).folder / "train.bin")
@@ -195,6 +198,7 @@ def test_tensors_of_an_earlier_version_without_hashes_are_read(tmp_path, make_ce
     assert "deserializing header" in damage(tmp_path / "a.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", [cut, flip, empty])
 def test_training_goes_on_without_a_damaged_checkpoint(make_cell, tmp_path, caplog, harm):
     cell = make_cell(n_tokens=2048)
@@ -344,6 +348,7 @@ def umask(value: int):
         os.umask(before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
 def test_every_file_has_the_mode_that_the_umask_gives(make_cell, tmp_path, mask, mode):
     cell = make_cell()

@@ -260,6 +260,7 @@ def test_the_published_files_are_read(name):
     assert task.chance == pytest.approx(1 / choices, abs=0.01)
 
 
+@pytest.mark.slow
 def test_a_cell_is_scored_and_what_was_found_is_kept(make_cell, tmp_path, capsys):
     cells = [make_cell(n_tokens=n) for n in (1024, 2048)]
     train_trunk(cells)

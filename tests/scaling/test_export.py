@@ -36,6 +36,7 @@ MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_logits_are_equal(model, tmp_path):
     torch.manual_seed(0)
@@ -57,6 +58,7 @@ def test_logits_are_equal(model, tmp_path):
     assert (their_logits - our_logits).abs().max() < 2e-5 * our_logits.abs().max()
 
 
+@pytest.mark.slow
 def test_a_trained_cell_is_exported_with_vocabulary_and_card(make_cell, tmp_path, capsys):
     cell = make_cell()
     (record,) = train_trunk([cell])
@@ -128,6 +130,7 @@ def test_a_study_of_several_models_is_refused_with_one_of_them(make_cell, tmp_pa
         ExportConfig(checkpoint=study)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_adapters_are_loaded_by_peft_with_the_merged_models_logits(
     final_config, pretrained, tmp_path, monkeypatch, method

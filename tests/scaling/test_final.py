@@ -108,6 +108,7 @@ def test_the_whole_run_and_then_nothing_again(plan, caplog):
     assert again[3].metrics["episodes"] == 16
 
 
+@pytest.mark.slow
 def test_a_mixture_of_experts_is_run_as_planned(plan):
     experts = ["pretrain.model.n_experts=4", "pretrain.model.top_k=2", "pretrain.model.d_expert=12"]
     (record,) = run_final(load_plan(plan, [*experts, "stages=pretrain", "pretrain.count=active"]))

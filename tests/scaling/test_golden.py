@@ -122,6 +122,7 @@ def test_losses_are_those_that_are_kept(name, tmp_path):
     assert losses["test_loss"] == pytest.approx(golden(name)["test_loss"], rel=LATE)
 
 
+@pytest.mark.slow
 def test_a_rate_that_changes_by_a_thousandth_is_seen(tmp_path):
     cell = golden_cell("dense", tmp_path, write_corpus(tmp_path))
     cell.optim.peak_lr *= 1.001

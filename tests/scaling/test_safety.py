@@ -259,6 +259,7 @@ def test_a_law_holds_no_more_draws_than_a_page_can(tmp_path):
         Law.read(path)
 
 
+@pytest.mark.slow
 def test_shapes_end(tmp_path):
     like = Shape(
         n_layer=2, d_model=64, n_head=2, n_kv_head=2, d_head=32, d_ff=172, vocab_size=512,
@@ -426,6 +427,7 @@ def test_an_escape_in_a_file_does_not_reach_the_terminal(tmp_path):
     assert Printable("%(message)s").format(record) == "a?[2J\nb\t?"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", ["range(1000000000)", "shuffle(range(0,1e9,0.5))"])
 def test_a_sweep_without_end_is_refused_before_it_is_listed(seeds, tmp_path):
     done = call("scaling.sweep", "-m", "sweeps=quick", f"seed={seeds}", cwd=tmp_path)

@@ -71,6 +71,7 @@ def constants() -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_setting_of_the_science_part_is_read():
     read = attributes() | BY_NAME
     unread = {n for n in science_fields() if n.rpartition(".")[2] not in read}
@@ -138,6 +139,7 @@ def known() -> dict[str, float]:
     return {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_setting_outside_the_hash_changes_neither_id_nor_losses(
     make_cell, tmp_path, monkeypatch, known, name

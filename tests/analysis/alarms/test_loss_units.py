@@ -83,6 +83,7 @@ def test_the_unit_is_kept_by_law_json_and_absent_in_old_ones(refit_law, tmp_path
     assert Law.read(path).unit == "bits_per_byte"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["isoflop", "power_flops"])
 def test_laws_of_every_kind_say_the_unit(refit_law, form):
     table = isoflop_table(refit_law).rename(columns={"loss": "bpb"})

@@ -53,6 +53,7 @@ def test_an_envelope_of_single_points_is_no_second_method():
     assert methods_disagree({"parametric": block(0.4, 0.5), "envelope": curves}, POINTS) is not None
 
 
+@pytest.mark.slow
 def test_runs_at_random_sizes_do_not_fire(refit_law):
     rng = np.random.default_rng(3)
     n, d = np.exp(rng.uniform(17, 21, 200)), np.exp(rng.uniform(20, 25, 200))
@@ -74,6 +75,7 @@ def test_a_true_law_seldom_fires(refit_law):
     assert fired <= 1
 
 
+@pytest.mark.slow
 def test_a_valley_of_another_form_fires():
     """The optimum moves as C^.95, faster than a sum of two powers allows with these losses."""
     flops = np.repeat(1e18 * 4.0 ** np.arange(6), 9)

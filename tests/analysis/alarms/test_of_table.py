@@ -355,6 +355,7 @@ def test_copies_are_listed_and_seeds_are_not_copies(good):
     assert of_table(seeded) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [0.0, -0.2])
 def test_counts_that_disagree_with_6nd_are_said(good, power):
     factor = 2.0 * (good["params"] / 1e9) ** power

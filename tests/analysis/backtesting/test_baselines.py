@@ -29,6 +29,7 @@ def test_the_published_grid_has_4500_different_starts():
     assert np.array_equal(few, grid_starts(7))
 
 
+@pytest.mark.slow
 def test_many_starts_come_near_an_exact_law(known_law):
     table = load_runs(isoflop_table(known_law, budgets=BUDGETS)).table
     theta = multi_start(table, 40)

@@ -110,6 +110,7 @@ def test_ours_beats_the_line_on_exact_laws_and_all_methods_answer(result):
     assert LINE not in {row["method"] for row in result.summary if row["runs"] == ALL_RUNS}
 
 
+@pytest.mark.slow
 def test_the_summary_is_that_of_the_splits(result):
     rows = rows_of(result.splits)
     for row in result.summary:
@@ -127,6 +128,7 @@ def test_the_summary_is_that_of_the_splits(result):
             assert 0 <= low <= row["coverage"] <= high <= 1
 
 
+@pytest.mark.slow
 def test_a_split_says_what_every_method_predicts(result):
     split = result.splits[0]
     assert split["n_test"] == len(split["distance"]) == len(split["measured"])
@@ -140,11 +142,13 @@ def test_a_split_says_what_every_method_predicts(result):
     assert result.usable[OURS][1] == len(result.splits)
 
 
+@pytest.mark.slow
 def test_progress_counts_every_split(result, progress):
     assert progress[0] == ("backtests", 0, len(result.splits))
     assert progress[-1] == ("backtests", len(result.splits), len(result.splits))
 
 
+@pytest.mark.slow
 def test_a_method_that_cannot_answer_says_why_and_is_not_counted(result):
     splits = json.loads(json.dumps(result.splits))
     splits[0]["methods"][LBFGS] |= {"predicted": None, "note": "no minimum"}
@@ -152,6 +156,7 @@ def test_a_method_that_cannot_answer_says_why_and_is_not_counted(result):
     assert len(all_rows) - len(fewer) == splits[0]["n_test"]
 
 
+@pytest.mark.slow
 def test_a_fit_without_an_answer_stands_in_the_page_with_its_reason(result):
     splits = json.loads(json.dumps(result.splits))
     splits[0]["methods"][LBFGS] |= {"predicted": None, "note": "no <minimum>"}
@@ -215,6 +220,7 @@ class Page(HTMLParser):
         self.text += data
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_figures_of_backtest_json(result, tmp_path):
     written = json.loads(result.write(tmp_path / "b.json").read_text())
     text = backtest_page(result)
@@ -234,6 +240,7 @@ def test_the_page_shows_the_figures_of_backtest_json(result, tmp_path):
         assert [row["file"], row["why"]] in page.rows
 
 
+@pytest.mark.slow
 def test_the_page_is_light_whole_and_asks_nothing_of_a_network(result):
     text = backtest_page(result)
     page = Page(text)

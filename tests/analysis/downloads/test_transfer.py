@@ -66,7 +66,7 @@ def server(monkeypatch) -> Iterator[ThreadingHTTPServer]:
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     running.files = {f"/owner/name/{COMMIT}/{path}": data for path, data in FILES.items()}
     running.cut, running.asked = None, []
-    thread = threading.Thread(target=running.serve_forever)
+    thread = threading.Thread(target=running.serve_forever, args=(0.02,))
     thread.start()
     yield running
     running.shutdown()

@@ -81,6 +81,7 @@ def test_budgets_and_lines_take_counted_flops(refit_law):
     assert by_6nd is None or abs(by_6nd.a - counted.a) > 0.01
 
 
+@pytest.mark.slow
 def test_the_output_says_what_c_is(refit_law):
     table = counted_table(refit_law)
     assert convention_of(table) == "C = column flops"

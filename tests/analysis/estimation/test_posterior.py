@@ -20,6 +20,7 @@ def losses(prior, *, shift=0.0):
     return prior.log_losses(prior.mean[None], LOG_N, LOG_D)[0] + shift
 
 
+@pytest.mark.slow
 def test_the_walk_is_the_same_for_a_seed():
     prior = prior_of()
     first, again, other = (

@@ -127,6 +127,7 @@ def test_target_draws_one_curve_a_series():
     assert {"a", "b", "comparison pairs", "test loss (nats/token)"} <= set(shown)
 
 
+@pytest.mark.slow
 def test_many_sizes_share_one_legend_of_six(cells):
     many = pd.concat([cells.assign(params=cells["params"] * f) for f in np.geomspace(1, 2, 40)])
     shown = texts(charts.residuals(many, "flops"))

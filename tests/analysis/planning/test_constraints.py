@@ -104,6 +104,7 @@ def test_memory_is_shared_when_sharded_and_smaller_with_checkpointing():
     assert memory_gib(shape, devices=8, sharded=True, checkpointing=True) < shared
 
 
+@pytest.mark.slow
 def test_a_device_that_is_too_small_is_an_alarm():
     codes = [a.code for a in plan(gpu_hours=1e6, flops=None, device="a100-40gb").alarms]
     assert "memory" in codes
@@ -219,10 +220,12 @@ def test_demands_that_contradict_each_other_are_one_sentence(demands, sentence):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_scarce_data_are_deadweight():
     assert plan(unique_tokens=1e11).cost.deadweight > 0.1 > plan().cost.deadweight
 
 
+@pytest.mark.slow
 def test_a_cap_below_the_family_is_a_sentence():
     with pytest.raises(ValueError, match=r"keeps the caps: .*max_memory_gib"):
         plan(max_memory_gib=0.001)

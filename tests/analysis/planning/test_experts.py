@@ -57,6 +57,7 @@ def codes(made) -> list[str]:
     return [a.code for a in made.alarms]
 
 
+@pytest.mark.slow
 def test_the_form_is_recovered_from_noiseless_runs():
     found = fit(table(), "mixture", resamples=0, hindcast=False, sensitivity=False)
     assert found.status == "converged"
@@ -64,6 +65,7 @@ def test_the_form_is_recovered_from_noiseless_runs():
     assert found.ranges["experts"] == [1, 16]
 
 
+@pytest.mark.slow
 def test_at_given_experts_it_is_a_chinchilla_law(law):
     runs = table()
     bound = law_for(law, 4)
@@ -113,6 +115,7 @@ def test_a_dense_laws_count_becomes_that_of_a_token(count, counted):
     assert made.pretrain.params == getattr(shape.params, counted)
 
 
+@pytest.mark.slow
 def test_a_law_of_dense_runs_is_an_alarm_and_one_of_the_same_experts_is_none():
     assert "experts_unseen" in codes(plan(DENSE, experts=8))
     assert "experts_unseen" not in codes(plan(DENSE))

@@ -78,6 +78,7 @@ def test_a_raw_sweep_gives_the_law_of_its_best_rows():
     assert far.low < loss_of(LAW, 3e9, 3e11) < far.high
 
 
+@pytest.mark.slow
 def test_the_sentence_says_what_was_done_and_which_form_is_for_settings():
     law = fit(raw_sweep(), **QUICK)
     sentence = codes(law)["replicates"]
@@ -94,6 +95,7 @@ def test_the_law_of_settings_takes_every_row():
     assert law.replicates is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["isoflop", "envelope"])
 def test_methods_take_the_best_rows_too(form):
     table = pd.concat(
@@ -119,11 +121,13 @@ def test_all_forms_within_and_the_backtest_take_the_best_rows():
     assert "20 (N, D) points of 300 rows" in result.summary()
 
 
+@pytest.mark.slow
 def test_rows_are_counted_after_where():
     law = fit(raw_sweep(), where="params > 2e7", **QUICK)
     assert law.replicates == {"rows": 360, "points": 24}
 
 
+@pytest.mark.slow
 def test_alarms_name_rows_of_the_file_before_where(tmp_path):
     table = raw_sweep(noise=0.0005)
     table.loc[table.index[table["params"] < 2e7], "bs"] = 64
@@ -196,11 +200,13 @@ def test_a_dense_row_of_token_counts_is_no_point():
 class TestWithoutColumns:
     """No column says what differs: the spread and the skewness within points decide."""
 
+    @pytest.mark.slow
     def test_settings(self):
         law = fit(raw_sweep()[["params", "tokens", "loss"]], **QUICK)
         assert law.replicates == {"rows": 450, "points": 30}
         assert "give them a column seed" in codes(law)["replicates"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("noise", [0.002, 0.01, 0.05])
     def test_seeds(self, noise):
         law = fit(seeds_table(noise), **QUICK)

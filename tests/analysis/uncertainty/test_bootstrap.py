@@ -33,6 +33,7 @@ def test_rows_of_a_unit_are_drawn_together(refit_law):
     assert (weights.sum(axis=1) == 28).all()
 
 
+@pytest.mark.slow
 def test_every_resample_is_the_minimum_many_starts_find(refit_law):
     table = isoflop_table(refit_law, noise=0.005)
     problem = problem_of(table, FORM, Objective())

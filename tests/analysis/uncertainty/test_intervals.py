@@ -53,6 +53,7 @@ def test_forecasts_cover_about_as_often_as_they_say(simulated):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["percentile", "bias_corrected", "profile"])
 def test_parameters_cover_about_as_often_as_they_say(simulated, kind):
     """Of 72 by each kind, a binomial 3.5 sd below 65 is 56."""

@@ -102,6 +102,7 @@ def test_derivatives_by_other_coordinates_are_exact(refit_law, which):
         assert local.hessian[0, k] == pytest.approx(hessian, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_rows_that_share_a_trunk_do_not_narrow_the_profile(refit_law):
     table = isoflop_table(refit_law, noise=0.004)
     problem, solution = solve(table)
@@ -130,6 +131,7 @@ def test_an_offset_that_may_be_zero_ends_at_zero(refit_law):
     assert 0.02 < ends[1] < 3.0
 
 
+@pytest.mark.slow
 def test_what_has_no_end_is_named(refit_law):
     problem, solution = solve(ray_table(refit_law, noise=0.01))
     intervals = profiles(problem, solution, units_of(ray_table(refit_law)), 0.9, FLOPS)

@@ -34,6 +34,7 @@ def test_an_exact_law_is_predicted_exactly(known_law):
     assert max(t for _, t in tested["tau"]) < 1e-8
 
 
+@pytest.mark.slow
 def test_a_false_form_shows_as_tau(refit_law):
     table = isoflop_table(refit_law, budgets=BUDGETS, noise=0.001)
     c = np.log(table["flops"] / 1e18)

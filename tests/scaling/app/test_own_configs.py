@@ -36,6 +36,7 @@ def composed(*overrides: str, hydra: bool = False):
         return compose("sweep", overrides=list(overrides), return_hydra_config=hydra)
 
 
+@pytest.mark.slow
 def test_the_users_files_are_found_and_win(folder):
     assert composed("sweeps=mine", "model=mine").model.d_model == 8
     assert composed("model=m2k").model.d_model == 24

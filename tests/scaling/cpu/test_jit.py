@@ -91,6 +91,7 @@ def test_commands_that_do_not_train_do_not_import_the_compiler():
     assert finished.stdout.split() == ["False"]
 
 
+@pytest.mark.slow
 def test_where_numbas_cache_is_another_every_process_compiles_its_own(folder, monkeypatch):
     class Other:
         """Files of a numba to come."""

@@ -157,6 +157,7 @@ def test_processes_make_the_same_corpus(make_cell, tmp_path, monkeypatch):
     assert files_of(open_corpus(cell)) == files_of(alone)
 
 
+@pytest.mark.slow
 def test_a_build_that_was_cut_off_goes_on(make_cell, tmp_path, monkeypatch):
     cell = make_cell()
     cell.data = a_mixture(tmp_path)

@@ -169,6 +169,7 @@ def test_a_cell_has_the_same_bits_whatever_is_trained_beside_it(make_cell, tmp_p
         )
 
 
+@pytest.mark.slow
 def test_their_seconds_are_shares_of_what_passed(make_cell):
     cells = [make_cell(seed=seed) for seed in range(4)]
     began = time.monotonic()
@@ -237,6 +238,7 @@ def test_a_stopped_gang_resumes_together_or_alone(make_cell, tmp_path, monkeypat
             assert record(cell).test_loss == record(other).test_loss
 
 
+@pytest.mark.slow
 def test_a_trunk_that_is_held_elsewhere_is_left_out(make_cell):
     cells = cells_of(make_cell)
     holder = Holder.here(round="r", job="other")
@@ -250,6 +252,7 @@ def test_a_trunk_that_is_held_elsewhere_is_left_out(make_cell):
     assert done == [True, False, False, True]
 
 
+@pytest.mark.slow
 def test_a_failure_is_its_own_trunks_alone(make_cell, monkeypatch):
     cells = cells_of(make_cell)
     save = trunk_state.save_state

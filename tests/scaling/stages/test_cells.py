@@ -73,6 +73,7 @@ def test_the_stages_before_are_trained_once_and_found_in_other_studies(cell):
     assert planned(other).sft.peak_lr == pytest.approx(10 * record.peak_lr)
 
 
+@pytest.mark.slow
 def test_a_way_to_ppo_trains_every_stage(cell, monkeypatch):
     monkeypatch.setattr(ppo, "refuse_chance", lambda stage: None)
     cell = replace(cell, stage="ppo")
@@ -151,6 +152,7 @@ def test_what_a_stage_starts_from_is_named_when_it_fails(cell):
         train(broken)
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_asked_to_stop_goes_on_from_its_checkpoint(cell, monkeypatch):
     whole = read_json_of(train, replace(cell, study="whole"))
     pulse = Pulse()

@@ -183,12 +183,14 @@ def test_whitened_values_ignore_padding():
     assert (whitened[~mask] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_kl_is_zero_before_the_first_update(sampled):
     _, _, rollouts = sampled
     assert (rollouts.log_ratio == 0).all()  # rounding left out (scaling.stages.rollouts.ROUNDING)
     assert rollouts.summary["kl"] == rollouts.summary["kl_k3"] == 0
 
 
+@pytest.mark.slow
 def test_before_the_first_update_the_ratio_is_one(sampled):
     stage, models, rollouts = sampled
     _, measured = ppo_loss(models, rollouts, torch.arange(8), stage.config.ppo)
@@ -196,6 +198,7 @@ def test_before_the_first_update_the_ratio_is_one(sampled):
     assert float(measured["clip_fraction"]) == 0
 
 
+@pytest.mark.slow
 def test_minibatches_add_up_to_the_batch(sampled):
     stage, models, rollouts = sampled
     whole = [ppo_loss(models, rollouts, torch.arange(8), stage.config.ppo)[1]["entropy"]]
@@ -352,6 +355,7 @@ def test_the_gold_judge_can_be_optimised_itself(final_config, ready):
         refuse_chance(stage)
 
 
+@pytest.mark.slow
 def test_the_critic_starts_as_the_reward_model(ready):
     models = load_models(ready("ppo"))
     own, source = models.critic.state_dict(), models.reward.state_dict()

@@ -47,6 +47,7 @@ def test_fine_tuning_lowers_the_held_out_loss(final_config, pretrained, method):
     checkpoint.load_weights(stage.weights_of("sft"), stage.new_model())  # of the plain shape
 
 
+@pytest.mark.slow
 def test_a_killed_stage_resumes_to_the_same_weights(final_config, pretrained, monkeypatch):
     final_config.machine.checkpoint_seconds = 0.0
     unbroken = run_sft(pretrained("sft"))

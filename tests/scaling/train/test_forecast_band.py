@@ -84,6 +84,7 @@ def test_a_run_inside_its_band_has_no_flag(final_config):
     assert record.flags == []
 
 
+@pytest.mark.slow
 def test_a_run_outside_is_flagged_and_trained_to_the_same_end(final_config):
     (record,) = run_final(watched(final_config, middle=3.0))
     assert record.flags == ["left_forecast"]
@@ -109,6 +110,7 @@ def test_two_ranks_compare_with_one_band(final_config):
     assert two.device_seconds == 2 * two.seconds
 
 
+@pytest.mark.slow
 def test_stop_outside_stops_keeps_a_checkpoint_and_goes_on_when_allowed(final_config):
     config = watched(final_config, middle=3.0, stop_outside=True)
     for _ in range(2):

@@ -106,6 +106,7 @@ def test_out_of_memory_names_the_largest_micro_batch_that_fits(
         train_trunk([cell])
 
 
+@pytest.mark.slow
 def test_other_errors_are_not_taken_for_memory():
     assert is_out_of_memory(
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")

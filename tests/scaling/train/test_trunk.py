@@ -53,6 +53,7 @@ def test_branches_of_a_trunk_equal_cells_trained_alone(make_cell, tmp_path):
     assert together[0].trunk == together[1].trunk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("schedule", "model", "optimizer"),
     [
@@ -96,6 +97,7 @@ def test_a_done_cell_is_not_trained_again(make_cell, monkeypatch):
     assert train_trunk([cell])[0] == first
 
 
+@pytest.mark.slow
 def test_a_larger_budget_continues_the_trunk_and_a_smaller_one_is_the_same_as_before(
     make_cell, tmp_path
 ):
@@ -172,6 +174,7 @@ def test_a_failing_write_leaves_the_former_checkpoint(make_cell, tmp_path, monke
     assert [p.name for p in Path(tmp_path).iterdir()] == ["checkpoint.safetensors"]
 
 
+@pytest.mark.slow
 def test_wandb_that_cannot_write_is_said_once_and_harms_nothing(make_cell, monkeypatch, caplog):
     from scaling.study import wandb_mirror as mirror
 
@@ -228,6 +231,7 @@ def wandb_records(path: Path) -> list:
     return found
 
 
+@pytest.mark.slow
 def test_a_resumed_cell_leaves_one_wandb_folder_of_one_id_with_each_step_once(make_cell):
     from scaling.config import LogConfig
     from scaling.study.curve import RunLog
@@ -254,6 +258,7 @@ def test_a_resumed_cell_leaves_one_wandb_folder_of_one_id_with_each_step_once(ma
     assert list(run.tags) == ["tiny", "tuned"]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_and_goes_on_from_it(
     make_cell, tmp_path, monkeypatch
 ):
@@ -318,6 +323,7 @@ def test_a_kill_while_a_cell_resumes_costs_no_row_of_its_curve(make_cell, tmp_pa
     assert curve(cell) == curve(replace(cell, runs=str(tmp_path / "whole")))
 
 
+@pytest.mark.slow
 def test_a_trunk_that_resumes_beyond_a_kept_point_leaves_it_as_it_was(
     make_cell, tmp_path, monkeypatch
 ):
@@ -359,6 +365,7 @@ SPOILS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", SPOILS)
 @pytest.mark.parametrize("at", [31, 60], ids=["trunk", "branch"])
 def test_a_damaged_curve_sends_a_cell_back_to_where_it_was_whole(
@@ -379,6 +386,7 @@ def test_a_damaged_curve_sends_a_cell_back_to_where_it_was_whole(
     assert "metrics.jsonl is damaged and set aside as metrics.damaged-1.jsonl" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_branch_whose_state_is_damaged_after_its_trunk_went_on_starts_the_trunk_again(
     make_cell, tmp_path
 ):
@@ -411,6 +419,7 @@ def test_a_test_loss_on_the_way_that_is_no_number_is_left_out_of_the_curve(
     assert "is not finite, and left out" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_worker_that_was_taken_over_writes_nothing_more(make_cell, monkeypatch):
     cell, pulse = make_cell(n_tokens=4096), Pulse()
     cell.machine.checkpoint_seconds = 0.0  # it wants to write after every step
@@ -505,6 +514,7 @@ def test_a_run_that_ends_hot_is_flagged(make_cell):
     assert train_trunk([cell])[0].flags == []
 
 
+@pytest.mark.slow
 @pytest.mark.many(3)
 @pytest.mark.parametrize("model", [{}, {"n_experts": 4}, {"norm": "layernorm"}])
 def test_a_deterministic_run_gives_its_bits_twice_on_two_threads(make_cell, tmp_path, model):
@@ -535,6 +545,7 @@ def test_a_compiled_model_trains_alike_and_its_health_is_seen(make_cell):
     assert probes[1] == pytest.approx(probes[0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_trunk_is_copied_for_every_branch_but_the_last(make_cell, monkeypatch):
     copies = []
 

@@ -85,6 +85,7 @@ def test_a_file_without_a_pair_is_refused(tmp_path):
         read_pairs(write(tmp_path / "d.jsonl", [{"prompt": "a", "completion": " "}]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "rows"),
     [
