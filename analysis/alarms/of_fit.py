@@ -202,11 +202,11 @@ def with_far_rows(
         f" more than {FAR_MADS:g} robust deviations off the law ({named_rows(table, far)}, counted"
         f" from 1: {shown}{', ..' if len(far) > SHOWN_ROWS else ''}): check them."
     )
-    named = [a for a in alarms if a.code == "outlier_rows"]
-    if not named:
+    outliers = [a for a in alarms if a.code == "outlier_rows"]
+    if not outliers:
         return [*alarms, Alarm(code="outlier_rows", sentence=sentence)]
-    joined = Alarm(code="outlier_rows", sentence=f"{named[0].sentence} {sentence}")
-    return [joined if a is named[0] else a for a in alarms]
+    joined = Alarm(code="outlier_rows", sentence=f"{outliers[0].sentence} {sentence}")
+    return [joined if a is outliers[0] else a for a in alarms]
 
 
 def coverage_alarm(

@@ -71,11 +71,11 @@ class Outliers:
 def outliers(table: pd.DataFrame) -> Outliers:
     """Return the outliers of a table with params, tokens, loss and flops."""
     by_law, exponent = _outliers_of_law(table)
-    named = {o.row for o in by_law}
+    rows_by_law = {o.row for o in by_law}
     by_count = [
         Outlier(row=row, distance=None, slip=f"C is {ratio:.3g} times 6ND")
         for row, ratio in _odd_counts(table)
-        if row not in named
+        if row not in rows_by_law
     ]
     return Outliers(rows=(*by_law, *by_count), exponent=exponent)
 

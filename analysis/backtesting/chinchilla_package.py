@@ -56,9 +56,9 @@ def fitted_by_package(table: pd.DataFrame) -> Array:
         for row in zip(n, d, loss, strict=True):
             law.append(**dict(zip(("N", "D", "loss"), map(float, row), strict=True)))
         law.fit(parallel=False)
-        found = law.get_params()
+        values = law.get_params()
     with np.errstate(invalid="ignore", divide="ignore"):
-        theta = [np.log(found[k]) for k in ("A", "B", "E")] + [found["alpha"], found["beta"]]
+        theta = [np.log(values[k]) for k in ("A", "B", "E")] + [values["alpha"], values["beta"]]
     return np.array(theta, dtype=float)
 
 

@@ -81,11 +81,11 @@ def refuse_options_of_one_table(config: Any) -> None:
     config: the dataclass of the command's settings
     """
     default = type(config)(runs=config.runs)
-    given = [n for n in OF_ONE_TABLE if getattr(config, n) != getattr(default, n)]
-    if given:
+    unsuitable = [n for n in OF_ONE_TABLE if getattr(config, n) != getattr(default, n)]
+    if unsuitable:
         raise ValueError(
-            f"{', '.join(given)} is for one study or table; for a folder of tables give forms=,"
-            " cutoffs=, starts=, level=, seed=, where= or columns="
+            f"{', '.join(unsuitable)} is for one study or table; for a folder of tables give"
+            " forms=, cutoffs=, starts=, level=, seed=, where= or columns="
         )
 
 

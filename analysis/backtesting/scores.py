@@ -119,10 +119,10 @@ def _rows(split: Mapping[str, Any], name: str, answer: Mapping[str, Any]) -> pd.
 def _timed(answer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     began = time.monotonic()
     try:
-        said = answer()
+        outcome = answer()
     except ValueError as error:  # a table that this method cannot be fitted to
-        said = {"predicted": None, "note": " ".join(str(error).split())}
-    return {"low": None, "high": None, **said, "seconds": round(time.monotonic() - began, 3)}
+        outcome = {"predicted": None, "note": " ".join(str(error).split())}
+    return {"low": None, "high": None, **outcome, "seconds": round(time.monotonic() - began, 3)}
 
 
 def _ours(

@@ -27,15 +27,15 @@ def splits(table: pd.DataFrame, flops: Array, form: str, most: int) -> list[floa
     most: cutoffs, spread evenly over those that there are
     """
     needed = max(len(FORMS[form].parameters) + 2, LEAST_SHARE * len(table))
-    found = []
+    splits = []
     for cutoff in cutoffs(flops):
         below = table.loc[flops <= cutoff]
         span = flops[flops <= cutoff].max() / flops.min()
         sizes = min(len(np.unique(column(below, v))) for v in VARIABLES)
         if len(below) >= needed and sizes >= FEWEST_SIZES and span >= LEAST_SPAN:
-            found.append(cutoff)
-    at = np.unique(np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int))
-    return [found[i] for i in at]
+            splits.append(cutoff)
+    at = np.unique(np.linspace(0, len(splits) - 1, min(most, len(splits))).round().astype(int))
+    return [splits[i] for i in at]
 
 
 def by_distance(

@@ -25,16 +25,16 @@ def summary(rows: pd.DataFrame, methods: Sequence[str]) -> list[dict[str, Any]]:
     intervals, with the Wilson interval `coverage_interval` at BINOMIAL_LEVEL, which takes runs as
     independent: those of one table and cutoff err together, so that the truth is wider.
     """
-    found = []
+    lines = []
     for runs, chosen in ((ALL_RUNS, rows), (FRONTIER, rows.loc[rows["frontier"]])):
         for distance, near in by_distance(chosen).items():
             parts = ((m, near.loc[near["method"] == m]) for m in methods)
-            found += [
+            lines += [
                 {"runs": runs, "distance": distance, "method": m, **errors_of(part)}
                 for m, part in parts
                 if len(part) and not (runs == ALL_RUNS and _is_partial(part, near))
             ]
-    return found
+    return lines
 
 
 def errors_of(rows: pd.DataFrame) -> dict[str, Any]:
@@ -67,12 +67,12 @@ def coverage_of(covered: Any) -> dict[str, Any]:
 
 def by_experiment(rows: pd.DataFrame, methods: Sequence[str]) -> list[dict[str, Any]]:
     """Return the error of each method on each experiment's frontier, over all its distances."""
-    found = []
+    lines = []
     for name in dict.fromkeys(rows["experiment"]):
         part = rows.loc[rows["experiment"] == name]
         best = part.loc[part["frontier"]]
         errors = {m: column(best.loc[best["method"] == m], "error") for m in methods}
-        found.append(
+        lines.append(
             {
                 "experiment": str(name),
                 "reach": float(column(part, "distance").max()),
@@ -80,7 +80,7 @@ def by_experiment(rows: pd.DataFrame, methods: Sequence[str]) -> list[dict[str, 
                 "rms": {m: rms(np.expm1(e)) if len(e) else None for m, e in errors.items()},
             }
         )
-    return found
+    return lines
 
 
 def _is_partial(part: pd.DataFrame, everything: pd.DataFrame) -> bool:

@@ -84,10 +84,10 @@ def muennighoff(files: Mapping[str, bytes]) -> dict[str, str]:
     32e9 tokens of 4e9 unique ones. A loss of 0 marks a run that had not ended.
     """
     (data,) = files.values()
-    named = _literals("".join(json.loads(data)["cells"][MUENNIGHOFF_CELL]["source"]))
-    sizes, counts = named["PARAMS_MAP"], named["TOKENS_MAP"]
+    literals = _literals("".join(json.loads(data)["cells"][MUENNIGHOFF_CELL]["source"]))
+    sizes, counts = literals["PARAMS_MAP"], literals["TOKENS_MAP"]
     rows = []
-    for name, loss in named["NAMES_TO_VAL_LOSSES"].items():
+    for name, loss in literals["NAMES_TO_VAL_LOSSES"].items():
         if loss == 0 or name.endswith("dedup"):
             continue
         size = min((s for s in sizes if name.startswith(s)), key=len)
@@ -144,13 +144,13 @@ def _csv(table: pd.DataFrame) -> str:
 
 def _experiments(files: Mapping[str, bytes]) -> list[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Return name, fits and IsoFLOP points of every experiment, in the order of the files."""
-    found = []
+    rows = []
     for data in files.values():
         frame = value_of(plain_values(_unpacked(data)))
         for i in range(len(frame["dataset"])):
             group = "_".join(str(frame[key][i]) for key in PORIAN_KEYS)
-            found.append((group, frame["fit_results"][i], value_of(frame["optimal_pairs"][i])))
-    return found
+            rows.append((group, frame["fit_results"][i], value_of(frame["optimal_pairs"][i])))
+    return rows
 
 
 def _unpacked(data: bytes) -> bytes:
@@ -164,12 +164,12 @@ def _unpacked(data: bytes) -> bytes:
 
 def _literals(code: str) -> dict[str, Any]:
     """Return the dictionaries that a piece of code assigns as literals; the code is not run."""
-    found = {}
+    frames = {}
     for node in ast.parse(code).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             (target,) = node.targets
-            found[ast.unparse(target)] = ast.literal_eval(node.value)
-    return found
+            frames[ast.unparse(target)] = ast.literal_eval(node.value)
+    return frames
 
 
 def _tokens_of(text: str, counts: Mapping[str, float]) -> tuple[float, float]:

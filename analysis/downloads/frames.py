@@ -86,10 +86,10 @@ def _block(node: Call) -> tuple[np.ndarray, np.ndarray]:
 
 def _index(node: Call) -> np.ndarray:
     """Read an index of pandas: its data, or a range."""
-    given = node.args[1]
-    if "data" in given:
-        return np.asarray(value_of(given["data"]))
-    return np.arange(given["start"], given["stop"], given["step"])
+    argument = node.args[1]
+    if "data" in argument:
+        return np.asarray(value_of(argument["data"]))
+    return np.arange(argument["start"], argument["stop"], argument["step"])
 
 
 def _slice(node: Call) -> np.ndarray:

@@ -136,18 +136,18 @@ class _Reader:
         """Take the last n values from the stack."""
         if len(self.stack) < n:
             raise ValueError("the pickle takes more values than it holds")
-        taken = self.stack[-n:]
+        items = self.stack[-n:]
         del self.stack[-n:]
-        return taken
+        return items
 
     def _to_mark(self) -> list[Any]:
         """Take the values above the last mark, and the mark."""
         at = len(self.stack) - 1
         while self.stack[at] is not _MARK:
             at -= 1
-        taken = self.stack[at + 1 :]
+        items = self.stack[at + 1 :]
         del self.stack[at:]
-        return taken
+        return items
 
 
 def _is(value: Any, kind: type) -> Any:

@@ -93,11 +93,11 @@ def envelope(
     grid = np.linspace(log_flops.min(), log_flops.max(), GRID)
     losses, tokens = _on_grid(curves, grid)
     log_n = np.log([c.params for c in curves])
-    chosen = _best_curves(losses, log_n, np.ones((1, len(curves)), dtype=bool))[0]
-    interior = np.flatnonzero(chosen >= 0)
-    if len(np.unique(log_n[chosen[interior]])) < FEWEST_CHOSEN:
+    best = _best_curves(losses, log_n, np.ones((1, len(curves)), dtype=bool))[0]
+    interior = np.flatnonzero(best >= 0)
+    if len(np.unique(log_n[best[interior]])) < FEWEST_CHOSEN:
         return None
-    lines = _fit_lines(grid, chosen[None], log_n, tokens)[0]
+    lines = _fit_lines(grid, best[None], log_n, tokens)[0]
     rng = np.random.default_rng(seed)
     intervals: list[list[float] | None] = [None, None]
     spread = "trunks resampled"
@@ -112,9 +112,9 @@ def envelope(
     points = pd.DataFrame(
         {
             "flops": np.exp(grid[interior]),
-            "params": np.exp(log_n[chosen[interior]]),
-            "tokens": np.exp(tokens[chosen[interior], interior]),
-            "loss": np.exp(losses[chosen[interior], interior]),
+            "params": np.exp(log_n[best[interior]]),
+            "tokens": np.exp(tokens[best[interior], interior]),
+            "loss": np.exp(losses[best[interior], interior]),
         }
     )
     return Envelope(

@@ -157,8 +157,8 @@ def _noise(errors: Array, problem: Problem, n_parameters: int) -> dict[str, floa
     """Return how runs scatter about the law, from residuals (n,); for a loss by its size."""
     if problem.objective.in_logs and problem.design.form.target == "loss":
         return scatter(errors, errors + problem.logs, n_parameters)
-    kept = errors[~far_rows(errors, n_parameters)]
-    sd = float(np.sqrt((kept**2).sum() / (len(kept) - n_parameters)))
+    near = errors[~far_rows(errors, n_parameters)]
+    sd = float(np.sqrt((near**2).sum() / (len(near) - n_parameters)))
     return {"sd_log" if problem.objective.in_logs else "sd": sd}
 
 
@@ -202,10 +202,10 @@ def allocation_block(
 def allocation_of(law: Law, level: float) -> dict[str, Any]:
     """Return the `optimum` block of a law that averages forms, from its own optima."""
     largest = law.ranges["flops_6nd"][1]
-    found = [law.optimum(largest * r, level, force=True) for r in REACHES]
+    optima = [law.optimum(largest * r, level, force=True) for r in REACHES]
     names = ("flops", "params", "tokens", "tokens_per_param", "loss", "a", "b")
     return _block_of_optima(
-        [{**{n: getattr(one, n) for n in names}, "ends": one.intervals} for one in found]
+        [{**{n: getattr(one, n) for n in names}, "ends": one.intervals} for one in optima]
     )
 
 

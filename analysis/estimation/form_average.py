@@ -131,8 +131,8 @@ def leading_form(fits: Mapping[str, FittedForm], ranking: Ranking) -> FittedForm
 
 def _weighed_rows(fits: Mapping[str, FittedForm], ranking: Ranking) -> list[dict[str, Any]]:
     """Return the rows of forms that have a minimum; all rows where none has."""
-    found = [r for r in ranking.rows if np.isfinite(fits[r["form"]].solution.condition[0])]
-    return [row for row in found if row["converged"]] or ranking.rows
+    candidates = [r for r in ranking.rows if np.isfinite(fits[r["form"]].solution.condition[0])]
+    return [row for row in candidates if row["converged"]] or ranking.rows
 
 
 def weights_of(rows: Sequence[Mapping[str, Any]], power: float = POWER) -> dict[str, float]:
@@ -146,8 +146,8 @@ def weights_of(rows: Sequence[Mapping[str, Any]], power: float = POWER) -> dict[
     best = min((row["score"] for row in rows if row["score"]), default=1.0)
     shares = {row["form"]: ((row["score"] or best) / best) ** -power for row in rows}
     total = sum(shares.values())
-    kept = {name: share for name, share in shares.items() if share >= LEAST_WEIGHT * total}
-    return {name: share / sum(kept.values()) for name, share in kept.items()}
+    weights = {name: share for name, share in shares.items() if share >= LEAST_WEIGHT * total}
+    return {name: share / sum(weights.values()) for name, share in weights.items()}
 
 
 def average_hindcasts(
@@ -170,11 +170,11 @@ def _average_row(members: Sequence[tuple[str, float, Hindcast]], level: float) -
     def mean(values: Sequence[Any]) -> Array:
         return np.tensordot(weights, np.stack(values), axes=1)
 
-    found = [one for _, _, one in members]
-    error = mean([one.error for one in found])
-    apart = np.sqrt(mean([(one.error - error) ** 2 for one in found]))  # by weight, not by spread's
-    parameter_sd, run_sd = mean([o.parameter_sd for o in found]), mean([o.run_sd for o in found])
-    first = found[0].row
+    fits = [one for _, _, one in members]
+    error = mean([one.error for one in fits])
+    apart = np.sqrt(mean([(one.error - error) ** 2 for one in fits]))  # by weight, not by spread's
+    parameter_sd, run_sd = mean([o.parameter_sd for o in fits]), mean([o.run_sd for o in fits])
+    first = fits[0].row
     floor = AVERAGE_GROWTH * np.log(first["distance"])
     width = np.sqrt(parameter_sd**2 + run_sd**2 + apart**2 + floor**2)
     return {
@@ -182,7 +182,7 @@ def _average_row(members: Sequence[tuple[str, float, Hindcast]], level: float) -
         "rms_relative_error": float(np.sqrt((error**2).mean())),
         "mean_relative_error": float(error.mean()),
         "seed_error": float(np.sqrt((run_sd**2).mean())),
-        "expected_mean_error": float(mean([o.row["expected_mean_error"] for o in found])),
+        "expected_mean_error": float(mean([o.row["expected_mean_error"] for o in fits])),
         "coverage": float((np.abs(error) <= ndtri((1 + level) / 2) * width).mean()),
         "forms": [
             {"form": name, "weight": float(w), "parameters": one.row["parameters"]}
@@ -194,10 +194,10 @@ def _average_row(members: Sequence[tuple[str, float, Hindcast]], level: float) -
 def _common_draws(fits: Mapping[str, FittedForm], weights: Mapping[str, float]) -> dict[str, Array]:
     """Return the draws of each form for the resamples in which all of them have a minimum."""
     boots = {n: fits[n].boot for n in weights if fits[n].estimate.draws is not None}
-    kept = [boot.kept for boot in boots.values() if boot is not None]
-    if not kept:
+    masks = [boot.kept for boot in boots.values() if boot is not None]
+    if not masks:
         return {}
-    common = np.flatnonzero(np.all(kept, axis=0))
+    common = np.flatnonzero(np.all(masks, axis=0))
     draws = {}
     for name, boot in boots.items():
         assert boot is not None

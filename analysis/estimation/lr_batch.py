@@ -131,9 +131,9 @@ def settings(law: Law, params: float, tokens: float, level: float = 0.9) -> dict
         value = _value(law.parameters, axis, params, tokens)
         low = high = value
         if law.draws is not None:
-            named = {name: law.draws[:, i] for i, name in enumerate(names)}
+            by_name = {name: law.draws[:, i] for i, name in enumerate(names)}
             tails = [(1 - level) / 2, (1 + level) / 2]
-            low, high = np.quantile(_value(named, axis, params, tokens), tails)
+            low, high = np.quantile(_value(by_name, axis, params, tokens), tails)
         by_axis[axis] = [float(value), float(low), float(high)]
     return by_axis
 

@@ -130,18 +130,18 @@ def fit_with_prior(
     form = problem.design.form
     log_n, log_d = (np.log(column(table, name)) for name in form.variables)
     prior = Prior.over(families, log_n, log_d)
-    found = sample(prior, log_n, log_d, problem.logs, problem.weights[0], seed=seed)
-    mean = prior.parameters(found.draws.mean(axis=0)[None])
-    every = prior.parameters(found.draws)
-    solution = _as_solution(problem.design.internal(mean), problem, settled=found.settled)
-    estimate = _estimate(problem, solution, found, _spread_evenly(every, draws), table, level)
-    block = _block(prior, found, every, estimate, problem)
+    posterior = sample(prior, log_n, log_d, problem.logs, problem.weights[0], seed=seed)
+    mean = prior.parameters(posterior.draws.mean(axis=0)[None])
+    every = prior.parameters(posterior.draws)
+    solution = _as_solution(problem.design.internal(mean), problem, settled=posterior.settled)
+    estimate = _estimate(problem, solution, posterior, _spread_evenly(every, draws), table, level)
+    block = _block(prior, posterior, every, estimate, problem)
     return PriorFit(
         solution=solution,
         estimate=estimate,
         block=block,
         alarm=_alarm(block, table),
-        status="converged" if found.settled else "max_iter",
+        status="converged" if posterior.settled else "max_iter",
     )
 
 
@@ -173,7 +173,7 @@ def _estimate(
     parameters = dict(zip(form.parameters, values.tolist(), strict=True))
     errors = residuals(solution.theta, problem)[0]
     deviation = float(np.sqrt(found.noise_variance))
-    kept = draws if len(draws) > 1 else None
+    law_draws = draws if len(draws) > 1 else None
     return Estimate(
         parameters=parameters,
         residuals=errors,
@@ -184,9 +184,9 @@ def _estimate(
             "growth": 0.0,
             "sd_log_least": deviation,
         },
-        draws=kept,
-        intervals=None if kept is None else _intervals(form, kept, level, len(table)),
-        allocation=allocation_block(form, parameters, kept, ranges["flops_6nd"][1], level),
+        draws=law_draws,
+        intervals=None if law_draws is None else _intervals(form, law_draws, level, len(table)),
+        allocation=allocation_block(form, parameters, law_draws, ranges["flops_6nd"][1], level),
     )
 
 

@@ -202,8 +202,8 @@ def _style() -> dict[Any, Any]:
 
 
 def _scales(axis: Axes, *, logx: bool, logy: bool) -> None:
-    for wanted, name in ((logx, "x"), (logy, "y")):
-        if wanted:
+    for is_log, name in ((logx, "x"), (logy, "y")):
+        if is_log:
             axis.set(**{f"{name}scale": "log"})
             _ticks(axis, name)
 
@@ -253,11 +253,11 @@ def points(
     tips: Sequence[str] = (),
 ) -> None:
     """Draw runs as small open-edged points under the curves; `tips` are shown over each."""
-    drawn = axis.scatter(
+    artist = axis.scatter(
         x, y, s=16, color=colour, marker=marker, label=label, alpha=0.85, linewidth=0, zorder=1
     )
     if len(tips):
-        drawn.set_urls([f"{TIP}{t}" for t in tips])
+        artist.set_urls([f"{TIP}{t}" for t in tips])
 
 
 def tips_of(cells: pd.DataFrame) -> list[str]:
@@ -293,15 +293,15 @@ def sized_lines(
         here = curves[curves["params"] == size]
         lines = [np.column_stack([run[x], run["loss"]]) for _, run in here.groupby("run")]
         text = short(size) if label else None
-        drawn = LineCollection(lines, colors=colour, linewidths=0.8, alpha=0.55, zorder=1)
+        artist = LineCollection(lines, colors=colour, linewidths=0.8, alpha=0.55, zorder=1)
         if named and len(curves["run"].unique()) <= MOST_TIPS:
             for name, run in here.groupby("run"):
                 (line,) = axis.plot(run[x], run["loss"], color=colour, linewidth=0.8, alpha=0.7)
                 line.set_gid(f"run-{name}")
                 line.set_url(f"{TIP}{name}, N {short(size)}")
-            drawn.set_segments([])
-        drawn.set_label(text)
-        axis.add_collection(drawn)
+            artist.set_segments([])
+        artist.set_label(text)
+        axis.add_collection(artist)
     axis.autoscale_view()
 
 
@@ -312,11 +312,11 @@ def sized_points(
     sizes, rank = np.unique(np.asarray(cells["params"], dtype=float), return_inverse=True)
     shades = np.array(ramp(min(len(sizes), SHADES)))
     colours = shades[np.arange(len(sizes)) * len(shades) // len(sizes)]
-    drawn = axis.scatter(
+    artist = axis.scatter(
         cells[x], cells[y], s=16, color=colours[rank], alpha=0.85, linewidth=0, zorder=1
     )
     if found := tips_of(cells):
-        drawn.set_urls([f"{TIP}{t}" for t in found])
+        artist.set_urls([f"{TIP}{t}" for t in found])
     step = max(1, -(-len(sizes) // NAMED_SIZES))
     for size, colour in list(zip(sizes, colours, strict=True))[::step] if label else []:
         points(axis, [], [], colour=colour, label=f"N = {short(size)}")

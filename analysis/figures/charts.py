@@ -82,9 +82,9 @@ def loss_compute(
             )
         if fitted_to:
             axis.axvline(fitted_to, color=INK, linewidth=0.8, linestyle=":", label="largest run")
-        seen = [*cells["loss"], *([planned["loss"]] if planned else [])]
-        seen += [] if frontier is None else [frontier["y"].min()]
-        axis.set_ylim(0.93 * min(seen), 1.3 * max(seen))
+        losses = [*cells["loss"], *([planned["loss"]] if planned else [])]
+        losses += [] if frontier is None else [frontier["y"].min()]
+        axis.set_ylim(0.93 * min(losses), 1.3 * max(losses))
         axis.legend(loc="upper right", ncols=2)
     return drawn.svg
 
@@ -484,10 +484,10 @@ def curve(
     with panel(name, x=x[1], y=y, title=title, logx=False) as drawn:
         axis = drawn.ax
         for colour, (column, label) in zip((C1, C2, C3, C4), series.items(), strict=False):
-            kept = rows[[x[0], column]].dropna()
-            marker = "o" if len(kept) < 30 else ""
+            pairs = rows[[x[0], column]].dropna()
+            marker = "o" if len(pairs) < 30 else ""
             axis.plot(
-                kept[x[0]], kept[column], color=colour, label=label, marker=marker, markersize=3
+                pairs[x[0]], pairs[column], color=colour, label=label, marker=marker, markersize=3
             )
         for label, value in (lines or {}).items():
             axis.axhline(value, color=INK, linewidth=1.0, linestyle="--", label=label)

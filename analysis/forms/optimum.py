@@ -85,15 +85,15 @@ def _search_log_params(
     form: Form, parameters: Mapping[str, Any], flops: float, variables: Mapping[str, Any]
 ) -> Any:
     """Return log N* from a coarse grid and parabolas about its best size; a float or (draws,)."""
-    named = {k: np.atleast_1d(np.asarray(v, dtype=float))[:, None] for k, v in parameters.items()}
-    count = max(len(v) for v in named.values())
+    by_name = {k: np.atleast_1d(np.asarray(v, dtype=float))[:, None] for k, v in parameters.items()}
+    count = max(len(v) for v in by_name.values())
     low, high = (0.5 * np.log(flops / 6 / ratio) for ratio in RATIOS[::-1])
 
     def log_loss(x: Array) -> Array:
         """Return the log loss (draws, k) at log sizes (draws, k)."""
         n = np.exp(x)
         values = {"params": n, "tokens": flops / 6 / n, "flops": np.full_like(n, flops)}
-        return np.log(form.predict(named, {**values, **variables}))
+        return np.log(form.predict(by_name, {**values, **variables}))
 
     x = np.tile(np.linspace(low, high, GRID), (count, 1))
     best = np.take_along_axis(x, np.argmin(log_loss(x), axis=1)[:, None], axis=1)

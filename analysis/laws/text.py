@@ -112,8 +112,8 @@ def _parameters(law: LawFile) -> list[str]:
         units = f"{intervals.get('units', '')} {intervals['unit']}s".strip()
         method = str(intervals["method"])
         if intervals["resamples"]:
-            drawn = "draws given" if law.prior else "resamples of"
-            method += f", {intervals['resamples']} {drawn} {units}"
+            source = "draws given" if law.prior else "resamples of"
+            method += f", {intervals['resamples']} {source} {units}"
         lines.append(
             f"{'parameter':<{LABEL}}{'value':>14}  {intervals['level']:.0%} interval ({method})"
         )

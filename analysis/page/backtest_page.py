@@ -93,7 +93,7 @@ def backtest_page(result: FolderBacktest) -> str:
 
 def error_grid(result: FolderBacktest, runs: str) -> Grid:
     """Return the table of errors and coverage over one set of runs."""
-    chosen = [row for row in result.summary if row["runs"] == runs]
+    rows = [row for row in result.summary if row["runs"] == runs]
     return Grid(
         name=f"Relative error of the loss, {runs}",
         columns=(
@@ -111,7 +111,7 @@ def error_grid(result: FolderBacktest, runs: str) -> Grid:
                 percent(row["median_rms"]),
                 share(row),
             )
-            for row in chosen
+            for row in rows
         ],
         numeric=(2, 3, 4, 5, 6, 7),
     )
@@ -149,7 +149,7 @@ def experiment_grid(result: FolderBacktest) -> Grid:
 def pictures(result: FolderBacktest) -> list[Picture]:
     """Draw error by distance, over both sets of runs, and coverage."""
     table = pd.DataFrame(result.summary)
-    found = []
+    tables = []
     for runs, name in ((FRONTIER, "frontier"), (ALL_RUNS, "allruns")):
         here = table.loc[table["runs"] == runs]
         if len(here):
@@ -158,7 +158,7 @@ def pictures(result: FolderBacktest) -> list[Picture]:
                 here, distances=_distances(here), methods=result.methods, name=name, title=title
             )
             caption = f"{title}; the median over experiments."
-            found.append(Picture(svg=svg, caption=caption, name=name))
+            tables.append(Picture(svg=svg, caption=caption, name=name))
     known = table.loc[(table["runs"] == ALL_RUNS) & table["coverage"].notna()]
     if len(known):
         ends = known["coverage_interval"].tolist()
@@ -168,8 +168,8 @@ def pictures(result: FolderBacktest) -> list[Picture]:
             known, distances=_distances(known), methods=methods, level=result.settings["level"]
         )
         caption = f"Share of withheld runs inside their interval, {ALL_RUNS}."
-        found.append(Picture(svg=svg, caption=caption, name="coverage"))
-    return found
+        tables.append(Picture(svg=svg, caption=caption, name="coverage"))
+    return tables
 
 
 def percent(value: float | None) -> str:

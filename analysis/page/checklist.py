@@ -75,8 +75,8 @@ def _form(law: Law | None) -> str:
         return ""
     form = FORMS.get(law.form)
     text = f"{form.formula} ({form.source})" if form else law.form
-    held = f", {', '.join(law.fixed)} held" if law.fixed else ""
-    return f"{text}; {len(law.parameters)} parameters{held}"
+    constants = f", {', '.join(law.fixed)} held" if law.fixed else ""
+    return f"{text}; {len(law.parameters)} parameters{constants}"
 
 
 def _counting(law: Law | None, done: Sequence[Record]) -> str:
@@ -94,10 +94,10 @@ def _ranges(law: Law | None, done: Sequence[Record]) -> str:
     if law is None or not {"params", "tokens"} <= set(law.ranges):
         return ""
     ratio = [r.tokens / getattr(r.params, law.count) for r in done]
-    named = {"params": ("N", short), "tokens": ("D", short), "flops": ("C", power)}
+    columns = {"params": ("N", short), "tokens": ("D", short), "flops": ("C", power)}
     ends = [
         f"{letter} {write(law.ranges[k][0])} to {write(law.ranges[k][1])}"
-        for k, (letter, write) in named.items()
+        for k, (letter, write) in columns.items()
         if k in law.ranges
     ]
     return f"{law.n_runs} runs; {', '.join(ends)}; D/N {min(ratio):.2g} to {max(ratio):.3g}"
@@ -180,11 +180,11 @@ def _evaluation(done: Sequence[Record]) -> str:
 def _data(done: Sequence[Record]) -> str:
     if not done:
         return ""
-    seen = max(r.tokens / r.unique_tokens for r in done if r.unique_tokens)
+    passes = max(r.tokens / r.unique_tokens for r in done if r.unique_tokens)
     names = {"source": "source", "context": "context"}
     return (
         f"{_settings(done, 'data', names)}, vocabulary {_values(done, 'tokenizer', 'vocab_size')};"
-        f" at most {seen:.3g} passes"
+        f" at most {passes:.3g} passes"
     )
 
 

@@ -106,8 +106,8 @@ def read_material(folder: str | Path, *, law: str = "", plan: str = "") -> Mater
     }
     samples, sealed = final / "ppo" / "samples.json", final / "forecast.json"
     curve = final / "curve.json"
-    named = (law_path, plan_path, sealed, curve, *records_of_stages.values(), samples)
-    read = [p for p in named if p.exists()]
+    candidates = (law_path, plan_path, sealed, curve, *records_of_stages.values(), samples)
+    files = [p for p in candidates if p.exists()]
     return Material(
         folder=folder,
         records=records,
@@ -122,7 +122,7 @@ def read_material(folder: str | Path, *, law: str = "", plan: str = "") -> Mater
         sealed=_sealed(sealed),
         forecast_band=_object(curve, "forecast curve"),
         confirmations=[(record, line) for _, record, line in confirmations(folder)],
-        sha256={_name(p, folder): sha256_file(p) for p in read},
+        sha256={_name(p, folder): sha256_file(p) for p in files},
     )
 
 

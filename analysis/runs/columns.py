@@ -103,8 +103,8 @@ def canonical(
     table["run"] = raw["run"].astype(str).to_numpy() if "run" in raw else raw.index.astype(str)
     names_of_study = [name for name in ("curve", "undercooled") if name in raw]
     table = table.assign(**{name: raw[name].to_numpy() for name in names_of_study})
-    kept = kept_settings(raw, [source for source in sources.values() if source in raw])
-    table = table.assign(**{name: values.to_numpy() for name, values in kept.items()})
+    settings = kept_settings(raw, [source for source in sources.values() if source in raw])
+    table = table.assign(**{name: values.to_numpy() for name, values in settings.items()})
     if pd.api.types.is_integer_dtype(raw.index):
         table["row"] = raw.index.to_numpy() + 1
     for name in dict.fromkeys((*needed, *NUMBERS)):

@@ -208,7 +208,9 @@ def _by_columns(
         return why
     maps = []
     for kind in ("lr", "batch"):
-        found = [name for name in settings if kind_of_setting(name.removeprefix(PREFIX)) == kind]
-        if kind not in settings and found:
-            maps.append(override(f"columns.{kind}", found[0].removeprefix(PREFIX)))
+        candidates = [
+            name for name in settings if kind_of_setting(name.removeprefix(PREFIX)) == kind
+        ]
+        if kind not in settings and candidates:
+            maps.append(override(f"columns.{kind}", candidates[0].removeprefix(PREFIX)))
     return f"{why}; such rows are for a law of settings, {' '.join(['form=lr_batch', *maps])}"

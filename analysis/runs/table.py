@@ -111,8 +111,8 @@ def check_points(points: str, stage: str) -> None:
 
 
 def _filter(raw: pd.DataFrame, where: str) -> pd.DataFrame:
-    met = rows(raw, where)
-    if not met.any():
+    matching = rows(raw, where)
+    if not matching.any():
         names = ", ".join(map(str, raw.columns))
         raise ValueError(f"where={where} keeps none of {len(raw)} rows; columns are {names}")
-    return raw.loc[met]
+    return raw.loc[matching]

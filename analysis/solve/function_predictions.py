@@ -71,9 +71,9 @@ class FunctionDesign:
 
     def predict(self, theta: Array) -> Array:
         """Return the target's prediction (S, n)."""
-        named = dict(zip(self.form.parameters, self.external(theta).T[..., None], strict=True))
+        by_name = dict(zip(self.form.parameters, self.external(theta).T[..., None], strict=True))
         with np.errstate(all="ignore"):
-            prediction = self.form.predict(named, self.values)
+            prediction = self.form.predict(by_name, self.values)
         return np.broadcast_to(prediction, (len(theta), self.n_rows))
 
     def row_sums(self, theta: Array, *, second: bool = True) -> "FunctionRowSums":
@@ -83,8 +83,8 @@ class FunctionDesign:
             jets[i] = seed
         assert self.form.function is not None
         with np.errstate(all="ignore"):
-            named = self._outward(dict(zip(self.form.parameters, jets, strict=True)))
-            jet = self.form.function(named, self.values)
+            by_name = self._outward(dict(zip(self.form.parameters, jets, strict=True)))
+            jet = self.form.function(by_name, self.values)
         return FunctionRowSums(jet, theta, self.n_rows, self.free)
 
     def _outward(self, theta: Mapping[str, Any]) -> Mapping[str, Any]:

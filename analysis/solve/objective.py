@@ -110,8 +110,8 @@ class Objective:
     @classmethod
     def of_block(cls, block: Mapping[str, Any]) -> Self:
         """Return the objective of a law.json's block; what the block lacks has its default."""
-        given = {name: block.get(name) for name in ("delta", "over_weight")}
-        return cls(name=block["name"], **{k: v for k, v in given.items() if v is not None})
+        numbers = {name: block.get(name) for name in ("delta", "over_weight")}
+        return cls(name=block["name"], **{k: v for k, v in numbers.items() if v is not None})
 
 
 @dataclass(frozen=True, kw_only=True)

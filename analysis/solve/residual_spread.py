@@ -53,8 +53,8 @@ def scatter(residuals: Array, log_fitted: Array, n_parameters: int) -> dict[str,
     (the smallest fitted loss), sd_log_least (the deviation there) and growth (its exponent in the
     loss).
     """
-    kept = ~far_rows(residuals, n_parameters)
-    residuals, log_fitted = residuals[kept], log_fitted[kept]
+    near = ~far_rows(residuals, n_parameters)
+    residuals, log_fitted = residuals[near], log_fitted[near]
     n, squares = len(residuals), residuals**2
     freedom = max(n - n_parameters, 1)
     pooled = float(np.sqrt(squares.sum() / freedom))

@@ -76,10 +76,10 @@ def hindcasts(
 
     The parameters are those of `each_hindcast`. Returns None where no budget can be withheld.
     """
-    found = each_hindcast(
+    hindcasts = each_hindcast(
         table, form, objective, fixed=fixed, level=level, seed=seed, on_progress=on_progress
     )
-    return backtest_block([one.row for one in found], level)
+    return backtest_block([one.row for one in hindcasts], level)
 
 
 def backtest_block(
@@ -117,7 +117,7 @@ def each_hindcast(
     seed: of the resamples
     on_progress: takes ("hindcasts", done, total)
     """
-    found = []
+    hindcasts = []
     along = reach_of(table, form)
     cuts = cutoffs(along)
     for done, cutoff in enumerate(cuts):
@@ -128,11 +128,11 @@ def each_hindcast(
             continue
         reach = float(along.max() / along[below].max())
         start = {"cutoff_flops": float(cutoff), "distance": reach}
-        found.append(
+        hindcasts.append(
             _hindcast(training, larger, form, objective, dict(fixed or {}), level, seed, start)
         )
     on_progress("hindcasts", len(cuts), len(cuts))
-    return found
+    return hindcasts
 
 
 def reach_of(table: pd.DataFrame, form: Form) -> Array:

@@ -47,31 +47,31 @@ def pursue(cells: list[CellConfig], run: Callable[[list[CellConfig]], None]) -> 
     by_id = {c.run_id(): c for c in cells}
     while True:
         records = settled(folder)
-        written = read_batches(folder)
-        pending = [i for b in written[-1:] for i in b.run_ids if i in by_id and i not in records]
+        batches = read_batches(folder)
+        pending = [i for b in batches[-1:] for i in b.run_ids if i in by_id and i not in records]
         if pending and not cells[0].dry_run:
             log.info(
-                "design %d goes on: %d of its cells have no result", len(written), len(pending)
+                "design %d goes on: %d of its cells have no result", len(batches), len(pending)
             )
             run([by_id[i] for i in pending])
             continue
-        left = [c for i, c in pool.items() if i not in records]
+        waiting = [c for i, c in pool.items() if i not in records]
         done = [r for r in records.values() if r.status == "done"]
         step = next_step(
             load_runs(folder, count=count) if done else None,
-            left,
+            waiting,
             goal,
             prior=prior,
-            spent=spent_on(records, written),
+            spent=spent_on(records, batches),
             reached=reached_by(records.values()),
             options=options,
         )
-        batch = batch_of(step, left, goal, spent=spent_on(records, written), number=len(written))
+        batch = batch_of(step, waiting, goal, spent=spent_on(records, batches), number=len(batches))
         for line in batch_lines(batch, goal):
             log.info("%s", line)
         if cells[0].dry_run:
-            return written
-        if not step.stop or not written or written[-1].stop != step.stop:
+            return batches
+        if not step.stop or not batches or batches[-1].stop != step.stop:
             append_batch(folder, batch)
         if step.stop:
             say_next(step, folder, goal, count=count, form=options.form)

@@ -71,11 +71,11 @@ def start(
 
         def task(config: DictConfig) -> None:
             try:
-                chosen = to_dataclass(config, schema)
+                settings = to_dataclass(config, schema)
                 for name in written:
-                    if getattr(chosen, name, None):
-                        destination(getattr(chosen, name))
-                main(chosen)
+                    if getattr(settings, name, None):
+                        destination(getattr(settings, name))
+                main(settings)
             except Exception as error:  # noqa: BLE001  raised again below: hydra would print a line
                 raised.append(error)
 

@@ -78,19 +78,19 @@ def help_text(
     schema: the config's dataclass
     launcher: the dataclass of the keys hydra.launcher.*, for a command that has a launcher
     """
-    written = _written(config_name)
+    descriptions = _written(config_name)
     parts = [inspect.getdoc(sys.modules[main.__module__]) or ""]
     if groups := chosen_groups(config_name):
         parts.append("Choices, as key=NAME:\n\n" + "\n".join(map(_group_text, groups.items())))
     parts.append("Keys, as key=value, with their defaults:")
-    parts += [_block_text(b) for b in blocks(schema, written=written)]
+    parts += [_block_text(b) for b in blocks(schema, descriptions=descriptions)]
     if launcher:
         parts += [_block_text(b) for b in blocks(launcher, "hydra.launcher.")]
     return "\n\n".join([*parts, OPTIONS])
 
 
 def blocks(
-    schema: type, prefix: str = "", *, written: Mapping[str, Any] | None = None
+    schema: type, prefix: str = "", *, descriptions: Mapping[str, Any] | None = None
 ) -> Iterator[Block]:
     """Yield the blocks of a config, its own keys first.
 
@@ -98,11 +98,11 @@ def blocks(
     prefix: what stands before its keys, with its dot
     written: values that stand over the dataclass' defaults
     """
-    written = written or {}
+    descriptions = descriptions or {}
     hints = get_type_hints(schema)
     nested = [f.name for f in fields(schema) if is_dataclass(hints[f.name])]
     own = [
-        _key(schema, f, f"{prefix}{f.name}", hints[f.name], written)
+        _key(schema, f, f"{prefix}{f.name}", hints[f.name], descriptions)
         for f in fields(schema)
         if f.name not in nested
     ]
@@ -110,9 +110,9 @@ def blocks(
         line = (inspect.getdoc(schema) or "").partition("\n\n")[0]
         yield Block(name=prefix.removesuffix("."), line=" ".join(line.split()), keys=own)
     for name in nested:
-        below = written.get(name)
+        below = descriptions.get(name)
         inner = below if isinstance(below, Mapping) else {}
-        yield from blocks(hints[name], f"{prefix}{name}.", written=inner)
+        yield from blocks(hints[name], f"{prefix}{name}.", descriptions=inner)
 
 
 @functools.cache

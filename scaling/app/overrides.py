@@ -76,17 +76,17 @@ def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     for action in parser._actions:
         if isinstance(action, argparse._VersionAction):
             action.version = VERSION_LINE  # ours, not Hydra's
-    given, rest = parser.parse_known_args(list(arguments))
-    if given.experimental_rerun:
+    known, rest = parser.parse_known_args(list(arguments))
+    if known.experimental_rerun:
         wrong("--experimental-rerun reads a pickle, which can run code; type the overrides")
     unknown = [r for r in rest if r.startswith("-")]
     if unknown:
         wrong(f"there is no option {' '.join(unknown)}")
-    overrides = [*given.overrides, *rest]
-    left, options = list(overrides), []
+    overrides = [*known.overrides, *rest]
+    others, options = list(overrides), []
     for argument in arguments:
-        if argument in left:
-            left.remove(argument)
+        if argument in others:
+            others.remove(argument)
         else:
             options.append(argument)
     return overrides, options

@@ -23,9 +23,9 @@ def process_pool(
     The processes ignore Ctrl-C, which ends the pool through the caller, and end with the caller
     even where that is killed. An error of the caller ends them in the middle of their tasks.
     """
-    wanted = dict(environment or {})
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ.update(wanted)
+    variables = dict(environment or {})
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     others = set(active_children())
     pool = ProcessPoolExecutor(
         workers,

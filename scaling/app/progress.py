@@ -25,8 +25,8 @@ class Progress:
             return
         self._last = now
         gained = done - self._done_at_start
-        left = (now - self._began) * (self.total - done) / gained if gained > 0 else math.inf
-        times = f"{clock(now - self._began)} gone, {clock(left)} left"
+        rest = (now - self._began) * (self.total - done) / gained if gained > 0 else math.inf
+        times = f"{clock(now - self._began)} gone, {clock(rest)} left"
         line = f"{self.what}: {done / self.total:4.0%}, {times}  {text}".rstrip()
         if self.terminal:
             sys.stderr.write(f"\r\033[K{line}")

@@ -36,8 +36,8 @@ def refusal(key: str, value: Any, kind: Any) -> str:
     if get_origin(kind) is list:
         if not isinstance(value, list):
             return f"{key}={shown(value)} is no list; write {pasted(f'{key}=[{value}]')}"
-        found = (refusal(key, part, get_args(kind)[0]) for part in value)
-        return next((why for why in found if why), "")
+        refusals = (refusal(key, part, get_args(kind)[0]) for part in value)
+        return next((why for why in refusals if why), "")
     if kind is str and isinstance(value, (list, dict)):
         return f"{key}={shown(value)} is no text; put quotes around it"
     return _number(key, value, kind) if kind in EXAMPLES else ""

@@ -49,11 +49,11 @@ def has_hashes(folder: Path) -> bool:
 
 def damage(folder: Path) -> str:
     """Say which file of a folder differs from what was written; empty where none does."""
-    written, checked = _read(folder / HASHES_FILE), _read(_checked(folder))
-    if not written:
+    recorded, checked = _read(folder / HASHES_FILE), _read(_checked(folder))
+    if not recorded:
         return f"{HASHES_FILE} cannot be read"
     stamps = {}
-    for name, entry in written.items():
+    for name, entry in recorded.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"

@@ -86,7 +86,7 @@ def refuse_far_folders(config: FinalConfig, path: Path, overrides: Sequence[str]
     the plan lies in, and a folder that is a study or a cache already. A folder that the command
     names (`overrides`) may lie anywhere.
     """
-    named = {o.partition("=")[0].lstrip("+") for o in overrides}
+    override_names = {o.partition("=")[0].lstrip("+") for o in overrides}
     here, beside = Path.cwd().resolve(), path.resolve().parent
     runs, cache = Path(config.runs), Path(config.machine.cache)
     own_study = beside == (runs / config.study.partition(CONFIRMING)[0]).resolve()
@@ -97,7 +97,7 @@ def refuse_far_folders(config: FinalConfig, path: Path, overrides: Sequence[str]
     ):
         full = place.resolve()
         near = in_use or full.is_relative_to(beside) or full.is_relative_to(here)
-        if not near and setting not in named:
+        if not near and setting not in override_names:
             raise ValueError(
                 f"{path} would write to {setting}={place}, which is neither beside it nor in the "
                 f"current folder; if you want that, add {shlex.quote(f'{setting}={place}')} to the "

@@ -190,10 +190,10 @@ def count_failures(tries: list[Attempt], round: str) -> int:
 def silent_seconds(folder: Path, attempt: Attempt, now: float | None = None) -> float:
     """Return how long ago an attempt's file was written; `now` replaces this machine's clock."""
     try:
-        written = attempt_path(folder, attempt.attempt).stat().st_mtime
+        written_at = attempt_path(folder, attempt.attempt).stat().st_mtime
     except OSError:
         return 0.0
-    return (time.time() if now is None else now) - written
+    return (time.time() if now is None else now) - written_at
 
 
 def is_dead(folder: Path, attempt: Attempt, now: float | None = None) -> bool:

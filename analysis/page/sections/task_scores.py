@@ -220,8 +220,8 @@ def _loss_of(flops: float | None) -> Any:
         points = scores.points.assign(x=scores.points["flops"], y=scores.points["loss"])
         if scores.loss_law is None:
             return points, None
-        seen = column(points, "flops")
-        along = span(float(seen.min()), max(float(seen.max()), flops or 0.0))
+        flops_tested = column(points, "flops")
+        along = span(float(flops_tested.min()), max(float(flops_tested.max()), flops or 0.0))
         return points, _band(scores.loss_law, "flops", along)
 
     return draw

@@ -183,9 +183,9 @@ def cancel(jobs: Mapping[str, str]) -> None:
     """
     for name in sorted(set(jobs.values())):
         ids = [j for j, n in jobs.items() if n == name and JOB_ID.fullmatch(j)]
-        named = [f"--name={name}"] if name else []
+        name_option = [f"--name={name}"] if name else []
         for i in range(0, len(ids), 500):
-            call("scancel", "--quiet", *named, *ids[i : i + 500])
+            call("scancel", "--quiet", *name_option, *ids[i : i + 500])
 
 
 def require() -> None:

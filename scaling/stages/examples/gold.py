@@ -110,18 +110,18 @@ def known_share(function: Function) -> float:
     1/2 for a body that reads no name.
     """
     bound = {n.arg for n in ast.walk(function) if isinstance(n, ast.arg)}
-    read = []
+    texts = []
     for node in (n for statement in function.body[1:] for n in ast.walk(statement)):
         match node:
             case ast.Name(id=name, ctx=ast.Load()):
-                read.append(name)
+                texts.append(name)
             case ast.Name(id=name) | ast.ExceptHandler(name=str(name)) | ast.FunctionDef(name=name):
                 bound.add(name)
             case ast.Import(names=names) | ast.ImportFrom(names=names):
                 bound |= {(a.asname or a.name).split(".")[0] for a in names}
-    if not read:
+    if not texts:
         return 0.5
-    return sum(name in bound or name in BUILTINS for name in read) / len(read)
+    return sum(name in bound or name in BUILTINS for name in texts) / len(texts)
 
 
 def distinct_share(text: str) -> float:
