@@ -22,7 +22,7 @@ from analysis.estimation.fit_blocks import allocation_of, scatter_block
 from analysis.estimation.fitted_form import FittedForm, Settings
 from analysis.forms import Array, column
 from analysis.forms.average import spread
-from analysis.laws.form_error import AVERAGE_GROWTH, DEFAULT_GROWTH
+from analysis.laws.form_error import ERROR_GROWTH, DEFAULT_GROWTH
 from analysis.laws.law import Law
 from analysis.laws.law_file import USABLE
 from analysis.solve.residual_spread import scatter
@@ -80,7 +80,7 @@ def average_law(
     if confirmations := law.inputs.get("confirmations"):
         backtest = widen_tau(backtest, confirmations, column(fits[law.form].everything, "flops"))
     usual = law.usable and ranking.is_tested
-    tested = AVERAGE_GROWTH if backtest and backtest["tau"] else DEFAULT_GROWTH
+    tested = ERROR_GROWTH if backtest and backtest["tau"] else DEFAULT_GROWTH
     alarms = [
         *(alarm for alarm in law.alarms if alarm.code not in OF_ONE_FORM),
         *residual_alarms(table, errors),
@@ -175,7 +175,7 @@ def _average_row(members: Sequence[tuple[str, float, Hindcast]], level: float) -
     apart = np.sqrt(mean([(one.error - error) ** 2 for one in fits]))  # by weight, not by spread's
     parameter_sd, run_sd = mean([o.parameter_sd for o in fits]), mean([o.run_sd for o in fits])
     first = fits[0].row
-    floor = AVERAGE_GROWTH * np.log(first["distance"])
+    floor = ERROR_GROWTH * np.log(first["distance"])
     width = np.sqrt(parameter_sd**2 + run_sd**2 + apart**2 + floor**2)
     return {
         **{k: first[k] for k in ("cutoff_flops", "distance", "n_train", "n_test", "converged")},

@@ -11,7 +11,6 @@ import numpy as np
 from analysis.forms import Array
 
 ERROR_GROWTH = 0.006  # least relative error of the loss by each e-fold of C beyond the data
-AVERAGE_GROWTH = 0.004  # the same of an average over forms, whose spread is part of its interval
 # Set on the tables of benchmarks/few_cells.py, own family left out: 90 % intervals held 86 % of the
 # runs at x10 without it and 90 % with it (mean over the four families).
 PRIOR_GROWTH = 0.01  # the same of a law with a prior over published laws
