@@ -141,7 +141,6 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.solve.term_predictions": "analysis/forms/test_forms.py",
     "analysis.uncertainty.percentiles": "analysis/uncertainty/test_bootstrap.py",
     "analysis.uncertainty.reparametrise": "analysis/uncertainty/test_profile_likelihood.py",
-    "analysis.validate.form_ranking": "analysis/forms/test_forms.py",
     "analysis.validate.sensitivity": "analysis/test_report.py",
     "scaling.__main__": "test_installed.py",
     "scaling.app.application": "test_mistakes.py",
