@@ -22,7 +22,7 @@ from analysis.estimation.fit_blocks import allocation_of, scatter_block
 from analysis.estimation.fitted_form import FittedForm, Settings
 from analysis.forms import Array, column
 from analysis.forms.average import spread
-from analysis.laws.form_error import ERROR_GROWTH, DEFAULT_GROWTH
+from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
 from analysis.laws.law import Law
 from analysis.laws.law_file import USABLE
 from analysis.solve.residual_spread import scatter

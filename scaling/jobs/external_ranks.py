@@ -26,6 +26,7 @@ from scaling.schema import Record, discard_record, read_record
 from scaling.study.jobs_file import Job, append_jobs, jobs_folder, local_job, submitter
 from scaling.study.lease import Held, Holder, Lease, Pulse, Stopped
 from scaling.study.places import cell_folder, record_path, status_of, trunk_folder
+from scaling.study.precision import settled
 from scaling.study.states import CellState, Outcome, Part, Where
 from scaling.train.forecast_band import ForecastBand
 from scaling.train.local_ranks import follow
@@ -63,7 +64,7 @@ def train_on_ranks(cell: CellConfig) -> Record:
             # The first rank tokenises the corpus; the others read the cache.
             with world.busy("reads the corpus"):
                 resolved = resolve_corpus([cell]) if world.first else None
-            (cell,) = world.share(resolved)
+            (cell,) = map(settled, world.share(resolved))
             if world.share(status_of(cell) == CellState.DONE):
                 return world.share(read_record(record_path(cell)) if world.first else None)
             with leases_of(cell, world, pulse):

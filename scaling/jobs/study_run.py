@@ -35,6 +35,7 @@ from scaling.study.failures import fail_dead_attempt
 from scaling.study.jobs_file import read_jobs
 from scaling.study.lease import Attempt, is_dead, last_attempt, write_attempt
 from scaling.study.places import cell_folder, status_of, study_folder
+from scaling.study.precision import choose_precision
 from scaling.study.states import TAKEN_AWAY, CellState, Outcome, Where
 from scaling.train.memory_check import check_room, host_bytes
 
@@ -69,6 +70,7 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
     if cells[0].dry_run:
         price(cells)
         return []
+    missing = choose_precision(missing) if missing else []
     if missing:
         log_models_needed(missing)
         if where == Where.LOCAL and cells[0].machine.device != "cuda" and not gpu_count():

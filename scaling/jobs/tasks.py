@@ -62,7 +62,7 @@ def stack_key(task: Task) -> str:
     if cell.stage != "pretrain" or max_stack(task) < 2:
         return ""
     plain = cell.model.plain and not cell.data.mask_documents and optim.name == "adamw"
-    rows_at_once = not machine.micro_batch and machine.precision == "fp32"
+    rows_at_once = not machine.micro_batch and machine.precision != "bf16"
     special = machine.compile or machine.activation_checkpointing or machine.deterministic
     special = special or machine.ranks > 1
     if not plain or not rows_at_once or special or cell.data.context > STACK_CONTEXT:

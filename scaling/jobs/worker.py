@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,6 +26,7 @@ from scaling.study.lease import Held, Holder, Lease, Pulse, Stopped, attempts, i
 from scaling.study.places import cell_folder, record_path, status_of, trunk_folder
 from scaling.study.states import CellState, Outcome, Part
 from scaling.train.local_ranks import start_local_ranks
+from scaling.train.pilot import decided
 from scaling.train.ranks import hold_at_all_ranks
 from scaling.train.requests import StepRequests, answer_each
 from scaling.train.step import prepare
@@ -226,11 +228,14 @@ def train_tasks(
     limit_at: seconds since the epoch; a signal from then on means the time limit; 0 for no limit
     slot: number of the process among those of the pool, which chooses its GPU
     """
-    workers = make_workers(tasks, holder=Holder.here(round=round, job=job), retry=retry)
-    listen(workers, on_slurm=job[:1].isdigit(), limit_at=limit_at)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     if torch.cuda.is_available():
         torch.cuda.set_device(slot % torch.cuda.device_count())
+    holder = Holder.here(round=round, job=job)
+    # A signal waits until `listen`: it is blocked from the start of the process.
+    tasks = [replace(task, cells=decided(task.cells, holder=holder)) for task in tasks]
+    workers = make_workers(tasks, holder=holder, retry=retry)
+    listen(workers, on_slurm=job[:1].isdigit(), limit_at=limit_at)
     code = train(workers)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -34,6 +34,7 @@ from scaling.stages.sealed_forecast import (
     stopped_outside,
 )
 from scaling.study.lease import Stopped
+from scaling.study.precision import settled
 from scaling.train.forecast_band import ForecastBand, read_shares_outside
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def run_stages(
 
     ValueError when a stage diverges, so that no later stage starts from it.
     """
-    cell = planned_cell(config)
+    cell = settled(planned_cell(config))
+    config = replace(config, machine=cell.machine)
     final = final_folder(config)
     if StageName.PRETRAIN in stages and not final.is_dir():
         check_confirmation(config)  # before the corpus is opened, which may take minutes

@@ -26,6 +26,7 @@ from scaling.model.transformer import Transformer
 from scaling.optim.optimizers import make_optimizer
 from scaling.schema import now
 from scaling.study.lease import Pulse
+from scaling.study.precision import settled
 from scaling.train.device import autocast, check_fits, count_memory_anew, pick_device, to_device
 from scaling.train.forecast_band import ForecastBand
 from scaling.train.heldout import TestSet, make_test_set
@@ -140,6 +141,7 @@ def prepare(
     world: the ranks that train together
     band: the forecast band that the run is compared with; None for an empty one
     """
+    cell = settled(cell)
     device = pick_device(cell.machine)
     check_fits(cell, device)
     count_memory_anew(device)

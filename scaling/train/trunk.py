@@ -29,6 +29,7 @@ from scaling.study.activity import moved
 from scaling.study.curve import RunLog, finite_values
 from scaling.study.lease import Held, Hold, Pulse, Stopped
 from scaling.study.places import cell_folder, trunk_folder
+from scaling.study.precision import settled
 from scaling.train.forecast_band import ForecastBand
 from scaling.train.health import copy_matrices
 from scaling.train.ranks import ALONE, World, hold_at_all_ranks
@@ -90,6 +91,7 @@ def train_trunk(
     Raises ValueError for cells of different trunks or an impossible setting, before anything is
     trained, and Stopped after a checkpoint where `pulse` asks to stop.
     """
+    cells = [settled(c) for c in cells]
     places = dict(
         zip((c.run_id() for c in cells), folders or [cell_folder(c) for c in cells], strict=True)
     )
