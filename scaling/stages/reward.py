@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scaling.data.row_text import LeftOut
-from scaling.data.tokenizer import END
 from scaling.inference.completions import Rows, forward_flops, join
 from scaling.inference.generate import generate
 from scaling.model.transformer import Transformer
@@ -180,7 +179,8 @@ def standardise(
     train: the training groups; where they were sampled, their completions are the samples
     """
     if stage.config.reward.data == GOLD:
-        samples = [(g.prompt, c) for g in train for c in g.completions if c != [END]]
+        empty = [stage.corpus.special.end]
+        samples = [(g.prompt, c) for g in train for c in g.completions if c != empty]
         prompts, completions = [p for p, _ in samples], [c for _, c in samples]
     else:
         ppo = stage.config.ppo

@@ -20,6 +20,7 @@ from scaling.config import CellConfig, FinalConfig, described
 from scaling.data.file_hashes import read_inputs
 from scaling.data.row_text import LeftOut
 from scaling.data.tokens import Corpus, cache_folder
+from scaling.data.vocabulary import VOCABULARY_FILES
 from scaling.model.transformer import Transformer
 from scaling.schema import (
     Record,
@@ -50,6 +51,7 @@ FILES = (
     "model.safetensors",
     "samples.json",
     "adapters.safetensors",
+    *VOCABULARY_FILES,
 )
 
 
@@ -85,6 +87,7 @@ class Stage:
         model = Transformer(
             cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context
         )
+        model.text_end = self.corpus.special.end
         return model.to(self.device)
 
     def before(self) -> dict[str, dict[str, Any]]:
@@ -155,7 +158,7 @@ def open_stage(
         path = getattr(block, key, "")
         if path not in (DOCSTRINGS, GOLD, ""):
             inputs[key] = sha256_file(rows_file(path, cache_folder(cell), what=f"{name}.{key}"))
-    inputs |= {"corpus": corpus.sha256, "tokenizer": sha256_file(corpus.tokenizer_path)}
+    inputs |= corpus.inputs
     for earlier, source in sources.items():
         if not (source / "record.json").is_file() or not (source / "model.safetensors").is_file():
             raise FileNotFoundError(

@@ -8,7 +8,15 @@ import pytest
 from scaling.data.row_text import LeftOut
 from scaling.data.tokenizer import END, SEP
 from scaling.stages.examples.docstrings import corpus_pairs
-from scaling.stages.examples.pairs import Pair, encode, read_pairs, rows_file, split, split_held_out
+from scaling.stages.examples.pairs import (
+    Layout,
+    Pair,
+    encode,
+    read_pairs,
+    rows_file,
+    split,
+    split_held_out,
+)
 
 
 def write(path, rows):
@@ -62,7 +70,7 @@ def test_prompt_and_completion_may_be_messages(tmp_path):
 
 def test_the_template_makes_a_prompt_a_turn_and_leaves_dialogues(tmp_path):
     rows = [{"instruction": "a", "input": "c", "output": "b "}, {"messages": MESSAGES[:3]}]
-    assert read_pairs(write(tmp_path / "d.jsonl", rows), template="chat") == [
+    assert read_pairs(write(tmp_path / "d.jsonl", rows), layout=Layout(template="chat")) == [
         Pair("\n\nHuman: a\n\nc\n\nAssistant:", " b"),
         Pair(FIRST, " Hello"),
     ]
@@ -138,14 +146,14 @@ def test_all_turns_of_a_dialogue_are_on_one_side():
 
 def test_ids_end_with_the_separator_and_the_end(pretrained):
     corpus = pretrained("sft").corpus
-    examples = encode(corpus.tokenizer, corpus_pairs(corpus)[0], context=96)
+    examples = encode(corpus.vocabulary, corpus_pairs(corpus)[0], context=96)
     assert all(e.prompt[-1] == SEP and e.completion[-1] == END for e in examples)
 
 
 def test_pairs_beyond_the_context_are_refused(pretrained):
     corpus = pretrained("sft").corpus
     with pytest.raises(ValueError, match="no pair of data fits the context of 4 tokens"):
-        encode(corpus.tokenizer, corpus_pairs(corpus)[0], context=4)
+        encode(corpus.vocabulary, corpus_pairs(corpus)[0], context=4)
 
 
 def test_held_out_rows_of_their_own_leave_their_prompts_out_of_training():
@@ -239,13 +247,13 @@ def test_half_a_character_is_replaced_before_it_is_encoded(pretrained, tmp_path)
     rows = [{"prompt": f"{i} \ud83d", "completion": "b \ud83d"} for i in range(2)]
     pairs = read_pairs(write(tmp_path / "d.jsonl", rows))
     assert pairs == [Pair(f"{i} ?", "b ?") for i in range(2)]
-    tokenizer = pretrained("sft").corpus.tokenizer
+    tokenizer = pretrained("sft").corpus.vocabulary
     assert encode(tokenizer, [Pair("a \ud83d", "b")], context=96)  # of a docstring's escape
 
 
 def test_pairs_that_are_too_long_are_counted_with_what_the_longest_needs(pretrained):
     left_out, pairs = LeftOut(), [Pair("a", "b"), Pair("a" * 40, "b c d e f" * 40)]
-    tokenizer = pretrained("sft").corpus.tokenizer
+    tokenizer = pretrained("sft").corpus.vocabulary
     assert len(encode(tokenizer, pairs, context=96, left_out=left_out)) == 1
     assert left_out.as_dict() == {"too_long": 1}
     assert left_out.longest > 96
