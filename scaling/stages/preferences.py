@@ -136,10 +136,9 @@ def file_groups(stage: Stage, left_out: LeftOut | None = None) -> tuple[list[Gro
         else []
         for name in (block.data, block.test)
     )
-    train, test = (
-        encode_rankings(rankings, stage, left_out)
-        for rankings in split_rankings(train_rankings, test_rankings, left_out, chat)
-    )
+    parts = split_rankings(train_rankings, test_rankings, left_out, chat)
+    stage.log_held_out(held_out=len(parts[1]), rows=sum(map(len, parts)), what="prompts")
+    train, test = (encode_rankings(rankings, stage, left_out) for rankings in parts)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(block.seed)).tolist()
     drawn = first_groups([train[i] for i in order], block.pairs)
     if (total := n_pairs(train)) > (n := n_pairs(drawn)):

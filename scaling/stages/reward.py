@@ -54,6 +54,14 @@ def run_reward(stage: Stage) -> Record:
     except Diverged as error:
         return write_record(stage, tally, error=str(error), left_out=left_out)
     metrics = judge_reward_model(model, test) | standardise(model, stage, tuned, train)
+    if stage.config.reward.data != GOLD:
+        right, error = metrics["accuracy"], metrics["accuracy_se"]
+        stage.warn_of_few_rows(
+            rows=n_pairs(train) + n_pairs(test),
+            held_out=n_pairs(test),
+            what="pairs",
+            error=f"the accuracy {right:.3f} has a standard error of {error:.3f}",
+        )
     metrics |= {
         "pairs": n_pairs(train),
         "prompts": len(train),

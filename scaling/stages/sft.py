@@ -96,6 +96,8 @@ def load_pairs(stage: Stage) -> SftData:
             for name in (block.data, block.test)
         )
         train, test = split_held_out(pairs, test_pairs, left_out=left_out, chat=layout.chat)
+        if stage.name == StageName.SFT:  # later stages read the pairs again
+            stage.log_held_out(held_out=len(test), rows=len(pairs), what="pairs")
         longest = context
     what = f"sft.data={block.data}"
     encoded = [
@@ -161,6 +163,11 @@ def run_sft(stage: Stage) -> Record:
         write_tensors(stage.folder / ADAPTERS, adapters(model), header)
         merge_lora(model)
     after = test_loss(model, test)
+    if block.data != DOCSTRINGS:
+        error = (
+            f"the test loss {after[0]:.3f} has a standard error of {after[1]:.3f} nats per token"
+        )
+        stage.warn_of_few_rows(rows=n, held_out=len(test), what="pairs", error=error)
     checkpoint.save(stage.folder, model=model, name="model", state={"step": tally.step})
     metrics |= {
         "test_loss_before": before[0],

@@ -32,7 +32,13 @@ from scaling.schema import (
     sha256_json,
     write_json,
 )
-from scaling.stages.examples.pairs import rows_file
+from scaling.stages.examples.pairs import (
+    FEW_ROWS,
+    FEWEST_HELD_OUT,
+    HELD_OUT,
+    MOST_HELD_OUT,
+    rows_file,
+)
 from scaling.stages.plan import StageName, final_folder
 from scaling.study.lease import Pulse
 from scaling.train.device import count_memory_anew
@@ -116,6 +122,32 @@ class Stage:
             )
         if left_out.as_dict():
             log.info("%s: %s used; left out: %s", self.name, used, left_out.in_words(**advice))
+
+    def log_held_out(self, *, held_out: int, rows: int, what: str) -> None:
+        """Log how many rows of a file are held out, in the stage that divides the file.
+
+        held_out: rows that are held out
+        rows: rows in all
+        what: the rows, in words
+        """
+        if not getattr(self.block, "test", "given"):
+            rule = f"{HELD_OUT:.0%}, at least {FEWEST_HELD_OUT}, at most {MOST_HELD_OUT} and half"
+            log.info("%s: %d of %d %s are held out (%s)", self.name, held_out, rows, what, rule)
+
+    def warn_of_few_rows(self, *, rows: int, held_out: int, what: str, error: str) -> None:
+        """Warn where a file has so few rows that the held-out result is a rough one.
+
+        rows: rows in all
+        held_out: rows that were scored
+        what: the rows, in words
+        error: what was measured and its standard error, in words
+        """
+        if rows < FEW_ROWS:
+            log.warning(
+                "%s: alarm few_rows: %d %s in all, fewer than %d; %s on %d held-out ones; give more"
+                " rows",
+                *(self.name, rows, what, FEW_ROWS, error, held_out),
+            )
 
     def has_gold(self) -> bool:
         """Say whether the gold judge can score completions: it needs functions as prompts."""

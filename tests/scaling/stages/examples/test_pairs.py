@@ -31,6 +31,14 @@ def write(path, rows):
         ({"question": "a", "answer": "b"}, "a\n"),
         ({"instruction": "a", "input": "", "output": "b"}, "a\n"),
         ({"instruction": "a", "input": "c", "output": "b"}, "a\n\nc\n"),
+        ({"instruction": "a", "response": "b"}, "a\n"),
+        ({"instruction": "a", "context": "c", "response": "b"}, "a\n\nc\n"),
+        ({"instruction": "a", "context": None, "response": "b", "category": "x"}, "a\n"),
+        ({"input": "a", "output": "b"}, "a\n"),
+        ({"query": "a", "answer": "b"}, "a\n"),
+        ({"query": "a", "response": "b"}, "a\n"),
+        ({"prompt": "a ", "response": "b"}, "a "),
+        ({"text": "a", "label": "b"}, "a\n"),
     ],
 )
 def test_layouts_are_found_by_their_keys(tmp_path, row, prompt):
@@ -126,6 +134,61 @@ def test_a_line_that_is_not_json_is_named(tmp_path):
     (tmp_path / "d.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{\n')
     with pytest.raises(ValueError, match="line 2"):
         read_pairs(tmp_path / "d.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"prompt": "goal", "completion": "sol"}, Pair("g\n", "s")),
+        ({"prompt": "goal"}, Pair("g\n", "an")),
+        ({"completion": "sol"}, Pair("q\n", "s")),
+        ({"prompt": "goal", "completion": "sol", "context": "q"}, Pair("g\n\nq\n", "s")),
+    ],
+)
+def test_any_columns_can_be_named(tmp_path, caplog, columns, expected):
+    rows = [{"goal": "g", "sol": "s", "question": "q", "answer": "an", "q": "q"}]
+    with caplog.at_level("INFO"):
+        path = write(tmp_path / "d.jsonl", rows)
+        assert read_pairs(path, layout=Layout(columns=columns)) == [expected]
+    assert "completions are" in caplog.text
+    with pytest.raises(ValueError, match=r"1 without text .*goal, q, question"):
+        read_pairs(path, layout=Layout(columns={"prompt": "absent"}))
+
+
+def test_an_unknown_layout_says_how_to_name_its_columns(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"sft\.columns\.prompt=NAME sft\.columns\.completion=NAME"
+    ):
+        read_pairs(write(tmp_path / "d.jsonl", [{"goal": "g", "sol": "s"}]))
+    with pytest.raises(ValueError, match="line 1: label is the number 1, not text"):
+        read_pairs(write(tmp_path / "d.jsonl", [{"text": "g", "label": 1}]))
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_test"), [(2, 1), (40, 20), (120, 50), (700, 70), (4999, 500), (9000, 500)]
+)
+def test_a_tenth_is_held_out_at_least_50_and_at_most_500(n_rows, n_test):
+    train, test = split([Pair(f"p{i}", "x") for i in range(n_rows)])
+    assert (len(train), len(test)) == (n_rows - n_test, n_test)
+
+
+@pytest.mark.parametrize(("part", "side"), [("prompt", 0), ("completion", 1)])
+def test_truncation_keeps_a_pair_that_is_too_long(pretrained, part, side):
+    vocabulary, left_out = pretrained("sft").corpus.vocabulary, LeftOut()
+    pairs = [Pair("a b c d " * 20, "x y"), Pair("a b", "x y z " * 30)]
+    whole, cut = (
+        encode(vocabulary, pairs, context=context, truncate=part, left_out=left_out)
+        for context in (1000, 60)
+    )
+    assert left_out.as_dict() == {"too_long": 1}  # the other side alone is longer than the context
+    kept = cut[0]
+    assert len(kept.prompt) + len(kept.completion) == 60
+    of = next(e for e in whole if e[1 - side] == kept[1 - side])
+    if part == "prompt":
+        assert kept.prompt == of.prompt[-len(kept.prompt) :]
+    else:
+        assert kept.completion == of.completion[: len(kept.completion)]
+        assert kept.completion[-1] != END
 
 
 def test_split_keeps_a_prompt_on_one_side():
