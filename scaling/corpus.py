@@ -33,6 +33,8 @@ def describe_corpus(corpus: Corpus) -> str:
     if len(meta["part_tokens"]) > 1:
         counts = ", ".join(f"{n:,}" for n in meta["part_tokens"])
         lines.append(f"parts of the mixture: {counts} tokens")
+    if meta.get("train_spans"):
+        return "\n".join([*lines, "copies and near-duplicates are not looked for in token ids"])
     lines.append(f"dropped as copies of another text: {meta['dropped']:,} documents")
     if rows_left_out := LeftOut(**meta.get("left_out", {})).in_words():
         lines.append(f"rows left out: {rows_left_out}")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from scaling.config import DataConfig, TokenizerConfig
+from scaling.corpus import describe_corpus
 from scaling.data.batches import Batches, shuffled
 from scaling.data.shards import open_shard
 from scaling.data.tokens import open_corpus
@@ -71,6 +72,11 @@ def test_files_are_one_stream_with_an_exact_test_part(cell, tmp_path):
     raw(tmp_path / "t/b.bin", IDS[3000:], "uint16")
     corpus = open_corpus(cell)
     assert (len(corpus.train), len(corpus.test)) == (4500, 500)
+    assert "not looked for in token ids" in describe_corpus(corpus)
+    with pytest.raises(ValueError, match=r"set tokenizer\.source to the tokenizer that made"):
+        _ = corpus.special
+    with pytest.raises(ValueError, match="no text to cut functions from"):
+        next(corpus.train_texts())
     assert (corpus.train[:] == IDS[:4500]).all()
     assert (corpus.test[:] == IDS[4500:]).all()
     batches = Batches.of(corpus, cell.data, rows=140, seed=0)
