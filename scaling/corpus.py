@@ -14,6 +14,7 @@ from scaling.app.application import start, store
 from scaling.config import CellConfig, DataConfig, MachineConfig, TokenizerConfig
 from scaling.data.row_text import LeftOut
 from scaling.data.tokens import Corpus, open_corpus
+from scaling.data.vocabulary_files import with_source
 from scaling.schema import checked
 
 
@@ -22,14 +23,18 @@ def describe_corpus(corpus: Corpus) -> str:
     meta = corpus.meta
     lines = [f"text {corpus.sha256[:12]} with {meta['vocab_size']:,} tokens: {corpus.folder}"]
     for part in ("train", "test"):
-        documents, tokens, size = (meta[f"{part}_{k}"] for k in ("documents", "tokens", "bytes"))
-        lines.append(
-            f"{part:>5}  {documents:>12,} documents  {size / 1e6:>10,.1f} MB  "
-            f"{tokens:>14,} tokens  {size / tokens:.3f} bytes per token"
+        documents, tokens, size = (
+            meta.get(f"{part}_{k}") for k in ("documents", "tokens", "bytes")
         )
+        count = f"{documents:>12,} documents" if documents else f"{'':>22}"
+        text = f"{size / 1e6:>10,.1f} MB" if size else f"{'':>13}"
+        per_token = f"  {size / tokens:.3f} bytes per token" if size else ""
+        lines.append(f"{part:>5}  {count}  {text}  {tokens:>14,} tokens{per_token}")
     if len(meta["part_tokens"]) > 1:
         counts = ", ".join(f"{n:,}" for n in meta["part_tokens"])
         lines.append(f"parts of the mixture: {counts} tokens")
+    if meta.get("train_spans"):
+        return "\n".join([*lines, "copies and near-duplicates are not looked for in token ids"])
     lines.append(f"dropped as copies of another text: {meta['dropped']:,} documents")
     if rows_left_out := LeftOut(**meta.get("left_out", {})).in_words():
         lines.append(f"rows left out: {rows_left_out}")
@@ -56,7 +61,9 @@ class CorpusConfig:
 
 def main(config: CorpusConfig) -> None:
     """Make the corpus, unless it is cached, and print what is in it."""
-    sys.stdout.write(f"{describe_corpus(open_corpus(CellConfig(**vars(config))))}\n")
+    tokenizer = with_source(config.tokenizer)
+    cell = CellConfig(**{**vars(config), "tokenizer": tokenizer})
+    sys.stdout.write(f"{describe_corpus(open_corpus(cell))}\n")
 
 
 store("corpus", CorpusConfig)

@@ -35,7 +35,7 @@ class ExportConfig:
     out: str = ""
     """Folder to write; must be set."""
     tokenizer: str = ""
-    """A tokenizer.json to use; empty takes the one in the cache."""
+    """A tokenizer.json to use; empty takes the one beside the weights."""
     adapter: bool = False
     """Write the adapters of a stage tuned by LoRA for peft, with their base in OUT/base."""
 

@@ -13,8 +13,8 @@ from typing import Annotated
 from scaling.app.application import start, store
 from scaling.config import MachineConfig, check
 from scaling.data.row_text import clean
-from scaling.data.tokenizer import END, SEP
 from scaling.inference.generate import generate
+from scaling.inference.hf_export import is_chat
 from scaling.inference.trained import Trained, open_trained, trained_folder
 from scaling.schema import Range, Seed, checked
 from scaling.train.device import pick_device
@@ -40,7 +40,7 @@ class SampleConfig:
     seed: Seed = 0
     """Seed of sampling."""
     tokenizer: str = ""
-    """A tokenizer.json to use; empty takes the one in the cache."""
+    """A tokenizer.json to use; empty takes the one beside the weights."""
     machine: MachineConfig = field(default_factory=MachineConfig)
 
     def __post_init__(self) -> None:
@@ -48,10 +48,23 @@ class SampleConfig:
         check("checkpoint", self.checkpoint, bool(self.checkpoint), "is missing; give runs/NAME/X")
 
 
+def prompt_ids(trained: Trained, config: SampleConfig) -> list[int]:
+    """Return the prompt as token ids; with `separator` as the prompts of fine-tuning were encoded.
+
+    The chat template of somebody else's tokenizer is put around the prompt where the model was
+    tuned in it.
+    """
+    vocabulary, text = trained.vocabulary, clean(config.prompt)
+    if not config.separator:
+        return trained.tokenizer.encode(text).ids or [vocabulary.special.end]
+    if vocabulary.chat.jinja and is_chat(trained.record):
+        text, _ = vocabulary.chat.as_dialogue(text, "")
+    return vocabulary.encode_prompts([text])[0]
+
+
 def complete(trained: Trained, config: SampleConfig) -> list[str]:
     """Return the completions of the prompt; a prompt that is too long loses its first tokens."""
-    ids = trained.tokenizer.encode(clean(config.prompt)).ids or [END]
-    ids = [*ids, SEP] if config.separator else ids
+    ids = prompt_ids(trained, config)
     context = trained.model.context
     room = context - config.max_new_tokens
     check(

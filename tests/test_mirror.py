@@ -167,6 +167,8 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "scaling.data.chunks": "scaling/data/test_tokens.py",
     "scaling.data.division": "scaling/data/test_tokens.py",
     "scaling.data.documents": "scaling/data/test_tokens.py",
+    "scaling.data.token_corpus": "scaling/data/test_shards.py",
+    "scaling.data.vocabulary_files": "scaling/data/test_vocabulary.py",
     "scaling.data.file_hashes": "scaling/test_damage.py",
     "scaling.inference.evaluation": "scaling/test_evaluate.py",
     "scaling.inference.hf_export": "scaling/test_export.py",

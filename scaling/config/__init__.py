@@ -18,7 +18,7 @@ from scaling.config.final import FinalConfig, PretrainPlan
 from scaling.config.machine import LauncherOptions, LogConfig, MachineConfig, check_launcher
 from scaling.config.model import PARAMETRIZATIONS, ModelConfig, rung
 from scaling.config.ranges import check, one_of
-from scaling.config.stages import PpoPlan, RewardPlan, SftPlan, described
+from scaling.config.stages import PpoPlan, RewardPlan, SftColumns, SftPlan, described
 from scaling.config.training import BudgetConfig, EvalConfig, OptimConfig, ScheduleConfig
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "PretrainPlan",
     "RewardPlan",
     "ScheduleConfig",
+    "SftColumns",
     "SftPlan",
     "TargetConfig",
     "TokenizerConfig",

@@ -123,6 +123,13 @@ class CellConfig:
         """Derive the model's widths; check the settings that depend on each other."""
         check_study(self.study)
         self.model.__post_init__()
+        taken = self.tokenizer.source or self.tokenizer.sha256 or self.data.source == "tokens"
+        check(
+            "tokenizer.vocab_size",
+            self.tokenizer.vocab_size,
+            bool(taken) or self.tokenizer.vocab_size >= BYTES_ALONE,
+            f"must be {BYTES_ALONE} or more: 256 bytes and 8 special tokens",
+        )
         check(
             "tokenizer.vocab_size",
             self.tokenizer.vocab_size,
@@ -149,6 +156,7 @@ class CellConfig:
         """Return the complete science part: all that decides what the cell measures."""
         values = dataclasses.asdict(self)
         science = {name: values[name] for name in SCIENCE}
+        science["tokenizer"] = self.tokenizer.identity()
         for source, names in OWN_TRUTH.items():
             if self.data.source != source:
                 for name in names:

@@ -1,7 +1,7 @@
 """Settings of the corpus and its tokenizer."""
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any
 
 from scaling.config.ranges import MOST_TEXT, MOST_TOKENS, SHARE_BELOW_1, check
 from scaling.schema import OneOf, Range, Seed, checked
@@ -10,12 +10,25 @@ from scaling.schema import OneOf, Range, Seed, checked
 @dataclass(kw_only=True)
 @checked("tokenizer")
 class TokenizerConfig:
-    """Byte-level byte-pair vocabulary, trained on the training part of the corpus."""
+    """The vocabulary: byte-level byte pairs trained on the training text, or somebody else's."""
 
-    vocab_size: Annotated[int, Range(264, MOST_TOKENS, note="256 bytes, 8 special")] = 1024
-    """Number of tokens: 256 bytes, 8 special tokens, and as many merges as remain."""
+    vocab_size: Annotated[int, Range(2, MOST_TOKENS, note="264 or more where trained here")] = 1024
+    """Number of tokens: 256 bytes, 8 special tokens, and as many merges as remain. With source it
+    is the size of that vocabulary."""
     sample_bytes: Annotated[int, Range(1, 1e15)] = 4_000_000
-    """Bytes of training text that the merges are learned from."""
+    """Bytes of training text that the merges are learned from; unused with source."""
+    source: str = ""
+    """A finished vocabulary to take as it is: a tokenizer.json, a transformers folder, or a study
+    or its cell; empty trains one. The hash is part of a cell's id, the path is not."""
+    sha256: str = ""
+    """Hash of the vocabulary of source: filled in when it is read. A hash that you give must be
+    met."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what makes this vocabulary another one: the settings of one that is trained here,
+        the hash and the size of one that is taken."""
+        names = ("sha256", "vocab_size") if self.sha256 else ("vocab_size", "sample_bytes")
+        return {name: getattr(self, name) for name in names}
 
 
 TRUTHS = ("markov", "hmm", "zipf", "hierarchy")  # sources that are made, of known entropy
@@ -98,12 +111,13 @@ class TruthConfig:
 class DataConfig:
     """Where the text comes from, and how it is cut."""
 
-    source: Annotated[str, OneOf("stdlib", "files", "hub", *TRUTHS)] = "stdlib"
+    source: Annotated[str, OneOf("stdlib", "files", "hub", "tokens", *TRUTHS)] = "stdlib"
     """Kind of text: the source of the running interpreter's own library, files, a data set of the
-    hub, or text made by a process of known entropy (data.truth)."""
+    hub, files of token ids, or text made by a process of known entropy (data.truth)."""
     train: list[str] = field(default_factory=list)
     """Training text: folders, globs or files (.txt .py .md .jsonl[.gz|.xz] .parquet) for
-    source=files, NAME, NAME:CONFIG or NAME:CONFIG:SPLIT for source=hub."""
+    source=files, the same of .bin for source=tokens, NAME, NAME:CONFIG or NAME:CONFIG:SPLIT for
+    source=hub."""
     test: list[str] = field(default_factory=list)
     """Held-out text, written as train is; an empty list holds out a share of the training
     documents, chosen by a fixed hash."""
@@ -134,8 +148,14 @@ class DataConfig:
         check(
             "data.train",
             self.train,
-            self.source not in ("files", "hub") or bool(self.train),
+            self.source not in ("files", "hub", "tokens") or bool(self.train),
             f"is empty; data.source={self.source} needs paths or a hub name",
+        )
+        check(
+            "data.max_bytes",
+            self.max_bytes,
+            self.source != "tokens" or not self.max_bytes,
+            "counts text, which data=tokens has none of; set data.unique_tokens instead",
         )
         check(
             "data.weights",

@@ -19,6 +19,24 @@ from scaling.schema import OneOf, Range, Seed, checked
 
 
 @dataclass(kw_only=True)
+@checked("sft.columns")
+class SftColumns:
+    """Columns of the rows of sft.data, for a layout that is not known by its names."""
+
+    prompt: str = ""
+    """Column of the prompt; empty lets the names of the columns tell."""
+    completion: str = ""
+    """Column of the completion; empty lets the names of the columns tell."""
+    context: str = ""
+    """Column of a text that stands after the prompt, where a row has one; empty lets the names of
+    the columns tell."""
+
+    def given(self) -> dict[str, str]:
+        """Return the columns that are named."""
+        return {name: value for name, value in vars(self).items() if value}
+
+
+@dataclass(kw_only=True)
 @checked("sft")
 class SftPlan:
     """Supervised fine-tuning on prompt/completion pairs, with the loss on the completion alone."""
@@ -49,6 +67,10 @@ class SftPlan:
     template: Annotated[str, OneOf("", "chat")] = ""
     """Put prompts that are no dialogues into one, for all later stages too
     (scaling.data.chat_template); empty leaves them as they are."""
+    columns: SftColumns = field(default_factory=SftColumns)
+    truncate: Annotated[str, OneOf("", "prompt", "completion")] = ""
+    """What is cut of a pair of data that is longer than the context: the first tokens of its
+    prompt, or the last tokens of its completion, its end with them; empty leaves the pair out."""
     forecast_loss: Annotated[float, FORECAST] = 0.0
     """Test loss that the plan forecasts, in nats per token of completions."""
     forecast_interval: list[Annotated[float, Range(-1e9, 1e9)]] = field(default_factory=list)
@@ -59,6 +81,18 @@ class SftPlan:
     """Seed of the order of the pairs and of new weights."""
     reasons: dict[str, str] = field(default_factory=dict)
     """The plan's reason for each value of this block; the run does not read them."""
+
+    def __post_init__(self) -> None:
+        """Read the columns of a record; check that what only files have is set for files alone."""
+        if isinstance(self.columns, dict):
+            self.columns = SftColumns(**self.columns)
+        for name, value in (("columns", self.columns.given()), ("truncate", self.truncate)):
+            check(
+                f"sft.{name}",
+                value,
+                not value or self.data != "docstrings",
+                "is for the rows of a file, and sft.data=docstrings has none; set sft.data=FILE",
+            )
 
 
 @dataclass(kw_only=True)
@@ -186,7 +220,12 @@ class PpoPlan:
 
 
 SAMPLING = ("max_new_tokens", "temperature")  # settings of PPO that decide a reward model's pairs
-OPTIONAL = ("packing", "template")  # settings that came after the first records of a stage
+OPTIONAL = (
+    "packing",
+    "template",
+    "columns",
+    "truncate",
+)  # settings that came after the first records of a stage
 
 
 def described(block: Any) -> dict[str, Any]:
@@ -196,4 +235,6 @@ def described(block: Any) -> dict[str, Any]:
     """
     values = dataclasses.asdict(block).items()
     settings = {k: v for k, v in values if k != "reasons" and not k.startswith("forecast_")}
+    if isinstance(columns := settings.get("columns"), dict):
+        settings["columns"] = {k: v for k, v in columns.items() if v}
     return {k: v for k, v in settings.items() if v or k not in OPTIONAL}

@@ -10,9 +10,13 @@ from functools import cached_property
 import numpy as np
 
 from scaling.config import DataConfig
+from scaling.data.shards import TokenStream
 from scaling.data.tokens import Corpus
 
 BLOCK = 512  # In each block of this many windows, a mixture's shares hold to within one window.
+# Windows of a part whose order is listed: 2^24 take 128 MiB. The order of more is computed.
+LISTED = 1 << 24
+ROUNDS = 8  # of the Feistel network that computes it
 _MIX, _SUBSET = 2**31, 2**31 + 1  # Seeds of two random streams; no epoch's number is as large.
 
 
@@ -25,7 +29,7 @@ class Batches:
     that many tokens are ever seen, divided among the parts by their shares.
     """
 
-    tokens: np.ndarray
+    tokens: np.ndarray | TokenStream
     context: int
     rows: int
     seed: int
@@ -151,8 +155,18 @@ class Batches:
         windows, n_windows = np.empty_like(rank), int(self._used[part])
         for epoch in np.unique(rank // n_windows):
             here = rank // n_windows == epoch
-            windows[here] = self._order(part, int(epoch))[rank[here] % n_windows]
+            if int(self._all[part]) > LISTED:
+                windows[here] = self._computed(part, int(epoch), rank[here] % n_windows)
+            else:
+                windows[here] = self._order(part, int(epoch))[rank[here] % n_windows]
         return windows
+
+    def _computed(self, part: int, epoch: int, rank: np.ndarray) -> np.ndarray:
+        """Return windows of a part that is too large for a list of its order."""
+        places = shuffled(rank, int(self._used[part]), seeds=[self.seed, epoch, part])
+        if self.unique_tokens:
+            places = shuffled(places, int(self._all[part]), seeds=[part, _SUBSET])
+        return places
 
     def _order(self, part: int, epoch: int) -> np.ndarray:
         key = (self.seed, part, int(self._all[part]), int(self._used[part]))
@@ -171,7 +185,40 @@ class Batches:
 _orders: dict[tuple[int, ...], dict[int, np.ndarray]] = {}
 
 
-def cut(tokens: np.ndarray, starts: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def shuffled(places: np.ndarray, n: int, *, seeds: list[int]) -> np.ndarray:
+    """Return the numbers at `places` of a permutation of 0 to n - 1, which is not listed.
+
+    places: below n
+    seeds: of the permutation
+
+    A Feistel network of ROUNDS rounds permutes the numbers below the next power of 4; a result that
+    is not below n is permuted again (Black and Rogaway 2002, cycle walking).
+    """
+    half = np.uint64(max(1, (int(n - 1).bit_length() + 1) // 2))
+    mask = np.uint64((1 << int(half)) - 1)
+    keys = np.random.default_rng(seeds).integers(1 << 63, size=ROUNDS, dtype=np.uint64)
+    result = places.astype(np.uint64)
+    todo = np.ones(result.shape, dtype=bool)
+    while todo.any():
+        left, right = result[todo] >> half, result[todo] & mask
+        for key in keys:
+            left, right = right, left ^ (_mixed(right, key) & mask)
+        result[todo] = (left << half) | right
+        todo &= result >= n
+    return result.astype(np.int64)
+
+
+def _mixed(values: np.ndarray, key: np.uint64) -> np.ndarray:
+    """Return a hash of each value under a key (the finaliser of splitmix64)."""
+    mixed = values ^ key
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def cut(
+    tokens: np.ndarray | TokenStream, starts: np.ndarray, length: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Cut windows: inputs and the targets one token later, (len(starts), length) int64 each."""
     rows = tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64)
     return rows[:, :-1], rows[:, 1:]

@@ -1,5 +1,7 @@
 """Dialogues as text: one template for messages, for prompts put into it and for the export.
 
+A tokenizer of somebody else brings a template of its own; the rest of this text is of ours.
+
 A system's message stands first, then turns, as in the dialogues of Bai et al. 2022 (2204.05862).
 A message has `role` and `content`, or `from` and `value`; a content is a text or a list of parts
 with text. Tool calls of an assistant are written as JSON, one a line, after the text of the
@@ -7,10 +9,17 @@ message. Each turn of the assistant is a completion, and all text before it the 
 """
 
 import json
-from typing import Any
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, cached_property
+from typing import Any, NoReturn
+
+from jinja2 import Environment, TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from scaling.data.row_text import clean, describe, is_none, text_of
-from scaling.data.tokenizer import SEP, SPECIAL
 
 HUMAN, TURN, TOOL = "\n\nHuman:", "\n\nAssistant:", "\n\nTool:"
 ROLES = {  # The mark that opens a message of a role; a system's message has none.
@@ -30,9 +39,15 @@ TEXT_PARTS = (
     "output_text",
 )  # Types of a content's parts that are read.
 
+TEMPLATE = "the chat template of the tokenizer"
+# The marks of the text that was generated, which `transformers` adds to Jinja.
+GENERATION = re.compile(r"{%-?\s*(?:end)?generation\s*-?%}")
 
-def _jinja() -> str:
+
+def jinja_of_own_marks(separator: str) -> str:
     """Return `render(turns_of(...))` as a template of transformers, for the export.
+
+    separator: the token that ends a prompt; empty in a vocabulary without one
 
     The last turn is closed by the end of text alone. transformers stores the text of this template,
     so its variables keep their names.
@@ -53,11 +68,8 @@ def _jinja() -> str:
         f"{{% elif m['role'] == 'user' %}}{{{{ '{human} ' + text }}}}"
         f"{{% elif m['role'] in ('tool', 'function') %}}{{{{ '{tool} ' + text }}}}"
         f"{{% else %}}{{{{ '{turn} ' + text }}}}{{% endif %}}{{% endfor %}}"
-        f"{{% if add_generation_prompt %}}{{{{ '{turn}{SPECIAL[SEP]}' }}}}{{% endif %}}"
+        f"{{% if add_generation_prompt %}}{{{{ '{turn}{separator}' }}}}{{% endif %}}"
     )
-
-
-JINJA = _jinja()
 
 
 def is_messages(value: Any) -> bool:
@@ -117,24 +129,120 @@ def render(turns: list[tuple[str, str]]) -> str:
     return "".join([first, *later])
 
 
-def completions_of(messages: list[dict[str, Any]], where: str) -> list[tuple[str, str]]:
-    """Return prompt and completion of each turn of the assistant that has a turn before it.
+@dataclass(frozen=True, kw_only=True)
+class ChatTemplate:
+    """How dialogues become text: our own marks, or the Jinja template of somebody's tokenizer.
 
-    A completion may be empty.
+    jinja: the template; empty for our own marks
+    names: the special tokens that a template may write, as (eos_token, text)
     """
-    turns = turns_of(messages, where)
+
+    jinja: str = ""
+    names: tuple[tuple[str, str], ...] = ()
+
+    @cached_property
+    def turn(self) -> str:
+        """The text that every prompt of a dialogue ends with: it opens an answer.
+
+        ValueError for a template that does not write the text of a message.
+        """
+        if not self.jinja:
+            return TURN
+        mark = "message"
+        text = self._text([{"role": "user", "content": mark}], opens_answer=True, where=TEMPLATE)
+        if mark not in text:
+            raise ValueError(f"{TEMPLATE} does not write the text of a user's message; mend it")
+        return text.rpartition(mark)[2]
+
+    def is_dialogue(self, prompt: str) -> bool:
+        """Say whether a prompt ends as a dialogue's prompts do."""
+        return bool(self.turn) and prompt.endswith(self.turn)
+
+    def completions_of(self, messages: list[dict[str, Any]], where: str) -> list[tuple[str, str]]:
+        """Return prompt and completion of each turn of the assistant that has a turn before it.
+
+        messages: the dialogue
+        where: the row, for messages of errors
+
+        A completion may be empty.
+        """
+        turns = turns_of(messages, where)
+        answers = [i for i, (mark, _) in enumerate(turns) if mark == TURN and i]
+        if not self.jinja:
+            return [
+                (render(turns[:i]) + TURN, f" {turns[i][1]}" if turns[i][1] else "")
+                for i in answers
+            ]
+        plain, completions = _plain(messages, turns), []
+        for i in answers:
+            prompt = self._text(plain[:i], opens_answer=True, where=where)
+            whole = self._text(plain[: i + 1], opens_answer=False, where=where)
+            completion = turns[i][1]
+            if whole.startswith(prompt):  # else the template writes the last answer otherwise
+                end = dict(self.names).get("eos_token", "")
+                completion = whole[len(prompt) :]
+                completion = completion.rpartition(end)[0] if end in completion else completion
+            completions.append((prompt, completion if turns[i][1] else ""))
+        return completions
+
+    def prompt_of(self, messages: list[dict[str, Any]], where: str) -> str:
+        """Return messages as the prompt of the answer that follows them."""
+        turns = turns_of(messages, where)
+        if not self.jinja:
+            return render(turns) + TURN
+        return self._text(_plain(messages, turns), opens_answer=True, where=where)
+
+    def as_dialogue(self, prompt: str, completion: str) -> tuple[str, str]:
+        """Return a prompt as the one turn of a dialogue, and its completion."""
+        if not self.jinja:
+            return f"{HUMAN} {prompt.strip()}{TURN}", f" {completion.strip()}"
+        messages = [{"role": "user", "content": prompt.strip()}]
+        text = self._text(messages, opens_answer=True, where=TEMPLATE)
+        return text, completion.strip()
+
+    def before_first_answer(self, text: str) -> str:
+        """Return a dialogue up to its first answer, which all of its later prompts share."""
+        return text[: text.find(self.turn)] if self.turn and self.turn in text else text
+
+    def _text(self, messages: list[dict[str, str]], *, opens_answer: bool, where: str) -> str:
+        try:
+            template = _environment().from_string(GENERATION.sub("", self.jinja))
+            return template.render(
+                messages=messages, add_generation_prompt=opens_answer, **dict(self.names)
+            )
+        except Exception as error:  # a template may raise anything
+            raise ValueError(
+                f"{where}: the chat template of the tokenizer refuses the messages ({error}); mend"
+                " the row, or the template"
+            ) from error
+
+
+OWN_CHAT = ChatTemplate()
+
+
+def _plain(messages: list[dict[str, Any]], turns: list[tuple[str, str]]) -> list[dict[str, str]]:
+    """Return messages with the roles that templates know and their texts."""
+    names = {"human": "user", "gpt": "assistant", "developer": "system", "function": "tool"}
+    roles = [str(m.get("role", m.get("from"))) for m in messages]
     return [
-        (render(turns[:i]) + TURN, f" {text}" if text else "")
-        for i, (mark, text) in enumerate(turns)
-        if mark == TURN and i
+        {"role": names.get(role, role), "content": text}
+        for role, (_, text) in zip(roles, turns, strict=True)
     ]
 
 
-def as_dialogue(prompt: str) -> str:
-    """Return a prompt as the one turn of a dialogue."""
-    return f"{HUMAN} {prompt.strip()}{TURN}"
+@cache
+def _environment() -> Environment:
+    """Return the sandbox in which `transformers` runs chat templates too."""
 
+    def raise_exception(message: str) -> NoReturn:
+        raise TemplateError(message)
 
-def before_first_answer(text: str) -> str:
-    """Return a dialogue up to its first answer, which all of its later prompts share."""
-    return text[: text.find(TURN)] if TURN in text else text
+    def as_json(value: Any, indent: int | None = None) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    options = {"trim_blocks": True, "lstrip_blocks": True, "extensions": [loopcontrols]}
+    environment = ImmutableSandboxedEnvironment(**options)
+    environment.filters["tojson"] = as_json
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    return environment

@@ -20,12 +20,22 @@ from zipfile import BadZipFile
 import numpy as np
 from tokenizers import Tokenizer
 
-from scaling.config import TRUTHS, CellConfig, DataConfig, TokenizerConfig
+from scaling.config import TRUTHS, CellConfig, DataConfig
 from scaling.data.chunks import each, write_whole
 from scaling.data.division import DividedCorpus, Sources, divide_corpus, documents_at
 from scaling.data.documents import Piece
 from scaling.data.file_hashes import damage, discard, has_hashes, mark_checked, write_hashes
-from scaling.data.tokenizer import END, encoder, load_tokenizer, train_tokenizer
+from scaling.data.shards import TokenStream
+from scaling.data.token_corpus import STARTS, cached_files, read_shards, stream
+from scaling.data.tokenizer import encoder, train_tokenizer
+from scaling.data.vocabulary import TOKENIZER, VOCABULARY_FILES, SpecialTokens, Vocabulary
+from scaling.data.vocabulary_files import (
+    VERSION,
+    cache_folder,
+    refuse_changed_source,
+    tokens_folder,
+    vocabulary_of,
+)
 from scaling.schema import (
     read_json,
     sha256_file,
@@ -39,10 +49,9 @@ from scaling.schema import (
 log = logging.getLogger(__name__)
 PROBED = 1 << 16  # Characters of a chunk that both encoders encode, to check that they agree.
 ROWS = 2  # The version of how rows of tables are read: version 1 read null as the word None.
-VERSION = 3  # The version of the files below; a change makes old folders unused.
 FILES = (
     "meta.json",
-    "tokenizer.json",
+    TOKENIZER,
     *(f"{part}{end}" for part in ("train", "test") for end in (".bin", ".jsonl", "_starts.npy")),
 )
 
@@ -55,29 +64,63 @@ class Corpus:
     meta: dict[str, Any]
 
     @cached_property
-    def train(self) -> np.ndarray:
+    def train(self) -> np.ndarray | TokenStream:
         """Training token ids, 1-D, memory-mapped."""
         return self._tokens("train")
 
     @cached_property
-    def test(self) -> np.ndarray:
+    def test(self) -> np.ndarray | TokenStream:
         """Test token ids, 1-D, memory-mapped."""
         return self._tokens("test")
 
     @cached_property
     def test_starts(self) -> np.ndarray:
         """First token of each test document."""
-        return np.load(self.folder / "test_starts.npy")
+        return np.load(self.folder / STARTS)
 
     @property
     def tokenizer_path(self) -> Path:
         """The vocabulary's file."""
-        return self.folder / "tokenizer.json"
+        return self.folder / TOKENIZER
 
     @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary with its special tokens and chat template.
+
+        ValueError for token ids whose vocabulary is not known.
+        """
+        if not self.has_vocabulary:
+            raise ValueError(
+                "the vocabulary of data=tokens is not known here, which text, separate documents"
+                " and later stages need; set tokenizer.source to the tokenizer that made the ids"
+            )
+        return Vocabulary.read(self.tokenizer_path)
+
+    @property
+    def has_vocabulary(self) -> bool:
+        """Whether the vocabulary is known: of token ids alone it may not be."""
+        return self.tokenizer_path.is_file()
+
+    @property
     def tokenizer(self) -> Tokenizer:
-        """The vocabulary."""
-        return load_tokenizer(self.tokenizer_path)
+        """What encodes and decodes text."""
+        return self.vocabulary.tokenizer
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The hashes of text and vocabulary, as the record of what is trained on them holds."""
+        vocabulary = {"tokenizer": self.vocabulary.sha256} if self.has_vocabulary else {}
+        return {"corpus": self.sha256, **vocabulary}
+
+    def write_vocabulary(self, folder: Path) -> None:
+        """Write the vocabulary beside the weights of a model, which can then be copied alone."""
+        if self.has_vocabulary:
+            self.vocabulary.write(folder)
+
+    @property
+    def special(self) -> SpecialTokens:
+        """The ids of the special tokens."""
+        return self.vocabulary.special
 
     @property
     def sha256(self) -> str:
@@ -85,9 +128,10 @@ class Corpus:
         return self.meta["sha256"]
 
     @property
-    def bytes_per_token(self) -> float:
-        """UTF-8 bytes of the test part per token of it."""
-        return self.meta["test_bytes"] / self.meta["test_tokens"]
+    def bytes_per_token(self) -> float | None:
+        """UTF-8 bytes of the test part per token of it; None where the bytes are not known."""
+        n_bytes = self.meta.get("test_bytes")
+        return n_bytes / self.meta["test_tokens"] if n_bytes else None
 
     def train_texts(self) -> Iterator[str]:
         """Yield the raw training documents."""
@@ -98,11 +142,18 @@ class Corpus:
         return self._texts("test")
 
     def _texts(self, part: str) -> Iterator[str]:
+        if f"{part}_spans" in self.meta:
+            raise ValueError(
+                "data=tokens holds token ids and no text to cut functions from; set"
+                " sft.data=FILE.jsonl, or give the text with data=files"
+            )
         with (self.folder / f"{part}.jsonl").open(encoding="utf-8") as stream:
             for line in stream:
                 yield json.loads(line)
 
-    def _tokens(self, part: str) -> np.ndarray:
+    def _tokens(self, part: str) -> np.ndarray | TokenStream:
+        if spans := self.meta.get(f"{part}_spans"):
+            return stream(spans, vocab_size=self.meta["vocab_size"])
         return np.memmap(self.folder / f"{part}.bin", dtype=self.meta["dtype"], mode="r")
 
 
@@ -114,6 +165,9 @@ def open_corpus(config: CellConfig) -> Corpus:
     """
     cache = cache_folder(config)
     sweep_temporaries(cache)
+    refuse_changed_source(config.tokenizer)
+    if config.data.source == "tokens":
+        return _open_token_ids(config, cache)
     sources = Sources.of(config.data, cache)
     identity = {"version": VERSION, "files": sources.stamp(), "config": _identity(config.data)}
     if sources.tables():
@@ -149,6 +203,21 @@ def open_corpus(config: CellConfig) -> Corpus:
                     raise
     meta = read_json(folder / "meta.json") | {"left_out": text.get("left_out", {})}
     return Corpus(folder=folder, meta=meta)
+
+
+def _open_token_ids(config: CellConfig, cache: Path) -> Corpus:
+    """Open a corpus of token ids (data=tokens); the cache keeps counts and the vocabulary."""
+    meta = read_shards(config)
+    _refuse_other_text(config, meta["sha256"])
+    folder = tokens_folder(cache, meta["sha256"], config.tokenizer)
+    if not has_tokens(folder):
+        scratch = folder.with_name(temporary_name(folder.name))
+        scratch.mkdir(parents=True)
+        vocabulary = vocabulary_of(config) if config.tokenizer.sha256 else None
+        cached_files(scratch, dict(meta), vocabulary)
+        write_hashes(scratch, [p.name for p in sorted(scratch.iterdir())])
+        _put_in_place(scratch, folder)
+    return Corpus(folder=folder, meta=read_json(folder / "meta.json") | meta)
 
 
 def _text_read_before(path: Path, stamp: str) -> dict[str, Any] | None:
@@ -223,17 +292,6 @@ def _wrong_size(folder: Path) -> str:
     return ""
 
 
-def tokens_folder(cache: Path, sha256: str, tokenizer: TokenizerConfig) -> Path:
-    """Return the folder for the tokens of a text under a vocabulary."""
-    key = {"version": VERSION, "sha256": sha256, "vocab": vars(tokenizer)}
-    return cache / f"tokens-{sha256_json(key)[:16]}"
-
-
-def cache_folder(config: CellConfig) -> Path:
-    """Return the folder for tokens and vocabularies: machine.cache, or .cache beside the runs."""
-    return Path(config.machine.cache or Path(config.runs) / ".cache")
-
-
 def _identity(config: DataConfig) -> dict[str, Any]:
     """Return the settings that decide which documents there are, and in which part."""
     other_keys = ("sha256", "context", "weights", "unique_tokens", "mask_documents")
@@ -251,13 +309,13 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
     """
     parts = folder.with_name(f".{folder.name}.parts")
     scratch = folder.with_name(temporary_name(folder.name))
-    tokenizer = _vocabulary(parts / "tokenizer.json", config.tokenizer, division, workers)
-    dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
+    vocabulary = _vocabulary(parts, config, division, workers)
+    dtype = _dtype(vocabulary)
     meta: dict[str, Any] = {
         "version": VERSION,
         "sha256": division.sha256,
         "dtype": dtype,
-        "vocab_size": tokenizer.get_vocab_size(),
+        "vocab_size": vocabulary.n_ids,
         "dropped": division.dropped,
         "twins": division.twins,
         "own_test": bool(config.data.test) or config.data.source in TRUTHS,
@@ -266,12 +324,10 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
     used[division.train] = used[division.test] = True
     tasks = [(c, (division.text_key, p)) for c, p in division.tasks(used)]
     paths = [parts / f"{i:06}.bin" for i in range(len(tasks))]
-    encode_tasks = [
-        (c, (*a, parts / "tokenizer.json", p)) for (c, a), p in zip(tasks, paths, strict=True)
-    ]
+    encode_tasks = [(c, (*a, parts, p)) for (c, a), p in zip(tasks, paths, strict=True)]
     list(each(f"tokenising {folder.name}", encode, encode_tasks, workers=workers))
     scratch.mkdir(parents=True, exist_ok=True)
-    (scratch / "tokenizer.json").write_bytes((parts / "tokenizer.json").read_bytes())
+    vocabulary.write(scratch)
     pieces = EncodedDocuments.of(paths, used)
     for part, order in (("train", division.train), ("test", division.test)):
         meta |= _write_part(scratch, part, order, pieces, dtype)
@@ -282,14 +338,9 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
     if config.data.source in TRUTHS:
         meta["truth"] = {"source": config.data.source, **asdict(config.data.truth)}
     write_json(scratch / "meta.json", meta)
-    write_hashes(scratch, FILES)
-    try:
-        scratch.rename(folder)
-    except OSError:  # another process was faster; its folder is the same
-        shutil.rmtree(scratch)
-        if not (folder / "meta.json").is_file():
-            raise
-    mark_checked(folder)
+    written = [name for name in VOCABULARY_FILES if (scratch / name).is_file()]
+    write_hashes(scratch, dict.fromkeys([*FILES, *written]))
+    _put_in_place(scratch, folder)
     shutil.rmtree(parts, ignore_errors=True)
     log.info(
         "corpus: %s training and %s test tokens, %.3f bytes per token",
@@ -306,15 +357,30 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
         )
 
 
+def _put_in_place(scratch: Path, folder: Path) -> None:
+    """Rename a finished folder to its place in the cache."""
+    try:
+        scratch.rename(folder)
+    except OSError:  # another process was faster; its folder is the same
+        shutil.rmtree(scratch)
+        if not (folder / "meta.json").is_file():
+            raise
+    mark_checked(folder)
+
+
 def _vocabulary(
-    path: Path, config: TokenizerConfig, division: DividedCorpus, workers: int
-) -> Tokenizer:
-    if not path.is_file():
-        log.info("training a byte-pair vocabulary of %d tokens", config.vocab_size)
-        sample = division.read(_sample(division, config.sample_bytes), workers=workers)
-        tokenizer = train_tokenizer(sample, vocab_size=config.vocab_size)
-        write_text(path, tokenizer.to_str(pretty=True))
-    return load_tokenizer(path)
+    folder: Path, config: CellConfig, division: DividedCorpus, workers: int
+) -> Vocabulary:
+    """Return the vocabulary of `tokenizer.source`, or train one; its files go into a folder."""
+    tokenizer = config.tokenizer
+    if tokenizer.sha256:
+        vocabulary_of(config).write(folder)
+    elif not (folder / TOKENIZER).is_file():
+        log.info("training a byte-pair vocabulary of %d tokens", tokenizer.vocab_size)
+        sample = division.read(_sample(division, tokenizer.sample_bytes), workers=workers)
+        trained = train_tokenizer(sample, vocab_size=tokenizer.vocab_size)
+        write_text(folder / TOKENIZER, trained.to_str(pretty=True))
+    return Vocabulary.read(folder)
 
 
 def _sample(division: DividedCorpus, limit: int) -> np.ndarray:
@@ -328,23 +394,27 @@ def _sample(division: DividedCorpus, limit: int) -> np.ndarray:
 
 def encode(chunk: list[Piece], argument: tuple[str, np.ndarray, Path, Path]) -> None:
     """Write tokens and texts of the documents at places of a chunk, unless they were before."""
-    text_key, places, vocabulary, path = argument
+    text_key, places, folder, path = argument
     if _is_encoded(path):
         return
-    tokenizer = load_tokenizer(vocabulary)
-    dtype = "uint16" if tokenizer.get_vocab_size() <= 2**16 else "uint32"
+    vocabulary = Vocabulary.read(folder)
+    end, dtype = vocabulary.special.end, _dtype(vocabulary)
     texts_of_chunk = (d.text for d in documents_at(chunk, text_key, places))
     sizes, encoded = [], None
     with write_whole(path) as tokens, write_whole(path.with_suffix(".jsonl")) as texts:
         while batch := list(islice(texts_of_chunk, 256)):
-            encoded = encoded or encoder(tokenizer, [batch[0][:PROBED]])
+            encoded = encoded or encoder(vocabulary.tokenizer, [batch[0][:PROBED]])
             for text, own in zip(batch, encoded(batch), strict=True):
-                ids = np.asarray([*own, END], dtype=dtype)
+                ids = np.asarray([*own, end], dtype=dtype)
                 tokens.write(ids.tobytes())
                 sizes.append((len(ids), texts.write(f"{json.dumps(text)}\n".encode())))
     hashes = [sha256_file(p) for p in (path, path.with_suffix(".jsonl"))]
     with write_whole(path.with_suffix(".npz")) as stream:
         np.savez(stream, sizes=np.asarray(sizes, dtype=np.int64), hashes=np.asarray(hashes))
+
+
+def _dtype(vocabulary: Vocabulary) -> str:
+    return "uint16" if vocabulary.n_ids <= 2**16 else "uint32"
 
 
 def _is_encoded(path: Path) -> bool:

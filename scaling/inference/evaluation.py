@@ -66,7 +66,7 @@ class EvaluateConfig:
     seed: Seed = 0
     """Seed of typos and completions."""
     tokenizer: str = ""
-    """A tokenizer.json to use; empty takes the one in the cache."""
+    """A tokenizer.json to use; empty takes the one beside the weights."""
     machine: MachineConfig = field(default_factory=MachineConfig)
 
     def __post_init__(self) -> None:
@@ -205,7 +205,7 @@ def write_evaluation(trained: Trained, scores: dict[str, Any], limit: int) -> Ev
         tasks=(earlier.tasks if earlier else {}) | tasks,
         texts=(earlier.texts if earlier else {}) | scores["texts"],
         samples=scores.get("samples", earlier.samples if earlier else []),
-        inputs={"weights": weights, "tokenizer": sha256_file(trained.tokenizer_path)},
+        inputs={"weights": weights, "tokenizer": trained.vocabulary.sha256},
         versions={**code_version(), "torch": torch.__version__},
         ended=now(),
     )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from scaling.cpu.decode import Decoder, has_decoder
-from scaling.data.tokenizer import END, PAD
+from scaling.data.tokenizer import PAD
 from scaling.inference.completions import CHUNK_TOKENS
 from scaling.model.transformer import Cache, Transformer
 from scaling.study.activity import moved
@@ -29,7 +29,7 @@ DRAW_SEED = 2**31  # added to the seed: the draws differ from those of models wi
 
 @dataclass(kw_only=True)
 class Samples:
-    """Completions in the order of their prompts; an ended one has END as its last token."""
+    """Completions in the order of their prompts; an ended one has the end of a text last."""
 
     completions: list[list[int]] = field(default_factory=list)
     log_probs: list[list[float]] = field(default_factory=list)  # of the model at its temperature
@@ -85,7 +85,7 @@ def generate(
 
     model: the language model
     prompts: token ids
-    max_new_tokens: a completion ends with END or after this many tokens
+    max_new_tokens: a completion ends with `model.text_end` or after this many tokens
     temperature: divides the logits; 0 takes the likeliest token
     seed: of the draws; a prompt's draws depend on the seed and on its place among the prompts
     batch_rows: rows that are sampled together; 0 takes BATCH_ROWS of the device
@@ -112,7 +112,7 @@ def generate(
         for row, i in enumerate(chunk):
             samples.completions[i] = tokens[row][: counts[row]]
             samples.log_probs[i] = log_probs[row][: counts[row]]
-            samples.ended[i] = samples.completions[i][-1] == END
+            samples.ended[i] = samples.completions[i][-1] == model.text_end
     model.train(was_training)
     return samples
 
@@ -152,7 +152,7 @@ def _sample(
         moved()
         tokens[batch.rows, step] = next_tokens
         log_probs[batch.rows, step] = logp
-        ends = alive & (next_tokens == END)
+        ends = alive & (next_tokens == model.text_end)
         counts[batch.rows] = torch.where(ends, step + 1, counts[batch.rows])
         alive = alive & ~ends
         n_alive = int(alive.sum())

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scaling.config import ModelConfig
-from scaling.data.chat_template import JINJA
-from scaling.data.tokenizer import END, PAD, SPECIAL
+from scaling.data.chat_template import jinja_of_own_marks
+from scaling.data.tokenizer import END, PAD, SEP, SPECIAL
+from scaling.data.vocabulary import Vocabulary
 from scaling.inference.trained import Trained
 from scaling.model.moe import MoE
 from scaling.model.transformer import (
@@ -73,9 +74,6 @@ def hub_config(model: Transformer) -> dict[str, Any]:
         "attention_bias": False,
         "mlp_bias": False,
         "tie_word_embeddings": False,
-        "bos_token_id": END,
-        "eos_token_id": END,
-        "pad_token_id": PAD,
         "dtype": "float32",
     }
     if c.n_experts:
@@ -148,28 +146,44 @@ def export(trained: Trained, out: Path) -> None:
 
     The config and the card are made first: a model that cannot be written leaves no folder.
     """
-    config, text = hub_config(trained.model), model_card(trained)
+    vocabulary = trained.vocabulary
+    special = special_ids(vocabulary)
+    config, text = hub_config(trained.model) | special, model_card(trained)
     out.mkdir(parents=True, exist_ok=True)
     write_tensors(out / "model.safetensors", hub_weights(trained.model), {"format": "pt"})
     write_json(out / "config.json", config)
-    special = {"bos_token": SPECIAL[END], "eos_token": SPECIAL[END], "pad_token": SPECIAL[PAD]}
-    write_text(out / "tokenizer.json", trained.tokenizer_path.read_text(encoding="utf-8"))
+    vocabulary.write(out)
+    settings = vocabulary.hub_settings()
+    if vocabulary.own:
+        settings |= {
+            "bos_token": SPECIAL[END],
+            "eos_token": SPECIAL[END],
+            "pad_token": SPECIAL[PAD],
+        }
+    if is_chat(trained.record) and not vocabulary.chat.jinja:
+        separator = SPECIAL[SEP] if vocabulary.own else ""
+        settings["chat_template"] = jinja_of_own_marks(separator)
     write_json(
         out / "tokenizer_config.json",
         {
-            "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": trained.model.context,
             "padding_side": "left",  # so that the prompts of a batch end in the same column
-            "clean_up_tokenization_spaces": False,
-            **special,
-            **({"chat_template": JINJA} if is_chat(trained.record) else {}),
+            **settings,
         },
     )
-    write_json(
-        out / "generation_config.json",
-        {"bos_token_id": END, "eos_token_id": END, "pad_token_id": PAD},
-    )
+    write_json(out / "generation_config.json", special)
     write_text(out / "README.md", text)
+
+
+def special_ids(vocabulary: Vocabulary) -> dict[str, int]:
+    """Return the ids of the special tokens under the names of config.json."""
+    special, names = vocabulary.special, vocabulary.settings
+    begin = vocabulary.tokenizer.token_to_id(names["bos_token"]) if "bos_token" in names else None
+    return {
+        "bos_token_id": special.end if begin is None else begin,
+        "eos_token_id": special.end,
+        "pad_token_id": special.pad,
+    }
 
 
 def is_chat(record: Record) -> bool:
@@ -180,7 +194,7 @@ def is_chat(record: Record) -> bool:
 
 def model_card(trained: Trained) -> str:
     """Return the model card: training, test loss, law and sealed forecast, scores on tasks."""
-    r, folder = trained.record, trained.folder
+    r, folder = trained.record, trained.folder.resolve()
     lines = [
         "---",
         "library_name: transformers",

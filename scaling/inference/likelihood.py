@@ -30,9 +30,12 @@ class Likelihoods:
 
 
 def encode_requests(
-    tokenizer: Tokenizer, requests: Sequence[tuple[str, str]], *, context: int
+    tokenizer: Tokenizer, requests: Sequence[tuple[str, str]], *, context: int, end: int = END
 ) -> list[tuple[list[int], int]]:
-    """Return the last `context` + 1 tokens of each request, and how many of them are scored."""
+    """Return the last `context` + 1 tokens of each request, and how many of them are scored.
+
+    `end` is the token that ends a text; it stands before a request without a context.
+    """
     blanks = [len(c) - len(c.rstrip()) for c, _ in requests]  # encoded with what follows them
     wholes = tokenizer.encode_batch_fast([c + continuation for c, continuation in requests])
     heads = tokenizer.encode_batch_fast(
@@ -42,7 +45,7 @@ def encode_requests(
     for whole, head in zip(wholes, heads, strict=True):
         ids, start = whole.ids, len(head.ids)
         if not start:
-            ids, start = [END, *ids], 1
+            ids, start = [end, *ids], 1
         scored = len(ids) - start
         encoded.append((ids[-(context + 1) :], min(scored, context)))
     return encoded
@@ -66,7 +69,7 @@ def log_likelihoods(
 
     ValueError for a continuation without a token.
     """
-    encoded = encode_requests(tokenizer, requests, context=model.context)
+    encoded = encode_requests(tokenizer, requests, context=model.context, end=model.text_end)
     for (context, continuation), (_, scored) in zip(requests, encoded, strict=True):
         if scored < 1:
             raise ValueError(
@@ -105,7 +108,7 @@ def score_texts(model: Transformer, tokenizer: Tokenizer, texts: Sequence[str]) 
     context = model.context
     inputs, targets, documents, n_bytes, n_tokens = [], [], [], 0, 0
     for number, encoding in enumerate(tokenizer.encode_batch_fast(list(texts))):
-        ids = np.array([END, *encoding.ids, END])
+        ids = np.array([model.text_end, *encoding.ids, model.text_end])
         n_bytes += len(texts[number].encode("utf-8", "replace"))
         n_tokens += len(ids) - 1
         for at in range(0, len(ids) - context, context):

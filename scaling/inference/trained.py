@@ -9,11 +9,10 @@ from tokenizers import Tokenizer
 
 from scaling.app.values import pasted
 from scaling.config import ModelConfig, TokenizerConfig
-from scaling.data.file_hashes import damage, has_hashes
-from scaling.data.tokenizer import load_tokenizer
-from scaling.data.tokens import tokens_folder
+from scaling.data.vocabulary import Vocabulary
+from scaling.data.vocabulary_files import find_tokenizer
 from scaling.model.transformer import Transformer
-from scaling.schema import Record, check_listable, read_as, read_record, sha256_file
+from scaling.schema import Record, check_listable, read_as, read_record
 from scaling.train.checkpoint import load_weights
 
 T = TypeVar("T")
@@ -25,10 +24,14 @@ class Trained:
     """A model that is ready to run, its vocabulary and its record."""
 
     model: Transformer
-    tokenizer: Tokenizer
-    tokenizer_path: Path
+    vocabulary: Vocabulary
     record: Record
     folder: Path
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What encodes and decodes text."""
+        return self.vocabulary.tokenizer
 
     @property
     def weights(self) -> Path:
@@ -88,22 +91,17 @@ def unfit_reason(folder: Path) -> str:
 def open_trained(folder: Path, device: torch.device, *, tokenizer: str = "") -> Trained:
     """Read model and vocabulary of a folder that `trained_folders` returned.
 
-    `tokenizer` names a tokenizer.json instead of the one in the cache. FileNotFoundError for a
-    missing vocabulary; ValueError for one that is not the model's, and for damaged files.
+    `tokenizer` names a tokenizer.json instead of the one beside the weights. FileNotFoundError for
+    a missing vocabulary; ValueError for one that is not the model's, and for damaged files.
     """
     record = read_record(folder / RECORD)
     model_config = settings_of(record, folder, "model", ModelConfig)
     tokenizer_config = settings_of(record, folder, "tokenizer", TokenizerConfig)
-    path = Path(tokenizer) if tokenizer else find_tokenizer(folder, record, tokenizer_config)
-    if not tokenizer and has_hashes(path.parent) and (why := damage(path.parent)):
-        raise ValueError(
-            f"the vocabulary's folder {path.parent} is damaged ({why}); run the sweep again, which "
-            "makes it anew, or set tokenizer= to a whole tokenizer.json"
-        )
-    vocabulary = load_tokenizer(path)
+    path = Path(tokenizer) if tokenizer else find_tokenizer(folder, record)
+    vocabulary = Vocabulary.read(path)
     size = tokenizer_config.vocab_size
-    known_sha256 = record.inputs.get("tokenizer")
-    if vocabulary.get_vocab_size() > size or (known_sha256 and known_sha256 != sha256_file(path)):
+    known_sha256 = record.tokenizer or record.inputs.get("tokenizer")
+    if vocabulary.n_ids > size or (known_sha256 and known_sha256 != vocabulary.sha256):
         raise ValueError(
             f"{path} is not the vocabulary that {folder} was trained with; restore that one"
         )
@@ -116,11 +114,11 @@ def open_trained(folder: Path, device: torch.device, *, tokenizer: str = "") -> 
             f"{folder / RECORD} names; restore the folder, or train it again"
         )
     model = Transformer(model_config, vocab_size=size, context=context)
+    model.text_end = vocabulary.special.end
     load_weights(folder / WEIGHTS, model)
     return Trained(
         model=model.to(device).eval(),
-        tokenizer=vocabulary,
-        tokenizer_path=path,
+        vocabulary=vocabulary,
         record=record,
         folder=folder,
     )
@@ -143,20 +141,4 @@ def settings_of(record: Record, folder: Path, name: str, kind: type[T]) -> T:
         noun=f"config.{name}",
         fix="train the cell again",
         settings=True,
-    )
-
-
-def find_tokenizer(folder: Path, record: Record, config: TokenizerConfig) -> Path:
-    """Return the vocabulary in the cache that belongs to a record's corpus and tokenizer config."""
-    caches = [parent / ".cache" for parent in folder.resolve().parents]
-    if cache := record.config.get("machine", {}).get("cache"):
-        caches.insert(0, Path(cache))
-    corpus = record.inputs.get("corpus", "")
-    for cache in caches if corpus else ():
-        path = tokens_folder(cache, corpus, config) / "tokenizer.json"
-        if path.is_file():
-            return path
-    raise FileNotFoundError(
-        f"the vocabulary of {folder} is in no cache (.cache beside the runs, or machine.cache); "
-        "set tokenizer= to its tokenizer.json, or run the sweep again"
     )

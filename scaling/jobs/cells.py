@@ -10,8 +10,9 @@ from scaling.budget import resolve
 from scaling.config import CellConfig
 from scaling.data.batches import Batches
 from scaling.data.tokens import open_corpus
+from scaling.data.vocabulary_files import changed_source
 from scaling.jobs.cell_states import CellStates
-from scaling.schema import Record, Status, find_record
+from scaling.schema import Record, Status, find_record, read_json, write_json
 from scaling.study.places import record_path, study_folder, trained_at
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
 
     A corpus that is not cached is tokenised here, once, before any process starts.
     """
+    hold_sources(cells)
     hashes: dict[str, str] = {}
     for cell in cells:
         key = repr((cell.data, cell.tokenizer))
@@ -72,6 +74,27 @@ def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
 
         refuse_changed_files(cells)
     return unique(cells)
+
+
+SOURCES = (
+    "sources.json"  # The file of a study: the vocabularies of others that it was started with.
+)
+
+
+def hold_sources(cells: list[CellConfig]) -> None:
+    """Refuse a `tokenizer.source` that holds another vocabulary than when the study was started.
+
+    What it holds is written into the study's folder, unless nothing is trained (`dry_run`).
+    """
+    path = study_folder(cells[0]) / SOURCES
+    known: dict[str, str] = read_json(path) if path.is_file() else {}
+    found = {c.tokenizer.source: c.tokenizer.sha256 for c in cells if c.tokenizer.source}
+    for source, sha256 in found.items():
+        before = known.setdefault(str(Path(source).expanduser().resolve()), sha256)
+        if before != sha256:
+            raise ValueError(changed_source(source, sha256, before))
+    if found and not cells[0].dry_run:
+        write_json(path, known)
 
 
 def check_corpus(cells: list[CellConfig]) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -9,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from scaling.app.application import to_dataclass
 from scaling.budget import resolve
-from scaling.config import CellConfig
+from scaling.config import CellConfig, TokenizerConfig
+from scaling.data.vocabulary_files import with_source
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,7 @@ def compose_cells(
     """
     composed: dict[tuple[str, ...], DictConfig] = {}
     current: dict[tuple[str, ...], dict[str, Any]] = {}  # values that each config holds now
+    vocabularies: dict[str, TokenizerConfig] = {}
     cells, split = [], Splitter(loader)
     for overrides in job_overrides:
         groups, values = split(overrides)
@@ -35,7 +38,11 @@ def compose_cells(
             if key not in current[groups] or current[groups][key] != value:
                 OmegaConf.update(composed[groups], key, value)
                 current[groups][key] = value
-        cells.append(to_dataclass(composed[groups], CellConfig))
+        cell = to_dataclass(composed[groups], CellConfig)
+        key = repr(cell.tokenizer)
+        if key not in vocabularies:
+            vocabularies[key] = with_source(cell.tokenizer)
+        cells.append(replace(cell, tokenizer=vocabularies[key]))
     within = [c for c in cells if in_grid(c)]
     if len(within) < len(cells):
         log.info("grid: %d of %d cells lie within its limits", len(within), len(cells))

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from scaling.config import ModelConfig
+from scaling.data.tokenizer import END
 from scaling.model.loss import linear_cross_entropy
 from scaling.model.mlp import MLP
 from scaling.model.moe import MoE, Routing
@@ -152,7 +153,7 @@ class Transformer(nn.Module):
     `context` is the number of learned positions; rotary and sinusoidal ones are computed on demand.
     With `recompute` set, training keeps only the blocks' inputs and computes the rest again (Chen
     et al. 2016, 1604.06174). With `document_end` set, no token attends to tokens before the last
-    `document_end` before it.
+    `document_end` before it. `text_end` is the token that ends a text: sampling stops there.
     """
 
     def __init__(self, config: ModelConfig, *, vocab_size: int, context: int) -> None:
@@ -160,6 +161,7 @@ class Transformer(nn.Module):
         self.config, self.vocab_size, self.context = config, vocab_size, context
         self.recompute = False
         self.document_end: int | None = None
+        self.text_end = END
         self._plain: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         if config.positions == "learned":

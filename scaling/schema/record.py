@@ -124,7 +124,8 @@ class Record:
     `flags` warn the reader of the loss: `undercooled` when the learning rate was hardly lowered
     before the end, `skipped_steps` when some updates were left out, `left_forecast` when a final
     run left the band of its forecast twice in a row. `left_out` counts the rows of the data that
-    were not used, by reason: null, empty, too_long, tied, repeated, unscored.
+    were not used, by reason: null, empty, too_long, tied, repeated, unscored. `tokenizer` is the
+    sha256 of the vocabulary; empty where it was not recorded, or token ids were learned alone.
     """
 
     run_id: str
@@ -162,6 +163,7 @@ class Record:
     inputs: dict[str, str] = field(default_factory=dict)
     flags: list[str] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    tokenizer: str = ""
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -252,6 +254,7 @@ class Record:
             inputs=inputs or {},
             flags=flags or [],
             left_out=left_out or {},
+            tokenizer=(inputs or {}).get("tokenizer", ""),
         )
 
     def write(self, path: str | Path) -> Path:

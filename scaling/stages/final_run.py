@@ -21,7 +21,6 @@ from scaling.schema import (
     discard_record,
     find_record,
     read_json,
-    sha256_file,
     sha256_json,
     sweep_temporaries,
     write_json,
@@ -115,11 +114,7 @@ def pretrain(
     and where the run left its forecast band and `stop_outside` is set.
     """
     folder = final_folder(config) / StageName.PRETRAIN
-    inputs = {
-        "cell": cell.run_id(),
-        "corpus": corpus.sha256,
-        "tokenizer": sha256_file(corpus.tokenizer_path),
-    }
+    inputs = {"cell": cell.run_id(), **corpus.inputs}
     same = inputs.items() <= (read_inputs(folder) or {}).items() and config.resume
     if same and (record := done_record(folder)):
         log.info("pretrain: done before, kept")

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from scaling.app.errors import sentence
 from scaling.app.values import pasted
 from scaling.config import BudgetConfig, CellConfig, FinalConfig
+from scaling.data.vocabulary_files import with_source
 from scaling.schema import CONFIRMING, check_schema, read_yaml
 
 SCHEMA = 1  # version of plan.yaml
@@ -152,6 +153,7 @@ def planned_cell(config: FinalConfig) -> CellConfig:
         cell,
         study=config.study,
         runs=config.runs,
+        tokenizer=with_source(cell.tokenizer),
         model=plan.model,
         data=replace(cell.data, context=plan.context),
         optim=replace(cell.optim, **optim),

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from scaling.app.progress import Progress
+from scaling.data.chat_template import ChatTemplate
 from scaling.data.file_hashes import read_hashed, write_hashed
 from scaling.data.row_text import LeftOut
-from scaling.data.tokenizer import END
 from scaling.data.tokens import cache_folder
 from scaling.inference.completions import forward_flops, join
 from scaling.inference.generate import Samples, generate
@@ -127,16 +127,18 @@ def file_groups(stage: Stage, left_out: LeftOut | None = None) -> tuple[list[Gro
     """
     block, cache = stage.config.reward, cache_folder(stage.cell)
     template, left_out = stage.config.sft.template, LeftOut() if left_out is None else left_out
+    chat = stage.corpus.vocabulary.chat
     train_rankings, test_rankings = (
-        read_rankings(rows_file(name, cache), template=template, name=name, left_out=left_out)
+        read_rankings(
+            rows_file(name, cache), template=template, chat=chat, name=name, left_out=left_out
+        )
         if name
         else []
         for name in (block.data, block.test)
     )
-    train, test = (
-        encode_rankings(rankings, stage, left_out)
-        for rankings in split_rankings(train_rankings, test_rankings, left_out)
-    )
+    parts = split_rankings(train_rankings, test_rankings, left_out, chat)
+    stage.log_held_out(held_out=len(parts[1]), rows=sum(map(len, parts)), what="prompts")
+    train, test = (encode_rankings(rankings, stage, left_out) for rankings in parts)
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(block.seed)).tolist()
     drawn = first_groups([train[i] for i in order], block.pairs)
     if (total := n_pairs(train)) > (n := n_pairs(drawn)):
@@ -145,13 +147,13 @@ def file_groups(stage: Stage, left_out: LeftOut | None = None) -> tuple[list[Gro
 
 
 def split_rankings(
-    rankings: list[Ranking], held_out: list[Ranking], left_out: LeftOut
+    rankings: list[Ranking], held_out: list[Ranking], left_out: LeftOut, chat: ChatTemplate
 ) -> tuple[list[Ranking], list[Ranking]]:
     """Return training and held-out rankings as `split_held_out` does.
 
     Pairs of a training prompt that is held out too are counted in `left_out`.
     """
-    train, test = split_held_out(rankings, held_out)
+    train, test = split_held_out(rankings, held_out, chat=chat)
     if held_out:
         left_out.add(
             "repeated", sum(len(r.order) for r in rankings) - sum(len(r.order) for r in train)
@@ -165,7 +167,7 @@ def encode_rankings(rankings: Sequence[Ranking], stage: Stage, left_out: LeftOut
     These are counted in `left_out`. ValueError when no pair remains.
     """
     flat = [Pair(r.prompt, text) for r in rankings for text in r.completions]
-    examples, context = iter(encode_all(stage.corpus.tokenizer, flat)), stage.cell.data.context
+    examples, context = iter(encode_all(stage.corpus.vocabulary, flat)), stage.cell.data.context
     groups, shortest = [], math.inf
     for ranking in rankings:
         encoded = [next(examples) for _ in ranking.completions]
@@ -335,10 +337,11 @@ def add_empty(stage: Stage, groups: list[dict[str, Any]]) -> None:
     The fine-tuned model almost never samples the empty completion. A reward model that never sees
     it may score it well; PPO then learns to write nothing at all, while its reward rises.
     """
-    empty = Samples(completions=[[END]] * len(groups), ended=[True] * len(groups))
+    end = stage.corpus.special.end
+    empty = Samples(completions=[[end]] * len(groups), ended=[True] * len(groups))
     labels = gold_of(stage, [g["prompt"] for g in groups], empty)
     for group, label in zip(groups, labels, strict=True):
-        group["completions"] = [*group["completions"], [END]]
+        group["completions"] = [*group["completions"], [end]]
         group["labels"] = [*group["labels"], label]
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scaling.data.row_text import LeftOut
-from scaling.data.tokenizer import END
 from scaling.inference.completions import Rows, forward_flops, join
 from scaling.inference.generate import generate
 from scaling.model.transformer import Transformer
@@ -55,6 +54,14 @@ def run_reward(stage: Stage) -> Record:
     except Diverged as error:
         return write_record(stage, tally, error=str(error), left_out=left_out)
     metrics = judge_reward_model(model, test) | standardise(model, stage, tuned, train)
+    if stage.config.reward.data != GOLD:
+        right, error = metrics["accuracy"], metrics["accuracy_se"]
+        stage.warn_of_few_rows(
+            rows=n_pairs(train) + n_pairs(test),
+            held_out=n_pairs(test),
+            what="pairs",
+            error=f"the accuracy {right:.3f} has a standard error of {error:.3f}",
+        )
     metrics |= {
         "pairs": n_pairs(train),
         "prompts": len(train),
@@ -180,7 +187,8 @@ def standardise(
     train: the training groups; where they were sampled, their completions are the samples
     """
     if stage.config.reward.data == GOLD:
-        samples = [(g.prompt, c) for g in train for c in g.completions if c != [END]]
+        empty = [stage.corpus.special.end]
+        samples = [(g.prompt, c) for g in train for c in g.completions if c != empty]
         prompts, completions = [p for p, _ in samples], [c for _, c in samples]
     else:
         ppo = stage.config.ppo

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from scaling.data.row_text import LeftOut
-from scaling.data.tokenizer import SEP
 from scaling.data.tokens import cache_folder
 from scaling.inference.completions import completion_losses, forward_flops, join, pack, states
 from scaling.model.lora import ADAPTERS, adapters, add_lora, frozen_bytes, merge_lora
@@ -22,7 +21,14 @@ from scaling.model.loss import linear_cross_entropy
 from scaling.model.transformer import Transformer
 from scaling.schema import Record
 from scaling.stages.examples.docstrings import corpus_pairs
-from scaling.stages.examples.pairs import Example, encode, read_pairs, rows_file, split_held_out
+from scaling.stages.examples.pairs import (
+    Example,
+    Layout,
+    encode,
+    read_pairs,
+    rows_file,
+    split_held_out,
+)
 from scaling.stages.loop import Tally, fit, shuffled_batches
 from scaling.stages.plan import StageName
 from scaling.stages.stage import DOCSTRINGS, Stage, discard_other_inputs
@@ -75,28 +81,32 @@ class SftData:
 def load_pairs(stage: Stage) -> SftData:
     """Return the pairs of `sft.data` that fit the context; ValueError where none does."""
     block, context = stage.config.sft, stage.cell.data.context
-    tokenizer, cache, left_out = stage.corpus.tokenizer, cache_folder(stage.cell), LeftOut()
+    vocabulary, cache, left_out = stage.corpus.vocabulary, cache_folder(stage.cell), LeftOut()
     if block.data == DOCSTRINGS:
         train, test = corpus_pairs(stage.corpus)
         longest = round(BODY_SHARE * context)
     else:
+        layout = Layout(
+            template=block.template, chat=vocabulary.chat, columns=block.columns.given()
+        )
         pairs, test_pairs = (
-            read_pairs(
-                rows_file(name, cache), template=block.template, name=name, left_out=left_out
-            )
+            read_pairs(rows_file(name, cache), layout=layout, name=name, left_out=left_out)
             if name
             else []
             for name in (block.data, block.test)
         )
-        train, test = split_held_out(pairs, test_pairs, left_out=left_out)
+        train, test = split_held_out(pairs, test_pairs, left_out=left_out, chat=layout.chat)
+        if stage.name == StageName.SFT:  # later stages read the pairs again
+            stage.log_held_out(held_out=len(test), rows=len(pairs), what="pairs")
         longest = context
     what = f"sft.data={block.data}"
     encoded = [
         encode(
-            tokenizer,
+            vocabulary,
             part,
             context=context,
             longest=longest,
+            truncate=block.truncate,
             what=name,
             setting=stage.context_key,
             left_out=left_out,
@@ -153,6 +163,11 @@ def run_sft(stage: Stage) -> Record:
         write_tensors(stage.folder / ADAPTERS, adapters(model), header)
         merge_lora(model)
     after = test_loss(model, test)
+    if block.data != DOCSTRINGS:
+        error = (
+            f"the test loss {after[0]:.3f} has a standard error of {after[1]:.3f} nats per token"
+        )
+        stage.warn_of_few_rows(rows=n, held_out=len(test), what="pairs", error=error)
     checkpoint.save(stage.folder, model=model, name="model", state={"step": tally.step})
     metrics |= {
         "test_loss_before": before[0],
@@ -182,11 +197,13 @@ def check_method(stage: Stage) -> None:
 def start_separator(model: Transformer, stage: Stage) -> None:
     """Give the separator, which pretraining never saw, the embedding of a line end.
 
-    A small model otherwise spends most of a short fine-tuning on learning the separator.
+    A small model otherwise spends most of a short fine-tuning on learning the separator. Somebody
+    else's vocabulary has no separator: nothing is changed.
     """
     line_end = stage.corpus.tokenizer.encode("\n").ids[-1]
     for table in {model.embedding.weight, model.head.weight}:
-        table[SEP] = table[line_end]
+        for separator in stage.corpus.special.separator:
+            table[separator] = table[line_end]
 
 
 def draw_examples(examples: Sequence[Example], n: int, *, seed: int) -> list[Example]:

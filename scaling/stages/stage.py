@@ -20,6 +20,7 @@ from scaling.config import CellConfig, FinalConfig, described
 from scaling.data.file_hashes import read_inputs
 from scaling.data.row_text import LeftOut
 from scaling.data.tokens import Corpus, cache_folder
+from scaling.data.vocabulary import VOCABULARY_FILES
 from scaling.model.transformer import Transformer
 from scaling.schema import (
     Record,
@@ -31,7 +32,13 @@ from scaling.schema import (
     sha256_json,
     write_json,
 )
-from scaling.stages.examples.pairs import rows_file
+from scaling.stages.examples.pairs import (
+    FEW_ROWS,
+    FEWEST_HELD_OUT,
+    HELD_OUT,
+    MOST_HELD_OUT,
+    rows_file,
+)
 from scaling.stages.plan import StageName, final_folder
 from scaling.study.lease import Pulse
 from scaling.train.device import count_memory_anew
@@ -50,6 +57,7 @@ FILES = (
     "model.safetensors",
     "samples.json",
     "adapters.safetensors",
+    *VOCABULARY_FILES,
 )
 
 
@@ -85,6 +93,7 @@ class Stage:
         model = Transformer(
             cell.model, vocab_size=cell.tokenizer.vocab_size, context=cell.data.context
         )
+        model.text_end = self.corpus.special.end
         return model.to(self.device)
 
     def before(self) -> dict[str, dict[str, Any]]:
@@ -113,6 +122,32 @@ class Stage:
             )
         if left_out.as_dict():
             log.info("%s: %s used; left out: %s", self.name, used, left_out.in_words(**advice))
+
+    def log_held_out(self, *, held_out: int, rows: int, what: str) -> None:
+        """Log how many rows of a file are held out, in the stage that divides the file.
+
+        held_out: rows that are held out
+        rows: rows in all
+        what: the rows, in words
+        """
+        if not getattr(self.block, "test", "given"):
+            rule = f"{HELD_OUT:.0%}, at least {FEWEST_HELD_OUT}, at most {MOST_HELD_OUT} and half"
+            log.info("%s: %d of %d %s are held out (%s)", self.name, held_out, rows, what, rule)
+
+    def warn_of_few_rows(self, *, rows: int, held_out: int, what: str, error: str) -> None:
+        """Warn where a file has so few rows that the held-out result is a rough one.
+
+        rows: rows in all
+        held_out: rows that were scored
+        what: the rows, in words
+        error: what was measured and its standard error, in words
+        """
+        if rows < FEW_ROWS:
+            log.warning(
+                "%s: alarm few_rows: %d %s in all, fewer than %d; %s on %d held-out ones; give more"
+                " rows",
+                *(self.name, rows, what, FEW_ROWS, error, held_out),
+            )
 
     def has_gold(self) -> bool:
         """Say whether the gold judge can score completions: it needs functions as prompts."""
@@ -155,7 +190,7 @@ def open_stage(
         path = getattr(block, key, "")
         if path not in (DOCSTRINGS, GOLD, ""):
             inputs[key] = sha256_file(rows_file(path, cache_folder(cell), what=f"{name}.{key}"))
-    inputs |= {"corpus": corpus.sha256, "tokenizer": sha256_file(corpus.tokenizer_path)}
+    inputs |= corpus.inputs
     for earlier, source in sources.items():
         if not (source / "record.json").is_file() or not (source / "model.safetensors").is_file():
             raise FileNotFoundError(

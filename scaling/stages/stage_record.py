@@ -75,5 +75,6 @@ def write_record(
         inputs=stage.inputs,
         left_out=left_out.as_dict() if left_out else {},
     )
+    stage.corpus.write_vocabulary(stage.folder)
     record.write(stage.folder / "record.json")
     return record

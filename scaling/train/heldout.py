@@ -34,17 +34,20 @@ class TestSet:
     inputs: np.ndarray  # (windows, context)
     targets: np.ndarray
     documents: np.ndarray  # (windows,)
-    bytes_per_token: float
+    bytes_per_token: float | None  # None where the bytes are not known
     bayes_loss: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Mean loss in nats/token, its standard error over documents, and bits per byte."""
+    """Mean loss in nats/token, its standard error over documents, and bits per byte.
+
+    Bits per byte are None where the bytes of the tokens are not known.
+    """
 
     loss: float
     standard_error: float
-    bits_per_byte: float
+    bits_per_byte: float | None
 
 
 def make_test_set(corpus: Corpus, *, context: int, n_tokens: int) -> TestSet:
@@ -115,11 +118,11 @@ def rows_at_once(vocab_size: int, context: int) -> int:
 
 def score_of(per_window: np.ndarray, test: TestSet) -> Score:
     """Return the score from the mean losses of the set's first windows, (windows,)."""
-    loss = float(per_window.mean())
+    loss, per_token = float(per_window.mean()), test.bytes_per_token
     return Score(
         loss=loss,
         standard_error=clustered_error(per_window, test.documents[: len(per_window)]),
-        bits_per_byte=loss / math.log(2) / test.bytes_per_token,
+        bits_per_byte=loss / math.log(2) / per_token if per_token else None,
     )
 
 

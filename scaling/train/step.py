@@ -20,7 +20,6 @@ from scaling.budget import Resolved, resolve
 from scaling.config import CellConfig, ModelConfig, OptimConfig
 from scaling.cpu.compiler import has_numba
 from scaling.data.batches import Batches
-from scaling.data.tokenizer import END
 from scaling.data.tokens import Corpus, open_corpus
 from scaling.model.transformer import Transformer
 from scaling.optim.optimizers import make_optimizer
@@ -171,7 +170,7 @@ def new_run(setting: Setting) -> Run:
     is_sharded = setting.is_sharded
     if not is_sharded:
         model.to(setting.device)
-    model.document_end = END if cell.data.mask_documents else None
+    model.document_end = setting.corpus.special.end if cell.data.mask_documents else None
     model.recompute = cell.machine.activation_checkpointing
     if cell.machine.compile:
         compile_blocks(model, setting)

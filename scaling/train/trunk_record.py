@@ -9,7 +9,7 @@ import torch
 from scaling.budget import resolve
 from scaling.config import CellConfig
 from scaling.optim.schedule import undercooled
-from scaling.schema import Cost, Record, Status, sha256_file
+from scaling.schema import Cost, Record, Status
 from scaling.train import checkpoint
 from scaling.train.device import device_name, peak_flops, peak_memory
 from scaling.train.forecast_band import FLAG, shares_outside
@@ -43,6 +43,8 @@ def finish(
     if score is not None:
         path, state = folder / "model.safetensors", {"step": run.step}
         checkpoint.save_whole(path, run.model, setting.world, state=state)
+        if setting.world.rank == 0:
+            setting.corpus.write_vocabulary(folder)
     peak = peak_flops(setting.device, torch.get_num_threads(), setting.cell.machine.precision)
     trained_tokens = run.step * resolved.batch_tokens
     cost = Cost(
@@ -78,10 +80,7 @@ def finish(
         started=setting.started,
         error=error,
         metrics=corpus_metrics(setting),
-        inputs={
-            "corpus": setting.corpus.sha256,
-            "tokenizer": sha256_file(setting.corpus.tokenizer_path),
-        },
+        inputs=setting.corpus.inputs,
         flags=flags(run, cell, setting),
         left_out=setting.corpus.meta.get("left_out", {}),
     )

@@ -250,9 +250,12 @@ def test_a_damaged_vocabulary_is_refused_where_it_cannot_be_made(make_cell, tmp_
     cell = make_cell()
     cell.machine = replace(cell.machine, cache=str(tmp_path / "cache"))
     train_trunk([cell])
+    folder = Path(cell.runs) / "tiny" / cell.run_id()
     flip(open_corpus(cell).folder / "tokenizer.json")
+    open_trained(folder, CPU)  # by the copy beside the weights
+    (folder / "tokenizer.json").unlink()  # as a model of an earlier version
     with pytest.raises(ValueError, match=r"is damaged \(tokenizer\.json .*run the sweep again"):
-        open_trained(Path(cell.runs) / "tiny" / cell.run_id(), CPU)
+        open_trained(folder, CPU)
 
 
 def test_a_record_names_its_vocabulary(make_cell):

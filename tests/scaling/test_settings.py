@@ -16,6 +16,7 @@ from scaling.config import (
     GridConfig,
     PpoPlan,
     RewardPlan,
+    SftColumns,
     SftPlan,
     TargetConfig,
     TokenizerConfig,
@@ -53,8 +54,10 @@ def hashed(values: dict, prefix: str = "") -> set[str]:
 
 
 def science_fields() -> set[str]:
-    sft, ppo = SftPlan(packing=True, template="chat"), PpoPlan(judge="gold")
-    cells = [CellConfig(stage="ppo", sft=sft, ppo=ppo)]
+    columns = SftColumns(prompt="a", completion="b", context="c")
+    sft = SftPlan(data="a.jsonl", packing=True, template="chat", columns=columns, truncate="prompt")
+    cells = [CellConfig(stage="ppo", sft=sft, ppo=PpoPlan(judge="gold"))]
+    cells.append(CellConfig(tokenizer=TokenizerConfig(source="a", sha256="b")))
     for source in OWN_TRUTH:
         data = DataConfig(source=source)
         cells.append(CellConfig(data=data, tokenizer=TokenizerConfig(vocab_size=BYTES_ALONE)))
@@ -171,5 +174,6 @@ def test_every_field_of_the_science_part_is_hashed():
     names = science_fields()
     for group in SCIENCE[:-1]:
         held = {f"{group}.{f.name}" for f in fields(getattr(CellConfig(), group))}
-        assert held - names <= {"data.truth"}  # whose fields are there by themselves
+        # The fields of data.truth are there by themselves; of a source the hash counts.
+        assert held - names <= {"data.truth", "tokenizer.source"}
     assert {"seed", "data.truth.depth", "data.truth.noise", "stage"} <= names

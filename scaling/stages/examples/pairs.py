@@ -1,39 +1,50 @@
 """Prompt/completion pairs: reading them from files, splitting them, encoding them.
 
-The token ids of a prompt end with SEP, so that no byte-pair merge crosses into the completion; the
-ids of a completion end with END. Ids are never decoded and encoded again: that changes one sample
-in seven.
+Prompt and completion are encoded apart (scaling.data.vocabulary), so that no merge crosses from one
+into the other; the ids of a completion end with the end of a text. Ids are never decoded and
+encoded again: that changes one sample in seven.
 
 Rows come from JSONL files (.jsonl, .gz, .xz) or a hub set. The keys of a row tell its layout:
-prompt/completion, question/answer, instruction[/input]/output, instruction/instances, messages or
-conversations (each of the assistant's turns is a pair), and a prompt and a completion that are
-lists of messages.
+the pairs of COMPLETION_KEYS, an instruction with an input or a context beside it,
+instruction/instances, messages or conversations (each of the assistant's turns is a pair), and a
+prompt and a completion that are lists of messages. `sft.columns` names any other columns.
 """
 
 import hashlib
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
-from tokenizers import Tokenizer
-
-from scaling.data.chat_template import (
-    TURN,
-    as_dialogue,
-    before_first_answer,
-    completions_of,
-    is_messages,
-)
+from scaling.data.chat_template import OWN_CHAT, ChatTemplate, is_messages
 from scaling.data.hub import fetch_rows
 from scaling.data.jsonl import read_rows
-from scaling.data.row_text import LeftOut, NoText, clean, describe, is_none, text_in, text_of
-from scaling.data.tokenizer import END, SEP
+from scaling.data.row_text import LeftOut, NoText, describe, is_none, text_in, text_of
+from scaling.data.vocabulary import Vocabulary
 
-COMPLETION_KEYS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"))
+# Columns of a prompt and its completion; where a row fits several, the first is taken.
+COMPLETION_KEYS = (
+    ("prompt", "completion"),
+    ("question", "answer"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("prompt", "response"),
+    ("query", "answer"),
+    ("query", "response"),
+    ("input", "output"),
+    ("text", "label"),
+)
+CONTEXT_KEYS = ("input", "context")  # columns that an instruction may have beside it
 MESSAGES = ("messages", "conversations")
 LAYOUTS = (*("/".join(keys) for keys in COMPLETION_KEYS), "instruction/instances", *MESSAGES)
+OTHER = "for other columns set sft.columns.prompt=NAME sft.columns.completion=NAME"
 HUB = "hub:"
-HELD_OUT = 0.06  # the share of a file's prompts that is held out where no test file is given
+# Rows of a file that are held out where no test file is given: a share, at least and at most.
+HELD_OUT, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.10, 50, 500
+FEW_ROWS = 500  # Rows of a file, in all, below which the error of the held-out loss is an alarm.
+log = logging.getLogger(__name__)
 T = TypeVar("T", bound="tuple[Any, ...]")
 
 
@@ -45,7 +56,7 @@ class Pair(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A pair as token ids: the prompt ends with SEP, the completion with END."""
+    """A pair as token ids: the prompt ends with the separator, the completion with the end."""
 
     prompt: list[int]
     completion: list[int]
@@ -80,23 +91,43 @@ def numbered_rows(path: str | Path, name: str = "") -> Iterator[tuple[str, dict[
         yield f"{name}: row {number}" if name.startswith(HUB) else f"{path}: line {number}", row
 
 
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How the rows of a file become pairs.
+
+    template: `chat` turns each prompt that is no dialogue into the first turn of one
+    chat: how dialogues become text
+    columns: names of the columns `prompt`, `completion` and `context` that the user gave
+    """
+
+    template: str = ""
+    chat: ChatTemplate = OWN_CHAT
+    columns: dict[str, str] = field(default_factory=dict)
+
+
 def read_pairs(
-    path: str | Path, *, template: str = "", name: str = "", left_out: LeftOut | None = None
+    path: str | Path,
+    *,
+    layout: Layout | None = None,
+    name: str = "",
+    left_out: LeftOut | None = None,
 ) -> list[Pair]:
     """Read prompt/completion rows, without those that lack a text or have an empty one.
 
     path: the file
-    template: `chat` turns each prompt that is no dialogue into the first turn of one
+    layout: how rows become pairs; by default their keys tell, and prompts stay as they are
     name: the hub set that the file came from, for messages
     left_out: where rows without a text are counted
 
     ValueError for a row of no known layout, and where no row can be used.
     """
-    left_out = LeftOut() if left_out is None else left_out
+    left_out, layout = LeftOut() if left_out is None else left_out, layout or Layout()
     n, keys, pairs = 0, "", []
     for where, row in numbered_rows(path, name):
+        if not n and (said := in_words(row, layout)):
+            log.info("%s: %s", name or path, said)
         n, keys = n + 1, keys or ", ".join(sorted(row))
-        for pair in _pairs(row, where, template, left_out):
+        for pair in _pairs(row, where, layout, left_out):
             if pair.prompt.strip() and pair.completion.strip():
                 pairs.append(pair)
             else:
@@ -105,19 +136,20 @@ def read_pairs(
         why = f" ({left_out.in_words()}; the first has the keys {keys})" if n else ""
         raise ValueError(
             f"none of the {n} rows of {name or path} has a prompt and a completion that are not"
-            f" empty{why}; give rows of the layout {', '.join(LAYOUTS)}"
+            f" empty{why}; give rows of the layout {', '.join(LAYOUTS)}; {OTHER}"
         )
     return pairs
 
 
-def _pairs(row: dict[str, Any], where: str, template: str, left_out: LeftOut) -> list[Pair]:
+def _pairs(row: dict[str, Any], where: str, layout: Layout, left_out: LeftOut) -> list[Pair]:
     """Return the pairs of a row; one without a text is counted in `left_out` instead."""
     try:
-        pairs = _dialogue(row, where)
+        pairs = None if layout.columns else _dialogue(row, where, layout.chat)
+        if pairs is None and not layout.columns:
+            pairs = _instances(row, where, layout, left_out)
         if pairs is None:
-            pairs = _instances(row, where, template, left_out)
-        if pairs is None:
-            pairs = [in_template(*_prompt_and_completion(row, where), template)]
+            pair = _prompt_and_completion(row, where, layout)
+            pairs = [in_template(*pair, layout.template, layout.chat)]
     except NoText:
         left_out.add("null")
         return []
@@ -126,37 +158,69 @@ def _pairs(row: dict[str, Any], where: str, template: str, left_out: LeftOut) ->
     return pairs
 
 
-def _dialogue(row: dict[str, Any], where: str) -> list[Pair] | None:
+def _dialogue(row: dict[str, Any], where: str, chat: ChatTemplate) -> list[Pair] | None:
     """Return the pairs of a row that holds messages; None for other rows."""
     for key in MESSAGES:
         if is_messages(row.get(key)):
-            return [Pair(*p) for p in completions_of(row[key], where)]
+            return [Pair(*p) for p in chat.completions_of(row[key], where)]
     sides: list[Any] = [row.get("prompt"), row.get("completion")]
     if all(map(is_messages, sides)):
-        return [Pair(*p) for p in completions_of([m for s in sides for m in s], where)[-1:]]
+        both = [m for s in sides for m in s]
+        return [Pair(*p) for p in chat.completions_of(both, where)[-1:]]
     return None
 
 
 def _instances(
-    row: dict[str, Any], where: str, template: str, left_out: LeftOut
+    row: dict[str, Any], where: str, layout: Layout, left_out: LeftOut
 ) -> list[Pair] | None:
     """Return the pairs of an instruction with several instances; None for other rows."""
     if "instruction" not in row or not is_messages(row.get("instances")):
         return None
     parts = [{"instruction": row["instruction"], **i} for i in row["instances"]]
-    return [p for part in parts for p in _pairs(part, where, template, left_out)]
+    return [p for part in parts for p in _pairs(part, where, layout, left_out)]
 
 
-def _prompt_and_completion(row: dict[str, Any], where: str) -> Pair:
+def columns_of(row: dict[str, Any], layout: Layout) -> tuple[str, str, str]:
+    """Return the columns of a row's prompt, completion and context; empty where it has none.
+
+    Columns that the user named come first; for the rest the keys of the row tell its layout.
+    """
+    given = layout.columns
+    known = [keys for keys in COMPLETION_KEYS if keys[0] == given.get("prompt", keys[0])]
+    known = [keys for keys in known if keys[1] == given.get("completion", keys[1])]
+    if given.get("prompt") and not known:
+        known = [(given["prompt"], keys[1]) for keys in COMPLETION_KEYS]
+    if given.get("completion"):
+        known = [(keys[0], given["completion"]) for keys in known or COMPLETION_KEYS]
+    prompt, completion = max(known, key=lambda keys: len(row.keys() & set(keys)))
+    if not (row.keys() & {prompt, completion} or given):
+        return "", "", ""
+    contexts = CONTEXT_KEYS if prompt == "instruction" and not given.get("context") else ()
+    context = next((key for key in contexts if key in row and key != completion), "")
+    return prompt, completion, given.get("context") or context
+
+
+def in_words(row: dict[str, Any], layout: Layout) -> str:
+    """Say which columns of a row become prompt and completion; empty for dialogues and the like."""
+    prompt, completion, context = columns_of(row, layout)
+    if not layout.columns and (not prompt or is_messages(row.get(prompt)) or "instances" in row):
+        return ""
+    before = f"{prompt} and {context}" if context else prompt
+    return f"prompts are {before}, completions are {completion}"
+
+
+def _prompt_and_completion(row: dict[str, Any], where: str, layout: Layout) -> Pair:
     """Return prompt and completion of a row of texts; NoText where one of them is missing."""
-    prompt, completion = max(COMPLETION_KEYS, key=lambda keys: len(row.keys() & set(keys)))
-    if prompt not in row and completion not in row:
+    prompt, completion, context = columns_of(row, layout)
+    if not prompt:
         return _no_layout(row, where)
     text, answer = (text_in(row, key, where) for key in (prompt, completion))
-    if prompt == "prompt":
+    extra = row.get(context) if context else None
+    extra = "" if is_none(extra) else text_of(extra, context, where).strip()
+    if prompt == "prompt" and not context:
         return Pair(text, answer)  # spaces and line ends stay as the file has them
-    extra = row.get("input") if prompt == "instruction" else None
-    extra = "" if is_none(extra) else text_of(extra, "input", where).strip()
+    if not text.strip():
+        return Pair("", answer)  # a context alone is no prompt
     return Pair(text.strip() + (f"\n\n{extra}" if extra else "") + "\n", answer)
 
 
@@ -169,50 +233,78 @@ def _no_layout(row: dict[str, Any], where: str) -> NoReturn:
         if key in row:
             raise ValueError(f"{where}: {key} is {describe(value)}, not a list of objects; mend it")
     raise ValueError(
-        f"{where} has the keys {', '.join(sorted(row))}; readable layouts are {', '.join(LAYOUTS)}"
+        f"{where} has the keys {', '.join(sorted(row))}; readable layouts are {', '.join(LAYOUTS)};"
+        f" {OTHER}"
     )
 
 
-def in_template(prompt: str, completion: str, template: str) -> Pair:
+def in_template(prompt: str, completion: str, template: str, chat: ChatTemplate) -> Pair:
     """Put a prompt and its completion into a template, unless they come from a dialogue."""
-    if template == "chat" and prompt.strip() and not prompt.endswith(TURN):
-        return Pair(as_dialogue(prompt), f" {completion.strip()}")
+    if template == "chat" and prompt.strip() and not chat.is_dialogue(prompt):
+        return Pair(*chat.as_dialogue(prompt, completion))
     return Pair(prompt, completion)
 
 
-def split(rows: Sequence[T], *, share: float = HELD_OUT) -> tuple[list[T], list[T]]:
+def held_out_rows(n_rows: int) -> int:
+    """Return how many of a file's rows are held out: a share, within limits, at most half."""
+    return max(1, min(max(FEWEST_HELD_OUT, round(HELD_OUT * n_rows)), MOST_HELD_OUT, n_rows // 2))
+
+
+def split(rows: Sequence[T], *, chat: ChatTemplate = OWN_CHAT) -> tuple[list[T], list[T]]:
     """Split rows by the hash of their prompt into training and held-out rows; neither is empty.
 
-    All turns of a dialogue are in the same part. ValueError for fewer than two prompts.
+    rows: with the prompt first
+    chat: whose dialogues they are; all turns of a dialogue are in the same part
+
+    Prompts are held out until there are `held_out_rows` rows. ValueError for fewer than two
+    prompts.
     """
 
     def digest(row: T) -> str:
         return hashlib.sha256(
-            before_first_answer(row[0]).encode("utf-8", "surrogatepass")
+            chat.before_first_answer(row[0]).encode("utf-8", "surrogatepass")
         ).hexdigest()
 
-    prompts = sorted({digest(row) for row in rows})
-    if len(prompts) < 2:
+    digests = [digest(row) for row in rows]
+    counts = sorted(Counter(digests).items())
+    if len(counts) < 2:
         raise ValueError(
-            f"the file has {len(prompts)} different prompt; at least 2 are needed, one to hold out"
+            f"the file has {len(counts)} different prompt; at least 2 are needed, one to hold out"
         )
-    held_out = set(prompts[: max(1, round(share * len(prompts)))])
-    train = [row for row in rows if digest(row) not in held_out]
-    return train, [row for row in rows if digest(row) in held_out]
+    held_out: set[str] = set()
+    total, wanted = 0, held_out_rows(len(rows))
+    for prompt, n in counts[:-1]:
+        if total >= wanted:
+            break
+        held_out.add(prompt)
+        total += n
+    parts: tuple[list[T], list[T]] = ([], [])
+    for row, prompt in zip(rows, digests, strict=True):
+        parts[prompt in held_out].append(row)
+    return parts
 
 
 def split_held_out(
-    rows: Sequence[T], held_out: Sequence[T], *, left_out: LeftOut | None = None
+    rows: Sequence[T],
+    held_out: Sequence[T],
+    *,
+    left_out: LeftOut | None = None,
+    chat: ChatTemplate = OWN_CHAT,
 ) -> tuple[list[T], list[T]]:
     """Return training and held-out rows; without `held_out` rows, hold out a share of the prompts.
 
-    Training rows with a held-out prompt are left out and counted in `left_out`. ValueError where no
-    training row remains.
+    rows: with the prompt first
+    held_out: rows of a file of their own
+    left_out: where training rows with a held-out prompt are counted
+    chat: whose dialogues they are
+
+    ValueError where no training row remains.
     """
     if not held_out:
-        return split(rows)
-    held_out_prompts = {before_first_answer(row[0]) for row in held_out}
-    train = [row for row in rows if before_first_answer(row[0]) not in held_out_prompts]
+        return split(rows, chat=chat)
+    before = chat.before_first_answer
+    held_out_prompts = {before(row[0]) for row in held_out}
+    train = [row for row in rows if before(row[0]) not in held_out_prompts]
     if not train:
         raise ValueError("every training prompt is a held-out one too; give other rows to train on")
     if left_out is not None:
@@ -220,38 +312,60 @@ def split_held_out(
     return train, list(held_out)
 
 
-def encode_all(tokenizer: Tokenizer, pairs: Sequence[Pair]) -> list[Example]:
+def encode_all(vocabulary: Vocabulary, pairs: Sequence[Pair]) -> list[Example]:
     """Return pairs as token ids, in order."""
-    prompts = tokenizer.encode_batch_fast([clean(p.prompt) for p in pairs])
-    completions = tokenizer.encode_batch_fast([clean(p.completion) for p in pairs])
-    return [
-        Example([*p.ids, SEP], [*c.ids, END]) for p, c in zip(prompts, completions, strict=True)
-    ]
+    prompts = vocabulary.encode_prompts([p.prompt for p in pairs])
+    completions = vocabulary.encode_completions([p.completion for p in pairs])
+    return [Example(p, c) for p, c in zip(prompts, completions, strict=True)]
+
+
+def shorten(example: Example, context: int, *, part: str, keep: int) -> Example:
+    """Return a pair that fits the context, where cutting one side of it can make it fit.
+
+    example: the pair
+    context: the longest pair, in tokens
+    part: `prompt` loses its first tokens, `completion` its last ones and so its end
+    keep: fewest tokens of a prompt that is cut; a completion keeps one
+    """
+    prompt, completion = example
+    excess = len(prompt) + len(completion) - context
+    if excess <= 0:
+        return example
+    if part == "prompt" and len(prompt) - excess >= keep:
+        return Example(prompt[excess:], completion)
+    if part == "completion" and len(completion) - excess >= 1:
+        return Example(prompt, completion[:-excess])
+    return example
 
 
 def encode(
-    tokenizer: Tokenizer,
+    vocabulary: Vocabulary,
     pairs: Sequence[Pair],
     *,
     context: int,
     longest: int = 0,
+    truncate: str = "",
     what: str = "data",
     setting: str = "data.context",
     left_out: LeftOut | None = None,
 ) -> list[Example]:
     """Return pairs as token ids, without those that are too long.
 
-    tokenizer: of the model
+    vocabulary: of the model
     pairs: as text
     context: the longest pair, in tokens
     longest: the longest completion, in tokens; 0 is the context
+    truncate: what a pair that is too long loses instead (sft.truncate); empty for nothing
     what: the data, for messages
     setting: the setting of the context, for messages
     left_out: where pairs that are too long are counted
 
     ValueError when no pair remains.
     """
-    examples = encode_all(tokenizer, pairs)
+    examples = encode_all(vocabulary, pairs)
+    if truncate:
+        keep = 1 + len(vocabulary.special.separator)
+        examples = [shorten(e, context, part=truncate, keep=keep) for e in examples]
     room, left_out = longest or context, LeftOut() if left_out is None else left_out
     needs = [
         max(len(e.prompt) + len(e.completion), -(-len(e.completion) * context // room))

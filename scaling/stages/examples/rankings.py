@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scaling.data.chat_template import TURN, completions_of, is_messages, render, turns_of
+from scaling.data.chat_template import OWN_CHAT, ChatTemplate, is_messages
 from scaling.data.row_text import LeftOut, NoText, describe, is_none, number_of, text_in, text_of
 from scaling.stages.examples.pairs import Pair, in_template, numbered_rows
 
@@ -30,12 +30,18 @@ class Ranking(NamedTuple):
 
 
 def read_rankings(
-    path: str | Path, *, template: str = "", name: str = "", left_out: LeftOut | None = None
+    path: str | Path,
+    *,
+    template: str = "",
+    chat: ChatTemplate = OWN_CHAT,
+    name: str = "",
+    left_out: LeftOut | None = None,
 ) -> list[Ranking]:
     """Read preferences, one ranking for each prompt.
 
     path: the file
     template: `chat` turns each prompt that is no dialogue into the first turn of one
+    chat: how dialogues become text
     name: the hub set that the file came from, for messages
     left_out: where the rows, completions and pairs that are not used are counted: those without a
         text, with an empty one or without a score, and pairs that are tied or repeated
@@ -47,11 +53,11 @@ def read_rankings(
     for where, row in numbered_rows(path, name):
         n, keys = n + 1, keys or ", ".join(sorted(row))
         try:
-            prompt, completions, order = _ranking(row, where, left_out)
+            prompt, completions, order = _ranking(row, where, left_out, chat)
         except NoText:
             left_out.add("null")
             continue
-        texts = [in_template(prompt, t, template) for t in completions]
+        texts = [in_template(prompt, t, template, chat) for t in completions]
         _add_row(rankings, prompt, texts, order, left_out)
     if not rankings:
         why = f" ({left_out.in_words()})" if n else ""
@@ -98,10 +104,10 @@ def _add_pair(rankings: dict[str, Ranking], prompt: str, better: str, worse: str
     return True
 
 
-def _ranking(row: dict[str, Any], where: str, left_out: LeftOut) -> Ranking:
+def _ranking(row: dict[str, Any], where: str, left_out: LeftOut, chat: ChatTemplate) -> Ranking:
     """Return the ranking of a row of any layout; NoText where a text is missing."""
     if row.keys() & {"chosen", "rejected"}:
-        return _chosen_rejected(row, where)
+        return _chosen_rejected(row, where, chat)
     present = [k for k in LISTS if k in row]
     key = next((k for k in present if isinstance(row[k], list)), "".join(present[:1]))
     if not key:
@@ -109,7 +115,7 @@ def _ranking(row: dict[str, Any], where: str, left_out: LeftOut) -> Ranking:
             f"{where} has the keys {', '.join(sorted(row))}; a preference needs both sides, as"
             f" {LAYOUTS}"
         )
-    prompt = _prompt(row.get("prompt"), where)
+    prompt = _prompt(row.get("prompt"), where, chat)
     texts, numbers = _texts_and_numbers(row, key, where, left_out)
     pairs = [(i, j) for i, j in combinations(range(len(texts)), 2)]
     order = [
@@ -167,14 +173,14 @@ def _completions(row: dict[str, Any], key: str, where: str) -> tuple[list[Any], 
     return completions, mark, marks
 
 
-def _prompt(value: Any, where: str) -> str:
+def _prompt(value: Any, where: str, chat: ChatTemplate) -> str:
     """Return a prompt as text, also one that is a list of messages."""
     if is_messages(value):
-        return render(turns_of(value, where)) + TURN
+        return chat.prompt_of(value, where)
     return text_of(value, "prompt", where)
 
 
-def _chosen_rejected(row: dict[str, Any], where: str) -> Ranking:
+def _chosen_rejected(row: dict[str, Any], where: str, chat: ChatTemplate) -> Ranking:
     """Return the ranking of a row with the keys chosen and rejected.
 
     Dialogues without a prompt are split where their last turn begins; texts that are no dialogues
@@ -185,7 +191,7 @@ def _chosen_rejected(row: dict[str, Any], where: str) -> Ranking:
         raise NoText(f"{where} lacks a side")
     if all(map(is_messages, sides)):
         before = row["prompt"] if is_messages(row.get("prompt")) else []
-        ends = [completions_of([*before, *side], where)[-1:] for side in sides if side]
+        ends = [chat.completions_of([*before, *side], where)[-1:] for side in sides if side]
         if not all(ends) or ends[0][0][0] != ends[1][0][0]:
             raise ValueError(
                 f"{where} has chosen and rejected messages that do not end in two answers to the"
@@ -194,8 +200,10 @@ def _chosen_rejected(row: dict[str, Any], where: str) -> Ranking:
         return Ranking(ends[0][0][0], [end[0][1] for end in ends], [(0, 1)])
     chosen, rejected = (text_in(row, key, where) for key in ("chosen", "rejected"))
     if "prompt" in row:
-        return Ranking(_prompt(row["prompt"], where), [chosen, rejected], [(0, 1)])
+        return Ranking(_prompt(row["prompt"], where, chat), [chosen, rejected], [(0, 1)])
     same = (a == b for a, b in zip(chosen, rejected, strict=False))
     shared = next((i for i, equal in enumerate(same) if not equal), min(len(chosen), len(rejected)))
-    at = chosen.rfind(TURN, 0, shared + 1) + len(TURN) if TURN in chosen[:shared] else shared
+    turn = chat.turn
+    marked = turn and turn in chosen[:shared]
+    at = chosen.rfind(turn, 0, shared + 1) + len(turn) if marked else shared
     return Ranking(chosen[:at], [chosen[at:], rejected[at:]], [(0, 1)])

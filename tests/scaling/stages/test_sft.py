@@ -102,16 +102,23 @@ def test_a_done_stage_is_kept_until_another_can_start(final_config, pretrained, 
     assert run_sft(pretrained("sft")).tokens < record.tokens
 
 
-def test_a_file_is_the_same_interface(final_config, pretrained, tmp_path):
+def test_a_file_is_the_same_interface(final_config, pretrained, tmp_path, caplog):
     path = tmp_path / "pairs.jsonl"
     rows = [{"question": f"count {i}", "answer": f"the count is {i}"} for i in range(40)]
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
     final_config.sft.data = str(path)
     stage = pretrained("sft")
-    record = run_sft(stage)
+    with caplog.at_level("INFO"):
+        record = run_sft(stage)
     assert record.status == "done"
     assert "data" in record.inputs
     assert not stage.has_gold()
+    assert record.tokenizer == stage.corpus.vocabulary.sha256
+    assert "20 of 40 pairs are held out (10%, at least 50, at most 500 and half)" in caplog.text
+    (alarm,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    error = f"has a standard error of {record.test_loss_se:.3f} nats per token on 20 held-out ones"
+    assert "alarm few_rows: 40 pairs in all, fewer than 500" in alarm
+    assert error in alarm
 
 
 def test_a_loss_that_is_not_finite_ends_as_diverged(final_config, pretrained):

@@ -8,7 +8,15 @@ import pytest
 from scaling.data.row_text import LeftOut
 from scaling.data.tokenizer import END, SEP
 from scaling.stages.examples.docstrings import corpus_pairs
-from scaling.stages.examples.pairs import Pair, encode, read_pairs, rows_file, split, split_held_out
+from scaling.stages.examples.pairs import (
+    Layout,
+    Pair,
+    encode,
+    read_pairs,
+    rows_file,
+    split,
+    split_held_out,
+)
 
 
 def write(path, rows):
@@ -23,6 +31,14 @@ def write(path, rows):
         ({"question": "a", "answer": "b"}, "a\n"),
         ({"instruction": "a", "input": "", "output": "b"}, "a\n"),
         ({"instruction": "a", "input": "c", "output": "b"}, "a\n\nc\n"),
+        ({"instruction": "a", "response": "b"}, "a\n"),
+        ({"instruction": "a", "context": "c", "response": "b"}, "a\n\nc\n"),
+        ({"instruction": "a", "context": None, "response": "b", "category": "x"}, "a\n"),
+        ({"input": "a", "output": "b"}, "a\n"),
+        ({"query": "a", "answer": "b"}, "a\n"),
+        ({"query": "a", "response": "b"}, "a\n"),
+        ({"prompt": "a ", "response": "b"}, "a "),
+        ({"text": "a", "label": "b"}, "a\n"),
     ],
 )
 def test_layouts_are_found_by_their_keys(tmp_path, row, prompt):
@@ -62,7 +78,7 @@ def test_prompt_and_completion_may_be_messages(tmp_path):
 
 def test_the_template_makes_a_prompt_a_turn_and_leaves_dialogues(tmp_path):
     rows = [{"instruction": "a", "input": "c", "output": "b "}, {"messages": MESSAGES[:3]}]
-    assert read_pairs(write(tmp_path / "d.jsonl", rows), template="chat") == [
+    assert read_pairs(write(tmp_path / "d.jsonl", rows), layout=Layout(template="chat")) == [
         Pair("\n\nHuman: a\n\nc\n\nAssistant:", " b"),
         Pair(FIRST, " Hello"),
     ]
@@ -121,6 +137,61 @@ def test_a_line_that_is_not_json_is_named(tmp_path):
         read_pairs(tmp_path / "d.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"prompt": "goal", "completion": "sol"}, Pair("g\n", "s")),
+        ({"prompt": "goal"}, Pair("g\n", "an")),
+        ({"completion": "sol"}, Pair("q\n", "s")),
+        ({"prompt": "goal", "completion": "sol", "context": "q"}, Pair("g\n\nq\n", "s")),
+    ],
+)
+def test_any_columns_can_be_named(tmp_path, caplog, columns, expected):
+    rows = [{"goal": "g", "sol": "s", "question": "q", "answer": "an", "q": "q"}]
+    with caplog.at_level("INFO"):
+        path = write(tmp_path / "d.jsonl", rows)
+        assert read_pairs(path, layout=Layout(columns=columns)) == [expected]
+    assert "completions are" in caplog.text
+    with pytest.raises(ValueError, match=r"1 without text .*goal, q, question"):
+        read_pairs(path, layout=Layout(columns={"prompt": "absent"}))
+
+
+def test_an_unknown_layout_says_how_to_name_its_columns(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"sft\.columns\.prompt=NAME sft\.columns\.completion=NAME"
+    ):
+        read_pairs(write(tmp_path / "d.jsonl", [{"goal": "g", "sol": "s"}]))
+    with pytest.raises(ValueError, match="line 1: label is the number 1, not text"):
+        read_pairs(write(tmp_path / "d.jsonl", [{"text": "g", "label": 1}]))
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_test"), [(2, 1), (40, 20), (120, 50), (700, 70), (4999, 500), (9000, 500)]
+)
+def test_a_tenth_is_held_out_at_least_50_and_at_most_500(n_rows, n_test):
+    train, test = split([Pair(f"p{i}", "x") for i in range(n_rows)])
+    assert (len(train), len(test)) == (n_rows - n_test, n_test)
+
+
+@pytest.mark.parametrize(("part", "side"), [("prompt", 0), ("completion", 1)])
+def test_truncation_keeps_a_pair_that_is_too_long(pretrained, part, side):
+    vocabulary, left_out = pretrained("sft").corpus.vocabulary, LeftOut()
+    pairs = [Pair("a b c d " * 20, "x y"), Pair("a b", "x y z " * 30)]
+    whole, cut = (
+        encode(vocabulary, pairs, context=context, truncate=part, left_out=left_out)
+        for context in (1000, 60)
+    )
+    assert left_out.as_dict() == {"too_long": 1}  # the other side alone is longer than the context
+    kept = cut[0]
+    assert len(kept.prompt) + len(kept.completion) == 60
+    of = next(e for e in whole if e[1 - side] == kept[1 - side])
+    if part == "prompt":
+        assert kept.prompt == of.prompt[-len(kept.prompt) :]
+    else:
+        assert kept.completion == of.completion[: len(kept.completion)]
+        assert kept.completion[-1] != END
+
+
 def test_split_keeps_a_prompt_on_one_side():
     rows = [Pair(f"p{i % 20}", str(i)) for i in range(60)]
     train, test = split(rows)
@@ -139,14 +210,14 @@ def test_all_turns_of_a_dialogue_are_on_one_side():
 
 def test_ids_end_with_the_separator_and_the_end(pretrained):
     corpus = pretrained("sft").corpus
-    examples = encode(corpus.tokenizer, corpus_pairs(corpus)[0], context=96)
+    examples = encode(corpus.vocabulary, corpus_pairs(corpus)[0], context=96)
     assert all(e.prompt[-1] == SEP and e.completion[-1] == END for e in examples)
 
 
 def test_pairs_beyond_the_context_are_refused(pretrained):
     corpus = pretrained("sft").corpus
     with pytest.raises(ValueError, match="no pair of data fits the context of 4 tokens"):
-        encode(corpus.tokenizer, corpus_pairs(corpus)[0], context=4)
+        encode(corpus.vocabulary, corpus_pairs(corpus)[0], context=4)
 
 
 def test_held_out_rows_of_their_own_leave_their_prompts_out_of_training():
@@ -240,13 +311,13 @@ def test_half_a_character_is_replaced_before_it_is_encoded(pretrained, tmp_path)
     rows = [{"prompt": f"{i} \ud83d", "completion": "b \ud83d"} for i in range(2)]
     pairs = read_pairs(write(tmp_path / "d.jsonl", rows))
     assert pairs == [Pair(f"{i} ?", "b ?") for i in range(2)]
-    tokenizer = pretrained("sft").corpus.tokenizer
+    tokenizer = pretrained("sft").corpus.vocabulary
     assert encode(tokenizer, [Pair("a \ud83d", "b")], context=96)  # of a docstring's escape
 
 
 def test_pairs_that_are_too_long_are_counted_with_what_the_longest_needs(pretrained):
     left_out, pairs = LeftOut(), [Pair("a", "b"), Pair("a" * 40, "b c d e f" * 40)]
-    tokenizer = pretrained("sft").corpus.tokenizer
+    tokenizer = pretrained("sft").corpus.vocabulary
     assert len(encode(tokenizer, pairs, context=96, left_out=left_out)) == 1
     assert left_out.as_dict() == {"too_long": 1}
     assert left_out.longest > 96
