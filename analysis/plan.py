@@ -6,10 +6,11 @@
         unique_tokens=2e12 inference_tokens=1e13
     python -m analysis.plan examples=bloomberggpt
 
-N* and D* are the law's closed form under C = 6ND (Hoffmann et al. 2022, 2203.15556, eq. 4), moved
-by the constraints (`analysis.planning.split`). The shape is the nearest of the study's ladder, and
-D then follows from that shape's exact FLOPs per token in whole steps: the plan keeps the budget and
-pays the rounding in D/N, where the loss is flat. Of several laws the first decides and the others
+N* and D* have the least loss with C = c(N) D, c(N) being the FLOPs per token of the study's shapes
+(6N without a study), moved by the constraints (`analysis.planning.split`). The shape is a trained
+one or one next to the study's line of depth against width, within 5 % of N*. D then follows from
+that shape's exact FLOPs per token in whole steps: the plan keeps the budget and pays the rounding
+in D/N, where the loss is flat. Of several laws the first decides and the others
 stand beside it. plan.yaml is the config of `scaling.final`; dry_run=true prints and writes nothing.
 N parameters, D tokens, C FLOPs, L nats per token.
 """
@@ -26,7 +27,7 @@ from analysis.planning.command import (
     study_folder,
     with_sources,
 )
-from analysis.planning.make import confirming_plan, make_plan, require_usable
+from analysis.planning.make import confirming_plan, counted, make_plan, require_usable
 from analysis.planning.plan import Plan
 from analysis.planning.settings import PlanConfig
 from analysis.planning.written.derivation import derivation, shown
@@ -43,7 +44,7 @@ def main(config: PlanConfig) -> None:
     others = {k: v for k, v in laws.items() if k != name}
     folder = study_folder(config, name, law)
     study = study_of(folder, count=law.count) if folder else default_study()
-    law = require_usable(law, config)
+    law = counted(require_usable(law, config), study)
     budget = budget_of(config, law, study)
     scored = read_forecasts((folder.parent if folder else Path("runs")) / FORECASTS)
     plan = make_plan(law, budget, study, config, name=name, others=others, scored=scored)

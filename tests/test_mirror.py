@@ -117,7 +117,6 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.planning.plan": "analysis/test_plan.py",
     "analysis.planning.pretrain_block": "analysis/test_plan.py",
     "analysis.planning.settings": "analysis/test_plan.py",
-    "analysis.planning.shape": "analysis/planning/test_forecast.py",
     "analysis.planning.shape_family": "analysis/planning/test_constraints.py",
     "analysis.planning.split": "analysis/planning/test_constraints.py",
     "analysis.planning.written.derivation": "analysis/test_plan.py",

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from analysis.forms import FORMS
 from analysis.forms.optimum import optimal_split
 from analysis.laws.law import Law
 from analysis.number_text import power, short
@@ -128,7 +127,7 @@ def grid_around(
     """
     cells = []
     for flops in budgets:
-        best = float(optimal_split(FORMS[law.form], law.parameters, flops)["params"])
+        best = _optimum(law, flops)["params"]
         for factor in np.geomspace(ratios[1] ** -0.5, ratios[0] ** -0.5, sizes):
             n = best * float(factor)
             for seed in range(seeds):
@@ -167,8 +166,8 @@ def of_study(
             same = [
                 t for s, k, t in there if (s, k) == (shape, seed) and abs(t / tokens - 1) < SAME
             ]
-            split = optimal_split(FORMS[law.form], law.parameters, 6 * params * tokens)
-            off = tokens / params / float(split["tokens_per_param"])
+            spent = flops if law.flop_count else 6 * params * tokens
+            off = tokens / params / _optimum(law, spent)["tokens_per_param"]
             if same or not ratios[0] <= off <= ratios[1]:
                 continue
             name = f"{shape.n_layer}x{shape.d_model} C={power(flops)} seed {seed}"
@@ -179,6 +178,13 @@ def of_study(
             leaves = (1 - decay) * tokens
             cells.append(Candidate(**cell, flops_per_token=per_token, trunk=trunk, leaves=leaves))
     return cells
+
+
+def _optimum(law: Law, flops: float) -> dict[str, float]:
+    """Return N, D and D/N of the law's optimum, of an average that of its forms together."""
+    surface = law.surface
+    split = optimal_split(surface.form, surface.parameters, flops, token_flops=law.flop_count)
+    return {name: float(value) for name, value in split.items()}
 
 
 def candidate_of(record: Record, count: str) -> Candidate:

@@ -177,6 +177,47 @@ class Information:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OfForms:
+    """The information about an average over forms: that of each form, by the forms' weights."""
+
+    forms: Sequence[Information]
+    weights: Sequence[float]
+
+    def variance(self, selection: Sequence[int] = ()) -> float:
+        """Return the mean over the forms of the target's variance."""
+        each = [one.variance(selection) for one in self.forms]
+        return float(np.average(each, weights=self.weights))
+
+    def drops(self, selection: Sequence[int]) -> Array:
+        """Return the mean over the forms of the drop by each further candidate (M,)."""
+        each = [one.drops(selection) for one in self.forms]
+        return np.average(each, axis=0, weights=self.weights)
+
+
+Evidence = Information | OfForms
+
+
+def evidence_of(
+    law: Law, candidates: Sequence[Candidate], goal: Goal, *, table: pd.DataFrame | None = None
+) -> Evidence:
+    """Return the information about the goal: of the law's form, or of the forms it averages.
+
+    law: the fit; of an average, forms that need more than N and D are left out
+    candidates: the cells that may run next
+    goal: the target, loss or N* at a budget
+    table: the cells that have a result
+    """
+    known = {"params", "tokens", "flops"}
+    members = [m for m in law.members if not set(m.form.variables) - known - set(m.form.optional)]
+    if not law.forecast or not members:
+        return information_of(law, candidates, goal, table=table)
+    each = [
+        information_of(law.of_form(m.form.name), candidates, goal, table=table) for m in members
+    ]
+    return OfForms(forms=each, weights=[m.weight for m in members])
+
+
+@dataclass(frozen=True, kw_only=True)
 class _After:
     """Influences and leverages after each candidate: of the rows (M, n), of its own (M,)."""
 
@@ -204,7 +245,8 @@ def information_of(
     """
     cells = _frame(candidates)
     runs = cells.iloc[:0] if table is None else _frame_of(table)
-    best = optimal_split(FORMS[law.form], law.parameters, goal.flops)
+    count = law.flop_count
+    best = optimal_split(FORMS[law.form], law.parameters, goal.flops, token_flops=count)
     aim = pd.DataFrame({"params": [best["params"]], "tokens": [best["tokens"]], "trunk": [""]})
     every = pd.concat([runs, cells, aim], ignore_index=True)
     every["flops"] = 6 * every["params"] * every["tokens"]
@@ -310,5 +352,6 @@ def _gradient_of_size(law: Law, every: pd.DataFrame, goal: Goal) -> Array:
     moved = theta + STEP * np.concatenate([np.eye(len(theta)), -np.eye(len(theta))])
     parameters = posed.external(moved)
     named = {p: parameters[:, i] for i, p in enumerate(form.parameters)}
-    logs = np.log(optimal_split(form, named, goal.flops)["params"])
+    best = optimal_split(form, named, goal.flops, token_flops=law.flop_count)
+    logs = np.log(best["params"])
     return (logs[: len(theta)] - logs[len(theta) :]) / (2 * STEP)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from analysis.designing.candidates import Candidate
 from analysis.designing.goal import Goal, Standing, allowed_sd, half_width, standing
-from analysis.designing.information import Information, information_of
+from analysis.designing.information import Evidence, evidence_of, information_of
 from analysis.designing.selection import MOST, Pick, select, spread
 from analysis.estimation.checks import SPARE_ROWS
 from analysis.estimation.fit import fit
@@ -97,7 +97,7 @@ def next_step(
     unspent = goal.max_flops - spent if goal.max_flops else np.inf
     table = None if runs is None else runs.table
     if law is not None and now is not None:
-        information = information_of(law, candidates, goal, table=table)
+        information = evidence_of(law, candidates, goal, table=table)
         step = _planned(law, now, information, candidates, goal, spent, unspent, reached, options)
     else:
         information = information_of(prior, candidates, goal, table=table, is_prior=True)
@@ -143,11 +143,11 @@ def fit_if_identified(runs: Runs | None, goal: Goal, options: Options) -> tuple[
         hindcast=options.hindcast,
         sensitivity=False,
     )
-    law = _trusting_the_form(law)
+    law = trusting_the_form(law)
     return law, "" if law.usable else f"the law of {len(runs)} cells is {law.status}"
 
 
-def _trusting_the_form(law: Law) -> Law:
+def trusting_the_form(law: Law) -> Law:
     """Return the law without errors of its form that no cells narrow or that chance explains."""
     backtest = law.backtest
     if backtest is not None and not law.inputs.get("confirmations"):
@@ -155,7 +155,7 @@ def _trusting_the_form(law: Law) -> Law:
     return replace(law, error_growth=0.0, backtest=backtest)
 
 
-def scale_of(information: Information, now: Standing) -> float:
+def scale_of(information: Evidence, now: Standing) -> float:
     """Return the bootstrap's variance over the linear one."""
     return float(np.clip(now.sd**2 / information.variance(), *CALIBRATED))
 
@@ -184,7 +184,7 @@ def batch_size(picks: Sequence[Pick], number: int, spent: float) -> int:
 def _planned(
     law: Law,
     now: Standing,
-    information: Information,
+    information: Evidence,
     candidates: Sequence[Candidate],
     goal: Goal,
     spent: float,

@@ -24,7 +24,14 @@ from analysis.designing.candidates import (
     reached_by,
 )
 from analysis.designing.goal import QUANTITIES, Goal, check_goal, check_law, half_width
-from analysis.designing.next_step import START, Options, Step, fit_if_identified, next_step
+from analysis.designing.next_step import (
+    START,
+    Options,
+    Step,
+    fit_if_identified,
+    next_step,
+    trusting_the_form,
+)
 from analysis.designing.simulation import from_nothing
 from analysis.estimation.points import best_of_points
 from analysis.forms import FORMS, column
@@ -50,6 +57,7 @@ from scaling.schema import (
 SCHEMA = 1
 BEYOND_CELLS = 3.0  # a study's pool goes up to this many times its largest cell by default
 PILOTS = (1e-4, 1e-2)  # budgets of a study before its first cell, as shares of the target's
+DEFAULT_FORM = "chinchilla"  # of a fit where the study has no law of its own
 MOST_SHOWN = 60  # cells in the text; the file has all
 
 
@@ -109,13 +117,15 @@ class DesignConfig:
     runs: str = ""
     """Folder of a study, or a table of runs; empty designs a first study from the law."""
     law: str = ""
-    """Published law, or law.json, to take instead of a fit to the runs; empty fits them."""
+    """Published law, or law.json; empty takes the study's own law.json where it is of the same
+    records, and fits the runs else."""
     out: str = ""
     """File to write; empty is design.json beside the study, or here."""
     plot: bool = False
     """Write a figure beside it too."""
-    form: str = "chinchilla"
-    """Form of the law that is fitted; one that gives the loss from N and D."""
+    form: str = ""
+    """Form of the law that is fitted, which gives the loss from N and D; empty takes the study's
+    own law, or chinchilla without one."""
     count: Annotated[str, OneOf(*COUNTS)] = "total"
     """Which parameters N counts; tables from outside have one count."""
     where: str | None = None
@@ -143,7 +153,8 @@ class DesignConfig:
                 "neither runs nor law is set; give cells, as runs=runs/quick, or a law to design"
                 " a first study from, as law=besiroglu2024"
             )
-        check_choice_of("form", self.form, [f.name for f in FORMS.values() if f.is_surface])
+        if self.form:
+            check_choice_of("form", self.form, [f.name for f in FORMS.values() if f.is_surface])
         self.target.goal()
 
 
@@ -152,14 +163,21 @@ def of_cells(config: DesignConfig, goal: Goal) -> dict[str, Any]:
     runs = load_runs(config.runs, count=config.count, where=config.where, columns=config.columns)
     records = _records(config.runs)
     spent, reached = _spent(runs, records, config.count)
-    runs = best_of_points(runs, config.form)
-    options = Options(
-        start=config.start, batch=config.cells, form=config.form, resamples=config.resamples
-    )
-    law, why = (load_law(config.law), "") if config.law else fit_if_identified(runs, goal, options)
+    own, note = _own_law(config, runs)
+    form = config.form or (own.form if own else DEFAULT_FORM)
+    runs = best_of_points(runs, form)
+    options = Options(start=config.start, batch=config.cells, form=form, resamples=config.resamples)
+    if config.law:
+        law, why = load_law(config.law), ""
+    elif own and not note:
+        law, why = trusting_the_form(own), "" if own.usable else f"its law is {own.status}"
+    else:
+        law, why = fit_if_identified(runs, goal, options)
     guide = law if law is not None and not why else load_law(config.prior)
     check_law(guide)
-    largest = float((6 * column(runs.table, "params") * column(runs.table, "tokens")).max())
+    flops_6nd = 6 * column(runs.table, "params") * column(runs.table, "tokens")
+    flops = column(runs.table, "flops") if guide.flop_count else flops_6nd
+    largest = float(flops.max())
     check_goal(goal, largest=largest)
     candidates = _pool(config, guide, records, runs, goal)
     if not candidates:
@@ -171,7 +189,10 @@ def of_cells(config: DesignConfig, goal: Goal) -> dict[str, Any]:
         runs, candidates, goal, prior=load_law(config.prior), spent=spent, reached=reached,
         options=options, law=law if not why else None,
     )  # fmt: skip
-    return _proposal(config, goal, step, candidates, spent=spent, n_runs=len(runs))
+    proposal = _proposal(config, goal, step, candidates, spent=spent, n_runs=len(runs))
+    if proposal["law"] and own and not config.law and not note:
+        proposal["law"]["name"] = f"{config.runs}/law.json"
+    return proposal | {"note": note}
 
 
 def of_law(config: DesignConfig, goal: Goal) -> dict[str, Any]:
@@ -200,6 +221,7 @@ def lines_of(proposal: dict[str, Any]) -> list[str]:
     unit = "nats" if goal["quantity"] == "loss" else "of N*, relative"
     lines = [f"{what} at {power(goal['flops'])} FLOPs; {proposal['n_runs']} cells so far, "
              f"{power(proposal['spent']) if proposal['spent'] else 'no'} FLOPs"]  # fmt: skip
+    lines += textwrap.wrap(_law_line(proposal), 100)
     now = proposal["standing"]
     if now:
         lines.append(
@@ -228,6 +250,31 @@ def lines_of(proposal: dict[str, Any]) -> list[str]:
     return [*lines, *([f"ended: {proposal['stop']}"] if proposal["stop"] else [])]
 
 
+def _law_line(proposal: dict[str, Any]) -> str:
+    """Say which law the design starts from, and why it is not the study's own where it is not."""
+    law, note = proposal["law"], proposal.get("note", "")
+    if not law:
+        return note
+    weights = law.get("weights", {})
+    mean = ", ".join(f"{k} {v:.2f}" for k, v in sorted(weights.items(), key=lambda kv: -kv[1]))
+    form = f"mean of log L over forms: {mean}" if len(weights) > 1 else f"form {law.get('form')}"
+    form = form if weights else "its parameters"
+    return f"law: {law['name']}, {form}; {law['status']}" + (f"; {note}" if note else "")
+
+
+def _own_law(config: DesignConfig, runs: Runs) -> tuple[Law | None, str]:
+    """Return the law beside a study's cells, and why it must be fitted again, "" where not."""
+    path = Path(config.runs) / "law.json"
+    if config.law or config.form or not path.is_file():
+        return None, ""
+    law = load_law(path)
+    if law.form not in FORMS or not FORMS[law.form].is_surface or law.count != config.count:
+        return None, f"{path} is no law of N ({config.count}) and D, so one was fitted"
+    if config.where or law.inputs.get("sha256") != runs.inputs.get("sha256"):
+        return law, f"{path} is of other runs, so its form {law.form} was fitted again"
+    return law, ""
+
+
 def _line(row: dict[str, Any]) -> str:
     half = number(row["half"], 3) if row["half"] is not None else "-"
     drop = power(row["per_flop"]) if row["per_flop"] else "-"
@@ -254,7 +301,13 @@ def _proposal(
     return _head(config, goal) | {
         "law": None
         if law is None
-        else {"name": config.law or "fitted", "status": law.status, "parameters": law.parameters},
+        else {
+            "name": config.law or "fitted",
+            "form": "all" if law.forecast else law.form,
+            "weights": {m.form.name: m.weight for m in law.members},
+            "status": law.status,
+            "parameters": law.parameters,
+        },
         "standing": asdict(now) | {"bare": bare} if now else None,
         "spent": spent,
         "n_runs": n_runs,

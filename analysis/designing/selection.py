@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.designing.candidates import Bill, Candidate
-from analysis.designing.information import Information
+from analysis.designing.information import Evidence, Information
 from analysis.forms import Array
 
 ROUNDS = 4  # of exchanging
@@ -37,7 +37,7 @@ class Pick:
 
 
 def select(
-    information: Information,
+    information: Evidence,
     candidates: Sequence[Candidate],
     *,
     reached: Mapping[str, float],
@@ -47,7 +47,8 @@ def select(
 ) -> list[Pick]:
     """Return cells in the order in which to run them, until the variance is at its limit.
 
-    Where it cannot be reached, these are all the cells that budget and `most` allow.
+    Where it cannot be reached, these are all the cells that budget and `most` allow. A cell that
+    would raise the variance in this order is left out.
 
     information: what the cells so far and each candidate say about the target
     candidates: the cells that may run
@@ -60,7 +61,12 @@ def select(
     selection = _added(information, bill, [], limit=limit, budget=budget, most=most)
     if limit > 0 and information.variance(selection) <= limit:
         selection = _cheaper(information, bill, selection, limit)
-    return _ordered(information, candidates, selection, reached)
+    picks = _ordered(information, candidates, selection, reached)
+    while harmful := [p for p in picks if not p.variance < p.before]:
+        worst = max(harmful, key=lambda p: p.variance - p.before)
+        selection = [p.index for p in picks if p.index != worst.index]
+        picks = _ordered(information, candidates, selection, reached)
+    return picks
 
 
 def spread(
@@ -104,7 +110,7 @@ def spread(
 
 
 def _added(
-    information: Information,
+    information: Evidence,
     bill: Bill,
     selection: list[int],
     *,
@@ -128,7 +134,7 @@ def _added(
     return selection
 
 
-def _cheaper(information: Information, bill: Bill, selection: list[int], limit: float) -> list[int]:
+def _cheaper(information: Evidence, bill: Bill, selection: list[int], limit: float) -> list[int]:
     """Leave out needless cells, the dearest first, and exchange the others for cheaper ones."""
     selection = _pruned(information, bill, selection, limit)
     for _ in range(ROUNDS):
@@ -141,7 +147,7 @@ def _cheaper(information: Information, bill: Bill, selection: list[int], limit: 
     return selection
 
 
-def _pruned(information: Information, bill: Bill, selection: list[int], limit: float) -> list[int]:
+def _pruned(information: Evidence, bill: Bill, selection: list[int], limit: float) -> list[int]:
     """Leave out the cells without which the variance stays within the limit."""
     for index in sorted(selection, key=bill.saving, reverse=True):
         others = [i for i in selection if i != index]
@@ -152,7 +158,7 @@ def _pruned(information: Information, bill: Bill, selection: list[int], limit: f
 
 
 def _exchanged(
-    information: Information, bill: Bill, selection: list[int], index: int, limit: float
+    information: Evidence, bill: Bill, selection: list[int], index: int, limit: float
 ) -> list[int]:
     """Return the selection with one cell exchanged for others that cost less, or unchanged."""
     before = bill.total
@@ -168,7 +174,7 @@ def _exchanged(
 
 
 def _ordered(
-    information: Information,
+    information: Evidence,
     candidates: Sequence[Candidate],
     selection: list[int],
     reached: Mapping[str, float],
@@ -190,7 +196,7 @@ def _ordered(
 
 
 def _picks(
-    information: Information,
+    information: Evidence,
     candidates: Sequence[Candidate],
     order: Sequence[int],
     reached: Mapping[str, float],

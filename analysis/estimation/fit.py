@@ -37,13 +37,14 @@ from analysis.estimation.points import best_of_points, with_replicates
 from analysis.estimation.power_laws import power_laws
 from analysis.estimation.prior_fit import families_of
 from analysis.forms import Form, column, form_named
+from analysis.forms.token_flops import TokenFlops
 from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH, PRIOR_GROWTH
 from analysis.laws.law import Law
+from analysis.laws.law_file import flops_range
 from analysis.runs.columns import Columns
 from analysis.runs.table import Runs, load_runs
-from analysis.solve.objective import Objective, Problem
+from analysis.solve.objective import Objective
 from analysis.solve.progress import OnProgress, no_progress
-from analysis.solve.solver import Solution
 from analysis.validate.form_ranking import UNTESTED, Ranking, rank_forms
 from analysis.validate.hindcast import hindcasts, widen_tau
 from analysis.validate.near_frontier import check_within, far_runs, near_frontier
@@ -224,9 +225,10 @@ def _law_of(fitted: FittedForm, runs: Runs, settings: Settings) -> Law:
         backtest=backtest,
         methods=methods,
         power_laws=powers,
-        sensitivity=_sensitivity(table, problem, solution, settings),
+        sensitivity=_sensitivity(table, fitted, settings, runs.token_flops),
         fixed=settings.fixed,
         prior=fitted.informed.block if fitted.informed else None,
+        token_flops=runs.token_flops.as_block() if runs.token_flops else None,
         inputs=runs.inputs | within,
         unit=unit_of_law(runs.inputs),
     )
@@ -259,7 +261,7 @@ def _methods(
     by_isoflop = isoflop_both(table, **settings.intervals)
     by_envelope = envelope(table, scatter=estimate.residual_sd, **settings.intervals)
     points = list(by_isoflop.vertices) if by_isoflop else vertices(table)
-    names = ("a", "b", "a_interval", "b_interval")
+    names = ("a", "b", "a_interval", "b_interval", "convention")
     methods = {
         "parametric": {name: estimate.allocation[name] for name in names},
         "isoflop": by_isoflop.as_method() if by_isoflop else None,
@@ -297,14 +299,20 @@ def _backtest(
 
 
 def _sensitivity(
-    table: pd.DataFrame, problem: Problem, solution: Solution, settings: Settings
+    table: pd.DataFrame, fitted: FittedForm, settings: Settings, token_flops: TokenFlops | None
 ) -> list[dict[str, Any]]:
     """Return fits of a surface by other objectives and to subsets of the rows."""
-    form = problem.design.form
+    problem, solution, form = fitted.problem, fitted.solution, fitted.form
     if not settings.sensitivity or not form.is_surface:
         return []
-    flops = float((6 * column(table, "params") * column(table, "tokens")).max())
+    flops = flops_range(fitted.estimate.ranges, counted=token_flops is not None)[1]
     minima = problem.design.external(solution.theta[:MINIMA_NEAR])
     return sensitivity_rows(
-        table, form, problem.objective, minima, flops=flops, fixed=settings.fixed
+        table,
+        form,
+        problem.objective,
+        minima,
+        flops=flops,
+        fixed=settings.fixed,
+        token_flops=token_flops,
     )

@@ -8,7 +8,9 @@ import pandas as pd
 
 from analysis.forms import Array, Form, column
 from analysis.forms.optimum import optimal_split, split_intervals
+from analysis.forms.token_flops import COUNTED, TokenFlops
 from analysis.laws.law import Law
+from analysis.laws.law_file import flops_range
 from analysis.solve.objective import Problem, residuals
 from analysis.solve.residual_spread import far_rows, scatter
 from analysis.solve.solver import Solution
@@ -73,6 +75,8 @@ def estimate_of(
     boot: Bootstrap | None,
     table: pd.DataFrame,
     level: float,
+    *,
+    token_flops: TokenFlops | None = None,
 ) -> Estimate:
     """Return what a fit says.
 
@@ -81,6 +85,7 @@ def estimate_of(
     boot: its resamples, None where the caller wants no intervals
     table: the runs
     level: of the intervals
+    token_flops: FLOPs per token of the runs' shapes, None for C = 6ND
     """
     form = problem.design.form
     values = problem.design.external(solution.theta[0])
@@ -89,12 +94,12 @@ def estimate_of(
     draws, intervals = None, None
     if boot is not None and len(boot.draws) > max(1, boot.resamples / 2):
         draws = boot.draws
-        flops = ranges["flops_6nd"][1] if form.is_surface else None
+        flops = ranges["flops_6nd"][1] if form.is_surface else None  # these count C = 6ND
         others = other_intervals(problem, solution, boot, level, flops)
         intervals = _intervals(boot, form, level) | others
     allocation: dict[str, Any] = {}
     if form.is_surface:
-        allocation = allocation_block(form, parameters, draws, ranges["flops_6nd"][1], level)
+        allocation = allocation_block(form, parameters, draws, ranges, level, token_flops)
     if form.peak:
         allocation = {"peak": peak_block(form, parameters, draws, level)}
     errors = residuals(solution.theta[:1], problem)[0]
@@ -177,39 +182,49 @@ def _intervals(boot: Bootstrap, form: Form, level: float) -> dict[str, Any]:
 
 
 def allocation_block(
-    form: Form, parameters: dict[str, float], draws: Array | None, largest: float, level: float
+    form: Form,
+    parameters: dict[str, float],
+    draws: Array | None,
+    ranges: dict[str, list[float]],
+    level: float,
+    token_flops: TokenFlops | None,
 ) -> dict[str, Any]:
     """Return a and b at the largest C, and the optimum there and at 10 and 100 times it.
 
     form: a form of N and D
     parameters: its parameters
     draws: parameters of resamples (S, P), None without intervals
-    largest: the largest C = 6ND of the runs
+    ranges: {column: [smallest, largest]} of the runs
     level: of the intervals
+    token_flops: FLOPs per token of the runs' shapes, None for C = 6ND
     """
     optima: list[dict[str, Any]] = []
+    largest = flops_range(ranges, counted=token_flops is not None)[1]
     for flops in (largest * r for r in REACHES):
-        split = {name: float(v) for name, v in optimal_split(form, parameters, flops).items()}
+        found = optimal_split(form, parameters, flops, token_flops=token_flops)
+        split = {name: float(v) for name, v in found.items()}
         intervals = {}
         if draws is not None:
-            intervals = split_intervals(form, parameters, draws, flops, level)
+            intervals = split_intervals(
+                form, parameters, draws, flops, level, token_flops=token_flops
+            )
         n, d = np.asarray(split["params"]), np.asarray(split["tokens"])
         loss = form.predict(parameters, {"params": n, "tokens": d, "flops": 6 * n * d})
         optima.append({**split, "flops": float(flops), "loss": float(loss), "ends": intervals})
-    return _block_of_optima(optima)
+    return _block_of_optima(optima, "C = 6 N D" if token_flops is None else COUNTED)
 
 
 def allocation_of(law: Law, level: float) -> dict[str, Any]:
     """Return the `optimum` block of a law that averages forms, from its own optima."""
-    largest = law.ranges["flops_6nd"][1]
-    optima = [law.optimum(largest * r, level, force=True) for r in REACHES]
+    optima = [law.optimum(law.largest_flops * r, level, force=True) for r in REACHES]
     names = ("flops", "params", "tokens", "tokens_per_param", "loss", "a", "b")
     return _block_of_optima(
-        [{**{n: getattr(one, n) for n in names}, "ends": one.intervals} for one in optima]
+        [{**{n: getattr(one, n) for n in names}, "ends": one.intervals} for one in optima],
+        "C = 6 N D" if law.token_flops is None else COUNTED,
     )
 
 
-def _block_of_optima(optima: list[dict[str, Any]]) -> dict[str, Any]:
+def _block_of_optima(optima: list[dict[str, Any]], convention: str) -> dict[str, Any]:
     """Return the `optimum` block from optima with their intervals as `ends`."""
 
     def interval(optimum: dict[str, Any], name: str) -> list[float] | None:
@@ -222,7 +237,7 @@ def _block_of_optima(optima: list[dict[str, Any]]) -> dict[str, Any]:
         "b": first["b"],
         "a_interval": interval(first, "a"),
         "b_interval": interval(first, "b"),
-        "convention": "C = 6 N D",
+        "convention": convention,
         "tokens_per_param": [
             {
                 **{name: o[name] for name in names},

@@ -80,12 +80,16 @@ def estimate_form(
     problem = problem_of(table, form, objective, fixed=settings.fixed)
     informed, boot = None, None
     if families:
-        informed = fit_with_prior(problem, table, families, **settings.drawing)
+        informed = fit_with_prior(
+            problem, table, families, token_flops=runs.token_flops, **settings.drawing
+        )
         solution, estimate = informed.solution, informed.estimate
     else:
         solution = minimise(problem)
         boot = _resample(problem, solution, table, settings)
-        estimate = estimate_of(problem, solution, boot, table, settings.level)
+        estimate = estimate_of(
+            problem, solution, boot, table, settings.level, token_flops=runs.token_flops
+        )
     alarms = alarms_of_fit(problem, solution, boot, estimate, table, runs.inputs)
     return FittedForm(
         form=form,

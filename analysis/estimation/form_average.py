@@ -106,7 +106,7 @@ def _compared(law: Law, leader: FittedForm) -> Law:
     """Return the law with the exponents of its average beside those of other methods."""
     if not law.methods:
         return law
-    names = ("a", "b", "a_interval", "b_interval")
+    names = ("a", "b", "a_interval", "b_interval", "convention")
     parametric = {name: law.allocation[name] for name in names}
     methods = {**law.methods, "parametric": {**law.methods["parametric"], **parametric}}
     alarm = methods_disagree(methods, leader.everything)

@@ -25,6 +25,7 @@ from analysis.estimation.fit_blocks import Estimate, allocation_block, ranges_of
 from analysis.estimation.posterior import CANDIDATES, Posterior, sample
 from analysis.estimation.prior import FAMILIES, Prior
 from analysis.forms import Array, Form, column
+from analysis.forms.token_flops import TokenFlops
 from analysis.laws.law_file import LawStatus
 from analysis.solve.objective import Objective, Problem, evaluate, residuals
 from analysis.solve.solver import Solution, minimise
@@ -117,6 +118,7 @@ def fit_with_prior(
     draws: int,
     level: float,
     seed: int,
+    token_flops: TokenFlops | None = None,
 ) -> PriorFit:
     """Fit the Chinchilla form with a prior.
 
@@ -126,6 +128,7 @@ def fit_with_prior(
     draws: of the posterior that the law keeps; 0 for a law without intervals
     level: of the intervals
     seed: of the walk
+    token_flops: FLOPs per token of the runs' shapes, None for C = 6ND
     """
     form = problem.design.form
     log_n, log_d = (np.log(column(table, name)) for name in form.variables)
@@ -134,7 +137,9 @@ def fit_with_prior(
     mean = prior.parameters(posterior.draws.mean(axis=0)[None])
     every = prior.parameters(posterior.draws)
     solution = _as_solution(problem.design.internal(mean), problem, settled=posterior.settled)
-    estimate = _estimate(problem, solution, posterior, _spread_evenly(every, draws), table, level)
+    estimate = _estimate(
+        problem, solution, posterior, _spread_evenly(every, draws), table, level, token_flops
+    )
     block = _block(prior, posterior, every, estimate, problem)
     return PriorFit(
         solution=solution,
@@ -167,6 +172,7 @@ def _estimate(
     draws: Array,
     table: pd.DataFrame,
     level: float,
+    token_flops: TokenFlops | None,
 ) -> Estimate:
     form, ranges = problem.design.form, ranges_of(table)
     values = problem.design.external(solution.theta[0])
@@ -186,7 +192,7 @@ def _estimate(
         },
         draws=law_draws,
         intervals=None if law_draws is None else _intervals(form, law_draws, level, len(table)),
-        allocation=allocation_block(form, parameters, law_draws, ranges["flops_6nd"][1], level),
+        allocation=allocation_block(form, parameters, law_draws, ranges, level, token_flops),
     )
 
 

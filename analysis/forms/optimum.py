@@ -1,8 +1,8 @@
-"""How a law splits a budget: the N and D of least loss with C = 6ND, in closed form or by search.
+"""How a law splits a budget: the N and D of least loss with C = c(N) D, closed or by search.
 
-A form with a closed form gives log N* itself (Hoffmann et al. 2022 eq. 4 for the Chinchilla form).
-For any other form of N and D the loss is searched along the budget. Regressions N = k C^a are their
-own optimum.
+c(N) are the FLOPs per token of the study's shapes (`analysis.forms.token_flops`), or 6N. With 6N a
+form with a closed form gives log N* itself (Hoffmann et al. 2022 eq. 4 for the Chinchilla form).
+Else the loss is searched along the budget. Regressions N = k C^a are their own optimum.
 """
 
 from collections.abc import Mapping
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from analysis.forms import FORMS, Array, Form
+from analysis.forms.token_flops import TokenFlops, params_at_ratio, per_token
 
 FAR = 300.0  # log N is cut off there: no model is as large, and exp(300) still is a float
 GRID = 24  # sizes tried along a budget before parabolas
@@ -30,28 +31,39 @@ def optimal_split(
     parameters: Mapping[str, Any],
     flops: float,
     variables: Mapping[str, Any] | None = None,
+    token_flops: TokenFlops | None = None,
 ) -> dict[str, Any]:
-    """Return params, tokens, tokens_per_param and the local exponents a, b at C = 6ND.
+    """Return params, tokens, tokens_per_param and the local exponents a, b at C = c(N) D.
 
     form: a form of N and D
     parameters: its parameters, numbers or arrays (draws,)
     flops: the budget C
     variables: further variables of the form, as `unique_tokens`; the optimum is searched with them,
         as it is for a form without a closed form
+    token_flops: c(N), None for 6N
     """
-    if form.optimum is not None and not variables:
+    if form.optimum is not None and not variables and token_flops is None:
         log_params = np.clip(form.optimum(parameters, flops), -FAR, FAR)
         a = form.optimum(parameters, np.e * flops) - form.optimum(parameters, flops)
-    else:
-        log_params = _search_log_params(form, parameters, flops, variables or {})
-        a = _search_log_params(form, parameters, np.e * flops, variables or {}) - log_params
-    log_tokens = np.log(flops / 6) - log_params
+        log_tokens = np.log(flops / 6) - log_params
+        return _split(log_params, log_tokens, a=a, b=1 - a)
+    searched = [
+        _search_log_params(form, parameters, c, variables or {}, token_flops)
+        for c in (flops, np.e * flops)
+    ]
+    log_params, further = searched
+    costs = [np.log(per_token(np.exp(x), token_flops)) for x in searched]
+    a, b = further - log_params, 1 - (costs[1] - costs[0])
+    return _split(log_params, np.log(flops) - costs[0], a=a, b=b)
+
+
+def _split(log_params: Any, log_tokens: Any, *, a: Any, b: Any) -> dict[str, Any]:
     return {
         "params": np.exp(log_params),
         "tokens": np.exp(log_tokens),
         "tokens_per_param": np.exp(log_tokens - log_params),
         "a": a,
-        "b": 1 - a,
+        "b": b,
     }
 
 
@@ -62,6 +74,7 @@ def split_intervals(
     flops: float,
     level: float,
     variables: Mapping[str, Any] | None = None,
+    token_flops: TokenFlops | None = None,
 ) -> dict[str, tuple[float, float]]:
     """Return the percentile interval of each quantity that `optimal_split` returns.
 
@@ -71,28 +84,34 @@ def split_intervals(
     flops: the budget C
     level: of the intervals
     variables: further variables of the form, as `unique_tokens`
+    token_flops: c(N), None for 6N
     """
     by_name = {name: draws[:, i] for i, name in enumerate(parameters)}
     tails = [(1 - level) / 2, (1 + level) / 2]
     intervals = {}
-    for name, values in optimal_split(form, by_name, flops, variables).items():
+    for name, values in optimal_split(form, by_name, flops, variables, token_flops).items():
         low, high = np.nanquantile(values, tails)
         intervals[name] = (float(low), float(high))
     return intervals
 
 
 def _search_log_params(
-    form: Form, parameters: Mapping[str, Any], flops: float, variables: Mapping[str, Any]
+    form: Form,
+    parameters: Mapping[str, Any],
+    flops: float,
+    variables: Mapping[str, Any],
+    token_flops: TokenFlops | None,
 ) -> Any:
     """Return log N* from a coarse grid and parabolas about its best size; a float or (draws,)."""
     by_name = {k: np.atleast_1d(np.asarray(v, dtype=float))[:, None] for k, v in parameters.items()}
     count = max(len(v) for v in by_name.values())
-    low, high = (0.5 * np.log(flops / 6 / ratio) for ratio in RATIOS[::-1])
+    low, high = (np.log(params_at_ratio(flops, ratio, token_flops)) for ratio in RATIOS[::-1])
 
     def log_loss(x: Array) -> Array:
         """Return the log loss (draws, k) at log sizes (draws, k)."""
         n = np.exp(x)
-        values = {"params": n, "tokens": flops / 6 / n, "flops": np.full_like(n, flops)}
+        d = flops / per_token(n, token_flops)
+        values = {"params": n, "tokens": d, "flops": 6 * n * d}
         return np.log(form.predict(by_name, {**values, **variables}))
 
     x = np.tile(np.linspace(low, high, GRID), (count, 1))

@@ -6,8 +6,9 @@
     law.summary(), law.write(path)
 
 The fields are those of law.json (`analysis.laws.law_file`). N parameters (under `count`), D tokens,
-C = 6ND training FLOPs, L nats per token. A law that is not usable refuses to say anything beyond
-its data unless `force=True`, or unless the law itself is `forced`.
+C training FLOPs, L nats per token. C = c(N) D with the FLOPs per token of the study's shapes
+(`token_flops`), C = 6ND for a law that knows no shapes. A law that is not usable refuses to say
+anything beyond its data unless `force=True`, or unless the law itself is `forced`.
 """
 
 from collections.abc import Mapping
@@ -23,8 +24,9 @@ from scipy.special import ndtri, stdtrit
 from analysis.forms import FORMS, Array, Form, column
 from analysis.forms.average import Member, Surface, average, spread
 from analysis.forms.optimum import optimal_split, power_optimum, split_intervals
+from analysis.forms.token_flops import COUNTED, TokenFlops, per_token
 from analysis.laws.form_error import tau_at
-from analysis.laws.law_file import LawFile
+from analysis.laws.law_file import LawFile, flops_range
 from analysis.laws.text import summary
 from analysis.solve.residual_spread import deviation
 from analysis.uncertainty.percentiles import bias_corrected_percentiles
@@ -50,7 +52,7 @@ class Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class Optimum:
-    """The compute-optimal split of `flops` = 6 N D, with intervals {name: (low, high)}."""
+    """The compute-optimal split of `flops`, with intervals {name: (low, high)}."""
 
     flops: float
     params: float
@@ -106,7 +108,7 @@ class Law(LawFile):
         if unique_tokens is not None:
             values["unique_tokens"] = np.broadcast_to(np.asarray(unique_tokens, float), n.shape)
         if not (self.extrapolates or force):
-            self._refuse_beyond(6 * n * d)
+            self._refuse_beyond(6 * n * d, self.ranges.get("flops_6nd", [0.0, np.inf])[1])
         return self._predict(values, level, noise)
 
     def predict_table(
@@ -129,7 +131,8 @@ class Law(LawFile):
         if {"params", "tokens"} <= set(table):
             values["flops"] = 6 * column(table, "params") * column(table, "tokens")
             if not (self.extrapolates or force):
-                self._refuse_beyond(values["flops"])
+                reach = self.ranges.get("flops_6nd", [0.0, np.inf])[1]
+                self._refuse_beyond(values["flops"], reach)
         prediction = self._predict(values, level, noise)
         ends = {} if prediction.low is None else {"low": prediction.low, "high": prediction.high}
         return table.assign(**{form.target: prediction.loss, **ends})
@@ -142,21 +145,21 @@ class Law(LawFile):
         unique_tokens: float | None = None,
         force: bool = False,
     ) -> Optimum:
-        """Return the N and D of least loss with 6 N D = flops.
+        """Return the N and D of least loss with c(N) D = flops, or 6 N D = flops without shapes.
 
-        flops: the budget C in FLOPs, above 0
+        flops: the budget C in FLOPs, above 0, counted as `flops_per_token` does
         level: of the intervals, which are percentiles of the draws; a law without draws has none
         unique_tokens: distinct tokens of the data, for a form of repeated data
         force: whether to extrapolate a law that is not usable
 
         Raises ValueError for a budget that is not positive, for a law without an optimum, and
-        beyond the data of a law that is not usable. Hoffmann et al. 2022 (2203.15556) eq. 4, and a
-        search along the budget for forms without a closed form (`analysis.forms.optimum`).
+        beyond the data of a law that is not usable. A search along the budget, and Hoffmann et al.
+        2022 (2203.15556) eq. 4 where C = 6ND (`analysis.forms.optimum`).
         """
         if not flops > 0:
             raise ValueError(f"flops={flops} must be positive; give the budget in FLOPs, as 1e21")
         if not (self.extrapolates or force):
-            self._refuse_beyond(np.asarray(flops))
+            self._refuse_beyond(np.asarray(flops), self.largest_flops)
         if self.form not in FORMS or not FORMS[self.form].is_surface:
             if "k_params" not in self.allocation:
                 raise ValueError(
@@ -167,7 +170,8 @@ class Law(LawFile):
             return Optimum(flops=float(flops), loss=None, level=level, intervals={}, **split)
         surface = self.surface
         variables = {} if unique_tokens is None else {"unique_tokens": unique_tokens}
-        split = optimal_split(surface.form, surface.parameters, flops, variables)
+        count = self.flop_count
+        split = optimal_split(surface.form, surface.parameters, flops, variables, count)
         values = {k: float(v) for k, v in split.items()}
         prediction = self.predict(
             values["params"], values["tokens"], level, unique_tokens=unique_tokens, force=True
@@ -175,13 +179,32 @@ class Law(LawFile):
         intervals: dict[str, tuple[float, float]] = {}
         if surface.draws is not None:
             intervals = split_intervals(
-                surface.form, surface.parameters, surface.draws, flops, level, variables
+                surface.form, surface.parameters, surface.draws, flops, level, variables, count
             )
             intervals = self._widened_by_forms(intervals, split, flops, level, variables)
         if prediction.low is not None and prediction.high is not None:
             intervals["loss"] = (float(prediction.low), float(prediction.high))
         loss = float(prediction.loss)
         return Optimum(flops=float(flops), loss=loss, level=level, intervals=intervals, **values)
+
+    def flops_per_token(self, params: ArrayLike) -> Array:
+        """Return training FLOPs per token at N: of the study's shapes, 6N for a law without."""
+        return per_token(params, self.flop_count)
+
+    @cached_property
+    def flop_count(self) -> TokenFlops | None:
+        """The FLOPs per token as a function of N; None counts 6N."""
+        return TokenFlops.of(self.token_flops)
+
+    @property
+    def convention(self) -> str:
+        """How the law counts C, in a few words."""
+        return "C = 6ND" if self.token_flops is None else COUNTED
+
+    @property
+    def largest_flops(self) -> float:
+        """The largest C of the runs, counted as `flops_per_token` does; inf where it is unknown."""
+        return flops_range(self.ranges, counted=self.token_flops is not None)[1]
 
     def summary(self) -> str:
         """Return the law as text of at most 100 columns."""
@@ -298,7 +321,8 @@ class Law(LawFile):
         if not self.forecast:
             return intervals
         splits = {
-            m.form.name: optimal_split(m.form, m.parameters, flops, variables) for m in self.forms
+            m.form.name: optimal_split(m.form, m.parameters, flops, variables, self.flop_count)
+            for m in self.forms
         }
         z, widened = float(ndtri((1 + level) / 2)), {}
         for name, (low, high) in intervals.items():
@@ -313,8 +337,7 @@ class Law(LawFile):
             widened[name] = (float(back(ends[0])), float(back(ends[1])))
         return widened
 
-    def _refuse_beyond(self, flops: Array) -> None:
-        reach = self.ranges.get("flops_6nd", [0.0, np.inf])[1]
+    def _refuse_beyond(self, flops: Array, reach: float) -> None:
         if np.max(flops) > BEYOND * reach:
             raise ValueError(
                 f"this law is {self.status} and says nothing beyond its data (C = {reach:.3g}); "

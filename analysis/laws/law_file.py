@@ -14,6 +14,7 @@ import numpy as np
 
 from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS, Array
+from analysis.forms.token_flops import TokenFlops
 from scaling.schema import COUNTS, MOST_RESAMPLES, code_version, read_as, read_json, write_json
 
 SCHEMA = 1
@@ -62,6 +63,8 @@ class LawFile:
     forced: whether a plan may extrapolate a law that is not usable
     replicates: {"rows": rows that were read, "points": (N, D) points that they are}, where the best
         row of each point was fitted; None where every row was
+    token_flops: c(N), the FLOPs per token of the study's shapes, as knots
+        (`analysis.forms.token_flops`); None where no shapes are known, and then C = 6ND
     inputs: the source, its sha256, and how it was read
     unit: of the loss, nats_per_token or bits_per_byte
     source: the paper of a published law, else `fitted`
@@ -92,6 +95,7 @@ class LawFile:
     prior: dict[str, Any] | None = None
     forced: bool = False
     replicates: dict[str, int] | None = None
+    token_flops: dict[str, Any] | None = field(default=None, repr=False)
     inputs: dict[str, Any] = field(default_factory=dict)
     unit: str = "nats_per_token"
     source: str = "fitted"
@@ -154,7 +158,26 @@ class LawFile:
         )
         floats = {name: float(value) for name, value in law.parameters.items()}
         draws = _draws(law.draws, len(floats), path)
+        _check_token_flops(law.token_flops, path)
         return replace(law, parameters=floats, draws=draws, forecast=_forecast(law.forecast, path))
+
+
+def flops_range(ranges: Mapping[str, list[float]], *, counted: bool) -> list[float]:
+    """Return [smallest, largest] C of the runs, [0, inf] where it is unknown.
+
+    ranges: those of law.json
+    counted: whether C is counted by the shapes, else C = 6ND
+    """
+    names = ("flops", "flops_6nd") if counted else ("flops_6nd",)
+    return next((ranges[name] for name in names if name in ranges), [0.0, math.inf])
+
+
+def _check_token_flops(block: dict[str, Any] | None, path: str | Path) -> None:
+    """Refuse knots of c(N) that are damaged."""
+    try:
+        TokenFlops.of(block)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}; refit it with analysis.fit") from error
 
 
 def _listed(draws: Array | None) -> list[Any] | None:

@@ -1,6 +1,6 @@
-// The plan's first steps in the page: N, D, forecast with its interval, time and cost, from the law's
-// parameters and bootstrap draws. The equations are those of analysis.planning.split and analysis.laws.law; a test
-// in a browser holds the two to four digits.
+// The plan's first steps in the page: N*, D*, the shape, N, D, forecast with its interval, time and cost, from the
+// law's parameters and bootstrap draws. The equations are those of analysis.planning.split, .shape and
+// analysis.laws.law; a test in a browser holds the two to four digits.
 const planner = (() => {
   const erfc = x => { // Press et al. 2007, Numerical Recipes, section 6.2.2: 1.2e-7
     const z = Math.abs(x), t = 2 / (2 + z), c = [-1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806, 0.27886807, -1.13520398, 1.48851587, -0.82215223, 0.17087277];
@@ -43,9 +43,32 @@ const planner = (() => {
   const drawn = (law, of) => Array.from({ length: drawCount(law) }, (_, i) => of(i));
   const whole = law => law.members.reduce((sum, m) => sum + m.weight, 0);
   const logLoss = (law, i, n, d, unique) => law.members.reduce((sum, m) => !m.weight ? sum : sum + m.weight / whole(law) * Math.log(loss(m, drawOf(m, i), n, d, unique, law.rates)), 0);
+  const knots = new WeakMap();
+  const perToken = (law, n) => { // analysis.forms.token_flops: c / 6N between knots in log N, a cubic
+    const block = law.token_flops;
+    if (!block) return 6 * n;
+    if (!knots.has(block)) {
+      const y = block.over_6n.map(Math.log), last = y.length - 1;
+      knots.set(block, [y, y.map((_, i) => i === 0 ? y[1] - y[0] : i === last ? y[last] - y[last - 1] : (y[i + 1] - y[i - 1]) / 2)]);
+    }
+    const [y, slope] = knots.get(block), place = Math.log(n / block.least) / block.step, inside = Math.min(Math.max(place, 0), y.length - 1);
+    const i = Math.min(Math.floor(inside), y.length - 2), t = inside - i;
+    const value = (1 + 2 * t) * (1 - t) ** 2 * y[i] + t * (1 - t) ** 2 * slope[i] + t * t * (3 - 2 * t) * y[i + 1] + t * t * (t - 1) * slope[i + 1];
+    return 6 * n * Math.exp(value + (place - inside) * (place < 0 ? slope[0] : slope.at(-1)));
+  };
+  const sizeAtRatio = (law, flops, ratio) => {
+    let x = Math.log(flops / 6 / ratio) / 2;
+    if (law.token_flops) for (let i = 0; i < 8; i++) x += (Math.log(flops / ratio) - x - Math.log(perToken(law, Math.exp(x)))) / 2;
+    return x;
+  };
+  const sizePaying = (law, flops, tokens, inference) => { // where C pays just these tokens, and those to serve
+    let low = Math.log(flops / (6 * tokens + 2 * inference)) - 12, high = low + 24;
+    for (let i = 0; i < 100; i++) { const x = (low + high) / 2, n = Math.exp(x); if (perToken(law, n) * tokens + 2 * n * inference < flops) low = x; else high = x; }
+    return Math.exp((low + high) / 2);
+  };
   const optimum = (law, i, flops) => { // analysis.forms.optimum: a coarse grid, then parabolas
-    if (law.members.length === 1 && law.members[0].form !== "farseer") return closed(drawOf(law.members[0], i), flops);
-    const low = Math.log(flops / 6e4) / 2, high = Math.log(flops / 3) / 2, at = x => logLoss(law, i, Math.exp(x), flops / 6 / Math.exp(x), 0);
+    if (!law.token_flops && law.members.length === 1 && law.members[0].form !== "farseer") return closed(drawOf(law.members[0], i), flops);
+    const low = sizeAtRatio(law, flops, 1e4), high = sizeAtRatio(law, flops, 0.5), at = x => logLoss(law, i, Math.exp(x), flops / perToken(law, Math.exp(x)), 0);
     let step = (high - low) / 23, best = low, least = Infinity;
     for (let k = 0; k < 24; k++) { const x = low + k * step, l = at(x); if (l < least) { least = l; best = x; } }
     for (; step > 1e-4; step *= 0.3) {
@@ -66,8 +89,8 @@ const planner = (() => {
   const sizesOf = (law, asked) => {
     const free = optimum(law, null, asked.flops), found = [];
     for (let i = 0; i < law.grid; i++) found.push(free * 10 ** (-4 + 6 * i / (law.grid - 1)));
-    if (asked.unique) { const edge = asked.flops / (6 * asked.unique + 2 * asked.inference); if (edge > found[0] && edge < 1.02 * found.at(-1)) found.push(edge); }
-    const tokens = n => (asked.flops - 2 * n * asked.inference) / (6 * n);
+    if (asked.unique) { const edge = sizePaying(law, asked.flops, asked.unique, asked.inference); if (edge > found[0] && edge < 1.02 * found.at(-1)) found.push(edge); }
+    const tokens = n => (asked.flops - 2 * n * asked.inference) / perToken(law, n);
     return found.sort((a, b) => a - b).map(n => [n, tokens(n)]).filter(([, d]) => d > 0);
   };
   const bestOf = (law, i, pairs, asked) => {
@@ -84,38 +107,92 @@ const planner = (() => {
     const bias = Math.min(1, Math.max(-1, ndtri(below / 2 / errors.length)));
     const [under, over] = [-1, 1].map(sign => Math.max(sign * atShare(errors, ndtr(bias + bias + sign * (unique ? law.z_repeated : law.z))), 0));
     const single = law.noise.sd * Math.max(point / law.noise.least, 1) ** law.noise.growth;
-    const distance = Math.max(Math.log(6 * n * d / law.reach), 0), knots = [[0, 0], ...law.knots], last = knots.at(-1);
+    const distance = Math.max(Math.log(6 * n * d / law.reach), 0), steps = [[0, 0], ...law.knots], last = steps.at(-1);
     let tau = 0;
-    if (knots.length > 1 && distance > last[0]) tau = last[1] * (distance / last[0]) ** 2;
-    else for (let i = 1; i < knots.length; i++) if (distance <= knots[i][0]) {
-      const [h0, t0] = knots[i - 1], [h1, t1] = knots[i]; tau = t0 + (t1 - t0) * (distance - h0) / (h1 - h0); break;
+    if (steps.length > 1 && distance > last[0]) tau = last[1] * (distance / last[0]) ** 2;
+    else for (let i = 1; i < steps.length; i++) if (distance <= steps[i][0]) {
+      const [h0, t0] = steps[i - 1], [h1, t1] = steps[i]; tau = t0 + (t1 - t0) * (distance - h0) / (h1 - h0); break;
     }
     const forms = apart(law, one => logLoss(one, null, n, d, unique), middle);
     const spread = law.normal * Math.hypot(single, Math.max(tau, law.least_error * distance), forms);
     return [point, point * Math.exp(-Math.hypot(under, spread)), point * Math.exp(Math.hypot(over, spread))];
   };
 
+  // analysis.planning.shape: trained or nearly so, near N*, as good as N* at the budget; d_ff fills gaps between widths.
+  const named = ([layers, width, n, c, body, trained, off, ff, family]) => ({ layers, width, n, c, body, trained, ff, off, ffn: Math.abs(Math.log(ff / family)) });
+  const moved = (row, target) => {
+    const [layers, width, n, c, body, trained, off, ff, family, step, least, most, perN, perC, perBody] = row;
+    const k = Math.min(most, Math.max(least, Math.round((target - n) / perN)));
+    return named([layers, width, n + k * perN, c + k * perC, body + k * perBody, trained && !k, off, ff + k * step, family]);
+  };
+  const chosen = (law, target, asked) => {
+    const tokens = (n, c) => (asked.flops - 2 * n * asked.inference) / c, away = s => Math.abs(Math.log(s.n / target));
+    const at = (n, c) => Math.exp(logLoss(law, null, n, tokens(n, c), asked.unique)), best = at(target, perToken(law, target));
+    const least = (all, key) => all.reduce((a, b) => key(b) < key(a) ? b : a);
+    const pick = usable => {
+      const near = usable.filter(s => Math.abs(s.n / target - 1) <= law.near).map(s => ({ ...s, extra: at(s.n, s.c) - best }));
+      if (!near.length) return [null, false];
+      const good = near.filter(s => s.extra <= law.no_loss);
+      if (!good.length) return [least(near, s => s.extra), false];
+      return [least(good, s => (s.trained ? 0 : 100) + s.off + s.ffn + away(s)), true];
+    };
+    for (const span of law.spans) {
+      const rows = law.shapes.filter(row => row[2] >= target / span && row[2] <= target * span);
+      const pays = s => tokens(s.n, s.c) > 0;
+      let usable = rows.map(named).filter(pays), [found, good] = pick(usable);
+      if (usable.length && !good) { usable = [...usable, ...rows.map(row => moved(row, target)).filter(pays)]; [found] = pick(usable); }
+      if (usable.length) return found || least(usable, away);
+    }
+    return null;
+  };
+  const batchOf = (rule, body) => rule.context * 2 ** Math.max(0, Math.round(Math.log2(rule.base * Math.max(1, body / rule.params) ** rule.exponent / rule.context)));
+
   const plan = (whole, asked) => {
     const law = repeating(whole, asked.unique), plain = !asked.unique && !asked.inference, tails = [(1 - law.level) / 2, (1 + law.level) / 2];
-    let n, interval;
+    const tokens = n => (asked.flops - 2 * n * asked.inference) / perToken(law, n);
+    let n, interval, tokensInterval;
     if (plain) {
       n = optimum(law, null, asked.flops);
-      const ends = sorted(drawn(law, i => optimum(law, i, asked.flops)));
-      const half = law.normal * apart(law, one => Math.log(optimum(one, null, asked.flops)), Math.log(n));
-      interval = tails.map((t, side) => n * Math.exp((side ? 1 : -1) * Math.hypot(Math.log(atShare(ends, t) / n), half)));
-      if (!law.average) interval = tails.map(t => atShare(ends, t));
+      const drawnSizes = drawn(law, i => optimum(law, i, asked.flops));
+      const ends = (of, value) => {
+        const ordered = sorted(drawnSizes.map(of));
+        if (!law.average) return tails.map(t => atShare(ordered, t));
+        const half = law.normal * apart(law, one => Math.log(of(optimum(one, null, asked.flops))), Math.log(value));
+        return tails.map((t, side) => value * Math.exp((side ? 1 : -1) * Math.hypot(Math.log(atShare(ordered, t) / value), half)));
+      };
+      interval = ends(m => m, n);
+      tokensInterval = ends(tokens, tokens(n));
     } else {
       const pairs = sizesOf(law, asked), best = bestOf(law, null, pairs, asked);
       if (!best) return null;
       n = best[0];
       const ends = sorted(Array.from({ length: Math.min(law.most, drawCount(law)) }, (_, i) => bestOf(law, i, pairs, asked)[0]));
       interval = tails.map(t => atShare(ends, t));
+      tokensInterval = interval.map(tokens).reverse();
     }
-    const d = (asked.flops - 2 * n * asked.inference) / (6 * n), hours = 6 * n * d / (asked.speed * asked.utilisation) / 3600;
-    return { params: n, interval, tokens: d, loss: forecast(law, n, d, asked.unique), hours, money: hours * asked.price,
-      epochs: asked.unique ? d / asked.unique : null, beyond: 6 * n * d / law.reach };
+    const best = { params: n, interval, tokens: tokens(n), tokens_interval: tokensInterval };
+    let shape = null, d = best.tokens, cost = perToken(law, n);
+    if (law.shapes.length) {
+      shape = chosen(law, n, asked);
+      if (!shape) return { optimum: best, shape };
+      n = shape.n; cost = shape.c; d = (asked.flops - 2 * n * asked.inference) / cost;
+      if (law.batch) { const batch = batchOf(law.batch, shape.body); d = Math.max(1, Math.floor(d * (1 + 1e-12) / batch)) * batch; }
+    }
+    const speed = asked.speedAt(best.params), hours = cost * d / speed / 3600;
+    return { optimum: best, shape, params: n, tokens: d, flops: cost * d, loss: forecast(law, n, d, asked.unique), hours, money: hours * asked.price,
+      epochs: asked.unique ? d / asked.unique : null, beyond: (law.token_flops ? cost * d : 6 * n * d) / law.largest };
   };
-  return { plan };
+  const NEAREST = 6; // cells nearest in size whose median speed is taken, as analysis.runs.study does
+  const measured = (law, n) => {
+    const near = law.speeds.map(([size, speed], i) => [Math.abs(Math.log(size / n)), i, speed]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).slice(0, NEAREST);
+    return atShare(sorted(near.map(one => one[2])), 0.5);
+  };
+  const bought = (law, hours, speedAt) => { // a measured speed depends on N, and N on C
+    let speed = speedAt(law.start || 1e9);
+    for (let i = 0; i < 4; i++) speed = speedAt(optimum(law, null, hours * 3600 * speed));
+    return hours * 3600 * speed;
+  };
+  return { plan, measured, bought };
 })();
 
 (() => {
@@ -125,20 +202,58 @@ const planner = (() => {
   const show = (v, digits = 4) => v === null || !isFinite(v) ? "–" : v >= 1e5 || v < 1e-3 ? v.toExponential(digits - 1).replace("e+", "e") : String(+v.toPrecision(digits));
   const between = ends => ` [${ends.map(v => show(v)).join(", ")}]`;
   const number = name => { const v = parseFloat(form.elements[name]?.value); return isFinite(v) && v > 0 ? v : 0; };
-  const update = () => {
-    const flops = 10 ** number("log_flops"), asked = { flops, unique: number("unique"), inference: number("inference"), speed: number("speed"), utilisation: number("utilisation") || 1, price: number("price") };
+  const put = (name, value) => { form.elements[name].value = value ? String(+value.toPrecision(6)) : ""; };
+  const speedOf = () => {
+    if (form.elements.device.value === "measured") return n => planner.measured(law, n);
+    const speed = number("speed") * (number("utilisation") || 1);
+    return () => speed;
+  };
+  // The budget is stated by the field that was written in last; the others then show what it comes to.
+  const flopsOf = (name, speedAt) => {
+    if (name === "flops" && number("flops")) return number("flops");
+    if (name === "hours" && number("hours") && speedAt(1e9)) return planner.bought(law, number("hours"), speedAt);
+    if (name === "money" && number("money") && number("price") && speedAt(1e9)) return planner.bought(law, number("money") / number("price"), speedAt);
+    return 10 ** number("log_flops");
+  };
+  const warningsOf = (flops, found) => {
+    const texts = [];
+    if (flops > law.largest) texts.push(`${show(flops / law.largest, 3)} times beyond the largest run fitted (C = ${show(law.largest)})` + (flops > law.far * law.largest ? ": no ladder has been seen to hold so far" : ""));
+    if (flops < law.smallest) texts.push(`below the smallest run fitted (C = ${show(law.smallest)}): the law was not seen to hold there`);
+    if (found && law.shapes.length && !found.shape) texts.push("the family has no shape of this size: raise the budget");
+    return texts;
+  };
+  let leader = "log_flops";
+  const update = event => {
+    const written = event?.target?.name, device = form.elements.device, chosen = device.selectedOptions[0];
+    if (["log_flops", "flops", "hours", "money"].includes(written)) leader = written;
+    if (written === "device" && chosen.dataset.peak) { form.elements.speed.value = chosen.dataset.peak; form.elements.utilisation.value = "0.4"; }
+    if (written === "speed" || written === "utilisation") if (device.value === "measured") device.value = "";
+    const speedAt = speedOf(), flops = flopsOf(leader, speedAt);
+    const asked = { flops, unique: number("unique"), inference: number("inference"), speedAt, price: number("price") };
     const found = planner.plan(law, asked), rows = [["C, training FLOPs" + (asked.inference ? " with serving" : ""), show(flops)]];
+    const speed = found ? speedAt(found.optimum.params) : speedAt(law.start || 1e9), hours = speed ? flops / speed / 3600 : 0;
+    if (leader !== "log_flops") form.elements.log_flops.value = Math.log10(flops);
+    if (leader !== "flops") put("flops", flops);
+    if (leader !== "hours") put("hours", hours);
+    if (leader !== "money") put("money", hours * asked.price);
     if (!found) rows.push(["no size", "can be trained and serve that many tokens; raise the budget"]);
     else {
-      rows.push(["N, parameters", show(found.params) + between(found.interval)], ["D, tokens", show(found.tokens) + (found.epochs > 1 ? `, ${show(found.epochs, 3)} passes` : "")],
-        ["test loss, nats/token", show(found.loss[0]) + between(found.loss.slice(1))], ["of the largest 6ND fitted", show(found.beyond, 3) + " times"]);
-      if (asked.speed) rows.push(["device hours of training", show(found.hours)]);
-      if (asked.speed && asked.price) rows.push(["cost of training", show(found.money)]);
+      const { optimum, shape } = found;
+      rows.push(["N*, parameters at the optimum", show(optimum.params) + between(optimum.interval)], ["D*, tokens at the optimum", show(optimum.tokens) + between(optimum.tokens_interval)]);
+      if (found.loss) {
+        if (shape) rows.push(["shape, layers x width", `${shape.layers} x ${shape.width}, d_ff ${shape.ff}` + (shape.trained ? ", trained in the study" : "")], ["N, parameters of the shape", show(found.params)]);
+        rows.push(["D, tokens" + (shape ? " in whole steps" : ""), show(found.tokens) + (found.epochs > 1 ? `, ${show(found.epochs, 3)} passes` : "")],
+          ["test loss, nats/token", show(found.loss[0]) + between(found.loss.slice(1))], ["of the largest C fitted", show(found.beyond, 3) + " times"]);
+        if (speed) rows.push(["device hours of training", show(found.hours)]);
+        if (speed && asked.price) rows.push(["cost of training", show(found.money)]);
+      }
     }
-    out.replaceChildren(...rows.map(([what, value]) => { const row = document.createElement("tr"), head = document.createElement("th"), cell = document.createElement("td"); head.scope = "row"; head.textContent = what; cell.textContent = value; row.append(head, cell); return row; }));
-    out.dataset.plan = JSON.stringify(found);
+    for (const text of warningsOf(flops, found)) rows.push(["warning", text]);
+    out.replaceChildren(...rows.map(([what, value]) => { const row = document.createElement("tr"), head = document.createElement("th"), cell = document.createElement("td"); head.scope = "row"; head.textContent = what; cell.textContent = value; if (what === "warning") row.className = "warning"; row.append(head, cell); return row; }));
+    out.dataset.plan = JSON.stringify({ ...found, budget: flops });
   };
   form.addEventListener("input", update);
   form.addEventListener("submit", event => event.preventDefault());
+  form.addEventListener("reset", () => { leader = "log_flops"; });
   update();
 })();

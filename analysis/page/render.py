@@ -43,7 +43,7 @@ from analysis.page.sections.stage_laws import law_grid as stage_law_grid
 from analysis.page.sections.stage_laws import law_pictures as stage_law_pictures
 from analysis.page.sections.task_scores import alarms_of, score_grid, score_pictures, scores_of
 from analysis.page.sections.task_tables import read_evaluations, task_grid, text_grid
-from analysis.planning.plan import Plan
+from analysis.runs.study import study_of
 
 MOST_SAMPLES = 12  # of PPO, shown before and after
 PARTS = (  # (id, heading) of the page's sections, in order
@@ -144,7 +144,7 @@ def context(material: Material) -> dict[str, Any]:
             "" if plan else "There is no plan yet: run analysis.plan, then write the report again."
         ),
         "plan_blocks": tables.plan_grids(plan),
-        "planner": _planner(law, plan),
+        "planner": _planner(material),
         **_final(material),
         **evaluation,
         "cost_table": tables.cost_grid(material),
@@ -166,9 +166,11 @@ def context(material: Material) -> dict[str, Any]:
     }
 
 
-def _planner(law: Law | None, plan: Plan | None) -> dict[str, Any] | None:
+def _planner(material: Material) -> dict[str, Any] | None:
     """Return what the planner computes with; None where the law does not allow it."""
-    data = planner_data(law, plan)
+    done = [r for r in material.records if r.status == "done" and r.stage == "pretrain"]
+    study = study_of(material.folder, count=material.count) if done else None
+    data = planner_data(material.law, material.plan, study)
     if data is None:
         return None
     return {**data, "law": Markup(data["law"]), "script": Markup(data["script"])}

@@ -1,8 +1,8 @@
 """What the planned pretraining costs: FLOPs, device hours, wall time, memory, money, deadweight.
 
 Deadweight is 1 - C_eq / C, the share of C that rounding and constraints cost (LAWS 8, step 8). C_eq
-is the compute at which the law's optimum reaches the loss of the plan's N and D. Both C_eq and C
-are 6ND, so that attention, which no split avoids, does not count as waste.
+is the compute at which the law's optimum reaches the loss of the plan's N and D. C_eq and C count
+FLOPs as the law does, so that attention, which no split avoids, does not count as waste.
 """
 
 from dataclasses import replace
@@ -38,7 +38,7 @@ def memory_gib(shape: Shape, *, devices: int, sharded: bool, checkpointing: bool
 
 
 def deadweight(law: Law, loss: float, flops: float) -> float | None:
-    """Return 1 - C_eq / C for a loss that costs C = 6ND; None where no optimum reaches the loss."""
+    """Return 1 - C_eq / C for a loss that costs C; None where no optimum reaches the loss."""
     law = replace(law, draws=None)
     equal = compute_reaching(law, loss, most=flops)
     return None if equal is None else max(0.0, 1 - equal / flops)
@@ -67,6 +67,7 @@ def cost_block(
     served = 2.0 * n * (split.constraints.inference_tokens or 0.0)
     price = budget.price_per_hour
     gives_loss = split.optimum.loss is not None
+    counted = 6.0 * n * d if law.flop_count is None else flops
     return CostBlock(
         flops=flops,
         serving_flops=served or None,
@@ -76,7 +77,7 @@ def cost_block(
         params_total=shape.params.total,
         memory_per_device_gib=memory,
         money=None if hours is None or price is None else hours * price,
-        deadweight=deadweight(law, float(split.loss(n, d)), 6.0 * n * d) if gives_loss else None,
+        deadweight=deadweight(law, float(split.loss(n, d)), counted) if gives_loss else None,
         reasons=_reasons(budget, context=pretrain.context, memory=memory),
     )
 
@@ -99,7 +100,7 @@ def _reasons(budget: Budget, *, context: int, memory: float) -> dict[str, str]:
             f"device hours x {price:g}" if price is not None else "no price_per_hour is given"
         ),
         "deadweight": (
-            "share of 6ND that the optimum would not need for the same loss: what constraints"
+            "share of C that the optimum would not need for the same loss: what constraints"
             " and rounding cost"
         ),
     }

@@ -108,11 +108,11 @@ def _loss_reason(law: Law, loss: float, n: float, d: float, planned: PlannedShap
     row = f" (refitted with {len(refitted)} confirmation run)" if refitted else ""
     if law.forecast:
         row += f", {describe_forecast(law)};"
-    comparable = planned.exact_loss and law.form == planned.split.law.form
-    cost = loss - planned.exact_loss if comparable and planned.exact_loss else 0
+    comparable = planned.best_loss and law.form == planned.split.law.form
+    cost = loss - planned.best_loss if comparable and planned.best_loss else 0
     return (
         f"the law{row} at N = {n:.5g} and D = {d:.5g}; "
-        f"rounding the shape costs {cost:+.2g} nats against the best shape at this budget"
+        f"rounding the shape costs {cost:+.2g} nats against N and D before it"
     )
 
 

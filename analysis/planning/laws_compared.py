@@ -1,7 +1,7 @@
 """Several laws side by side at one budget: N*, D* and loss of each, and how far they disagree.
 
 The losses of laws that were fitted on different corpora or tokenizers are not comparable. `regret`
-is comparable: what each law says the plan's N costs against its own optimum at the same C = 6ND.
+is comparable: what each law says the plan's N costs against its own optimum at the same C.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,8 +88,9 @@ def _row(name: str, law: Law, flops: float, level: float, params: float) -> LawR
 
 
 def _regret(law: Law, best: Optimum, flops: float, params: float) -> float | None:
-    """Return L(N, C / 6N) - L*(C) in nats; None for a law without a loss."""
+    """Return L(N, C / c(N)) - L*(C) in nats; None for a law without a loss."""
     if best.loss is None:
         return None
-    here = law.predict(params, flops / 6 / params, noise=False, force=True).loss
+    tokens = flops / law.flops_per_token(params)
+    here = law.predict(params, tokens, noise=False, force=True).loss
     return float(here) - best.loss

@@ -77,12 +77,12 @@ def make_plan(
 ) -> Plan:
     """Return the plan of the final run.
 
-    With C the budget, N parameters, D tokens, L(N, D) the law, f(shape) exact FLOPs per token and B
-    the batch in tokens (LAWS 8):
+    With C the budget, N parameters, D tokens, L(N, D) the law, c(N) the FLOPs per token of the
+    study's shapes (6N without a study), f(shape) those of one shape and B the batch in tokens:
 
-        N0, D0 = the N, D of least L(N, D) with 6 N D = C and the constraints
-                 (without constraints: Hoffmann et al. 2022, 2203.15556, eq. 4)
-        shape  = the shape of the study's family nearest to N0, and N its parameters
+        N0, D0 = the N, D of least L(N, D) with c(N) D = C and the constraints
+        shape  = a shape of the study's family within 5 % of N0 that loses at most .0005 nats
+                 (`analysis.planning.shape`), and N its parameters
         D      = B floor(C / f(shape) / B)
         L      = L(N, D), with the prediction interval of one run
 
@@ -166,9 +166,12 @@ def basis_of(
     others: laws to compare with, by name
     """
     study = with_mixture(with_family(study, settings.shape), settings.moe)
-    experts = experts_of(study)
-    at_experts = law_for(require_usable(law, settings), experts)
-    beside = {name: law_for(require_usable(one, settings), experts) for name, one in others.items()}
+
+    def settled(one: Law) -> Law:
+        one = law_for(require_usable(one, settings), experts_of(study))
+        return counted(one, study, anew=bool(settings.moe.choices()))
+
+    at_experts, beside = settled(law), {name: settled(one) for name, one in others.items()}
     if settings.unique_tokens is not None:
         study = replace(study, unique_tokens=None)  # the plan prices repetition: no alarm for it
     study = with_vocabulary(
@@ -180,6 +183,19 @@ def basis_of(
     )
     level = settings.level or (at_experts.intervals or {}).get("level", DEFAULT_LEVEL)
     return Basis(fitted=law, law=at_experts, others=beside, study=study, level=level)
+
+
+def counted(law: Law, study: Study, *, anew: bool = False) -> Law:
+    """Return the law with the FLOPs per token of a study's shapes, where it has none of its own.
+
+    law: a law; one that was fitted on a study's folder has them
+    study: whose trained shapes count; without any, the law stays as it is
+    anew: whether the family is not the one that the law knows, as with other experts
+    """
+    if not study.shapes or (law.token_flops is not None and not anew):
+        return law
+    token_flops = study.token_flops(law.count)
+    return replace(law, token_flops=token_flops.as_block() if token_flops else None)
 
 
 def require_usable(law: Law, settings: PlanConfig) -> Law:
@@ -231,7 +247,9 @@ def _planned_shape(basis: Basis, budget: Budget, settings: PlanConfig) -> Planne
     def memory(shape: Shape) -> float:
         return _memory(shape, budget, settings)
 
-    return choose_shape(split, basis.study, family=settings.shape, memory=memory)
+    return choose_shape(
+        split, basis.study, family=settings.shape, memory=memory, device=budget.device
+    )
 
 
 def _memory(shape: Shape, budget: Budget, settings: PlanConfig) -> float:

@@ -65,7 +65,8 @@ def pretrain_block(
         reasons={
             **planned.reasons(),
             "tokens": (
-                f"{planned.interval('tokens', 'D* at C = 6ND')}; {_tokens_reason(planned)},"
+                f"{planned.interval('tokens', f'D* at {planned.split.law.convention}')};"
+                f" {_tokens_reason(planned)},"
                 f" {steps} whole steps of {rates.batch} tokens"
             ),
             "flops": (

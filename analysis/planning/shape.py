@@ -1,48 +1,53 @@
-"""The shape of the planned model: the one of the family nearest to the split's N.
+"""The shape of the planned model: trained or nearly so, near N*, and as good as N* at the budget.
 
-A search says what that rounding costs: L(N, D(N)) over the shapes around N, where D follows from
-the exact FLOPs per token of each shape, attention and head included.
+Of the candidates within 5 % of the split's N, those count that lose at most .0005 nats against the
+split at their exact FLOPs per token; of these a trained shape is taken first, then the one nearest
+to the family's line of depth against width. The law ranks sizes and no proportions, so it never
+draws the choice towards flat models whose attention is cheap.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-
-import numpy as np
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from analysis.forms import FORMS
-from analysis.planning.shape_family import FamilySettings, levine_width, shape_near
+from analysis.planning.shape_candidates import Candidate, candidates, with_params
+from analysis.planning.shape_family import FamilySettings, levine_shape, levine_width
 from analysis.planning.split import Split
 from analysis.runs.study import Study
 from scaling.schema import Shape
 
-SEARCHED = 8.0  # the search spans this factor to both sides of N*
-SIZES = 33  # targets of the search, evenly in log N
+NEAR = 0.05  # relative distance from N* within which shapes are compared
+NO_LOSS = 0.0005  # nats per token: a quarter of what two seeds differ by (Porian et al. 2024)
+STATED = 0.01  # relative distance at which a stated N is met
 FLAT = 0.002  # nats per token: about what two seeds differ by (Porian et al. 2024)
-SHRINK = 0.97  # the target N shrinks by this factor until a shape meets every cap
-MOST_SHRINKS = 400
+SPANS = (1.5, 2.0, 10.0, 1e3, 1e6)  # candidates are made so far around N; wider where caps refuse
 ALL = 0.999  # a plan that takes all tokens at hand must reach this share of them
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedShape:
-    """The shape, the split before rounding, and the rule that gave the width.
+    """The shape, the split before rounding, and the rule that chose it.
 
-    `exact_params` and `exact_loss` are N and loss of the family's best at exact FLOPs, `flat` the
-    ends of the N that lose at most `flat_nats` more; None where the law predicts no loss.
+    `best_loss` is the law's loss of the split itself at the family's FLOPs per token; None where
+    the law predicts no loss.
     """
 
     shape: Shape
     split: Split
     rule: str
-    exact_params: float | None = None
-    exact_loss: float | None = None
-    flat: tuple[float, float] | None = None
+    best_loss: float | None = None
+
+    @property
+    def params(self) -> float:
+        """N of the shape, as the law counts it."""
+        return float(getattr(self.shape.params, self.split.law.count))
 
     @property
     def tokens(self) -> float:
         """Tokens that budget and data allow this shape."""
-        params = getattr(self.shape.params, self.split.law.count)
-        return self.split.tokens_at(params, self.shape.flops_per_token)
+        return self.split.tokens_at(self.params, self.shape.flops_per_token)
 
     def interval(self, name: str, symbol: str) -> str:
         """Say the law's value before rounding, with its interval."""
@@ -58,19 +63,14 @@ class PlannedShape:
     def reasons(self) -> dict[str, str]:
         """Return the reasons for N and the shape."""
         split = self.split
-        reached = getattr(self.shape.params, split.law.count)
-        nearest = f"nearest of the family to N, {100 * (reached / split.params - 1):+.2g}%"
-        if self.flat and self.exact_params:
-            low, high = self.flat
-            others = f"{low:.3g} to {high:.3g} lose" if high > low else "no other loses"
-            nearest += (
-                f"; with exact FLOPs per token the family's best has {self.exact_params:.4g}, and "
-                f"{others} at most {split.flat_nats:g} nats more"
-            )
+        nearest = f"{100 * (self.params / split.params - 1):+.2g}% of N before rounding"
+        if split.flat:
+            low, high = split.flat
+            nearest += f"; {low:.3g} to {high:.3g} lose at most {split.flat_nats:g} nats more"
         best = split.optimum
         why = (
-            f"{self.interval('params', 'N*')}: the law's optimum of {split.form} at C = 6ND ="
-            f" {split.flops:.4g} FLOPs, N ~ C^{best.a:.3f}"
+            f"{self.interval('params', 'N*')}: the law's optimum of {split.form} at"
+            f" {split.law.convention} = {split.flops:.4g} FLOPs, N ~ C^{best.a:.3f}"
         )
         if split.constraints.given():
             why += f"; then the constraints {', '.join(split.constraints.given())}"
@@ -90,84 +90,156 @@ def choose_shape(
     *,
     family: FamilySettings,
     memory: Callable[[Shape], float] | None = None,
+    device: str = "",
 ) -> PlannedShape:
-    """Return the family's shape nearest to the split's N that meets the caps.
+    """Return the shape for the split's N that meets the caps.
 
     split: N and D before rounding, with the caps
-    study: the study whose family and width / layers are kept
+    study: the study whose trained shapes and line of depth against width are candidates
     family: the width rule
     memory: the GiB that one device needs for a shape; None leaves memory out
+    device: on which the model is to train, for the steps of its width
 
-    Raises ValueError where the caps leave no shape.
+    Raises ValueError where the caps leave no shape, and for a stated N from which every shape is
+    further than 5 %.
     """
-    count, aspect = split.law.count, study.aspect(split.params)
-
-    def near(target: float) -> Shape:
-        options = {"count": count, "aspect": aspect, "settings": family}
-        try:
-            return shape_near(target, study=study, **options)
-        except ValueError:
-            small = study.like_near(target)
-            if small is None or study.like.n_experts != small.n_experts:
-                raise
-            return shape_near(target, study=replace(study, like=small), **options)
-
-    shape = _largest_allowed(split, near, count, memory)
     if family.rule == "levine":
-        text = (
-            f"width from depth, exp(5.039 + .0555 x {shape.n_layer}) ="
-            f" {levine_width(shape.n_layer):.0f}, Levine et al. 2020 (2006.12467), rounded to"
-            f" {shape.n_head} heads of {shape.d_head}"
-        )
-    else:
-        text = f"width / layers near {aspect:.3g}, family of the {study.source}"
-    form = split.law.form
-    if form not in FORMS or not FORMS[form].is_surface:
-        return PlannedShape(shape=shape, split=split, rule=text)
-    sizes, losses = _profile(split, near, count)
-    flat = sizes[losses <= losses.min() + split.flat_nats]
+        return _by_levine(split, study, family=family, memory=memory)
+    choice = _Choice(split=split, study=study, memory=memory, device=device)
+    fixed = split.constraints.params
+    chosen = choice.nearest_to(fixed) if fixed is not None else choice.best()
     return PlannedShape(
-        shape=shape,
+        shape=chosen.shape,
         split=split,
-        rule=text,
-        exact_params=float(sizes[losses.argmin()]),
-        exact_loss=float(losses.min()),
-        flat=(float(flat.min()), float(flat.max())),
+        rule=_rule(chosen, study),
+        best_loss=choice.best_loss,
     )
 
 
-def _largest_allowed(
-    split: Split,
-    near: Callable[[float], Shape],
-    count: str,
-    memory: Callable[[Shape], float] | None,
-) -> Shape:
-    """Return the largest shape not above N that meets the caps; the nearest where none binds."""
-    c, target = split.constraints, split.params
-    fixed, why = c.params is not None, ""
-    for _ in range(MOST_SHRINKS):
-        try:
-            shape = near(target)
-        except ValueError as error:
-            if target == split.params:
-                raise ValueError(
-                    f"the budget of {split.flops:.3g} FLOPs asks for a size that the family lacks:"
-                    f" {error}; or change the budget"
-                ) from error
-            break
-        why = _broken(split, shape, getattr(shape.params, count), memory)
-        if not why:
-            return shape
-        if fixed:
-            raise ValueError(f"params={c.params:g} gives a shape {why}; change one")
-        target *= SHRINK
-    raise ValueError(f"no shape of the family keeps the caps: the smallest tried is {why}")
+def best_candidate(
+    usable: Sequence[Candidate], target: float, extra: Callable[[Candidate], float] | None
+) -> tuple[Candidate | None, bool]:
+    """Return the candidate for N*, and whether it is as good as N*; None without one within 5 %.
+
+    usable: candidates that meet the caps
+    target: N*
+    extra: nats that a candidate loses against N* at the budget; None for a law without a loss
+    """
+    near = [c for c in usable if abs(c.params / target - 1) <= NEAR]
+    if not near:
+        return None, False
+    if extra is None:
+        return min(near, key=lambda c: abs(math.log(c.params / target))), True
+    losses = [extra(c) for c in near]
+    within = [c for c, loss in zip(near, losses, strict=True) if loss <= NO_LOSS]
+    if not within:
+        return near[losses.index(min(losses))], False
+    key = {id(c): c.off + c.ffn + abs(math.log(c.params / target)) for c in within}
+    return min(within, key=lambda c: (not c.trained, key[id(c)])), True
 
 
-def _broken(
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """One choice of a shape: its split, the study, and what the caps are checked with."""
+
+    split: Split
+    study: Study
+    memory: Callable[[Shape], float] | None
+    device: str
+
+    @cached_property
+    def best_loss(self) -> float | None:
+        """The loss of the split itself at the family's FLOPs per token."""
+        split, law = self.split, self.split.law
+        if law.form not in FORMS or not FORMS[law.form].is_surface:
+            return None
+        cost = law.flop_count or self.study.ladder.token_flops(law.count, sizes=[split.params])
+        tokens = split.tokens_at(split.params, float(cost(split.params)))
+        return float(split.loss(split.params, tokens)) if tokens > 0 else None
+
+    def extra(self, candidate: Candidate) -> float:
+        """Return the nats that a candidate loses against the split at the budget."""
+        tokens = self.split.tokens_at(candidate.params, candidate.shape.flops_per_token)
+        return float(self.split.loss(candidate.params, tokens)) - (self.best_loss or 0.0)
+
+    def best(self) -> Candidate:
+        """Return the best candidate that meets the caps, the nearest where none is near."""
+        target, refused = self.split.params, ""
+        extra = self.extra if self.best_loss is not None else None
+        for span in SPANS:
+            every = self._made(target, span)
+            usable = [c for c in every if not self._broken(c)]
+            chosen, as_good = best_candidate(usable, target, extra)
+            if usable and not as_good:  # d_ff fills gaps between widths
+                usable += [c for c in self._moved(every, target) if not self._broken(c)]
+                chosen, _ = best_candidate(usable, target, extra)
+            if usable:
+                return chosen or min(usable, key=lambda c: abs(math.log(c.params / target)))
+            if not every and span > SPANS[0]:
+                break  # no cap is in the way
+            refused = self._broken(every[0]) if every else refused
+        raise ValueError(self._none(target, refused))
+
+    def nearest_to(self, target: float) -> Candidate:
+        """Return the candidate of a stated N: within 1 %, else the nearest within 5 %."""
+        made = self._made(target, SPANS[1])
+        every = [*made, *self._moved(made, target)]
+        met = [c for c in every if abs(c.params / target - 1) <= STATED]
+        if met:
+            chosen = min(met, key=lambda c: (not c.trained, c.ffn + c.off))
+        else:
+            away = {id(c): abs(math.log(c.params / target)) for c in every}
+            chosen = min(every, key=lambda c: away[id(c)], default=None)
+        if chosen is None or abs(chosen.params / target - 1) > NEAR:
+            raise ValueError(self._too_far(target, every))
+        if why := self._broken(chosen):
+            raise ValueError(f"params={target:g} gives a shape {why}; change one")
+        return chosen
+
+    @property
+    def _count(self) -> str:
+        return self.split.law.count
+
+    def _made(self, target: float, span: float) -> list[Candidate]:
+        """Return the candidates from N / span to N * span, or to twice N: caps only shrink N."""
+        high = target * min(span, SPANS[1])
+        return candidates(
+            self.study, count=self._count, low=target / span, high=high, device=self.device
+        )
+
+    def _moved(self, every: Sequence[Candidate], target: float) -> list[Candidate]:
+        """Return the candidates whose d_ff can be moved so that N meets the target."""
+        moved = [
+            with_params(c, self.study, target, count=self._count, device=self.device) for c in every
+        ]
+        return [c for c in moved if c]
+
+    def _none(self, target: float, refused: str) -> str:
+        if refused:
+            return f"no shape of the family keeps the caps: the smallest tried is {refused}"
+        return (
+            f"no shape has {target:.3g} {self._count} parameters, which the budget of"
+            f" {self.split.flops:.3g} FLOPs asks for: none of the family lies within a factor of"
+            f" {SPANS[1]:g}; change the budget, or choose another vocabulary or head width"
+        )
+
+    def _too_far(self, target: float, every: Sequence[Candidate]) -> str:
+        below = max((c for c in every if c.params < target), key=lambda c: c.params, default=None)
+        above = min((c for c in every if c.params > target), key=lambda c: c.params, default=None)
+        two = [f"{c.text} with {c.params:,.0f}" for c in (below, above) if c]
+        return (
+            f"no shape of the family has params={target:g} within {100 * NEAR:g}%; the nearest are"
+            f" {' and '.join(two) or 'none'}: give one of these, or leave params out"
+        )
+
+    def _broken(self, candidate: Candidate) -> str:
+        return broken(self.split, candidate.shape, candidate.params, self.memory)
+
+
+def broken(
     split: Split, shape: Shape, params: float, memory: Callable[[Shape], float] | None
 ) -> str:
-    """Say which cap a shape breaks, if any."""
+    """Say which cap a shape breaks, "" for none."""
     c = split.constraints
     if c.max_params is not None and params > c.max_params:
         return f"of {params:.4g} parameters, above max_params={c.max_params:g}"
@@ -178,7 +250,7 @@ def _broken(
         )
     tokens = split.tokens_at(params, shape.flops_per_token)
     least = c.tokens or (split.tokens * ALL if split.limited and c.params is None else 0.0)
-    if tokens < least:
+    if tokens < least * (1 - 1e-9):
         return (
             f"of {params:.4g} parameters, whose exact FLOPs afford {tokens:.4g} of {least:.4g}"
             " tokens within the budget"
@@ -186,18 +258,34 @@ def _broken(
     return f"of {params:.4g} parameters that the budget cannot serve" if tokens <= 0 else ""
 
 
-def _profile(
-    split: Split, near: Callable[[float], Shape], count: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return sizes of the family and the predicted loss of each at the budget, exact FLOPs."""
-    shapes: dict[int, Shape] = {}
-    for target in np.geomspace(split.params / SEARCHED, split.params * SEARCHED, SIZES):
-        try:
-            shape = near(target)
-        except ValueError:
-            continue  # below the smallest shape of the family
-        shapes[getattr(shape.params, count)] = shape
-    sizes = np.array(sorted(shapes), dtype=float)
-    tokens = np.array([split.tokens_at(n, shapes[int(n)].flops_per_token) for n in sizes])
-    affordable = tokens > 0
-    return sizes[affordable], split.loss(sizes[affordable], tokens[affordable])
+def _rule(chosen: Candidate, study: Study) -> str:
+    """Say where a shape comes from."""
+    if chosen.trained:
+        return f"trained in the {study.source}"
+    line = study.ladder.depth(chosen.shape.d_model)
+    text = f"next to {line:.3g} layers, the line of depth against width of the {study.source}"
+    if chosen.ffn > 0.02:
+        text += f"; d_ff {chosen.shape.d_ff} instead of the family's ratio, to meet N"
+    return text
+
+
+def _by_levine(
+    split: Split,
+    study: Study,
+    *,
+    family: FamilySettings,
+    memory: Callable[[Shape], float] | None,
+) -> PlannedShape:
+    """Return the shape by Levine's rule; ValueError where it breaks a cap."""
+    like, count = study.like, split.law.count
+    shape = levine_shape(split.params, like=like, count=count, multiple=family.heads_multiple)
+    if why := broken(split, shape, getattr(shape.params, count), memory):
+        raise ValueError(f"shape.rule=levine gives a shape {why}; relax it, or take rule=ladder")
+    rule = (
+        f"width from depth, exp(5.039 + .0555 x {shape.n_layer}) ="
+        f" {levine_width(shape.n_layer):.0f}, Levine et al. 2020 (2006.12467), rounded to"
+        f" {shape.n_head} heads of {shape.d_head}"
+    )
+    gives_loss = split.law.form in FORMS and FORMS[split.law.form].is_surface
+    best = float(split.loss(split.params, split.tokens)) if gives_loss else None
+    return PlannedShape(shape=shape, split=split, rule=rule, best_loss=best)

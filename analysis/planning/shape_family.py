@@ -1,6 +1,6 @@
 """The family of shapes that a plan chooses from where no study fixes it, and its width rule.
 
-`ladder` keeps width / layers as the study or Chinchilla's table has it; `levine` takes the width
+`ladder` keeps depth by width as the study or Chinchilla's table has it; `levine` takes the width
 from the depth, ln d = 5.039 + .0555 l (Levine et al. 2020, 2006.12467: the depth up to which layers
 are worth more than width), the heads then rounded to a multiple that the hardware likes.
 """
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Annotated
 
 from analysis.runs.study import Study
-from scaling.schema import OneOf, Range, Shape, check_size, checked, ladder_shape
+from scaling.schema import OneOf, Range, Shape, check_size, checked
 
 RULES = ("ladder", "levine")
 VOCAB_RULES = ("tokenizer", "tao")
@@ -88,7 +88,7 @@ def with_family(study: Study, settings: FamilySettings) -> Study:
     return replace(study, like=like, source="default family with shape.* as set (no study)")
 
 
-def best_vocabulary(flops: float, d_model: int) -> int:
+def best_vocabulary(flops: float, d_model: float) -> int:
     """Return the vocabulary of least loss at a budget and width (Tao et al. 2024, 2407.13623)."""
     return VOCAB_STEP * max(1, round(TAO[0] * flops ** TAO[1] / d_model / VOCAB_STEP))
 
@@ -112,27 +112,15 @@ def with_vocabulary(
             " its law; leave it out, or sweep the other vocabulary"
         )
     for _ in range(3):  # the width hardly depends on the vocabulary
-        aspect = study.aspect(target)
-        shape = shape_near(target, study=study, count=count, aspect=aspect, settings=settings)
-        vocab_size = best_vocabulary(flops, shape.d_model)
-        study = replace(study, like=replace(study.like, vocab_size=vocab_size))
+        if settings.rule == "levine":
+            multiple = settings.heads_multiple
+            like = levine_shape(target, like=study.like, count=count, multiple=multiple)
+            width = float(like.d_model)
+        else:
+            width = study.ladder.width(target, count)
+        like = replace(study.like, vocab_size=best_vocabulary(flops, width))
+        study = replace(study, like=like)
     return study
-
-
-def shape_near(
-    target: float, *, study: Study, count: str, aspect: float, settings: FamilySettings
-) -> Shape:
-    """Return the family's shape nearest to a size; ValueError below its smallest.
-
-    target: N
-    study: the study whose family it is
-    count: which parameters N counts
-    aspect: width / layers, for `rule=ladder`
-    settings: the family's settings
-    """
-    if settings.rule == "ladder":
-        return ladder_shape(target, like=study.like, count=count, aspect=aspect)
-    return levine_shape(target, like=study.like, count=count, multiple=settings.heads_multiple)
 
 
 def levine_width(n_layer: int) -> float:

@@ -1,11 +1,13 @@
 """How a budget is split into N and D under constraints, before any rounding.
 
-Without constraints the split is the law's own optimum under C = 6ND. With constraints, the least
-loss is searched along the constrained budget, in log N, for the law and for each of its draws:
+c(N) are the FLOPs per token of the study's shapes, which the law holds (`Law.flops_per_token`), or
+6N for a law that knows no shapes. Without constraints the split is the law's own optimum under C =
+c(N) D. With constraints, the least loss is searched along the constrained budget, in log N, for the
+law and for each of its draws:
 
 - repeated data: D' of Muennighoff et al. 2023 (2305.16264) eq. 5-6; a Chinchilla law takes their
   R_D and R_N, as they froze the law of unrepeated runs and fitted those two alone;
-- serving: 6ND + 2N D_inf = C (Sardana et al. 2023, 2401.00448), the budget paying for both;
+- serving: c(N) D + 2N D_inf = C (Sardana et al. 2023, 2401.00448), the budget paying for both;
 - a law that gives N and D alone cannot price a constraint. Where data limit D, N is the largest
   that is affordable with one pass over all tokens, but never above N* of the whole budget (the
   choice of Wu et al. 2023, 2303.17564 section 3.2).
@@ -28,6 +30,7 @@ GRID = 1201  # sizes of the search; the planner in the page has the same
 MOST_DRAWS = 400  # draws of an interval, which more would hardly move
 REACH = 1e12  # C is searched down to the budget over this factor
 STEP = 4.0  # ratio of the C at which the search looks
+WIDE = 12.0  # in log N: c(N) lies within so many e-folds of 6N
 BINDS = 1 - 1e-9  # a limit binds from this share of it on
 
 
@@ -37,6 +40,7 @@ class Split:
 
     `flat` are the ends of all N whose loss lies within `flat_nats` of the best. `law` gives the
     loss, with the repetition of data in it where data repeat; `form` is its form without that.
+    `interval` and `tokens_interval` are those of N and D.
     """
 
     law: Law
@@ -47,6 +51,7 @@ class Split:
     params: float
     tokens: float
     interval: tuple[float, float] | None
+    tokens_interval: tuple[float, float] | None
     flat: tuple[float, float] | None
     flat_nats: float
 
@@ -89,7 +94,7 @@ def split_of(
     law = repeating(law, constraints)
     spendable = (1 - constraints.reserve) * flops
     gives_loss = law.form in FORMS and FORMS[law.form].is_surface
-    _refuse_impossible(constraints, spendable, optimum, flops)
+    _refuse_impossible(law, constraints, spendable, optimum, flops)
     if gives_loss:
         params, interval, flat = _searched(law, spendable, constraints, level, flat_nats)
     else:
@@ -97,6 +102,9 @@ def split_of(
     if not constraints.given():
         params, interval = optimum.params, optimum.intervals.get("params")
     tokens = float(_tokens_at(law, constraints, spendable, np.array(params)))
+    tokens_interval = optimum.intervals.get("tokens")
+    if constraints.given():
+        tokens_interval = _of_sizes(law, constraints, spendable, interval)
     return Split(
         law=law,
         form=form,
@@ -106,6 +114,7 @@ def split_of(
         params=float(params),
         tokens=tokens,
         interval=interval,
+        tokens_interval=tokens_interval,
         flat=flat,
         flat_nats=flat_nats,
     )
@@ -187,7 +196,8 @@ def serving_saving(split: Split) -> float | None:
     if flops is None:
         return None
     whole = flops + 2 * law.optimum(flops, unique_tokens=unique, force=True).params * served
-    return 1 - (6 * split.params * split.tokens + 2 * split.params * served) / whole
+    spent = float(law.flops_per_token(split.params)) * split.tokens + 2 * split.params * served
+    return 1 - spent / whole
 
 
 def _variables(law: Law) -> tuple[str, ...]:
@@ -207,21 +217,32 @@ def _affordable(constraints: Constraints, spendable: float, params: Any, per_tok
 
 
 def _tokens_at(law: Law, constraints: Constraints, spendable: float, params: Array) -> Array:
-    """Return D at each N under C = 6ND; NaN where it cannot be paid."""
-    tokens = _affordable(constraints, spendable, params, 6 * params)
+    """Return D at each N under C = c(N) D; NaN where it cannot be paid."""
+    tokens = _affordable(constraints, spendable, params, law.flops_per_token(params))
     if constraints.tokens is not None:
         return np.where(tokens >= constraints.tokens * BINDS, constraints.tokens, np.nan)
     tokens = np.minimum(tokens, min(constraints.most_tokens, _one_pass(law, constraints)))
     return np.where(tokens > 0, tokens, np.nan)
 
 
+def _of_sizes(
+    law: Law, constraints: Constraints, spendable: float, sizes: tuple[float, float] | None
+) -> tuple[float, float] | None:
+    """Return the ends of D at the ends of an interval of N; None where one cannot be paid."""
+    if sizes is None:
+        return None
+    tokens = _tokens_at(law, constraints, spendable, np.array(sizes))
+    return (float(tokens.min()), float(tokens.max())) if np.isfinite(tokens).all() else None
+
+
 def _refuse_impossible(
-    constraints: Constraints, spendable: float, optimum: Optimum, flops: float
+    law: Law, constraints: Constraints, spendable: float, optimum: Optimum, flops: float
 ) -> None:
     params, tokens = constraints.params, constraints.tokens
-    if params is not None and tokens is not None and 6 * params * tokens > spendable:
+    cost = float(law.flops_per_token(params or 1.0)) * (tokens or 0.0)
+    if params is not None and tokens is not None and cost > spendable:
         raise ValueError(
-            f"params={params:g} and tokens={tokens:g} cost {6 * params * tokens:.3g} FLOPs, above"
+            f"params={params:g} and tokens={tokens:g} cost {cost:.3g} FLOPs, above"
             f" the {spendable:.3g} that the budget of {flops:.3g} leaves; change one"
         )
     inference = constraints.inference_tokens
@@ -261,9 +282,9 @@ def _allocated(law: Law, flops: float, spendable: float, constraints: Constraint
         params /= np.sqrt(constraints.overtraining)
         _refuse_overtraining(params, constraints)
     if constraints.tokens is not None:
-        params = spendable / 6 / constraints.tokens
-    elif constraints.params is None and spendable / 6 / params > most:
-        params = min(law.optimum(flops).params, spendable / 6 / most)
+        params = _size_paying(law, spendable, constraints.tokens)
+    elif constraints.params is None and spendable / law.flops_per_token(params) > most:
+        params = min(law.optimum(flops).params, _size_paying(law, spendable, most))
     params = params if constraints.params is None else constraints.params
     return float(min(params, constraints.max_params or np.inf))
 
@@ -290,7 +311,7 @@ def _searched(
             f"no size can be trained: {_as_text(constraints)} leave nothing affordable within"
             f" {spendable:.3g} FLOPs; raise the budget or relax one of them"
         )
-    sizes = _with_edges(sizes, constraints, spendable)
+    sizes = _with_edges(law, sizes, constraints, spendable)
     tokens = _tokens_at(law, constraints, spendable, sizes)
     losses = loss_of(law, constraints, sizes, tokens)
     near = sizes[losses <= losses.min() + flat_nats]
@@ -298,11 +319,24 @@ def _searched(
     return float(sizes[losses.argmin()]), _drawn(law, constraints, sizes, tokens, level), flat
 
 
-def _with_edges(sizes: Array, constraints: Constraints, spendable: float) -> Array:
+def _size_paying(law: Law, spendable: float, tokens: float, inference: float = 0.0) -> float:
+    """Return the N at which C pays just so many tokens, and those to serve."""
+    if law.flop_count is None:
+        return spendable / (6 * tokens + 2 * inference)
+
+    def beyond(log_params: float) -> float:
+        n = np.exp(log_params)
+        return float(np.log((law.flops_per_token(n) * tokens + 2 * n * inference) / spendable))
+
+    middle = np.log(spendable / (6 * tokens + 2 * inference))
+    return float(np.exp(float(brentq(beyond, middle - WIDE, middle + WIDE, xtol=1e-12))))  # type: ignore[arg-type]
+
+
+def _with_edges(law: Law, sizes: Array, constraints: Constraints, spendable: float) -> Array:
     """Add the sizes at which a limit on D begins to bind, where the best often lies."""
     limits = [constraints.tokens, constraints.most_tokens, constraints.unique_tokens]
     inference = constraints.inference_tokens or 0.0
-    edges = [spendable / (6 * t + 2 * inference) for t in limits if t and np.isfinite(t)]
+    edges = [_size_paying(law, spendable, t, inference) for t in limits if t and np.isfinite(t)]
     inside = [e for e in edges if sizes.min() < e < sizes.max() * 1.02]
     cap = constraints.max_params or np.inf
     return np.unique(np.append(sizes, [min(e, cap) for e in inside]))

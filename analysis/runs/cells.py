@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.forms.token_flops import TokenFlops
+from analysis.runs.ladder import token_flops_of
 from scaling.schema import Record, confirmations, read_curve, read_record, sha256_file
 
 log = logging.getLogger(__name__)
@@ -43,8 +45,8 @@ def sha256_of(folder: Path) -> dict[str, str]:
 
 def study_rows(
     folder: Path, count: str, stage: str, points: str
-) -> tuple[pd.DataFrame, list[dict[str, str]], dict[str, Any]]:
-    """Return the rows of a study's cells, the cells that were dropped, and the table's `inputs`.
+) -> tuple[pd.DataFrame, list[dict[str, str]], dict[str, Any], TokenFlops | None]:
+    """Return a study's rows, the cells that were dropped, the `inputs`, and FLOPs per token by N.
 
     folder: of the study, which has a folder with a record for each cell
     count: how N is counted (`scaling.schema.COUNTS`)
@@ -94,7 +96,9 @@ def study_rows(
     elif stage != "pretrain" and (n := len(set(table["trunk"]))) < FEWEST_BODIES:
         table = table.drop(columns="trunk")  # rows are resampled, what their models share is not
         inputs["bodies"] = n
-    return table, dropped, inputs
+    trained = [r for r in records.values() if not _reason_to_drop(r, "pretrain")]
+    token_flops = token_flops_of(trained, count) if stage == "pretrain" else None
+    return table, dropped, inputs, token_flops
 
 
 def _read_records(paths: list[Path]) -> tuple[dict[Path, Record], list[dict[str, str]]]:

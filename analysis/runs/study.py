@@ -7,17 +7,15 @@ a published law alone, and every reason of the plan then names it. N parameters,
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from analysis.forms.token_flops import TokenFlops
+from analysis.runs.ladder import Ladder, chinchilla_ladder, trained_ladder
 from scaling.schema import Recipe, Record, Shape, read_curve, read_records
-
-# (parameters, width / layers) of Chinchilla's shapes: Hoffmann et al. 2022 (2203.15556), table A9.
-ASPECTS = ((3.06e8, 64.0), (1.143e9, 69.0), (9.293e9, 97.5), (1.6183e10, 109.0))
-# Width / layers of ladders at 1e5 parameters, far below those shapes; linear in log N in between.
-SMALLEST_ASPECT = 16.0
 
 NEAREST_CELLS = 6  # cells nearest in size whose median speed is taken
 MOST_COURSES = 12  # largest cells whose curves are read, for the forecast band
@@ -30,7 +28,6 @@ class Cell:
     params: float
     tokens: float
     flops: float
-    aspect: float
     flops_per_second: float
     peak_lr: float
     utilisation: float | None = None
@@ -93,22 +90,25 @@ class Study:
         """FLOPs of the largest cell."""
         return max((c.flops for c in self.cells), default=None)
 
-    def aspect(self, target: float) -> float:
-        """Return width / layers for a size: that of the nearest cell, so one that was run."""
-        if not self.cells:
-            return chinchilla_aspect(target)
-        nearest = min(self.cells, key=lambda c: abs(math.log(c.params / target)))
-        same = [c.aspect for c in self.cells if c.params == nearest.params]
-        return float(np.median(same))
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shapes of the cells, each once."""
+        return tuple(dict.fromkeys(c.shape for c in self.cells if c.shape))
 
-    def like_near(self, target: float) -> Shape | None:
-        """Return the shape of the cell nearest to a size, None without cells.
+    @cached_property
+    def ladder(self) -> Ladder:
+        """The line of depth against width: through the trained shapes, else Chinchilla's."""
+        return (
+            trained_ladder(self.shapes, self.like) if self.cells else chinchilla_ladder(self.like)
+        )
 
-        A ladder's small rungs may have narrower heads than its largest rung, whose family does not
-        reach down to them.
+    def token_flops(self, count: str) -> TokenFlops | None:
+        """Return FLOPs per token by N of the trained shapes' line, None where none was trained.
+
+        count: which parameters N counts
         """
-        near = min(self.cells, key=lambda c: abs(math.log(c.params / target)), default=None)
-        return near.shape if near else None
+        sizes = [getattr(shape.params, count) for shape in self.shapes]
+        return self.ladder.token_flops(count, sizes=sizes) if sizes else None
 
     def speed(self, target: float) -> float | None:
         """Return the measured FLOP/s near a size: the median of up to six cells."""
@@ -170,20 +170,12 @@ def default_study() -> Study:
     )
 
 
-def chinchilla_aspect(params: float) -> float:
-    """Return width / layers of Chinchilla's shapes at a size, interpolated in log N."""
-    sizes, aspects = zip(*ASPECTS, strict=True)
-    small = (1e5, SMALLEST_ASPECT)
-    return float(np.interp(math.log(params), np.log([small[0], *sizes]), [small[1], *aspects]))
-
-
 def _cell(record: Record, count: str) -> Cell:
     shape = Shape.of(record)
     return Cell(
         params=getattr(record.params, count),
         tokens=record.tokens,
         flops=record.flops,
-        aspect=shape.d_model / shape.n_layer,
         flops_per_second=record.tokens_per_second * record.flops / max(record.tokens, 1),
         peak_lr=record.peak_lr,
         utilisation=record.mfu,

@@ -18,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.alarms.loss_units import NATS
+from analysis.forms.token_flops import TokenFlops
 from analysis.runs.cells import stage_settings, study_rows
 from analysis.runs.columns import NEEDED, Columns, canonical, loss_unit_of
 from analysis.runs.condition import rows
@@ -40,6 +41,7 @@ class Runs:
     inputs: the source, its sha256, and the options of reading, as in law.json
     count: how N is counted
     replicates: what the rows were reduced from, None where each row of the source is still there
+    token_flops: FLOPs per token by N of a study's shapes, None for a table, which has no shapes
     """
 
     table: pd.DataFrame
@@ -47,6 +49,7 @@ class Runs:
     inputs: dict[str, Any] = field(default_factory=dict)
     count: str = "total"
     replicates: Replicates | None = None
+    token_flops: TokenFlops | None = None
 
     def __len__(self) -> int:
         """Count the runs."""
@@ -82,10 +85,11 @@ def load_runs(
     check_points(points, stage)
     columns = columns or Columns()
     dropped: list[dict[str, str]] = []
+    token_flops = None
     if isinstance(source, pd.DataFrame):
         raw, inputs = source.copy(), {"source": "data frame"}
     elif Path(source).is_dir():
-        raw, dropped, inputs = study_rows(Path(source), count, stage, points)
+        raw, dropped, inputs, token_flops = study_rows(Path(source), count, stage, points)
     else:
         raw, inputs = read_file(Path(source))
     if where:
@@ -98,7 +102,7 @@ def load_runs(
     if "loss" in table and (unit := loss_unit_of(columns)) != NATS:
         reading = {"column": columns.loss, "unit": unit, "stated": bool(columns.loss_unit)}
         inputs |= {"loss_unit": reading}
-    return Runs(table=table, dropped=dropped, inputs=inputs, count=count)
+    return Runs(table=table, dropped=dropped, inputs=inputs, count=count, token_flops=token_flops)
 
 
 def check_points(points: str, stage: str) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from analysis.forms import Array, Form, column
 from analysis.forms.optimum import optimal_split
+from analysis.forms.token_flops import TokenFlops
 from analysis.solve.objective import Objective, problem_of
 from analysis.solve.solver import minimise_near
 from analysis.validate.near_frontier import WITHIN, is_near_frontier
@@ -30,6 +31,7 @@ def sensitivity(
     *,
     flops: float,
     fixed: Mapping[str, float],
+    token_flops: TokenFlops | None = None,
 ) -> list[dict[str, Any]]:
     """Return one line a fit: objective, rows, parameters and, for a surface, a and D*/N*.
 
@@ -39,6 +41,7 @@ def sensitivity(
     guesses: parameters (S, P) of the law's best minima, where the fits start
     flops: C at which a and D*/N* are given
     fixed: values that some parameters keep
+    token_flops: FLOPs per token of the runs' shapes, None for C = 6ND
     """
     lines = []
     bounded = np.array([name != form.offset for name in form.parameters])  # 0 is an answer for E
@@ -64,7 +67,7 @@ def sensitivity(
                 "parameters": parameters,
             }
             if form.is_surface and row["converged"]:
-                split = optimal_split(form, parameters, flops)
+                split = optimal_split(form, parameters, flops, token_flops=token_flops)
                 row |= {"a": float(split["a"]), "flops": flops}
                 row |= {"tokens_per_param": float(split["tokens_per_param"])}
             lines.append(row)

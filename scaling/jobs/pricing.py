@@ -5,20 +5,23 @@ import sys
 from scaling.app.progress import clock
 from scaling.budget import Resolved, core_seconds, planned, resolve, trunk_flops, workload
 from scaling.config import CellConfig
+from scaling.jobs.isoflop_edges import edge_warnings
 from scaling.jobs.pool import default_workers
 from scaling.jobs.tasks import Task, gpu_count, tasks_of
 from scaling.study.places import status_of, trained_at
 
 
 def price(cells: list[CellConfig]) -> None:
-    """Print what the grid costs: N, D, D/N, FLOPs, time and the device's memory of each cell.
+    """Print what the grid costs: model, seed, N, D, D/N, FLOPs, time and memory of each cell.
 
+    Warnings name the budgets whose IsoFLOP minimum would lie outside their sizes.
     For a stage after pretraining, D is the number of tokens of its model, and FLOPs and time are
     upper limits.
     """
     out = sys.stdout.write
     out(
-        f"{'cell':10} {'N (head)':>10} {'D':>11} {'D/N':>7} {'FLOPs':>9} {'steps':>6} "
+        f"{'cell':10} {'model':>8} {'seed':>4} {'N (head)':>10} {'D':>11} {'D/N':>7} "
+        f"{'FLOPs':>9} {'steps':>6} "
         f"{'lr':>8} {'time':>8} {'memory':>8} status\n"
     )
     for cell in sorted(cells, key=lambda c: (workload(c)[0], resolve(c).shape.params.total)):
@@ -32,6 +35,8 @@ def price(cells: list[CellConfig]) -> None:
         f"trained alone), about {clock(seconds)} of one core, "
         f"{clock(seconds / default_workers())} here\n"
     )
+    for warning in edge_warnings(cells):
+        out(f"{warning}\n")
     before = {b.run_id() for c in cells if (b := c.before()) and not trained_at(b)}
     if before:
         out(f"{len(before)} models that these start from are trained first, which is not counted\n")
@@ -50,7 +55,8 @@ def _line(cell: CellConfig, r: Resolved) -> str:
     n_bytes = r.memory_bytes + (0 if on_gpu else r.copied_bytes)
     stage = "" if cell.stage == "pretrain" else f"  {describe_stage(cell)}"
     return (
-        f"{cell.run_id():10} {r.shape.params.with_head:10,} {r.n_tokens:11,} "
+        f"{cell.run_id():10} {f'{r.shape.n_layer}x{r.shape.d_model}':>8} {cell.seed:>4} "
+        f"{r.shape.params.with_head:10,} {r.n_tokens:11,} "
         f"{r.tokens_per_param:7.2f} {flops:9.2e} {steps:6} {stage_lr(cell, r.peak_lr):8.2g} "
         f"{clock(core_seconds(flops, steps)):>8} "
         f"{n_bytes / 2**20:5.0f} MB {status_of(cell)}{stage}\n"

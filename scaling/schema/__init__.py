@@ -76,7 +76,7 @@ from scaling.schema.safety import (
     destination,
     refuse_code,
 )
-from scaling.schema.shape import MOST_PARAMS, Shape, check_size, ladder_shape
+from scaling.schema.shape import MOST_PARAMS, Shape, check_size
 from scaling.schema.trunk import Branch, training_length
 from scaling.schema.yaml_file import read_yaml
 
@@ -126,7 +126,6 @@ __all__ = [
     "forecast_score",
     "initial_kl_coefficient",
     "is_stopped",
-    "ladder_shape",
     "limits_of",
     "machine_id",
     "near_path",

@@ -13,7 +13,6 @@ from typing import Any
 from scaling.schema.record import Params, Record
 
 MOST_PARAMS = 1e15  # The largest shape that is searched for: 500 times the largest announced model.
-MOST_WIDTHS = 5_000  # The most heads in the search: with heads of width 64, 2e16 parameters.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,34 +110,6 @@ class Shape:
         return cls.from_config(record.setting("model"), vocab_size=vocab_size, context=context)
 
 
-def ladder_shape(
-    target: float, *, like: Shape, count: str = "non_embedding", aspect: float = 16.0
-) -> Shape:
-    """Return the shape with the parameter count nearest to `target`, in the family of `like`.
-
-    target: the number of parameters
-    like: its head width, ratio of d_ff to width and settings are kept
-    count: which count `target` is, a name of COUNTS
-    aspect: width over layers; pairs from 3/4 to 3/2 of it are searched
-
-    The width is a multiple of the head width. Raises ValueError for a target below the smallest
-    pair, or above MOST_PARAMS.
-    """
-    check_size(target)
-    best = min(
-        _family(like, target=target, aspect=aspect),
-        key=lambda s: abs(getattr(s.params, count) / target - 1),
-    )
-    nearest = getattr(best.params, count)
-    if not 0.5 < nearest / target < 2:
-        raise ValueError(
-            f"no shape has {target:.3g} {count} parameters: the nearest, {best.n_layer} layers of "
-            f"width {best.d_model}, has {nearest:.3g}; choose another target, vocabulary or head "
-            "width"
-        )
-    return best
-
-
 def check_size(target: float) -> None:
     """Raise ValueError for a number of parameters for which the search would not end."""
     if not 0 < target <= MOST_PARAMS:
@@ -146,39 +117,3 @@ def check_size(target: float) -> None:
             f"a model of {target:.3g} parameters is planned; sizes from 1 to {MOST_PARAMS:.0e} are"
             " shaped: lower the budget, set max_params=, or look at the law's exponents"
         )
-
-
-def _family(like: Shape, *, target: float, aspect: float) -> list[Shape]:
-    ratio = like.d_ff / like.d_model
-    group = max(1, like.n_head // like.n_kv_head)
-    least = min(2, like.n_layer)  # models of one layer are no such family: they differ in kind
-    shapes = []
-    width = like.d_head
-    while True:
-        for n_layer in {
-            max(least, round(width / a)) for a in (aspect * 0.75, aspect, aspect * 1.5)
-        }:
-            shapes.append(_at(like, n_layer=n_layer, width=width, ratio=ratio, group=group))
-        if shapes[-1].params.active_body > 2 * target:  # the smallest of the counts
-            return shapes
-        width += like.d_head
-        if width > MOST_WIDTHS * like.d_head:
-            raise ValueError(
-                f"{target:.3g} parameters need more than {MOST_WIDTHS:,} heads of width"
-                f" {like.d_head}; set wider heads, as shape.d_head=64"
-            )
-
-
-def _at(like: Shape, *, n_layer: int, width: int, ratio: float, group: int) -> Shape:
-    n_head = width // like.d_head
-    n_kv_head = n_head // group if n_head % group == 0 else n_head
-    d_ff = 8 * max(1, round(ratio * width / 8))
-    changed = {
-        "n_layer": n_layer,
-        "d_model": width,
-        "n_head": n_head,
-        "n_kv_head": n_kv_head,
-        "d_ff": d_ff,
-        "d_expert": max(1, round(like.d_expert * d_ff / like.d_ff)) if like.n_experts else 0,
-    }
-    return Shape(**{**asdict(like), **changed})

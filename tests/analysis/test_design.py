@@ -25,7 +25,13 @@ from analysis.designing.candidates import (
 from analysis.designing.goal import Goal, allowed_sd, half_width, standing
 from analysis.designing.information import information_of
 from analysis.designing.next_step import Options, fit_if_identified, next_step, table_of
-from analysis.designing.proposal import DesignConfig, PoolSettings, TargetSettings
+from analysis.designing.proposal import (
+    DesignConfig,
+    PoolSettings,
+    TargetSettings,
+    lines_of,
+    of_cells,
+)
 from analysis.designing.selection import select, spread
 from analysis.forms import FORMS
 from analysis.laws.published import load_law
@@ -331,3 +337,21 @@ def test_a_fit_of_few_trunks_is_not_used():
 def test_an_unknown_quantity_is_refused_with_the_choices():
     with pytest.raises(ValueError, match="choose one of loss, params"):
         TargetSettings(flops=1e21, quantity="size")
+
+
+@pytest.mark.slow
+def test_a_design_starts_from_the_studys_own_law_and_no_cell_does_harm(tmp_path):
+    folder = write_study(tmp_path / "runs" / "small")
+    law = fit(str(folder), "all", count="with_head", resamples=100, sensitivity=False)
+    law.write(folder / "law.json")
+    config = DesignConfig(
+        runs=str(folder), count="with_head", cells=20, target=TargetSettings(flops=1e14)
+    )
+    proposal = of_cells(config, config.target.goal())
+    assert proposal["law"]["weights"] == {m.form.name: m.weight for m in law.members}
+    assert proposal["law"]["form"] == "all"
+    assert f"law: {folder}/law.json" in "".join(lines_of(proposal)).replace("\n", "")
+    assert all(row["per_flop"] > 0 for row in proposal["cells"])
+    stale = dataclasses.replace(law, inputs={**law.inputs, "sha256": {}})
+    stale.write(folder / "law.json")
+    assert "fitted again" in of_cells(config, config.target.goal())["note"]

@@ -22,7 +22,7 @@ from analysis.planning.settings import PlanConfig
 from analysis.planning.shape_family import FamilySettings
 from analysis.planning.written.derivation import derivation
 from analysis.planning.written.plan_file import read_plan, write_plan
-from analysis.runs.study import chinchilla_aspect, default_study, study_of
+from analysis.runs.study import default_study, study_of
 from scaling.config import FinalConfig, ModelConfig
 from scaling.schema import Recipe, initial_kl_coefficient
 from tests.in_process import call
@@ -241,10 +241,10 @@ def test_a_budget_below_the_largest_cells_family_takes_a_small_rungs(study):
         make_plan(small_law(), Budget(flops=1e10), replace(study, cells=()))
     small = replace(study.like, d_head=8, n_head=2, n_kv_head=2, d_model=16, d_ff=48, n_layer=2)
     cells = (*study.cells, replace(study.cells[0], params=small.params.with_head, shape=small))
-    plan = make_plan(small_law(), Budget(flops=1e10), replace(study, cells=cells))
+    plan = make_plan(small_law(), Budget(flops=2e10), replace(study, cells=cells))
     assert plan.pretrain.model["d_head"] == 8
     (alarm,) = [a for a in plan.alarms if a.code == "below_range"]
-    assert "0.0999 times the smallest fitted" in alarm.sentence
+    assert "0.2 times the smallest fitted" in alarm.sentence
 
 
 def test_the_factor_beyond_which_a_plan_is_far_is_stated_and_set(study):
@@ -284,7 +284,7 @@ def test_unusable_law_needs_force(study):
     assert derivation(plan)[0].startswith("ALARM forced")
 
 
-@pytest.mark.parametrize(("flops", "code"), [(3e10, "below_range"), (2e16, "far")])
+@pytest.mark.parametrize(("flops", "code"), [(9.8e10, "below_range"), (2e16, "far")])
 def test_budget_outside_the_range_raises_an_alarm(study, flops, code):
     plan = make_plan(small_law(), Budget(flops=flops), study)
     assert code in [a.code for a in plan.alarms]
@@ -319,12 +319,6 @@ def test_lora_learns_ten_times_faster():
     full = sft_block(settings, pretrain_lr=1e-3, seed=0).peak_lr
     settings.method = "lora"
     assert sft_block(settings, pretrain_lr=1e-3, seed=0).peak_lr == pytest.approx(10 * full)
-
-
-def test_aspects_follow_chinchilla_shapes():
-    assert chinchilla_aspect(1.143e9) == pytest.approx(69, rel=1e-3)
-    assert chinchilla_aspect(1e5) == 16
-    assert chinchilla_aspect(1e12) == 109
 
 
 @pytest.mark.parametrize(

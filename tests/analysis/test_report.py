@@ -27,10 +27,12 @@ from analysis.page.render import report
 from analysis.page.sections.task_scores import score_grid, scores_of
 from analysis.page.sections.task_tables import read_evaluations
 from analysis.page.tables import flops_run
-from analysis.planning.budgets import Budget
-from analysis.planning.constraints import Constraints
+from analysis.planning.budgets import Budget, budget_of
+from analysis.planning.constraints import constraints_of
+from analysis.planning.make import counted as with_flops_of
 from analysis.planning.make import make_plan
-from analysis.planning.split import repeating, split_of
+from analysis.planning.settings import PlanConfig
+from analysis.planning.split import repeating
 from analysis.planning.written.plan_file import write_plan
 from analysis.report import ReportConfig, main
 from analysis.runs.study import study_of
@@ -431,27 +433,95 @@ def test_table_sorts_in_a_browser_without_errors(page, tmp_path):
     assert "CONSOLE" not in done.stderr
 
 
-ASKED = (
-    {},
-    {"log_flops": "13.5", "speed": "1e12", "utilisation": "0.5", "price": "3"},
-    {"log_flops": "13", "unique": "2e7"},
-    {"log_flops": "13", "inference": "1e8"},
-    {"log_flops": "13", "unique": "5e6", "inference": "1e8"},
-)
 MOVE = """<script>
 addEventListener("load", () => {
   const form = document.getElementById("planner"), table = document.getElementById("planned");
   const found = ASKED.map(asked => {
     form.reset();
+    form.elements.device.value = "";
     for (const name in asked) form.elements[name].value = asked[name];
-    form.dispatchEvent(new Event("input"));
-    const flops = 10 ** +form.elements.log_flops.value;
-    return { flops, plan: JSON.parse(table.dataset.plan), text: table.textContent };
+    const led = ["flops", "hours", "money"].find(name => name in asked);
+    (led ? form.elements[led] : form).dispatchEvent(new Event("input", { bubbles: true }));
+    const slider = form.elements.log_flops.value;
+    return { plan: JSON.parse(table.dataset.plan), text: table.textContent, slider };
   });
   const result = document.createElement("pre");
   result.id = "result"; result.textContent = JSON.stringify(found); document.body.append(result);
 });
 </script>"""
+SAME = 5e-5  # relative: four digits
+
+
+def settings_at_random(law, count: int, *, repeats: bool) -> list[dict[str, str]]:
+    """Return settings of the planner: a budget in each unit, data, serving, device and price."""
+    rng, asked = np.random.default_rng(5), []
+    for i in range(count):
+        flops = float(f"{law.largest_flops * 10 ** rng.uniform(-0.8, 3):.4g}")
+        one = {"flops": f"{flops:.4g}", "speed": "1e12", "utilisation": "0.5", "price": "3"}
+        if i % 5 == 1:
+            one["hours"] = f"{flops / 5e11 / 3600:.4g}"
+        if i % 5 == 2:
+            one["money"] = f"{3 * flops / 5e11 / 3600:.4g}"
+        if i % 5 == 3:
+            one |= {"device": "measured", "hours": f"{flops / 3e10 / 3600:.4g}"}
+        if {"hours", "money"} & set(one):
+            del one["flops"]
+        best = law.optimum(flops, force=True)
+        if i % 3 == 1 and repeats:
+            one["unique"] = f"{best.tokens * 10 ** rng.uniform(-0.7, 0.5):.3g}"
+        if i % 4 == 1:
+            one["inference"] = f"{best.tokens * 10 ** rng.uniform(-1, 0.7):.3g}"
+        asked.append(one)
+    return asked
+
+
+def planned_by_page(page, asked, folder):
+    done = browsed(page, MOVE.replace("ASKED", json.dumps(asked)), folder)
+    assert "CONSOLE" not in done.stderr
+    told = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL).group(1)
+    return json.loads(html.unescape(told))
+
+
+def config_of(asked: dict[str, str]) -> PlanConfig:
+    given = {k: float(v) for k, v in asked.items() if k in ("flops", "money")}
+    given |= {"gpu_hours": float(asked["hours"])} if "hours" in asked else {}
+    given |= {"unique_tokens": float(asked["unique"])} if "unique" in asked else {}
+    given |= {"inference_tokens": float(asked["inference"])} if "inference" in asked else {}
+    if asked.get("device") != "measured":
+        given["flops_per_second"] = 5e11
+    return PlanConfig(**given, price_per_hour=3.0)
+
+
+def check_against_the_plan(law, study, asked, found):
+    """Compare page, plan and law in the budget, N*, D*, shape, N, D, forecast and intervals."""
+    law, page, config = with_flops_of(law, study), found["plan"], config_of(asked)
+    budget = budget_of(config, law, study)
+    assert page["budget"] == pytest.approx(budget.flops, rel=SAME)
+    plan = make_plan(law, budget, study, config)
+    steps = {s.what: s for s in plan.steps}
+    constrained = "N" in steps
+    n, d = steps["N" if constrained else "N*"], steps["D" if constrained else "D*"]
+    best = page["optimum"]
+    assert best["params"] == pytest.approx(n.value, rel=SAME)
+    assert best["tokens"] == pytest.approx(d.value, rel=SAME)
+    assert best["interval"] == pytest.approx(steps["params"].interval, rel=SAME)
+    assert best["tokens_interval"] == pytest.approx(steps["tokens"].interval, rel=SAME)
+    assert page["params"] == plan.pretrain.params
+    assert page["tokens"] == pytest.approx(plan.pretrain.tokens, rel=SAME)
+    forecast = (plan.forecast.test_loss, *plan.forecast.interval)
+    assert page["loss"] == pytest.approx(forecast, rel=SAME)
+    assert page["hours"] == pytest.approx(plan.cost.device_hours, rel=SAME)
+    assert page["money"] == pytest.approx(plan.cost.money, rel=SAME)
+    if not constrained:
+        optimum = law.optimum(budget.flops, plan.forecast.level)
+        assert best["params"] == pytest.approx(optimum.params, rel=SAME)
+        assert best["tokens"] == pytest.approx(optimum.tokens, rel=SAME)
+    options = {"unique_tokens": config.unique_tokens, "force": True}
+    answer = repeating(law, constraints_of(config)).predict(
+        plan.pretrain.params, plan.pretrain.tokens, plan.forecast.level, **options
+    )
+    ends = [float(v) for v in (answer.loss, answer.low, answer.high)]
+    assert page["loss"] == pytest.approx(ends, rel=SAME)
 
 
 @pytest.mark.slow
@@ -459,35 +529,39 @@ addEventListener("load", () => {
 @pytest.mark.many(4)
 @pytest.mark.parametrize("form", ["all", "chinchilla", "coupled", "kaplan"])
 def test_the_planner_in_the_page_agrees_with_the_plan(form, page, folder, material, tmp_path):
-    law, asked_of = material.law, ASKED
+    law = material.law
     if form != "chinchilla":
         law = fit(load_runs(folder), form, resamples=400, sensitivity=False)
         page = report(replace(material, law=law))
-        if form != "all":  # of the average, Chinchilla's form alone knows repetition
-            asked_of = [asked for asked in ASKED if "unique" not in asked]
-        assert ('name="unique"' in page) == (form == "all")
-    done = browsed(page, MOVE.replace("ASKED", json.dumps(asked_of)), tmp_path)
-    assert "CONSOLE" not in done.stderr
-    told = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL).group(1)
-    level = law.intervals["level"]
-    for asked, found in zip(asked_of, json.loads(html.unescape(told)), strict=True):
-        demands = Constraints(
-            unique_tokens=float(asked.get("unique", 0)) or None,
-            inference_tokens=float(asked.get("inference", 0)) or None,
-        )
-        split = split_of(law, found["flops"], demands, level=level, flat_nats=0.002)
-        options = {"unique_tokens": demands.unique_tokens, "force": True}
-        wanted = repeating(law, demands).predict(split.params, split.tokens, level, **options)
-        plan = found["plan"]
-        assert plan["params"] == pytest.approx(split.params, rel=5e-5)
-        assert plan["tokens"] == pytest.approx(split.tokens, rel=5e-5)
-        assert plan["interval"] == pytest.approx(split.interval, rel=5e-5)
-        ends = [float(v) for v in (wanted.loss, wanted.low, wanted.high)]
-        assert plan["loss"] == pytest.approx(ends, rel=5e-5)
-    priced = json.loads(html.unescape(told))[1]
-    assert priced["plan"]["hours"] == pytest.approx(10**13.5 / 5e11 / 3600, rel=1e-6)
-    assert priced["plan"]["money"] == pytest.approx(3 * priced["plan"]["hours"])
-    assert "cost of training" in priced["text"]
+        assert ('name="unique"' in page) == (form == "all")  # Chinchilla's form knows repetition
+    study = study_of(folder, count=law.count)
+    asked = settings_at_random(law, 8, repeats=form in ("all", "chinchilla"))
+    for one, found in zip(asked, planned_by_page(page, asked, tmp_path), strict=True):
+        check_against_the_plan(law, study, one, found)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_the_planner_agrees_in_fifty_settings(folder, material, tmp_path):
+    law = fit(load_runs(folder), "all", resamples=400, sensitivity=False)
+    page, study = report(replace(material, law=law)), study_of(folder, count=law.count)
+    asked = settings_at_random(law, 50, repeats=True)
+    for one, found in zip(asked, planned_by_page(page, asked, tmp_path), strict=True):
+        check_against_the_plan(law, study, one, found)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
+def test_the_planner_warns_outside_the_runs_and_its_fields_agree(page, tmp_path):
+    asked = [{"flops": "5e10"}, {"flops": "5e13"}, {"flops": "3e12"}, {"flops": "2e16"}]
+    below, beyond, inside, far = planned_by_page(page, asked, tmp_path)
+    assert "below the smallest run fitted" in below["text"]
+    assert "5 times beyond the largest run fitted" in beyond["text"]
+    assert "warning" not in inside["text"]
+    assert "no ladder has been seen to hold" in far["text"]
+    assert float(beyond["slider"]) == pytest.approx(np.log10(5e13), rel=1e-6)
+    assert "It draws from the law of form chinchilla, fitted on 23 runs" in page
+    assert '<option value="h200"' in page
 
 
 @pytest.mark.slow

@@ -27,7 +27,6 @@ from scaling.schema import (
     check_readable,
     check_study,
     destination,
-    ladder_shape,
     read_curve,
     read_json,
     read_record,
@@ -36,7 +35,6 @@ from scaling.schema import (
     write_json,
     write_text,
 )
-from scaling.schema.shape import Shape
 from scaling.stages.plan import load_plan
 from scaling.status import printable
 from scaling.study import jobs_file as ledger
@@ -257,19 +255,6 @@ def test_a_law_holds_no_more_draws_than_a_page_can(tmp_path):
     path.write_text(json.dumps(values | {"draws": [[1.0] * 4]}))
     with pytest.raises(ValueError, match="draws are no rows of 5 numbers"):
         Law.read(path)
-
-
-@pytest.mark.slow
-def test_shapes_end(tmp_path):
-    like = Shape(
-        n_layer=2, d_model=64, n_head=2, n_kv_head=2, d_head=32, d_ff=172, vocab_size=512,
-        context=128,
-    )  # fmt: skip
-    for target in (1e30, float("inf"), float("nan"), 0.0, -1.0):
-        with pytest.raises(ValueError, match="are shaped"):
-            ladder_shape(target, like=like)
-    with pytest.raises(ValueError, match="wider heads"):
-        ladder_shape(1e15, like=Shape(**{**like.__dict__, "d_head": 1}))
 
 
 def test_a_packed_line_that_never_ends_is_refused(tmp_path, monkeypatch):

@@ -31,17 +31,33 @@ def steps_of(
             rule=planned.rule,
             interval=split.interval,
             rounding=f"{100 * (n / split.params - 1):+.2g}%: from {split.params:.5g} to"
-            f" {shape.n_layer} layers of width {shape.d_model}",
+            f" {shape.n_layer} layers of width {shape.d_model}"
+            f"{_outside(n, split.interval, 'the shape was rounded')}",
         ),
         _step(
             what="tokens",
             value=d,
             rule=f"exact FLOPs per token of that shape, {per_token:.5g}, which is"
             f" {per_token / 6 / n:.3g} x 6N",
+            interval=split.tokens_interval,
             rounding=f"{100 * (d / planned.tokens - 1):+.2g}%: whole steps of"
-            f" {pretrain.batch_tokens} tokens; {100 * (d / split.tokens - 1):+.2g}% of D",
+            f" {pretrain.batch_tokens} tokens; {100 * (d / split.tokens - 1):+.2g}% of D"
+            f"{_outside(d, split.tokens_interval, _why_other_tokens(split))}",
         ),
     ]
+
+
+def _outside(value: float, ends: tuple[float, float] | None, why: str) -> str:
+    """Say why a planned value lies outside the interval beside it, "" where it lies inside."""
+    if ends is None or ends[0] <= value <= ends[1]:
+        return ""
+    return f"; it lies outside the interval: {why}"
+
+
+def _why_other_tokens(split: Split) -> str:
+    if split.law.flop_count is None:
+        return "the law counts C = 6ND, and the shape's FLOPs per token are other than 6N"
+    return "the shape and its batch were rounded"
 
 
 def _text_steps(shape: Shape, *, flops: float, source: str, vocab_rule: str) -> list[Step]:
@@ -91,8 +107,8 @@ def split_steps(split: Split) -> list[Step]:
         _step(
             what="N*",
             value=best.params,
-            rule=f"optimum of the law ({split.form}) at C = 6ND = {split.flops:.4g} FLOPs,"
-            f" N ~ C^{best.a:.3f}",
+            rule=f"optimum of the law ({split.form}) at {split.law.convention} ="
+            f" {split.flops:.4g} FLOPs, N ~ C^{best.a:.3f}",
             interval=best.intervals.get("params"),
         ),
         _step(
@@ -135,19 +151,19 @@ def split_steps(split: Split) -> list[Step]:
 
 def _limit_on_tokens(split: Split) -> str:
     """Say which limit D stands at, and which share of C it leaves."""
-    used = 6 * split.params * split.tokens / split.flops
+    used = float(split.law.flops_per_token(split.params)) * split.tokens / split.flops
     if split.limited and split.constraints.tokens is None:
         left = f"{100 * (1 - used):.3g}% of the compute is left in reserve"
         return f"data-limited: every token at hand, where the optimum asks for more; {left}"
-    return f"what the budget leaves at this N; training takes {100 * used:.3g}% of it by 6ND"
+    return f"what the budget leaves at this N; training takes {100 * used:.3g}% of it"
 
 
 def _serving(split: Split) -> str:
     saved = serving_saving(split)
     saving = "" if saved is None else f"; {100 * saved:.3g}% fewer than the training optimum's"
     return (
-        "tokens to serve: 6ND + 2N D_inf = C, Sardana et al. 2023 (2401.00448), the budget paying"
-        f" for both{saving} at the same loss"
+        "tokens to serve: C = training + 2N D_inf, Sardana et al. 2023 (2401.00448), the budget"
+        f" paying for both{saving} at the same loss"
     )
 
 

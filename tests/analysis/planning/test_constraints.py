@@ -265,7 +265,7 @@ def test_levines_rule_has_a_smallest_size():
 
 def test_a_family_is_not_changed_under_a_study():
 
-    cell = Cell(params=1e6, tokens=1e7, flops=6e13, aspect=16, flops_per_second=0, peak_lr=0.01)
+    cell = Cell(params=1e6, tokens=1e7, flops=6e13, flops_per_second=0, peak_lr=0.01)
     study = replace(default_study(), cells=(cell,))
     assert with_family(study, FamilySettings()) is study
     with pytest.raises(ValueError, match=r"shape\.vocab_size would leave the family"):

@@ -8,7 +8,7 @@ from scaling.config import ModelConfig
 from scaling.model import moe
 from scaling.model.moe import MoE, grouped_linear, measure, padded_linear
 from scaling.model.transformer import Transformer
-from scaling.schema import ladder_shape, read_curve
+from scaling.schema import read_curve
 from scaling.train.trunk import train_trunk
 
 
@@ -114,13 +114,6 @@ def test_a_mixture_has_the_active_matrices_of_the_dense_model_but_for_the_router
     sparse = ModelConfig(d_model=32, n_experts=8).shape(vocab_size=300, context=24)
     assert sparse.active_matrices - dense.active_matrices == 8 * 32
     assert sparse.params.total > 3 * dense.params.total - 2 * 300 * 32
-
-
-def test_the_ladder_keeps_the_experts_share():
-    like = ModelConfig(d_model=64, n_layer=4, n_experts=8).shape(vocab_size=300, context=24)
-    larger = ladder_shape(4e6, like=like)
-    assert (larger.n_experts, larger.top_k) == (8, 2)
-    assert larger.d_expert / larger.d_ff == pytest.approx(like.d_expert / like.d_ff, rel=0.02)
 
 
 def test_the_curve_holds_the_load_and_the_router_losses(make_cell):
