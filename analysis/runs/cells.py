@@ -58,14 +58,14 @@ def study_rows(
         raise ValueError(f"{folder} holds no record.json; run the sweep first or check the path")
     rows: list[dict[str, Any]] = []
     records, dropped = _read_records(paths)
-    entropies: set[float | None] = set()
+    taken: list[Record] = []
     for path, record in records.items():
         why = _reason_to_drop(record, stage)
         if why:
             dropped.append({"run": record.run_id, "why": why})
         else:
             rows += _rows(record, path.parent, count, points)
-            entropies.add(record.metrics.get("bayes_loss"))
+            taken.append(record)
     if not rows:
         whys = sorted({d["why"] for d in dropped})
         others = sorted({r.stage for r in records.values()} - {stage})
@@ -85,8 +85,7 @@ def study_rows(
         )
         rows, dropped = rows + confirmation_rows, dropped + other_data
         inputs |= {"confirmations": confirmations_met} if confirmations_met else {}
-    if len(entropies) == 1 and None not in entropies:  # one test set, of known entropy
-        inputs["bayes_loss"] = entropies.pop()
+    inputs |= _of_the_test_set(taken)
     table = pd.DataFrame(rows)
     table.index = pd.Index(table["run"].tolist())  # cells are named, not counted
     if points == "updates":
@@ -95,6 +94,17 @@ def study_rows(
         table = table.drop(columns="trunk")  # rows are resampled, what their models share is not
         inputs["bodies"] = n
     return table, dropped, inputs
+
+
+def _of_the_test_set(records: list[Record]) -> dict[str, Any]:
+    """Return what all cells' records say of the test set: its blocks, its known entropy."""
+    known: dict[str, Any] = {}
+    if blocks := [r.metrics["test_blocks"] for r in records if "test_blocks" in r.metrics]:
+        known["test_blocks"] = int(min(blocks))
+    entropies = {r.metrics.get("bayes_loss") for r in records}
+    if len(entropies) == 1 and None not in entropies:  # one test set, of known entropy
+        known["bayes_loss"] = entropies.pop()
+    return known
 
 
 def _read_records(paths: list[Path]) -> tuple[dict[Path, Record], list[dict[str, str]]]:

@@ -143,6 +143,7 @@ class CellConfig:
         A setting that this version does not know is refused: the cell would be another one.
         """
         fix = "give the sweep's command again"
+        values = with_former_split(values)
         return read_as(cls, values, source="job", noun="cell", fix=fix, settings=True)
 
     def science(self) -> dict[str, Any]:
@@ -153,6 +154,8 @@ class CellConfig:
             if self.data.source != source:
                 for name in names:
                     del science["data"]["truth"][name]
+        if not self.data.in_blocks:
+            del science["data"]["split"]  # so that cells from before it keep their ids
         if self.stage != "pretrain":
             science |= {"stage": self.stage, "sft": described(self.sft)}
         if self.stage in ("reward", "ppo"):
@@ -197,3 +200,11 @@ class CellConfig:
             return self.run_id()
         shared = {k: v for k, v in self.science().items() if k != "budget"}
         return sha256_json(shared)[:10]
+
+
+def with_former_split(values: Any) -> Any:
+    """Return the settings of a cell with data.split as it was before the setting existed."""
+    data = values.get("data") if isinstance(values, dict) else None
+    if not isinstance(data, dict):
+        return values
+    return {**values, "data": {"split": "documents", **data}}

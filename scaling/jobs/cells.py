@@ -59,7 +59,7 @@ def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
     """
     hashes: dict[str, str] = {}
     for cell in cells:
-        key = repr((cell.data, cell.tokenizer))
+        key = repr((cell.data, cell.tokenizer, cell.eval.test_tokens))
         if key not in hashes:
             hashes[key] = open_corpus(cell).sha256
         cell.data.sha256 = hashes[key]

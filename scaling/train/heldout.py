@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from scaling.config import TruthConfig
 from scaling.data.batches import cut
+from scaling.data.blocks import BLOCKS, FEWEST_BLOCKS
 from scaling.data.synthetic import ALPHABET, process_of
 from scaling.data.tokens import Corpus
 from scaling.model.transformer import Transformer
@@ -25,8 +27,8 @@ LOGIT_BYTES = 4 << 30  # Bytes of logits at once; three copies of them must fit 
 class TestSet:
     """Windows of the test part, drawn once by a fixed generator.
 
-    `documents` is the document in which each window begins. `bayes_loss` is the least mean loss
-    that any model can reach on the windows, None where it is not known.
+    `documents` is the document or block in which each window begins. `bayes_loss` is the least mean
+    loss that any model can reach on the windows, None where it is not known.
     """
 
     __test__ = False
@@ -37,10 +39,17 @@ class TestSet:
     bytes_per_token: float
     bayes_loss: float | None = None
 
+    def blocks(self, meta: dict[str, Any]) -> int:
+        """Return how many independent blocks of a corpus (its `meta`) the windows begin in."""
+        scored = len(np.unique(self.documents))
+        if "truth" in meta:  # a process without documents: each window is as good as a block
+            return len(self.documents)
+        return min(scored, meta.get("test_blocks", scored))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Mean loss in nats/token, its standard error over documents, and bits per byte."""
+    """Mean loss in nats/token, its standard error over blocks of text, and bits per byte."""
 
     loss: float
     standard_error: float
@@ -58,14 +67,28 @@ def make_test_set(corpus: Corpus, *, context: int, n_tokens: int) -> TestSet:
     order = np.random.default_rng(0).permutation(windows)[: max(1, n_tokens // context)]
     starts = np.sort(order) * context
     inputs, targets = cut(corpus.test, starts, context)
-    documents = np.searchsorted(corpus.test_starts, starts, side="right")
     return TestSet(
         inputs=inputs,
         targets=targets,
-        documents=documents,
+        documents=blocks_at(corpus, starts),
         bytes_per_token=corpus.bytes_per_token,
         bayes_loss=known_loss(corpus, inputs, targets),
     )
+
+
+def blocks_at(corpus: Corpus, starts: np.ndarray) -> np.ndarray:
+    """Return the block of test text that each place lies in, (windows,).
+
+    A block is a document of the test part. Where the user's own test files hold few documents, a
+    long one counts as several.
+    """
+    documents = np.searchsorted(corpus.test_starts, starts, side="right")
+    own = corpus.meta.get("own_test") and "truth" not in corpus.meta
+    if len(corpus.test_starts) >= FEWEST_BLOCKS or not own:
+        return documents
+    size = -(-len(corpus.test) // BLOCKS)
+    within = (starts - corpus.test_starts[documents - 1]) // size
+    return documents * (BLOCKS + 1) + within
 
 
 def known_loss(corpus: Corpus, inputs: np.ndarray, targets: np.ndarray) -> float | None:

@@ -90,8 +90,9 @@ def finish(
 
 
 def corpus_metrics(setting: Setting) -> dict[str, float]:
-    """Return corpus tokens, the least possible loss if known, and whether the run was stacked."""
+    """Return corpus tokens, blocks of the test set, the least possible loss, whether stacked."""
     metrics = {"corpus_tokens": float(setting.batches.windows * setting.batches.context)}
+    metrics["test_blocks"] = float(setting.test.blocks(setting.corpus.meta))
     if setting.test.bayes_loss is not None:
         metrics["bayes_loss"] = setting.test.bayes_loss
     if setting.stacked:
