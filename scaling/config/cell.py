@@ -149,13 +149,7 @@ class CellConfig:
     def science(self) -> dict[str, Any]:
         """Return the complete science part: all that decides what the cell measures."""
         values = dataclasses.asdict(self)
-        science = {name: values[name] for name in SCIENCE}
-        for source, names in OWN_TRUTH.items():
-            if self.data.source != source:
-                for name in names:
-                    del science["data"]["truth"][name]
-        if not self.data.in_blocks:
-            del science["data"]["split"]  # so that cells from before it keep their ids
+        science = self._science_of_pretraining(values)
         if self.stage != "pretrain":
             science |= {"stage": self.stage, "sft": described(self.sft)}
         if self.stage in ("reward", "ppo"):
@@ -169,6 +163,23 @@ class CellConfig:
             science["ppo"] = ppo
             if (before := self.before()) and before.model != self.model:
                 science["reward_model"] = dataclasses.asdict(before.model)
+        return science
+
+    def _science_of_pretraining(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the science part without later stages; settings of no effect are left out.
+
+        So cells from before a setting keep their ids.
+        """
+        science = {name: values[name] for name in SCIENCE}
+        for source, names in OWN_TRUTH.items():
+            if self.data.source != source:
+                for name in names:
+                    del science["data"]["truth"][name]
+        if not self.data.in_blocks:
+            del science["data"]["split"]
+        sets, hashes = (science["eval"].pop(name) for name in ("sets", "sets_sha256"))
+        if sets:
+            science["eval"]["sets"] = hashes or sets
         return science
 
     def run_id(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from scaling.budget import resolve
 from scaling.config import CellConfig
 from scaling.data.batches import Batches
+from scaling.data.test_files import sets_sha256
 from scaling.data.tokens import open_corpus
 from scaling.jobs.cell_states import CellStates
 from scaling.schema import Record, Status, find_record
@@ -63,6 +64,7 @@ def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
         if key not in hashes:
             hashes[key] = open_corpus(cell).sha256
         cell.data.sha256 = hashes[key]
+        cell.eval.sets_sha256 = sets_sha256(cell.eval.sets)
     if any(c.stage in ("reward", "ppo") and c.reward.policy for c in cells):
         from scaling.stages.cells import resolve_policies  # for speed: it loads torch
 

@@ -77,6 +77,7 @@ from scaling.schema.safety import (
     refuse_code,
 )
 from scaling.schema.shape import MOST_PARAMS, Shape, check_size, ladder_shape
+from scaling.schema.test_sets import TestSetScore
 from scaling.schema.trunk import Branch, training_length
 from scaling.schema.yaml_file import read_yaml
 
@@ -107,6 +108,7 @@ __all__ = [
     "Seed",
     "Shape",
     "Status",
+    "TestSetScore",
     "append_forecast",
     "check_folder",
     "check_listable",

@@ -1,6 +1,7 @@
 """Test loss on a fixed set of held-out tokens, the same in the same order for every cell."""
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,10 +111,15 @@ def evaluate(model: Transformer, test: TestSet, *, windows: int | None = None) -
     The standard error is that of a ratio clustered by document: losses within one are correlated.
     All models see the same documents, so it is not the error of a difference between two of them.
     """
+    with no_gradients(model):
+        return _evaluate(model, test, windows)
+
+
+def no_gradients(model: Transformer) -> AbstractContextManager[Any]:
+    """Return the context in which a model is scored."""
     # Gathered weights are used in training again, which inference mode would forbid.
     gathers = is_part(model.embedding.weight)
-    with torch.no_grad() if gathers else torch.inference_mode():
-        return _evaluate(model, test, windows)
+    return torch.no_grad() if gathers else torch.inference_mode()
 
 
 def _evaluate(model: Transformer, test: TestSet, windows: int | None) -> Score:
