@@ -7,6 +7,7 @@
     python -m analysis.fit runs=table.csv form=data_constrained +fixed.alpha=0.35 +fixed.beta=0.35
     python -m analysis.fit runs=table.csv within=0.1           only runs near the frontier
     python -m analysis.fit runs=table.csv prior=published      with a prior over published laws
+    python -m analysis.fit runs=runs/own target=web unit=bits_per_byte   a named test set
     python -m analysis.fit runs=table.csv plot=true            also write law_<figure>.svg
 
 The command calls `analysis.estimation.fit.fit`.
@@ -23,11 +24,12 @@ from analysis.runs.table import load_runs
 from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store
 from scaling.app.choices import wrote
+from scaling.schema import Measure
 
 
 def main(config: FitConfig) -> None:
     """Read, fit, write law.json (and figures beside it), then print the law."""
-    source = Path(config.runs)
+    source, measure = Path(config.runs), Measure(target=config.target, unit=config.unit)
     runs = load_runs(
         source,
         count=config.count,
@@ -36,6 +38,7 @@ def main(config: FitConfig) -> None:
         needed=needed_columns(config.form),
         stage=config.stage or stage_of(config.form),
         points=config.points,
+        measure=measure,
     )
     runs = best_of_points(runs, config.form)
     law = fit(
@@ -53,7 +56,7 @@ def main(config: FitConfig) -> None:
         sensitivity=config.sensitivity,
         on_progress=progress_on_stderr(),
     )
-    default = source / "law.json" if source.is_dir() else Path("law.json")
+    default = source / measure.file("law.json") if source.is_dir() else Path("law.json")
     paths = [law.write(config.out or default)]
     if config.plot:
         from analysis.page.figure_files import (

@@ -19,6 +19,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from analysis.laws.published import check_measure
 from analysis.planning.budgets import budget_of
 from analysis.planning.command import (
     command_of,
@@ -34,7 +35,7 @@ from analysis.planning.written.derivation import derivation, shown
 from analysis.planning.written.plan_file import write_plan
 from analysis.runs.study import default_study, study_of
 from scaling.app.application import start, store
-from scaling.schema import FORECASTS, read_forecasts
+from scaling.schema import FORECASTS, Measure, read_forecasts
 
 
 def main(config: PlanConfig) -> None:
@@ -43,7 +44,9 @@ def main(config: PlanConfig) -> None:
     name, law = next(iter(laws.items()))
     others = {k: v for k, v in laws.items() if k != name}
     folder = study_folder(config, name, law)
-    study = study_of(folder, count=law.count) if folder else default_study()
+    check_measure(law, name, target=config.target, unit=config.unit)
+    measure = law.measure
+    study = study_of(folder, count=law.count, measure=measure) if folder else default_study()
     law = counted(require_usable(law, config), study)
     budget = budget_of(config, law, study)
     scored = read_forecasts((folder.parent if folder else Path("runs")) / FORECASTS)
@@ -52,7 +55,12 @@ def main(config: PlanConfig) -> None:
     sys.stdout.write("\n".join(derivation(plan)) + "\n")
     if config.dry_run:
         return
-    out = Path(config.out) if config.out else plan_folder(config, name, folder) / "plan.yaml"
+    out = (
+        Path(config.out)
+        if config.out
+        else plan_folder(config, name, folder)
+        / (measure if folder else Measure()).file("plan.yaml")
+    )
     if plan.forecast.test_loss is None:
         raise ValueError(
             f"law={name} gives N and D but no loss, so there is no forecast to hold the run"

@@ -24,7 +24,7 @@ from analysis.page.first_screen import (
 from analysis.page.render import comparison, report
 from analysis.page.wandb_artifact import MODES, mirror_report
 from scaling.app.application import start, store
-from scaling.schema import OneOf, checked, write_text
+from scaling.schema import LOSS_UNITS, OneOf, checked, write_text
 
 
 @dataclass(kw_only=True)
@@ -36,12 +36,17 @@ class ReportConfig:
     """Folder of the study."""
     compare: list[str] = field(default_factory=list)
     """Folders of two studies to compare, as [runs/A,runs/B], instead of runs."""
+    target: str = ""
+    """Named test set (eval.sets) whose loss the page shows; empty is that of the law."""
+    unit: Annotated[str, OneOf("", *LOSS_UNITS)] = ""
+    """Unit of the loss; empty is that of the law."""
     out: str = ""
-    """File to write; empty is report.html in the study, or A-against-B.html beside the studies."""
+    """File to write; empty is report.html in the study (report.NAME.html of target=NAME), or
+    A-against-B.html beside the studies."""
     law: str = ""
-    """The law's file; empty is law.json in the study."""
+    """The law's file; empty is law.json in the study (law.NAME.json of target=NAME)."""
     plan: str = ""
-    """The plan's file; empty is plan.yaml in the study."""
+    """The plan's file; empty is plan.yaml in the study (plan.NAME.yaml of target=NAME)."""
     wandb: Annotated[str, OneOf("", *MODES)] = ""
     """Log the page to Weights & Biases as an artifact too, in this mode; empty does not."""
 
@@ -53,8 +58,11 @@ def main(config: ReportConfig) -> None:
         return
     if not config.runs:
         raise ValueError("runs is not set; give the study's folder, as runs=runs/quick")
-    material = read_material(config.runs, law=config.law, plan=config.plan)
-    out = write_text(config.out or material.folder / "report.html", report(material))
+    material = read_material(
+        config.runs, law=config.law, plan=config.plan, target=config.target, unit=config.unit
+    )
+    page = material.folder / material.measure.file("report.html")
+    out = write_text(config.out or page, report(material))
     lines = [formula(material.law), formula_note(material.law)]
     outcome = verdict(material)
     if outcome:

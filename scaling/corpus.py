@@ -11,9 +11,9 @@ import sys
 from dataclasses import dataclass, field
 
 from scaling.app.application import start, store
-from scaling.config import CellConfig, DataConfig, MachineConfig, TokenizerConfig
+from scaling.config import CellConfig, DataConfig, EvalConfig, MachineConfig, TokenizerConfig
 from scaling.data.row_text import LeftOut
-from scaling.data.tokens import Corpus, open_corpus
+from scaling.data.tokens import Corpus, few_blocks, open_corpus
 from scaling.data.vocabulary_files import with_source
 from scaling.schema import checked
 
@@ -35,13 +35,21 @@ def describe_corpus(corpus: Corpus) -> str:
         lines.append(f"parts of the mixture: {counts} tokens")
     if meta.get("train_spans"):
         return "\n".join([*lines, "copies and near-duplicates are not looked for in token ids"])
+    if blocks := meta.get("test_blocks"):
+        both = meta["train_bytes"] + meta["test_bytes"] + meta["gap_bytes"]
+        lines.append(
+            f"test part: {meta['test_bytes'] / both:.2%} of the bytes in {blocks:,} independent "
+            f"blocks; {meta['gap_bytes'] / 1e3:,.1f} kB lie in the gaps around them"
+        )
+    if few := few_blocks(meta):
+        lines.append(f"alarm few_test_blocks: {few}")
     lines.append(f"dropped as copies of another text: {meta['dropped']:,} documents")
     if rows_left_out := LeftOut(**meta.get("left_out", {})).in_words():
         lines.append(f"rows left out: {rows_left_out}")
     meaning = (
         "test documents share most of their lines with a training document"
         if meta["own_test"]
-        else "documents share most of their lines with another, and lie in the same part as it"
+        else "documents or blocks share most lines with another, and lie in the same part as it"
     )
     lines.append(f"near-duplicates: {meta['twins']:,} {meaning}")
     return "\n".join(lines)
@@ -54,6 +62,7 @@ class CorpusConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     runs: str = "runs"
     """Folder of all studies; tokens are kept in its .cache, unless machine.cache names a folder."""

@@ -169,6 +169,8 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "scaling.data.token_corpus": "scaling/data/test_shards.py",
     "scaling.data.vocabulary_files": "scaling/data/test_vocabulary.py",
     "scaling.data.file_hashes": "scaling/test_damage.py",
+    "scaling.data.test_files": "scaling/train/test_rolling.py",
+    "scaling.schema.test_sets": "scaling/train/test_rolling.py",
     "scaling.inference.evaluation": "scaling/test_evaluate.py",
     "scaling.inference.hf_export": "scaling/test_export.py",
     "scaling.inference.likelihood": "scaling/test_evaluate.py",

@@ -30,6 +30,7 @@ BITS = float(-np.log(np.log(2)))  # log of bits per nat
 BITS_WIDTH = 0.03  # how far the step between two groups of losses may be from BITS
 BITS_GAIN = 4.0  # factor by which the step must lower the residuals' deviation
 FEWEST_LEVELS = {"epochs": 2}  # values of a variable that needs fewer than FEWEST_BUDGETS
+FEWEST_TEST_BLOCKS = 10  # independent blocks of test text that a standard error needs
 FEWEST_ROWS = 14  # rows that a quadratic surface in log C and log D/N needs
 
 
@@ -56,6 +57,7 @@ def table_alarms(table: pd.DataFrame, inputs: Mapping[str, Any] | None = None) -
         None if mixed_units else _count_disagrees(table),
         _repeated_data(table),
         _undercooled_runs(table),
+        _few_test_blocks(inputs),
     ]
     return [alarm for alarm in alarms if alarm]
 
@@ -259,6 +261,19 @@ def _undercooled_runs(table: pd.DataFrame) -> Alarm | None:
         sentence=f"{hot.sum()} runs ({named_rows(table, hot)}) ended before their "
         "learning rate was lowered, so their loss is too high by an amount that depends on size: "
         "decay over a tenth of the steps or more, or leave them out with where=.",
+    )
+
+
+def _few_test_blocks(inputs: Mapping[str, Any]) -> Alarm | None:
+    """Say that the test loss of a study is that of few independent blocks of text."""
+    blocks = inputs.get("test_blocks", FEWEST_TEST_BLOCKS)
+    if blocks >= FEWEST_TEST_BLOCKS:
+        return None
+    return Alarm(
+        code="few_test_blocks",
+        sentence=f"The test loss is of {blocks} independent blocks of text, fewer than "
+        f"{FEWEST_TEST_BLOCKS}: the level of the law depends on which they are, and no interval "
+        "holds that; add text, or raise data.test_share.",
     )
 
 

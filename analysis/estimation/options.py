@@ -9,7 +9,18 @@ from analysis.runs.cells import FORM_OF
 from analysis.runs.columns import Columns
 from analysis.runs.table import POINTS
 from analysis.solve.objective import OBJECTIVES, OVER_WEIGHT, Objective
-from scaling.schema import COUNTS, LEVEL, MOST, MOST_RESAMPLES, OneOf, Range, Seed, checked
+from scaling.schema import (
+    COUNTS,
+    LEVEL,
+    LOSS_UNITS,
+    MOST,
+    MOST_RESAMPLES,
+    NATS_PER_TOKEN,
+    OneOf,
+    Range,
+    Seed,
+    checked,
+)
 
 
 @dataclass(kw_only=True)
@@ -76,6 +87,10 @@ class FitConfig:
     where: str | None = None
     """Condition over the table's columns that a run must meet, as "group == 'x'"; null takes every
     run."""
+    target: str = ""
+    """Named test set of a study (eval.sets) whose loss is fitted; empty is the test part."""
+    unit: Annotated[str, OneOf(*LOSS_UNITS)] = NATS_PER_TOKEN
+    """Unit of a study's loss; a table has columns.loss_unit."""
     stage: Annotated[str, OneOf("", *FORM_OF)] = ""
     """Stage of a study whose cells are fitted; empty takes the form's own stage."""
     points: Annotated[str, OneOf(*POINTS)] = "records"
@@ -86,7 +101,8 @@ class FitConfig:
     """Prior over the Chinchilla form: published laws, which 3 or more runs then correct; auto takes
     it with fewer than 8 points of N and D, none never."""
     out: str | None = None
-    """File to write; null is law.json beside the study, or here for a table."""
+    """File to write; null is law.json beside the study (law.NAME.json of target=NAME), or here
+    for a table."""
     plot: bool = False
     """Write figures beside the law too."""
     backtest: bool = True

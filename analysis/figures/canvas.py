@@ -44,12 +44,13 @@ MARGINS = {
     "right": 0.985,
     "top": 0.975,
 }  # fixed: a layout engine draws everything twice
+TEST_LOSS = "test loss (nats/token)"
 LABELS = {
     "params": "parameters N",
     "tokens": "training tokens D",
     "flops": "training compute C (FLOPs)",
     "tokens_per_param": "tokens per parameter D/N",
-    "loss": "test loss (nats/token)",
+    "loss": TEST_LOSS,
     "unique_tokens": "unique tokens U",
     "examples": "fine-tuning examples",
     "pairs": "comparison pairs",
@@ -57,6 +58,18 @@ LABELS = {
     "reward": "reward (score)",
     "error": "task error (share)",
 }
+
+
+@contextmanager
+def loss_label(label: str) -> Iterator[None]:
+    """Draw figures whose axis of the loss has this label, of a named test set or another unit."""
+    usual, LABELS["loss"] = LABELS["loss"], label
+    try:
+        yield
+    finally:
+        LABELS["loss"] = usual
+
+
 LETTERS = {"params": "N", "tokens": "D", "flops": "C", "pairs": "n", "examples": "D_f"}
 NAMED_SIZES = 6  # of a legend
 SHADES = 64

@@ -15,7 +15,15 @@ import numpy as np
 from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS, Array
 from analysis.forms.token_flops import TokenFlops
-from scaling.schema import COUNTS, MOST_RESAMPLES, code_version, read_as, read_json, write_json
+from scaling.schema import (
+    COUNTS,
+    MOST_RESAMPLES,
+    Measure,
+    code_version,
+    read_as,
+    read_json,
+    write_json,
+)
 
 SCHEMA = 1
 LawStatus = Literal["converged", "offset_not_identified", "bound_hit", "not_identified", "max_iter"]
@@ -126,6 +134,11 @@ class LawFile:
     def extrapolates(self) -> bool:
         """Whether the law answers beyond its data: a usable or forced one, or an average."""
         return self.usable or self.forced or bool(self.forecast)
+
+    @property
+    def measure(self) -> Measure:
+        """Which loss of records the law is of."""
+        return Measure(target=self.inputs.get("target", ""), unit=self.unit)
 
     @property
     def residual_sd(self) -> float:

@@ -24,6 +24,8 @@ from analysis.forms import FORMS
 from analysis.forms.optimum import optimal_split
 from analysis.laws.law import Law, Optimum
 from scaling.app.choices import did_you_mean
+from scaling.app.values import pasted
+from scaling.schema import Measure
 
 PF_DAY = 8.64e19  # FLOPs of one petaFLOP/s for a day, the unit of C in Kaplan et al. 2020
 PORIAN_CONTEXT = 2048  # tokens a sequence, in which Porian et al. 2024 count the batch
@@ -392,3 +394,21 @@ def load_law(name_or_path: str | Path) -> Law:
         meant = did_you_mean(str(name_or_path), PUBLISHED)
         raise ValueError(f"no law {name_or_path}{meant}: neither a file nor one of {names}")
     return Law.read(path)
+
+
+def check_measure(law: Law, name: str, *, target: str, unit: str) -> None:
+    """Raise ValueError, with the command to give, where a law is of another loss than asked for.
+
+    law: the law
+    name: its name or path
+    target: a name of eval.sets; empty asks for none
+    unit: of the loss; empty asks for none
+    """
+    own = law.measure
+    asked = Measure(target=target or own.target, unit=unit or own.unit)
+    if asked != own:
+        source = law.inputs.get("source", "runs/NAME")
+        raise ValueError(
+            f"{name} is a law of the {own.words}, not of the {asked.words}; fit that with python -m"
+            f" analysis.fit {pasted(f'runs={source}')} {asked.settings}, and give its file"
+        )

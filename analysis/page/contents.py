@@ -1,5 +1,6 @@
 """Everything that a report shows, read from a study's folder; what is missing is None or empty."""
 
+import logging
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,16 @@ from typing import Any
 import pandas as pd
 
 from analysis.laws.law import Law
+from analysis.laws.published import check_measure
 from analysis.planning.plan import Forecast, Plan
 from analysis.planning.written.plan_file import read_plan
 from scaling.schema import (
+    NATS_PER_TOKEN,
+    Measure,
     Record,
     check_schema,
     confirmations,
+    measure_of,
     read_as,
     read_curve,
     read_json,
@@ -21,6 +26,7 @@ from scaling.schema import (
     sha256_file,
 )
 
+log = logging.getLogger(__name__)
 STAGES = ("pretrain", "sft", "reward", "ppo")
 CURVE_ROWS = 120  # points of one cell's curve in a figure: nobody sees more
 
@@ -37,6 +43,7 @@ class Material:
     folder: Path
     records: list[Record]
     law: Law | None
+    measure: Measure = field(default_factory=Measure)
     plan: Plan | None
     stages: dict[str, Record]
     curves: dict[str, pd.DataFrame]
@@ -91,15 +98,32 @@ class Material:
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
 
-def read_material(folder: str | Path, *, law: str = "", plan: str = "") -> Material:
-    """Read a study's folder; a named file must exist, a default one may be missing."""
+def read_material(
+    folder: str | Path, *, law: str = "", plan: str = "", target: str = "", unit: str = ""
+) -> Material:
+    """Read a study's folder; a named file must exist, a default one may be missing.
+
+    folder: of the study
+    law, plan: their files
+    target: named test set whose loss is shown; empty is that of the law
+    unit: of the loss; empty is that of the law
+
+    The test loss of all records, those of the final run's pretraining too, is then that loss.
+    ValueError where the law is of another one.
+    """
     folder = Path(folder)
     records = read_records(folder)
+    asked = Measure(target=target, unit=unit or NATS_PER_TOKEN)
     if not records:
         raise ValueError(
             f"{folder} has no cell with a record; run the sweep first or check the path"
         )
-    law_path, plan_path = Path(law or folder / "law.json"), Path(plan or folder / "plan.yaml")
+    law_path = Path(law or folder / asked.file("law.json"))
+    read_law = Law.read(law_path) if law or law_path.exists() else None
+    if read_law:
+        check_measure(read_law, str(law_path), target=target, unit=unit)
+    measure = read_law.measure if read_law else asked
+    plan_path = Path(plan or folder / measure.file("plan.yaml"))
     final = folder / "final"
     records_of_stages = {
         s: final / s / "record.json" for s in STAGES if (final / s / "record.json").exists()
@@ -110,20 +134,45 @@ def read_material(folder: str | Path, *, law: str = "", plan: str = "") -> Mater
     files = [p for p in candidates if p.exists()]
     return Material(
         folder=folder,
-        records=records,
-        law=Law.read(law_path) if law or law_path.exists() else None,
+        records=_measured(records, measure),
+        measure=measure,
+        law=read_law,
         plan=read_plan(plan_path) if plan or plan_path.exists() else None,
-        stages={stage: read_record(path) for stage, path in records_of_stages.items()},
+        stages={
+            stage: measure.of(r) if stage == "pretrain" else r
+            for stage, r in ((s, read_record(p)) for s, p in records_of_stages.items())
+            if stage != "pretrain" or not measure.why_missing(r)
+        },
         curves={
             s: pd.DataFrame(read_curve(p.parent / "metrics.jsonl"))
             for s, p in records_of_stages.items()
         },
         samples=_samples(samples),
-        sealed=_sealed(sealed),
+        sealed=_sealed(sealed, measure),
         forecast_band=_object(curve, "forecast curve"),
-        confirmations=[(record, line) for _, record, line in confirmations(folder)],
+        confirmations=[
+            (measure.of(record), line)
+            for _, record, line in confirmations(folder)
+            if not measure.why_missing(record)
+        ],
         sha256={_name(p, folder): sha256_file(p) for p in files},
     )
+
+
+def _measured(records: list[Record], measure: Measure) -> list[Record]:
+    """Return the records with the loss that is meant; ValueError where no record holds it."""
+    done = [r for r in records if r.status == "done" and r.stage == "pretrain"]
+    whys = [measure.why_missing(r) for r in done]
+    if whys and all(whys):
+        raise ValueError(f"no cell holds the {measure.words}: of {done[0].run_id}, {whys[0]}")
+    for record, why in zip(done, whys, strict=True):
+        if why:
+            log.warning("left out: cell %s, %s", record.run_id, why)
+    return [
+        measure.of(r) if r.stage == "pretrain" else r
+        for r in records
+        if r.stage != "pretrain" or not measure.why_missing(r)
+    ]
 
 
 def loss_curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -150,9 +199,11 @@ def _object(path: Path, noun: str) -> dict[str, Any]:
     return values
 
 
-def _sealed(path: Path) -> Forecast | None:
-    """Read the sealed forecast without what it was sealed with; None where there is none."""
+def _sealed(path: Path, measure: Measure) -> Forecast | None:
+    """Read the sealed forecast without what it was sealed with; None for none of this loss."""
     values = _object(path, "sealed forecast")
+    if measure_of(values) != measure:
+        return None
     own = {f.name: values[f.name] for f in fields(Forecast) if f.name in values}
     fix = "remove it, or run scaling.final again"
     return read_as(Forecast, own, source=path, noun="sealed forecast", fix=fix) if own else None

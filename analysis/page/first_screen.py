@@ -12,7 +12,7 @@ from analysis.laws.text import describe_forecast
 from analysis.number_text import counts, duration, interval, number, power, short
 from analysis.page.contents import Material
 from analysis.planning.plan import Plan
-from scaling.schema import Record
+from scaling.schema import Measure, Record
 
 DEFAULT_LEVEL = 0.9
 
@@ -96,8 +96,8 @@ def verdict(material: Material) -> dict[str, str] | None:
         }
     error = reached - forecast.test_loss
     text = (
-        f"Forecast {forecast.test_loss:.4f}, reached {reached:.4f}: {error:+.4f} nats per"
-        f" token, {100 * error / forecast.test_loss:+.2f}%."
+        f"Forecast {forecast.test_loss:.4f}, reached {reached:.4f}: {error:+.4f}"
+        f" {forecast.unit.replace('_', ' ')}, {100 * error / forecast.test_loss:+.2f}%."
     )
     ends = forecast.interval
     if not ends:
@@ -274,7 +274,7 @@ def _plan_cards(plan: Plan) -> list[Card]:
         reach = f"; {plan.extrapolation:.3g} x the largest cell" if plan.extrapolation else ""
         answer.append(
             Card(
-                what="forecast test loss (nats/token)",
+                what=f"forecast {Measure(target=forecast.target, unit=forecast.unit).words}",
                 value=f"{forecast.test_loss:.4f}",
                 note=f"{percent} {interval(forecast.interval)}{per_byte}{reach}",
             )

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from analysis.designing.batch_file import read_batches
 from analysis.estimation.lr_batch import swept_points
+from analysis.figures.canvas import TEST_LOSS, loss_label
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.number_text import number, power
@@ -64,7 +65,16 @@ STAGE_NAMES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo":
 
 def report(material: Material) -> str:
     """Return the page of one study."""
-    return render("report.html.j2", **context(material))
+    measure = material.measure
+    label = measure.words if not measure.is_default else TEST_LOSS
+    with loss_label(label):
+        return render("report.html.j2", **context(material))
+
+
+def loss_words(material: Material) -> str:
+    """Say what L is on this page."""
+    measure = material.measure
+    return "Loss L in nats per token" if measure.is_default else f"L is the {measure.words}"
 
 
 def render(name: str, **values: Any) -> str:
@@ -115,7 +125,7 @@ def context(material: Material) -> dict[str, Any]:
         "lede": (
             f"{sum(r.status == 'done' for r in material.records)} of {len(material.records)} cells"
             " done, the last on"
-            f" {ended[:16].replace('T', ' ')}. Loss L in nats per token, N parameters"
+            f" {ended[:16].replace('T', ' ')}. {loss_words(material)}, N parameters"
             f" ({material.count.replace('_', '-')}), D training tokens, C training FLOPs."
         ),
         "parts": PARTS,

@@ -60,13 +60,18 @@ def forecast_block(
     widen, width_reason = learnt_width(scored)
     n, d = pretrain.params, pretrain.tokens
     loss, ends = _predicted(law, n, d, level, unique, widen)
-    curve, curve_reason = curve_of(law, study, n, d, level=level, unique=unique, widen=widen)
+    measure, curve = law.measure, []
+    curve_reason = f"curves have the test loss in nats per token, and the law is of {measure.words}"
+    if measure.is_default:
+        curve, curve_reason = curve_of(law, study, n, d, level=level, unique=unique, widen=widen)
     per_byte = study.bytes_per_token
     in_bytes = None if per_byte is None else 1 / (math.log(2) * per_byte)
     return Forecast(
         test_loss=loss,
         interval=ends,
         level=level,
+        target=measure.target,
+        unit=measure.unit,
         bits_per_byte=None if in_bytes is None else loss * in_bytes,
         bits_per_byte_interval=() if in_bytes is None else tuple(e * in_bytes for e in ends),
         curve=tuple(curve),

@@ -92,6 +92,8 @@ class Forecast:
     test_loss: float | None = None
     interval: Interval = ()
     level: float
+    target: str = ""
+    unit: str = "nats_per_token"
     bits_per_byte: float | None = None
     bits_per_byte_interval: Interval | None = None
     curve: tuple[CurvePoint, ...] | None = None

@@ -16,8 +16,10 @@ from analysis.planning.shape_family import FamilySettings
 from analysis.planning.written.plan_alarms import FAR
 from scaling.schema import (
     LEVEL,
+    LOSS_UNITS,
     MOST,
     MOST_FLOPS,
+    OneOf,
     Range,
     checked,
 )
@@ -38,6 +40,10 @@ class PlanConfig:
     others stand beside it. Must be set."""
     runs: str = ""
     """Folder of the study; empty takes the one that the law was fitted on, where there is one."""
+    target: str = ""
+    """Named test set whose loss is forecast; the law must be fitted on it. Empty is the law's."""
+    unit: Annotated[str, OneOf("", *LOSS_UNITS)] = ""
+    """Unit of the forecast; the law must be in it. Empty is the law's."""
     out: str = ""
     """File to write; empty is plan.yaml in the study, or here."""
     dry_run: bool = False

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.forms.token_flops import TokenFlops
 from analysis.runs.ladder import token_flops_of
-from scaling.schema import Record, confirmations, read_curve, read_record, sha256_file
+from scaling.schema import Measure, Record, confirmations, read_curve, read_record, sha256_file
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def sha256_of(folder: Path) -> dict[str, str]:
 
 
 def study_rows(
-    folder: Path, count: str, stage: str, points: str
+    folder: Path, count: str, stage: str, points: str, measure: Measure
 ) -> tuple[pd.DataFrame, list[dict[str, str]], dict[str, Any], TokenFlops | None]:
     """Return a study's rows, the cells that were dropped, the `inputs`, and FLOPs per token by N.
 
@@ -52,6 +52,7 @@ def study_rows(
     count: how N is counted (`scaling.schema.COUNTS`)
     stage: of the cells to read
     points: `records`, or `updates` for the course of PPO runs
+    measure: which loss of a pretraining cell is meant
 
     Raises ValueError for a folder without records or without a done cell of the stage.
     """
@@ -60,14 +61,14 @@ def study_rows(
         raise ValueError(f"{folder} holds no record.json; run the sweep first or check the path")
     rows: list[dict[str, Any]] = []
     records, dropped = _read_records(paths)
-    entropies: set[float | None] = set()
+    taken: list[Record] = []
     for path, record in records.items():
-        why = _reason_to_drop(record, stage)
+        why = _reason_to_drop(record, stage, measure)
         if why:
             dropped.append({"run": record.run_id, "why": why})
         else:
-            rows += _rows(record, path.parent, count, points)
-            entropies.add(record.metrics.get("bayes_loss"))
+            rows += _rows(measure.of(record), path.parent, count, points)
+            taken.append(record)
     if not rows:
         whys = sorted({d["why"] for d in dropped})
         others = sorted({r.stage for r in records.values()} - {stage})
@@ -83,12 +84,11 @@ def study_rows(
     inputs: dict[str, Any] = {"source": folder.as_posix(), "sha256": sha256_of(folder)}
     if stage == "pretrain":
         confirmation_rows, confirmations_met, other_data = _confirmation_rows(
-            folder, count, read_record(folder / rows[0]["run"] / "record.json")
+            folder, count, read_record(folder / rows[0]["run"] / "record.json"), measure
         )
         rows, dropped = rows + confirmation_rows, dropped + other_data
         inputs |= {"confirmations": confirmations_met} if confirmations_met else {}
-    if len(entropies) == 1 and None not in entropies:  # one test set, of known entropy
-        inputs["bayes_loss"] = entropies.pop()
+    inputs |= _of_the_test_set(taken, measure)
     table = pd.DataFrame(rows)
     table.index = pd.Index(table["run"].tolist())  # cells are named, not counted
     if points == "updates":
@@ -96,9 +96,22 @@ def study_rows(
     elif stage != "pretrain" and (n := len(set(table["trunk"]))) < FEWEST_BODIES:
         table = table.drop(columns="trunk")  # rows are resampled, what their models share is not
         inputs["bodies"] = n
-    trained = [r for r in records.values() if not _reason_to_drop(r, "pretrain")]
+    trained = [r for r in records.values() if not _reason_to_drop(r, "pretrain", Measure())]
     token_flops = token_flops_of(trained, count) if stage == "pretrain" else None
     return table, dropped, inputs, token_flops
+
+
+def _of_the_test_set(records: list[Record], measure: Measure) -> dict[str, Any]:
+    """Return the named set, or of the test part its blocks and, where it is known, its entropy."""
+    known: dict[str, Any] = {"target": measure.target} if measure.target else {}
+    if not measure.is_default:
+        return known
+    if blocks := [r.metrics["test_blocks"] for r in records if "test_blocks" in r.metrics]:
+        known["test_blocks"] = int(min(blocks))
+    entropies = {r.metrics.get("bayes_loss") for r in records}
+    if len(entropies) == 1 and None not in entropies:  # one test set, of known entropy
+        known["bayes_loss"] = entropies.pop()
+    return known
 
 
 def _read_records(paths: list[Path]) -> tuple[dict[Path, Record], list[dict[str, str]]]:
@@ -114,16 +127,18 @@ def _read_records(paths: list[Path]) -> tuple[dict[Path, Record], list[dict[str,
 
 
 def _confirmation_rows(
-    folder: Path, count: str, cell: Record
+    folder: Path, count: str, cell: Record, measure: Measure
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, str]]]:
     """Return the rows of confirmation runs, how each met its forecast, and runs on other data."""
     rows, outcomes, other_data = [], [], []
     for path, record, line in confirmations(folder):
-        if any(record.config.get(k) != cell.config.get(k) for k in SAME_LOSS):
+        why = measure.why_missing(record)
+        if any(_known(record, k) != _known(cell, k) for k in SAME_LOSS):
             why = f"confirmation with other {' or '.join(SAME_LOSS)} than the cells"
+        if why:
             other_data.append({"run": record.run_id, "why": why})
             continue
-        rows.append(_row(record, path.parent, count))
+        rows.append(_row(measure.of(record), path.parent, count))
         keys = ("study", "forecast", "interval", "level", "outcome", "error", "z", "inside")
         outcomes.append(
             {"run": record.run_id, "flops": record.flops, **{k: line[k] for k in keys}}
@@ -132,12 +147,18 @@ def _confirmation_rows(
     return rows, outcomes, other_data
 
 
-def _reason_to_drop(record: Record, stage: str) -> str | None:
+def _known(record: Record, group: str) -> dict[str, Any]:
+    """Return a group of settings, those that its version did not know at their former values."""
+    former = {"data": {"split": "documents"}, "eval": {"sets": {}, "sets_sha256": {}}}
+    return former.get(group, {}) | record.config.get(group, {})
+
+
+def _reason_to_drop(record: Record, stage: str, measure: Measure) -> str | None:
     if record.stage != stage:
         return f"stage is {record.stage}, not {stage}"
     if record.status != "done":
         return f"status is {record.status}"
-    return None
+    return measure.why_missing(record) or None
 
 
 def _rows(record: Record, folder: Path, count: str, points: str) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from analysis.forms.token_flops import TokenFlops
 from analysis.runs.ladder import Ladder, chinchilla_ladder, trained_ladder
-from scaling.schema import Recipe, Record, Shape, read_curve, read_records
+from scaling.schema import Measure, Recipe, Record, Shape, read_curve, read_records
 
 NEAREST_CELLS = 6  # cells nearest in size whose median speed is taken
 MOST_COURSES = 12  # largest cells whose curves are read, for the forecast band
@@ -128,11 +128,16 @@ def _near(target: float, cells: Sequence[Cell], values: Sequence[float]) -> floa
     return float(np.median(nearest)) if nearest else None
 
 
-def study_of(folder: str | Path, *, count: str) -> Study:
-    """Read a study's done pretraining cells; ValueError when there are none."""
+def study_of(folder: str | Path, *, count: str, measure: Measure | None = None) -> Study:
+    """Read a study's done pretraining cells; ValueError when there are none.
+
+    `measure` is the loss that is forecast. Curves are of the test loss in nats per token alone.
+    """
+    measure = measure or Measure()
     records = [r for r in read_records(folder) if r.status == "done" and r.stage == "pretrain"]
     if not records:
         raise ValueError(f"{folder} has no cell that is done; run the sweep first")
+    measured = [measure.of(r) for r in records if not measure.why_missing(r)]
     largest = max(records, key=lambda r: r.flops)
     config, like = largest.config, Shape.of(largest)
     schedule = config.get("schedule", {})
@@ -148,8 +153,8 @@ def study_of(folder: str | Path, *, count: str) -> Study:
         seed=largest.seed,
         device=largest.device,
         cells=tuple(_cell(r, count) for r in records),
-        courses=_courses(Path(folder), records, count),
-        bytes_per_token=_bytes_per_token(records),
+        courses=_courses(Path(folder), records, count) if measure.is_default else (),
+        bytes_per_token=_bytes_per_token(measured),
         unique_tokens=max(
             (r.metrics["corpus_tokens"] for r in records if "corpus_tokens" in r.metrics),
             default=None,

@@ -11,7 +11,7 @@ be there. From a study come the done cells of one stage; for pretraining also it
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from analysis.runs.condition import rows
 from analysis.runs.files import read_file
 from analysis.runs.replicates import Replicates
 from scaling.app.choices import check_choice_of
-from scaling.schema import COUNTS
+from scaling.schema import COUNTS, NATS_PER_TOKEN, Measure
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def load_runs(
     needed: Sequence[str] = NEEDED,
     stage: str = "pretrain",
     points: str = "records",
+    measure: Measure | None = None,
 ) -> Runs:
     """Read a study's folder, a file, or a data frame into checked `Runs`.
 
@@ -76,6 +77,7 @@ def load_runs(
     stage: cells of a study to read: pretrain, sft, reward or ppo
     points: `records` for a row where each run ended, `updates` for a row of PPO at every update
         at which held-out prompts were scored
+    measure: which loss of a study's cells is meant; None for the test loss in nats per token
 
     Raises FileNotFoundError for a source that is not there, and ValueError in one sentence for a
     source that cannot be read, a condition that no row meets, a missing column or a value that is
@@ -83,13 +85,16 @@ def load_runs(
     """
     check_choice_of("count", count, COUNTS)
     check_points(points, stage)
+    measure = measure or Measure()
+    if not measure.is_default:
+        columns = _measured_columns(source, columns, stage, measure)
     columns = columns or Columns()
     dropped: list[dict[str, str]] = []
     token_flops = None
     if isinstance(source, pd.DataFrame):
         raw, inputs = source.copy(), {"source": "data frame"}
     elif Path(source).is_dir():
-        raw, dropped, inputs, token_flops = study_rows(Path(source), count, stage, points)
+        raw, dropped, inputs, token_flops = study_rows(Path(source), count, stage, points, measure)
     else:
         raw, inputs = read_file(Path(source))
     if where:
@@ -103,6 +108,21 @@ def load_runs(
         reading = {"column": columns.loss, "unit": unit, "stated": bool(columns.loss_unit)}
         inputs |= {"loss_unit": reading}
     return Runs(table=table, dropped=dropped, inputs=inputs, count=count, token_flops=token_flops)
+
+
+def _measured_columns(
+    source: str | Path | pd.DataFrame, columns: Columns | None, stage: str, measure: Measure
+) -> Columns:
+    """Return the columns with the unit of the loss; ValueError where there are no test sets."""
+    if isinstance(source, pd.DataFrame) or not Path(source).is_dir():
+        raise ValueError(
+            f"{measure.settings} is for a study, whose records hold the losses; for a table name"
+            " the column, as columns.loss=COLUMN columns.loss_unit=bits_per_byte"
+        )
+    if stage != "pretrain":
+        raise ValueError(f"{measure.settings} is for cells of pretraining, not of stage {stage}")
+    unit = "" if measure.unit == NATS_PER_TOKEN else measure.unit
+    return replace(columns or Columns(), loss_unit=unit)
 
 
 def check_points(points: str, stage: str) -> None:

@@ -118,7 +118,8 @@ def readable(argument: str, known: dict[str, Any], schema: type, multirun: bool)
     for one in each(override):
         if why := refusal(key, one, kind) if kind is not None else no_name(key, one, schema):
             raise ValueError(why)
-    return argument
+    mapping = get_origin(plain(kind)) is dict and name == key
+    return f"++{argument}" if mapping else argument  # a mapping's keys are the user's to choose
 
 
 def no_name(key: str, value: Any, schema: type) -> str:

@@ -5,7 +5,13 @@ The text below a field is its sentence in `--help`. `checked` refuses a value ou
 range or choices; `__post_init__` refuses values that contradict each other.
 """
 
-from scaling.config.cell import SCIENCE, CellConfig, GridConfig, TargetConfig
+from scaling.config.cell import (
+    SCIENCE,
+    CellConfig,
+    GridConfig,
+    TargetConfig,
+    with_former_split,
+)
 from scaling.config.data import (
     BYTES_ALONE,
     OWN_TRUTH,
@@ -52,4 +58,5 @@ __all__ = [
     "described",
     "one_of",
     "rung",
+    "with_former_split",
 ]

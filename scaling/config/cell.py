@@ -150,17 +150,13 @@ class CellConfig:
         A setting that this version does not know is refused: the cell would be another one.
         """
         fix = "give the sweep's command again"
+        values = with_former_split(values)
         return read_as(cls, values, source="job", noun="cell", fix=fix, settings=True)
 
     def science(self) -> dict[str, Any]:
         """Return the complete science part: all that decides what the cell measures."""
         values = dataclasses.asdict(self)
-        science = {name: values[name] for name in SCIENCE}
-        science["tokenizer"] = self.tokenizer.identity()
-        for source, names in OWN_TRUTH.items():
-            if self.data.source != source:
-                for name in names:
-                    del science["data"]["truth"][name]
+        science = self._science_of_pretraining(values)
         if self.stage != "pretrain":
             science |= {"stage": self.stage, "sft": described(self.sft)}
         if self.stage in ("reward", "ppo"):
@@ -174,6 +170,24 @@ class CellConfig:
             science["ppo"] = ppo
             if (before := self.before()) and before.model != self.model:
                 science["reward_model"] = dataclasses.asdict(before.model)
+        return science
+
+    def _science_of_pretraining(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the science part without later stages; settings of no effect are left out.
+
+        So cells from before a setting keep their ids.
+        """
+        science = {name: values[name] for name in SCIENCE}
+        science["tokenizer"] = self.tokenizer.identity()
+        for source, names in OWN_TRUTH.items():
+            if self.data.source != source:
+                for name in names:
+                    del science["data"]["truth"][name]
+        if not self.data.in_blocks:
+            del science["data"]["split"]
+        sets, hashes = (science["eval"].pop(name) for name in ("sets", "sets_sha256"))
+        if sets:
+            science["eval"]["sets"] = hashes or sets
         return science
 
     def run_id(self) -> str:
@@ -205,3 +219,11 @@ class CellConfig:
             return self.run_id()
         shared = {k: v for k, v in self.science().items() if k != "budget"}
         return sha256_json(shared)[:10]
+
+
+def with_former_split(values: Any) -> Any:
+    """Return the settings of a cell with data.split as it was before the setting existed."""
+    data = values.get("data") if isinstance(values, dict) else None
+    if not isinstance(data, dict):
+        return values
+    return {**values, "data": {"split": "documents", **data}}

@@ -119,12 +119,16 @@ class DataConfig:
     source=files, the same of .bin for source=tokens, NAME, NAME:CONFIG or NAME:CONFIG:SPLIT for
     source=hub."""
     test: list[str] = field(default_factory=list)
-    """Held-out text, written as train is; an empty list holds out a share of the training
-    documents, chosen by a fixed hash."""
+    """Held-out text, written as train is; an empty list holds out a share of the training text."""
     text_key: str = "text"
     """Column of a table, or key of a JSON line, that holds the text."""
     test_share: Annotated[float, Range(0, 1, above=True, below=True)] = 0.08
-    """Share of the training documents that is held out where test is empty."""
+    """Share of the text that is held out where test is empty: of its bytes (split=blocks; more
+    where eval.test_tokens needs more, up to a quarter), of its documents (split=documents)."""
+    split: Annotated[str, OneOf("blocks", "documents")] = "blocks"
+    """How text of files or of the hub is held out: blocks holds out an exact share of its bytes
+    and cuts long documents at paragraphs; documents holds out whole documents by a fixed hash, as
+    versions up to 0.1 did and as every other source does."""
     context: Annotated[int, Range(2, MOST_TOKENS)] = 128
     """Tokens of a training window: the model's context."""
     max_bytes: Annotated[int, Range(0, MOST_TEXT, note="0 is all")] = 0
@@ -140,6 +144,11 @@ class DataConfig:
     truth: TruthConfig = field(default_factory=TruthConfig)
     sha256: str = ""
     """Hash of the corpus: filled in when it is read. A hash that you give must be met."""
+
+    @property
+    def in_blocks(self) -> bool:
+        """Whether the test part is an exact share of bytes, in blocks."""
+        return self.source in ("files", "hub") and not self.test and self.split == "blocks"
 
     def __post_init__(self) -> None:
         """Read the truth of a record; check that the text is named and the weights fit it."""

@@ -18,8 +18,10 @@ from scaling.config.stages import PpoPlan, RewardPlan, SftPlan
 from scaling.schema import (
     COUNTS,
     FLOPS,
+    LOSS_UNITS,
     MOST_FLOPS,
     MOST_PARAMS,
+    NATS_PER_TOKEN,
     OneOf,
     Range,
     Seed,
@@ -89,11 +91,15 @@ class Forecast:
     """The planned run's test loss, sealed before the run starts."""
 
     test_loss: Annotated[float, FORECAST] = 0.0
-    """Forecast test loss in nats per token."""
+    """Forecast test loss, in nats per token where unit says no other."""
     interval: list[Annotated[float, Range(-1e9, 1e9)]] = field(default_factory=list)
     """Prediction interval of the test loss."""
     level: Annotated[float, SHARE_BELOW_1] = 0.95
     """Level of the intervals."""
+    target: str = ""
+    """Named test set (eval.sets) whose loss test_loss is; empty is the test part."""
+    unit: Annotated[str, OneOf(*LOSS_UNITS)] = NATS_PER_TOKEN
+    """Unit of test_loss."""
     bits_per_byte: Annotated[float, FORECAST] | None = None
     """Forecast loss in bits per byte; null where the bytes of a token are not known."""
     bits_per_byte_interval: list[Annotated[float, Range(-1e9, 1e9)]] = field(default_factory=list)

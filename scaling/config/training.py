@@ -1,7 +1,8 @@
 """Settings of optimiser, schedule, budget and evaluation."""
 
 import dataclasses
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from scaling.config.model import ModelConfig
@@ -15,6 +16,7 @@ from scaling.config.ranges import (
     SHARE_BELOW_1,
     SPIKE,
     WIDEST,
+    check,
 )
 from scaling.schema import (
     COUNTS,
@@ -135,7 +137,21 @@ class EvalConfig:
 
     test_tokens: Annotated[int, Range(1, MOST_TEXT)] = 65_536
     """Held-out tokens that the final test loss is measured on."""
+    sets: dict[str, list[str]] = field(default_factory=dict)
+    """Named test sets beside that, as {web: [a.jsonl], code: [b.jsonl]}: the folders, globs or
+    files of each, read as data.train is. Every cell is scored on all their tokens, and its record
+    holds the losses in nats per token and bits per byte."""
+    sets_sha256: dict[str, str] = field(default_factory=dict)
+    """Hashes of the files of each set: filled in when a sweep starts. They, and not the paths, are
+    part of the cell's id; files that changed since are refused."""
     curve_points: Annotated[int, Range(24, 24, note="nothing reads it; leave it out")] = 24
     """Unused: nothing reads it, but every cell's id contains it. Leave it out."""
     curve_tokens: Annotated[int, Range(1, MOST_TEXT)] = 8_192
     """Held-out tokens that a row of the training curve is scored on."""
+
+    def __post_init__(self) -> None:
+        """Check the names of the sets, which are keys of records and words of commands."""
+        for name, files in self.sets.items():
+            legal = re.fullmatch(r"[A-Za-z][\w.-]*", name) is not None
+            check("eval.sets", name, legal, "must start with a letter; take letters, digits, _ - .")
+            check(f"eval.sets.{name}", files, bool(files), "is empty; name its files")

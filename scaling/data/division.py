@@ -1,8 +1,7 @@
-"""What a corpus holds, and which documents are training and test text.
+"""What a corpus holds, and which of its text is training and test text.
 
 A corpus is divided by hashes of the names, texts and lines of its documents, so that its text need
-not fit in memory. Near-duplicates form a group, and a fixed hash of a name in the group decides its
-part. So no document of the test part has a near-duplicate in the training part.
+not fit in memory (scaling.data.split). Near-duplicates lie in one part.
 """
 
 import hashlib
@@ -20,9 +19,9 @@ from zipfile import BadZipFile
 import numpy as np
 
 from scaling.config import TRUTHS, DataConfig
+from scaling.data.blocks import Atoms, cut_atoms, whole_atom
 from scaling.data.chunks import chunks, each, write_whole
 from scaling.data.documents import (
-    Document,
     Piece,
     pieces,
     read_piece,
@@ -32,8 +31,9 @@ from scaling.data.documents import (
 )
 from scaling.data.file_hashes import damage, discard, has_hashes, mark_checked, write_hashes
 from scaling.data.hub import fetch
-from scaling.data.near_duplicates import Lines, groups, hash_lines, similar
+from scaling.data.near_duplicates import hash_lines
 from scaling.data.row_text import LeftOut
+from scaling.data.split import Documents, LineIndex, Split, split_corpus
 from scaling.data.synthetic import texts
 from scaling.schema import sha256_file, sha256_json, write_text
 
@@ -131,69 +131,90 @@ def _write_synthetic(config: DataConfig, cache: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class DividedCorpus:
-    """The n documents of a corpus, and the order of those that are training and test text.
+    """The n documents of a corpus, and which segments of them are training and test text.
 
-    `dropped` counts copies of a text that is in the corpus already. `twins` counts near-duplicates
-    that the split keeps together or, where the test part has its own files, test documents with a
-    near-duplicate in the training part. `left_out` counts the rows of tables without text.
+    `left_out` counts the rows of tables without text.
     """
 
     chunks: list[list[Piece]]
     text_key: str
     firsts: np.ndarray  # (chunks + 1,) first document of each chunk
-    parts: np.ndarray  # (n,)
-    n_bytes: np.ndarray
-    n_chars: np.ndarray
-    identity: np.ndarray  # (n, 2, 32) uint8, hashes of name and text
-    train: np.ndarray
-    test: np.ndarray
-    dropped: int
-    twins: int
+    documents: Documents
+    split: Split
     left_out: LeftOut
+
+    @property
+    def train(self) -> np.ndarray:
+        """The segments of the training part, in order."""
+        return self.split.train
+
+    @property
+    def test(self) -> np.ndarray:
+        """The segments of the test part, in order."""
+        return self.split.test
+
+    @property
+    def parts(self) -> np.ndarray:
+        """The part of the mixture of each segment."""
+        return self.documents.parts[self.split.segments.document]
 
     @property
     def sha256(self) -> str:
         """The hash of names, texts, split and parts."""
-        sums = hashlib.sha256()
+        sums, segments = hashlib.sha256(), self.split.segments
         parts = np.bincount(self.parts[self.train]).tolist()
         sums.update(json.dumps([len(self.train), len(self.test), parts]).encode())
+        whole = np.array_equal(segments.n_chars, self.documents.n_chars[segments.document])
         for order in (self.train, self.test):
-            sums.update(self.identity[order].tobytes())
+            sums.update(self.documents.identity[segments.document[order]].tobytes())
+            if not whole:
+                ends = np.stack([segments.start[order], segments.stop[order]])
+                sums.update(ends.astype("<i8").tobytes())
         return sums.hexdigest()
 
     def tasks(self, chosen: np.ndarray) -> list[tuple[list[Piece], np.ndarray]]:
-        """Return each chunk with chosen documents, (n,) bool, and their places in it."""
-        places = [np.flatnonzero(chosen[a:b]) for a, b in zip(*self._edges(), strict=True)]
-        return [(c, p) for c, p in zip(self.chunks, places, strict=True) if len(p)]
-
-    def _edges(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.firsts[:-1], self.firsts[1:]
+        """Return each chunk with chosen segments, (n,) bool, and their place, start and stop."""
+        segments, tasks = self.split.segments, []
+        rows = np.flatnonzero(chosen)
+        edges = np.searchsorted(segments.document[rows], self.firsts)
+        for number, chunk in enumerate(self.chunks):
+            here = rows[edges[number] : edges[number + 1]]
+            if len(here):
+                place = segments.document[here] - self.firsts[number]
+                tasks.append(
+                    (chunk, np.stack([place, segments.start[here], segments.stop[here]], axis=1))
+                )
+        return tasks
 
     def read(self, order: np.ndarray, *, workers: int = 1) -> list[str]:
-        """Return the texts of documents, in this order."""
-        chosen = np.zeros(len(self.parts), dtype=bool)
+        """Return the texts of segments, in this order."""
+        chosen = np.zeros(len(self.split.segments.document), dtype=bool)
         chosen[order] = True
         tasks = [(c, (self.text_key, p)) for c, p in self.tasks(chosen)]
-        lists = each("reading a sample", read_places, tasks, workers=workers)
+        lists = each("reading a sample", read_segments, tasks, workers=workers)
         texts = list(chain.from_iterable(lists))
         rank = np.cumsum(chosen) - 1
         return [texts[i] for i in rank[order]]
 
 
-def read_places(chunk: list[Piece], argument: tuple[str, np.ndarray]) -> list[str]:
-    """Return the texts at places of a chunk, in rising order."""
-    return [d.text for d in documents_at(chunk, *argument)]
+def read_segments(chunk: list[Piece], argument: tuple[str, np.ndarray]) -> list[str]:
+    """Return the texts of segments of a chunk, in rising order."""
+    return list(texts_at(chunk, *argument))
 
 
-def documents_at(chunk: list[Piece], text_key: str, places: np.ndarray) -> Iterator[Document]:
-    """Yield the documents at places of a chunk, in rising order."""
-    chosen = set(places.tolist())
+def texts_at(chunk: list[Piece], text_key: str, segments: np.ndarray) -> Iterator[str]:
+    """Yield the texts of segments of a chunk, (n, 3) document, start and stop in rising order."""
+    wanted = iter(segments.tolist())
+    place, start, stop = next(wanted, (-1, 0, 0))
     documents = (d for piece in chunk for d in read_piece(piece, text_key=text_key))
-    return (d for place, d in enumerate(documents) if place in chosen)
+    for number, document in enumerate(documents):
+        while number == place:
+            yield document.text[start:stop]
+            place, start, stop = next(wanted, (-1, 0, 0))
 
 
 def divide_corpus(
-    config: DataConfig, sources: Sources, scratch: Path, *, workers: int
+    config: DataConfig, sources: Sources, scratch: Path, *, workers: int, test_bytes: int = 0
 ) -> DividedCorpus:
     """Read a corpus and divide it into training and test text.
 
@@ -201,12 +222,14 @@ def divide_corpus(
     sources: the files
     scratch: a folder for the results of single chunks, removed at the end
     workers: the most processes that read
+    test_bytes: bytes that eval.test_tokens needs, for a split by blocks
 
     Raises ValueError for a corpus without training or test text.
     """
     all_chunks = list(chunks(sources.pieces()))
     paths = [scratch / f"{i:06}.npz" for i in range(len(all_chunks))]
-    tasks = [(c, (sources.text_key, p)) for c, p in zip(all_chunks, paths, strict=True)]
+    arguments = [(sources.text_key, config.in_blocks, p) for p in paths]
+    tasks = list(zip(all_chunks, arguments, strict=True))
     list(each("reading the corpus", scan, tasks, workers=workers))
     results = [{k: v for k, v in np.load(p).items() if k != "lines"} for p in paths]
     names = (
@@ -219,11 +242,24 @@ def divide_corpus(
     for result in results:
         for reason, n in zip(COUNTED, result.pop("left_out", ()), strict=False):
             left_out.add(reason, int(n))
-    table = {k: np.concatenate([result[k] for result in results]) for k in results[0]}
     firsts = np.cumsum([0, *(len(result["parts"]) for result in results)])
+    first_atoms = np.cumsum([0, *(len(result["atoms"]) for result in results)])
+    for result, first in zip(results, firsts, strict=False):
+        result["owners"] = result["owners"] + first
+    table = {k: np.concatenate([result[k] for result in results]) for k in results[0]}
+    atoms = Atoms(
+        document=table.pop("owners"), table=table.pop("atoms"), sliced=table.pop("sliced")
+    )
+    documents = Documents(names=names, **table)
     lines = [np.load(p.with_suffix(".npy"), mmap_mode="r") for p in paths]
     try:
-        sides = split_documents(config, names, table, LineIndex(lines=lines, firsts=firsts))
+        split = split_corpus(
+            config,
+            documents,
+            atoms,
+            LineIndex(lines=lines, firsts=first_atoms),
+            test_bytes=test_bytes,
+        )
     except ValueError as error:
         why = f"; left out are rows {left_out.in_words()}" if left_out.as_dict() else ""
         raise ValueError(f"{error}{why}") from error
@@ -232,33 +268,48 @@ def divide_corpus(
         chunks=all_chunks,
         text_key=sources.text_key,
         firsts=firsts,
+        documents=documents,
+        split=split,
         left_out=left_out,
-        **table,
-        **sides,
     )
 
 
-def scan(chunk: list[Piece], argument: tuple[str, Path]) -> None:
-    """Write hashes and sizes of a chunk's documents and the hashes of their lines, unless done."""
-    text_key, path = argument
+def scan(chunk: list[Piece], argument: tuple[str, bool, Path]) -> None:
+    """Write hashes and sizes of a chunk's documents and the lines of their atoms, unless done.
+
+    chunk: pieces of files
+    argument: the key of the text in tables, whether documents are cut, and the file to write
+    """
+    text_key, cuts, path = argument
     if _scanned(path):
         return
     left_out = LeftOut()
     documents = [
         d for piece in chunk for d in read_piece(piece, text_key=text_key, left_out=left_out)
     ]
-    hashes, owners = hash_lines(d.text for d in documents)
+    atoms = [
+        cut_atoms(d.text, sliced=d.sliced) if cuts else [whole_atom(d.text)] for d in documents
+    ]
+    hashes, owners = hash_lines(
+        d.text[start:stop]
+        for d, own in zip(documents, atoms, strict=True)
+        for start, stop, *_ in own
+    )
     with write_whole(path.with_suffix(".npy")) as stream:
         np.save(stream, np.stack([hashes, owners.astype(np.uint64)]))
     identity = [[_digest(d.name), _digest(d.text)] for d in documents]
+    counts = [len(own) for own in atoms]
     with write_whole(path) as stream:
         np.savez(
             stream,
             names=np.frombuffer("".join(f"{d.name}\0" for d in documents).encode(), dtype=np.uint8),
             identity=np.asarray(identity, dtype=np.uint8).reshape(-1, 2, 32),
             parts=np.asarray([d.part for d in documents], dtype=np.int32),
-            n_bytes=np.asarray([len(d.text.encode()) for d in documents], dtype=np.int64),
+            n_bytes=np.asarray([sum(a[2] for a in own) for own in atoms], dtype=np.int64),
             n_chars=np.asarray([len(d.text) for d in documents], dtype=np.int64),
+            sliced=np.asarray([d.sliced for d in documents], dtype=bool),
+            atoms=np.asarray(list(chain.from_iterable(atoms)), dtype=np.int64).reshape(-1, 7),
+            owners=np.repeat(np.arange(len(documents)), np.asarray(counts, dtype=np.int64)),
             lines=np.asarray(sha256_file(path.with_suffix(".npy"))),
             left_out=np.asarray([left_out.counts[reason] for reason in COUNTED]),
         )
@@ -279,92 +330,3 @@ def _scanned(path: Path) -> bool:
 
 def _digest(text: str) -> list[int]:
     return list(hashlib.sha256(text.encode("utf-8", "replace")).digest())
-
-
-@dataclass(frozen=True, kw_only=True)
-class LineIndex:
-    """The lines of all chunks, (2, lines) each: hashes in rising order, documents in the chunk."""
-
-    lines: list[np.ndarray]
-    firsts: np.ndarray
-
-    def similar(self, chosen: np.ndarray) -> np.ndarray:
-        """Return the pairs of near-duplicates among `chosen` documents (c,), as places in it."""
-        place = np.full(self.firsts[-1], -1)
-        place[chosen] = np.arange(len(chosen))
-
-        def places_of(index: int, low: int = 0, high: int | None = None) -> np.ndarray:
-            return place[self.firsts[index] + self.lines[index][1, low:high].astype(np.int64)]
-
-        def part(low: int, high: int) -> Lines:
-            hashes, owners = [], []
-            for index, lines in enumerate(self.lines):
-                ends = np.searchsorted(lines[0], np.asarray([low, high], dtype=np.uint64))
-                owners_here = places_of(index, *ends)
-                hashes.append(lines[0, slice(*ends)][owners_here >= 0])
-                owners.append(owners_here[owners_here >= 0])
-            return np.concatenate(hashes), np.concatenate(owners)
-
-        counts = np.zeros(len(chosen), dtype=np.int64)
-        for index in range(len(self.lines)):
-            owners_here = places_of(index)
-            counts += np.bincount(owners_here[owners_here >= 0], minlength=len(chosen))
-        return similar(part, counts)
-
-
-def split_documents(
-    config: DataConfig, names: list[str], table: dict[str, np.ndarray], line_index: LineIndex
-) -> dict[str, Any]:
-    """Return the order of training and test documents, and the counts `dropped` and `twins`.
-
-    config: of the data
-    names: of all documents
-    table: identity, parts, n_bytes and n_chars of all documents, as in DividedCorpus
-    line_index: the lines of all documents
-    """
-    names_key, texts_key = (table["identity"][:, i, :8].copy().view(">u8")[:, 0] for i in (0, 1))
-    not_test, test = np.flatnonzero(table["parts"] >= 0), np.flatnonzero(table["parts"] < 0)
-    train = not_test[_different(texts_key[not_test])]
-    train = train[~np.isin(texts_key[train], texts_key[test])]
-    dropped = len(not_test) - len(train)
-    pairs = line_index.similar(np.concatenate([train, test]))
-    if config.test or config.source in TRUTHS:
-        across = pairs[(pairs[:, 0] < len(train)) & (pairs[:, 1] >= len(train))]
-        twins = len(np.unique(across[:, 1]))
-    else:
-        labels = groups(pairs, len(train))
-        twins = int((np.bincount(labels)[labels] > 1).sum()) if len(labels) else 0
-        leader = train[_leaders(labels, [names[i] for i in train])]
-        held_out = (names_key[leader] >> np.uint64(32)) / 2**32 < config.test_share
-        train, test = train[~held_out], train[held_out]
-        test = test[np.argsort(names_key[test], kind="stable")]
-    if config.max_bytes:
-        order = train[np.argsort(names_key[train], kind="stable")]
-        n = np.searchsorted(np.cumsum(table["n_bytes"][order]), config.max_bytes, side="right")
-        train = order[: max(1, n)]
-        train = train[np.argsort(table["parts"][train], kind="stable")]
-    for part, documents in (("training", train), ("test", test)):
-        if not len(documents):
-            raise ValueError(
-                f"the corpus has no {part} documents, {len(train) + len(test)} in all; add text, "
-                f"change data.test_share={config.test_share}, or name files of their own for the "
-                "test, as 'data.test=[FILE]'"
-            )
-    return {"train": train, "test": test, "dropped": dropped, "twins": twins}
-
-
-def _different(keys: np.ndarray) -> np.ndarray:
-    """Return the first place of each key, in the order in which the keys are seen last."""
-    _, first = np.unique(keys, return_index=True)
-    _, last = np.unique(keys[::-1], return_index=True)
-    return first[np.argsort(-last)]
-
-
-def _leaders(labels: np.ndarray, names: list[str]) -> np.ndarray:
-    """Return, for each text, the text of its group whose name comes first."""
-    first: dict[int, int] = {}
-    for index, label in enumerate(labels.tolist()):
-        leader = first.setdefault(label, index)
-        if names[index] < names[leader]:
-            first[label] = index
-    return np.asarray([first[label] for label in labels.tolist()], dtype=np.int64)

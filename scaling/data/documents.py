@@ -29,11 +29,12 @@ TEXT = 1 << 20  # Bytes; a text file larger than PIECE is cut into documents of 
 
 
 class Document(NamedTuple):
-    """A text, its name, and which part of a mixture it belongs to."""
+    """A text, its name, which part of a mixture it belongs to, whether it is cut from a file."""
 
     name: str
     text: str
     part: int = 0
+    sliced: bool = False
 
 
 class Piece(NamedTuple):
@@ -175,7 +176,7 @@ def read_piece(
     text = read_text(piece.path, start=piece.start, stop=piece.stop)
     if text.strip():
         name = f"{piece.name}:{piece.first}" if piece.stop else piece.name
-        yield Document(clean(name), clean(text), piece.part)
+        yield Document(clean(name), clean(text), piece.part, bool(piece.stop))
 
 
 def _rows(piece: Piece, key: str, left_out: LeftOut) -> Iterator[Document]:

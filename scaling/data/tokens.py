@@ -21,8 +21,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from scaling.config import TRUTHS, CellConfig, DataConfig
+from scaling.data.blocks import BYTES_PER_TOKEN, FEWEST_BLOCKS
 from scaling.data.chunks import each, write_whole
-from scaling.data.division import DividedCorpus, Sources, divide_corpus, documents_at
+from scaling.data.division import DividedCorpus, Sources, divide_corpus, texts_at
 from scaling.data.documents import Piece
 from scaling.data.file_hashes import damage, discard, has_hashes, mark_checked, write_hashes
 from scaling.data.shards import TokenStream
@@ -169,16 +170,17 @@ def open_corpus(config: CellConfig) -> Corpus:
     if config.data.source == "tokens":
         return _open_token_ids(config, cache)
     sources = Sources.of(config.data, cache)
-    identity = {"version": VERSION, "files": sources.stamp(), "config": _identity(config.data)}
-    if sources.tables():
-        identity["rows"] = ROWS
-    stamp, division = sha256_json(identity)[:16], None
+    test_bytes = BYTES_PER_TOKEN * config.eval.test_tokens if config.data.in_blocks else 0
+    stamp, division = _stamp(config.data, sources, test_bytes), None
     known_file = cache / f"text-{stamp}.json"
     workers = config.machine.workers or len(os.sched_getaffinity(0))
 
     def divide() -> DividedCorpus:
         log.info("reading the corpus (%s)", config.data.source)
-        division = divide_corpus(config.data, sources, cache / f".text-{stamp}", workers=workers)
+        scratch = cache / f".text-{stamp}"
+        division = divide_corpus(
+            config.data, sources, scratch, workers=workers, test_bytes=test_bytes
+        )
         values = {"sha256": division.sha256, "left_out": division.left_out.as_dict()}
         write_json(known_file, values | {"seal": _hash_of_text(stamp, values)})
         if division.left_out.as_dict():
@@ -203,6 +205,16 @@ def open_corpus(config: CellConfig) -> Corpus:
                     raise
     meta = read_json(folder / "meta.json") | {"left_out": text.get("left_out", {})}
     return Corpus(folder=folder, meta=meta)
+
+
+def _stamp(config: DataConfig, sources: Sources, test_bytes: int) -> str:
+    """Return a name for the text of a config, in parts, as its files are now."""
+    identity = {"version": VERSION, "files": sources.stamp(), "config": _identity(config)}
+    if sources.tables():
+        identity["rows"] = ROWS
+    if test_bytes:
+        identity["test_bytes"] = test_bytes
+    return sha256_json(identity)[:16]
 
 
 def _open_token_ids(config: CellConfig, cache: Path) -> Corpus:
@@ -294,7 +306,9 @@ def _wrong_size(folder: Path) -> str:
 
 def _identity(config: DataConfig) -> dict[str, Any]:
     """Return the settings that decide which documents there are, and in which part."""
-    other_keys = ("sha256", "context", "weights", "unique_tokens", "mask_documents")
+    other_keys = ["sha256", "context", "weights", "unique_tokens", "mask_documents"]
+    if not config.in_blocks:
+        other_keys.append("split")  # as before the setting existed
     values = {k: v for k, v in asdict(config).items() if k not in other_keys}
     return {**values, "mixture": bool(config.weights)}
 
@@ -316,11 +330,14 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
         "sha256": division.sha256,
         "dtype": dtype,
         "vocab_size": vocabulary.n_ids,
-        "dropped": division.dropped,
-        "twins": division.twins,
+        "dropped": division.split.dropped,
+        "twins": division.split.twins,
+        "gap_bytes": division.split.gap_bytes,
+        "test_blocks": division.split.test_blocks,
         "own_test": bool(config.data.test) or config.data.source in TRUTHS,
     }
-    used = np.zeros(len(division.parts), dtype=bool)
+    segments = division.split.segments
+    used = np.zeros(len(segments.document), dtype=bool)
     used[division.train] = used[division.test] = True
     tasks = [(c, (division.text_key, p)) for c, p in division.tasks(used)]
     paths = [parts / f"{i:06}.bin" for i in range(len(tasks))]
@@ -328,10 +345,10 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
     list(each(f"tokenising {folder.name}", encode, encode_tasks, workers=workers))
     scratch.mkdir(parents=True, exist_ok=True)
     vocabulary.write(scratch)
-    pieces = EncodedDocuments.of(paths, used)
+    pieces = EncodedSegments.of(paths, used)
     for part, order in (("train", division.train), ("test", division.test)):
         meta |= _write_part(scratch, part, order, pieces, dtype)
-        meta[f"{part}_bytes"] = int(division.n_bytes[order].sum())
+        meta[f"{part}_bytes"] = int(segments.n_bytes[order].sum())
     meta["part_tokens"] = pieces.tokens_of(
         division.train, division.parts, len(config.data.weights) or 1
     )
@@ -348,13 +365,27 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
         f"{meta['test_tokens']:,}",
         meta["test_bytes"] / meta["test_tokens"],
     )
-    if division.twins and meta["own_test"]:
+    if division.split.twins and meta["own_test"]:
         log.warning(
             "%d of %d test documents share most of their lines with a training document; "
             "the test loss looks better than it is",
-            division.twins,
+            division.split.twins,
             len(division.test),
         )
+    if few := few_blocks(meta):
+        log.warning("%s", few)
+
+
+def few_blocks(meta: dict[str, Any]) -> str:
+    """Say that the test part has too few independent blocks for a standard error; else empty."""
+    blocks = meta.get("test_blocks", FEWEST_BLOCKS)  # unknown to versions up to 0.1
+    if blocks >= FEWEST_BLOCKS:
+        return ""
+    return (
+        f"the test part has {blocks} independent block{'s' * (blocks != 1)} of text, fewer than "
+        f"{FEWEST_BLOCKS}: the test loss depends on which they are, and its standard error is not "
+        "known; add text, or raise data.test_share"
+    )
 
 
 def _put_in_place(scratch: Path, folder: Path) -> None:
@@ -384,8 +415,8 @@ def _vocabulary(
 
 
 def _sample(division: DividedCorpus, limit: int) -> np.ndarray:
-    """Choose training documents, spread over the corpus, of about `limit` characters."""
-    sizes = division.n_chars[division.train]
+    """Choose training segments, spread over the corpus, of about `limit` characters."""
+    sizes = division.split.segments.n_chars[division.train]
     step = max(1, round(int(sizes.sum()) / limit))
     order = np.concatenate([np.arange(start, len(sizes), step) for start in range(step)])
     n = np.searchsorted(np.cumsum(sizes[order]), limit, side="right") + 1
@@ -393,13 +424,13 @@ def _sample(division: DividedCorpus, limit: int) -> np.ndarray:
 
 
 def encode(chunk: list[Piece], argument: tuple[str, np.ndarray, Path, Path]) -> None:
-    """Write tokens and texts of the documents at places of a chunk, unless they were before."""
-    text_key, places, folder, path = argument
+    """Write tokens and texts of segments of a chunk, unless they were before."""
+    text_key, segments, folder, path = argument
     if _is_encoded(path):
         return
     vocabulary = Vocabulary.read(folder)
     end, dtype = vocabulary.special.end, _dtype(vocabulary)
-    texts_of_chunk = (d.text for d in documents_at(chunk, text_key, places))
+    texts_of_chunk = texts_at(chunk, text_key, segments)
     sizes, encoded = [], None
     with write_whole(path) as tokens, write_whole(path.with_suffix(".jsonl")) as texts:
         while batch := list(islice(texts_of_chunk, 256)):
@@ -433,11 +464,11 @@ def _is_encoded(path: Path) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedDocuments:
-    """Where the tokens and the text of each document are: file, offset and length.
+class EncodedSegments:
+    """Where the tokens and the text of each segment are: file, offset and length.
 
     `offsets` and `lengths` are (n, 2): of tokens, and of bytes of text. Files and offsets of unused
-    documents are -1.
+    segments are -1.
     """
 
     paths: list[Path]
@@ -447,7 +478,7 @@ class EncodedDocuments:
 
     @classmethod
     def of(cls, paths: list[Path], used: np.ndarray) -> Self:
-        """Read the lengths that `encode` wrote for the used documents, (n,) bool."""
+        """Read the lengths that `encode` wrote for the used segments, (n,) bool."""
         sizes = [np.load(p.with_suffix(".npz"))["sizes"] for p in paths]
         files, offsets = np.full(len(used), -1), np.full((len(used), 2), -1)
         lengths = np.zeros_like(offsets)
@@ -457,9 +488,9 @@ class EncodedDocuments:
         return cls(paths=paths, files=files, offsets=offsets, lengths=lengths)
 
     def gather(self, order: np.ndarray, out: IO[bytes], *, text: bool, itemsize: int) -> None:
-        """Write the documents of an order one after the other; neighbours are copied at once.
+        """Write the segments of an order one after the other; neighbours are copied at once.
 
-        order: documents
+        order: segments
         out: the file to write to
         text: whether the text is written, or the tokens
         itemsize: bytes of a token, or 1 for text
@@ -479,7 +510,7 @@ class EncodedDocuments:
 
 
 def _write_part(
-    folder: Path, part: str, order: np.ndarray, pieces: EncodedDocuments, dtype: str
+    folder: Path, part: str, order: np.ndarray, pieces: EncodedSegments, dtype: str
 ) -> dict[str, int]:
     with write_whole(folder / f"{part}.bin") as out:
         pieces.gather(order, out, text=False, itemsize=np.dtype(dtype).itemsize)

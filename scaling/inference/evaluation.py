@@ -14,10 +14,9 @@ import torch
 
 from scaling.app.progress import Progress
 from scaling.config import MachineConfig, check
-from scaling.data.documents import read_documents, source_files
-from scaling.data.row_text import LeftOut, clean
+from scaling.data.row_text import clean
 from scaling.inference.generate import generate
-from scaling.inference.likelihood import Likelihoods, log_likelihoods, score_texts
+from scaling.inference.likelihood import Likelihoods, log_likelihoods
 from scaling.inference.tasks import Task, with_typos
 from scaling.inference.trained import Trained
 from scaling.schema import (
@@ -32,6 +31,7 @@ from scaling.schema import (
     sha256_file,
 )
 from scaling.train.heldout import calibration_error
+from scaling.train.rolling import read_text_set, score_set
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class EvaluateConfig:
     folder: str = ""
     """Folder of the tasks' files."""
     texts: list[str] = field(default_factory=list)
-    """Text files whose loss is measured."""
+    """Text files whose loss is measured; every token of each document is scored once."""
     text_key: str = "text"
     """Column of a table, or key of a JSON line, that holds the text."""
     limit: Annotated[int, Range(0, 1e12, note="0 is all")] = 0
@@ -149,14 +149,17 @@ def score_model(trained: Trained, config: EvaluateConfig, tasks: list[Task]) -> 
             misspelt = score_task(with_typos(task, config.typos, config.seed), trained)
             scores["tasks"][task.name] |= {"typos": config.typos, "acc_typos": misspelt["acc"]}
     for text in config.texts:
-        left_out, files = LeftOut(), source_files([text])
-        documents = read_documents(files, text_key=config.text_key, left_out=left_out)
-        texts = [document.text for document in documents]
-        if left_out.as_dict():
-            log.info("%s: rows left out: %s", text, left_out.in_words())
-        scores["texts"][text_name(text)] = asdict(
-            score_texts(trained.model, trained.tokenizer, texts)
+        texts = read_text_set(
+            text,
+            [text],
+            trained.tokenizer,
+            context=trained.model.context,
+            text_key=config.text_key,
+            end=trained.model.text_end,
         )
+        score = score_set(trained.model, texts)
+        derived = ("bits_per_byte", "byte_perplexity", "word_perplexity")
+        scores["texts"][text_name(text)] = asdict(score) | {n: getattr(score, n) for n in derived}
     if config.prompts:
         scores["samples"] = complete_prompts(trained, config)
     return scores
@@ -232,7 +235,9 @@ def evaluation_text(trained: Trained, scores: dict[str, Any]) -> str:
     for name, s in scores["texts"].items():
         lines.append(
             f"  {name:18} loss {s['loss']:.4f} +- {s['standard_error']:.4f} nats/token  "
-            f"perplexity {math.exp(s['loss']):.1f}  bits/byte {s['bits_per_byte']:.3f}"
+            f"perplexity {math.exp(s['loss']):.1f}  bits/byte {s['bits_per_byte']:.4f}  "
+            f"perplexity of words {s['word_perplexity']:.2f}, of bytes {s['byte_perplexity']:.4f}  "
+            f"{s['tokens']:,} tokens, {s['bytes']:,} bytes"
         )
     for sample in scores.get("samples", []):
         lines.append(f"  {sample['prompt']!r} -> {sample['completion']!r}")

@@ -9,6 +9,7 @@ from typing import Any
 from scaling.budget import resolve
 from scaling.config import CellConfig
 from scaling.data.batches import Batches
+from scaling.data.test_files import sets_sha256
 from scaling.data.tokens import open_corpus
 from scaling.data.vocabulary_files import changed_source
 from scaling.jobs.cell_states import CellStates
@@ -61,10 +62,11 @@ def resolve_corpus(cells: list[CellConfig]) -> list[CellConfig]:
     hold_sources(cells)
     hashes: dict[str, str] = {}
     for cell in cells:
-        key = repr((cell.data, cell.tokenizer))
+        key = repr((cell.data, cell.tokenizer, cell.eval.test_tokens))
         if key not in hashes:
             hashes[key] = open_corpus(cell).sha256
         cell.data.sha256 = hashes[key]
+        cell.eval.sets_sha256 = sets_sha256(cell.eval.sets)
     if any(c.stage in ("reward", "ppo") and c.reward.policy for c in cells):
         from scaling.stages.cells import resolve_policies  # for speed: it loads torch
 

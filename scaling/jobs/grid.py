@@ -72,7 +72,8 @@ class Splitter:
             key = parsed.key_or_group
             if key not in self.is_group:
                 self.is_group[key] = bool(self.loader.get_group_options(key))
-            special = parsed.is_add() or parsed.is_delete() or parsed.package or self.is_group[key]
+            special = parsed.is_add() or parsed.is_force_add() or parsed.is_delete()
+            special = special or parsed.package or self.is_group[key]
             self.plain[text] = None if special else (key, parsed.value())
         return self.plain[text]
 

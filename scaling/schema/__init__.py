@@ -25,8 +25,10 @@ from scaling.schema.forecasts import (
     confirmations,
     deviations,
     forecast_score,
+    measure_of,
     read_forecasts,
 )
+from scaling.schema.measured import LOSS_UNITS, NATS_PER_TOKEN, Measure
 from scaling.schema.process import is_stopped, machine_id, process_start, seconds_here
 from scaling.schema.ranges import (
     FLOPS,
@@ -77,6 +79,7 @@ from scaling.schema.safety import (
     refuse_code,
 )
 from scaling.schema.shape import MOST_PARAMS, Shape, check_size
+from scaling.schema.test_sets import TestSetScore
 from scaling.schema.trunk import Branch, training_length
 from scaling.schema.yaml_file import read_yaml
 
@@ -88,17 +91,20 @@ __all__ = [
     "FORECASTS",
     "LEVEL",
     "LORA_FACTOR",
+    "LOSS_UNITS",
     "MOST",
     "MOST_FLOPS",
     "MOST_PARAMS",
     "MOST_RESAMPLES",
     "MOST_TEXT_BYTES",
+    "NATS_PER_TOKEN",
     "SCHEMA",
     "SNAPSHOT",
     "Branch",
     "Cost",
     "Evaluation",
     "LaterVersion",
+    "Measure",
     "OneOf",
     "Params",
     "Range",
@@ -107,6 +113,7 @@ __all__ = [
     "Seed",
     "Shape",
     "Status",
+    "TestSetScore",
     "append_forecast",
     "check_folder",
     "check_listable",
@@ -128,6 +135,7 @@ __all__ = [
     "is_stopped",
     "limits_of",
     "machine_id",
+    "measure_of",
     "near_path",
     "no_study",
     "now",

@@ -17,6 +17,7 @@ from statistics import NormalDist
 from typing import Any
 
 from scaling.schema.files import now, parse_json, read_json, sha256_json
+from scaling.schema.measured import NATS_PER_TOKEN, Measure
 from scaling.schema.reading import read_as
 from scaling.schema.record import Record, Status, read_record
 
@@ -49,6 +50,8 @@ class ForecastScore:
     sealed: str | None = None
     ended: str | None = None
     scored: str | None = None
+    target: str = ""
+    unit: str = NATS_PER_TOKEN
 
 
 def forecast_score(sealed: dict[str, Any], record: Record, *, study: str) -> dict[str, Any] | None:
@@ -57,6 +60,10 @@ def forecast_score(sealed: dict[str, Any], record: Record, *, study: str) -> dic
     `error` is log(outcome / forecast). `z` is the error in standard deviations: the interval's half
     on the error's side stands for a normal deviation at its level. `z` is None without an interval.
     """
+    measure = measure_of(sealed)
+    if measure.why_missing(record):
+        return None
+    record = measure.of(record)
     forecast, outcome, ends = sealed.get("test_loss"), record.test_loss, sealed.get("interval")
     if not forecast or outcome is None or record.status != Status.DONE:
         return None
@@ -85,8 +92,17 @@ def forecast_score(sealed: dict[str, Any], record: Record, *, study: str) -> dic
         sealed=sealed.get("sealed"),
         ended=record.ended,
         scored=now(),
+        target=measure.target,
+        unit=measure.unit,
     )
     return asdict(score)
+
+
+def measure_of(sealed: dict[str, Any]) -> Measure:
+    """Return which loss a sealed forecast is of."""
+    return Measure(
+        target=str(sealed.get("target", "")), unit=str(sealed.get("unit", NATS_PER_TOKEN))
+    )
 
 
 def deviations(forecast: float, ends: Sequence[float], level: float, outcome: float) -> float:

@@ -20,6 +20,7 @@ from scaling.schema.damage import set_aside
 from scaling.schema.files import code_version, now, read_json, write_json
 from scaling.schema.reading import LaterVersion, read_as
 from scaling.schema.safety import check_folder, check_listable, check_readable
+from scaling.schema.test_sets import TestSetScore
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -126,6 +127,7 @@ class Record:
     run left the band of its forecast twice in a row. `left_out` counts the rows of the data that
     were not used, by reason: null, empty, too_long, tied, repeated, unscored. `tokenizer` is the
     sha256 of the vocabulary; empty where it was not recorded, or token ids were learned alone.
+    `test_sets` holds the losses on named test sets (eval.sets).
     """
 
     run_id: str
@@ -164,6 +166,7 @@ class Record:
     flags: list[str] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
     tokenizer: str = ""
+    test_sets: dict[str, TestSetScore] = field(default_factory=dict)
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
@@ -207,6 +210,7 @@ class Record:
         inputs: dict[str, str] | None = None,
         flags: list[str] | None = None,
         left_out: dict[str, int] | None = None,
+        test_sets: dict[str, TestSetScore] | None = None,
         versions: dict[str, str] | None = None,
     ) -> "Record":
         """Return the record of a cell whose run ends now.
@@ -255,6 +259,7 @@ class Record:
             flags=flags or [],
             left_out=left_out or {},
             tokenizer=(inputs or {}).get("tokenizer", ""),
+            test_sets=test_sets or {},
         )
 
     def write(self, path: str | Path) -> Path:

@@ -21,6 +21,7 @@ from scaling.train.requests import (
     HealthRequest,
     Request,
     ScoreRequest,
+    SetsRequest,
     StepRequest,
     StepRequests,
 )
@@ -75,7 +76,7 @@ class Turns:
             while new := [t for t in self.trunks if t.request is None]:
                 for trunk in new:  # which may add branches that can start at once
                     self._resume(trunk, trunk.requests.__next__)
-            if not self._answer_scores_and_probes():
+            if not (self._answer_sets() or self._answer_scores_and_probes()):
                 self._answer_steps()
 
     def _resume(self, trunk: Trunk, resume: Callable[..., Request], *answer: Any) -> None:
@@ -91,6 +92,13 @@ class Turns:
         for trunk, answer in zip(trunks, answers, strict=True):
             failed = isinstance(answer, Exception)
             self._resume(trunk, trunk.requests.throw if failed else trunk.requests.send, answer)
+
+    def _answer_sets(self) -> bool:
+        """Score the trunks that ask for it on named test sets, one by one; say whether any did."""
+        asking = [t for t in self.trunks if isinstance(t.request, SetsRequest)]
+        for trunk in asking:
+            self._answer([trunk], self._compute(lambda r: [r[0].answer()], [trunk]))
+        return bool(asking)
 
     def _answer_scores_and_probes(self) -> bool:
         """Answer the scores and probes that are asked for; say whether there were any."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from scaling.config import FinalConfig, PpoPlan, RewardPlan, SftPlan
-from scaling.schema import CONFIRMING, Record, read_json
+from scaling.schema import CONFIRMING, Record, measure_of, read_json
 from scaling.stages.plan import StageName
 from scaling.stages.sealed_forecast import forecast_file, refit_advice
 
@@ -21,10 +21,16 @@ def summary(config: FinalConfig, records: Sequence[Record]) -> list[str]:
 
 def pretrain_result(config: FinalConfig, record: Record) -> str:
     """Compare pretraining's test loss with the sealed forecast."""
-    text = f"test loss {record.test_loss:.4f} +- {record.test_loss_se:.4f} nats/token"
     path = forecast_file(config)
     sealed = read_json(path) if path.is_file() else {}
-    if not sealed.get("test_loss") or record.test_loss is None:
+    measure = measure_of(sealed)
+    if why := measure.why_missing(record):
+        return f"no {measure.words}: {why}"
+    record = measure.of(record)
+    unit = measure.unit.replace("_per_", "/").replace("_", " ")
+    of = f"loss on {measure.target}" if measure.target else "test loss"
+    text = f"{of} {record.test_loss:.4f} +- {record.test_loss_se or 0:.4f} {unit}"
+    if not sealed.get("test_loss"):
         return f"{text}, no forecast in the plan"
     error = record.test_loss / sealed["test_loss"] - 1
     text += f", forecast {sealed['test_loss']:.4f} ({error:+.1%})"

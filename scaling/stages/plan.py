@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from scaling.app.errors import sentence
 from scaling.app.values import pasted
-from scaling.config import BudgetConfig, CellConfig, FinalConfig
+from scaling.config import BudgetConfig, CellConfig, FinalConfig, with_former_split
 from scaling.data.vocabulary_files import with_source
 from scaling.schema import CONFIRMING, check_schema, read_yaml
 
@@ -138,6 +138,7 @@ def planned_cell(config: FinalConfig) -> CellConfig:
             "write the plan with python -m analysis.plan"
         )
     settings = {k: v for k, v in config.cell.items() if k not in ("budget", "model")}
+    settings = with_former_split(settings)
     try:
         composed = OmegaConf.merge(OmegaConf.structured(CellConfig), settings)
     except OmegaConfBaseException as error:

@@ -106,6 +106,8 @@ def seal_forecast(config: FinalConfig, inputs: dict[str, str]) -> Path:
             "test_loss": forecast.test_loss,
             "interval": list(forecast.interval),
             "level": forecast.level,
+            "target": forecast.target,
+            "unit": forecast.unit,
             "bits_per_byte": forecast.bits_per_byte,
             "bits_per_byte_interval": list(forecast.bits_per_byte_interval),
             "curve": list(forecast.curve),

@@ -1,7 +1,9 @@
 """Test loss on a fixed set of held-out tokens, the same in the same order for every cell."""
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from torch.nn import functional as F
 
 from scaling.config import TruthConfig
 from scaling.data.batches import cut
+from scaling.data.blocks import BLOCKS, FEWEST_BLOCKS
 from scaling.data.synthetic import ALPHABET, process_of
 from scaling.data.tokens import Corpus
 from scaling.model.transformer import Transformer
@@ -25,8 +28,8 @@ LOGIT_BYTES = 4 << 30  # Bytes of logits at once; three copies of them must fit 
 class TestSet:
     """Windows of the test part, drawn once by a fixed generator.
 
-    `documents` is the document in which each window begins. `bayes_loss` is the least mean loss
-    that any model can reach on the windows, None where it is not known.
+    `documents` is the document or block in which each window begins. `bayes_loss` is the least mean
+    loss that any model can reach on the windows, None where it is not known.
     """
 
     __test__ = False
@@ -37,10 +40,17 @@ class TestSet:
     bytes_per_token: float | None  # None where the bytes are not known
     bayes_loss: float | None = None
 
+    def blocks(self, meta: dict[str, Any]) -> int:
+        """Return how many independent blocks of a corpus (its `meta`) the windows begin in."""
+        scored = len(np.unique(self.documents))
+        if "truth" in meta:  # a process without documents: each window is as good as a block
+            return len(self.documents)
+        return min(scored, meta.get("test_blocks", scored))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Mean loss in nats/token, its standard error over documents, and bits per byte.
+    """Mean loss in nats/token, its standard error over blocks of text, and bits per byte.
 
     Bits per byte are None where the bytes of the tokens are not known.
     """
@@ -61,14 +71,28 @@ def make_test_set(corpus: Corpus, *, context: int, n_tokens: int) -> TestSet:
     order = np.random.default_rng(0).permutation(windows)[: max(1, n_tokens // context)]
     starts = np.sort(order) * context
     inputs, targets = cut(corpus.test, starts, context)
-    documents = np.searchsorted(corpus.test_starts, starts, side="right")
     return TestSet(
         inputs=inputs,
         targets=targets,
-        documents=documents,
+        documents=blocks_at(corpus, starts),
         bytes_per_token=corpus.bytes_per_token,
         bayes_loss=known_loss(corpus, inputs, targets),
     )
+
+
+def blocks_at(corpus: Corpus, starts: np.ndarray) -> np.ndarray:
+    """Return the block of test text that each place lies in, (windows,).
+
+    A block is a document of the test part. Where the user's own test files hold few documents, a
+    long one counts as several.
+    """
+    documents = np.searchsorted(corpus.test_starts, starts, side="right")
+    own = corpus.meta.get("own_test") and "truth" not in corpus.meta
+    if len(corpus.test_starts) >= FEWEST_BLOCKS or not own:
+        return documents
+    size = -(-len(corpus.test) // BLOCKS)
+    within = (starts - corpus.test_starts[documents - 1]) // size
+    return documents * (BLOCKS + 1) + within
 
 
 def known_loss(corpus: Corpus, inputs: np.ndarray, targets: np.ndarray) -> float | None:
@@ -90,10 +114,15 @@ def evaluate(model: Transformer, test: TestSet, *, windows: int | None = None) -
     The standard error is that of a ratio clustered by document: losses within one are correlated.
     All models see the same documents, so it is not the error of a difference between two of them.
     """
+    with no_gradients(model):
+        return _evaluate(model, test, windows)
+
+
+def no_gradients(model: Transformer) -> AbstractContextManager[Any]:
+    """Return the context in which a model is scored."""
     # Gathered weights are used in training again, which inference mode would forbid.
     gathers = is_part(model.embedding.weight)
-    with torch.no_grad() if gathers else torch.inference_mode():
-        return _evaluate(model, test, windows)
+    return torch.no_grad() if gathers else torch.inference_mode()
 
 
 def _evaluate(model: Transformer, test: TestSet, windows: int | None) -> Score:

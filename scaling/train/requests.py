@@ -13,6 +13,7 @@ from torch import Tensor
 
 from scaling.train.health import PROBE_ROWS, health
 from scaling.train.heldout import Score, evaluate
+from scaling.train.rolling import TextScore, score_set
 from scaling.train.step import Run, Setting, step_or_advise
 
 
@@ -46,6 +47,18 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SetsRequest:
+    """Ask for the model's score on each named test set of the setting."""
+
+    run: Run
+    setting: Setting
+
+    def answer(self) -> dict[str, TextScore]:
+        """Score the model."""
+        return {name: score_set(self.run.model, s) for name, s in self.setting.sets.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class HealthRequest:
     """Ask for the health of a row; `before` are the matrices before its step (`copy_matrices`)."""
 
@@ -65,7 +78,7 @@ class HealthRequest:
 
 
 T = TypeVar("T")
-Request = StepRequest | ScoreRequest | HealthRequest
+Request = StepRequest | ScoreRequest | SetsRequest | HealthRequest
 StepRequests = Generator[Request, Any, T]
 
 

@@ -31,6 +31,7 @@ from scaling.train.forecast_band import ForecastBand
 from scaling.train.heldout import TestSet, make_test_set
 from scaling.train.memory import advice, divisors, is_out_of_memory, largest_that_fits
 from scaling.train.ranks import ALONE, World, whole
+from scaling.train.rolling import TextSet, named_sets
 
 if TYPE_CHECKING:
     from scaling.cpu.passes import Passes
@@ -88,6 +89,7 @@ class Setting:
     started: str
     resolved: Resolved
     band: ForecastBand
+    sets: dict[str, TextSet] = field(default_factory=dict)
     world: World = ALONE
     clock: Callable[[], float] = time.monotonic  # seconds that are counted for this trunk
     stacked: bool = False  # whether its steps are computed together with those of other trunks
@@ -153,6 +155,7 @@ def prepare(
         batches=Batches.of(corpus, cell.data, rows=resolved.rows, seed=cell.seed),
         test=make_test_set(corpus, context=context, n_tokens=cell.eval.test_tokens),
         corpus=corpus,
+        sets=named_sets(cell, corpus),
         report=report,
         pulse=pulse or Pulse(),
         started=now(),

@@ -36,6 +36,7 @@ from scaling.train.ranks import ALONE, World, hold_at_all_ranks
 from scaling.train.requests import (
     HealthRequest,
     ScoreRequest,
+    SetsRequest,
     StepRequest,
     StepRequests,
     answer_each,
@@ -270,7 +271,8 @@ def train_branch(
                 run, setting, cell, folder=folder, until=resolve(cell).n_steps, curve=curve
             )
             score = yield ScoreRequest(run=run, setting=setting)
-            record = finish(run, setting, cell, folder, score=score)
+            sets = yield SetsRequest(run=run, setting=setting)
+            record = finish(run, setting, cell, folder, score=score, sets=sets)
             curve.summary(
                 {
                     "test_loss": record.test_loss,

@@ -14,6 +14,7 @@ from scaling.train import checkpoint
 from scaling.train.device import device_name, peak_flops, peak_memory
 from scaling.train.forecast_band import FLAG, shares_outside
 from scaling.train.heldout import Score
+from scaling.train.rolling import TextScore
 from scaling.train.step import Run, Setting
 from scaling.train.trunk_state import fence
 
@@ -25,6 +26,7 @@ def finish(
     folder: Path,
     *,
     score: Score | None,
+    sets: dict[str, TextScore] | None = None,
     error: str | None = None,
 ) -> Record:
     """Write the cell's weights and, last of all, its record; return the record.
@@ -34,11 +36,14 @@ def finish(
     cell: whose record it is
     folder: the cell's own
     score: on the test set; None for a run that diverged
+    sets: scores on the named test sets
     error: why it diverged
     """
     fence(setting)
     resolved = resolve(cell)
-    if score is not None and not math.isfinite(score.loss + score.standard_error):
+    sets = sets or {}
+    losses = [s.loss + s.standard_error for s in (score, *sets.values()) if s is not None]
+    if not all(map(math.isfinite, losses)):
         score, error = None, "the test loss is not finite; lower optim.peak_lr"
     if score is not None:
         path, state = folder / "model.safetensors", {"step": run.step}
@@ -71,6 +76,7 @@ def finish(
         test_loss=score.loss if score else None,
         test_loss_se=score.standard_error if score else None,
         bits_per_byte=score.bits_per_byte if score else None,
+        test_sets={n: s.of_record() for n, s in sets.items()} if score else {},
         train_loss=run.rows[-1].get("train_loss") if run.rows else None,
         batch_tokens=resolved.batch_tokens,
         peak_lr=resolved.peak_lr,
@@ -80,7 +86,10 @@ def finish(
         started=setting.started,
         error=error,
         metrics=corpus_metrics(setting),
-        inputs=setting.corpus.inputs,
+        inputs={
+            **setting.corpus.inputs,
+            **{f"test_set:{name}": texts.sha256 for name, texts in setting.sets.items()},
+        },
         flags=flags(run, cell, setting),
         left_out=setting.corpus.meta.get("left_out", {}),
     )
@@ -89,8 +98,9 @@ def finish(
 
 
 def corpus_metrics(setting: Setting) -> dict[str, float]:
-    """Return corpus tokens, the least possible loss if known, and whether the run was stacked."""
+    """Return corpus tokens, blocks of the test set, the least possible loss, whether stacked."""
     metrics = {"corpus_tokens": float(setting.batches.windows * setting.batches.context)}
+    metrics["test_blocks"] = float(setting.test.blocks(setting.corpus.meta))
     if setting.test.bayes_loss is not None:
         metrics["bayes_loss"] = setting.test.bayes_loss
     if setting.stacked:

@@ -16,12 +16,13 @@ from scaling.config import MachineConfig, ModelConfig
 from scaling.data.tokenizer import END, train_tokenizer
 from scaling.inference import evaluation
 from scaling.inference.evaluation import EvaluateConfig, score_task
-from scaling.inference.likelihood import Likelihoods, log_likelihoods, score_texts
+from scaling.inference.likelihood import Likelihoods, log_likelihoods
 from scaling.inference.tasks import NAMES, Question, Task, read_question, read_task, with_typos
 from scaling.inference.trained import open_trained, trained_folders
 from scaling.model.transformer import Transformer
 from scaling.study.places import cell_folder
 from scaling.train.heldout import calibration_error
+from scaling.train.rolling import TextSet, score_set
 from scaling.train.trunk import train_trunk
 
 EVAL = Path(os.environ.get("SCALING_SHARED", "../shared")) / "data/eval"
@@ -92,20 +93,6 @@ def test_greedy_says_whether_the_model_would_say_it(model, tokenizer):
 def test_a_continuation_without_a_token_is_refused(model, tokenizer):
     with pytest.raises(ValueError, match="after 'the cat' has no token"):
         log_likelihoods(model, tokenizer, [("the cat", "")])
-
-
-def test_texts_are_scored_as_windows(model, tokenizer):
-    text = " ".join(WORDS * 6)
-    score = score_texts(model, tokenizer, [text, "rain"])  # the second fills no window
-    ids = [END, *tokenizer.encode(text).ids, END]
-    losses = []
-    for at in range(0, len(ids) - 16, 16):
-        x, y = torch.tensor(ids[at : at + 16])[None], torch.tensor(ids[at + 1 : at + 17])
-        with torch.no_grad():
-            losses.append(float(torch.nn.functional.cross_entropy(model(x)[0], y)))
-    assert score.loss == pytest.approx(np.mean(losses), rel=1e-5)
-    with pytest.raises(ValueError, match="context of 16 tokens; give longer texts"):
-        score_texts(model, tokenizer, ["rain"])
 
 
 class Oracle:
@@ -299,9 +286,12 @@ def test_a_cell_is_scored_and_what_was_found_is_kept(make_cell, tmp_path, capsys
     assert name.endswith("/long")
     assert evaluation["samples"][0]["prompt"] == "def f"
     model = open_trained(cell_folder(cells[0]), CPU)
-    assert score_texts(model.model, model.tokenizer, [text.read_text()]).loss == pytest.approx(
-        evaluation["texts"][name]["loss"]
-    )
+    texts = TextSet.of([text.read_text()], model.tokenizer, context=model.model.context)
+    score = score_set(model.model, texts)
+    written = evaluation["texts"][name]
+    assert score.loss == pytest.approx(written["loss"])
+    assert score.word_perplexity == pytest.approx(written["word_perplexity"])
+    assert written["bytes"] == text.stat().st_size
 
 
 def test_what_is_no_finished_model_is_said(make_cell, tmp_path):

@@ -64,7 +64,9 @@ def golden_cell(name: str, folder: Path, text: Path) -> CellConfig:
         runs=str(folder / name),
         model=ModelConfig(n_layer=2, d_model=16, d_head=8, **kind["model"]),
         tokenizer=TokenizerConfig(vocab_size=300),
-        data=DataConfig(source="files", train=[str(text)], test_share=0.2, context=32),
+        data=DataConfig(
+            source="files", train=[str(text)], test_share=0.2, split="documents", context=32
+        ),
         optim=OptimConfig(batch_tokens=64, peak_lr=0.01),
         schedule=ScheduleConfig(warmup_steps=5, **kind["schedule"]),
         budget=BudgetConfig(n_tokens=N_TOKENS),

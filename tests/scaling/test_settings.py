@@ -58,6 +58,7 @@ def science_fields() -> set[str]:
     sft = SftPlan(data="a.jsonl", packing=True, template="chat", columns=columns, truncate="prompt")
     cells = [CellConfig(stage="ppo", sft=sft, ppo=PpoPlan(judge="gold"))]
     cells.append(CellConfig(tokenizer=TokenizerConfig(source="a", sha256="b")))
+    cells.append(CellConfig(data=DataConfig(source="files", train=["x"])))
     for source in OWN_TRUTH:
         data = DataConfig(source=source)
         cells.append(CellConfig(data=data, tokenizer=TokenizerConfig(vocab_size=BYTES_ALONE)))
@@ -174,6 +175,8 @@ def test_every_field_of_the_science_part_is_hashed():
     names = science_fields()
     for group in SCIENCE[:-1]:
         held = {f"{group}.{f.name}" for f in fields(getattr(CellConfig(), group))}
-        # The fields of data.truth are there by themselves; of a source the hash counts.
-        assert held - names <= {"data.truth", "tokenizer.source"}
+        # The fields of data.truth are there by themselves; of a source the hash counts; sets are
+        # there by name (train/test_rolling.py).
+        by_hash = {"data.truth", "tokenizer.source", "eval.sets", "eval.sets_sha256"}
+        assert held - names <= by_hash
     assert {"seed", "data.truth.depth", "data.truth.noise", "stage"} <= names

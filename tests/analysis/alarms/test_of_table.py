@@ -479,3 +479,9 @@ def test_runs_that_ended_hot_are_pointed_at(refit_law):
     hot = np.arange(len(table)) < 2
     alarms = {a.code: a.sentence for a in table_alarms(table.assign(undercooled=hot))}
     assert "2 runs (rows 1, 2)" in alarms["undercooled"]
+
+
+def test_a_study_whose_test_set_has_few_blocks_says_so():
+    table = canonical(isoflop_table(LAWS["besiroglu"]))
+    codes = [[a.code for a in table_alarms(table, {"test_blocks": n})] for n in (4, 10)]
+    assert ["few_test_blocks" in c for c in codes] == [True, False]

@@ -49,6 +49,7 @@ def test_a_block_of_zeros_stays_zero():
     assert weights_of(*codes_of(torch.zeros(BLOCK))).equal(torch.zeros(BLOCK))
 
 
+@pytest.mark.slow
 def test_codes_are_those_of_bitsandbytes():
     functional = pytest.importorskip("bitsandbytes.functional")
     w = weight(64, 128)

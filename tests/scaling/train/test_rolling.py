@@ -1,0 +1,136 @@
+"""Texts and named test sets: every token is scored once, and records hold the losses."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from scaling.config import EvalConfig, ModelConfig
+from scaling.data.test_files import sets_sha256
+from scaling.data.tokenizer import END, train_tokenizer
+from scaling.jobs.cells import resolve_corpus
+from scaling.model.transformer import Transformer
+from scaling.schema import Record, read_record
+from scaling.study.places import cell_folder
+from scaling.train.rolling import TextSet, rolling_windows, score_set
+from scaling.train.trunk import train_trunk
+
+CONTEXT = 16
+WORDS = [
+    *("the", "cat", "sat", "on", "a", "mat", "while", "rain", "fell", "over", "hills", "and"),
+    *("dogs", "ran", "home", "to", "eat"),
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer([" ".join(WORDS)] * 4, vocab_size=320)
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    torch.manual_seed(0)
+    transformer = Transformer(ModelConfig(d_head=16), vocab_size=320, context=CONTEXT)
+    with torch.no_grad():
+        for weight in transformer.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    return transformer.eval()
+
+
+@pytest.mark.parametrize("n", [1, 5, 16, 17, 40, 48, 100])
+def test_each_token_is_scored_once_with_as_much_before_it_as_fits(n):
+    ids = list(range(10, 10 + n))
+    seen = []
+    for window, scored, place in rolling_windows(ids, context=CONTEXT):
+        assert len(window) - 1 == (min(n, CONTEXT) if place == 0 else CONTEXT)
+        assert ids[place : place + scored] == window[-scored:]
+        assert ([END, *ids])[place + scored + 1 - len(window) : place + scored + 1] == window
+        seen += window[-scored:]
+    assert seen == ids
+
+
+def test_the_loss_is_that_of_each_token_alone(model, tokenizer):
+    texts = [" ".join(WORDS * 6), "rain", " ".join(WORDS[:9])]
+    score = score_set(model, TextSet.of(texts, tokenizer, context=CONTEXT))
+    nats, tokens = 0.0, 0
+    for text in texts:
+        ids = tokenizer.encode(text).ids
+        for window, scored, _ in rolling_windows(ids, context=CONTEXT):
+            with torch.no_grad():
+                log_p = model(torch.tensor(window[:-1])[None]).log_softmax(-1)[0]
+            for i in range(len(window) - scored, len(window)):
+                nats -= float(log_p[i - 1, window[i]])
+        tokens += len(ids)
+    n_bytes, n_words = sum(len(t.encode()) for t in texts), sum(len(t.split()) for t in texts)
+    assert (score.tokens, score.bytes, score.words) == (tokens, n_bytes, n_words)
+    assert score.loss == pytest.approx(nats / tokens, rel=1e-5)
+    assert score.bits_per_byte == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-5)
+    assert score.word_perplexity == pytest.approx(math.exp(nats / n_words), rel=1e-4)
+
+
+def test_the_error_is_of_blocks_and_a_long_document_has_several(model, tokenizer):
+    long = TextSet.of([" ".join(WORDS * 60)], tokenizer, context=CONTEXT)
+    assert 20 <= len(np.unique(long.blocks)) <= 33
+    many = TextSet.of([w for w in WORDS for _ in range(4)], tokenizer, context=CONTEXT)
+    assert len(np.unique(many.blocks)) == 4 * len(WORDS)
+    four, one = (
+        score_set(model, many),
+        score_set(model, TextSet.of(WORDS, tokenizer, context=CONTEXT)),
+    )
+    assert four.standard_error == pytest.approx(one.standard_error / 2, rel=0.05)
+    with pytest.raises(ValueError, match="no token to score"):
+        TextSet.of([], tokenizer, context=CONTEXT)
+
+
+@pytest.fixture
+def sets(tmp_path) -> dict[str, list[str]]:
+    rows = [json.dumps({"text": f"row {i} of the web"}) for i in range(20)]
+    (tmp_path / "web.jsonl").write_text("\n".join([*rows, json.dumps({"text": None})]))
+    (tmp_path / "code.txt").write_text("def f(x):\n    return x\n" * 40)
+    return {"web": [str(tmp_path / "web.jsonl")], "code": [str(tmp_path / "code.txt")]}
+
+
+def test_a_cell_is_scored_on_its_named_sets_and_its_other_numbers_stay(make_cell, sets, tmp_path):
+    plain = make_cell()
+    (before,) = train_trunk([plain])
+    cell = replace(plain, eval=replace(plain.eval, sets=sets))
+    (record,) = train_trunk([cell])
+    assert record.test_loss == before.test_loss
+    assert before.test_sets == {}
+    assert list(record.test_sets) == ["web", "code"]
+    web = record.test_sets["web"]
+    assert web.bytes == sum(len(f"row {i} of the web") for i in range(20))
+    assert web.bits_per_byte == pytest.approx(web.loss * web.tokens / math.log(2) / web.bytes)
+    assert 0 < web.loss_se < web.loss < math.log(300) + 1
+    again = read_record(cell_folder(cell) / "record.json")
+    assert again.test_sets == record.test_sets
+    values = json.loads((cell_folder(cell) / "record.json").read_text())
+    del values["test_sets"]  # a record of an earlier version
+    assert Record.from_dict(values).test_sets == {}
+
+
+def test_the_files_of_a_set_are_part_of_the_id_and_their_names_are_not(make_cell, sets, tmp_path):
+    plain = make_cell()
+    cells = [replace(plain, eval=replace(plain.eval, sets=sets)) for _ in range(3)]
+    assert "sets" not in plain.science()["eval"]
+    (tmp_path / "elsewhere.jsonl").write_bytes((tmp_path / "web.jsonl").read_bytes())
+    moved = {"web": [str(tmp_path / "elsewhere.jsonl")], "code": sets["code"]}
+    cells[1].eval = replace(cells[1].eval, sets=moved)
+    ids = [resolve_corpus([c])[0].run_id() for c in (*cells[:2], plain)]
+    assert ids[0] == ids[1] != ids[2]
+    (tmp_path / "code.txt").write_text("print()\n" * 99)
+    with pytest.raises(ValueError, match="files of test set code changed since the study started"):
+        train_trunk([cells[0]])
+    assert resolve_corpus([cells[2]])[0].run_id() != ids[0]
+
+
+def test_wrong_sets_are_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"eval\.sets='1x' must start with a letter"):
+        EvalConfig(sets={"1x": ["a"]})
+    with pytest.raises(ValueError, match=r"eval\.sets\.web=\[\] is empty; name its files"):
+        EvalConfig(sets={"web": []})
+    with pytest.raises(FileNotFoundError, match=r"test set web: data path .*none matches no file"):
+        sets_sha256({"web": [str(tmp_path / "none")]})
