@@ -39,6 +39,8 @@ WHOLE = {  # test files of no single module: what they hold
     "test_worker_groups.py": "tests that share a worker",
 }
 COVERED_BY = {  # module: the test file that covers it, below tests/
+    "scaling.schema.memory": "scaling/stages/test_preflight.py",
+    "scaling.stages.plan_that_ran": "scaling/test_final.py",
     "analysis.alarms.alarm": "analysis/alarms/test_of_table.py",
     "analysis.alarms.of_fit": "analysis/alarms/test_of_table.py",
     "analysis.alarms.outliers": "analysis/alarms/test_of_table.py",

@@ -5,6 +5,7 @@ library and PyYAML, no torch.
 """
 
 from scaling.schema.atomic import replacing, sweep_temporaries, temporary_name
+from scaling.schema.commands import Command, read_commands, remember_command
 from scaling.schema.damage import set_aside
 from scaling.schema.evaluation import EVALUATION, Evaluation, read_evaluation
 from scaling.schema.files import (
@@ -27,6 +28,7 @@ from scaling.schema.forecasts import (
     forecast_score,
     read_forecasts,
 )
+from scaling.schema.memory import STATE_BYTES, stage_disk_bytes, stage_memory_bytes
 from scaling.schema.process import is_stopped, machine_id, process_start, seconds_here
 from scaling.schema.ranges import (
     FLOPS,
@@ -95,7 +97,9 @@ __all__ = [
     "MOST_TEXT_BYTES",
     "SCHEMA",
     "SNAPSHOT",
+    "STATE_BYTES",
     "Branch",
+    "Command",
     "Cost",
     "Evaluation",
     "LaterVersion",
@@ -137,6 +141,7 @@ __all__ = [
     "process_start",
     "ranges_of",
     "read_as",
+    "read_commands",
     "read_curve",
     "read_evaluation",
     "read_forecasts",
@@ -145,11 +150,14 @@ __all__ = [
     "read_records",
     "read_yaml",
     "refuse_code",
+    "remember_command",
     "replacing",
     "seconds_here",
     "set_aside",
     "sha256_file",
     "sha256_json",
+    "stage_disk_bytes",
+    "stage_memory_bytes",
     "sweep_temporaries",
     "temporary_name",
     "training_length",

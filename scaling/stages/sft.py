@@ -82,11 +82,14 @@ def load_pairs(stage: Stage) -> SftData:
     else:
         pairs, test_pairs = (
             read_pairs(
-                rows_file(name, cache), template=block.template, name=name, left_out=left_out
+                rows_file(name, cache, what=key),
+                template=block.template,
+                name=name,
+                left_out=left_out,
             )
             if name
             else []
-            for name in (block.data, block.test)
+            for key, name in (("sft.data", block.data), ("sft.test", block.test))
         )
         train, test = split_held_out(pairs, test_pairs, left_out=left_out)
         longest = context

@@ -88,13 +88,17 @@ def has_bf16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def device_memory(device: torch.device) -> int:
+    """Return the memory of a device in bytes; of a CPU that of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return host_bytes()
+
+
 def check_fits(cell: CellConfig, device: torch.device) -> None:
     """Raise ValueError where a cell's model is larger than the memory of a device."""
-    if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
-        check_room(cell, memory, machine=device_name(device))
-    else:
-        check_room(cell, host_bytes(), machine="this machine")
+    machine = device_name(device) if device.type == "cuda" else "this machine"
+    check_room(cell, device_memory(device), machine=machine)
 
 
 @functools.cache
