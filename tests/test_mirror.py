@@ -112,6 +112,8 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.planning.command": "analysis/test_plan.py",
     "analysis.planning.cost": "analysis/planning/test_constraints.py",
     "analysis.planning.devices": "analysis/test_plan.py",
+    "analysis.planning.later_stages.all_blocks": "analysis/test_plan.py",
+    "analysis.planning.later_stages.sizes": "analysis/planning/test_real_size.py",
     "analysis.planning.later_stages.blocks": "analysis/planning/later_stages/test_choices.py",
     "analysis.planning.laws_compared": "analysis/planning/test_constraints.py",
     "analysis.planning.machine_block": "analysis/test_plan.py",

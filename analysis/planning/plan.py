@@ -154,6 +154,7 @@ class CostBlock:
     wall_hours: float | None = None
     params_total: int | None = None
     memory_per_device_gib: float
+    stage_hours: dict[str, float] | None = field(default=None, metadata=UNWRITTEN)
     money: float | None = None
     deadweight: float | None = None
     reasons: Reasons = field(default_factory=dict)
@@ -242,6 +243,7 @@ class MachineBlock:
     activation_checkpointing: bool
     ranks: int
     shard: bool
+    micro_batch: int | None = field(default=None, metadata=UNWRITTEN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +290,8 @@ class Plan:
     cell: dict[str, Any] = field(default_factory=dict)
     law: LawBlock | None = None
     alarms: tuple[Alarm, ...] = ()
+    stages: str = ",".join(("pretrain", *LATER_STAGES))
+    checks: tuple[dict[str, Any], ...] = ()
     made_from: dict[str, str] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     command: str | None = field(default=None, metadata=UNWRITTEN)

@@ -157,8 +157,9 @@ class FinalConfig:
     log: LogConfig = field(default_factory=LogConfig)
     plan: str = ""
     """The plan's file, as runs/NAME/plan.yaml; it is merged in before what is typed."""
-    check: bool = False
-    """Check every stage (data, lengths, memory, disk), say what was found, and train nothing."""
+    check: Annotated[str, OneOf("", "all", "data")] = ""
+    """Check every stage, say what was found, and train nothing: all checks data, lengths, memory
+    and disk, data leaves out what depends on this machine; empty checks all, then trains."""
     out: str = ""
     """JSON file of what was checked, to write before anything is trained; empty writes none."""
     stages: str = "pretrain,sft,reward,ppo"

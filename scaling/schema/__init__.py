@@ -7,6 +7,7 @@ library and PyYAML, no torch.
 from scaling.schema.atomic import replacing, sweep_temporaries, temporary_name
 from scaling.schema.commands import Command, read_commands, remember_command
 from scaling.schema.damage import set_aside
+from scaling.schema.devices import DEVICES, Device, device_named, device_of_label
 from scaling.schema.evaluation import EVALUATION, Evaluation, read_evaluation
 from scaling.schema.files import (
     SNAPSHOT,
@@ -85,6 +86,7 @@ from scaling.schema.yaml_file import read_yaml
 __all__ = [
     "CONFIRMING",
     "COUNTS",
+    "DEVICES",
     "EVALUATION",
     "FLOPS",
     "FORECASTS",
@@ -101,6 +103,7 @@ __all__ = [
     "Branch",
     "Command",
     "Cost",
+    "Device",
     "Evaluation",
     "LaterVersion",
     "OneOf",
@@ -124,6 +127,8 @@ __all__ = [
     "confirmations",
     "destination",
     "deviations",
+    "device_named",
+    "device_of_label",
     "did_you_mean",
     "discard_record",
     "find_record",

@@ -71,9 +71,9 @@ def run_stages(
     world: the ranks that torchrun or srun started; None lets pretraining start `machine.ranks`
     begin: called right before pretraining trains, so that the other ranks of `world` begin too
 
-    Each stage is checked before the first one trains (scaling.stages.preflight); `config.check`
-    ends then, with no records. ValueError for a stage that cannot run, and when a stage diverges, so
-    that no later stage starts from it.
+    Each stage is checked before the first one trains (scaling.stages.preflight); with
+    `config.check` nothing is trained and there are no records. ValueError for a stage that cannot
+    run, and when a stage diverges, so that no later stage starts from it.
     """
     cell = planned_cell(config)
     final = final_folder(config)

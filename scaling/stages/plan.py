@@ -85,8 +85,8 @@ def refuse_far_folders(config: FinalConfig, path: Path, overrides: Sequence[str]
     """Raise ValueError for a plan that would write far from itself.
 
     These folders are near: any folder below the plan's or the current one, the study's folder that
-    the plan lies in (or its final/, where the plan that ran is), and a folder that is a study or a cache already. A folder that the command
-    names (`overrides`) may lie anywhere.
+    the plan lies in (or its final/, where the plan that ran is), and a folder that is a study or a
+    cache already. A folder that the command names (`overrides`) may lie anywhere.
     """
     named = {o.partition("=")[0].lstrip("+") for o in overrides}
     here, beside = Path.cwd().resolve(), path.resolve().parent

@@ -2,16 +2,17 @@
 
 A stage that cannot run is thus refused in seconds, not after pretraining. The data of the stages
 after pretraining are read, encoded and counted as the stages themselves do it; what depends on
-weights, such as sampled pairs, is known only later. `python -m scaling.final plan=... check=true`
+weights, such as sampled pairs, is known only later. `python -m scaling.final plan=... check=all`
 ends after the checks.
 """
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaling.budget import Resolved, resolve
 from scaling.config import CellConfig, FinalConfig
@@ -23,12 +24,16 @@ if TYPE_CHECKING:
     import torch
 
     from scaling.data.tokens import Corpus
+    from scaling.stages.sft import SftData
     from scaling.stages.stage import Stage
 
 log = logging.getLogger(__name__)
 MANY_PASSES = (
     4.0  # Passes beyond which repeated tokens are clearly worth less (2305.16264, fig. 1).
 )
+# Passes beyond which a run is refused: repeats are worth nothing after some 15 (2305.16264, eq. 5).
+MOST_PASSES = 100.0
+DATA_ALONE = "data"  # The value of `check` of a plan for another machine than this one.
 GIB = 2.0**30  # bytes
 
 
@@ -68,8 +73,10 @@ def check_stages(
     corpus: the tokenised corpus of the cell
     device: where the stages train
     """
-    checks = [_check(config, cell, name, stages, corpus=corpus, device=device) for name in stages]
-    return [*checks, *_disk(final_folder(config), checks)]
+    data = StageData(config=config, cell=cell, corpus=corpus, device=device)
+    checks = [_check(name, stages, data) for name in stages]
+    disk = [] if config.check == DATA_ALONE else _disk(final_folder(config), checks)
+    return [*checks, *disk]
 
 
 def refuse_problems(checks: Sequence[Check]) -> None:
@@ -93,17 +100,59 @@ def write_checks(path: str | Path, checks: Sequence[Check]) -> Path:
     return write_json(Path(path), {"at": now(), "checks": [asdict(check) for check in checks]})
 
 
-def _check(
-    config: FinalConfig,
-    cell: CellConfig,
-    name: StageName,
-    stages: Sequence[StageName],
-    *,
-    corpus: "Corpus",
-    device: "torch.device",
-) -> Check:
+@dataclass(frozen=True, kw_only=True)
+class StageData:
+    """What the stages of a plan share, and the pairs of fine-tuning, which are read once.
+
+    config: the plan
+    cell: the planned cell
+    corpus: its tokenised corpus
+    device: where the stages train
+    """
+
+    config: FinalConfig
+    cell: CellConfig
+    corpus: "Corpus"
+    device: "torch.device"
+
+    def stage(self, name: StageName) -> "Stage":
+        """Return a stage that is not opened: it has no inputs and starts from nothing."""
+        from scaling.stages.stage import Stage
+
+        return Stage(
+            name=name,
+            config=self.config,
+            cell=self.cell,
+            corpus=self.corpus,
+            device=self.device,
+            inputs={},
+            folder=final_folder(self.config) / name,
+            sources={},
+            run_id="",
+        )
+
+    @cached_property
+    def pairs(self) -> "SftData":
+        """The pairs of fine-tuning, whose prompts the stages after it take too."""
+        from scaling.stages.sft import load_pairs
+
+        return load_pairs(self.stage(StageName.SFT))
+
+    def prompts(self, left_out: LeftOut) -> str:
+        """Count the prompts that leave room for a completion; ValueError where there are none."""
+        train, test = self.pairs.prompts(
+            context=self.cell.data.context,
+            max_new_tokens=self.config.ppo.max_new_tokens,
+            left_out=left_out,
+        )
+        return f"{len(train):,} training and {len(test):,} held-out prompts"
+
+
+def _check(name: StageName, stages: Sequence[StageName], data: StageData) -> Check:
     """Return what was found of one stage; a mistake is its `problem`."""
     from scaling.train.device import device_memory, device_name
+
+    config, cell = data.config, data.cell
 
     shape = cell.model.shape(vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
     options = {
@@ -112,26 +161,35 @@ def _check(
         "ranks": cell.machine.ranks if cell.machine.shard else 1,
     }
     needed = stage_memory_bytes(shape.params.total, name, **options)
-    sizes = {
-        "memory_gib": needed / GIB,
-        "disk_gib": stage_disk_bytes(shape.params.total, name) / GIB,
-    }
+    memory_gib = needed / GIB
+    disk_gib = stage_disk_bytes(shape.params.total, name) / GIB
     left_out = LeftOut()
+
+    def check(*, problem: str = "", found: str = "") -> Check:
+        return Check(
+            stage=name,
+            problem=problem,
+            found=found,
+            left_out=left_out.as_dict(),
+            memory_gib=memory_gib,
+            disk_gib=disk_gib,
+        )
+
     try:
         _refuse_missing_source(config, name, stages)
-        memory = device_memory(device)
-        if needed > memory and name != StageName.PRETRAIN:
-            raise ValueError(
-                f"it takes at least {needed / GIB:,.0f} GiB on one device, and"
-                f" {device_name(device)} has {memory / GIB:,.0f}; leave it out of stages=,"
-                f" take sft.method=lora, or export the model and tune it elsewhere"
-            )
-        found = _found(config, cell, name, corpus=corpus, device=device, left_out=left_out)
+        if config.check != DATA_ALONE:
+            memory = device_memory(data.device)
+            if needed > memory and name != StageName.PRETRAIN:
+                raise ValueError(
+                    f"it takes at least {_size(memory_gib)} on one device, and"
+                    f" {device_name(data.device)} has {_size(memory / GIB)}; leave it out of"
+                    " stages=, take sft.method=lora, or export the model and tune it elsewhere"
+                )
+        found = FINDERS[name](data, left_out)
     except (ValueError, OSError) as error:
-        return Check(stage=name, problem=str(error), left_out=left_out.as_dict(), **sizes)
+        return check(problem=str(error))
     text = f"{found}; left out: {left_out.in_words()}" if left_out.as_dict() else found
-    text += f"; {_size(sizes['memory_gib'])} of memory, {_size(sizes['disk_gib'])} of disk"
-    return Check(stage=name, found=text, left_out=left_out.as_dict(), **sizes)
+    return check(found=f"{text}; {_size(memory_gib)} of memory, {_size(disk_gib)} of disk")
 
 
 def _refuse_missing_source(
@@ -148,41 +206,20 @@ def _refuse_missing_source(
             )
 
 
-def _found(
-    config: FinalConfig,
-    cell: CellConfig,
-    name: StageName,
-    *,
-    corpus: "Corpus",
-    device: "torch.device",
-    left_out: LeftOut,
-) -> str:
-    """Read the data of a stage as it will read them; return what there is, in words."""
-    if name == StageName.PRETRAIN:
-        return _pretraining(cell, corpus)
-    from scaling.stages.stage import Stage
-
-    stage = Stage(
-        name=name,
-        config=config,
-        cell=cell,
-        corpus=corpus,
-        device=device,
-        inputs={},
-        folder=final_folder(config) / name,
-        sources={},
-        run_id="",
-    )
-    return FINDERS[name](stage, left_out)
-
-
-def _pretraining(cell: CellConfig, corpus: "Corpus") -> str:
+def _pretraining(data: StageData, left_out: LeftOut) -> str:
     """Say how often the planned tokens pass over the corpus; ValueError where it cannot train."""
     from scaling.data.batches import Batches
 
-    budget = resolve_trainable(cell)
+    config, cell, corpus = data.config, data.cell, data.corpus
+    budget = resolve(cell) if config.check == DATA_ALONE else resolve_trainable(cell)
     batches = Batches.of(corpus, cell.data, rows=budget.rows, seed=cell.seed)
     passes = batches.epochs(budget.n_tokens)
+    if passes > MOST_PASSES and not config.force:
+        raise ValueError(
+            f"{budget.n_tokens:,} tokens are {passes:,.0f} passes over the corpus of"
+            f" {corpus.meta['train_tokens']:,}; give more text (cell.data.source=files"
+            " 'cell.data.train=[FOLDER]'), plan with unique_tokens=, or set force=true"
+        )
     if passes > MANY_PASSES:
         log.warning(
             "pretrain takes %s tokens of a corpus of %s: %.3g passes; beyond %g passes repeated "
@@ -206,55 +243,43 @@ def resolve_trainable(cell: CellConfig) -> Resolved:
     return resolve(cell)
 
 
-def _fine_tuning(stage: "Stage", left_out: LeftOut) -> str:
+def _fine_tuning(data: StageData, left_out: LeftOut) -> str:
     """Count the pairs that fit the context; ValueError where none does."""
-    from scaling.stages.sft import check_method, load_pairs
+    from scaling.stages.sft import check_method
 
-    check_method(stage)
-    data = load_pairs(stage)
-    left_out.counts.update(data.left_out.counts)
-    block = stage.config.sft
-    used = min(block.examples, len(data.train))
+    check_method(data.stage(StageName.SFT))
+    left_out.counts.update(data.pairs.left_out.counts)
+    block, train = data.config.sft, data.pairs.train
     return (
-        f"{used:,} of {len(data.train):,} training pairs of sft.data={block.data} are used,"
-        f" {len(data.test):,} are held out"
+        f"{min(block.examples, len(train)):,} of {len(train):,} training pairs of"
+        f" sft.data={block.data} are used, {len(data.pairs.test):,} are held out"
     )
 
 
-def _preferences(stage: "Stage", left_out: LeftOut) -> str:
+def _preferences(data: StageData, left_out: LeftOut) -> str:
     """Count the pairs of a file, or the prompts that are to be sampled."""
     from scaling.stages.preferences import check_sampling, file_groups, refuse_few_pairs
     from scaling.stages.stage import GOLD
 
-    block = stage.config.reward
+    block, stage = data.config.reward, data.stage(StageName.REWARD)
     if block.data == GOLD:
         check_sampling(stage)
-        return f"{_prompts(stage, left_out)}; {block.samples_per_prompt} samples of each"
+        return f"{data.prompts(left_out)}; {block.samples_per_prompt} samples of each"
     counts = refuse_few_pairs(stage, file_groups(stage, left_out), left_out)
-    _prompts(stage, LeftOut())  # the scores are standardised on samples of them
+    data.prompts(LeftOut())  # the scores are standardised on samples of them
     return f"{counts[0]:,} training and {counts[1]:,} held-out pairs of reward.data={block.data}"
 
 
-def _episodes(stage: "Stage", left_out: LeftOut) -> str:
+def _episodes(data: StageData, left_out: LeftOut) -> str:
     """Count the prompts that leave room for a completion."""
     from scaling.stages.ppo import refuse_no_judge
 
-    refuse_no_judge(stage)
-    return f"{stage.config.ppo.episodes:,} episodes on {_prompts(stage, left_out)}"
+    refuse_no_judge(data.stage(StageName.PPO))
+    return f"{data.config.ppo.episodes:,} episodes on {data.prompts(left_out)}"
 
 
-def _prompts(stage: "Stage", left_out: LeftOut) -> str:
-    from scaling.stages.sft import load_pairs
-
-    train, test = load_pairs(stage).prompts(
-        context=stage.cell.data.context,
-        max_new_tokens=stage.config.ppo.max_new_tokens,
-        left_out=left_out,
-    )
-    return f"{len(train):,} training and {len(test):,} held-out prompts"
-
-
-FINDERS: dict[StageName, Any] = {
+FINDERS: dict[StageName, Callable[[StageData, LeftOut], str]] = {
+    StageName.PRETRAIN: _pretraining,
     StageName.SFT: _fine_tuning,
     StageName.REWARD: _preferences,
     StageName.PPO: _episodes,

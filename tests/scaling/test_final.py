@@ -82,7 +82,7 @@ def test_a_wrong_key_in_the_cell_is_named(final_config):
 
 def test_a_stage_without_the_one_before_says_what_to_run(final_config):
     final_config.stages = "ppo"
-    with pytest.raises(ValueError, match="stage ppo cannot run: .* run stages=sft,ppo"):
+    with pytest.raises(ValueError, match=r"stage ppo cannot run: .* run stages=sft,ppo"):
         run_final(final_config)
 
 

@@ -93,7 +93,7 @@ def test_a_full_disk_is_seen_before_pretraining(refused, monkeypatch):
 
 def test_checks_are_counted_written_and_train_nothing(final_config, tmp_path):
     out = tmp_path / "checks.json"
-    assert run_final(replace(final_config, check=True, out=str(out))) == []
+    assert run_final(replace(final_config, check="all", out=str(out))) == []
     checks = {c["stage"]: c for c in read_json(out)["checks"]}
     assert list(checks) == ["pretrain", "sft", "reward", "ppo"]
     assert "training pairs of sft.data=docstrings are used" in checks["sft"]["found"]
