@@ -33,6 +33,7 @@ WHOLE = {  # test files of no single module: what they hold
     "test_mistakes.py": "each kind of mistake over all commands",
     "test_old_files.py": "files of earlier versions",
     "test_ranges.py": "the range of every number",
+    "test_rebuild.py": "the commands that a report prints",
     "test_retrieval.py": "an exported model in langchain",
     "test_slurm.py": "sweeps on a real SLURM",
     "test_survival.py": "sweeps that are killed, left, crowded and starved",

@@ -86,9 +86,12 @@ def start(
             except Exception as error:  # noqa: BLE001  raised again below: hydra would print a line
                 raised.append(error)
 
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(
-            task
-        )()
+        try:
+            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(
+                task
+            )()
+        finally:
+            _TYPED.clear()
         if raised:
             raise raised[0]
 
