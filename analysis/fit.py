@@ -14,6 +14,7 @@ The command calls `analysis.estimation.fit.fit`.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from analysis.estimation.checks import needed_columns, stage_of
@@ -22,9 +23,9 @@ from analysis.estimation.options import FitConfig
 from analysis.estimation.points import best_of_points
 from analysis.runs.table import load_runs
 from analysis.solve.progress import progress_on_stderr
-from scaling.app.application import start, store
+from scaling.app.application import start, store, typed_arguments
 from scaling.app.choices import wrote
-from scaling.schema import Measure
+from scaling.schema import Command, Measure
 
 
 def main(config: FitConfig) -> None:
@@ -56,6 +57,9 @@ def main(config: FitConfig) -> None:
         sensitivity=config.sensitivity,
         on_progress=progress_on_stderr(),
     )
+    if typed := typed_arguments():
+        command = Command.typed("analysis.fit", typed)
+        law = replace(law, inputs={**law.inputs, "arguments": command.arguments})
     default = source / measure.file("law.json") if source.is_dir() else Path("law.json")
     paths = [law.write(config.out or default)]
     if config.plot:

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from analysis.laws.published import check_measure
-from analysis.planning.budgets import budget_of
+from analysis.planning.checks import with_stages
 from analysis.planning.command import (
     command_of,
     laws_named,
@@ -28,14 +28,19 @@ from analysis.planning.command import (
     study_folder,
     with_sources,
 )
-from analysis.planning.make import confirming_plan, counted, make_plan, require_usable
+from analysis.planning.make import (
+    confirming_plan,
+    counted,
+    plan_within_memory,
+    require_usable,
+)
 from analysis.planning.plan import Plan
 from analysis.planning.settings import PlanConfig
 from analysis.planning.written.derivation import derivation, shown
 from analysis.planning.written.plan_file import write_plan
 from analysis.runs.study import default_study, study_of
-from scaling.app.application import start, store
-from scaling.schema import FORECASTS, Measure, read_forecasts
+from scaling.app.application import start, store, typed_arguments
+from scaling.schema import FORECASTS, Command, Measure, read_forecasts
 
 
 def main(config: PlanConfig) -> None:
@@ -48,10 +53,14 @@ def main(config: PlanConfig) -> None:
     measure = law.measure
     study = study_of(folder, count=law.count, measure=measure) if folder else default_study()
     law = counted(require_usable(law, config), study)
-    budget = budget_of(config, law, study)
     scored = read_forecasts((folder.parent if folder else Path("runs")) / FORECASTS)
-    plan = make_plan(law, budget, study, config, name=name, others=others, scored=scored)
-    plan = replace(with_sources(plan, name, law, folder), command=command_of(config))
+    config, budget, plan = plan_within_memory(
+        law, study, config, name=name, others=others, scored=scored
+    )
+    typed = typed_arguments()
+    command = Command.typed("analysis.plan", typed).line() if typed else command_of(config)
+    plan = replace(with_sources(plan, name, law, folder), command=command)
+    plan = with_stages(plan, config)
     sys.stdout.write("\n".join(derivation(plan)) + "\n")
     if config.dry_run:
         return
@@ -72,7 +81,7 @@ def main(config: PlanConfig) -> None:
     if plan.confirmation and plan.confirmation.needed:
         smaller = confirming_plan(plan, law, budget, study, config, scored=scored)
         smaller = with_sources(smaller, name, law, folder)
-        smaller = replace(smaller, study=plan.confirmation.study)
+        smaller = replace(smaller, study=plan.confirmation.study, stages="pretrain")
         path = write_plan(out.with_name(f"{out.stem}.confirmation{out.suffix}"), smaller)
         sys.stdout.write(f"{_confirmation_line(smaller, path)}\n")
 

@@ -130,7 +130,9 @@ def device(job: Job) -> None:
     versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}"
     job.row("device", "ok", f"{device_name(chosen)}; {versions}")
     if sheet is None:
-        job.row("peak", "failed", f"no peak is known of {device_name(chosen)}: GPU_PEAKS")
+        job.row(
+            "peak", "failed", f"no peak is known of {device_name(chosen)}: scaling.schema.devices"
+        )
         return
     kind = "data sheet, dense bf16" if job.device == "cuda" else "measured, fp32"
     job.row("peak", "ok", f"{sheet:.4g} FLOP/s ({kind})", flops_per_second=sheet)

@@ -3,7 +3,7 @@
 Batches are random tokens, at a vocabulary of 50304 and a context of 1024: no corpus is needed. The
 contestants take turns, each waiting for the device at the end of its turn; rates are medians over
 rounds, ratios medians of the rounds' ratios. Utilisation is of the data sheet's dense bf16 peak
-(scaling.train.device.GPU_PEAKS), with the exact FLOPs of our step, attention without a causal
+(scaling.schema.devices), with the exact FLOPs of our step, attention without a causal
 discount.
 """
 

@@ -6,7 +6,7 @@ The plan is read strictly: an unknown key is an error. Settings of the command a
 The forecast is sealed in runs/NAME/final/forecast.json before pretraining starts, and scored in
 runs/forecasts.jsonl when it ends; a plan far beyond the compute that was fitted waits for its
 confirmation run. A stage that is done with the same inputs is not run again; a killed stage resumes
-from its checkpoint.
+from its checkpoint. Every stage is checked before the first one trains; check=all ends then.
 """
 
 import logging

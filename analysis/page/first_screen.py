@@ -12,7 +12,7 @@ from analysis.laws.text import describe_forecast
 from analysis.number_text import counts, duration, interval, number, power, short
 from analysis.page.contents import Material
 from analysis.planning.plan import Plan
-from scaling.schema import Measure, Record
+from scaling.schema import CONFIRMING, Command, Measure, Record, read_commands
 
 DEFAULT_LEVEL = 0.9
 
@@ -212,17 +212,35 @@ def formula_note(law: Law | None) -> str:
 
 
 def commands(material: Material) -> str:
-    """Return the commands that rebuild the page from the cells."""
-    runs, plan = shlex.quote(material.folder.as_posix()), material.plan
-    lines = [
-        f"python -m scaling.sweep -m sweeps={shlex.quote(material.records[0].study)}",
-        f"python -m analysis.fit runs={runs}{_fit_options(material.law)}",
+    """Return the commands that rebuild the page from an empty folder, as they were typed.
+
+    A study of an earlier version did not keep them: its commands follow from its files.
+    """
+    runs, plan, law = shlex.quote(material.folder.as_posix()), material.plan, material.law
+    sweeps = [c.line() for c in read_commands(material.folder) if c.module == "scaling.sweep"]
+    finals = [c.line() for c in read_commands(material.folder / "final")]
+    confirming = material.folder.with_name(f"{material.folder.name}{CONFIRMING}") / "final"
+    confirmations = [c.line() for c in read_commands(confirming)]
+    lines = sweeps or [
+        f"python -m scaling.sweep -m sweeps={shlex.quote(material.records[0].study)}"
     ]
+    lines.append(_fit_command(law, runs))
     if plan:
         bare = f"python -m analysis.plan law={runs}/law.json runs={runs}"
-        lines.append(plan.command or f"{bare} flops={plan.budget.flops!r}")
-        lines.append(f"python -m scaling.final plan={runs}/plan.yaml")
+        command = plan.command or f"{bare} flops={plan.budget.flops!r}"
+        lines.append(shlex.join(shlex.split(command)))  # a stranger's plan is quoted anew
+        if confirmations:  # a row of the law and the plan that follow
+            lines += [*confirmations, *lines[-2:]]
+        lines += finals or [f"python -m scaling.final plan={runs}/plan.yaml"]
     return "\n".join([*lines, f"python -m analysis.report runs={runs}"])
+
+
+def _fit_command(law: Law | None, runs: str) -> str:
+    """Return the command of the fit: as it was typed, else what follows from the law."""
+    arguments = law.inputs.get("arguments") if law else None
+    if isinstance(arguments, list):
+        return Command(module="analysis.fit", arguments=arguments).line()
+    return f"python -m analysis.fit runs={runs}{_fit_options(law)}"
 
 
 def _fit_options(law: Law | None) -> str:

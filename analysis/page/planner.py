@@ -23,7 +23,6 @@ from analysis.laws.law import Law
 from analysis.laws.law_file import flops_range
 from analysis.laws.published import PUBLISHED
 from analysis.laws.text import describe_forecast
-from analysis.planning.devices import DEVICES
 from analysis.planning.make import counted
 from analysis.planning.plan import Plan
 from analysis.planning.shape import NEAR, NO_LOSS, SPANS
@@ -31,6 +30,7 @@ from analysis.planning.shape_candidates import Candidate, candidates, ffn_step, 
 from analysis.planning.split import GRID, MOST_DRAWS, REPEATING
 from analysis.planning.written.plan_alarms import FAR
 from analysis.runs.study import Study
+from scaling.schema import DEVICES
 
 DIGITS = 9  # of each number in the page
 DECADES = (1.0, 4.0)  # the budget moves so far below and above the largest C fitted, in log10

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from analysis.laws.law import Law
-from analysis.planning.devices import CHECKPOINTED, device_named, flops_of_hours
+from analysis.planning.devices import CHECKPOINTED, flops_of_hours
 from analysis.runs.study import Study
-from scaling.schema import MOST_FLOPS
+from scaling.schema import MOST_FLOPS, device_named
 
 MEASURED = "measured"  # the value of `utilisation` that takes it from the study
 KINDS = ("flops", "gpu_hours", "money", "wall_hours", "flops_multiple")
@@ -34,7 +34,7 @@ class BudgetSettings(Protocol):
     price_per_hour: float | None
     utilisation: Any
     flops_per_second: float | None
-    activation_checkpointing: bool
+    activation_checkpointing: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def budget_of(settings: BudgetSettings, law: Law, study: Study) -> Budget:
         flops_per_second=speed,
         speed_reason=why,
         price_per_hour=settings.price_per_hour,
-        activation_checkpointing=settings.activation_checkpointing,
+        activation_checkpointing=bool(settings.activation_checkpointing),
     )
 
 
@@ -103,7 +103,9 @@ def speed_of(
 ) -> tuple[float | None, str, str]:
     """Return the model's FLOP/s on one device (None if unknown), the device, and the reason."""
     device = settings.device or study.device
-    share_of_model, recomputed = _share_of_model(settings.activation_checkpointing, before=False)
+    share_of_model, recomputed = _share_of_model(
+        bool(settings.activation_checkpointing), before=False
+    )
     if settings.flops_per_second is not None:
         if not settings.flops_per_second > 0:
             raise ValueError(
@@ -127,7 +129,7 @@ def speed_of(
     )
     if measured and same:
         share_of_model, recomputed = _share_of_model(
-            settings.activation_checkpointing, before=study.checkpointing
+            bool(settings.activation_checkpointing), before=study.checkpointing
         )
         share = study.utilisation(params)
         of_peak = f" ({100 * share:.2g}% of its peak)" if share else ""
@@ -152,7 +154,7 @@ def speed_of(
                 f" {study.source} has none; state it, as utilisation=0.4"
             )
         share_of_model, recomputed = _share_of_model(
-            settings.activation_checkpointing, before=study.checkpointing
+            bool(settings.activation_checkpointing), before=study.checkpointing
         )
         source = f"measured by the {study.source} on {study.device}, not on {settings.device}"
     return (

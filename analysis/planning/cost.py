@@ -10,31 +10,10 @@ from dataclasses import replace
 from analysis.alarms.alarm import Alarm
 from analysis.laws.law import Law
 from analysis.planning.budgets import Budget
-from analysis.planning.devices import DEVICES, device_named
-from analysis.planning.plan import CostBlock, PretrainBlock
+from analysis.planning.layout import GIB, USABLE, Layout
+from analysis.planning.plan import CostBlock, PpoBlock, PretrainBlock, RewardBlock, SftBlock
 from analysis.planning.split import Split, compute_reaching
-from scaling.schema import Shape
-
-BYTES_PER_PARAM = 16  # weight, gradient and two moments in fp32 (Rajbhandari et al. 2020)
-GIB = 2.0**30  # bytes
-
-
-def memory_gib(shape: Shape, *, devices: int, sharded: bool, checkpointing: bool) -> float:
-    """Estimate the GiB that one device needs to train on one sequence at a time, all in fp32.
-
-    shape: the model
-    devices: how many devices train it
-    sharded: whether each device holds its part alone of weights, gradients and moments (ZeRO-3,
-        Rajbhandari et al. 2020, 1910.02054)
-    checkpointing: whether it keeps the input of each layer and the activations of one layer alone
-    """
-    state = BYTES_PER_PARAM * shape.params.total / (devices if sharded else 1)
-    sequence = shape.training_bytes(shape.context) - shape.training_bytes(0)
-    if checkpointing:
-        head = 4 * shape.context * 3 * shape.vocab_size
-        inputs = 4 * shape.context * shape.d_model * shape.n_layer
-        sequence = head + inputs + (sequence - head) / shape.n_layer
-    return (state + sequence) / GIB
+from scaling.schema import DEVICES, Shape, device_named
 
 
 def deadweight(law: Law, loss: float, flops: float) -> float | None:
@@ -51,7 +30,8 @@ def cost_block(
     pretrain: PretrainBlock,
     *,
     shape: Shape,
-    memory: float,
+    layout: Layout,
+    stage_flops: dict[str, float] | None = None,
 ) -> CostBlock:
     """Return the costs with their reasons, None where nothing is known.
 
@@ -60,7 +40,8 @@ def cost_block(
     split: N and D before rounding, with the tokens to serve
     pretrain: the planned pretraining
     shape: the planned model
-    memory: GiB that one device needs
+    layout: how the devices share the training
+    stage_flops: the most FLOPs of each later stage
     """
     speed, flops, n, d = budget.flops_per_second, pretrain.flops, pretrain.params, pretrain.tokens
     hours = flops / speed / 3600 if speed else None
@@ -75,14 +56,17 @@ def cost_block(
         device_hours=hours,
         wall_hours=None if hours is None else hours / budget.devices,
         params_total=shape.params.total,
-        memory_per_device_gib=memory,
+        memory_per_device_gib=layout.memory_gib,
+        stage_hours={k: v / speed / 3600 for k, v in stage_flops.items()}
+        if speed and stage_flops
+        else None,
         money=None if hours is None or price is None else hours * price,
         deadweight=deadweight(law, float(split.loss(n, d)), counted) if gives_loss else None,
-        reasons=_reasons(budget, context=pretrain.context, memory=memory),
+        reasons=_reasons(budget, context=pretrain.context, layout=layout),
     )
 
 
-def _reasons(budget: Budget, *, context: int, memory: float) -> dict[str, str]:
+def _reasons(budget: Budget, *, context: int, layout: Layout) -> dict[str, str]:
     """Return the reason of each cost."""
     price = budget.price_per_hour
     speed_reason = budget.speed_reason if budget.flops_per_second else "no speed is known"
@@ -94,7 +78,13 @@ def _reasons(budget: Budget, *, context: int, memory: float) -> dict[str, str]:
         "wall_hours": f"on {budget.devices} devices, no time lost between them",
         "params_total": "embeddings and every expert: what memory holds",
         "memory_per_device_gib": (
-            f"fp32, one sequence of {context} at a time{_share_of_memory(budget.device, memory)}"
+            f"{layout.precision}, {_sequences(layout.rows)} of {context} at a time"
+            f"{_share_of_memory(budget.device, layout.memory_gib)}"
+        ),
+        "stage_hours": (
+            "at most, on one device: every example as long as the context; 6N a token and pass of"
+            " sft, twice that a pair of reward, (8 + 12 epochs) N of ppo (sampling, scoring and"
+            " update); decoding is bound by memory and slower"
         ),
         "money": (
             f"device hours x {price:g}" if price is not None else "no price_per_hour is given"
@@ -106,23 +96,52 @@ def _reasons(budget: Budget, *, context: int, memory: float) -> dict[str, str]:
     }
 
 
-def memory_alarm(device: str, memory: float, *, spread: bool) -> Alarm | None:
-    """Return an alarm where a known device is too small for the training state.
+def later_flops(
+    shape: Shape, *, sft: SftBlock, reward: RewardBlock, ppo: PpoBlock
+) -> dict[str, float]:
+    """Return the most FLOPs of each stage after pretraining, every example as long as the context.
 
-    device: the accelerator's name
-    memory: GiB that one device needs
-    spread: whether the state is sharded over several devices already
+    A token costs f / 3 in a forward pass and f in a training step, f the exact FLOPs per token.
+    PPO samples, scores by reference, reward model and critic, and updates policy and critic.
     """
-    if device not in DEVICES or memory * GIB <= device_named(device).memory:
+    step = shape.flops_per_token
+    passes = {
+        "sft": sft.examples * sft.epochs,
+        "reward": 2 * reward.pairs * reward.epochs,
+        "ppo": ppo.episodes * (4 / 3 + 2 * ppo.inner_epochs),
+    }
+    return {stage: step * shape.context * n for stage, n in passes.items()}
+
+
+def memory_alarm(device: str, layout: Layout) -> Alarm | None:
+    """Return an alarm where a known device is too small for every layout that the trainer has."""
+    if layout.fits or device not in DEVICES:
         return None
     room = device_named(device).memory / GIB
-    remedy = "more devices" if spread else "devices= and sharded=true"
+    remedy = "more devices" if layout.sharded else "devices= and sharded=true"
+    more = "" if layout.checkpointing else ", activation_checkpointing=true"
     return Alarm(
         code="memory",
-        sentence=f"training takes {memory:.3g} GiB a device and {device} has {room:.3g}; give"
-        f" {remedy}, activation_checkpointing=true, max_memory_gib= or split each layer over"
-        " devices",
+        sentence=f"training takes {layout.memory_gib:.3g} GiB a device and {device} has {room:.3g},"
+        f" of which {USABLE * room:.3g} are usable; give {remedy}{more}, max_memory_gib= or a"
+        " shorter shape.context=",
     )
+
+
+def idle_alarm(rows: int, devices: int) -> Alarm | None:
+    """Return an alarm where the rows of a step leave devices without work."""
+    ranks = max(n for n in range(1, min(devices, rows) + 1) if rows % n == 0)
+    if ranks == devices:
+        return None
+    return Alarm(
+        code="idle_devices",
+        sentence=f"the {rows} rows of a step can be shared by {ranks} of {devices} devices, and the"
+        f" hours assume all; plan with devices={ranks}, or a batch that {devices} divides",
+    )
+
+
+def _sequences(rows: int) -> str:
+    return "one sequence" if rows == 1 else f"{rows} sequences"
 
 
 def _share_of_memory(device: str, memory: float) -> str:

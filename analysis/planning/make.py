@@ -13,10 +13,10 @@ from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
-from analysis.planning.budgets import Budget
+from analysis.planning.budgets import Budget, budget_of
 from analysis.planning.confirmation import confirmation_of
 from analysis.planning.constraints import Constraints, constraints_of
-from analysis.planning.cost import cost_block, memory_alarm, memory_gib
+from analysis.planning.cost import cost_block, idle_alarm, later_flops, memory_alarm
 from analysis.planning.experts import (
     check_choice,
     experts_of,
@@ -26,20 +26,22 @@ from analysis.planning.experts import (
     with_mixture,
 )
 from analysis.planning.forecast import forecast_block
-from analysis.planning.later_stages.blocks import ppo_block, reward_block, rounded, sft_block
-from analysis.planning.later_stages.choices import (
-    KL_FORMS,
-    REWARD_FORMS,
-    SFT_FORMS,
-    choose_kl,
-    choose_reward,
-    choose_sft,
-    laws_of,
-)
+from analysis.planning.later_stages.all_blocks import later_blocks
+from analysis.planning.later_stages.blocks import rounded
 from analysis.planning.laws_compared import disagreement_alarm, side_by_side
-from analysis.planning.machine_block import machine_block
-from analysis.planning.plan import BudgetBlock, Forecast, LawBlock, LawRow, Plan, PretrainBlock
+from analysis.planning.layout import Layout, layout_of
+from analysis.planning.machine_block import machine_block, precision_of, ranks_of
+from analysis.planning.plan import (
+    LATER_STAGES,
+    BudgetBlock,
+    Forecast,
+    LawBlock,
+    LawRow,
+    Plan,
+    PretrainBlock,
+)
 from analysis.planning.pretrain_block import pretrain_block
+from analysis.planning.real_size import at_real_size, explained, explained_steps, toy_alarm
 from analysis.planning.settings import DEFAULT_LEVEL, PlanConfig
 from analysis.planning.shape import PlannedShape, choose_shape
 from analysis.planning.shape_family import with_family, with_vocabulary
@@ -55,7 +57,9 @@ class Basis:
     """What a plan rests on, settled before any number is chosen.
 
     `law` decides, `others` stand beside it by name, `fitted` is the law as it was fitted; the first
-    two hold at the experts of the study's family. `level` is the share that intervals hold.
+    two hold at the experts of the study's family. `level` is the share that intervals hold,
+    `rules` the reasons of settings that follow the budget's size, `lr_batch` the name of the law of
+    learning rate and batch, "" for the study's rule.
     """
 
     fitted: Law
@@ -63,6 +67,8 @@ class Basis:
     others: dict[str, Law]
     study: Study
     level: float
+    rules: dict[str, str]
+    lr_batch: str
 
 
 def make_plan(
@@ -113,9 +119,10 @@ def make_plan(
         budget,
         basis.study,
         planned,
-        lr_batch=load_law(settings.lr_batch) if settings.lr_batch else None,
+        lr_batch=load_law(basis.lr_batch) if basis.lr_batch else None,
         level=basis.level,
     )
+    pretrain = explained(pretrain, basis.rules)
     forecast = forecast_block(
         repeating(_forecasting_law(basis), planned.split.constraints),
         basis.study,
@@ -125,6 +132,24 @@ def make_plan(
         scored=scored,
     )
     return _gathered(basis, budget, settings, planned, pretrain, forecast, name=name)
+
+
+def plan_within_memory(
+    law: Law, study: Study, settings: PlanConfig, **named: Any
+) -> tuple[PlanConfig, Budget, Plan]:
+    """Return the plan, with the settings and the budget that it was made from.
+
+    Where devices need recomputed activations, the plan is made again with the speed that they
+    leave. `named` are the other arguments of `make_plan`.
+    """
+    budget = budget_of(settings, law, study)
+    plan = make_plan(law, budget, study, settings, **named)
+    recomputes = plan.machine is not None and plan.machine.activation_checkpointing
+    if recomputes and settings.activation_checkpointing is None:
+        settings = replace(settings, activation_checkpointing=True)
+        budget = budget_of(settings, law, study)
+        plan = make_plan(law, budget, study, settings, **named)
+    return settings, budget, plan
 
 
 def confirming_plan(
@@ -174,15 +199,24 @@ def basis_of(
     at_experts, beside = settled(law), {name: settled(one) for name, one in others.items()}
     if settings.unique_tokens is not None:
         study = replace(study, unique_tokens=None)  # the plan prices repetition: no alarm for it
+    size = at_real_size(study, settings.shape, flops=budget.flops, law=at_experts)
     study = with_vocabulary(
-        study,
+        size.study,
         settings.shape,
         flops=budget.flops,
         target=at_experts.optimum(budget.flops).params,
         count=at_experts.count,
     )
     level = settings.level or (at_experts.intervals or {}).get("level", DEFAULT_LEVEL)
-    return Basis(fitted=law, law=at_experts, others=beside, study=study, level=level)
+    return Basis(
+        fitted=law,
+        law=at_experts,
+        others=beside,
+        study=study,
+        level=level,
+        rules=size.rules,
+        lr_batch=settings.lr_batch or size.lr_batch,
+    )
 
 
 def counted(law: Law, study: Study, *, anew: bool = False) -> Law:
@@ -226,10 +260,7 @@ def budget_block(budget: Budget, pretrain: PretrainBlock) -> BudgetBlock:
         reasons={
             "flops": budget.reason,
             "flops_per_second": budget.speed_reason,
-            "seconds": (
-                "pretraining alone; the stages after it are small beside it or are timed by their"
-                " own records"
-            ),
+            "seconds": ("pretraining alone; cost.stage_hours has the stages after it"),
         },
     )
 
@@ -245,20 +276,27 @@ def _planned_shape(basis: Basis, budget: Budget, settings: PlanConfig) -> Planne
     )
 
     def memory(shape: Shape) -> float:
-        return _memory(shape, budget, settings)
+        return _layout(shape, budget, settings, basis.study).memory_gib
 
     return choose_shape(
         split, basis.study, family=settings.shape, memory=memory, device=budget.device
     )
 
 
-def _memory(shape: Shape, budget: Budget, settings: PlanConfig) -> float:
-    """Return the GiB that one device needs to train a shape."""
-    return memory_gib(
+def _layout(
+    shape: Shape, budget: Budget, settings: PlanConfig, study: Study, *, rows: int = 1
+) -> Layout:
+    """Return how the devices share the training of a shape, in steps of `rows` sequences."""
+    ranks = ranks_of(rows, budget.devices) if rows > 1 else budget.devices
+    return layout_of(
         shape,
-        devices=budget.devices,
+        rows=max(1, rows // ranks),
+        device=budget.device,
+        devices=ranks,
+        precision=precision_of(study.config.get("machine", {}), budget.device)[0],
         sharded=settings.sharded,
         checkpointing=settings.activation_checkpointing,
+        most_gib=settings.max_memory_gib,
     )
 
 
@@ -284,24 +322,29 @@ def _gathered(
     law, study = basis.law, basis.study
     reach = reached_flops(law)
     laws = _compared(basis, budget, pretrain, name=name)
-    memory = _memory(planned.shape, budget, settings)
+    rows = pretrain.batch_tokens // pretrain.context
+    layout = _layout(planned.shape, budget, settings, study, rows=rows)
+    trained = study.config.get("machine", {})
     machine, machine_reasons = machine_block(
-        study.config,
-        rows=pretrain.batch_tokens // pretrain.context,
-        device=budget.device,
+        trained,
+        rows=rows,
         devices=budget.devices,
-        sharded=settings.sharded,
-        checkpointing=settings.activation_checkpointing,
+        layout=layout,
+        precision_reason=precision_of(trained, budget.device)[1],
     )
+    later = later_blocks(settings, planned.shape, pretrain, seed=study.seed, level=basis.level)
+    costs = {"shape": planned.shape, "layout": layout}
+    costs["stage_flops"] = later_flops(planned.shape, **{s: later[s] for s in LATER_STAGES})
     alarms = [
-        *_alarms_beside(basis, laws, budget, settings, memory=memory),
+        *_alarms_beside(basis, laws, budget, layout, rows=rows),
         *plan_alarms(law, study, pretrain, forecast, forced=not law.usable, far=settings.far),
     ]
     return Plan(
         study=study.name,
         budget=budget_block(budget, pretrain),
-        steps=tuple(
-            steps_of(planned, pretrain, source=study.source, vocab_rule=settings.shape.vocab_rule)
+        steps=explained_steps(
+            steps_of(planned, pretrain, source=study.source, vocab_rule=settings.shape.vocab_rule),
+            basis.rules,
         ),
         laws=tuple(laws),
         forecast=forecast,
@@ -314,8 +357,8 @@ def _gathered(
         ),
         extrapolation=rounded(pretrain.flops / reach, 4) if reach else 0.0,
         pretrain=pretrain,
-        cost=cost_block(law, budget, planned.split, pretrain, shape=planned.shape, memory=memory),
-        **_later_stages(settings, planned.shape, pretrain, seed=study.seed, level=basis.level),
+        cost=cost_block(law, budget, planned.split, pretrain, **costs),
+        **later,
         machine=machine,
         reasons={"machine": machine_reasons},
         cell=study.config or _bare_cell(study.like),
@@ -338,51 +381,19 @@ def _alarms_beside(
     basis: Basis,
     laws: Sequence[LawRow],
     budget: Budget,
-    settings: PlanConfig,
+    layout: Layout,
     *,
-    memory: float,
+    rows: int,
 ) -> list[Alarm]:
-    """Return the alarms of unseen experts, laws that disagree and a device too small."""
-    spread = settings.sharded and settings.devices > 1
+    """Return the alarms of unseen experts, laws that disagree, devices too small or idle."""
     alarms = (
         mixture_alarm(basis.fitted, experts_of(basis.study)),
         disagreement_alarm(laws) if laws else None,
-        memory_alarm(budget.device, memory, spread=spread),
+        memory_alarm(budget.device, layout),
+        idle_alarm(rows, budget.devices),
+        toy_alarm(basis.study, budget.flops),
     )
     return [alarm for alarm in alarms if alarm]
-
-
-def _later_stages(
-    settings: PlanConfig, shape: Shape, pretrain: PretrainBlock, *, seed: int, level: float
-) -> dict[str, Any]:
-    """Return the blocks of fine-tuning, reward model and PPO, and the laws that set them."""
-    sft, reward, ppo = settings.sft, settings.reward, settings.ppo
-    laws = {
-        "sft": laws_of(sft.law, forms=SFT_FORMS, key="sft.law"),
-        "reward": laws_of(reward.law, forms=REWARD_FORMS, key="reward.law"),
-        "ppo": laws_of(ppo.law, forms=KL_FORMS, key="ppo.law"),
-    }
-    by_sft_law = choose_sft(
-        laws["sft"], shape, examples=sft.examples, flat_nats=sft.flat_nats, level=level
-    )
-    by_reward_law = choose_reward(
-        laws["reward"], shape, pairs=reward.pairs, flat_nats=reward.flat_nats, level=level
-    )
-    by_kl_law = choose_kl(
-        laws["ppo"],
-        shape,
-        pairs=by_reward_law.values["pairs"] if by_reward_law else reward.pairs,
-        kl_budget=ppo.kl_budget,
-        episodes=ppo.episodes,
-        level=level,
-    )
-    post = {"pretrain_lr": pretrain.peak_lr, "seed": seed}
-    return {
-        "stage_laws": {stage: list(named) for stage, named in laws.items() if named},
-        "sft": sft_block(sft, **post, by_law=by_sft_law),
-        "reward": reward_block(reward, **post, by_law=by_reward_law),
-        "ppo": ppo_block(ppo, **post, by_law=by_kl_law),
-    }
 
 
 def _law_block(law: Law) -> LawBlock:

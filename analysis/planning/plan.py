@@ -156,6 +156,7 @@ class CostBlock:
     wall_hours: float | None = None
     params_total: int | None = None
     memory_per_device_gib: float
+    stage_hours: dict[str, float] | None = field(default=None, metadata=UNWRITTEN)
     money: float | None = None
     deadweight: float | None = None
     reasons: Reasons = field(default_factory=dict)
@@ -244,6 +245,7 @@ class MachineBlock:
     activation_checkpointing: bool
     ranks: int
     shard: bool
+    micro_batch: int | None = field(default=None, metadata=UNWRITTEN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +292,8 @@ class Plan:
     cell: dict[str, Any] = field(default_factory=dict)
     law: LawBlock | None = None
     alarms: tuple[Alarm, ...] = ()
+    stages: str = ",".join(("pretrain", *LATER_STAGES))
+    checks: tuple[dict[str, Any], ...] = ()
     made_from: dict[str, str] = field(default_factory=dict)
     versions: dict[str, Any] = field(default_factory=dict)
     command: str | None = field(default=None, metadata=UNWRITTEN)

@@ -69,11 +69,12 @@ class PlanConfig:
     measured takes the study's own share to the device."""
     flops_per_second: Annotated[float, Range(0, MOST_FLOPS, above=True)] | None = None
     """FLOPs that one device does in a second, instead of utilisation times its peak."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool | None = None
     """Compute activations again in the backward pass: less memory, a quarter of the FLOPs are
-    recomputation."""
-    sharded: bool = False
-    """Divide weights, gradients and moments among the devices."""
+    recomputation; null does so where a known device is too small otherwise."""
+    sharded: bool | None = None
+    """Divide weights, gradients and moments among the devices; null does so where a known device
+    is too small otherwise."""
     unique_tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
     """Tokens at hand; beyond one pass they repeat and are worth less."""
     max_epochs: Annotated[float, Range(0, MOST, above=True)] | None = None

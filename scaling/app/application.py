@@ -33,6 +33,12 @@ from scaling.app.own_configs import add_settings
 from scaling.schema import destination
 
 T = TypeVar("T")
+_TYPED: list[str] = []  # the arguments of the command that this process runs
+
+
+def typed_arguments() -> list[str]:
+    """Return what was typed after the command; [] where code was called without a command."""
+    return list(_TYPED)
 
 
 def store(name: str, schema: type) -> None:
@@ -65,6 +71,7 @@ def start(
             text = help_text(main, config_name=config_name, schema=schema, launcher=launcher)
             sys.stdout.write(text)
             return
+        _TYPED[:] = sys.argv[1:]
         sys.argv = [sys.argv[0], *prepared(sys.argv[1:], schema, sweeps=sweeps)]
         log_to()
         raised: list[Exception] = []
@@ -79,9 +86,12 @@ def start(
             except Exception as error:  # noqa: BLE001  raised again below: hydra would print a line
                 raised.append(error)
 
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(
-            task
-        )()
+        try:
+            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=config_name)(
+                task
+            )()
+        finally:
+            _TYPED.clear()
         if raised:
             raise raised[0]
 

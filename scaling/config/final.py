@@ -155,10 +155,19 @@ class FinalConfig:
     """Versions of the code that made the plan; the run does not read them."""
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)
     """Reasons of the blocks that have no key reasons of their own; the run does not read them."""
+    checks: list[Any] = field(default_factory=list)
+    """What was found of each stage when the plan was made; the run checks again."""
+    overrides: list[str] = field(default_factory=list)
+    """Settings that the command put in place of the plan's, as the plan that ran records them."""
     machine: MachineConfig = field(default_factory=MachineConfig)
     log: LogConfig = field(default_factory=LogConfig)
     plan: str = ""
     """The plan's file, as runs/NAME/plan.yaml; it is merged in before what is typed."""
+    check: Annotated[str, OneOf("", "all", "data")] = ""
+    """Check every stage, say what was found, and train nothing: all checks data, lengths, memory
+    and disk, data leaves out what depends on this machine; empty checks all, then trains."""
+    out: str = ""
+    """JSON file of what was checked, to write before anything is trained; empty writes none."""
     stages: str = "pretrain,sft,reward,ppo"
     """Stages to run, separated by commas."""
     resume: bool = True

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scaling.app.application import typed_arguments
 from scaling.config import CellConfig, check_launcher
 from scaling.jobs.cell_states import CellStates, CellStatus
 from scaling.jobs.cells import (
@@ -30,7 +31,7 @@ from scaling.jobs.live_table import show_until_ended
 from scaling.jobs.pricing import price
 from scaling.jobs.submission import submit_missing
 from scaling.jobs.tasks import gpu_count
-from scaling.schema import Record, now, sweep_temporaries
+from scaling.schema import Command, Record, now, remember_command, sweep_temporaries
 from scaling.study.failures import fail_dead_attempt
 from scaling.study.jobs_file import read_jobs
 from scaling.study.lease import Attempt, is_dead, last_attempt, write_attempt
@@ -71,6 +72,8 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
         price(cells)
         return []
     missing = choose_precision(missing) if missing else []
+    if typed := typed_arguments():
+        remember_command(study_folder(cells[0]), Command.typed("scaling.sweep", typed))
     if missing:
         log_models_needed(missing)
         if where == Where.LOCAL and cells[0].machine.device != "cuda" and not gpu_count():

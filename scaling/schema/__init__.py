@@ -5,7 +5,9 @@ library and PyYAML, no torch.
 """
 
 from scaling.schema.atomic import replacing, sweep_temporaries, temporary_name
+from scaling.schema.commands import Command, read_commands, remember_command
 from scaling.schema.damage import set_aside
+from scaling.schema.devices import DEVICES, Device, device_named, device_of_label
 from scaling.schema.evaluation import EVALUATION, Evaluation, read_evaluation
 from scaling.schema.files import (
     SNAPSHOT,
@@ -29,6 +31,7 @@ from scaling.schema.forecasts import (
     read_forecasts,
 )
 from scaling.schema.measured import LOSS_UNITS, NATS_PER_TOKEN, Measure
+from scaling.schema.memory import STATE_BYTES, stage_disk_bytes, stage_memory_bytes
 from scaling.schema.process import is_stopped, machine_id, process_start, seconds_here
 from scaling.schema.ranges import (
     FLOPS,
@@ -86,6 +89,7 @@ from scaling.schema.yaml_file import read_yaml
 __all__ = [
     "CONFIRMING",
     "COUNTS",
+    "DEVICES",
     "EVALUATION",
     "FLOPS",
     "FORECASTS",
@@ -100,8 +104,11 @@ __all__ = [
     "NATS_PER_TOKEN",
     "SCHEMA",
     "SNAPSHOT",
+    "STATE_BYTES",
     "Branch",
+    "Command",
     "Cost",
+    "Device",
     "Evaluation",
     "LaterVersion",
     "Measure",
@@ -127,6 +134,8 @@ __all__ = [
     "confirmations",
     "destination",
     "deviations",
+    "device_named",
+    "device_of_label",
     "did_you_mean",
     "discard_record",
     "find_record",
@@ -144,6 +153,7 @@ __all__ = [
     "process_start",
     "ranges_of",
     "read_as",
+    "read_commands",
     "read_curve",
     "read_evaluation",
     "read_forecasts",
@@ -152,11 +162,14 @@ __all__ = [
     "read_records",
     "read_yaml",
     "refuse_code",
+    "remember_command",
     "replacing",
     "seconds_here",
     "set_aside",
     "sha256_file",
     "sha256_json",
+    "stage_disk_bytes",
+    "stage_memory_bytes",
     "sweep_temporaries",
     "temporary_name",
     "training_length",

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaling.app.progress import Progress
-from scaling.budget import Resolved, resolve
 from scaling.config import CellConfig, FinalConfig, described
 from scaling.data.file_hashes import read_inputs
 from scaling.data.tokens import open_corpus
@@ -26,6 +25,14 @@ from scaling.schema import (
     write_json,
 )
 from scaling.stages.plan import STAGES, StageName, final_folder, planned_cell
+from scaling.stages.plan_that_ran import remember_run
+from scaling.stages.preflight import (
+    check_stages,
+    log_checks,
+    refuse_problems,
+    resolve_trainable,
+    write_checks,
+)
 from scaling.stages.sealed_forecast import (
     check_confirmation,
     score_forecast,
@@ -64,7 +71,9 @@ def run_stages(
     world: the ranks that torchrun or srun started; None lets pretraining start `machine.ranks`
     begin: called right before pretraining trains, so that the other ranks of `world` begin too
 
-    ValueError when a stage diverges, so that no later stage starts from it.
+    Each stage is checked before the first one trains (scaling.stages.preflight); with
+    `config.check` nothing is trained and there are no records. ValueError for a stage that cannot
+    run, and when a stage diverges, so that no later stage starts from it.
     """
     cell = settled(planned_cell(config))
     config = replace(config, machine=cell.machine)
@@ -77,6 +86,14 @@ def run_stages(
     folders = [folder for name in STAGES for folder in written_folders(final / name)]
     sweep_temporaries(final.parent, final, *folders)
     device, corpus = pick_device(config.machine), open_corpus(cell)
+    checks = check_stages(config, cell, stages, corpus=corpus, device=device)
+    log_checks(checks)
+    if config.out:
+        write_checks(config.out, checks)
+    refuse_problems(checks)
+    if config.check:
+        return []
+    remember_run(config)
     records = []
     for name in stages:
         if name == StageName.PRETRAIN:
@@ -204,14 +221,6 @@ def train_cell(
     finally:
         progress.close()
     return record
-
-
-def resolve_trainable(cell: CellConfig) -> Resolved:
-    """Work out a cell's budget; ValueError where the cell cannot be trained on this machine."""
-    from scaling.train.device import check_fits, pick_device
-
-    check_fits(cell, pick_device(cell.machine))
-    return resolve(cell)
 
 
 def post_train(

@@ -23,6 +23,7 @@ from scaling.data.vocabulary_files import with_source
 from scaling.schema import CONFIRMING, check_schema, read_yaml
 
 SCHEMA = 1  # version of plan.yaml
+UNKEPT = ("plan", "stages", "check", "out", "resume")  # settings of a command, not of its plan
 
 
 class StageName(StrEnum):
@@ -77,20 +78,22 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, FinalConfig)
     refuse_far_folders(config, Path(path), overrides)
-    return replace(config, plan=str(path))
+    typed = [o for o in overrides if o.partition("=")[0] not in UNKEPT]
+    return replace(config, plan=str(path), overrides=[*config.overrides, *typed])
 
 
 def refuse_far_folders(config: FinalConfig, path: Path, overrides: Sequence[str]) -> None:
     """Raise ValueError for a plan that would write far from itself.
 
     These folders are near: any folder below the plan's or the current one, the study's folder that
-    the plan lies in, and a folder that is a study or a cache already. A folder that the command
-    names (`overrides`) may lie anywhere.
+    the plan lies in (or its final/, where the plan that ran is), and a folder that is a study or a
+    cache already. A folder that the command names (`overrides`) may lie anywhere.
     """
     override_names = {o.partition("=")[0].lstrip("+") for o in overrides}
     here, beside = Path.cwd().resolve(), path.resolve().parent
     runs, cache = Path(config.runs), Path(config.machine.cache)
-    own_study = beside == (runs / config.study.partition(CONFIRMING)[0]).resolve()
+    folder = (runs / config.study.partition(CONFIRMING)[0]).resolve()
+    own_study = beside in (folder, final_folder(config).resolve())
     existing_study = any((runs / config.study).glob("*/record.json"))
     for setting, place, in_use in (
         ("runs", runs, own_study or existing_study),

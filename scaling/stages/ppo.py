@@ -125,9 +125,8 @@ def coefficient_at_start(stage: Stage) -> float:
 
 def refuse_chance(stage: Stage) -> None:
     """Raise ValueError for a reward model at chance, and for a gold judge that cannot score."""
+    refuse_no_judge(stage)
     if stage.config.ppo.judge == "gold":
-        if not stage.has_gold():
-            raise ValueError("ppo.judge=gold judges Python functions; set sft.data=docstrings")
         return
     metrics = read_record(stage.weights_of(StageName.REWARD).with_name("record.json")).metrics
     accuracy, error = metrics["accuracy"], metrics.get("accuracy_se", 0.0)
@@ -137,6 +136,12 @@ def refuse_chance(stage: Stage) -> None:
             "which is chance; raise reward.pairs "
             "or the size of the model, or set force=true to run PPO on it all the same"
         )
+
+
+def refuse_no_judge(stage: Stage) -> None:
+    """Raise ValueError for `ppo.judge=gold` on prompts that the gold judge cannot score."""
+    if stage.config.ppo.judge == "gold" and not stage.has_gold():
+        raise ValueError("ppo.judge=gold judges Python functions; set sft.data=docstrings")
 
 
 def load_models(stage: Stage) -> Models:

@@ -96,15 +96,30 @@ def load_groups(
     block, left_out = stage.config.reward, LeftOut() if left_out is None else left_out
     gold = block.data == GOLD
     parts = sampled_groups(stage, tuned, tally, left_out) if gold else file_groups(stage, left_out)
-    counts = [n_pairs(groups) for groups in parts]
+    counts = refuse_few_pairs(stage, parts, left_out)
     more = f"reward.samples_per_prompt={2 * block.samples_per_prompt}" if gold else ""
     ties = f"gold scores within {TIE}; {more} samples more" if gold else ""
     room = f"no room for ppo.max_new_tokens={stage.config.ppo.max_new_tokens}; lower it"
     used = f"{counts[0]:,} training and {counts[1]:,} held-out pairs of reward.data={block.data}"
     stage.log_left_out(left_out, used=f"{used} are", tied=ties, too_long=room if gold else "")
+    return parts
+
+
+def refuse_few_pairs(
+    stage: Stage, parts: tuple[list[Group], list[Group]], left_out: LeftOut
+) -> list[int]:
+    """Return the number of training and of held-out pairs; ValueError where they are too few.
+
+    stage: the reward stage
+    parts: training and held-out groups
+    left_out: the pairs that are not used, for the message
+    """
+    block, counts = stage.config.reward, [n_pairs(groups) for groups in parts]
+    gold = block.data == GOLD
     for part, count in zip(("training", "held-out"), counts, strict=True):
         if count < FEWEST_PAIRS:
-            advice = f"set {more} or give" if gold else "give"
+            more = f"set reward.samples_per_prompt={2 * block.samples_per_prompt} or "
+            advice = f"{more if gold else ''}give"
             if part == "training" and block.pairs < FEWEST_PAIRS:
                 advice = f"set reward.pairs={FEWEST_PAIRS} or more, or give"
             raise ValueError(
@@ -112,7 +127,7 @@ def load_groups(
                 f" fewer than {FEWEST_PAIRS} pairs; {advice} more prompts"
                 + (f" (left out: {left_out.in_words()})" if left_out.as_dict() else "")
             )
-    return parts
+    return counts
 
 
 def n_pairs(groups: Sequence[Group]) -> int:
@@ -130,11 +145,15 @@ def file_groups(stage: Stage, left_out: LeftOut | None = None) -> tuple[list[Gro
     chat = stage.corpus.vocabulary.chat
     train_rankings, test_rankings = (
         read_rankings(
-            rows_file(name, cache), template=template, chat=chat, name=name, left_out=left_out
+            rows_file(name, cache, what=key),
+            template=template,
+            chat=chat,
+            name=name,
+            left_out=left_out,
         )
         if name
         else []
-        for name in (block.data, block.test)
+        for key, name in (("reward.data", block.data), ("reward.test", block.test))
     )
     parts = split_rankings(train_rankings, test_rankings, left_out, chat)
     stage.log_held_out(held_out=len(parts[1]), rows=sum(map(len, parts)), what="prompts")

@@ -90,10 +90,12 @@ def load_pairs(stage: Stage) -> SftData:
             template=block.template, chat=vocabulary.chat, columns=block.columns.given()
         )
         pairs, test_pairs = (
-            read_pairs(rows_file(name, cache), layout=layout, name=name, left_out=left_out)
+            read_pairs(
+                rows_file(name, cache, what=key), layout=layout, name=name, left_out=left_out
+            )
             if name
             else []
-            for name in (block.data, block.test)
+            for key, name in (("sft.data", block.data), ("sft.test", block.test))
         )
         train, test = split_held_out(pairs, test_pairs, left_out=left_out, chat=layout.chat)
         if stage.name == StageName.SFT:  # later stages read the pairs again

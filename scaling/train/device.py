@@ -16,18 +16,10 @@ import torch.utils.deterministic
 from torch import Tensor
 
 from scaling.config import CellConfig, MachineConfig
+from scaling.schema import device_of_label
 from scaling.train.memory_check import check_room, host_bytes
 
 log = logging.getLogger(__name__)
-# Dense bf16 peak FLOP/s by a part of the device's name (from the vendors' data sheets).
-GPU_PEAKS = {
-    "A100": 312e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "L40S": 362e12,
-    "A10G": 125e12,
-    "V100": 125e12,
-}
 
 
 def pick_device(config: MachineConfig) -> torch.device:
@@ -88,13 +80,17 @@ def has_bf16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
+def device_memory(device: torch.device) -> int:
+    """Return the memory of a device in bytes; of a CPU that of the machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return host_bytes()
+
+
 def check_fits(cell: CellConfig, device: torch.device) -> None:
     """Raise ValueError where a cell's model is larger than the memory of a device."""
-    if device.type == "cuda":
-        memory = torch.cuda.get_device_properties(device).total_memory
-        check_room(cell, memory, machine=device_name(device))
-    else:
-        check_room(cell, host_bytes(), machine="this machine")
+    machine = device_name(device) if device.type == "cuda" else "this machine"
+    check_room(cell, device_memory(device), machine=machine)
 
 
 @functools.cache
@@ -113,11 +109,12 @@ def device_name(device: torch.device) -> str:
 def peak_flops(device: torch.device, threads: int, precision: str = "fp32") -> float | None:
     """Return the peak FLOP/s: of a GPU in bf16 from its data sheet, of a CPU measured on products.
 
-    None for a GPU that is not in the table. `threads` is part of the key under which the measured
-    value is cached.
+    None for a GPU that scaling.schema.devices does not know. `threads` is part of the key under
+    which the measured value is cached.
     """
     if device.type == "cuda":
-        return next((v for k, v in GPU_PEAKS.items() if k in device_name(device)), None)
+        known = device_of_label(device_name(device))
+        return known.peak if known else None
     n = 512
     a = torch.randn(n, n, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     best = float("inf")

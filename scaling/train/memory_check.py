@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from scaling.config import CellConfig
+from scaling.schema import stage_memory_bytes
 
-STATE_BYTES = 16  # Bytes per parameter: weight, gradient and two moments in fp32.
 # Files in which version 2 and version 1 of Linux' control groups give a limit in bytes.
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
@@ -29,7 +29,7 @@ def check_room(cell: CellConfig, memory_bytes: int, *, machine: str) -> None:
     shape = cell.model.shape(vocab_size=cell.tokenizer.vocab_size, context=cell.data.context)
     params = shape.params.total
     shares = cell.machine.ranks if cell.machine.shard else 1
-    needed = STATE_BYTES * params / shares
+    needed = stage_memory_bytes(params, "pretrain", ranks=shares)
     if needed > memory_bytes:
         raise ValueError(
             f"a model of {params:.3g} parameters ({shape.n_layer} layers of width {shape.d_model}) "

@@ -12,7 +12,7 @@ from analysis.laws.published import load_law
 from analysis.plan import main
 from analysis.planning.budgets import budget_of
 from analysis.planning.make import make_plan
-from analysis.planning.plan import Plan
+from analysis.planning.plan import Plan, values_of
 from analysis.planning.settings import PlanConfig
 from analysis.runs.study import default_study
 from scaling.app.conf_folder import conf_folder
@@ -110,6 +110,22 @@ def test_chinchillas_answers_at_the_gopher_budget():
     assert rows["tex"].params == pytest.approx(40e9, rel=0.02)
     assert rows["besiroglu2024"].params == pytest.approx(72.3e9, rel=0.001)
     assert rows["besiroglu2024"].tokens_per_param == pytest.approx(18.39, rel=0.001)
+
+
+def test_seven_billion_on_256_h200_are_sharded_for_ten_days_each_value_with_its_reason():
+    plan = planned(example("h200_7b"))
+    pretrain, machine, cost = plan.pretrain, plan.machine, plan.cost
+    assert pretrain.params == pytest.approx(7e9, rel=0.05)
+    assert 1.5e12 < pretrain.tokens < 2.5e12
+    assert (machine.precision, machine.ranks, machine.shard) == ("bf16", 256, True)
+    assert cost.memory_per_device_gib < 0.9 * 141e9 / 2**30
+    assert cost.wall_hours == pytest.approx(240, rel=0.01)
+    for block in (pretrain, cost, plan.sft, plan.reward, plan.ppo):
+        values = {k: v for k, v in values_of(block).items() if k != "reasons" and v is not None}
+        assert values.keys() <= block.reasons.keys()
+    assert values_of(machine).keys() == plan.reasons["machine"].keys()
+    assert "divided among 256 (FSDP2)" in plan.reasons["machine"]["shard"]
+    assert "srun --ntasks=256" in plan.reasons["machine"]["ranks"]
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "examples").glob("*.yaml")))

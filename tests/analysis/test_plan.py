@@ -17,6 +17,7 @@ from analysis.plan import main
 from analysis.planning.budgets import Budget, budget_of
 from analysis.planning.command import command_of
 from analysis.planning.later_stages.blocks import ppo_block, sft_block
+from analysis.planning.later_stages.sizes import sized
 from analysis.planning.make import make_plan
 from analysis.planning.settings import PlanConfig
 from analysis.planning.shape_family import FamilySettings
@@ -308,14 +309,14 @@ def test_lines_fit_a_terminal(study):
 
 
 def test_kl_coefficient_follows_gaussian_tilting():
-    settings = PlanConfig().ppo
+    settings, _ = sized(PlanConfig().ppo, "ppo", params=1e6, context=128, pretrain_lr=1e-3)
     block = ppo_block(settings, pretrain_lr=1e-3, seed=0)
     assert block.kl_coefficient == pytest.approx(1 / math.sqrt(2 * settings.kl_budget), rel=1e-3)
     assert initial_kl_coefficient(2.0) == 0.5
 
 
 def test_lora_learns_ten_times_faster():
-    settings = PlanConfig().sft
+    settings, _ = sized(PlanConfig().sft, "sft", params=1e6, context=128, pretrain_lr=1e-3)
     full = sft_block(settings, pretrain_lr=1e-3, seed=0).peak_lr
     settings.method = "lora"
     assert sft_block(settings, pretrain_lr=1e-3, seed=0).peak_lr == pytest.approx(10 * full)

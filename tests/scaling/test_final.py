@@ -82,8 +82,17 @@ def test_a_wrong_key_in_the_cell_is_named(final_config):
 
 def test_a_stage_without_the_one_before_says_what_to_run(final_config):
     final_config.stages = "ppo"
-    with pytest.raises(FileNotFoundError, match="run stages=sft,ppo"):
+    with pytest.raises(ValueError, match=r"stage ppo cannot run: .* run stages=sft,ppo"):
         run_final(final_config)
+
+
+def test_the_plan_that_ran_holds_what_the_command_set(plan):
+    config = load_plan(plan, ["stages=pretrain", "ppo.episodes=16", "pretrain.seed=3"])
+    (record,) = run_final(config)
+    ran = load_plan(final_folder(config) / "plan.yaml")
+    assert ran.overrides == ["ppo.episodes=16", "pretrain.seed=3"]
+    assert (ran.ppo.episodes, ran.pretrain.seed, record.seed) == (16, 3, 3)
+    assert planned_cell(ran).run_id() == planned_cell(config).run_id()
 
 
 @pytest.mark.slow

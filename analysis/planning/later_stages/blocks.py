@@ -16,9 +16,6 @@ from scaling.schema import LORA_FACTOR, OneOf, Range, checked, initial_kl_coeffi
 INSTRUCTGPT = "Ouyang et al. 2022 (2203.02155)"
 GAO = "Gao et al. 2022 (2210.10760)"
 FEWEST_PAIRS = 2000  # a reward model of fewer pairs is near chance (Gao et al. 2022)
-# rate of fine-tuning over that of pretraining in InstructGPT: 9.65e-6 over GPT-3's 1.2e-4 (6.7B),
-# 5.03e-6 over 6e-5 (175B)
-PUBLISHED_FRACTION = 0.08
 
 S = TypeVar("S", "SftSettings", "RewardSettings", "PpoSettings")
 B = TypeVar("B", SftBlock, RewardBlock, PpoBlock)
@@ -49,17 +46,19 @@ class SftSettings:
     the functions that they describe."""
     test: str = ""
     """Held-out pairs, named as data is; empty holds out a share of the prompts of data."""
-    examples: Annotated[int, Range(0, 1e12)] = 2048
+    examples: Annotated[int, Range(0, 1e12)] | None = None
     """Training pairs, or with a law the pairs at hand; 0, with a law alone, takes the most that
-    the law's cells had."""
-    epochs: Annotated[int, Range(1, 1e6)] = 2
-    """Passes over the pairs; Ouyang et al. 2022, appendix C, took 2."""
-    batch_examples: Annotated[int, Range(1, 1e9)] = 32
-    """Pairs of a step; Ouyang et al. 2022, appendix C, took 32."""
-    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = PUBLISHED_FRACTION
-    """Peak learning rate as a share of pretraining's; adapters take ten times that."""
-    lora_rank: Annotated[int, Range(1, 131_072)] = 8
-    """Rank of the adapters (method=lora, qlora)."""
+    the law's cells had; null follows the model's size, as do the other nulls
+    (analysis.planning.later_stages.sizes)."""
+    epochs: Annotated[int, Range(1, 1e6)] | None = None
+    """Passes over the pairs; null follows the model's size (Ouyang et al. 2022 took 2)."""
+    batch_examples: Annotated[int, Range(1, 1e9)] | None = None
+    """Pairs of a step; null follows the model's size. Ouyang et al. 2022, appendix C, took 32."""
+    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] | None = None
+    """Peak learning rate as a share of pretraining's; adapters take ten times that; null follows
+    the model's size."""
+    lora_rank: Annotated[int, Range(1, 131_072)] | None = None
+    """Rank of the adapters (method=lora, qlora); null follows the model's size."""
     packing: bool = False
     """Put several examples into a row of the context; rows of similar length are as fast on a
     CPU."""
@@ -68,7 +67,7 @@ class SftSettings:
 
     def __post_init__(self) -> None:
         """Refuse no examples where no law says how many."""
-        if self.examples < (0 if self.law else 1):
+        if self.examples is not None and self.examples < (0 if self.law else 1):
             raise ValueError(f"sft.examples={self.examples} must be positive; 0 needs an sft.law")
 
 
@@ -88,15 +87,15 @@ class RewardSettings:
     preferences."""
     test: str = ""
     """Held-out preferences, named as data is; empty holds out a share of the prompts of data."""
-    pairs: Annotated[int, Range(0, 1e12)] = 2048
+    pairs: Annotated[int, Range(0, 1e12)] | None = None
     """Training pairs, or with a law the most that may be labelled; below about 2000 a reward model
-    is near chance (Gao et al. 2022)."""
-    batch_pairs: Annotated[int, Range(1, 1e9)] = 32
-    """Pairs of a step."""
+    is near chance (Gao et al. 2022); null follows the model's size."""
+    batch_pairs: Annotated[int, Range(1, 1e9)] | None = None
+    """Pairs of a step; null follows the model's size."""
     samples_per_prompt: Annotated[int, Range(1, 100_000)] = 4
     """Completions sampled for each prompt; Ouyang et al. 2022 ranked 4 to 9."""
-    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = PUBLISHED_FRACTION
-    """Peak learning rate as a share of pretraining's."""
+    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] | None = None
+    """Peak learning rate as a share of pretraining's; null follows the model's size."""
 
 
 @dataclass(kw_only=True)
@@ -115,20 +114,21 @@ class PpoSettings:
     """KL that may be spent, in nats per sequence; 4 to 10 is usual."""
     adaptive: bool = True
     """Steer the KL coefficient so that the KL ends below the budget."""
-    episodes: Annotated[int, Range(1, 1e12)] = 2048
-    """Completions to sample and learn from in all."""
-    batch_episodes: Annotated[int, Range(1, 1e9)] = 64
-    """Episodes that are sampled before the policy is updated."""
-    minibatch_episodes: Annotated[int, Range(1, 1e9)] = 64
-    """Episodes of one optimiser step."""
-    inner_epochs: Annotated[int, Range(1, 1e6)] = 2
-    """Passes over each batch of episodes."""
-    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] = PUBLISHED_FRACTION
-    """Peak learning rate as a share of pretraining's."""
+    episodes: Annotated[int, Range(1, 1e12)] | None = None
+    """Completions to sample and learn from in all; null follows the model's size."""
+    batch_episodes: Annotated[int, Range(1, 1e9)] | None = None
+    """Episodes that are sampled before the policy is updated; null follows the model's size."""
+    minibatch_episodes: Annotated[int, Range(1, 1e9)] | None = None
+    """Episodes of one optimiser step; null follows the model's size."""
+    inner_epochs: Annotated[int, Range(1, 1e6)] | None = None
+    """Passes over each batch of episodes; null follows the model's size."""
+    lr_fraction: Annotated[float, Range(0, 1e3, above=True)] | None = None
+    """Peak learning rate as a share of pretraining's; null follows the model's size."""
     missing_end_penalty: Annotated[float, Range(0, 1e6)] = 1.0
     """Reward that a completion loses if it does not end within max_new_tokens."""
-    max_new_tokens: Annotated[int, Range(1, 2**24)] = 64
-    """Most tokens of a completion; prompt and completion must fit the context."""
+    max_new_tokens: Annotated[int, Range(1, 2**24)] | None = None
+    """Most tokens of a completion; prompt and completion must fit the context; null follows the
+    model's size and context."""
     eval_updates: Annotated[int, Range(0, 1e12)] = 0
     """Updates between scores of held-out prompts; 0 scores them before and after alone."""
     judge: Annotated[str, OneOf("reward", "gold")] = "reward"
@@ -137,7 +137,12 @@ class PpoSettings:
 
 
 def sft_block(
-    settings: SftSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
+    settings: SftSettings,
+    *,
+    pretrain_lr: float,
+    seed: int,
+    by_law: Choice | None = None,
+    by_rule: dict[str, str] | None = None,
 ) -> SftBlock:
     """Return the fine-tuning block; LoRA takes ten times the full learning rate.
 
@@ -145,8 +150,10 @@ def sft_block(
     pretrain_lr: peak learning rate of the planned pretraining
     seed: that of the study
     by_law: what a law of the stage chose, None without a law
+    by_rule: reasons of the values that follow the model's size
     """
     settings = with_choice(settings, by_law)
+    assert settings.lr_fraction is not None  # `sized` has filled what was left open
     rate = tuning_lr(settings.lr_fraction, pretrain_lr=pretrain_lr, method=settings.method)
     values = {**settings_of(settings), "peak_lr": rounded(rate), "seed": seed}
     reason = _fraction(settings.lr_fraction, "sft", by_law)
@@ -174,11 +181,16 @@ def sft_block(
         "template": f"{_setting('sft.template')}; chat makes each prompt a dialogue's turn",
         "seed": "the study's",
     }
-    return block_of(SftBlock, values, reasons, by_law)
+    return block_of(SftBlock, values, reasons | _of_size(by_rule, by_law), by_law)
 
 
 def reward_block(
-    settings: RewardSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
+    settings: RewardSettings,
+    *,
+    pretrain_lr: float,
+    seed: int,
+    by_law: Choice | None = None,
+    by_rule: dict[str, str] | None = None,
 ) -> RewardBlock:
     """Return the reward-model block: one epoch, and at least 2000 pairs where they can be had.
 
@@ -186,11 +198,13 @@ def reward_block(
     pretrain_lr: peak learning rate of the planned pretraining
     seed: that of the study
     by_law: what a law of the stage chose, None without a law
+    by_rule: reasons of the values that follow the model's size
     """
     settings = with_choice(settings, by_law)
+    assert settings.lr_fraction is not None  # `sized` has filled what was left open
     rate = tuning_lr(settings.lr_fraction, pretrain_lr=pretrain_lr)
     values = {**settings_of(settings), "epochs": 1, "peak_lr": rounded(rate), "seed": seed}
-    enough = "at least" if settings.pairs >= FEWEST_PAIRS else "FEWER than"
+    enough = "at least" if (settings.pairs or 0) >= FEWEST_PAIRS else "FEWER than"
     reasons = {
         "data": _setting("reward.data"),
         "test": f"{_setting('reward.test')}; empty: a share of the prompts of data is held out",
@@ -207,11 +221,16 @@ def reward_block(
         "peak_lr": _fraction(settings.lr_fraction, "reward", by_law),
         "seed": "the study's",
     }
-    return block_of(RewardBlock, values, reasons, by_law)
+    return block_of(RewardBlock, values, reasons | _of_size(by_rule, by_law), by_law)
 
 
 def ppo_block(
-    settings: PpoSettings, *, pretrain_lr: float, seed: int, by_law: Choice | None = None
+    settings: PpoSettings,
+    *,
+    pretrain_lr: float,
+    seed: int,
+    by_law: Choice | None = None,
+    by_rule: dict[str, str] | None = None,
 ) -> PpoBlock:
     """Return the PPO block; the first KL coefficient is s_r / sqrt(2 KL) with s_r = 1.
 
@@ -219,8 +238,10 @@ def ppo_block(
     pretrain_lr: peak learning rate of the planned pretraining
     seed: that of the study
     by_law: what a law of the stage chose, None without a law
+    by_rule: reasons of the values that follow the model's size
     """
     settings = with_choice(settings, by_law)
+    assert settings.lr_fraction is not None  # `sized` has filled what was left open
     values = {
         **settings_of(settings),
         "kl_coefficient": rounded(initial_kl_coefficient(settings.kl_budget), 4),
@@ -276,7 +297,7 @@ def ppo_block(
         "peak_lr": _fraction(settings.lr_fraction, "ppo", by_law),
         "seed": "the study's",
     }
-    return block_of(PpoBlock, values, reasons, by_law)
+    return block_of(PpoBlock, values, reasons | _of_size(by_rule, by_law), by_law)
 
 
 def with_choice(settings: S, by_law: Choice | None) -> S:
@@ -305,13 +326,21 @@ def block_of(
     return kind(**values, **by_law.forecast, reasons={**reasons, **by_law.reasons, **of_forecast})
 
 
+def _of_size(by_rule: dict[str, str] | None, by_law: Choice | None) -> dict[str, str]:
+    """Return the reasons of values that follow the model's size, without those that a law chose."""
+    chosen = set(by_law.values) if by_law else set()
+    if "lr_fraction" in chosen:
+        chosen.add("peak_lr")
+    return {k: v for k, v in (by_rule or {}).items() if k not in chosen}
+
+
 def rounded(value: float, digits: int = 3) -> float:
     """Round to a number of significant digits."""
     return float(f"{value:.{digits}g}")
 
 
 def _setting(key: str) -> str:
-    return f"set by {key} (by the user or conf/plan.yaml)"
+    return f"{key}= sets it"
 
 
 def _fraction(fraction: float, block: str, by_law: Choice | None) -> str:

@@ -24,8 +24,10 @@ def derivation(plan: Plan) -> list[str]:
 
 def shown(value: Any) -> str:
     """Write a value for people: counts and rates in four digits, a shape as layers x width."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and "n_layer" in value:
         return f"{value['n_layer']} x {value['d_model']}"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {shown(v)}" for k, v in value.items())
     if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
         return f"{len(value)} points"
     if isinstance(value, list | tuple):
@@ -69,6 +71,11 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield "derivation: value, interval before rounding, law or rule, rounding"
     for step in plan.steps:
         yield from _line(step.what, step.value, _reason_of(step))
+    if reasons := plan.reasons.get("stages"):
+        yield "stages: what was checked of each before anything is trained"
+        planned = plan.stages.split(",")
+        for stage, reason in reasons.items():
+            yield from _line(stage, "planned" if stage in planned else "left out", reason)
     for name, values in blocks_of(plan):
         yield name
         for key, (value, reason) in values.items():

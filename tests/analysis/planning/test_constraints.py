@@ -12,8 +12,9 @@ from analysis.laws.law import Law
 from analysis.laws.published import load_law
 from analysis.planning.budgets import Budget, budget_of
 from analysis.planning.constraints import Constraints
-from analysis.planning.cost import deadweight, memory_gib
+from analysis.planning.cost import deadweight
 from analysis.planning.laws_compared import disagreement, disagreement_alarm, side_by_side
+from analysis.planning.layout import memory_gib
 from analysis.planning.make import make_plan
 from analysis.planning.settings import PlanConfig
 from analysis.planning.shape_family import FamilySettings, levine_shape, levine_width, with_family
@@ -97,20 +98,21 @@ def serving_tokens(n: float, level: float) -> float:
 
 def test_memory_is_shared_when_sharded_and_smaller_with_checkpointing():
     shape = default_study().like
-    whole = memory_gib(shape, devices=8, sharded=False, checkpointing=False)
+    whole, shared, again = (
+        memory_gib(shape, 1, choice, devices=8, precision="fp32")
+        for choice in ((False, False), (True, False), (True, True))
+    )
     states = 16 * shape.params.total / 2**30
-    shared = memory_gib(shape, devices=8, sharded=True, checkpointing=False)
     assert whole - shared == pytest.approx(states * 7 / 8)
-    assert memory_gib(shape, devices=8, sharded=True, checkpointing=True) < shared
+    assert again < shared
 
 
 @pytest.mark.slow
 def test_a_device_that_is_too_small_is_an_alarm():
     codes = [a.code for a in plan(gpu_hours=1e6, flops=None, device="a100-40gb").alarms]
     assert "memory" in codes
-    hours = {"gpu_hours": 1e6, "flops": None, "devices": 512, "device": "h100"}
-    shared = plan(**hours, sharded=True, activation_checkpointing=True)
-    assert "memory" not in [a.code for a in shared.alarms]
+    hours = {"gpu_hours": 1e5, "flops": None, "devices": 512, "device": "h100"}
+    assert "memory" not in [a.code for a in plan(**hours).alarms]
 
 
 # --- constraints on the split ---

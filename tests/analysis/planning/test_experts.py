@@ -11,6 +11,7 @@ from analysis.laws.law import Law
 from analysis.laws.published import load_law
 from analysis.planning.budgets import Budget
 from analysis.planning.experts import MixtureSettings, law_for, mixture_alarm
+from analysis.planning.layout import memory_gib
 from analysis.planning.make import make_plan
 from analysis.planning.settings import PlanConfig
 from analysis.planning.written.derivation import derivation
@@ -96,7 +97,10 @@ def test_compute_counts_active_and_memory_counts_all_parameters(tmp_path):
     assert pretrain.flops == pretrain.tokens * shape.flops_per_token <= C
     assert made.cost.params_total == shape.params.total > 2 * shape.params.active
     held = 16 * (shape.params.total - dense.cost.params_total) / 2**30
-    more = made.cost.memory_per_device_gib - dense.cost.memory_per_device_gib
+    alone = {"devices": 1, "precision": "fp32"}
+    plain = ModelConfig(**dense.pretrain.model).shape(vocab_size=32_000, context=2048)
+    more = memory_gib(shape, 1, (False, False), **alone)
+    more -= memory_gib(plain, 1, (False, False), **alone)
     assert more == pytest.approx(held, rel=0.1)  # activations beside
     assert made.forecast.test_loss == pytest.approx(dense.forecast.test_loss, rel=1e-3)
     cell = planned_cell(load_plan(write_plan(tmp_path / "plan.yaml", made)))

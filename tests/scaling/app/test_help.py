@@ -93,10 +93,10 @@ def test_the_help_speaks_of_the_command_before_hydra_and_fits_a_terminal(command
     assert max(map(len, text.splitlines())) <= help.WIDTH
 
 
-def test_a_default_is_that_of_the_dataclass_or_of_the_commands_file():
+def test_a_default_is_that_of_the_dataclass():
     text = text_of("plan")
-    assert "  sft.epochs=1 " in text  # conf/plan.yaml; the dataclass has 2
-    assert "  sft.batch_examples=32 " in text
+    assert "  sft.epochs=null " in text
+    assert "  ppo.kl_budget=6" in text
 
 
 def test_types_ranges_and_choices_are_said_briefly():
