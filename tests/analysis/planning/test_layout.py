@@ -6,11 +6,22 @@ import pytest
 
 from analysis.planning.layout import USABLE, layout_of, memory_gib
 from analysis.runs.study import default_study
-from scaling.schema import DEVICES, ladder_shape
+from scaling.schema import DEVICES, Shape
 
 GIB = 2.0**30
-SEVEN = ladder_shape(7e9, like=default_study().like, count="total", aspect=94.0)
-SEVENTEEN = ladder_shape(17e9, like=default_study().like, count="total", aspect=109.0)
+
+
+def shape(n_layer: int, width: int) -> Shape:
+    """Return a shape of heads of 128 with the other settings of the default study."""
+    heads = width // 128
+    return replace(
+        default_study().like,
+        **{"n_layer": n_layer, "d_model": width, "d_head": 128, "n_head": heads},
+        **{"n_kv_head": heads, "d_ff": 8 * width // 3},
+    )
+
+
+ONE, SEVEN, SEVENTEEN = shape(19, 2048), shape(36, 3840), shape(52, 5120)
 
 
 def laid(shape, device, devices, **settings):
@@ -18,8 +29,8 @@ def laid(shape, device, devices, **settings):
 
 
 def test_small_models_stay_whole_large_ones_are_sharded_then_recomputed():
-    small = ladder_shape(1e9, like=default_study().like, count="total", aspect=69.0)
-    assert not laid(small, "h200", 8).sharded
+    assert [round(s.params.total / 1e9) for s in (ONE, SEVEN, SEVENTEEN)] == [1, 7, 17]
+    assert not laid(ONE, "h200", 8).sharded
     seven = laid(SEVEN, "h200", 256)
     assert (seven.sharded, seven.checkpointing, seven.fits) == (True, False, True)
     tight = laid(replace(SEVENTEEN, context=4096), "h100", 512)
