@@ -41,12 +41,12 @@ class ReportConfig:
     unit: Annotated[str, OneOf("", *LOSS_UNITS)] = ""
     """Unit of the loss; empty is that of the law."""
     out: str = ""
-    """File to write; empty is report.html in the study (report.NAME.html of target=NAME), or
-    A-against-B.html beside the studies."""
+    """File to write; empty is report.html in the study (report.web.html for a set named web),
+    or A-against-B.html beside the studies."""
     law: str = ""
-    """The law's file; empty is law.json in the study (law.NAME.json of target=NAME)."""
+    """The law's file; empty is law.json in the study (law.web.json for a set named web)."""
     plan: str = ""
-    """The plan's file; empty is plan.yaml in the study (plan.NAME.yaml of target=NAME)."""
+    """The plan's file; empty is plan.yaml in the study (plan.web.yaml for a set named web)."""
     wandb: Annotated[str, OneOf("", *MODES)] = ""
     """Log the page to Weights & Biases as an artifact too, in this mode; empty does not."""
 

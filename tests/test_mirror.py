@@ -41,6 +41,7 @@ WHOLE = {  # test files of no single module: what they hold
 }
 COVERED_BY = {  # module: the test file that covers it, below tests/
     "scaling.schema.memory": "scaling/stages/test_preflight.py",
+    "scaling.schema.sft_columns": "scaling/stages/test_sft.py",
     "scaling.stages.plan_that_ran": "scaling/test_final.py",
     "analysis.alarms.alarm": "analysis/alarms/test_of_table.py",
     "analysis.alarms.of_fit": "analysis/alarms/test_of_table.py",

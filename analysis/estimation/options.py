@@ -101,8 +101,8 @@ class FitConfig:
     """Prior over the Chinchilla form: published laws, which 3 or more runs then correct; auto takes
     it with fewer than 8 points of N and D, none never."""
     out: str | None = None
-    """File to write; null is law.json beside the study (law.NAME.json of target=NAME), or here
-    for a table."""
+    """File to write; null is law.json beside the study, or here for a table. A named test set is
+    part of the name, as law.web.json."""
     plot: bool = False
     """Write figures beside the law too."""
     backtest: bool = True

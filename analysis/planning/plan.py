@@ -176,6 +176,8 @@ class SftBlock:
     lora_rank: int
     packing: bool | None = None
     template: str | None = None
+    columns: dict[str, str] | None = None
+    truncate: str | None = None
     peak_lr: float
     seed: int
     forecast_loss: float | None = field(default=None, metadata=UNWRITTEN)

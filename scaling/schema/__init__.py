@@ -81,6 +81,7 @@ from scaling.schema.safety import (
     destination,
     refuse_code,
 )
+from scaling.schema.sft_columns import SftColumns
 from scaling.schema.shape import MOST_PARAMS, Shape, check_size
 from scaling.schema.test_sets import TestSetScore
 from scaling.schema.trunk import Branch, training_length
@@ -118,6 +119,7 @@ __all__ = [
     "Recipe",
     "Record",
     "Seed",
+    "SftColumns",
     "Shape",
     "Status",
     "TestSetScore",

@@ -6,12 +6,20 @@ KL is in nats per sequence, summed over tokens. The score of the reward model is
 0 and deviation 1 on samples of the fine-tuned model.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, TypeVar
 
 from analysis.planning.later_stages.choices import Choice
 from analysis.planning.plan import PpoBlock, RewardBlock, SftBlock
-from scaling.schema import LORA_FACTOR, OneOf, Range, checked, initial_kl_coefficient, tuning_lr
+from scaling.schema import (
+    LORA_FACTOR,
+    OneOf,
+    Range,
+    SftColumns,
+    checked,
+    initial_kl_coefficient,
+    tuning_lr,
+)
 
 INSTRUCTGPT = "Ouyang et al. 2022 (2203.02155)"
 GAO = "Gao et al. 2022 (2210.10760)"
@@ -64,6 +72,10 @@ class SftSettings:
     CPU."""
     template: Annotated[str, OneOf("", "chat")] = ""
     """Put prompts that are no dialogues into one; empty leaves them as they are."""
+    columns: SftColumns = field(default_factory=SftColumns)
+    truncate: Annotated[str, OneOf("", "prompt", "completion")] = ""
+    """What is cut of a pair of data that is longer than the context: the first tokens of its
+    prompt, or the last tokens of its completion; empty leaves the pair out."""
 
     def __post_init__(self) -> None:
         """Refuse no examples where no law says how many."""
@@ -179,6 +191,8 @@ def sft_block(
         "lr_fraction": _setting("sft.lr_fraction"),
         "packing": f"{_setting('sft.packing')}; rows of like length are as fast on a CPU",
         "template": f"{_setting('sft.template')}; chat makes each prompt a dialogue's turn",
+        "columns": "settings sft.columns.prompt, completion and context; empty: by their names",
+        "truncate": f"{_setting('sft.truncate')}; empty: a pair that is too long is left out",
         "seed": "the study's",
     }
     return block_of(SftBlock, values, reasons | _of_size(by_rule, by_law), by_law)
