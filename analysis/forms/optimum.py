@@ -17,6 +17,7 @@ from analysis.forms.token_flops import TokenFlops, params_at_ratio, per_token
 FAR = 300.0  # log N is cut off there: no model is as large, and exp(300) still is a float
 GRID = 24  # sizes tried along a budget before parabolas
 SHRINK = 0.3  # of the distance between the three sizes of a parabola, from one to the next
+NO_LOSS = 700.0  # log of a loss that no size of finite loss exceeds
 FINEST = 1e-4  # distance in log N of the last parabola
 RATIOS = (0.5, 1e4)  # tokens per parameter that are searched; no form was fitted to runs beyond
 
@@ -112,7 +113,9 @@ def _search_log_params(
         n = np.exp(x)
         d = flops / per_token(n, token_flops)
         values = {"params": n, "tokens": d, "flops": 6 * n * d}
-        return np.log(form.predict(by_name, {**values, **variables}))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            logs = np.log(form.predict(by_name, {**values, **variables}))
+        return np.where(np.isfinite(logs), logs, NO_LOSS)  # a form may end far from its runs
 
     x = np.tile(np.linspace(low, high, GRID), (count, 1))
     best = np.take_along_axis(x, np.argmin(log_loss(x), axis=1)[:, None], axis=1)

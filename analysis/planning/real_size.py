@@ -47,9 +47,9 @@ def at_real_size(study: Study, settings: FamilySettings, *, flops: float, law: L
         return RealSize(study=study)
     rules = {}
     if settings.context is None:
-        _, context, who = max(row for row in CONTEXTS if flops >= row[0])
+        least, context, who = max(row for row in CONTEXTS if flops >= row[0])
         study = replace(study, like=replace(study.like, context=context))
-        rules["context"] = f"from {REAL_FLOPS:g} FLOPs {context}, as {who}; shape.context= sets it"
+        rules["context"] = f"from {least:g} FLOPs {context}, as {who}; shape.context= sets it"
     if settings.vocab_size is None and settings.vocab_rule == "tokenizer":
         target = law.optimum(flops).params
         width = study.ladder.width(target, law.count)  # hardly moves with the vocabulary

@@ -227,9 +227,15 @@ class _Choice:
         below = max((c for c in every if c.params < target), key=lambda c: c.params, default=None)
         above = min((c for c in every if c.params > target), key=lambda c: c.params, default=None)
         two = [f"{c.text} with {c.params:,.0f}" for c in (below, above) if c]
+        if not two:
+            return (
+                f"no shape of the family is near params={target:g}: its embedding alone, of"
+                f" {self.study.like.vocab_size:,} tokens, may have more; give a size nearer to the"
+                " study's, or leave params out"
+            )
         return (
             f"no shape of the family has params={target:g} within {100 * NEAR:g}%; the nearest are"
-            f" {' and '.join(two) or 'none'}: give one of these, or leave params out"
+            f" {' and '.join(two)}: give one of these, or leave params out"
         )
 
     def _broken(self, candidate: Candidate) -> str:

@@ -13,7 +13,15 @@ import pandas as pd
 
 from analysis.forms.token_flops import TokenFlops
 from analysis.runs.ladder import token_flops_of
-from scaling.schema import Measure, Record, confirmations, read_curve, read_record, sha256_file
+from scaling.schema import (
+    Measure,
+    Record,
+    confirmations,
+    read_curve,
+    read_record,
+    sha256_file,
+    sha256_json,
+)
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +36,7 @@ FORM_OF = {  # form that an error suggests for the cells of a stage
     "reward": "reward_model",
     "ppo": "rl_overoptimisation",
 }
+TEXT = "text"  # column of a study's rows that tells texts apart, where there are several
 SAME_LOSS = ("data", "tokenizer", "eval")  # config groups that runs of comparable loss share
 RULE = (  # settings that say how the rate and the batch, which rows have, follow from the size
     "peak_lr", "batch_tokens", "lr_base_width", "lr_width_exponent", "batch_base",
@@ -86,7 +95,7 @@ def study_rows(
         confirmation_rows, confirmations_met, other_data = _confirmation_rows(
             folder, count, read_record(folder / rows[0]["run"] / "record.json"), measure
         )
-        rows, dropped = rows + confirmation_rows, dropped + other_data
+        rows, dropped = _with_texts(rows, taken, measure) + confirmation_rows, dropped + other_data
         inputs |= {"confirmations": confirmations_met} if confirmations_met else {}
     inputs |= _of_the_test_set(taken, measure)
     table = pd.DataFrame(rows)
@@ -99,6 +108,38 @@ def study_rows(
     trained = [r for r in records.values() if not _reason_to_drop(r, "pretrain", Measure())]
     token_flops = token_flops_of(trained, count) if stage == "pretrain" else None
     return table, dropped, inputs, token_flops
+
+
+def _with_texts(
+    rows: list[dict[str, Any]], records: list[Record], measure: Measure
+) -> list[dict[str, Any]]:
+    """Return the rows of cells, with a column `text` where they are of several texts.
+
+    A text is a corpus, a vocabulary and a test set, known by their hashes.
+    """
+    names = ["corpus", "tokenizer", *([f"test_set:{measure.target}"] if measure.target else [])]
+    texts = {r.run_id: [r.inputs.get(name, "") for name in names] for r in records}
+    if len({tuple(text) for text in texts.values()}) < 2:
+        return rows
+    return [{**row, TEXT: sha256_json(texts[row["run"]])[:8]} for row in rows]
+
+
+def refuse_several_texts(table: pd.DataFrame, source: str) -> pd.DataFrame:
+    """Return a study's rows without their column `text`; ValueError where it has several values.
+
+    Losses of different texts or vocabularies follow different laws.
+    """
+    if TEXT not in table:
+        return table
+    counts = table[TEXT].value_counts()
+    if len(counts) > 1:
+        texts = ", ".join(f"{n} of text {name}" for name, n in counts.items())
+        raise ValueError(
+            f"the cells of {source} were trained or tested on different texts or vocabularies"
+            f" ({texts}), and one law is of one text; fit one of them, as"
+            f" where=\"{TEXT} == '{counts.index[0]}'\", and give each a study of its own"
+        )
+    return table.drop(columns=TEXT)
 
 
 def _of_the_test_set(records: list[Record], measure: Measure) -> dict[str, Any]:

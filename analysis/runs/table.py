@@ -19,7 +19,7 @@ import pandas as pd
 
 from analysis.alarms.loss_units import NATS
 from analysis.forms.token_flops import TokenFlops
-from analysis.runs.cells import stage_settings, study_rows
+from analysis.runs.cells import refuse_several_texts, stage_settings, study_rows
 from analysis.runs.columns import NEEDED, Columns, canonical, loss_unit_of
 from analysis.runs.condition import rows
 from analysis.runs.files import read_file
@@ -99,6 +99,8 @@ def load_runs(
         raw, inputs = read_file(Path(source))
     if where:
         raw, inputs = _filter(raw, where), {**inputs, "where": where}
+    if not isinstance(source, pd.DataFrame) and Path(source).is_dir():
+        raw = refuse_several_texts(raw, str(source))
     if stage != "pretrain" and "lr_fraction" in raw:
         inputs = {**inputs, "settings": stage_settings(raw)}
     table = canonical(raw, columns, needed=needed)
