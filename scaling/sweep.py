@@ -7,6 +7,7 @@ resumes a killed sweep, tries failed cells again, and grows a grid. Without -m i
 """
 
 import logging
+from dataclasses import replace
 
 from scaling.app.application import start, store
 from scaling.config import CellConfig, LauncherOptions
@@ -17,6 +18,13 @@ log = logging.getLogger(__name__)
 store("sweep", CellConfig)
 
 
+def with_vocabulary(cell: CellConfig) -> CellConfig:
+    """Return a cell that holds the hash of its `tokenizer.source`, as the cells of a grid do."""
+    from scaling.data.vocabulary_files import with_source  # for speed: most cells have none
+
+    return replace(cell, tokenizer=with_source(cell.tokenizer)) if cell.tokenizer.source else cell
+
+
 def main(config: CellConfig) -> None:
     """Train the one cell of the config, as one of several ranks under torchrun or srun."""
     from scaling.train.ranks import started_ranks  # for speed: the sweep itself needs no torch
@@ -24,9 +32,9 @@ def main(config: CellConfig) -> None:
     if started_ranks() > 1:
         from scaling.jobs.external_ranks import train_on_ranks
 
-        train_on_ranks(config)
+        train_on_ranks(with_vocabulary(config))
     else:
-        run_cells([config])
+        run_cells([with_vocabulary(config)])
 
 
 if __name__ == "__main__":

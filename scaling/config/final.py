@@ -174,7 +174,8 @@ class FinalConfig:
     """Continue a killed stage from its checkpoint, and skip a stage that is done with the same
     inputs; false starts each stage afresh."""
     force: bool = False
-    """Run without the confirmation that the plan asks for, and PPO on a reward model at chance."""
+    """Run without the confirmation that the plan asks for, PPO on a reward model at chance, and
+    pretraining where a finished run of another plan is replaced by it."""
     stop_outside: bool = False
     """End pretraining, with its checkpoint kept, once it leaves its forecast band twice in a
     row."""

@@ -174,12 +174,25 @@ def prepare_folder(
     """
     curve = curve_file(config)
     if not resume:
+        refuse_other_run(config, folder)
         shutil.rmtree(folder, ignore_errors=True)
         curve.unlink(missing_ok=True)
     if config.stop_outside and (shares := read_shares_outside(curve)):
         raise ValueError(stopped_outside(shares))
     discard_record(folder / "record.json")
     write_json(folder / "inputs.json", inputs)
+
+
+def refuse_other_run(config: FinalConfig, folder: Path) -> None:
+    """Refuse to replace a finished run of another plan, unless `force` is set: it was paid for."""
+    record = find_record(folder / "record.json")
+    if record is None or record.status != "done" or config.force or not config.resume:
+        return
+    raise ValueError(
+        f"{folder} holds a finished run of another plan ({record.run_id},"
+        f" {record.params.total:.3g} parameters, {record.tokens:.3g} tokens), which this plan would"
+        " replace; move the folder final away, or set force=true"
+    )
 
 
 def seal_band(config: FinalConfig, inputs: dict[str, str], *, n_steps: int) -> ForecastBand:

@@ -25,7 +25,7 @@ BF16_PARAMS = 200_000
 # bf16 is tried where models of that size take at least this share of the study's FLOPs.
 LEAST_SHARE = 0.5
 PILOT_SHARE = 0.025  # of the study's FLOPs that the pilot takes at most in each precision
-PILOT_STEPS, MOST_PILOT_STEPS = 50, 1000  # of a pilot; fewer tell no loss from another
+PILOT_STEPS, MOST_PILOT_STEPS = 50, 300  # of a pilot; fewer tell no loss from another
 
 
 @dataclass(frozen=True, kw_only=True)

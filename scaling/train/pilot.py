@@ -1,7 +1,7 @@
 """Train the pilot of a study in fp32 and in bf16, and decide for all its cells."""
 
 import logging
-import shutil
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,9 @@ from pathlib import Path
 import torch
 
 from scaling.budget import resolve
-from scaling.config import BudgetConfig, CellConfig
+from scaling.config import CellConfig
+from scaling.optim.schedule import lr_factor, set_lr
+from scaling.study.activity import moved
 from scaling.study.lease import Held, Holder, Lease, Pulse
 from scaling.study.places import study_folder
 from scaling.study.precision import (
@@ -20,12 +22,14 @@ from scaling.study.precision import (
     write_precision,
 )
 from scaling.train.device import device_name, has_bf16, multiplies_bf16, pick_device
-from scaling.train.trunk import train_trunk
+from scaling.train.heldout import evaluate
+from scaling.train.step import new_run, prepare, train_step
 
 log = logging.getLogger(__name__)
 MOST_DIFFERENCE = 0.002  # nats per token between the pilot's losses with which bf16 is taken
 MOST_TIME = 0.95  # bf16's seconds over fp32's up to which bf16 is faster beyond noise
 WARM_STEPS = 2  # Steps in each precision before the clock starts: kernels are compiled then.
+TEST_WINDOWS = 128  # of the test set, the same for both precisions
 POLL_SECONDS = 0.5  # between two looks at a pilot that another process trains
 
 
@@ -63,7 +67,8 @@ def _choice(folder: Path) -> StudyPrecision:
         why = f"{device_name(device)} has no bfloat16 products"
         return replace(choice, precision="fp32", why=why)
     try:
-        fp32, bf16 = (_measured(cell, name, folder / ".pilot") for name in ("fp32", "bf16"))
+        log.info("a pilot of %s trains in fp32 and bf16, to choose the precision", folder)
+        fp32, bf16 = (_measured(cell, name) for name in ("fp32", "bf16"))
     except (ValueError, RuntimeError, torch.OutOfMemoryError) as error:
         log.warning("the pilot of precisions ended: %s", error)
         return replace(choice, precision="fp32", why=f"its pilot failed ({error})")
@@ -83,20 +88,27 @@ def _choice(folder: Path) -> StudyPrecision:
     return replace(choice, precision=precision, why=why, measured=measured)
 
 
-def _measured(cell: CellConfig, precision: str, place: Path) -> tuple[float | None, float]:
-    """Train a pilot in one precision, after a few steps that are not counted.
+def _measured(cell: CellConfig, precision: str) -> tuple[float | None, float]:
+    """Train a pilot in one precision; write nothing.
 
-    Return its test loss (nats per token; None where it diverged) and seconds: of the processor on a
-    CPU, where others may compute at the same time.
+    Return the loss on the first TEST_WINDOWS windows of the test set (nats per token; None where it
+    diverged) and the seconds of its steps: of the processor on a CPU, where others may compute at
+    the same time.
     """
-    clock = time.process_time if pick_device(cell.machine).type == "cpu" else time.monotonic
-    quiet = replace(cell.log, wandb="disabled", health=False)
-    cell = replace(with_precision(cell, precision), log=quiet)
-    warm = WARM_STEPS * resolve(cell).batch_tokens
-    for one in (replace(cell, budget=BudgetConfig(n_tokens=warm)), cell):
-        folder = place / precision
-        shutil.rmtree(folder, ignore_errors=True)
-        began = clock()
-        (record,) = train_trunk([one], folders=[folder])
-    shutil.rmtree(folder)
-    return record.test_loss, clock() - began
+    no_sets = replace(cell.eval, sets={}, sets_sha256={})
+    cell = replace(with_precision(cell, precision), eval=no_sets)
+    setting = prepare(cell, lambda flops: None)
+    run, resolved = new_run(setting), setting.resolved
+    clock = time.process_time if setting.device.type == "cpu" else time.monotonic
+    began, total = clock(), 0.0
+    for step in range(resolved.n_steps):
+        if step == WARM_STEPS:
+            began = clock()
+        steps = {"n_steps": resolved.n_steps, "decay_start": resolved.decay_start}
+        set_lr(run.optimizer, lr_factor(step, schedule=cell.schedule, **steps))
+        loss, _ = train_step(run, setting, cell.optim.clip)
+        run.step, total = run.step + 1, total + loss
+        moved()
+    seconds = clock() - began
+    score = evaluate(run.model, setting.test, windows=TEST_WINDOWS)
+    return (score.loss if math.isfinite(total + score.loss) else None), seconds

@@ -17,8 +17,8 @@ from tokenizers import (
     trainers,
 )
 
-from scaling.config import TokenizerConfig
-from scaling.data.tokenizer import ODD, encoder
+from scaling.config import CellConfig, TokenizerConfig
+from scaling.data.tokenizer import ODD, encoder, train_tokenizer
 from scaling.data.tokens import open_corpus
 from scaling.data.vocabulary import Vocabulary
 from scaling.data.vocabulary_files import with_source
@@ -190,3 +190,17 @@ def test_a_source_that_is_none_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"is no tokenizer\.json, or damaged"):
         with_source(TokenizerConfig(source=str(tmp_path)))
+
+
+def test_a_single_cell_takes_a_source_as_a_grid_does(tmp_path, monkeypatch):
+    from scaling import sweep
+
+    ran = []
+    monkeypatch.setattr(sweep, "run_cells", ran.extend)
+    source = tmp_path / "tokenizer.json"
+    trained = train_tokenizer(["a few words"] * 50, vocab_size=300)
+    source.write_text(trained.to_str())
+    sweep.main(CellConfig(tokenizer=TokenizerConfig(source=str(source))))
+    (cell,) = ran
+    assert len(cell.tokenizer.sha256) == 64
+    assert cell.tokenizer.vocab_size == trained.get_vocab_size()

@@ -1,6 +1,10 @@
 """Which function runs a stage, and that a finished stage is kept."""
 
+import pytest
+
+from scaling.config import FinalConfig
 from scaling.stages import run
+from scaling.stages.final_run import refuse_other_run
 from scaling.stages.plan import STAGES, StageName
 
 
@@ -17,3 +21,12 @@ def test_a_finished_stage_is_kept_and_another_runs(pretrained, done_record, monk
     with caplog.at_level("INFO"):
         assert run.run_or_keep(stage) == done_record
     assert "sft: done before, kept" in caplog.text
+
+
+def test_a_finished_run_of_another_plan_is_not_replaced(done_record, tmp_path):
+    done_record.write(tmp_path / "record.json")
+    with pytest.raises(ValueError, match=r"finished run of another plan .*move the folder final"):
+        refuse_other_run(FinalConfig(), tmp_path)
+    refuse_other_run(FinalConfig(force=True), tmp_path)
+    refuse_other_run(FinalConfig(resume=False), tmp_path)
+    refuse_other_run(FinalConfig(), tmp_path / "new")

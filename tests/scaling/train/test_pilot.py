@@ -32,7 +32,7 @@ HERE = {"round": "r", "job": "j"}
 def test_faster_and_as_good_is_taken(waiting, monkeypatch, loss, seconds, chosen):
     measured = {"fp32": (4.0, 10.0), "bf16": (loss, seconds)}
     monkeypatch.setattr(pilot, "multiplies_bf16", lambda: True)
-    monkeypatch.setattr(pilot, "_measured", lambda cell, name, place: measured[name])
+    monkeypatch.setattr(pilot, "_measured", lambda cell, name: measured[name])
     (cell,) = decided([waiting], holder=Holder.here(**HERE))
     choice = read_precision(study_folder(cell))
     assert choice is not None
@@ -62,7 +62,7 @@ def test_a_real_pilot_leaves_its_losses_and_no_cell(waiting, monkeypatch):
 
 
 def test_a_pilot_that_fails_leaves_fp32_with_its_reason(waiting, monkeypatch):
-    def fails(cell, name, place):
+    def fails(cell, name):
         raise RuntimeError("out of room")
 
     monkeypatch.setattr(pilot, "multiplies_bf16", lambda: True)
