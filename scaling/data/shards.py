@@ -3,7 +3,8 @@
 A window is read by its place in the file, with no copy of the file and no memory for the rest.
 
 Read are raw ids (nanoGPT; uint16, uint32 or int64), llm.c's files with a header of 256 int32
-(dev/data/data_common.py), and Megatron's pairs of .bin and .idx (core/datasets/indexed_dataset.py). Several files are one stream.
+(dev/data/data_common.py), and Megatron's pairs of .bin and .idx
+(core/datasets/indexed_dataset.py). Several files are one stream.
 Nothing in a file is run: sizes and numbers are read alone.
 """
 
