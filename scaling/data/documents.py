@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scaling.data.folders import files_in, files_of_glob
 from scaling.data.jsonl import read_rows, read_text
 from scaling.data.row_text import LeftOut, NoText, clean, text_of
 
@@ -55,22 +56,16 @@ class Piece(NamedTuple):
 def source_files(paths: Iterable[str]) -> list[Path]:
     """Expand folders, globs and files to a sorted list of readable files.
 
-    Raises FileNotFoundError for a path that matches nothing and ValueError for an unknown ending.
+    Raises FileNotFoundError for a path that matches nothing, ValueError for an unknown ending, and
+    PermissionError for a folder that may not be listed.
     """
     files: list[Path] = []
     for text in paths:
         path = Path(text).expanduser()
         if path.is_dir():
-            matches = sorted(
-                p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES)
-            )
-        elif path.is_file():
-            matches = [path]
+            matches = files_in(path, endings=SUFFIXES)
         else:
-            root = Path(path.anchor or ".")
-            matches = sorted(
-                p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file()
-            )
+            matches = [path] if path.is_file() else files_of_glob(str(path))
         if not matches:
             what = "matches no file; give a folder, a glob or a file"
             if path.is_dir():

@@ -18,6 +18,8 @@ from typing import Self
 
 import numpy as np
 
+from scaling.data.folders import files_in, files_of_glob
+
 HEADER_BYTES = 1024  # of an llm.c file
 LLM_C = {20240520: "uint16", 20240801: "uint32"}  # magic number of an llm.c file -> type of its ids
 NO_TOKENS = {20240522: "an evaluation file of llm.c"}
@@ -78,17 +80,16 @@ class Shard:
 def shard_files(entry: str) -> list[Path]:
     """Expand a folder, a glob or a file to the sorted .bin files that it names.
 
-    FileNotFoundError where it names none, ValueError for a file of another ending.
+    FileNotFoundError where it names none, ValueError for a file of another ending, PermissionError
+    for a folder that may not be listed.
     """
     path = Path(entry).expanduser()
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*.bin") if p.is_file())
+        files = files_in(path, endings=(".bin",), beside=(".idx",))
     elif path.is_file():
         files = [path]
     else:
-        root = Path(path.anchor or ".")
-        files = sorted(p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file())
-        files = [p for p in files if p.suffix != ".idx"]
+        files = [p for p in files_of_glob(str(path)) if p.suffix != ".idx"]
     if not files:
         raise FileNotFoundError(
             f"data path {entry} names no file of token ids; give a folder, a glob or a .bin file"
