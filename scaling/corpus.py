@@ -14,6 +14,7 @@ from scaling.app.application import start, store
 from scaling.config import CellConfig, DataConfig, EvalConfig, MachineConfig, TokenizerConfig
 from scaling.data.row_text import LeftOut
 from scaling.data.tokens import Corpus, few_blocks, open_corpus
+from scaling.data.vocabulary import altered_text
 from scaling.data.vocabulary_files import with_source
 from scaling.schema import checked
 
@@ -43,6 +44,8 @@ def describe_corpus(corpus: Corpus) -> str:
         )
     if few := few_blocks(meta):
         lines.append(f"alarm few_test_blocks: {few}")
+    if altered := altered_text(meta):
+        lines.append(f"alarm: {altered}")
     lines.append(f"dropped as copies of another text: {meta['dropped']:,} documents")
     if rows_left_out := LeftOut(**meta.get("left_out", {})).in_words():
         lines.append(f"rows left out: {rows_left_out}")

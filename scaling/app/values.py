@@ -24,6 +24,8 @@ def refusal(key: str, value: Any, kind: Any) -> str:
     value: what was parsed, or read from a file
     kind: the type that the dataclass gives it
     """
+    if get_origin(kind) is dict:
+        return _mapping(key, value, kind)
     options = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
     if value is None:
         if NoneType in options or kind is Any:
@@ -41,6 +43,27 @@ def refusal(key: str, value: Any, kind: Any) -> str:
     if kind is str and isinstance(value, (list, dict)):
         return f"{key}={shown(value)} is no text; put quotes around it"
     return _number(key, value, kind) if kind in EXAMPLES else ""
+
+
+def _mapping(key: str, value: Any, kind: Any) -> str:
+    """Say why a value is no mapping from names to values, as {web: [a.jsonl]} is one to lists."""
+    of = get_args(kind)[1]
+    form = pasted(f"{key}={{NAME: {'[FILE]' if get_origin(of) is list else 'VALUE'}}}")
+    if isinstance(value, str) and value.strip().startswith("{"):
+        return (
+            f"{key}={shown(value)} cannot be read; write {form}: a NAME is letters, digits, _ - ."
+            " without quotes, and a value with other signs stands in quotes"
+        )
+    if not isinstance(value, dict):
+        what = f"{key}={shown(value)}" if value is not None else key  # null: a list of a file
+        return f"{what} is no mapping from names; write {form}"
+    for name, one in value.items():
+        if get_origin(of) is list and not isinstance(one, list):
+            fix = pasted(f"{key}={{{name}: [{one}]}}")
+            return f"{key}.{name}={shown(one)} is no list; write {fix}"
+        if why := refusal(f"{key}.{name}", one, of):
+            return why
+    return ""
 
 
 def shown(value: Any) -> str:

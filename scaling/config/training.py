@@ -153,5 +153,13 @@ class EvalConfig:
         """Check the names of the sets, which are keys of records and words of commands."""
         for name, files in self.sets.items():
             legal = re.fullmatch(r"[A-Za-z][\w.-]*", name) is not None
-            check("eval.sets", name, legal, "must start with a letter; take letters, digits, _ - .")
+            other = re.sub(r"[^\w.-]+", "_", name)
+            other = other if re.match("[A-Za-z]", other) else f"set_{other}"
+            check(
+                "eval.sets",
+                name,
+                legal,
+                "is no name of a test set: it must start with a letter and hold letters, digits,"
+                f" _ - . alone; write {other}",
+            )
             check(f"eval.sets.{name}", files, bool(files), "is empty; name its files")

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from scaling.data.folders import files_in, files_of_glob
 from scaling.data.jsonl import read_rows, read_text
 from scaling.data.row_text import LeftOut, NoText, clean, text_of
 
@@ -55,22 +56,16 @@ class Piece(NamedTuple):
 def source_files(paths: Iterable[str]) -> list[Path]:
     """Expand folders, globs and files to a sorted list of readable files.
 
-    Raises FileNotFoundError for a path that matches nothing and ValueError for an unknown ending.
+    Raises FileNotFoundError for a path that matches nothing, ValueError for an unknown ending, and
+    PermissionError for a folder that may not be listed.
     """
     files: list[Path] = []
     for text in paths:
         path = Path(text).expanduser()
         if path.is_dir():
-            matches = sorted(
-                p for p in path.rglob("*") if p.is_file() and p.name.endswith(SUFFIXES)
-            )
-        elif path.is_file():
-            matches = [path]
+            matches = files_in(path, endings=SUFFIXES)
         else:
-            root = Path(path.anchor or ".")
-            matches = sorted(
-                p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file()
-            )
+            matches = [path] if path.is_file() else files_of_glob(str(path))
         if not matches:
             what = "matches no file; give a folder, a glob or a file"
             if path.is_dir():
@@ -131,11 +126,17 @@ def _cut(file: Piece, size: int) -> Iterator[Piece]:
             while data and not data.endswith(b"\n") and (more := stream.readline(size)):
                 data += more
                 if not table and len(data) >= 2 * size:  # a text without line ends
+                    data += _rest_of_character(stream.read(3))
                     break
             stop = start + len(data)
             first = line if table else number
             yield file._replace(size=len(data), first=first, start=start, stop=stop)
             start, line, number = stop, line + data.count(b"\n"), number + 1
+
+
+def _rest_of_character(data: bytes) -> bytes:
+    """Return the bytes at the start of `data` that continue a character of UTF-8."""
+    return data[: next((i for i, byte in enumerate(data) if byte & 0xC0 != 0x80), len(data))]
 
 
 def _row_groups(file: Piece) -> Iterator[Piece]:
@@ -167,13 +168,14 @@ def read_piece(
 ) -> Iterator[Document]:
     """Yield the non-empty documents of a piece; rows without text are counted in `left_out`.
 
-    Raises ValueError, which names the row, for a row whose text is not a string.
+    With `left_out`, single bytes that are not UTF-8 are logged. Raises ValueError, which names the
+    row, for a row whose text is not a string, and for a file that is no UTF-8 text.
     """
-    left_out = LeftOut() if left_out is None else left_out
+    first_reading, left_out = left_out is not None, left_out or LeftOut()
     if piece.path.suffix == ".parquet" or ".jsonl" in piece.path.name:
         yield from _rows(piece, text_key, left_out)
         return
-    text = read_text(piece.path, start=piece.start, stop=piece.stop)
+    text = read_text(piece.path, start=piece.start, stop=piece.stop, warn=first_reading)
     if text.strip():
         name = f"{piece.name}:{piece.first}" if piece.stop else piece.name
         yield Document(clean(name), clean(text), piece.part, bool(piece.stop))

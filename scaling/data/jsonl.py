@@ -3,17 +3,29 @@
 import gzip
 import io
 import json
+import logging
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+log = logging.getLogger(__name__)
 LONGEST_LINE = 128 << 20  # Characters of one row; the longest books have 20 million.
 LARGEST_TEXT = 1 << 30  # Characters of a text file that is read as one document.
 BOM = "\ufeff"  # The byte order mark; Windows programs write one at the start of a file.
 DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error)  # Raised by damaged packed files.
+MOST_ODD = (
+    1e-3  # Share of characters of a text that may be no UTF-8, or NUL: slips, as in old books.
+)
+NOT_UTF8 = re.compile("[\udc80-\udcff]")  # How `surrogateescape` reads a byte that is not UTF-8.
+NOT_UTF8_OR_NUL = re.compile("[\0\udc80-\udcff]")
+
+
+class _NotUtf8(ValueError):
+    """A file holds a byte that is not UTF-8; the message names it and the fix."""
 
 
 @contextmanager
@@ -45,12 +57,48 @@ def open_text(
     except DAMAGE as error:
         raise ValueError(f"{path} is damaged ({error}); fetch or pack it again") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error.reason}); convert it") from error
+        raise _NotUtf8(
+            f"{path} is not UTF-8 ({error.reason}); convert it, as iconv -f LATIN1 -t UTF-8 does"
+        ) from error
 
 
-def read_text(path: str | Path, *, start: int = 0, stop: int = 0) -> str:
-    """Return a text file's content; bytes that are not UTF-8 become U+FFFD."""
-    with open_text(path, errors="replace", start=start, stop=stop) as stream:
+def read_text(path: str | Path, *, start: int = 0, stop: int = 0, warn: bool = False) -> str:
+    """Return a text file's content; single bytes that are not UTF-8 become U+FFFD.
+
+    path: of the file
+    start, stop: as in `open_text`
+    warn: log how many characters are not UTF-8 or are NUL
+
+    ValueError where more than MOST_ODD of the characters are: the file is no UTF-8 text.
+    """
+    try:
+        text = _read(path, start, stop, errors="strict")
+    except _NotUtf8:
+        text = _read(path, start, stop, errors="surrogateescape")
+    odd = [text.count("\0"), 0 if text.isascii() else len(NOT_UTF8.findall(text))]
+    if not any(odd):
+        return text
+    if sum(odd) > MOST_ODD * len(text):
+        first = NOT_UTF8_OR_NUL.search(text)
+        assert first
+        before = text[: first.start()].encode("utf-8", "surrogateescape")
+        raise ValueError(
+            f"{path} is no UTF-8 text: {odd[1]:,} bytes that are not UTF-8 and {odd[0]:,} NULs"
+            f" among {len(text):,} characters, the first at byte {start + len(before):,}; convert"
+            " it (iconv -f LATIN1 -t UTF-8, or -f UTF-16), or take it out of the data"
+        )
+    if warn:
+        log.warning(
+            "%s: %d bytes are not UTF-8 and are read as U+FFFD; %d NULs are kept",
+            path,
+            odd[1],
+            odd[0],
+        )
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _read(path: str | Path, start: int, stop: int, *, errors: str) -> str:
+    with open_text(path, errors=errors, start=start, stop=stop) as stream:
         text = stream.read(LARGEST_TEXT + 1)
     if len(text) > LARGEST_TEXT:
         raise ValueError(

@@ -2,8 +2,9 @@
 
 A window is read by its place in the file, with no copy of the file and no memory for the rest.
 
-Read are raw ids (nanoGPT), llm.c's files with a header of 256 int32 (dev/data/data_common.py), and
-Megatron's pairs of .bin and .idx (core/datasets/indexed_dataset.py). Several files are one stream.
+Read are raw ids (nanoGPT; uint16, uint32 or int64), llm.c's files with a header of 256 int32
+(dev/data/data_common.py), and Megatron's pairs of .bin and .idx
+(core/datasets/indexed_dataset.py). Several files are one stream.
 Nothing in a file is run: sizes and numbers are read alone.
 """
 
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+
+from scaling.data.folders import files_in, files_of_glob
 
 HEADER_BYTES = 1024  # of an llm.c file
 LLM_C = {20240520: "uint16", 20240801: "uint32"}  # magic number of an llm.c file -> type of its ids
@@ -56,13 +59,16 @@ class Shard:
         )
         return np.cumsum(lengths, dtype=np.int64) - lengths
 
-    def samples(self) -> np.ndarray:
-        """Return ids of pieces that are spread evenly over the file, its ends among them."""
+    def samples(self, *, align: int = 1) -> np.ndarray:
+        """Return ids of pieces that are spread evenly over the file, its ends among them.
+
+        Each piece starts at a multiple of `align` ids.
+        """
         n = SAMPLE_BYTES // np.dtype(self.dtype).itemsize
         if self.n_tokens <= SAMPLED * n:
             return self.read(0, self.n_tokens)
-        starts = np.linspace(0, self.n_tokens - n, SAMPLED).astype(np.int64).tolist()
-        return np.concatenate([self.read(start, start + n) for start in starts])
+        starts = np.linspace(0, self.n_tokens - n, SAMPLED).astype(np.int64) // align * align
+        return np.concatenate([self.read(start, start + n) for start in starts.tolist()])
 
     def sha256(self) -> str:
         """Return a hash of type, size and the sampled pieces: a file may have 1e11 tokens."""
@@ -74,17 +80,16 @@ class Shard:
 def shard_files(entry: str) -> list[Path]:
     """Expand a folder, a glob or a file to the sorted .bin files that it names.
 
-    FileNotFoundError where it names none, ValueError for a file of another ending.
+    FileNotFoundError where it names none, ValueError for a file of another ending, PermissionError
+    for a folder that may not be listed.
     """
     path = Path(entry).expanduser()
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*.bin") if p.is_file())
+        files = files_in(path, endings=(".bin",), beside=(".idx",))
     elif path.is_file():
         files = [path]
     else:
-        root = Path(path.anchor or ".")
-        files = sorted(p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file())
-        files = [p for p in files if p.suffix != ".idx"]
+        files = [p for p in files_of_glob(str(path)) if p.suffix != ".idx"]
     if not files:
         raise FileNotFoundError(
             f"data path {entry} names no file of token ids; give a folder, a glob or a .bin file"
@@ -182,17 +187,28 @@ def _llm_c(path: Path) -> Shard | None:
 
 
 def _raw(path: Path, vocab_size: int) -> Shard:
-    """Return a file of ids alone: uint32 where every second uint16 is only a high half of an id."""
+    """Return a file of ids alone; its numbers say of which type they are.
+
+    Ids are uint32 where every second uint16 is only a high half of an id, and int64 (numpy's
+    default) where the upper four of every eight bytes are 0 besides.
+    """
     size = path.stat().st_size
     if size % 2:
         raise ValueError(f"{path} has {size:,} bytes, an odd number, and so no uint16 or uint32")
-    halves = Shard(path=path, dtype="uint16", first_byte=0, n_tokens=size // 2).samples()
-    even = halves[: len(halves) // 2 * 2].reshape(-1, 2)
+    file = Shard(path=path, dtype="uint16", first_byte=0, n_tokens=size // 2)
+    # (ids of 8 bytes, uint16 of each, the lowest first): a piece that starts within an id would
+    # swap the halves.
+    halves = file.samples(align=4)
+    pairs = halves[: len(halves) // 2 * 2].reshape(-1, 2)
+    fours = halves[: len(halves) // 4 * 4].reshape(-1, 4)
     wide = vocab_size > 1 << 16
-    high_halves = len(even) and int(even[:, 1].max()) <= (vocab_size - 1) >> 16
-    if size % 4 == 0 and high_halves and (wide or int(even[:, 0].max()) > 0):
+    if not len(pairs) or size % 4 or int(pairs[:, 1].max()) > (vocab_size - 1) >> 16:
+        return file
+    if not size % 8 and fours[:, :2].any() and not fours[:, 2:].any():
+        return Shard(path=path, dtype="int64", first_byte=0, n_tokens=size // 8)
+    if wide or pairs[:, 0].any():
         return Shard(path=path, dtype="uint32", first_byte=0, n_tokens=size // 4)
-    return Shard(path=path, dtype="uint16", first_byte=0, n_tokens=size // 2)
+    return file
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,6 +111,11 @@ def split_corpus(
     if config.max_bytes:
         train = _first_bytes(split, documents, config.max_bytes)
         split = Split(**{**vars(split), "train": train})
+    if config.test and not len(split.train) and split.dropped:
+        raise ValueError(
+            f"every training document is in data.test too ({split.dropped:,} of data.train), and "
+            "what is tested is not trained on; name training and test files apart"
+        )
     for part, chosen in (("training", split.train), ("test", split.test)):
         if not len(chosen):
             raise ValueError(

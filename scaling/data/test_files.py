@@ -1,10 +1,12 @@
-"""The files of named test sets (eval.sets) and their hashes."""
+"""The files of named test sets (eval.sets), their texts and their hashes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
-from scaling.data.documents import source_files
+from scaling.config import CellConfig
+from scaling.data.documents import read_documents, source_files
+from scaling.data.row_text import LeftOut
 from scaling.schema import sha256_file, sha256_json
 
 
@@ -14,6 +16,52 @@ def set_files(name: str, paths: Sequence[str]) -> list[Path]:
         return source_files(paths)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"test set {name}: {error}") from error
+
+
+def set_texts(
+    name: str, paths: Sequence[str], *, text_key: str, left_out: LeftOut | None = None
+) -> Iterator[str]:
+    """Yield the texts of a set.
+
+    name: of the set, for messages
+    paths: folders, globs or files, as data.train
+    text_key: column of a table, or key of a JSON line, that holds the text
+    left_out: counts the rows without text
+
+    FileNotFoundError or ValueError, which name the set, for files that cannot be read and for a set
+    without text.
+    """
+    files, text = set_files(name, paths), None
+    try:
+        for _, text, *_ in read_documents(files, text_key=text_key, left_out=left_out):
+            yield text
+    except ValueError as error:
+        raise ValueError(f"test set {name}: {error}") from error
+    if text is None:
+        raise ValueError(
+            f"test set {name} holds no text ({', '.join(map(str, files[:3]))}); give files that are"
+            " not empty, or leave the set out"
+        )
+
+
+def refuse_unknown_vocabulary(cell: CellConfig) -> None:
+    """Raise ValueError for sets of a cell whose corpus is token ids without their tokenizer."""
+    if cell.eval.sets and cell.data.source == "tokens" and not cell.tokenizer.sha256:
+        raise ValueError(
+            "eval.sets are texts, and the corpus is token ids of an unknown vocabulary; name it"
+            " with tokenizer.source=FILE, or leave eval.sets out"
+        )
+
+
+def check_texts(cell: CellConfig) -> None:
+    """Read the texts of the sets that a cell names, as each cell does before it is scored on them.
+
+    The errors are those of `set_texts`; ValueError for token ids without their tokenizer.
+    """
+    refuse_unknown_vocabulary(cell)
+    for name, paths in cell.eval.sets.items():
+        for _ in set_texts(name, paths, text_key=cell.data.text_key, left_out=LeftOut()):
+            pass
 
 
 def sets_sha256(sets: Mapping[str, Sequence[str]]) -> dict[str, str]:

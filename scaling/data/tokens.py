@@ -29,7 +29,13 @@ from scaling.data.file_hashes import damage, discard, has_hashes, mark_checked, 
 from scaling.data.shards import TokenStream
 from scaling.data.token_corpus import STARTS, cached_files, read_shards, stream
 from scaling.data.tokenizer import encoder, train_tokenizer
-from scaling.data.vocabulary import TOKENIZER, VOCABULARY_FILES, SpecialTokens, Vocabulary
+from scaling.data.vocabulary import (
+    TOKENIZER,
+    VOCABULARY_FILES,
+    SpecialTokens,
+    Vocabulary,
+    altered_text,
+)
 from scaling.data.vocabulary_files import (
     VERSION,
     cache_folder,
@@ -49,6 +55,8 @@ from scaling.schema import (
 
 log = logging.getLogger(__name__)
 PROBED = 1 << 16  # Characters of a chunk that both encoders encode, to check that they agree.
+# Characters and texts of the sample that a finished vocabulary must give back.
+ALTERED_SAMPLE, MOST_ALTERED = 400_000, 100
 ROWS = 2  # The version of how rows of tables are read: version 1 read null as the word None.
 FILES = (
     "meta.json",
@@ -336,6 +344,9 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
         "test_blocks": division.split.test_blocks,
         "own_test": bool(config.data.test) or config.data.source in TRUTHS,
     }
+    if config.tokenizer.sha256:
+        sample = division.read(_sample(division, ALTERED_SAMPLE)[:MOST_ALTERED], workers=workers)
+        meta["altered"] = vocabulary.altered(sample)
     segments = division.split.segments
     used = np.zeros(len(segments.document), dtype=bool)
     used[division.train] = used[division.test] = True
@@ -372,8 +383,9 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
             division.split.twins,
             len(division.test),
         )
-    if few := few_blocks(meta):
-        log.warning("%s", few)
+    for alarm in (few_blocks(meta), altered_text(meta)):
+        if alarm:
+            log.warning("%s", alarm)
 
 
 def few_blocks(meta: dict[str, Any]) -> str:

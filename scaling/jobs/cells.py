@@ -9,7 +9,7 @@ from typing import Any
 from scaling.budget import resolve
 from scaling.config import CellConfig
 from scaling.data.batches import Batches
-from scaling.data.test_files import sets_sha256
+from scaling.data.test_files import check_texts, sets_sha256
 from scaling.data.tokens import open_corpus
 from scaling.data.vocabulary_files import changed_source
 from scaling.jobs.cell_states import CellStates
@@ -97,6 +97,16 @@ def hold_sources(cells: list[CellConfig]) -> None:
             raise ValueError(changed_source(source, sha256, before))
     if found and not cells[0].dry_run:
         write_json(path, known)
+
+
+def check_test_sets(cells: list[CellConfig]) -> None:
+    """Read the named test sets before anything is submitted; the errors are those of check_texts.
+
+    Sets that several cells share are read once.
+    """
+    different = {repr((c.eval.sets, c.data.source, c.data.text_key, c.tokenizer)): c for c in cells}
+    for cell in different.values():
+        check_texts(cell)
 
 
 def check_corpus(cells: list[CellConfig]) -> None:

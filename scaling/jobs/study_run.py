@@ -21,6 +21,7 @@ from scaling.config import CellConfig, check_launcher
 from scaling.jobs.cell_states import CellStates, CellStatus
 from scaling.jobs.cells import (
     check_corpus,
+    check_test_sets,
     collect,
     first_names,
     log_models_needed,
@@ -68,6 +69,7 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
         log.warning(
             "records that cannot be read, set aside and trained again: %s", first_names(damaged)
         )
+    check_test_sets(missing)
     if cells[0].dry_run:
         price(cells)
         return []

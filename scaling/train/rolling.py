@@ -18,9 +18,8 @@ from torch.nn import functional as F
 
 from scaling.config import CellConfig
 from scaling.data.blocks import BLOCKS, FEWEST_BLOCKS
-from scaling.data.documents import read_documents
 from scaling.data.row_text import LeftOut
-from scaling.data.test_files import check_sets, set_files
+from scaling.data.test_files import check_sets, refuse_unknown_vocabulary, set_texts
 from scaling.data.tokenizer import END, PAD
 from scaling.data.tokens import Corpus
 from scaling.model.transformer import Transformer
@@ -237,12 +236,9 @@ def read_text_set(
 
     Raises FileNotFoundError or ValueError, which name the set, for files that cannot be read.
     """
-    left_out, files = LeftOut(), set_files(name, paths)
-    try:
-        documents = read_documents(files, text_key=text_key, left_out=left_out)
-        texts = TextSet.of((d.text for d in documents), tokenizer, context=context, end=end)
-    except ValueError as error:
-        raise ValueError(f"test set {name}: {error}") from error
+    left_out = LeftOut()
+    documents = set_texts(name, paths, text_key=text_key, left_out=left_out)
+    texts = TextSet.of(documents, tokenizer, context=context, end=end)
     if left_out.as_dict():
         log.info("test set %s: rows left out: %s", name, left_out.in_words())
     return texts
@@ -253,11 +249,7 @@ def named_sets(cell: CellConfig, corpus: Corpus) -> dict[str, TextSet]:
 
     ValueError for files that changed, and for a corpus of token ids without its tokenizer.
     """
-    if cell.eval.sets and not corpus.has_vocabulary:
-        raise ValueError(
-            "eval.sets are texts, and the corpus is token ids of an unknown vocabulary; name it "
-            "with tokenizer.source=FILE, or leave eval.sets out"
-        )
+    refuse_unknown_vocabulary(cell)
     check_sets(cell.eval.sets, cell.eval.sets_sha256)
     return {
         name: read_text_set(

@@ -39,6 +39,7 @@ class Settings:
     flag: bool = False
     part: Part = field(default_factory=Part)
     fixed: dict[str, float] = field(default_factory=dict)
+    sets: dict[str, list[str]] = field(default_factory=dict)
 
 
 def read(argument: str, *, sweeps: bool = False) -> Any:
@@ -133,6 +134,11 @@ def test_commas_within_quotes_and_brackets_part_nothing():
         ("numbers=3", r"is no list; write 'numbers=\[3\]'"),
         ("fixed=((", "no|cannot be read"),
         ("part=3", "part is a section, no value; its keys are part.limit, part.name"),
+        ("fixed={a: b}", r"fixed\.a='b' is no number"),
+        ("sets=[a.txt]", r"no mapping from names; write 'sets=\{NAME: \[FILE\]\}'"),
+        ("sets=a.txt", r"no mapping from names; write 'sets=\{NAME: \[FILE\]\}'"),
+        ("sets={a: b.txt}", r"is no list; write 'sets=\{a: \[b\.txt\]\}'"),
+        ("sets={'a b': [b.txt]}", r"cannot be read; write 'sets=\{NAME: .*without quotes"),
         ("txt=((", "unknown key 'txt'; did you mean text"),
         ("+part.nme=1", "unknown key 'part.nme'; did you mean part.name"),
         ("=3", "names no key|unknown key"),

@@ -45,7 +45,7 @@ def megatron(path, ids, dtype):
 
 
 FORMATS = [
-    *((raw, d) for d in ("uint16", "uint32")),
+    *((raw, d) for d in ("uint16", "uint32", "int64")),
     *((llm_c, d) for d in ("uint16", "uint32")),
     *((megatron, d) for d in ("uint16", "int32")),
 ]
@@ -65,6 +65,16 @@ def test_every_format_gives_its_ids(tmp_path, write, dtype, vocab_size):
     shard = open_shard(tmp_path / "a.bin", vocab_size=vocab_size)
     assert (shard.dtype, shard.n_tokens) == (dtype, len(IDS))
     assert (shard.read(0, 5000) == IDS).all()
+
+
+@pytest.mark.parametrize("dtype", ["uint32", "int64"])
+@pytest.mark.parametrize("n", [*(2**k for k in range(4, 21)), 1_000_000, 999_999])
+def test_a_raw_file_of_any_size_gives_its_ids(tmp_path, n, dtype):
+    ids = np.random.default_rng(n).integers(1, 100_000, n)
+    raw(tmp_path / "a.bin", ids, dtype)
+    shard = open_shard(tmp_path / "a.bin", vocab_size=100_000)
+    assert (shard.dtype, shard.n_tokens) == (dtype, n)
+    assert (shard.read(n // 3, n // 3 + 50) == ids[n // 3 : n // 3 + 50]).all()
 
 
 def test_files_are_one_stream_with_an_exact_test_part(cell, tmp_path):

@@ -153,3 +153,12 @@ def test_cells_from_before_the_setting_keep_their_split_and_their_id():
     default = CellConfig()
     assert "split" not in default.science()["data"]
     assert with_former_split({"data": {"split": "blocks"}})["data"]["split"] == "blocks"
+
+
+def test_a_test_part_that_is_the_training_part_is_named(make_cell, tmp_path):
+    (tmp_path / "a.txt").write_text(prose(20))
+    files = [str(tmp_path / "a.txt")]
+    cell = make_cell()
+    cell.data = replace(cell.data, train=files, test=files)
+    with pytest.raises(ValueError, match=r"every training document is in data\.test too \(1 of"):
+        open_corpus(cell)

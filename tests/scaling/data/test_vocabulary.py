@@ -18,6 +18,7 @@ from tokenizers import (
 )
 
 from scaling.config import CellConfig, TokenizerConfig
+from scaling.corpus import describe_corpus
 from scaling.data.tokenizer import ODD, encoder, train_tokenizer
 from scaling.data.tokens import open_corpus
 from scaling.data.vocabulary import Vocabulary
@@ -49,6 +50,13 @@ def gpt2_layout(folder: Path) -> Path:
     tokenizer.train_from_iterator(TEXTS, trainer)
     names = {"eos_token": "<|im_end|>", "bos_token": "<|im_start|>", "chat_template": CHATML}
     return written(folder, tokenizer, names)
+
+
+def own_layout(folder: Path) -> Path:
+    """Write a vocabulary as a sweep trains it."""
+    folder.mkdir()
+    train_tokenizer(TEXTS, vocab_size=300).save(str(folder / "tokenizer.json"))
+    return folder
 
 
 def llama_layout(folder: Path) -> Path:
@@ -204,3 +212,33 @@ def test_a_single_cell_takes_a_source_as_a_grid_does(tmp_path, monkeypatch):
     (cell,) = ran
     assert len(cell.tokenizer.sha256) == 64
     assert cell.tokenizer.vocab_size == trained.get_vocab_size()
+
+
+def test_a_vocabulary_that_does_not_give_the_text_back_is_an_alarm(make_cell, tmp_path, caplog):
+    other = gpt2_layout(tmp_path / "other")
+    tokenizer = Tokenizer.from_file(str(other / "tokenizer.json"))
+    tokenizer.normalizer = normalizers.Replace("e", "a")
+    tokenizer.save(str(other / "tokenizer.json"))
+    for source, whole in ((gpt2_layout(tmp_path / "gpt2"), True), (other, False)):
+        caplog.clear()
+        settings = with_source(TokenizerConfig(source=str(source)))
+        corpus = open_corpus(replace(make_cell(), tokenizer=settings))
+        assert (corpus.meta["altered"] == 0) == whole
+        for said in (caplog.text, describe_corpus(corpus)):
+            assert ("the vocabulary does not give the text back in" in said) != whole
+
+
+@pytest.mark.parametrize("write", [gpt2_layout, own_layout])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('{"eos_token": ', r"tokenizer_config\.json is not JSON"),
+        ('{"eos_token": "<|none|>"}', r"has no token '<\|none\|>', which .* names as eos_token"),
+        ('{"eos_token": 5}', "has no token 5, which .* names as eos_token; put the two files"),
+    ],
+)
+def test_settings_that_name_no_token_are_refused(tmp_path, write, settings, message):
+    folder = write(tmp_path / "v")
+    (folder / "tokenizer_config.json").write_text(settings)
+    with pytest.raises(ValueError, match=message):
+        with_source(TokenizerConfig(source=str(folder)))

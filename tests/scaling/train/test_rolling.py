@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from scaling.config import EvalConfig, ModelConfig
+from scaling.config import EvalConfig, ModelConfig, TokenizerConfig
 from scaling.data.test_files import sets_sha256
 from scaling.data.tokenizer import END, train_tokenizer
 from scaling.jobs.cells import resolve_corpus
+from scaling.jobs.study_run import run_cells
 from scaling.model.transformer import Transformer
 from scaling.schema import Record, read_record
 from scaling.study.places import cell_folder
@@ -128,9 +129,35 @@ def test_the_files_of_a_set_are_part_of_the_id_and_their_names_are_not(make_cell
 
 
 def test_wrong_sets_are_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match=r"eval\.sets='1x' must start with a letter"):
-        EvalConfig(sets={"1x": ["a"]})
+    for name, other in {"1x": "set_1x", "a b/c": "a_b_c", "é": "set_é"}.items():
+        with pytest.raises(ValueError, match=rf"eval\.sets='{name}' .*start with.*write {other}$"):
+            EvalConfig(sets={name: ["a"]})
     with pytest.raises(ValueError, match=r"eval\.sets\.web=\[\] is empty; name its files"):
         EvalConfig(sets={"web": []})
     with pytest.raises(FileNotFoundError, match=r"test set web: data path .*none matches no file"):
         sets_sha256({"web": [str(tmp_path / "none")]})
+
+
+def test_sets_that_cannot_be_scored_are_refused_before_anything_is_submitted(
+    make_cell, sets, tmp_path, monkeypatch
+):
+    submitted = []
+    monkeypatch.setattr("scaling.jobs.study_run.train", lambda *a, **b: submitted.append(a))
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
+    plain = make_cell()
+    for name, message in {
+        "empty.txt": r"test set web holds no text \(.*empty\.txt\); give files",
+        "rows.jsonl": r"test set web: .*line 2: text is the number 3",
+    }.items():
+        wrong = {**sets, "web": [str(tmp_path / name)]}
+        with pytest.raises(ValueError, match=message):
+            run_cells([replace(plain, eval=replace(plain.eval, sets=wrong))])
+    np.arange(5000, dtype=np.uint16).tofile(tmp_path / "ids.bin")
+    ids = replace(plain.data, source="tokens", train=[str(tmp_path / "ids.bin")], sha256="")
+    cell = replace(plain, data=ids, tokenizer=TokenizerConfig(vocab_size=5000))
+    with pytest.raises(
+        ValueError, match=r"eval\.sets are texts, .* name it with tokenizer\.source"
+    ):
+        run_cells([replace(cell, eval=replace(cell.eval, sets=sets))])
+    assert not submitted
