@@ -30,8 +30,9 @@ CURVE_ROWS = 120  # points of one cell's curve in a figure: nobody sees more
 class Material:
     """A study, its law, its plan and the final run of that plan.
 
-    `confirmations` are the records of confirmation runs with the score of their forecast, `sha256`
-    that of each file by its name.
+    `curve_factors` turn the losses of each cell's curve into the page's (a cell without one has no
+    curve of that loss), `confirmations` are the records of confirmation runs with the score of
+    their forecast, `sha256` that of each file by its name.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Material:
     measure: Measure = field(default_factory=Measure)
     plan: Plan | None
     final: FinalRun = field(default_factory=FinalRun)
+    curve_factors: dict[str, float] = field(default_factory=dict)
     confirmations: list[tuple[Record, dict[str, Any]]] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
 
@@ -52,6 +54,13 @@ class Material:
     def count(self) -> str:
         """The parameter count that the law was fitted on."""
         return self.law.count if self.law else "non_embedding"
+
+    @property
+    def why_no_curves(self) -> str:
+        """Say why no training curve is drawn; empty where the curves hold the page's loss."""
+        target = self.measure.target
+        what = f"they hold the loss of the test part, not that on {target}"
+        return f"No training curves are shown: {what}." if target else ""
 
     def cells(self) -> pd.DataFrame:
         """Return the runs of the law: run, params (under `count`), tokens, flops, loss and so on.
@@ -79,8 +88,12 @@ class Material:
         """Return the cells' curves: run, params, tokens, flops, loss; `CURVE_ROWS` or so each."""
         parts = []
         for r in self.records:
+            factor = self.curve_factors.get(r.run_id)
+            if factor is None:
+                continue
             curve = loss_curve(read_curve(self.folder / r.run_id / "metrics.jsonl"))
             if len(curve):
+                curve = curve.assign(loss=factor * curve["loss"])
                 step = max(1, len(curve) // CURVE_ROWS)
                 size = float(getattr(r.params, self.count))
                 parts.append(curve.iloc[::step].assign(run=r.run_id, params=size))
@@ -131,6 +144,9 @@ def read_material(
         law=read_law,
         plan=read_plan_file,
         final=final,
+        curve_factors={
+            r.run_id: factor for r in records if (factor := measure.curve_factor(r)) is not None
+        },
         confirmations=[
             (measure.of(record), line)
             for _, record, line in confirmations(folder)

@@ -90,10 +90,14 @@ def read_final(folder: Path, plan: Plan | None, measure: Measure, *, plan_sha256
             for s, r in own.items()
             if s != "pretrain" or not measure.why_missing(r)
         },
-        curves={s: pd.DataFrame(read_curve(paths[s].parent / "metrics.jsonl")) for s in own},
+        curves={
+            s: curve
+            for s, r in own.items()
+            if len(curve := _curve(r, paths[s].parent, measure)) or s != "pretrain"
+        },
         samples=[] if "ppo" in others else _samples(samples),
         sealed=_sealed(sealed_values, sealed, measure) if is_sealed else None,
-        band=_object(curve, "forecast curve") if "pretrain" in own else {},
+        band=_object(curve, "forecast curve") if "pretrain" in own and measure.is_default else {},
         others=tuple(others),
         other_plan=_sentence(folder, others),
         files=tuple(path for path in read if path.exists()),
@@ -146,6 +150,17 @@ def _sentence(folder: Path, others: Mapping[str, str]) -> str:
         f"{what} of another plan ({first}): nothing of {', '.join(others)} is shown or compared"
         " with this plan's forecast. Run scaling.final with this plan to see its outcome."
     )
+
+
+def _curve(record: Record, folder: Path, measure: Measure) -> pd.DataFrame:
+    """Return the curve of a stage; of pretraining in the loss that is meant, empty without it."""
+    rows = read_curve(folder / "metrics.jsonl")
+    if record.stage != "pretrain" or measure.is_default:
+        return pd.DataFrame(rows)
+    factor, names = measure.curve_factor(record), ("train_loss", "test_loss")
+    if factor is None:
+        return pd.DataFrame()
+    return pd.DataFrame([r | {k: r[k] * factor for k in names if r.get(k)} for r in rows])
 
 
 def _object(path: Path, noun: str) -> dict[str, Any]:

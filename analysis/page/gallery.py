@@ -75,9 +75,9 @@ def loss_pictures(
             fitted_to=high if beyond > 1 else None,
         ),
         caption=(
-            "Every cell (points) and its training curve (thin lines), coloured by N. The"
-            f" frontier is the law's least loss at each compute, with the {100 * level:g}%"
-            " interval of its mean"
+            f"Every cell (points){' and its training curve (thin lines)' if len(curves) else ''},"
+            f" coloured by N. The frontier is the law's least loss at each compute, with the"
+            f" {100 * level:g}% interval of its mean"
         )
         + ("; the star is the plan's forecast." if planned else "."),
     )

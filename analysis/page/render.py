@@ -159,6 +159,7 @@ def context(material: Material) -> dict[str, Any]:
         **evaluation,
         "cost_table": tables.cost_grid(material),
         **_design(material),
+        "curves_missing": material.why_no_curves,
         "curve_figures": inline(gallery.curve_pictures(material)),
         "cell_columns": [
             {"label": c, "numeric": i >= tables.TEXT_COLUMNS}
