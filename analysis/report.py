@@ -67,6 +67,7 @@ def main(config: ReportConfig) -> None:
     outcome = verdict(material)
     if outcome:
         lines += [outcome["text"], outcome["head"]]
+    lines.append(material.final.other_plan)
     sys.stdout.write("\n".join([*filter(None, lines), f"report written to {Path(out)}"]) + "\n")
     if config.wandb:
         mirror_report(material, Path(out), mode=config.wandb)

@@ -144,9 +144,12 @@ def curves_of(table: pd.DataFrame) -> tuple[list[Curve], str]:
     changes = np.any([np.diff(key[order]) != 0 for key in keys], axis=0)
     points = np.stack([column(table, name) for name in AXES], axis=1)
     paths = table["curve"].tolist() if "curve" in table else [None] * len(table)
+    factors = table["curve_factor"].tolist() if "curve_factor" in table else [1.0] * len(table)
     curves, source = [], "end points"
     for rows in np.split(order, np.flatnonzero(changes) + 1):
-        between = [_readings(paths[row]) for row in rows if isinstance(paths[row], str)]
+        between = [
+            _readings(paths[row], factors[row]) for row in rows if isinstance(paths[row], str)
+        ]
         if any(len(b) for b in between):
             source = "training curves"
         hull = np.log(lower_hull(np.concatenate([points[rows], *between])))
@@ -183,11 +186,11 @@ def _above(x: Array, y: Array, first: int, middle: int, last: int) -> bool:
     return bool((y[middle] - y[first]) * (x[last] - x[first]) >= chord)
 
 
-def _readings(path: str) -> Array:
-    """Return the evaluations of a curve after warm-up as rows (C, D, L)."""
+def _readings(path: str, factor: float) -> Array:
+    """Return the evaluations of a curve after warm-up as rows (C, D, L), L times `factor`."""
     names = ("flops", "tokens", "test_loss")
     rows = [[r.get(name) or np.nan for name in names] for r in read_curve(path)]
-    points = np.array(rows, dtype=float).reshape(-1, 3)
+    points = np.array(rows, dtype=float).reshape(-1, 3) * [1.0, 1.0, factor]
     points = points[np.isfinite(points).all(axis=1) & (points > 0).all(axis=1)]
     return points[points[:, 1] > SKIPPED_SHARE * points[:, 1].max(initial=0.0)]
 

@@ -22,7 +22,6 @@ from analysis.figures.canvas import (
     INK,
     LABELS,
     LETTERS,
-    TEST_LOSS,
     TIP,
     band,
     panel,
@@ -451,7 +450,7 @@ def tuning(swept: Sequence[Mapping[str, Any]], cells: pd.DataFrame, *, axis: str
 def training_curves(curves: pd.DataFrame, *, final: pd.DataFrame | None = None) -> str:
     """Draw loss against tokens, a line a cell; `curves` has run, params, tokens, loss."""
     with panel(
-        "curves", x=LABELS["tokens"], y=TEST_LOSS, logy=True, title="Training curves"
+        "curves", x=LABELS["tokens"], y=LABELS["loss"], logy=True, title="Training curves"
     ) as drawn:
         axis = drawn.ax
         sized_lines(axis, curves, x="tokens", label=True, named=True)

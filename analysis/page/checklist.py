@@ -254,7 +254,7 @@ def _extrapolation(material: Material) -> str:
     plan = material.plan
     if not plan or not plan.extrapolation:
         return ""
-    record = material.stages.get("pretrain")
+    record = material.final.stages.get("pretrain")
     reached = f"; the run reached {record.test_loss:.4f}" if record and record.test_loss else ""
     loss = plan.forecast.test_loss
     forecast = f", forecast {loss:.4f}" if loss else ""

@@ -1,7 +1,7 @@
 """Everything that a report shows, read from a study's folder; what is missing is None or empty."""
 
 import logging
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,35 +9,30 @@ import pandas as pd
 
 from analysis.laws.law import Law
 from analysis.laws.published import check_measure
+from analysis.page.final_run import FinalRun, read_final
 from analysis.planning.plan import Forecast, Plan
 from analysis.planning.written.plan_file import read_plan
 from scaling.schema import (
     NATS_PER_TOKEN,
     Measure,
     Record,
-    check_schema,
     confirmations,
-    measure_of,
-    read_as,
     read_curve,
-    read_json,
-    read_record,
     read_records,
     sha256_file,
 )
 
 log = logging.getLogger(__name__)
-STAGES = ("pretrain", "sft", "reward", "ppo")
 CURVE_ROWS = 120  # points of one cell's curve in a figure: nobody sees more
 
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """A study, its law, its plan and its final run.
+    """A study, its law, its plan and the final run of that plan.
 
-    `sealed` is the forecast as it stood before the final run, `forecast_band` the run against the
-    curve of that forecast (final/curve.json), `confirmations` the records of confirmation runs with
-    the score of their forecast, `sha256` that of each file by its name.
+    `curve_factors` turn the losses of each cell's curve into the page's (a cell without one has no
+    curve of that loss), `confirmations` are the records of confirmation runs with the score of
+    their forecast, `sha256` that of each file by its name.
     """
 
     folder: Path
@@ -45,23 +40,27 @@ class Material:
     law: Law | None
     measure: Measure = field(default_factory=Measure)
     plan: Plan | None
-    stages: dict[str, Record]
-    curves: dict[str, pd.DataFrame]
-    samples: list[dict[str, Any]]
-    sealed: Forecast | None = None
-    forecast_band: dict[str, Any] = field(default_factory=dict)
+    final: FinalRun = field(default_factory=FinalRun)
+    curve_factors: dict[str, float] = field(default_factory=dict)
     confirmations: list[tuple[Record, dict[str, Any]]] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
 
     @property
     def forecast(self) -> Forecast | None:
         """The sealed forecast, else that of the plan."""
-        return self.sealed or (self.plan.forecast if self.plan else None)
+        return self.final.sealed or (self.plan.forecast if self.plan else None)
 
     @property
     def count(self) -> str:
         """The parameter count that the law was fitted on."""
         return self.law.count if self.law else "non_embedding"
+
+    @property
+    def why_no_curves(self) -> str:
+        """Say why no training curve is drawn; empty where the curves hold the page's loss."""
+        target = self.measure.target
+        what = f"they hold the loss of the test part, not that on {target}"
+        return f"No training curves are shown: {what}." if target else ""
 
     def cells(self) -> pd.DataFrame:
         """Return the runs of the law: run, params (under `count`), tokens, flops, loss and so on.
@@ -89,8 +88,12 @@ class Material:
         """Return the cells' curves: run, params, tokens, flops, loss; `CURVE_ROWS` or so each."""
         parts = []
         for r in self.records:
+            factor = self.curve_factors.get(r.run_id)
+            if factor is None:
+                continue
             curve = loss_curve(read_curve(self.folder / r.run_id / "metrics.jsonl"))
             if len(curve):
+                curve = curve.assign(loss=factor * curve["loss"])
                 step = max(1, len(curve) // CURVE_ROWS)
                 size = float(getattr(r.params, self.count))
                 parts.append(curve.iloc[::step].assign(run=r.run_id, params=size))
@@ -124,32 +127,26 @@ def read_material(
         check_measure(read_law, str(law_path), target=target, unit=unit)
     measure = read_law.measure if read_law else asked
     plan_path = Path(plan or folder / measure.file("plan.yaml"))
-    final = folder / "final"
-    records_of_stages = {
-        s: final / s / "record.json" for s in STAGES if (final / s / "record.json").exists()
-    }
-    samples, sealed = final / "ppo" / "samples.json", final / "forecast.json"
-    curve = final / "curve.json"
-    candidates = (law_path, plan_path, sealed, curve, *records_of_stages.values(), samples)
-    files = [p for p in candidates if p.exists()]
+    read_plan_file = read_plan(plan_path) if plan or plan_path.exists() else None
+    if read_plan_file:
+        _check_plan(read_plan_file, plan_path, measure)
+    final = read_final(
+        folder / "final",
+        read_plan_file,
+        measure,
+        plan_sha256=sha256_file(plan_path) if read_plan_file else "",
+    )
+    files = [*(p for p in (law_path, plan_path) if p.exists()), *final.files]
     return Material(
         folder=folder,
         records=_measured(records, measure),
         measure=measure,
         law=read_law,
-        plan=read_plan(plan_path) if plan or plan_path.exists() else None,
-        stages={
-            stage: measure.of(r) if stage == "pretrain" else r
-            for stage, r in ((s, read_record(p)) for s, p in records_of_stages.items())
-            if stage != "pretrain" or not measure.why_missing(r)
+        plan=read_plan_file,
+        final=final,
+        curve_factors={
+            r.run_id: factor for r in records if (factor := measure.curve_factor(r)) is not None
         },
-        curves={
-            s: pd.DataFrame(read_curve(p.parent / "metrics.jsonl"))
-            for s, p in records_of_stages.items()
-        },
-        samples=_samples(samples),
-        sealed=_sealed(sealed, measure),
-        forecast_band=_object(curve, "forecast curve"),
         confirmations=[
             (measure.of(record), line)
             for _, record, line in confirmations(folder)
@@ -157,6 +154,18 @@ def read_material(
         ],
         sha256={_name(p, folder): sha256_file(p) for p in files},
     )
+
+
+def _check_plan(plan: Plan, path: Path, measure: Measure) -> None:
+    """Refuse a plan whose forecast is of another loss than the page."""
+    forecast = plan.forecast
+    planned = Measure(target=forecast.target, unit=forecast.unit)
+    if forecast.test_loss is not None and planned != measure:
+        settings = planned.settings or "neither target= nor unit="
+        raise ValueError(
+            f"{path} forecasts the {planned.words}, and the page is of the {measure.words}; write"
+            f" it with {settings}, or give a plan of this loss"
+        )
 
 
 def _measured(records: list[Record], measure: Measure) -> list[Record]:
@@ -188,32 +197,6 @@ def loss_curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
             "loss": [float(r[measured]) for r in measured_rows],
         }
     )
-
-
-def _object(path: Path, noun: str) -> dict[str, Any]:
-    """Read a file of the final run; empty where there is none."""
-    if not path.exists():
-        return {}
-    values = read_json(path)
-    check_schema(values, source=path, noun=noun, fix="remove it, or run scaling.final again")
-    return values
-
-
-def _sealed(path: Path, measure: Measure) -> Forecast | None:
-    """Read the sealed forecast without what it was sealed with; None for none of this loss."""
-    values = _object(path, "sealed forecast")
-    if measure_of(values) != measure:
-        return None
-    own = {f.name: values[f.name] for f in fields(Forecast) if f.name in values}
-    fix = "remove it, or run scaling.final again"
-    return read_as(Forecast, own, source=path, noun="sealed forecast", fix=fix) if own else None
-
-
-def _samples(path: Path) -> list[dict[str, Any]]:
-    samples = read_json(path) if path.exists() else []
-    if not isinstance(samples, list) or not all(isinstance(s, dict) for s in samples):
-        raise ValueError(f"{path} is not a list of samples; run the ppo stage again")
-    return samples
 
 
 def _name(path: Path, folder: Path) -> str:

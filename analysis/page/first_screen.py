@@ -76,7 +76,7 @@ def cards(material: Material) -> list[Card]:
 
 def verdict(material: Material) -> dict[str, str] | None:
     """Return forecast and outcome compared, in words; None before the final run has ended."""
-    record, forecast = material.stages.get("pretrain"), material.forecast
+    record, forecast = material.final.stages.get("pretrain"), material.forecast
     if record is None:
         return None
     if record.test_loss is None:
@@ -136,7 +136,9 @@ def alarms(material: Material) -> list[dict[str, str]]:
             },
         )
     rows += _stale(material)
-    if shares := material.forecast_band.get("left"):
+    if other := material.final.other_plan:
+        rows.append({"code": "other_plan", "sentence": other, "where": "final run"})
+    if shares := material.final.band.get("left"):
         rows.append(
             {
                 "code": "left_forecast",
@@ -147,9 +149,9 @@ def alarms(material: Material) -> list[dict[str, str]]:
                 "where": "final run",
             }
         )
-    if length := length_alarm(material.stages.get("reward")):
+    if length := length_alarm(material.final.stages.get("reward")):
         rows.append({"code": "reward_by_length", "sentence": length, "where": "reward"})
-    for r in (*material.records, *material.stages.values()):
+    for r in (*material.records, *material.final.stages.values()):
         if r.status != "done":
             text = (r.error or "").strip().splitlines()
             rows.append(
@@ -306,7 +308,7 @@ def kl_budget(plan: Plan | None) -> float | None:
 
 
 def _ppo_cards(material: Material) -> list[Card]:
-    record = material.stages.get("ppo")
+    record = material.final.stages.get("ppo")
     metrics = record.metrics if record else {}
     if not {"reward_before", "reward_after", "kl"} <= set(metrics):
         return []

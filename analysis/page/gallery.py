@@ -75,9 +75,9 @@ def loss_pictures(
             fitted_to=high if beyond > 1 else None,
         ),
         caption=(
-            "Every cell (points) and its training curve (thin lines), coloured by N. The"
-            f" frontier is the law's least loss at each compute, with the {100 * level:g}%"
-            " interval of its mean"
+            f"Every cell (points){' and its training curve (thin lines)' if len(curves) else ''},"
+            f" coloured by N. The frontier is the law's least loss at each compute, with the"
+            f" {100 * level:g}% interval of its mean"
         )
         + ("; the star is the plan's forecast." if planned else "."),
     )
@@ -230,8 +230,8 @@ def curve_pictures(material: Material) -> list[Picture]:
     if not len(curves):
         return []
     final = (
-        loss_curve(material.curves["pretrain"].to_dict(orient="records"))
-        if "pretrain" in material.curves
+        loss_curve(material.final.curves["pretrain"].to_dict(orient="records"))
+        if "pretrain" in material.final.curves
         else None
     )
     return [
@@ -244,7 +244,7 @@ def curve_pictures(material: Material) -> list[Picture]:
 
 def final_pictures(material: Material) -> list[Picture]:
     """Draw the forecast with its interval against the outcome."""
-    plan, record, forecast = material.plan, material.stages.get("pretrain"), material.forecast
+    plan, record, forecast = material.plan, material.final.stages.get("pretrain"), material.forecast
     if not plan or not forecast or not forecast.test_loss or len(forecast.interval) != 2:
         return []
     outcome = record.test_loss if record else None
@@ -262,7 +262,7 @@ def final_pictures(material: Material) -> list[Picture]:
         points = [(p.tokens, p.test_loss, *p.interval) for p in forecast.curve]
         svg = charts.forecast_band(
             pd.DataFrame([*points, end], columns=["x", "y", "lo", "hi"]),
-            material.forecast_band.get("rows", []),
+            material.final.band.get("rows", []),
             level=forecast.level,
             outcome=outcome,
         )

@@ -159,6 +159,7 @@ def context(material: Material) -> dict[str, Any]:
         **evaluation,
         "cost_table": tables.cost_grid(material),
         **_design(material),
+        "curves_missing": material.why_no_curves,
         "curve_figures": inline(gallery.curve_pictures(material)),
         "cell_columns": [
             {"label": c, "numeric": i >= tables.TEXT_COLUMNS}
@@ -188,38 +189,47 @@ def _planner(material: Material) -> dict[str, Any] | None:
 
 def _final(material: Material) -> dict[str, Any]:
     """Return the parts on the final run: forecast, outcome, stages, samples."""
-    later = [s for s in ("sft", "reward", "ppo") if s in material.stages]
+    later = [s for s in ("sft", "reward", "ppo") if s in material.final.stages]
     budget = kl_budget(material.plan)
-    pretrained = "pretrain" in material.stages
+    pretrained = "pretrain" in material.final.stages
     laws = stage_laws(material.plan.stage_laws if material.plan else {})
     return {
         "final_missing": (
             ""
             if pretrained
-            else "The final run has not ended yet: run scaling.final, then write the report again."
+            else material.final.other_plan
+            or "The final run has not ended yet: run scaling.final, then write the report again."
         ),
         "verdict": verdict(material),
         "confirmation_table": tables.confirmation_grid(material),
         "final_figures": inline(gallery.final_pictures(material)),
-        "stages_missing": "" if later else "No stage after pretraining has ended yet.",
+        "stages_missing": ""
+        if later
+        else material.final.other_plan or "No stage after pretraining has ended yet.",
         "stages_table": tables.stages_grid(material),
         "stage_laws_missing": "" if laws else "No laws of these stages were fitted for the plan.",
-        "stage_forecasts_table": forecast_grid(material.plan, material.stages),
+        "stage_forecasts_table": forecast_grid(material.plan, material.final.stages),
         "stage_laws_table": stage_law_grid(laws),
         "stage_laws_figures": inline(stage_law_pictures(laws)),
         "stages": [
             {
                 "name": STAGE_NAMES[s],
                 "text": "",
-                "figures": inline(gallery.stage_pictures(s, material.curves[s], kl_budget=budget)),
+                "figures": inline(
+                    gallery.stage_pictures(s, material.final.curves[s], kl_budget=budget)
+                ),
             }
             for s in later
         ],
         **_overoptimised(material),
         "samples_missing": (
-            "" if material.samples else "There are no samples yet: they are kept by the ppo stage."
+            ""
+            if material.final.samples
+            else "There are no samples yet: they are kept by the ppo stage."
         ),
-        "samples": [_sample(i, s) for i, s in enumerate(material.samples[:MOST_SAMPLES], start=1)],
+        "samples": [
+            _sample(i, s) for i, s in enumerate(material.final.samples[:MOST_SAMPLES], start=1)
+        ],
     }
 
 
@@ -260,8 +270,12 @@ def _tuning(material: Material) -> dict[str, Any]:
 def _overoptimised(material: Material) -> dict[str, Any]:
     """Return table and figures of over-optimisation, by best-of-n and by PPO."""
     judges = read_best_of_n(material.folder)
-    before = material.stages["ppo"].metrics.get("gold_before") if "ppo" in material.stages else None
-    ppo = of_ppo(material.curves.get("ppo", pd.DataFrame()), before)
+    before = (
+        material.final.stages["ppo"].metrics.get("gold_before")
+        if "ppo" in material.final.stages
+        else None
+    )
+    ppo = of_ppo(material.final.curves.get("ppo", pd.DataFrame()), before)
     return {
         "overoptimised_missing": "" if judges else "Not measured yet: run scaling.best_of_n.",
         "overoptimised_table": judges_grid([*judges, *([ppo] if ppo else [])]),
@@ -298,7 +312,11 @@ def _evaluation(material: Material) -> tuple[dict[str, Any], list[dict[str, str]
     """Return what the page shows of scores on tasks and texts, and the alarms of their laws."""
     evaluations = read_evaluations(material.folder)
     scores, flops = scores_of(evaluations), material.plan.pretrain.flops if material.plan else None
-    final = [v for v in evaluations if v["final"] and v["stage"] == "pretrain"]
+    final = [
+        v
+        for v in evaluations
+        if v["final"] and v["stage"] == "pretrain" and "pretrain" not in material.final.others
+    ]
     part = {
         "evaluation_missing": (
             ""

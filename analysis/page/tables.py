@@ -226,7 +226,7 @@ def confirmation_grid(material: Material) -> Grid:
 def stages_grid(material: Material) -> Grid:
     """Return the final figures of each stage."""
     rows = []
-    for stage, record in material.stages.items():
+    for stage, record in material.final.stages.items():
         finals = (
             {"test loss": record.test_loss, **record.metrics} if stage != "ppo" else record.metrics
         )
@@ -248,9 +248,11 @@ def cost_grid(material: Material) -> Grid:
     """Return FLOPs and time of the sweep and of each stage."""
     done = [r for r in material.records if r.stage == "pretrain"]
     rows = [_cost(f"sweep, {len(done)} cells", done)]
-    rows += [_cost(f"final run, {stage}", [record]) for stage, record in material.stages.items()]
-    if material.stages:
-        rows.append(_cost("in all", [*done, *material.stages.values()]))
+    rows += [
+        _cost(f"final run, {stage}", [record]) for stage, record in material.final.stages.items()
+    ]
+    if material.final.stages:
+        rows.append(_cost("in all", [*done, *material.final.stages.values()]))
     columns = ("what", "FLOPs, trunks once", "wall seconds, summed", "device time", "peak memory")
     return Grid(name="Cost", columns=columns, rows=rows, numeric=(1, 2, 3, 4))
 

@@ -76,7 +76,8 @@ def study_rows(
         if why:
             dropped.append({"run": record.run_id, "why": why})
         else:
-            rows += _rows(measure.of(record), path.parent, count, points)
+            of_row = _rows(measure.of(record), path.parent, count, points)
+            rows += [row | _curve(record, path.parent, measure) for row in of_row]
             taken.append(record)
     if not rows:
         whys = sorted({d["why"] for d in dropped})
@@ -97,6 +98,8 @@ def study_rows(
         )
         rows, dropped = _with_texts(rows, taken, measure) + confirmation_rows, dropped + other_data
         inputs |= {"confirmations": confirmations_met} if confirmations_met else {}
+    if measure.target and stage == "pretrain":
+        log.info("training curves are not used: they hold no loss on %s", measure.target)
     inputs |= _of_the_test_set(taken, measure)
     table = pd.DataFrame(rows)
     table.index = pd.Index(table["run"].tolist())  # cells are named, not counted
@@ -179,7 +182,8 @@ def _confirmation_rows(
         if why:
             other_data.append({"run": record.run_id, "why": why})
             continue
-        rows.append(_row(measure.of(record), path.parent, count))
+        row = _row(measure.of(record), count)
+        rows.append(row | _curve(record, path.parent, measure))
         keys = ("study", "forecast", "interval", "level", "outcome", "error", "z", "inside")
         outcomes.append(
             {"run": record.run_id, "flops": record.flops, **{k: line[k] for k in keys}}
@@ -204,7 +208,7 @@ def _reason_to_drop(record: Record, stage: str, measure: Measure) -> str | None:
 
 def _rows(record: Record, folder: Path, count: str, points: str) -> list[dict[str, Any]]:
     """Return the row of a run, or one row an update; rows of one run share it as their trunk."""
-    row = _row(record, folder, count)
+    row = _row(record, count)
     if points == "records":
         return [row]
     updates = [r for r in read_curve(folder / "metrics.jsonl") if "held_out_gold" in r]
@@ -228,8 +232,8 @@ def _rows(record: Record, folder: Path, count: str, points: str) -> list[dict[st
     ]
 
 
-def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
-    curve, config = folder / "metrics.jsonl", record.config
+def _row(record: Record, count: str) -> dict[str, Any]:
+    config = record.config
     if record.stage != "pretrain":
         return _stage_row(record, count)
     model, optim = config.get("model", {}), config.get("optim", {})
@@ -244,10 +248,18 @@ def _row(record: Record, folder: Path, count: str) -> dict[str, Any]:
         "n_experts": model.get("n_experts", 0),
         "experts": max(1, model.get("n_experts", 0)),
         "undercooled": "undercooled" in record.flags,
-        "curve": str(curve) if curve.exists() else None,
         **{f"optim.{k}": v for k, v in optim.items() if k not in RULE and _plain(v)},
         **{f"schedule.{k}": v for k, v in config.get("schedule", {}).items() if _plain(v)},
     }
+
+
+def _curve(record: Record, folder: Path, measure: Measure) -> dict[str, Any]:
+    """Return the path of a cell's curve, and what turns its losses into those that are meant."""
+    if record.stage != "pretrain":
+        return {}
+    path, factor = folder / "metrics.jsonl", measure.curve_factor(record)
+    known = factor is not None and path.exists()
+    return {"curve": str(path) if known else None, "curve_factor": factor}
 
 
 def _common(record: Record, count: str) -> dict[str, Any]:

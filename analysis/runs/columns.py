@@ -101,7 +101,7 @@ def canonical(
         if source in raw:
             table[name] = raw[source].to_numpy()
     table["run"] = raw["run"].astype(str).to_numpy() if "run" in raw else raw.index.astype(str)
-    names_of_study = [name for name in ("curve", "undercooled") if name in raw]
+    names_of_study = [name for name in ("curve", "curve_factor", "undercooled") if name in raw]
     table = table.assign(**{name: raw[name].to_numpy() for name in names_of_study})
     settings = kept_settings(raw, [source for source in sources.values() if source in raw])
     table = table.assign(**{name: values.to_numpy() for name, values in settings.items()})

@@ -6,7 +6,7 @@ a published law alone, and every reason of the plan then names it. N parameters,
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from analysis.forms.token_flops import TokenFlops
 from analysis.runs.ladder import Ladder, chinchilla_ladder, trained_ladder
-from scaling.schema import Measure, Recipe, Record, Shape, read_curve, read_records
+from scaling.schema import NATS_PER_TOKEN, Measure, Recipe, Record, Shape, read_curve, read_records
 
 NEAREST_CELLS = 6  # cells nearest in size whose median speed is taken
 MOST_COURSES = 12  # largest cells whose curves are read, for the forecast band
@@ -137,7 +137,8 @@ def study_of(folder: str | Path, *, count: str, measure: Measure | None = None) 
     records = [r for r in read_records(folder) if r.status == "done" and r.stage == "pretrain"]
     if not records:
         raise ValueError(f"{folder} has no cell that is done; run the sweep first")
-    measured = [measure.of(r) for r in records if not measure.why_missing(r)]
+    in_nats = replace(measure, unit=NATS_PER_TOKEN)
+    of_text = [in_nats.of(r) for r in records if not in_nats.why_missing(r)]
     largest = max(records, key=lambda r: r.flops)
     config, like = largest.config, Shape.of(largest)
     schedule = config.get("schedule", {})
@@ -154,7 +155,7 @@ def study_of(folder: str | Path, *, count: str, measure: Measure | None = None) 
         device=largest.device,
         cells=tuple(_cell(r, count) for r in records),
         courses=_courses(Path(folder), records, count) if measure.is_default else (),
-        bytes_per_token=_bytes_per_token(measured),
+        bytes_per_token=_bytes_per_token(of_text),
         unique_tokens=max(
             (r.metrics["corpus_tokens"] for r in records if "corpus_tokens" in r.metrics),
             default=None,

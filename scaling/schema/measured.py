@@ -50,6 +50,19 @@ class Measure:
             return "its bits per byte were not measured"
         return ""
 
+    def curve_factor(self, record: Record) -> float | None:
+        """Return what turns the test loss of a record's curve into this loss.
+
+        None where a curve does not hold it: curves are of the test part, in nats per token.
+        """
+        if self.target:
+            return None
+        if self.unit != BITS_PER_BYTE:
+            return 1.0
+        if not record.test_loss or record.bits_per_byte is None:
+            return None
+        return record.bits_per_byte / record.test_loss
+
     def of(self, record: Record) -> Record:
         """Return a record whose test loss, its error and bits per byte are this loss.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.planning.plan import Plan
 from scaling.config import CellConfig, ModelConfig
 from scaling.schema import Record, Shape, write_json
 
@@ -121,10 +122,15 @@ def record_of(
     )
 
 
-def write_final(folder: Path, *, tokens: int = 2_000_000, loss: float = 2.4) -> None:
-    """Write a final run whose four stages have ended, with samples that hold markup."""
-    config = CellConfig(study=folder.name, model=ModelConfig(n_layer=6, d_model=112))
+def write_final(folder: Path, *, plan: Plan, loss: float = 2.4) -> None:
+    """Write the final run of a plan whose four stages have ended, with samples of markup."""
+    planned = plan.pretrain
+    tokens = planned.tokens
+    config = CellConfig(study=folder.name, model=ModelConfig(**planned.model))
     config.budget.n_tokens = tokens
+    config.data.context = planned.context
+    config.optim.weight_decay = planned.weight_decay
+    config.schedule.name = planned.schedule
     shape = config.model.shape(vocab_size=1024, context=128)
     base = record_of(config, shape, tokens, loss=loss, trunk="final")
     curves = stage_curves(tokens, flops=base.flops, loss=loss)

@@ -114,7 +114,7 @@ def folder(tmp_path_factory) -> Path:
     law.write(folder / "law.json")
     plan = make_plan(law, Budget(flops=3e13), study_of(folder, count="with_head"))
     write_plan(folder / "plan.yaml", plan)
-    synthetic.write_final(folder, loss=plan.forecast.test_loss + 0.001)
+    synthetic.write_final(folder, plan=plan, loss=plan.forecast.test_loss + 0.001)
     return folder
 
 
@@ -239,7 +239,7 @@ def test_forms_that_were_compared_are_shown_and_compared_again(folder, material)
 def test_the_outcome_is_held_to_the_sealed_forecast_and_the_curve(folder, tmp_path):
     copy = Path(shutil.copytree(folder, tmp_path / "small"))
     before = read_material(copy)
-    reached = before.stages["pretrain"].test_loss
+    reached = before.final.stages["pretrain"].test_loss
     sealed = {"test_loss": 2 * reached, "interval": [1.9 * reached, 2.1 * reached], "level": 0.9}
     point = {"share": 0.1, "tokens": 2e5, "test_loss": 3.0, "interval": [2.9, 3.1], "curves": 5}
     write_json(copy / "final/forecast.json", {**sealed, "curve": [point]})

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from analysis.estimation.envelope import curves_of
 from analysis.estimation.options import FitConfig, IntervalsConfig
 from analysis.laws.law import Law
 from analysis.laws.published import check_measure
@@ -106,6 +107,25 @@ def test_a_fit_takes_the_set_and_the_unit_and_the_page_follows_its_law(study, mo
     assert bits.parameters["E"] == pytest.approx(2.0 / math.log(2) / 3, rel=1e-3)
     with pytest.raises(ValueError, match=r"not of the loss on web in bits .* unit=bits_per_byte"):
         check_measure(law, "law.web.json", target="web", unit="bits_per_byte")
+
+
+def test_curves_are_of_the_loss_that_is_meant_or_are_not_used(study):
+    for path in study.glob("*/record.json"):
+        row = {"step": 1, "tokens": 9e5, "flops": 1e10, "train_loss": 3.0, "test_loss": 2.5}
+        (path.parent / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    in_bits = 1 / math.log(2) / 2
+    for measure, factor in ((Measure(), 1.0), (BITS, in_bits)):
+        table = load_runs(study, measure=measure).table
+        hulls, source = curves_of(table.loc[table["tokens"] == 1e6])
+        np.testing.assert_allclose([np.exp(h.log_loss).max() for h in hulls], 2.5 * factor)
+        assert source == "training curves"
+    curve = read_material(study, unit="bits_per_byte").training()
+    np.testing.assert_allclose(curve["loss"], 2.5 * in_bits)
+    web = load_runs(study, measure=WEB).table
+    assert curves_of(web)[1] == "end points"
+    page = read_material(study, target="web")
+    assert page.training().empty
+    assert "they hold the loss of the test part, not that on web" in page.why_no_curves
 
 
 def test_what_no_cell_holds_is_one_sentence(study, tmp_path):
