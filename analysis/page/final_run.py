@@ -91,9 +91,9 @@ def read_final(folder: Path, plan: Plan | None, measure: Measure, *, plan_sha256
             if s != "pretrain" or not measure.why_missing(r)
         },
         curves={
-            s: curve
+            s: rows
             for s, r in own.items()
-            if len(curve := _curve(r, paths[s].parent, measure)) or s != "pretrain"
+            if len(rows := _curve(r, paths[s].parent, measure)) or s != "pretrain"
         },
         samples=[] if "ppo" in others else _samples(samples),
         sealed=_sealed(sealed_values, sealed, measure) if is_sealed else None,

@@ -3,8 +3,9 @@
 The table has the columns params (N, under the chosen count), tokens (D), loss (L, nats per token),
 flops (C; 6ND where the source has none) and run. Where the source has them it also has trunk,
 group, weight, seed, unique_tokens, experts (1: dense), lr, batch, curve (path of metrics.jsonl),
-curve_factor (of its losses, for another unit), and for post-training examples, pairs, epochs, kl, reward, error; other settings of training stand
-under `analysis.runs.setting_columns.PREFIX` and their own name. The form says which columns must
+curve_factor (of its losses, for another unit), and for
+post-training examples, pairs, epochs, kl, reward, error; other settings of training stand under
+`analysis.runs.setting_columns.PREFIX` and their own name. The form says which columns must
 be there. From a study come the done cells of one stage; for pretraining also its confirmation runs
 (LAWS 8, step 9). `dropped` lists the other cells with the reason. Every mistake is one sentence.
 """
