@@ -144,8 +144,8 @@ def observed(fitted: pd.DataFrame) -> str:
     """Draw observed against fitted loss; `fitted` has params, loss, predicted."""
     with panel(
         "observed",
-        x="fitted loss (nats/token)",
-        y="observed test loss (nats/token)",
+        x=f"fitted {LABELS['loss']}",
+        y=f"observed {LABELS['loss']}",
         logy=True,
         title="Observed against fitted loss",
     ) as drawn:
@@ -161,11 +161,18 @@ def observed(fitted: pd.DataFrame) -> str:
 
 
 def surface(
-    cells: pd.DataFrame, sizes: Any, tokens: Any, losses: Any, ridge: pd.DataFrame | None
+    cells: pd.DataFrame,
+    sizes: Any,
+    tokens: Any,
+    losses: Any,
+    ridge: pd.DataFrame | None,
+    *,
+    convention: str = "C = 6ND",
 ) -> str:
     """Draw the fitted loss over N (n,) and D (m,) as level lines (m, n), the runs on it.
 
-    Runs above the surface are open, those below it filled; `ridge` (x, y) is the optimum.
+    Runs above the surface are open, those below it filled; `ridge` (x, y) is the
+    optimum where C is counted as `convention` says.
     """
     with panel(
         "surface",
@@ -179,7 +186,7 @@ def surface(
         levels = axis.contour(sizes, tokens, losses, levels=9, **lines)
         axis.clabel(levels, fontsize=7, colors=INK, fmt="%.3g")
         if ridge is not None:
-            axis.plot(ridge["x"], ridge["y"], "--", color=C1, label="optimum at 6ND")
+            axis.plot(ridge["x"], ridge["y"], "--", color=C1, label=f"optimum at {convention}")
         above = cells["loss"] > cells["predicted"]
         for here, face, label in ((above, "none", "above"), (~above, C2, "below")):
             part = cells.loc[here]

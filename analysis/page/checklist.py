@@ -56,7 +56,7 @@ def _lines(material: Material, by_count: Sequence[tuple[str, Law]]) -> Iterator[
     yield "optimiser", _optimiser(done)
     yield "learning rate, batch and how they were set", _rates(done)
     yield "schedule and which checkpoints are fitted", _schedule(done)
-    yield "evaluation", _evaluation(done)
+    yield "evaluation", _evaluation(done, material.measure.unit_words)
     yield "data", _data(done)
     yield "objective and how it is minimised", _objective(law)
     yield "distinct optima", _optima(law)
@@ -85,8 +85,8 @@ def _counting(law: Law | None, done: Sequence[Record]) -> str:
     ratio = f", {min(per_token):.3g} to {max(per_token):.3g} times 6ND" if per_token else ""
     return (
         f"N {count} parameters; D tokens processed, repeats included; C counted from the matrix"
-        f" products, forward and backward, attention as the full square{ratio}; the law's optimum"
-        " takes C = 6ND"
+        f" products, forward and backward, attention as the full square{ratio}"
+        f"{f'; the optimum of the law takes {law.convention}' if law else ''}"
     )
 
 
@@ -165,13 +165,13 @@ def _schedule(done: Sequence[Record]) -> str:
     )
 
 
-def _evaluation(done: Sequence[Record]) -> str:
+def _evaluation(done: Sequence[Record], unit: str) -> str:
     error = [r.test_loss_se for r in done if r.test_loss_se]
     tokens = _values(done, "eval", "test_tokens")
     se = ""
     if error:
         se = (
-            f", standard error {min(error):.2g} to {max(error):.2g} nats by the choice of"
+            f", standard error {min(error):.2g} to {max(error):.2g} {unit} by the choice of"
             " documents, common to all runs: it is not the error of a difference between two"
         )
     return f"{tokens} held-out tokens, the same for every run, not smoothed{se}" if done else ""

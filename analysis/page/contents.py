@@ -40,6 +40,7 @@ class Material:
     law: Law | None
     measure: Measure = field(default_factory=Measure)
     plan: Plan | None
+    plan_path: Path = Path("plan.yaml")
     final: FinalRun = field(default_factory=FinalRun)
     curve_factors: dict[str, float] = field(default_factory=dict)
     confirmations: list[tuple[Record, dict[str, Any]]] = field(default_factory=list)
@@ -143,6 +144,7 @@ def read_material(
         measure=measure,
         law=read_law,
         plan=read_plan_file,
+        plan_path=plan_path,
         final=final,
         curve_factors={
             r.run_id: factor for r in records if (factor := measure.curve_factor(r)) is not None

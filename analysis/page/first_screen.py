@@ -3,6 +3,7 @@
 import re
 import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS
@@ -220,29 +221,44 @@ def commands(material: Material) -> str:
     """
     runs, plan, law = shlex.quote(material.folder.as_posix()), material.plan, material.law
     sweeps = [c.line() for c in read_commands(material.folder) if c.module == "scaling.sweep"]
-    finals = [c.line() for c in read_commands(material.folder / "final")]
+    finals = _final_commands(material)
     confirming = material.folder.with_name(f"{material.folder.name}{CONFIRMING}") / "final"
     confirmations = [c.line() for c in read_commands(confirming)]
     lines = sweeps or [
         f"python -m scaling.sweep -m sweeps={shlex.quote(material.records[0].study)}"
     ]
-    lines.append(_fit_command(law, runs))
+    measure = material.measure
+    settings = f" {measure.settings}" if measure.settings else ""
+    lines.append(_fit_command(law, runs, settings))
     if plan:
-        bare = f"python -m analysis.plan law={runs}/law.json runs={runs}"
+        bare = (
+            f"python -m analysis.plan law={runs}/{measure.file('law.json')} runs={runs}{settings}"
+        )
         command = plan.command or f"{bare} flops={plan.budget.flops!r}"
         lines.append(shlex.join(shlex.split(command)))  # a stranger's plan is quoted anew
         if confirmations:  # a row of the law and the plan that follow
             lines += [*confirmations, *lines[-2:]]
-        lines += finals or [f"python -m scaling.final plan={runs}/plan.yaml"]
-    return "\n".join([*lines, f"python -m analysis.report runs={runs}"])
+        lines += finals or [f"python -m scaling.final plan={runs}/{measure.file('plan.yaml')}"]
+    return "\n".join([*lines, f"python -m analysis.report runs={runs}{settings}"])
 
 
-def _fit_command(law: Law | None, runs: str) -> str:
+def _final_commands(material: Material) -> list[str]:
+    """Return the commands of the final run that name this plan; all where no plan is named."""
+    names = {material.measure.file("plan.yaml"), material.plan_path.name}
+    kept = []
+    for command in read_commands(material.folder / "final"):
+        plans = [a.removeprefix("plan=") for a in command.arguments if a.startswith("plan=")]
+        if not plans or Path(plans[-1]).name in names:
+            kept.append(command.line())
+    return kept
+
+
+def _fit_command(law: Law | None, runs: str, settings: str) -> str:
     """Return the command of the fit: as it was typed, else what follows from the law."""
     arguments = law.inputs.get("arguments") if law else None
     if isinstance(arguments, list):
         return Command(module="analysis.fit", arguments=arguments).line()
-    return f"python -m analysis.fit runs={runs}{_fit_options(law)}"
+    return f"python -m analysis.fit runs={runs}{settings}{_fit_options(law)}"
 
 
 def _fit_options(law: Law | None) -> str:

@@ -149,9 +149,10 @@ def _surface(law: Law, fitted: pd.DataFrame) -> list[Picture]:
         optima = [law.optimum(c, force=True) for c in span(*_reach(fitted, None))]
         line = pd.DataFrame({"x": [o.params for o in optima], "y": [o.tokens for o in optima]})
         ridge = line.loc[line["x"].between(sizes[0], sizes[-1])]
-    svg = charts.surface(fitted, sizes, tokens, losses, ridge)
+    svg = charts.surface(fitted, sizes, tokens, losses, ridge, convention=law.convention)
     caption = (
-        "The fitted loss (nats/token) as level lines over N and D, with the runs that it rests on."
+        f"The fitted {law.measure.words} as level lines over N and D, with the runs that it rests"
+        " on."
     )
     return [Picture(name="surface", svg=svg, caption=caption)]
 

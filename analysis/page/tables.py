@@ -238,6 +238,17 @@ def stages_grid(material: Material) -> Grid:
         rows.append(
             (stage, record.status, text or "–", f"{record.steps}", duration(record.seconds))
         )
+        rows += [
+            (
+                f"{stage}, loss on {name}",
+                record.status,
+                f"{number(score.loss, 4)} ± {number(score.loss_se, 2)} nats per token,"
+                f" {number(score.bits_per_byte, 4)} bits per byte of {score.bytes:,} bytes",
+                "–",
+                "–",
+            )
+            for name, score in record.test_sets.items()
+        ]
     columns = ("stage", "status", "reached", "steps", "time")
     return Grid(
         name="Stages of the final run", columns=columns, rows=rows, numeric=(3, 4), wide=(2,)

@@ -27,6 +27,7 @@ from analysis.planning.later_stages.blocks import rounded
 from analysis.planning.plan import CurvePoint, Forecast, Interval, PretrainBlock
 from analysis.planning.shape import PlannedShape
 from analysis.runs.study import Study
+from scaling.schema import BITS_PER_BYTE
 
 SHARES = (0.1, 0.25, 0.5, 0.75)  # of the tokens, at which the curve has a point
 FEWEST_SCORED = 5  # forecasts of different laws, below which none is learnt from
@@ -65,7 +66,10 @@ def forecast_block(
     if measure.is_default:
         curve, curve_reason = curve_of(law, study, n, d, level=level, unique=unique, widen=widen)
     per_byte = study.bytes_per_token
+    in_bits = measure.unit == BITS_PER_BYTE
     in_bytes = None if per_byte is None else 1 / (math.log(2) * per_byte)
+    if in_bits:
+        in_bytes = 1.0
     return Forecast(
         test_loss=loss,
         interval=ends,
@@ -84,7 +88,9 @@ def forecast_block(
                 else "the law has no draws, so no interval"
             ),
             "bits_per_byte": (
-                f"L / (ln 2 x {per_byte:.4g} bytes per token of the study)"
+                "the forecast itself: the law is in bits per byte"
+                if in_bits
+                else f"L / (ln 2 x {per_byte:.4g} bytes per token of the study)"
                 if per_byte
                 else "bytes per token are not known"
             ),
@@ -115,9 +121,10 @@ def _loss_reason(law: Law, loss: float, n: float, d: float, planned: PlannedShap
         row += f", {describe_forecast(law)};"
     comparable = planned.best_loss and law.form == planned.split.law.form
     cost = loss - planned.best_loss if comparable and planned.best_loss else 0
+    effect = f"{'gains' if cost < 0 else 'costs'} {abs(cost):.2g} {law.measure.unit_words}"
     return (
         f"the law{row} at N = {n:.5g} and D = {d:.5g}; "
-        f"rounding the shape costs {cost:+.2g} nats against N and D before it"
+        f"rounding the shape {effect} against N and D before it"
     )
 
 

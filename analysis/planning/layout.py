@@ -6,6 +6,7 @@ activations (Chen et al. 2016, 1604.06174). The simplest layout that fits a devi
 copies, then sharded, then sharded with recomputation. Memory is in GiB.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scaling.schema import DEVICES, STATE_BYTES, Shape, device_named
@@ -89,7 +90,22 @@ def layout_of(
         memory_gib=needed(at_once, choice),
         known=known,
         fits=bool(fitting),
-        why=_why(shape, choice, devices=devices, precision=precision, room=room, device=device),
+        why=_why(
+            shape,
+            choice,
+            devices=devices,
+            precision=precision,
+            room=room,
+            device=device,
+            given=[
+                f"{name}={str(value).lower()}"
+                for name, value in (
+                    ("sharded", sharded),
+                    ("activation_checkpointing", checkpointing),
+                )
+                if value is not None
+            ],
+        ),
     )
 
 
@@ -144,11 +160,17 @@ def _why(
     precision: str,
     room: float,
     device: str,
+    given: Sequence[str],
 ) -> str:
-    """Say why a layout was chosen: what a whole copy would take."""
+    """Say why a layout was chosen: what a whole copy would take, or the settings `given`."""
     whole = memory_gib(shape, 1, (False, False), devices=devices, precision=precision)
     if room == float("inf"):
-        return "as set (sharded=, activation_checkpointing=): the device's memory is not known"
+        if given:
+            return f"as set ({', '.join(given)}): the device's memory is not known"
+        return (
+            "a whole copy on each device and nothing computed again: the device's memory is not"
+            " known; sharded=true or activation_checkpointing=true changes it"
+        )
     text = (
         f"a whole copy takes {whole:.3g} GiB on each of {devices}, and {room:.3g} of"
         f" {device or 'a device'} are used at most"

@@ -66,7 +66,8 @@ class PlannedShape:
         nearest = f"{100 * (self.params / split.params - 1):+.2g}% of N before rounding"
         if split.flat:
             low, high = split.flat
-            nearest += f"; {low:.3g} to {high:.3g} lose at most {split.flat_nats:g} nats more"
+            nearest += f"; {low:.3g} to {high:.3g} lose at most {split.flat_nats:g}"
+            nearest += f" {split.law.measure.unit_words} more"
         best = split.optimum
         why = (
             f"{self.interval('params', 'N*')}: the law's optimum of {split.form} at"

@@ -30,7 +30,7 @@ from scaling.schema.forecasts import (
     measure_of,
     read_forecasts,
 )
-from scaling.schema.measured import LOSS_UNITS, NATS_PER_TOKEN, Measure
+from scaling.schema.measured import BITS_PER_BYTE, LOSS_UNITS, NATS_PER_TOKEN, Measure
 from scaling.schema.memory import STATE_BYTES, stage_disk_bytes, stage_memory_bytes
 from scaling.schema.process import is_stopped, machine_id, process_start, seconds_here
 from scaling.schema.ranges import (
@@ -88,6 +88,7 @@ from scaling.schema.trunk import Branch, training_length
 from scaling.schema.yaml_file import read_yaml
 
 __all__ = [
+    "BITS_PER_BYTE",
     "CONFIRMING",
     "COUNTS",
     "DEVICES",

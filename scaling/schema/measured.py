@@ -21,6 +21,11 @@ class Measure:
         return not self.target and self.unit == NATS_PER_TOKEN
 
     @property
+    def unit_words(self) -> str:
+        """The unit of a difference of two losses, in words."""
+        return "bits per byte" if self.unit == BITS_PER_BYTE else "nats"
+
+    @property
     def words(self) -> str:
         """What it is, in words."""
         of = f"loss on {self.target}" if self.target else "test loss"

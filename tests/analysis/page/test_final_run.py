@@ -5,13 +5,15 @@ from dataclasses import replace
 import pytest
 
 from analysis.laws.law import Law
+from analysis.page.checklist import checklist
 from analysis.page.contents import read_material
 from analysis.page.final_run import FinalRun, read_final
-from analysis.page.first_screen import alarms, verdict
+from analysis.page.first_screen import alarms, commands, verdict
+from analysis.page.tables import stages_grid
 from analysis.planning.make import Budget, make_plan
 from analysis.planning.written.plan_file import write_plan
 from analysis.runs.study import study_of
-from scaling.schema import Measure, write_json
+from scaling.schema import Measure, TestSetScore, write_json
 from tests.analysis import synthetic
 
 
@@ -91,3 +93,63 @@ def test_a_plan_of_another_loss_is_refused(study, tmp_path):
     write_plan(tmp_path / "web.yaml", of_set)
     with pytest.raises(ValueError, match=r"forecasts the loss on web .* the page is of the test"):
         read_material(folder, plan=str(tmp_path / "web.yaml"))
+
+
+def test_a_page_of_a_set_prints_the_commands_of_that_set(study):
+    folder, plan = study
+    runs = folder.as_posix()
+    of_set = replace(read_material(folder), measure=Measure(target="web"), law=None)
+    synthetic.write_rows(
+        folder / "final/commands.jsonl",
+        [
+            {"module": "scaling.final", "arguments": [f"plan=runs/small/{name}"], "at": "t"}
+            for name in ("plan.yaml", "plan.web.yaml")
+        ],
+    )
+    of_set = replace(of_set, plan_path=folder / "plan.web.yaml", plan=replace(plan, command=None))
+    assert commands(of_set).splitlines()[1:] == [
+        f"python -m analysis.fit runs={runs} target=web",
+        f"python -m analysis.plan law={runs}/law.web.json runs={runs} target=web"
+        f" flops={plan.budget.flops!r}",
+        "python -m scaling.final plan=runs/small/plan.web.yaml",
+        f"python -m analysis.report runs={runs} target=web",
+    ]
+
+
+def test_losses_on_named_sets_are_lines_of_the_stage_table(study):
+    material = read_material(study[0])
+    score = TestSetScore(loss=6.1585, loss_se=0.046, bits_per_byte=4.2901, bytes=6736, tokens=32)
+    record = replace(material.final.stages["pretrain"], test_sets={"peps": score})
+    final = replace(material.final, stages={"pretrain": record})
+    rows = stages_grid(replace(material, final=final)).rows
+    assert [row[0] for row in rows] == ["pretrain", "pretrain, loss on peps"]
+    assert "6.159" in rows[1][2]
+    assert "4.29 bits per byte of 6,736 bytes" in rows[1][2]
+
+
+def test_the_checklist_says_how_the_law_counts(study):
+    material = read_material(study[0])
+    assert material.law is not None
+    (line,) = (row[2] for row in checklist(material).rows if row[0].startswith("what N"))
+    assert line.endswith(material.law.convention)
+    counted = replace(material.law, token_flops={"any": 1})
+    (line,) = (
+        row[2]
+        for row in checklist(replace(material, law=counted)).rows
+        if row[0].startswith("what N")
+    )
+    assert line.endswith("FLOPs per token of the study's shapes")
+
+
+def test_a_plan_in_bits_per_byte_says_so(study):
+    folder, _ = study
+    bits = Measure(unit="bits_per_byte")
+    law = replace(Law.read(folder / "law.json"), unit=bits.unit)
+    of_bits = study_of(folder, count="with_head", measure=bits)
+    assert of_bits.bytes_per_token == pytest.approx(synthetic.BYTES_PER_TOKEN)
+    plan = make_plan(law, Budget(flops=3e13), of_bits)
+    assert plan.forecast.bits_per_byte == plan.forecast.test_loss
+    texts = [*plan.forecast.reasons.values(), *plan.pretrain.reasons.values()]
+    texts += [step.rule for step in plan.steps]
+    assert not [text for text in texts if " nats" in text and not text.startswith("curves have")]
+    assert sum("0.002 bits per byte" in text for text in texts) == 2
