@@ -185,7 +185,8 @@ def _check(name: StageName, stages: Sequence[StageName], data: StageData) -> Che
                     f" {device_name(data.device)} has {_size(memory / GIB)}; leave it out of"
                     " stages=, take sft.method=lora, or export the model and tune it elsewhere"
                 )
-        found = FINDERS[name](data, left_out)
+        find = FINDERS.get(name)
+        found = find(data, left_out) if find else "it reads no data of its own"
     except (ValueError, OSError) as error:
         return check(problem=str(error))
     text = f"{found}; left out: {left_out.in_words()}" if left_out.as_dict() else found
