@@ -59,7 +59,7 @@ def test_isoflop_draws_points_parabolas_and_vertices(cells):
 
 
 def test_observed_and_curves_and_forecast_draw(cells):
-    assert "fitted loss (nats/token)" in texts(charts.observed(cells))
+    assert "fitted test loss (nats/token)" in texts(charts.observed(cells))
     assert "training tokens D" in texts(charts.training_curves(cells, final=cells))
     svg = charts.forecast(2.5, (2.4, 2.6), level=0.9, outcome=2.45)
     assert {"90% interval", "outcome"} <= set(texts(svg))

@@ -4,6 +4,7 @@ import json
 import math
 import runpy
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from analysis.runs.table import load_runs
 from scaling.schema import Measure, Record, TestSetScore, forecast_score
 
 # An import of the module would hide the function `analysis.fit`.
-fit_command = runpy.run_module("analysis.fit")["main"]
+FIT = Path(__file__).parents[3] / "analysis" / "fit.py"
+fit_command = runpy.run_path(str(FIT))["main"]
 WEB = Measure(target="web")
 BITS = Measure(unit="bits_per_byte")
 
