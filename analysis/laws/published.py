@@ -405,10 +405,10 @@ def check_measure(law: Law, name: str, *, target: str, unit: str) -> None:
     unit: of the loss; empty asks for none
     """
     own = law.measure
-    asked = Measure(target=target or own.target, unit=unit or own.unit)
-    if asked != own:
+    measure = Measure(target=target or own.target, unit=unit or own.unit)
+    if measure != own:
         source = law.inputs.get("source", "runs/NAME")
         raise ValueError(
-            f"{name} is a law of the {own.words}, not of the {asked.words}; fit that with python -m"
-            f" analysis.fit {pasted(f'runs={source}')} {asked.settings}, and give its file"
+            f"{name} is a law of the {own.words}, not of the {measure.words}; fit that with python"
+            f" -m analysis.fit {pasted(f'runs={source}')} {measure.settings}, and give its file"
         )

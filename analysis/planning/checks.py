@@ -44,10 +44,10 @@ def with_stages(plan: Plan, settings: PlanConfig) -> Plan:
 
     Raises ValueError where pretraining, or data that the user named, cannot be used.
     """
-    found, unread = _checked(plan)
+    findings, unread = _checked(plan)
     stages, reasons = [], {}
     for stage in ("pretrain", *LATER_STAGES):
-        check = found.get(stage, {})
+        check = findings.get(stage, {})
         problem = check.get("problem", "")
         if problem and (stage == "pretrain" or _named(stage, settings)):
             raise ValueError(f"stage {stage} cannot run: {problem}")
@@ -60,7 +60,7 @@ def with_stages(plan: Plan, settings: PlanConfig) -> Plan:
     return replace(
         plan,
         stages=",".join(stages),
-        checks=tuple(c for c in found.values() if c["stage"] in reasons),
+        checks=tuple(c for c in findings.values() if c["stage"] in reasons),
         reasons={**plan.reasons, "stages": reasons},
     )
 

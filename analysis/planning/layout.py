@@ -144,12 +144,12 @@ def memory_gib(
 def _fp32_activations(shape: Shape, rows: int, checkpointing: bool) -> float:
     """Return the bytes of activations in fp32, attention scores and logits included."""
     tokens = rows * shape.context
-    kept = shape.training_bytes(tokens) - shape.training_bytes(0)
+    activations = shape.training_bytes(tokens) - shape.training_bytes(0)
     if not checkpointing:
-        return kept
+        return activations
     head = FP32 * tokens * 3 * shape.vocab_size
     inputs = FP32 * tokens * shape.d_model * shape.n_layer
-    return head + inputs + (kept - head) / shape.n_layer
+    return head + inputs + (activations - head) / shape.n_layer
 
 
 def _why(

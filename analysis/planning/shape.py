@@ -185,9 +185,9 @@ class _Choice:
         """Return the candidate of a stated N: within 1 %, else the nearest within 5 %."""
         made = self._made(target, SPANS[1])
         every = [*made, *self._moved(made, target)]
-        met = [c for c in every if abs(c.params / target - 1) <= STATED]
-        if met:
-            chosen = min(met, key=lambda c: (not c.trained, c.ffn + c.off))
+        near = [c for c in every if abs(c.params / target - 1) <= STATED]
+        if near:
+            chosen = min(near, key=lambda c: (not c.trained, c.ffn + c.off))
         else:
             away = {id(c): abs(math.log(c.params / target)) for c in every}
             chosen = min(every, key=lambda c: away[id(c)], default=None)
@@ -210,10 +210,10 @@ class _Choice:
 
     def _moved(self, every: Sequence[Candidate], target: float) -> list[Candidate]:
         """Return the candidates whose d_ff can be moved so that N meets the target."""
-        moved = [
+        variants = [
             with_params(c, self.study, target, count=self._count, device=self.device) for c in every
         ]
-        return [c for c in moved if c]
+        return [c for c in variants if c]
 
     def _none(self, target: float, refused: str) -> str:
         if refused:

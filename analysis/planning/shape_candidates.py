@@ -96,8 +96,8 @@ def with_params(
     per_step = getattr(more.params, count) - base.params
     least, most = ffn_steps(shape, study.like, step)
     steps = min(max(round((target - base.params) / per_step), least), most)
-    moved = replace(shape, d_ff=shape.d_ff + steps * step)
-    return _candidate(study, moved, count, trained=base.trained and not steps)
+    variant = replace(shape, d_ff=shape.d_ff + steps * step)
+    return _candidate(study, variant, count, trained=base.trained and not steps)
 
 
 def ffn_step(shape: Shape, device: str) -> int:

@@ -352,8 +352,8 @@ def _drawn(
     values: dict[str, Any] = {"params": sizes, "tokens": tokens, "flops": 6 * sizes * tokens}
     if constraints.unique_tokens is not None and "unique_tokens" in _variables(law):
         values["unique_tokens"] = np.full_like(sizes, constraints.unique_tokens)
-    named = surface.named_draws(1, MOST_DRAWS)
-    best = sizes[np.argmin(surface.form.predict(named, values), axis=1)]
+    by_name = surface.named_draws(1, MOST_DRAWS)
+    best = sizes[np.argmin(surface.form.predict(by_name, values), axis=1)]
     low, high = np.quantile(best, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 

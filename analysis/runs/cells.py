@@ -70,7 +70,7 @@ def study_rows(
         raise ValueError(f"{folder} holds no record.json; run the sweep first or check the path")
     rows: list[dict[str, Any]] = []
     records, dropped = _read_records(paths)
-    taken: list[Record] = []
+    of_stage: list[Record] = []
     for path, record in records.items():
         why = _reason_to_drop(record, stage, measure)
         if why:
@@ -78,7 +78,7 @@ def study_rows(
         else:
             of_row = _rows(measure.of(record), path.parent, count, points)
             rows += [row | _curve(record, path.parent, measure) for row in of_row]
-            taken.append(record)
+            of_stage.append(record)
     if not rows:
         whys = sorted({d["why"] for d in dropped})
         others = sorted({r.stage for r in records.values()} - {stage})
@@ -96,11 +96,14 @@ def study_rows(
         confirmation_rows, confirmations_met, other_data = _confirmation_rows(
             folder, count, read_record(folder / rows[0]["run"] / "record.json"), measure
         )
-        rows, dropped = _with_texts(rows, taken, measure) + confirmation_rows, dropped + other_data
+        rows, dropped = (
+            _with_texts(rows, of_stage, measure) + confirmation_rows,
+            dropped + other_data,
+        )
         inputs |= {"confirmations": confirmations_met} if confirmations_met else {}
     if measure.target and stage == "pretrain":
         log.info("training curves are not used: they hold no loss on %s", measure.target)
-    inputs |= _of_the_test_set(taken, measure)
+    inputs |= _of_the_test_set(of_stage, measure)
     table = pd.DataFrame(rows)
     table.index = pd.Index(table["run"].tolist())  # cells are named, not counted
     if points == "updates":

@@ -201,6 +201,6 @@ def segments_of(atoms: Atoms, blocks: np.ndarray, sides: np.ndarray) -> tuple[Se
     new[1:] = ~(same & ((sides[1:] == TRAIN) | (blocks[1:] == blocks[:-1])))
     first = np.flatnonzero(new)
     last = np.append(first[1:], len(sides)) - 1
-    kept = sides[first] != DROPPED
-    first, last = first[kept], last[kept]
+    stays = sides[first] != DROPPED
+    first, last = first[stays], last[stays]
     return stretch(atoms, first, last, gaps=sides[first] == TEST), sides[first]

@@ -204,13 +204,13 @@ def read_segments(chunk: list[Piece], argument: tuple[str, np.ndarray]) -> list[
 
 def texts_at(chunk: list[Piece], text_key: str, segments: np.ndarray) -> Iterator[str]:
     """Yield the texts of segments of a chunk, (n, 3) document, start and stop in rising order."""
-    wanted = iter(segments.tolist())
-    place, start, stop = next(wanted, (-1, 0, 0))
+    numbers = iter(segments.tolist())
+    place, start, stop = next(numbers, (-1, 0, 0))
     documents = (d for piece in chunk for d in read_piece(piece, text_key=text_key))
     for number, document in enumerate(documents):
         while number == place:
             yield document.text[start:stop]
-            place, start, stop = next(wanted, (-1, 0, 0))
+            place, start, stop = next(numbers, (-1, 0, 0))
 
 
 def divide_corpus(

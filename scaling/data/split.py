@@ -172,16 +172,16 @@ def _by_blocks(
 ) -> Split:
     """Hold out an exact share of bytes: groups of blocks, in the order of a hash of their text."""
     texts_key = documents.keys(1)
-    kept = np.zeros(len(texts_key), dtype=bool)
-    kept[np.unique(texts_key, return_index=True)[1]] = True
-    sizes = np.where(kept, documents.n_bytes, 0)
+    mask = np.zeros(len(texts_key), dtype=bool)
+    mask[np.unique(texts_key, return_index=True)[1]] = True
+    sizes = np.where(mask, documents.n_bytes, 0)
     quota = quota_bytes(int(sizes.sum()), share=config.test_share, needed=test_bytes)
 
     if not len(atoms.document):
         nobody = np.empty(0, dtype=np.int64)
         whole = Segments.whole(documents.n_bytes, documents.n_chars)
         return Split(segments=whole, train=nobody, test=nobody, dropped=0, twins=0)
-    used = np.flatnonzero(kept[atoms.document])
+    used = np.flatnonzero(mask[atoms.document])
     blocks = atoms.blocks(documents.n_bytes, block_bytes(quota))
     first, last = _ends(blocks)
     pairs = used[lines.similar(used)]
@@ -190,7 +190,7 @@ def _by_blocks(
     keys = _keys(texts_key[alone.document], alone.start)
 
     leaders, group = np.unique(labels, return_inverse=True)  # groups by their first block
-    used_block = kept[alone.document]
+    used_block = mask[alone.document]
     group_bytes = np.bincount(group, alone.n_bytes * used_block).astype(np.int64)
     group_keys = np.full(len(leaders), np.iinfo(np.uint64).max, dtype=np.uint64)
     np.minimum.at(group_keys, group, keys)
@@ -204,7 +204,7 @@ def _by_blocks(
     members = np.bincount(group[used_block], minlength=len(leaders))
     rest = (int(leaders[g]) for g in order if not in_test[g] and members[g] == 1)
     sides = _fill_up(atoms, first, last, sides, rest, left)
-    sides[~kept[atoms.document]] = DROPPED
+    sides[~mask[atoms.document]] = DROPPED
     segments, side = segments_of(atoms, blocks, sides)
     test = np.flatnonzero(side == TEST)
     test_keys = _keys(texts_key[segments.document[test]], segments.start[test])
@@ -213,7 +213,7 @@ def _by_blocks(
         segments=segments,
         train=np.flatnonzero(side == TRAIN),
         test=test[np.argsort(test_keys, kind="stable")],
-        dropped=int((~kept).sum()),
+        dropped=int((~mask).sum()),
         twins=_not_alone(labels[used_block]),
         gap_bytes=int(sizes.sum() - segments.n_bytes.sum()),
         test_blocks=len(tested),

@@ -88,15 +88,15 @@ def divide(
 
 def refuse_shared(entries: list[list[Shard]], held: list[list[Shard]]) -> None:
     """Raise ValueError for a file that is named twice, in one part or in both."""
-    seen: set[Path] = set()
+    distinct: set[Path] = set()
     for shard in (s for part in (*entries, *held) for s in part):
         real = shard.path.resolve()
-        if real in seen:
+        if real in distinct:
             raise ValueError(
                 f"{shard.path} is named twice in data.train and data.test; name training and test"
                 " files apart, as 'data.train=[FOLDER/train_*.bin]' 'data.test=[FOLDER/val.bin]'"
             )
-        seen.add(real)
+        distinct.add(real)
 
 
 def stream(spans: Sequence[dict[str, Any]], *, vocab_size: int) -> TokenStream:
@@ -113,7 +113,7 @@ def document_starts(spans: Sequence[dict[str, Any]], end: int | None) -> np.ndar
     spans: of the test part
     end: the id that ends a text; None where it is not known
     """
-    found, first = [], 0
+    shards, first = [], 0
     for span in map(_span, spans):
         starts = span.shard.document_starts()
         if starts is not None:
@@ -128,9 +128,9 @@ def document_starts(spans: Sequence[dict[str, Any]], end: int | None) -> np.ndar
             starts = starts[starts < n]
         else:
             starts = np.arange(0, span.stop - span.start, BLOCK)
-        found.append(np.union1d([0], starts).astype(np.int64) + first)
+        shards.append(np.union1d([0], starts).astype(np.int64) + first)
         first += span.stop - span.start
-    return np.concatenate(found)
+    return np.concatenate(shards)
 
 
 def count_bytes(spans: Sequence[dict[str, Any]], vocabulary: Vocabulary) -> int:

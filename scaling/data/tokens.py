@@ -366,8 +366,8 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
     if config.data.source in TRUTHS:
         meta["truth"] = {"source": config.data.source, **asdict(config.data.truth)}
     write_json(scratch / "meta.json", meta)
-    written = [name for name in VOCABULARY_FILES if (scratch / name).is_file()]
-    write_hashes(scratch, dict.fromkeys([*FILES, *written]))
+    names = [name for name in VOCABULARY_FILES if (scratch / name).is_file()]
+    write_hashes(scratch, dict.fromkeys([*FILES, *names]))
     _put_in_place(scratch, folder)
     shutil.rmtree(parts, ignore_errors=True)
     log.info(

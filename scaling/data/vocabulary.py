@@ -213,7 +213,7 @@ def _no_token(path: Path, token: Any, name: str) -> str:
 
 def _settings(folder: Path) -> dict[str, str]:
     """Return the special tokens and the chat template that the files of a folder name."""
-    found: dict[str, str] = {}
+    settings: dict[str, str] = {}
     for name in ("special_tokens_map.json", SETTINGS):
         if not (folder / name).is_file():
             continue
@@ -226,16 +226,16 @@ def _settings(folder: Path) -> dict[str, str]:
             if token is not None and not isinstance(token, str):
                 raise ValueError(_no_token(folder, token, key))
             if token:
-                found[key] = clean(token)
+                settings[key] = clean(token)
         template = values.get("chat_template")
         if isinstance(template, list):  # several templates by name
-            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-            template = named.get("default")
+            by_name = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+            template = by_name.get("default")
         if isinstance(template, str) and template:
-            found["chat_template"] = template
+            settings["chat_template"] = template
     if (file := folder / "chat_template.jinja").is_file():
-        found["chat_template"] = check_readable(file).read_text(encoding="utf-8")
-    return dict(sorted(found.items()))
+        settings["chat_template"] = check_readable(file).read_text(encoding="utf-8")
+    return dict(sorted(settings.items()))
 
 
 def _of_merges(folder: Path) -> Tokenizer:

@@ -90,12 +90,12 @@ def hold_sources(cells: list[CellConfig]) -> None:
     """
     path = study_folder(cells[0]) / SOURCES
     known: dict[str, str] = read_json(path) if path.is_file() else {}
-    found = {c.tokenizer.source: c.tokenizer.sha256 for c in cells if c.tokenizer.source}
-    for source, sha256 in found.items():
+    hashes = {c.tokenizer.source: c.tokenizer.sha256 for c in cells if c.tokenizer.source}
+    for source, sha256 in hashes.items():
         before = known.setdefault(str(Path(source).expanduser().resolve()), sha256)
         if before != sha256:
             raise ValueError(changed_source(source, sha256, before))
-    if found and not cells[0].dry_run:
+    if hashes and not cells[0].dry_run:
         write_json(path, known)
 
 

@@ -342,10 +342,10 @@ def block_of(
 
 def _of_size(by_rule: dict[str, str] | None, by_law: Choice | None) -> dict[str, str]:
     """Return the reasons of values that follow the model's size, without those that a law chose."""
-    chosen = set(by_law.values) if by_law else set()
-    if "lr_fraction" in chosen:
-        chosen.add("peak_lr")
-    return {k: v for k, v in (by_rule or {}).items() if k not in chosen}
+    from_law = set(by_law.values) if by_law else set()
+    if "lr_fraction" in from_law:
+        from_law.add("peak_lr")
+    return {k: v for k, v in (by_rule or {}).items() if k not in from_law}
 
 
 def rounded(value: float, digits: int = 3) -> float:
