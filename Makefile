@@ -8,7 +8,7 @@ WORKERS ?= 2
 # One thread a process: the workers share the cores. Compiled tests are kept: to compile them takes 10 s a worker.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(WORKERS)
 
-.PHONY: study laws explain test quick long check bench clean
+.PHONY: study laws explain test quick long check docs bench clean
 
 # The tour of the project: install, sweep, fit, plan, final run, report. What is done is not done again: without a
 # record newer than the report, its last lines are shown once more.
@@ -59,6 +59,12 @@ check: $(VENV)/.installed-dev
 	$(RUN) -m ruff format --check . && $(RUN) -m ruff check . && $(RUN) -m pyright
 	$(VENV)/bin/lint-imports .importlinter
 
+# The documentation site, in site/: reference pages are written from the code, every dead link is an error.
+docs: $(VENV)/.installed-dev
+	$(RUN) docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
+
 bench: $(VENV)/.installed-dev
 	$(RUN) benchmarks/fit.py $(FITS)/chinchilla_epoch245.csv --where "dropped_by_authors==0"
 	$(RUN) benchmarks/intervals.py --repeats 60
@@ -66,7 +72,7 @@ bench: $(VENV)/.installed-dev
 	$(RUN) benchmarks/train.py
 
 clean:
-	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) site *.egg-info .pytest_cache .ruff_cache
 
 # pip, not uv: uv does not read pip's find-links settings and would take the CUDA build.
 $(VENV)/.installed: pyproject.toml constraints.txt

@@ -77,7 +77,7 @@ def _whole_columns(table: pd.DataFrame, names: Mapping[str, str]) -> list[Alarm]
     small = any(np.median(v) < FEWEST_COUNTS[name] for name, v in counts.items())
     ratio = float(np.median(counts["tokens"] / counts["params"]))
     possible = not small and POSSIBLE_RATIO[0] <= ratio <= POSSIBLE_RATIO[1]
-    if possible and ratio >= 1:
+    if possible and (ratio >= 1 or _one_size_a_trunk(table)):
         return []
     over = _over_6nd(table)
     off = None if np.allclose(over, 1, rtol=DERIVED) else 1 / float(np.median(over))
@@ -94,6 +94,14 @@ def _whole_columns(table: pd.DataFrame, names: Mapping[str, str]) -> list[Alarm]
         for name, factor in zip(("params", "tokens"), best, strict=True)
         if factor > 1
     ]
+
+
+def _one_size_a_trunk(table: pd.DataFrame) -> bool:
+    """Say whether every trunk has one N and some have several D, which shows which column is N."""
+    if "trunk" not in table:
+        return False
+    several = table.groupby("trunk")[["params", "tokens"]].nunique()
+    return bool((several["params"] == 1).all() and (several["tokens"] > 1).any())
 
 
 def _swapped_alarm(ratio: float, names: Mapping[str, str]) -> Alarm:

@@ -23,6 +23,7 @@ from analysis.forms.token_flops import TokenFlops
 from analysis.runs.cells import refuse_several_texts, stage_settings, study_rows
 from analysis.runs.columns import NEEDED, Columns, canonical, loss_unit_of
 from analysis.runs.condition import rows
+from analysis.runs.example import EXAMPLE, TABLE, example_or
 from analysis.runs.files import read_file
 from analysis.runs.replicates import Replicates
 from scaling.app.choices import check_choice_of
@@ -70,7 +71,8 @@ def load_runs(
 ) -> Runs:
     """Read a study's folder, a file, or a data frame into checked `Runs`.
 
-    source: folder of a study, path of a CSV, Parquet or JSONL file, or a data frame
+    source: folder of a study, path of a CSV, Parquet or JSONL file, a data frame, or `example` for
+        the table that comes with the package
     count: how N is counted in a study (`scaling.schema.COUNTS`); a table has one column of N
     where: condition over the source's own columns (`analysis.runs.condition`)
     columns: what our columns are called in the source; by default the same
@@ -86,7 +88,7 @@ def load_runs(
     """
     check_choice_of("count", count, COUNTS)
     check_points(points, stage)
-    measure = measure or Measure()
+    measure, source = measure or Measure(), example_or(source)
     if not measure.is_default:
         columns = _measured_columns(source, columns, stage, measure)
     columns = columns or Columns()
@@ -98,6 +100,7 @@ def load_runs(
         raw, dropped, inputs, token_flops = study_rows(Path(source), count, stage, points, measure)
     else:
         raw, inputs = read_file(Path(source))
+        inputs |= {"source": EXAMPLE} if source is TABLE else {}
     if where:
         raw, inputs = _filter(raw, where), {**inputs, "where": where}
     if not isinstance(source, pd.DataFrame) and Path(source).is_dir():
