@@ -24,6 +24,7 @@ WHOLE = {  # test files of no single module: what they hold
     "scaling/test_lm_eval.py": "the lm-eval harness on an exported model",
     "scaling/test_safety.py": "files of somebody else",
     "scaling/test_settings.py": "every setting is read, every setting of science is hashed",
+    "test_alarm_page.py": "the pages of alarms and of forms",
     "test_commands.py": "a study from the command line",
     "test_contributing.py": "the small changes of CONTRIBUTING.md",
     "test_gpu_benchmark.py": "benchmarks/gpu.py",
