@@ -1,4 +1,4 @@
-"""The page of alarms names every code that the source raises, and no other; laws.md every form."""
+"""Pages that name everything: alarms every code, laws.md every form, sources.md every paper."""
 
 import ast
 import re
@@ -93,3 +93,12 @@ def test_the_page_of_laws_explains_every_form(form):
     text = LAWS.read_text(encoding="utf-8")
     name = form.removesuffix("_offset") if form.startswith("power_") else form
     assert re.search(rf"(?m)^## .*\b{name}\b|`{name}`", text), name
+
+
+def test_every_paper_that_the_source_cites_is_listed():
+    paths = [p for room in ("analysis", "scaling") for p in (ROOT / room).rglob("*.py")]
+    number = re.compile(r"\b[12]\d{3}\.\d{5}\b")
+    cited = {n for p in paths for n in number.findall(p.read_text(encoding="utf-8"))}
+    listed = set(number.findall((ROOT / "docs" / "sources.md").read_text(encoding="utf-8")))
+    assert len(cited) > 50
+    assert cited - listed == set()
