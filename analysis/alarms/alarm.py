@@ -15,7 +15,9 @@ class Alarm:
     """A code for programs and one sentence for readers."""
 
     code: str
+    """Name of the alarm, for programs; docs/reference/alarms.md lists all."""
     sentence: str
+    """What is wrong, with the numbers, and what to do."""
 
 
 def named_rows(table: pd.DataFrame, rows: Array, *, most: int = SHOWN_ROWS) -> str:

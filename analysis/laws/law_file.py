@@ -33,82 +33,87 @@ USABLE: tuple[LawStatus, ...] = ("converged", "offset_not_identified")
 
 @dataclass(frozen=True, kw_only=True)
 class LawFile:
-    """The fields of law.json: one law with everything that a plan or a report needs.
-
-    form: a name of `analysis.forms.FORMS`, or a regression (`isoflop`, `envelope`, `lr_batch`, ..)
-    count: how N is counted (`scaling.schema.COUNTS`)
-    parameters: {"E": .., "A": .., ..}, N in parameters, D in tokens
-    objective: {"name", "delta", "value"}, the value being the sum over runs
-    status: what kind of answer the parameters are; `usable` for converged ones, and for those whose
-        offset E alone is undetermined
-    alarms: what a reader should know first, each a code and a sentence
-    intervals: of the parameters, with level, method, resamples and unit; None without
-    draws: parameters of the resamples (S, P), in the order of `parameters`
-    allocation: the key `optimum` of law.json: a, b, their intervals, N and D at stated budgets; or
-        the `peak` of a reward
-    n_runs: number of runs that were fitted
-    dropped: [{"run", "why"}] of cells that were left out
-    ranges: {"params": [smallest, largest], "tokens", "flops", "flops_6nd", "loss", ..} of the runs
-    noise: how runs scatter about the law (`analysis.solve.residual_spread`)
-    backtest: {"rows": hindcasts, "tau": [[log-distance, tau], ..]}, None without
-    methods: {"parametric" | "isoflop" | "envelope": {"a", "b", "a_interval", "b_interval",
-        "points", ..}}
-    power_laws: [{"variable", "offset", "parameters", "intervals", "points", ..}]
-    sensitivity: a fit a row, by other objectives and to subsets of the runs
-    comparison: a form a row, best first, where the form was chosen among all
-    fixed: values that the caller fixed
-    forecast: what `predict` and `optimum` average over where the form was chosen among all:
-        {"rule", "forms": [{"form", "parameters", "draws", "weight", "spread_weight", "status",
-        "score"}]}; the draws of all forms are of the same resamples, and None where the weight is
-        0; `spread_weight` is the form's weight in the spread about the average
-    scatter: {"value", "robust", "left_out"}: the deviation of log loss of one run about the law, of
-        all rows and without the rows that are left out of it, which are named as in the input file
-    error_growth: the least error of the form's forecasts by each e-fold of C beyond the data
-    prior: {"name", "families": {family: laws}, "weight", "pull": {parameter: {"prior", "runs",
-        "posterior", "weight"}}} of a fit with a prior (`analysis.estimation.prior_fit`), None
-        without; `runs` is what the runs alone give, None where they leave it open; a weight is the
-        share of the posterior's precision that the prior has
-    forced: whether a plan may extrapolate a law that is not usable
-    replicates: {"rows": rows that were read, "points": (N, D) points that they are}, where the best
-        row of each point was fitted; None where every row was
-    token_flops: c(N), the FLOPs per token of the study's shapes, as knots
-        (`analysis.forms.token_flops`); None where no shapes are known, and then C = 6ND
-    inputs: the source, its sha256, and how it was read
-    unit: of the loss, nats_per_token or bits_per_byte
-    source: the paper of a published law, else `fitted`
-    """
+    """The fields of law.json: one law with everything that a plan or a report needs."""
 
     form: str
+    """Name of the form, as chinchilla, or of a regression: isoflop, isoflop_akima, envelope,
+    lr_batch."""
     count: str
+    """How N is counted: total, non_embedding, with_head, active, multiplying or active_body."""
     parameters: dict[str, float]
+    """The fitted parameters by name, unrounded; N in parameters, D in tokens, losses in `unit`."""
     objective: dict[str, Any]
+    """What was minimised: `name`, `delta`, and `value`, the sum over the runs."""
     status: LawStatus
+    """What kind of answer the parameters are; a plan uses `converged`, and `offset_not_identified`
+    with an alarm."""
     alarms: tuple[Alarm, ...] = ()
+    """What to know first, each a code and a sentence."""
     intervals: dict[str, Any] | None = None
+    """Intervals of the parameters, with `level`, `method`, `resamples` and the `unit` that was
+    resampled; null without."""
     draws: Array | None = field(default=None, repr=False)
+    """Parameters of the resamples, a row each (S, P), in the order of `parameters`; null
+    without."""
     allocation: dict[str, Any] = field(default_factory=dict)
+    """Written as the key `optimum`: the exponents a and b with intervals, N* (parameters) and D*
+    (tokens) at stated budgets (FLOPs); or the `peak` of a reward."""
     n_runs: int = 0
+    """Number of runs that were fitted."""
     dropped: list[dict[str, str]] = field(default_factory=list, repr=False)
+    """Cells that were left out, each with `run` and `why`."""
     ranges: dict[str, list[float]] = field(default_factory=dict)
+    """Smallest and largest value of each column among the fitted runs: params, tokens, flops,
+    flops_6nd, loss."""
     noise: dict[str, float] = field(default_factory=dict)
+    """How runs scatter about the law: `sd_log`, a deviation of log loss, and how it changes with
+    the loss."""
     backtest: dict[str, Any] | None = field(default=None, repr=False)
+    """Forecasts of withheld larger runs: `rows`, and `tau`, pairs of a distance in log C and the
+    relative error there; null without."""
     methods: dict[str, Any] = field(default_factory=dict, repr=False)
+    """The exponents a and b by each way to read them: parametric, isoflop, envelope, with
+    intervals."""
     power_laws: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """Power laws in one variable along the frontier, one a row, with intervals."""
     sensitivity: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """The same fit by other objectives and on parts of the runs, one a row."""
     comparison: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """The forms that were compared, best first, where the form was chosen among all."""
     fixed: dict[str, float] = field(default_factory=dict)
+    """Parameters that the caller fixed, by name."""
     forecast: dict[str, Any] | None = field(default=None, repr=False)
+    """With form=all, what `predict` and `optimum` average over: the `rule`, and `forms`, each with
+    `form`, `parameters`, `draws` of the same resamples (null at weight 0), `weight`,
+    `spread_weight` (its weight in the spread about the average), `status`, `score`; null
+    otherwise."""
     scatter: dict[str, Any] = field(default_factory=dict)
+    """Deviation of log loss of one run: `value` of all rows, `robust` without those that are
+    `left_out`, which are rows of the input file, counted from 1."""
     error_growth: float = 0.0
+    """Least relative error of a forecast for each e-fold of C beyond the data."""
     prior: dict[str, Any] | None = None
+    """Of a fit with a prior over published laws: `name`, `families`, `weight`, and `pull`, for each
+    parameter the prior, what the runs alone give (null where they leave it open), the posterior and
+    the prior's share of its precision; null without."""
     forced: bool = False
+    """Whether a plan may extrapolate a law that is not usable (force=true)."""
     replicates: dict[str, int] | None = None
+    """Where the best row of each point was fitted: `rows` that were read and (N, D) `points` that
+    they are; null otherwise."""
     token_flops: dict[str, Any] | None = field(default=None, repr=False)
+    """Training FLOPs per token as a function of N, as knots of c / 6N evenly spaced in log N; null
+    where C = 6ND."""
     inputs: dict[str, Any] = field(default_factory=dict)
+    """Source, its sha256, and how it was read."""
     unit: str = "nats_per_token"
+    """Unit of the loss: nats_per_token or bits_per_byte."""
     source: str = "fitted"
+    """Paper of a published law; `fitted` otherwise."""
     code: dict[str, Any] = field(default_factory=code_version, repr=False)
+    """Version and commit of the code that wrote the file."""
     schema: int = SCHEMA
+    """Version of this layout."""
 
     def __post_init__(self) -> None:
         """Refuse an unknown status or count, and parameters that are not finite."""

@@ -117,10 +117,12 @@ def blocks(
 
 @functools.cache
 def sentences(schema: type) -> Mapping[str, str]:
-    """Return the sentence below each field of a dataclass, by the field's name."""
+    """Return the sentence below each field of a dataclass, its bases' too, by the field's name."""
+    texts: dict[str, str] = {}
+    for base in filter(is_dataclass, schema.__bases__):
+        texts |= sentences(base)
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(schema))).body
     assert isinstance(node, ast.ClassDef)
-    texts = {}
     for field, below in zip(node.body, node.body[1:], strict=False):
         if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
             continue

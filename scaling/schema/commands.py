@@ -27,8 +27,11 @@ class Command:
     """A command as it was typed: its module and its arguments."""
 
     module: str
+    """Module that was run, as scaling.sweep."""
     arguments: list[str] = field(default_factory=list)
+    """Its arguments, one by one."""
     at: str = field(default_factory=now)
+    """When it was given, ISO 8601 in UTC."""
 
     def __post_init__(self) -> None:
         """Refuse a module that is none of ours, and arguments that are no single lines of text."""

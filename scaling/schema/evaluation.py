@@ -14,21 +14,34 @@ SCHEMA = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Scores by task and by text; losses in nats/token. `inputs` holds the weights' sha256."""
+    """Scores by task and by text."""
 
     schema: int = SCHEMA
+    """Version of this layout."""
     run_id: str
+    """Id of the cell that was evaluated."""
     stage: str
+    """Its stage: pretrain, sft, reward or ppo."""
     params: Params
+    """Its parameter counts."""
     tokens: int
+    """Tokens that it was trained on."""
     flops: float
+    """Its training FLOPs."""
     test_loss: float | None
+    """Its test loss, in nats per token; null without one."""
     tasks: dict[str, dict[str, Any]]
+    """Scores by task: accuracy, standard error, bits per byte of the right answers and others."""
     texts: dict[str, dict[str, Any]]
+    """Scores by text: loss (nats per token), perplexity, bits per byte."""
     samples: list[dict[str, str]] = field(default_factory=list)
+    """Completions of the prompts that were given, each with `prompt` and `completion`."""
     inputs: dict[str, str] = field(default_factory=dict)
+    """sha256 of weights and tokenizer."""
     versions: dict[str, Any] = field(default_factory=dict)
+    """Version and commit of the code."""
     ended: str = ""
+    """When the evaluation ended, ISO 8601 in UTC."""
 
     def write(self, path: str | Path) -> Path:
         """Write evaluation.json atomically."""

@@ -31,27 +31,49 @@ class ForecastScore:
     """One line: a sealed forecast and its outcome, losses in nats/token."""
 
     schema: int = SCHEMA
+    """Version of this layout."""
     id: str
+    """sha256 of the sealed forecast; a forecast is scored once."""
     study: str = ""
+    """Study whose final run was forecast."""
     run_id: str = ""
+    """Id of the run that was scored."""
     forecast: float | None = None
+    """Forecast loss, in `unit`."""
     interval: list[float] = field(default_factory=list)
+    """Lower and upper end of the prediction interval, in `unit`; empty without one."""
     level: float | None = None
+    """Share of outcomes that the interval should hold, as 0.9."""
     outcome: float | None = None
+    """Loss that the run reached, in `unit`."""
     outcome_se: float | None = None
+    """Standard error of `outcome`, in `unit`."""
     error: float | None = None
+    """log(outcome / forecast): about the relative error; positive when the run was worse."""
     z: float | None = None
+    """`error` in standard deviations of the forecast; null without an interval."""
     inside: bool | None = None
+    """Whether the outcome lies in the interval; null without an interval."""
     extrapolation: float | None = None
+    """Compute of the plan over the largest compute that the law was fitted to."""
     flops: float | None = None
+    """Compute of the run, in FLOPs."""
     law_sha256: str | None = None
+    """sha256 of the law that made the forecast."""
     records_sha256: str | None = None
+    """sha256 of the records that the law was fitted to."""
     corpus_sha256: str | None = None
+    """sha256 of the corpus of the run."""
     sealed: str | None = None
+    """When the forecast was sealed, ISO 8601 in UTC."""
     ended: str | None = None
+    """When the run ended, ISO 8601 in UTC."""
     scored: str | None = None
+    """When this line was written, ISO 8601 in UTC."""
     target: str = ""
+    """Test set of eval.sets that is forecast; empty for the test part."""
     unit: str = NATS_PER_TOKEN
+    """Unit of the losses: nats_per_token or bits_per_byte."""
 
 
 def forecast_score(sealed: dict[str, Any], record: Record, *, study: str) -> dict[str, Any] | None:

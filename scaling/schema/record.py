@@ -57,17 +57,16 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Params:
-    """Parameter counts under the conventions of the field.
-
-    `non_embedding` is Kaplan's N. `with_head` counts every matrix that multiplies (Porian et al.
-    2024): the head, but no embedding lookup. `active` counts what one token passes through: all
-    parameters but the experts that are not chosen.
-    """
+    """Parameter counts under the conventions of the field."""
 
     total: int
+    """Every parameter, embeddings and all experts included."""
     non_embedding: int
+    """Parameters without embedding and head (Kaplan et al. 2020)."""
     with_head: int
+    """Parameters of every matrix that multiplies: the head counts, an embedding lookup does not."""
     active: int
+    """Parameters that one token passes through: `total` without the experts that are not chosen."""
 
     @property
     def multiplying(self) -> int:
@@ -120,54 +119,91 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One cell: what was trained, what it cost, which loss it reached.
-
-    `flags` warn the reader of the loss: `undercooled` when the learning rate was hardly lowered
-    before the end, `skipped_steps` when some updates were left out, `left_forecast` when a final
-    run left the band of its forecast twice in a row. `left_out` counts the rows of the data that
-    were not used, by reason: null, empty, too_long, tied, repeated, unscored. `tokenizer` is the
-    sha256 of the vocabulary; empty where it was not recorded, or token ids were learned alone.
-    `test_sets` holds the losses on named test sets (eval.sets).
-    """
+    """One cell: what was trained, what it cost, which loss it reached."""
 
     run_id: str
+    """Id of the cell: ten hex digits of the sha256 of the science part of its config; also its
+    folder's name."""
     study: str
+    """Name of the study, which is the folder below runs/."""
     stage: str = "pretrain"
+    """What was trained: pretrain, sft, reward or ppo."""
     status: Status
+    """How the run ended: done, diverged (the loss was no number) or failed."""
     seed: int
+    """Seed of weights and of the order of the data."""
     params: Params
+    """Parameter counts, one for each convention."""
     tokens: int
+    """D, the tokens that the cell was trained on, a trunk's shared part included."""
     unique_tokens: int
+    """Distinct tokens among them; fewer than `tokens` when data repeat."""
     flops: float
+    """C, the exact training FLOPs of these tokens, forward and backward."""
     flops_6nd: float
+    """The approximation 6 N D in FLOPs, N being every parameter that multiplies for a token."""
     test_loss: float | None
+    """Mean loss on the test part after the last step, in nats per token; of a reward model in nats
+    per pair; null without one."""
     test_loss_se: float | None
+    """Standard error of `test_loss` over blocks of text, in the same unit."""
     bits_per_byte: float | None
+    """`test_loss` in bits per byte of the test text; null where bytes are not known."""
     train_loss: float | None
+    """Mean training loss of the last logged steps, in nats per token."""
     steps: int
+    """Optimiser steps behind this loss, those of the shared part of the trunk included."""
     batch_tokens: int
+    """Tokens of one optimiser step."""
     peak_lr: float
+    """Largest learning rate of the schedule."""
     schedule: str
+    """Name of the learning-rate schedule, as wsd or cosine."""
     trunk: str
+    """Id of the trunk that the cell branched from; of a later stage, the pretrained cell."""
     seconds: float
+    """Time of these steps, in seconds; in a stack of models, the cell's share."""
     device: str
+    """Name of the device of one rank."""
     device_seconds: float
+    """`seconds` times the number of ranks."""
     peak_memory_bytes: int
+    """The most memory that one device held, in bytes."""
     tokens_per_second: float
+    """Mean training speed of all ranks together, in tokens per second."""
     mfu: float | None
+    """Share of the devices' peak FLOP/s that was used; null where the peak is not known."""
     config: dict[str, Any]
+    """The complete settings of the cell, by group."""
     versions: dict[str, str]
+    """Versions of torch, numpy, Python and this package."""
     git_sha: str | None
+    """Commit of the code, with a `+` where files were edited; null outside a checkout."""
     started: str
+    """When the run began, ISO 8601 in UTC."""
     ended: str
+    """When the run ended, ISO 8601 in UTC."""
     error: str | None = None
+    """Error text of a failed or diverged run; null otherwise."""
     metrics: dict[str, float] = field(default_factory=dict)
+    """Further numbers by name, as accuracy of a reward model or `bayes_loss` (nats per token) of a
+    known source."""
     inputs: dict[str, str] = field(default_factory=dict)
+    """sha256 of everything that the cell was made from, by name: corpus, tokenizer, test sets,
+    other cells."""
     flags: list[str] = field(default_factory=list)
+    """Warnings about the loss: `undercooled` (the learning rate was hardly lowered before the end),
+    `skipped_steps` (some updates were left out), `left_forecast` (a final run left its forecast
+    band twice in a row)."""
     left_out: dict[str, int] = field(default_factory=dict)
+    """Rows of the data that were not used, by reason: null, empty, too_long, tied, repeated,
+    unscored."""
     tokenizer: str = ""
+    """sha256 of the vocabulary; empty where it was not recorded or token ids were learned alone."""
     test_sets: dict[str, TestSetScore] = field(default_factory=dict)
+    """Losses on the named test sets of eval.sets, by name."""
     schema: int = SCHEMA
+    """Version of this layout."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a word, path or setting that no reader can use."""

@@ -32,30 +32,39 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One job: where it runs, which cells it trains, where its output goes.
-
-    job: SLURM's id, or local-<process id>
-    round: the sweep command that submitted it
-    after: the SLURM job that must end well before this one starts
-    code: the folder of the code snapshot that it runs
-    machine, pid, pid_started: the process of a local job
-    """
+    """One job: where it runs, which cells it trains, where its output goes."""
 
     job: str
+    """SLURM's job id, or local-<process id>."""
     where: Where
+    """Where the job runs: local or slurm."""
     round: str
+    """Id of the sweep command that submitted the job."""
     part: Part
+    """Which part of its trunks the job trains: all, trunk, branch or lead."""
     cells: list[str]
+    """Ids of the cells that the job trains."""
     log: str
+    """File of the job's output."""
     name: str = ""
+    """Name of the job array in SLURM; empty for a local job."""
     after: str | None = None
+    """SLURM job that must end well before this one starts; null for none."""
     code: str | None = None
+    """Folder of the code snapshot that the job runs; null for the installed code."""
     partition: str | None = None
+    """SLURM partition; null for the cluster's default."""
     machine: str = ""
+    """Id of the machine of a local job."""
     pid: int = 0
+    """Process id of a local job; 0 on SLURM."""
     pid_started: int = 0
+    """Start time of that process in the kernel's clock ticks, which tells it from a later process
+    of the same id."""
     submitted: str = field(default_factory=now)
+    """When the job was submitted, ISO 8601 in UTC."""
     schema: int = 1
+    """Version of this layout."""
 
     def __post_init__(self) -> None:
         """Refuse a cell whose name is no name of one folder: the file may come from anybody."""
@@ -175,20 +184,24 @@ def _line(text: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """The line that announces an array of jobs before it is submitted.
-
-    submitting: the name of the array
-    parcels, parts: run ids and part of each job
-    """
+    """The line that announces an array of jobs before it is submitted."""
 
     submitting: str
+    """Name of the job array that is about to be submitted."""
     parcels: list[list[str]]
+    """Ids of the cells of each job of the array."""
     parts: list[Part]
+    """Which part of its trunks each job trains."""
     where: Where
+    """Where the jobs run: local or slurm."""
     round: str
+    """Id of the sweep command."""
     code: str | None
+    """Folder of the code snapshot; null for the installed code."""
     partition: str | None
+    """SLURM partition; null for the cluster's default."""
     after: str | None
+    """SLURM job that must end well first; null for none."""
 
 
 def read_jobs(study: str | Path) -> list[Job]:

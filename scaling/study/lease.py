@@ -101,11 +101,18 @@ class Holder:
     """A process that does work: its round and job, and by what one sees whether it still lives."""
 
     round: str
+    """Id of the sweep command that the process works for."""
     job: str
+    """Job of the process: SLURM's id or local-<process id>."""
     node: str
+    """Name of the machine, for people."""
     machine: str
+    """Id of the machine and its boot, by which another process knows whether it may look for
+    `pid`."""
     pid: int
+    """Process id."""
     pid_started: int
+    """Start time of the process in the kernel's clock ticks."""
 
     @classmethod
     def here(cls, *, round: str, job: str) -> Self:
@@ -130,22 +137,29 @@ class Holder:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt(Holder):
-    """One attempt, as its file holds it.
-
-    moves: grows while the process makes progress (scaling.study.activity)
-    final: whether the round does not try the work again
-    """
+    """One attempt, as its file holds it."""
 
     attempt: int
+    """Number of the attempt, from 1; also the file's name."""
     started: str
+    """When the attempt began, ISO 8601 in UTC."""
     step: int = 0
+    """Last optimiser step that was reported."""
     test_loss: float | None = None
+    """Last test loss that was reported, in nats per token; null before the first."""
     moves: int = 0
+    """Count that grows while the process makes progress; one that stands still is a hang."""
     ended: str | None = None
+    """When the attempt ended, ISO 8601 in UTC; null while it runs."""
     outcome: Outcome | None = None
+    """How it ended: done, diverged, failed, preempted, timeout, stopped, superseded, stalled or
+    damaged; null while it runs."""
     error: str | None = None
+    """Last lines of the error of a failed attempt; null otherwise."""
     final: bool = False
+    """Whether this round does not try the work again."""
     schema: int = 1
+    """Version of this layout."""
 
     @property
     def failed(self) -> bool:

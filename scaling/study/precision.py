@@ -30,20 +30,19 @@ PILOT_STEPS, MOST_PILOT_STEPS = 50, 300  # of a pilot; fewer tell no loss from a
 
 @dataclass(frozen=True, kw_only=True)
 class StudyPrecision:
-    """What precision.json holds.
-
-    precision: fp32 or bf16; empty while the pilot is not trained
-    why: the reason, as a clause
-    pilot: settings of the cell that is trained in both precisions; empty for no pilot
-    measured: test loss (nats per token; null where it diverged) and seconds of the pilot, by
-        precision
-    """
+    """What precision.json holds."""
 
     precision: str = ""
+    """fp32 or bf16, for all cells of the study; empty while the pilot is not trained."""
     why: str = ""
+    """The reason, as a clause."""
     pilot: dict[str, Any] = field(default_factory=dict)
+    """Settings of the cell that is trained in both precisions; empty without a pilot."""
     measured: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """By precision, the pilot's test loss (nats per token; null where it diverged) and its time in
+    seconds."""
     schema: int = 1
+    """Version of this layout."""
 
 
 def read_precision(folder: Path) -> StudyPrecision | None:

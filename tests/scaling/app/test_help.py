@@ -6,15 +6,23 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
+from analysis.laws.law import Law
+from analysis.planning.plan import Plan
 from scaling.app import application, help
 from scaling.app.overrides import leaves
 from scaling.config import CellConfig, LauncherOptions
+from scaling.schema import Evaluation, Record
+from scaling.schema.commands import Command
+from scaling.schema.forecasts import ForecastScore
+from scaling.study.jobs_file import Job, Submission
+from scaling.study.lease import Attempt
+from scaling.study.precision import StudyPrecision
 from tests.in_process import command_module
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -180,3 +188,34 @@ def test_a_command_prints_its_help_and_the_options_of_hydra_stay():
     assert done.stdout == text_of("sweep")
     assert "Hydra" in run("--hydra-help").stdout
     assert "n_layer: " in run("~sweeps", "--cfg", "job").stdout
+
+
+def dataclasses_in(kind: Any) -> set[type]:
+    """Return a dataclass and those that its fields hold, in lists and mappings too."""
+    if dataclasses.is_dataclass(kind):
+        inner = get_type_hints(kind).values()
+        return {kind}.union(*map(dataclasses_in, inner))
+    return set().union(*map(dataclasses_in, get_args(kind)))
+
+
+FILES = {  # what a file holds, or one line of it
+    "record.json": Record,
+    "evaluation.json": Evaluation,
+    "law.json": Law,
+    "plan.yaml": Plan,
+    "precision.json": StudyPrecision,
+    "forecasts.jsonl": ForecastScore,
+    "attempts": Attempt,
+    "jobs.jsonl": Job,
+    "jobs.jsonl, announced": Submission,
+    "commands.jsonl": Command,
+}
+WRITTEN = sorted(set().union(*map(dataclasses_in, FILES.values())), key=lambda c: c.__name__)
+
+
+@pytest.mark.parametrize("kind", WRITTEN, ids=lambda c: c.__name__)
+def test_every_field_of_a_file_has_a_sentence(kind):
+    sentences = help.sentences(kind)
+    assert set(sentences) == {f.name for f in dataclasses.fields(kind)}
+    for name, sentence in sentences.items():
+        assert sentence.endswith("."), name
