@@ -1,17 +1,31 @@
-"""What MkDocs does to a page before it is built: equations become MathML.
+"""What MkDocs does to a page: equations become MathML, and nothing is loaded from elsewhere.
 
 Pages write equations as $...$ and $$...$$, which GitHub shows too. Every browser draws MathML, so
-the site needs no script for them.
+the site needs no script for them. The theme's search loads a small script from a server where the
+site is opened from a folder; the site carries that script (iframe-worker 1.0.4) instead.
 """
 
 import re
 
 from latex2mathml.converter import convert
+from mkdocs.structure.pages import Page
+from mkdocs.utils import get_relative_url
 
 # Fenced blocks and code spans are left alone; in them a dollar is a prompt or a variable.
 CODE = re.compile(r"(^```.*?^```|^    [^\n]*$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 INLINE = re.compile(r"(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])")
+SHIM = "https://unpkg.com/iframe-worker/shim"
+
+
+def on_post_page(output: str, *, page: Page, **_: object) -> str:
+    """Return a page whose search finds its script in the site."""
+    return output.replace(SHIM, get_relative_url("iframe_worker.js", page.url))
+
+
+def on_post_template(output_content: str, *, template_name: str, **_: object) -> str:
+    """Return a page of the theme's own, as 404.html, with the site's script."""
+    return output_content.replace(SHIM, "iframe_worker.js")
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
@@ -24,4 +38,5 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 def equations(text: str) -> str:
     """Return a text without code, its equations converted."""
     text = BLOCK.sub(lambda m: f"\n\n{convert(m[1].strip(), display='block')}\n\n", text)
-    return INLINE.sub(lambda m: convert(m[1]), text)
+    # Markdown takes a line that begins with <math> for a block; one that begins with <span> it does not.
+    return INLINE.sub(lambda m: f"<span>{convert(m[1])}</span>", text)

@@ -66,9 +66,10 @@ def test_site_builds_strictly_and_offline(tmp_path):
         list(map(str, build)), cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    index = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
-    loads = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"', index)
-    assert not loads, f"the site loads {loads} from elsewhere"
+    outward = r'<(?:script|link|img)[^>]+(?:src|href)="(https?://[^"]+)"'
+    for page in sorted((tmp_path / "site").rglob("*.html")):
+        loads = re.findall(outward, page.read_text(encoding="utf-8"))
+        assert not loads, f"{page.name} loads {loads} from elsewhere"
     laws = (tmp_path / "site" / "explanations" / "laws.html").read_text(encoding="utf-8")
     assert "<math" in laws
     assert "$$" not in laws
