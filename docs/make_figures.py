@@ -202,7 +202,9 @@ def ray(axes: Axes) -> None:
         axes.plot(exponents, np.full(12, place), "o", color=colour, alpha=0.6, markersize=9)
         axes.text(0.02, place + 0.15, label, fontsize=10)
     axes.axvline(law.optimum(LARGEST).a, color="gray", linestyle="--")
-    axes.set(xlabel="fitted a of N* = k C^a; dashed: the truth", xlim=(-0.02, 1.02), ylim=(-0.5, 1.6))
+    axes.set(
+        xlabel="fitted a of N* = k C^a; dashed: the truth", xlim=(-0.02, 1.02), ylim=(-0.5, 1.6)
+    )
     axes.set_yticks([])
 
 
