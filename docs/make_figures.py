@@ -16,6 +16,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
@@ -44,6 +45,7 @@ TURNING = {
     "alpha": 0.033,
     "beta": 0.018,
 }  # the law of these points there, R = d (alpha - beta log d)
+LARGEST = 1e19  # FLOPs of the largest simulated run
 OPERATED = 0.7  # share of d* at which a plan runs
 
 
@@ -68,6 +70,7 @@ def main() -> None:
     save("overoptimisation", overoptimisation)
     save("trunk", trunk)
     save("grid", grid)
+    save("ray", ray)
     if EPOCH.is_file():
         save("interval_parts", interval_parts)
         save("forms_beyond", forms_beyond)
@@ -180,6 +183,38 @@ def grid(axes: Axes) -> None:
     axes.set_xticks(list(sizes), list(sizes.values()))
     axes.set_xticks([], minor=True)
     axes.legend(fontsize=10, loc="upper left", ncols=2)
+
+
+def ray(axes: Axes) -> None:
+    """Exponent a fitted to 12 simulated tables of 24 runs: on one ray D = 20 N, and on a grid."""
+    law = load_law("besiroglu2024")
+    on_ray = np.repeat(np.geomspace(LARGEST / 300, LARGEST, 8), 3)
+    budgets = np.repeat(np.geomspace(LARGEST / 100, LARGEST, 4), 6)
+    best = np.array([law.optimum(c).params for c in budgets])
+    designs = {
+        "ray, 8 sizes x 3 seeds": (np.sqrt(on_ray / 6 / 20), on_ray),
+        "grid, 4 budgets x 6 sizes": (best * np.tile(np.geomspace(1 / 4, 4, 6), 4), budgets),
+    }
+    for place, (colour, (label, (n, flops))) in enumerate(
+        zip(COLOURS, designs.items(), strict=False)
+    ):
+        exponents = [_exponent(n, flops / 6 / n, seed) for seed in range(12)]
+        axes.plot(exponents, np.full(12, place), "o", color=colour, alpha=0.6, markersize=9)
+        axes.text(0.02, place + 0.15, label, fontsize=10)
+    axes.axvline(law.optimum(LARGEST).a, color="gray", linestyle="--")
+    axes.set(
+        xlabel="fitted a of N* = k C^a; dashed: the truth", xlim=(-0.02, 1.02), ylim=(-0.5, 1.6)
+    )
+    axes.set_yticks([])
+
+
+def _exponent(n: np.ndarray, d: np.ndarray, seed: int) -> float:
+    """Return a of a law fitted to runs (n,) that scatter by .3 % about Besiroglu et al. 2024."""
+    law = load_law("besiroglu2024")
+    noise = np.random.default_rng(seed).normal(0, 0.003, len(n))
+    table = pd.DataFrame({"params": n, "tokens": d, "loss": law.predict(n, d).loss * np.exp(noise)})
+    fitted = fit(table, resamples=0, hindcast=False, sensitivity=False, prior="none")
+    return fitted.optimum(LARGEST, force=True).a
 
 
 def interval_parts(axes: Axes) -> None:
