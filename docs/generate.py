@@ -22,6 +22,7 @@ from typing import Any, get_type_hints
 import yaml
 
 import analysis
+from analysis.estimation.fit import fit
 from analysis.forms import FORMS, Form
 from analysis.laws.law_file import LawFile
 from analysis.laws.published import PUBLISHED
@@ -398,7 +399,8 @@ def python_page() -> str:
     for title, names in PYTHON.items():
         text += f"\n## {title}\n"
         for name in names:
-            text += object_text(name, getattr(analysis, name))
+            # The command of that name takes the function's place in the package once it is imported.
+            text += object_text(name, fit if name == "fit" else getattr(analysis, name))
     from analysis.laws.law import Optimum, Prediction
 
     text += "\n## What a law returns\n"
@@ -424,7 +426,7 @@ def signature_text(name: str, function: Callable[..., Any]) -> str:
     """Return a signature, one parameter a line where it is long."""
     signature = inspect.signature(function)
     parameters = [
-        re.sub(r"[\w.]+\.(\w+)", r"\1", str(p))
+        re.sub(r"<function (\w+) at \w+>|[\w.]+\.(\w+)", r"\1\2", str(p))
         for p in signature.parameters.values()
         if p.name != "self"
     ]

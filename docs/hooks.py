@@ -38,5 +38,5 @@ def on_page_markdown(markdown: str, **_: object) -> str:
 def equations(text: str) -> str:
     """Return a text without code, its equations converted."""
     text = BLOCK.sub(lambda m: f"\n\n{convert(m[1].strip(), display='block')}\n\n", text)
-    # Markdown takes a line that begins with <math> for a block; one that begins with <span> it does not.
+    # A line that begins with <math> would be a block to Markdown; one with <span> is not.
     return INLINE.sub(lambda m: f"<span>{convert(m[1])}</span>", text)
