@@ -217,6 +217,14 @@ def test_a_law_and_its_plan_are_made_among_decoys(scaling, hostile):
 
 
 @pytest.mark.long
+def test_the_example_table_comes_with_the_wheel(scaling, hostile):
+    options = ("intervals.resamples=0", "backtest=false", "sensitivity=false")
+    run(scaling, "fit", "runs=example", "out=example.json", *options, cwd=hostile)
+    law = json.loads((hostile / "example.json").read_text())
+    assert (law["n_runs"], law["inputs"]["source"]) == (43, "example")
+
+
+@pytest.mark.long
 def test_a_choice_of_the_users_is_named_where_none_fits(scaling, hostile):
     wrong = run(scaling, "sweep", "sweeps=mien", cwd=hostile, fails=True)
     assert wrong.returncode == 1
