@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from analysis.laws.published import check_measure
+from analysis.planning.basis import counted, require_usable
 from analysis.planning.checks import with_stages
 from analysis.planning.command import (
     command_of,
@@ -28,12 +29,7 @@ from analysis.planning.command import (
     study_folder,
     with_sources,
 )
-from analysis.planning.make import (
-    confirming_plan,
-    counted,
-    plan_within_memory,
-    require_usable,
-)
+from analysis.planning.make import confirming_plan, plan_within_memory
 from analysis.planning.plan import Plan
 from analysis.planning.settings import PlanConfig
 from analysis.planning.written.derivation import derivation, shown

@@ -23,6 +23,9 @@ NO_LOSS = 0.0005  # nats per token: a quarter of what two seeds differ by (Poria
 STATED = 0.01  # relative distance at which a stated N is met
 FLAT = 0.002  # nats per token: about what two seeds differ by (Porian et al. 2024)
 SPANS = (1.5, 2.0, 10.0, 1e3, 1e6)  # candidates are made so far around N; wider where caps refuse
+# Share of N that is tried too where all tokens at hand must be afforded: a shape's exact FLOPs per
+# token may be some percent above the law's.
+SMALLER = 0.96
 ALL = 0.999  # a plan that takes all tokens at hand must reach this share of them
 
 
@@ -105,7 +108,7 @@ def choose_shape(
     further than 5 %.
     """
     if family.rule == "levine":
-        return _by_levine(split, study, family=family, memory=memory)
+        return _by_levine(split, study, memory=memory)
     choice = _Choice(split=split, study=study, memory=memory, device=device)
     fixed = split.constraints.params
     chosen = choice.nearest_to(fixed) if fixed is not None else choice.best()
@@ -172,7 +175,10 @@ class _Choice:
             usable = [c for c in every if not self._broken(c)]
             chosen, as_good = best_candidate(usable, target, extra)
             if usable and not as_good:  # d_ff fills gaps between widths
-                usable += [c for c in self._moved(every, target) if not self._broken(c)]
+                wide_steps = self.split.limited and self.study.heads_multiple > 1
+                aims = (target, SMALLER * target) if wide_steps else (target,)
+                moved = [c for aim in aims for c in self._moved(every, aim)]
+                usable += [c for c in moved if not self._broken(c)]
                 chosen, _ = best_candidate(usable, target, extra)
             if usable:
                 return chosen or min(usable, key=lambda c: abs(math.log(c.params / target)))
@@ -273,6 +279,21 @@ def _rule(chosen: Candidate, study: Study) -> str:
     text = f"next to {line:.3g} layers, the line of depth against width of the {study.source}"
     if chosen.ffn > 0.02:
         text += f"; d_ff {chosen.shape.d_ff} instead of the family's ratio, to meet N"
+    return text + heads_text(chosen.shape, study)
+
+
+def heads_text(shape: Shape, study: Study) -> str:
+    """Say how many heads a shape has, where a rule set their number; empty where none did."""
+    if study.heads_multiple == 1 and not study.kv_heads:
+        return ""
+    text = f"; {shape.n_head} heads of {shape.d_head}"
+    if study.heads_multiple > 1:
+        text += f", a multiple of {study.heads_multiple} so that devices share them evenly"
+    if study.kv_heads:
+        text += (
+            f", and {shape.n_kv_head} key-value heads (grouped queries, Ainslie et al. 2023,"
+            " 2305.13245; 8 in every Llama 3, 2407.21783)"
+        )
     return text
 
 
@@ -280,12 +301,11 @@ def _by_levine(
     split: Split,
     study: Study,
     *,
-    family: FamilySettings,
     memory: Callable[[Shape], float] | None,
 ) -> PlannedShape:
     """Return the shape by Levine's rule; ValueError where it breaks a cap."""
-    like, count = study.like, split.law.count
-    shape = levine_shape(split.params, like=like, count=count, multiple=family.heads_multiple)
+    count = split.law.count
+    shape = levine_shape(split.params, study, count=count)
     if why := broken(split, shape, getattr(shape.params, count), memory):
         raise ValueError(f"shape.rule=levine gives a shape {why}; relax it, or take rule=ladder")
     rule = (

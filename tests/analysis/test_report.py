@@ -27,9 +27,9 @@ from analysis.page.render import report
 from analysis.page.sections.task_scores import score_grid, scores_of
 from analysis.page.sections.task_tables import read_evaluations
 from analysis.page.tables import flops_run
+from analysis.planning.basis import counted as with_flops_of
 from analysis.planning.budgets import Budget, budget_of
 from analysis.planning.constraints import constraints_of
-from analysis.planning.make import counted as with_flops_of
 from analysis.planning.make import make_plan
 from analysis.planning.settings import PlanConfig
 from analysis.planning.split import repeating

@@ -262,7 +262,7 @@ def test_levines_width_is_that_of_the_paper_of_bloomberggpt():
 
 def test_levines_rule_has_a_smallest_size():
     with pytest.raises(ValueError, match="levine rule"):
-        levine_shape(1e4, like=default_study().like, count="total")
+        levine_shape(1e4, default_study(), count="total")
 
 
 def test_a_family_is_not_changed_under_a_study():
