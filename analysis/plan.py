@@ -77,7 +77,7 @@ def main(config: PlanConfig) -> None:
     if plan.confirmation and plan.confirmation.needed:
         smaller = confirming_plan(plan, law, budget, study, config, scored=scored)
         smaller = with_sources(smaller, name, law, folder)
-        smaller = replace(smaller, study=plan.confirmation.study, stages="pretrain")
+        smaller = replace(smaller.of_stages(["pretrain"]), study=plan.confirmation.study)
         path = write_plan(out.with_name(f"{out.stem}.confirmation{out.suffix}"), smaller)
         sys.stdout.write(f"{_confirmation_line(smaller, path)}\n")
 

@@ -42,24 +42,30 @@ def with_stages(plan: Plan, settings: PlanConfig) -> Plan:
     plan: the plan, whose study's folder is known
     settings: of the command, which may name data
 
-    Raises ValueError where pretraining, or data that the user named, cannot be used.
+    Raises ValueError where pretraining, or a stage or data that the user named, cannot be used.
     """
+    asked = settings.stages.split(",") if settings.stages else []
     findings, unread = _checked(plan)
     stages, reasons = [], {}
     for stage in ("pretrain", *LATER_STAGES):
+        if asked and stage not in asked:
+            reasons[stage] = f"stages={settings.stages} leaves it out, and those after it"
+            break
         check = findings.get(stage, {})
         problem = check.get("problem", "")
-        if problem and (stage == "pretrain" or _named(stage, settings)):
+        named = stage == "pretrain" or _named(stage, settings)
+        if problem and (named or asked):
             raise ValueError(f"stage {stage} cannot run: {problem}")
         stop = problem or _left_out(plan, stage, settings, unread=unread)
+        if stop and asked:
+            raise ValueError(f"stages={settings.stages} names {stage}, but {stop}")
         if stop:
             reasons[stage] = stop if ADD in stop or "sft" in stages else f"{stop}; {ADD}"
             break
         stages.append(stage)
         reasons[stage] = check.get("found") or unread
     return replace(
-        plan,
-        stages=",".join(stages),
+        plan.of_stages(stages),
         checks=tuple(c for c in findings.values() if c["stage"] in reasons),
         reasons={**plan.reasons, "stages": reasons},
     )

@@ -169,7 +169,7 @@ def budget_block(budget: Budget, pretrain: PretrainBlock) -> BudgetBlock:
         reasons={
             "flops": budget.reason,
             "flops_per_second": budget.speed_reason,
-            "seconds": ("pretraining alone; cost.stage_hours has the stages after it"),
+            "seconds": "pretraining alone",
         },
     )
 

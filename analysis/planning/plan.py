@@ -8,7 +8,8 @@ N parameters in the law's count, D tokens, C FLOPs, losses in nats per token. `r
 sentences, each by the name of the field that it explains.
 """
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from analysis.alarms.alarm import Alarm
@@ -286,9 +287,9 @@ class Plan:
     pretrain: PretrainBlock
     cost: CostBlock | None = None
     stage_laws: dict[str, list[str]] = field(default_factory=dict)
-    sft: SftBlock | None = None
-    reward: RewardBlock | None = None
-    ppo: PpoBlock | None = None
+    sft: SftBlock | None = field(default=None, metadata=UNWRITTEN)
+    reward: RewardBlock | None = field(default=None, metadata=UNWRITTEN)
+    ppo: PpoBlock | None = field(default=None, metadata=UNWRITTEN)
     machine: MachineBlock | None = None
     reasons: dict[str, Reasons] = field(default_factory=dict)
     cell: dict[str, Any] = field(default_factory=dict)
@@ -301,8 +302,27 @@ class Plan:
     command: str | None = field(default=None, metadata=UNWRITTEN)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, the keys of plan.yaml; a block that is None is an empty one."""
+        """Return plain values, the keys of plan.yaml.
+
+        A block that is None is an empty one; that of a stage that is not planned is left out.
+        """
         return {k: {} if v is None else v for k, v in values_of(self).items()}
+
+    def of_stages(self, stages: Sequence[str]) -> "Plan":
+        """Return the plan of these stages alone: without blocks, laws and hours of the others."""
+        left_out = [stage for stage in LATER_STAGES if stage not in stages]
+        cost = self.cost
+        if cost is not None:
+            hours = {k: v for k, v in (cost.stage_hours or {}).items() if k in stages}
+            reasons = {k: v for k, v in cost.reasons.items() if hours or k != "stage_hours"}
+            cost = replace(cost, stage_hours=hours or None, reasons=reasons)
+        return replace(
+            self,
+            stages=",".join(stages),
+            stage_laws={k: v for k, v in self.stage_laws.items() if k in stages},
+            cost=cost,
+            **dict.fromkeys(left_out),  # type: ignore[arg-type]  None for each
+        )
 
 
 def values_of(block: Any) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from scaling.schema import (
     checked,
 )
 
+# What `stages` may be: a stage starts from the weights of the one before it.
+STAGES = ("pretrain", "pretrain,sft", "pretrain,sft,reward", "pretrain,sft,reward,ppo")
 DEFAULT_LEVEL = 0.9  # of intervals, where neither setting nor law has one
 
 
@@ -44,6 +46,8 @@ class PlanConfig:
     """Named test set whose loss is forecast; the law must be fitted on it. Empty is the law's."""
     unit: Annotated[str, OneOf("", *LOSS_UNITS)] = ""
     """Unit of the forecast; the law must be in it. Empty is the law's."""
+    stages: Annotated[str, OneOf("", *STAGES)] = ""
+    """Stages to plan, each with those before it; empty plans the stages whose data can be used."""
     out: str = ""
     """File to write; empty is plan.yaml in the study, or here."""
     dry_run: bool = False

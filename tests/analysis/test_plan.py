@@ -79,7 +79,7 @@ def test_gopher_budget_gives_the_refit_optimum():
     assert pretrain.params_target == pytest.approx(72.3e9, rel=1e-3)
     law = load_law("besiroglu2024").optimum(5.76e23)
     assert law.tokens_per_param == pytest.approx(18.39, rel=1e-3)
-    assert pretrain.params == pytest.approx(pretrain.params_target, rel=0.03)
+    assert pretrain.params == pytest.approx(pretrain.params_target, rel=0.05)
     assert pretrain.flops == pytest.approx(5.76e23, rel=1e-4)
 
 
