@@ -19,6 +19,7 @@ from scaling.app.quoting import override
 from scaling.schema import (
     DEVICES,
     Shape,
+    activation_bytes,
     device_named,
     read_json,
     stage_memory_bytes,
@@ -86,8 +87,8 @@ def _left_out(plan: Plan, stage: str, settings: PlanConfig, *, unread: str) -> s
         needed, room = _memory_of(plan, stage, settings), device_named(device).memory
         if needed > room:
             return (
-                f"it takes {needed / GIB:.3g} GiB with one example of the whole context, in fp32 on"
-                f" one device, where the stages after pretraining run, and {device} has"
+                f"it takes {needed / GIB:.3g} GiB with one row of the whole context at once, in"
+                f" fp32 on one device, where the stages after pretraining run, and {device} has"
                 f" {room / GIB:.3g}; export the model (scaling.export) and tune it elsewhere"
             )
     source = plan.cell.get("data", {}).get("source", "")
@@ -104,10 +105,11 @@ def _memory_of(plan: Plan, stage: str, settings: PlanConfig) -> float:
     pretrain = plan.pretrain
     vocab_size = plan.cell["tokenizer"]["vocab_size"]
     shape = Shape.from_config(pretrain.model, vocab_size=vocab_size, context=pretrain.context)
-    example = shape.training_bytes(pretrain.context) - shape.training_bytes(0)
     critic = settings.ppo.estimator == "gae"
     method = settings.sft.method
-    return example + stage_memory_bytes(shape.params.total, stage, method=method, critic=critic)
+    return activation_bytes(shape, 1) + stage_memory_bytes(
+        shape.params.total, stage, method=method, critic=critic
+    )
 
 
 def _checked(plan: Plan) -> tuple[dict[str, dict[str, Any]], str]:

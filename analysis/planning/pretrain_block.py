@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from analysis.estimation.lr_batch import AXES, settings
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
-from analysis.number_text import number
 from analysis.planning.budgets import Budget
 from analysis.planning.experts import OF_A_TOKEN
 from analysis.planning.later_stages.blocks import rounded
@@ -77,10 +76,7 @@ def pretrain_block(
             "seconds": _seconds_reason(budget),
             "context": f"that of the {study.source}: another context is another law",
             "peak_lr": rates.lr_reason,
-            "batch_tokens": (
-                f"{rates.batch_reason}; weights, gradients and moments take"
-                f" {number(shape.training_bytes(0) / 2**30, 3)} GiB in fp32"
-            ),
+            "batch_tokens": rates.batch_reason,
             "warmup_steps": warmup_reason,
             "weight_decay": _decay_reason(study, lr=rates.lr, batch=rates.batch, tokens=tokens),
             "schedule": f"that of the {study.source}: another schedule is another offset E",

@@ -30,6 +30,7 @@ def price(cells: list[CellConfig]) -> None:
     total = sum(map(task_flops, tasks))
     alone = sum(workload(c)[0] for c in cells)
     seconds = sum(t.seconds for t in tasks)
+    out("memory: of one device, activations of the rows at once and copies of a trunk included\n")
     out(
         f"{len(cells)} cells, {total:.3g} FLOPs in trunks and branches ({alone:.3g} if each were "
         f"trained alone), about {clock(seconds)} of one core, "

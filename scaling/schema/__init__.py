@@ -31,7 +31,12 @@ from scaling.schema.forecasts import (
     read_forecasts,
 )
 from scaling.schema.measured import BITS_PER_BYTE, LOSS_UNITS, NATS_PER_TOKEN, Measure
-from scaling.schema.memory import STATE_BYTES, stage_disk_bytes, stage_memory_bytes
+from scaling.schema.memory import (
+    activation_bytes,
+    stage_disk_bytes,
+    stage_memory_bytes,
+    training_memory_bytes,
+)
 from scaling.schema.process import is_stopped, machine_id, process_start, seconds_here
 from scaling.schema.ranges import (
     FLOPS,
@@ -106,7 +111,6 @@ __all__ = [
     "NATS_PER_TOKEN",
     "SCHEMA",
     "SNAPSHOT",
-    "STATE_BYTES",
     "Branch",
     "Command",
     "Cost",
@@ -124,6 +128,7 @@ __all__ = [
     "Shape",
     "Status",
     "TestSetScore",
+    "activation_bytes",
     "append_forecast",
     "check_folder",
     "check_listable",
@@ -176,6 +181,7 @@ __all__ = [
     "sweep_temporaries",
     "temporary_name",
     "training_length",
+    "training_memory_bytes",
     "tuning_lr",
     "whole_batch",
     "write_json",

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING
 from scaling.budget import Resolved, resolve
 from scaling.config import CellConfig, FinalConfig
 from scaling.data.row_text import LeftOut
-from scaling.schema import find_record, now, stage_disk_bytes, stage_memory_bytes, write_json
+from scaling.schema import (
+    activation_bytes,
+    find_record,
+    now,
+    stage_disk_bytes,
+    stage_memory_bytes,
+    write_json,
+)
 from scaling.stages.plan import STAGES, StageName, final_folder
 
 if TYPE_CHECKING:
@@ -45,7 +52,8 @@ class Check:
     problem: why it cannot run, with the fix; empty where it can
     found: one line of what was counted
     left_out: data that are not used, by reason
-    memory_gib: least memory of weights, gradients and moments on one device
+    memory_gib: memory of one device, activations of the rows at once included: of a step in
+        pretraining, of one in later stages
     disk_gib: disk that its checkpoint and weights take
     """
 
@@ -160,7 +168,9 @@ def _check(name: StageName, stages: Sequence[StageName], data: StageData) -> Che
         "critic": config.ppo.estimator == "gae",
         "ranks": cell.machine.ranks if cell.machine.shard else 1,
     }
-    needed = stage_memory_bytes(shape.params.total, name, **options)
+    needed = stage_memory_bytes(shape.params.total, name, **options) + activation_bytes(shape, 1)
+    if name == StageName.PRETRAIN:
+        needed = resolve(cell).memory_bytes
     memory_gib = needed / GIB
     disk_gib = stage_disk_bytes(shape.params.total, name) / GIB
     left_out = LeftOut()
@@ -181,7 +191,7 @@ def _check(name: StageName, stages: Sequence[StageName], data: StageData) -> Che
             memory = device_memory(data.device)
             if needed > memory and name != StageName.PRETRAIN:
                 raise ValueError(
-                    f"it takes at least {_size(memory_gib)} on one device, and"
+                    f"it takes {_size(memory_gib)} on one device with one row of the context, and"
                     f" {device_name(data.device)} has {_size(memory / GIB)}; leave it out of"
                     " stages=, take sft.method=lora, or export the model and tune it elsewhere"
                 )
@@ -190,7 +200,8 @@ def _check(name: StageName, stages: Sequence[StageName], data: StageData) -> Che
     except (ValueError, OSError) as error:
         return check(problem=str(error))
     text = f"{found}; left out: {left_out.in_words()}" if left_out.as_dict() else found
-    return check(found=f"{text}; {_size(memory_gib)} of memory, {_size(disk_gib)} of disk")
+    of_rows = "" if name == StageName.PRETRAIN else " with one row at once"
+    return check(found=f"{text}; {_size(memory_gib)} of memory{of_rows}, {_size(disk_gib)} of disk")
 
 
 def _refuse_missing_source(

@@ -26,7 +26,7 @@ from analysis.page.planner import planner_data
 from analysis.page.render import report
 from analysis.page.sections.task_scores import score_grid, scores_of
 from analysis.page.sections.task_tables import read_evaluations
-from analysis.page.tables import flops_run
+from analysis.page.tables import flops_run, spent
 from analysis.planning.basis import counted as with_flops_of
 from analysis.planning.budgets import Budget, budget_of
 from analysis.planning.constraints import constraints_of
@@ -364,8 +364,17 @@ def test_command_writes_the_page_beside_the_study(folder):
 
 def test_cost_counts_a_trunk_once(material):
     long = max(material.records, key=lambda r: r.flops)
-    short = replace(long, run_id="x", flops=long.flops / 4)
-    assert flops_run([long, short]) == pytest.approx(long.flops * (1 + 0.2 / 4))
+    short = replace(
+        long,
+        run_id="x",
+        flops=long.flops / 4,
+        seconds=long.seconds / 4,
+        device_seconds=long.device_seconds / 4,
+    )
+    for what in ("flops", "seconds", "device_seconds"):
+        once = getattr(long, what) * (1 + 0.2 / 4)
+        assert spent([long, short], what) == pytest.approx(once)
+    assert flops_run([long, short]) == spent([long, short], "flops")
 
 
 def test_missing_study_is_named(tmp_path):
