@@ -192,6 +192,7 @@ def of_cells(config: DesignConfig, goal: Goal) -> dict[str, Any]:
     proposal = _proposal(config, goal, step, candidates, spent=spent, n_runs=len(runs))
     if proposal["law"] and own and not config.law and not note:
         proposal["law"]["name"] = f"{config.runs}/law.json"
+    proposal["target"]["unit"] = guide.measure.unit_words
     return proposal | {"note": note}
 
 
@@ -211,14 +212,16 @@ def of_law(config: DesignConfig, goal: Goal) -> dict[str, Any]:
     )
     true_law = {"name": config.law, "status": "taken for true", "parameters": law.parameters}
     start = {"law": true_law, "standing": None, "spent": 0.0, "n_runs": 0}
-    return _head(config, goal) | start | study
+    head = _head(config, goal)
+    head["target"]["unit"] = law.measure.unit_words
+    return head | start | study
 
 
 def lines_of(proposal: dict[str, Any]) -> list[str]:
     """Return a proposal as text of at most 100 columns."""
     goal = proposal["target"]
     what = "loss" if goal["quantity"] == "loss" else "N*"
-    unit = "nats" if goal["quantity"] == "loss" else "of N*, relative"
+    unit = goal.get("unit", "nats") if goal["quantity"] == "loss" else "of N*, relative"
     lines = [f"{what} at {power(goal['flops'])} FLOPs; {proposal['n_runs']} cells so far, "
              f"{power(proposal['spent']) if proposal['spent'] else 'no'} FLOPs"]  # fmt: skip
     lines += textwrap.wrap(_law_line(proposal), 100)

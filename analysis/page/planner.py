@@ -83,7 +83,7 @@ def planner_data(
         "largest": high,
         "far": FAR,
         "near": NEAR,
-        "no_loss": NO_LOSS,
+        "no_loss": law.measure.of_nats(NO_LOSS, study.bytes_per_token if study else None),
         "spans": [SPANS[0], SPANS[1]],
     }
     budget = math.log10((plan.budget.flops if plan else 0.0) or high)

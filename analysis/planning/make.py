@@ -181,7 +181,7 @@ def _planned_shape(basis: Basis, budget: Budget, settings: PlanConfig) -> Planne
         budget.flops,
         constraints_of(settings),
         level=basis.level,
-        flat_nats=settings.flat_nats,
+        flat_loss=basis.law.measure.of_nats(settings.flat_nats, basis.study.bytes_per_token),
     )
 
     def memory(shape: Shape) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from analysis.alarms.alarm import Alarm
+from scaling.schema import NATS_PER_TOKEN
 
 SCHEMA = 1
 LATER_STAGES = ("sft", "reward", "ppo")
@@ -47,7 +48,10 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class LawRow:
-    """What one law says at the budget; `regret` is what it says the plan's N costs, in nats."""
+    """What one law says at the budget; `regret` is what it says the plan's N costs.
+
+    `unit` is that of loss and regret.
+    """
 
     law: str
     form: str
@@ -59,6 +63,7 @@ class LawRow:
     loss: float | None
     regret: float | None
     level: float
+    unit: str = NATS_PER_TOKEN
 
 
 @dataclass(frozen=True, kw_only=True)

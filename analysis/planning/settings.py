@@ -102,8 +102,9 @@ class PlanConfig:
     """Law of learning rate and batch (form=lr_batch, or published); empty follows the study's
     rule."""
     flat_nats: Annotated[float, Range(0, 1e6)] = FLAT
-    """Loss in the unit of the law (nats per token, or bits per byte) within which all N count as
-    equal; the default is about what two seeds differ by (Porian et al. 2024)."""
+    """Loss in nats per token within which all N count as equal; for a law in bits per byte it is
+    converted by the study's bytes per token. The default is about what two seeds differ by (Porian
+    et al. 2024)."""
     far: Annotated[float, Range(1, MOST, above=True)] = FAR
     """Multiple of the largest compute fitted beyond which an alarm says so; no ladder has been seen
     to hold beyond 1000."""

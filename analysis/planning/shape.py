@@ -69,7 +69,7 @@ class PlannedShape:
         nearest = f"{100 * (self.params / split.params - 1):+.2g}% of N before rounding"
         if split.flat:
             low, high = split.flat
-            nearest += f"; {low:.3g} to {high:.3g} lose at most {split.flat_nats:g}"
+            nearest += f"; {low:.3g} to {high:.3g} lose at most {split.flat_loss:.3g}"
             nearest += f" {split.law.measure.unit_words} more"
         best = split.optimum
         why = (
@@ -121,13 +121,17 @@ def choose_shape(
 
 
 def best_candidate(
-    usable: Sequence[Candidate], target: float, extra: Callable[[Candidate], float] | None
+    usable: Sequence[Candidate],
+    target: float,
+    extra: Callable[[Candidate], float] | None,
+    no_loss: float = NO_LOSS,
 ) -> tuple[Candidate | None, bool]:
     """Return the candidate for N*, and whether it is as good as N*; None without one within 5 %.
 
     usable: candidates that meet the caps
     target: N*
-    extra: nats that a candidate loses against N* at the budget; None for a law without a loss
+    extra: loss of a candidate above that of N* at the budget; None for a law without a loss
+    no_loss: loss, in the same unit, within which a candidate is as good as N*
     """
     near = [c for c in usable if abs(c.params / target - 1) <= NEAR]
     if not near:
@@ -135,7 +139,7 @@ def best_candidate(
     if extra is None:
         return min(near, key=lambda c: abs(math.log(c.params / target))), True
     losses = [extra(c) for c in near]
-    within = [c for c, loss in zip(near, losses, strict=True) if loss <= NO_LOSS]
+    within = [c for c, loss in zip(near, losses, strict=True) if loss <= no_loss]
     if not within:
         return near[losses.index(min(losses))], False
     key = {id(c): c.off + c.ffn + abs(math.log(c.params / target)) for c in within}
@@ -162,7 +166,7 @@ class _Choice:
         return float(split.loss(split.params, tokens)) if tokens > 0 else None
 
     def extra(self, candidate: Candidate) -> float:
-        """Return the nats that a candidate loses against the split at the budget."""
+        """Return the loss of a candidate above that of the split, at the budget."""
         tokens = self.split.tokens_at(candidate.params, candidate.shape.flops_per_token)
         return float(self.split.loss(candidate.params, tokens)) - (self.best_loss or 0.0)
 
@@ -170,16 +174,18 @@ class _Choice:
         """Return the best candidate that meets the caps, the nearest where none is near."""
         target, refused = self.split.params, ""
         extra = self.extra if self.best_loss is not None else None
+        measure = self.split.law.measure
+        no_loss = measure.of_nats(NO_LOSS, self.study.bytes_per_token)
         for span in SPANS:
             every = self._made(target, span)
             usable = [c for c in every if not self._broken(c)]
-            chosen, as_good = best_candidate(usable, target, extra)
+            chosen, as_good = best_candidate(usable, target, extra, no_loss)
             if usable and not as_good:  # d_ff fills gaps between widths
                 wide_steps = self.split.limited and self.study.heads_multiple > 1
                 aims = (target, SMALLER * target) if wide_steps else (target,)
                 moved = [c for aim in aims for c in self._moved(every, aim)]
                 usable += [c for c in moved if not self._broken(c)]
-                chosen, _ = best_candidate(usable, target, extra)
+                chosen, _ = best_candidate(usable, target, extra, no_loss)
             if usable:
                 return chosen or min(usable, key=lambda c: abs(math.log(c.params / target)))
             if not every and span > SPANS[0]:

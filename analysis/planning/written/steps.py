@@ -142,7 +142,7 @@ def split_steps(split: Split) -> list[Step]:
                 what="flat N",
                 value=high / low,
                 interval=split.flat,
-                rule=f"all N of the interval lose at most {split.flat_nats:g}"
+                rule=f"all N of the interval lose at most {split.flat_loss:.3g}"
                 f" {split.law.measure.unit_words} against the best; the value is their ratio",
             )
         )
