@@ -168,6 +168,24 @@ def workload(cell: CellConfig) -> tuple[float, int]:
     return resolved.flops, resolved.n_steps
 
 
+# Bytes of a token in a vocabulary of single bytes, and in GPT-2's on the Pile (Gao et al. 2020,
+# 2101.00027); between them, and beyond, bytes grow with the logarithm of the size.
+BYTES_BY_VOCABULARY = ((264, 1.0), (50_257, 1 / 0.29335))
+
+
+def scoring_seconds(cell: CellConfig, n_bytes: int) -> float:
+    """Estimate the seconds on one core in which a cell's model is scored on texts.
+
+    cell: the cell
+    n_bytes: UTF-8 bytes of the texts; a third of a training step is paid for each token
+    """
+    shape = resolve(cell).shape
+    (small, least), (large, most) = BYTES_BY_VOCABULARY
+    share = math.log(max(shape.vocab_size, small) / small) / math.log(large / small)
+    tokens = n_bytes / (least + share * (most - least))
+    return tokens * shape.flops_per_token / 3 / CORE_FLOPS
+
+
 def task_seconds(cells: list[CellConfig]) -> float:
     """Estimate the seconds on one core of the cells of one trunk; the shared part counts once."""
     if cells[0].stage == "pretrain":

@@ -99,14 +99,18 @@ def hold_sources(cells: list[CellConfig]) -> None:
         write_json(path, known)
 
 
-def check_test_sets(cells: list[CellConfig]) -> None:
-    """Read the named test sets before anything is submitted; the errors are those of check_texts.
+def check_test_sets(cells: list[CellConfig]) -> dict[str, dict[str, int]]:
+    """Read the named test sets before anything is submitted; return the bytes of each, by cell id.
 
-    Sets that several cells share are read once.
+    Sets that several cells share are read once. The errors are those of check_texts.
     """
-    different = {repr((c.eval.sets, c.data.source, c.data.text_key, c.tokenizer)): c for c in cells}
-    for cell in different.values():
-        check_texts(cell)
+    read: dict[str, dict[str, int]] = {}
+    for cell in cells:
+        key = repr((cell.eval.sets, cell.data.source, cell.data.text_key, cell.tokenizer))
+        if key not in read:
+            read[key] = check_texts(cell)
+        read[cell.run_id()] = read[key]
+    return {cell.run_id(): read[cell.run_id()] for cell in cells}
 
 
 def check_corpus(cells: list[CellConfig]) -> None:

@@ -69,9 +69,9 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
         log.warning(
             "records that cannot be read, set aside and trained again: %s", first_names(damaged)
         )
-    check_test_sets(missing)
+    n_bytes = check_test_sets(missing)
     if cells[0].dry_run:
-        price(cells)
+        price(cells, n_bytes)
         return []
     missing = choose_precision(missing) if missing else []
     if typed := typed_arguments():
