@@ -19,6 +19,7 @@ from pathlib import Path
 
 from scaling import VERSION_LINE
 from scaling.app.application import one_sentence
+from scaling.app.plurals import plural
 from scaling.app.positional import Parser
 from scaling.jobs.cell_states import (
     ACTIVE,
@@ -98,7 +99,7 @@ def print_status(arguments: argparse.Namespace) -> int:
     """Print the status, with --watch until all cells have ended; return the exit status."""
     try:
         if arguments.cancel:
-            sys.stderr.write(f"cancelled {cancel(arguments.folder)} jobs\n")
+            sys.stderr.write(f"cancelled {plural(cancel(arguments.folder), 'job')}\n")
             time.sleep(1)  # so that jobs that end at once are shown as ended
         while True:
             cells = read_status(arguments.folder)

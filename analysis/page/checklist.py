@@ -14,6 +14,7 @@ from analysis.number_text import interval, number, power, short
 from analysis.page.contents import Material
 from analysis.page.tables import Grid, spent
 from analysis.solve.solver import TOLERANCE
+from scaling.app.plurals import plural
 from scaling.schema import COUNTS, Record
 
 MISSING = "missing"
@@ -182,7 +183,7 @@ def _data(done: Sequence[Record]) -> str:
     names = {"source": "source", "context": "context"}
     return (
         f"{_settings(done, 'data', names)}, vocabulary {_values(done, 'tokenizer', 'vocab_size')};"
-        f" at most {passes:.3g} passes"
+        f" at most {plural(passes, 'pass', text=f'{passes:.3g}')}"
     )
 
 

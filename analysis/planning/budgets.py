@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from analysis.laws.law import Law
 from analysis.runs.study import Study
+from scaling.app.plurals import plural
 from scaling.schema import MOST_FLOPS, device_named
 
 MEASURED = "measured"  # the value of `utilisation` that takes it from the study
@@ -218,7 +219,7 @@ def _multiple(value: float, study: Study) -> tuple[float, str]:
 def _hours(kind: str, value: float, settings: BudgetSettings) -> tuple[float, str]:
     """Return device hours and a clause that says from what."""
     if kind == "wall_hours":
-        return value * settings.devices, f"{value:g} h on {settings.devices} devices"
+        return value * settings.devices, f"{value:g} h on {plural(settings.devices, 'device')}"
     if kind == "money":
         if settings.price_per_hour is None:
             raise ValueError(

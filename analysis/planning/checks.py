@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from analysis.alarms.alarm import Alarm
 from analysis.planning.plan import LATER_STAGES, Plan
 from analysis.planning.settings import PlanConfig
 from analysis.planning.written.plan_file import write_plan
@@ -65,8 +66,10 @@ def with_stages(plan: Plan, settings: PlanConfig) -> Plan:
             break
         stages.append(stage)
         reasons[stage] = check.get("found") or unread
+    of_data = (Alarm(**a) for stage in stages for a in findings.get(stage, {}).get("alarms", ()))
     return replace(
         plan.of_stages(stages),
+        alarms=(*of_data, *plan.alarms),
         checks=tuple(c for c in findings.values() if c["stage"] in reasons),
         reasons={**plan.reasons, "stages": reasons},
     )

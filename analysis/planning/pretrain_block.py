@@ -15,6 +15,7 @@ from analysis.planning.later_stages.blocks import rounded
 from analysis.planning.plan import PretrainBlock
 from analysis.planning.shape import PlannedShape
 from analysis.runs.study import Study
+from scaling.app.plurals import plural
 from scaling.schema import Recipe, Shape, whole_batch
 
 WHOLE = 1 + 1e-12  # a D that is a whole number of steps must not lose a step by rounding
@@ -91,7 +92,7 @@ def _seconds_reason(budget: Budget) -> str:
     if not budget.flops_per_second:
         return budget.speed_reason
     return (
-        f"FLOPs / {budget.flops_per_second:.3g} FLOP/s / {budget.devices} devices:"
+        f"FLOPs / {budget.flops_per_second:.3g} FLOP/s / {plural(budget.devices, 'device')}:"
         f" {budget.speed_reason}"
     )
 

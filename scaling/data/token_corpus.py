@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from scaling.app.plurals import plural
 from scaling.config import CellConfig, DataConfig
 from scaling.data.shards import Shard, Span, TokenStream, open_shard, shard_files
 from scaling.data.vocabulary import Vocabulary
@@ -57,10 +58,10 @@ def read_shards(config: CellConfig) -> dict[str, Any]:
     spans = [[(hashes[id(s.shard)], s.start, s.stop) for s in part] for part in (*train, test)]
     meta["sha256"] = sha256_json(spans)
     log.info(
-        "token ids: %s training and %s test tokens in %d files",
+        "token ids: %s training and %s test tokens in %s",
         f"{meta['train_tokens']:,}",
         f"{meta['test_tokens']:,}",
-        len(hashes),
+        plural(len(hashes), "file"),
     )
     return meta
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 
+from scaling.app.plurals import plural
 from scaling.app.progress import clock
 from scaling.budget import (
     Resolved,
@@ -47,8 +48,8 @@ def price(
     seconds = sum(t.seconds for t in tasks) + sum(scoring.values())
     out("memory: of one device, activations of the rows at once and copies of a trunk included\n")
     out(
-        f"{len(cells)} cells, {total:.3g} FLOPs in trunks and branches ({alone:.3g} if each were "
-        f"trained alone), about {clock(seconds)} of one core, "
+        f"{plural(len(cells), 'cell')}, {total:.3g} FLOPs in trunks and branches "
+        f"({alone:.3g} if each were trained alone), about {clock(seconds)} of one core, "
         f"{clock(seconds / default_workers())} here\n"
     )
     for line in set_lines(set_bytes or {}, scoring):
@@ -57,7 +58,7 @@ def price(
         out(f"{warning}\n")
     before = {b.run_id() for c in cells if (b := c.before()) and not trained_at(b)}
     if before:
-        out(f"{len(before)} models that these start from are trained first, which is not counted\n")
+        out(f"not counted: {plural(len(before), 'model')} to train first, which cells start from\n")
 
 
 def scoring_of(

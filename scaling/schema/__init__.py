@@ -86,7 +86,7 @@ from scaling.schema.safety import (
     destination,
     refuse_code,
 )
-from scaling.schema.sft_columns import SftColumns
+from scaling.schema.sft_columns import FEW_ROWS, SftColumns
 from scaling.schema.shape import MOST_PARAMS, Shape, check_size
 from scaling.schema.test_sets import TestSetScore
 from scaling.schema.trunk import Branch, training_length
@@ -98,6 +98,7 @@ __all__ = [
     "COUNTS",
     "DEVICES",
     "EVALUATION",
+    "FEW_ROWS",
     "FLOPS",
     "FORECASTS",
     "LEVEL",

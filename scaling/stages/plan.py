@@ -38,6 +38,10 @@ class StageName(StrEnum):
     PPO = "ppo"
 
 
+DOCSTRINGS = "docstrings"  # the value of `sft.data` that means pairs cut from the corpus
+GOLD = "gold"  # the value of `reward.data` that means pairs sampled and scored by the gold judge
+
+
 # Each stage, in the order of a run, with the stages whose weights it starts from.
 STAGES: dict[StageName, tuple[StageName, ...]] = {
     StageName.PRETRAIN: (),

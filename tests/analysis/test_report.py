@@ -580,6 +580,16 @@ def test_without_a_law_of_draws_there_is_no_planner(material):
     assert "planner-law" not in report(replace(material, law=None))
 
 
+def test_stages_that_learned_from_few_rows_are_an_alarm_once(material):
+    stages = material.final.stages
+    few = replace(stages["sft"], metrics={**stages["sft"].metrics, "rows": 60.0})
+    found = replace(material, final=replace(material.final, stages={**stages, "sft": few}))
+    (row,) = [a for a in alarms(found) if a["code"] == "few_rows"]
+    assert row["where"] == "sft"
+    assert "60 rows that fit, fewer than 500" in row["sentence"]
+    assert not [a for a in alarms(material) if a["code"] == "few_rows"]
+
+
 def test_a_reward_that_is_no_better_than_length_is_an_alarm(folder):
     record = read_record(folder / "final/reward/record.json")
     assert length_alarm(None) == length_alarm(record) == ""

@@ -206,3 +206,21 @@ def test_a_diverged_stage_ends_the_run(plan):
 def test_a_plans_values_survive_as_plain_data(final_config):
     values = asdict(final_config)
     assert json.loads(json.dumps(values, allow_nan=False)) == values
+
+
+def test_the_stages_before_a_refused_one_are_handed_over(plan):
+    config, ended = replace(load_plan(plan), stages="pretrain,sft,reward"), []
+    config.reward.peak_lr = 1e30
+    with pytest.raises(ValueError, match="stage reward ended as diverged"):
+        run_final(config, ended.append)
+    assert [r.stage for r in ended] == ["pretrain", "sft"]
+    assert len(summary(config, ended)) == 2
+
+
+def test_gold_is_not_spoken_of_where_the_preferences_are_the_user_s(plan):
+    config = load_plan(plan)
+    records = run_final(config)
+    assert "correlation with gold" in summary(config, records)[2]
+    config.reward.data = "preferences.jsonl"
+    assert "gold" not in summary(config, records)[2]
+    assert "correlation with length" in summary(config, records)[2]

@@ -6,6 +6,7 @@ from analysis.planning.plan import PretrainBlock, Step
 from analysis.planning.shape import PlannedShape
 from analysis.planning.shape_family import VOCAB_STEP, best_vocabulary
 from analysis.planning.split import Split, serving_saving
+from scaling.app.plurals import plural
 from scaling.schema import Shape
 
 
@@ -176,8 +177,8 @@ def _effect(split: Split, name: str) -> str:
         if split.law.form == "data_constrained":
             p = split.law.parameters
             law = (
-                f"{passes:.3g} passes, worth D' of Muennighoff et al. 2023 (2305.16264) with R_D ="
-                f" {p['R_D']:.4g}, R_N = {p['R_N']:.4g}"
+                f"{plural(passes, 'pass', text=f'{passes:.3g}')}, worth D' of Muennighoff et al."
+                f" 2023 (2305.16264) with R_D = {p['R_D']:.4g}, R_N = {p['R_N']:.4g}"
             )
         else:
             law = "one pass at most: nothing values a second"

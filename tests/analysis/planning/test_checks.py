@@ -107,3 +107,14 @@ def test_what_is_not_read_is_said(tmp_path):
     assert "scaling.final checks before it trains" in made.reasons["stages"]["pretrain"]
     python = with_stages(replace(plan("stdlib"), runs=str(tmp_path)), PlanConfig(flops=1e18))
     assert python.stages == "pretrain,sft,reward,ppo"
+
+
+def test_alarms_of_the_data_are_alarms_of_the_plan(monkeypatch):
+    few = {"code": "few_rows", "sentence": "sft has 60 rows that fit, fewer than 500"}
+    found(monkeypatch, reward="no row can be used")
+    rows, _ = checks._checked(None)
+    rows["sft"]["alarms"], rows["ppo"]["alarms"] = [few], [{**few, "code": "not_planned"}]
+    monkeypatch.setattr(checks, "_checked", lambda plan: (rows, ""))
+    codes = [alarm.code for alarm in with_stages(plan(), PlanConfig(flops=1e18)).alarms]
+    assert "few_rows" in codes
+    assert "not_planned" not in codes

@@ -255,3 +255,12 @@ def test_a_size_beside_a_source_is_said_or_refused(tmp_path, caplog):
     refuse_two_sizes({}, taken)
     with pytest.raises(ValueError, match="both set the vocabulary; leave one of them out"):
         refuse_two_sizes({"tokenizer.vocab_size": 4096}, taken)
+
+
+def test_a_chat_template_that_is_no_jinja_is_refused_when_it_is_read(tmp_path):
+    folder = gpt2_layout(tmp_path / "tok")
+    file = folder / "tokenizer_config.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "chat_template": "{% for m in messages %}{{ m"}))
+    with pytest.raises(ValueError, match=r"chat template that is no Jinja .* take it out"):
+        with_source(TokenizerConfig(source=str(folder)))
