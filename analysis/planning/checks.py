@@ -46,20 +46,20 @@ def with_stages(plan: Plan, settings: PlanConfig) -> Plan:
 
     Raises ValueError where pretraining, or a stage or data that the user named, cannot be used.
     """
-    asked = settings.stages.split(",") if settings.stages else []
+    stage_names = settings.stages.split(",") if settings.stages else []
     findings, unread = _checked(plan)
     stages, reasons = [], {}
     for stage in ("pretrain", *LATER_STAGES):
-        if asked and stage not in asked:
+        if stage_names and stage not in stage_names:
             reasons[stage] = f"stages={settings.stages} leaves it out, and those after it"
             break
         check = findings.get(stage, {})
         problem = check.get("problem", "")
         named = stage == "pretrain" or _named(stage, settings)
-        if problem and (named or asked):
+        if problem and (named or stage_names):
             raise ValueError(f"stage {stage} cannot run: {problem}")
         stop = problem or _left_out(plan, stage, settings, unread=unread)
-        if stop and asked:
+        if stop and stage_names:
             raise ValueError(f"stages={settings.stages} names {stage}, but {stop}")
         if stop:
             reasons[stage] = stop if ADD in stop or "sft" in stages else f"{stop}; {ADD}"

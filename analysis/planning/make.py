@@ -233,13 +233,13 @@ def _gathered(
     laws = _compared(basis, budget, pretrain, name=name)
     rows = pretrain.batch_tokens // pretrain.context
     layout = _layout(planned.shape, budget, settings, study, rows=rows)
-    trained = study.config.get("machine", {})
+    cell_machine = study.config.get("machine", {})
     machine, machine_reasons = machine_block(
-        trained,
+        cell_machine,
         rows=rows,
         devices=budget.devices,
         layout=layout,
-        precision_reason=precision_of(trained, budget.device)[1],
+        precision_reason=precision_of(cell_machine, budget.device)[1],
     )
     later = later_blocks(settings, planned.shape, pretrain, seed=study.seed, level=basis.level)
     costs = {"shape": planned.shape, "layout": layout}

@@ -75,8 +75,8 @@ def _grouped(study: Study, target: float, count: str) -> Study:
     """Return the study whose heads share 8 key-value heads, its line as they are near a size."""
     like = study.like
     heads = study.ladder.width(target, count) / like.d_head
-    kept = max(1, round(like.n_head * min(1.0, KV_HEADS / heads)))
-    return replace(study, like=replace(like, n_kv_head=kept), kv_heads=KV_HEADS)
+    kv_heads = max(1, round(like.n_head * min(1.0, KV_HEADS / heads)))
+    return replace(study, like=replace(like, n_kv_head=kv_heads), kv_heads=KV_HEADS)
 
 
 def explained_steps(steps: Sequence[Step], rules: Mapping[str, str]) -> tuple[Step, ...]:

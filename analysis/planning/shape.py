@@ -111,11 +111,11 @@ def choose_shape(
         return _by_levine(split, study, memory=memory)
     choice = _Choice(split=split, study=study, memory=memory, device=device)
     fixed = split.constraints.params
-    chosen = choice.nearest_to(fixed) if fixed is not None else choice.best()
+    candidate = choice.nearest_to(fixed) if fixed is not None else choice.best()
     return PlannedShape(
-        shape=chosen.shape,
+        shape=candidate.shape,
         split=split,
-        rule=_rule(chosen, study),
+        rule=_rule(candidate, study),
         best_loss=choice.best_loss,
     )
 
@@ -179,15 +179,15 @@ class _Choice:
         for span in SPANS:
             every = self._made(target, span)
             usable = [c for c in every if not self._broken(c)]
-            chosen, as_good = best_candidate(usable, target, extra, no_loss)
+            candidate, as_good = best_candidate(usable, target, extra, no_loss)
             if usable and not as_good:  # d_ff fills gaps between widths
                 wide_steps = self.split.limited and self.study.heads_multiple > 1
                 aims = (target, SMALLER * target) if wide_steps else (target,)
                 moved = [c for aim in aims for c in self._moved(every, aim)]
                 usable += [c for c in moved if not self._broken(c)]
-                chosen, _ = best_candidate(usable, target, extra, no_loss)
+                candidate, _ = best_candidate(usable, target, extra, no_loss)
             if usable:
-                return chosen or min(usable, key=lambda c: abs(math.log(c.params / target)))
+                return candidate or min(usable, key=lambda c: abs(math.log(c.params / target)))
             if not every and span > SPANS[0]:
                 break  # no cap is in the way
             refused = self._broken(every[0]) if every else refused
@@ -199,15 +199,15 @@ class _Choice:
         every = [*made, *self._moved(made, target)]
         near = [c for c in every if abs(c.params / target - 1) <= STATED]
         if near:
-            chosen = min(near, key=lambda c: (not c.trained, c.ffn + c.off))
+            nearest = min(near, key=lambda c: (not c.trained, c.ffn + c.off))
         else:
             away = {id(c): abs(math.log(c.params / target)) for c in every}
-            chosen = min(every, key=lambda c: away[id(c)], default=None)
-        if chosen is None or abs(chosen.params / target - 1) > NEAR:
+            nearest = min(every, key=lambda c: away[id(c)], default=None)
+        if nearest is None or abs(nearest.params / target - 1) > NEAR:
             raise ValueError(self._too_far(target, every))
-        if why := self._broken(chosen):
+        if why := self._broken(nearest):
             raise ValueError(f"params={target:g} gives a shape {why}; change one")
-        return chosen
+        return nearest
 
     @property
     def _count(self) -> str:

@@ -71,12 +71,12 @@ def candidates(
     Raises ValueError for a size beyond all models.
     """
     check_size(high)
-    known = {s for s in study.shapes if _same_kind(s, study.like)}
-    every = {**dict.fromkeys(known, True)}
+    trained_shapes = {s for s in study.shapes if _same_kind(s, study.like)}
+    every = {**dict.fromkeys(trained_shapes, True)}
     for shape in _widths(study, count=count, low=low, high=high, device=device):
         every.setdefault(shape, False)
-    found = [_candidate(study, shape, count, trained=t) for shape, t in every.items()]
-    return sorted((c for c in found if low <= c.params <= high), key=lambda c: (c.params, c.off))
+    options = [_candidate(study, shape, count, trained=t) for shape, t in every.items()]
+    return sorted((c for c in options if low <= c.params <= high), key=lambda c: (c.params, c.off))
 
 
 def with_params(

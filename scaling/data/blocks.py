@@ -171,20 +171,20 @@ def fill(sizes: Sequence[int] | np.ndarray, quota: int) -> np.ndarray:
     the smallest is chosen, if there is another.
     """
     sizes = np.asarray(sizes, dtype=np.int64)
-    chosen = np.zeros(len(sizes), dtype=bool)
+    fits = np.zeros(len(sizes), dtype=bool)
     if not len(sizes):
-        return chosen
+        return fits
     n = int(np.searchsorted(np.cumsum(sizes), quota, side="right"))
-    chosen[:n] = True
-    left, least = quota - int(sizes[:n].sum()), int(sizes.min())
+    fits[:n] = True
+    remaining, least = quota - int(sizes[:n].sum()), int(sizes.min())
     for place in range(n, len(sizes)):
-        if left < least:
+        if remaining < least:
             break
-        if sizes[place] <= left:
-            chosen[place], left = True, left - int(sizes[place])
-    if not chosen.any() and len(sizes) > 1:
-        chosen[sizes.argmin()] = True
-    return chosen
+        if sizes[place] <= remaining:
+            fits[place], remaining = True, remaining - int(sizes[place])
+    if not fits.any() and len(sizes) > 1:
+        fits[sizes.argmin()] = True
+    return fits
 
 
 def segments_of(atoms: Atoms, blocks: np.ndarray, sides: np.ndarray) -> tuple[Segments, np.ndarray]:

@@ -188,12 +188,12 @@ class DividedCorpus:
 
     def read(self, order: np.ndarray, *, workers: int = 1) -> list[str]:
         """Return the texts of segments, in this order."""
-        chosen = np.zeros(len(self.split.segments.document), dtype=bool)
-        chosen[order] = True
-        tasks = [(c, (self.text_key, p)) for c, p in self.tasks(chosen)]
+        in_order = np.zeros(len(self.split.segments.document), dtype=bool)
+        in_order[order] = True
+        tasks = [(c, (self.text_key, p)) for c, p in self.tasks(in_order)]
         lists = each("reading a sample", read_segments, tasks, workers=workers)
         texts = list(chain.from_iterable(lists))
-        rank = np.cumsum(chosen) - 1
+        rank = np.cumsum(in_order) - 1
         return [texts[i] for i in rank[order]]
 
 

@@ -200,7 +200,7 @@ def _plain(span: Span) -> dict[str, Any]:
 
 
 def _span(values: dict[str, Any]) -> Span:
-    known = {k: values[k] for k in ("dtype", "first_byte", "n_tokens")}
+    layout = {k: values[k] for k in ("dtype", "first_byte", "n_tokens")}
     index = Path(values["index"]) if values["index"] else None
-    shard = Shard(path=Path(values["path"]), index=index, **known)
+    shard = Shard(path=Path(values["path"]), index=index, **layout)
     return Span(shard=shard, start=values["start"], stop=values["stop"])

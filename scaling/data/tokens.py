@@ -421,8 +421,8 @@ def _vocabulary(
     elif not (folder / TOKENIZER).is_file():
         log.info("training a byte-pair vocabulary of %d tokens", tokenizer.vocab_size)
         sample = division.read(_sample(division, tokenizer.sample_bytes), workers=workers)
-        trained = train_tokenizer(sample, vocab_size=tokenizer.vocab_size)
-        write_text(folder / TOKENIZER, trained.to_str(pretty=True))
+        bpe = train_tokenizer(sample, vocab_size=tokenizer.vocab_size)
+        write_text(folder / TOKENIZER, bpe.to_str(pretty=True))
     return Vocabulary.read(folder)
 
 

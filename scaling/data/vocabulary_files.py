@@ -175,8 +175,8 @@ def find_tokenizer(folder: Path, record: Record) -> Path:
         )
     for cache in caches if corpus else ():
         values = record.setting("tokenizer")
-        known = {k: v for k, v in values.items() if k in TokenizerConfig.__dataclass_fields__}
-        path = tokens_folder(cache, corpus, TokenizerConfig(**known)) / TOKENIZER
+        settings = {k: v for k, v in values.items() if k in TokenizerConfig.__dataclass_fields__}
+        path = tokens_folder(cache, corpus, TokenizerConfig(**settings)) / TOKENIZER
         if path.is_file():
             if has_hashes(path.parent) and (why := damage(path.parent)):
                 raise ValueError(

@@ -89,14 +89,14 @@ def hold_sources(cells: list[CellConfig]) -> None:
     What it holds is written into the study's folder, unless nothing is trained (`dry_run`).
     """
     path = study_folder(cells[0]) / SOURCES
-    known: dict[str, str] = read_json(path) if path.is_file() else {}
+    sha256_by_source: dict[str, str] = read_json(path) if path.is_file() else {}
     hashes = {c.tokenizer.source: c.tokenizer.sha256 for c in cells if c.tokenizer.source}
     for source, sha256 in hashes.items():
-        before = known.setdefault(str(Path(source).expanduser().resolve()), sha256)
+        before = sha256_by_source.setdefault(str(Path(source).expanduser().resolve()), sha256)
         if before != sha256:
             raise ValueError(changed_source(source, sha256, before))
     if hashes and not cells[0].dry_run:
-        write_json(path, known)
+        write_json(path, sha256_by_source)
 
 
 def check_test_sets(cells: list[CellConfig]) -> dict[str, dict[str, int]]:

@@ -62,8 +62,9 @@ class Measure:
         if record.test_loss is None:
             return ""
         if self.target and self.target not in record.test_sets:
-            known = ", ".join(record.test_sets) or "none"
-            return f"it has no test set {self.target} (its sets: {known}); set eval.sets and train"
+            set_names = ", ".join(record.test_sets) or "none"
+            why = f"it has no test set {self.target} (its sets: {set_names})"
+            return f"{why}; set eval.sets and train"
         if not self.target and self.unit == BITS_PER_BYTE and record.bits_per_byte is None:
             return "its bits per byte were not measured"
         return ""

@@ -51,8 +51,8 @@ def training_memory_bytes(
     if shape.n_experts:
         wide = (2 * shape.d_model + 3 * shape.d_expert) * (shape.top_k + shape.n_shared_experts)
     per_layer = BF16 * (14 * shape.d_model + wide)  # bytes a token, counts of Shape.training_bytes
-    kept = FP32 * shape.d_model * shape.n_layer + per_layer if checkpointing else 0
-    activations = tokens * (kept or per_layer * shape.n_layer)
+    recomputed_bytes = FP32 * shape.d_model * shape.n_layer + per_layer if checkpointing else 0
+    activations = tokens * (recomputed_bytes or per_layer * shape.n_layer)
     return state + copies + gathered + activations + LOSS_BYTES
 
 
@@ -87,8 +87,8 @@ def stage_memory_bytes(
     if stage == "reward":  # the reward model, and the fine-tuned model that it starts from
         return (STATE_BYTES + WEIGHT_BYTES) * params
     # policy and reference, and beside the frozen reward model a critic, trained or not
-    trained = 2 if critic else 1
-    return (trained * STATE_BYTES + (4 - trained) * WEIGHT_BYTES) * params
+    n_trained = 2 if critic else 1
+    return (n_trained * STATE_BYTES + (4 - n_trained) * WEIGHT_BYTES) * params
 
 
 def stage_disk_bytes(params: float, stage: str) -> float:

@@ -154,8 +154,8 @@ def _limit_on_tokens(split: Split) -> str:
     """Say which limit D stands at, and which share of C it leaves."""
     used = float(split.law.flops_per_token(split.params)) * split.tokens / split.flops
     if split.limited and split.constraints.tokens is None:
-        left = f"{100 * (1 - used):.3g}% of the compute is left in reserve"
-        return f"data-limited: every token at hand, where the optimum asks for more; {left}"
+        rest = f"{100 * (1 - used):.3g}% of the compute is left in reserve"
+        return f"data-limited: every token at hand, where the optimum asks for more; {rest}"
     return f"what the budget leaves at this N; training takes {100 * used:.3g}% of it"
 
 

@@ -186,13 +186,13 @@ def columns_of(row: dict[str, Any], layout: Layout) -> tuple[str, str, str]:
     Columns that the user named come first; for the rest the keys of the row tell its layout.
     """
     given = layout.columns
-    known = [keys for keys in COMPLETION_KEYS if keys[0] == given.get("prompt", keys[0])]
-    known = [keys for keys in known if keys[1] == given.get("completion", keys[1])]
-    if given.get("prompt") and not known:
-        known = [(given["prompt"], keys[1]) for keys in COMPLETION_KEYS]
+    options = [keys for keys in COMPLETION_KEYS if keys[0] == given.get("prompt", keys[0])]
+    options = [keys for keys in options if keys[1] == given.get("completion", keys[1])]
+    if given.get("prompt") and not options:
+        options = [(given["prompt"], keys[1]) for keys in COMPLETION_KEYS]
     if given.get("completion"):
-        known = [(keys[0], given["completion"]) for keys in known or COMPLETION_KEYS]
-    prompt, completion = max(known, key=lambda keys: len(row.keys() & set(keys)))
+        options = [(keys[0], given["completion"]) for keys in options or COMPLETION_KEYS]
+    prompt, completion = max(options, key=lambda keys: len(row.keys() & set(keys)))
     if not (row.keys() & {prompt, completion} or given):
         return "", "", ""
     contexts = CONTEXT_KEYS if prompt == "instruction" and not given.get("context") else ()
