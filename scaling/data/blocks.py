@@ -9,6 +9,7 @@ touches test text.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -204,3 +205,15 @@ def segments_of(atoms: Atoms, blocks: np.ndarray, sides: np.ndarray) -> tuple[Se
     stays = sides[first] != DROPPED
     first, last = first[stays], last[stays]
     return stretch(atoms, first, last, gaps=sides[first] == TEST), sides[first]
+
+
+def few_blocks(meta: dict[str, Any]) -> str:
+    """Say that the test part has too few independent blocks for a standard error; else empty."""
+    blocks = meta.get("test_blocks", FEWEST_BLOCKS)  # unknown to versions up to 0.1
+    if blocks >= FEWEST_BLOCKS:
+        return ""
+    return (
+        f"the test part has {blocks} independent block{'s' * (blocks != 1)} of text, fewer than "
+        f"{FEWEST_BLOCKS}: the test loss depends on which they are, and its standard error is not "
+        "known; add text, or raise data.test_share"
+    )

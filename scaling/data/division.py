@@ -196,6 +196,14 @@ class DividedCorpus:
         rank = np.cumsum(in_order) - 1
         return [texts[i] for i in rank[order]]
 
+    def sample(self, limit: int) -> np.ndarray:
+        """Choose training segments, spread over the corpus, of about `limit` characters."""
+        sizes = self.split.segments.n_chars[self.train]
+        step = max(1, round(int(sizes.sum()) / limit))
+        order = np.concatenate([np.arange(start, len(sizes), step) for start in range(step)])
+        n = np.searchsorted(np.cumsum(sizes[order]), limit, side="right") + 1
+        return self.train[order[:n]]
+
 
 def read_segments(chunk: list[Piece], argument: tuple[str, np.ndarray]) -> list[str]:
     """Return the texts of segments of a chunk, in rising order."""

@@ -9,12 +9,12 @@ from typing import Any
 from scaling.budget import resolve
 from scaling.config import CellConfig
 from scaling.data.batches import Batches
-from scaling.data.test_files import check_texts, sets_sha256
 from scaling.data.tokens import open_corpus
 from scaling.data.vocabulary_files import changed_source
 from scaling.jobs.cell_states import CellStates
 from scaling.schema import Record, Status, find_record, read_json, write_json
 from scaling.study.places import record_path, study_folder, trained_at
+from scaling.train.test_files import check_texts, sets_sha256
 
 log = logging.getLogger(__name__)
 

@@ -65,10 +65,7 @@ from scaling.schema.recipe import (
 from scaling.schema.record import (
     COUNTS,
     SCHEMA,
-    Cost,
-    Params,
     Record,
-    Status,
     discard_record,
     find_record,
     near_path,
@@ -77,6 +74,7 @@ from scaling.schema.record import (
     read_record,
     read_records,
 )
+from scaling.schema.record_parts import Cost, Params, Status, TestSetScore
 from scaling.schema.safety import (
     MOST_TEXT_BYTES,
     check_folder,
@@ -88,7 +86,6 @@ from scaling.schema.safety import (
 )
 from scaling.schema.sft_columns import FEW_ROWS, SftColumns
 from scaling.schema.shape import MOST_PARAMS, Shape, check_size
-from scaling.schema.test_sets import TestSetScore
 from scaling.schema.trunk import Branch, training_length
 from scaling.schema.yaml_file import read_yaml
 

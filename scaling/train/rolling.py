@@ -18,13 +18,13 @@ from tokenizers import Tokenizer
 from scaling.config import CellConfig
 from scaling.data.blocks import BLOCKS, FEWEST_BLOCKS
 from scaling.data.row_text import LeftOut
-from scaling.data.test_files import check_sets, refuse_unknown_vocabulary, set_texts
 from scaling.data.tokenizer import END, PAD
 from scaling.data.tokens import Corpus
 from scaling.model.transformer import Transformer
 from scaling.schema import TestSetScore, sha256_json
 from scaling.study.activity import moved
 from scaling.train.heldout import no_gradients
+from scaling.train.test_files import check_sets, refuse_unknown_vocabulary, set_texts
 
 log = logging.getLogger(__name__)
 BATCH_TOKENS = 4096  # tokens that are scored at once, padding included

@@ -12,19 +12,18 @@ from torch.nn import functional as F
 
 from scaling.app.progress import clock
 from scaling.budget import CORE_FLOPS, resolve, scoring_seconds
-from scaling.config import EvalConfig, ModelConfig, TokenizerConfig
-from scaling.data.test_files import sets_sha256
-from scaling.data.tokenizer import END, train_tokenizer
+from scaling.config import EvalConfig, TokenizerConfig
+from scaling.data.tokenizer import END
 from scaling.jobs.cell_states import read_status
 from scaling.jobs.cells import check_test_sets, resolve_corpus
 from scaling.jobs.pricing import price
 from scaling.jobs.study_run import run_cells
 from scaling.model.loss import losses_in_pieces
-from scaling.model.transformer import Transformer
 from scaling.schema import Record, read_record
 from scaling.status import show
 from scaling.study.places import cell_folder
 from scaling.train.rolling import TextSet, rolling_windows, score_set
+from scaling.train.test_files import sets_sha256
 from scaling.train.trunk import train_trunk
 
 CONTEXT = 16
@@ -32,21 +31,6 @@ WORDS = [
     *("the", "cat", "sat", "on", "a", "mat", "while", "rain", "fell", "over", "hills", "and"),
     *("dogs", "ran", "home", "to", "eat"),
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train_tokenizer([" ".join(WORDS)] * 4, vocab_size=320)
-
-
-@pytest.fixture(scope="module")
-def model() -> Transformer:
-    torch.manual_seed(0)
-    transformer = Transformer(ModelConfig(d_head=16), vocab_size=320, context=CONTEXT)
-    with torch.no_grad():
-        for weight in transformer.parameters():
-            weight.add_(0.3 * torch.randn_like(weight))
-    return transformer.eval()
 
 
 @pytest.mark.parametrize("n", [1, 5, 16, 17, 40, 48, 100])

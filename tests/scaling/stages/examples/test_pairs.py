@@ -161,7 +161,7 @@ def test_an_unknown_layout_says_how_to_name_its_columns(tmp_path):
         ValueError, match=r"sft\.columns\.prompt=NAME sft\.columns\.completion=NAME"
     ):
         read_pairs(write(tmp_path / "d.jsonl", [{"goal": "g", "sol": "s"}]))
-    with pytest.raises(ValueError, match="line 1: label is the number 1.5, not text"):
+    with pytest.raises(ValueError, match=r"line 1: label is the number 1\.5, not text"):
         read_pairs(write(tmp_path / "d.jsonl", [{"text": "g", "label": 1.5}]))
 
 
