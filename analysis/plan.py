@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from analysis.laws.published import check_measure
+from analysis.planning.basis import counted, require_usable
 from analysis.planning.checks import with_stages
 from analysis.planning.command import (
     command_of,
@@ -28,12 +29,7 @@ from analysis.planning.command import (
     study_folder,
     with_sources,
 )
-from analysis.planning.make import (
-    confirming_plan,
-    counted,
-    plan_within_memory,
-    require_usable,
-)
+from analysis.planning.make import confirming_plan, plan_within_memory
 from analysis.planning.plan import Plan
 from analysis.planning.settings import PlanConfig
 from analysis.planning.written.derivation import derivation, shown
@@ -81,7 +77,7 @@ def main(config: PlanConfig) -> None:
     if plan.confirmation and plan.confirmation.needed:
         smaller = confirming_plan(plan, law, budget, study, config, scored=scored)
         smaller = with_sources(smaller, name, law, folder)
-        smaller = replace(smaller, study=plan.confirmation.study, stages="pretrain")
+        smaller = replace(smaller.of_stages(["pretrain"]), study=plan.confirmation.study)
         path = write_plan(out.with_name(f"{out.stem}.confirmation{out.suffix}"), smaller)
         sys.stdout.write(f"{_confirmation_line(smaller, path)}\n")
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 from scaling.config import CellConfig, FinalConfig
-from scaling.schema import Branch, Shape, training_length, tuning_lr
+from scaling.schema import Branch, Shape, training_length, training_memory_bytes, tuning_lr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Resolved:
     rows: rows of `context` tokens in a step
     decay_start: the step at which the learning rate begins to fall
     flops, flops_6nd: all FLOPs of the training, and their approximation 6 N D
-    memory_bytes: peak memory of the device
+    memory_bytes: of one device, for the rows that pass at once (scaling.schema.memory)
     copied_bytes: memory of the machine that copies take beside it
     """
 
@@ -74,7 +74,15 @@ def resolve(cell: CellConfig) -> Resolved:
         decay_start=n_steps - max(1, round(cell.schedule.decay * n_steps)),
         flops=shape.flops_per_token * n_tokens,
         flops_6nd=6.0 * shape.params.multiplying * n_tokens,
-        memory_bytes=shape.training_bytes(batch),
+        memory_bytes=round(
+            training_memory_bytes(
+                shape,
+                cell.machine.micro_batch or batch // shape.context // cell.machine.ranks,
+                precision=cell.machine.precision,
+                ranks=cell.machine.ranks if cell.machine.shard else 1,
+                checkpointing=cell.machine.activation_checkpointing,
+            )
+        ),
         copied_bytes=copied_bytes(cell, shape),
     )
 
@@ -158,6 +166,24 @@ def workload(cell: CellConfig) -> tuple[float, int]:
         steps = math.ceil(cell.ppo.episodes / cell.ppo.batch_episodes)
         return share * row * cell.ppo.episodes, steps
     return resolved.flops, resolved.n_steps
+
+
+# Bytes of a token in a vocabulary of single bytes, and in GPT-2's on the Pile (Gao et al. 2020,
+# 2101.00027); between them, and beyond, bytes grow with the logarithm of the size.
+BYTES_BY_VOCABULARY = ((264, 1.0), (50_257, 1 / 0.29335))
+
+
+def scoring_seconds(cell: CellConfig, n_bytes: int) -> float:
+    """Estimate the seconds on one core in which a cell's model is scored on texts.
+
+    cell: the cell
+    n_bytes: UTF-8 bytes of the texts; a third of a training step is paid for each token
+    """
+    shape = resolve(cell).shape
+    (small, least), (large, most) = BYTES_BY_VOCABULARY
+    share = math.log(max(shape.vocab_size, small) / small) / math.log(large / small)
+    tokens = n_bytes / (least + share * (most - least))
+    return tokens * shape.flops_per_token / 3 / CORE_FLOPS
 
 
 def task_seconds(cells: list[CellConfig]) -> float:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from scaling.app.application import start, store
 from scaling.config import CellConfig, DataConfig, EvalConfig, MachineConfig, TokenizerConfig
+from scaling.data.blocks import few_blocks
 from scaling.data.row_text import LeftOut
-from scaling.data.tokens import Corpus, few_blocks, open_corpus
+from scaling.data.tokens import Corpus, open_corpus
 from scaling.data.vocabulary import altered_text
 from scaling.data.vocabulary_files import with_source
 from scaling.schema import checked

@@ -10,6 +10,7 @@ from its checkpoint. Every stage is checked before the first one trains; check=a
 """
 
 import logging
+from collections.abc import Callable
 
 from hydra.core.hydra_config import HydraConfig
 
@@ -26,8 +27,13 @@ log = logging.getLogger(__name__)
 store("final", FinalConfig)
 
 
-def run_final(config: FinalConfig) -> list[Record]:
+def run_final(
+    config: FinalConfig, ended: Callable[[Record], None] = lambda record: None
+) -> list[Record]:
     """Run the stages that `config.stages` names, in order; return their records.
+
+    config: the plan
+    ended: called with the record of each stage that is done, before the next one starts
 
     ValueError when a stage diverges, so that no later stage starts from it, and for other stages
     than pretraining under torchrun or srun.
@@ -37,7 +43,7 @@ def run_final(config: FinalConfig) -> list[Record]:
 
     stages = chosen_stages(config.stages)
     if started_ranks() == 1:
-        return run_stages(config, stages)
+        return run_stages(config, stages, ended=ended)
     if stages != [StageName.PRETRAIN]:
         raise ValueError(
             "ranks of torchrun or srun train pretraining alone; set stages=pretrain, then run "
@@ -46,7 +52,7 @@ def run_final(config: FinalConfig) -> list[Record]:
     from scaling.jobs.external_ranks import pretrain_on_ranks
 
     return pretrain_on_ranks(
-        lambda world, begin: run_stages(config, stages, world=world, begin=begin),
+        lambda world, begin: run_stages(config, stages, world=world, begin=begin, ended=ended),
         config.machine,
     )
 
@@ -58,8 +64,12 @@ def main(config: FinalConfig) -> None:
             "no plan is named; give plan=plan.yaml (python -m analysis.plan writes one)"
         )
     planned = load_plan(config.plan, list(HydraConfig.get().overrides.task))
-    for line in summary(planned, run_final(planned)):
-        log.info(line)
+    records: list[Record] = []
+    try:
+        run_final(planned, records.append)
+    finally:  # a stage that is refused late must not hide the results of those before it
+        for line in summary(planned, records):
+            log.info(line)
 
 
 if __name__ == "__main__":

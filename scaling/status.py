@@ -13,11 +13,13 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
 from scaling import VERSION_LINE
 from scaling.app.application import one_sentence
+from scaling.app.plurals import plural
 from scaling.app.positional import Parser
 from scaling.jobs.cell_states import (
     ACTIVE,
@@ -41,7 +43,18 @@ def show(cells: list[CellStatus]) -> str:
             f"{c.run_id:10}  {c.state:9} {c.attempt or '':>3} {c.node[:8]:8} {c.job[:12]:12} "
             f"{c.step:7} {loss:>9}  {c.error}".rstrip()
         )
-    return "\n".join([*map(printable, lines), counts(cells) or "no cells yet"]) + "\n"
+    lines += [counts(cells) or "no cells yet", *lines_of_sets(cells)]
+    return "\n".join(map(printable, lines)) + "\n"
+
+
+def lines_of_sets(cells: list[CellStatus]) -> list[str]:
+    """Return a line on the named test sets that cells were scored on; [] where none was."""
+    scored = Counter(name for c in cells for name in c.test_sets)
+    ended = sum(c.state == CellState.DONE for c in cells)
+    if not scored:
+        return []
+    parts = [f"{name} of {n} of {ended} done" for name, n in scored.items()]
+    return [f"test sets scored (eval.sets): {', '.join(parts)}"]
 
 
 def printable(line: str) -> str:
@@ -86,7 +99,7 @@ def print_status(arguments: argparse.Namespace) -> int:
     """Print the status, with --watch until all cells have ended; return the exit status."""
     try:
         if arguments.cancel:
-            sys.stderr.write(f"cancelled {cancel(arguments.folder)} jobs\n")
+            sys.stderr.write(f"cancelled {plural(cancel(arguments.folder), 'job')}\n")
             time.sleep(1)  # so that jobs that end at once are shown as ended
         while True:
             cells = read_status(arguments.folder)

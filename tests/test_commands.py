@@ -225,7 +225,7 @@ def test_a_sweep_of_fine_tunings_trains_their_model_first(tiny, tmp_path):
     grid += ["sft.batch_examples=4", "sft.examples=4,8"]
     priced = sweep(*tiny, *grid, "dry_run=true")
     assert "sft full, 8 examples x 2" in priced.stdout
-    assert "1 models that these start from are trained first" in priced.stdout
+    assert "not counted: 1 model to train first" in priced.stdout
     done = sweep(*tiny, *grid)
     assert done.returncode == 0, done.stderr
     study = tmp_path / "runs/tiny"

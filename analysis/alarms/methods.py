@@ -24,19 +24,20 @@ def methods_disagree(
     table: the runs; an envelope of end points is compared only where sizes have `CURVE` of them on
         average, since single points are no curves and their lower envelope follows chance
     """
-    known = {name: block["a_interval"] for name in NAMES if (block := methods.get(name))}
-    known = {name: ends for name, ends in known.items() if ends}
+    intervals = {name: block["a_interval"] for name in NAMES if (block := methods.get(name))}
+    intervals = {name: ends for name, ends in intervals.items() if ends}
     of_points = (methods.get("envelope") or {}).get("source") == "end points"
     if of_points and len(table) < CURVE * len(np.unique(column(table, "params"))):
-        known.pop("envelope", None)
+        intervals.pop("envelope", None)
     apart = [
-        (max(known[a][0] - known[b][1], known[b][0] - known[a][1]), a, b)
-        for a, b in combinations(known, 2)
+        (max(intervals[a][0] - intervals[b][1], intervals[b][0] - intervals[a][1]), a, b)
+        for a, b in combinations(intervals, 2)
     ]
     gap, first, second = max(apart, default=(0.0, "", ""))
     if gap <= 0:
         return None
-    texts = [f"{NAMES[n]} has [{known[n][0]:.3f}, {known[n][1]:.3f}]" for n in (first, second)]
+    pair = [(NAMES[n], *intervals[n]) for n in (first, second)]
+    texts = [f"{name} has [{low:.3f}, {high:.3f}]" for name, low, high in pair]
     facts = f"The methods do not agree on a of N* ~ C^a: {', '.join(texts)}{_counts(methods)}"
     return Alarm(
         code="methods_disagree",

@@ -63,7 +63,7 @@ def experiments_of(
 
     Raises ValueError where no table can be used; the sentence names the first reason.
     """
-    found: list[Experiment] = []
+    experiments: list[Experiment] = []
     left_out: list[dict[str, str]] = []
     for path in tables_of(folder):
         try:
@@ -75,15 +75,17 @@ def experiments_of(
             flops = column(rows, "flops")
             cutoffs = tuple(splits(rows, flops, form, most_cutoffs))
             if cutoffs:
-                found.append(Experiment(file=path.name, name=name, table=rows, cutoffs=cutoffs))
+                experiments.append(
+                    Experiment(file=path.name, name=name, table=rows, cutoffs=cutoffs)
+                )
             else:
                 span = flops.max() / flops.min()
                 why = f"{len(rows)} runs span x{span:.3g} in C, too few to withhold a budget"
                 left_out.append({"file": name, "why": why})
-    if not found:
+    if not experiments:
         reason = f"; {left_out[0]['file']}: {left_out[0]['why']}" if left_out else ""
         raise ValueError(f"no table of {folder} can be backtested{reason}")
-    return found, left_out
+    return experiments, left_out
 
 
 def _groups(file: str, table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:

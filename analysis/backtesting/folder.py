@@ -141,12 +141,12 @@ def _scored(
     on_progress: OnProgress,
 ) -> list[dict[str, Any]]:
     """Score all tasks, and return the results in their order."""
-    found: dict[int, dict[str, Any]] = {}
+    results: dict[int, dict[str, Any]] = {}
     on_progress("backtests", 0, len(tasks))
     for i, result in _results(tasks, settings, min(processes, len(tasks))):
-        found[i] = result
-        on_progress("backtests", len(found), len(tasks))
-    return [found[i] for i in range(len(tasks))]
+        results[i] = result
+        on_progress("backtests", len(results), len(tasks))
+    return [results[i] for i in range(len(tasks))]
 
 
 def _results(

@@ -53,14 +53,14 @@ def errors_of(rows: pd.DataFrame) -> dict[str, Any]:
 
 def coverage_of(covered: Any) -> dict[str, Any]:
     """Return the share of runs inside their intervals and its interval; None without any."""
-    known = np.asarray(covered, dtype=float)
-    known = known[np.isfinite(known)]
-    if not len(known):
+    values = np.asarray(covered, dtype=float)
+    values = values[np.isfinite(values)]
+    if not len(values):
         return {"coverage": None, "coverage_interval": None}
-    inside = round(float(known.sum()))
-    ends = binomtest(inside, len(known)).proportion_ci(BINOMIAL_LEVEL, method="wilson")
+    inside = round(float(values.sum()))
+    ends = binomtest(inside, len(values)).proportion_ci(BINOMIAL_LEVEL, method="wilson")
     return {
-        "coverage": inside / len(known),
+        "coverage": inside / len(values),
         "coverage_interval": [float(ends.low), float(ends.high)],
     }
 

@@ -14,6 +14,7 @@ from analysis.designing.candidates import Candidate
 from analysis.designing.goal import Goal
 from analysis.designing.selection import Pick
 from analysis.number_text import interval, number, power, short
+from scaling.app.plurals import plural
 from scaling.schema import now, parse_json, read_as
 
 NAME = "design.jsonl"
@@ -102,7 +103,8 @@ def cell_rows(
 def batch_lines(batch: Batch, goal: Goal) -> list[str]:
     """Return a batch as text: the interval so far, the cells that are next, and why."""
     unit = "nats" if goal.quantity == "loss" else "of N*"
-    head = f"design {batch.number}: {batch.n_runs} cells fitted, {short(batch.spent)} FLOPs spent"
+    fitted = plural(batch.n_runs, "cell")
+    head = f"design {batch.number}: {fitted} fitted, {short(batch.spent)} FLOPs spent"
     if batch.half is not None:
         head += f"; {interval_text(batch)}, half-width {number(batch.half, 3)} {unit}" + (
             f", wanted {number(batch.wanted, 3)}" if batch.wanted else ""
@@ -112,7 +114,7 @@ def batch_lines(batch: Batch, goal: Goal) -> list[str]:
     planned = ""
     if batch.planned > len(batch.cells):
         planned = f" (the first of {batch.planned} planned, {power(batch.planned_cost)} FLOPs)"
-    lines = [head, f"next {len(batch.cells)} cells{planned}; {batch.why}"]
+    lines = [head, f"next {plural(len(batch.cells), 'cell')}{planned}; {batch.why}"]
     for cell in batch.cells:
         then = "" if cell["half"] is None else f", then {number(cell['half'], 3)}"
         lines.append(

@@ -207,8 +207,10 @@ def evidence_of(
     goal: the target, loss or N* at a budget
     table: the cells that have a result
     """
-    known = {"params", "tokens", "flops"}
-    members = [m for m in law.members if not set(m.form.variables) - known - set(m.form.optional)]
+    of_budget = {"params", "tokens", "flops"}
+    members = [
+        m for m in law.members if not set(m.form.variables) - of_budget - set(m.form.optional)
+    ]
     if not law.forecast or not members:
         return information_of(law, candidates, goal, table=table)
     each = [

@@ -41,6 +41,7 @@ from analysis.number_text import number, power, short
 from analysis.runs.columns import Columns
 from analysis.runs.table import Runs, load_runs
 from scaling.app.choices import check_choice_of
+from scaling.app.plurals import plural
 from scaling.schema import (
     COUNTS,
     FLOPS,
@@ -192,6 +193,7 @@ def of_cells(config: DesignConfig, goal: Goal) -> dict[str, Any]:
     proposal = _proposal(config, goal, step, candidates, spent=spent, n_runs=len(runs))
     if proposal["law"] and own and not config.law and not note:
         proposal["law"]["name"] = f"{config.runs}/law.json"
+    proposal["target"]["unit"] = guide.measure.unit_words
     return proposal | {"note": note}
 
 
@@ -211,15 +213,18 @@ def of_law(config: DesignConfig, goal: Goal) -> dict[str, Any]:
     )
     true_law = {"name": config.law, "status": "taken for true", "parameters": law.parameters}
     start = {"law": true_law, "standing": None, "spent": 0.0, "n_runs": 0}
-    return _head(config, goal) | start | study
+    head = _head(config, goal)
+    head["target"]["unit"] = law.measure.unit_words
+    return head | start | study
 
 
 def lines_of(proposal: dict[str, Any]) -> list[str]:
     """Return a proposal as text of at most 100 columns."""
     goal = proposal["target"]
     what = "loss" if goal["quantity"] == "loss" else "N*"
-    unit = "nats" if goal["quantity"] == "loss" else "of N*, relative"
-    lines = [f"{what} at {power(goal['flops'])} FLOPs; {proposal['n_runs']} cells so far, "
+    unit = goal.get("unit", "nats") if goal["quantity"] == "loss" else "of N*, relative"
+    so_far = plural(proposal["n_runs"], "cell")
+    lines = [f"{what} at {power(goal['flops'])} FLOPs; {so_far} so far, "
              f"{power(proposal['spent']) if proposal['spent'] else 'no'} FLOPs"]  # fmt: skip
     lines += textwrap.wrap(_law_line(proposal), 100)
     now = proposal["standing"]
@@ -244,7 +249,8 @@ def lines_of(proposal: dict[str, Any]) -> list[str]:
         for row in proposal["simulated"]:
             half = number(row["half"], 3) if row["half"] else "not identified"
             lines.append(
-                f"simulated, {row['cells']} cells, {power(row['total'])} FLOPs: half-width {half}"
+                f"simulated, {plural(row['cells'], 'cell')}, {power(row['total'])} FLOPs:"
+                f" half-width {half}"
                 f" ({row['usable']:.0%} of {row['times']} fits usable)"
             )
     return [*lines, *([f"ended: {proposal['stop']}"] if proposal["stop"] else [])]

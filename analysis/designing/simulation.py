@@ -56,7 +56,7 @@ def from_nothing(
     rest = [c for c in pool if c not in first]
     information = information_of(law, rest, goal, table=table_of(first, [1.0] * len(first)))
     floor, value = _at_target(law, goal)
-    limit = _variance_limit(goal, value, floor)
+    limit = _variance_limit(goal, value, floor, unit=law.measure.unit_words)
     most = MOST if limit or goal.max_flops else cells
     unspent = budget - flops_of(first)
     further = select(information, rest, reached={}, limit=limit, budget=unspent, most=most)
@@ -133,7 +133,7 @@ def _at_target(law: Law, goal: Goal) -> tuple[float, float]:
     return float(noise_at(law, loss)[0]), float(loss[0])
 
 
-def _variance_limit(goal: Goal, value: float, floor: float) -> float:
+def _variance_limit(goal: Goal, value: float, floor: float, *, unit: str) -> float:
     """Return the variance (of the logarithm) that the precision allows, 0 without a precision."""
     if not goal.precision:
         return 0.0
@@ -142,6 +142,6 @@ def _variance_limit(goal: Goal, value: float, floor: float) -> float:
     if limit <= 0:
         raise ValueError(
             f"target.precision={goal.precision:g} is less than the scatter of one run,"
-            f" {goal.z * floor * value:.3g} nats at {100 * goal.level:g}%; ask for more"
+            f" {goal.z * floor * value:.3g} {unit} at {100 * goal.level:g}%; ask for more"
         )
     return limit

@@ -99,10 +99,10 @@ def _slice(node: Call) -> np.ndarray:
 def _frame(node: Call) -> dict[str, np.ndarray]:
     """Read a data frame: the rows of its blocks by the names of its columns."""
     blocks, axes = node.state["_mgr"].args
-    names, found = value_of(axes[0]), {}
+    names, rows = value_of(axes[0]), {}
     for values, places in map(value_of, blocks):
-        found |= {str(names[p]): row for p, row in zip(places, values, strict=True)}
-    return {str(name): found[str(name)] for name in names}
+        rows |= {str(names[p]): row for p, row in zip(places, values, strict=True)}
+    return {str(name): rows[str(name)] for name in names}
 
 
 def _series(node: Call) -> np.ndarray:

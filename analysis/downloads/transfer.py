@@ -95,19 +95,19 @@ def fetch_file(address: str, sha256: str) -> bytes:
 
 def _fetch_all(collection: Collection, base: str, on_progress: OnProgress) -> dict[str, bytes]:
     """Fetch all files, a few at a time; the first error ends it."""
-    found: dict[str, bytes] = {}
+    contents: dict[str, bytes] = {}
     stage, total = f"files of {collection.repository}", len(collection.files)
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         addresses = (collection.address(path, base) for path in collection.files)
         try:
             arriving = pool.map(fetch_file, addresses, collection.files.values())
             for path, data in zip(collection.files, arriving, strict=True):
-                found[path] = data
-                on_progress(stage, len(found), total)
+                contents[path] = data
+                on_progress(stage, len(contents), total)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return found
+    return contents
 
 
 def _read(got: Any, address: str) -> bytes:

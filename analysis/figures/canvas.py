@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import ArrayLike
 
-from analysis.number_text import short
+from analysis.number_text import power, short
 
 INK, GRID = "#010203", "#010204"
 SLOTS = {
@@ -222,7 +222,11 @@ def _scales(axis: Axes, *, logx: bool, logy: bool) -> None:
 
 
 def _ticks(axis: Axes, name: str) -> None:
-    """Label decades as powers of ten; within two decades, also multiples of each."""
+    """Label decades as powers of ten; within two decades, also multiples of each.
+
+    FLOPs are written with their exponent (3e12), not as counts (3T), in every figure.
+    """
+    write = power if "FLOPs" in getattr(axis, f"get_{name}label")() else short
     which = getattr(axis, f"{name}axis")
     low, high = sorted(getattr(axis, f"get_{name}lim")())
     decades = np.log10(high / low)
@@ -230,7 +234,7 @@ def _ticks(axis: Axes, name: str) -> None:
     which.set_major_locator(LogLocator(subs=subs, numticks=12))
     which.set_minor_locator(NullLocator())
     which.set_major_formatter(
-        FuncFormatter(lambda value, _: _decade(value) if decades > 2.2 else short(value))
+        FuncFormatter(lambda value, _: _decade(value) if decades > 2.2 else write(value))
     )
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS
 from analysis.forms.optimum import optimal_split
+from analysis.laws.fitted_ranges import with_fitted_range
 from analysis.laws.law import Law, Optimum
 from scaling.app.choices import did_you_mean
 from scaling.app.values import pasted
@@ -375,7 +376,7 @@ def _all_laws() -> dict[str, Law]:
     }
 
 
-PUBLISHED: dict[str, Law] = _all_laws()
+PUBLISHED: dict[str, Law] = {n: with_fitted_range(n, law) for n, law in _all_laws().items()}
 
 
 def load_law(name_or_path: str | Path) -> Law:

@@ -8,14 +8,13 @@ them holds.
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.number_text import interval, number, power, short
 from analysis.page.contents import Material
-from analysis.page.tables import Grid
+from analysis.page.tables import Grid, spent
 from analysis.solve.solver import TOLERANCE
+from scaling.app.plurals import plural
 from scaling.schema import COUNTS, Record
 
 MISSING = "missing"
@@ -184,7 +183,7 @@ def _data(done: Sequence[Record]) -> str:
     names = {"source": "source", "context": "context"}
     return (
         f"{_settings(done, 'data', names)}, vocabulary {_values(done, 'tokenizer', 'vocab_size')};"
-        f" at most {passes:.3g} passes"
+        f" at most {plural(passes, 'pass', text=f'{passes:.3g}')}"
     )
 
 
@@ -286,10 +285,10 @@ def _code(done: Sequence[Record]) -> str:
     if not done:
         return ""
     shas = "/".join(sorted({r.git_sha or "no checkout" for r in done}))
-    hours = float(np.sum([r.device_seconds for r in done])) / 3600
-    flops = power(float(np.sum([r.flops for r in done])), 3)
+    hours = spent(done, "device_seconds") / 3600
+    flops = power(spent(done, "flops"), 3)
     devices = ", ".join(sorted({r.device for r in done}))
-    return f"commit {shas}; {devices}; {hours:.3g} device hours for {flops} FLOPs of cells"
+    return f"commit {shas}; {devices}; {hours:.3g} device hours for {flops} FLOPs, trunks once"
 
 
 def counted(material: Material) -> list[tuple[str, Any]]:

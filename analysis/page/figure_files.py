@@ -71,6 +71,7 @@ def write_design_figure(proposal: Mapping[str, Any], beside: str | Path) -> list
         [(row["total"], row["half"]) for row in proposal["simulated"]],
         quantity=proposal["target"]["quantity"],
         wanted=proposal["target"]["precision"] or None,
+        unit=proposal["target"].get("unit", "nats"),
     )
     return [write_text(path.with_suffix(".svg"), standalone(p.svg)) for p in pictures]
 

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from analysis.laws.text import describe_forecast
 from analysis.number_text import counts, duration, interval, number, power, short
 from analysis.page.contents import Material
 from analysis.planning.plan import Plan
-from scaling.schema import CONFIRMING, Command, Measure, Record, read_commands
+from scaling.schema import CONFIRMING, FEW_ROWS, Command, Measure, Record, read_commands
 
 DEFAULT_LEVEL = 0.9
 
@@ -121,6 +122,20 @@ def verdict(material: Material) -> dict[str, str] | None:
     }
 
 
+def _few_rows(stages: Mapping[str, Record]) -> list[dict[str, str]]:
+    """Return the alarms of stages that learned from a file of few rows."""
+    return [
+        {
+            "code": "few_rows",
+            "sentence": f"The {stage} data have {record.metrics['rows']:.0f} rows that fit, fewer"
+            f" than {FEW_ROWS}: see the standard error beside its result.",
+            "where": stage,
+        }
+        for stage, record in stages.items()
+        if record.metrics.get("rows", FEW_ROWS) < FEW_ROWS
+    ]
+
+
 def alarms(material: Material) -> list[dict[str, str]]:
     """Return every alarm once: of the plan, of the law, of the records, of the stages."""
     law, plan = material.law, material.plan
@@ -152,6 +167,8 @@ def alarms(material: Material) -> list[dict[str, str]]:
         )
     if length := length_alarm(material.final.stages.get("reward")):
         rows.append({"code": "reward_by_length", "sentence": length, "where": "reward"})
+    if not any(row["code"] == "few_rows" for row in rows):
+        rows += _few_rows(material.final.stages)
     for r in (*material.records, *material.final.stages.values()):
         if r.status != "done":
             text = (r.error or "").strip().splitlines()

@@ -199,14 +199,21 @@ def design_pictures(
     *,
     quantity: str,
     wanted: float | None,
+    unit: str = "nats",
 ) -> list[Picture]:
-    """Draw (FLOPs, half-width) of a design: what was expected, and what fits said."""
+    """Draw (FLOPs, half-width) of a design: what was expected, and what fits said.
+
+    expected, measured: FLOPs with half-widths
+    quantity: loss or params
+    wanted: the half-width to reach, None for none
+    unit: of a loss, in words
+    """
     course, points = _halves(expected, "expected"), _halves(measured, "fitted")
     if not len(course):
         course, points = points, course
     if not len(course):
         return []
-    what = "loss (nats)" if quantity == "loss" else "N* (relative)"
+    what = f"loss ({unit})" if quantity == "loss" else "N* (relative)"
     y = f"half-width of the interval of {what}"
     return [
         Picture(

@@ -23,7 +23,7 @@ from analysis.laws.law import Law
 from analysis.laws.law_file import flops_range
 from analysis.laws.published import PUBLISHED
 from analysis.laws.text import describe_forecast
-from analysis.planning.make import counted
+from analysis.planning.basis import counted
 from analysis.planning.plan import Plan
 from analysis.planning.shape import NEAR, NO_LOSS, SPANS
 from analysis.planning.shape_candidates import Candidate, candidates, ffn_step, ffn_steps
@@ -83,7 +83,7 @@ def planner_data(
         "largest": high,
         "far": FAR,
         "near": NEAR,
-        "no_loss": NO_LOSS,
+        "no_loss": law.measure.of_nats(NO_LOSS, study.bytes_per_token if study else None),
         "spans": [SPANS[0], SPANS[1]],
     }
     budget = math.log10((plan.budget.flops if plan else 0.0) or high)

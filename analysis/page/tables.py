@@ -264,7 +264,13 @@ def cost_grid(material: Material) -> Grid:
     ]
     if material.final.stages:
         rows.append(_cost("in all", [*done, *material.final.stages.values()]))
-    columns = ("what", "FLOPs, trunks once", "wall seconds, summed", "device time", "peak memory")
+    columns = (
+        "what",
+        "FLOPs, trunks once",
+        "wall seconds, trunks once",
+        "device time, trunks once",
+        "peak memory of the process",
+    )
     return Grid(name="Cost", columns=columns, rows=rows, numeric=(1, 2, 3, 4))
 
 
@@ -291,14 +297,23 @@ def _cost(name: str, records: list[Record]) -> Row:
     return (
         name,
         power(flops_run(records), 3),
-        f"{sum(r.seconds for r in records):.0f}",
-        duration(sum(r.device_seconds for r in records)),
+        f"{spent(records, 'seconds'):.0f}",
+        duration(spent(records, "device_seconds")),
         f"{memory / 2**20:.0f} MiB" if memory else "–",
     )
 
 
 def flops_run(records: Sequence[Record]) -> float:
     """Return the FLOPs that were run: a trunk once, and of its shorter branches the decay alone."""
+    return spent(records, "flops")
+
+
+def spent(records: Sequence[Record], what: str) -> float:
+    """Return what cells cost together: a trunk once, and of its shorter branches the decay alone.
+
+    records: the cells, each of which holds the cost of its whole length
+    what: flops, seconds or device_seconds
+    """
     trunks: dict[tuple[str, str], list[Record]] = {}
     for r in records:
         trunks.setdefault((r.stage, r.trunk), []).append(r)
@@ -306,7 +321,7 @@ def flops_run(records: Sequence[Record]) -> float:
     for branches in trunks.values():
         *rest, longest = sorted(branches, key=lambda r: r.flops)
         decay = longest.config.get("schedule", {}).get("decay", 1.0)
-        total += longest.flops + decay * sum(r.flops for r in rest)
+        total += getattr(longest, what) + decay * sum(getattr(r, what) for r in rest)
     return total
 
 

@@ -13,11 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from analysis.laws.law import Law
-from analysis.planning.devices import CHECKPOINTED, flops_of_hours
 from analysis.runs.study import Study
+from scaling.app.plurals import plural
 from scaling.schema import MOST_FLOPS, device_named
 
 MEASURED = "measured"  # the value of `utilisation` that takes it from the study
+# share of a device's FLOPs that are the model's: forward 1 and backward 2 of 4 parts, of which the
+# fourth is the second forward pass
+CHECKPOINTED = 0.75
 KINDS = ("flops", "gpu_hours", "money", "wall_hours", "flops_multiple")
 
 
@@ -96,6 +99,11 @@ def budget_of(settings: BudgetSettings, law: Law, study: Study) -> Budget:
         price_per_hour=settings.price_per_hour,
         activation_checkpointing=bool(settings.activation_checkpointing),
     )
+
+
+def flops_of_hours(hours: float, *, flops_per_second: float) -> float:
+    """Return the training FLOPs that device hours buy at a sustained speed."""
+    return hours * 3600 * flops_per_second
 
 
 def speed_of(
@@ -211,7 +219,7 @@ def _multiple(value: float, study: Study) -> tuple[float, str]:
 def _hours(kind: str, value: float, settings: BudgetSettings) -> tuple[float, str]:
     """Return device hours and a clause that says from what."""
     if kind == "wall_hours":
-        return value * settings.devices, f"{value:g} h on {settings.devices} devices"
+        return value * settings.devices, f"{value:g} h on {plural(settings.devices, 'device')}"
     if kind == "money":
         if settings.price_per_hour is None:
             raise ValueError(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from analysis.alarms.alarm import Alarm
 from analysis.planning.plan import LATER_STAGES, Plan
 from analysis.planning.settings import PlanConfig
 from analysis.planning.written.plan_file import write_plan
@@ -19,6 +20,7 @@ from scaling.app.quoting import override
 from scaling.schema import (
     DEVICES,
     Shape,
+    activation_bytes,
     device_named,
     read_json,
     stage_memory_bytes,
@@ -42,24 +44,32 @@ def with_stages(plan: Plan, settings: PlanConfig) -> Plan:
     plan: the plan, whose study's folder is known
     settings: of the command, which may name data
 
-    Raises ValueError where pretraining, or data that the user named, cannot be used.
+    Raises ValueError where pretraining, or a stage or data that the user named, cannot be used.
     """
+    stage_names = settings.stages.split(",") if settings.stages else []
     findings, unread = _checked(plan)
     stages, reasons = [], {}
     for stage in ("pretrain", *LATER_STAGES):
+        if stage_names and stage not in stage_names:
+            reasons[stage] = f"stages={settings.stages} leaves it out, and those after it"
+            break
         check = findings.get(stage, {})
         problem = check.get("problem", "")
-        if problem and (stage == "pretrain" or _named(stage, settings)):
+        named = stage == "pretrain" or _named(stage, settings)
+        if problem and (named or stage_names):
             raise ValueError(f"stage {stage} cannot run: {problem}")
         stop = problem or _left_out(plan, stage, settings, unread=unread)
+        if stop and stage_names:
+            raise ValueError(f"stages={settings.stages} names {stage}, but {stop}")
         if stop:
             reasons[stage] = stop if ADD in stop or "sft" in stages else f"{stop}; {ADD}"
             break
         stages.append(stage)
         reasons[stage] = check.get("found") or unread
+    of_data = (Alarm(**a) for stage in stages for a in findings.get(stage, {}).get("alarms", ()))
     return replace(
-        plan,
-        stages=",".join(stages),
+        plan.of_stages(stages),
+        alarms=(*of_data, *plan.alarms),
         checks=tuple(c for c in findings.values() if c["stage"] in reasons),
         reasons={**plan.reasons, "stages": reasons},
     )
@@ -80,8 +90,8 @@ def _left_out(plan: Plan, stage: str, settings: PlanConfig, *, unread: str) -> s
         needed, room = _memory_of(plan, stage, settings), device_named(device).memory
         if needed > room:
             return (
-                f"it takes {needed / GIB:.3g} GiB with one example of the whole context, in fp32 on"
-                f" one device, where the stages after pretraining run, and {device} has"
+                f"it takes {needed / GIB:.3g} GiB with one row of the whole context at once, in"
+                f" fp32 on one device, where the stages after pretraining run, and {device} has"
                 f" {room / GIB:.3g}; export the model (scaling.export) and tune it elsewhere"
             )
     source = plan.cell.get("data", {}).get("source", "")
@@ -98,10 +108,11 @@ def _memory_of(plan: Plan, stage: str, settings: PlanConfig) -> float:
     pretrain = plan.pretrain
     vocab_size = plan.cell["tokenizer"]["vocab_size"]
     shape = Shape.from_config(pretrain.model, vocab_size=vocab_size, context=pretrain.context)
-    example = shape.training_bytes(pretrain.context) - shape.training_bytes(0)
     critic = settings.ppo.estimator == "gae"
     method = settings.sft.method
-    return example + stage_memory_bytes(shape.params.total, stage, method=method, critic=critic)
+    return activation_bytes(shape, 1) + stage_memory_bytes(
+        shape.params.total, stage, method=method, critic=critic
+    )
 
 
 def _checked(plan: Plan) -> tuple[dict[str, dict[str, Any]], str]:

@@ -71,7 +71,8 @@ class Constraints:
             )
         if self.tokens is not None and self.tokens > self.most_tokens:
             raise ValueError(
-                f"tokens={self.tokens:g} is more than max_epochs={self.max_epochs:g} passes over"
+                f"tokens={self.tokens:g} is more than max_epochs={self.max_epochs:g}"
+                f" {'pass' if self.max_epochs == 1 else 'passes'} over"
                 f" unique_tokens={self.unique_tokens:g} give, {self.most_tokens:g}; change one"
             )
 

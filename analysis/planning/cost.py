@@ -13,6 +13,7 @@ from analysis.planning.budgets import Budget
 from analysis.planning.layout import GIB, USABLE, Layout
 from analysis.planning.plan import CostBlock, PpoBlock, PretrainBlock, RewardBlock, SftBlock
 from analysis.planning.split import Split, compute_reaching
+from scaling.app.plurals import plural
 from scaling.schema import DEVICES, Shape, device_named
 
 
@@ -75,7 +76,7 @@ def _reasons(budget: Budget, *, context: int, layout: Layout) -> dict[str, str]:
         "serving_flops": "2N a token served (Sardana et al. 2023, 2401.00448)",
         "share_of_budget": "of the budget; the rest is reserve and whole steps",
         "device_hours": f"FLOPs / speed / 3600: {speed_reason}",
-        "wall_hours": f"on {budget.devices} devices, no time lost between them",
+        "wall_hours": f"on {plural(budget.devices, 'device')}, no time lost between them",
         "params_total": "embeddings and every expert: what memory holds",
         "memory_per_device_gib": (
             f"{layout.precision}, {_sequences(layout.rows)} of {context} at a time"

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from analysis.alarms.alarm import Alarm
 from analysis.laws.law import Law, Optimum
 from analysis.planning.plan import LawRow
+from scaling.schema import Measure
 
 FAR_APART = 2.0  # an alarm says that laws disagree from this ratio of their N* on
 
@@ -66,9 +67,17 @@ def comparison_lines(rows: Sequence[LawRow], flops: float) -> list[str]:
     ratios = disagreement(rows)
     lines.append(
         f"  largest over smallest: N* {ratios['params']:.3g}, D* {ratios['tokens']:.3g}, D*/N*"
-        f" {ratios['tokens_per_param']:.3g}; regret in nats at the plan's N"
+        f" {ratios['tokens_per_param']:.3g}; regret at the plan's N in {_units(rows)}"
     )
     return lines
+
+
+def _units(rows: Sequence[LawRow]) -> str:
+    """Return the unit of the rows' losses, or each law's own where they differ."""
+    units = {row.law: Measure(unit=row.unit).unit_words for row in rows}
+    if len(set(units.values())) == 1:
+        return next(iter(units.values()))
+    return f"the law's own unit ({', '.join(f'{law} {unit}' for law, unit in units.items())})"
 
 
 def _row(name: str, law: Law, flops: float, level: float, params: float) -> LawRow:
@@ -84,11 +93,12 @@ def _row(name: str, law: Law, flops: float, level: float, params: float) -> LawR
         loss=best.loss,
         regret=_regret(law, best, flops, params),
         level=level,
+        unit=law.unit,
     )
 
 
 def _regret(law: Law, best: Optimum, flops: float, params: float) -> float | None:
-    """Return L(N, C / c(N)) - L*(C) in nats; None for a law without a loss."""
+    """Return L(N, C / c(N)) - L*(C) in the unit of the law; None for one without a loss."""
     if best.loss is None:
         return None
     tokens = flops / law.flops_per_token(params)

@@ -9,12 +9,10 @@ copies, then sharded, then sharded with recomputation. Memory is in GiB.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scaling.schema import DEVICES, STATE_BYTES, Shape, device_named
+from scaling.schema import DEVICES, Shape, device_named, training_memory_bytes
 
 GIB = 2.0**30  # bytes
 USABLE = 0.9  # of a device's memory: the rest is the allocator's slack, kernels and communication
-LOSS_GIB = 0.75  # logits at once: chunks of 256 MB, their softmax and its copy (scaling.model.loss)
-BF16, FP32 = 2, 4  # bytes
 MOST_ROWS = 64  # rows at once beyond which a device is no faster
 
 
@@ -80,7 +78,7 @@ def layout_of(
 
     fitting = [choice for choice in options if needed(1, choice) <= room]
     choice = (fitting or options[-1:])[0] if known else options[0]
-    divisors = [n for n in range(1, min(rows, MOST_ROWS) + 1) if known and rows % n == 0]
+    divisors = [n for n in range(1, min(rows, MOST_ROWS) + 1) if rows % n == 0]
     at_once = max([1, *(n for n in divisors if needed(n, choice) <= room)])
     return Layout(
         sharded=choice[0],
@@ -112,44 +110,25 @@ def layout_of(
 def memory_gib(
     shape: Shape, rows: int, choice: tuple[bool, bool], *, devices: int, precision: str
 ) -> float:
-    """Estimate the GiB that one device needs to train.
+    """Return the GiB that one device needs to train (`scaling.schema.memory`).
 
     shape: the model
     rows: sequences that go through it at once
     choice: whether the state is sharded, whether activations are recomputed
     devices: how many share a sharded state
-    precision: fp32, or bf16 products on fp32 weights: attention then keeps no scores (Dao et al.
-        2022, 2205.14135), the loss no logits, and the backward pass a bf16 copy of each weight
+    precision: fp32 or bf16
     """
     sharded, checkpointing = choice
-    state = STATE_BYTES * shape.params.total / (devices if sharded else 1)
-    if precision != "bf16":
-        return (state + _fp32_activations(shape, rows, checkpointing)) / GIB
-    outside = shape.params.total - shape.n_layer * (shape.layer_matrices + shape.layer_vectors)
-    layer = shape.layer_matrices + shape.layer_vectors
-    copied = outside + layer if checkpointing else shape.params.total
-    copies = BF16 * copied
-    # a sharded layer is whole, with its gradient, while it computes, and the next one is fetched
-    gathered = 2 * FP32 * (outside + 2 * layer) if sharded else 0
-    tokens = rows * shape.context
-    wide = 3 * shape.d_ff
-    if shape.n_experts:
-        wide = (2 * shape.d_model + 3 * shape.d_expert) * (shape.top_k + shape.n_shared_experts)
-    per_layer = BF16 * (14 * shape.d_model + wide)  # bytes a token, counts of Shape.training_bytes
-    kept = FP32 * shape.d_model * shape.n_layer + per_layer if checkpointing else 0
-    activations = tokens * (kept or per_layer * shape.n_layer)
-    return (state + copies + gathered + activations) / GIB + LOSS_GIB
-
-
-def _fp32_activations(shape: Shape, rows: int, checkpointing: bool) -> float:
-    """Return the bytes of activations in fp32, attention scores and logits included."""
-    tokens = rows * shape.context
-    activations = shape.training_bytes(tokens) - shape.training_bytes(0)
-    if not checkpointing:
-        return activations
-    head = FP32 * tokens * 3 * shape.vocab_size
-    inputs = FP32 * tokens * shape.d_model * shape.n_layer
-    return head + inputs + (activations - head) / shape.n_layer
+    return (
+        training_memory_bytes(
+            shape,
+            rows,
+            precision=precision,
+            ranks=devices if sharded else 1,
+            checkpointing=checkpointing,
+        )
+        / GIB
+    )
 
 
 def _why(

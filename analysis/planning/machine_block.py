@@ -6,7 +6,7 @@ devices. The plan records both, so that the final run keeps to them.
 
 from typing import Any
 
-from analysis.planning.layout import Layout
+from analysis.planning.layout import MOST_ROWS, Layout
 from analysis.planning.plan import MachineBlock, Reasons
 from scaling.schema import DEVICES
 
@@ -68,7 +68,7 @@ def machine_block(
         activation_checkpointing=layout.checkpointing,
         ranks=ranks,
         shard=layout.sharded and ranks > 1,
-        micro_batch=layout.rows if layout.known else None,
+        micro_batch=layout.rows if layout.known or layout.rows < rows // ranks else None,
     )
     reasons = {
         "precision": precision_reason,
@@ -77,8 +77,9 @@ def machine_block(
         "ranks": rank_reason,
         "shard": layout.why,
     }
-    if layout.known:
+    if block.micro_batch:
+        most = "the most that fit" if layout.known else f"at most {MOST_ROWS}"
         reasons["micro_batch"] = (
-            f"rows at once of the {rows // ranks} of a rank, the most that fit; gradients add up"
+            f"rows at once of the {rows // ranks} of a rank, {most}; gradients add up"
         )
     return block, reasons

@@ -6,13 +6,14 @@ beside it that predicts one, and counts N alike, makes the forecast.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
+from analysis.planning.basis import Basis, basis_of
 from analysis.planning.budgets import Budget, budget_of
 from analysis.planning.confirmation import confirmation_of
 from analysis.planning.constraints import Constraints, constraints_of
@@ -20,10 +21,8 @@ from analysis.planning.cost import cost_block, idle_alarm, later_flops, memory_a
 from analysis.planning.experts import (
     check_choice,
     experts_of,
-    law_for,
     least_loss,
     mixture_alarm,
-    with_mixture,
 )
 from analysis.planning.forecast import forecast_block
 from analysis.planning.later_stages.all_blocks import later_blocks
@@ -41,34 +40,15 @@ from analysis.planning.plan import (
     PretrainBlock,
 )
 from analysis.planning.pretrain_block import pretrain_block
-from analysis.planning.real_size import at_real_size, explained, explained_steps, toy_alarm
-from analysis.planning.settings import DEFAULT_LEVEL, PlanConfig
+from analysis.planning.real_size import explained, explained_steps, toy_alarm
+from analysis.planning.settings import PlanConfig
 from analysis.planning.shape import PlannedShape, choose_shape
-from analysis.planning.shape_family import with_family, with_vocabulary
 from analysis.planning.split import repeating, split_of
 from analysis.planning.written.plan_alarms import plan_alarms, reached_flops
+from analysis.planning.written.size_alarms import size_alarms
 from analysis.planning.written.steps import steps_of
 from analysis.runs.study import Study
 from scaling.schema import Shape, code_version, sha256_json
-
-
-@dataclass(frozen=True, kw_only=True)
-class Basis:
-    """What a plan rests on, settled before any number is chosen.
-
-    `law` decides, `others` stand beside it by name, `fitted` is the law as it was fitted; the first
-    two hold at the experts of the study's family. `level` is the share that intervals hold,
-    `rules` the reasons of settings that follow the budget's size, `lr_batch` the name of the law of
-    learning rate and batch, "" for the study's rule.
-    """
-
-    fitted: Law
-    law: Law
-    others: dict[str, Law]
-    study: Study
-    level: float
-    rules: dict[str, str]
-    lr_batch: str
 
 
 def make_plan(
@@ -179,77 +159,6 @@ def confirming_plan(
     return replace(make_plan(law, budget, study, settings, scored=scored), confirmation=None)
 
 
-def basis_of(
-    law: Law, budget: Budget, study: Study, settings: PlanConfig, *, others: Mapping[str, Law]
-) -> Basis:
-    """Settle the study's family, and the laws at its experts.
-
-    law: the law that decides, as it was fitted
-    budget: C, for the vocabulary where a rule takes it from C
-    study: the study whose family is planned with
-    settings: changes of the family, experts, level, force
-    others: laws to compare with, by name
-    """
-    study = with_mixture(with_family(study, settings.shape), settings.moe)
-
-    def settled(one: Law) -> Law:
-        one = law_for(require_usable(one, settings), experts_of(study))
-        return counted(one, study, anew=bool(settings.moe.choices()))
-
-    at_experts, beside = settled(law), {name: settled(one) for name, one in others.items()}
-    if settings.unique_tokens is not None:
-        study = replace(study, unique_tokens=None)  # the plan prices repetition: no alarm for it
-    size = at_real_size(study, settings.shape, flops=budget.flops, law=at_experts)
-    study = with_vocabulary(
-        size.study,
-        settings.shape,
-        flops=budget.flops,
-        target=at_experts.optimum(budget.flops).params,
-        count=at_experts.count,
-    )
-    level = settings.level or (at_experts.intervals or {}).get("level", DEFAULT_LEVEL)
-    return Basis(
-        fitted=law,
-        law=at_experts,
-        others=beside,
-        study=study,
-        level=level,
-        rules=size.rules,
-        lr_batch=settings.lr_batch or size.lr_batch,
-    )
-
-
-def counted(law: Law, study: Study, *, anew: bool = False) -> Law:
-    """Return the law with the FLOPs per token of a study's shapes, where it has none of its own.
-
-    law: a law; one that was fitted on a study's folder has them
-    study: whose trained shapes count; without any, the law stays as it is
-    anew: whether the family is not the one that the law knows, as with other experts
-    """
-    if not study.shapes or (law.token_flops is not None and not anew):
-        return law
-    token_flops = study.token_flops(law.count)
-    return replace(law, token_flops=token_flops.as_block() if token_flops else None)
-
-
-def require_usable(law: Law, settings: PlanConfig) -> Law:
-    """Return the law; one that is not usable may extrapolate where `settings.force` is set.
-
-    Raises ValueError without `force` for a law that is not usable, and for one whose error by
-    distance is the usual one because nothing could be withheld.
-    """
-    untested = any(alarm.code == "default_form_error" for alarm in law.alarms)
-    if law.usable and not untested:
-        return law
-    if not settings.force:
-        what = f"status is {law.status}" if not law.usable else "forms were not tested"
-        raise ValueError(
-            f"the law's {what}, which no plan should rest on; "
-            "extend the study or fix its grid, or set force=true to plan all the same"
-        )
-    return replace(law, forced=True)
-
-
 def budget_block(budget: Budget, pretrain: PretrainBlock) -> BudgetBlock:
     """Return what may be spent, on what, and how long that takes."""
     return BudgetBlock(
@@ -260,7 +169,7 @@ def budget_block(budget: Budget, pretrain: PretrainBlock) -> BudgetBlock:
         reasons={
             "flops": budget.reason,
             "flops_per_second": budget.speed_reason,
-            "seconds": ("pretraining alone; cost.stage_hours has the stages after it"),
+            "seconds": "pretraining alone",
         },
     )
 
@@ -272,7 +181,7 @@ def _planned_shape(basis: Basis, budget: Budget, settings: PlanConfig) -> Planne
         budget.flops,
         constraints_of(settings),
         level=basis.level,
-        flat_nats=settings.flat_nats,
+        flat_loss=basis.law.measure.of_nats(settings.flat_nats, basis.study.bytes_per_token),
     )
 
     def memory(shape: Shape) -> float:
@@ -324,18 +233,20 @@ def _gathered(
     laws = _compared(basis, budget, pretrain, name=name)
     rows = pretrain.batch_tokens // pretrain.context
     layout = _layout(planned.shape, budget, settings, study, rows=rows)
-    trained = study.config.get("machine", {})
+    cell_machine = study.config.get("machine", {})
     machine, machine_reasons = machine_block(
-        trained,
+        cell_machine,
         rows=rows,
         devices=budget.devices,
         layout=layout,
-        precision_reason=precision_of(trained, budget.device)[1],
+        precision_reason=precision_of(cell_machine, budget.device)[1],
     )
     later = later_blocks(settings, planned.shape, pretrain, seed=study.seed, level=basis.level)
     costs = {"shape": planned.shape, "layout": layout}
     costs["stage_flops"] = later_flops(planned.shape, **{s: later[s] for s in LATER_STAGES})
+    cost = cost_block(law, budget, planned.split, pretrain, **costs)
     alarms = [
+        *size_alarms(planned.split, cost, planned.shape, devices=budget.devices),
         *_alarms_beside(basis, laws, budget, layout, rows=rows),
         *plan_alarms(law, study, pretrain, forecast, forced=not law.usable, far=settings.far),
     ]
@@ -357,7 +268,7 @@ def _gathered(
         ),
         extrapolation=rounded(pretrain.flops / reach, 4) if reach else 0.0,
         pretrain=pretrain,
-        cost=cost_block(law, budget, planned.split, pretrain, **costs),
+        cost=cost,
         **later,
         machine=machine,
         reasons={"machine": machine_reasons},

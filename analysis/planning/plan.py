@@ -8,10 +8,12 @@ N parameters in the law's count, D tokens, C FLOPs, losses in nats per token. `r
 sentences, each by the name of the field that it explains.
 """
 
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from analysis.alarms.alarm import Alarm
+from scaling.schema import NATS_PER_TOKEN
 
 SCHEMA = 1
 LATER_STAGES = ("sft", "reward", "ppo")
@@ -75,10 +77,12 @@ class LawRow:
     loss: float | None
     """Its loss at the optimum, in its own unit; null for a law of N and D alone."""
     regret: float | None
-    """What it says that the plan's N costs against its own optimum, in nats; null without a
+    """What it says that the plan's N costs against its own optimum, in `unit`; null without a
     loss."""
     level: float
     """Share that the interval holds."""
+    unit: str = NATS_PER_TOKEN
+    """Unit of loss and regret."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -435,12 +439,12 @@ class Plan:
     """What the run costs."""
     stage_laws: dict[str, list[str]] = field(default_factory=dict)
     """Files of the laws that set the later stages, by stage."""
-    sft: SftBlock | None = None
-    """Fine-tuning; empty where it is not planned."""
-    reward: RewardBlock | None = None
-    """The reward model; empty where it is not planned."""
-    ppo: PpoBlock | None = None
-    """PPO; empty where it is not planned."""
+    sft: SftBlock | None = field(default=None, metadata=UNWRITTEN)
+    """Fine-tuning; absent where it is not planned."""
+    reward: RewardBlock | None = field(default=None, metadata=UNWRITTEN)
+    """The reward model; absent where it is not planned."""
+    ppo: PpoBlock | None = field(default=None, metadata=UNWRITTEN)
+    """PPO; absent where it is not planned."""
     machine: MachineBlock | None = None
     """How the run is computed."""
     reasons: dict[str, Reasons] = field(default_factory=dict)
@@ -463,8 +467,27 @@ class Plan:
     """Command that asks for this plan again."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, the keys of plan.yaml; a block that is None is an empty one."""
+        """Return plain values, the keys of plan.yaml.
+
+        A block that is None is an empty one; that of a stage that is not planned is left out.
+        """
         return {k: {} if v is None else v for k, v in values_of(self).items()}
+
+    def of_stages(self, stages: Sequence[str]) -> "Plan":
+        """Return the plan of these stages alone: without blocks, laws and hours of the others."""
+        left_out = [stage for stage in LATER_STAGES if stage not in stages]
+        cost = self.cost
+        if cost is not None:
+            hours = {k: v for k, v in (cost.stage_hours or {}).items() if k in stages}
+            reasons = {k: v for k, v in cost.reasons.items() if hours or k != "stage_hours"}
+            cost = replace(cost, stage_hours=hours or None, reasons=reasons)
+        return replace(
+            self,
+            stages=",".join(stages),
+            stage_laws={k: v for k, v in self.stage_laws.items() if k in stages},
+            cost=cost,
+            **dict.fromkeys(left_out),  # type: ignore[arg-type]  None for each
+        )
 
 
 def values_of(block: Any) -> dict[str, Any]:

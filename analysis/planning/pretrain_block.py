@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from analysis.estimation.lr_batch import AXES, settings
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
-from analysis.number_text import number
 from analysis.planning.budgets import Budget
 from analysis.planning.experts import OF_A_TOKEN
 from analysis.planning.later_stages.blocks import rounded
 from analysis.planning.plan import PretrainBlock
 from analysis.planning.shape import PlannedShape
 from analysis.runs.study import Study
+from scaling.app.plurals import plural
 from scaling.schema import Recipe, Shape, whole_batch
 
 WHOLE = 1 + 1e-12  # a D that is a whole number of steps must not lose a step by rounding
@@ -77,10 +77,7 @@ def pretrain_block(
             "seconds": _seconds_reason(budget),
             "context": f"that of the {study.source}: another context is another law",
             "peak_lr": rates.lr_reason,
-            "batch_tokens": (
-                f"{rates.batch_reason}; weights, gradients and moments take"
-                f" {number(shape.training_bytes(0) / 2**30, 3)} GiB in fp32"
-            ),
+            "batch_tokens": rates.batch_reason,
             "warmup_steps": warmup_reason,
             "weight_decay": _decay_reason(study, lr=rates.lr, batch=rates.batch, tokens=tokens),
             "schedule": f"that of the {study.source}: another schedule is another offset E",
@@ -95,7 +92,7 @@ def _seconds_reason(budget: Budget) -> str:
     if not budget.flops_per_second:
         return budget.speed_reason
     return (
-        f"FLOPs / {budget.flops_per_second:.3g} FLOP/s / {budget.devices} devices:"
+        f"FLOPs / {budget.flops_per_second:.3g} FLOP/s / {plural(budget.devices, 'device')}:"
         f" {budget.speed_reason}"
     )
 

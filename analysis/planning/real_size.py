@@ -23,6 +23,9 @@ CONTEXTS = (
 )
 MOST_VOCABULARY = 131_072  # 2^17: Llama 3 has 128,256, OLMo 2 100,278, Qwen2.5 151,643 tokens
 FEWEST_CONTEXT, FEWEST_VOCABULARY = 1024, 16_384  # below them a study is a toy beside real models
+# Heads are a multiple of the devices of a node, and share 8 key-value heads: all sizes of Llama 3
+# from 8B to 405B (2407.21783, table 3) have 8 key-value heads of 128.
+HEADS_MULTIPLE = KV_HEADS = 8
 RATES = "deepseek2024_lr_batch"  # checked by its authors at 7B and 67B on 2e12 tokens
 
 
@@ -46,12 +49,16 @@ def at_real_size(study: Study, settings: FamilySettings, *, flops: float, law: L
     if study.cells or flops < REAL_FLOPS:
         return RealSize(study=study)
     rules = {}
+    target = law.optimum(flops).params
+    if settings.heads_multiple is None:
+        study = replace(study, heads_multiple=HEADS_MULTIPLE)
+    if settings.kv_heads is None and study.like.n_kv_head == study.like.n_head:
+        study = _grouped(study, target, law.count)
     if settings.context is None:
         least, context, who = max(row for row in CONTEXTS if flops >= row[0])
         study = replace(study, like=replace(study.like, context=context))
         rules["context"] = f"from {least:g} FLOPs {context}, as {who}; shape.context= sets it"
     if settings.vocab_size is None and settings.vocab_rule == "tokenizer":
-        target = law.optimum(flops).params
         width = study.ladder.width(target, law.count)  # hardly moves with the vocabulary
         best = best_vocabulary(flops, width)
         size = min(best, MOST_VOCABULARY)
@@ -62,6 +69,14 @@ def at_real_size(study: Study, settings: FamilySettings, *, flops: float, law: L
             " losses are of its own tokenizer"
         )
     return RealSize(study=study, rules=rules, lr_batch=RATES if study.recipe is None else "")
+
+
+def _grouped(study: Study, target: float, count: str) -> Study:
+    """Return the study whose heads share 8 key-value heads, its line as they are near a size."""
+    like = study.like
+    heads = study.ladder.width(target, count) / like.d_head
+    kv_heads = max(1, round(like.n_head * min(1.0, KV_HEADS / heads)))
+    return replace(study, like=replace(like, n_kv_head=kv_heads), kv_heads=KV_HEADS)
 
 
 def explained_steps(steps: Sequence[Step], rules: Mapping[str, str]) -> tuple[Step, ...]:

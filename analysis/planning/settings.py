@@ -24,6 +24,8 @@ from scaling.schema import (
     checked,
 )
 
+# What `stages` may be: a stage starts from the weights of the one before it.
+STAGES = ("pretrain", "pretrain,sft", "pretrain,sft,reward", "pretrain,sft,reward,ppo")
 DEFAULT_LEVEL = 0.9  # of intervals, where neither setting nor law has one
 
 
@@ -44,6 +46,8 @@ class PlanConfig:
     """Named test set whose loss is forecast; the law must be fitted on it. Empty is the law's."""
     unit: Annotated[str, OneOf("", *LOSS_UNITS)] = ""
     """Unit of the forecast; the law must be in it. Empty is the law's."""
+    stages: Annotated[str, OneOf("", *STAGES)] = ""
+    """Stages to plan, each with those before it; empty plans the stages whose data can be used."""
     out: str = ""
     """File to write; empty is plan.yaml in the study, or here."""
     dry_run: bool = False
@@ -98,8 +102,9 @@ class PlanConfig:
     """Law of learning rate and batch (form=lr_batch, or published); empty follows the study's
     rule."""
     flat_nats: Annotated[float, Range(0, 1e6)] = FLAT
-    """Loss in the unit of the law (nats per token, or bits per byte) within which all N count as
-    equal; the default is about what two seeds differ by (Porian et al. 2024)."""
+    """Loss in nats per token within which all N count as equal; for a law in bits per byte it is
+    converted by the study's bytes per token. The default is about what two seeds differ by (Porian
+    et al. 2024)."""
     far: Annotated[float, Range(1, MOST, above=True)] = FAR
     """Multiple of the largest compute fitted beyond which an alarm says so; no ladder has been seen
     to hold beyond 1000."""

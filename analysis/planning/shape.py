@@ -23,6 +23,9 @@ NO_LOSS = 0.0005  # nats per token: a quarter of what two seeds differ by (Poria
 STATED = 0.01  # relative distance at which a stated N is met
 FLAT = 0.002  # nats per token: about what two seeds differ by (Porian et al. 2024)
 SPANS = (1.5, 2.0, 10.0, 1e3, 1e6)  # candidates are made so far around N; wider where caps refuse
+# Share of N that is tried too where all tokens at hand must be afforded: a shape's exact FLOPs per
+# token may be some percent above the law's.
+SMALLER = 0.96
 ALL = 0.999  # a plan that takes all tokens at hand must reach this share of them
 
 
@@ -66,7 +69,7 @@ class PlannedShape:
         nearest = f"{100 * (self.params / split.params - 1):+.2g}% of N before rounding"
         if split.flat:
             low, high = split.flat
-            nearest += f"; {low:.3g} to {high:.3g} lose at most {split.flat_nats:g}"
+            nearest += f"; {low:.3g} to {high:.3g} lose at most {split.flat_loss:.3g}"
             nearest += f" {split.law.measure.unit_words} more"
         best = split.optimum
         why = (
@@ -105,26 +108,30 @@ def choose_shape(
     further than 5 %.
     """
     if family.rule == "levine":
-        return _by_levine(split, study, family=family, memory=memory)
+        return _by_levine(split, study, memory=memory)
     choice = _Choice(split=split, study=study, memory=memory, device=device)
     fixed = split.constraints.params
-    chosen = choice.nearest_to(fixed) if fixed is not None else choice.best()
+    candidate = choice.nearest_to(fixed) if fixed is not None else choice.best()
     return PlannedShape(
-        shape=chosen.shape,
+        shape=candidate.shape,
         split=split,
-        rule=_rule(chosen, study),
+        rule=_rule(candidate, study),
         best_loss=choice.best_loss,
     )
 
 
 def best_candidate(
-    usable: Sequence[Candidate], target: float, extra: Callable[[Candidate], float] | None
+    usable: Sequence[Candidate],
+    target: float,
+    extra: Callable[[Candidate], float] | None,
+    no_loss: float = NO_LOSS,
 ) -> tuple[Candidate | None, bool]:
     """Return the candidate for N*, and whether it is as good as N*; None without one within 5 %.
 
     usable: candidates that meet the caps
     target: N*
-    extra: nats that a candidate loses against N* at the budget; None for a law without a loss
+    extra: loss of a candidate above that of N* at the budget; None for a law without a loss
+    no_loss: loss, in the same unit, within which a candidate is as good as N*
     """
     near = [c for c in usable if abs(c.params / target - 1) <= NEAR]
     if not near:
@@ -132,7 +139,7 @@ def best_candidate(
     if extra is None:
         return min(near, key=lambda c: abs(math.log(c.params / target))), True
     losses = [extra(c) for c in near]
-    within = [c for c, loss in zip(near, losses, strict=True) if loss <= NO_LOSS]
+    within = [c for c, loss in zip(near, losses, strict=True) if loss <= no_loss]
     if not within:
         return near[losses.index(min(losses))], False
     key = {id(c): c.off + c.ffn + abs(math.log(c.params / target)) for c in within}
@@ -159,7 +166,7 @@ class _Choice:
         return float(split.loss(split.params, tokens)) if tokens > 0 else None
 
     def extra(self, candidate: Candidate) -> float:
-        """Return the nats that a candidate loses against the split at the budget."""
+        """Return the loss of a candidate above that of the split, at the budget."""
         tokens = self.split.tokens_at(candidate.params, candidate.shape.flops_per_token)
         return float(self.split.loss(candidate.params, tokens)) - (self.best_loss or 0.0)
 
@@ -167,15 +174,20 @@ class _Choice:
         """Return the best candidate that meets the caps, the nearest where none is near."""
         target, refused = self.split.params, ""
         extra = self.extra if self.best_loss is not None else None
+        measure = self.split.law.measure
+        no_loss = measure.of_nats(NO_LOSS, self.study.bytes_per_token)
         for span in SPANS:
             every = self._made(target, span)
             usable = [c for c in every if not self._broken(c)]
-            chosen, as_good = best_candidate(usable, target, extra)
+            candidate, as_good = best_candidate(usable, target, extra, no_loss)
             if usable and not as_good:  # d_ff fills gaps between widths
-                usable += [c for c in self._moved(every, target) if not self._broken(c)]
-                chosen, _ = best_candidate(usable, target, extra)
+                wide_steps = self.split.limited and self.study.heads_multiple > 1
+                aims = (target, SMALLER * target) if wide_steps else (target,)
+                moved = [c for aim in aims for c in self._moved(every, aim)]
+                usable += [c for c in moved if not self._broken(c)]
+                candidate, _ = best_candidate(usable, target, extra, no_loss)
             if usable:
-                return chosen or min(usable, key=lambda c: abs(math.log(c.params / target)))
+                return candidate or min(usable, key=lambda c: abs(math.log(c.params / target)))
             if not every and span > SPANS[0]:
                 break  # no cap is in the way
             refused = self._broken(every[0]) if every else refused
@@ -187,15 +199,15 @@ class _Choice:
         every = [*made, *self._moved(made, target)]
         near = [c for c in every if abs(c.params / target - 1) <= STATED]
         if near:
-            chosen = min(near, key=lambda c: (not c.trained, c.ffn + c.off))
+            nearest = min(near, key=lambda c: (not c.trained, c.ffn + c.off))
         else:
             away = {id(c): abs(math.log(c.params / target)) for c in every}
-            chosen = min(every, key=lambda c: away[id(c)], default=None)
-        if chosen is None or abs(chosen.params / target - 1) > NEAR:
+            nearest = min(every, key=lambda c: away[id(c)], default=None)
+        if nearest is None or abs(nearest.params / target - 1) > NEAR:
             raise ValueError(self._too_far(target, every))
-        if why := self._broken(chosen):
+        if why := self._broken(nearest):
             raise ValueError(f"params={target:g} gives a shape {why}; change one")
-        return chosen
+        return nearest
 
     @property
     def _count(self) -> str:
@@ -273,6 +285,21 @@ def _rule(chosen: Candidate, study: Study) -> str:
     text = f"next to {line:.3g} layers, the line of depth against width of the {study.source}"
     if chosen.ffn > 0.02:
         text += f"; d_ff {chosen.shape.d_ff} instead of the family's ratio, to meet N"
+    return text + heads_text(chosen.shape, study)
+
+
+def heads_text(shape: Shape, study: Study) -> str:
+    """Say how many heads a shape has, where a rule set their number; empty where none did."""
+    if study.heads_multiple == 1 and not study.kv_heads:
+        return ""
+    text = f"; {shape.n_head} heads of {shape.d_head}"
+    if study.heads_multiple > 1:
+        text += f", a multiple of {study.heads_multiple} so that devices share them evenly"
+    if study.kv_heads:
+        text += (
+            f", and {shape.n_kv_head} key-value heads (grouped queries, Ainslie et al. 2023,"
+            " 2305.13245; 8 in every Llama 3, 2407.21783)"
+        )
     return text
 
 
@@ -280,12 +307,11 @@ def _by_levine(
     split: Split,
     study: Study,
     *,
-    family: FamilySettings,
     memory: Callable[[Shape], float] | None,
 ) -> PlannedShape:
     """Return the shape by Levine's rule; ValueError where it breaks a cap."""
-    like, count = study.like, split.law.count
-    shape = levine_shape(split.params, like=like, count=count, multiple=family.heads_multiple)
+    count = split.law.count
+    shape = levine_shape(split.params, study, count=count)
     if why := broken(split, shape, getattr(shape.params, count), memory):
         raise ValueError(f"shape.rule=levine gives a shape {why}; relax it, or take rule=ladder")
     rule = (

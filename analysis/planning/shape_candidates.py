@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from analysis.planning.shape_family import kv_heads_of
 from analysis.runs.study import Study
 from scaling.schema import Shape, check_size
 
@@ -70,12 +71,12 @@ def candidates(
     Raises ValueError for a size beyond all models.
     """
     check_size(high)
-    known = {s for s in study.shapes if _same_kind(s, study.like)}
-    every = {**dict.fromkeys(known, True)}
+    trained_shapes = {s for s in study.shapes if _same_kind(s, study.like)}
+    every = {**dict.fromkeys(trained_shapes, True)}
     for shape in _widths(study, count=count, low=low, high=high, device=device):
         every.setdefault(shape, False)
-    found = [_candidate(study, shape, count, trained=t) for shape, t in every.items()]
-    return sorted((c for c in found if low <= c.params <= high), key=lambda c: (c.params, c.off))
+    options = [_candidate(study, shape, count, trained=t) for shape, t in every.items()]
+    return sorted((c for c in options if low <= c.params <= high), key=lambda c: (c.params, c.off))
 
 
 def with_params(
@@ -145,8 +146,8 @@ def _widths(study: Study, *, count: str, low: float, high: float, device: str) -
     at = max(step, step * math.floor(width / step))
     while at <= most:
         head = _head_of(at, heads, study.like.d_head)
-        if head:
-            yield from (_shape(study.like, n, at, head) for n in _depths(study, at))
+        if head and at // head % study.heads_multiple == 0:
+            yield from (_shape(study, n, at, head) for n in _depths(study, at))
         step = width_step(at, device)
         if all(head % step and step % head for head in heads):
             step = min(heads)  # no head fits the device's steps: widths of whole heads
@@ -157,7 +158,7 @@ def _heads(study: Study) -> list[int]:
     """Return the widths of heads that may be taken, nearest to the study's first."""
     like = study.like
     widths = {s.d_head for s in study.shapes} | {like.d_head}
-    if not study.cells and like.d_head in HEADS:
+    if not study.cells and study.heads_multiple == 1 and like.d_head in HEADS:
         widths |= set(HEADS)
     return sorted(widths, key=lambda head: (abs(math.log(head / like.d_head)), -head))
 
@@ -174,8 +175,8 @@ def _depths(study: Study, width: int) -> list[int]:
     return sorted(n for n in around if ASPECTS[0] <= line / n <= ASPECTS[1])
 
 
-def _shape(like: Shape, n_layer: int, width: int, d_head: int) -> Shape:
-    n_head, group = width // d_head, max(1, like.n_head // like.n_kv_head)
+def _shape(study: Study, n_layer: int, width: int, d_head: int) -> Shape:
+    like, n_head = study.like, width // d_head
     d_ff = 8 * max(1, round(like.d_ff / like.d_model * width / 8))
     return replace(
         like,
@@ -183,7 +184,7 @@ def _shape(like: Shape, n_layer: int, width: int, d_head: int) -> Shape:
         d_model=width,
         d_head=d_head,
         n_head=n_head,
-        n_kv_head=n_head // group if n_head % group == 0 else n_head,
+        n_kv_head=kv_heads_of(study, n_head),
         d_ff=d_ff,
         d_expert=max(1, round(like.d_expert * d_ff / like.d_ff)) if like.n_experts else 0,
     )

@@ -39,8 +39,12 @@ class FamilySettings:
     """Width of an attention head."""
     ffn_ratio: Annotated[float, Range(0, 1e6, above=True)] | None = None
     """Width of the feed-forward layer over the model's."""
-    heads_multiple: Annotated[int, Range(1, 131_072)] = 1
-    """Number that the heads are rounded to a multiple of, for the hardware (rule=levine)."""
+    heads_multiple: Annotated[int, Range(1, 131_072)] | None = None
+    """Number that the heads are a multiple of, so that devices share them evenly; null takes 8
+    where a plan without a study is of real size (1e22 FLOPs), else 1."""
+    kv_heads: Annotated[int, Range(0, 131_072, note="0 is one for each head")] | None = None
+    """Key-value heads, shared by groups of heads (Ainslie et al. 2023, 2305.13245); 0 is one for
+    each head; null takes 8 where a plan without a study is of real size, else 0."""
     mlp: Annotated[str, OneOf(*MLPS)] | None = None
     """Kind of feed-forward layer."""
     tied: bool | None = None
@@ -60,20 +64,25 @@ class FamilySettings:
 
     def changes(self) -> dict[str, object]:
         """Return the settings of the family that are to change."""
-        rules = ("rule", "vocab_rule", "heads_multiple")
+        rules = ("rule", "vocab_rule", "heads_multiple", "kv_heads")
         return {k: v for k, v in asdict(self).items() if v is not None and k not in rules}
 
 
 def with_family(study: Study, settings: FamilySettings) -> Study:
     """Return the study with its family changed; ValueError where cells were trained on another."""
     changes = settings.changes()
-    if not changes:
-        return study
-    if study.cells:
+    if settings.heads_multiple is not None:
+        study = replace(study, heads_multiple=settings.heads_multiple)
+    if settings.kv_heads is not None:
+        study = replace(study, kv_heads=settings.kv_heads)
+    given = [*changes, *(["kv_heads"] if settings.kv_heads is not None else [])]
+    if study.cells and given:
         raise ValueError(
-            f"shape.{min(changes)} would leave the family that {study.source} trained, and its law"
+            f"shape.{min(given)} would leave the family that {study.source} trained, and its law"
             " with it; leave it out, or sweep the other family"
         )
+    if not changes:
+        return study
     ratio = changes.pop("ffn_ratio", study.like.d_ff / study.like.d_model)
     like = replace(study.like, **changes)  # type: ignore[arg-type]
     n_head = max(1, like.d_model // like.d_head)
@@ -113,9 +122,7 @@ def with_vocabulary(
         )
     for _ in range(3):  # the width hardly depends on the vocabulary
         if settings.rule == "levine":
-            multiple = settings.heads_multiple
-            like = levine_shape(target, like=study.like, count=count, multiple=multiple)
-            width = float(like.d_model)
+            width = float(levine_shape(target, study, count=count).d_model)
         else:
             width = study.ladder.width(target, count)
         like = replace(study.like, vocab_size=best_vocabulary(flops, width))
@@ -128,33 +135,50 @@ def levine_width(n_layer: int) -> float:
     return math.exp(LEVINE[0] + LEVINE[1] * n_layer)
 
 
-def levine_shape(target: float, *, like: Shape, count: str, multiple: int = 1) -> Shape:
+def kv_heads_of(study: Study, n_head: int) -> int:
+    """Return the key-value heads of a shape of `n_head` heads; as many where none divides them.
+
+    ValueError where `study.kv_heads` does not divide the heads.
+    """
+    if not study.kv_heads:
+        group = max(1, study.like.n_head // study.like.n_kv_head)
+        return n_head // group if n_head % group == 0 else n_head
+    if n_head % study.kv_heads:
+        raise ValueError(
+            f"shape.kv_heads={study.kv_heads} does not divide {n_head} heads; give a divisor, or"
+            f" shape.heads_multiple={study.kv_heads}"
+        )
+    return study.kv_heads
+
+
+def levine_shape(target: float, study: Study, *, count: str) -> Shape:
     """Return the shape by Levine's rule nearest to a size, its heads then rounded.
 
     target: N
-    like: the shape whose heads, context and vocabulary are kept
+    study: whose heads, context and vocabulary are kept
     count: which parameters N counts
-    multiple: the number of heads is a multiple of it
 
     Raises ValueError where even one layer is too large: the rule starts at a width of 163.
     """
     check_size(target)
-    ratio, step = like.d_ff / like.d_model, multiple * like.d_head
+    like = study.like
+    ratio, step = like.d_ff / like.d_model, study.heads_multiple * like.d_head
 
-    def at(n_layer: int, width: int) -> Shape:
+    def at(n_layer: int, width: int, kv_heads: int = 0) -> Shape:
         n_head = max(1, width // like.d_head)
         return replace(
             like,
             n_layer=n_layer,
             d_model=width,
             n_head=n_head,
-            n_kv_head=n_head,
+            n_kv_head=kv_heads or min(n_head, study.kv_heads or n_head),
             d_ff=8 * max(1, round(ratio * width / 8)),
         )
 
     unrounded = [at(n, round(levine_width(n))) for n in range(1, DEEPEST + 1)]
     best = min(unrounded, key=lambda s: abs(math.log(getattr(s.params, count) / target)))
-    shape = at(best.n_layer, step * max(1, round(levine_width(best.n_layer) / step)))
+    width = step * max(1, round(levine_width(best.n_layer) / step))
+    shape = at(best.n_layer, width, kv_heads_of(study, width // like.d_head))
     reached = getattr(shape.params, count)
     if not 0.5 < reached / target < 2:
         raise ValueError(

@@ -38,7 +38,7 @@ BINDS = 1 - 1e-9  # a limit binds from this share of it on
 class Split:
     """N and D before rounding; `optimum` is the law's own at the whole budget.
 
-    `flat` are the ends of all N whose loss lies within `flat_nats` of the best. `law` gives the
+    `flat` are the ends of all N whose loss lies within `flat_loss` of the best. `law` gives the
     loss, with the repetition of data in it where data repeat; `form` is its form without that.
     `interval` and `tokens_interval` are those of N and D.
     """
@@ -53,7 +53,7 @@ class Split:
     interval: tuple[float, float] | None
     tokens_interval: tuple[float, float] | None
     flat: tuple[float, float] | None
-    flat_nats: float
+    flat_loss: float
 
     @property
     def spendable(self) -> float:
@@ -80,7 +80,7 @@ class Split:
 
 
 def split_of(
-    law: Law, flops: float, constraints: Constraints, *, level: float, flat_nats: float
+    law: Law, flops: float, constraints: Constraints, *, level: float, flat_loss: float
 ) -> Split:
     """Split C; ValueError where constraints and budget contradict each other.
 
@@ -88,7 +88,7 @@ def split_of(
     flops: C of the budget
     constraints: demands on N, D and C
     level: share that the intervals hold
-    flat_nats: loss within which all N count as equal
+    flat_loss: loss, in the unit of the law, within which all N count as equal
     """
     optimum, form = law.optimum(flops, level), law.form
     law = repeating(law, constraints)
@@ -96,7 +96,7 @@ def split_of(
     gives_loss = law.form in FORMS and FORMS[law.form].is_surface
     _refuse_impossible(law, constraints, spendable, optimum, flops)
     if gives_loss:
-        params, interval, flat = _searched(law, spendable, constraints, level, flat_nats)
+        params, interval, flat = _searched(law, spendable, constraints, level, flat_loss)
     else:
         params, interval, flat = _allocated(law, flops, spendable, constraints), None, None
     if not constraints.given():
@@ -116,7 +116,7 @@ def split_of(
         interval=interval,
         tokens_interval=tokens_interval,
         flat=flat,
-        flat_nats=flat_nats,
+        flat_loss=flat_loss,
     )
 
 
@@ -290,7 +290,7 @@ def _allocated(law: Law, flops: float, spendable: float, constraints: Constraint
 
 
 def _searched(
-    law: Law, spendable: float, constraints: Constraints, level: float, flat_nats: float
+    law: Law, spendable: float, constraints: Constraints, level: float, flat_loss: float
 ) -> tuple[float, tuple[float, float] | None, tuple[float, float] | None]:
     """Return N of least loss, its interval over the draws, and the flat interval."""
     free = law.optimum(spendable, level)
@@ -314,7 +314,7 @@ def _searched(
     sizes = _with_edges(law, sizes, constraints, spendable)
     tokens = _tokens_at(law, constraints, spendable, sizes)
     losses = loss_of(law, constraints, sizes, tokens)
-    near = sizes[losses <= losses.min() + flat_nats]
+    near = sizes[losses <= losses.min() + flat_loss]
     flat = (float(near.min()), float(near.max()))
     return float(sizes[losses.argmin()]), _drawn(law, constraints, sizes, tokens, level), flat
 

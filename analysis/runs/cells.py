@@ -111,8 +111,8 @@ def study_rows(
     elif stage != "pretrain" and (n := len(set(table["trunk"]))) < FEWEST_BODIES:
         table = table.drop(columns="trunk")  # rows are resampled, what their models share is not
         inputs["bodies"] = n
-    trained = [r for r in records.values() if not _reason_to_drop(r, "pretrain", Measure())]
-    token_flops = token_flops_of(trained, count) if stage == "pretrain" else None
+    pretraining = [r for r in records.values() if not _reason_to_drop(r, "pretrain", Measure())]
+    token_flops = token_flops_of(pretraining, count) if stage == "pretrain" else None
     return table, dropped, inputs, token_flops
 
 
@@ -150,15 +150,15 @@ def refuse_several_texts(table: pd.DataFrame, source: str) -> pd.DataFrame:
 
 def _of_the_test_set(records: list[Record], measure: Measure) -> dict[str, Any]:
     """Return the named set, or of the test part its blocks and, where it is known, its entropy."""
-    known: dict[str, Any] = {"target": measure.target} if measure.target else {}
+    inputs: dict[str, Any] = {"target": measure.target} if measure.target else {}
     if not measure.is_default:
-        return known
+        return inputs
     if blocks := [r.metrics["test_blocks"] for r in records if "test_blocks" in r.metrics]:
-        known["test_blocks"] = int(min(blocks))
+        inputs["test_blocks"] = int(min(blocks))
     entropies = {r.metrics.get("bayes_loss") for r in records}
     if len(entropies) == 1 and None not in entropies:  # one test set, of known entropy
-        known["bayes_loss"] = entropies.pop()
-    return known
+        inputs["bayes_loss"] = entropies.pop()
+    return inputs
 
 
 def _read_records(paths: list[Path]) -> tuple[dict[Path, Record], list[dict[str, str]]]:
@@ -261,8 +261,8 @@ def _curve(record: Record, folder: Path, measure: Measure) -> dict[str, Any]:
     if record.stage != "pretrain":
         return {}
     path, factor = folder / "metrics.jsonl", measure.curve_factor(record)
-    known = factor is not None and path.exists()
-    return {"curve": str(path) if known else None, "curve_factor": factor}
+    has_losses = factor is not None and path.exists()
+    return {"curve": str(path) if has_losses else None, "curve_factor": factor}
 
 
 def _common(record: Record, count: str) -> dict[str, Any]:

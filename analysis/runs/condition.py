@@ -174,19 +174,19 @@ class Reader:
 
     def comparison(self) -> Any:
         """Read a value, or a chain of comparisons, each with its neighbour."""
-        left, result = self.value(), None
+        value, result = self.value(), None
         while True:
             if sign := self.take(*COMPARE):
                 right = self.value()
-                one = self.compare(left, sign, right)
-                left = right
+                one = self.compare(value, sign, right)
+                value = right
             elif self.take("in"):
-                one = self.member(left)
+                one = self.member(value)
             elif self.next.value == "not" and self.tokens[self.at + 1].value == "in":
                 self.at += 2
-                one = ~self.member(left)
+                one = ~self.member(value)
             else:
-                return left if result is None else result
+                return value if result is None else result
             result = one if result is None else result & one
 
     def value(self) -> Any:

@@ -122,16 +122,16 @@ def token_flops_of(records: Iterable[Record], count: str) -> TokenFlops | None:
     records: done cells
     count: which parameters N counts
     """
-    trained = []
+    shapes_by_flops = []
     for record in records:
         try:
-            trained.append((record.flops, Shape.of(record)))
+            shapes_by_flops.append((record.flops, Shape.of(record)))
         except (ValueError, KeyError, TypeError):
             return None  # as those of other programs
-    if not trained:
+    if not shapes_by_flops:
         return None
-    like = max(trained, key=lambda pair: pair[0])[1]
-    shapes = list(dict.fromkeys(shape for _, shape in trained))
+    like = max(shapes_by_flops, key=lambda pair: pair[0])[1]
+    shapes = list(dict.fromkeys(shape for _, shape in shapes_by_flops))
     sizes = [getattr(shape.params, count) for shape in shapes]
     return trained_ladder(shapes, like).token_flops(count, sizes=sizes)
 

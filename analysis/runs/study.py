@@ -59,6 +59,8 @@ class Study:
     bytes_per_token: of the test set, None where it was not measured
     unique_tokens: of the corpus, None where it was not recorded
     checkpointing: whether activations were recomputed
+    heads_multiple: number that the heads of a planned shape are a multiple of
+    kv_heads: key-value heads of a planned shape; 0 shares them as `like` does
     config: of the largest cell
     """
 
@@ -77,6 +79,8 @@ class Study:
     bytes_per_token: float | None = None
     unique_tokens: float | None = None
     checkpointing: bool = False
+    heads_multiple: int = 1
+    kv_heads: int = 0
     config: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -146,9 +146,9 @@ def end(text: str, *, status: int) -> None:
 
 def to_dataclass(config: DictConfig, schema: type[T]) -> T:
     """Turn a composed config into its dataclass, nested ones included."""
-    known = {f.name for f in dataclasses.fields(schema)}  # type: ignore[arg-type]
+    field_names = {f.name for f in dataclasses.fields(schema)}  # type: ignore[arg-type]
     for key in map(str, config):
-        if key not in known:  # added with `+`
+        if key not in field_names:  # added with `+`
             raise ValueError(f"unknown key {key!r}{nearest(key, schema)}")
     value = OmegaConf.to_object(config)
     if not isinstance(value, schema):

@@ -57,9 +57,9 @@ FIXES = {
 
 def sentence(error: BaseException, schema: type | None) -> str:
     """Say in one sentence what was wrong; `schema` names the legal keys of a Hydra command."""
-    known = composing(error, schema) if schema else ""
-    if known:
-        return known
+    of_hydra = composing(error, schema) if schema else ""
+    if of_hydra:
+        return of_hydra
     text = flat(str(error))
     ours = type(error).__module__.partition(".")[0] in ROOMS
     if ours or (isinstance(error, (OSError, ValueError, RuntimeError)) and raised_by_us(error)):

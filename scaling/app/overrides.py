@@ -302,8 +302,8 @@ def plain(kind: Any) -> Any:
 @cache
 def leaves(schema: type, prefix: str = "") -> dict[str, Any]:
     """Return the types of a config dataclass by dotted key."""
-    found: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     for name, kind in get_type_hints(schema).items():
         key = f"{prefix}{name}"
-        found |= leaves(kind, f"{key}.") if dataclasses.is_dataclass(kind) else {key: kind}  # type: ignore[arg-type]
-    return found
+        types |= leaves(kind, f"{key}.") if dataclasses.is_dataclass(kind) else {key: kind}  # type: ignore[arg-type]
+    return types

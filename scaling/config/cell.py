@@ -131,6 +131,13 @@ class CellConfig:
             f"must be {BYTES_ALONE} or more: 256 bytes and 8 special tokens",
         )
         check(
+            "tokenizer.source",
+            self.tokenizer.source,
+            self.data.source not in TRUTHS or not self.tokenizer.source,
+            f"would merge symbols of data={self.data.source}, each of which must be one token;"
+            f" leave it out and set tokenizer.vocab_size={BYTES_ALONE}",
+        )
+        check(
             "tokenizer.vocab_size",
             self.tokenizer.vocab_size,
             self.data.source not in TRUTHS or self.tokenizer.vocab_size == BYTES_ALONE,

@@ -9,6 +9,7 @@ touches test text.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -171,20 +172,20 @@ def fill(sizes: Sequence[int] | np.ndarray, quota: int) -> np.ndarray:
     the smallest is chosen, if there is another.
     """
     sizes = np.asarray(sizes, dtype=np.int64)
-    chosen = np.zeros(len(sizes), dtype=bool)
+    fits = np.zeros(len(sizes), dtype=bool)
     if not len(sizes):
-        return chosen
+        return fits
     n = int(np.searchsorted(np.cumsum(sizes), quota, side="right"))
-    chosen[:n] = True
-    left, least = quota - int(sizes[:n].sum()), int(sizes.min())
+    fits[:n] = True
+    remaining, least = quota - int(sizes[:n].sum()), int(sizes.min())
     for place in range(n, len(sizes)):
-        if left < least:
+        if remaining < least:
             break
-        if sizes[place] <= left:
-            chosen[place], left = True, left - int(sizes[place])
-    if not chosen.any() and len(sizes) > 1:
-        chosen[sizes.argmin()] = True
-    return chosen
+        if sizes[place] <= remaining:
+            fits[place], remaining = True, remaining - int(sizes[place])
+    if not fits.any() and len(sizes) > 1:
+        fits[sizes.argmin()] = True
+    return fits
 
 
 def segments_of(atoms: Atoms, blocks: np.ndarray, sides: np.ndarray) -> tuple[Segments, np.ndarray]:
@@ -204,3 +205,15 @@ def segments_of(atoms: Atoms, blocks: np.ndarray, sides: np.ndarray) -> tuple[Se
     stays = sides[first] != DROPPED
     first, last = first[stays], last[stays]
     return stretch(atoms, first, last, gaps=sides[first] == TEST), sides[first]
+
+
+def few_blocks(meta: dict[str, Any]) -> str:
+    """Say that the test part has too few independent blocks for a standard error; else empty."""
+    blocks = meta.get("test_blocks", FEWEST_BLOCKS)  # unknown to versions up to 0.1
+    if blocks >= FEWEST_BLOCKS:
+        return ""
+    return (
+        f"the test part has {blocks} independent block{'s' * (blocks != 1)} of text, fewer than "
+        f"{FEWEST_BLOCKS}: the test loss depends on which they are, and its standard error is not "
+        "known; add text, or raise data.test_share"
+    )

@@ -220,6 +220,17 @@ class ChatTemplate:
 OWN_CHAT = ChatTemplate()
 
 
+def check_template(jinja: str, where: str) -> None:
+    """Raise ValueError for a template that is no Jinja; `where` names its folder."""
+    try:
+        _environment().from_string(GENERATION.sub("", jinja))
+    except TemplateError as error:
+        raise ValueError(
+            f"{where} has a chat template that is no Jinja ({error}); mend chat_template in"
+            " tokenizer_config.json (or chat_template.jinja), or take it out"
+        ) from error
+
+
 def _plain(messages: list[dict[str, Any]], turns: list[tuple[str, str]]) -> list[dict[str, str]]:
     """Return messages with the roles that templates know and their texts."""
     names = {"human": "user", "gpt": "assistant", "developer": "system", "function": "tool"}

@@ -188,13 +188,21 @@ class DividedCorpus:
 
     def read(self, order: np.ndarray, *, workers: int = 1) -> list[str]:
         """Return the texts of segments, in this order."""
-        chosen = np.zeros(len(self.split.segments.document), dtype=bool)
-        chosen[order] = True
-        tasks = [(c, (self.text_key, p)) for c, p in self.tasks(chosen)]
+        in_order = np.zeros(len(self.split.segments.document), dtype=bool)
+        in_order[order] = True
+        tasks = [(c, (self.text_key, p)) for c, p in self.tasks(in_order)]
         lists = each("reading a sample", read_segments, tasks, workers=workers)
         texts = list(chain.from_iterable(lists))
-        rank = np.cumsum(chosen) - 1
+        rank = np.cumsum(in_order) - 1
         return [texts[i] for i in rank[order]]
+
+    def sample(self, limit: int) -> np.ndarray:
+        """Choose training segments, spread over the corpus, of about `limit` characters."""
+        sizes = self.split.segments.n_chars[self.train]
+        step = max(1, round(int(sizes.sum()) / limit))
+        order = np.concatenate([np.arange(start, len(sizes), step) for start in range(step)])
+        n = np.searchsorted(np.cumsum(sizes[order]), limit, side="right") + 1
+        return self.train[order[:n]]
 
 
 def read_segments(chunk: list[Piece], argument: tuple[str, np.ndarray]) -> list[str]:

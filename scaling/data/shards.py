@@ -50,14 +50,15 @@ class Shard:
         return np.fromfile(self.path, dtype=dtype, count=stop - start, offset=at)
 
     def document_starts(self) -> np.ndarray | None:
-        """Return the first token of each sequence of Megatron's index; None without one."""
+        """Return the first token of each document of Megatron's index; None without one.
+
+        A document is one sequence or, where the text was split into sentences, several.
+        """
         if self.index is None:
             return None
-        _, _, _, sequences, _ = MEGATRON_HEADER.unpack(_head(self.index, MEGATRON_HEADER.size))
-        lengths = np.memmap(
-            self.index, dtype="<i4", mode="r", offset=MEGATRON_HEADER.size, shape=(sequences,)
-        )
-        return np.cumsum(lengths, dtype=np.int64) - lengths
+        parts = _index_parts(self.index)
+        starts = np.cumsum(parts.lengths, dtype=np.int64) - parts.lengths
+        return starts[parts.documents[:-1]] if len(parts.documents) > 1 else starts
 
     def samples(self, *, align: int = 1) -> np.ndarray:
         """Return ids of pieces that are spread evenly over the file, its ends among them.
@@ -138,9 +139,62 @@ def _head(path: Path, size: int) -> bytes:
     return head
 
 
+@dataclass(frozen=True, kw_only=True)
+class _IndexParts:
+    """The arrays of Megatron's index, memory-mapped.
+
+    lengths: tokens of each sequence (sequences,)
+    places: first byte of each sequence in the .bin (sequences,)
+    documents: first sequence of each document, and the number of sequences last (documents + 1,)
+    """
+
+    lengths: np.ndarray
+    places: np.ndarray
+    documents: np.ndarray
+
+
+def _index_parts(index: Path) -> _IndexParts:
+    _, _, _, sequences, documents = MEGATRON_HEADER.unpack(_head(index, MEGATRON_HEADER.size))
+
+    def part(dtype: str, offset: int, n: int) -> np.ndarray:
+        at = MEGATRON_HEADER.size + offset
+        return np.memmap(index, dtype=dtype, mode="r", offset=at, shape=(n,))
+
+    if not sequences:
+        nothing = np.zeros(0, np.int64)
+        return _IndexParts(lengths=nothing, places=nothing, documents=nothing)
+    return _IndexParts(
+        lengths=part("<i4", 0, sequences),
+        places=part("<i8", 4 * sequences, sequences),
+        documents=part("<i8", 12 * sequences, documents) if documents else np.zeros(0, np.int64),
+    )
+
+
+def _check_index(index: Path, itemsize: int) -> None:
+    """Raise ValueError for an index whose sequences or documents are out of order."""
+    parts = _index_parts(index)
+    n = len(parts.lengths)
+    if not n:
+        return
+    ends = np.cumsum(parts.lengths, dtype=np.int64)
+    if not np.array_equal(parts.places, (ends - parts.lengths) * itemsize):
+        raise ValueError(
+            f"{index} names sequences that do not follow each other in the .bin: it points into"
+            " another file; merge the data set with Megatron's tools/merge_datasets.py"
+        )
+    documents = parts.documents
+    if len(documents) and (
+        documents[0] != 0 or documents[-1] != n or (np.diff(documents) < 0).any()
+    ):
+        raise ValueError(
+            f"{index} names documents that are not in order from sequence 0 to {n:,}; write it"
+            " again with Megatron's tools/preprocess_data.py"
+        )
+
+
 def _megatron(path: Path, index: Path) -> Shard:
     head = _head(index, MEGATRON_HEADER.size)
-    magic, version, code, sequences, _ = MEGATRON_HEADER.unpack(head)
+    magic, version, code, sequences, documents = MEGATRON_HEADER.unpack(head)
     if magic != MEGATRON or version != 1:
         raise ValueError(
             f"{index} is no index of Megatron (MMIDIDX, version 1); preprocess the text with its"
@@ -148,15 +202,14 @@ def _megatron(path: Path, index: Path) -> Shard:
         )
     if code not in MEGATRON_TYPES:
         raise ValueError(f"{index} says type {code}, which is none of token ids; write it again")
-    least = MEGATRON_HEADER.size + 12 * sequences  # a length and a place of each sequence
+    # a length and a place of each sequence, and the first sequence of each document
+    least = MEGATRON_HEADER.size + 12 * sequences + 8 * documents
     if index.stat().st_size < least:
         raise ValueError(
-            f"{index} has {index.stat().st_size:,} bytes and names {sequences:,} sequences, which"
-            f" take {least:,} or more; write it again"
+            f"{index} has {index.stat().st_size:,} bytes and names {sequences:,} sequences and"
+            f" {documents:,} documents, which take {least:,} or more; write it again"
         )
-    lengths = np.memmap(
-        index, dtype="<i4", mode="r", offset=MEGATRON_HEADER.size, shape=(sequences,)
-    )
+    lengths = _index_parts(index).lengths
     dtype = np.dtype(MEGATRON_TYPES[code])
     n_tokens, size = int(lengths.sum(dtype=np.int64)), path.stat().st_size
     if size != n_tokens * dtype.itemsize:
@@ -164,6 +217,7 @@ def _megatron(path: Path, index: Path) -> Shard:
             f"{path} has {size:,} bytes and its .idx names {n_tokens:,} tokens of"
             f" {dtype.itemsize} bytes; put the two files of one data set there"
         )
+    _check_index(index, dtype.itemsize)
     return Shard(path=path, dtype=dtype.name, first_byte=0, n_tokens=n_tokens, index=index)
 
 

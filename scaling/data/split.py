@@ -200,10 +200,10 @@ def _by_blocks(
     in_test[order[fill(group_bytes[order], quota)]] = True
 
     sides = np.where(in_test[group][blocks], TEST, TRAIN)
-    left = quota - int(group_bytes[in_test].sum())
+    remaining = quota - int(group_bytes[in_test].sum())
     members = np.bincount(group[used_block], minlength=len(leaders))
     rest = (int(leaders[g]) for g in order if not in_test[g] and members[g] == 1)
-    sides = _fill_up(atoms, first, last, sides, rest, left)
+    sides = _fill_up(atoms, first, last, sides, rest, remaining)
     sides[~mask[atoms.document]] = DROPPED
     segments, side = segments_of(atoms, blocks, sides)
     test = np.flatnonzero(side == TEST)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from scaling.app.plurals import plural
 from scaling.config import CellConfig, DataConfig
 from scaling.data.shards import Shard, Span, TokenStream, open_shard, shard_files
 from scaling.data.vocabulary import Vocabulary
@@ -57,10 +58,10 @@ def read_shards(config: CellConfig) -> dict[str, Any]:
     spans = [[(hashes[id(s.shard)], s.start, s.stop) for s in part] for part in (*train, test)]
     meta["sha256"] = sha256_json(spans)
     log.info(
-        "token ids: %s training and %s test tokens in %d files",
+        "token ids: %s training and %s test tokens in %s",
         f"{meta['train_tokens']:,}",
         f"{meta['test_tokens']:,}",
-        len(hashes),
+        plural(len(hashes), "file"),
     )
     return meta
 
@@ -199,7 +200,7 @@ def _plain(span: Span) -> dict[str, Any]:
 
 
 def _span(values: dict[str, Any]) -> Span:
-    known = {k: values[k] for k in ("dtype", "first_byte", "n_tokens")}
+    layout = {k: values[k] for k in ("dtype", "first_byte", "n_tokens")}
     index = Path(values["index"]) if values["index"] else None
-    shard = Shard(path=Path(values["path"]), index=index, **known)
+    shard = Shard(path=Path(values["path"]), index=index, **layout)
     return Span(shard=shard, start=values["start"], stop=values["stop"])

@@ -107,14 +107,14 @@ def encoder(
         return slow
     words, ranks = byte_pairs
     missing = [bytes([b]) for b in range(256) if bytes([b]) not in ranks]
-    known = max(ranks.values()) + 1
-    ranks |= {byte: known + place for place, byte in enumerate(missing)}
+    next_id = max(ranks.values()) + 1
+    ranks |= {byte: next_id + place for place, byte in enumerate(missing)}
     encoding = tiktoken.Encoding("own", pat_str=words, mergeable_ranks=ranks, special_tokens={})
     before = tokenizer.encode("").ids
 
     def one(text: str) -> list[int]:
         ids = [] if LONG_SPACE.search(text) else encoding.encode_ordinary(text)
-        if text and max(ids, default=known) >= known:  # a long space, or a byte without a token
+        if text and max(ids, default=next_id) >= next_id:  # a long space, or a byte without a token
             return tokenizer.encode(text).ids
         return [*before, *ids]
 

@@ -12,23 +12,21 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Self
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from scaling.config import TRUTHS, CellConfig, DataConfig
-from scaling.data.blocks import BYTES_PER_TOKEN, FEWEST_BLOCKS
-from scaling.data.chunks import each, write_whole
-from scaling.data.division import DividedCorpus, Sources, divide_corpus, texts_at
-from scaling.data.documents import Piece
+from scaling.data.blocks import BYTES_PER_TOKEN, few_blocks
+from scaling.data.chunks import each
+from scaling.data.division import DividedCorpus, Sources, divide_corpus
+from scaling.data.encoded import EncodedSegments, encode, token_dtype, write_part
 from scaling.data.file_hashes import damage, discard, has_hashes, mark_checked, write_hashes
 from scaling.data.shards import TokenStream
 from scaling.data.token_corpus import STARTS, cached_files, read_shards, stream
-from scaling.data.tokenizer import encoder, train_tokenizer
+from scaling.data.tokenizer import train_tokenizer
 from scaling.data.vocabulary import (
     TOKENIZER,
     VOCABULARY_FILES,
@@ -45,7 +43,6 @@ from scaling.data.vocabulary_files import (
 )
 from scaling.schema import (
     read_json,
-    sha256_file,
     sha256_json,
     sweep_temporaries,
     temporary_name,
@@ -54,7 +51,6 @@ from scaling.schema import (
 )
 
 log = logging.getLogger(__name__)
-PROBED = 1 << 16  # Characters of a chunk that both encoders encode, to check that they agree.
 # Characters and texts of the sample that a finished vocabulary must give back.
 ALTERED_SAMPLE, MOST_ALTERED = 400_000, 100
 ROWS = 2  # The version of how rows of tables are read: version 1 read null as the word None.
@@ -332,7 +328,7 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
     parts = folder.with_name(f".{folder.name}.parts")
     scratch = folder.with_name(temporary_name(folder.name))
     vocabulary = _vocabulary(parts, config, division, workers)
-    dtype = _dtype(vocabulary)
+    dtype = token_dtype(vocabulary)
     meta: dict[str, Any] = {
         "version": VERSION,
         "sha256": division.sha256,
@@ -345,7 +341,7 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
         "own_test": bool(config.data.test) or config.data.source in TRUTHS,
     }
     if config.tokenizer.sha256:
-        sample = division.read(_sample(division, ALTERED_SAMPLE)[:MOST_ALTERED], workers=workers)
+        sample = division.read(division.sample(ALTERED_SAMPLE)[:MOST_ALTERED], workers=workers)
         meta["altered"] = vocabulary.altered(sample)
     segments = division.split.segments
     used = np.zeros(len(segments.document), dtype=bool)
@@ -358,7 +354,7 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
     vocabulary.write(scratch)
     pieces = EncodedSegments.of(paths, used)
     for part, order in (("train", division.train), ("test", division.test)):
-        meta |= _write_part(scratch, part, order, pieces, dtype)
+        meta |= write_part(scratch, part, order, pieces, dtype)
         meta[f"{part}_bytes"] = int(segments.n_bytes[order].sum())
     meta["part_tokens"] = pieces.tokens_of(
         division.train, division.parts, len(config.data.weights) or 1
@@ -388,18 +384,6 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
             log.warning("%s", alarm)
 
 
-def few_blocks(meta: dict[str, Any]) -> str:
-    """Say that the test part has too few independent blocks for a standard error; else empty."""
-    blocks = meta.get("test_blocks", FEWEST_BLOCKS)  # unknown to versions up to 0.1
-    if blocks >= FEWEST_BLOCKS:
-        return ""
-    return (
-        f"the test part has {blocks} independent block{'s' * (blocks != 1)} of text, fewer than "
-        f"{FEWEST_BLOCKS}: the test loss depends on which they are, and its standard error is not "
-        "known; add text, or raise data.test_share"
-    )
-
-
 def _put_in_place(scratch: Path, folder: Path) -> None:
     """Rename a finished folder to its place in the cache."""
     try:
@@ -420,114 +404,7 @@ def _vocabulary(
         vocabulary_of(config).write(folder)
     elif not (folder / TOKENIZER).is_file():
         log.info("training a byte-pair vocabulary of %d tokens", tokenizer.vocab_size)
-        sample = division.read(_sample(division, tokenizer.sample_bytes), workers=workers)
-        trained = train_tokenizer(sample, vocab_size=tokenizer.vocab_size)
-        write_text(folder / TOKENIZER, trained.to_str(pretty=True))
+        sample = division.read(division.sample(tokenizer.sample_bytes), workers=workers)
+        bpe = train_tokenizer(sample, vocab_size=tokenizer.vocab_size)
+        write_text(folder / TOKENIZER, bpe.to_str(pretty=True))
     return Vocabulary.read(folder)
-
-
-def _sample(division: DividedCorpus, limit: int) -> np.ndarray:
-    """Choose training segments, spread over the corpus, of about `limit` characters."""
-    sizes = division.split.segments.n_chars[division.train]
-    step = max(1, round(int(sizes.sum()) / limit))
-    order = np.concatenate([np.arange(start, len(sizes), step) for start in range(step)])
-    n = np.searchsorted(np.cumsum(sizes[order]), limit, side="right") + 1
-    return division.train[order[:n]]
-
-
-def encode(chunk: list[Piece], argument: tuple[str, np.ndarray, Path, Path]) -> None:
-    """Write tokens and texts of segments of a chunk, unless they were before."""
-    text_key, segments, folder, path = argument
-    if _is_encoded(path):
-        return
-    vocabulary = Vocabulary.read(folder)
-    end, dtype = vocabulary.special.end, _dtype(vocabulary)
-    texts_of_chunk = texts_at(chunk, text_key, segments)
-    sizes, encoded = [], None
-    with write_whole(path) as tokens, write_whole(path.with_suffix(".jsonl")) as texts:
-        while batch := list(islice(texts_of_chunk, 256)):
-            encoded = encoded or encoder(vocabulary.tokenizer, [batch[0][:PROBED]])
-            for text, own in zip(batch, encoded(batch), strict=True):
-                ids = np.asarray([*own, end], dtype=dtype)
-                tokens.write(ids.tobytes())
-                sizes.append((len(ids), texts.write(f"{json.dumps(text)}\n".encode())))
-    hashes = [sha256_file(p) for p in (path, path.with_suffix(".jsonl"))]
-    with write_whole(path.with_suffix(".npz")) as stream:
-        np.savez(stream, sizes=np.asarray(sizes, dtype=np.int64), hashes=np.asarray(hashes))
-
-
-def _dtype(vocabulary: Vocabulary) -> str:
-    return "uint16" if vocabulary.n_ids <= 2**16 else "uint32"
-
-
-def _is_encoded(path: Path) -> bool:
-    """Say whether a chunk was encoded before, and its files are undamaged."""
-    try:
-        with np.load(path.with_suffix(".npz")) as arrays:  # zip files check themselves
-            hashes = arrays["hashes"].tolist()
-            return len(arrays["sizes"]) > 0 and hashes == [
-                sha256_file(p) for p in (path, path.with_suffix(".jsonl"))
-            ]
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
-        log.warning("%s is damaged; its part of the text is tokenised again", path)
-        return False
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodedSegments:
-    """Where the tokens and the text of each segment are: file, offset and length.
-
-    `offsets` and `lengths` are (n, 2): of tokens, and of bytes of text. Files and offsets of unused
-    segments are -1.
-    """
-
-    paths: list[Path]
-    files: np.ndarray  # (n,)
-    offsets: np.ndarray
-    lengths: np.ndarray
-
-    @classmethod
-    def of(cls, paths: list[Path], used: np.ndarray) -> Self:
-        """Read the lengths that `encode` wrote for the used segments, (n,) bool."""
-        sizes = [np.load(p.with_suffix(".npz"))["sizes"] for p in paths]
-        files, offsets = np.full(len(used), -1), np.full((len(used), 2), -1)
-        lengths = np.zeros_like(offsets)
-        files[used] = np.repeat(np.arange(len(paths)), [len(size) for size in sizes])
-        lengths[used] = np.concatenate(sizes)
-        offsets[used] = np.concatenate([np.cumsum(size, axis=0) - size for size in sizes])
-        return cls(paths=paths, files=files, offsets=offsets, lengths=lengths)
-
-    def gather(self, order: np.ndarray, out: IO[bytes], *, text: bool, itemsize: int) -> None:
-        """Write the segments of an order one after the other; neighbours are copied at once.
-
-        order: segments
-        out: the file to write to
-        text: whether the text is written, or the tokens
-        itemsize: bytes of a token, or 1 for text
-        """
-        files, ending = self.files[order], ".jsonl" if text else ".bin"
-        at, size = (a[order, int(text)] * itemsize for a in (self.offsets, self.lengths))
-        follows = (files[1:] == files[:-1]) & (at[1:] == at[:-1] + size[:-1])
-        runs = np.flatnonzero(np.concatenate([[True], ~follows]))
-        contents = [np.memmap(p.with_suffix(ending), dtype=np.uint8, mode="r") for p in self.paths]
-        for run, length in zip(runs, np.add.reduceat(size, runs), strict=True):
-            out.write(contents[files[run]][at[run] : at[run] + length])
-
-    def tokens_of(self, order: np.ndarray, parts: np.ndarray, n_parts: int) -> list[int]:
-        """Return how many tokens an order has of each part of a mixture."""
-        counts = np.bincount(parts[order], self.lengths[order, 0], minlength=n_parts)
-        return counts.astype(int).tolist()
-
-
-def _write_part(
-    folder: Path, part: str, order: np.ndarray, pieces: EncodedSegments, dtype: str
-) -> dict[str, int]:
-    with write_whole(folder / f"{part}.bin") as out:
-        pieces.gather(order, out, text=False, itemsize=np.dtype(dtype).itemsize)
-    with write_whole(folder / f"{part}.jsonl") as out:
-        pieces.gather(order, out, text=True, itemsize=1)
-    ends = np.cumsum(pieces.lengths[order, 0])
-    np.save(folder / f"{part}_starts.npy", ends - pieces.lengths[order, 0])
-    return {f"{part}_tokens": int(ends[-1]), f"{part}_documents": len(order)}

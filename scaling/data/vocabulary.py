@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from scaling.data.chat_template import ChatTemplate
+from scaling.data.chat_template import ChatTemplate, check_template
 from scaling.data.row_text import clean
 from scaling.data.tokenizer import END, PAD, SEP, SPECIAL, load_tokenizer, tokenizer_of
 from scaling.schema import check_readable, read_json, sha256_json, write_text
@@ -235,6 +235,7 @@ def _settings(folder: Path) -> dict[str, str]:
             settings["chat_template"] = template
     if (file := folder / "chat_template.jinja").is_file():
         settings["chat_template"] = check_readable(file).read_text(encoding="utf-8")
+    check_template(settings.get("chat_template", ""), str(folder))
     return dict(sorted(settings.items()))
 
 

@@ -41,11 +41,13 @@ def with_source(config: TokenizerConfig) -> TokenizerConfig:
     if not config.source or config.sha256:
         return config
     vocabulary = read_source(config.source)
+    replaced = config.vocab_size not in (vocabulary.n_ids, TokenizerConfig().vocab_size)
     log.info(
-        "tokenizer.source=%s: %s tokens, sha256 %s",
+        "tokenizer.source=%s: %s tokens, sha256 %s%s",
         config.source,
         f"{vocabulary.n_ids:,}",
         vocabulary.sha256[:12],
+        f"; they replace tokenizer.vocab_size={config.vocab_size}" if replaced else "",
     )
     return replace(config, sha256=vocabulary.sha256, vocab_size=vocabulary.n_ids)
 
@@ -173,8 +175,8 @@ def find_tokenizer(folder: Path, record: Record) -> Path:
         )
     for cache in caches if corpus else ():
         values = record.setting("tokenizer")
-        known = {k: v for k, v in values.items() if k in TokenizerConfig.__dataclass_fields__}
-        path = tokens_folder(cache, corpus, TokenizerConfig(**known)) / TOKENIZER
+        settings = {k: v for k, v in values.items() if k in TokenizerConfig.__dataclass_fields__}
+        path = tokens_folder(cache, corpus, TokenizerConfig(**settings)) / TOKENIZER
         if path.is_file():
             if has_hashes(path.parent) and (why := damage(path.parent)):
                 raise ValueError(

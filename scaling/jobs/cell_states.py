@@ -31,6 +31,7 @@ class CellStatus:
 
     attempt, node, job, step, test_loss: of the last attempt, or of the cell's job
     tokens: tokens of a cell with a record
+    test_sets: names of the test sets (eval.sets) that a cell with a record was scored on
     error: why the cell has this state, in a sentence
     taken_away: timeout or preempted, where SLURM ended the job before it could write so
     """
@@ -43,6 +44,7 @@ class CellStatus:
     step: int = 0
     tokens: int = 0
     test_loss: float | None = None
+    test_sets: tuple[str, ...] = ()
     error: str = ""
     taken_away: Outcome | Literal[""] = ""
 
@@ -234,7 +236,8 @@ def record_fields(record: Record) -> dict[str, Any]:
     """Return the fields of a status that a record holds."""
     loss = {"test_loss": record.test_loss} if record.test_loss is not None else {}
     error = last_line(record.error or "")
-    return {"step": record.steps, "tokens": record.tokens, "error": error} | loss
+    sets = {"test_sets": tuple(record.test_sets)}
+    return {"step": record.steps, "tokens": record.tokens, "error": error} | loss | sets
 
 
 def read_status(folder: str | Path) -> list[CellStatus]:

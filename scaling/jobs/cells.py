@@ -9,12 +9,12 @@ from typing import Any
 from scaling.budget import resolve
 from scaling.config import CellConfig
 from scaling.data.batches import Batches
-from scaling.data.test_files import check_texts, sets_sha256
 from scaling.data.tokens import open_corpus
 from scaling.data.vocabulary_files import changed_source
 from scaling.jobs.cell_states import CellStates
 from scaling.schema import Record, Status, find_record, read_json, write_json
 from scaling.study.places import record_path, study_folder, trained_at
+from scaling.train.test_files import check_texts, sets_sha256
 
 log = logging.getLogger(__name__)
 
@@ -89,24 +89,28 @@ def hold_sources(cells: list[CellConfig]) -> None:
     What it holds is written into the study's folder, unless nothing is trained (`dry_run`).
     """
     path = study_folder(cells[0]) / SOURCES
-    known: dict[str, str] = read_json(path) if path.is_file() else {}
+    sha256_by_source: dict[str, str] = read_json(path) if path.is_file() else {}
     hashes = {c.tokenizer.source: c.tokenizer.sha256 for c in cells if c.tokenizer.source}
     for source, sha256 in hashes.items():
-        before = known.setdefault(str(Path(source).expanduser().resolve()), sha256)
+        before = sha256_by_source.setdefault(str(Path(source).expanduser().resolve()), sha256)
         if before != sha256:
             raise ValueError(changed_source(source, sha256, before))
     if hashes and not cells[0].dry_run:
-        write_json(path, known)
+        write_json(path, sha256_by_source)
 
 
-def check_test_sets(cells: list[CellConfig]) -> None:
-    """Read the named test sets before anything is submitted; the errors are those of check_texts.
+def check_test_sets(cells: list[CellConfig]) -> dict[str, dict[str, int]]:
+    """Read the named test sets before anything is submitted; return the bytes of each, by cell id.
 
-    Sets that several cells share are read once.
+    Sets that several cells share are read once. The errors are those of check_texts.
     """
-    different = {repr((c.eval.sets, c.data.source, c.data.text_key, c.tokenizer)): c for c in cells}
-    for cell in different.values():
-        check_texts(cell)
+    read: dict[str, dict[str, int]] = {}
+    for cell in cells:
+        key = repr((cell.eval.sets, cell.data.source, cell.data.text_key, cell.tokenizer))
+        if key not in read:
+            read[key] = check_texts(cell)
+        read[cell.run_id()] = read[key]
+    return {cell.run_id(): read[cell.run_id()] for cell in cells}
 
 
 def check_corpus(cells: list[CellConfig]) -> None:

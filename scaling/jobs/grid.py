@@ -42,11 +42,26 @@ def compose_cells(
         key = repr(cell.tokenizer)
         if key not in vocabularies:
             vocabularies[key] = with_source(cell.tokenizer)
+            refuse_two_sizes(dict(values), vocabularies[key])
         cells.append(replace(cell, tokenizer=vocabularies[key]))
     within = [c for c in cells if in_grid(c)]
     if len(within) < len(cells):
         log.info("grid: %d of %d cells lie within its limits", len(within), len(cells))
     return within
+
+
+def refuse_two_sizes(values: dict[str, Any], vocabulary: TokenizerConfig) -> None:
+    """Raise ValueError where an override sets another size than the vocabulary of the source has.
+
+    values: the plain overrides of a cell
+    vocabulary: the settings with the source's size
+    """
+    size = values.get("tokenizer.vocab_size", vocabulary.vocab_size)
+    if vocabulary.source and size != vocabulary.vocab_size:
+        raise ValueError(
+            f"tokenizer.vocab_size={size} and tokenizer.source={vocabulary.source}, of"
+            f" {vocabulary.vocab_size} tokens, both set the vocabulary; leave one of them out"
+        )
 
 
 class Splitter:

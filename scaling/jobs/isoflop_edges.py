@@ -30,8 +30,8 @@ def edge_warnings(cells: Sequence[CellConfig]) -> list[str]:
             sizes = budgets.setdefault(cell.budget.flops, {})
             sizes.setdefault(resolve(cell).shape.params.with_head, cell)
     law = _law_of(cells[0]) if cells else None
-    found = (_warning(flops, budgets[flops], law) for flops in sorted(budgets))
-    return [sentence for sentence in found if sentence]
+    warnings = (_warning(flops, budgets[flops], law) for flops in sorted(budgets))
+    return [sentence for sentence in warnings if sentence]
 
 
 def _warning(flops: float, sizes: dict[int, CellConfig], law: dict[str, Any] | None) -> str:

@@ -51,6 +51,8 @@ def show_until_ended(
                 # Look twice: a job may have ended after its record was looked for.
                 idle_looks += 1
                 if idle_looks > 1 or all(s.state == CellState.DONE for s in statuses):
+                    table.close()
+                    log.info(table.line(statuses))
                     return [s for s in statuses if is_lost(states, s)]
                 refreshed = -math.inf
             else:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.app.application import typed_arguments
+from scaling.app.plurals import plural
 from scaling.config import CellConfig, check_launcher
 from scaling.jobs.cell_states import CellStates, CellStatus
 from scaling.jobs.cells import (
@@ -59,9 +60,9 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
     states = {c.run_id(): status_of(c) for c in cells}
     missing = [c for c in cells if states[c.run_id()] != CellState.DONE]
     log.info(
-        "%s: %d cells, %d done already, %d to train",
+        "%s: %s, %d done already, %d to train",
         cells[0].study,
-        len(cells),
+        plural(len(cells), "cell"),
         len(cells) - len(missing),
         len(missing),
     )
@@ -69,9 +70,9 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
         log.warning(
             "records that cannot be read, set aside and trained again: %s", first_names(damaged)
         )
-    check_test_sets(missing)
+    n_bytes = check_test_sets(missing)
     if cells[0].dry_run:
-        price(cells)
+        price(cells, n_bytes)
         return []
     missing = choose_precision(missing) if missing else []
     if typed := typed_arguments():

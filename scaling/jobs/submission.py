@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.app.child_python import module_command, module_environment
+from scaling.app.plurals import plural
 from scaling.config import CellConfig
 from scaling.jobs.cell_states import ACTIVE, CellStates
 from scaling.jobs.pool import default_workers
@@ -47,7 +48,7 @@ def submit_missing(
             }
             free = [c for c in cells if c.run_id() not in active]
             if n_active := len(cells) - len(free):
-                log.info("attached to %d cells that are queued or running already", n_active)
+                log.info("attached to %s queued or running already", plural(n_active, "cell"))
             if free:
                 submit_to = submit if where == Where.SLURM else submit_local
                 submit_to(free, states.folder, round=round, options=options)

@@ -17,6 +17,10 @@ CHUNK_BYTES = {  # Bytes of logits at once, by device.
     "cuda": 1 << 28,  # products that fill the device; fewer logits than this are not cut
 }
 
+PIECE_BYTES = (
+    1 << 28
+)  # Bytes of logits at once where a model is scored: three copies of them exist.
+
 
 def score(
     hidden: Tensor, weight: Tensor, targets: Tensor, d_hidden: Tensor, d_weight: Tensor
@@ -79,6 +83,29 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
     if torch.is_grad_enabled() and pays(hidden, weight):
         return LinearCrossEntropy.apply(hidden, weight, targets)  # type: ignore[no-any-return]
     return F.cross_entropy(F.linear(hidden, weight).float(), targets)
+
+
+@torch.no_grad()
+def losses_in_pieces(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, n_bytes: int = PIECE_BYTES
+) -> tuple[Tensor, Tensor]:
+    """Return each token's cross-entropy in nats, and whether it is the likeliest; both (n,).
+
+    hidden: the states before the head, (n, C)
+    weight: of the head, (V, C)
+    targets: token ids, (n,)
+    n_bytes: of logits in fp32 at once: a window of 131,072 tokens would have 67 GB of them in a
+        vocabulary as large
+    """
+    rows = max(1, n_bytes // (4 * len(weight)))
+    losses = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+    hits = torch.empty(len(targets), dtype=torch.bool, device=hidden.device)
+    for at in range(0, len(targets), rows):
+        here = slice(at, at + rows)
+        logits = F.linear(hidden[here], weight).float()  # (rows, V)
+        losses[here] = F.cross_entropy(logits, targets[here], reduction="none")
+        hits[here] = logits.argmax(-1) == targets[here]
+    return losses, hits
 
 
 def pays(hidden: Tensor, weight: Tensor) -> bool:

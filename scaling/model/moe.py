@@ -56,8 +56,8 @@ class MoE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Send each token of (..., C) through its experts."""
         flat = x.reshape(-1, x.shape[-1])  # (n, C)
-        weights, chosen = self.route(flat)  # (n, k) each
-        y = self.experts(flat, weights, chosen).view_as(x)
+        weights, index = self.route(flat)  # (n, k) each
+        y = self.experts(flat, weights, index).view_as(x)
         return y if self.shared is None else y + self.shared(x)
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,15 +69,15 @@ class MoE(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             logits = F.linear(x.float(), self.router.weight.float()) * self.router_scale  # (n, E)
             probabilities = logits.softmax(-1)
-            weights, chosen = probabilities.topk(self.top_k, dim=-1)
+            weights, index = probabilities.topk(self.top_k, dim=-1)
             if self.top_k > 1:
                 weights = weights / weights.sum(-1, keepdim=True)
             if self.training:
-                values_of_batch = (logits, probabilities, chosen)
+                values_of_batch = (logits, probabilities, index)
                 if self.counted is not None:
                     values_of_batch = (values[self.counted] for values in values_of_batch)
                 self.routing = measure(*values_of_batch)
-        return weights, chosen
+        return weights, index
 
     def experts(self, x: Tensor, weights: Tensor, chosen: Tensor) -> Tensor:
         """Return the weighted sum of the chosen experts' outputs, (n, C)."""

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from scaling.config import ModelConfig
 from scaling.data.tokenizer import END
-from scaling.model.loss import linear_cross_entropy
+from scaling.model.loss import linear_cross_entropy, losses_in_pieces
 from scaling.model.mlp import MLP
 from scaling.model.moe import MoE, Routing
 from scaling.model.parametrization import scales
@@ -286,6 +286,15 @@ class Transformer(nn.Module):
         """Return the mean cross-entropy in nats/token of (B, T) targets."""
         hidden = self.hidden(tokens).flatten(0, 1)  # (B*T, C)
         return linear_cross_entropy(hidden, self.head.weight, targets.flatten())
+
+    def token_losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropy of each of (B, T) targets in nats, and which are likeliest.
+
+        Logits are computed in pieces, so that memory does not grow with context x vocabulary.
+        """
+        hidden = self.hidden(tokens).flatten(0, 1)  # (B*T, C)
+        losses, hits = losses_in_pieces(hidden, self.head.weight, targets.flatten())
+        return losses.view(targets.shape), hits.view(targets.shape)  # (B, T)
 
     def mixtures(self) -> list[MoE]:
         """Return the layers of experts; none when dense."""

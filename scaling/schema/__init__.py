@@ -31,7 +31,12 @@ from scaling.schema.forecasts import (
     read_forecasts,
 )
 from scaling.schema.measured import BITS_PER_BYTE, LOSS_UNITS, NATS_PER_TOKEN, Measure
-from scaling.schema.memory import STATE_BYTES, stage_disk_bytes, stage_memory_bytes
+from scaling.schema.memory import (
+    activation_bytes,
+    stage_disk_bytes,
+    stage_memory_bytes,
+    training_memory_bytes,
+)
 from scaling.schema.process import is_stopped, machine_id, process_start, seconds_here
 from scaling.schema.ranges import (
     FLOPS,
@@ -60,10 +65,7 @@ from scaling.schema.recipe import (
 from scaling.schema.record import (
     COUNTS,
     SCHEMA,
-    Cost,
-    Params,
     Record,
-    Status,
     discard_record,
     find_record,
     near_path,
@@ -72,6 +74,7 @@ from scaling.schema.record import (
     read_record,
     read_records,
 )
+from scaling.schema.record_parts import Cost, Params, Status, TestSetScore
 from scaling.schema.safety import (
     MOST_TEXT_BYTES,
     check_folder,
@@ -81,9 +84,8 @@ from scaling.schema.safety import (
     destination,
     refuse_code,
 )
-from scaling.schema.sft_columns import SftColumns
+from scaling.schema.sft_columns import FEW_ROWS, SftColumns
 from scaling.schema.shape import MOST_PARAMS, Shape, check_size
-from scaling.schema.test_sets import TestSetScore
 from scaling.schema.trunk import Branch, training_length
 from scaling.schema.yaml_file import read_yaml
 
@@ -93,6 +95,7 @@ __all__ = [
     "COUNTS",
     "DEVICES",
     "EVALUATION",
+    "FEW_ROWS",
     "FLOPS",
     "FORECASTS",
     "LEVEL",
@@ -106,7 +109,6 @@ __all__ = [
     "NATS_PER_TOKEN",
     "SCHEMA",
     "SNAPSHOT",
-    "STATE_BYTES",
     "Branch",
     "Command",
     "Cost",
@@ -124,6 +126,7 @@ __all__ = [
     "Shape",
     "Status",
     "TestSetScore",
+    "activation_bytes",
     "append_forecast",
     "check_folder",
     "check_listable",
@@ -176,6 +179,7 @@ __all__ = [
     "sweep_temporaries",
     "temporary_name",
     "training_length",
+    "training_memory_bytes",
     "tuning_lr",
     "whole_batch",
     "write_json",

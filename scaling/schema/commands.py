@@ -65,11 +65,11 @@ def read_commands(folder: str | Path) -> list[Command]:
     path = Path(folder) / COMMANDS
     if not path.is_file():
         return []
-    found = []
+    commands = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             values = parse_json(text)
-            found.append(read_as(Command, values, source=path, noun="command", fix="remove it"))
+            commands.append(read_as(Command, values, source=path, noun="command", fix="remove it"))
         except (ValueError, TypeError):
             continue
-    return found
+    return commands

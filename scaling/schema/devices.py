@@ -70,5 +70,5 @@ def device_named(name: str) -> Device:
 
 def device_of_label(name: str) -> Device | None:
     """Return the device that a driver's name names (`NVIDIA H100 80GB HBM3`), None for others."""
-    found = [d for d in DEVICES.values() if d.label and re.search(rf"\b{d.label}\b", name)]
-    return max(found, key=lambda d: len(d.label), default=None)
+    matching = [d for d in DEVICES.values() if d.label and re.search(rf"\b{d.label}\b", name)]
+    return max(matching, key=lambda d: len(d.label), default=None)

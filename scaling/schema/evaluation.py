@@ -6,7 +6,7 @@ from typing import Any
 
 from scaling.schema.files import read_json, write_json
 from scaling.schema.reading import read_as
-from scaling.schema.record import Params
+from scaling.schema.record_parts import Params
 
 EVALUATION = "evaluation.json"
 SCHEMA = 1

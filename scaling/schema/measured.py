@@ -1,10 +1,13 @@
 """Which loss of a cell is meant: on the test part or a named test set, in nats or bits per byte."""
 
+import math
 from dataclasses import dataclass, replace
 
 from scaling.schema.record import Record
 
 NATS_PER_TOKEN, BITS_PER_BYTE = "nats_per_token", "bits_per_byte"
+# Of GPT-2 on the Pile (Gao et al. 2020, 2101.00027).
+BYTES_PER_TOKEN = 1 / 0.29335
 LOSS_UNITS = (NATS_PER_TOKEN, BITS_PER_BYTE)
 
 
@@ -24,6 +27,16 @@ class Measure:
     def unit_words(self) -> str:
         """The unit of a difference of two losses, in words."""
         return "bits per byte" if self.unit == BITS_PER_BYTE else "nats"
+
+    def of_nats(self, nats: float, bytes_per_token: float | None) -> float:
+        """Return a difference of losses, given in nats per token, in the unit of this loss.
+
+        nats: the difference in nats per token
+        bytes_per_token: of the text; None takes BYTES_PER_TOKEN
+        """
+        if self.unit != BITS_PER_BYTE:
+            return nats
+        return nats / math.log(2) / (bytes_per_token or BYTES_PER_TOKEN)
 
     @property
     def words(self) -> str:
@@ -49,8 +62,9 @@ class Measure:
         if record.test_loss is None:
             return ""
         if self.target and self.target not in record.test_sets:
-            known = ", ".join(record.test_sets) or "none"
-            return f"it has no test set {self.target} (its sets: {known}); set eval.sets and train"
+            set_names = ", ".join(record.test_sets) or "none"
+            why = f"it has no test set {self.target} (its sets: {set_names})"
+            return f"{why}; set eval.sets and train"
         if not self.target and self.unit == BITS_PER_BYTE and record.bits_per_byte is None:
             return "its bits per byte were not measured"
         return ""

@@ -11,7 +11,6 @@ import logging
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,8 @@ from typing import Any
 from scaling.schema.damage import set_aside
 from scaling.schema.files import code_version, now, read_json, write_json
 from scaling.schema.reading import LaterVersion, read_as
+from scaling.schema.record_parts import Cost, Params, Status, TestSetScore
 from scaling.schema.safety import check_folder, check_listable, check_readable
-from scaling.schema.test_sets import TestSetScore
 
 log = logging.getLogger(__name__)
 SCHEMA = 1
@@ -45,76 +44,6 @@ NUMBERS = {
     "budget": ("flops", "n_tokens", "tokens_per_param"),
     "machine": ("ranks", "micro_batch"),
 }
-
-
-class Status(StrEnum):
-    """How the run of a record ended."""
-
-    DONE = "done"
-    DIVERGED = "diverged"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Params:
-    """Parameter counts under the conventions of the field."""
-
-    total: int
-    """Every parameter, embeddings and all experts included."""
-    non_embedding: int
-    """Parameters without embedding and head (Kaplan et al. 2020)."""
-    with_head: int
-    """Parameters of every matrix that multiplies: the head counts, an embedding lookup does not."""
-    active: int
-    """Parameters that one token passes through: `total` without the experts that are not chosen."""
-
-    @property
-    def multiplying(self) -> int:
-        """The N of 6 N D: what multiplies for one token, head included."""
-        return self.with_head - (self.total - self.active)
-
-    @property
-    def active_body(self) -> int:
-        """The non-embedding parameters that one token passes through; the batch rule's size."""
-        return self.non_embedding - (self.total - self.active)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """What the training of one cell cost, and where it ran; the defaults mean that it never ran.
-
-    device: name of the device of one rank
-    steps: steps made
-    tokens: tokens trained on in these steps
-    flops: FLOPs of these tokens, forward and backward
-    seconds: time of these steps
-    ranks: devices that worked at the same time
-    peak_memory_bytes: the most memory that the device held
-    peak_flops: FLOP/s that all ranks' devices could reach together; None where it is unknown
-    """
-
-    device: str
-    steps: int = 0
-    tokens: int = 0
-    flops: float = 0.0
-    seconds: float = 0.0
-    ranks: int = 1
-    peak_memory_bytes: int = 0
-    peak_flops: float | None = None
-
-    @property
-    def tokens_per_second(self) -> float:
-        """The mean speed."""
-        return self.tokens / self._seconds
-
-    @property
-    def mfu(self) -> float | None:
-        """The share of the devices' peak FLOP/s that was used; None where the peak is unknown."""
-        return self.flops / self._seconds / self.peak_flops if self.peak_flops else None
-
-    @property
-    def _seconds(self) -> float:
-        return max(self.seconds, 1e-9)
 
 
 @dataclass(frozen=True, kw_only=True)

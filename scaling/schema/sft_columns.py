@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from scaling.schema.ranges import checked
 
+# Rows of a file, in all, below which the error of its held-out result is an alarm.
+FEW_ROWS = 500
+
 
 @dataclass(kw_only=True)
 @checked("sft.columns")

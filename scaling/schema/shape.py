@@ -10,7 +10,8 @@ as parameters; the chosen experts, the shared ones and the router count as activ
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scaling.schema.record import Params, Record
+from scaling.schema.record import Record
+from scaling.schema.record_parts import Params
 
 MOST_PARAMS = 1e15  # The largest shape that is searched for: 500 times the largest announced model.
 

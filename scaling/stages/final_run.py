@@ -63,6 +63,7 @@ def run_stages(
     *,
     world: "World | None" = None,
     begin: Begin = no_other_ranks,
+    ended: Callable[[Record], None] = lambda record: None,
 ) -> list[Record]:
     """Run stages one after the other; return their records.
 
@@ -70,6 +71,7 @@ def run_stages(
     stages: which stages, in the order of a run
     world: the ranks that torchrun or srun started; None lets pretraining start `machine.ranks`
     begin: called right before pretraining trains, so that the other ranks of `world` begin too
+    ended: called with the record of each stage that is done, before the next one starts
 
     Each stage is checked before the first one trains (scaling.stages.preflight); with
     `config.check` nothing is trained and there are no records. ValueError for a stage that cannot
@@ -103,6 +105,7 @@ def run_stages(
         records.append(record)
         if record.status != "done":
             raise ValueError(f"stage {name} ended as {record.status}: {record.error}")
+        ended(record)
     return records
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from scaling.config import FinalConfig, PpoPlan, RewardPlan, SftPlan
 from scaling.schema import CONFIRMING, Record, measure_of, read_json
-from scaling.stages.plan import StageName
+from scaling.stages.plan import GOLD, StageName
 from scaling.stages.sealed_forecast import forecast_file, refit_advice
 
 
@@ -54,13 +54,15 @@ def sft_result(config: FinalConfig, record: Record) -> str:
 def reward_result(config: FinalConfig, record: Record) -> str:
     """Say how well the reward model orders held-out pairs, and what its score follows."""
     m = record.metrics
+    gold = ""
+    if config.reward.data == GOLD:  # the labels of the user's own preferences are no gold scores
+        gold = f"correlation with gold {m['gold_correlation']:.2f}, "
     return (
         f"accuracy {m['accuracy']:.3f} +- {m['accuracy_se']:.3f} "
         f"on {m['test_pairs']:.0f} held-out pairs, "
         f"{m['pairs']:.0f} trained on; loss {m['test_loss']:.4f}"
         f"{beside_forecast(config.reward, m['test_loss'])}; "
-        f"correlation with gold {m['gold_correlation']:.2f}, "
-        f"with length {m['length_correlation']:.2f}; "
+        f"{gold}correlation with length {m['length_correlation']:.2f}; "
         f"length alone reaches {m['length_accuracy']:.3f}"
     )
 

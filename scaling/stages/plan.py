@@ -5,6 +5,7 @@ are read as data and never as code, and a plan that would write far from its own
 unless the command names that folder.
 """
 
+import logging
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +21,9 @@ from scaling.app.errors import sentence
 from scaling.app.values import pasted
 from scaling.config import BudgetConfig, CellConfig, FinalConfig, with_former_split
 from scaling.data.vocabulary_files import with_source
-from scaling.schema import CONFIRMING, check_schema, read_yaml
+from scaling.schema import CONFIRMING, check_schema, read_yaml, tuning_lr
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1  # version of plan.yaml
 UNKEPT = ("plan", "stages", "check", "out", "resume")  # settings of a command, not of its plan
@@ -33,6 +36,10 @@ class StageName(StrEnum):
     SFT = "sft"
     REWARD = "reward"
     PPO = "ppo"
+
+
+DOCSTRINGS = "docstrings"  # the value of `sft.data` that means pairs cut from the corpus
+GOLD = "gold"  # the value of `reward.data` that means pairs sampled and scored by the gold judge
 
 
 # Each stage, in the order of a run, with the stages whose weights it starts from.
@@ -78,8 +85,33 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, FinalConfig)
     refuse_far_folders(config, Path(path), overrides)
+    config = with_learning_rates(config, values)
     typed = [o for o in overrides if o.partition("=")[0] not in UNKEPT]
     return replace(config, plan=str(path), overrides=[*config.overrides, *typed])
+
+
+def with_learning_rates(config: FinalConfig, values: dict[str, Any]) -> FinalConfig:
+    """Return the plan with a learning rate for each stage that is to run.
+
+    config: the plan with the command's overrides
+    values: the plan's file, which has no block of a stage that was not planned
+
+    A stage that was not planned has default settings, and a share of pretraining's peak rate.
+    """
+    for stage in chosen_stages(config.stages):
+        block = getattr(config, stage)
+        if stage == StageName.PRETRAIN or block.peak_lr or not config.pretrain.peak_lr:
+            continue
+        method = block.method if stage == StageName.SFT else "full"
+        rate = tuning_lr(block.lr_fraction, pretrain_lr=config.pretrain.peak_lr, method=method)
+        config = replace(config, **{stage: replace(block, peak_lr=rate)})
+        if not values.get(stage):
+            log.warning(
+                "the plan has no stage %s: its settings are defaults and those of the command,"
+                " whatever the model's size; analysis.plan stages=... plans it by rule",
+                stage,
+            )
+    return config
 
 
 def refuse_far_folders(config: FinalConfig, path: Path, overrides: Sequence[str]) -> None:

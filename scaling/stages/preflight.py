@@ -14,11 +14,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaling.app.plurals import plural
 from scaling.budget import Resolved, resolve
 from scaling.config import CellConfig, FinalConfig
 from scaling.data.row_text import LeftOut
-from scaling.schema import find_record, now, stage_disk_bytes, stage_memory_bytes, write_json
-from scaling.stages.plan import STAGES, StageName, final_folder
+from scaling.schema import (
+    FEW_ROWS,
+    activation_bytes,
+    find_record,
+    now,
+    stage_disk_bytes,
+    stage_memory_bytes,
+    write_json,
+)
+from scaling.stages.plan import DOCSTRINGS, GOLD, STAGES, StageName, final_folder
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +54,9 @@ class Check:
     problem: why it cannot run, with the fix; empty where it can
     found: one line of what was counted
     left_out: data that are not used, by reason
-    memory_gib: least memory of weights, gradients and moments on one device
+    alarms: what the plan and its report should say of the data, each with `code` and `sentence`
+    memory_gib: memory of one device, activations of the rows at once included: of a step in
+        pretraining, of one in later stages
     disk_gib: disk that its checkpoint and weights take
     """
 
@@ -53,6 +64,7 @@ class Check:
     problem: str = ""
     found: str = ""
     left_out: dict[str, int] = field(default_factory=dict)
+    alarms: list[dict[str, str]] = field(default_factory=list)
     memory_gib: float = 0.0
     disk_gib: float = 0.0
 
@@ -93,6 +105,8 @@ def log_checks(checks: Sequence[Check]) -> None:
             log.error("check of %s: %s", check.stage, check.problem)
         else:
             log.info("check of %s: %s", check.stage, check.found)
+        for alarm in check.alarms:
+            log.warning("%s: alarm %s: %s", check.stage, alarm["code"], alarm["sentence"])
 
 
 def write_checks(path: str | Path, checks: Sequence[Check]) -> Path:
@@ -108,12 +122,14 @@ class StageData:
     cell: the planned cell
     corpus: its tokenised corpus
     device: where the stages train
+    rows: by stage, the rows of a file that fit, in all and held out; filled by the finders
     """
 
     config: FinalConfig
     cell: CellConfig
     corpus: "Corpus"
     device: "torch.device"
+    rows: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def stage(self, name: StageName) -> "Stage":
         """Return a stage that is not opened: it has no inputs and starts from nothing."""
@@ -160,7 +176,9 @@ def _check(name: StageName, stages: Sequence[StageName], data: StageData) -> Che
         "critic": config.ppo.estimator == "gae",
         "ranks": cell.machine.ranks if cell.machine.shard else 1,
     }
-    needed = stage_memory_bytes(shape.params.total, name, **options)
+    needed = stage_memory_bytes(shape.params.total, name, **options) + activation_bytes(shape, 1)
+    if name == StageName.PRETRAIN:
+        needed = resolve(cell).memory_bytes
     memory_gib = needed / GIB
     disk_gib = stage_disk_bytes(shape.params.total, name) / GIB
     left_out = LeftOut()
@@ -171,6 +189,7 @@ def _check(name: StageName, stages: Sequence[StageName], data: StageData) -> Che
             problem=problem,
             found=found,
             left_out=left_out.as_dict(),
+            alarms=few_rows(name, *data.rows[name]) if name in data.rows else [],
             memory_gib=memory_gib,
             disk_gib=disk_gib,
         )
@@ -181,7 +200,7 @@ def _check(name: StageName, stages: Sequence[StageName], data: StageData) -> Che
             memory = device_memory(data.device)
             if needed > memory and name != StageName.PRETRAIN:
                 raise ValueError(
-                    f"it takes at least {_size(memory_gib)} on one device, and"
+                    f"it takes {_size(memory_gib)} on one device with one row of the context, and"
                     f" {device_name(data.device)} has {_size(memory / GIB)}; leave it out of"
                     " stages=, take sft.method=lora, or export the model and tune it elsewhere"
                 )
@@ -190,7 +209,8 @@ def _check(name: StageName, stages: Sequence[StageName], data: StageData) -> Che
     except (ValueError, OSError) as error:
         return check(problem=str(error))
     text = f"{found}; left out: {left_out.in_words()}" if left_out.as_dict() else found
-    return check(found=f"{text}; {_size(memory_gib)} of memory, {_size(disk_gib)} of disk")
+    of_rows = "" if name == StageName.PRETRAIN else " with one row at once"
+    return check(found=f"{text}; {_size(memory_gib)} of memory{of_rows}, {_size(disk_gib)} of disk")
 
 
 def _refuse_missing_source(
@@ -217,7 +237,7 @@ def _pretraining(data: StageData, left_out: LeftOut) -> str:
     passes = batches.epochs(budget.n_tokens)
     if passes > MOST_PASSES and not config.force:
         raise ValueError(
-            f"{budget.n_tokens:,} tokens are {passes:,.0f} passes over the corpus of"
+            f"{budget.n_tokens:,} tokens are {plural(round(passes), 'pass')} over the corpus of"
             f" {corpus.meta['train_tokens']:,}; give more text (cell.data.source=files"
             " 'cell.data.train=[FOLDER]'), plan with unique_tokens=, or set force=true"
         )
@@ -230,10 +250,9 @@ def _pretraining(data: StageData, left_out: LeftOut) -> str:
             passes,
             MANY_PASSES,
         )
-    return (
-        f"{budget.n_tokens:,} tokens, {passes:.2g} passes over the corpus of"
-        f" {corpus.meta['train_tokens']:,}"
-    )
+    over = plural(passes, "pass", text=f"{passes:.2g}")
+    train_tokens = corpus.meta["train_tokens"]
+    return f"{budget.n_tokens:,} tokens, {over} over the corpus of {train_tokens:,}"
 
 
 def resolve_trainable(cell: CellConfig) -> Resolved:
@@ -251,6 +270,9 @@ def _fine_tuning(data: StageData, left_out: LeftOut) -> str:
     check_method(data.stage(StageName.SFT))
     left_out.counts.update(data.pairs.left_out.counts)
     block, train = data.config.sft, data.pairs.train
+    if block.data != DOCSTRINGS:
+        held_out = len(data.pairs.test)
+        data.rows[StageName.SFT] = (len(train) + held_out, held_out)
     return (
         f"{min(block.examples, len(train)):,} of {len(train):,} training pairs of"
         f" sft.data={block.data} are used, {len(data.pairs.test):,} are held out"
@@ -260,13 +282,13 @@ def _fine_tuning(data: StageData, left_out: LeftOut) -> str:
 def _preferences(data: StageData, left_out: LeftOut) -> str:
     """Count the pairs of a file, or the prompts that are to be sampled."""
     from scaling.stages.preferences import check_sampling, file_groups, refuse_few_pairs
-    from scaling.stages.stage import GOLD
 
     block, stage = data.config.reward, data.stage(StageName.REWARD)
     if block.data == GOLD:
         check_sampling(stage)
         return f"{data.prompts(left_out)}; {block.samples_per_prompt} samples of each"
     counts = refuse_few_pairs(stage, file_groups(stage, left_out), left_out)
+    data.rows[StageName.REWARD] = (sum(counts), counts[1])
     data.prompts(LeftOut())  # the scores are standardised on samples of them
     return f"{counts[0]:,} training and {counts[1]:,} held-out pairs of reward.data={block.data}"
 
@@ -285,6 +307,23 @@ FINDERS: dict[StageName, Callable[[StageData, LeftOut], str]] = {
     StageName.REWARD: _preferences,
     StageName.PPO: _episodes,
 }
+
+
+def few_rows(name: StageName, rows: int, held_out: int) -> list[dict[str, str]]:
+    """Return the alarm of a file with so few rows that its held-out result is a rough one.
+
+    name: the stage
+    rows: rows that fit, in all
+    held_out: of these, the rows that are held out
+    """
+    if rows >= FEW_ROWS:
+        return []
+    sentence = (
+        f"{name} has {plural(rows, 'row')} that fit, fewer than {FEW_ROWS}: the standard error of"
+        f" its held-out result is {1 / max(1, held_out) ** 0.5:.0%} of the deviation between the"
+        f" {held_out} held-out rows; give more rows"
+    )
+    return [{"code": "few_rows", "sentence": sentence}]
 
 
 def _size(gib: float) -> str:

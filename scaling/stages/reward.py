@@ -56,8 +56,9 @@ def run_reward(stage: Stage) -> Record:
     metrics = judge_reward_model(model, test) | standardise(model, stage, tuned, train)
     if stage.config.reward.data != GOLD:
         right, error = metrics["accuracy"], metrics["accuracy_se"]
+        metrics["rows"] = n_pairs(train) + n_pairs(test)
         stage.warn_of_few_rows(
-            rows=n_pairs(train) + n_pairs(test),
+            rows=int(metrics["rows"]),
             held_out=n_pairs(test),
             what="pairs",
             error=f"the accuracy {right:.3f} has a standard error of {error:.3f}",

@@ -109,6 +109,7 @@ def load_pairs(stage: Stage) -> SftData:
             context=context,
             longest=longest,
             truncate=block.truncate,
+            may_cut=block.data != DOCSTRINGS,
             what=name,
             setting=stage.context_key,
             left_out=left_out,
@@ -169,6 +170,7 @@ def run_sft(stage: Stage) -> Record:
         error = (
             f"the test loss {after[0]:.3f} has a standard error of {after[1]:.3f} nats per token"
         )
+        metrics["rows"] = n
         stage.warn_of_few_rows(rows=n, held_out=len(test), what="pairs", error=error)
     checkpoint.save(stage.folder, model=model, name="model", state={"step": tally.step})
     metrics |= {

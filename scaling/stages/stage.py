@@ -23,6 +23,7 @@ from scaling.data.tokens import Corpus, cache_folder
 from scaling.data.vocabulary import VOCABULARY_FILES
 from scaling.model.transformer import Transformer
 from scaling.schema import (
+    FEW_ROWS,
     Record,
     discard_record,
     find_record,
@@ -33,13 +34,12 @@ from scaling.schema import (
     write_json,
 )
 from scaling.stages.examples.pairs import (
-    FEW_ROWS,
     FEWEST_HELD_OUT,
     HELD_OUT,
     MOST_HELD_OUT,
     rows_file,
 )
-from scaling.stages.plan import StageName, final_folder
+from scaling.stages.plan import DOCSTRINGS, GOLD, StageName, final_folder
 from scaling.study.lease import Pulse
 from scaling.train.device import count_memory_anew
 
@@ -47,8 +47,6 @@ log = logging.getLogger(__name__)
 
 # A message that proposes a longer context rounds it up to a multiple of this many tokens.
 CONTEXT_STEP = 64
-DOCSTRINGS = "docstrings"  # the value of `sft.data` that means pairs cut from the corpus
-GOLD = "gold"  # the value of `reward.data` that means pairs sampled and scored by the gold judge
 # The files of a stage that are removed when its inputs have changed.
 FILES = (
     "record.json",

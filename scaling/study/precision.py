@@ -70,14 +70,14 @@ def choose_precision(cells: Sequence[CellConfig]) -> list[CellConfig]:
     It stays `auto` where a pilot is still to be trained. Raises ValueError for a precision that is
     not the one in which the study was trained before.
     """
-    folder, asked = study_folder(cells[0]), cells[0].machine.precision
+    folder, precision = study_folder(cells[0]), cells[0].machine.precision
     choice = read_precision(folder) or _of_records(folder)
-    if choice is None or not (choice.precision or asked == "auto"):
-        choice = _first_choice(cells) if asked == "auto" else _as_asked(asked)
+    if choice is None or not (choice.precision or precision == "auto"):
+        choice = _first_choice(cells) if precision == "auto" else _as_asked(precision)
         write_precision(folder, choice)
-    if asked not in ("auto", choice.precision):
+    if precision not in ("auto", choice.precision):
         raise ValueError(
-            f"machine.precision={asked}, but the cells of {folder} are in {choice.precision} "
+            f"machine.precision={precision}, but the cells of {folder} are in {choice.precision} "
             f"({choice.why}), and one law needs one precision; set "
             f"machine.precision={choice.precision} or auto, or another study=NAME"
         )

@@ -113,8 +113,8 @@ def peak_flops(device: torch.device, threads: int, precision: str = "fp32") -> f
     which the measured value is cached.
     """
     if device.type == "cuda":
-        known = device_of_label(device_name(device))
-        return known.peak if known else None
+        device_spec = device_of_label(device_name(device))
+        return device_spec.peak if device_spec else None
     n = 512
     a = torch.randn(n, n, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     best = float("inf")

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from scaling.config import TruthConfig
 from scaling.data.batches import cut
@@ -133,8 +132,8 @@ def _evaluate(model: Transformer, test: TestSet, windows: int | None) -> Score:
     for at in range(0, n, rows):
         here = slice(at, min(at + rows, n))
         x, y = (to_device(part[here], model.device) for part in (test.inputs, test.targets))
-        losses = F.cross_entropy(model(x).flatten(0, 1).float(), y.flatten(), reduction="none")
-        means.append(losses.view(x.shape).double().mean(1).cpu())  # (rows,)
+        losses, _ = model.token_losses(x, y)  # (rows, T)
+        means.append(losses.double().mean(1).cpu())  # (rows,)
         moved()
     model.train(was_training)
     return score_of(torch.cat(means).numpy(), test)

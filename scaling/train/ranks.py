@@ -134,6 +134,7 @@ class World:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
         register_fsdp_forward_method(model, "loss")
+        register_fsdp_forward_method(model, "token_losses")
 
     def rows(self, rows: int) -> int:
         """Return this rank's rows of a step; ValueError where they cannot be divided."""

@@ -14,18 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from tokenizers import Tokenizer
-from torch.nn import functional as F
 
 from scaling.config import CellConfig
 from scaling.data.blocks import BLOCKS, FEWEST_BLOCKS
 from scaling.data.row_text import LeftOut
-from scaling.data.test_files import check_sets, refuse_unknown_vocabulary, set_texts
 from scaling.data.tokenizer import END, PAD
 from scaling.data.tokens import Corpus
 from scaling.model.transformer import Transformer
 from scaling.schema import TestSetScore, sha256_json
 from scaling.study.activity import moved
-from scaling.train.heldout import LOGIT_BYTES, no_gradients
+from scaling.train.heldout import no_gradients
+from scaling.train.test_files import check_sets, refuse_unknown_vocabulary, set_texts
 
 log = logging.getLogger(__name__)
 BATCH_TOKENS = 4096  # tokens that are scored at once, padding included
@@ -196,17 +195,15 @@ def scored_tokens(
     model.eval()
     while at < len(order):
         longest = len(windows[order[at]]) - 1
-        most = min(BATCH_TOKENS, LOGIT_BYTES // (4 * model.vocab_size))
-        chunk = order[at : at + max(1, most // longest)]
+        chunk = order[at : at + max(1, BATCH_TOKENS // longest)]
         rows = torch.full((len(chunk), longest + 1), PAD)
         for row, i in zip(rows, chunk, strict=True):
             row[: len(windows[i])] = torch.as_tensor(np.asarray(windows[i], dtype=np.int64))
         rows = rows.to(model.device)
         with no_gradients(model):
-            logits = model(rows[:, :-1]).float()  # padding is on the right: no scored token sees it
-            losses = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
-            losses = losses.view(len(chunk), longest).double().cpu().numpy()
-            hits = (logits.argmax(-1) == rows[:, 1:]).cpu().numpy()
+            # padding is on the right: no scored token sees it
+            values, likeliest = model.token_losses(rows[:, :-1], rows[:, 1:])  # (B, T)
+            losses, hits = values.double().cpu().numpy(), likeliest.cpu().numpy()
         for row, i in enumerate(chunk):
             span = slice(len(windows[i]) - 1 - int(scored[i]), len(windows[i]) - 1)
             yield i, losses[row, span], hits[row, span]

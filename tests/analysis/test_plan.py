@@ -24,8 +24,10 @@ from analysis.planning.shape_family import FamilySettings
 from analysis.planning.written.derivation import derivation
 from analysis.planning.written.plan_file import read_plan, write_plan
 from analysis.runs.study import default_study, study_of
+from scaling.budget import resolve
 from scaling.config import FinalConfig, ModelConfig
 from scaling.schema import Recipe, initial_kl_coefficient
+from scaling.stages.plan import planned_cell
 from tests.in_process import call
 
 _spec = importlib.util.spec_from_file_location(
@@ -79,7 +81,7 @@ def test_gopher_budget_gives_the_refit_optimum():
     assert pretrain.params_target == pytest.approx(72.3e9, rel=1e-3)
     law = load_law("besiroglu2024").optimum(5.76e23)
     assert law.tokens_per_param == pytest.approx(18.39, rel=1e-3)
-    assert pretrain.params == pytest.approx(pretrain.params_target, rel=0.03)
+    assert pretrain.params == pytest.approx(pretrain.params_target, rel=0.05)
     assert pretrain.flops == pytest.approx(5.76e23, rel=1e-4)
 
 
@@ -91,6 +93,14 @@ def test_exact_flops_of_whole_steps_keep_the_budget(study):
     assert pretrain.flops == pretrain.tokens * shape.flops_per_token <= 3e13
     assert pretrain.flops > 0.99 * 3e13
     assert pretrain.tokens % pretrain.batch_tokens == 0
+
+
+def test_the_memory_of_the_plan_is_that_of_its_check_and_of_the_dry_run(study, tmp_path):
+    plan = make_plan(small_law(), Budget(flops=3e13), study)
+    cell = planned_cell(load(plan, tmp_path / "plan.yaml"))
+    planned = plan.cost.memory_per_device_gib
+    assert resolve(cell).memory_bytes / 2**30 == pytest.approx(planned, rel=1e-6)
+    assert "GiB" not in plan.pretrain.reasons["batch_tokens"]
 
 
 def test_forecast_is_the_law_at_the_rounded_shape(study):

@@ -26,10 +26,10 @@ from analysis.page.planner import planner_data
 from analysis.page.render import report
 from analysis.page.sections.task_scores import score_grid, scores_of
 from analysis.page.sections.task_tables import read_evaluations
-from analysis.page.tables import flops_run
+from analysis.page.tables import flops_run, spent
+from analysis.planning.basis import counted as with_flops_of
 from analysis.planning.budgets import Budget, budget_of
 from analysis.planning.constraints import constraints_of
-from analysis.planning.make import counted as with_flops_of
 from analysis.planning.make import make_plan
 from analysis.planning.settings import PlanConfig
 from analysis.planning.split import repeating
@@ -364,8 +364,17 @@ def test_command_writes_the_page_beside_the_study(folder):
 
 def test_cost_counts_a_trunk_once(material):
     long = max(material.records, key=lambda r: r.flops)
-    short = replace(long, run_id="x", flops=long.flops / 4)
-    assert flops_run([long, short]) == pytest.approx(long.flops * (1 + 0.2 / 4))
+    short = replace(
+        long,
+        run_id="x",
+        flops=long.flops / 4,
+        seconds=long.seconds / 4,
+        device_seconds=long.device_seconds / 4,
+    )
+    for what in ("flops", "seconds", "device_seconds"):
+        once = getattr(long, what) * (1 + 0.2 / 4)
+        assert spent([long, short], what) == pytest.approx(once)
+    assert flops_run([long, short]) == spent([long, short], "flops")
 
 
 def test_missing_study_is_named(tmp_path):
@@ -569,6 +578,16 @@ def test_without_a_law_of_draws_there_is_no_planner(material):
     assert planner_data(None, None) is None
     assert planner_data(replace(material.law, draws=None), None) is None
     assert "planner-law" not in report(replace(material, law=None))
+
+
+def test_stages_that_learned_from_few_rows_are_an_alarm_once(material):
+    stages = material.final.stages
+    few = replace(stages["sft"], metrics={**stages["sft"].metrics, "rows": 60.0})
+    found = replace(material, final=replace(material.final, stages={**stages, "sft": few}))
+    (row,) = [a for a in alarms(found) if a["code"] == "few_rows"]
+    assert row["where"] == "sft"
+    assert "60 rows that fit, fewer than 500" in row["sentence"]
+    assert not [a for a in alarms(material) if a["code"] == "few_rows"]
 
 
 def test_a_reward_that_is_no_better_than_length_is_an_alarm(folder):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from scaling.config import (
     CellConfig,
@@ -17,11 +18,33 @@ from scaling.config import (
     SftPlan,
     TokenizerConfig,
 )
+from scaling.data.tokenizer import train_tokenizer
+from scaling.model.transformer import Transformer
 from scaling.train import checkpoint
 
 torch.set_num_threads(1)
 NAMES = ("name", "size", "path", "mode", "value", "count", "owner", "state", "parent", "label")
 VERBS = ("get", "read", "find", "show", "load", "check", "count", "fetch")
+
+# What the tokenizer of the tests of scoring is trained on.
+SENTENCE = "the cat sat on a mat while rain fell over hills and dogs ran home to eat"
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """Return a tokenizer that knows the words of one sentence."""
+    return train_tokenizer([SENTENCE] * 4, vocab_size=320)
+
+
+@pytest.fixture(scope="session")
+def model() -> Transformer:
+    """Return an untrained model whose losses differ from token to token; nobody may train it."""
+    torch.manual_seed(0)
+    transformer = Transformer(ModelConfig(d_head=16), vocab_size=320, context=16)
+    with torch.no_grad():
+        for weight in transformer.parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    return transformer.eval()
 
 
 def functions(verb: str) -> str:

@@ -12,14 +12,13 @@ import pytest
 import torch
 
 from scaling import evaluate
-from scaling.config import MachineConfig, ModelConfig
+from scaling.config import MachineConfig
 from scaling.data.tokenizer import END, train_tokenizer
 from scaling.inference import evaluation
 from scaling.inference.evaluation import EvaluateConfig, score_task
 from scaling.inference.likelihood import Likelihoods, log_likelihoods
 from scaling.inference.tasks import NAMES, Question, Task, read_question, read_task, with_typos
 from scaling.inference.trained import open_trained, trained_folders
-from scaling.model.transformer import Transformer
 from scaling.study.places import cell_folder
 from scaling.train.heldout import calibration_error
 from scaling.train.rolling import TextSet, score_set
@@ -29,21 +28,6 @@ EVAL = Path(os.environ.get("SCALING_SHARED", "../shared")) / "data/eval"
 CPU = torch.device("cpu")
 TEXT = "the cat sat on a mat while rain fell over hills and dogs ran home to eat"
 WORDS = TEXT.split()
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train_tokenizer([" ".join(WORDS)] * 4, vocab_size=320)
-
-
-@pytest.fixture(scope="module")
-def model() -> Transformer:
-    torch.manual_seed(0)
-    transformer = Transformer(ModelConfig(d_head=16), vocab_size=320, context=16)
-    with torch.no_grad():
-        for weight in transformer.parameters():
-            weight.add_(0.3 * torch.randn_like(weight))
-    return transformer.eval()
 
 
 def by_hand(model, tokenizer, context: str, said: str) -> float:

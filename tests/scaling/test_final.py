@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from scaling.final import run_final
@@ -53,6 +54,18 @@ def test_a_plan_that_is_none_is_refused_by_name(tmp_path, text, match):
     path.write_text(text)
     with pytest.raises(ValueError, match=match):
         load_plan(path)
+
+
+def test_a_stage_that_was_not_planned_has_a_learning_rate_and_is_said(plan, tmp_path, caplog):
+    values = yaml.safe_load(plan.read_text())
+    del values["sft"]
+    path = tmp_path / "pretrain.yaml"
+    path.write_text(yaml.safe_dump({**values, "stages": "pretrain"}))
+    assert load_plan(path).sft.peak_lr == 0
+    assert not caplog.messages
+    config = load_plan(path, ["stages='pretrain,sft'", "sft.lr_fraction=0.5"])
+    assert config.sft.peak_lr == 0.5 * values["pretrain"]["peak_lr"]
+    assert "the plan has no stage sft" in caplog.text
 
 
 def test_a_missing_plan_is_named(tmp_path):
@@ -193,3 +206,21 @@ def test_a_diverged_stage_ends_the_run(plan):
 def test_a_plans_values_survive_as_plain_data(final_config):
     values = asdict(final_config)
     assert json.loads(json.dumps(values, allow_nan=False)) == values
+
+
+def test_the_stages_before_a_refused_one_are_handed_over(plan):
+    config, ended = replace(load_plan(plan), stages="pretrain,sft,reward"), []
+    config.reward.peak_lr = 1e30
+    with pytest.raises(ValueError, match="stage reward ended as diverged"):
+        run_final(config, ended.append)
+    assert [r.stage for r in ended] == ["pretrain", "sft"]
+    assert len(summary(config, ended)) == 2
+
+
+def test_gold_is_not_spoken_of_where_the_preferences_are_the_user_s(plan):
+    config = load_plan(plan)
+    records = run_final(config)
+    assert "correlation with gold" in summary(config, records)[2]
+    config.reward.data = "preferences.jsonl"
+    assert "gold" not in summary(config, records)[2]
+    assert "correlation with length" in summary(config, records)[2]

@@ -43,6 +43,8 @@ def blocks_of(plan: Plan) -> Iterator[tuple[str, dict[str, tuple[Any, str]]]]:
     """Yield the name of each block, and {name: (value, reason)} of the values that it sets."""
     values = plan.to_dict()
     for name in BLOCKS:
+        if name not in values:
+            continue  # a stage that is not planned
         reasons = values[name].pop("reasons", None) or plan.reasons.get(name, {})
         yield (
             name,

@@ -6,6 +6,7 @@ from analysis.alarms.alarm import Alarm
 from analysis.laws.law import Law
 from analysis.planning.plan import Forecast, PretrainBlock
 from analysis.runs.study import Study
+from scaling.app.plurals import plural
 
 FAR = 1000.0  # times the largest compute fitted: beyond it no ladder has been seen to hold
 FEW_WARMUPS = 5  # a run shorter than this many warm-ups is mostly warm-up
@@ -67,8 +68,8 @@ def _own_alarms(
         passes = pretrain.tokens / study.unique_tokens
         yield Alarm(
             code="repeats",
-            sentence=f"{passes:.2g} passes over the corpus of {study.unique_tokens:.3g} tokens; the"
-            " law knows fresh tokens alone",
+            sentence=f"{plural(passes, 'pass', text=f'{passes:.2g}')} over the corpus of"
+            f" {study.unique_tokens:.3g} tokens; the law knows fresh tokens alone",
         )
 
 

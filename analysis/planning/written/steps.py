@@ -6,6 +6,7 @@ from analysis.planning.plan import PretrainBlock, Step
 from analysis.planning.shape import PlannedShape
 from analysis.planning.shape_family import VOCAB_STEP, best_vocabulary
 from analysis.planning.split import Split, serving_saving
+from scaling.app.plurals import plural
 from scaling.schema import Shape
 
 
@@ -142,7 +143,7 @@ def split_steps(split: Split) -> list[Step]:
                 what="flat N",
                 value=high / low,
                 interval=split.flat,
-                rule=f"all N of the interval lose at most {split.flat_nats:g}"
+                rule=f"all N of the interval lose at most {split.flat_loss:.3g}"
                 f" {split.law.measure.unit_words} against the best; the value is their ratio",
             )
         )
@@ -153,8 +154,8 @@ def _limit_on_tokens(split: Split) -> str:
     """Say which limit D stands at, and which share of C it leaves."""
     used = float(split.law.flops_per_token(split.params)) * split.tokens / split.flops
     if split.limited and split.constraints.tokens is None:
-        left = f"{100 * (1 - used):.3g}% of the compute is left in reserve"
-        return f"data-limited: every token at hand, where the optimum asks for more; {left}"
+        rest = f"{100 * (1 - used):.3g}% of the compute is left in reserve"
+        return f"data-limited: every token at hand, where the optimum asks for more; {rest}"
     return f"what the budget leaves at this N; training takes {100 * used:.3g}% of it"
 
 
@@ -176,8 +177,8 @@ def _effect(split: Split, name: str) -> str:
         if split.law.form == "data_constrained":
             p = split.law.parameters
             law = (
-                f"{passes:.3g} passes, worth D' of Muennighoff et al. 2023 (2305.16264) with R_D ="
-                f" {p['R_D']:.4g}, R_N = {p['R_N']:.4g}"
+                f"{plural(passes, 'pass', text=f'{passes:.3g}')}, worth D' of Muennighoff et al."
+                f" 2023 (2305.16264) with R_D = {p['R_D']:.4g}, R_N = {p['R_N']:.4g}"
             )
         else:
             law = "one pass at most: nothing values a second"

@@ -12,6 +12,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from scaling.app.plurals import plural
 from scaling.config import CellConfig
 from scaling.jobs.pool import run_in_job
 from scaling.jobs.slurm import queries as slurm
@@ -82,7 +83,7 @@ def submit(cells: list[CellConfig], folder: Path, *, round: str, options: dict[s
         slurm.cancel({j.job: j.name for j in submitted})
         raise
     shown = ", ".join(j.job for j in submitted[:4]) + (" ..." if len(submitted) > 4 else "")
-    log.info("submitted %d jobs: %s", len(submitted), shown)
+    log.info("submitted %s: %s", plural(len(submitted), "job"), shown)
 
 
 def room_for_ranks(ranks: int, *, gpus_per_node: int = 0, cpus_per_task: int = 1, **_: Any) -> None:

@@ -36,6 +36,7 @@ COMPLETION_KEYS = (
     ("input", "output"),
     ("text", "label"),
 )
+LABEL = "label"  # the column whose completions may be whole numbers: data sets of classes
 CONTEXT_KEYS = ("input", "context")  # columns that an instruction may have beside it
 MESSAGES = ("messages", "conversations")
 LAYOUTS = (*("/".join(keys) for keys in COMPLETION_KEYS), "instruction/instances", *MESSAGES)
@@ -43,7 +44,6 @@ OTHER = "for other columns set sft.columns.prompt=NAME sft.columns.completion=NA
 HUB = "hub:"
 # Rows of a file that are held out where no test file is given: a share, at least and at most.
 HELD_OUT, FEWEST_HELD_OUT, MOST_HELD_OUT = 0.10, 50, 500
-FEW_ROWS = 500  # Rows of a file, in all, below which the error of the held-out loss is an alarm.
 log = logging.getLogger(__name__)
 T = TypeVar("T", bound="tuple[Any, ...]")
 
@@ -186,13 +186,13 @@ def columns_of(row: dict[str, Any], layout: Layout) -> tuple[str, str, str]:
     Columns that the user named come first; for the rest the keys of the row tell its layout.
     """
     given = layout.columns
-    known = [keys for keys in COMPLETION_KEYS if keys[0] == given.get("prompt", keys[0])]
-    known = [keys for keys in known if keys[1] == given.get("completion", keys[1])]
-    if given.get("prompt") and not known:
-        known = [(given["prompt"], keys[1]) for keys in COMPLETION_KEYS]
+    options = [keys for keys in COMPLETION_KEYS if keys[0] == given.get("prompt", keys[0])]
+    options = [keys for keys in options if keys[1] == given.get("completion", keys[1])]
+    if given.get("prompt") and not options:
+        options = [(given["prompt"], keys[1]) for keys in COMPLETION_KEYS]
     if given.get("completion"):
-        known = [(keys[0], given["completion"]) for keys in known or COMPLETION_KEYS]
-    prompt, completion = max(known, key=lambda keys: len(row.keys() & set(keys)))
+        options = [(keys[0], given["completion"]) for keys in options or COMPLETION_KEYS]
+    prompt, completion = max(options, key=lambda keys: len(row.keys() & set(keys)))
     if not (row.keys() & {prompt, completion} or given):
         return "", "", ""
     contexts = CONTEXT_KEYS if prompt == "instruction" and not given.get("context") else ()
@@ -214,7 +214,7 @@ def _prompt_and_completion(row: dict[str, Any], where: str, layout: Layout) -> P
     prompt, completion, context = columns_of(row, layout)
     if not prompt:
         return _no_layout(row, where)
-    text, answer = (text_in(row, key, where) for key in (prompt, completion))
+    text, answer = text_in(row, prompt, where), _answer(row, completion, where)
     extra = row.get(context) if context else None
     extra = "" if is_none(extra) else text_of(extra, context, where).strip()
     if prompt == "prompt" and not context:
@@ -222,6 +222,17 @@ def _prompt_and_completion(row: dict[str, Any], where: str, layout: Layout) -> P
     if not text.strip():
         return Pair("", answer)  # a context alone is no prompt
     return Pair(text.strip() + (f"\n\n{extra}" if extra else "") + "\n", answer)
+
+
+def _answer(row: dict[str, Any], completion: str, where: str) -> str:
+    """Return the text of a completion; the number of a class, in a column of labels, is its text.
+
+    NoText where it is missing.
+    """
+    value = row.get(completion)
+    if completion == LABEL and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return text_of(value, completion, where)
 
 
 def _no_layout(row: dict[str, Any], where: str) -> NoReturn:
@@ -345,6 +356,7 @@ def encode(
     context: int,
     longest: int = 0,
     truncate: str = "",
+    may_cut: bool = False,
     what: str = "data",
     setting: str = "data.context",
     left_out: LeftOut | None = None,
@@ -356,6 +368,7 @@ def encode(
     context: the longest pair, in tokens
     longest: the longest completion, in tokens; 0 is the context
     truncate: what a pair that is too long loses instead (sft.truncate); empty for nothing
+    may_cut: whether the pairs are those of a file, which sft.truncate may cut
     what: the data, for messages
     setting: the setting of the context, for messages
     left_out: where pairs that are too long are counted
@@ -375,9 +388,11 @@ def encode(
     left_out.add("too_long", len(examples) - len(fitting))
     left_out.longest = max([left_out.longest, *needs])
     if not fitting:
+        cut = {"": "prompt or completion", "prompt": "completion", "completion": "prompt"}[truncate]
+        cuts = f", or set sft.truncate={cut} to cut them" if may_cut else ""
         raise ValueError(
             f"no pair of {what} fits the context of {context} tokens "
             f"(the shortest of {len(examples)} needs {min(needs, default=0)}); "
-            f"pretrain with a longer {setting} or give shorter pairs"
+            f"pretrain with a longer {setting} or give shorter pairs{cuts}"
         )
     return fitting

@@ -11,7 +11,7 @@ from analysis.estimation.form_average import weights_of
 from analysis.forms import FORMS
 from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
 from analysis.plan import PlanConfig
-from analysis.planning.make import require_usable
+from analysis.planning.basis import require_usable
 from analysis.runs.table import Runs
 
 pytestmark = pytest.mark.slow  # fits of all forms

@@ -151,3 +151,10 @@ def test_points_say_what_run_they_are():
     assert "<a " not in svg
     many = pd.concat([cells] * 300, ignore_index=True)
     assert "<g><title>" not in charts.loss_compute(cells.iloc[:0], many)
+
+
+@pytest.mark.parametrize(("label", "wanted"), [("compute C (FLOPs)", "5e12"), ("tokens D", "5T")])
+def test_flops_have_one_format_on_axes(label, wanted):
+    with figures.panel("one", x=label, y="loss", title="a test") as drawn:
+        drawn.ax.plot([1e12, 2e13], [1.0, 2.0])
+    assert wanted in texts(drawn.svg)

@@ -11,7 +11,9 @@ from analysis.planning.checks import with_stages
 from analysis.planning.later_stages.blocks import RewardSettings, SftSettings
 from analysis.planning.make import make_plan
 from analysis.planning.settings import PlanConfig
+from analysis.planning.written.plan_file import read_plan, write_plan
 from analysis.runs.study import default_study
+from scaling.schema import read_yaml
 
 LAW = load_law("besiroglu2024")
 NO_FUNCTIONS = "the corpus' training part has no documented Python function to fine-tune on"
@@ -74,9 +76,45 @@ def test_a_published_law_alone_plans_pretraining_and_says_that_it_names_no_text(
     assert "names no text" in made.reasons["stages"]["pretrain"]
 
 
+def test_stages_that_are_left_out_have_no_block_and_no_hours(monkeypatch, tmp_path):
+    found(monkeypatch)
+    budget = {"device": "h100", "flops_per_second": 4e14}
+    made = with_stages(plan(**budget), PlanConfig(flops=1e18, stages="pretrain,sft"))
+    values = read_yaml(write_plan(tmp_path / "plan.yaml", made))
+    assert values["stages"] == "pretrain,sft"
+    assert {"pretrain", "sft"} == {"pretrain", "sft", "reward", "ppo"} & set(values)
+    assert values["cost"]["stage_hours"].keys() == {"sft"}
+    alone = with_stages(plan(**budget), PlanConfig(flops=1e18, stages="pretrain"))
+    values = read_yaml(write_plan(tmp_path / "plan.yaml", alone))
+    assert not {"sft", "reward", "ppo"} & set(values)
+    assert "stage_hours" not in values["cost"]
+    assert "stage_hours" not in values["cost"]["reasons"]
+    assert read_plan(tmp_path / "plan.yaml").stages == "pretrain"
+    assert "stages=pretrain leaves it out" in values["reasons"]["stages"]["sft"]
+
+
+def test_a_stage_that_is_asked_for_and_cannot_run_is_an_error(monkeypatch):
+    found(monkeypatch, sft=NO_FUNCTIONS)
+    with pytest.raises(ValueError, match="stage sft cannot run"):
+        with_stages(plan(), PlanConfig(flops=1e18, stages="pretrain,sft"))
+    with pytest.raises(ValueError, match="stages"):
+        PlanConfig(flops=1e18, stages="pretrain,ppo")
+
+
 def test_what_is_not_read_is_said(tmp_path):
     made = with_stages(replace(plan(), runs=str(tmp_path)), PlanConfig(flops=1e18))
     assert made.stages == "pretrain"
     assert "scaling.final checks before it trains" in made.reasons["stages"]["pretrain"]
     python = with_stages(replace(plan("stdlib"), runs=str(tmp_path)), PlanConfig(flops=1e18))
     assert python.stages == "pretrain,sft,reward,ppo"
+
+
+def test_alarms_of_the_data_are_alarms_of_the_plan(monkeypatch):
+    few = {"code": "few_rows", "sentence": "sft has 60 rows that fit, fewer than 500"}
+    found(monkeypatch, reward="no row can be used")
+    rows, _ = checks._checked(None)
+    rows["sft"]["alarms"], rows["ppo"]["alarms"] = [few], [{**few, "code": "not_planned"}]
+    monkeypatch.setattr(checks, "_checked", lambda plan: (rows, ""))
+    codes = [alarm.code for alarm in with_stages(plan(), PlanConfig(flops=1e18)).alarms]
+    assert "few_rows" in codes
+    assert "not_planned" not in codes

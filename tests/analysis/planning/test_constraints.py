@@ -13,7 +13,12 @@ from analysis.laws.published import load_law
 from analysis.planning.budgets import Budget, budget_of
 from analysis.planning.constraints import Constraints
 from analysis.planning.cost import deadweight
-from analysis.planning.laws_compared import disagreement, disagreement_alarm, side_by_side
+from analysis.planning.laws_compared import (
+    comparison_lines,
+    disagreement,
+    disagreement_alarm,
+    side_by_side,
+)
 from analysis.planning.layout import memory_gib
 from analysis.planning.make import make_plan
 from analysis.planning.settings import PlanConfig
@@ -26,7 +31,7 @@ C = 1e23
 
 
 def split(law: Law = REFIT, flops: float = C, **demands):
-    return split_of(law, flops, Constraints(**demands), level=0.9, flat_nats=0.002)
+    return split_of(law, flops, Constraints(**demands), level=0.9, flat_loss=0.002)
 
 
 def drawn(law: Law, sd: float = 0.02, n: int = 100) -> Law:
@@ -262,7 +267,7 @@ def test_levines_width_is_that_of_the_paper_of_bloomberggpt():
 
 def test_levines_rule_has_a_smallest_size():
     with pytest.raises(ValueError, match="levine rule"):
-        levine_shape(1e4, like=default_study().like, count="total")
+        levine_shape(1e4, default_study(), count="total")
 
 
 def test_a_family_is_not_changed_under_a_study():
@@ -292,3 +297,22 @@ def test_the_first_law_that_predicts_forecasts():
     assert made.forecast.test_loss == pytest.approx(loss(pretrain.params, pretrain.tokens))
     assert math.isclose(pretrain.params_target, first.optimum(C).params)
     assert isinstance(REFIT.alarms[0], Alarm)
+
+
+def test_a_law_in_bits_per_byte_compares_and_ties_in_bits_per_byte():
+    law = load_law("besiroglu2024")
+    per_byte = math.log(2) * 4.0
+    scaled = {k: v / per_byte for k, v in law.parameters.items() if k in ("E", "A", "B")}
+    bits = replace(law, parameters={**law.parameters, **scaled}, unit="bits_per_byte")
+    study = replace(default_study(), bytes_per_token=4.0)
+    plans = [
+        make_plan(one, Budget(flops=1e20), study, name=name, others={"other": other})
+        for name, one, other in (("nats", law, bits), ("bits", bits, bits))
+    ]
+    flat = [next(s for s in plan.steps if s.what == "flat N") for plan in plans]
+    assert flat[1].interval == pytest.approx(flat[0].interval, rel=1e-9)
+    assert "bits per byte against the best" in flat[1].rule
+    assert plans[1].pretrain.params == plans[0].pretrain.params
+    mixed, same = (comparison_lines(plan.laws, 1e20)[-1] for plan in plans)
+    assert mixed.endswith("in the law's own unit (nats nats, other bits per byte)")
+    assert same.endswith("regret at the plan's N in bits per byte")

@@ -153,7 +153,7 @@ def test_bits_per_byte_have_the_same_interval(tmp_path):
     from analysis.planning.split import split_of
 
     base = replace(default_study(), bytes_per_token=4.0)
-    split = split_of(with_draws(), 1e21, Constraints(), level=0.9, flat_nats=0.002)
+    split = split_of(with_draws(), 1e21, Constraints(), level=0.9, flat_loss=0.002)
     planned = choose_shape(split, base, family=FamilySettings())
     pretrain = pretrain_block(Budget(flops=1e21), base, planned)
     forecast = forecast_block(with_draws(), base, pretrain, planned, level=0.9)

@@ -52,7 +52,7 @@ def test_what_the_user_set_is_kept_though_it_does_not_fit():
 
 def test_an_unknown_device_changes_nothing():
     layout = layout_of(SEVEN, rows=8, device="", devices=256, precision="fp32")
-    assert (layout.sharded, layout.checkpointing, layout.rows) == (False, False, 1)
+    assert (layout.sharded, layout.checkpointing, layout.rows) == (False, False, 8)
 
 
 def test_rows_at_once_divide_the_share_and_fit():

@@ -76,3 +76,22 @@ def test_sizes_between_the_recipes_grow_with_the_model():
     examples = [s.examples for s in sizes]
     assert examples == sorted(set(examples))
     assert [s.lr_fraction for s in sizes] == sorted([s.lr_fraction for s in sizes], reverse=True)
+
+
+@pytest.mark.parametrize("name", ["besiroglu2024", "llama3_2024", "muennighoff2023"])
+@pytest.mark.parametrize("flops", [1e22, 1e24, 1e26])
+def test_heads_at_real_size_are_eights_of_128_that_share_8_key_value_heads(name, flops):
+    shape = make_plan(load_law(name), Budget(flops=flops), default_study()).pretrain.model
+    assert shape["d_head"] == 128
+    assert shape["n_head"] % 8 == 0
+    assert shape["n_kv_head"] == 8
+    assert shape["n_head"] * 128 == shape["d_model"]
+
+
+def test_heads_are_as_the_user_sets_them():
+    asked = PlanConfig(shape=FamilySettings(heads_multiple=1, kv_heads=0))
+    shape = make_plan(LAW, Budget(flops=1e23), default_study(), asked).pretrain.model
+    assert shape["n_kv_head"] == shape["n_head"]
+    asked = PlanConfig(shape=FamilySettings(heads_multiple=8, kv_heads=5))
+    with pytest.raises(ValueError, match=r"give a divisor, or shape\.heads_multiple=5"):
+        make_plan(LAW, Budget(flops=1e23), default_study(), asked)

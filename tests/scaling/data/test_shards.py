@@ -162,3 +162,23 @@ def test_a_file_that_is_not_what_it_says_is_refused(tmp_path, harm, message):
     harm(path)
     with pytest.raises(ValueError, match=message):
         open_shard(path, vocab_size=300)
+
+
+def test_documents_of_megatron_s_index_may_have_several_sequences(tmp_path):
+    ids = np.arange(6000) % 200
+    path = tmp_path / "a.bin"
+    megatron(path, ids, "uint16")
+    assert open_shard(path, vocab_size=200).document_starts().tolist() == list(range(0, 6000, 1000))
+    index = path.with_suffix(".idx")
+    head, rest = index.read_bytes()[:34], index.read_bytes()[34:]
+    head = head[:26] + struct.pack("<Q", 4)
+    sentences = np.array([0, 2, 5, 6], "<i8").tobytes()
+    index.write_bytes(head + rest[: 12 * 6] + sentences)
+    assert open_shard(path, vocab_size=200).document_starts().tolist() == [0, 2000, 5000]
+    index.write_bytes(head + rest[: 12 * 6] + np.array([0, 5, 2, 6], "<i8").tobytes())
+    with pytest.raises(ValueError, match="documents that are not in order from sequence 0 to 6"):
+        open_shard(path, vocab_size=200)
+    swapped = rest[: 4 * 6] + np.array([2000, 0, 4000, 6000, 8000, 10000], "<i8").tobytes()
+    index.write_bytes(head + swapped + sentences)
+    with pytest.raises(ValueError, match="do not follow each other"):
+        open_shard(path, vocab_size=200)

@@ -126,3 +126,9 @@ def test_merged_symbols_and_too_many_states_are_refused():
         CellConfig(data=DataConfig(source="hmm"))
     with pytest.raises(ValueError, match="at most 4096 states; lower it"):
         TruthConfig(symbols=20, order=3)
+
+
+def test_a_vocabulary_of_somebody_else_is_refused_by_the_setting_that_is_wrong():
+    tokenizer = TokenizerConfig(source="gpt2", vocab_size=264)
+    with pytest.raises(ValueError, match=r"tokenizer\.source=.*leave it out and set .*=264"):
+        CellConfig(data=DataConfig(source="markov"), tokenizer=tokenizer)

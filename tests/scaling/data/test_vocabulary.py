@@ -25,6 +25,7 @@ from scaling.data.vocabulary import Vocabulary
 from scaling.data.vocabulary_files import with_source
 from scaling.inference.trained import open_trained
 from scaling.jobs.cells import hold_sources
+from scaling.jobs.grid import refuse_two_sizes
 from scaling.train.trunk import train_trunk
 
 TEXTS = ["the number 12 is the product of 3 and 4, as anybody can see\n" * 20, "It's a book. " * 30]
@@ -241,4 +242,25 @@ def test_settings_that_name_no_token_are_refused(tmp_path, write, settings, mess
     folder = write(tmp_path / "v")
     (folder / "tokenizer_config.json").write_text(settings)
     with pytest.raises(ValueError, match=message):
+        with_source(TokenizerConfig(source=str(folder)))
+
+
+def test_a_size_beside_a_source_is_said_or_refused(tmp_path, caplog):
+    caplog.set_level("INFO")
+    source = tmp_path / "tokenizer.json"
+    train_tokenizer(["a text of some words"], vocab_size=280).save(str(source))
+    taken = with_source(TokenizerConfig(source=str(source), vocab_size=4096))
+    assert "they replace tokenizer.vocab_size=4096" in caplog.text
+    refuse_two_sizes({"tokenizer.vocab_size": taken.vocab_size}, taken)
+    refuse_two_sizes({}, taken)
+    with pytest.raises(ValueError, match="both set the vocabulary; leave one of them out"):
+        refuse_two_sizes({"tokenizer.vocab_size": 4096}, taken)
+
+
+def test_a_chat_template_that_is_no_jinja_is_refused_when_it_is_read(tmp_path):
+    folder = gpt2_layout(tmp_path / "tok")
+    file = folder / "tokenizer_config.json"
+    values = json.loads(file.read_text())
+    file.write_text(json.dumps({**values, "chat_template": "{% for m in messages %}{{ m"}))
+    with pytest.raises(ValueError, match=r"chat template that is no Jinja .* take it out"):
         with_source(TokenizerConfig(source=str(folder)))

@@ -139,3 +139,10 @@ def test_what_no_cell_holds_is_one_sentence(study, tmp_path):
     (tmp_path / "t.csv").write_text("params,tokens,loss\n1,2,3\n")
     with pytest.raises(ValueError, match=r"target=web is for a study.*columns\.loss=COLUMN"):
         load_runs(tmp_path / "t.csv", measure=WEB)
+
+
+def test_nats_are_converted_to_the_unit_of_the_loss():
+    assert Measure().of_nats(0.002, 3.0) == 0.002
+    in_bits = Measure(unit="bits_per_byte")
+    assert in_bits.of_nats(0.002, 4.0) == pytest.approx(0.002 / math.log(2) / 4)
+    assert in_bits.of_nats(0.002, None) == pytest.approx(0.002 / math.log(2) * 0.29335)

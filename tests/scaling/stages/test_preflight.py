@@ -78,10 +78,10 @@ def test_prompts_without_room_for_a_completion_are_refused(refused):
 
 
 def test_a_stage_that_no_device_holds_is_refused(refused, monkeypatch):
-    monkeypatch.setattr("scaling.train.device.device_memory", lambda device: 3e5)
+    monkeypatch.setattr("scaling.train.device.device_memory", lambda device: 8e5)
     monkeypatch.setattr("scaling.stages.preflight.resolve_trainable", preflight.resolve)
     message = refused()
-    assert "stage ppo cannot run: it takes at least" in message
+    assert "stage ppo cannot run: it takes 0.881 MiB" in message
     assert "on one device" in message
 
 
@@ -98,3 +98,17 @@ def test_checks_are_counted_written_and_train_nothing(final_config, tmp_path):
     assert list(checks) == ["pretrain", "sft", "reward", "ppo"]
     assert "training pairs of sft.data=docstrings are used" in checks["sft"]["found"]
     assert not final_folder(final_config).exists()
+
+
+def test_few_rows_are_an_alarm_of_those_that_fit(final_config, tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows(path, 60, prompt="a question", completion="an answer")
+    with path.open("a") as stream:
+        stream.write("\n" + json.dumps({"prompt": "long " * 500, "completion": "an answer"}) + "\n")
+    final_config.sft.data = str(path)
+    final_config.check, final_config.out = "all", str(tmp_path / "checks.json")
+    run_final(replace(final_config, stages="pretrain,sft"))
+    (check,) = [c for c in read_json(tmp_path / "checks.json")["checks"] if c["stage"] == "sft"]
+    (alarm,) = check["alarms"]
+    assert alarm["code"] == "few_rows"
+    assert alarm["sentence"].startswith("sft has 60 rows that fit, fewer than 500")

@@ -138,7 +138,8 @@ def test_large_logits_are_scored_some_windows_at_a_time(make_cell, monkeypatch):
     setting = prepare(make_cell(), lambda flops: None)
     model = new_run(setting).model
     whole, sizes = heldout.evaluate(model, setting.test), []
-    model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    scored = model.token_losses
+    monkeypatch.setattr(model, "token_losses", lambda x, y: sizes.append(len(x)) or scored(x, y))
     monkeypatch.setattr(heldout, "LOGIT_BYTES", 3 * 4 * 300 * 32)
     assert heldout.evaluate(model, setting.test).loss == pytest.approx(whole.loss, rel=1e-6)
     assert max(sizes) == 3

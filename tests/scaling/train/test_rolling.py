@@ -3,20 +3,27 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
-from scaling.config import EvalConfig, ModelConfig, TokenizerConfig
-from scaling.data.test_files import sets_sha256
-from scaling.data.tokenizer import END, train_tokenizer
-from scaling.jobs.cells import resolve_corpus
+from scaling.app.progress import clock
+from scaling.budget import CORE_FLOPS, resolve, scoring_seconds
+from scaling.config import EvalConfig, TokenizerConfig
+from scaling.data.tokenizer import END
+from scaling.jobs.cell_states import read_status
+from scaling.jobs.cells import check_test_sets, resolve_corpus
+from scaling.jobs.pricing import price
 from scaling.jobs.study_run import run_cells
-from scaling.model.transformer import Transformer
+from scaling.model.loss import losses_in_pieces
 from scaling.schema import Record, read_record
+from scaling.status import show
 from scaling.study.places import cell_folder
 from scaling.train.rolling import TextSet, rolling_windows, score_set
+from scaling.train.test_files import sets_sha256
 from scaling.train.trunk import train_trunk
 
 CONTEXT = 16
@@ -24,21 +31,6 @@ WORDS = [
     *("the", "cat", "sat", "on", "a", "mat", "while", "rain", "fell", "over", "hills", "and"),
     *("dogs", "ran", "home", "to", "eat"),
 ]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train_tokenizer([" ".join(WORDS)] * 4, vocab_size=320)
-
-
-@pytest.fixture(scope="module")
-def model() -> Transformer:
-    torch.manual_seed(0)
-    transformer = Transformer(ModelConfig(d_head=16), vocab_size=320, context=CONTEXT)
-    with torch.no_grad():
-        for weight in transformer.parameters():
-            weight.add_(0.3 * torch.randn_like(weight))
-    return transformer.eval()
 
 
 @pytest.mark.parametrize("n", [1, 5, 16, 17, 40, 48, 100])
@@ -102,6 +94,8 @@ def test_a_cell_is_scored_on_its_named_sets_and_its_other_numbers_stay(make_cell
     assert record.test_loss == before.test_loss
     assert before.test_sets == {}
     assert list(record.test_sets) == ["web", "code"]
+    shown = read_status(cell_folder(cell).parent)
+    assert "web of 1 of 2 done, code of 1 of 2 done" in show(shown)
     web = record.test_sets["web"]
     assert web.bytes == sum(len(f"row {i} of the web") for i in range(20))
     assert web.bits_per_byte == pytest.approx(web.loss * web.tokens / math.log(2) / web.bytes)
@@ -161,3 +155,32 @@ def test_sets_that_cannot_be_scored_are_refused_before_anything_is_submitted(
     ):
         run_cells([replace(cell, eval=replace(cell.eval, sets=sets))])
     assert not submitted
+
+
+def test_logits_of_a_large_vocabulary_are_scored_in_pieces(model, tokenizer, monkeypatch):
+    texts = TextSet.of([" ".join(WORDS * 20), "rain"], tokenizer, context=CONTEXT)
+    whole, sizes = score_set(model, texts), []
+    entropy = F.cross_entropy
+    monkeypatch.setattr(
+        F, "cross_entropy", lambda z, y, **kw: sizes.append(z) or entropy(z, y, **kw)
+    )
+    pieces = partial(losses_in_pieces, n_bytes=3 * 4 * 320)
+    monkeypatch.setattr("scaling.model.transformer.losses_in_pieces", pieces)
+    assert score_set(model, texts).loss == pytest.approx(whole.loss, rel=1e-6)
+    assert max(map(len, sizes)) == 3
+
+
+def test_the_dry_run_lists_the_sets_and_prices_their_scoring(make_cell, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("the cat sat on a mat\n" * 5000)
+    cells = [make_cell(), make_cell(n_tokens=2**15)]
+    for cell in cells:
+        cell.eval = EvalConfig(sets={"web": [str(tmp_path / "a.txt")]})
+    set_bytes = check_test_sets(cells[:1])
+    assert set_bytes == {cells[0].run_id(): {"web": 105_000}}
+    seconds = scoring_seconds(cells[0], 105_000)
+    flops = resolve(cells[0]).shape.flops_per_token / 3
+    assert 105_000 / 3.5 * flops < seconds * CORE_FLOPS < 105_000 * flops
+    price(cells, set_bytes)
+    text = capsys.readouterr().out
+    assert text.count("scoring\n") == 1  # the other cell is done
+    assert f"test sets (eval.sets): web 0.105 MB; scoring takes {clock(seconds)}" in text

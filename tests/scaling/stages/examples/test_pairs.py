@@ -161,8 +161,8 @@ def test_an_unknown_layout_says_how_to_name_its_columns(tmp_path):
         ValueError, match=r"sft\.columns\.prompt=NAME sft\.columns\.completion=NAME"
     ):
         read_pairs(write(tmp_path / "d.jsonl", [{"goal": "g", "sol": "s"}]))
-    with pytest.raises(ValueError, match="line 1: label is the number 1, not text"):
-        read_pairs(write(tmp_path / "d.jsonl", [{"text": "g", "label": 1}]))
+    with pytest.raises(ValueError, match=r"line 1: label is the number 1\.5, not text"):
+        read_pairs(write(tmp_path / "d.jsonl", [{"text": "g", "label": 1.5}]))
 
 
 @pytest.mark.parametrize(
@@ -338,3 +338,27 @@ def test_parquet_is_answered_with_what_reads_it(tmp_path):
         ValueError, match=r"sft\.data=.*d\.parquet is Parquet.*sft\.data=hub:FOLDER"
     ):
         rows_file(str(tmp_path / "d.parquet"), tmp_path, what="sft.data")
+
+
+@pytest.mark.parametrize(
+    ("truncate", "advice"),
+    [("", "prompt or completion"), ("prompt", "completion"), ("completion", "prompt")],
+)
+def test_pairs_of_a_file_beyond_the_context_name_what_cuts_them(pretrained, truncate, advice):
+    corpus = pretrained("sft").corpus
+    pairs = [Pair("a prompt of words " * 30, "a completion of words " * 30)]
+    with pytest.raises(ValueError, match=f"or set sft.truncate={advice} to cut them"):
+        encode(corpus.vocabulary, pairs, context=8, truncate=truncate, may_cut=True)
+
+
+def test_the_number_of_a_class_is_a_completion(tmp_path):
+    path = tmp_path / "classes.jsonl"
+    rows = [{"text": "a film", "label": 1}, {"text": "a book", "label": 0}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [p.completion for p in read_pairs(path)] == ["1", "0"]
+    path.write_text(json.dumps({"text": "a film", "label": True}))
+    with pytest.raises(ValueError, match="label is true, not text"):
+        read_pairs(path)
+    path.write_text(json.dumps({"question": "a film", "answer": 1}))
+    with pytest.raises(ValueError, match="answer is the number 1, not text"):
+        read_pairs(path)

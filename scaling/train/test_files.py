@@ -53,15 +53,18 @@ def refuse_unknown_vocabulary(cell: CellConfig) -> None:
         )
 
 
-def check_texts(cell: CellConfig) -> None:
+def check_texts(cell: CellConfig) -> dict[str, int]:
     """Read the texts of the sets that a cell names, as each cell does before it is scored on them.
 
-    The errors are those of `set_texts`; ValueError for token ids without their tokenizer.
+    The bytes of each set are returned. The errors are those of `set_texts`; ValueError for token
+    ids without their tokenizer.
     """
     refuse_unknown_vocabulary(cell)
-    for name, paths in cell.eval.sets.items():
-        for _ in set_texts(name, paths, text_key=cell.data.text_key, left_out=LeftOut()):
-            pass
+    key = cell.data.text_key
+    return {
+        name: sum(len(t.encode()) for t in set_texts(name, p, text_key=key, left_out=LeftOut()))
+        for name, p in cell.eval.sets.items()
+    }
 
 
 def sets_sha256(sets: Mapping[str, Sequence[str]]) -> dict[str, str]:
