@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ class Material:
 
     `curve_factors` turn the losses of each cell's curve into the page's (a cell without one has no
     curve of that loss), `confirmations` are the records of confirmation runs with the score of
-    their forecast, `sha256` that of each file by its name.
+    their forecast, `sha256` that of each file by its name. A page of a table of runs has no
+    records: `table` holds its rows under our column names.
     """
 
     folder: Path
@@ -40,11 +42,18 @@ class Material:
     law: Law | None
     measure: Measure = field(default_factory=Measure)
     plan: Plan | None
+    law_path: Path | None = None
     plan_path: Path = Path("plan.yaml")
     final: FinalRun = field(default_factory=FinalRun)
     curve_factors: dict[str, float] = field(default_factory=dict)
     confirmations: list[tuple[Record, dict[str, Any]]] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
+    table: pd.DataFrame | None = None
+
+    @property
+    def name(self) -> str:
+        """The study's name, or that of the table's file."""
+        return self.folder.name
 
     @property
     def forecast(self) -> Forecast | None:
@@ -66,8 +75,10 @@ class Material:
     def cells(self) -> pd.DataFrame:
         """Return the runs of the law: run, params (under `count`), tokens, flops, loss and so on.
 
-        Done cells and confirmation runs; `experts` of a dense model is 1.
+        Done cells and confirmation runs, or the rows of a table; `experts` of a dense model is 1.
         """
+        if self.table is not None:
+            return self.table
         rows = [
             {
                 "run": r.run_id,
@@ -85,8 +96,13 @@ class Material:
         names = ["run", "params", "tokens", "flops", "loss", "seed", "trunk", "experts"]
         return pd.DataFrame(rows, columns=names)
 
+    @cached_property
     def training(self) -> pd.DataFrame:
-        """Return the cells' curves: run, params, tokens, flops, loss; `CURVE_ROWS` or so each."""
+        """The cells' curves: run, params, tokens, flops, loss; `CURVE_ROWS` or so each.
+
+        A curve is scored on some of the test tokens; the last row of each is the record's test
+        loss, over all of them, so that a curve ends at the cell's point.
+        """
         parts = []
         for r in self.records:
             factor = self.curve_factors.get(r.run_id)
@@ -97,7 +113,8 @@ class Material:
                 curve = curve.assign(loss=factor * curve["loss"])
                 step = max(1, len(curve) // CURVE_ROWS)
                 size = float(getattr(r.params, self.count))
-                parts.append(curve.iloc[::step].assign(run=r.run_id, params=size))
+                whole = ended_at(curve.iloc[::step], r)
+                parts.append(whole.assign(run=r.run_id, params=size))
         names = ["tokens", "flops", "loss", "run", "params"]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
 
@@ -143,6 +160,7 @@ def read_material(
         records=_measured(records, measure),
         measure=measure,
         law=read_law,
+        law_path=law_path if read_law else None,
         plan=read_plan_file,
         plan_path=plan_path,
         final=final,
@@ -184,6 +202,14 @@ def _measured(records: list[Record], measure: Measure) -> list[Record]:
         for r in records
         if r.stage != "pretrain" or not measure.why_missing(r)
     ]
+
+
+def ended_at(curve: pd.DataFrame, record: Record) -> pd.DataFrame:
+    """Return a curve (tokens, flops, loss) whose last row is the record's end."""
+    if record.test_loss is None:
+        return curve
+    end = {"tokens": float(record.tokens), "flops": record.flops, "loss": record.test_loss}
+    return pd.concat([curve[curve["tokens"] < record.tokens], pd.DataFrame([end])])
 
 
 def loss_curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
