@@ -328,7 +328,7 @@ def points(
     artist = axis.scatter(
         x, y, s=18, color=colour, marker=marker, label=label, alpha=0.85, linewidth=0, zorder=1
     )
-    artist.set_rasterized(np.size(x) > MOST_TIPS)
+    artist.set_rasterized(bool(np.size(x) > MOST_TIPS))
     if len(tips):
         artist.set_urls([f"{TIP}{t}" for t in tips])
 
@@ -362,7 +362,7 @@ def sized_lines(
     Where they are `named`, each has the id run-<run>, to be linked to, and says its run.
     """
     sizes = sorted(curves["params"].unique())
-    many = curves["run"].nunique() > MOST_TIPS
+    many = len(set(curves["run"])) > MOST_TIPS
     step = max(1, -(-len(sizes) // NAMED_SIZES))
     for i, (colour, size) in enumerate(zip(ramp(len(sizes)), sizes, strict=True)):
         here = curves[curves["params"] == size]

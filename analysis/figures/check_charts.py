@@ -3,7 +3,6 @@
 One function a figure, from tables to SVG text, as in `analysis.figures.charts`.
 """
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,12 +11,19 @@ import pandas as pd
 from analysis.figures.canvas import (
     INK,
     LAW,
-    LETTERS_POINTS,
     SERIES,
     band,
     panel,
     points,
 )
+
+DODGE = 1.02  # between cutoffs that withhold the same runs, so that none hides another
+OBJECTIVES = {  # in legends
+    "huber_log": "Huber, log loss",
+    "lad_log": "absolute, log loss",
+    "ls_log": "squares, log loss",
+    "ls": "squares, loss",
+}
 
 
 def backtest(
@@ -84,18 +90,19 @@ def sensitivity(rows: Sequence[Mapping[str, Any]], best: Any) -> str:
             here = [r for r in rows if r["objective"] == objective]
             y = [-subsets.index(r["rows"]) for r in here]
             x = [r["tokens_per_param"] for r in here]
-            axis.scatter(x, y, s=26, color=colour, marker=marker, label=objective, zorder=3)
-        axis.set(
-            yticks=[-i for i in range(len(subsets))], yticklabels=[_folded(s) for s in subsets]
-        )
-        axis.set_ylim(0.5 - len(subsets), 0.5)
-        axis.tick_params(axis="y", labelsize=LETTERS_POINTS, pad=2)
+            axis.scatter(
+                x,
+                y,
+                s=26,
+                color=colour,
+                marker=marker,
+                label=OBJECTIVES.get(objective, objective),
+                zorder=3,
+            )
+        for i, subset in enumerate(subsets):
+            where = axis.get_yaxis_transform()
+            axis.text(0.01, 0.22 - i, subset, transform=where, va="bottom", color=INK)
+        axis.set(yticks=[])
+        axis.set_ylim(0.6 - len(subsets), 0.7)
         drawn.legend()
     return drawn.svg
-
-
-def _folded(text: str, width: int = 14) -> str:
-    return "\n".join(textwrap.wrap(text, width))
-
-
-DODGE = 1.02  # between cutoffs that withhold the same runs, so that none hides another

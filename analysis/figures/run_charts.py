@@ -137,6 +137,7 @@ def curve(
             )
         for label, value in (lines or {}).items():
             axis.axhline(value, color=INK, linewidth=1.0, linestyle="--", label=label)
+        axis.locator_params(axis="x", integer=True, nbins=7)
         drawn.legend()
     return drawn.svg
 

@@ -34,7 +34,8 @@ class Material:
     `curve_factors` turn the losses of each cell's curve into the page's (a cell without one has no
     curve of that loss), `confirmations` are the records of confirmation runs with the score of
     their forecast, `sha256` that of each file by its name. A page of a table of runs has no
-    records: `table` holds its rows under our column names.
+    records: `table` holds its rows under our column names, `unread_rows` says how many beyond are
+    not drawn.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class Material:
     confirmations: list[tuple[Record, dict[str, Any]]] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
     table: pd.DataFrame | None = None
+    unread_rows: int = 0
 
     @property
     def name(self) -> str:
@@ -209,7 +211,7 @@ def ended_at(curve: pd.DataFrame, record: Record) -> pd.DataFrame:
     if record.test_loss is None:
         return curve
     end = {"tokens": float(record.tokens), "flops": record.flops, "loss": record.test_loss}
-    return pd.concat([curve[curve["tokens"] < record.tokens], pd.DataFrame([end])])
+    return pd.concat([curve.loc[curve["tokens"] < record.tokens], pd.DataFrame([end])])
 
 
 def loss_curve(rows: list[dict[str, Any]]) -> pd.DataFrame:

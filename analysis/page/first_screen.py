@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from analysis.figures.bands import has_optimum
 from analysis.forms import FORMS
 from analysis.laws.known_entropy import true_offset
 from analysis.laws.law import Law
@@ -27,6 +28,7 @@ from analysis.planning.plan import Plan
 from scaling.schema import Measure
 
 DEFAULT_LEVEL = 0.9
+AHEAD = 10.0  # times the largest C: where the page of a law without a plan answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +64,13 @@ def cards(material: Material) -> list[Card]:
     elif law and law.allocation.get("a") is not None:
         answer.append(
             Card(
-                what="optimal N grows as C^a",
-                value=f"a = {number(law.allocation['a'], 3)}",
-                note=interval(law.allocation.get("a_interval"), 3),
+                what="optimal N grows as Cᵃ",
+                value=f"a = {supported(law.allocation['a'], law.allocation.get('a_interval'))}",
+                note=supported_interval(law.allocation.get("a_interval")),
             )
         )
+    if not plan and law:
+        answer += _optimum_cards(law)
     if law and (truth := true_offset(law)):
         answer.append(Card(what="true E of the source", value=f"{truth[0]:.4f}", note=truth[1]))
     outcome = verdict(material)
@@ -213,6 +217,35 @@ def _plan_cards(plan: Plan) -> list[Card]:
                 note=f"{percent} interval {supported_interval(ends)}{per_byte}{reach}",
             )
         )
+    return answer
+
+
+def _optimum_cards(law: Law) -> list[Card]:
+    """Return what the law says of `AHEAD` times the largest C; [] where it may not."""
+    if not law.usable or not law.extrapolates or not has_optimum(law):
+        return []
+    level = (law.intervals or {}).get("level", DEFAULT_LEVEL)
+    flops = AHEAD * law.ranges.get("flops_6nd", law.ranges.get("flops", [0.0, 0.0]))[1]
+    if not flops:
+        return []
+    best, percent = law.optimum(flops, level), f"{100 * level:g}% interval"
+    at = f"at C = {power(flops)}, {AHEAD:g} x the largest run"
+    answer = [
+        Card(
+            what=name,
+            value=short(getattr(best, key)),
+            note=f"{at}; {percent} {counts(best.intervals.get(key))}",
+        )
+        for name, key in (("optimal N", "params"), ("optimal D", "tokens"))
+    ]
+    if best.loss is not None:
+        prediction = law.predict(best.params, best.tokens, level)
+        ends = None
+        if prediction.low is not None and prediction.high is not None:
+            ends = (float(prediction.low), float(prediction.high))
+        loss = supported(float(prediction.loss), ends)
+        note = f"{at}; {percent} of one run {supported_interval(ends)}"
+        answer.append(Card(what="loss by the law", value=loss, note=note))
     return answer
 
 

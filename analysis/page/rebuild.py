@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.laws.law import Law
+from analysis.number_text import power
 from analysis.page.contents import Material
 from scaling.schema import CONFIRMING, Command, read_commands
 
@@ -28,7 +29,7 @@ def next_step(material: Material) -> Step:
     if law is None:
         return Step(why="Fit the law.", command=f"python -m analysis.fit runs={runs}{settings}")
     largest = law.ranges.get("flops", law.ranges.get("flops_6nd", [0.0, 0.0]))[1]
-    further = f"{FURTHER * largest:.1e}".replace("e+", "e")
+    further = power(FURTHER * largest)
     of_study = f" runs={runs}" if material.table is None else ""
     if not law.usable:
         return Step(

@@ -22,7 +22,7 @@ from analysis.page import two_studies as against
 from analysis.page.alarm_list import alarms
 from analysis.page.checklist import checklist, counted
 from analysis.page.contents import Material
-from analysis.page.figure_files import backtest_pictures
+from analysis.page.figure_files import backtest_pictures, law_figures
 from analysis.page.first_screen import (
     DEFAULT_LEVEL,
     cards,
@@ -107,11 +107,10 @@ def context(material: Material) -> dict[str, Any]:
     evaluation, score_alarms = _evaluation(material)
     checked = checklist(material, counted(material))
     final = run_gallery.final_pictures(material)
-    leading = [
-        *gallery.law_pictures(material, level=level),
-        *gallery.allocation_pictures(law, cells, plan, level=level),
-    ]
+    leading = _leading(material, level)
+    is_surface = {"params", "tokens", "loss"} <= set(cells)
     on_top = [p for n in FIRST_FIGURES for p in (*leading, *final) if p.name == n][:2]
+    on_top = on_top or leading[:1]
     return {
         "study": material.name,
         "lede": lede(material),
@@ -136,7 +135,7 @@ def context(material: Material) -> dict[str, Any]:
         "law_table": tables.law_grid(law),
         "law_figures": inline([p for p in leading if p not in on_top]),
         "methods_table": tables.methods_grid(law),
-        "fit_figures": inline(gallery.fit_pictures(law, cells)),
+        "fit_figures": inline(gallery.fit_pictures(law, cells) if is_surface else []),
         "power_table": tables.power_grid(law),
         "comparison_table": tables.comparison_grid(law),
         "backtest_table": tables.backtest_grid(law),
@@ -168,13 +167,25 @@ def context(material: Material) -> dict[str, Any]:
     }
 
 
+def _leading(material: Material, level: float) -> list[Picture]:
+    """Draw loss and optimum, or the target of a law that is not of N and D."""
+    law, cells = material.law, material.cells()
+    if material.table is not None and not {"params", "tokens", "loss"} <= set(cells):
+        return law_figures(law, cells) if law else []
+    return [
+        *gallery.law_pictures(material, level=level),
+        *gallery.allocation_pictures(law, cells, material.plan, level=level),
+    ]
+
+
 def lede(material: Material) -> str:
     """Say what the page is of, how much of it is done, and what the letters are."""
     count = material.count.replace("_", "-")
     letters = f"{loss_words(material)}, N parameters ({count}), D training tokens, C training FLOPs"
     if material.table is not None:
         letters = letters.replace(f" ({count})", "")
-        return f"{len(material.table)} runs of a table. {letters}."
+        hidden = f", {material.unread_rows} more not drawn" if material.unread_rows else ""
+        return f"{len(material.table)} runs of a table{hidden}. {letters}."
     done = sum(r.status == "done" for r in material.records)
     ended = max(r.ended for r in material.records)[:16].replace("T", " ")
     return f"{done} of {len(material.records)} cells done, the last on {ended}. {letters}."
@@ -315,7 +326,7 @@ def _design(material: Material) -> dict[str, Any]:
 
 def _evaluation(material: Material) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return what the page shows of scores on tasks and texts, and the alarms of their laws."""
-    evaluations = read_evaluations(material.folder)
+    evaluations = read_evaluations(material.folder) if material.table is None else []
     scores, flops = scores_of(evaluations), material.plan.pretrain.flops if material.plan else None
     final = [
         v

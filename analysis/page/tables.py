@@ -1,14 +1,18 @@
 """Tables of the report as text: law, methods, hindcasts, confirmations, cost, provenance."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
 
 from analysis.designing.batch_file import Batch
 from analysis.figures.charts import METHODS
 from analysis.laws.law import Law
 from analysis.number_text import duration, interval, number, power, supported, supported_interval
 from analysis.page.contents import Material
+from analysis.page.typeset import GREEK, mathml
 from scaling.schema import Record, code_version
 
 Row = tuple[str, ...]
@@ -84,12 +88,15 @@ def power_grid(law: Law | None) -> Grid:
     for block in law.power_laws if law else []:
         values, ends = block.get("parameters") or {}, block.get("intervals") or {}
         if values:
-            text = ", ".join(f"{k} {number(v)}" for k, v in values.items())
+            known = block.get("intervals") or {}
+            text = ", ".join(
+                f"{GREEK.get(k, k)} {supported(v, known.get(k))}" for k, v in values.items()
+            )
             rows.append(
                 (
-                    str(block.get("formula", block["variable"])),
+                    power_law(block),
                     text,
-                    interval(ends.get("exponent")),
+                    supported_interval(ends.get("exponent")),
                     str(block.get("n_runs", "–")),
                 )
             )
@@ -99,6 +106,14 @@ def power_grid(law: Law | None) -> Grid:
         rows=rows,
         numeric=(3,),
     )
+
+
+def power_law(block: Mapping[str, Any]) -> str:
+    """Return a plain power law's formula as MathML, or what is known of it as text."""
+    formula = str(block.get("formula", block["variable"]))
+    if " = " not in formula:
+        return formula
+    return Markup(f"<math>{mathml(formula)}</math>")
 
 
 def comparison_grid(law: Law | None) -> Grid:
@@ -227,6 +242,9 @@ def provenance_grid(material: Material) -> Grid:
             ),
         )
     )
+    if material.table is not None:
+        rows += [(f"sha256 of {name}", digest) for name, digest in material.sha256.items()]
+        return Grid(name="Provenance", columns=("what", "value"), rows=rows, wide=(1,))
     shas = sorted({r.git_sha or "no checkout" for r in material.records})
     rows.append(("cells trained by", f"commit {', '.join(shas)}"))
     versions: dict[str, set[str]] = {}

@@ -17,6 +17,7 @@ from analysis.number_text import supported
 
 GREEK = {
     **{"alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "eps": "ε", "eta": "η", "rho": "ρ"},
+    **{"exponent": "α"},
     **{"kappa": "κ", "lambda": "λ", "mu": "μ", "sigma": "σ", "tau": "τ"},
 }
 FUNCTIONS = ("exp", "log", "min", "max", "sqrt")

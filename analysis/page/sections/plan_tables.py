@@ -116,7 +116,7 @@ def _groups(plan: Plan) -> Iterator[PlanGroup]:
                 continue
             name = NAMES.get(key, key.replace("_", " "))
             in_sight = key in MAIN[block] or _is_set(block, key, value)
-            rows[in_sight].append((name, shown(value), reason, key))
+            rows[in_sight].append((name, _shown(value), reason, key))
         if not rows[True] and not rows[False]:
             continue
         heading = GROUPS[block]
@@ -127,6 +127,11 @@ def _groups(plan: Plan) -> Iterator[PlanGroup]:
                 name=f"Plan: {heading}, the rest", columns=COLUMNS, rows=rows[False], wide=(2,)
             ),
         )
+
+
+def _shown(value: Any) -> str:
+    """Write a value; true and false as yes and no."""
+    return ("yes" if value else "no") if isinstance(value, bool) else shown(value)
 
 
 def _is_set(block: str, key: str, value: Any) -> bool:
