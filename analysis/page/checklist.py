@@ -19,6 +19,7 @@ from analysis.solve.solver import TOLERANCE
 from scaling.schema import COUNTS, Record
 
 MISSING = "missing"
+MOST_COUNTED = 200  # runs that the report fits again under each count: more take too long
 ENOUGH_REACH = 3.0  # times C that a hold-out should lie beyond the fit (LAWS 5.7)
 
 
@@ -300,8 +301,8 @@ def counted(material: Material) -> list[tuple[str, Any]]:
     law = material.law
     if law is None or law.form not in FORMS or not FORMS[law.form].is_surface or law.fixed:
         return []
-    if material.table is not None:
-        return []  # it has one column of N
+    if material.table is not None or law.n_runs > MOST_COUNTED:
+        return []  # a table has one column of N
     laws, sizes_seen = [], set()
     options = {"resamples": 0, "hindcast": False, "sensitivity": False}
     for count in COUNTS:

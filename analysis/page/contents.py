@@ -25,6 +25,8 @@ from scaling.schema import (
 
 log = logging.getLogger(__name__)
 CURVE_ROWS = 120  # points of one cell's curve in a figure: nobody sees more
+FEWEST_ROWS = 12  # of one cell's curve, where there are thousands of cells
+MOST_CURVE_ROWS = 20_000  # points of all curves of a figure, but for the fewest of each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +35,9 @@ class Material:
 
     `curve_factors` turn the losses of each cell's curve into the page's (a cell without one has no
     curve of that loss), `confirmations` are the records of confirmation runs with the score of
-    their forecast, `sha256` that of each file by its name. A page of a table of runs has no
-    records: `table` holds its rows under our column names, `unread_rows` says how many beyond are
-    not drawn.
+    their forecast, `as_read` the records with the losses of their files, `sha256` the hash of each
+    file by its name. A page of a table of runs has no records: `table` holds its rows under our
+    column names, `unread_rows` says how many beyond are not drawn.
     """
 
     folder: Path
@@ -49,6 +51,7 @@ class Material:
     curve_factors: dict[str, float] = field(default_factory=dict)
     confirmations: list[tuple[Record, dict[str, Any]]] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
+    as_read: list[Record] = field(default_factory=list)
     table: pd.DataFrame | None = None
     unread_rows: int = 0
 
@@ -105,20 +108,24 @@ class Material:
         A curve is scored on some of the test tokens; the last row of each is the record's test
         loss, over all of them, so that a curve ends at the cell's point.
         """
-        parts = []
-        for r in self.records:
-            factor = self.curve_factors.get(r.run_id)
-            if factor is None:
-                continue
-            curve = loss_curve(read_curve(self.folder / r.run_id / "metrics.jsonl"))
-            if len(curve):
-                curve = curve.assign(loss=factor * curve["loss"])
-                step = max(1, len(curve) // CURVE_ROWS)
-                size = float(getattr(r.params, self.count))
-                whole = ended_at(curve.iloc[::step], r)
-                parts.append(whole.assign(run=r.run_id, params=size))
-        names = ["tokens", "flops", "loss", "run", "params"]
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+        known = [r for r in self.records if r.run_id in self.curve_factors]
+        most = max(FEWEST_ROWS, min(CURVE_ROWS, MOST_CURVE_ROWS // max(1, len(known))))
+        columns: dict[str, list[Any]] = {
+            k: [] for k in ("tokens", "flops", "loss", "run", "params")
+        }
+        for r in known:
+            factor = self.curve_factors[r.run_id]
+            rows = curve_rows(read_curve(self.folder / r.run_id / "metrics.jsonl"))
+            rows = rows[:: max(1, len(rows) // most)]
+            points = [(d, c, factor * loss) for d, c, loss in rows]
+            if points and r.test_loss is not None:
+                points = [p for p in points if p[0] < r.tokens]
+                points.append((float(r.tokens), r.flops, r.test_loss))
+            for name, values in zip(columns, zip(*points, strict=True), strict=False):
+                columns[name] += values
+            columns["run"] += [r.run_id] * len(points)
+            columns["params"] += [float(getattr(r.params, self.count))] * len(points)
+        return pd.DataFrame(columns)
 
 
 def read_material(
@@ -160,6 +167,7 @@ def read_material(
     return Material(
         folder=folder,
         records=_measured(records, measure),
+        as_read=records,
         measure=measure,
         law=read_law,
         law_path=law_path if read_law else None,
@@ -216,17 +224,20 @@ def ended_at(curve: pd.DataFrame, record: Record) -> pd.DataFrame:
 
 def loss_curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return tokens, flops, loss of a curve: the test loss, else the training loss."""
-    measured = "test_loss" if any(pd.notna(r.get("test_loss")) for r in rows) else "train_loss"
-    measured_rows = [
-        r for r in rows if bool(pd.notna(r.get(measured))) and r.get("flops") and r.get("tokens")
-    ]
-    return pd.DataFrame(
-        {
-            "tokens": [float(r["tokens"]) for r in measured_rows],
-            "flops": [float(r["flops"]) for r in measured_rows],
-            "loss": [float(r[measured]) for r in measured_rows],
-        }
-    )
+    return pd.DataFrame(curve_rows(rows), columns=["tokens", "flops", "loss"], dtype=float)
+
+
+def curve_rows(rows: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
+    """Return (tokens, flops, loss) of each measured row: the test loss, else the training loss."""
+    for name in ("test_loss", "train_loss"):
+        found = [
+            (float(r["tokens"]), float(r["flops"]), float(r[name]))
+            for r in rows
+            if r.get(name) is not None and r[name] == r[name] and r.get("flops") and r.get("tokens")
+        ]
+        if found or any(r.get(name) is not None and r[name] == r[name] for r in rows):
+            return found
+    return []
 
 
 def _name(path: Path, folder: Path) -> str:

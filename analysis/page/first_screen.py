@@ -16,7 +16,6 @@ from analysis.laws.text import describe_forecast
 from analysis.number_text import (
     counts,
     duration,
-    interval,
     number,
     power,
     short,

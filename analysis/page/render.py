@@ -194,7 +194,8 @@ def lede(material: Material) -> str:
 def _planner(material: Material) -> dict[str, Any] | None:
     """Return what the planner computes with; None where the law does not allow it."""
     done = [r for r in material.records if r.status == "done" and r.stage == "pretrain"]
-    study = study_of(material.folder, count=material.count) if done else None
+    read = material.as_read
+    study = study_of(material.folder, count=material.count, read=read) if done else None
     data = planner_data(material.law, material.plan, study)
     if data is None:
         return None

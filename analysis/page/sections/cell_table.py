@@ -124,4 +124,4 @@ def _text(value: Value, column: Column, curves: set[str]) -> dict[str, Any]:
 def _short(value: Value) -> Value:
     if isinstance(value, str) or value is None:
         return value
-    return None if pd.isna(value) else float(f"{value:.7g}")
+    return None if pd.isna(value) else float(f"{value:.9g}")

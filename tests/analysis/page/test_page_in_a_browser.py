@@ -14,6 +14,7 @@ import pytest
 
 from analysis.page.contents import read_material
 from analysis.page.render import report
+from analysis.page.sections import cell_table
 from analysis.planning.budgets import Budget
 from analysis.planning.make import make_plan
 from analysis.planning.written.plan_file import write_plan
@@ -38,15 +39,20 @@ RUN = """<script>addEventListener("load", async () => {
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> str:
-    """The page of a whole study: cells, law, plan, final run with its stages."""
+def study(tmp_path_factory) -> Path:
+    """A whole study: cells, law, plan, final run with its stages."""
     folder = synthetic.write_study(tmp_path_factory.mktemp("runs") / "small")
     law = synthetic.known_law()
     law.write(folder / "law.json")
     plan = make_plan(law, Budget(flops=3e13), study_of(folder, count="with_head"))
     write_plan(folder / "plan.yaml", plan)
     synthetic.write_final(folder, plan=plan, loss=plan.forecast.test_loss)
-    return report(read_material(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(study) -> str:
+    return report(read_material(study))
 
 
 def chromium(folder: Path, *arguments: str) -> str:
@@ -137,6 +143,22 @@ def test_a_link_opens_the_part_that_it_leads_to(page, tmp_path):
       document.querySelector('nav a[href="#cells"]').click();
       return [before, document.getElementById("cells").open];"""
     assert told(page, script, tmp_path) == [False, True]
+
+
+def test_rows_beyond_the_first_are_made_when_the_table_is_opened(
+    page, tmp_path, monkeypatch, study
+):
+    monkeypatch.setattr(cell_table, "MOST_ROWS", 5)
+    short = report(read_material(study))
+    script = """
+      const texts = () => [...document.getElementById("celltable").tBodies[0].rows].map(row => row.textContent);
+      const before = texts().length, part = document.getElementById("cells");
+      part.open = true;
+      await new Promise(done => setTimeout(done, 300));
+      return { before, after: texts() };"""
+    few, all_rows = told(short, script, tmp_path), told(page, script, tmp_path)
+    assert few["before"] == 5
+    assert few["after"] == all_rows["after"]  # written alike by page.js and by Python
 
 
 @pytest.mark.long
