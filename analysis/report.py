@@ -75,7 +75,7 @@ def main(config: ReportConfig) -> None:
         write_index(config)
         return
     material, page = read(config)
-    out = write_text(page, report(material))
+    out = write_text(page, report(material, progress_on_stderr()))
     lines = [formula(material.law), formula_note(material.law)]
     outcome = verdict(material)
     if outcome:

@@ -165,7 +165,6 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "scaling.app.conf_folder": "test_layout.py",
     "scaling.app.errors": "scaling/test_damage.py",
     "scaling.app.positional": "analysis/downloads/test_transfer.py",
-    "scaling.app.progress": "test_commands.py",
     "scaling.app.quoting": "analysis/test_bad_input.py",
     "scaling.app.values": "test_mistakes.py",
     "scaling.config.cell": "scaling/test_settings.py",

@@ -51,18 +51,20 @@ from analysis.page.sections.task_tables import read_evaluations, task_grid, text
 from analysis.page.template import inline, page_script, render
 from analysis.page.typeset import law_mathml, name_mathml
 from analysis.runs.study import study_of
+from analysis.solve.progress import OnProgress, no_progress
 
 MOST_SAMPLES = 12  # of PPO, shown before and after
 MOST_ALARMS = 6  # in sight; the others are folded
+STEPS = 6  # of the progress: scores, checklist, figures of the law, fit, curves, stages
 FIRST_FIGURES = ("loss", "optimum_params", "forecast")  # of these the first two are on top
 
 
-def report(material: Material) -> str:
-    """Return the page of one study."""
+def report(material: Material, on_progress: OnProgress = no_progress) -> str:
+    """Return the page of one study; `on_progress` takes (stage, done, total) on the way."""
     measure = material.measure
     label = measure.words if not measure.is_default else TEST_LOSS
     with loss_label(label):
-        return render("report.html.j2", **context(material))
+        return render("report.html.j2", **context(material, on_progress))
 
 
 def loss_words(material: Material) -> str:
@@ -100,17 +102,27 @@ def comparison(a: Material, b: Material) -> str:
     )
 
 
-def context(material: Material) -> dict[str, Any]:
+def context(material: Material, on_progress: OnProgress = no_progress) -> dict[str, Any]:
     """Return everything the template shows, as text, tables and figures."""
     law, plan, cells = material.law, material.plan, material.cells()
     level = (law.intervals or {}).get("level", DEFAULT_LEVEL) if law else DEFAULT_LEVEL
+    on_progress("report", 0, STEPS)
     evaluation, score_alarms = _evaluation(material)
+    on_progress("report", 1, STEPS)
     checked = checklist(material, counted(material))
+    on_progress("report", 2, STEPS)
     final = run_gallery.final_pictures(material)
     leading = _leading(material, level)
     is_surface = {"params", "tokens", "loss"} <= set(cells)
     on_top = [p for n in FIRST_FIGURES for p in (*leading, *final) if p.name == n][:2]
     on_top = on_top or leading[:1]
+    on_progress("report", 3, STEPS)
+    fitted = gallery.fit_pictures(law, cells) if is_surface else []
+    on_progress("report", 4, STEPS)
+    curves = run_gallery.curve_pictures(material)
+    on_progress("report", 5, STEPS)
+    of_final = _final(material, [p for p in final if p not in on_top])
+    on_progress("report", STEPS, STEPS)
     return {
         "study": material.name,
         "lede": lede(material),
@@ -135,7 +147,7 @@ def context(material: Material) -> dict[str, Any]:
         "law_table": tables.law_grid(law),
         "law_figures": inline([p for p in leading if p not in on_top]),
         "methods_table": tables.methods_grid(law),
-        "fit_figures": inline(gallery.fit_pictures(law, cells) if is_surface else []),
+        "fit_figures": inline(fitted),
         "power_table": tables.power_grid(law),
         "comparison_table": tables.comparison_grid(law),
         "backtest_table": tables.backtest_grid(law),
@@ -148,12 +160,12 @@ def context(material: Material) -> dict[str, Any]:
         "plan_groups": plan_groups(plan),
         "derivation": derivation_grids(plan),
         "planner": _planner(material),
-        **_final(material, [p for p in final if p not in on_top]),
+        **of_final,
         **evaluation,
         "cost_table": tables.cost_grid(material),
         **_design(material),
         "curves_missing": material.why_no_curves,
-        "curve_figures": inline(run_gallery.curve_pictures(material)),
+        "curve_figures": inline(curves),
         "cells": cell_table(material),
         "dropped": law.dropped if law else [],
         "checklist_table": checked,
