@@ -376,8 +376,9 @@ def sized_lines(
                 line.set_gid(f"run-{name}")
                 line.set_url(f"{TIP}{name}, N {short(size)}")
             artist.set_segments([])
-        artist.set_label(text)
         axis.add_collection(artist)
+        if text:
+            axis.plot([], [], color=colour, linewidth=1.6, label=text)
     axis.autoscale_view()
 
 

@@ -303,7 +303,9 @@ def _overoptimised(material: Material) -> dict[str, Any]:
     )
     ppo = of_ppo(material.final.curves.get("ppo", pd.DataFrame()), before)
     return {
-        "overoptimised_missing": "" if judges else "Not measured yet: run scaling.best_of_n.",
+        "overoptimised_missing": ""
+        if judges
+        else "Best of n is not measured yet: run scaling.best_of_n.",
         "overoptimised_table": judges_grid([*judges, *([ppo] if ppo else [])]),
         "overoptimised_figures": inline(
             [

@@ -112,7 +112,7 @@ def _groups(plan: Plan) -> Iterator[PlanGroup]:
     for block, values in blocks_of(plan):
         rows: dict[bool, list[Row]] = {True: [], False: []}
         for key, (value, reason) in values.items():
-            if value in ("", [], (), {}):
+            if value in ("", [], ()) or (isinstance(value, dict) and not any(value.values())):
                 continue
             name = NAMES.get(key, key.replace("_", " "))
             in_sight = key in MAIN[block] or _is_set(block, key, value)
