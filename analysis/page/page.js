@@ -42,7 +42,7 @@
     image.src = inline(plain(figure));
   };
   const quoted = text => /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
-  const csv = table => [...table.tHead.rows, ...table.tBodies[0].rows].map(row => [...row.cells].map(cell => quoted("v" in cell.dataset ? cell.dataset.v : cell.textContent.trim())).join(",")).join("\n") + "\n";
+  const csv = table => [...table.tHead.rows, ...table.tBodies[0].rows].map(row => [...row.cells].map(cell => quoted("v" in cell.dataset ? cell.dataset.v : (cell.querySelector(".sr") ?? cell).textContent.trim())).join(",")).join("\n") + "\n";
   document.addEventListener("click", event => {
     const button = event.target.closest("[data-svg], [data-png], [data-csv]");
     if (!button) return;

@@ -127,7 +127,7 @@ def law_mathml(law: Law | None) -> str:
         if note:
             rows[-1] += f"<mtext>, {escape(note[0])}</mtext>"
     missing = [k for k in values if k not in _TOKEN.findall(form.formula)]
-    rows += [f"{_name(k)}<mo>=</mo>{_number(values[k])}" for k in missing]
+    rows += [f"{name_markup(k)}<mo>=</mo>{_number(values[k])}" for k in missing]
     inside = '<mspace width="1.5em"></mspace>'.join(f"<mrow>{row}</mrow>" for row in rows)
     return f'<math display="block">{inside}</math>'
 
@@ -147,14 +147,14 @@ def mathml(equation: str, values: Mapping[str, str] | None = None, *, of: str = 
 
 def name_mathml(name: str) -> str:
     """Return a parameter's name as inline MathML."""
-    return f"<math>{_name(name)}</math>"
+    return f"<math>{name_markup(name)}</math>"
 
 
 def _markup(node: Node) -> str:
     if node.kind == "number":
         return _number(node.text)
     if node.kind == "name":
-        return _name(node.text)
+        return name_markup(node.text)
     if node.kind == "call":
         inside = f"<mrow><mo>(</mo>{_markup(node.parts[0])}<mo>)</mo></mrow>"
         return f"<mi>{node.text}</mi>{inside}" if node.text else inside
@@ -204,8 +204,8 @@ def _number(text: str) -> str:
     return f"{sign}<mn>{mantissa}</mn><mo>×</mo><msup><mn>10</mn>{power}</msup>"
 
 
-def _name(name: str) -> str:
-    """Return a name with its subscript and prime."""
+def name_markup(name: str) -> str:
+    """Return a name, with its subscript and prime, as the inside of a MathML row."""
     prime = "′" if name.endswith("'") else ""
     match = re.fullmatch(r"([A-Za-z]+?)(?:_(\w+)|(\d+))?", name.rstrip("'"))
     base, *below = match.groups() if match else (name, None, None)
