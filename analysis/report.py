@@ -96,10 +96,11 @@ def read(config: ReportConfig) -> tuple[Material, Path]:
                 " columns.loss=COLUMN columns.loss_unit=bits_per_byte"
             )
         page = Path(config.out or path.with_suffix(".html"))
-        progress = progress_on_stderr()
-        options = {"form": config.form, "columns": config.columns}
-        named = {"law": config.law, "plan": config.plan}
-        return read_table(path, page=page, **options, **named, on_progress=progress), page
+        material = read_table(
+            path, page=page, form=config.form, columns=config.columns, law=config.law,
+            plan=config.plan, on_progress=progress_on_stderr(),
+        )  # fmt: skip
+        return material, page
     material = read_material(
         config.runs, law=config.law, plan=config.plan, target=config.target, unit=config.unit
     )
