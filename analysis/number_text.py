@@ -1,5 +1,6 @@
 """Numbers as text for people: counts, intervals, durations. Files keep unrounded numbers."""
 
+import math
 from collections.abc import Sequence
 
 
@@ -47,3 +48,48 @@ def duration(seconds: float | None) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:.3g} {unit}"
     return f"{seconds:.3g} s"
+
+
+def supported(value: float, ends: Sequence[float] | None, digits: int = 4) -> str:
+    """Write a number with the digits that its interval supports, as 0.34, 41 or 4.1e3.
+
+    The half-width keeps two digits where it begins with 1 to 3.54, else one, and the number ends
+    where it does (Particle Data Group, Review of Particle Physics, section 5.3). At least one digit
+    of the number stays; without an interval there are `digits`.
+    """
+    if not ends or not all(map(math.isfinite, ends)) or not ends[1] > ends[0] or value == 0:
+        return number(value, digits)
+    place = min(last_place(ends), math.floor(math.log10(abs(value))))
+    return at_place(value, place)
+
+
+def supported_interval(ends: Sequence[float] | None) -> str:
+    """Write an interval to the place at which its half-width supports digits; a dash for None."""
+    if not ends or not all(map(math.isfinite, ends)) or not ends[1] > ends[0]:
+        return interval(ends)
+    low, high = (
+        at_place(end, min(last_place(ends), math.floor(math.log10(abs(end)))) if end else 0)
+        for end in ends
+    )
+    return f"[{low}, {high}]"
+
+
+def last_place(ends: Sequence[float]) -> int:
+    """Return the power of ten of the last digit that an interval supports."""
+    half = (ends[1] - ends[0]) / 2
+    first = math.floor(math.log10(half))
+    lead = half / 10.0**first
+    if lead >= 9.5:
+        return first
+    return first - 1 if lead < 3.545 else first
+
+
+def at_place(value: float, place: int) -> str:
+    """Round a number to a power of ten and write it; large and small ones as 4.1e3."""
+    if value == 0:
+        return "0"
+    if place >= -4 and 1e-3 <= abs(value) < 1e4 and (place <= 0 or abs(value) < 1e3):
+        return f"{round(value, -place):.{max(0, -place)}f}"
+    digits = max(0, math.floor(math.log10(abs(value))) - place)
+    mantissa, exponent = f"{value:.{digits}e}".split("e")
+    return f"{mantissa}e{int(exponent)}"

@@ -1,11 +1,14 @@
 """Write one self-contained HTML file: the question, the answer, and everything it rests on.
 
     python -m analysis.report runs=runs/quick [out=report.html]
+    python -m analysis.report runs=TABLE.csv [columns.params=N ...] [law=law.json]
+    python -m analysis.report runs=runs index=true
     python -m analysis.report compare=[runs/A,runs/B] [out=runs/A-against-B.html]
 
-The command reads the study's records and, where they exist, law.json, plan.yaml and final/<stage>.
-A part that does not exist yet is a sentence in the page. Alarms come first. The page and the
-command make no network request, except with `wandb=online`.
+The command reads a study's records and, where they exist, law.json, plan.yaml and final/<stage>. Of
+a table of runs from any other tool it fits the law, unless `law=` names one, and writes it beside
+the page. A part that does not exist yet is a sentence in the page. Alarms come first. The page and
+the command make no network request, except with `wandb=online`.
 """
 
 import sys
@@ -14,15 +17,19 @@ from pathlib import Path
 from typing import Annotated
 
 from analysis.page import two_studies as against
-from analysis.page.contents import read_material
+from analysis.page.contents import Material, read_material
 from analysis.page.first_screen import (
     DEFAULT_LEVEL,
     formula,
     formula_note,
     verdict,
 )
+from analysis.page.index_page import index_page
 from analysis.page.render import comparison, report
+from analysis.page.table_material import read_table
 from analysis.page.wandb_artifact import MODES, mirror_report
+from analysis.runs.columns import Columns
+from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store
 from scaling.schema import LOSS_UNITS, OneOf, checked, write_text
 
@@ -30,10 +37,16 @@ from scaling.schema import LOSS_UNITS, OneOf, checked, write_text
 @dataclass(kw_only=True)
 @checked()
 class ReportConfig:
-    """The study whose page is written, or two studies side by side."""
+    """The study or table whose page is written, two studies side by side, or an index."""
 
     runs: str = ""
-    """Folder of the study."""
+    """Folder of the study, or a table of runs (CSV, JSONL or Parquet); with index=true the folder
+    that holds the studies."""
+    index: bool = False
+    """Write one page over all studies of the folder runs instead."""
+    form: str = "chinchilla"
+    """Form of the law that is fitted to a table (analysis.fit); not read with law=."""
+    columns: Columns = field(default_factory=Columns)
     compare: list[str] = field(default_factory=list)
     """Folders of two studies to compare, as [runs/A,runs/B], instead of runs."""
     target: str = ""
@@ -42,7 +55,7 @@ class ReportConfig:
     """Unit of the loss; empty is that of the law."""
     out: str = ""
     """File to write; empty is report.html in the study (report.web.html for a set named web),
-    or A-against-B.html beside the studies."""
+    TABLE.html beside a table, index.html in a folder of studies, or A-against-B.html."""
     law: str = ""
     """The law's file; empty is law.json in the study (law.web.json for a set named web)."""
     plan: str = ""
@@ -58,11 +71,11 @@ def main(config: ReportConfig) -> None:
         return
     if not config.runs:
         raise ValueError("runs is not set; give the study's folder, as runs=runs/quick")
-    material = read_material(
-        config.runs, law=config.law, plan=config.plan, target=config.target, unit=config.unit
-    )
-    page = material.folder / material.measure.file("report.html")
-    out = write_text(config.out or page, report(material))
+    if config.index:
+        write_index(config)
+        return
+    material, page = read(config)
+    out = write_text(page, report(material, progress_on_stderr()))
     lines = [formula(material.law), formula_note(material.law)]
     outcome = verdict(material)
     if outcome:
@@ -71,6 +84,34 @@ def main(config: ReportConfig) -> None:
     sys.stdout.write("\n".join([*filter(None, lines), f"report written to {Path(out)}"]) + "\n")
     if config.wandb:
         mirror_report(material, Path(out), mode=config.wandb)
+
+
+def read(config: ReportConfig) -> tuple[Material, Path]:
+    """Return what the page shows, and the page's file."""
+    path = Path(config.runs)
+    if path.is_file():
+        if config.target or config.unit or config.wandb:
+            raise ValueError(
+                "target, unit and wandb are for a study; for a table name the column, as"
+                " columns.loss=COLUMN columns.loss_unit=bits_per_byte"
+            )
+        page = Path(config.out or path.with_suffix(".html"))
+        material = read_table(
+            path, page=page, form=config.form, columns=config.columns, law=config.law,
+            plan=config.plan, on_progress=progress_on_stderr(),
+        )  # fmt: skip
+        return material, page
+    material = read_material(
+        config.runs, law=config.law, plan=config.plan, target=config.target, unit=config.unit
+    )
+    return material, Path(config.out or material.folder / material.measure.file("report.html"))
+
+
+def write_index(config: ReportConfig) -> None:
+    """Write the page over all studies of a folder."""
+    out = Path(config.out or Path(config.runs) / "index.html")
+    text, count = index_page(config.runs, out)
+    sys.stdout.write(f"index of {count} studies written to {write_text(out, text)}\n")
 
 
 def compare(config: ReportConfig) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import fit, load_runs
-from analysis.figures import charts
+from analysis.figures import run_charts
 from analysis.figures.canvas import standalone
 from analysis.forms import FORMS
 from analysis.planning.later_stages.choices import Choice, choose_kl
@@ -57,7 +57,7 @@ def planned(runs: Path, where: str) -> Choice:
         print(f"{name} {value}: {chosen.reasons[name]}")
     curve = FORMS[law.form].function
     assert curve is not None
-    svg = charts.overoptimised(
+    svg = run_charts.overoptimised(
         [("pilots", whole.assign(error=0.0), lambda kl: curve(law.parameters, {"kl": kl}))],
         name="overoptimisation",
         title="Gold gained by PPO without a penalty, and its law",

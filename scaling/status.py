@@ -14,6 +14,7 @@ import shlex
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,11 +31,18 @@ from scaling.jobs.cell_states import (
     read_status,
     warn_of_damage,
 )
+from scaling.jobs.watched import watch
 from scaling.study.states import CellState
 
 
 def show(cells: list[CellStatus]) -> str:
-    """Return the table: one line for each cell, then the counts."""
+    """Return the table: one line for each cell, the counts, the named test sets."""
+    ends = [counts(cells) or "no cells yet", *map(printable, lines_of_sets(cells))]
+    return "\n".join([*rows_of(cells), *ends]) + "\n"
+
+
+def rows_of(cells: Sequence[CellStatus]) -> list[str]:
+    """Return the head of the table and one line for each cell."""
     head = f"{'cell':10}  {'state':9} {'try':>3} {'node':8} {'job':12} {'step':>7} {'test loss':>9}"
     lines = [f"{head}  why"]
     for c in cells:
@@ -43,11 +51,10 @@ def show(cells: list[CellStatus]) -> str:
             f"{c.run_id:10}  {c.state:9} {c.attempt or '':>3} {c.node[:8]:8} {c.job[:12]:12} "
             f"{c.step:7} {loss:>9}  {c.error}".rstrip()
         )
-    lines += [counts(cells) or "no cells yet", *lines_of_sets(cells)]
-    return "\n".join(map(printable, lines)) + "\n"
+    return [printable(line) for line in lines]
 
 
-def lines_of_sets(cells: list[CellStatus]) -> list[str]:
+def lines_of_sets(cells: Sequence[CellStatus]) -> list[str]:
     """Return a line on the named test sets that cells were scored on; [] where none was."""
     scored = Counter(name for c in cells for name in c.test_sets)
     ended = sum(c.state == CellState.DONE for c in cells)
@@ -55,6 +62,11 @@ def lines_of_sets(cells: list[CellStatus]) -> list[str]:
         return []
     parts = [f"{name} of {n} of {ended} done" for name, n in scored.items()]
     return [f"test sets scored (eval.sets): {', '.join(parts)}"]
+
+
+def as_json(cells: list[CellStatus]) -> str:
+    """Return the cells as one line of JSON."""
+    return json.dumps([asdict(c) for c in cells]) + "\n"
 
 
 def printable(line: str) -> str:
@@ -82,7 +94,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--watch",
         action="store_true",
-        help=f"print it again every {WATCH_SECONDS:g} s until all cells have ended",
+        help=f"show a live table, read every {WATCH_SECONDS:g} s, until all cells have ended",
     )
     parser.add_argument(
         "--cancel", action="store_true", help="first cancel the jobs that are queued or running"
@@ -101,16 +113,18 @@ def print_status(arguments: argparse.Namespace) -> int:
         if arguments.cancel:
             sys.stderr.write(f"cancelled {plural(cancel(arguments.folder), 'job')}\n")
             time.sleep(1)  # so that jobs that end at once are shown as ended
-        while True:
+        if arguments.watch and not arguments.json:
+            cells = watch(arguments.folder, rows_of)
+        else:
             cells = read_status(arguments.folder)
-            warn_of_damage(arguments.folder)
-            text = json.dumps([asdict(c) for c in cells]) + "\n" if arguments.json else show(cells)
-            clear = "\033[H\033[2J" if arguments.watch and sys.stdout.isatty() else ""
-            sys.stdout.write(clear + text)
-            sys.stdout.flush()
-            if not arguments.watch or not any(c.state in ACTIVE for c in cells):
-                break
-            time.sleep(WATCH_SECONDS)
+            while arguments.watch and any(c.state in ACTIVE for c in cells):
+                sys.stdout.write(as_json(cells))
+                sys.stdout.flush()
+                time.sleep(WATCH_SECONDS)
+                cells = read_status(arguments.folder)
+        warn_of_damage(arguments.folder)
+        sys.stdout.write(as_json(cells) if arguments.json else show(cells))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     return int(any(c.state in (CellState.FAILED, CellState.DAMAGED) for c in cells))

@@ -1,14 +1,14 @@
 """Charts of a folder's backtest: error and coverage of every method by distance."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.figures.canvas import C1, C2, C3, C4, C5, C6, INK, Panel, panel
+from analysis.figures.canvas import INK, SERIES, Panel, panel
 
-COLOURS = (C1, C2, C3, C4, C5, C6)
+COLOURS = tuple(SERIES)
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SPREAD = 0.08  # of a bin's width between the marks of neighbouring methods
 AXIS = "C of the withheld run over the largest C fitted"
@@ -66,7 +66,7 @@ def coverage(
             axis.errorbar(x, share, yerr=np.abs(ends), label=method, markersize=4, **style)
         axis.axhline(100 * level, color=INK, linewidth=0.8, linestyle=":", label="nominal")
         axis.set_ylim(0, 105)
-        _finish(drawn, distances, legend="lower left")
+        _finish(drawn, distances)
     return drawn.svg
 
 
@@ -77,9 +77,7 @@ def _places(here: pd.DataFrame, distances: Sequence[str], i: int, n: int) -> np.
     return at + SPREAD * (i - (n - 1) / 2)
 
 
-def _finish(
-    drawn: Panel, distances: Sequence[str], legend: Literal["best", "lower left"] = "best"
-) -> None:
+def _finish(drawn: Panel, distances: Sequence[str]) -> None:
     drawn.ax.set_xticks(range(len(distances)), distances)
     drawn.ax.set_xlim(-0.5, len(distances) - 0.5)
-    drawn.ax.legend(loc=legend)
+    drawn.legend()

@@ -1,12 +1,16 @@
-"""The canvas of every figure: a panel as SVG text, its colours, ticks and pieces.
+"""The canvas of every figure: a panel as SVG text, its colours, ticks, legend and pieces.
 
 `panel` draws on a fixed canvas with transparent ground and real text; lines and letters are drawn
 in sentinel colours that become CSS (`currentColor`, `var(--c1)`, ...), so one figure serves a
-light and a dark page; `standalone` makes a file of it. Slots c1..c6 are Okabe and Ito's colours,
-safe for colour-blind readers. Points lie under curves. N parameters, D tokens, C FLOPs, L nats per
-token, everywhere. What is drawn is in `analysis.figures.charts`; nothing else imports matplotlib.
+light and a dark page; `standalone` makes a file of it. Letters are large enough for a phone 390
+pixels wide; a page makes them smaller where a figure is wider. The legend stands above the axes, so
+that it hides no point. N parameters, D tokens, C FLOPs, L nats per token, everywhere. What is drawn
+is in `analysis.figures.charts`; nothing else imports matplotlib.
 
-A band is a table with columns x, y and, where there is an interval, lo and hi.
+A colour has one meaning in all figures: LAW, FINAL (the planned and the final run), ISOFLOP and
+ENVELOPE (Okabe and Ito's, safe for colour-blind readers), and the ramp is model size N. SERIES are
+colours that the legend of one figure explains. A band is a table with columns x, y and, where there
+is an interval, lo and hi.
 """
 
 import io
@@ -23,27 +27,33 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from analysis.number_text import power, short
 
 INK, GRID = "#010203", "#010204"
-SLOTS = {
+SLOTS = {  # the colours of a light page, by CSS variable
     "c1": "#0072b2",
     "c2": "#d55e00",
-    "c3": "#009e73",
-    "c4": "#cc79a7",
-    "c5": "#56b4e9",
-    "c6": "#b07d00",
+    "c3": "#008a64",
+    "c4": "#a87400",
+    "s1": "#0e7c86",
+    "s2": "#94552c",
+    "s3": "#5b6b7c",
+    "s4": "#6f7a12",
+    "s5": "#c0506e",
+    "s6": "#3b4a8f",
 }
 # Sentinels differ from the colours they stand for, so that a literal colour stays literal.
-C1, C2, C3, C4, C5, C6 = (f"#0102{n:02x}" for n in range(16, 22))
-MARGINS = {
-    "left": 0.145,
-    "right": 0.985,
-    "top": 0.975,
-}  # fixed: a layout engine draws everything twice
+LAW, FINAL, ISOFLOP, ENVELOPE, *SERIES = (f"#0102{16 + i:02x}" for i in range(len(SLOTS)))
+INCHES = 5.0  # width of a figure: 360 units of its own, about the pixels of a phone's column
+LETTERS_POINTS = 11.4  # of all text: at least 11 pixels where a figure is 350 pixels wide
+LEGEND_ROW = 0.235  # inches of a row of the legend
+RASTER_DPI = 180  # of points and curves that are drawn as an image
+MARGINS = {"left": 0.17, "right": 0.985}  # fixed: a layout engine draws everything twice
 TEST_LOSS = "test loss (nats/token)"
 LABELS = {
     "params": "parameters N",
@@ -83,21 +93,24 @@ TICKS = (
     (0.0, tuple(np.arange(1.0, 10.0, 0.5))),
 )
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-CREST = (
-    "#3f6fd1",
-    "#8a63b8",
-    "#c2553f",
-    "#b8791a",
-)  # ordered, of similar lightness on both grounds
+SIZE_RAMP = ("#7080d8", "#9a55bd", "#c03d78")  # ordered, legible on a light and a dark ground
 
 
 class Panel:
-    """An open panel: `ax` to draw on, `svg` once the block has closed."""
+    """An open panel: `ax` to draw on, `svg` once the block has closed.
+
+    `legend` asks for a legend of all labelled marks above the axes, with this title before it.
+    """
 
     def __init__(self, ax: Axes) -> None:
         """Hold the axes."""
         self.ax = ax
         self.svg = ""
+        self.title: str | None = None
+
+    def legend(self, title: str = "") -> None:
+        """Put a legend above the axes."""
+        self.title = title
 
 
 @contextmanager
@@ -109,27 +122,72 @@ def panel(
     title: str,
     logx: bool = True,
     logy: bool = False,
-    height: float = 3.55,
+    height: float = 3.0,
 ) -> Iterator[Panel]:
     """Open a panel with axis labels (units included); leave it and `svg` holds the picture.
 
-    `name` prefixes every id, so that several figures share a page; `title` is read aloud.
+    name: prefix of every id, so that several figures share a page
+    x, y: labels of the axes
+    title: read aloud
+    logx, logy: whether an axis is logarithmic
+    height: inches of axes and labels, to which the legend is added
     """
     with mpl.rc_context(_style()):
-        figure = Figure(figsize=(5.0, height))
+        figure = Figure(figsize=(INCHES, height))
         FigureCanvasSVG(figure)
-        figure.subplots_adjust(**{**MARGINS, "bottom": 0.5 / height})
         opened = Panel(figure.add_subplot())
         axis = opened.ax
         axis.set(xlabel=x, ylabel=y)
         yield opened
         _scales(axis, logx=logx, logy=logy)
         sns.despine(ax=axis)
+        above = _legend(figure, axis, opened.title) if opened.title is not None else 0.0
+        total = height + above
+        figure.set_size_inches(INCHES, total)
+        top = 1 - (above + 0.1) / total
+        figure.subplots_adjust(**MARGINS, bottom=0.55 / total, top=top)
         text = io.StringIO()
-        figure.savefig(
-            text, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
+        plain = {"Date": None, "Creator": None}
+        figure.savefig(text, format="svg", transparent=True, metadata=plain, dpi=RASTER_DPI)
         opened.svg = themed(text.getvalue(), name=name, title=title)
+
+
+def _legend(figure: Figure, axis: Axes, title: str) -> float:
+    """Put the legend at the top of the figure, in as many columns as fit; returns its inches."""
+    handles, labels = axis.get_legend_handles_labels()
+    if not labels:
+        return 0.0
+    if title:
+        handles, labels = [axis.plot([], [], alpha=0)[0], *handles], [title, *labels]
+    widths = [_inches(label) + 0.42 for label in labels]
+    columns = next(
+        (
+            n
+            for n in range(min(6, len(labels)), 0, -1)
+            if sum(max(part) for part in np.array_split(widths, n)) < INCHES - 0.1
+        ),
+        1,
+    )
+    figure.legend(
+        handles,
+        labels,
+        ncols=columns,
+        loc="upper left",
+        bbox_to_anchor=(0.0, 1.0),
+        borderaxespad=0.0,
+        borderpad=0.2,
+        handlelength=1.4,
+        handletextpad=0.5,
+        columnspacing=0.9,
+        labelspacing=0.35,
+    )
+    return -(-len(labels) // columns) * LEGEND_ROW + 0.05
+
+
+def _inches(text: str) -> float:
+    """Return the width of a legend's text."""
+    font = FontProperties(family="DejaVu Sans", size=LETTERS_POINTS)
+    return text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] / 72
 
 
 def themed(svg: str, *, name: str, title: str) -> str:
@@ -166,15 +224,13 @@ def standalone(svg: str) -> str:
 
 
 TIP = "tip:"  # marks an address that is none: what is shown over a point
-_TIPPED = r"<g><title>\1</title>\2</g>"
+_TIPPED = r'<g class="tip"><title>\1</title>\2</g>'
 _XMLNS = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 
 
 def _css() -> dict[str, str]:
-    slots = {
-        s: f"var(--{n}, {c})"
-        for s, (n, c) in zip((C1, C2, C3, C4, C5, C6), SLOTS.items(), strict=True)
-    }
+    sentinels = (LAW, FINAL, ISOFLOP, ENVELOPE, *SERIES)
+    slots = {s: f"var(--{n}, {c})" for s, (n, c) in zip(sentinels, SLOTS.items(), strict=True)}
     return {INK: "currentColor", GRID: "var(--grid, #8884)", **slots}
 
 
@@ -201,8 +257,11 @@ def _style() -> dict[Any, Any]:
         "axes.linewidth": 0.8,
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 9.0,
-        "legend.fontsize": 8.0,
+        "font.size": LETTERS_POINTS,
+        "axes.labelsize": LETTERS_POINTS,
+        "xtick.labelsize": LETTERS_POINTS,
+        "ytick.labelsize": LETTERS_POINTS,
+        "legend.fontsize": LETTERS_POINTS,
         "legend.frameon": False,
         "lines.linewidth": 1.6,
         "svg.fonttype": "none",
@@ -231,7 +290,7 @@ def _ticks(axis: Axes, name: str) -> None:
     low, high = sorted(getattr(axis, f"get_{name}lim")())
     decades = np.log10(high / low)
     subs = next(subs for least, subs in TICKS if decades > least)
-    which.set_major_locator(LogLocator(subs=subs, numticks=12))
+    which.set_major_locator(LogLocator(subs=subs, numticks=8 if name == "x" else 10))
     which.set_minor_locator(NullLocator())
     which.set_major_formatter(
         FuncFormatter(lambda value, _: _decade(value) if decades > 2.2 else write(value))
@@ -244,8 +303,8 @@ def _decade(value: float) -> str:
 
 
 def ramp(n: int) -> list[str]:
-    """Return n ordered colours."""
-    return sns.blend_palette(CREST, max(n, 2)).as_hex()[:n]
+    """Return n ordered colours: those of model sizes, from the smallest."""
+    return sns.blend_palette(SIZE_RAMP, max(n, 2)).as_hex()[:n]
 
 
 def band(
@@ -271,8 +330,9 @@ def points(
 ) -> None:
     """Draw runs as small open-edged points under the curves; `tips` are shown over each."""
     artist = axis.scatter(
-        x, y, s=16, color=colour, marker=marker, label=label, alpha=0.85, linewidth=0, zorder=1
+        x, y, s=18, color=colour, marker=marker, label=label, alpha=0.85, linewidth=0, zorder=1
     )
+    artist.set_rasterized(bool(np.size(x) > MOST_TIPS))
     if len(tips):
         artist.set_urls([f"{TIP}{t}" for t in tips])
 
@@ -294,8 +354,8 @@ def star(
 ) -> None:
     """Mark the planned or final run, with its interval in y."""
     if interval:
-        axis.plot([x, x], interval, color=C2, linewidth=1.4, zorder=5)
-    axis.scatter([x], [y], s=70, marker="*", color=C2, label=label, zorder=6, linewidth=0)
+        axis.plot([x, x], interval, color=FINAL, linewidth=1.4, zorder=5)
+    axis.scatter([x], [y], s=90, marker="*", color=FINAL, label=label, zorder=6, linewidth=0)
 
 
 def sized_lines(
@@ -306,19 +366,23 @@ def sized_lines(
     Where they are `named`, each has the id run-<run>, to be linked to, and says its run.
     """
     sizes = sorted(curves["params"].unique())
-    for colour, size in zip(ramp(len(sizes)), sizes, strict=True):
+    many = len(set(curves["run"])) > MOST_TIPS
+    step = max(1, -(-len(sizes) // NAMED_SIZES))
+    for i, (colour, size) in enumerate(zip(ramp(len(sizes)), sizes, strict=True)):
         here = curves[curves["params"] == size]
         lines = [np.column_stack([run[x], run["loss"]]) for _, run in here.groupby("run")]
-        text = short(size) if label else None
+        text = f"N = {short(size)}" if label and i % step == 0 else None
         artist = LineCollection(lines, colors=colour, linewidths=0.8, alpha=0.55, zorder=1)
-        if named and len(curves["run"].unique()) <= MOST_TIPS:
+        artist.set_rasterized(many)
+        if named and not many:
             for name, run in here.groupby("run"):
                 (line,) = axis.plot(run[x], run["loss"], color=colour, linewidth=0.8, alpha=0.7)
                 line.set_gid(f"run-{name}")
                 line.set_url(f"{TIP}{name}, N {short(size)}")
             artist.set_segments([])
-        artist.set_label(text)
         axis.add_collection(artist)
+        if text:
+            axis.plot([], [], color=colour, linewidth=1.6, label=text)
     axis.autoscale_view()
 
 
@@ -330,8 +394,9 @@ def sized_points(
     shades = np.array(ramp(min(len(sizes), SHADES)))
     colours = shades[np.arange(len(sizes)) * len(shades) // len(sizes)]
     artist = axis.scatter(
-        cells[x], cells[y], s=16, color=colours[rank], alpha=0.85, linewidth=0, zorder=1
+        cells[x], cells[y], s=18, color=colours[rank], alpha=0.85, linewidth=0, zorder=1
     )
+    artist.set_rasterized(len(cells) > MOST_TIPS)
     if found := tips_of(cells):
         artist.set_urls([f"{TIP}{t}" for t in found])
     step = max(1, -(-len(sizes) // NAMED_SIZES))

@@ -11,8 +11,8 @@ from analysis.backtesting.summary import ALL_RUNS, BINOMIAL_LEVEL, FRONTIER
 from analysis.figures import backtest_charts
 from analysis.number_text import power, short
 from analysis.page.gallery import Picture
-from analysis.page.render import inline, render
 from analysis.page.tables import Grid
+from analysis.page.template import inline, page_script, render
 from scaling.schema import write_text
 
 MOST_EXPERIMENTS = 200  # rows of the page's table; backtest.json has all
@@ -67,7 +67,8 @@ def backtest_page(result: FolderBacktest) -> str:
             for name, (good, n) in result.usable.items()
         ],
         tables=[error_grid(result, FRONTIER), error_grid(result, ALL_RUNS)],
-        figures=inline(pictures(result)),
+        figures_shown=inline(pictures(result)),
+        script=page_script(),
         experiments=experiment_grid(result),
         hidden=max(0, len(result.experiments) - MOST_EXPERIMENTS),
         left_out=Grid(

@@ -18,6 +18,7 @@ from scaling.app.plurals import plural
 from scaling.schema import COUNTS, Record
 
 MISSING = "missing"
+MOST_COUNTED = 200  # runs that the report fits again under each count: more take too long
 ENOUGH_REACH = 3.0  # times C that a hold-out should lie beyond the fit (LAWS 5.7)
 
 
@@ -93,13 +94,14 @@ def _ranges(law: Law | None, done: Sequence[Record]) -> str:
     if law is None or not {"params", "tokens"} <= set(law.ranges):
         return ""
     ratio = [r.tokens / getattr(r.params, law.count) for r in done]
+    ends_of_ratio = f"; D/N {min(ratio):.2g} to {max(ratio):.3g}" if ratio else ""
     columns = {"params": ("N", short), "tokens": ("D", short), "flops": ("C", power)}
     ends = [
         f"{letter} {write(law.ranges[k][0])} to {write(law.ranges[k][1])}"
         for k, (letter, write) in columns.items()
         if k in law.ranges
     ]
-    return f"{law.n_runs} runs; {', '.join(ends)}; D/N {min(ratio):.2g} to {max(ratio):.3g}"
+    return f"{law.n_runs} runs; {', '.join(ends)}{ends_of_ratio}"
 
 
 def _seeds(done: Sequence[Record]) -> str:
@@ -298,6 +300,8 @@ def counted(material: Material) -> list[tuple[str, Any]]:
     law = material.law
     if law is None or law.form not in FORMS or not FORMS[law.form].is_surface or law.fixed:
         return []
+    if material.table is not None or law.n_runs > MOST_COUNTED:
+        return []  # a table has one column of N
     laws, sizes_seen = [], set()
     options = {"resamples": 0, "hindcast": False, "sensitivity": False}
     for count in COUNTS:

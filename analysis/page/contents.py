@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from scaling.schema import (
 
 log = logging.getLogger(__name__)
 CURVE_ROWS = 120  # points of one cell's curve in a figure: nobody sees more
+FEWEST_ROWS = 12  # of one cell's curve, where there are thousands of cells
+MOST_CURVE_ROWS = 20_000  # points of all curves of a figure, but for the fewest of each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,9 @@ class Material:
 
     `curve_factors` turn the losses of each cell's curve into the page's (a cell without one has no
     curve of that loss), `confirmations` are the records of confirmation runs with the score of
-    their forecast, `sha256` that of each file by its name.
+    their forecast, `as_read` the records with the losses of their files, `sha256` the hash of each
+    file by its name. A page of a table of runs has no records: `table` holds its rows under our
+    column names, `unread_rows` says how many beyond are not drawn.
     """
 
     folder: Path
@@ -40,11 +45,20 @@ class Material:
     law: Law | None
     measure: Measure = field(default_factory=Measure)
     plan: Plan | None
+    law_path: Path | None = None
     plan_path: Path = Path("plan.yaml")
     final: FinalRun = field(default_factory=FinalRun)
     curve_factors: dict[str, float] = field(default_factory=dict)
     confirmations: list[tuple[Record, dict[str, Any]]] = field(default_factory=list)
     sha256: dict[str, str] = field(default_factory=dict)
+    as_read: list[Record] = field(default_factory=list)
+    table: pd.DataFrame | None = None
+    unread_rows: int = 0
+
+    @property
+    def name(self) -> str:
+        """The study's name, or that of the table's file."""
+        return self.folder.name
 
     @property
     def forecast(self) -> Forecast | None:
@@ -66,8 +80,10 @@ class Material:
     def cells(self) -> pd.DataFrame:
         """Return the runs of the law: run, params (under `count`), tokens, flops, loss and so on.
 
-        Done cells and confirmation runs; `experts` of a dense model is 1.
+        Done cells and confirmation runs, or the rows of a table; `experts` of a dense model is 1.
         """
+        if self.table is not None:
+            return self.table
         rows = [
             {
                 "run": r.run_id,
@@ -85,21 +101,31 @@ class Material:
         names = ["run", "params", "tokens", "flops", "loss", "seed", "trunk", "experts"]
         return pd.DataFrame(rows, columns=names)
 
+    @cached_property
     def training(self) -> pd.DataFrame:
-        """Return the cells' curves: run, params, tokens, flops, loss; `CURVE_ROWS` or so each."""
-        parts = []
-        for r in self.records:
-            factor = self.curve_factors.get(r.run_id)
-            if factor is None:
-                continue
-            curve = loss_curve(read_curve(self.folder / r.run_id / "metrics.jsonl"))
-            if len(curve):
-                curve = curve.assign(loss=factor * curve["loss"])
-                step = max(1, len(curve) // CURVE_ROWS)
-                size = float(getattr(r.params, self.count))
-                parts.append(curve.iloc[::step].assign(run=r.run_id, params=size))
-        names = ["tokens", "flops", "loss", "run", "params"]
-        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=names)
+        """The cells' curves: run, params, tokens, flops, loss; `CURVE_ROWS` or so each.
+
+        A curve is scored on some of the test tokens; the last row of each is the record's test
+        loss, over all of them, so that a curve ends at the cell's point.
+        """
+        known = [r for r in self.records if r.run_id in self.curve_factors]
+        most = max(FEWEST_ROWS, min(CURVE_ROWS, MOST_CURVE_ROWS // max(1, len(known))))
+        columns: dict[str, list[Any]] = {
+            k: [] for k in ("tokens", "flops", "loss", "run", "params")
+        }
+        for r in known:
+            factor = self.curve_factors[r.run_id]
+            rows = curve_rows(read_curve(self.folder / r.run_id / "metrics.jsonl"))
+            rows = rows[:: max(1, len(rows) // most)]
+            points = [(d, c, factor * loss) for d, c, loss in rows]
+            if points and r.test_loss is not None:
+                points = [p for p in points if p[0] < r.tokens]
+                points.append((float(r.tokens), r.flops, r.test_loss))
+            for name, values in zip(columns, zip(*points, strict=True), strict=False):
+                columns[name] += values
+            columns["run"] += [r.run_id] * len(points)
+            columns["params"] += [float(getattr(r.params, self.count))] * len(points)
+        return pd.DataFrame(columns)
 
 
 def read_material(
@@ -141,8 +167,10 @@ def read_material(
     return Material(
         folder=folder,
         records=_measured(records, measure),
+        as_read=records,
         measure=measure,
         law=read_law,
+        law_path=law_path if read_law else None,
         plan=read_plan_file,
         plan_path=plan_path,
         final=final,
@@ -186,19 +214,30 @@ def _measured(records: list[Record], measure: Measure) -> list[Record]:
     ]
 
 
+def ended_at(curve: pd.DataFrame, record: Record) -> pd.DataFrame:
+    """Return a curve (tokens, flops, loss) whose last row is the record's end."""
+    if record.test_loss is None:
+        return curve
+    end = {"tokens": float(record.tokens), "flops": record.flops, "loss": record.test_loss}
+    return pd.concat([curve.loc[curve["tokens"] < record.tokens], pd.DataFrame([end])])
+
+
 def loss_curve(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return tokens, flops, loss of a curve: the test loss, else the training loss."""
-    measured = "test_loss" if any(pd.notna(r.get("test_loss")) for r in rows) else "train_loss"
-    measured_rows = [
-        r for r in rows if bool(pd.notna(r.get(measured))) and r.get("flops") and r.get("tokens")
-    ]
-    return pd.DataFrame(
-        {
-            "tokens": [float(r["tokens"]) for r in measured_rows],
-            "flops": [float(r["flops"]) for r in measured_rows],
-            "loss": [float(r[measured]) for r in measured_rows],
-        }
-    )
+    return pd.DataFrame(curve_rows(rows), columns=["tokens", "flops", "loss"], dtype=float)
+
+
+def curve_rows(rows: list[dict[str, Any]]) -> list[tuple[float, float, float]]:
+    """Return (tokens, flops, loss) of each measured row: the test loss, else the training loss."""
+    for name in ("test_loss", "train_loss"):
+        found = [
+            (float(r["tokens"]), float(r["flops"]), float(r[name]))
+            for r in rows
+            if r.get(name) is not None and r[name] == r[name] and r.get("flops") and r.get("tokens")
+        ]
+        if found or any(r.get(name) is not None and r[name] == r[name] for r in rows):
+            return found
+    return []
 
 
 def _name(path: Path, folder: Path) -> str:

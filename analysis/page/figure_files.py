@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimation.checks import prepare_rows
-from analysis.figures import charts
+from analysis.figures import charts, check_charts
 from analysis.figures.bands import span
 from analysis.figures.canvas import LETTERS, standalone
 from analysis.forms import FORMS, Array, Form, column
@@ -118,7 +118,7 @@ def backtest_pictures(table: pd.DataFrame, form: Form, tested: Mapping[str, Any]
     return [
         Picture(
             name="backtest",
-            svg=charts.backtest(thinned(errors, "distance"), notes, line, letter=letter),
+            svg=check_charts.backtest(thinned(errors, "distance"), notes, line, letter=letter),
             caption="Relative error of withheld runs; the band is what intervals add for distance.",
         )
     ]

@@ -1,22 +1,33 @@
-"""The report's first screen: the question, the answer in cards, alarms, the law's formula."""
+"""The report's first screen: the question, the answer in cards, the law's formula as text.
+
+The intervals beside N and D hold them: that of the law's optimum, else the sizes that lose as
+little as `flat N` of the plan says.
+"""
 
 import re
-import shlex
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from analysis.alarms.alarm import Alarm
+from analysis.figures.bands import has_optimum
 from analysis.forms import FORMS
 from analysis.laws.known_entropy import true_offset
 from analysis.laws.law import Law
 from analysis.laws.text import describe_forecast
-from analysis.number_text import counts, duration, interval, number, power, short
+from analysis.number_text import (
+    counts,
+    duration,
+    number,
+    power,
+    short,
+    supported,
+    supported_interval,
+)
 from analysis.page.contents import Material
 from analysis.planning.plan import Plan
-from scaling.schema import CONFIRMING, FEW_ROWS, Command, Measure, Record, read_commands
+from scaling.schema import Measure
 
 DEFAULT_LEVEL = 0.9
+AHEAD = 10.0  # times the largest C: where the page of a law without a plan answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +63,13 @@ def cards(material: Material) -> list[Card]:
     elif law and law.allocation.get("a") is not None:
         answer.append(
             Card(
-                what="optimal N grows as C^a",
-                value=f"a = {number(law.allocation['a'], 3)}",
-                note=interval(law.allocation.get("a_interval"), 3),
+                what="optimal N grows as Cᵃ",
+                value=f"a = {supported(law.allocation['a'], law.allocation.get('a_interval'))}",
+                note=supported_interval(law.allocation.get("a_interval")),
             )
         )
+    if not plan and law:
+        answer += _optimum_cards(law)
     if law and (truth := true_offset(law)):
         answer.append(Card(what="true E of the source", value=f"{truth[0]:.4f}", note=truth[1]))
     outcome = verdict(material)
@@ -122,84 +135,6 @@ def verdict(material: Material) -> dict[str, str] | None:
     }
 
 
-def _few_rows(stages: Mapping[str, Record]) -> list[dict[str, str]]:
-    """Return the alarms of stages that learned from a file of few rows."""
-    return [
-        {
-            "code": "few_rows",
-            "sentence": f"The {stage} data have {record.metrics['rows']:.0f} rows that fit, fewer"
-            f" than {FEW_ROWS}: see the standard error beside its result.",
-            "where": stage,
-        }
-        for stage, record in stages.items()
-        if record.metrics.get("rows", FEW_ROWS) < FEW_ROWS
-    ]
-
-
-def alarms(material: Material) -> list[dict[str, str]]:
-    """Return every alarm once: of the plan, of the law, of the records, of the stages."""
-    law, plan = material.law, material.plan
-    of_law = list(law.alarms) if law else []
-    of_plan = [a for a in (plan.alarms if plan else ()) if a not in of_law]
-    rows = [_alarm_row(a, "plan") for a in of_plan] + [_alarm_row(a, "law") for a in of_law]
-    if law and not law.usable:
-        rows.insert(
-            0,
-            {
-                "code": law.status,
-                "sentence": "The fit has no answer that a plan should rest on.",
-                "where": "law",
-            },
-        )
-    rows += _stale(material)
-    if other := material.final.other_plan:
-        rows.append({"code": "other_plan", "sentence": other, "where": "final run"})
-    if shares := material.final.band.get("left"):
-        rows.append(
-            {
-                "code": "left_forecast",
-                "sentence": (
-                    "The final run left the 95% band of its forecast curve at"
-                    f" {' and '.join(f'{share:.0%}' for share in shares)} of its tokens."
-                ),
-                "where": "final run",
-            }
-        )
-    if length := length_alarm(material.final.stages.get("reward")):
-        rows.append({"code": "reward_by_length", "sentence": length, "where": "reward"})
-    if not any(row["code"] == "few_rows" for row in rows):
-        rows += _few_rows(material.final.stages)
-    for r in (*material.records, *material.final.stages.values()):
-        if r.status != "done":
-            text = (r.error or "").strip().splitlines()
-            rows.append(
-                {
-                    "code": r.status,
-                    "sentence": f"{r.run_id}: {text[-1] if text else 'no reason was recorded'}",
-                    "where": r.stage,
-                }
-            )
-    once = {(a["code"], a["sentence"]): a for a in reversed(rows)}
-    return list(reversed(once.values()))
-
-
-def _alarm_row(alarm: Alarm, where: str) -> dict[str, str]:
-    return {"code": alarm.code, "sentence": alarm.sentence, "where": where}
-
-
-def length_alarm(record: Record | None) -> str:
-    """Return the alarm of a reward model that may measure length alone; "" where it does not."""
-    m = record.metrics if record else {}
-    if "over_length" not in m or m["over_length"] > 2 * m["over_length_se"]:
-        return ""
-    return (
-        f"The reward model orders {m['accuracy']:.1%} of held-out pairs rightly, length alone"
-        f" {m['length_accuracy']:.1%} (difference {m['over_length']:+.1%} +-"
-        f" {m['over_length_se']:.1%}): it is not shown to measure more than length; give it more"
-        " pairs, or pairs of equal length."
-    )
-
-
 def formula(law: Law | None) -> str:
     """Write the law with its numbers."""
     if law is None:
@@ -212,90 +147,40 @@ def formula(law: Law | None) -> str:
     return re.sub("^L =", "L(N, D) =", text) if FORMS[law.form].is_surface else text
 
 
+def parameter_ends(law: Law | None) -> list[tuple[str, str]]:
+    """Return each parameter's name and interval, to the digits that the interval supports."""
+    ends = (law.intervals or {}).get("parameters", {}) if law else {}
+    return [(k, supported_interval(ends[k])) for k in (law.parameters if law else ()) if k in ends]
+
+
+def interval_level(law: Law | None) -> str:
+    """Return the level of a law's intervals in words; "no intervals" without them."""
+    return (
+        f"{100 * law.intervals['level']:g}% intervals"
+        if law and law.intervals
+        else ("no intervals")
+    )
+
+
+def fit_note(law: Law | None) -> str:
+    """Say how many runs were fitted, how the fit ended, and which forms are averaged."""
+    if law is None:
+        return ""
+    average = describe_forecast(law)
+    note = f"{law.n_runs} runs, {law.status.replace('_', ' ')}"
+    return f"{note}; {average}" if average else note
+
+
 def formula_note(law: Law | None) -> str:
     """Say the status of the fit and the interval of each parameter."""
     if law is None:
         return ""
-    intervals = law.intervals or {}
-    ends = intervals.get("parameters", {})
-    texts = [f"{name} {interval(ends[name])}" for name in law.parameters if name in ends]
-    level = (
-        f"{100 * intervals['level']:g}% intervals: {', '.join(texts)}; "
-        if texts
-        else "no intervals; "
-    )
-    average = describe_forecast(law)
-    return (
-        f"{level}{law.n_runs} runs, {law.status.replace('_', ' ')}"
-        f"{f'; {average}' if average else ''}"
-    )
-
-
-def commands(material: Material) -> str:
-    """Return the commands that rebuild the page from an empty folder, as they were typed.
-
-    A study of an earlier version did not keep them: its commands follow from its files.
-    """
-    runs, plan, law = shlex.quote(material.folder.as_posix()), material.plan, material.law
-    sweeps = [c.line() for c in read_commands(material.folder) if c.module == "scaling.sweep"]
-    finals = _final_commands(material)
-    confirming = material.folder.with_name(f"{material.folder.name}{CONFIRMING}") / "final"
-    confirmations = [c.line() for c in read_commands(confirming)]
-    lines = sweeps or [
-        f"python -m scaling.sweep -m sweeps={shlex.quote(material.records[0].study)}"
-    ]
-    measure = material.measure
-    settings = f" {measure.settings}" if measure.settings else ""
-    lines.append(_fit_command(law, runs, settings))
-    if plan:
-        bare = (
-            f"python -m analysis.plan law={runs}/{measure.file('law.json')} runs={runs}{settings}"
-        )
-        command = plan.command or f"{bare} flops={plan.budget.flops!r}"
-        lines.append(shlex.join(shlex.split(command)))  # a stranger's plan is quoted anew
-        if confirmations:  # a row of the law and the plan that follow
-            lines += [*confirmations, *lines[-2:]]
-        lines += finals or [f"python -m scaling.final plan={runs}/{measure.file('plan.yaml')}"]
-    return "\n".join([*lines, f"python -m analysis.report runs={runs}{settings}"])
-
-
-def _final_commands(material: Material) -> list[str]:
-    """Return the commands of the final run that name this plan; all where no plan is named."""
-    names = {material.measure.file("plan.yaml"), material.plan_path.name}
-    kept = []
-    for command in read_commands(material.folder / "final"):
-        plans = [a.removeprefix("plan=") for a in command.arguments if a.startswith("plan=")]
-        if not plans or Path(plans[-1]).name in names:
-            kept.append(command.line())
-    return kept
-
-
-def _fit_command(law: Law | None, runs: str, settings: str) -> str:
-    """Return the command of the fit: as it was typed, else what follows from the law."""
-    arguments = law.inputs.get("arguments") if law else None
-    if isinstance(arguments, list):
-        return Command(module="analysis.fit", arguments=arguments).line()
-    return f"python -m analysis.fit runs={runs}{settings}{_fit_options(law)}"
-
-
-def _fit_options(law: Law | None) -> str:
-    """Return the arguments of the fit that are no defaults."""
-    if law is None:
-        return ""
-    options = {
-        "form": "all" if law.comparison else law.form,
-        "count": law.count,
-        **{k: law.inputs.get(k) for k in ("where", "within")},
-    }
-    usual = {"form": "chinchilla", "count": "total", "where": None, "within": None}
-    arguments = [shlex.quote(f"{k}={v}") for k, v in options.items() if v != usual[k]]
-    arguments += [f"+fixed.{k}={v!r}" for k, v in law.fixed.items()]
-    return "".join(f" {a}" for a in arguments)
+    ends = ", ".join(f"{name} {text}" for name, text in parameter_ends(law))
+    return f"{interval_level(law)}{': ' if ends else ''}{ends}; {fit_note(law)}"
 
 
 def _plan_cards(plan: Plan) -> list[Card]:
     pretrain, forecast = plan.pretrain, plan.forecast
-    ends = {step.what: step.interval for step in plan.steps}
     shape = pretrain.model
     model = f"{shape['n_layer']} layers of width {shape['d_model']}"
     if shape.get("n_experts") and plan.cost and plan.cost.params_total:
@@ -304,35 +189,100 @@ def _plan_cards(plan: Plan) -> list[Card]:
             f" {short(plan.cost.params_total)} parameters in all"
         )
     percent = f"{100 * forecast.level:g}%"
+    trained = f"; about {duration(pretrain.seconds)} of training" if pretrain.seconds else ""
     answer = [
         Card(
             what="model size N",
             value=short(pretrain.params),
-            note=(
-                f"{model}; the law's N* is {short(pretrain.params_target)}, {percent}"
-                f" {counts(ends.get('N*'))}"
-            ),
+            note=f"{held_size(plan)}; {model}",
         ),
         Card(
             what="training tokens D",
             value=short(pretrain.tokens),
             note=(
-                f"{pretrain.tokens / pretrain.params:.3g} per parameter; D* {percent}"
-                f" {counts(ends.get('D*'))}; about {duration(pretrain.seconds)} of training"
+                f"{held_tokens(plan)}; {pretrain.tokens / pretrain.params:.3g} per"
+                f" parameter{trained}"
             ),
         ),
     ]
     if forecast.test_loss is not None:
+        ends = forecast.interval
         per_byte = f"; {forecast.bits_per_byte:.3f} bits per byte" if forecast.bits_per_byte else ""
         reach = f"; {plan.extrapolation:.3g} x the largest cell" if plan.extrapolation else ""
         answer.append(
             Card(
                 what=f"forecast {Measure(target=forecast.target, unit=forecast.unit).words}",
-                value=f"{forecast.test_loss:.4f}",
-                note=f"{percent} {interval(forecast.interval)}{per_byte}{reach}",
+                value=supported(forecast.test_loss, ends),
+                note=f"{percent} interval {supported_interval(ends)}{per_byte}{reach}",
             )
         )
     return answer
+
+
+def _optimum_cards(law: Law) -> list[Card]:
+    """Return what the law says of `AHEAD` times the largest C; [] where it may not."""
+    if not law.usable or not law.extrapolates or not has_optimum(law):
+        return []
+    level = (law.intervals or {}).get("level", DEFAULT_LEVEL)
+    flops = AHEAD * law.ranges.get("flops_6nd", law.ranges.get("flops", [0.0, 0.0]))[1]
+    if not flops:
+        return []
+    best, percent = law.optimum(flops, level), f"{100 * level:g}% interval"
+    at = f"at C = {power(flops)}, {AHEAD:g} x the largest run"
+    answer = [
+        Card(
+            what=name,
+            value=short(getattr(best, key)),
+            note=f"{at}; {percent} {counts(best.intervals.get(key))}",
+        )
+        for name, key in (("optimal N", "params"), ("optimal D", "tokens"))
+    ]
+    if best.loss is not None:
+        prediction = law.predict(best.params, best.tokens, level)
+        ends = None
+        if prediction.low is not None and prediction.high is not None:
+            ends = (float(prediction.low), float(prediction.high))
+        loss = supported(float(prediction.loss), ends)
+        note = f"{at}; {percent} of one run {supported_interval(ends)}"
+        answer.append(Card(what="loss by the law", value=loss, note=note))
+    return answer
+
+
+def held_size(plan: Plan) -> str:
+    """Say between which sizes N may lie: an interval that holds the planned N."""
+    n, percent = plan.pretrain.params, f"{100 * plan.forecast.level:g}%"
+    ends = {step.what: step.interval for step in plan.steps}
+    if _holds(ends.get("N*"), n):
+        return f"{percent} interval of the optimum {counts(ends['N*'])}"
+    if _holds(ends.get("flat N"), n):
+        return f"every N in {counts(ends['flat N'])} is as good to {_lost(plan)}"
+    if ends.get("params") and not _holds(ends["params"], n):
+        return f"outside the {percent} interval of the optimum {counts(ends['params'])}: rounded"
+    return f"{percent} interval {counts(ends.get('params'))}"
+
+
+def held_tokens(plan: Plan) -> str:
+    """Say between which tokens D may lie at this C: an interval that holds the planned D."""
+    n, d, percent = plan.pretrain.params, plan.pretrain.tokens, f"{100 * plan.forecast.level:g}%"
+    ends = {step.what: step.interval for step in plan.steps}
+    for what in ("D*", "tokens"):
+        if _holds(ends.get(what), d):
+            return f"{percent} interval of the optimum {counts(ends[what])}"
+    if _holds(ends.get("flat N"), n):
+        low, high = ends["flat N"]
+        return f"every D in {counts((d * n / high, d * n / low))} at this C is as good"
+    return f"what C pays at this N; {percent} interval of the optimum {counts(ends.get('D*'))}"
+
+
+def _holds(ends: Sequence[float] | None, value: float) -> bool:
+    return bool(ends) and ends[0] <= value <= ends[1]  # type: ignore[index]
+
+
+def _lost(plan: Plan) -> str:
+    """Return the loss within which the plan calls sizes equal, in its words."""
+    rule = next((step.rule for step in plan.steps if step.what == "flat N"), "")
+    found = re.search(r"at most ([\d.e-]+ [a-z ]+?) against", rule)
+    return found[1] if found else "the last digit"
 
 
 def kl_budget(plan: Plan | None) -> float | None:
@@ -363,21 +313,4 @@ def _ppo_cards(material: Material) -> list[Card]:
             note=f"KL {metrics['kl']:.3g}{of_budget} nats per sequence{gold}",
             tone="good" if rose and within else "bad",
         )
-    ]
-
-
-def _stale(material: Material) -> list[dict[str, str]]:
-    """Return the alarm of a plan that was made from another law than the one shown."""
-    made_from = material.plan.made_from.get("law") if material.plan else None
-    current = material.sha256.get("law.json")
-    if not made_from or not current or made_from == current:
-        return []
-    return [
-        {
-            "code": "stale_plan",
-            "sentence": (
-                "The plan was made from another version of law.json than the one shown here."
-            ),
-            "where": "report",
-        }
     ]

@@ -1,6 +1,6 @@
 """The figures of a report, each with its caption; a figure without data is left out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimation.isoflop import NEAR, vertices
-from analysis.figures import charts
+from analysis.figures import charts, check_charts
 from analysis.figures.bands import (
     allocation_bands,
     frontier_band,
@@ -18,10 +18,9 @@ from analysis.figures.bands import (
 )
 from analysis.forms import FORMS, column
 from analysis.laws.law import Law
-from analysis.number_text import power
-from analysis.page.contents import Material, loss_curve
-from analysis.page.overoptimisation import JudgeCurve
+from analysis.page.contents import Material
 from analysis.planning.plan import Plan
+from scaling.schema import Record
 
 LEAST_SHARE = 0.5  # share of cells that must lie in budgets, else their grouping is an accident
 SURFACE, EDGE = 60, 1.3  # points of an axis, and the margin around the runs as a factor
@@ -40,8 +39,9 @@ class Picture:
 def law_pictures(material: Material, *, level: float) -> list[Picture]:
     """Draw a study's loss against compute and its IsoFLOP curves."""
     return loss_pictures(
-        material.law, material.cells(), material.training(), plan=material.plan, level=level
-    )
+        material.law, material.cells(), material.training, plan=material.plan, level=level,
+        reached=material.final.stages.get("pretrain"),
+    )  # fmt: skip
 
 
 def loss_pictures(
@@ -51,9 +51,10 @@ def loss_pictures(
     *,
     level: float,
     plan: Plan | None = None,
+    reached: Record | None = None,
     beyond: float = 1.0,
 ) -> list[Picture]:
-    """Draw loss against compute and the IsoFLOP curves.
+    """Draw loss against compute and the IsoFLOP curves; `reached` is the planned run's record.
 
     The frontier goes on to `beyond` times the largest C, where the law may be extrapolated.
     """
@@ -63,7 +64,7 @@ def loss_pictures(
     frontier = frontier_band(law, span(low, high * beyond), level=level)
     method = (law.methods.get("envelope") if law else None) or {}
     envelope = pd.DataFrame(method.get("points") or []).rename(columns={"flops": "x", "loss": "y"})
-    planned = _planned(plan)
+    planned = _planned(plan, reached)
     picture = Picture(
         name="loss",
         svg=charts.loss_compute(
@@ -79,7 +80,7 @@ def loss_pictures(
             f" coloured by N. The frontier is the law's least loss at each compute, with the"
             f" {100 * level:g}% interval of its mean"
         )
-        + ("; the star is the plan's forecast." if planned else "."),
+        + (f"; the large point is the plan's forecast{_outcome(planned)}." if planned else "."),
     )
     return [picture, *_isoflop_picture(law, cells)]
 
@@ -94,9 +95,9 @@ def _isoflop_picture(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
     away = np.abs(np.log(column(parabolas, "x") / at))
     parabolas = parabolas.loc[~(away > np.log(NEAR))]  # sizes farther away were not fitted
     caption = (
-        f"Loss at equal compute. Diamonds are the minima of {len(minima)} of"
-        f" {len(points)} budgets; a budget without one has its least loss at the edge"
-        " of the sizes or no minimum."
+        "Loss at equal compute C, points coloured by N. Diamonds are the minima of"
+        f" {len(minima)} of {len(points)} budgets; a budget without one has its least loss at the"
+        " edge of the sizes or no minimum."
     )
     return [
         Picture(name="isoflop", svg=charts.isoflop(in_budgets, parabolas, minima), caption=caption)
@@ -128,7 +129,8 @@ def fit_pictures(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
         Picture(
             name=f"residuals_{name}",
             svg=charts.residuals(fitted, name),
-            caption=f"Residuals against {texts[name]}; a trend would say the form is wrong.",
+            caption=f"Residuals against {texts[name]}, above 0 where the loss lies above the law; a"
+            " trend would say the form is wrong.",
         )
         for name in RESIDUALS
     ]
@@ -151,8 +153,8 @@ def _surface(law: Law, fitted: pd.DataFrame) -> list[Picture]:
         ridge = line.loc[line["x"].between(sizes[0], sizes[-1])]
     svg = charts.surface(fitted, sizes, tokens, losses, ridge, convention=law.convention)
     caption = (
-        f"The fitted {law.measure.words} as level lines over N and D, with the runs that it rests"
-        " on."
+        f"The fitted {law.measure.words} as level lines over N and D, and the runs: open where"
+        " their loss lies above the law (residual +), filled where it lies below (residual −)."
     )
     return [Picture(name="surface", svg=svg, caption=caption)]
 
@@ -185,7 +187,8 @@ def allocation_pictures(
                 vertices=_vertices(law, what),
             ),
             caption=(
-                f"Compute-optimal {name}{dense} by {', '.join(bands[what])}, with"
+                f"Compute-optimal {name}{dense} by"
+                f" {', '.join(charts.METHODS.get(m, m) for m in bands[what])}, with"
                 f" {100 * level:g}% bands."
             ),
         )
@@ -218,7 +221,7 @@ def design_pictures(
     return [
         Picture(
             name="design",
-            svg=charts.design(course, measured=points, wanted=wanted, y=y),
+            svg=check_charts.design(course, measured=points, wanted=wanted, y=y),
             caption="The target's interval against the FLOPs spent on cells.",
         )
     ]
@@ -232,170 +235,17 @@ def _halves(rows: Sequence[tuple[float, float | None]], label: str) -> pd.DataFr
     return table
 
 
-def curve_pictures(material: Material) -> list[Picture]:
-    """Draw the training curves of all cells, and of the final run."""
-    curves = material.training()
-    if not len(curves):
-        return []
-    final = (
-        loss_curve(material.final.curves["pretrain"].to_dict(orient="records"))
-        if "pretrain" in material.final.curves
-        else None
-    )
-    return [
-        Picture(
-            svg=charts.training_curves(curves, final=final),
-            caption="Test loss during training, one line a cell.",
-        )
-    ]
-
-
-def final_pictures(material: Material) -> list[Picture]:
-    """Draw the forecast with its interval against the outcome."""
-    plan, record, forecast = material.plan, material.final.stages.get("pretrain"), material.forecast
-    if not plan or not forecast or not forecast.test_loss or len(forecast.interval) != 2:
-        return []
-    outcome = record.test_loss if record else None
-    pictures = [
-        Picture(
-            svg=charts.forecast(
-                forecast.test_loss, forecast.interval, level=forecast.level, outcome=outcome
-            ),
-            caption=f"Test loss forecast for C = {power(plan.pretrain.flops, 3)} FLOPs"
-            + (" and what the run reached." if outcome is not None else "; the run has not ended."),
-        )
-    ]
-    if forecast.curve and all(len(point.interval) == 2 for point in forecast.curve):
-        end = (plan.pretrain.tokens, forecast.test_loss, *forecast.interval)
-        points = [(p.tokens, p.test_loss, *p.interval) for p in forecast.curve]
-        svg = charts.forecast_band(
-            pd.DataFrame([*points, end], columns=["x", "y", "lo", "hi"]),
-            material.final.band.get("rows", []),
-            level=forecast.level,
-            outcome=outcome,
-        )
-        caption = "The forecast under way, sealed before the run, and what was measured on the way."
-        pictures.append(Picture(svg=svg, caption=caption))
-    return pictures
-
-
 def sensitivity_pictures(law: Law | None) -> list[Picture]:
     """Draw D*/N* at the largest C fitted by objective, with and without the rows at the ends."""
     rows = [r for r in (law.sensitivity if law else ()) if "tokens_per_param" in r]
     if law is None or not rows:
         return []
-    svg = charts.sensitivity(rows, law.optimum(rows[0]["flops"], force=True))
+    svg = check_charts.sensitivity(rows, law.optimum(rows[0]["flops"], force=True))
     caption = (
         "Tokens per parameter of the optimum at the largest compute fitted, by objective and"
         " choice of rows; the band is the law's interval."
     )
     return [Picture(name="sensitivity", svg=svg, caption=caption)]
-
-
-def tuning_pictures(points: Sequence[dict[str, Any]], cells: pd.DataFrame) -> list[Picture]:
-    """Draw loss against learning rate or batch at each (N, D) that was swept, with its optimum."""
-    pictures = []
-    for axis, name in (("lr", "peak learning rate"), ("batch", "batch (tokens)")):
-        swept = [p for p in points if axis in p["optima"]]
-        if not swept:
-            continue
-        svg = charts.tuning(swept, cells, axis=axis, x=name)
-        caption = (
-            f"Loss against {name} where it was swept; diamonds are the optima, bars the settings"
-            " within .25% of the best. One at the edge of what was tried is left out."
-        )
-        pictures.append(Picture(name=f"tuning_{axis}", svg=svg, caption=caption))
-    return pictures
-
-
-def stage_pictures(
-    stage: str, rows: pd.DataFrame, *, kl_budget: float | None = None
-) -> list[Picture]:
-    """Draw a stage's curves: those of its metrics that are there."""
-    pictures = []
-    for name, series, y, caption in _STAGE_FIGURES.get(stage, ()):
-        present = {k: v for k, v in series.items() if k in rows and bool(rows[k].count())}
-        if not present or "step" not in rows:
-            continue
-        lines = {f"budget {kl_budget:g}": kl_budget} if name == "kl" and kl_budget else None
-        svg = charts.curve(rows, present, name=f"{stage}-{name}", y=y, title=caption, lines=lines)
-        pictures.append(Picture(svg=svg, caption=caption))
-    return pictures
-
-
-_OVEROPTIMISED = {
-    "best-of-n": "Gold reward of the best of n by each judge, over prompts; lines are d (α − β d).",
-    "ppo": "Gold reward of PPO's updates; the line is d (α − β log d). Its KL is not best-of-n's.",
-}
-
-
-def overoptimised(name: str, curves: Sequence[JudgeCurve | None]) -> list[Picture]:
-    """Draw the judges' curves with their laws, the first six."""
-    judged = [c for c in curves if c is not None]
-    if not judged:
-        return []
-
-    def along(one: JudgeCurve) -> Callable[[Any], Any]:
-        function = FORMS[one.law.form].function
-        assert function is not None
-        return lambda kl: function(one.law.parameters, {"kl": kl})
-
-    series = [(c.name, c.points, along(c)) for c in judged]
-    svg = charts.overoptimised(series, name=f"overoptimised-{name}", title="Over-optimisation")
-    return [Picture(svg=svg, caption=_OVEROPTIMISED[name])]
-
-
-_STAGE_FIGURES: dict[str, tuple[tuple[str, dict[str, str], str, str], ...]] = {
-    "sft": (
-        (
-            "loss",
-            {"train_loss": "training", "test_loss": "held out"},
-            "loss (nats/token)",
-            "Fine-tuning loss on the completions.",
-        ),
-    ),
-    "reward": (
-        (
-            "loss",
-            {"train_loss": "training", "test_loss": "held out"},
-            "loss (nats/pair)",
-            "Bradley-Terry loss of the reward model.",
-        ),
-        (
-            "accuracy",
-            {"test_accuracy": "held out"},
-            "accuracy (share of pairs)",
-            "Pairs that the reward model orders as the judge does.",
-        ),
-    ),
-    "ppo": (
-        (
-            "reward",
-            {"reward": "reward model", "gold_reward": "gold judge"},
-            "reward (score)",
-            "Reward of the samples: what is optimised, and the judge behind it.",
-        ),
-        (
-            "kl",
-            {"kl": "measured"},
-            "KL (nats/sequence)",
-            "KL to the fine-tuned policy, with the budget.",
-        ),
-        ("entropy", {"entropy": "entropy"}, "entropy (nats/token)", "Entropy of the policy."),
-        (
-            "health",
-            {"clip_fraction": "clipped", "explained_variance": "explained variance of the critic"},
-            "share",
-            "Share of tokens at the clip, and how much of the returns the critic explains.",
-        ),
-        (
-            "coefficient",
-            {"kl_coefficient": "coefficient"},
-            "KL coefficient (reward per nat)",
-            "Coefficient of the KL penalty.",
-        ),
-    ),
-}
 
 
 def _predicts_loss(law: Law, cells: pd.DataFrame) -> bool:
@@ -423,13 +273,18 @@ def _reach(cells: pd.DataFrame, plan: Plan | None) -> tuple[float, float]:
     return min(flops), max(flops)
 
 
-def _planned(plan: Plan | None) -> dict[str, Any] | None:
+def _outcome(planned: dict[str, Any]) -> str:
+    return ", the star what the run reached" if planned["outcome"] is not None else ""
+
+
+def _planned(plan: Plan | None, reached: Record | None) -> dict[str, Any] | None:
     if not plan or plan.forecast.test_loss is None:
         return None
     return {
         "flops": plan.pretrain.flops,
         "loss": plan.forecast.test_loss,
         "interval": plan.forecast.interval or None,
+        "outcome": reached.test_loss if reached else None,
     }
 
 

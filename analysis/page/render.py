@@ -5,13 +5,10 @@ modules of this room. A part whose files do not exist yet gets a sentence that s
 templates escape all text; only SVG of our own figures, the style and planner.js are markup.
 """
 
-import re
 from dataclasses import asdict
-from importlib.resources import files
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from analysis.designing.batch_file import read_batches
@@ -20,70 +17,60 @@ from analysis.figures.canvas import TEST_LOSS, loss_label
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.number_text import number, power
-from analysis.page import gallery, tables
+from analysis.page import gallery, run_gallery, tables
 from analysis.page import two_studies as against
+from analysis.page.alarm_list import alarms
 from analysis.page.checklist import checklist, counted
 from analysis.page.contents import Material
-from analysis.page.figure_files import backtest_pictures
+from analysis.page.figure_files import backtest_pictures, law_figures
 from analysis.page.first_screen import (
     DEFAULT_LEVEL,
-    alarms,
     cards,
-    commands,
+    fit_note,
     formula,
-    formula_note,
+    interval_level,
     kl_budget,
+    parameter_ends,
     question,
     verdict,
 )
 from analysis.page.gallery import Picture
 from analysis.page.overoptimisation import judges_grid, of_ppo, read_best_of_n
+from analysis.page.parts import parts_of
 from analysis.page.planner import planner_data
+from analysis.page.rebuild import commands, next_step
+from analysis.page.sections.cell_table import cell_table
+from analysis.page.sections.plan_tables import derivation_grids, plan_groups
 from analysis.page.sections.stage_laws import forecast_grid, stage_laws
 from analysis.page.sections.stage_laws import law_grid as stage_law_grid
 from analysis.page.sections.stage_laws import law_pictures as stage_law_pictures
+from analysis.page.sections.stage_tables import NAMES as STAGE_NAMES
+from analysis.page.sections.stage_tables import stage_grids, stages_missing
 from analysis.page.sections.task_scores import alarms_of, score_grid, score_pictures, scores_of
 from analysis.page.sections.task_tables import read_evaluations, task_grid, text_grid
+from analysis.page.template import inline, page_script, render
+from analysis.page.typeset import law_mathml, name_mathml
 from analysis.runs.study import study_of
+from analysis.solve.progress import OnProgress, no_progress
 
 MOST_SAMPLES = 12  # of PPO, shown before and after
-PARTS = (  # (id, heading) of the page's sections, in order
-    ("answer", "Answer"),
-    ("law", "Law"),
-    ("plan", "Plan"),
-    ("final", "Forecast"),
-    ("stages", "Stages"),
-    ("evaluation", "Evaluation"),
-    ("samples", "Samples"),
-    ("cost", "Cost"),
-    ("cells", "Cells"),
-    ("checklist", "Checklist"),
-    ("provenance", "Provenance"),
-)
-STAGE_NAMES = {"sft": "Supervised fine-tuning", "reward": "Reward model", "ppo": "PPO"}
+MOST_ALARMS = 6  # in sight; the others are folded
+STEPS = 6  # of the progress: scores, checklist, figures of the law, fit, curves, stages
+FIRST_FIGURES = ("loss", "optimum_params", "forecast")  # of these the first two are on top
 
 
-def report(material: Material) -> str:
-    """Return the page of one study."""
+def report(material: Material, on_progress: OnProgress = no_progress) -> str:
+    """Return the page of one study; `on_progress` takes (stage, done, total) on the way."""
     measure = material.measure
     label = measure.words if not measure.is_default else TEST_LOSS
     with loss_label(label):
-        return render("report.html.j2", **context(material))
+        return render("report.html.j2", **context(material, on_progress))
 
 
 def loss_words(material: Material) -> str:
     """Say what L is on this page."""
     measure = material.measure
     return "Loss L in nats per token" if measure.is_default else f"L is the {measure.words}"
-
-
-def render(name: str, **values: Any) -> str:
-    """Return a template of this room with its values and the common style."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    folder = files("analysis.page") / "templates"
-    template = folder.joinpath(name).read_text(encoding="utf-8")
-    style = folder.joinpath("style.css.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(**values, style=Markup(style))
 
 
 def comparison(a: Material, b: Material) -> str:
@@ -105,45 +92,62 @@ def comparison(a: Material, b: Material) -> str:
         ),
         alarms=differences,
         answer=[against.sentence(m, names, level=level) for m in worth],
-        figures=inline(against.pictures(a, b, level=level)),
+        figures_shown=inline(against.pictures(a, b, level=level)),
         table=against.side_by_side(a, b, high, level=level),
         footer=(
             "Made by analysis.report; the multiplier is the compute that the second recipe needs"
             " to reach the first one's loss, over the first one's compute."
         ),
+        script=page_script(),
     )
 
 
-def context(material: Material) -> dict[str, Any]:
+def context(material: Material, on_progress: OnProgress = no_progress) -> dict[str, Any]:
     """Return everything the template shows, as text, tables and figures."""
     law, plan, cells = material.law, material.plan, material.cells()
     level = (law.intervals or {}).get("level", DEFAULT_LEVEL) if law else DEFAULT_LEVEL
-    ended = max(r.ended for r in material.records)
+    on_progress("report", 0, STEPS)
     evaluation, score_alarms = _evaluation(material)
+    on_progress("report", 1, STEPS)
+    checked = checklist(material, counted(material))
+    on_progress("report", 2, STEPS)
+    final = run_gallery.final_pictures(material)
+    leading = _leading(material, level)
+    is_surface = {"params", "tokens", "loss"} <= set(cells)
+    on_top = [p for n in FIRST_FIGURES for p in (*leading, *final) if p.name == n][:2]
+    on_top = on_top or leading[:1]
+    on_progress("report", 3, STEPS)
+    fitted = gallery.fit_pictures(law, cells) if is_surface else []
+    on_progress("report", 4, STEPS)
+    curves = run_gallery.curve_pictures(material)
+    on_progress("report", 5, STEPS)
+    of_final = _final(material, [p for p in final if p not in on_top])
+    on_progress("report", STEPS, STEPS)
     return {
-        "study": material.folder.name,
-        "lede": (
-            f"{sum(r.status == 'done' for r in material.records)} of {len(material.records)} cells"
-            " done, the last on"
-            f" {ended[:16].replace('T', ' ')}. {loss_words(material)}, N parameters"
-            f" ({material.count.replace('_', '-')}), D training tokens, C training FLOPs."
-        ),
-        "parts": PARTS,
+        "study": material.name,
+        "lede": lede(material),
+        "parts": parts_of(material, checked),
+        "has_records": material.table is None,
         "alarms": [*alarms(material), *score_alarms],
+        "most_alarms": MOST_ALARMS,
         "question": question(plan),
         "cards": [asdict(c) for c in cards(material)],
+        "mathml": Markup(law_mathml(law)),
         "formula": formula(law),
-        "formula_note": formula_note(law),
+        "parameter_ends": [(Markup(name_mathml(k)), text) for k, text in parameter_ends(law)],
+        "interval_level": interval_level(law),
+        "fit_note": fit_note(law),
+        "answer_figures": inline(on_top),
+        "next": next_step(material),
         "law_missing": (
             ""
             if law
             else "No law has been fitted yet: run analysis.fit, then write the report again."
         ),
         "law_table": tables.law_grid(law),
-        "law_figures": inline(gallery.law_pictures(material, level=level)),
+        "law_figures": inline([p for p in leading if p not in on_top]),
         "methods_table": tables.methods_grid(law),
-        "allocation_figures": inline(gallery.allocation_pictures(law, cells, plan, level=level)),
-        "fit_figures": inline(gallery.fit_pictures(law, cells)),
+        "fit_figures": inline(fitted),
         "power_table": tables.power_grid(law),
         "comparison_table": tables.comparison_grid(law),
         "backtest_table": tables.backtest_grid(law),
@@ -153,23 +157,21 @@ def context(material: Material) -> dict[str, Any]:
         "plan_missing": (
             "" if plan else "There is no plan yet: run analysis.plan, then write the report again."
         ),
-        "plan_blocks": tables.plan_grids(plan),
+        "plan_groups": plan_groups(plan),
+        "derivation": derivation_grids(plan),
         "planner": _planner(material),
-        **_final(material),
+        **of_final,
         **evaluation,
         "cost_table": tables.cost_grid(material),
         **_design(material),
         "curves_missing": material.why_no_curves,
-        "curve_figures": inline(gallery.curve_pictures(material)),
-        "cell_columns": [
-            {"label": c, "numeric": i >= tables.TEXT_COLUMNS}
-            for i, c in enumerate(tables.CELL_COLUMNS)
-        ],
-        "cells": tables.cell_rows(material),
+        "curve_figures": inline(curves),
+        "cells": cell_table(material),
         "dropped": law.dropped if law else [],
-        "checklist_table": checklist(material, counted(material)),
+        "checklist_table": checked,
         "provenance_table": tables.provenance_grid(material),
         "commands": commands(material),
+        "script": page_script(),
         "footer": (
             "Made by analysis.report from the files named above; the page holds all it shows and"
             " asks nothing of any network."
@@ -177,19 +179,44 @@ def context(material: Material) -> dict[str, Any]:
     }
 
 
+def _leading(material: Material, level: float) -> list[Picture]:
+    """Draw loss and optimum, or the target of a law that is not of N and D."""
+    law, cells = material.law, material.cells()
+    if material.table is not None and not {"params", "tokens", "loss"} <= set(cells):
+        return law_figures(law, cells) if law else []
+    return [
+        *gallery.law_pictures(material, level=level),
+        *gallery.allocation_pictures(law, cells, material.plan, level=level),
+    ]
+
+
+def lede(material: Material) -> str:
+    """Say what the page is of, how much of it is done, and what the letters are."""
+    count = material.count.replace("_", "-")
+    letters = f"{loss_words(material)}, N parameters ({count}), D training tokens, C training FLOPs"
+    if material.table is not None:
+        letters = letters.replace(f" ({count})", "")
+        hidden = f", {material.unread_rows} more not drawn" if material.unread_rows else ""
+        return f"{len(material.table)} runs of a table{hidden}. {letters}."
+    done = sum(r.status == "done" for r in material.records)
+    ended = max(r.ended for r in material.records)[:16].replace("T", " ")
+    return f"{done} of {len(material.records)} cells done, the last on {ended}. {letters}."
+
+
 def _planner(material: Material) -> dict[str, Any] | None:
     """Return what the planner computes with; None where the law does not allow it."""
     done = [r for r in material.records if r.status == "done" and r.stage == "pretrain"]
-    study = study_of(material.folder, count=material.count) if done else None
+    read = material.as_read
+    study = study_of(material.folder, count=material.count, read=read) if done else None
     data = planner_data(material.law, material.plan, study)
     if data is None:
         return None
     return {**data, "law": Markup(data["law"]), "script": Markup(data["script"])}
 
 
-def _final(material: Material) -> dict[str, Any]:
+def _final(material: Material, pictures: list[Picture]) -> dict[str, Any]:
     """Return the parts on the final run: forecast, outcome, stages, samples."""
-    later = [s for s in ("sft", "reward", "ppo") if s in material.final.stages]
+    stages = list(material.final.stages)
     budget = kl_budget(material.plan)
     pretrained = "pretrain" in material.final.stages
     laws = stage_laws(material.plan.stage_laws if material.plan else {})
@@ -202,11 +229,8 @@ def _final(material: Material) -> dict[str, Any]:
         ),
         "verdict": verdict(material),
         "confirmation_table": tables.confirmation_grid(material),
-        "final_figures": inline(gallery.final_pictures(material)),
-        "stages_missing": ""
-        if later
-        else material.final.other_plan or "No stage after pretraining has ended yet.",
-        "stages_table": tables.stages_grid(material),
+        "final_figures": inline(pictures),
+        "stages_missing": stages_missing(stages, material.final.other_plan),
         "stage_laws_missing": "" if laws else "No laws of these stages were fitted for the plan.",
         "stage_forecasts_table": forecast_grid(material.plan, material.final.stages),
         "stage_laws_table": stage_law_grid(laws),
@@ -214,12 +238,14 @@ def _final(material: Material) -> dict[str, Any]:
         "stages": [
             {
                 "name": STAGE_NAMES[s],
-                "text": "",
+                "table": table,
                 "figures": inline(
-                    gallery.stage_pictures(s, material.final.curves[s], kl_budget=budget)
+                    run_gallery.stage_pictures(
+                        s, material.final.curves.get(s, pd.DataFrame()), kl_budget=budget
+                    )
                 ),
             }
-            for s in later
+            for s, table in zip(stages, stage_grids(material), strict=True)
         ],
         **_overoptimised(material),
         "samples_missing": (
@@ -256,7 +282,7 @@ def _tuning(material: Material) -> dict[str, Any]:
         ],
         columns=["params", "tokens", "loss", "lr", "batch"],
     )
-    pictures = gallery.tuning_pictures(swept_points(rows), rows)
+    pictures = run_gallery.tuning_pictures(swept_points(rows), rows)
     missing = (
         "Neither was swept at four values or more at any (N, D) of this study, which takes them"
         " from the rule of its optim settings; sweeps=lr_batch sweeps both."
@@ -277,10 +303,15 @@ def _overoptimised(material: Material) -> dict[str, Any]:
     )
     ppo = of_ppo(material.final.curves.get("ppo", pd.DataFrame()), before)
     return {
-        "overoptimised_missing": "" if judges else "Not measured yet: run scaling.best_of_n.",
+        "overoptimised_missing": ""
+        if judges
+        else "Best of n is not measured yet: run scaling.best_of_n.",
         "overoptimised_table": judges_grid([*judges, *([ppo] if ppo else [])]),
         "overoptimised_figures": inline(
-            [*gallery.overoptimised("best-of-n", judges), *gallery.overoptimised("ppo", [ppo])]
+            [
+                *run_gallery.overoptimised("best-of-n", judges),
+                *run_gallery.overoptimised("ppo", [ppo]),
+            ]
         ),
     }
 
@@ -310,7 +341,7 @@ def _design(material: Material) -> dict[str, Any]:
 
 def _evaluation(material: Material) -> tuple[dict[str, Any], list[dict[str, str]]]:
     """Return what the page shows of scores on tasks and texts, and the alarms of their laws."""
-    evaluations = read_evaluations(material.folder)
+    evaluations = read_evaluations(material.folder) if material.table is None else []
     scores, flops = scores_of(evaluations), material.plan.pretrain.flops if material.plan else None
     final = [
         v
@@ -341,12 +372,3 @@ def _sample(index: int, sample: dict[str, Any]) -> dict[str, str]:
     ]
     texts = {k: str(sample.get(k, "")) for k in ("prompt", "before", "after")}
     return {"title": f"Sample {index}", "scores": ", ".join(scores), **texts}
-
-
-def inline(pictures: list[Picture]) -> list[dict[str, Any]]:
-    """Return figures as markup without XML namespaces, which a page does not need."""
-    figures = []
-    for picture in pictures:
-        svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", picture.svg).replace("xlink:href", "href")
-        figures.append({"svg": Markup(svg), "caption": picture.caption})
-    return figures

@@ -1,16 +1,18 @@
-"""Tables of the report as text: law, methods, plan, stages, cost, all cells, provenance."""
+"""Tables of the report as text: law, methods, hindcasts, confirmations, cost, provenance."""
 
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup, escape
 
 from analysis.designing.batch_file import Batch
-from analysis.figures.canvas import MOST_TIPS
+from analysis.figures.charts import METHODS
 from analysis.laws.law import Law
-from analysis.number_text import counts, duration, interval, number, power, short
+from analysis.number_text import duration, interval, number, power, supported, supported_interval
 from analysis.page.contents import Material
-from analysis.planning.plan import Plan
-from analysis.planning.written.derivation import blocks_of, shown
+from analysis.page.typeset import GREEK, mathml, name_markup
 from scaling.schema import Record, code_version
 
 Row = tuple[str, ...]
@@ -27,24 +29,17 @@ class Grid:
     wide: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class CellText:
-    """One cell of the sortable table: `sort` is None for text, empty for a missing number.
-
-    `link` is the place in the page that it leads to.
-    """
-
-    text: str
-    sort: str | None = None
-    link: str = ""
-
-
 def law_grid(law: Law | None) -> Grid:
     """Return the law's parameters with their intervals."""
     intervals = (law.intervals or {}) if law else {}
     ends = intervals.get("parameters", {})
     rows = [
-        (name, number(value, 6), interval(ends.get(name)))
+        (
+            typeset(name, name_markup(name)),
+            supported(value, ends.get(name)),
+            supported_interval(ends.get(name)),
+            number(value, 6),
+        )
         for name, value in (law.parameters if law else {}).items()
     ]
     if law and law.allocation.get("a") is not None:
@@ -52,16 +47,17 @@ def law_grid(law: Law | None) -> Grid:
             rows.append(
                 (
                     text,
-                    number(law.allocation[name]),
-                    interval(law.allocation.get(f"{name}_interval")),
+                    supported(law.allocation[name], law.allocation.get(f"{name}_interval")),
+                    supported_interval(law.allocation.get(f"{name}_interval")),
+                    number(law.allocation[name], 6),
                 )
             )
     level = f"{100 * intervals['level']:g}% interval" if intervals.get("level") else "interval"
     return Grid(
         name="Parameters of the law",
-        columns=("parameter", "value", level),
+        columns=("parameter", "value", level, "six digits"),
         rows=rows,
-        numeric=(1,),
+        numeric=(1, 3),
     )
 
 
@@ -69,14 +65,14 @@ def methods_grid(law: Law | None) -> Grid:
     """Return the exponents a and b of the three methods side by side."""
     rows = [
         (
-            name,
-            number(m.get("a")),
-            interval(m.get("a_interval")),
-            number(m.get("b")),
-            interval(m.get("b_interval")),
+            METHODS.get(name, name),
+            supported(m["a"], m.get("a_interval")),
+            supported_interval(m.get("a_interval")),
+            supported(m["b"], m.get("b_interval")),
+            supported_interval(m.get("b_interval")),
         )
         for name, m in (law.methods if law else {}).items()
-        if m and m.get("a") is not None
+        if m and m.get("a") is not None and m.get("b") is not None
     ]
     return Grid(
         name="Allocation by three methods",
@@ -92,12 +88,15 @@ def power_grid(law: Law | None) -> Grid:
     for block in law.power_laws if law else []:
         values, ends = block.get("parameters") or {}, block.get("intervals") or {}
         if values:
-            text = ", ".join(f"{k} {number(v)}" for k, v in values.items())
+            known = block.get("intervals") or {}
+            text = ", ".join(
+                f"{GREEK.get(k, k)} {supported(v, known.get(k))}" for k, v in values.items()
+            )
             rows.append(
                 (
-                    str(block.get("formula", block["variable"])),
+                    power_law(block),
                     text,
-                    interval(ends.get("exponent")),
+                    supported_interval(ends.get("exponent")),
                     str(block.get("n_runs", "–")),
                 )
             )
@@ -107,6 +106,19 @@ def power_grid(law: Law | None) -> Grid:
         rows=rows,
         numeric=(3,),
     )
+
+
+def typeset(text: str, markup: str) -> str:
+    """Return MathML beside its text, which a screen reader and a CSV take."""
+    return Markup(f'<span class="sr">{escape(text)}</span><math aria-hidden="true">{markup}</math>')
+
+
+def power_law(block: Mapping[str, Any]) -> str:
+    """Return a plain power law's formula as MathML, or what is known of it as text."""
+    formula = str(block.get("formula", block["variable"]))
+    if " = " not in formula:
+        return formula
+    return typeset(formula, mathml(formula))
 
 
 def comparison_grid(law: Law | None) -> Grid:
@@ -150,62 +162,6 @@ def backtest_grid(law: Law | None) -> Grid:
     return Grid(name="Held-out forecasts", columns=columns, rows=rows, numeric=(1, 2, 3, 4, 5))
 
 
-def plan_grids(plan: Plan | None) -> list[Grid]:
-    """Return one table a block of the plan: value and reason."""
-    if plan is None:
-        return []
-    grids = [*_derived(plan)]
-    for block, values in blocks_of(plan):
-        rows = [(k, shown(v), reason) for k, (v, reason) in values.items() if v != ""]
-        grids.append(
-            Grid(
-                name=block,
-                columns=("value of", "planned", "reason, and interval before rounding"),
-                rows=rows,
-                wide=(2,),
-            )
-        )
-    return grids
-
-
-def _derived(plan: Plan) -> Iterator[Grid]:
-    """Return the derivation of N and D, the laws side by side, and the experts weighed."""
-    steps = [
-        (s.what, shown(s.value), shown(s.interval or "–"), s.rule, s.rounding) for s in plan.steps
-    ]
-    columns = ("step", "value", "interval before rounding", "law or rule", "rounding")
-    yield Grid(name="derivation of N and D", columns=columns, rows=steps, wide=(3, 4))
-    laws = [
-        (
-            row.law,
-            row.count.replace("_", " "),
-            short(row.params),
-            counts(row.interval),
-            short(row.tokens),
-            number(row.tokens_per_param, 3),
-            number(row.loss),
-            number(row.regret, 2),
-        )
-        for row in plan.laws
-    ]
-    columns = ("law", "count", "N*", "interval", "D*", "D*/N*", "loss", "regret of the plan's N")
-    yield Grid(name="laws side by side", columns=columns, rows=laws, numeric=(2, 4, 5, 6, 7))
-    weighed = [
-        (
-            f"{row.experts}{', taken' if row.chosen else ''}",
-            short(row.params),
-            short(row.params_total),
-            short(row.tokens),
-            number(row.test_loss),
-            interval(row.interval),
-            number(row.memory_gib, 3),
-        )
-        for row in plan.mixtures
-    ]
-    columns = ("experts", "N active", "N in all", "D", "forecast loss", "interval", "GiB a device")
-    yield Grid(name="experts weighed", columns=columns, rows=weighed, numeric=(1, 2, 3, 4, 6))
-
-
 def confirmation_grid(material: Material) -> Grid:
     """Return the confirmation runs: forecast, interval, outcome."""
     rows = [
@@ -221,38 +177,6 @@ def confirmation_grid(material: Material) -> Grid:
     ]
     columns = ("confirmation run", "C (FLOPs)", "forecast", "interval", "reached", "")
     return Grid(name="Confirmation runs", columns=columns, rows=rows, numeric=(1, 2, 4))
-
-
-def stages_grid(material: Material) -> Grid:
-    """Return the final figures of each stage."""
-    rows = []
-    for stage, record in material.final.stages.items():
-        finals = (
-            {"test loss": record.test_loss, **record.metrics} if stage != "ppo" else record.metrics
-        )
-        text = ", ".join(
-            f"{k.replace('_', ' ')} {number(v, 3)}"
-            for k, v in finals.items()
-            if isinstance(v, int | float)
-        )
-        rows.append(
-            (stage, record.status, text or "–", f"{record.steps}", duration(record.seconds))
-        )
-        rows += [
-            (
-                f"{stage}, loss on {name}",
-                record.status,
-                f"{number(score.loss, 4)} ± {number(score.loss_se, 2)} nats per token,"
-                f" {number(score.bits_per_byte, 4)} bits per byte of {score.bytes:,} bytes",
-                "–",
-                "–",
-            )
-            for name, score in record.test_sets.items()
-        ]
-    columns = ("stage", "status", "reached", "steps", "time")
-    return Grid(
-        name="Stages of the final run", columns=columns, rows=rows, numeric=(3, 4), wide=(2,)
-    )
 
 
 def cost_grid(material: Material) -> Grid:
@@ -325,68 +249,6 @@ def spent(records: Sequence[Record], what: str) -> float:
     return total
 
 
-CELL_COLUMNS = (
-    "run",
-    "status",
-    "schedule",
-    "seed",
-    "N",
-    "D",
-    "D/N",
-    "C (FLOPs)",
-    "test loss",
-    "±",
-    "bits/byte",
-    "steps",
-    "batch",
-    "peak lr",
-    "seconds",
-    "tokens/s",
-)
-TEXT_COLUMNS = 3
-
-
-def cell_rows(material: Material) -> list[list[CellText]]:
-    """Return every cell of the study, failed ones included, for the sortable table."""
-    with_curve = set(material.training()["run"])
-    return [
-        list(_cell(r, material.count, with_curve))
-        for r in material.records
-        if r.stage == "pretrain"
-    ]
-
-
-def _cell(r: Record, count: str, with_curve: set[str]) -> Iterator[CellText]:
-    """Write a record's columns; its name leads to its curve where that is `drawn`."""
-    n = getattr(r.params, count)
-    link = (
-        f"#curves-run-{r.run_id}" if r.run_id in with_curve and len(with_curve) <= MOST_TIPS else ""
-    )
-    yield CellText(text=r.run_id, link=link)
-    yield from (CellText(text=t) for t in (r.status, r.schedule))
-    yield _number(r.seed, str(r.seed))
-    yield _number(n, short(n))
-    yield _number(r.tokens, short(r.tokens))
-    yield _number(r.tokens / n, f"{r.tokens / n:.3g}")
-    yield _number(r.flops, power(r.flops, 3))
-    yield _number(r.test_loss, f"{r.test_loss or 0:.4f}")
-    yield _number(r.test_loss_se, f"{r.test_loss_se or 0:.4f}")
-    yield _number(r.bits_per_byte, f"{r.bits_per_byte or 0:.4f}")
-    yield _number(r.steps, str(r.steps))
-    yield _number(r.batch_tokens, str(r.batch_tokens))
-    yield _number(r.peak_lr, f"{r.peak_lr:.3g}")
-    yield _number(r.seconds, f"{r.seconds:.1f}")
-    yield _number(r.tokens_per_second, short(r.tokens_per_second))
-
-
-def _number(value: float | None, text: str) -> CellText:
-    return (
-        CellText(text="–", sort="")
-        if value is None
-        else CellText(text=text, sort=repr(float(value)))
-    )
-
-
 def provenance_grid(material: Material) -> Grid:
     """Return versions, hashes and machines."""
     rows: list[Row] = []
@@ -400,6 +262,9 @@ def provenance_grid(material: Material) -> Grid:
             ),
         )
     )
+    if material.table is not None:
+        rows += [(f"sha256 of {name}", digest) for name, digest in material.sha256.items()]
+        return Grid(name="Provenance", columns=("what", "value"), rows=rows, wide=(1,))
     shas = sorted({r.git_sha or "no checkout" for r in material.records})
     rows.append(("cells trained by", f"commit {', '.join(shas)}"))
     versions: dict[str, set[str]] = {}

@@ -5,16 +5,15 @@ comes first.
 """
 
 from pathlib import Path
-from typing import TypeVar
 
 import pandas as pd
 
 EXAMPLE = "example"
 TABLE = Path(__file__).with_suffix(".csv")
-T = TypeVar("T", str, Path, pd.DataFrame)
 
 
-def example_or(source: T) -> T | Path:
+def example_or(source: str | Path | pd.DataFrame) -> str | Path | pd.DataFrame:
     """Return the path of the example table for `example`, any other source as it is."""
-    named = not isinstance(source, pd.DataFrame) and str(source) == EXAMPLE
-    return TABLE if named and not Path(source).exists() else source
+    if isinstance(source, pd.DataFrame) or str(source) != EXAMPLE or Path(source).exists():
+        return source
+    return TABLE

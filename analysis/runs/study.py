@@ -132,13 +132,21 @@ def _near(target: float, cells: Sequence[Cell], values: Sequence[float]) -> floa
     return float(np.median(nearest)) if nearest else None
 
 
-def study_of(folder: str | Path, *, count: str, measure: Measure | None = None) -> Study:
+def study_of(
+    folder: str | Path,
+    *,
+    count: str,
+    measure: Measure | None = None,
+    read: Sequence[Record] | None = None,
+) -> Study:
     """Read a study's done pretraining cells; ValueError when there are none.
 
     `measure` is the loss that is forecast. Curves are of the test loss in nats per token alone.
+    `read` are the folder's records where they were read already.
     """
     measure = measure or Measure()
-    records = [r for r in read_records(folder) if r.status == "done" and r.stage == "pretrain"]
+    records = read_records(folder) if read is None else read
+    records = [r for r in records if r.status == "done" and r.stage == "pretrain"]
     if not records:
         raise ValueError(f"{folder} has no cell that is done; run the sweep first")
     in_nats = replace(measure, unit=NATS_PER_TOKEN)

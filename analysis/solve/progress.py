@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from scaling.app.progress import Progress
 
+FEW = 20  # steps, below which a rate says nothing
 OnProgress = Callable[[str, int, int], None]
 
 
@@ -16,7 +17,9 @@ def progress_on_stderr() -> OnProgress:
     lines: dict[str, Progress] = {}
 
     def on_progress(stage: str, done: int, total: int) -> None:
-        line = lines.setdefault(stage, Progress(stage, total=total))
+        line = lines.setdefault(
+            stage, Progress(stage, total=total, unit=stage if total >= FEW else "")
+        )
         line.update(done)
         if done == total:
             lines.pop(stage).close()

@@ -49,7 +49,7 @@ def each(
     every_seconds: the interval of the progress
     """
     sizes = [sum(p.size for p in chunk) for chunk, _ in tasks]
-    progress = Progress(what, total=sum(sizes), every_seconds=every_seconds)
+    progress = Progress(what, total=sum(sizes), every_seconds=every_seconds, unit="bytes")
     done = 0
     with _mapped(sum(sizes) >= POOLED and workers > 1, min(workers, len(tasks))) as mapped:
         for result, size in zip(mapped(function, *zip(*tasks, strict=True)), sizes, strict=True):

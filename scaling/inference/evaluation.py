@@ -89,7 +89,7 @@ def score_task(task: Task, trained: Trained, progress: Progress | None = None) -
     of a question's choices, divided by their sum.
     """
     requests = [r for q in task.questions for r in q.requests]
-    progress = progress or Progress(task.name, total=len(requests))
+    progress = progress or Progress(task.name, total=len(requests), unit="requests")
     likelihoods = log_likelihoods(
         trained.model, trained.tokenizer, requests, report=progress.update
     )

@@ -126,7 +126,9 @@ def train_rank(cell: CellConfig, world: World, pulse: Pulse) -> Record:
     if not world.first:
         return follow(world, [cell], pulse=pulse)[0]
     total = resolve(cell).flops
-    progress = Progress(cell.run_id(), total=total, every_seconds=cell.log.every_seconds)
+    progress = Progress(
+        cell.run_id(), total=total, every_seconds=cell.log.every_seconds, unit="FLOP"
+    )
     log.info("%s: %d ranks", cell_folder(cell), world.size)
     (record,) = train_trunk([cell], report=progress.update, pulse=pulse, world=world)
     progress.close()

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from scaling.app.progress import clock
+from scaling.app.progress import bar, clock, rate, rest
 from scaling.budget import workload
 from scaling.config import CellConfig
 from scaling.jobs.cell_states import ACTIVE, CellStates, CellStatus, counts
@@ -130,13 +130,15 @@ class Table:
         return done / sum(self.flops.values())
 
     def line(self, cells: list[CellStatus]) -> str:
-        """Return the first line: the share that is done, the time gone and left, the counts."""
+        """Return the first line: the share of FLOPs that is done, rate, times, counts."""
         share, seconds = self.share(cells), time.monotonic() - self.began
         if self.at_start is None:
             self.at_start = share
         gained = share - self.at_start
-        to_go = seconds * (1 - share) / gained if gained > 0 else math.inf
-        return f"sweep: {share:4.0%}, {clock(seconds)} gone, {clock(to_go)} left  {counts(cells)}"
+        speed = rate(gained * sum(self.flops.values()) / max(seconds, 1e-9), "FLOP")
+        times = f"{clock(seconds)} gone, {clock(rest(seconds, gained, 1 - share))} left"
+        start = f"sweep  {bar(share)} " if self.terminal else "sweep: "
+        return f"{start}{share:4.0%}  {speed}  {times}  {counts(cells)}"
 
     def update(self, cells: list[CellStatus]) -> None:
         """Draw the table on a terminal; else log its first line where it is time to."""

@@ -13,9 +13,10 @@ import functools
 import logging
 import math
 import types
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -77,30 +78,37 @@ class _Unfit(ValueError):
 
 
 def _build(kind: type[T], values: dict[str, Any], *, noun: str, settings: bool) -> T:
-    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
-    unknown = sorted(set(map(str, values)) - fields.keys())
-    if unknown and settings:
-        raise _Unfit(
-            f"{noun} has {', '.join(unknown)}, which this version does not know ({UPGRADE})"
-        )
-    if unknown:
+    readers, needed = _readers(kind)
+    if unknown := sorted(str(name) for name in values if name not in readers):
+        if settings:
+            raise _Unfit(
+                f"{noun} has {', '.join(unknown)}, which this version does not know ({UPGRADE})"
+            )
         _log_unknown(noun, tuple(unknown))
-    blank = (dataclasses.MISSING, dataclasses.MISSING)
-    needed = {n for n, f in fields.items() if (f.default, f.default_factory) == blank}
-    if missing := sorted(needed - values.keys()):
+    if missing := [name for name in needed if name not in values]:
         raise _Unfit(f"the {noun} has no {', '.join(missing)}")
-    hints = _hints(kind)
+    how = {"noun": noun, "settings": settings}
     arguments = {
-        name: _fit(values[name], hints[name], name, noun=noun, settings=settings)
-        for name in fields
-        if name in values
+        name: read(values[name], name, how) for name, read in readers.items() if name in values
     }
     return kind(**arguments)
 
 
+# Returns a value that fits a type; it takes the value, the field's name, and noun and settings.
+Reader = Callable[[Any, str, Mapping[str, Any]], Any]
+
+
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _readers(kind: type) -> tuple[dict[str, Reader], tuple[str, ...]]:
+    """Return a reader for each field of a dataclass, and the names without a default, sorted.
+
+    They are made once: thousands of records are read for a status or a report.
+    """
+    hints = get_type_hints(kind)
+    fields = [f for f in dataclasses.fields(kind) if f.init]
+    blank = (dataclasses.MISSING, dataclasses.MISSING)
+    needed = sorted(f.name for f in fields if (f.default, f.default_factory) == blank)
+    return {f.name: _reader(hints[f.name]) for f in fields}, tuple(needed)
 
 
 @functools.cache
@@ -108,32 +116,43 @@ def _log_unknown(noun: str, names: tuple[str, ...]) -> None:
     log.info("a later version's %s: %s is not known here and left out", noun, ", ".join(names))
 
 
-def _fit(value: Any, hint: Any, name: str, **how: Any) -> Any:
-    """Return a value that fits its type, nested dataclasses built; _Unfit names the field."""
+def _reader(hint: Any) -> Reader:
+    """Return what reads a value of a type, nested dataclasses too; _Unfit names the field."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (types.UnionType, Union):
-        if value is None and type(None) in args:
-            return None
-        hint = next(a for a in args if a is not type(None))
-        return _fit(value, hint, name, **how)
+        read = _reader(next(a for a in args if a is not type(None)))
+        if type(None) not in args:
+            return read
+        return lambda value, name, how: None if value is None else read(value, name, how)
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise _Unfit(f"{name} holds {_shown(value)}, not fields")
-        return _build(hint, value, **{**how, "noun": f"{how['noun']}'s {name}"})  # type: ignore[arg-type]
+        return functools.partial(_nested, cast(type, hint))
     if hint in WORDS:
-        return _plain(value, hint, name)
+        return functools.partial(_plain, hint)
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return _word(_plain(value, str, name), hint)
+        return lambda value, name, how: _word(_plain(str, value, name, how), hint)
     if hint is list or origin is list:
-        return [_fit(v, (args or (Any,))[0], name, **how) for v in _expect(list, value, name)]
+        each = _reader((args or (Any,))[0])
+        return lambda value, name, how: [each(v, name, how) for v in _expect(list, value, name)]
     if origin is tuple:
-        return tuple(_fit(v, args[0], name, **how) for v in _expect(list, value, name))
+        each = _reader(args[0])
+        return lambda value, name, how: tuple(
+            each(v, name, how) for v in _expect(list, value, name)
+        )
     if hint is dict or origin is dict:
         inner = args[1] if args else Any
-        return {
-            k: _fit(v, inner, f"{name}.{k}", **how) for k, v in _expect(dict, value, name).items()
+        if inner is Any:
+            return lambda value, name, how: dict(_expect(dict, value, name))
+        each = _reader(inner)
+        return lambda value, name, how: {
+            k: each(v, f"{name}.{k}", how) for k, v in _expect(dict, value, name).items()
         }
-    return value
+    return lambda value, name, how: value
+
+
+def _nested(kind: type, value: Any, name: str, how: Mapping[str, Any]) -> Any:
+    if not isinstance(value, dict):
+        raise _Unfit(f"{name} holds {_shown(value)}, not fields")
+    return _build(kind, value, **{**how, "noun": f"{how['noun']}'s {name}"})
 
 
 def _word(text: str, kind: type[StrEnum]) -> str:
@@ -141,7 +160,9 @@ def _word(text: str, kind: type[StrEnum]) -> str:
     return kind(text) if text in tuple(kind) else text
 
 
-def _plain(value: Any, hint: type, name: str) -> Any:
+def _plain(hint: type, value: Any, name: str, how: Mapping[str, Any]) -> Any:
+    if type(value) is hint and (hint is not float or math.isfinite(value)):
+        return value
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     fits = {

@@ -275,8 +275,9 @@ def _check_settings(config: dict[str, Any]) -> None:
     for name in _block(config, "before"):
         _block(_block(config, "before"), name)
     for block, names in NUMBERS.items():
+        values = _block(cell, block)
         for name in names:
-            value = _block(cell, block).get(name)
+            value = values.get(name)
             if not (value is None or isinstance(value, int | float)):
                 raise ValueError(f"record config.{block}.{name} is no number; {TRAIN_AGAIN}")
 

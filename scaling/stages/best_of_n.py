@@ -169,7 +169,7 @@ def sample_pool(stage: Stage, tuned: Transformer, config: BestOfNConfig) -> Pool
             raise ValueError(f"there are {len(held_out)} held-out prompts; set prompts to fewer")
         order = np.random.default_rng(config.seed).permutation(len(held_out))[: config.prompts]
         pool = {"prompts": [], "completions": [], "gold": []}
-        progress = Progress("sampling", total=config.prompts)
+        progress = Progress("sampling", total=config.prompts, unit="prompts")
         for number, index in enumerate(order):
             prompts = [held_out[index]] * config.n
             samples: Samples = generate(

@@ -228,7 +228,8 @@ def train_cell(
 
     folder = final_folder(config) / StageName.PRETRAIN
     train = partial(train_trunk, world=world) if world else train_by_ranks
-    progress = Progress(StageName.PRETRAIN, total=flops, every_seconds=config.log.every_seconds)
+    every = config.log.every_seconds
+    progress = Progress(StageName.PRETRAIN, total=flops, every_seconds=every, unit="FLOP")
     report = progress.update
     try:
         (record,) = train([cell], folders=[folder], report=report, band=band)

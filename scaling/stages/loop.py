@@ -115,7 +115,11 @@ def open_curve(stage: Stage, *, resume_step: int) -> RunLog:
 def open_progress(stage: Stage, *, total: float, done: float) -> Progress:
     """Return the stage's line of progress, in steps."""
     return Progress(
-        stage.name, total=total, every_seconds=stage.config.log.every_seconds, done=done
+        stage.name,
+        total=total,
+        every_seconds=stage.config.log.every_seconds,
+        done=done,
+        unit="steps",
     )
 
 

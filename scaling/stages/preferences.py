@@ -243,7 +243,7 @@ def sampled_groups(
     )
     groups: list[Group] = []
     reached = 0  # pairs so far
-    progress = Progress("sampling pairs", total=block.pairs)
+    progress = Progress("sampling pairs", total=block.pairs, unit="pairs")
     for at in range(0, len(prompts), BLOCK_PROMPTS):
         if reached >= block.pairs:
             break

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.laws.law import Law
 from analysis.planning.plan import Plan
 from scaling.config import CellConfig, ModelConfig
 from scaling.schema import Record, Shape, write_json
@@ -21,6 +22,26 @@ SPEED = 3e10  # FLOP/s
 def true_loss(params: float, tokens: float) -> float:
     """Return the loss of the study's own law, N with the head counted."""
     return E + A * params**-ALPHA + B * tokens**-BETA
+
+
+def known_law() -> Law:
+    """Return the study's own law, with draws and intervals."""
+    parameters = {"E": E, "A": A, "B": B, "alpha": ALPHA, "beta": BETA}
+    point = np.array(list(parameters.values()))
+    return Law(
+        form="chinchilla",
+        count="with_head",
+        parameters=parameters,
+        objective={"name": "exact"},
+        status="converged",
+        draws=point * np.exp(0.01 * np.random.default_rng(0).normal(size=(100, 5))),
+        n_runs=23,
+        ranges={"flops": [1e11, 1e13], "flops_6nd": [1e11, 1e13]},
+        intervals={
+            "level": 0.9,
+            "parameters": {k: [0.9 * v, 1.1 * v] for k, v in parameters.items()},
+        },
+    )
 
 
 def write_study(folder: Path, *, noise: float = 0.002, seed: int = 0) -> Path:

@@ -18,12 +18,13 @@ from analysis import fit, load_runs
 from analysis.alarms.alarm import Alarm
 from analysis.estimation.lr_batch import swept_points
 from analysis.laws.law import Law
+from analysis.page.alarm_list import alarms, length_alarm
 from analysis.page.checklist import checklist, counted
 from analysis.page.contents import read_material
-from analysis.page.first_screen import alarms, length_alarm, verdict
-from analysis.page.gallery import tuning_pictures
+from analysis.page.first_screen import verdict
 from analysis.page.planner import planner_data
 from analysis.page.render import report
+from analysis.page.run_gallery import tuning_pictures
 from analysis.page.sections.task_scores import score_grid, scores_of
 from analysis.page.sections.task_tables import read_evaluations
 from analysis.page.tables import flops_run, spent
@@ -171,7 +172,9 @@ def test_first_screen_answers(page):
         "outcome of the final run",
     ):
         assert card in head
-    assert "90% intervals: E [" in head
+    assert re.search(r"90% intervals: <span.*?<mi>E</mi></math> \[", head)
+    assert "<mfrac>" in head
+    assert "python -m analysis.plan law=" in head  # the command that follows
 
 
 def test_every_part_is_there(page):

@@ -1,1 +1,1 @@
-"""Sections of the report about tasks and later stages."""
+"""Sections of the report: the plan, cells, later stages, scores on tasks."""

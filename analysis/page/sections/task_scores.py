@@ -17,7 +17,7 @@ from scipy.special import ndtri
 
 from analysis.estimation.fit import fit
 from analysis.estimation.power_laws import frontier_runs
-from analysis.figures import charts
+from analysis.figures import run_charts
 from analysis.figures.bands import span
 from analysis.figures.canvas import LABELS
 from analysis.forms import FORMS, Array, column
@@ -192,7 +192,7 @@ def score_pictures(scores: Sequence[Scores], flops: float | None) -> list[Pictur
     if not tasks:
         return []
     loss, accuracy = ({s.task: draw(s) for s in tasks} for draw in (_loss_of(flops), _accuracy_of))
-    svg = charts.scores(
+    svg = run_charts.scores(
         loss, name="scores-loss", x=LABELS["flops"], y=f"{BITS} of right answers", logx=True
     )
     note = "" if flops is None else "; the lines go on to the planned run"
@@ -202,7 +202,7 @@ def score_pictures(scores: Sequence[Scores], flops: float | None) -> list[Pictur
         caption="Task loss of every model by its compute, with the law of the models that no"
         f" cheaper one beats and its {100 * LEVEL:g}% interval{note}.",
     )
-    svg = charts.scores(
+    svg = run_charts.scores(
         accuracy, name="scores-accuracy", x=f"{BITS} of right answers", y="accuracy (share)",
         logx=False, levels=[s.chance for s in tasks if s.chance],
     )  # fmt: skip

@@ -246,7 +246,7 @@ def test_the_page_is_light_whole_and_asks_nothing_of_a_network(result):
     page = Page(text)
     assert len(text) < 1_000_000
     assert text.count("<svg") == 3
-    assert "script" not in page.tags
+    assert text.count("<script") == 1  # that of the downloads
     assert HOSTILE not in text
     assert f"two & <b>.csv: {HOSTILE}" in page.text
     assert set(page.addresses) == {"data:,"}

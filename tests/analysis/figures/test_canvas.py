@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis.figures import canvas as figures
-from analysis.figures import charts
+from analysis.figures import charts, check_charts, run_charts
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_allocation_names_its_methods(line):
     svg = charts.allocation(
         {"parametric": line, "isoflop": line[["x", "y"]]}, what="params", planned=(1e13, 3e6)
     )
-    assert {"parametric", "isoflop", "plan", "optimal parameters N"} <= set(texts(svg))
+    assert {"law", "IsoFLOP", "plan", "optimal parameters N"} <= set(texts(svg))
 
 
 def test_isoflop_draws_points_parabolas_and_vertices(cells):
@@ -55,19 +55,19 @@ def test_isoflop_draws_points_parabolas_and_vertices(cells):
     parabola = pd.DataFrame({"budget": 1e12, "x": [1e5, 3e5, 1e6], "y": [3.0, 2.8, 3.1]})
     svg = charts.isoflop(chosen, parabola, pd.DataFrame({"budget": [1e12], "x": [3e5], "y": [2.8]}))
     assert "parameters N" in texts(svg)
-    assert "1e12" in texts(svg)
+    assert " C = 1e12" in texts(svg)
 
 
 def test_observed_and_curves_and_forecast_draw(cells):
     assert "fitted test loss (nats/token)" in texts(charts.observed(cells))
-    assert "training tokens D" in texts(charts.training_curves(cells, final=cells))
-    svg = charts.forecast(2.5, (2.4, 2.6), level=0.9, outcome=2.45)
+    assert "training tokens D" in texts(run_charts.training_curves(cells, final=cells))
+    svg = run_charts.forecast(2.5, (2.4, 2.6), level=0.9, outcome=2.45)
     assert {"90% interval", "outcome"} <= set(texts(svg))
 
 
 def test_stage_curve_keeps_gaps_and_marks_the_budget():
     rows = pd.DataFrame({"step": [1, 2, 3], "kl": [0.1, None, 3.0]})
-    svg = charts.curve(
+    svg = run_charts.curve(
         rows,
         {"kl": "measured"},
         name="kl",
@@ -107,13 +107,13 @@ def test_a_figure_of_its_own_has_colours_ground_and_size(line):
     assert "currentColor" not in svg
     assert "var(--" not in svg
     assert re.search(r'width="[0-9.]+pt" height="[0-9.]+pt"', svg)
-    assert '<rect width="360" height="255.6" fill="#ffffff"/>' in svg
+    assert '<rect width="360" height="236.52" fill="#ffffff"/>' in svg
 
 
 def test_backtest_draws_runs_against_distance_with_shares_in_the_legend():
     withheld = pd.DataFrame({"cutoff": 1e18, "distance": [2.0, 4.0], "error": [0.01, -0.02]})
     tau = pd.DataFrame({"x": [1.0, 4.0], "y": 0.0, "lo": [0.0, -0.02], "hi": [0.0, 0.02]})
-    shown = texts(charts.backtest(withheld, {1e18: "rms 1.5%, 50% covered"}, tau))
+    shown = texts(check_charts.backtest(withheld, {1e18: "rms 1.5%, 50% covered"}, tau))
     assert "C of the withheld run over the largest C fitted (times)" in shown
     assert "predicted over measured loss (%)" in shown
     assert "rms 1.5%, 50% covered" in shown
@@ -145,8 +145,8 @@ def test_points_say_what_run_they_are():
         }
     )
     svg = charts.loss_compute(cells.iloc[:0], cells)
-    assert re.findall(r"<g><title>(\w\w), N 10k, D 100k", svg) == ["a1"]
-    assert svg.count("<g><title>") == 2
+    assert re.findall(r'<g class="tip"><title>(\w\w), N 10k, D 100k', svg) == ["a1"]
+    assert svg.count('<g class="tip"><title>') == 2
     assert "tip:" not in svg
     assert "<a " not in svg
     many = pd.concat([cells] * 300, ignore_index=True)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis.alarms.of_fit import peak_alarm
-from analysis.page import gallery
+from analysis.page import run_gallery
 from analysis.page.overoptimisation import TABLE, judges_grid, of_ppo, read_best_of_n
 
 KL = np.log(2.0 ** np.arange(1, 9)) - 1 + 0.5 ** np.arange(1, 9)
@@ -38,7 +38,7 @@ def test_each_judge_has_its_law_and_a_peak_outside_is_said(tmp_path):
     grid = judges_grid([gold, own])
     assert [row[:3] for row in grid.rows] == [("gold", "–", "–"), ("own, 50 pairs", "800", "50")]
     assert len(grid.columns) == len(grid.rows[0])
-    (picture,) = gallery.overoptimised("best-of-n", [gold, own])
+    (picture,) = run_gallery.overoptimised("best-of-n", [gold, own])
     assert "<svg" in picture.svg
     assert "own, 50 pairs" in picture.svg
 

@@ -1,0 +1,69 @@
+"""What a report of a table of runs shows: the table, its law, and a plan where one is named.
+
+The law is fitted as `python -m analysis.fit runs=TABLE` fits it, unless a file is named. It is
+written beside the page, so that a plan can follow from it.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from analysis.estimation.checks import needed_columns, stage_of
+from analysis.estimation.fit import fit
+from analysis.laws.law import Law
+from analysis.page.contents import Material
+from analysis.page.figure_files import thinned
+from analysis.planning.written.plan_file import read_plan
+from analysis.runs.columns import Columns
+from analysis.runs.table import load_runs
+from analysis.solve.progress import OnProgress, no_progress
+from scaling.schema import Measure, sha256_file
+
+
+def read_table(
+    path: str | Path,
+    *,
+    page: str | Path,
+    form: str = "chinchilla",
+    columns: Columns | None = None,
+    law: str = "",
+    plan: str = "",
+    on_progress: OnProgress = no_progress,
+) -> Material:
+    """Read a table of runs and its law, or fit the law and write it beside the page.
+
+    path: CSV, Parquet or JSONL file
+    page: the file that the page is written to
+    form: that is fitted
+    columns: what our columns are called in the table
+    law, plan: their files; empty fits the law, and shows no plan
+    on_progress: takes (stage, done, total) while the law is fitted
+
+    Raises ValueError in one sentence for a table that cannot be read or cannot carry the form.
+    """
+    path = Path(path)
+    needed, stage = needed_columns(form), stage_of(form)
+    runs = load_runs(path, columns=columns or Columns(), needed=needed, stage=stage)
+    law_path = Path(law) if law else Path(page).with_suffix(".law.json")
+    if law:
+        fitted = Law.read(law_path)
+    else:
+        fitted = fit(runs, form, on_progress=on_progress)
+        named = [f"columns.{k}={v}" for k, v in (runs.inputs.get("columns") or {}).items()]
+        arguments = [f"runs={path.as_posix()}", f"form={form}", *named, f"out={law_path}"]
+        fitted = replace(fitted, inputs={**fitted.inputs, "arguments": arguments})
+        fitted.write(law_path)
+    plan_path = Path(plan) if plan else Path("plan.yaml")
+    files = [path, law_path, *([plan_path] if plan else [])]
+    table = thinned(runs.table) if "run" in runs.table else thinned(runs.table).assign(run="")
+    return Material(
+        folder=path,
+        records=[],
+        law=fitted,
+        law_path=law_path,
+        measure=Measure(),
+        plan=read_plan(plan_path) if plan else None,
+        plan_path=plan_path,
+        sha256={p.name: sha256_file(p) for p in files},
+        table=table,
+        unread_rows=len(runs.table) - len(table),
+    )
