@@ -182,6 +182,27 @@ def far_runs_alarm(compared: Mapping[str, float] | None, n_runs: int) -> Alarm |
     )
 
 
+def frontier_rows_alarm(
+    region: Mapping[str, Any], errors: Mapping[str, float], n_far: int, n_rows: int
+) -> Alarm:
+    """Say that form=all left out the rows far from the frontier, and for which shapes it holds.
+
+    region: the `region` block of law.json
+    errors: of withheld runs near the frontier, by laws of `all` rows and of those `near` it
+    n_far: rows that were left out
+    n_rows: all rows
+    """
+    larger, smaller = np.exp(region["high"]), np.exp(-region["low"])
+    return Alarm(
+        code="frontier_rows",
+        sentence=f"{n_far} of {n_rows} rows are more than {region['within']:.0%} above the"
+        f" frontier's loss and are badly fitted: the law is fitted on the rest, which predicts"
+        f" withheld runs near the frontier with an error of {errors['near']:.1%} instead of"
+        f" {errors['all']:.1%}; predictions for shapes away from the frontier (N above x{larger:.2g}"
+        f" or below 1/{smaller:.2g} of the best size of its C) are rough, with wider intervals.",
+    )
+
+
 def with_far_rows(
     alarms: Sequence[Alarm], table: pd.DataFrame, residuals: Array, n_parameters: int
 ) -> list[Alarm]:

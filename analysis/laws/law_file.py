@@ -15,6 +15,7 @@ import numpy as np
 from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS, Array
 from analysis.forms.token_flops import TokenFlops
+from analysis.laws.region import check_region
 from scaling.schema import (
     COUNTS,
     MOST_RESAMPLES,
@@ -61,6 +62,9 @@ class LawFile:
         {"rule", "forms": [{"form", "parameters", "draws", "weight", "spread_weight", "status",
         "score"}]}; the draws of all forms are of the same resamples, and None where the weight is
         0; `spread_weight` is the form's weight in the spread about the average
+    region: where a law of form=all that is fitted near the frontier holds (`analysis.laws.region`):
+        {"within", "flops", "params", "a", "low", "high", "growth": [below, above]}, with
+        "withheld": {"all", "near"} where form=all chose these rows itself; None else
     scatter: {"value", "robust", "left_out"}: the deviation of log loss of one run about the law, of
         all rows and without the rows that are left out of it, which are named as in the input file
     error_growth: the least error of the form's forecasts by each e-fold of C beyond the data
@@ -98,6 +102,7 @@ class LawFile:
     comparison: list[dict[str, Any]] = field(default_factory=list, repr=False)
     fixed: dict[str, float] = field(default_factory=dict)
     forecast: dict[str, Any] | None = field(default=None, repr=False)
+    region: dict[str, Any] | None = None
     scatter: dict[str, Any] = field(default_factory=dict)
     error_growth: float = 0.0
     prior: dict[str, Any] | None = None
@@ -172,6 +177,7 @@ class LawFile:
         floats = {name: float(value) for name, value in law.parameters.items()}
         draws = _draws(law.draws, len(floats), path)
         _check_token_flops(law.token_flops, path)
+        check_region(law.region, path)
         return replace(law, parameters=floats, draws=draws, forecast=_forecast(law.forecast, path))
 
 
