@@ -198,8 +198,9 @@ def frontier_rows_alarm(
         sentence=f"{n_far} of {n_rows} rows are more than {region['within']:.0%} above the"
         f" frontier's loss and are badly fitted: the law is fitted on the rest, which predicts"
         f" withheld runs near the frontier with an error of {errors['near']:.1%} instead of"
-        f" {errors['all']:.1%}; predictions for shapes away from the frontier (N above x{larger:.2g}"
-        f" or below 1/{smaller:.2g} of the best size of its C) are rough, with wider intervals.",
+        f" {errors['all']:.1%}; predictions for shapes away from the frontier (N above"
+        f" x{larger:.2g} or below 1/{smaller:.2g} of the best size of its C) are rough, with wider"
+        " intervals.",
     )
 
 

@@ -34,6 +34,7 @@ from analysis.validate.near_frontier import (
 )
 
 SHARES = (WITHIN, 0.03)  # of the frontier's loss up to which rows may be fitted
+LEAST_LEFT_OUT = 0.1  # share of the rows; Huber's objective withstands fewer bad ones
 FEWEST_CUTOFFS = 2  # cutoffs at which the rows near the frontier must have been tested
 PLAIN = frozenset(("params", "tokens", "flops"))  # variables of forms that are compared
 Errors = Mapping[float, Array]  # by cutoff in C, log predicted over measured loss of withheld runs
@@ -108,12 +109,14 @@ def choose_rows(ranking: Ranking, objective: Objective | None) -> RowChoice | No
         }
         for name, found in ranking.hindcasts.items()
     }
-    if near.all() or compared_error(of_all) < LEAST_FAR_ERROR:
+    if compared_error(of_all) < LEAST_FAR_ERROR:
         return None
     forms = [*named, *(form for form in FORMS.values() if form.near_frontier)]
     choices = []
     for within in SHARES:
         fitted = is_near_frontier(table, within)
+        if (~fitted).mean() < LEAST_LEFT_OUT:
+            continue
         of_near = {f.name: errors_near(table, f, objective, fitted, near) for f in forms}
         shared = set.intersection(*(set().union(*of.values()) for of in (of_all, of_near)))
         if len(shared) < FEWEST_CUTOFFS:
