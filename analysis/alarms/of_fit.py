@@ -178,7 +178,8 @@ def far_runs_alarm(compared: Mapping[str, float] | None, n_runs: int) -> Alarm |
         code="far_runs",
         sentence=f"Runs far from the frontier spoil the law: that of the {compared['n_near']} of "
         f"{n_runs} runs within 10 % of it predicts withheld runs near it with an error of "
-        f"{compared['near']:.1%} instead of {compared['all']:.1%}; fit with within=0.1.",
+        f"{compared['near']:.1%} instead of {compared['all']:.1%}; fit with within=0.1, or with"
+        " form=all, which chooses the rows itself.",
     )
 
 
