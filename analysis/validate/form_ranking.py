@@ -27,6 +27,9 @@ UNTESTED = (
     "narrow in C for that; name a form, as form=chinchilla"
 )
 EXACT = 1e-6  # error below which a form counts as exact, so that its weight stays finite
+# Rows near the frontier show the curve L(C), the line N*(C) and the valley about it: 6 numbers. A
+# surface with more of them takes the rest from the noise.
+MOST_PARAMETERS_NEAR = 6
 POWER = 4.0  # of the score in the weights
 LEAST_WEIGHT = 0.01  # below which a form is left out
 
@@ -51,10 +54,13 @@ def candidates(table: pd.DataFrame) -> list[Form]:
 
 def candidates_near(table: pd.DataFrame) -> list[Form]:
     """Return the forms that rows near the frontier can carry; ValueError where there is none."""
-    return [
-        *candidates(table),
-        *(form for form in FORMS.values() if form.near_frontier and _carries(table, form)),
-    ]
+    own = [form for form in FORMS.values() if form.near_frontier and _carries(table, form)]
+    return [form for form in [*candidates(table), *own] if is_carried_near(form)]
+
+
+def is_carried_near(form: Form) -> bool:
+    """Return whether rows near the frontier can determine a form."""
+    return not form.is_surface or len(form.parameters) <= MOST_PARAMETERS_NEAR
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,13 @@ from analysis.forms import FORMS, Array, Form, column
 from analysis.solve.objective import Objective, problem_of
 from analysis.solve.progress import OnProgress, no_progress
 from analysis.solve.solver import minimise
-from analysis.validate.form_ranking import EXACT, Ranking, rank_forms, weights_of
+from analysis.validate.form_ranking import (
+    EXACT,
+    Ranking,
+    is_carried_near,
+    rank_forms,
+    weights_of,
+)
 from analysis.validate.hindcast import cutoffs, reach_of
 from analysis.validate.near_frontier import (
     FEWEST_ROWS,
@@ -111,7 +117,8 @@ def choose_rows(ranking: Ranking, objective: Objective | None) -> RowChoice | No
     }
     if compared_error(of_all) < LEAST_FAR_ERROR:
         return None
-    forms = [*named, *(form for form in FORMS.values() if form.near_frontier)]
+    own = [form for form in FORMS.values() if form.near_frontier]
+    forms = [form for form in [*named, *own] if is_carried_near(form)]
     choices = []
     for within in SHARES:
         fitted = is_near_frontier(table, within)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from analysis.forms import FORMS
-from analysis.validate.form_ranking import rank_forms
+from analysis.validate.form_ranking import is_carried_near, rank_forms
 from analysis.validate.near_frontier import is_near_frontier
 from analysis.validate.row_choice import (
     choose_rows,
@@ -72,3 +72,9 @@ def test_the_error_compared_is_that_of_the_average() -> None:
     assert compared_error({"a": {1.0: e, 2.0: 4 * e}}) == pytest.approx(0.02)
     assert compared_error({"a": {1.0: e}, "b": {1.0: -e}}) == pytest.approx(1e-6)  # they cancel
     assert compared_error({"a": {}}) == np.inf
+
+
+def test_forms_that_a_valley_does_not_determine_are_left_out() -> None:
+    surfaces = {name for name, form in FORMS.items() if form.is_surface and is_carried_near(form)}
+    assert {"chinchilla", "coupled", "kaplan", "overtraining", "frontier"} <= surfaces
+    assert "farseer" not in surfaces  # nine parameters
