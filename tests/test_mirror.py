@@ -89,6 +89,7 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.forms.farseer": "analysis/forms/test_forms.py",
     "analysis.forms.finetuning": "analysis/forms/test_forms.py",
     "analysis.forms.form": "analysis/forms/test_forms.py",
+    "analysis.forms.frontier": "analysis/forms/test_forms.py",
     "analysis.forms.grid": "analysis/forms/test_forms.py",
     "analysis.forms.jets": "analysis/forms/test_forms.py",
     "analysis.forms.kaplan": "analysis/forms/test_forms.py",

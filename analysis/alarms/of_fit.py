@@ -178,7 +178,30 @@ def far_runs_alarm(compared: Mapping[str, float] | None, n_runs: int) -> Alarm |
         code="far_runs",
         sentence=f"Runs far from the frontier spoil the law: that of the {compared['n_near']} of "
         f"{n_runs} runs within 10 % of it predicts withheld runs near it with an error of "
-        f"{compared['near']:.1%} instead of {compared['all']:.1%}; fit with within=0.1.",
+        f"{compared['near']:.1%} instead of {compared['all']:.1%}; fit with within=0.1, or with"
+        " form=all, which chooses the rows itself.",
+    )
+
+
+def frontier_rows_alarm(
+    region: Mapping[str, Any], errors: Mapping[str, float], n_far: int, n_rows: int
+) -> Alarm:
+    """Say that form=all left out the rows far from the frontier, and for which shapes it holds.
+
+    region: the `region` block of law.json
+    errors: of withheld runs near the frontier, by laws of `all` rows and of those `near` it
+    n_far: rows that were left out
+    n_rows: all rows
+    """
+    larger, smaller = np.exp(region["high"]), np.exp(-region["low"])
+    return Alarm(
+        code="frontier_rows",
+        sentence=f"{n_far} of {n_rows} rows are more than {region['within']:.0%} above the"
+        f" frontier's loss and are badly fitted: the law is fitted on the rest, which predicts"
+        f" withheld runs near the frontier with an error of {errors['near']:.1%} instead of"
+        f" {errors['all']:.1%}; predictions for shapes away from the frontier (N above"
+        f" x{larger:.2g} or below 1/{smaller:.2g} of the best size of its C) are rough, with wider"
+        " intervals.",
     )
 
 

@@ -45,9 +45,10 @@ from analysis.runs.columns import Columns
 from analysis.runs.table import Runs, load_runs
 from analysis.solve.objective import Objective
 from analysis.solve.progress import OnProgress, no_progress
-from analysis.validate.form_ranking import UNTESTED, Ranking, rank_forms
+from analysis.validate.form_ranking import UNTESTED, Ranking
 from analysis.validate.hindcast import hindcasts, widen_tau
-from analysis.validate.near_frontier import check_within, far_runs, near_frontier
+from analysis.validate.near_frontier import check_within, far_runs
+from analysis.validate.row_choice import rank_rows_and_forms
 from analysis.validate.sensitivity import sensitivity as sensitivity_rows
 
 MEMBER_RESAMPLES = 400  # of each form that is averaged, most of whose time is Farseer's
@@ -146,15 +147,18 @@ def _fit_form(runs: Runs, form: Form, objective: Objective | None, settings: Set
 
 def _fit_all(runs: Runs, objective: Objective | None, settings: Settings) -> Law:
     """Return the law of the leading form; of surfaces it forecasts with the average of all."""
-    ranking = rank_forms(
-        near_frontier(runs.table, settings.within),
+    ranking, choice = rank_rows_and_forms(
+        runs.table,
         objective,
+        within=settings.within,
         level=settings.level,
         seed=settings.seed,
         on_progress=settings.on_progress,
     )
     if not form_named(ranking.rows[0]["form"]).is_surface:
         return _fit_best(runs, objective, settings, ranking)
+    if choice is not None and choice.within is not None:
+        settings = replace(settings, within=choice.within)
     fits: dict[str, FittedForm] = {}
     few = replace(settings, resamples=min(settings.resamples, MEMBER_RESAMPLES))
     for row in ranking.rows:
@@ -165,7 +169,7 @@ def _fit_all(runs: Runs, objective: Objective | None, settings: Settings) -> Law
     if few != settings:  # of the form whose parameters and intervals are shown
         leader = estimate_form(runs, leader.form, objective, settings)
     law = _law_of(leader, runs, replace(settings, hindcast=False))
-    return average_law(law, fits, ranking, settings)
+    return average_law(law, fits, ranking, settings, choice)
 
 
 def _fit_best(runs: Runs, objective: Objective | None, settings: Settings, ranking: Ranking) -> Law:

@@ -25,22 +25,27 @@ from analysis.forms.average import spread
 from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
 from analysis.laws.law import Law
 from analysis.laws.law_file import USABLE
+from analysis.laws.region import region_block
 from analysis.solve.residual_spread import scatter
-from analysis.validate.form_ranking import Ranking
+from analysis.validate.form_ranking import Ranking, weights_of
 from analysis.validate.hindcast import Hindcast, backtest_block, widen_tau
+from analysis.validate.near_frontier import is_near_frontier
+from analysis.validate.row_choice import RowChoice
 
-POWER = 4.0  # of the score in the weights
 SPREAD_POWER = 2.0  # of the score in the weights of the spread between forms about the average
 RULE = "log L averaged over forms, weights score^-4 of withheld runs"
 UNTESTED_RULE = "log L averaged over forms, equal weights: no larger runs can be withheld"
 OF_ONE_FORM = ("residual_trend", "methods_disagree")  # alarms that are raised anew of the average
 MOST_WITHOUT_OFFSET = 0.15  # weight of forms without E from which the runs do not show an E
 LEAST_LEADING = 0.1  # weight that a usable form needs to lead
-LEAST_WEIGHT = 0.01  # below which a form is left out
 
 
 def average_law(
-    law: Law, fits: Mapping[str, FittedForm], ranking: Ranking, settings: Settings
+    law: Law,
+    fits: Mapping[str, FittedForm],
+    ranking: Ranking,
+    settings: Settings,
+    choice: RowChoice | None = None,
 ) -> Law:
     """Return the leading form's law with the forecast of all forms.
 
@@ -48,6 +53,7 @@ def average_law(
     fits: every form by name, best first
     ranking: their withheld errors
     settings: of the fit
+    choice: how the fitted rows were chosen, None where they were not compared
     """
     rows = _weighed_rows(fits, ranking)
     weights, apart = weights_of(rows), weights_of(rows, SPREAD_POWER)
@@ -96,10 +102,28 @@ def average_law(
         alarms=tuple(alarm for alarm in alarms if alarm),
     )
     law = _with_offset(law, settings.level)
+    if settings.within is not None:
+        law = _near_frontier(law, fits[law.form], choice)
     if not law.allocation:
         return law
     law = replace(law, allocation=allocation_of(law, settings.level))
     return _compared(law, fits[law.form])
+
+
+def _near_frontier(law: Law, leader: FittedForm, choice: RowChoice | None) -> Law:
+    """Return a law of rows near the frontier with the region where it holds, and its alarm."""
+    everything, within = leader.everything, law.inputs["within"]
+    near = is_near_frontier(everything, within)
+    parts = [
+        {name: column(everything, name)[rows] for name in ("params", "tokens", "loss")}
+        for rows in (near, ~near)
+    ]
+    block = {"within": within, **region_block(law.surface, *parts)}
+    if choice is None:
+        return replace(law, region=block)
+    errors = {"all": choice.error_all, "near": choice.error_near}
+    alarm = of_fit.frontier_rows_alarm(block, errors, len(everything) - near.sum(), len(everything))
+    return replace(law, region=block | {"withheld": errors}, alarms=(alarm, *law.alarms))
 
 
 def _compared(law: Law, leader: FittedForm) -> Law:
@@ -133,21 +157,6 @@ def _weighed_rows(fits: Mapping[str, FittedForm], ranking: Ranking) -> list[dict
     """Return the rows of forms that have a minimum; all rows where none has."""
     candidates = [r for r in ranking.rows if np.isfinite(fits[r["form"]].solution.condition[0])]
     return [row for row in candidates if row["converged"]] or ranking.rows
-
-
-def weights_of(rows: Sequence[Mapping[str, Any]], power: float = POWER) -> dict[str, float]:
-    """Return the weight of each form, without those that hardly count.
-
-    rows: of the ranking, of forms that have a minimum; those without a score weigh nothing unless
-        none has one
-    power: of the scores
-    """
-    rows = [row for row in rows if row["score"] is not None] or list(rows)
-    best = min((row["score"] for row in rows if row["score"]), default=1.0)
-    shares = {row["form"]: ((row["score"] or best) / best) ** -power for row in rows}
-    total = sum(shares.values())
-    weights = {name: share for name, share in shares.items() if share >= LEAST_WEIGHT * total}
-    return {name: share / sum(weights.values()) for name, share in weights.items()}
 
 
 def average_hindcasts(

@@ -21,9 +21,9 @@ from analysis.forms import FORMS, Form, form_named
 from analysis.runs.table import Runs
 from analysis.solve.objective import Objective
 from analysis.solve.progress import OnProgress, no_progress
-from analysis.validate.form_ranking import UNTESTED, rank_forms
+from analysis.validate.form_ranking import UNTESTED
 from analysis.validate.hindcast import FEWEST_SIZES, LEAST_SHARE, LEAST_SPAN, hindcasts, reach_of
-from analysis.validate.near_frontier import near_frontier
+from analysis.validate.row_choice import rank_rows_and_forms
 from scaling.schema import code_version, write_json
 
 SCHEMA = 1
@@ -79,7 +79,8 @@ def backtest(
     objective: None for the form's own
     weighting: `column`, `seed_noise` or `none`
     fixed: values that some parameters keep
-    within: only runs whose loss is within this share of the best of no more compute
+    within: only runs whose loss is within this share of the best of no more compute; `all` chooses
+        between these and all runs where it is None
     level: of the intervals whose coverage is counted
     seed: of the resamples
     on_progress: takes (stage, done, total)
@@ -91,15 +92,17 @@ def backtest(
     runs = best_of_points(runs, form)
     ranking = None
     if form == "all":
-        ranking = rank_forms(
-            near_frontier(runs.table, within),
+        ranking, choice = rank_rows_and_forms(
+            runs.table,
             objective,
+            within=within,
             level=level,
             seed=seed,
             on_progress=on_progress,
         )
         if not ranking.is_tested:
             raise ValueError(UNTESTED)
+        within = choice.within if choice else within
     form_tested = form_named(ranking.rows[0]["form"] if ranking else form)
     objective = objective or Objective(name=form_tested.objective)
     table = prepare_rows(runs.table, form_tested, objective, weighting)

@@ -74,6 +74,8 @@ class Form:
     outward: (theta, middle) to the parameters, for a function with better coordinates than logs and
         centred amplitudes; `middle` is the mean log of each variable
     inward: inverts `outward`
+    near_frontier: whether the form holds near the compute frontier alone, so that `form=all` fits
+        it only where it fits all forms to the runs there
     """
 
     name: str
@@ -96,6 +98,7 @@ class Form:
     peak: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None
     outward: Callable[[Mapping[str, Any], Mapping[str, float]], Mapping[str, Any]] | None = None
     inward: Callable[[Mapping[str, Any], Mapping[str, float]], Mapping[str, Any]] | None = None
+    near_frontier: bool = False
 
     @property
     def exponents(self) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from analysis.forms.optimum import optimal_split, power_optimum, split_intervals
 from analysis.forms.token_flops import COUNTED, TokenFlops, per_token
 from analysis.laws.form_error import tau_at
 from analysis.laws.law_file import LawFile, flops_range
+from analysis.laws.region import error_beyond
 from analysis.laws.text import summary
 from analysis.solve.residual_spread import deviation
 from analysis.uncertainty.percentiles import bias_corrected_percentiles
@@ -39,8 +40,9 @@ class Prediction:
     """Loss in nats per token at some points, with its interval at `level` (None without draws).
 
     `parts` are the half-widths of the interval in log loss that each cause alone would give:
-    `parameters`, `forms` (their disagreement), `scatter` (of a single run) and `hindcast` (the
-    error of the law beyond its data). They join in squares.
+    `parameters`, `forms` (their disagreement), `scatter` (of a single run), `hindcast` (the error
+    of the law beyond its data) and, for a law of runs near the frontier, `region` (the error of
+    shapes away from it). They join in squares.
     """
 
     loss: Array
@@ -299,7 +301,10 @@ class Law(LawFile):
             "scatter": np.asarray(normal * self._deviation(point)) if noise else none,
             "hindcast": np.asarray(normal * self._form_error(values, point)) if noise else none,
         }
-        others = np.sqrt(parts["forms"] ** 2 + parts["scatter"] ** 2 + parts["hindcast"] ** 2)
+        if self.region is not None and {"params", "tokens"} <= set(values):
+            away = error_beyond(self.region, values["params"], values["tokens"])
+            parts["region"] = np.asarray(normal * away)
+        others = np.sqrt(sum(v**2 for name, v in parts.items() if name != "parameters"))
         below, above = np.hypot(below, others), np.hypot(above, others)
         low, high = (
             (point * np.exp(-below), point * np.exp(above))

@@ -15,6 +15,7 @@ import numpy as np
 from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS, Array
 from analysis.forms.token_flops import TokenFlops
+from analysis.laws.region import check_region
 from scaling.schema import (
     COUNTS,
     MOST_RESAMPLES,
@@ -87,6 +88,10 @@ class LawFile:
     `form`, `parameters`, `draws` of the same resamples (null at weight 0), `weight`,
     `spread_weight` (its weight in the spread about the average), `status`, `score`; null
     otherwise."""
+    region: dict[str, Any] | None = None
+    """Shapes for which a law of form=all near the frontier holds: `within`, `flops`, `params`, `a`,
+    `low`, `high`, `growth` (below, above), and `withheld` errors of `all` and `near` rows where
+    form=all chose the rows itself; null for other laws."""
     scatter: dict[str, Any] = field(default_factory=dict)
     """Deviation of log loss of one run: `value` of all rows, `robust` without those that are
     `left_out`, which are rows of the input file, counted from 1."""
@@ -177,6 +182,7 @@ class LawFile:
         floats = {name: float(value) for name, value in law.parameters.items()}
         draws = _draws(law.draws, len(floats), path)
         _check_token_flops(law.token_flops, path)
+        check_region(law.region, path)
         return replace(law, parameters=floats, draws=draws, forecast=_forecast(law.forecast, path))
 
 

@@ -35,7 +35,10 @@ const planner = (() => {
   };
   const farseer = ([a1, alpha, b1, a2, beta, b2, a3, gamma, b3], n, d) => // arXiv 2506.10972
     Math.exp(a3 * n ** gamma + b3) + Math.exp(a2 * n ** beta + b2 - Math.exp(a1 * n ** alpha + b1) * Math.log(d));
-  const loss = (member, parameters, n, d, unique, rates) => member.form === "farseer" ? farseer(parameters, n, d) : coupled(parameters, n, d, unique, rates);
+  const frontier = ([E, A, B, gamma, kappa, mu], n, d) => // analysis.forms.frontier
+    E + (n * d) ** -gamma * (A * n ** -kappa * (n * d) ** mu + B * n ** kappa * (n * d) ** -mu);
+  const others = { farseer, frontier }; // forms that are no case of form=coupled
+  const loss = (member, parameters, n, d, unique, rates) => others[member.form] ? others[member.form](parameters, n, d) : coupled(parameters, n, d, unique, rates);
 
   // Of an average the draws of all forms are of the same resamples; one draw stands for all.
   const drawOf = (member, i) => i === null ? member.parameters : member.draws[Math.min(i, member.draws.length - 1)];
@@ -67,7 +70,7 @@ const planner = (() => {
     return Math.exp((low + high) / 2);
   };
   const optimum = (law, i, flops) => { // analysis.forms.optimum: a coarse grid, then parabolas
-    if (!law.token_flops && law.members.length === 1 && law.members[0].form !== "farseer") return closed(drawOf(law.members[0], i), flops);
+    if (!law.token_flops && law.members.length === 1 && !others[law.members[0].form]) return closed(drawOf(law.members[0], i), flops);
     const low = sizeAtRatio(law, flops, 1e4), high = sizeAtRatio(law, flops, 0.5), at = x => logLoss(law, i, Math.exp(x), flops / perToken(law, Math.exp(x)), 0);
     let step = (high - low) / 23, best = low, least = Infinity;
     for (let k = 0; k < 24; k++) { const x = low + k * step, l = at(x); if (l < least) { least = l; best = x; } }
@@ -99,6 +102,11 @@ const planner = (() => {
     return best;
   };
 
+  const away = ({ region }, n, d) => { // analysis.laws.region: the error of shapes away from the frontier
+    if (!region) return 0;
+    const at = Math.log(n / region.params) - region.a * Math.log(6 * n * d / region.flops), [below, above] = region.growth;
+    return Math.max(region.low - at, 0) * below + Math.max(at - region.high, 0) * above;
+  };
   const forecast = (law, n, d, unique) => {
     const middle = logLoss(law, null, n, d, unique), point = Math.exp(middle);
     const errors = sorted(drawn(law, i => logLoss(law, i, n, d, unique) - middle));
@@ -114,7 +122,7 @@ const planner = (() => {
       const [h0, t0] = steps[i - 1], [h1, t1] = steps[i]; tau = t0 + (t1 - t0) * (distance - h0) / (h1 - h0); break;
     }
     const forms = apart(law, one => logLoss(one, null, n, d, unique), middle);
-    const spread = law.normal * Math.hypot(single, Math.max(tau, law.least_error * distance), forms);
+    const spread = law.normal * Math.hypot(single, Math.max(tau, law.least_error * distance), forms, away(law, n, d));
     return [point, point * Math.exp(-Math.hypot(under, spread)), point * Math.exp(Math.hypot(over, spread))];
   };
 

@@ -74,6 +74,7 @@ def planner_data(
         "noise": noise,
         "knots": (law.backtest or {}).get("tau", []),
         "least_error": law.error_growth,
+        "region": law.region,
         "reach": reach,
         "rates": [rates["R_D"], rates["R_N"]],
         "grid": GRID,
@@ -185,7 +186,7 @@ def _member(member: Member) -> dict[str, Any] | None:
     name, values = member.form.name, dict(member.parameters)
     drawn = member.draws if member.draws is not None else np.array([list(values.values())])
     draws = dict(zip(values, drawn.T, strict=True))
-    if name != "farseer":
+    if name not in ("farseer", "frontier"):
         values, draws = as_coupled(name, values), as_coupled(name, draws)
     if values is None or draws is None:
         return None

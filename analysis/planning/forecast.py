@@ -108,6 +108,7 @@ def _causes(law: Law, n: float, d: float, level: float, unique: float | None) ->
         "forms": "the forms that it averages",
         "scatter": "the scatter of runs about it",
         "hindcast": "its error by distance",
+        "region": "the shape's distance from the frontier",
     }
     shown = [f"{names[k]} {float(v):.2%}" for k, v in parts.items() if float(v) > 0]
     return f"of {', '.join(shown)} of the loss, joined in squares"

@@ -7,6 +7,7 @@ forms err most, does not decide alone. At a cutoff where a form has no minimum i
 error of the forms that have one.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,14 +27,19 @@ UNTESTED = (
     "narrow in C for that; name a form, as form=chinchilla"
 )
 EXACT = 1e-6  # error below which a form counts as exact, so that its weight stays finite
+# Rows near the frontier show the curve L(C), the line N*(C) and the valley about it: 6 numbers. A
+# surface with more of them takes the rest from the noise.
+MOST_PARAMETERS_NEAR = 6
+POWER = 4.0  # of the score in the weights
+LEAST_WEIGHT = 0.01  # below which a form is left out
 
 
 def candidates(table: pd.DataFrame) -> list[Form]:
     """Return the forms that a table can carry and that use most of its variables.
 
-    Raises ValueError where there is none.
+    Forms that hold near the frontier alone are left out. Raises ValueError where there is none.
     """
-    forms = [form for form in FORMS.values() if _carries(table, form)]
+    forms = [f for f in FORMS.values() if _carries(table, f) and not f.near_frontier]
     targets = [t for t in ("loss", "reward", "error") if any(f.target == t for f in forms)]
     if not targets:
         names = ", ".join(map(str, table.columns))
@@ -46,6 +52,17 @@ def candidates(table: pd.DataFrame) -> list[Form]:
     return [form for form in forms if len(form.variables) == most]
 
 
+def candidates_near(table: pd.DataFrame) -> list[Form]:
+    """Return the forms that rows near the frontier can carry; ValueError where there is none."""
+    own = [form for form in FORMS.values() if form.near_frontier and _carries(table, form)]
+    return [form for form in [*candidates(table), *own] if is_carried_near(form)]
+
+
+def is_carried_near(form: Form) -> bool:
+    """Return whether rows near the frontier can determine a form."""
+    return not form.is_surface or len(form.parameters) <= MOST_PARAMETERS_NEAR
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
     """How well each form predicts withheld runs.
@@ -53,10 +70,12 @@ class Ranking:
     rows: a form a row, best first, as the `comparison` of law.json; `score` is None for a form that
         has no minimum below any cutoff, and for all where no larger runs can be withheld
     hindcasts: by form
+    table: the rows that were ranked on, without the few that lie far from every surface
     """
 
     rows: list[dict[str, Any]]
     hindcasts: dict[str, list[Hindcast]]
+    table: pd.DataFrame
 
     @property
     def is_tested(self) -> bool:
@@ -68,6 +87,7 @@ def rank_forms(
     table: pd.DataFrame,
     objective: Objective | None,
     *,
+    near: bool = False,
     level: float = 0.9,
     seed: int = 0,
     on_progress: OnProgress = no_progress,
@@ -76,11 +96,13 @@ def rank_forms(
 
     table: the runs
     objective: None for each form's own
+    near: whether the table holds rows near the frontier alone, which more forms describe
     level: of the intervals whose coverage is counted
     seed: of the resamples
     on_progress: takes ("forms", done, total)
     """
-    forms, rows, found = candidates(table), [], {}
+    forms = candidates_near(table) if near else candidates(table)
+    rows, found = [], {}
     table = _without_far_rows(table, forms)
     for done, form in enumerate(forms):
         on_progress("forms", done, len(forms))
@@ -97,7 +119,22 @@ def rank_forms(
             errors = list({**worst, **dict(row["by_cutoff"])}.values())
             row["score"] = float(np.exp(np.log(np.maximum(errors, EXACT)).mean()))
     rows.sort(key=lambda row: (row["score"] is None, row["score"] or 0.0, row["n_parameters"]))
-    return Ranking(rows=rows, hindcasts=found)
+    return Ranking(rows=rows, hindcasts=found, table=table)
+
+
+def weights_of(rows: Sequence[Mapping[str, Any]], power: float = POWER) -> dict[str, float]:
+    """Return the weight of each form, without those that hardly count.
+
+    rows: of the ranking, of forms that have a minimum; those without a score weigh nothing unless
+        none has one
+    power: of the scores
+    """
+    rows = [row for row in rows if row["score"] is not None] or list(rows)
+    best = min((row["score"] for row in rows if row["score"]), default=1.0)
+    shares = {row["form"]: ((row["score"] or best) / best) ** -power for row in rows}
+    total = sum(shares.values())
+    weights = {name: share for name, share in shares.items() if share >= LEAST_WEIGHT * total}
+    return {name: share / sum(weights.values()) for name, share in weights.items()}
 
 
 def _without_far_rows(table: pd.DataFrame, forms: list[Form]) -> pd.DataFrame:

@@ -48,6 +48,20 @@ def isoflop_table(law, *, budgets=(1e18, 1e19, 1e20, 1e21), n=7, width=8.0, nois
     return table.assign(loss=exact * np.exp(noise * rng.standard_normal(len(table))))
 
 
+def badly_tuned(table, *, excess=0.25, seed=3):
+    """Return an IsoFLOP grid whose larger models are badly tuned, each by chance.
+
+    The loss of models beyond 1.6 times the middle size of their budget grows by `excess` for each
+    e-fold of N (mean of an exponential distribution).
+    """
+    rng = np.random.default_rng(seed)
+    middle = np.log(table["params"]).groupby(table["flops"]).transform("mean")
+    beyond = np.maximum(np.log(table["params"]) - middle - 0.5, 0.0)
+    return table.assign(
+        loss=table["loss"] * np.exp(excess * beyond * rng.exponential(size=len(table)))
+    )
+
+
 def ray_table(law, *, ratio=20.0, noise=0.0, seed=0):
     """Return runs at one ratio of tokens to parameters."""
     rng = np.random.default_rng(seed)

@@ -539,7 +539,7 @@ def check_against_the_plan(law, study, asked, found):
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 @pytest.mark.many(4)
-@pytest.mark.parametrize("form", ["all", "chinchilla", "coupled", "kaplan"])
+@pytest.mark.parametrize("form", ["all", "chinchilla", "coupled", "kaplan", "frontier"])
 def test_the_planner_in_the_page_agrees_with_the_plan(form, page, folder, material, tmp_path):
     law = material.law
     if form != "chinchilla":

@@ -13,6 +13,7 @@ from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
 from analysis.plan import PlanConfig
 from analysis.planning.basis import require_usable
 from analysis.runs.table import Runs
+from tests.analysis.conftest import LAWS, badly_tuned, isoflop_table, loss_of
 
 pytestmark = pytest.mark.slow  # fits of all forms
 TRUTH = {"E": 1.8, "A": 482.0, "B": 2085.0, "alpha": 0.35, "beta": 0.37}
@@ -140,3 +141,48 @@ def test_a_confirmation_that_missed_widens_the_average_too():
     law = fit(runs, "all", **OPTIONS)
     assert max(tau for _, tau in law.backtest["tau"]) >= 0.2
     assert "confirmation_missed" in {a.code for a in law.alarms}
+
+
+@pytest.fixture(scope="module")
+def near_law() -> Law:
+    """A law of a table whose larger models are badly tuned, by two forms and the frontier's."""
+    forms = [FORMS["chinchilla"], FORMS["coupled"]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.validate.form_ranking.candidates", lambda table: forms)
+        patch.setattr("analysis.validate.hindcast.RESAMPLED_ROWS", 1)
+        return fit(spoilt_table(), "all", **OPTIONS)
+
+
+def spoilt_table() -> pd.DataFrame:
+    budgets = tuple(np.geomspace(1e17, 1e20, 7))
+    return badly_tuned(
+        isoflop_table(LAWS["besiroglu"], budgets=budgets, n=7, width=16.0, noise=0.005)
+    )
+
+
+@pytest.mark.long
+def test_rows_far_from_the_frontier_are_left_out_and_said(near_law):
+    (alarm,) = (a for a in near_law.alarms if a.code == "frontier_rows")
+    assert near_law.alarms[0] == alarm
+    n_far = near_law.inputs["n_far"]
+    assert alarm.sentence.startswith(f"{n_far} of {near_law.n_runs + n_far} rows are more than")
+    assert near_law.n_runs + n_far == len(spoilt_table())
+    assert near_law.region["withheld"]["near"] < 0.6 * near_law.region["withheld"]["all"]
+    best = near_law.optimum(12e20)
+    sizes = np.geomspace(1e9, 1e11, 400)
+    true = loss_of(LAWS["besiroglu"], sizes, 2e20 / sizes).min()
+    assert best.loss == pytest.approx(true, rel=0.02)
+
+
+@pytest.mark.long
+def test_shapes_away_from_the_frontier_have_wider_intervals(near_law, tmp_path):
+    flops = 1e21
+    best = near_law.optimum(flops).params
+    larger = best * np.exp(near_law.region["high"]) * np.array([0.5, 4.0, 16.0])
+    found = near_law.predict(larger, flops / 6 / larger)
+    assert found.parts["region"][0] == 0
+    assert found.parts["region"][2] > found.parts["region"][1] > 0.02
+    again = Law.read(near_law.write(tmp_path / "law.json"))
+    assert again.predict(larger, flops / 6 / larger).high == pytest.approx(found.high, rel=1e-12)
+    assert again.optimum(flops) == near_law.optimum(flops)
+    assert again.region == near_law.region

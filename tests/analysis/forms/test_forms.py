@@ -16,6 +16,7 @@ LAWS = {
     "chinchilla": {"E": 1.8, "A": 482.0, "B": 2085.0, "alpha": 0.35, "beta": 0.37},
     "coupled": {"E": 1.5, "A": 150.0, "B": 400.0, "alpha": 0.25, "beta": 0.27, "p": 2.0},
     "kaplan": {"N_c": 6.4e13, "D_c": 1.8e13, "alpha_N": 0.076, "alpha_D": 0.103},
+    "frontier": {"E": 1.7, "A": 230.0, "B": 150.0, "gamma": 0.17, "kappa": 0.4, "mu": 0.22},
     "power_params": {"k": 30.0, "exponent": 0.1},
     "power_tokens_offset": {"E": 1.5, "k": 300.0, "exponent": 0.3},
     "power_flops_offset": {"E": 1.5, "k": 300.0, "exponent": 0.15},
