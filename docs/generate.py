@@ -81,9 +81,17 @@ def pages() -> dict[Path, str]:
         reference / "files.md": files_page(),
         reference / "python.md": python_page(),
     }
+    results = {"log.md": "sweeps/LOG.md", "training.md": "benchmarks/RESULTS.md"}
+    for name, source in results.items():
+        written[DOCS / "results" / name] = copied_page(ROOT / source)
     for name, module in COMMANDS.items():
         written[reference / "commands" / f"{name}.md"] = command_page(name, module)
     return {path: NOTE + text.rstrip() + "\n" for path, text in written.items()}
+
+
+def copied_page(source: Path) -> str:
+    """Return a page that is kept elsewhere in the repository, for readers of the site alone."""
+    return source.read_text(encoding="utf-8")
 
 
 def _same(path: Path, text: str) -> bool:
