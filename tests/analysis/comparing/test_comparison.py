@@ -1,0 +1,122 @@
+"""Arms whose multipliers are known, from the command: k, P(better), rankings, refusals."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.analysis.comparing.arms_of import LAW, better_by, table_of
+from tests.in_process import call
+
+
+def compared(table: pd.DataFrame, folder, *arguments: str) -> dict:
+    table.to_csv(folder / "t.csv", index=False)
+    done = call(
+        "analysis.compare", "runs=t.csv", "by=corpus", "intervals.resamples=200", *arguments,
+        cwd=folder,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "compare.json").read_text()) | {"printed": done.stdout}
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory) -> dict:
+    """Three corpora without noise: b is worth 1.5 of a, c is worth .7 of it."""
+    arms = {"a": LAW, "b": better_by(1.5), "c": better_by(0.7)}
+    table = table_of(arms, noise=1e-5)
+    return compared(table, tmp_path_factory.mktemp("known"), "target.flops=1e21")
+
+
+def test_the_multiplier_is_that_of_the_laws(known):
+    k = {(p["a"], p["b"]): p["k"] for p in known["pairs"]}
+    assert k["a", "b"] == pytest.approx(1.5, rel=0.01)
+    assert k["a", "c"] == pytest.approx(0.7, rel=0.01)
+    assert k["b", "c"] == pytest.approx(0.7 / 1.5, rel=0.01)
+
+
+def test_the_fields_of_the_contract_are_there(known):
+    assert known["comparable"] is True
+    assert known["unit"] == "nats_per_token"
+    arm = {"study", "law_status", "loss_at_target", "interval", "p_best", "regret"}
+    pair = {"a", "b", "k", "k_interval", "p_better", "trend", "trend_interval", "paired_seeds"}
+    assert all(arm <= set(a) for a in known["arms"])
+    assert all(pair | {"seeds_needed"} <= set(p) for p in known["pairs"])
+
+
+def test_the_best_arm_is_known_and_promoted_alone(known):
+    arms = {a["study"]: a for a in known["arms"]}
+    assert arms["b"]["p_best"] == 1.0
+    assert arms["b"]["regret"] == 0.0
+    assert arms["c"]["regret"] > arms["a"]["regret"] > 0
+    promoted = {p["b"]: p["promoted"] for p in known["pairs"] if p["a"] == "a"}
+    assert promoted == {"b": True, "c": False}
+
+
+def test_both_rankings_stand_with_the_winner_of_the_hindcast(known):
+    assert known["single_size_ranking"] == ["b", "a", "c"]
+    assert known["hindcast"]["laws"] == known["hindcast"]["single_size"] == 1.0
+    assert known["hindcast"]["winner"] == "neither"
+    assert "By laws, best first: b, a, c." in known["printed"]
+
+
+def test_the_verdict_comes_first_and_what_to_run_last(known):
+    printed = known["printed"]
+    order = ["Comparable", "loss at target", "P(b better)", "By laws", "Next:", "compare.json"]
+    places = [printed.index(words) for words in order]
+    assert places == sorted(places)
+
+
+@pytest.mark.slow
+def test_the_reference_comes_first_and_names_the_pairs(tmp_path):
+    table = table_of({"a": LAW, "b": better_by(2.0)}, noise=1e-5)
+    result = compared(table, tmp_path, "reference=b")
+    (pair,) = result["pairs"]
+    assert (pair["a"], pair["b"]) == ("b", "a")
+    assert pair["k"] == pytest.approx(0.5, rel=0.01)
+    assert result["target"]["extrapolation"] == pytest.approx(1.0)
+
+
+@pytest.mark.slow
+def test_a_gain_that_fades_has_a_negative_trend(tmp_path):
+    faded = {**LAW, "A": LAW["A"] * 0.35, "alpha": 0.31}  # better at small N, worse at large N
+    result = compared(table_of({"a": LAW, "b": faded}, noise=1e-5), tmp_path)
+    (pair,) = result["pairs"]
+    assert pair["k"] > 1
+    assert pair["trend_interval"][1] < 0
+    assert pair["fades"] is True
+
+
+@pytest.mark.slow
+def test_a_law_that_is_not_identified_gives_no_multiplier_beyond_its_data(tmp_path):
+    table = table_of({"a": LAW, "b": better_by(2.0)}, noise=1e-4)
+    ray = table[table["tokens"] == 20 * table["params"]]  # D = 20 N alone
+    result = compared(ray, tmp_path, "target.flops=1e22")
+    (pair,) = result["pairs"]
+    assert pair["k"] is None
+    assert "not_identified" in pair["why"] or "no law" in pair["why"]
+    assert result["single_size_ranking"] == ["b", "a"]
+
+
+@pytest.mark.slow
+def test_runs_at_points_that_another_arm_lacks_are_left_out_and_counted(tmp_path):
+    table = table_of({"a": LAW, "b": LAW}, noise=0.002)
+    fewer = table[~((table["corpus"] == "b") & (table["params"] > 2e8))]
+    result = compared(fewer, tmp_path)
+    assert any("5 runs of a " in note for note in result["notes"])
+    assert {a["study"]: a["runs"] for a in result["arms"]} == {"a": 25, "b": 25}
+
+
+@pytest.mark.slow
+def test_pairs_of_one_seed_narrow_the_interval(tmp_path):
+    arms = {"a": LAW, "b": LAW}
+    paired = table_of(arms, noise=0.01, shared=0.95, seed=3)
+    apart = paired.assign(seed=paired["seed"] + 7 * (paired["corpus"] == "b"))
+    apart.loc[apart["corpus"] == "b", "loss"] = np.random.default_rng(0).permutation(
+        (apart["loss"] / table_of(arms)["loss"])[apart["corpus"] == "b"]
+    ) * table_of(arms)["loss"][apart["corpus"] == "b"].to_numpy()  # fmt: skip
+    widths = []
+    for table in (paired, apart):
+        (pair,) = compared(table, tmp_path)["pairs"]
+        widths.append(np.log(pair["k_interval"][1] / pair["k_interval"][0]))
+    assert widths[0] < 0.5 * widths[1]
