@@ -76,19 +76,23 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def compare_arms(arms: Sequence[Arm], config: CompareConfig, verdict: Verdict) -> dict[str, Any]:
+def compare_arms(
+    arms: Sequence[Arm], config: CompareConfig, verdict: Verdict, *, thorough: bool = True
+) -> dict[str, Any]:
     """Compare arms whose losses compare; return the content of compare.json.
 
     arms: the reference first
     config: target, form, level, draws
     verdict: that they compare, and what they differ in
+    thorough: whether alarms of each fit are looked for, and both rankings tested at withheld
+        budgets; a simulation of many comparisons needs neither
     """
     form, draws = form_named(config.form), config.intervals
     arms, matched, said = on_common_points(arms, form)
     where = places([arm.runs.table for arm in arms])
     weights = shared_weights(where, draws.resamples, draws.seed)
     laws = [
-        law_of(arm.runs, form, weights, units, level=draws.level)
+        law_of(arm.runs, form, weights, units, level=draws.level, judged=thorough)
         for arm, units in zip(arms, where.units, strict=True)
     ]
     largest = min(law.largest for law in laws)
@@ -130,7 +134,7 @@ def compare_arms(arms: Sequence[Arm], config: CompareConfig, verdict: Verdict) -
         "pairs": pairs,
         "single_size_ranking": ranking["order"] if ranking else None,
         "single_size": ranking,
-        "hindcast": hindcast(arms, where, common, form),
+        "hindcast": hindcast(arms, where, common, form) if thorough else None,
         "inputs": {arm.name: arm.runs.inputs for arm in arms},
         "code": code_version(),
     }  # fmt: skip

@@ -43,8 +43,10 @@ def on_common_points(arms: Sequence[Arm], form: Form) -> tuple[list[Arm], bool, 
             " are wider; sweep the arms over one grid."
         ]  # fmt: skip
     left = {arms[i].name: int((~kept[i]).sum()) for i in able if not kept[i].all()}
+    where_of = {arm.name: i for i, arm in enumerate(arms)}
     said = [
-        f"{n} runs of {name} are at an (N, D) that another arm lacks and are left out."
+        f"Left out of {name}: runs at an (N, D) that another arm lacks, {n} of"
+        f" {len(arms[where_of[name]].runs)}."
         for name, n in left.items()
     ]
     return taken, True, said

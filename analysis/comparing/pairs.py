@@ -15,7 +15,7 @@ from analysis.comparing.evidence import (
     seeds_needed,
 )
 from analysis.comparing.multiplier import log_multiplier, percentiles, trend
-from analysis.comparing.points import Places, paired
+from analysis.comparing.points import Places, paired, point_means
 from analysis.forms import Array, column
 from analysis.laws.law import BEYOND
 
@@ -122,7 +122,8 @@ def _variance(
     """Return the variance of the difference in log loss of two runs, one of each arm.
 
     Of pairs: within points that have several, else about a plane in log N and log D. Without
-    pairs: the sum of the variances between seeds of each arm. None where nothing tells.
+    pairs: the sum of the variances between seeds of each arm, else about such a plane at common
+    points. None where nothing tells.
     """
     tables = [arms[k].runs.table for k in (i, j)]
     losses = [np.log(column(t, "loss")) for t in tables]
@@ -133,7 +134,18 @@ def _variance(
         sd = within[0] if within else deviation_about_trend(d, n, tokens)
         return None if sd is None else sd**2
     ends = [deviation_within(x, places.points[k]) for k, x in zip((i, j), losses, strict=True)]
-    return ends[0][0] ** 2 + ends[1][0] ** 2 if ends[0] and ends[1] else None
+    if ends[0] and ends[1]:
+        return ends[0][0] ** 2 + ends[1][0] ** 2
+    means = [point_means(places.points[k], x) for k, x in zip((i, j), losses, strict=True)]
+    sizes = [
+        point_means(places.points[i], np.log(column(tables[0], name)))
+        for name in ("params", "tokens")
+    ]
+    both = sorted(means[0].keys() & means[1].keys())
+    d = np.array([means[1][p] - means[0][p] for p in both])
+    n, tokens = (np.exp([of_point[p] for p in both]) for of_point in sizes)
+    sd = deviation_about_trend(d, n, tokens) if both else None
+    return None if sd is None else sd**2
 
 
 def _unit_differences(i: int, j: int, arms: Sequence[Arm], places: Places) -> Array:

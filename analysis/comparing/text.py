@@ -31,6 +31,19 @@ def lines_of(result: Mapping[str, Any]) -> list[str]:
     return [line for part in parts for line in part]
 
 
+def section_rows(result: Mapping[str, Any]) -> dict[str, tuple[Sequence[str], list[Any]]]:
+    """Return {table: (columns, rows of text)} of a comparison, for a section of a page.
+
+    result: the content of compare.json; one that is not comparable has no tables
+    """
+    if not result["comparable"]:
+        return {}
+    return {
+        "Arms": (ARM_COLUMNS, arm_rows(result)),
+        "Pairs": (PAIR_COLUMNS, pair_rows(result)),
+    }
+
+
 def verdict_lines(result: Mapping[str, Any]) -> list[str]:
     """Return that the arms compare, what the question is and what else differs."""
     target, unit = result["target"], result["unit"].replace("_", " ")
@@ -108,7 +121,7 @@ def _pair_notes(result: Mapping[str, Any]) -> list[str]:
             lines.append(f"The difference of {pair['b']} to {pair['a']} fades with scale.")
         if (p := pair["always_valid_p"]) is not None:
             paired = pair["paired_seeds"]
-            by = f"{paired} pairs of one seed" if paired else "runs of one place, seeds apart"
+            by = f"{paired} pairs of one seed" if paired else "pairs of one (N, D), seeds apart"
             lines.append(f"{pair['b']} against {pair['a']}: {by}; p at every look {number(p, 2)}.")
     return [w for line in lines for w in _wrapped(line)]
 
@@ -136,7 +149,7 @@ def ranking_lines(result: Mapping[str, Any]) -> list[str]:
     else:
         winner = {"laws": "laws", "single_size": "the single size", "neither": "neither"}
         lines.append(
-            f"Withheld largest budgets, {cast['orders']} orders of two arms: laws predicted"
+            f"Withheld largest budgets, {cast['orders']} orders of two arms there: laws predicted"
             f" {cast['laws']:.0%}, the single size {cast['single_size']:.0%}; ahead:"
             f" {winner[cast['winner']]}."
         )
@@ -165,6 +178,8 @@ def next_lines(result: Mapping[str, Any]) -> list[str]:
             continue
         if pair["promoted"]:
             lines.append(f"take {pair['b']} over {pair['a']} (k = {number(pair['k'], 3)})")
+        elif pair["p_better"] <= result["rate"]:
+            lines.append(f"keep {pair['a']}: {pair['b']} is worse (k = {number(pair['k'], 3)})")
         elif (needed := pair["seeds_needed"]) is not None:
             have = min(a["seeds"] for a in result["arms"] if a["study"] in (pair["a"], pair["b"]))
             if needed > have:

@@ -103,7 +103,7 @@ def test_runs_at_points_that_another_arm_lacks_are_left_out_and_counted(tmp_path
     table = table_of({"a": LAW, "b": LAW}, noise=0.002)
     fewer = table[~((table["corpus"] == "b") & (table["params"] > 2e8))]
     result = compared(fewer, tmp_path)
-    assert any("5 runs of a " in note for note in result["notes"])
+    assert any("Left out of a: runs" in note and "5 of 30" in note for note in result["notes"])
     assert {a["study"]: a["runs"] for a in result["arms"]} == {"a": 25, "b": 25}
 
 
