@@ -9,7 +9,7 @@ rule), which is said.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from analysis.comparing.arms import Arm
@@ -90,6 +90,18 @@ def check_measured(arms: Mapping[str, Sequence[Record]], measure: Measure) -> st
     return f"{measure.words} is not there for all studies ({whys})"
 
 
+def left_out(arms: Sequence[Arm]) -> list[str]:
+    """Return a sentence for each arm of which cells or settings were left out in reading."""
+    said = []
+    for arm in arms:
+        if dropped := arm.runs.dropped:
+            whys = "; ".join(dict.fromkeys(d["why"] for d in dropped))
+            said.append(f"Left out of {arm.name}: {len(dropped)} cells ({whys}).")
+        if arm.runs.replicates:
+            said.append(f"{arm.name}: {arm.runs.replicates.alarm.sentence}")
+    return said
+
+
 def _other_text(arms: Sequence[Arm], measure: Measure, notes: list[str]) -> str:
     """Return why the test texts differ; empty where they are one."""
     if measure.target:
@@ -110,6 +122,8 @@ def _other_text(arms: Sequence[Arm], measure: Measure, notes: list[str]) -> str:
             notes.append(f"The records are older than the hash of the test part; {words}.")
     if same:
         return ""
+    if not all(hashes.values()):
+        hashes = {a.name: _hashes(a, "corpus") for a in arms}
     return f"the test parts are different text ({_shown_hashes(hashes)}); {_remedy(arms)}"
 
 
@@ -175,7 +189,10 @@ def _remedy(arms: Sequence[Arm]) -> str:
 def _sweep(arm: Arm, name: str) -> str:
     """Return the command that trains a study with a named test set."""
     sweeps = [c for c in read_commands(arm.folder) if c.module == "scaling.sweep"]
-    line = sweeps[-1].line() if sweeps else f"python -m scaling.sweep -m study={arm.name}"
+    line = f"python -m scaling.sweep -m study={arm.name}"
+    if sweeps:
+        others = [a for a in sweeps[-1].arguments if not a.startswith("eval.sets=")]
+        line = replace(sweeps[-1], arguments=others).line()
     return f"`{line} 'eval.sets={{{name}: [FILE.jsonl]}}'`"
 
 

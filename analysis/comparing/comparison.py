@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 
 from analysis.comparing.arms import Arm, measure_of, records_of, study_arms, table_arms, unit_of
-from analysis.comparing.comparability import Verdict, check_measured, judge
+from analysis.comparing.comparability import Verdict, check_measured, judge, left_out
 from analysis.comparing.draws import ArmLaw, budgets, curves_of, law_of, shared_weights
 from analysis.comparing.evidence import benjamini_hochberg
-from analysis.comparing.matching import on_common_points
+from analysis.comparing.matching import form_for, on_common_points
 from analysis.comparing.multiplier import percentiles
 from analysis.comparing.options import CompareConfig
 from analysis.comparing.pairs import Setting, pair_of, refusal
 from analysis.comparing.points import places
 from analysis.comparing.rankings import common_of, hindcast, single_size
-from analysis.forms import Array, form_named
+from analysis.forms import Array
 from scaling.schema import code_version
 
 SCHEMA = 1
@@ -87,7 +87,8 @@ def compare_arms(
     thorough: whether alarms of each fit are looked for, and both rankings tested at withheld
         budgets; a simulation of many comparisons needs neither
     """
-    form, draws = form_named(config.form), config.intervals
+    draws = config.intervals
+    form, ray = form_for(arms, config.form)
     arms, matched, said = on_common_points(arms, form)
     where = places([arm.runs.table for arm in arms])
     weights = shared_weights(where, draws.resamples, draws.seed)
@@ -118,7 +119,7 @@ def compare_arms(
         "unit": unit_of(config, arms),
         "comparable": True,
         **_verdict(verdict),
-        "notes": [*verdict.notes, *said],
+        "notes": [*verdict.notes, *left_out(arms), *ray, *said],
         "matched": matched,
         "reference": arms[0].name,
         "target": {
@@ -129,7 +130,7 @@ def compare_arms(
         "level": draws.level,
         "rate": config.rate,
         "difference": config.difference,
-        "form": config.form,
+        "form": form.name,
         "arms": _arms(arms, laws, setting),
         "pairs": pairs,
         "single_size_ranking": ranking["order"] if ranking else None,

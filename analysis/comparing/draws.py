@@ -137,8 +137,10 @@ def _with_intervals(
     """Return an estimate with the intervals of parameters and of a, which its alarms read."""
     by_name = {name: boot.draws[:, i] for i, name in enumerate(form.parameters)}
     intervals = {name: boot.interval(values, level) for name, values in by_name.items()}
-    a = boot.interval(np.asarray(optimal_split(form, by_name, flops)["a"]), level)
-    allocation = {**estimate.allocation, "a_interval": a}
+    allocation = estimate.allocation
+    if "a" in allocation:
+        a = boot.interval(np.asarray(optimal_split(form, by_name, flops)["a"]), level)
+        allocation = {**allocation, "a_interval": a}
     return replace(estimate, intervals={"parameters": intervals}, allocation=allocation)
 
 
@@ -193,6 +195,11 @@ def curve(form: Form, parameters: Array, flops: Array, runs: Runs) -> Array:
 
     A grid of sizes and a parabola about the best give the least loss of each budget.
     """
+    if "params" not in form.variables:  # a law along a ray
+        by_name = {name: parameters[:, i, None] for i, name in enumerate(form.parameters)}
+        with np.errstate(all="ignore"):
+            logs = np.log(form.predict(by_name, {"flops": flops[None]}))
+        return np.minimum.accumulate(logs, axis=1)
     count = runs.token_flops
     ends = [[params_at_ratio(c, r, count) for c in flops] for r in RATIOS[::-1]]
     n = np.exp(np.linspace(np.log(ends[0]), np.log(ends[1]), SIZES))  # (sizes, K)

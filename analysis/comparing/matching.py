@@ -11,11 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from analysis.alarms.of_table import is_ray
 from analysis.comparing.arms import Arm
 from analysis.comparing.points import common_points, places
 from analysis.estimation.checks import check_table
-from analysis.forms import Array, Form
+from analysis.forms import Array, Form, column, form_named
 
+ALONG_A_RAY = "power_flops_offset"
 LEAST_SHARE = 0.5  # of the runs of the smallest arm, which must be at common points
 
 
@@ -50,6 +52,26 @@ def on_common_points(arms: Sequence[Arm], form: Form) -> tuple[list[Arm], bool, 
         for name, n in left.items()
     ]
     return taken, True, said
+
+
+def form_for(arms: Sequence[Arm], name: str) -> tuple[Form, list[str]]:
+    """Return the form of the laws, and what to say of it.
+
+    arms: all arms
+    name: of a form of N and D
+
+    Runs along one line of D against N identify no law of N and D (LAWS 5.3), so that a law of C
+    alone, L = E + k C^-exponent along that ray, takes its place.
+    """
+    tables = [arm.runs.table for arm in arms]
+    if not all(map(is_ray, tables)):
+        return form_named(name), []
+    ratios = np.concatenate([column(t, "tokens") / column(t, "params") for t in tables])
+    low, high = (f"{v:.3g}" for v in (ratios.min(), ratios.max()))
+    return form_named(ALONG_A_RAY), [
+        f"D follows N along one line ({low if low == high else f'{low} to {high}'} tokens per"
+        " parameter), so the laws are of C alone along it, and say nothing of other ratios."
+    ]
 
 
 def _carries(arm: Arm, form: Form) -> bool:

@@ -138,4 +138,4 @@ def _predicted(arm: Arm, form: Form, below: float, common: Common, at: Array) ->
         return nothing
     values = dict(zip(form.parameters, problem.design.external(solution.theta[:1])[0], strict=True))
     n, d = common.params[at], common.tokens[at]
-    return np.log(form.predict(values, {"params": n, "tokens": d, "flops": 6 * n * d}))
+    return np.log(form.predict(values, {"params": n, "tokens": d, "flops": common.flops[at]}))

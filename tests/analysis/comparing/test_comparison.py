@@ -88,14 +88,37 @@ def test_a_gain_that_fades_has_a_negative_trend(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_law_that_is_not_identified_gives_no_multiplier_beyond_its_data(tmp_path):
+def test_too_few_runs_of_an_arm_give_no_multiplier_and_the_single_size_ranks(tmp_path):
     table = table_of({"a": LAW, "b": better_by(2.0)}, noise=1e-4)
-    ray = table[table["tokens"] == 20 * table["params"]]  # D = 20 N alone
-    result = compared(ray, tmp_path, "target.flops=1e22")
+    few = table[(table["corpus"] == "a") | (table["params"] > 2e8)]
+    result = compared(few, tmp_path, "target.flops=1e22")
     (pair,) = result["pairs"]
     assert pair["k"] is None
-    assert "not_identified" in pair["why"] or "no law" in pair["why"]
+    assert "b has no law: 5 rows cannot carry the 5 parameters" in pair["why"]
     assert result["single_size_ranking"] == ["b", "a"]
+    assert {a["study"]: a["law_status"] for a in result["arms"]}["b"] == "not_identified"
+
+
+@pytest.mark.slow
+def test_a_law_that_is_not_identified_gives_no_multiplier_beyond_its_data(tmp_path):
+    table = table_of({"a": LAW, "b": better_by(2.0)}, noise=0.02, seed=1)
+    narrow = table[table["params"].between(4e7, 1.6e8) & (table["tokens"] > 35 * table["params"])]
+    wide = pd.concat([table[table["corpus"] == "a"], narrow[narrow["corpus"] == "b"]])
+    result = compared(wide, tmp_path, "target.flops=1e23")
+    arms = {a["study"]: a for a in result["arms"]}
+    assert arms["b"]["loss_at_target"] is None
+    assert result["pairs"][0]["k"] is None
+    assert result["pairs"][0]["why"]
+
+
+@pytest.mark.slow
+def test_runs_of_one_ratio_have_laws_of_compute_alone(tmp_path):
+    table = table_of({"a": LAW, "b": better_by(2.0)}, noise=1e-5)
+    ray = table[table["tokens"] == 20 * table["params"]]
+    result = compared(ray, tmp_path, "target.flops=1e20")
+    (pair,) = result["pairs"]
+    assert pair["k"] == pytest.approx(2.0, rel=0.1)
+    assert any("20 tokens per parameter" in note for note in result["notes"])
 
 
 @pytest.mark.slow
