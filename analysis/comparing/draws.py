@@ -53,7 +53,7 @@ class ArmLaw:
     alarms: what to know of it first
     parameters: the point estimate (P,)
     draws: parameters of the draws (S, P), NaN where a draw has no minimum
-    freedom: units less parameters, at least 1
+    units: how many independent units the runs are
     largest: the largest C of the runs, in FLOPs
     why: why there is no law, empty where there is one
     """
@@ -63,7 +63,7 @@ class ArmLaw:
     alarms: tuple[Alarm, ...] = ()
     parameters: Array
     draws: Array
-    freedom: int = 1
+    units: int = 1
     largest: float
     why: str = ""
 
@@ -126,7 +126,7 @@ def law_of(
         alarms=tuple(alarms),
         parameters=np.array(list(estimate.parameters.values())),
         draws=draws,
-        freedom=max(boot.units.count - len(form.parameters), 1),
+        units=boot.units.count,
         largest=largest,
     )
 
@@ -172,17 +172,20 @@ def _refit(problem: Problem, solution: Solution, weights: Array) -> tuple[Array,
     return refitted.theta, refitted.converged
 
 
-def stretch(freedom: int, draws: int, seed: int) -> Array:
+def stretch(units: int, n_parameters: int, draws: int, seed: int) -> Array:
     """Return the factor (S, 1) by which each draw departs from the point estimate.
 
-    freedom: units less parameters
+    units: independent units of the runs
+    n_parameters: of the law, which take as many degrees of freedom
     draws: their number
     seed: of the factors
 
-    sqrt(freedom / chi-square) gives Student's tails.
+    sqrt(units / freedom) makes up for residuals that the fit has made small, as the estimator HC1
+    does (MacKinnon and White 1985), and sqrt(freedom / chi-square) gives Student's tails.
     """
-    rng = np.random.default_rng([seed, 1])
-    return np.sqrt(freedom / rng.chisquare(freedom, draws))[:, None]
+    freedom = max(units - n_parameters, 1)
+    drawn = np.random.default_rng([seed, 1]).chisquare(freedom, draws)
+    return np.sqrt(units / drawn)[:, None]
 
 
 def budgets(target: float) -> Array:
@@ -239,7 +242,7 @@ def curves_of(
     """
     rng = np.random.default_rng([seed, 2])
     points, drawn = [], []
-    freedom = min((law.freedom for law in laws if law.usable), default=1)
+    units = min((law.units for law in laws if not law.why), default=1)
     for law, of_arm in zip(laws, runs, strict=True):
         if law.why:
             points.append(np.full(len(flops), np.nan))
@@ -247,7 +250,7 @@ def curves_of(
             continue
         point = curve(law.form, law.parameters[None], flops, of_arm)[0]
         apart = curve(law.form, law.draws, flops, of_arm) - point
-        factor = stretch(freedom, len(apart), seed)
+        factor = stretch(units, len(law.parameters), len(apart), seed)
         error = np.zeros((1, 1))
         if not matched:
             beyond = np.maximum(np.log(flops / law.largest), 0.0)

@@ -1,7 +1,8 @@
 """Settings of `python -m analysis.compare`."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from types import MappingProxyType
+from typing import Annotated
 
 from analysis.forms import FORMS
 from analysis.runs.columns import Columns
@@ -50,7 +51,8 @@ class DrawsConfig:
 class CompareConfig:
     """The studies, or the groups of one table, that are compared, and at which compute."""
 
-    SHORT: ClassVar[dict[str, str]] = {"target": "target.test_set"}  # target=web, as a fit has it
+    # target=web, as a fit has it. Without an annotation, so that it is no setting.
+    SHORT = MappingProxyType({"target": "target.test_set"})
 
     studies: list[str] = field(default_factory=list)
     """Folders of two or more studies, as [runs/A,runs/B]."""

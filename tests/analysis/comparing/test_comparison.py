@@ -1,6 +1,9 @@
 """Arms whose multipliers are known, from the command: k, P(better), rankings, refusals."""
 
+import importlib.util
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,6 +11,17 @@ import pytest
 
 from tests.analysis.comparing.arms_of import LAW, better_by, table_of
 from tests.in_process import call
+
+BENCHMARK = Path(__file__).parents[3] / "benchmarks" / "comparing.py"
+
+
+@pytest.fixture(scope="module")
+def benchmark_module():
+    spec = importlib.util.spec_from_file_location("comparing_benchmark", BENCHMARK)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def compared(table: pd.DataFrame, folder, *arguments: str) -> dict:
@@ -143,3 +157,16 @@ def test_pairs_of_one_seed_narrow_the_interval(tmp_path):
         (pair,) = compared(table, tmp_path)["pairs"]
         widths.append(np.log(pair["k_interval"][1] / pair["k_interval"][0]))
     assert widths[0] < 0.5 * widths[1]
+
+
+@pytest.mark.long
+def test_without_an_effect_few_are_promoted_and_a_large_one_is_seen(benchmark_module):
+    tables = benchmark_module.SCENARIOS[2]  # two arms, 60 runs each
+    none = [row for seed in range(25) for row in benchmark_module.repeat((tables, 0.0, seed, 100))]
+    assert (
+        sum(promoted for _, _, promoted, _ in none) <= 4
+    )  # more than 4 of 25: 1 in 140 at a rate of 5 %
+    assert sum(inside for *_, inside in none) >= 18
+    large = [row for seed in range(10) for row in benchmark_module.repeat((tables, 2.0, seed, 100))]
+    right = [(p > 0.5) == better for p, better, *_ in large]
+    assert sum(right) >= 8
