@@ -27,6 +27,7 @@ WHOLE = {  # test files of no single module: what they hold
     "test_alarm_page.py": "the pages of alarms and of forms",
     "test_commands.py": "a study from the command line",
     "test_contributing.py": "the small changes of CONTRIBUTING.md",
+    "test_docs.py": "README and docs: blocks run, the site builds",
     "test_gpu_benchmark.py": "benchmarks/gpu.py",
     "test_installed.py": "an installed copy, in a folder of somebody else",
     "test_layout.py": "who imports whom; every config composes",
