@@ -69,6 +69,7 @@ bench: $(VENV)/.installed-dev
 	$(RUN) benchmarks/fit.py $(FITS)/chinchilla_epoch245.csv --where "dropped_by_authors==0"
 	$(RUN) benchmarks/intervals.py --repeats 60
 	$(RUN) benchmarks/backtest.py
+	$(RUN) benchmarks/comparing.py --repeats 40
 	$(RUN) benchmarks/train.py
 
 clean:

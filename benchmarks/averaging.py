@@ -204,6 +204,8 @@ def show(rows: pd.DataFrame) -> None:
         of_form = far.loc[far["form"] == form]
         for family in [*dict.fromkeys(of_form["family"]), ""]:
             others = of_form.loc[of_form["family"] != family]
+            if not len(others):  # --only one family
+                continue
             enough = [g for g in GROWTHS if covered(others, g).mean() >= LEVEL]
             growth = enough[0] if enough else GROWTHS[-1]
             own = of_form.loc[of_form["family"] == family] if family else others

@@ -21,6 +21,7 @@ COMMANDS = {  # the word after `scaling`: the module that is run
     "plan": "analysis.plan",
     "design": "analysis.design",
     "report": "analysis.report",
+    "compare": "analysis.compare",
     "published_tables": "analysis.published_tables",
     "evaluate": "scaling.evaluate",
     "export": "scaling.export",

@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -54,6 +54,7 @@ def prepared(arguments: Sequence[str], schema: type, *, sweeps: bool) -> list[st
                 f"{argument!r} is no text in UTF-8; rename the file, or set a UTF-8 locale"
             )
     overrides, options = parted(arguments)
+    overrides = [in_full(o, getattr(schema, "SHORT", {})) for o in overrides]
     multirun = sweeps or any(o in ("-m", "--multirun") for o in options)
     multirun = multirun or "hydra.mode=MULTIRUN" in overrides
     known = leaves(schema)
@@ -90,6 +91,16 @@ def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             options.append(argument)
     return overrides, options
+
+
+def in_full(argument: str, short: Mapping[str, str]) -> str:
+    """Return an override whose short key is written in full, as target=web for target.test_set=web.
+
+    short: {key: key in full} of the schema; a key that is given a mapping is the group itself
+    """
+    key, equals, value = argument.partition("=")
+    is_short = equals and key in short and not value.startswith("{")
+    return f"{short[key]}={value}" if is_short else argument
 
 
 def readable(argument: str, known: dict[str, Any], schema: type, multirun: bool) -> str:

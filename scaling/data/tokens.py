@@ -4,6 +4,7 @@ The files hold the documents, each followed by END. Their folder is named by a h
 of the vocabulary's settings.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -53,6 +54,7 @@ from scaling.schema import (
 log = logging.getLogger(__name__)
 # Characters and texts of the sample that a finished vocabulary must give back.
 ALTERED_SAMPLE, MOST_ALTERED = 400_000, 100
+HASHED_TOKENS = 1 << 26  # Test tokens that are hashed, a quarter of a GB as 32-bit ids.
 ROWS = 2  # The version of how rows of tables are read: version 1 read null as the word None.
 FILES = (
     "meta.json",
@@ -116,6 +118,17 @@ class Corpus:
         """The hashes of text and vocabulary, as the record of what is trained on them holds."""
         vocabulary = {"tokenizer": self.vocabulary.sha256} if self.has_vocabulary else {}
         return {"corpus": self.sha256, **vocabulary}
+
+    @cached_property
+    def test_sha256(self) -> str:
+        """The hash of the test part's token ids: equal for one text and vocabulary.
+
+        Of a longer test part its first `HASHED_TOKENS` count, and its length.
+        """
+        ids = np.asarray(self.test[: min(len(self.test), HASHED_TOKENS)])
+        sums = hashlib.sha256(f"{len(self.test)} ".encode())
+        sums.update(ids.astype("<u4").tobytes())
+        return sums.hexdigest()
 
     def write_vocabulary(self, folder: Path) -> None:
         """Write the vocabulary beside the weights of a model, which can then be copied alone."""

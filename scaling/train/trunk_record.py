@@ -88,6 +88,7 @@ def finish(
         metrics=corpus_metrics(setting),
         inputs={
             **setting.corpus.inputs,
+            "test": setting.corpus.test_sha256,
             **{f"test_set:{name}": texts.sha256 for name, texts in setting.sets.items()},
         },
         flags=flags(run, cell, setting),
