@@ -21,6 +21,7 @@ from analysis.alarms.of_table import residual_alarms
 from analysis.estimation.fit_blocks import allocation_of, scatter_block
 from analysis.estimation.fitted_form import FittedForm, Settings
 from analysis.forms import Array, column
+from analysis.forms.agreement import FittedRange, joined
 from analysis.forms.average import spread
 from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
 from analysis.laws.law import Law
@@ -71,12 +72,12 @@ def average_law(
         }
         for name, fitted in fits.items()
     ]
-    law = replace(
-        law,
-        comparison=ranking.rows,
-        forecast={"rule": RULE if ranking.is_tested else UNTESTED_RULE, "forms": forms},
-    )
     table = fits[law.form].table
+    block: dict[str, Any] = {"rule": RULE if ranking.is_tested else UNTESTED_RULE, "forms": forms}
+    if {"params", "tokens"} <= set(law.surface.form.variables):
+        fitted = FittedRange.of(column(table, "params"), column(table, "tokens"))
+        block["fitted"] = fitted.as_block()
+    law = replace(law, comparison=ranking.rows, forecast=block)
     values = {v: column(table, v) for v in law.surface.form.variables if v in table}
     fitted = np.log(law.surface.form.predict(law.surface.parameters, values))
     errors, size = fitted - np.log(column(table, "loss")), len(law.parameters)
@@ -180,7 +181,8 @@ def _average_row(members: Sequence[tuple[str, float, Hindcast]], level: float) -
         return np.tensordot(weights, np.stack(values), axes=1)
 
     fits = [one for _, _, one in members]
-    error = mean([one.error for one in fits])
+    fitted = fits[0].fitted
+    error = joined([one.error for one in fits], weights, fits[0].withheld, fitted)
     apart = np.sqrt(mean([(one.error - error) ** 2 for one in fits]))  # by weight, not by spread's
     parameter_sd, run_sd = mean([o.parameter_sd for o in fits]), mean([o.run_sd for o in fits])
     first = fits[0].row
@@ -197,6 +199,7 @@ def _average_row(members: Sequence[tuple[str, float, Hindcast]], level: float) -
             {"form": name, "weight": float(w), "parameters": one.row["parameters"]}
             for (name, _, one), w in zip(members, weights, strict=True)
         ],
+        "fitted": fitted.as_block() if fitted else None,
     }
 
 

@@ -1,8 +1,8 @@
 """The average over forms: log L(N, D) = sum_k w_k log L_k(N, D), as a `Form` of its own.
 
 Errors of forms beyond the data often have opposite signs, so that their average forecasts better
-than the form that was best on withheld runs (`benchmarks/averaging.py` measures it). The parameters
-of the average are those of all its members, each named `member.parameter`.
+than the form that was best on withheld runs (`benchmarks/averaging.py` measures it). Beyond the
+fitted runs no form decides alone (`analysis.forms.agreement`). The parameters of the average are those of all its members, each named `member.parameter`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.forms.agreement import FittedRange, joined
 from analysis.forms.form import Array, Form
 
 
@@ -52,11 +53,12 @@ class Surface:
         return {name: draws[:, i] for i, name in enumerate(self.parameters)}
 
 
-def average(members: Sequence[Member]) -> Surface:
+def average(members: Sequence[Member], fitted: FittedRange | None = None) -> Surface:
     """Return the average of forms of N and D as one surface.
 
     members: each with a positive weight; the weights are scaled to sum to 1. A member without draws
         keeps its parameters in every draw of the others.
+    fitted: where the runs lie, beyond which the forms are held together; None holds nothing
     """
     total = sum(m.weight for m in members)
     weights = [m.weight / total for m in members]
@@ -65,11 +67,11 @@ def average(members: Sequence[Member]) -> Surface:
     optional = [v for v in variables if v not in ("params", "tokens")]
 
     def function(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
-        logs = 0.0
-        for weight, member in zip(weights, members, strict=True):
+        logs = []
+        for member in members:
             own = {name: parameters[f"{member.form.name}.{name}"] for name in member.parameters}
-            logs = logs + weight * np.log(member.form.predict(own, values))
-        return np.exp(logs)
+            logs.append(np.log(member.form.predict(own, values)))
+        return np.exp(joined(logs, weights, values, fitted))
 
     form = Form(
         name="all",

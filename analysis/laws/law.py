@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtri, stdtrit
 
 from analysis.forms import FORMS, Array, Form, column
+from analysis.forms.agreement import FittedRange
 from analysis.forms.average import Member, Surface, average, spread
 from analysis.forms.optimum import optimal_split, power_optimum, split_intervals
 from analysis.forms.token_flops import COUNTED, TokenFlops, per_token
@@ -256,7 +257,8 @@ class Law(LawFile):
     def surface(self) -> Surface:
         """The form, parameters and draws that the law predicts with: of its average, or its own."""
         if self.forecast:
-            return average(self.members)
+            fitted = FittedRange.read(self.forecast.get("fitted"), "law.json")
+            return average(self.members, fitted)
         (one,) = self.members
         return Surface(form=one.form, parameters=one.parameters, draws=one.draws)
 

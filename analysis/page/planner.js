@@ -45,7 +45,20 @@ const planner = (() => {
   const drawCount = law => Math.max(...law.members.filter(m => m.weight).map(m => m.draws.length));
   const drawn = (law, of) => Array.from({ length: drawCount(law) }, (_, i) => of(i));
   const whole = law => law.members.reduce((sum, m) => sum + m.weight, 0);
-  const logLoss = (law, i, n, d, unique) => law.members.reduce((sum, m) => !m.weight ? sum : sum + m.weight / whole(law) * Math.log(loss(m, drawOf(m, i), n, d, unique, law.rates)), 0);
+  const beyondRuns = ({ params, tokens_per_param: ratios }, n, d) => Math.max(0, Math.log(params[0] / n), Math.log(n / params[1]), Math.log(ratios[0] / (d / n)), Math.log(d / n / ratios[1]));
+  const middleOf = pairs => { // the weighted median of [value, share], of two where the weight splits in half
+    const ordered = [...pairs].sort((a, b) => a[0] - b[0]);
+    const at = share => { let sum = 0; return ordered.find(([, w]) => (sum += w) >= share)[0]; };
+    return (at(0.5 - 1e-9) + at(0.5 + 1e-9)) / 2;
+  };
+  const logLoss = (law, i, n, d, unique) => {
+    const shares = law.members.filter(m => m.weight).map(m => [Math.log(loss(m, drawOf(m, i), n, d, unique, law.rates)), m.weight / whole(law)]);
+    const mean = of => shares.reduce((sum, [value, share]) => sum + share * of(value), 0);
+    const far = law.fitted && shares.length > 1 ? beyondRuns(law.fitted, n, d) : 0;
+    if (!(far > 1e-6) || shares.some(([value]) => !isFinite(value))) return mean(v => v);
+    const middle = middleOf(shares), half = law.fitted.held / Math.min(far, 1); // analysis.forms.agreement
+    return mean(v => Math.min(middle + half, Math.max(middle - half, v)));
+  };
   const knots = new WeakMap();
   const perToken = (law, n) => { // analysis.forms.token_flops: c / 6N between knots in log N, a cubic
     const block = law.token_flops;

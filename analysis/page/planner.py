@@ -67,6 +67,7 @@ def planner_data(
     values = {
         "members": members,
         "average": bool(law.forecast),
+        "fitted": (law.forecast or {}).get("fitted"),
         "level": level,
         "z": z,
         "z_repeated": z_repeated,
