@@ -21,8 +21,7 @@ from analysis.alarms.of_table import residual_alarms
 from analysis.estimation.fit_blocks import allocation_of, scatter_block
 from analysis.estimation.fitted_form import FittedForm, Settings
 from analysis.forms import Array, column
-from analysis.forms.agreement import FittedRange, joined
-from analysis.forms.average import spread
+from analysis.forms.average import FittedRange, joined, spread
 from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
 from analysis.laws.law import Law
 from analysis.laws.law_file import USABLE
@@ -36,7 +35,11 @@ from analysis.validate.row_choice import RowChoice
 SPREAD_POWER = 2.0  # of the score in the weights of the spread between forms about the average
 RULE = "log L averaged over forms, weights score^-4 of withheld runs"
 UNTESTED_RULE = "log L averaged over forms, equal weights: no larger runs can be withheld"
-OF_ONE_FORM = ("residual_trend", "methods_disagree")  # alarms that are raised anew of the average
+OF_ONE_FORM = (
+    "residual_trend",
+    "methods_disagree",
+    "ratio_bound",
+)  # alarms that are raised anew of the average
 MOST_WITHOUT_OFFSET = 0.15  # weight of forms without E from which the runs do not show an E
 LEAST_LEADING = 0.1  # weight that a usable form needs to lead
 
@@ -108,6 +111,8 @@ def average_law(
     if not law.allocation:
         return law
     law = replace(law, allocation=allocation_of(law, settings.level))
+    if edge := of_fit.ratio_alarm(law.allocation["tokens_per_param"]):
+        law = replace(law, alarms=(edge, *law.alarms))
     return _compared(law, fits[law.form])
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS, Array
-from analysis.forms.agreement import FittedRange
+from analysis.forms.average import FittedRange
 from analysis.forms.token_flops import TokenFlops
 from analysis.laws.region import check_region
 from scaling.schema import (

@@ -27,7 +27,7 @@ import pandas as pd
 from scipy.special import ndtr, ndtri
 
 from analysis.forms import Array, Form, column
-from analysis.forms.agreement import FittedRange
+from analysis.forms.average import FittedRange
 from analysis.solve.objective import Objective, Problem, problem_of
 from analysis.solve.progress import OnProgress, no_progress
 from analysis.solve.residual_spread import deviation, scatter
@@ -250,9 +250,7 @@ def _hindcast(
         "coverage": float(inside.mean()),
         "parameters": {k: float(v) for k, v in values.items()},
     }
-    return Hindcast(
-        row=row, error=log_error, parameter_sd=parameter_sd, run_sd=run_sd, **where
-    )
+    return Hindcast(row=row, error=log_error, parameter_sd=parameter_sd, run_sd=run_sd, **where)
 
 
 def _where(below: pd.DataFrame, above: pd.DataFrame) -> dict[str, Any]:

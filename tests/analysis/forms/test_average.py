@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from analysis.forms import FORMS
-from analysis.forms.agreement import HELD, FittedRange, joined, weighted_median
-from analysis.forms.average import Member, average
+from analysis.forms.average import HELD, FittedRange, Member, average, joined, weighted_median
 from analysis.forms.optimum import optimal_split
 
 FITTED = FittedRange(params=(1e7, 1e9), tokens_per_param=(1.0, 1000.0))
@@ -45,7 +44,7 @@ def test_a_form_of_small_weight_does_not_decide_the_optimum_where_it_knows_nothi
     "block", [{}, {"params": [2, 1], "tokens_per_param": [1, 2], "held": 1}, {"params": 3}, []]
 )
 def test_a_damaged_range_of_a_law_is_refused(block):
-    with pytest.raises(ValueError, match="refit it with analysis.fit form=all"):
+    with pytest.raises(ValueError, match=r"refit it with analysis\.fit form=all"):
         FittedRange.read(block, "law.json")
 
 
