@@ -187,7 +187,7 @@ def _average_row(members: Sequence[tuple[str, float, Hindcast]], level: float) -
 
     fits = [one for _, _, one in members]
     fitted = fits[0].fitted
-    error = joined([one.error for one in fits], weights, fits[0].withheld, fitted)
+    error = joined([one.error for one in fits], weights.tolist(), fits[0].withheld, fitted)
     apart = np.sqrt(mean([(one.error - error) ** 2 for one in fits]))  # by weight, not by spread's
     parameter_sd, run_sd = mean([o.parameter_sd for o in fits]), mean([o.run_sd for o in fits])
     first = fits[0].row

@@ -48,6 +48,7 @@ NINE = [  # N, D, loss, trunk of a study of three sizes and three budgets
 ]
 
 
+@pytest.mark.slow
 def test_a_law_of_three_trunks_has_no_bias_corrected_intervals_and_says_so():
     table = pd.DataFrame(NINE, columns=["params", "tokens", "loss", "trunk"])
     options = {"hindcast": False, "sensitivity": False, "resamples": 100}
