@@ -66,7 +66,6 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.designing.proposal": "analysis/test_design.py",
     "analysis.designing.selection": "analysis/test_design.py",
     "analysis.designing.simulation": "analysis/test_design.py",
-    "analysis.forms.average": "analysis/estimation/test_form_average.py",
     "analysis.laws.form_error": "analysis/laws/test_law.py",
     "analysis.downloads.sources": "analysis/downloads/test_transfer.py",
     "analysis.estimation.allocation_laws": "analysis/test_bad_input.py",

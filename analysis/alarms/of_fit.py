@@ -156,6 +156,24 @@ def unusual_a(a: float) -> Alarm | None:
     )
 
 
+def ratio_alarm(optima: Sequence[Mapping[str, Any]]) -> Alarm | None:
+    """Say at which stated budgets the optimum stands at an edge of the search.
+
+    optima: rows of `tokens_per_param` in law.json's `optimum`, each with `flops` and `edge`
+    """
+    at = [o for o in optima if o.get("edge")]
+    if not at:
+        return None
+    budgets = ", ".join(f"{o['flops']:.3g}" for o in at)
+    edge, ratio = at[0]["edge"], at[0]["tokens_per_param"]
+    return Alarm(
+        code="ratio_bound",
+        sentence=f"The optimum at C = {budgets} stands at the {edge} edge of the search, {ratio:g} "
+        "tokens per parameter: the law gives no optimum there; act on the other alarms and refit, "
+        "name a form (form=), or fix one of the two in the plan (overtraining=, params=, tokens=).",
+    )
+
+
 def edge_alarm(edges: Sequence[float], n_budgets: int) -> Alarm | None:
     """Say which IsoFLOP budgets have their minimum at the edge of their sizes."""
     if not edges:
@@ -235,7 +253,12 @@ def with_far_rows(
 def coverage_alarm(
     backtest: Mapping[str, Any] | None, form: str, within: float | None
 ) -> Alarm | None:
-    """Say that the law's own hindcasts lie outside their intervals too often."""
+    """Say that the law's own hindcasts lie outside their intervals too often.
+
+    backtest: the hindcasts, None without
+    form: its name, `all` for the average, whose fit has chosen the rows itself
+    within: share of the frontier's loss within which rows were kept, None for all rows
+    """
     rows = [r for r in (backtest or {}).get("rows", []) if r["converged"]]
     tested = sum(r["n_test"] for r in rows)
     if backtest is None or tested < FEWEST_TESTED:
@@ -244,13 +267,27 @@ def coverage_alarm(
     if share >= LEAST_COVERAGE:
         return None
     remedies = [] if form == "all" else ["form=all"]
-    remedies += [] if within else ["within=0.1"]
+    remedies += [] if within or form == "all" else ["within=0.1"]
     ask = f"try {' '.join(remedies)}" if remedies else "add larger runs"
     return Alarm(
         code="low_coverage",
         sentence=f"Refitted without its largest budgets the law held {share:.0%} of the {tested} "
         f"runs there in {backtest['level']:.0%} intervals, so its form errs beyond the data; its "
         f"forecasts are widened by these errors: {ask}.",
+    )
+
+
+def jackknife_alarm(units: int, unit: str) -> Alarm:
+    """Say that there are no bias-corrected intervals, since fits without one unit have no minimum.
+
+    units: number of independent units
+    unit: what one is, as row or trunk
+    """
+    return Alarm(
+        code="no_bias_corrected",
+        sentence=f"Fits that leave out one of the {units} {unit}s have no minimum, so each {unit} "
+        "decides the law and there are no bias-corrected intervals: add runs, or keep the law "
+        "identified with prior=published.",
     )
 
 

@@ -16,6 +16,7 @@ from analysis.alarms.loss_units import perplexity_alarm
 from analysis.alarms.outliers import ODD_COUNT, Outlier, odd_counts, outliers
 from analysis.alarms.units import FEWEST_IN_UNIT, over_6nd, unit_alarms, wrong_unit_alarm
 from analysis.forms import Array, column
+from scaling.app.quoting import override
 
 RAY_SPREAD = 0.15  # deviation of log D about a line in log N (a factor of 1.16) of a single ray
 NARROW_SPREAD = 0.7  # deviation of log D/N (a factor of 2) below which exponents seldom separate
@@ -55,7 +56,7 @@ def table_alarms(table: pd.DataFrame, inputs: Mapping[str, Any] | None = None) -
         None if mixed_units else _outlier_rows(table),
         _duplicate_rows(table),
         None if mixed_units else _count_disagrees(table),
-        _repeated_data(table),
+        _repeated_data(table, inputs),
         _undercooled_runs(table),
         _few_test_blocks(inputs),
     ]
@@ -236,7 +237,8 @@ def _count_disagrees(table: pd.DataFrame) -> Alarm | None:
     return Alarm(code="count_disagrees", sentence=sentence)
 
 
-def _repeated_data(table: pd.DataFrame) -> Alarm | None:
+def _repeated_data(table: pd.DataFrame, inputs: Mapping[str, Any]) -> Alarm | None:
+    """Say that data repeat, and what to type: where= on a column of epochs, or a form."""
     if "unique_tokens" not in table:
         return None
     epochs = column(table, "tokens") / column(table, "unique_tokens")
@@ -246,9 +248,23 @@ def _repeated_data(table: pd.DataFrame) -> Alarm | None:
     return Alarm(
         code="repeated_data",
         sentence=f"{repeated} runs pass more than {MOST_EPOCHS:g} times over their data (up to "
-        f"{epochs.max():.3g}), which a law of fresh tokens mistakes for a small beta: leave them "
-        "out with where=, or enlarge the corpus.",
+        f"{epochs.max():.3g}), which a law of fresh tokens mistakes for a small beta: "
+        f"{_without_repeated(inputs)}",
     )
+
+
+def _without_repeated(inputs: Mapping[str, Any]) -> str:
+    """Return what to type: a condition that where= can read, which has no arithmetic."""
+    model = "form=data_constrained, which says what repeated tokens are worth"
+    if "epochs_column" not in inputs:
+        return (
+            f"fit {model}; where= has no arithmetic, so add a column of the passes, as epochs, to"
+            f" leave them out with where='epochs <= {MOST_EPOCHS:g}'."
+        )
+    condition = f"{inputs['epochs_column']} <= {MOST_EPOCHS:g}"
+    if inputs.get("where"):
+        condition = f"({inputs['where']}) and {condition}"
+    return f"leave them out with {override('where', condition)}, or fit {model}."
 
 
 def _undercooled_runs(table: pd.DataFrame) -> Alarm | None:

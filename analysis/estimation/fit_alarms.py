@@ -47,6 +47,7 @@ def alarms_of_fit(
         _offset_alarm(form, estimate, table, in_logs=in_logs),
         *_optimum_alarms(form, boot, estimate, table),
         *_resampling_alarms(boot, inputs),
+        _jackknife_alarm(boot, estimate),
     ]
     return [alarm for alarm in alarms if alarm]
 
@@ -127,6 +128,7 @@ def _optimum_alarms(
     if "a" in estimate.allocation:
         a, interval = estimate.allocation["a"], estimate.allocation["a_interval"]
         alarms.append(of_fit.unusual_a(a))
+        alarms.append(of_fit.ratio_alarm(estimate.allocation["tokens_per_param"]))
         if interval is not None:
             alarms.append(of_fit.inseparable_alarm(a, interval, WIDEST_A))
         elif boot is not None and boot.lost > boot.resamples / 2:
@@ -136,6 +138,14 @@ def _optimum_alarms(
         values = column(table, peak["variable"])
         alarms.append(of_fit.peak_alarm(peak, float(values.min()), float(values.max())))
     return alarms
+
+
+def _jackknife_alarm(boot: Bootstrap | None, estimate: Estimate) -> Alarm | None:
+    """Say that the bias-corrected intervals are missing where other intervals are there."""
+    blocks = estimate.intervals
+    if boot is None or blocks is None or "profile" not in blocks or "bias_corrected" in blocks:
+        return None
+    return of_fit.jackknife_alarm(boot.units.count, boot.units.name)
 
 
 def _resampling_alarms(boot: Bootstrap | None, inputs: Mapping[str, Any]) -> list[Alarm]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.forms import Array, Form, column
-from analysis.forms.optimum import optimal_split, split_intervals
+from analysis.forms.optimum import edge_of, optimal_split, split_intervals
 from analysis.forms.token_flops import COUNTED, TokenFlops
 from analysis.laws.law import Law
 from analysis.laws.law_file import flops_range
@@ -243,6 +243,7 @@ def _block_of_optima(optima: list[dict[str, Any]], convention: str) -> dict[str,
                 **{name: o[name] for name in names},
                 "interval": interval(o, "tokens_per_param"),
                 "loss": o["loss"],
+                "edge": edge_of(o["tokens_per_param"]),
             }
             for o in optima
         ],

@@ -21,7 +21,7 @@ from analysis.alarms.of_table import residual_alarms
 from analysis.estimation.fit_blocks import allocation_of, scatter_block
 from analysis.estimation.fitted_form import FittedForm, Settings
 from analysis.forms import Array, column
-from analysis.forms.average import spread
+from analysis.forms.average import FittedRange, joined, spread
 from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH
 from analysis.laws.law import Law
 from analysis.laws.law_file import USABLE
@@ -35,7 +35,11 @@ from analysis.validate.row_choice import RowChoice
 SPREAD_POWER = 2.0  # of the score in the weights of the spread between forms about the average
 RULE = "log L averaged over forms, weights score^-4 of withheld runs"
 UNTESTED_RULE = "log L averaged over forms, equal weights: no larger runs can be withheld"
-OF_ONE_FORM = ("residual_trend", "methods_disagree")  # alarms that are raised anew of the average
+OF_ONE_FORM = (
+    "residual_trend",
+    "methods_disagree",
+    "ratio_bound",
+)  # alarms that are raised anew of the average
 MOST_WITHOUT_OFFSET = 0.15  # weight of forms without E from which the runs do not show an E
 LEAST_LEADING = 0.1  # weight that a usable form needs to lead
 
@@ -71,12 +75,12 @@ def average_law(
         }
         for name, fitted in fits.items()
     ]
-    law = replace(
-        law,
-        comparison=ranking.rows,
-        forecast={"rule": RULE if ranking.is_tested else UNTESTED_RULE, "forms": forms},
-    )
     table = fits[law.form].table
+    block: dict[str, Any] = {"rule": RULE if ranking.is_tested else UNTESTED_RULE, "forms": forms}
+    if {"params", "tokens"} <= set(law.surface.form.variables):
+        fitted = FittedRange.of(column(table, "params"), column(table, "tokens"))
+        block["fitted"] = fitted.as_block()
+    law = replace(law, comparison=ranking.rows, forecast=block)
     values = {v: column(table, v) for v in law.surface.form.variables if v in table}
     fitted = np.log(law.surface.form.predict(law.surface.parameters, values))
     errors, size = fitted - np.log(column(table, "loss")), len(law.parameters)
@@ -107,6 +111,8 @@ def average_law(
     if not law.allocation:
         return law
     law = replace(law, allocation=allocation_of(law, settings.level))
+    if edge := of_fit.ratio_alarm(law.allocation["tokens_per_param"]):
+        law = replace(law, alarms=(edge, *law.alarms))
     return _compared(law, fits[law.form])
 
 
@@ -180,7 +186,8 @@ def _average_row(members: Sequence[tuple[str, float, Hindcast]], level: float) -
         return np.tensordot(weights, np.stack(values), axes=1)
 
     fits = [one for _, _, one in members]
-    error = mean([one.error for one in fits])
+    fitted = fits[0].fitted
+    error = joined([one.error for one in fits], weights.tolist(), fits[0].withheld, fitted)
     apart = np.sqrt(mean([(one.error - error) ** 2 for one in fits]))  # by weight, not by spread's
     parameter_sd, run_sd = mean([o.parameter_sd for o in fits]), mean([o.run_sd for o in fits])
     first = fits[0].row
@@ -197,6 +204,7 @@ def _average_row(members: Sequence[tuple[str, float, Hindcast]], level: float) -
             {"form": name, "weight": float(w), "parameters": one.row["parameters"]}
             for (name, _, one), w in zip(members, weights, strict=True)
         ],
+        "fitted": fitted.as_block() if fitted else None,
     }
 
 

@@ -20,6 +20,7 @@ SHRINK = 0.3  # of the distance between the three sizes of a parabola, from one 
 NO_LOSS = 700.0  # log of a loss that no size of finite loss exceeds
 FINEST = 1e-4  # distance in log N of the last parabola
 RATIOS = (0.5, 1e4)  # tokens per parameter that are searched; no form was fitted to runs beyond
+AT_BOUND = 1.01  # a ratio within this factor of a bound of the search stands at the bound
 
 
 def chinchilla_optimum(parameters: Mapping[str, Any], flops: float) -> dict[str, Any]:
@@ -56,6 +57,14 @@ def optimal_split(
     costs = [np.log(per_token(np.exp(x), token_flops)) for x in searched]
     a, b = further - log_params, 1 - (costs[1] - costs[0])
     return _split(log_params, np.log(flops) - costs[0], a=a, b=b)
+
+
+def edge_of(tokens_per_param: float) -> str:
+    """Return which edge of the search an optimum stands at: lower, upper, or "" for neither."""
+    for edge, bound in zip(("lower", "upper"), RATIOS, strict=True):
+        if 1 / AT_BOUND < tokens_per_param / bound < AT_BOUND:
+            return edge
+    return ""
 
 
 def _split(log_params: Any, log_tokens: Any, *, a: Any, b: Any) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtri, stdtrit
 
 from analysis.forms import FORMS, Array, Form, column
-from analysis.forms.average import Member, Surface, average, spread
+from analysis.forms.average import FittedRange, Member, Surface, average, spread
 from analysis.forms.optimum import optimal_split, power_optimum, split_intervals
 from analysis.forms.token_flops import COUNTED, TokenFlops, per_token
 from analysis.laws.form_error import tau_at
@@ -256,7 +256,8 @@ class Law(LawFile):
     def surface(self) -> Surface:
         """The form, parameters and draws that the law predicts with: of its average, or its own."""
         if self.forecast:
-            return average(self.members)
+            fitted = FittedRange.read(self.forecast.get("fitted"), "law.json")
+            return average(self.members, fitted)
         (one,) = self.members
         return Surface(form=one.form, parameters=one.parameters, draws=one.draws)
 
@@ -350,7 +351,14 @@ class Law(LawFile):
             )
 
     def _apart(self, values: Mapping[str, Array], point: Array) -> Array:
-        """Return the spread of log loss between the forms about their average."""
+        """Return the spread of log loss between the forms about their average.
+
+        A law of one form of an average knows repeated tokens and the others may not, so that they
+        are compared as if no token were repeated.
+        """
+        if len(self.members) == 1 and "unique_tokens" in values:
+            values = {name: value for name, value in values.items() if name != "unique_tokens"}
+            point = np.asarray(self.surface.form.predict(self.surface.parameters, values))
         return spread(self.forms, np.log(point), lambda member: member.log_loss(values))
 
     def _form_error(self, values: Mapping[str, Array], point: Array) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 
 from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS, Array
+from analysis.forms.average import FittedRange
 from analysis.forms.token_flops import TokenFlops
 from analysis.laws.region import check_region
 from scaling.schema import (
@@ -86,8 +87,9 @@ class LawFile:
     forecast: dict[str, Any] | None = field(default=None, repr=False)
     """With form=all, what `predict` and `optimum` average over: the `rule`, and `forms`, each with
     `form`, `parameters`, `draws` of the same resamples (null at weight 0), `weight`,
-    `spread_weight` (its weight in the spread about the average), `status`, `score`; null
-    otherwise."""
+    `spread_weight` (its weight in the spread about the average), `status`, `score`; and `fitted`,
+    the N and D/N of the runs, beyond which no form may differ from the median by more than `held`
+    in log loss; null otherwise."""
     region: dict[str, Any] | None = None
     """Shapes for which a law of form=all near the frontier holds: `within`, `flops`, `params`, `a`,
     `low`, `high`, `growth` (below, above), and `withheld` errors of `all` and `near` rows where
@@ -241,6 +243,7 @@ def _forecast(block: Any, path: str | Path) -> dict[str, Any] | None:
             f"{path}: the forecast is not that of forms with weights, parameters and draws"
             f" ({error}); refit it with analysis.fit form=all"
         ) from error
+    FittedRange.read(block.get("fitted"), path)
     return {**block, "forms": forms}
 
 

@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.alarms.loss_units import BITS_PER_BYTE
+from analysis.forms.optimum import edge_of
 from analysis.laws.isoflop_text import isoflop_notes
 from analysis.laws.known_entropy import true_offset
 from analysis.laws.law_file import LawFile
 
 WIDTH = 100
 LABEL = 14
+AT_EDGE = "at the edge of the search, no optimum"
 _STATUS = {
     "converged": "converged",
     "offset_not_identified": "E NOT IDENTIFIED (the rest is a minimum)",
@@ -88,6 +90,22 @@ def describe_forecast(law: LawFile) -> str:
     return f"forecasts are the mean of log L over forms, by withheld runs: {weights}"
 
 
+def describe_predicting(law: LawFile) -> str:
+    """Name what a law predicts and finds optima with: the average over forms, or its own form."""
+    if law.forecast:
+        return f"the average over forms (leading: {law.form})"
+    return f"the law ({law.form})"
+
+
+def used_alone(law: LawFile) -> str:
+    """Say that one form of an average is planned with alone; empty for other laws."""
+    weights = [one["weight"] for one in (law.forecast or {}).get("forms", ()) if one["weight"]]
+    if weights != [1.0] or "R_D" not in law.parameters:
+        return ""
+    rule = (law.forecast or {})["rule"]
+    return f"with unique_tokens the plan uses {rule}, and the other forms widen its intervals"
+
+
 def _forecast(law: LawFile) -> list[str]:
     text = describe_forecast(law)
     note = f"{law.form} leads; its parameters follow, and {text}" if text else ""
@@ -157,6 +175,9 @@ def _methods(law: LawFile) -> list[str]:
         if key == "parametric" and law.status == "not_identified":
             lines.append(f"{label:<{LABEL}}{'-':>8}  not identified by these runs")
             continue
+        if key == "parametric" and _edges(law)[:1] == [True]:
+            lines.append(f"{label:<{LABEL}}{'-':>8}  {AT_EDGE}")
+            continue
         a, b = (f"{block[k]:>8.4f}  {_pair(block[k + '_interval']):<18}" for k in ("a", "b"))
         lines.append(f"{label:<{LABEL}}{a}{b}  {_origin(key, block, law)}")
     return lines + isoflop_notes(law.methods.get("isoflop"))
@@ -200,7 +221,11 @@ def _optima(law: LawFile) -> list[str]:
     lines = [
         f"{'optimum at C':<{LABEL}}{'N*':>12}{'D*':>12}{'D*/N*':>10}  {'interval':<22}{'loss':>8}"
     ]
-    for o in optima:
+    for o, at_edge in zip(optima, _edges(law), strict=True):
+        if at_edge:
+            ratio = f"D*/N* = {o['tokens_per_param']:.4g}"
+            lines.append(f"{o['flops']:<{LABEL}.3e}{'-':>12}  {AT_EDGE} ({ratio})")
+            continue
         pair = _pair(o["interval"], digits=4)
         loss = "" if o["loss"] is None else f"{o['loss']:.4f}"
         lines.append(
@@ -208,6 +233,13 @@ def _optima(law: LawFile) -> list[str]:
             f"{o['tokens_per_param']:>10.4g}  {pair:<22}{loss:>8}"
         )
     return lines
+
+
+def _edges(law: LawFile) -> list[bool]:
+    """Return for each stated optimum whether it stands at an edge of the search."""
+    return [
+        bool(edge_of(o["tokens_per_param"])) for o in law.allocation.get("tokens_per_param") or []
+    ]
 
 
 def _peak(law: LawFile) -> list[str]:

@@ -18,7 +18,7 @@ from analysis.figures import charts, check_charts
 from analysis.figures.bands import span
 from analysis.figures.canvas import LETTERS, standalone
 from analysis.forms import FORMS, Array, Form, column
-from analysis.forms.average import Member, Surface, average
+from analysis.forms.average import FittedRange, Member, Surface, average
 from analysis.forms.data_constrained import effective
 from analysis.laws.form_error import tau_at
 from analysis.laws.law import Law
@@ -159,7 +159,8 @@ def _surface_of(row: Mapping[str, Any], form: Form) -> Surface:
                 weight=one["weight"],
             )
             for one in row["forms"]
-        ]
+        ],
+        FittedRange.read(row.get("fitted"), "law.json"),
     )
 
 

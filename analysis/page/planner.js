@@ -45,7 +45,20 @@ const planner = (() => {
   const drawCount = law => Math.max(...law.members.filter(m => m.weight).map(m => m.draws.length));
   const drawn = (law, of) => Array.from({ length: drawCount(law) }, (_, i) => of(i));
   const whole = law => law.members.reduce((sum, m) => sum + m.weight, 0);
-  const logLoss = (law, i, n, d, unique) => law.members.reduce((sum, m) => !m.weight ? sum : sum + m.weight / whole(law) * Math.log(loss(m, drawOf(m, i), n, d, unique, law.rates)), 0);
+  const beyondRuns = ({ params, tokens_per_param: ratios }, n, d) => Math.max(0, Math.log(params[0] / n), Math.log(n / params[1]), Math.log(ratios[0] / (d / n)), Math.log(d / n / ratios[1]));
+  const middleOf = pairs => { // the weighted median of [value, share], of two where the weight splits in half
+    const ordered = [...pairs].sort((a, b) => a[0] - b[0]);
+    const at = share => { let sum = 0; return ordered.find(([, w]) => (sum += w) >= share)[0]; };
+    return (at(0.5 - 1e-9) + at(0.5 + 1e-9)) / 2;
+  };
+  const logLoss = (law, i, n, d, unique) => {
+    const shares = law.members.filter(m => m.weight).map(m => [Math.log(loss(m, drawOf(m, i), n, d, unique, law.rates)), m.weight / whole(law)]);
+    const mean = of => shares.reduce((sum, [value, share]) => sum + share * of(value), 0);
+    const far = law.fitted && shares.length > 1 ? beyondRuns(law.fitted, n, d) : 0;
+    if (!(far > 1e-6) || shares.some(([value]) => !isFinite(value))) return mean(v => v);
+    const middle = middleOf(shares), half = law.fitted.held / Math.min(far, 1); // analysis.forms.average
+    return mean(v => Math.min(middle + half, Math.max(middle - half, v)));
+  };
   const knots = new WeakMap();
   const perToken = (law, n) => { // analysis.forms.token_flops: c / 6N between knots in log N, a cubic
     const block = law.token_flops;
@@ -85,9 +98,10 @@ const planner = (() => {
   const apart = (law, value, middle) => {
     if (!law.average) return 0;
     const all = law.members.reduce((sum, m) => sum + m.apart, 0);
+    if (!all) return 0;
     return Math.sqrt(law.members.reduce((sum, m) => sum + m.apart / all * (value({ ...law, members: [{ ...m, weight: 1 }] }) - middle) ** 2, 0));
   };
-  const repeating = (law, unique) => unique ? { ...law, members: law.members.filter(m => m.form === "chinchilla").map(m => ({ ...m, weight: 1 })), average: false } : law;
+  const repeating = (law, unique) => unique ? { ...law, alone: law.average, members: law.members.filter(m => law.average || m.form === "chinchilla").map(m => m.form === "chinchilla" ? { ...m, weight: 1, apart: 0 } : { ...m, weight: 0 }) } : law;
 
   const sizesOf = (law, asked) => {
     const free = optimum(law, null, asked.flops), found = [];
@@ -121,7 +135,8 @@ const planner = (() => {
     else for (let i = 1; i < steps.length; i++) if (distance <= steps[i][0]) {
       const [h0, t0] = steps[i - 1], [h1, t1] = steps[i]; tau = t0 + (t1 - t0) * (distance - h0) / (h1 - h0); break;
     }
-    const forms = apart(law, one => logLoss(one, null, n, d, unique), middle);
+    const fresh = law.alone ? 0 : unique; // of one form of an average the others may know no repetition
+    const forms = apart(law, one => logLoss(one, null, n, d, fresh), law.alone ? logLoss(law, null, n, d, 0) : middle);
     const spread = law.normal * Math.hypot(single, Math.max(tau, law.least_error * distance), forms, away(law, n, d));
     return [point, point * Math.exp(-Math.hypot(under, spread)), point * Math.exp(Math.hypot(over, spread))];
   };
@@ -155,7 +170,10 @@ const planner = (() => {
   };
   const batchOf = (rule, body) => rule.context * 2 ** Math.max(0, Math.round(Math.log2(rule.base * Math.max(1, body / rule.params) ** rule.exponent / rule.context)));
 
-  const plan = (whole, asked) => {
+  const plan = (whole, stated) => {
+    const free = whole.average && stated.unique && !stated.inference ? optimum(whole, null, stated.flops) : 0;
+    const repeats = !free || stated.flops / perToken(whole, free) > stated.unique; // else no token is seen twice
+    const asked = repeats ? stated : { ...stated, unique: 0 };
     const law = repeating(whole, asked.unique), plain = !asked.unique && !asked.inference, tails = [(1 - law.level) / 2, (1 + law.level) / 2];
     const tokens = n => (asked.flops - 2 * n * asked.inference) / perToken(law, n);
     let n, interval, tokensInterval;
@@ -188,12 +206,12 @@ const planner = (() => {
     }
     const speed = asked.speedAt(best.params), hours = cost * d / speed / 3600;
     return { optimum: best, shape, params: n, tokens: d, flops: cost * d, loss: forecast(law, n, d, asked.unique), hours, money: hours * asked.price,
-      epochs: asked.unique ? d / asked.unique : null, beyond: (law.token_flops ? cost * d : 6 * n * d) / law.largest };
+      epochs: stated.unique ? d / stated.unique : null, beyond: (law.token_flops ? cost * d : 6 * n * d) / law.largest };
   };
-  const NEAREST = 6; // cells nearest in size whose median speed is taken, as analysis.runs.study does
+  const NEAREST = 6; // cells nearest in size whose speed is taken, as analysis.runs.study does
   const measured = (law, n) => {
     const near = law.speeds.map(([size, speed], i) => [Math.abs(Math.log(size / n)), i, speed]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).slice(0, NEAREST);
-    return atShare(sorted(near.map(one => one[2])), 0.5);
+    return atShare(sorted(near.map(one => one[2])), law.speed_quantile);
   };
   const bought = (law, hours, speedAt) => { // a measured speed depends on N, and N on C
     let speed = speedAt(law.start || 1e9);

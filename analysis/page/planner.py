@@ -27,7 +27,7 @@ from analysis.planning.basis import counted
 from analysis.planning.plan import Plan
 from analysis.planning.shape import NEAR, NO_LOSS, SPANS
 from analysis.planning.shape_candidates import Candidate, candidates, ffn_step, ffn_steps
-from analysis.planning.split import GRID, MOST_DRAWS, REPEATING
+from analysis.planning.split import GRID, MOST_DRAWS, REPEATING, is_usable_alone
 from analysis.planning.written.plan_alarms import FAR
 from analysis.runs.study import Study
 from scaling.schema import DEVICES
@@ -62,11 +62,12 @@ def planner_data(
         "least": law.noise.get("least_loss", 0.0) or 1e-9,
         "growth": law.noise.get("growth", 0.0),
     }
-    freedom = law.n_runs - len(law.parameters)  # of a law of repeated data two fewer
-    z, z_repeated = (float(stdtrit(max(f, 1), (1 + level) / 2)) for f in (freedom, freedom - 2))
+    fitted = (len(law.parameters), len(FORMS["data_constrained"].parameters))
+    z, z_repeated = (float(stdtrit(max(law.n_runs - p, 1), (1 + level) / 2)) for p in fitted)
     values = {
         "members": members,
         "average": bool(law.forecast),
+        "fitted": (law.forecast or {}).get("fitted"),
         "level": level,
         "z": z,
         "z_repeated": z_repeated,
@@ -98,7 +99,10 @@ def planner_data(
         "law": json.dumps(values, separators=(",", ":")).replace("<", "\\u003c"),
         "script": files("analysis.page").joinpath("planner.js").read_text(encoding="utf-8"),
         "log_flops": round(budget, 6),
-        "repeats": any(one.form.name == "chinchilla" for one in law.members),
+        "repeats": any(
+            one.form.name == "chinchilla" and is_usable_alone(law, "chinchilla")
+            for one in law.members
+        ),
         "least": round(least, 2),
         "most": round(most, 2),
         "speed": f"{speed:.4g}" if speed else "",
@@ -130,6 +134,7 @@ def _of_study(
     device: on which the plan trains
     """
     empty: dict[str, Any] = {"shapes": [], "batch": None, "speeds": [], "start": 0.0}
+    empty["speed_quantile"] = study.speed_quantile if study else 0.5
     if study is None or not study.shapes or study.like.n_experts:
         return empty
     sizes = sorted(law.optimum(c, force=True).params for c in (low, high))
@@ -150,6 +155,7 @@ def _of_study(
             "context": study.like.context,
         },
         "speeds": [list(pair) for pair in speeds],
+        "speed_quantile": study.speed_quantile,
         "start": max(c.params for c in study.cells),
     }
 

@@ -144,8 +144,8 @@ def speed_of(
         return (
             share_of_model * measured,
             device,
-            f"measured by the {study.source} on {study.device}{of_peak}, median of the cells"
-            f" nearest in size{recomputed}",
+            f"measured by the {study.source} on {study.device}{of_peak},"
+            f" {study.speed_words}{recomputed}",
         )
     if not settings.device:
         return None, "", "no speed is known: no study, no device"

@@ -33,7 +33,7 @@ ADD = (
     " reward.data=PREFERENCES.jsonl (prompt, chosen, rejected)"
 )
 NO_TEXT = (
-    "a published law names no text; the run needs it, as cell.data.source=files"
+    "a table or a published law names no text; the run needs it, as cell.data.source=files"
     " 'cell.data.train=[FOLDER]' of scaling.final, which checks it first"
 )
 

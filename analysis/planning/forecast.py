@@ -22,16 +22,18 @@ from scipy.special import ndtri
 
 from analysis.forms import FORMS
 from analysis.laws.law import Law
-from analysis.laws.text import describe_forecast
+from analysis.laws.text import describe_forecast, used_alone
 from analysis.planning.later_stages.blocks import rounded
 from analysis.planning.plan import CurvePoint, Forecast, Interval, PretrainBlock
 from analysis.planning.shape import PlannedShape
 from analysis.runs.study import Study
+from scaling.app.plurals import plural
 from scaling.schema import BITS_PER_BYTE
 
 SHARES = (0.1, 0.25, 0.5, 0.75)  # of the tokens, at which the curve has a point
 FEWEST_SCORED = 5  # forecasts of different laws, below which none is learnt from
 TRUST = 5.0  # n0
+ALIKE = 100.0  # factor of C within which a scored forecast says something about another
 NEAR = 1.6  # an evaluation farther than this factor from a share says nothing about the share
 FEWEST_COURSES = 3  # cells, below which no lag is applied
 
@@ -58,7 +60,7 @@ def forecast_block(
         reason = f"a law of form {law.form} gives N and D only: no loss to forecast"
         return Forecast(level=level, reasons={"test_loss": reason})
     unique = planned.split.constraints.unique_tokens if "R_D" in law.parameters else None
-    widen, width_reason = learnt_width(scored)
+    widen, width_reason = learnt_width(scored, pretrain.flops)
     n, d = pretrain.params, pretrain.tokens
     loss, ends = _predicted(law, n, d, level, unique, widen)
     measure, curve = law.measure, []
@@ -119,7 +121,7 @@ def _loss_reason(law: Law, loss: float, n: float, d: float, planned: PlannedShap
     refitted = law.inputs.get("confirmations", ())
     row = f" (refitted with {len(refitted)} confirmation run)" if refitted else ""
     if law.forecast:
-        row += f", {describe_forecast(law)};"
+        row += f", {used_alone(law) or describe_forecast(law)};"
     comparable = planned.best_loss and law.form == planned.split.law.form
     cost = loss - planned.best_loss if comparable and planned.best_loss else 0
     effect = f"{'gains' if cost < 0 else 'costs'} {abs(cost):.2g} {law.measure.unit_words}"
@@ -199,8 +201,22 @@ def lags(law: Law, study: Study, share: float) -> list[float]:
     return lags_of_cells
 
 
-def learnt_width(scored: Sequence[dict[str, Any]]) -> tuple[float, str]:
-    """Return the factor on the logarithmic width of intervals, and what it is learnt from."""
+def learnt_width(scored: Sequence[dict[str, Any]], flops: float | None = None) -> tuple[float, str]:
+    """Return the factor on the logarithmic width of intervals, and what it is learnt from.
+
+    scored: the lines of the ledger of forecasts; one without its run's C counts at every C
+    flops: C of the plan; forecasts of runs that are `ALIKE` times larger or smaller say nothing
+        about it. None counts all
+    """
+    every = list(scored)
+    scored = [line for line in every if _is_alike(line.get("flops"), flops)]
+    if len(scored) < len(every):
+        factor, text = learnt_width(scored)
+        left_out = plural(len(every) - len(scored), "forecast")
+        return factor, (
+            f"{text}; {left_out} of runs more than {ALIKE:g} times smaller or larger than this C"
+            " left out"
+        )
     worst: dict[Any, float] = {}
     for line in scored:
         if line.get("z") is not None:
@@ -215,6 +231,10 @@ def learnt_width(scored: Sequence[dict[str, Any]]) -> tuple[float, str]:
     factor = math.sqrt((TRUST + float((z**2).sum())) / (TRUST + len(z)))
     text = f"x {factor:.3g} by {len(z)} scored forecasts" if factor > 1 else "as wide as it was"
     return max(1.0, factor), f"{text}: {np.sum(z <= 1.645):.0f} of {len(z)} within 90%"
+
+
+def _is_alike(one: float | None, flops: float | None) -> bool:
+    return not one or not flops or 1 / ALIKE <= one / flops <= ALIKE
 
 
 def _predicted(

@@ -104,7 +104,11 @@ def make_plan(
     )
     pretrain = explained(pretrain, basis.rules)
     forecast = forecast_block(
-        repeating(_forecasting_law(basis), planned.split.constraints),
+        repeating(
+            _forecasting_law(basis),
+            planned.split.constraints,
+            tokens=planned.split.optimum.tokens,
+        ),
         basis.study,
         pretrain,
         planned,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from analysis.forms import FORMS
+from analysis.forms.optimum import edge_of
 from analysis.planning.shape_candidates import Candidate, candidates, with_params
 from analysis.planning.shape_family import FamilySettings, levine_shape, levine_width
 from analysis.planning.split import Split
@@ -73,9 +74,11 @@ class PlannedShape:
             nearest += f" {split.law.measure.unit_words} more"
         best = split.optimum
         why = (
-            f"{self.interval('params', 'N*')}: the law's optimum of {split.form} at"
+            f"{self.interval('params', 'N*')}: the optimum of {split.form} at"
             f" {split.law.convention} = {split.flops:.4g} FLOPs, N ~ C^{best.a:.3f}"
         )
+        if edge_of(best.tokens_per_param):
+            why = f"N at the edge of the search: {split.form} has no optimum at this budget"
         if split.constraints.given():
             why += f"; then the constraints {', '.join(split.constraints.given())}"
         return {

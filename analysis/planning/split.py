@@ -21,7 +21,9 @@ from scipy.optimize import brentq
 
 from analysis.forms import FORMS, Array
 from analysis.laws.law import Law, Optimum
+from analysis.laws.law_file import USABLE
 from analysis.laws.published import PUBLISHED
+from analysis.laws.text import describe_predicting
 from analysis.planning.constraints import Constraints
 
 REPEATING = "muennighoff2023"
@@ -39,7 +41,8 @@ class Split:
     """N and D before rounding; `optimum` is the law's own at the whole budget.
 
     `flat` are the ends of all N whose loss lies within `flat_loss` of the best. `law` gives the
-    loss, with the repetition of data in it where data repeat; `form` is its form without that.
+    loss, with the repetition of data in it where data repeat; `form` names what gives the optimum
+    without that.
     `interval` and `tokens_interval` are those of N and D.
     """
 
@@ -90,8 +93,8 @@ def split_of(
     level: share that the intervals hold
     flat_loss: loss, in the unit of the law, within which all N count as equal
     """
-    optimum, form = law.optimum(flops, level), law.form
-    law = repeating(law, constraints)
+    optimum, form = law.optimum(flops, level), describe_predicting(law)
+    law = repeating(law, constraints, tokens=optimum.tokens)
     spendable = (1 - constraints.reserve) * flops
     gives_loss = law.form in FORMS and FORMS[law.form].is_surface
     _refuse_impossible(law, constraints, spendable, optimum, flops)
@@ -99,11 +102,13 @@ def split_of(
         params, interval, flat = _searched(law, spendable, constraints, level, flat_loss)
     else:
         params, interval, flat = _allocated(law, flops, spendable, constraints), None, None
-    if not constraints.given():
+    fresh = law.forecast and _is_fresh(constraints, optimum.tokens) and not constraints.reserve
+    unmoved = not constraints.given() or fresh
+    if unmoved:
         params, interval = optimum.params, optimum.intervals.get("params")
     tokens = float(_tokens_at(law, constraints, spendable, np.array(params)))
     tokens_interval = optimum.intervals.get("tokens")
-    if constraints.given():
+    if not unmoved:
         tokens_interval = _of_sizes(law, constraints, spendable, interval)
     return Split(
         law=law,
@@ -120,23 +125,38 @@ def split_of(
     )
 
 
-def repeating(law: Law, constraints: Constraints) -> Law:
-    """Return the law with the repetition of data in it, where data are counted.
+def repeating(law: Law, constraints: Constraints, *, tokens: float) -> Law:
+    """Return the law with the repetition of data in it, where data repeat.
 
-    Of an average over forms it is the one form that knows repetition, or can be given it.
-    ValueError for a law that knows no repetition, unless it is forbidden by max_epochs=1.
+    law: the law; of an average over forms the one form is taken that knows repetition, or can be
+        given it, and that is usable by itself
+    constraints: with the unique tokens at hand
+    tokens: D of the law's own optimum; where they are at hand and nothing else moves D, no data
+        repeat, and the law stays as it is
+
+    Raises ValueError for a law that knows no repetition, unless it is forbidden by max_epochs=1.
     """
     if constraints.unique_tokens is None:
         return law
-    knowing = [m.form.name for m in law.members if "unique_tokens" in m.form.variables]
+    if law.forecast and _is_fresh(constraints, tokens):
+        return law
+    taken = [m for m in law.members if is_usable_alone(law, m.form.name)]
+    knowing = [m.form.name for m in taken if "unique_tokens" in m.form.variables]
     if knowing:
-        return law.of_form(knowing[0])
+        return _alone(law, law.of_form(knowing[0]), f"{knowing[0]} alone")
     if constraints.max_epochs is not None and constraints.max_epochs <= 1:
         return law
     if law.form == "allocation":
         return law  # one pass, as `_tokens_at` says
-    if "chinchilla" in (m.form.name for m in law.members):
+    average = law
+    if "chinchilla" in (m.form.name for m in taken):
         law = law.of_form("chinchilla")  # of an average, the form that is known with repetition
+    if law.forecast:
+        raise ValueError(
+            "unique_tokens= asks what repeated tokens are worth, and of this law's forms neither"
+            " data_constrained nor chinchilla is usable by itself; set max_epochs=1, or fit one of"
+            " them to runs of few epochs and plan from it"
+        )
     if law.form != "chinchilla":
         raise ValueError(
             f"a law of form {law.form} does not say what repeated tokens are worth; set"
@@ -146,9 +166,46 @@ def repeating(law: Law, constraints: Constraints) -> Law:
     draws = law.draws
     if draws is not None:
         draws = np.hstack([draws, np.tile(list(rates.values()), (len(draws), 1))])
-    return replace(
+    alone = replace(
         law, form="data_constrained", parameters={**law.parameters, **rates}, draws=draws
     )
+    rule = "chinchilla alone, with the published worth of repeated tokens"
+    return _alone(average, alone, rule) if average.forecast else alone
+
+
+def _alone(average: Law, alone: Law, rule: str) -> Law:
+    """Return the law of one form of an average, whose intervals the other forms widen as before.
+
+    average: the law of all forms
+    alone: the law of one of them, which may know repetition by published constants
+    rule: which form it is, in words
+    """
+    assert average.forecast is not None
+    own = {"form": alone.form, "parameters": alone.parameters, "draws": alone.draws}
+    beside = [
+        {**one, "weight": 0.0, "draws": None}
+        for one in average.forecast["forms"]
+        if one["form"] != alone.form
+    ]
+    if not any(one["spread_weight"] > 0 for one in beside):
+        return alone
+    status = {"status": alone.status, "score": None, "spread_weight": 0.0}
+    return replace(
+        alone, forecast={"rule": rule, "forms": [{**own, **status, "weight": 1.0}, *beside]}
+    )
+
+
+def _is_fresh(constraints: Constraints, tokens: float) -> bool:
+    """Return whether no token is seen twice in a plan at the optimum of a law."""
+    moved = ("params", "tokens", "max_params", "overtraining", "inference_tokens", "max_memory_gib")
+    fixed = any(getattr(constraints, name) is not None for name in moved)
+    return not fixed and tokens <= (constraints.unique_tokens or 0.0)
+
+
+def is_usable_alone(law: Law, form: str) -> bool:
+    """Return whether one form of an average could be planned from alone."""
+    status = {one["form"]: one["status"] for one in (law.forecast or {}).get("forms", ())}
+    return status.get(form, law.status) in USABLE
 
 
 def loss_of(law: Law, constraints: Constraints, params: Any, tokens: Any) -> Array:

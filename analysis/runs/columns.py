@@ -25,6 +25,8 @@ NEEDED = ("params", "tokens", "loss")  # columns that a law of pretraining needs
 # Columns that are checked even where the form does not read them: alarms and units do.
 ALWAYS_CHECKED = (*NEEDED, "flops", "weight", "unique_tokens", "experts")
 NUMBERS = (*ALWAYS_CHECKED, "lr", "batch", "examples", "epochs", "pairs", "kl", "reward", "error")
+TARGETS = {"loss", "reward", "error"}  # of which every form has one
+BESIDE = {"group", "weight", "seed", "trunk", "unique_tokens"}  # columns that alone carry no form
 SIGNED = ("reward",)  # columns that may be negative
 USUAL_RANGE = (1e-12, 1e30)  # legal values in any unit; beyond, sums of powers leave float64
 RANGES = {"loss": (1e-9, 1e9), "flops": (1e-15, 1e40), "weight": (1e-9, 1e9)}  # other legal values
@@ -121,6 +123,9 @@ def _check_columns(raw: pd.DataFrame, sources: dict[str, str], needed: Sequence[
     """Refuse an empty table, a missing column, and two columns of one name."""
     if not len(raw):
         raise ValueError("the table has no rows; check the file, or loosen where=")
+    there = {name for name, source in sources.items() if source in raw}
+    if not needed and not (there & TARGETS and there - TARGETS - BESIDE):
+        needed = NEEDED  # of form=all, which takes any target and the variables that are there
     absent = {n: s for n, s in sources.items() if s not in raw and (n in needed or s != n)}
     if absent:
         raise ValueError(_missing_message(absent, list(map(str, raw.columns))))

@@ -96,6 +96,12 @@ def rows(table: pd.DataFrame, condition: str) -> np.ndarray:
     return Reader(condition, table).mask()
 
 
+def as_column(name: str) -> str:
+    """Return a column's name as a condition writes it, in backticks where it is no single word."""
+    plain = re.fullmatch(r"[^\W\d]\w*", name) and name not in {*KEYWORDS, *WORDS}
+    return name if plain else f"`{name}`"
+
+
 class Reader:
     """Reads one condition from left to right over one table (recursive descent)."""
 

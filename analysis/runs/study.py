@@ -7,6 +7,7 @@ a published law alone, and every reason of the plan then names it. N parameters,
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from analysis.forms.token_flops import TokenFlops
 from analysis.runs.ladder import Ladder, chinchilla_ladder, trained_ladder
 from scaling.schema import NATS_PER_TOKEN, Measure, Recipe, Record, Shape, read_curve, read_records
 
-NEAREST_CELLS = 6  # cells nearest in size whose median speed is taken
+NEAREST_CELLS = 6  # cells nearest in size whose speed is taken
+FASTEST = 0.9  # quantile of their speeds where cells ran several at once: those hindered least
 MOST_COURSES = 12  # largest cells whose curves are read, for the forecast band
 
 
@@ -61,6 +63,8 @@ class Study:
     checkpointing: whether activations were recomputed
     heads_multiple: number that the heads of a planned shape are a multiple of
     kv_heads: key-value heads of a planned shape; 0 shares them as `like` does
+    at_once: trunks that trained at a time while a cell ran, the median over cells; None where the
+        records do not say when they ran
     config: of the largest cell
     """
 
@@ -81,6 +85,7 @@ class Study:
     checkpointing: bool = False
     heads_multiple: int = 1
     kv_heads: int = 0
+    at_once: int | None = None
     config: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -115,21 +120,59 @@ class Study:
         return self.ladder.token_flops(count, sizes=sizes) if sizes else None
 
     def speed(self, target: float) -> float | None:
-        """Return the measured FLOP/s near a size: the median of up to six cells."""
+        """Return the measured FLOP/s near a size, at `speed_quantile` of up to six cells."""
         timed = [c for c in self.cells if c.flops_per_second > 0]
-        return _near(target, timed, [c.flops_per_second for c in timed])
+        return _near(target, timed, [c.flops_per_second for c in timed], self.speed_quantile)
+
+    @property
+    def speed_quantile(self) -> float:
+        """The median; the fastest tenth where cells ran several at once and hindered each other."""
+        return FASTEST if (self.at_once or 1) > 1 else 0.5
+
+    @property
+    def speed_words(self) -> str:
+        """Say of which cells the speed is, and how many ran at a time."""
+        if self.at_once is None:
+            return "median of the cells nearest in size; how many ran at a time is not recorded"
+        if self.at_once == 1:
+            return "median of the cells nearest in size"
+        return (
+            f"at the speed of cells that ran {self.at_once} at a time, the fastest tenth of the"
+            " cells nearest in size: a run alone may take less"
+        )
 
     def utilisation(self, target: float) -> float | None:
         """Return the measured share of the device's peak near a size, in the same way."""
         measured = [(c, c.utilisation) for c in self.cells if c.utilisation]
-        return _near(target, [c for c, _ in measured], [share for _, share in measured])
+        cells, shares = [c for c, _ in measured], [share for _, share in measured]
+        return _near(target, cells, shares, self.speed_quantile)
 
 
-def _near(target: float, cells: Sequence[Cell], values: Sequence[float]) -> float | None:
-    """Return the median of the values of the six cells nearest in size."""
+def _near(
+    target: float, cells: Sequence[Cell], values: Sequence[float], quantile: float
+) -> float | None:
+    """Return a quantile of the values of the six cells nearest in size."""
     distances = np.array([abs(math.log(c.params / target)) for c in cells])
     nearest = [values[i] for i in np.argsort(distances, kind="stable")[:NEAREST_CELLS]]
-    return float(np.median(nearest)) if nearest else None
+    return float(np.quantile(nearest, quantile)) if nearest else None
+
+
+def _at_once(records: Sequence[Record]) -> int | None:
+    """Return how many trunks trained while a cell ran, the median; None where it is unknown.
+
+    Branches of a trunk, and cells stacked in one process, share their time already and count once.
+    """
+    spans: dict[str, list[datetime]] = {}
+    for r in records:
+        if not (r.started and r.ended):
+            return None
+        name = "stacked" if r.metrics.get("stacked") else r.trunk or r.run_id
+        ends = [datetime.fromisoformat(r.started), datetime.fromisoformat(r.ended)]
+        known = spans.get(name, ends)
+        spans[name] = [min(known[0], ends[0]), max(known[1], ends[1])]
+    middles = [start + (end - start) / 2 for start, end in spans.values()]
+    counts = [sum(s <= at <= e for s, e in spans.values()) for at in middles]
+    return int(np.median(counts)) if counts else None
 
 
 def study_of(
@@ -173,6 +216,7 @@ def study_of(
             default=None,
         ),
         checkpointing=config.get("machine", {}).get("activation_checkpointing", False),
+        at_once=_at_once(records),
         config=config,
     )
 

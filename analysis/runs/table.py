@@ -16,13 +16,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.alarms.loss_units import NATS
+from analysis.forms import column
 from analysis.forms.token_flops import TokenFlops
 from analysis.runs.cells import refuse_several_texts, stage_settings, study_rows
 from analysis.runs.columns import NEEDED, Columns, canonical, loss_unit_of
-from analysis.runs.condition import rows
+from analysis.runs.condition import as_column, rows
 from analysis.runs.example import EXAMPLE, TABLE, example_or
 from analysis.runs.files import read_file
 from analysis.runs.replicates import Replicates
@@ -31,6 +33,7 @@ from scaling.schema import COUNTS, NATS_PER_TOKEN, Measure
 
 log = logging.getLogger(__name__)
 
+EPOCHS_ROUNDING = 0.02  # relative error of a column of passes that was written in round numbers
 POINTS = ("records", "updates")  # a row of PPO: the run's end, or an update that was scored
 
 
@@ -108,6 +111,8 @@ def load_runs(
     if stage != "pretrain" and "lr_fraction" in raw:
         inputs = {**inputs, "settings": stage_settings(raw)}
     table = canonical(raw, columns, needed=needed)
+    if passes := epochs_column(raw, table):
+        inputs = {**inputs, "epochs_column": passes}
     renamed = {k: v for k, v in columns.names().items() if k != v}
     inputs |= {"columns": renamed} if renamed else {}
     if "loss" in table and (unit := loss_unit_of(columns)) != NATS:
@@ -129,6 +134,27 @@ def _measured_columns(
         raise ValueError(f"{measure.settings} is for cells of pretraining, not of stage {stage}")
     unit = "" if measure.unit == NATS_PER_TOKEN else measure.unit
     return replace(columns or Columns(), loss_unit=unit)
+
+
+def epochs_column(raw: pd.DataFrame, table: pd.DataFrame) -> str | None:
+    """Return the source's column of passes, D over unique tokens, as a condition writes it.
+
+    None where no column holds them.
+
+    raw: the source
+    table: the same rows under our names
+    """
+    if not {"tokens", "unique_tokens"} <= set(table):
+        return None
+    passes = column(table, "tokens") / column(table, "unique_tokens")
+    for name in raw.columns:
+        values = raw.loc[:, [name]].iloc[:, 0]
+        if pd.api.types.is_bool_dtype(values) or not pd.api.types.is_numeric_dtype(values):
+            continue
+        numbers = values.to_numpy(dtype=float, na_value=np.nan)
+        if np.ptp(passes) > 0 and np.allclose(numbers, passes, rtol=EPOCHS_ROUNDING):
+            return as_column(str(name)) if "`" not in str(name) else None
+    return None
 
 
 def check_points(points: str, stage: str) -> None:

@@ -23,6 +23,7 @@ from analysis.uncertainty.percentiles import bias_corrected_percentiles
 from analysis.uncertainty.profile_likelihood import profile_interval, targets
 
 MOST_UNITS = 500  # units of a jackknife, which refits the law without each
+FEWEST_LEFT_OUT = 3  # fits of a jackknife that have a minimum, which a skewness needs
 MOST_ROWS = 20_000  # rows of a profile, which takes seconds beyond and is the percentile interval
 
 
@@ -39,16 +40,19 @@ def other_intervals(
     """
     if not point.converged[0]:
         return {}
+    corrected = bca_intervals(problem, point, boot, level, flops)
     return {
-        "bias_corrected": bca_intervals(problem, point, boot, level, flops),
+        **({} if corrected is None else {"bias_corrected": corrected}),
         "profile": profiles(problem, point, boot.units, level, flops),
     }
 
 
 def bca_intervals(
     problem: Problem, point: Solution, boot: Bootstrap, level: float, flops: float | None
-) -> dict[str, list[float]]:
+) -> dict[str, list[float]] | None:
     """Return {name: [low, high]} by BCa of every parameter and, for a surface, of a and D*/N*.
+
+    Return None where too few fits without one unit have a minimum to give a skewness.
 
     problem: the problem that was solved
     point: its solution
@@ -59,6 +63,8 @@ def bca_intervals(
     best = quantities(problem.design.external(point.theta[:1]), problem, flops)
     drawn_quantities = quantities(boot.draws, problem, flops)
     left_out = jackknife(problem, point, boot.units)
+    if left_out is not None and len(left_out) < FEWEST_LEFT_OUT:
+        return None
     without = None if left_out is None else quantities(left_out, problem, flops)
     n, p = problem.design.n_rows, problem.design.external(point.theta[0]).size
     z = float(ndtri((1 + level) / 2)) * np.sqrt(n / max(n - p, 1))

@@ -19,7 +19,7 @@ the mean loss (`noise=False`) are not.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ import pandas as pd
 from scipy.special import ndtr, ndtri
 
 from analysis.forms import Array, Form, column
+from analysis.forms.average import FittedRange
 from analysis.solve.objective import Objective, Problem, problem_of
 from analysis.solve.progress import OnProgress, no_progress
 from analysis.solve.residual_spread import deviation, scatter
@@ -54,12 +55,16 @@ class Hindcast:
     error: log predicted less log measured loss of each withheld run (n,); empty without a minimum
     parameter_sd: deviation of each log prediction by the parameters (n,)
     run_sd: deviation of each run's log loss about the law (n,)
+    withheld: N and D of the withheld runs (n,); empty for a form without them
+    fitted: where the runs below the cutoff lie, None without N and D
     """
 
     row: dict[str, Any]
     error: Array
     parameter_sd: Array
     run_sd: Array
+    withheld: Mapping[str, Array] = field(default_factory=dict)
+    fitted: FittedRange | None = None
 
 
 def hindcasts(
@@ -222,9 +227,10 @@ def _hindcast(
         "n_test": len(above),
         "converged": bool(solution.converged[0]),
     }
+    where = _where(below, above)
     if not solution.converged[0]:
         nothing = np.empty(0)
-        return Hindcast(row=row, error=nothing, parameter_sd=nothing, run_sd=nothing)
+        return Hindcast(row=row, error=nothing, parameter_sd=nothing, run_sd=nothing, **where)
     values = dict(zip(form.parameters, problem.design.external(theta)[0], strict=True))
     columns = {v: column(above, v) for v in form.variables if v in above}
     log_error = np.log(form.predict(values, columns)) - np.log(column(above, form.target))
@@ -244,7 +250,15 @@ def _hindcast(
         "coverage": float(inside.mean()),
         "parameters": {k: float(v) for k, v in values.items()},
     }
-    return Hindcast(row=row, error=log_error, parameter_sd=parameter_sd, run_sd=run_sd)
+    return Hindcast(row=row, error=log_error, parameter_sd=parameter_sd, run_sd=run_sd, **where)
+
+
+def _where(below: pd.DataFrame, above: pd.DataFrame) -> dict[str, Any]:
+    """Return N and D of the withheld rows, and the range of those below; none without N and D."""
+    if not {"params", "tokens"} <= set(below):
+        return {}
+    fitted = FittedRange.of(column(below, "params"), column(below, "tokens"))
+    return {"withheld": {v: column(above, v) for v in ("params", "tokens")}, "fitted": fitted}
 
 
 def _expected_errors(

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from analysis.planning.settings import PlanConfig
 from analysis.planning.shape_family import FamilySettings
 from analysis.planning.written.derivation import derivation
 from analysis.planning.written.plan_file import read_plan, write_plan
-from analysis.runs.study import default_study, study_of
+from analysis.runs.study import _at_once, default_study, study_of
 from scaling.budget import resolve
 from scaling.config import FinalConfig, ModelConfig
 from scaling.schema import Recipe, initial_kl_coefficient
@@ -180,6 +181,35 @@ def test_device_hours_become_flops():
     budget = budget_of(asked, load_law("besiroglu2024"), default_study())
     assert budget.flops == pytest.approx(1000 * 3600 * 989e12 * 0.5)
     assert "stated and not measured" in budget.reason
+
+
+def test_cells_that_ran_together_give_the_fastest_tenth_and_say_so(study):
+    cells = [replace(study.cells[0], flops_per_second=v) for v in (1e9, 2e9, 3e9, 4e9, 5e9, 6e9)]
+    size = cells[0].params
+    for at_once, speed, words in (
+        (1, 3.5e9, "median of the cells nearest in size"),
+        (4, 5.5e9, "at the speed of cells that ran 4 at a time, the fastest tenth"),
+        (None, 3.5e9, "how many ran at a time is not recorded"),
+    ):
+        ran = replace(study, cells=tuple(cells), at_once=at_once)
+        assert ran.speed(size) == pytest.approx(speed)
+        assert words in ran.speed_words
+
+
+def ran(trunk: str, start: int, end: int, *, stacked: bool = False) -> SimpleNamespace:
+    """Return what a record says of when a cell ran, in minutes."""
+    at = [f"2026-12-01T00:{minute:02d}:00+00:00" for minute in (start, end)]
+    metrics = {"stacked": 1.0} if stacked else {}
+    return SimpleNamespace(trunk=trunk, run_id=trunk, started=at[0], ended=at[1], metrics=metrics)
+
+
+def test_trunks_that_overlap_ran_at_a_time_and_branches_of_one_did_not():
+    assert _at_once([ran("a", 0, 9), ran("a", 2, 9), ran("b", 10, 19)]) == 1
+    assert _at_once([ran("a", 0, 9), ran("b", 1, 8), ran("c", 0, 9)]) == 3
+    assert _at_once([ran("a", 0, 9, stacked=True), ran("b", 0, 9, stacked=True)]) == 1
+    unknown = ran("a", 0, 9)
+    unknown.started = ""
+    assert _at_once([unknown]) is None
 
 
 def test_measured_hours_use_the_studys_speed(study):

@@ -529,7 +529,8 @@ def check_against_the_plan(law, study, asked, found):
         assert best["params"] == pytest.approx(optimum.params, rel=SAME)
         assert best["tokens"] == pytest.approx(optimum.tokens, rel=SAME)
     options = {"unique_tokens": config.unique_tokens, "force": True}
-    answer = repeating(law, constraints_of(config)).predict(
+    optimum_tokens = law.optimum(budget.flops, plan.forecast.level).tokens
+    answer = repeating(law, constraints_of(config), tokens=optimum_tokens).predict(
         plan.pretrain.params, plan.pretrain.tokens, plan.forecast.level, **options
     )
     ends = [float(v) for v in (answer.loss, answer.low, answer.high)]

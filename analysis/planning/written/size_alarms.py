@@ -4,13 +4,12 @@ import math
 from collections.abc import Iterator
 
 from analysis.alarms.alarm import Alarm
-from analysis.forms.optimum import RATIOS
+from analysis.forms.optimum import AT_BOUND, RATIOS
 from analysis.planning.plan import CostBlock
 from analysis.planning.split import Split
 from scaling.app.plurals import plural
 from scaling.schema import Shape
 
-AT_BOUND = 1.01  # a ratio within this factor of a bound of the search stands at the bound
 # Hours of a run that nobody waits for: 2 years; the longest printed runs take half of one.
 MOST_WALL_HOURS = 2 * 365 * 24.0
 GOAL_DAYS = 90  # days that such an alarm proposes: Llama 3 405B took 54 (2407.21783)

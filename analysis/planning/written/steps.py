@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from analysis.forms import FORMS
+from analysis.forms.optimum import edge_of
+from analysis.laws.text import used_alone
 from analysis.planning.plan import PretrainBlock, Step
 from analysis.planning.shape import PlannedShape
 from analysis.planning.shape_family import VOCAB_STEP, best_vocabulary
@@ -108,14 +111,15 @@ def split_steps(split: Split) -> list[Step]:
         _step(
             what="N*",
             value=best.params,
-            rule=f"optimum of the law ({split.form}) at {split.law.convention} ="
-            f" {split.flops:.4g} FLOPs, N ~ C^{best.a:.3f}",
+            rule=f"{_whose_optimum(split)} at {split.law.convention} = {split.flops:.4g} FLOPs"
+            + ("" if edge_of(best.tokens_per_param) else f", N ~ C^{best.a:.3f}"),
             interval=best.intervals.get("params"),
         ),
         _step(
             what="D*",
             value=best.tokens,
-            rule=f"of the same optimum, D ~ C^{best.b:.3f}",
+            rule="of the same optimum"
+            + ("" if edge_of(best.tokens_per_param) else f", D ~ C^{best.b:.3f}"),
             interval=best.intervals.get("tokens"),
         ),
         _step(
@@ -150,6 +154,13 @@ def split_steps(split: Split) -> list[Step]:
     return steps
 
 
+def _whose_optimum(split: Split) -> str:
+    """Say whose optimum a plan starts from, or that it is the edge of the search."""
+    if edge_of(split.optimum.tokens_per_param):
+        return f"at the edge of the search, no optimum of {split.form},"
+    return f"optimum of {split.form}"
+
+
 def _limit_on_tokens(split: Split) -> str:
     """Say which limit D stands at, and which share of C it leaves."""
     used = float(split.law.flops_per_token(split.params)) * split.tokens / split.flops
@@ -174,14 +185,18 @@ def _effect(split: Split, name: str) -> str:
     if name == "unique_tokens":
         short = c.unique_tokens is not None and best.tokens > c.unique_tokens
         passes = split.tokens / (c.unique_tokens or np.inf)
-        if split.law.form == "data_constrained":
+        alone = used_alone(split.law)
+        if split.law.form == "data_constrained" and (alone or not split.law.forecast):
             p = split.law.parameters
             law = (
                 f"{plural(passes, 'pass', text=f'{passes:.3g}')}, worth D' of Muennighoff et al."
                 f" 2023 (2305.16264) with R_D = {p['R_D']:.4g}, R_N = {p['R_N']:.4g}"
             )
+        elif split.law.form in FORMS and not short:
+            law = "no token is seen twice, and the plan is that without unique_tokens"
         else:
             law = "one pass at most: nothing values a second"
+        law += f"; {alone}" if alone else ""
         return f"{'fewer than D*, so data-limited' if short else 'more than D*'}; {law}"
     return {
         "max_epochs": "passes over the data at most",

@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 
 from analysis import fit
-from analysis.alarms.of_fit import bound_alarm, inseparable_alarm, offset_alarm, two_basins
+from analysis.alarms.of_fit import (
+    bound_alarm,
+    coverage_alarm,
+    inseparable_alarm,
+    offset_alarm,
+    ratio_alarm,
+    two_basins,
+)
 from analysis.alarms.of_table import residual_alarms, table_alarms
 from analysis.alarms.outliers import outliers
 from analysis.alarms.units import unit_alarms
@@ -25,6 +32,44 @@ def alarm_codes(table, **options):
     """Return the alarms of a point fit, {code: sentence}."""
     law = fit(table, hindcast=False, sensitivity=False, **{"resamples": 0, **options})
     return {alarm.code: alarm.sentence for alarm in law.alarms}
+
+
+NAMED = {"params": "N", "tokens": "D", "unique_tokens": "U", "loss": "loss"}
+
+
+@pytest.mark.parametrize(
+    ("names", "where", "asked"),
+    [
+        ({"passes": "ep"}, None, "'where=\"ep <= 4\"'"),
+        ({"passes": "data passes"}, "N > 1", "'where=\"(N > 1) and `data passes` <= 4\"'"),
+        ({}, None, "where='epochs <= 4'"),
+    ],
+)
+def test_repeated_data_name_the_condition_to_type(names, where, asked):
+    table = isoflop_table(LAWS["besiroglu"])[["params", "tokens", "loss"]]
+    passes = np.resize([1.0, 2.0, 8.0], len(table))
+    table = table.assign(unique_tokens=table["tokens"] / passes).rename(columns=NAMED)
+    table = table.assign(**dict.fromkeys(names.values(), passes))
+    runs = load_runs(table, columns=Columns(**NAMED), where=where)
+    (alarm,) = (a for a in table_alarms(runs.table, runs.inputs) if a.code == "repeated_data")
+    assert asked in alarm.sentence
+    assert "form=data_constrained" in alarm.sentence
+
+
+def test_all_optima_at_the_edge_of_the_search_are_one_alarm():
+    optima = [{"flops": c, "tokens_per_param": 0.5, "edge": "lower"} for c in (1e21, 1e22)]
+    sentence = ratio_alarm([*optima, {"flops": 1e23, "tokens_per_param": 9.0, "edge": ""}]).sentence
+    assert "C = 1e+21, 1e+22 stands at the lower edge of the search, 0.5 tokens" in sentence
+    assert ratio_alarm([{"flops": 1e23, "tokens_per_param": 9.0, "edge": ""}, {"flops": 1}]) is None
+
+
+@pytest.mark.parametrize(
+    ("form", "asks"), [("all", "add larger runs"), ("kaplan", "form=all within")]
+)
+def test_low_coverage_of_all_forms_does_not_ask_for_rows_again(form, asks):
+    row = {"converged": True, "n_test": 20, "coverage": 0.2}
+    alarm = coverage_alarm({"rows": [row], "level": 0.9}, form, None)
+    assert asks in alarm.sentence
 
 
 def of_table(table):

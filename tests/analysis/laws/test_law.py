@@ -1,5 +1,7 @@
 """Closed forms against the sheet's numbers, intervals, and reading back what was written."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -109,6 +111,17 @@ def test_predictions_keep_the_shape_of_their_arguments(fitted):
 
 
 @pytest.mark.slow
+def test_an_optimum_at_the_edge_of_the_search_is_printed_as_none(fitted):
+    optima = [{**o, "tokens_per_param": 0.5} for o in fitted.allocation["tokens_per_param"]]
+    at_edge = replace(fitted, allocation={**fitted.allocation, "tokens_per_param": optima})
+    text = at_edge.summary()
+    assert text.count("at the edge of the search, no optimum") == len(optima) + 1
+    assert (
+        f"{fitted.allocation['a']:.4f}"
+        not in text.split("sensitivity")[0].split("parametric")[1][:60]
+    )
+
+
 def test_the_summary_fits_the_terminal(fitted):
     lines = fitted.summary().splitlines()
     assert max(map(len, lines)) <= 100

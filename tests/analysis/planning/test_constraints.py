@@ -10,6 +10,7 @@ from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
+from analysis.laws.text import used_alone
 from analysis.planning.budgets import Budget, budget_of
 from analysis.planning.constraints import Constraints
 from analysis.planning.cost import deadweight
@@ -142,6 +143,62 @@ def test_ample_data_change_nothing_and_scarce_data_repeat():
     assert scarce.params < 6 * REFIT.optimum(C).params
     one = split(unique_tokens=1e11, max_epochs=1)
     assert (one.tokens, one.params) == pytest.approx((1e11, C / 6e11), rel=1e-6)
+
+
+def averaged(status: str) -> Law:
+    """Return an average of three forms, of which data_constrained has a status."""
+    repeated = load_law("muennighoff2023").parameters
+    rows = (
+        ("chinchilla", REFIT.parameters, 0.5, "converged"),
+        ("data_constrained", {**repeated, "R_N": 1e4}, 0.3, status),
+        ("overtraining", {"E": 1.9, "a": 1300.0, "b": 5800.0, "eta": 0.19}, 0.2, "converged"),
+    )
+    forms = [
+        {
+            **{"form": form, "parameters": parameters, "weight": weight, "spread_weight": weight},
+            **{"draws": np.tile(list(parameters.values()), (20, 1)), "status": one, "score": 0.01},
+        }
+        for form, parameters, weight, one in rows
+    ]
+    forecast = {"rule": "average", "forms": forms}
+    return replace(drawn(REFIT), forecast=forecast, ranges={"flops_6nd": [1e19, 1e22]})
+
+
+def test_of_an_average_tokens_that_suffice_change_nothing():
+    law = averaged("converged")
+    found = split(law, unique_tokens=1.01 * law.optimum(C).tokens)
+    assert (found.params, found.tokens) == pytest.approx(
+        (law.optimum(C).params, law.optimum(C).tokens), rel=1e-9
+    )
+    assert found.law == law
+    assert found.form == "the average over forms (leading: chinchilla)"
+
+
+@pytest.mark.parametrize(
+    ("status", "rule", "rate"),
+    [
+        ("converged", "data_constrained alone", 1e4),
+        ("bound_hit", "chinchilla alone, with the published", 5.309743),
+    ],
+)
+def test_of_an_average_only_a_usable_form_values_repeated_tokens(status, rule, rate):
+    found = split(averaged(status), unique_tokens=1e11)
+    assert found.law.parameters["R_N"] == pytest.approx(rate)
+    assert f"with unique_tokens the plan uses {rule}" in used_alone(found.law)
+    parts = found.law.predict(1e10, 2e11, unique_tokens=1e11, force=True).parts
+    assert parts["forms"] > 0
+    assert found.law.surface.form.parameters == tuple(
+        f"data_constrained.{name}" for name in found.law.parameters
+    )
+    assert len(found.law.forms) > 1
+
+
+def test_an_average_without_a_usable_form_of_repetition_is_refused():
+    law = averaged("bound_hit")
+    forms = [{**one, "status": "bound_hit"} for one in law.forecast["forms"]]
+    law = replace(law, forecast={**law.forecast, "forms": forms})
+    with pytest.raises(ValueError, match="set max_epochs=1, or fit one of them"):
+        split(law, unique_tokens=1e11)
 
 
 def test_repetition_is_chosen_by_the_least_loss_of_the_data_constrained_law():

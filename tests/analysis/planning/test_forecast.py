@@ -96,6 +96,14 @@ def test_intervals_learn_nothing_from_few_or_dependent_forecasts_and_never_narro
     assert learnt_width([line(None, str(i)) for i in range(40)])[0] == 1
 
 
+def test_forecasts_of_runs_of_another_size_say_nothing():
+    toys = [line(9.0, str(i)) | {"flops": 1e12} for i in range(10)]
+    factor, told = learnt_width(toys, 1e22)
+    assert factor == 1
+    assert "10 forecasts of runs more than 100 times smaller or larger" in told
+    assert learnt_width(toys, 5e13)[0] > 1
+
+
 def write_law(folder: Path) -> Path:
     return with_draws().write(folder / "law.json")
 

@@ -16,6 +16,15 @@ def table(n=8):
     return pd.DataFrame({"params": params, "tokens": 20 * params, "loss": np.linspace(4, 3, n)})
 
 
+def test_all_forms_name_the_columns_to_set():
+    named = table().rename(columns={"params": "N_params", "tokens": "D_tokens", "loss": "val_loss"})
+    asked = r"set columns\.params=N_params columns\.tokens=D_tokens columns\.loss=val_loss"
+    with pytest.raises(ValueError, match=asked):
+        load_runs(named, needed=())
+    with pytest.raises(ValueError, match=r"set columns\.params=N_params columns\.tokens=D_tokens"):
+        load_runs(named, needed=(), columns=Columns(loss="val_loss"))
+
+
 def record(run_id, *, status="done", stage="pretrain", loss=3.0, params=1000):
     counts = {"total": params, "non_embedding": params // 2, "with_head": params, "active": params}
     return {

@@ -35,6 +35,29 @@ def simulated(coverage):
     analysis.estimation.fit.power_laws = original
 
 
+NINE = [  # N, D, loss, trunk of a study of three sizes and three budgets
+    (5800, 12032, 5.287346668604638, "a"),
+    (5800, 24064, 5.109376373066933, "a"),
+    (5800, 48128, 4.7410593528196845, "a"),
+    (9660, 12032, 5.3099679334973775, "b"),
+    (9660, 24064, 4.925917014362096, "b"),
+    (9660, 48128, 4.571029515966079, "b"),
+    (14928, 12032, 5.232696680098989, "c"),
+    (14928, 24064, 4.7628622448196865, "c"),
+    (14928, 48128, 4.462014913456943, "c"),
+]
+
+
+@pytest.mark.slow
+def test_a_law_of_three_trunks_has_no_bias_corrected_intervals_and_says_so():
+    table = pd.DataFrame(NINE, columns=["params", "tokens", "loss", "trunk"])
+    options = {"hindcast": False, "sensitivity": False, "resamples": 100}
+    law = analysis.estimation.fit.fit(table, "chinchilla", **options)
+    (alarm,) = (a for a in law.alarms if a.code == "no_bias_corrected")
+    assert "leave out one of the 3 trunks" in alarm.sentence
+    assert "bias_corrected" not in (law.intervals or {})
+
+
 def test_noise_is_that_of_the_sheet(coverage):
     assert coverage.deviation([2.0, 3.0, 7.0, 9.0]) == pytest.approx([0.002, 0.002, 0.05, 0.05])
 
