@@ -21,11 +21,16 @@ from analysis.estimation.checks import needed_columns, stage_of
 from analysis.estimation.fit import fit
 from analysis.estimation.options import FitConfig
 from analysis.estimation.points import best_of_points
+from analysis.forms import FORMS
+from analysis.laws.law import Law
 from analysis.runs.table import load_runs
 from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store, typed_arguments
 from scaling.app.choices import wrote
+from scaling.app.next_command import next_command
 from scaling.schema import Command, Measure
+
+BEYOND = 3.0  # times the largest compute that was fitted: a budget that most laws can forecast
 
 
 def main(config: FitConfig) -> None:
@@ -69,7 +74,24 @@ def main(config: FitConfig) -> None:
 
         paths += write_law_figures(law, runs.table, paths[0])
     ends = wrote(paths, here=not config.out and not source.is_dir())
-    sys.stdout.write(f"{law.summary()}\n\n{ends}\n")
+    following = [planning(law, paths[0], of_study=source.is_dir())]
+    sys.stdout.write("\n".join([law.summary(), "", ends, *filter(None, following)]) + "\n")
+
+
+def planning(law: Law, path: Path, *, of_study: bool) -> str:
+    """Return the closing line that plans from a law; empty where a plan cannot rest on it.
+
+    law: the fitted law
+    path: its file
+    of_study: whether it was fitted on a study, whose largest cell a plan can multiply
+    """
+    largest = law.ranges.get("flops") or law.ranges.get("flops_6nd")
+    surface = law.form in FORMS and FORMS[law.form].is_surface  # in N and D
+    if not (surface and law.usable and law.extrapolates and largest):
+        return ""
+    if of_study:
+        return next_command("plan", law=path, flops_multiple=BEYOND)
+    return next_command("plan", law=path, flops=BEYOND * largest[1])
 
 
 store("fit", FitConfig)

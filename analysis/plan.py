@@ -32,10 +32,12 @@ from analysis.planning.command import (
 from analysis.planning.make import confirming_plan, plan_within_memory
 from analysis.planning.plan import Plan
 from analysis.planning.settings import PlanConfig
+from analysis.planning.written.answer import closing
 from analysis.planning.written.derivation import derivation, shown
 from analysis.planning.written.plan_file import write_plan
 from analysis.runs.study import default_study, study_of
 from scaling.app.application import start, store, typed_arguments
+from scaling.app.next_command import next_command
 from scaling.schema import FORECASTS, Command, Measure, read_forecasts
 
 
@@ -57,7 +59,7 @@ def main(config: PlanConfig) -> None:
     command = Command.typed("analysis.plan", typed).line() if typed else command_of(config)
     plan = replace(with_sources(plan, name, law, folder), command=command)
     plan = with_stages(plan, config)
-    sys.stdout.write("\n".join(derivation(plan)) + "\n")
+    sys.stdout.write("\n".join([*derivation(plan), *closing(plan)]) + "\n")
     if config.dry_run:
         return
     out = (
@@ -80,6 +82,9 @@ def main(config: PlanConfig) -> None:
         smaller = replace(smaller.of_stages(["pretrain"]), study=plan.confirmation.study)
         path = write_plan(out.with_name(f"{out.stem}.confirmation{out.suffix}"), smaller)
         sys.stdout.write(f"{_confirmation_line(smaller, path)}\n")
+        sys.stdout.write(f"{next_command('final', plan=path, stages='pretrain')}\n")
+    else:
+        sys.stdout.write(f"{next_command('final', plan=out)}\n")
 
 
 def _confirmation_line(plan: Plan, path: Path) -> str:
@@ -88,8 +93,7 @@ def _confirmation_line(plan: Plan, path: Path) -> str:
     return (
         f"confirmation written to {path}: N = {first.params:.4g}, D = {first.tokens:.4g},"
         f" C = {first.flops:.4g}, forecast {forecast.test_loss:.4f}"
-        f" {shown(forecast.interval)}; run it first,"
-        f" python -m scaling.final plan={path} stages=pretrain"
+        f" {shown(forecast.interval)}; run it first"
     )
 
 

@@ -18,7 +18,7 @@ from scaling.app.application import start, store
 from scaling.config import FinalConfig
 from scaling.schema import Record
 from scaling.stages.final_run import run_stages
-from scaling.stages.outcome import summary
+from scaling.stages.outcome import following, summary
 from scaling.stages.plan import StageName, chosen_stages, load_plan
 from scaling.train.rank_exit import run_to_end
 
@@ -70,6 +70,8 @@ def main(config: FinalConfig) -> None:
     finally:  # a stage that is refused late must not hide the results of those before it
         for line in summary(planned, records):
             log.info(line)
+    if records:
+        log.info(following(planned))
 
 
 if __name__ == "__main__":

@@ -94,6 +94,9 @@ class Forecast:
     """Forecast test loss, in nats per token where unit says no other."""
     interval: list[Annotated[float, Range(-1e9, 1e9)]] = field(default_factory=list)
     """Prediction interval of the test loss."""
+    parts: dict[str, Annotated[float, FORECAST]] = field(default_factory=dict)
+    """Half-width that each cause of the interval alone would give, in percent; not read by the
+    run."""
     level: Annotated[float, SHARE_BELOW_1] = 0.95
     """Level of the intervals."""
     target: str = ""

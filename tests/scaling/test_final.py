@@ -11,9 +11,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from scaling.app.next_command import next_command
 from scaling.final import run_final
 from scaling.schema import read_json, read_record, sha256_file
-from scaling.stages.outcome import summary
+from scaling.stages.outcome import following, summary
 from scaling.stages.plan import chosen_stages, final_folder, load_plan, planned_cell
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +123,7 @@ def test_the_whole_run_and_then_nothing_again(plan, caplog):
     assert "forecast 5.5000" in lines[0]
     assert "the 95% interval" in lines[0]
     assert len(lines) == 4
+    assert following(config) == next_command("report", runs=Path(config.runs, config.study))
     with caplog.at_level("INFO"):
         assert run_final(config) == records
     assert caplog.text.count("done before, kept") == 4
