@@ -1,14 +1,14 @@
 """Fit a law to a study or to any table of runs; print it and write law.json.
 
-    python -m analysis.fit runs=runs/quick
-    python -m analysis.fit runs=table.csv where="group == 'x'" columns.params=N out=law.json
-    python -m analysis.fit runs=table.csv objective.name=lad_log intervals.resamples=4000
-    python -m analysis.fit runs=table.csv form=all             average the forms that apply
-    python -m analysis.fit runs=table.csv form=data_constrained +fixed.alpha=0.35 +fixed.beta=0.35
-    python -m analysis.fit runs=table.csv within=0.1           only runs near the frontier
-    python -m analysis.fit runs=table.csv prior=published      with a prior over published laws
-    python -m analysis.fit runs=runs/own target=web unit=bits_per_byte   a named test set
-    python -m analysis.fit runs=table.csv plot=true            also write law_<figure>.svg
+    scaling fit runs=runs/quick
+    scaling fit runs=table.csv where="group == 'x'" columns.params=N out=law.json
+    scaling fit runs=table.csv objective.name=lad_log intervals.resamples=4000
+    scaling fit runs=table.csv form=all             average the forms that apply
+    scaling fit runs=table.csv form=data_constrained +fixed.alpha=0.35 +fixed.beta=0.35
+    scaling fit runs=table.csv within=0.1           only runs near the frontier
+    scaling fit runs=table.csv prior=published      with a prior over published laws
+    scaling fit runs=runs/own target=web unit=bits_per_byte   a named test set
+    scaling fit runs=table.csv plot=true            also write law_<figure>.svg
 
 The command calls `analysis.estimation.fit.fit`.
 """

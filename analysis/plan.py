@@ -1,17 +1,17 @@
 """Derive the final run from a law and a budget, every value with its reason and interval.
 
-    python -m analysis.plan law=runs/quick/law.json flops_multiple=3 runs=runs/quick
-    python -m analysis.plan law=besiroglu2024 flops=5.76e23 out=plan.yaml
-    python -m analysis.plan law=[besiroglu2024,hoffmann2022] gpu_hours=1e6 device=h100 \\
+    scaling plan law=runs/quick/law.json flops_multiple=3 runs=runs/quick
+    scaling plan law=besiroglu2024 flops=5.76e23 out=plan.yaml
+    scaling plan law=[besiroglu2024,hoffmann2022] gpu_hours=1e6 device=h100 \\
         unique_tokens=2e12 inference_tokens=1e13
-    python -m analysis.plan examples=bloomberggpt
+    scaling plan examples=bloomberggpt
 
 N* and D* have the least loss with C = c(N) D, c(N) being the FLOPs per token of the study's shapes
 (6N without a study), moved by the constraints (`analysis.planning.split`). The shape is a trained
 one or one next to the study's line of depth against width, within 5 % of N*. D then follows from
 that shape's exact FLOPs per token in whole steps: the plan keeps the budget and pays the rounding
 in D/N, where the loss is flat. Of several laws the first decides and the others
-stand beside it. plan.yaml is the config of `scaling.final`; dry_run=true prints and writes nothing.
+stand beside it. plan.yaml is the config of `scaling final`; dry_run=true prints and writes nothing.
 N parameters, D tokens, C FLOPs, L nats per token.
 """
 

@@ -1,9 +1,9 @@
 """Write one self-contained HTML file: the question, the answer, and everything it rests on.
 
-    python -m analysis.report runs=runs/quick [out=report.html]
-    python -m analysis.report runs=TABLE.csv [columns.params=N ...] [law=law.json]
-    python -m analysis.report runs=runs index=true
-    python -m analysis.report compare=[runs/A,runs/B] [out=runs/A-against-B.html]
+    scaling report runs=runs/quick [out=report.html]
+    scaling report runs=TABLE.csv [columns.params=N ...] [law=law.json]
+    scaling report runs=runs index=true
+    scaling report compare=[runs/A,runs/B] [out=runs/A-against-B.html]
 
 The command reads a study's records and, where they exist, law.json, plan.yaml and final/<stage>. Of
 a table of runs from any other tool it fits the law, unless `law=` names one, and writes it beside
@@ -45,7 +45,7 @@ class ReportConfig:
     index: bool = False
     """Write one page over all studies of the folder runs instead."""
     form: str = "chinchilla"
-    """Form of the law that is fitted to a table (analysis.fit); not read with law=."""
+    """Form of the law that is fitted to a table (scaling fit); not read with law=."""
     columns: Columns = field(default_factory=Columns)
     compare: list[str] = field(default_factory=list)
     """Folders of two studies to compare, as [runs/A,runs/B], instead of runs."""

@@ -1,6 +1,6 @@
 """Run the planned final run: pretraining, fine-tuning, reward model, PPO.
 
-    python -m scaling.final plan=plan.yaml [stages=pretrain,sft,reward,ppo] [ppo.episodes=4096 ...]
+    scaling final plan=plan.yaml [stages=pretrain,sft,reward,ppo] [ppo.episodes=4096 ...]
 
 The plan is read strictly: an unknown key is an error. Settings of the command apply on top of it.
 The forecast is sealed in runs/NAME/final/forecast.json before pretraining starts, and scored in
@@ -60,9 +60,7 @@ def run_final(
 def main(config: FinalConfig) -> None:
     """Read the plan, run its stages, log the closing lines."""
     if not config.plan:
-        raise ValueError(
-            "no plan is named; give plan=plan.yaml (python -m analysis.plan writes one)"
-        )
+        raise ValueError("no plan is named; give plan=plan.yaml (scaling plan writes one)")
     planned = load_plan(config.plan, list(HydraConfig.get().overrides.task))
     records: list[Record] = []
     try:

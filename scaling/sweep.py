@@ -1,6 +1,6 @@
 """Train a grid of cells.
 
-    python -m scaling.sweep -m [sweeps=NAME] [key=value ...] [hydra/launcher=slurm] [dry_run=true]
+    scaling sweep -m [sweeps=NAME] [key=value ...] [hydra/launcher=slurm] [dry_run=true]
 
 Each file in sweeps/ asks one question. A cell whose record is done is skipped, so the same command
 resumes a killed sweep, tries failed cells again, and grows a grid. Without -m it trains one cell.

@@ -1,6 +1,6 @@
 """What a report of a table of runs shows: the table, its law, and a plan where one is named.
 
-The law is fitted as `python -m analysis.fit runs=TABLE` fits it, unless a file is named. It is
+The law is fitted as `scaling fit runs=TABLE` fits it, unless a file is named. It is
 written beside the page, so that a plan can follow from it.
 """
 

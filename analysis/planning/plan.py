@@ -162,7 +162,7 @@ class Confirmation:
     """The smaller run that comes first."""
 
     needed: bool
-    """Whether scaling.final waits for a smaller run first."""
+    """Whether scaling final waits for a smaller run first."""
     study: str | None = field(default=None, metadata=UNWRITTEN)
     """Folder below runs/ in which the confirmation run is kept."""
     flops: float | None = None

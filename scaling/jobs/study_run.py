@@ -130,7 +130,7 @@ def train(cells: list[CellConfig], *, where: Where, options: dict[str, Any]) -> 
 def log_detached(folder: Path, how: str) -> None:
     """Log that the jobs go on without this command, and how to look, attach and cancel."""
     log.info(
-        "%s: the jobs go on; python -m scaling.status %s looks, the same command attaches, "
+        "%s: the jobs go on; scaling status %s looks, the same command attaches, "
         "--cancel ends them",
         how,
         shlex.quote(str(folder)),
