@@ -1,4 +1,4 @@
-"""How `scaling.final` reads plan.yaml, and what the plan says: the stages, the cell to pretrain.
+"""How `scaling final` reads plan.yaml, and what the plan says: the stages, the cell to pretrain.
 
 A plan may come from a stranger. It is therefore read strictly: an unknown key is an error, values
 are read as data and never as code, and a plan that would write far from its own folder is refused
@@ -64,15 +64,12 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"no plan {path}; write one with python -m analysis.plan law=... "
-            f"{pasted(f'out={path}')}"
+            f"no plan {path}; write one with scaling plan law=... {pasted(f'out={path}')}"
         )
     composed = OmegaConf.structured(FinalConfig)
     values = read_yaml(path)
     if not isinstance(values, dict) or StageName.PRETRAIN not in values:
-        raise ValueError(
-            f"{path} holds no plan (no block pretrain); write one with python -m analysis.plan"
-        )
+        raise ValueError(f"{path} holds no plan (no block pretrain); write one with scaling plan")
     version = {"schema": values.get("schema", SCHEMA)}
     check_schema(version, source=path, noun="plan", fix="write it again", schema=SCHEMA)
     try:
@@ -108,7 +105,7 @@ def with_learning_rates(config: FinalConfig, values: dict[str, Any]) -> FinalCon
         if not values.get(stage):
             log.warning(
                 "the plan has no stage %s: its settings are defaults and those of the command,"
-                " whatever the model's size; analysis.plan stages=... plans it by rule",
+                " whatever the model's size; scaling plan stages=... plans it by rule",
                 stage,
             )
     return config
@@ -169,8 +166,7 @@ def planned_cell(config: FinalConfig) -> CellConfig:
     plan = config.pretrain
     if plan.tokens < 1:
         raise ValueError(
-            f"pretrain.tokens={plan.tokens} must be positive; "
-            "write the plan with python -m analysis.plan"
+            f"pretrain.tokens={plan.tokens} must be positive; write the plan with scaling plan"
         )
     settings = {k: v for k, v in config.cell.items() if k not in ("budget", "model")}
     settings = with_former_split(settings)
