@@ -82,6 +82,7 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, FinalConfig)
     refuse_far_folders(config, Path(path), overrides)
+    refuse_data_of_another_start(config, Path(path))
     config = with_learning_rates(config, values)
     typed = [o for o in overrides if o.partition("=")[0] not in UNKEPT]
     return replace(config, plan=str(path), overrides=[*config.overrides, *typed])
@@ -135,6 +136,30 @@ def refuse_far_folders(config: FinalConfig, path: Path, overrides: Sequence[str]
                 f"{path} would write to {setting}={place}, which is neither beside it nor in the "
                 f"current folder; if you want that, add {shlex.quote(f'{setting}={place}')} to the "
                 "command"
+            )
+
+
+def refuse_data_of_another_start(config: FinalConfig, path: Path) -> None:
+    """Raise ValueError where relative data paths of a plan hold from another folder than this one.
+
+    A plan in runs/NAME says by its own place from which folder its sweep was started. The paths are
+    part of the cells' ids, so that they are not written in another way here.
+    """
+    study = Path(config.runs, config.study)
+    beside = path.resolve().parent
+    beside = beside.parent if beside.name == "final" else beside
+    if study.is_absolute() or beside.parts[-len(study.parts) :] != study.parts:
+        return
+    start = Path(*beside.parts[: -len(study.parts)])
+    data = config.cell.get("data", {})
+    named = [*data.get("train", ()), *data.get("test", ())]
+    named += [v for stage in (config.sft, config.reward) for v in (stage.data, stage.test) if v]
+    for name in named:
+        if not Path(name).exists() and (start / name).exists():
+            raise ValueError(
+                f"{path} names the data {name} relative to the folder where the sweep was started;"
+                f" run the command there: cd {shlex.quote(str(start))}, and give"
+                f" {pasted(f'plan={path.resolve().relative_to(start)}')}"
             )
 
 

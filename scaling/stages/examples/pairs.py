@@ -74,8 +74,11 @@ def rows_file(name: str, cache: Path, *, what: str = "data") -> Path:
     if name.startswith(HUB):
         return fetch_rows(name.removeprefix(HUB), cache)
     if not Path(name).is_file():
+        start = " (a relative path starts at the folder where the sweep was started)"
+        start *= not Path(name).is_absolute()
         raise FileNotFoundError(
-            f"{what}={name} is no file; give a .jsonl file, {HUB}NAME of a hub set, or the default"
+            f"{what}={name} is no file; give a .jsonl file{start}, {HUB}NAME of a hub set, or the"
+            " default"
         )
     if name.endswith(".parquet"):
         raise ValueError(
