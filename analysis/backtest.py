@@ -1,8 +1,8 @@
 """Backtest a form: withhold the largest budgets, refit, predict them, at several distances.
 
-    python -m analysis.backtest runs=table.csv [form=chinchilla|...|all] [out=backtest.json]
-    python -m analysis.backtest runs=table.csv where="group == 'x'" columns.loss=val plot=true
-    python -m analysis.backtest runs=FOLDER [forms=[chinchilla,all]] [out=backtest.html]
+    scaling backtest runs=table.csv [form=chinchilla|...|all] [out=backtest.json]
+    scaling backtest runs=table.csv where="group == 'x'" columns.loss=val plot=true
+    scaling backtest runs=FOLDER [forms=[chinchilla,all]] [out=backtest.html]
 
 The command prints one row for each cutoff in C, and writes the rows and their inputs to
 backtest.json. Errors are logs of predicted over measured loss. `covered` is the share of withheld

@@ -1,8 +1,8 @@
 """Which cells to run next: those that take most off the target's interval for their FLOPs.
 
-    python -m analysis.design runs=runs/quick target.flops=6e11 [target.precision=0.05]
-    python -m analysis.design runs=table.csv law=law.json target.flops=1e21 target.quantity=params
-    python -m analysis.design law=besiroglu2024 target.flops=1e21 pool.flops=[1e17,1e19]
+    scaling design runs=runs/quick target.flops=6e11 [target.precision=0.05]
+    scaling design runs=table.csv law=law.json target.flops=1e21 target.quantity=params
+    scaling design law=besiroglu2024 target.flops=1e21 pool.flops=[1e17,1e19]
 
 With cells (a study's folder or a table) the law is fitted to them, unless `law=` gives it. The pool
 is the study's ladder and the tokens that its trunks have; for a table, it is sizes around the law's
@@ -10,7 +10,7 @@ optimum of each budget. Without cells a study is designed from the law as if it 
 expected interval against FLOPs, and at some points a simulation (losses drawn with the usual noise,
 fitted, the median of the intervals). The command prints a table and writes design.json, with
 `plot=true` a curve beside it. As a sweeper, the same selection runs its batches:
-`python -m scaling.sweep -m hydra/sweeper=design`.
+`scaling sweep -m hydra/sweeper=design`.
 """
 
 import sys

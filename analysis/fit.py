@@ -1,14 +1,14 @@
 """Fit a law to a study or to any table of runs; print it and write law.json.
 
-    python -m analysis.fit runs=runs/quick
-    python -m analysis.fit runs=table.csv where="group == 'x'" columns.params=N out=law.json
-    python -m analysis.fit runs=table.csv objective.name=lad_log intervals.resamples=4000
-    python -m analysis.fit runs=table.csv form=all             average the forms that apply
-    python -m analysis.fit runs=table.csv form=data_constrained +fixed.alpha=0.35 +fixed.beta=0.35
-    python -m analysis.fit runs=table.csv within=0.1           only runs near the frontier
-    python -m analysis.fit runs=table.csv prior=published      with a prior over published laws
-    python -m analysis.fit runs=runs/own target=web unit=bits_per_byte   a named test set
-    python -m analysis.fit runs=table.csv plot=true            also write law_<figure>.svg
+    scaling fit runs=runs/quick
+    scaling fit runs=table.csv where="group == 'x'" columns.params=N out=law.json
+    scaling fit runs=table.csv objective.name=lad_log intervals.resamples=4000
+    scaling fit runs=table.csv form=all             average the forms that apply
+    scaling fit runs=table.csv form=data_constrained +fixed.alpha=0.35 +fixed.beta=0.35
+    scaling fit runs=table.csv within=0.1           only runs near the frontier
+    scaling fit runs=table.csv prior=published      with a prior over published laws
+    scaling fit runs=runs/own target=web unit=bits_per_byte   a named test set
+    scaling fit runs=table.csv plot=true            also write law_<figure>.svg
 
 The command calls `analysis.estimation.fit.fit`.
 """
@@ -21,11 +21,16 @@ from analysis.estimation.checks import needed_columns, stage_of
 from analysis.estimation.fit import fit
 from analysis.estimation.options import FitConfig
 from analysis.estimation.points import best_of_points
+from analysis.forms import FORMS
+from analysis.laws.law import Law
 from analysis.runs.table import load_runs
 from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store, typed_arguments
 from scaling.app.choices import wrote
+from scaling.app.next_command import next_command
 from scaling.schema import Command, Measure
+
+BEYOND = 3.0  # times the largest compute that was fitted: a budget that most laws can forecast
 
 
 def main(config: FitConfig) -> None:
@@ -69,7 +74,24 @@ def main(config: FitConfig) -> None:
 
         paths += write_law_figures(law, runs.table, paths[0])
     ends = wrote(paths, here=not config.out and not source.is_dir())
-    sys.stdout.write(f"{law.summary()}\n\n{ends}\n")
+    following = [planning(law, paths[0], of_study=source.is_dir())]
+    sys.stdout.write("\n".join([law.summary(), "", ends, *filter(None, following)]) + "\n")
+
+
+def planning(law: Law, path: Path, *, of_study: bool) -> str:
+    """Return the closing line that plans from a law; empty where a plan cannot rest on it.
+
+    law: the fitted law
+    path: its file
+    of_study: whether it was fitted on a study, whose largest cell a plan can multiply
+    """
+    largest = law.ranges.get("flops") or law.ranges.get("flops_6nd")
+    surface = law.form in FORMS and FORMS[law.form].is_surface  # in N and D
+    if not (surface and law.usable and law.extrapolates and largest):
+        return ""
+    if of_study:
+        return next_command("plan", law=path, flops_multiple=BEYOND)
+    return next_command("plan", law=path, flops=BEYOND * largest[1])
 
 
 store("fit", FitConfig)

@@ -1,17 +1,17 @@
 """Derive the final run from a law and a budget, every value with its reason and interval.
 
-    python -m analysis.plan law=runs/quick/law.json flops_multiple=3 runs=runs/quick
-    python -m analysis.plan law=besiroglu2024 flops=5.76e23 out=plan.yaml
-    python -m analysis.plan law=[besiroglu2024,hoffmann2022] gpu_hours=1e6 device=h100 \\
+    scaling plan law=runs/quick/law.json flops_multiple=3 runs=runs/quick
+    scaling plan law=besiroglu2024 flops=5.76e23 out=plan.yaml
+    scaling plan law=[besiroglu2024,hoffmann2022] gpu_hours=1e6 device=h100 \\
         unique_tokens=2e12 inference_tokens=1e13
-    python -m analysis.plan examples=bloomberggpt
+    scaling plan examples=bloomberggpt
 
 N* and D* have the least loss with C = c(N) D, c(N) being the FLOPs per token of the study's shapes
 (6N without a study), moved by the constraints (`analysis.planning.split`). The shape is a trained
 one or one next to the study's line of depth against width, within 5 % of N*. D then follows from
 that shape's exact FLOPs per token in whole steps: the plan keeps the budget and pays the rounding
 in D/N, where the loss is flat. Of several laws the first decides and the others
-stand beside it. plan.yaml is the config of `scaling.final`; dry_run=true prints and writes nothing.
+stand beside it. plan.yaml is the config of `scaling final`; dry_run=true prints and writes nothing.
 N parameters, D tokens, C FLOPs, L nats per token.
 """
 
@@ -32,10 +32,12 @@ from analysis.planning.command import (
 from analysis.planning.make import confirming_plan, plan_within_memory
 from analysis.planning.plan import Plan
 from analysis.planning.settings import PlanConfig
+from analysis.planning.written.answer import closing
 from analysis.planning.written.derivation import derivation, shown
 from analysis.planning.written.plan_file import write_plan
 from analysis.runs.study import default_study, study_of
 from scaling.app.application import start, store, typed_arguments
+from scaling.app.next_command import next_command
 from scaling.schema import FORECASTS, Command, Measure, read_forecasts
 
 
@@ -57,7 +59,7 @@ def main(config: PlanConfig) -> None:
     command = Command.typed("analysis.plan", typed).line() if typed else command_of(config)
     plan = replace(with_sources(plan, name, law, folder), command=command)
     plan = with_stages(plan, config)
-    sys.stdout.write("\n".join(derivation(plan)) + "\n")
+    sys.stdout.write("\n".join([*derivation(plan), *closing(plan)]) + "\n")
     if config.dry_run:
         return
     out = (
@@ -80,6 +82,9 @@ def main(config: PlanConfig) -> None:
         smaller = replace(smaller.of_stages(["pretrain"]), study=plan.confirmation.study)
         path = write_plan(out.with_name(f"{out.stem}.confirmation{out.suffix}"), smaller)
         sys.stdout.write(f"{_confirmation_line(smaller, path)}\n")
+        sys.stdout.write(f"{next_command('final', plan=path, stages='pretrain')}\n")
+    else:
+        sys.stdout.write(f"{next_command('final', plan=out)}\n")
 
 
 def _confirmation_line(plan: Plan, path: Path) -> str:
@@ -88,8 +93,7 @@ def _confirmation_line(plan: Plan, path: Path) -> str:
     return (
         f"confirmation written to {path}: N = {first.params:.4g}, D = {first.tokens:.4g},"
         f" C = {first.flops:.4g}, forecast {forecast.test_loss:.4f}"
-        f" {shown(forecast.interval)}; run it first,"
-        f" python -m scaling.final plan={path} stages=pretrain"
+        f" {shown(forecast.interval)}; run it first"
     )
 
 

@@ -1,6 +1,6 @@
 """Fetch published tables of training runs, and write them as CSV.
 
-    python -m analysis.published_tables FOLDER [--mirror URL]
+    scaling published_tables FOLDER [--mirror URL]
 
 The tables are those that the benchmarks and tests of the project read: Besiroglu et al. 2024,
 Porian et al. 2024, Gadre et al. 2024 and Muennighoff et al. 2023. They come from pinned commits of
@@ -36,9 +36,10 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Return the folder and the options of the command line."""
     parser = Parser(
-        prog="python -m analysis.published_tables",
+        prog="scaling published_tables",
         right_form="give one folder, as FOLDER",
         description=__doc__,
+        epilog="`python -m analysis.published_tables` is the same command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", help="the folder that the tables are written to")

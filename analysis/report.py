@@ -1,9 +1,9 @@
 """Write one self-contained HTML file: the question, the answer, and everything it rests on.
 
-    python -m analysis.report runs=runs/quick [out=report.html]
-    python -m analysis.report runs=TABLE.csv [columns.params=N ...] [law=law.json]
-    python -m analysis.report runs=runs index=true
-    python -m analysis.report compare=[runs/A,runs/B] [out=runs/A-against-B.html]
+    scaling report runs=runs/quick [out=report.html]
+    scaling report runs=TABLE.csv [columns.params=N ...] [law=law.json]
+    scaling report runs=runs index=true
+    scaling report compare=[runs/A,runs/B] [out=runs/A-against-B.html]
 
 The command reads a study's records and, where they exist, law.json, plan.yaml and final/<stage>. Of
 a table of runs from any other tool it fits the law, unless `law=` names one, and writes it beside
@@ -29,9 +29,12 @@ from analysis.page.render import comparison, report
 from analysis.page.table_material import read_table
 from analysis.page.wandb_artifact import MODES, mirror_report
 from analysis.runs.columns import Columns
+from analysis.runs.example import example_or
 from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store
 from scaling.schema import LOSS_UNITS, OneOf, checked, write_text
+
+NO_TABLE = (".json", ".yaml", ".yml", ".html")  # endings of the files that a study has beside it
 
 
 @dataclass(kw_only=True)
@@ -40,12 +43,12 @@ class ReportConfig:
     """The study or table whose page is written, two studies side by side, or an index."""
 
     runs: str = ""
-    """Folder of the study, or a table of runs (CSV, JSONL or Parquet); with index=true the folder
-    that holds the studies."""
+    """Folder of the study, or a table of runs (CSV, JSONL or Parquet; `example` is the one that
+    comes with the package); with index=true the folder that holds the studies."""
     index: bool = False
     """Write one page over all studies of the folder runs instead."""
     form: str = "chinchilla"
-    """Form of the law that is fitted to a table (analysis.fit); not read with law=."""
+    """Form of the law that is fitted to a table (scaling fit); not read with law=."""
     columns: Columns = field(default_factory=Columns)
     compare: list[str] = field(default_factory=list)
     """Folders of two studies to compare, as [runs/A,runs/B], instead of runs."""
@@ -89,7 +92,13 @@ def main(config: ReportConfig) -> None:
 def read(config: ReportConfig) -> tuple[Material, Path]:
     """Return what the page shows, and the page's file."""
     path = Path(config.runs)
-    if path.is_file():
+    if path.suffix in NO_TABLE and (path.is_file() or not path.exists()):
+        raise ValueError(
+            f"runs={path} is no study and no table; give the study's folder or a table of runs, as"
+            f" runs={path.parent if path.parent.name else 'runs/NAME'} or runs=TABLE.csv, and a"
+            " law's file as law="
+        )
+    if path.is_file() or example_or(path) is not path:
         if config.target or config.unit or config.wandb:
             raise ValueError(
                 "target, unit and wandb are for a study; for a table name the column, as"

@@ -15,6 +15,7 @@ from mkdocs.utils import get_relative_url
 CODE = re.compile(r"(^```.*?^```|^    [^\n]*$|`[^`\n]+`)", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 INLINE = re.compile(r"(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])")
+ROOTED = re.compile(r'\b(href|src|action)="/(?!/)')
 SHIM = "https://unpkg.com/iframe-worker/shim"
 
 
@@ -24,8 +25,9 @@ def on_post_page(output: str, *, page: Page, **_: object) -> str:
 
 
 def on_post_template(output_content: str, *, template_name: str, **_: object) -> str:
-    """Return a page of the theme's own, as 404.html, with the site's script."""
-    return output_content.replace(SHIM, "iframe_worker.js")
+    """Return a page of the theme's own, as 404.html, with links that hold in any folder."""
+    relative = ROOTED.sub(r'\1="', output_content).replace('"base": "/"', '"base": "."')
+    return relative.replace(SHIM, "iframe_worker.js")
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:

@@ -1,6 +1,6 @@
 """Measure over-optimisation by best-of-n: gold reward against KL, for several reward models.
 
-    python -m scaling.best_of_n plan=runs/NAME/plan.yaml [prompts=64] [n=256] [pairs=[64,256]]
+    scaling best_of_n plan=runs/NAME/plan.yaml [prompts=64] [n=256] [pairs=[64,256]]
         [bodies=[runs/NAME/CELL]]
 
 Run this after the reward stage of a final run. Completions of held-out prompts are sampled once
@@ -11,7 +11,7 @@ this is an upper bound.
 
 The judges are the run's own reward model, one more for each number of `pairs` and each body (the
 fine-tuned model, or pretrained cells of other sizes), and the gold judge, which cannot be
-over-optimised. The table has a row for each judge, prompt and n; `analysis.fit form=best_of_n`
+over-optimised. The table has a row for each judge, prompt and n; `scaling fit form=best_of_n`
 reads it and resamples prompts.
 """
 
@@ -72,7 +72,7 @@ def main(config: BestOfNConfig) -> None:
     for line in summary(rows, pool):
         sys.stdout.write(f"{line}\n")
     source = pasted(f"runs={path}")
-    fit = f"python -m analysis.fit {source} form=best_of_n where=\"judge == 'own'\""
+    fit = f"scaling fit {source} form=best_of_n where=\"judge == 'own'\""
     sys.stdout.write(f"{path}: {fit}\n")
 
 

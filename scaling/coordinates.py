@@ -1,6 +1,6 @@
 """Check a parametrisation's coordinates: do activations keep their size as width or depth grows?
 
-    python -m scaling.coordinates [parametrizations=[standard,mup]] [axis=depth] [out=name.svg]
+    scaling coordinates [parametrizations=[standard,mup]] [axis=depth] [out=name.svg]
 
 The command trains each size for a few steps on one fixed batch. It prints the slope of log RMS
 against log size, by kind of layer, at initialisation and after the last step (Yang et al. 2022,

@@ -1,6 +1,6 @@
 """Make a corpus and print what is in it: documents, tokens, copies, near-duplicates.
 
-    python -m scaling.corpus [data=files data.train=[FOLDER] tokenizer.vocab_size=4096]
+    scaling corpus [data=files data.train=[FOLDER] tokenizer.vocab_size=4096]
 
 The settings are those of a sweep, and a sweep of the same text uses the same tokens. A large
 corpus is read and tokenised by one process per core (`machine.workers`). The command goes on where
@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass, field
 
 from scaling.app.application import start, store
+from scaling.app.plurals import plural
 from scaling.config import CellConfig, DataConfig, EvalConfig, MachineConfig, TokenizerConfig
 from scaling.data.blocks import few_blocks
 from scaling.data.row_text import LeftOut
@@ -19,19 +20,29 @@ from scaling.data.vocabulary import altered_text
 from scaling.data.vocabulary_files import with_source
 from scaling.schema import checked
 
+PARTS = ("train", "test")
+
 
 def describe_corpus(corpus: Corpus) -> str:
     """Return the facts about a corpus, one a line."""
     meta = corpus.meta
     lines = [f"text {corpus.sha256[:12]} with {meta['vocab_size']:,} tokens: {corpus.folder}"]
-    for part in ("train", "test"):
+    for part in PARTS:
         documents, tokens, size = (
             meta.get(f"{part}_{k}") for k in ("documents", "tokens", "bytes")
         )
         count = f"{documents:>12,} documents" if documents else f"{'':>22}"
+        sources = meta.get(f"{part}_sources", documents)
+        if documents and sources < documents:
+            count = f"{documents:>12,} blocks of {plural(sources, 'document')}"
         text = f"{size / 1e6:>10,.1f} MB" if size else f"{'':>13}"
         per_token = f"  {size / tokens:.3f} bytes per token" if size else ""
         lines.append(f"{part:>5}  {count}  {text}  {tokens:>14,} tokens{per_token}")
+    if any(meta.get(f"{p}_sources", 0) < (meta.get(f"{p}_documents") or 0) for p in PARTS):
+        lines.append(
+            "a document is a file of text or a row of a table; long ones are cut into blocks, and"
+            " training and test text may lie in one document"
+        )
     if len(meta["part_tokens"]) > 1:
         counts = ", ".join(f"{n:,}" for n in meta["part_tokens"])
         lines.append(f"parts of the mixture: {counts} tokens")

@@ -1,7 +1,7 @@
 """Score trained models on tasks and texts, and let them complete prompts.
 
-    python -m scaling.evaluate checkpoint=runs/NAME tasks=[blimp,piqa] folder=FOLDER [limit=500]
-    python -m scaling.evaluate checkpoint=runs/NAME/final/sft texts=[books.jsonl.xz] [typos=0.1]
+    scaling evaluate checkpoint=runs/NAME tasks=[blimp,piqa] folder=FOLDER [limit=500]
+    scaling evaluate checkpoint=runs/NAME/final/sft texts=[books.jsonl.xz] [typos=0.1]
 
 `checkpoint` is the folder of a cell, of a final stage, or of a study; all models of a study are
 scored. Choices are ranked by log-likelihood, as lm-evaluation-harness does it. The results go into

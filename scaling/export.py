@@ -1,6 +1,6 @@
 """Write a trained model as a folder that `transformers` loads with equal logits.
 
-    python -m scaling.export checkpoint=runs/NAME/final/sft out=DIR [adapter=true]
+    scaling export checkpoint=runs/NAME/final/sft out=DIR [adapter=true]
 
 `adapter=true` writes the adapters of a LoRA stage as a folder for `peft`, and their base model in
 OUT/base. Dense models with rotary positions are written as Llama, mixtures of experts as Mixtral.

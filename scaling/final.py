@@ -1,6 +1,6 @@
 """Run the planned final run: pretraining, fine-tuning, reward model, PPO.
 
-    python -m scaling.final plan=plan.yaml [stages=pretrain,sft,reward,ppo] [ppo.episodes=4096 ...]
+    scaling final plan=plan.yaml [stages=pretrain,sft,reward,ppo] [ppo.episodes=4096 ...]
 
 The plan is read strictly: an unknown key is an error. Settings of the command apply on top of it.
 The forecast is sealed in runs/NAME/final/forecast.json before pretraining starts, and scored in
@@ -18,7 +18,7 @@ from scaling.app.application import start, store
 from scaling.config import FinalConfig
 from scaling.schema import Record
 from scaling.stages.final_run import run_stages
-from scaling.stages.outcome import summary
+from scaling.stages.outcome import following, summary
 from scaling.stages.plan import StageName, chosen_stages, load_plan
 from scaling.train.rank_exit import run_to_end
 
@@ -60,9 +60,7 @@ def run_final(
 def main(config: FinalConfig) -> None:
     """Read the plan, run its stages, log the closing lines."""
     if not config.plan:
-        raise ValueError(
-            "no plan is named; give plan=plan.yaml (python -m analysis.plan writes one)"
-        )
+        raise ValueError("no plan is named; give plan=plan.yaml (scaling plan writes one)")
     planned = load_plan(config.plan, list(HydraConfig.get().overrides.task))
     records: list[Record] = []
     try:
@@ -70,6 +68,8 @@ def main(config: FinalConfig) -> None:
     finally:  # a stage that is refused late must not hide the results of those before it
         for line in summary(planned, records):
             log.info(line)
+    if records:
+        log.info(following(planned))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Let a trained model complete a prompt.
 
-    python -m scaling.sample checkpoint=runs/NAME/final/sft prompt='def read(path):' [n=3]
+    scaling sample checkpoint=runs/NAME/final/sft prompt='def read(path):' [n=3]
 
 Without a prompt the model begins a document. A fine-tuned model needs `separator=true`, which ends
 the prompt with the token that ended the prompts of its training.

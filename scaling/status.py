@@ -1,6 +1,6 @@
 """Show the state of every cell of a study, one line each.
 
-    python -m scaling.status runs/NAME [--watch] [--json] [--cancel]
+    scaling status runs/NAME [--watch] [--json] [--cancel]
 
 The state comes from the study's files (records, attempts, jobs.jsonl) and from SLURM where SLURM
 answers, with or without accounting. The exit status is 1 when a cell failed, its record is damaged,
@@ -84,9 +84,10 @@ def main() -> int:
 def parse_arguments() -> argparse.Namespace:
     """Return the folder and the options of the command line."""
     parser = Parser(
-        prog="python -m scaling.status",
-        right_form="give one folder, as python -m scaling.status runs/NAME",
+        prog="scaling status",
+        right_form="give one folder, as scaling status runs/NAME",
         description=__doc__,
+        epilog="`python -m scaling.status` is the same command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", help="the study's folder, as runs/NAME")

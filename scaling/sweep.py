@@ -1,6 +1,6 @@
 """Train a grid of cells.
 
-    python -m scaling.sweep -m [sweeps=NAME] [key=value ...] [hydra/launcher=slurm] [dry_run=true]
+    scaling sweep -m [sweeps=NAME] [key=value ...] [hydra/launcher=slurm] [dry_run=true]
 
 Each file in sweeps/ asks one question. A cell whose record is done is skipped, so the same command
 resumes a killed sweep, tries failed cells again, and grows a grid. Without -m it trains one cell.
@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from scaling.app.application import start, store
 from scaling.config import CellConfig, LauncherOptions
-from scaling.jobs.study_run import run_cells
+from scaling.jobs.study_run import log_next, run_cells
 from scaling.train.rank_exit import run_to_end
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,8 @@ def main(config: CellConfig) -> None:
 
         train_on_ranks(with_vocabulary(config))
     else:
-        run_cells([with_vocabulary(config)])
+        cell = with_vocabulary(config)
+        log_next(cell, run_cells([cell]))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis.laws.law_file import USABLE
 from scaling.schema import read_records
 
 from .in_process import Done, call
@@ -73,6 +74,8 @@ def test_a_study_goes_from_sweep_to_report(tiny, tmp_path):
     times = {p: p.stat().st_mtime_ns for p in study.glob("*/record.json")}
     grown = sweep(*tiny, *grid[:2], "seed=0,1")
     assert "12 done already, 12 to train" in grown.stderr
+    assert " 100%  " in grown.stderr.splitlines()[-2]  # of the sweep's last line of progress
+    assert grown.stderr.endswith(f"24 done. Next: scaling fit runs={study} form=all\n")
     assert all(p.stat().st_mtime_ns == t for p, t in times.items())
 
     shown = run("scaling.status", str(study), "--json")
@@ -82,11 +85,15 @@ def test_a_study_goes_from_sweep_to_report(tiny, tmp_path):
     law = run("analysis.fit", f"runs={study}", "intervals.resamples=50")
     assert law.returncode == 0, law.stderr
     assert json.loads((study / "law.json").read_text())["n_runs"] == 24
+    usable = json.loads((study / "law.json").read_text())["status"] in USABLE
+    following = f"Next: scaling plan law={study}/law.json flops_multiple=3"
+    assert (law.stdout.splitlines()[-1] == following) == usable
     planned = run(
         "analysis.plan", f"law={study}/law.json", f"runs={study}", "flops_multiple=2", "force=true",
         "sft.examples=16", "reward.pairs=32", "ppo.episodes=128", "ppo.max_new_tokens=8",
     )  # fmt: skip
     assert planned.returncode == 0, planned.stderr
+    assert planned.stdout.splitlines()[-1] == f"Next: scaling final plan={study}/plan.yaml"
     reported = run("analysis.report", f"runs={study}")
     assert reported.returncode == 0, reported.stderr
     page = (study / "report.html").read_text()

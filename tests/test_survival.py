@@ -118,7 +118,7 @@ def test_ctrl_c_detaches_the_same_command_attaches_and_nothing_is_trained_twice(
     said = first.communicate(timeout=60)[1]
     assert first.returncode == 130
     assert "detached by Ctrl-C" in said
-    assert "scaling.status" in said
+    assert "scaling status" in said
     assert running(study)
     second, third = begin(*command), begin(*command)
     both = [p.communicate(timeout=200)[1] for p in (second, third)]

@@ -76,7 +76,7 @@ class FolderBacktest:
 
 
 def refuse_options_of_one_table(config: Any) -> None:
-    """Refuse settings of analysis.backtest that a folder's backtest does not read.
+    """Refuse settings of scaling backtest that a folder's backtest does not read.
 
     config: the dataclass of the command's settings
     """

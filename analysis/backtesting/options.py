@@ -1,4 +1,4 @@
-"""Settings of `python -m analysis.backtest`."""
+"""Settings of `scaling backtest`."""
 
 from dataclasses import dataclass, field
 from typing import Annotated

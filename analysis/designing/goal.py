@@ -1,6 +1,6 @@
 """The goal of a design: an interval of the forecast, or of the optimal size, at a budget.
 
-`loss`: half the width, in nats, of the interval that `analysis.plan` gives the forecast, at the
+`loss`: half the width, in nats, of the interval that `scaling plan` gives the forecast, at the
 law's own N* and D* for `flops` (the plan rounds N to a shape). `params`: half the logarithmic width
 of the interval of N*, as a factor less one.
 """

@@ -1,4 +1,4 @@
-"""What `python -m analysis.design` proposes: its settings, the proposal, its lines of text.
+"""What `scaling design` proposes: its settings, the proposal, its lines of text.
 
 A proposal is a dict, the content of design.json. `of_cells` proposes the next cells of a study or a
 table, `of_law` a whole study before its first cell.

@@ -1,4 +1,4 @@
-"""Settings of `python -m analysis.fit`."""
+"""Settings of `scaling fit`."""
 
 from dataclasses import dataclass, field
 from typing import Annotated

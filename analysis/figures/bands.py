@@ -13,6 +13,7 @@ from analysis.forms import FORMS
 from analysis.laws.law import Law
 
 POINTS = 40
+STEEP = 1.5  # an end of a band that moves by more than this power of x, against its line, jumps
 SAME_BUDGET = 0.15  # in log C: cells this near to an IsoFLOP budget belong to it
 
 
@@ -59,13 +60,31 @@ def allocation_bands(
         table = pd.DataFrame({"x": flops, "y": [getattr(o, what) for o in optima]})
         if what in optima[0].intervals:
             low, high = zip(*(o.intervals[what] for o in optima), strict=True)
-            table = table.assign(lo=low, hi=high)
+            table = broken_at_jumps(table.assign(lo=low, hi=high))
         of_what["parametric"] = table
         for method in ("isoflop", "envelope"):
             line = method_line(law.methods.get(method), flops, what=what)
             if line is not None:
                 of_what[method] = line
     return bands
+
+
+def broken_at_jumps(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a band with a gap where an end of it jumps against its line.
+
+    An optimum of some draws ends at the bound of the search from some budget on. The percentile
+    that meets them jumps there, and a slope drawn across says what no draw does.
+
+    table: x, y, lo and hi, all above 0; the gap is a row of NaN in lo and hi
+    """
+    logs = np.diff(np.log(table[["x", "y", "lo", "hi"]].to_numpy()), axis=0)
+    steep = np.abs(logs[:, 2:] - logs[:, 1:2]) > STEEP * logs[:, :1]
+    gaps = [
+        {"x": np.sqrt(x[0] * x[1]), "y": np.sqrt(y[0] * y[1]), "lo": np.nan, "hi": np.nan}
+        for i in np.flatnonzero(steep.any(axis=1))
+        for x, y in [(table["x"].to_numpy()[i : i + 2], table["y"].to_numpy()[i : i + 2])]
+    ]
+    return pd.concat([table, pd.DataFrame(gaps)]).sort_values("x") if gaps else table
 
 
 def method_line(

@@ -19,6 +19,7 @@ GRID = 24  # sizes tried along a budget before parabolas
 SHRINK = 0.3  # of the distance between the three sizes of a parabola, from one to the next
 NO_LOSS = 700.0  # log of a loss that no size of finite loss exceeds
 FINEST = 1e-4  # distance in log N of the last parabola
+FLAT = 1e-12  # of log loss: a minimum that is less deep is rounding
 RATIOS = (0.5, 1e4)  # tokens per parameter that are searched; no form was fitted to runs beyond
 AT_BOUND = 1.01  # a ratio within this factor of a bound of the search stands at the bound
 
@@ -127,7 +128,7 @@ def _search_log_params(
         return np.where(np.isfinite(logs), logs, NO_LOSS)  # a form may end far from its runs
 
     x = np.tile(np.linspace(low, high, GRID), (count, 1))
-    best = np.take_along_axis(x, np.argmin(log_loss(x), axis=1)[:, None], axis=1)
+    best = np.take_along_axis(x, _least(log_loss(x))[:, None], axis=1)
     step = (high - low) / (GRID - 1)
     while step > FINEST:
         below, middle, above = log_loss(best + step * np.array([-1.0, 0.0, 1.0])).T
@@ -138,6 +139,18 @@ def _search_log_params(
         step *= SHRINK
     best = best[:, 0]
     return best if any(np.ndim(v) for v in parameters.values()) else float(best[0])
+
+
+def _least(losses: Array) -> Array:
+    """Return the index of the least inner minimum of each row, of the least value without one.
+
+    A form may fall again far from its runs. A search that took the end of its range as soon as the
+    end lay lower would jump there from one budget to the next, and the optimum with it.
+    """
+    inner = losses[:, 1:-1]
+    is_minimum = (inner < losses[:, :-2] - FLAT) & (inner < losses[:, 2:] - FLAT)
+    least = np.where(is_minimum, inner, np.inf)
+    return np.where(is_minimum.any(axis=1), 1 + np.argmin(least, axis=1), np.argmin(losses, axis=1))
 
 
 def frontier(parameters: Mapping[str, Any], flops: ArrayLike) -> Array:

@@ -176,10 +176,10 @@ class LawFile:
         """
         values = read_json(path)
         if not isinstance(values, dict) or "optimum" not in values:
-            raise ValueError(f"{path} is not a law (no key `optimum`); make one with analysis.fit")
+            raise ValueError(f"{path} is not a law (no key `optimum`); make one with scaling fit")
         values["allocation"] = values.pop("optimum")
         law = read_as(
-            cls, values, source=path, noun="law", fix="refit it with analysis.fit", schema=SCHEMA
+            cls, values, source=path, noun="law", fix="refit it with scaling fit", schema=SCHEMA
         )
         floats = {name: float(value) for name, value in law.parameters.items()}
         draws = _draws(law.draws, len(floats), path)
@@ -203,7 +203,7 @@ def _check_token_flops(block: dict[str, Any] | None, path: str | Path) -> None:
     try:
         TokenFlops.of(block)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}; refit it with analysis.fit") from error
+        raise ValueError(f"{path}: {error}; refit it with scaling fit") from error
 
 
 def _listed(draws: Array | None) -> list[Any] | None:
@@ -224,7 +224,7 @@ def _draws(draws: Any, size: int, path: str | Path) -> Array | None:
     except (TypeError, ValueError, OverflowError):
         array = np.empty((0, 0))
     if array.ndim != 2 or array.shape[1] != size or not np.isfinite(array).all():
-        raise ValueError(f"{path}: draws are no rows of {size} numbers; refit it with analysis.fit")
+        raise ValueError(f"{path}: draws are no rows of {size} numbers; refit it with scaling fit")
     return array
 
 
@@ -241,7 +241,7 @@ def _forecast(block: Any, path: str | Path) -> dict[str, Any] | None:
     except (KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(
             f"{path}: the forecast is not that of forms with weights, parameters and draws"
-            f" ({error}); refit it with analysis.fit form=all"
+            f" ({error}); refit it with scaling fit form=all"
         ) from error
     FittedRange.read(block.get("fitted"), path)
     return {**block, "forms": forms}

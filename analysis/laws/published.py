@@ -410,6 +410,6 @@ def check_measure(law: Law, name: str, *, target: str, unit: str) -> None:
     if measure != own:
         source = law.inputs.get("source", "runs/NAME")
         raise ValueError(
-            f"{name} is a law of the {own.words}, not of the {measure.words}; fit that with python"
-            f" -m analysis.fit {pasted(f'runs={source}')} {measure.settings}, and give its file"
+            f"{name} is a law of the {own.words}, not of the {measure.words}; fit that with"
+            f" scaling fit {pasted(f'runs={source}')} {measure.settings}, and give its file"
         )

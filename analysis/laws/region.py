@@ -89,5 +89,5 @@ def check_region(block: Any, path: str | Path) -> None:
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: the region is not that of a law near the frontier ({error}); refit it with"
-            " analysis.fit form=all"
+            " scaling fit form=all"
         ) from error

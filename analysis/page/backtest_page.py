@@ -20,7 +20,7 @@ MOST_SILENT = 50  # rows of fits without an answer
 METHOD_NOTES = (
     (
         "ours, form=F",
-        "python -m analysis.fit with form=F and its defaults, fitted below the cutoff. A law that"
+        "scaling fit with form=F and its defaults, fitted below the cutoff. A law that"
         " is not usable predicts all the same.",
     ),
     (
@@ -86,7 +86,7 @@ def backtest_page(result: FolderBacktest) -> str:
         ),
         binomial=f"{BINOMIAL_LEVEL:.0%}",
         footer=(
-            f"Made by analysis.backtest, version {result.code['version']}, from the tables of the"
+            f"Made by scaling backtest, version {result.code['version']}, from the tables of the"
             " folder; backtest.json holds every number, and the page asks nothing of any network."
         ),
     )

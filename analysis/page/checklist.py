@@ -36,12 +36,12 @@ def checklist(material: Material, by_count: Sequence[tuple[str, Law]] = ()) -> G
 
 
 _REMEDY = {
-    "form": "fit a law: python -m analysis.fit",
+    "form": "fit a law: scaling fit",
     "hold-out": "no larger runs could be withheld: add budgets",
     "intervals": "fit with intervals.resamples=1000",
     "sensitivity to objective and rows": "fit with sensitivity=true",
     "sensitivity to what is counted": "fit a study with count= of several kinds",
-    "extrapolation used": "plan with python -m analysis.plan",
+    "extrapolation used": "plan with scaling plan",
     "seeds": "one seed: sweep seed=0,1 at the cheapest budgets",
 }
 

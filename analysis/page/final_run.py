@@ -27,7 +27,7 @@ from scaling.schema import (
 
 STAGES = ("pretrain", "sft", "reward", "ppo")
 NAMED = 2  # differences from the plan that the sentence names
-FIX = "remove it, or run scaling.final again"
+FIX = "remove it, or run scaling final again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +148,7 @@ def _sentence(folder: Path, others: Mapping[str, str]) -> str:
     first = next(iter(others.values()))
     return (
         f"{what} of another plan ({first}): nothing of {', '.join(others)} is shown or compared"
-        " with this plan's forecast. Run scaling.final with this plan to see its outcome."
+        " with this plan's forecast. Run scaling final with this plan to see its outcome."
     )
 
 

@@ -1,6 +1,6 @@
 """One page over all studies of a folder: cells, law, forecast, outcome, date, link.
 
-python -m analysis.report runs=runs index=true
+scaling report runs=runs index=true
 """
 
 import os

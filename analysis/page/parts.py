@@ -50,7 +50,7 @@ def parts_of(material: Material, checked: Grid) -> list[Part]:
             anchor="evaluation",
             name="Scores",
             title="Scores on tasks and texts",
-            gist="by scaling.evaluate",
+            gist="by scaling evaluate",
         ),
         Part(
             anchor="samples",

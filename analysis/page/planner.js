@@ -85,8 +85,10 @@ const planner = (() => {
   const optimum = (law, i, flops) => { // analysis.forms.optimum: a coarse grid, then parabolas
     if (!law.token_flops && law.members.length === 1 && !others[law.members[0].form]) return closed(drawOf(law.members[0], i), flops);
     const low = sizeAtRatio(law, flops, 1e4), high = sizeAtRatio(law, flops, 0.5), at = x => logLoss(law, i, Math.exp(x), flops / perToken(law, Math.exp(x)), 0);
-    let step = (high - low) / 23, best = low, least = Infinity;
-    for (let k = 0; k < 24; k++) { const x = low + k * step, l = at(x); if (l < least) { least = l; best = x; } }
+    let step = (high - low) / 23;
+    const losses = Array.from({ length: 24 }, (_, k) => { const l = at(low + k * step); return Number.isFinite(l) ? l : 700; });
+    const all = [...losses.keys()], inner = all.slice(1, -1).filter(k => losses[k] < losses[k - 1] - 1e-12 && losses[k] < losses[k + 1] - 1e-12);
+    let best = low + step * (inner.length ? inner : all).reduce((least, k) => losses[k] < losses[least] ? k : least);
     for (; step > 1e-4; step *= 0.3) {
       const below = at(best - step), above = at(best + step), curvature = below - 2 * at(best) + above;
       const move = curvature > 0 ? Math.min(1, Math.max(-1, (below - above) / (2 * curvature))) : Math.sign(below - above);

@@ -3,7 +3,7 @@
 A page has the planner where its law has draws, is usable, and is Farseer's form, a case of
 form=coupled (as those of Chinchilla and Kaplan are), or an average over such forms. The planner
 (planner.js) takes a budget in FLOPs, device hours or money, unique tokens and tokens to serve. It
-chooses among the shapes that `analysis.plan` chooses from, by the same rule, in whole steps.
+chooses among the shapes that `scaling plan` chooses from, by the same rule, in whole steps.
 """
 
 import json

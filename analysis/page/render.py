@@ -95,7 +95,7 @@ def comparison(a: Material, b: Material) -> str:
         figures_shown=inline(against.pictures(a, b, level=level)),
         table=against.side_by_side(a, b, high, level=level),
         footer=(
-            "Made by analysis.report; the multiplier is the compute that the second recipe needs"
+            "Made by scaling report; the multiplier is the compute that the second recipe needs"
             " to reach the first one's loss, over the first one's compute."
         ),
         script=page_script(),
@@ -142,7 +142,7 @@ def context(material: Material, on_progress: OnProgress = no_progress) -> dict[s
         "law_missing": (
             ""
             if law
-            else "No law has been fitted yet: run analysis.fit, then write the report again."
+            else "No law has been fitted yet: run scaling fit, then write the report again."
         ),
         "law_table": tables.law_grid(law),
         "law_figures": inline([p for p in leading if p not in on_top]),
@@ -155,7 +155,7 @@ def context(material: Material, on_progress: OnProgress = no_progress) -> dict[s
         "sensitivity_figures": inline(gallery.sensitivity_pictures(law)),
         **_tuning(material),
         "plan_missing": (
-            "" if plan else "There is no plan yet: run analysis.plan, then write the report again."
+            "" if plan else "There is no plan yet: run scaling plan, then write the report again."
         ),
         "plan_groups": plan_groups(plan),
         "derivation": derivation_grids(plan),
@@ -173,7 +173,7 @@ def context(material: Material, on_progress: OnProgress = no_progress) -> dict[s
         "commands": commands(material),
         "script": page_script(),
         "footer": (
-            "Made by analysis.report from the files named above; the page holds all it shows and"
+            "Made by scaling report from the files named above; the page holds all it shows and"
             " asks nothing of any network."
         ),
     }
@@ -225,7 +225,7 @@ def _final(material: Material, pictures: list[Picture]) -> dict[str, Any]:
             ""
             if pretrained
             else material.final.other_plan
-            or "The final run has not ended yet: run scaling.final, then write the report again."
+            or "The final run has not ended yet: run scaling final, then write the report again."
         ),
         "verdict": verdict(material),
         "confirmation_table": tables.confirmation_grid(material),

@@ -1,6 +1,6 @@
 """What a report of a table of runs shows: the table, its law, and a plan where one is named.
 
-The law is fitted as `python -m analysis.fit runs=TABLE` fits it, unless a file is named. It is
+The law is fitted as `scaling fit runs=TABLE` fits it, unless a file is named. It is
 written beside the page, so that a plan can follow from it.
 """
 
@@ -14,6 +14,7 @@ from analysis.page.contents import Material
 from analysis.page.figure_files import thinned
 from analysis.planning.written.plan_file import read_plan
 from analysis.runs.columns import Columns
+from analysis.runs.example import example_or
 from analysis.runs.table import load_runs
 from analysis.solve.progress import OnProgress, no_progress
 from scaling.schema import Measure, sha256_file
@@ -31,7 +32,7 @@ def read_table(
 ) -> Material:
     """Read a table of runs and its law, or fit the law and write it beside the page.
 
-    path: CSV, Parquet or JSONL file
+    path: CSV, Parquet or JSONL file, or `example`
     page: the file that the page is written to
     form: that is fitted
     columns: what our columns are called in the table
@@ -53,7 +54,7 @@ def read_table(
         fitted = replace(fitted, inputs={**fitted.inputs, "arguments": arguments})
         fitted.write(law_path)
     plan_path = Path(plan) if plan else Path("plan.yaml")
-    files = [path, law_path, *([plan_path] if plan else [])]
+    files = [Path(str(example_or(path))), law_path, *([plan_path] if plan else [])]
     table = thinned(runs.table) if "run" in runs.table else thinned(runs.table).assign(run="")
     return Material(
         folder=path,

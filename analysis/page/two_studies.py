@@ -42,7 +42,7 @@ def check_comparable(a: Material, b: Material) -> list[dict[str, str]]:
     """
     for one in (a, b):
         if one.law is None:
-            raise ValueError(f"{one.folder} has no law.json; run analysis.fit runs={one.folder}")
+            raise ValueError(f"{one.folder} has no law.json; run scaling fit runs={one.folder}")
         if one.law.form not in FORMS or FORMS[one.law.form].optimum is None:
             raise ValueError(
                 f"{one.folder} has a law of form {one.law.form}, which has no frontier in closed"

@@ -25,7 +25,7 @@ KINDS = ("flops", "gpu_hours", "money", "wall_hours", "flops_multiple")
 
 
 class BudgetSettings(Protocol):
-    """The settings that state a budget; those of `analysis.plan` have them."""
+    """The settings that state a budget; those of `scaling plan` have them."""
 
     flops: float | None
     gpu_hours: float | None

@@ -1,6 +1,6 @@
 """Which stages a plan has: those whose data can be used, and which one device holds.
 
-`scaling.final check=data` reads the data of every stage as the stage itself does, in a process of
+`scaling final check=data` reads the data of every stage as the stage itself does, in a process of
 its own: this package imports nothing that tokenises. The stages end before the first one that
 cannot run. Data that the user named and that cannot be used are an error instead.
 """
@@ -34,7 +34,7 @@ ADD = (
 )
 NO_TEXT = (
     "a table or a published law names no text; the run needs it, as cell.data.source=files"
-    " 'cell.data.train=[FOLDER]' of scaling.final, which checks it first"
+    " 'cell.data.train=[FOLDER]' of scaling final, which checks it first"
 )
 
 
@@ -92,7 +92,7 @@ def _left_out(plan: Plan, stage: str, settings: PlanConfig, *, unread: str) -> s
             return (
                 f"it takes {needed / GIB:.3g} GiB with one row of the whole context at once, in"
                 f" fp32 on one device, where the stages after pretraining run, and {device} has"
-                f" {room / GIB:.3g}; export the model (scaling.export) and tune it elsewhere"
+                f" {room / GIB:.3g}; export the model (scaling export) and tune it elsewhere"
             )
     source = plan.cell.get("data", {}).get("source", "")
     generated = not _named(stage, settings) and settings.sft.data == MADE_FROM_PYTHON["sft"]
@@ -116,11 +116,11 @@ def _memory_of(plan: Plan, stage: str, settings: PlanConfig) -> float:
 
 
 def _checked(plan: Plan) -> tuple[dict[str, dict[str, Any]], str]:
-    """Return what `scaling.final` found by stage, or else the reason why nothing was read."""
+    """Return what `scaling final` found by stage, or else the reason why nothing was read."""
     if "source" not in plan.cell.get("data", {}):
         return {}, NO_TEXT
     if not any(Path(plan.runs, ".cache").glob("tokens-*")):
-        return {}, f"no tokens in {plan.runs}/.cache; scaling.final checks before it trains"
+        return {}, f"no tokens in {plan.runs}/.cache; scaling final checks before it trains"
     with tempfile.TemporaryDirectory() as folder:
         path, out = write_plan(Path(folder) / "plan.yaml", plan), Path(folder) / "checks.json"
         arguments = (f"plan={path}", "check=data", f"out={out}", "stages=pretrain,sft,reward,ppo")

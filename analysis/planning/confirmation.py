@@ -2,7 +2,7 @@
 
 It costs C/10 to C/30, near the middle in log C between what was fitted and what is planned, so that
 it tests half of the extrapolation. A final run that is further than ten times beyond the fitted
-compute waits for it: `scaling.final` looks for its scored forecast in the ledger. Once it has ended
+compute waits for it: `scaling final` looks for its scored forecast in the ledger. Once it has ended
 it is a row of the study's next fit (`analysis.runs.table`). Inside its interval it opens the way up
 to 30 times its own compute. Outside its interval it widens the law's error at such distances, and a
 plan more than ten times beyond it needs another.
@@ -57,7 +57,7 @@ def confirmation_of(
                 f"{place}; a confirmation inside its interval opens the way. Then fit again: it is"
                 " a row of the law that makes the final forecast"
             ),
-            "study": "where scaling.final keeps it, beside the study",
+            "study": "where scaling final keeps it, beside the study",
             "flops": f"C/{ratio:.3g}: near the middle in log C, within C/10 to C/30",
             "overtraining": (
                 "tokens per parameter over the optimum's, as the plan has them; the final run's"

@@ -63,6 +63,7 @@ def forecast_block(
     widen, width_reason = learnt_width(scored, pretrain.flops)
     n, d = pretrain.params, pretrain.tokens
     loss, ends = _predicted(law, n, d, level, unique, widen)
+    parts = _parts(law, n, d, level, unique) if ends else {}
     measure, curve = law.measure, []
     curve_reason = f"curves have the test loss in nats per token, and the law is of {measure.words}"
     if measure.is_default:
@@ -75,6 +76,7 @@ def forecast_block(
     return Forecast(
         test_loss=loss,
         interval=ends,
+        parts=parts,
         level=level,
         target=measure.target,
         unit=measure.unit,
@@ -84,8 +86,7 @@ def forecast_block(
         reasons={
             "test_loss": _loss_reason(law, loss, n, d, planned),
             "interval": (
-                f"{100 * level:g}% prediction interval of one run:"
-                f" {_causes(law, n, d, level, unique)}; {width_reason}"
+                f"{100 * level:g}% prediction interval of one run: {_causes(parts)}; {width_reason}"
                 if ends
                 else "the law has no draws, so no interval"
             ),
@@ -102,9 +103,14 @@ def forecast_block(
     )
 
 
-def _causes(law: Law, n: float, d: float, level: float, unique: float | None) -> str:
-    """Say what the interval is made of: the half-width that each cause alone would give."""
+def _parts(law: Law, n: float, d: float, level: float, unique: float | None) -> dict[str, float]:
+    """Return the half-width that each cause of the interval alone would give, in percent."""
     parts = law.predict(n, d, level, unique_tokens=unique, force=True).parts
+    return {name: rounded(100 * float(v), 4) for name, v in parts.items() if float(v) > 0}
+
+
+def _causes(parts: dict[str, float]) -> str:
+    """Say what the interval is made of: the half-width that each cause alone would give."""
     names = {
         "parameters": "the law's draws",
         "forms": "the forms that it averages",
@@ -112,7 +118,7 @@ def _causes(law: Law, n: float, d: float, level: float, unique: float | None) ->
         "hindcast": "its error by distance",
         "region": "the shape's distance from the frontier",
     }
-    shown = [f"{names[k]} {float(v):.2%}" for k, v in parts.items() if float(v) > 0]
+    shown = [f"{names[k]} {v:.2f}%" for k, v in parts.items()]
     return f"of {', '.join(shown)} of the loss, joined in squares"
 
 

@@ -131,6 +131,10 @@ class Forecast:
     """Forecast test loss of the planned run, in `unit`; null for a law of N and D alone."""
     interval: Interval = ()
     """Prediction interval of one run, in `unit`."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Half-width of the interval that each cause alone would give, in percent of the loss, by
+    cause; the causes are joined in squares, before the width that scored forecasts teach. Empty
+    without an interval."""
     level: float
     """Share of outcomes that the interval should hold."""
     target: str = ""
@@ -158,7 +162,7 @@ class Confirmation:
     """The smaller run that comes first."""
 
     needed: bool
-    """Whether scaling.final waits for a smaller run first."""
+    """Whether scaling final waits for a smaller run first."""
     study: str | None = field(default=None, metadata=UNWRITTEN)
     """Folder below runs/ in which the confirmation run is kept."""
     flops: float | None = None

@@ -1,4 +1,4 @@
-"""Settings of `python -m analysis.plan`."""
+"""Settings of `scaling plan`."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Any

@@ -1,6 +1,6 @@
 """`hydra/sweeper=design`: run cells in batches, each chosen by the results of the batches before.
 
-    python -m scaling.sweep -m hydra/sweeper=design target.flops=6e11 target.precision=0.05
+    scaling sweep -m hydra/sweeper=design target.flops=6e11 target.precision=0.05
 
 The lists of the sweep file are the pool of cells to choose from. This plugin is the one place that
 imports both packages: cells and the launcher come from `scaling`, fits and choices from `analysis`,

@@ -16,6 +16,7 @@ from analysis.designing.goal import Goal, check_goal
 from analysis.designing.next_step import Options, Step, next_step
 from analysis.laws.published import load_law
 from analysis.runs.table import load_runs
+from scaling.app.next_command import next_command
 from scaling.app.values import pasted
 from scaling.budget import branch_of, resolve
 from scaling.config import CellConfig
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 SETTLED = ("done", "diverged")
 
 
-def pursue(cells: list[CellConfig], run: Callable[[list[CellConfig]], None]) -> list[Batch]:
+def pursue(cells: list[CellConfig], run: Callable[[list[CellConfig]], object]) -> list[Batch]:
     """Run batches of cells until the target is reached, or the budget or the pool is spent.
 
     cells: the pool, all with the same `target`
@@ -189,6 +190,6 @@ def say_next(step: Step, folder: Path, goal: Goal, *, count: str, form: str) -> 
         return
     options = f" form={form}" * (form != "chinchilla") + f" count={count}" * (count != "total")
     options += f" intervals.level={goal.level:g}" * (goal.level != 0.9)
-    log.info("python -m analysis.fit %s%s", pasted(f"runs={folder}"), options)
+    log.info("%s%s", next_command("fit", runs=folder), options)
     law = pasted(f"law={folder}/law.json")
-    log.info("python -m analysis.plan %s flops=%g", law, goal.flops)
+    log.info("then scaling plan %s flops=%g", law, goal.flops)

@@ -49,11 +49,11 @@ class TrunkLauncher(Launcher):
 
         return compose_cells(self.loader, self.config, job_overrides)
 
-    def run(self, cells: list[Any]) -> None:
-        """Train the cells that are not done."""
+    def run(self, cells: list[Any]) -> list[Any]:
+        """Train the cells that are not done; return the records of all."""
         from scaling.jobs.study_run import run_cells
 
-        run_cells(cells, **self.options)
+        return run_cells(cells, **self.options)
 
 
 def refuse_endless(overrides: list[Override]) -> None:
@@ -81,6 +81,8 @@ class GridSweeper(BasicSweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         """Compose the cells of each batch, write the sweep's config, run the batches."""
+        from scaling.jobs.study_run import log_next
+
         assert self.config is not None
         launcher: Any = self.launcher
         batches = self.composed(arguments)
@@ -88,8 +90,8 @@ class GridSweeper(BasicSweeper):
             folder = Path(self.config.hydra.sweep.dir)
             folder.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(self.config, folder / "multirun.yaml")
-        for cells in batches:
-            launcher.run(cells)
+        records = [record for cells in batches for record in launcher.run(cells)]
+        log_next(batches[0][0], records)
         return []
 
     def composed(self, arguments: list[str]) -> list[list[Any]]:

@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -79,7 +80,8 @@ def help_text(
     launcher: the dataclass of the keys hydra.launcher.*, for a command that has a launcher
     """
     descriptions = _written(config_name)
-    parts = [inspect.getdoc(sys.modules[main.__module__]) or ""]
+    module = sys.modules[main.__module__]
+    parts = [inspect.getdoc(module) or "", same_command(inspect.getsourcefile(module) or "")]
     if groups := chosen_groups(config_name):
         parts.append("Choices, as key=NAME:\n\n" + "\n".join(map(_group_text, groups.items())))
     parts.append("Keys, as key=value, with their defaults:")
@@ -87,6 +89,12 @@ def help_text(
     if launcher:
         parts += [_block_text(b) for b in blocks(launcher, "hydra.launcher.")]
     return "\n\n".join([*parts, OPTIONS])
+
+
+def same_command(path: str) -> str:
+    """Return the line that says how `scaling NAME` is run as a module; `path`: the module's."""
+    file = Path(path)
+    return f"`python -m {file.parent.name}.{file.stem}` is the same command."
 
 
 def blocks(

@@ -1,7 +1,7 @@
 """What a user typed, made into overrides that Hydra's grammar reads, or refused in one sentence.
 
 A setting of text takes what follows `key=` as it is: `#`, `(`, `,`, `=`, quotes, any script. Quotes
-around the whole are the user's own and fall away. Where a sweep may be meant (`scaling.sweep`, or
+around the whole are the user's own and fall away. Where a sweep may be meant (`scaling sweep`, or
 `-m`) commas separate its values; a comma within one is quoted twice: `"data.text_key='a,b'"`. A
 list is written in brackets, its parts as text is. `${key}` is another setting's value, and `\\${`
 the two characters.

@@ -3,7 +3,7 @@
     fit  resamples  [=========>          ]  45%  312/s  0:14 gone, 0:17 left
 
 On a terminal the line is redrawn; elsewhere it is a plain log line every `every_seconds`. `bar`
-and `rest` are shared with the tables of sweeps and of `scaling.status --watch`.
+and `rest` are shared with the tables of sweeps and of `scaling status --watch`.
 """
 
 import logging

@@ -3,7 +3,7 @@
 import re
 import shlex
 
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_PLAIN = re.compile(r"(\.{0,2}/)*[A-Za-z_][A-Za-z0-9_./-]*")
 _WORDS = {"null", "true", "false", "nan", "inf"}  # which Hydra's grammar reads as values
 
 

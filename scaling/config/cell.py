@@ -46,7 +46,7 @@ class GridConfig:
 class TargetConfig:
     """The forecast that hydra/sweeper=design chooses cells for; it ends at precision or max_flops.
 
-    analysis.design has the same target.
+    scaling design has the same target.
     """
 
     flops: Annotated[float, FLOPS] = 0.0

@@ -94,6 +94,9 @@ class Forecast:
     """Forecast test loss, in nats per token where unit says no other."""
     interval: list[Annotated[float, Range(-1e9, 1e9)]] = field(default_factory=list)
     """Prediction interval of the test loss."""
+    parts: dict[str, Annotated[float, FORECAST]] = field(default_factory=dict)
+    """Half-width that each cause of the interval alone would give, in percent; not read by the
+    run."""
     level: Annotated[float, SHARE_BELOW_1] = 0.95
     """Level of the intervals."""
     target: str = ""
@@ -113,7 +116,7 @@ class Forecast:
 @dataclass(kw_only=True)
 @checked()
 class FinalConfig:
-    """plan.yaml as scaling.final reads it, and how the run is made."""
+    """plan.yaml as scaling final reads it, and how the run is made."""
 
     schema: Annotated[int, Range(1, 1000)] = 1
     """Version of the plan's format."""
@@ -150,7 +153,7 @@ class FinalConfig:
     made_from: dict[str, str] = field(default_factory=dict)
     """Hashes of the law and the records that the plan was made from."""
     command: str = ""
-    """The analysis.plan command that made the plan; the run does not read it."""
+    """The scaling plan command that made the plan; the run does not read it."""
     versions: dict[str, Any] = field(default_factory=dict)
     """Versions of the code that made the plan; the run does not read them."""
     reasons: dict[str, dict[str, str]] = field(default_factory=dict)

@@ -68,6 +68,8 @@ def source_files(paths: Iterable[str]) -> list[Path]:
             matches = [path] if path.is_file() else files_of_glob(str(path))
         if not matches:
             what = "matches no file; give a folder, a glob or a file"
+            if not path.is_absolute():
+                what += " (a study's paths are relative to the folder where its sweep was started)"
             if path.is_dir():
                 what = f"is a folder without a readable file; readable are {' '.join(SUFFIXES)}"
             raise FileNotFoundError(f"data path {text} {what}")

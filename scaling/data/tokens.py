@@ -357,6 +357,8 @@ def _build(folder: Path, config: CellConfig, division: DividedCorpus, workers: i
         sample = division.read(division.sample(ALTERED_SAMPLE)[:MOST_ALTERED], workers=workers)
         meta["altered"] = vocabulary.altered(sample)
     segments = division.split.segments
+    for part, chosen in (("train", division.train), ("test", division.test)):
+        meta[f"{part}_sources"] = len(np.unique(segments.document[chosen]))
     used = np.zeros(len(segments.document), dtype=bool)
     used[division.train] = used[division.test] = True
     tasks = [(c, (division.text_key, p)) for c, p in division.tasks(used)]

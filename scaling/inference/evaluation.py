@@ -1,4 +1,4 @@
-"""What `scaling.evaluate` measures of a model: scores on tasks, loss on texts, completions.
+"""What `scaling evaluate` measures of a model: scores on tasks, loss on texts, completions.
 
 The results are written to evaluation.json beside the weights.
 """

@@ -229,18 +229,18 @@ def model_card(trained: Trained) -> str:
 def law_text(path: Path) -> str:
     """Return form, status and parameters of a law.json; `scaling` reads no more of it."""
     values = read_json(path)
-    check_schema(values, source=path, noun="law", fix="refit it with analysis.fit")
+    check_schema(values, source=path, noun="law", fix="refit it with scaling fit")
     try:
         parameters = ", ".join(f"{k} {v:.4g}" for k, v in values["parameters"].items())
         return f"({values['form']}, {values['status']}): {parameters}"
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no law; refit it with analysis.fit") from error
+        raise ValueError(f"{path} is no law; refit it with scaling fit") from error
 
 
 def forecast_text(path: Path) -> str:
     """Return loss and interval of a sealed forecast; empty where the plan has no forecast."""
     values = read_json(path)
-    check_schema(values, source=path, noun="sealed forecast", fix="run scaling.final again")
+    check_schema(values, source=path, noun="sealed forecast", fix="run scaling final again")
     values = values.get("forecast", values)
     if not values.get("interval"):
         return ""
@@ -248,4 +248,4 @@ def forecast_text(path: Path) -> str:
         low, high = values["interval"]
         return f"{values['test_loss']:.4f} [{low:.4f}, {high:.4f}] at {values['level']:.0%}"
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no sealed forecast; run scaling.final again") from error
+        raise ValueError(f"{path} is no sealed forecast; run scaling final again") from error

@@ -6,7 +6,7 @@ base that is already loaded.
 
 Several layers of Llama are one fused matrix in our model. An adapter of a fused matrix becomes one
 adapter for each layer: all get the first factor, each gets its rows of the second, multiplied by
-the scale that scaling.export puts into that layer's weights.
+the scale that scaling export puts into that layer's weights.
 """
 
 import math

@@ -21,13 +21,13 @@ from scaling.study.lease import (
 )
 from scaling.study.states import CellState, Outcome, Where
 
-WATCH_SECONDS = 2.0  # `scaling.status --watch` shows the table this often, in seconds.
+WATCH_SECONDS = 2.0  # `scaling status --watch` shows the table this often, in seconds.
 ACTIVE = (CellState.QUEUED, CellState.RUNNING)  # States of cells that a job will train or trains.
 
 
 @dataclass(frozen=True, kw_only=True)
 class CellStatus:
-    """The state of one cell, as `scaling.status` shows it.
+    """The state of one cell, as `scaling status` shows it.
 
     attempt, node, job, step, test_loss: of the last attempt, or of the cell's job
     tokens: tokens of a cell with a record

@@ -152,7 +152,7 @@ def collect(cells: list[CellConfig]) -> list[Record]:
 
 
 def why_without_result(cells: list[CellConfig]) -> list[str]:
-    """Return, in at most MOST_REASONS lines, why cells have no result, as scaling.status has it."""
+    """Return, in at most MOST_REASONS lines, why cells have no result, as scaling status has it."""
     folder = study_folder(cells[0])
     states = CellStates(folder)
     states.refresh()
@@ -163,7 +163,7 @@ def why_without_result(cells: list[CellConfig]) -> list[str]:
     if len(lines) <= MOST_REASONS:
         return lines
     rest = len(lines) - MOST_REASONS
-    more = f"and {rest} more, which python -m scaling.status {shlex.quote(str(folder))} lists"
+    more = f"and {rest} more, which scaling status {shlex.quote(str(folder))} lists"
     return [*lines[: MOST_REASONS - 1], more, lines[MOST_REASONS - 1]]
 
 

@@ -5,7 +5,7 @@
 
 When one rank fails, torchrun ends the others; the same command goes on from the last checkpoint.
 The first rank holds the leases of the cell and its trunk, so that a sweep on the same folder leaves
-them alone, and `scaling.status` shows and cancels the cell like any other.
+them alone, and `scaling status` shows and cancels the cell like any other.
 """
 
 import logging
@@ -71,7 +71,7 @@ def train_on_ranks(cell: CellConfig) -> Record:
                 return train_rank(cell, world, pulse)
     except Held as error:
         raise RuntimeError(
-            f"{cell_folder(cell)} is {error}; wait for it (python -m scaling.status "
+            f"{cell_folder(cell)} is {error}; wait for it (scaling status "
             f"{shlex.quote(str(cell_folder(cell).parent))}) or end it (--cancel)"
         ) from None
     except Stopped as error:

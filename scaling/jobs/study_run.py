@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scaling.app.application import typed_arguments
+from scaling.app.next_command import next_command
 from scaling.app.plurals import plural
 from scaling.config import CellConfig, check_launcher
 from scaling.jobs.cell_states import CellStates, CellStatus
@@ -33,7 +34,7 @@ from scaling.jobs.live_table import show_until_ended
 from scaling.jobs.pricing import price
 from scaling.jobs.submission import submit_missing
 from scaling.jobs.tasks import gpu_count
-from scaling.schema import Command, Record, now, remember_command, sweep_temporaries
+from scaling.schema import Command, Record, Status, now, remember_command, sweep_temporaries
 from scaling.study.failures import fail_dead_attempt
 from scaling.study.jobs_file import read_jobs
 from scaling.study.lease import Attempt, is_dead, last_attempt, write_attempt
@@ -87,6 +88,18 @@ def run_cells(cells: list[CellConfig], *, where: str = "local", **options: Any) 
     return [] if cells[0].detach else collect(cells)
 
 
+def log_next(cell: CellConfig, records: list[Record]) -> None:
+    """Log that the cells of a sweep are done, and which command fits a law to them.
+
+    cell: one of the sweep's, which says where its study is
+    records: those of a sweep that ended; none after a dry run or `detach`, which logs nothing
+    """
+    if records:
+        done = sum(r.status == Status.DONE for r in records)
+        line = next_command("fit", runs=study_folder(cell), form="all")
+        log.info("%d done. %s", done, line)
+
+
 def train(cells: list[CellConfig], *, where: Where, options: dict[str, Any]) -> None:
     """Submit the cells without a job and watch them; submit those again that a dead job left.
 
@@ -117,7 +130,7 @@ def train(cells: list[CellConfig], *, where: Where, options: dict[str, Any]) -> 
 def log_detached(folder: Path, how: str) -> None:
     """Log that the jobs go on without this command, and how to look, attach and cancel."""
     log.info(
-        "%s: the jobs go on; python -m scaling.status %s looks, the same command attaches, "
+        "%s: the jobs go on; scaling status %s looks, the same command attaches, "
         "--cancel ends them",
         how,
         shlex.quote(str(folder)),

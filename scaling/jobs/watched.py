@@ -1,4 +1,4 @@
-"""`scaling.status --watch`: a live table of a study that ends with it.
+"""`scaling status --watch`: a live table of a study that ends with it.
 
 On a terminal the table is redrawn in place: a bar over the cells with their rate and the time left,
 then the cells that are not done, those that run first, as many as fit. Elsewhere it is a line

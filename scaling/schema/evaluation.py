@@ -1,4 +1,4 @@
-"""The scores of a model by scaling.evaluate: evaluation.json, beside its weights."""
+"""The scores of a model by scaling evaluate: evaluation.json, beside its weights."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -50,7 +50,7 @@ class Evaluation:
 
 def read_evaluation(path: str | Path) -> Evaluation:
     """Read one evaluation.json; ValueError names the file and what does not fit."""
-    fix = "remove the file and run scaling.evaluate again"
+    fix = "remove the file and run scaling evaluate again"
     return read_as(
         Evaluation, read_json(path), source=path, noun="evaluation", fix=fix, schema=SCHEMA
     )

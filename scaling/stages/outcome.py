@@ -1,7 +1,9 @@
 """The closing lines of a final run: one a stage, with its result and whether its forecast held."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+from scaling.app.next_command import next_command
 from scaling.config import FinalConfig, PpoPlan, RewardPlan, SftPlan
 from scaling.schema import CONFIRMING, Record, measure_of, read_json
 from scaling.stages.plan import GOLD, StageName
@@ -17,6 +19,12 @@ def summary(config: FinalConfig, records: Sequence[Record]) -> list[str]:
         if CONFIRMING in config.study:
             lines.append(f"confirmation: {refit_advice(config.study, config.runs)}")
     return lines
+
+
+def following(config: FinalConfig) -> str:
+    """Return the line that names the next command: the report, or the fit of a confirmation."""
+    study, _, _ = config.study.partition(CONFIRMING)
+    return next_command("report" if study == config.study else "fit", runs=Path(config.runs, study))
 
 
 def pretrain_result(config: FinalConfig, record: Record) -> str:

@@ -1,4 +1,4 @@
-"""How `scaling.final` reads plan.yaml, and what the plan says: the stages, the cell to pretrain.
+"""How `scaling final` reads plan.yaml, and what the plan says: the stages, the cell to pretrain.
 
 A plan may come from a stranger. It is therefore read strictly: an unknown key is an error, values
 are read as data and never as code, and a plan that would write far from its own folder is refused
@@ -64,15 +64,12 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"no plan {path}; write one with python -m analysis.plan law=... "
-            f"{pasted(f'out={path}')}"
+            f"no plan {path}; write one with scaling plan law=... {pasted(f'out={path}')}"
         )
     composed = OmegaConf.structured(FinalConfig)
     values = read_yaml(path)
     if not isinstance(values, dict) or StageName.PRETRAIN not in values:
-        raise ValueError(
-            f"{path} holds no plan (no block pretrain); write one with python -m analysis.plan"
-        )
+        raise ValueError(f"{path} holds no plan (no block pretrain); write one with scaling plan")
     version = {"schema": values.get("schema", SCHEMA)}
     check_schema(version, source=path, noun="plan", fix="write it again", schema=SCHEMA)
     try:
@@ -85,6 +82,7 @@ def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> FinalConfig:
     config = OmegaConf.to_object(composed)
     assert isinstance(config, FinalConfig)
     refuse_far_folders(config, Path(path), overrides)
+    refuse_data_of_another_start(config, Path(path))
     config = with_learning_rates(config, values)
     typed = [o for o in overrides if o.partition("=")[0] not in UNKEPT]
     return replace(config, plan=str(path), overrides=[*config.overrides, *typed])
@@ -108,7 +106,7 @@ def with_learning_rates(config: FinalConfig, values: dict[str, Any]) -> FinalCon
         if not values.get(stage):
             log.warning(
                 "the plan has no stage %s: its settings are defaults and those of the command,"
-                " whatever the model's size; analysis.plan stages=... plans it by rule",
+                " whatever the model's size; scaling plan stages=... plans it by rule",
                 stage,
             )
     return config
@@ -141,6 +139,30 @@ def refuse_far_folders(config: FinalConfig, path: Path, overrides: Sequence[str]
             )
 
 
+def refuse_data_of_another_start(config: FinalConfig, path: Path) -> None:
+    """Raise ValueError where relative data paths of a plan hold from another folder than this one.
+
+    A plan in runs/NAME says by its own place from which folder its sweep was started. The paths are
+    part of the cells' ids, so that they are not written in another way here.
+    """
+    study = Path(config.runs, config.study)
+    beside = path.resolve().parent
+    beside = beside.parent if beside.name == "final" else beside
+    if study.is_absolute() or beside.parts[-len(study.parts) :] != study.parts:
+        return
+    start = Path(*beside.parts[: -len(study.parts)])
+    data = config.cell.get("data", {})
+    named = [*data.get("train", ()), *data.get("test", ())]
+    named += [v for stage in (config.sft, config.reward) for v in (stage.data, stage.test) if v]
+    for name in named:
+        if not Path(name).exists() and (start / name).exists():
+            raise ValueError(
+                f"{path} names the data {name} relative to the folder where the sweep was started;"
+                f" run the command there: cd {shlex.quote(str(start))}, and give"
+                f" {pasted(f'plan={path.resolve().relative_to(start)}')}"
+            )
+
+
 def apply_overrides(composed: Any, overrides: Sequence[str]) -> None:
     """Apply Hydra's overrides in place; those of `plan`, `hydra` and config groups are ignored."""
     for override in OverridesParser.create().parse_overrides(list(overrides)):
@@ -169,8 +191,7 @@ def planned_cell(config: FinalConfig) -> CellConfig:
     plan = config.pretrain
     if plan.tokens < 1:
         raise ValueError(
-            f"pretrain.tokens={plan.tokens} must be positive; "
-            "write the plan with python -m analysis.plan"
+            f"pretrain.tokens={plan.tokens} must be positive; write the plan with scaling plan"
         )
     settings = {k: v for k, v in config.cell.items() if k not in ("budget", "model")}
     settings = with_former_split(settings)

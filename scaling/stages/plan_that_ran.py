@@ -1,6 +1,6 @@
 """What a final run was made from: runs/NAME/final/plan.yaml, the plan with the command's overrides.
 
-It is a plan itself: `python -m scaling.final plan=runs/NAME/final/plan.yaml` runs the same again.
+It is a plan itself: `scaling final plan=runs/NAME/final/plan.yaml` runs the same again.
 `overrides` in it lists what the command set, and commands.jsonl beside it holds the commands.
 """
 
@@ -14,7 +14,7 @@ from scaling.schema import Command, remember_command, write_text
 from scaling.stages.plan import final_folder
 
 HEAD = (
-    "# The plan as it ran, what the command set included; `scaling.final plan=...` runs it again.\n"
+    "# The plan as it ran, what the command set included; `scaling final plan=...` runs it again.\n"
 )
 
 

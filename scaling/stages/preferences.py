@@ -155,9 +155,13 @@ def file_groups(stage: Stage, left_out: LeftOut | None = None) -> tuple[list[Gro
         else []
         for key, name in (("reward.data", block.data), ("reward.test", block.test))
     )
-    parts = split_rankings(train_rankings, test_rankings, left_out, chat)
-    stage.log_held_out(held_out=len(parts[1]), rows=sum(map(len, parts)), what="prompts")
-    train, test = (encode_rankings(rankings, stage, left_out) for rankings in parts)
+    if test_rankings:
+        parts = split_rankings(train_rankings, test_rankings, left_out, chat)
+        train, test = (groups_of(encode_rankings(part, stage, left_out)) for part in parts)
+    else:  # of the rows that fit, so that as many as are stated are really held out
+        fitting = encode_rankings(train_rankings, stage, left_out)
+        train, test = map(groups_of, split_held_out(fitting, [], chat=chat))
+    stage.log_held_out(held_out=len(test), rows=len(train) + len(test), what="prompts")
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(block.seed)).tolist()
     drawn = first_groups([train[i] for i in order], block.pairs)
     if (total := n_pairs(train)) > (n := n_pairs(drawn)):
@@ -180,8 +184,15 @@ def split_rankings(
     return train, test
 
 
-def encode_rankings(rankings: Sequence[Ranking], stage: Stage, left_out: LeftOut) -> list[Group]:
-    """Return rankings as groups of token ids, without the pairs that are longer than the context.
+def groups_of(fitting: Sequence[tuple[str, Group]]) -> list[Group]:
+    """Return the groups alone of what `encode_rankings` returns."""
+    return [group for _, group in fitting]
+
+
+def encode_rankings(
+    rankings: Sequence[Ranking], stage: Stage, left_out: LeftOut
+) -> list[tuple[str, Group]]:
+    """Return (prompt, group of token ids) of rankings, without pairs longer than the context.
 
     These are counted in `left_out`. ValueError when no pair remains.
     """
@@ -197,12 +208,13 @@ def encode_rankings(rankings: Sequence[Ranking], stage: Stage, left_out: LeftOut
         left_out.add("too_long", len(needs) - len(order))
         if order:
             completions = [e.completion for e in encoded]
-            groups.append(Group.of_order(encoded[0].prompt, completions, order))
+            group = Group.of_order(encoded[0].prompt, completions, order)
+            groups.append((ranking.prompt, group))
     if not groups:
         raise ValueError(
             f"no pair of reward.data={stage.config.reward.data} fits the context of {context}"
-            f" tokens (the shortest of {len(rankings)} prompts has {shortest:.0f}); pretrain with a"
-            f" longer {stage.context_key} or give shorter completions"
+            f" tokens (the shortest of {len(rankings)} prompts has {shortest:.0f}); set"
+            f" {stage.longer_context()} or give shorter completions"
         )
     return groups
 

@@ -2,7 +2,7 @@
 
 A stage that cannot run is thus refused in seconds, not after pretraining. The data of the stages
 after pretraining are read, encoded and counted as the stages themselves do it; what depends on
-weights, such as sampled pairs, is known only later. `python -m scaling.final plan=... check=all`
+weights, such as sampled pairs, is known only later. `scaling final plan=... check=all`
 ends after the checks.
 """
 

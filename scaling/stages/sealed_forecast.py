@@ -49,7 +49,7 @@ def check_confirmation(config: FinalConfig) -> None:
         beside = f"{Path(config.plan).with_suffix('')}.confirmation.yaml"
         raise ValueError(
             f"this run is {config.extrapolation:g} times the largest compute fitted and waits for"
-            " its confirmation: run the plan written beside it, python -m scaling.final"
+            " its confirmation: run the plan written beside it, scaling final"
             f" {pasted(f'plan={beside}')} stages=pretrain, or set force=true"
         )
     if forecasts[-1]["inside"] is False:
@@ -63,7 +63,7 @@ def check_confirmation(config: FinalConfig) -> None:
 def refit_advice(study: str, runs: str) -> str:
     """Say how a confirmation becomes a row of the law."""
     source = pasted(f"runs={Path(runs) / study.partition(CONFIRMING)[0]}")
-    return f"python -m analysis.fit {source} takes it as a row; then plan again with that law"
+    return f"scaling fit {source} takes it as a row; then plan again with that law"
 
 
 def forecast_file(config: FinalConfig) -> Path:

@@ -82,14 +82,12 @@ def load_pairs(stage: Stage) -> SftData:
     """Return the pairs of `sft.data` that fit the context; ValueError where none does."""
     block, context = stage.config.sft, stage.cell.data.context
     vocabulary, cache, left_out = stage.corpus.vocabulary, cache_folder(stage.cell), LeftOut()
+    layout = Layout(template=block.template, chat=vocabulary.chat, columns=block.columns.given())
     if block.data == DOCSTRINGS:
-        train, test = corpus_pairs(stage.corpus)
+        parts = corpus_pairs(stage.corpus)
         longest = round(BODY_SHARE * context)
     else:
-        layout = Layout(
-            template=block.template, chat=vocabulary.chat, columns=block.columns.given()
-        )
-        pairs, test_pairs = (
+        parts = tuple(
             read_pairs(
                 rows_file(name, cache, what=key), layout=layout, name=name, left_out=left_out
             )
@@ -97,12 +95,9 @@ def load_pairs(stage: Stage) -> SftData:
             else []
             for key, name in (("sft.data", block.data), ("sft.test", block.test))
         )
-        train, test = split_held_out(pairs, test_pairs, left_out=left_out, chat=layout.chat)
-        if stage.name == StageName.SFT:  # later stages read the pairs again
-            stage.log_held_out(held_out=len(test), rows=len(pairs), what="pairs")
         longest = context
     what = f"sft.data={block.data}"
-    encoded = [
+    train, test = (
         encode(
             vocabulary,
             part,
@@ -111,12 +106,19 @@ def load_pairs(stage: Stage) -> SftData:
             truncate=block.truncate,
             may_cut=block.data != DOCSTRINGS,
             what=name,
-            setting=stage.context_key,
+            longer=stage.longer_context(),
             left_out=left_out,
         )
-        for part, name in ((train, what), (test, f"the held-out {what}"))
-    ]
-    return SftData(train=encoded[0], test=encoded[1], left_out=left_out)
+        if part
+        else []
+        for part, name in zip(parts, (what, f"the held-out {what}"), strict=True)
+    )
+    if block.data != DOCSTRINGS:  # of the rows that fit, so that as many as stated are held out
+        train, test = split_held_out(train, test, left_out=left_out, chat=layout.chat)
+        if stage.name == StageName.SFT:  # later stages read the pairs again
+            stage.log_held_out(held_out=len(test), rows=len(train) + len(test), what="pairs")
+    examples = [[example for _, example in part] for part in (train, test)]
+    return SftData(train=examples[0], test=examples[1], left_out=left_out)
 
 
 def run_sft(stage: Stage) -> Record:

@@ -99,11 +99,15 @@ class Stage:
         names = [name for name in self.sources if name != StageName.PRETRAIN]
         return {name: described(getattr(self.config, name)) for name in names}
 
-    @property
-    def context_key(self) -> str:
-        """The name of the setting that sets the context: that of a plan, or that of a sweep."""
-        planned = self.folder == final_folder(self.config) / self.name
-        return "pretrain.context" if planned else "data.context"
+    def longer_context(self, room: int | str = "") -> str:
+        """Say how the context becomes longer: for a planned run in the sweep, before the law.
+
+        room: the tokens that are needed; empty where this is not known
+        """
+        setting = f"data.context={room}" if room else "a longer data.context"
+        if self.folder != final_folder(self.config) / self.name:
+            return f"{setting} and a new pretraining"
+        return f"{setting} in the sweep, before its law and plan,"
 
     def log_left_out(self, left_out: LeftOut, *, used: str, **advice: str) -> None:
         """Log in one line how much of the data is not used, and why; nothing where all is used.
@@ -116,10 +120,15 @@ class Stage:
             room = -(-left_out.longest // CONTEXT_STEP) * CONTEXT_STEP
             advice["too_long"] = (
                 f"the context has {self.cell.data.context} tokens, the longest needs"
-                f" {left_out.longest:,}; {self.context_key}={room} and a new pretraining hold all"
+                f" {left_out.longest:,}; {self.longer_context(room)} would hold all{self._or_cut()}"
             )
         if left_out.as_dict():
             log.info("%s: %s used; left out: %s", self.name, used, left_out.in_words(**advice))
+
+    def _or_cut(self) -> str:
+        """Name the setting that cuts pairs, where it applies and is not set."""
+        applies = self.name == StageName.SFT and self.config.sft.data != DOCSTRINGS
+        return ", sft.truncate=prompt would cut them" * (applies and not self.config.sft.truncate)
 
     def log_held_out(self, *, held_out: int, rows: int, what: str) -> None:
         """Log how many rows of a file are held out, in the stage that divides the file.

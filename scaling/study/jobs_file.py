@@ -226,7 +226,7 @@ def unfinished_submissions(study: str | Path) -> list[dict[str, Any]]:
 
 
 def cancelled_jobs(study: str | Path) -> set[str]:
-    """Return the jobs that `scaling.status --cancel` cancelled: SLURM may not remember them."""
+    """Return the jobs that `scaling status --cancel` cancelled: SLURM may not remember them."""
     lines = [line.get("cancelled") for line in read_lines(study)]
     return {str(job) for jobs in lines if isinstance(jobs, list) for job in jobs}
 

@@ -301,7 +301,8 @@ def test_the_command_fits_a_csv_end_to_end(tmp_path, refit_law):
         "intervals.level=0.95", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    *printed, folder = done.stdout.splitlines()
+    *printed, folder, following = done.stdout.splitlines()
+    assert following.startswith("Next: scaling plan law=law.json flops=")
     assert folder == f"in the current folder (out=FILE writes elsewhere): {tmp_path}"
     assert max(map(len, printed)) <= 100
     written = json.loads((tmp_path / "law.json").read_text())

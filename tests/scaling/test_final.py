@@ -11,9 +11,10 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from scaling.app.next_command import next_command
 from scaling.final import run_final
 from scaling.schema import read_json, read_record, sha256_file
-from scaling.stages.outcome import summary
+from scaling.stages.outcome import following, summary
 from scaling.stages.plan import chosen_stages, final_folder, load_plan, planned_cell
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +57,24 @@ def test_a_plan_that_is_none_is_refused_by_name(tmp_path, text, match):
         load_plan(path)
 
 
+def test_data_paths_of_another_start_are_refused_with_the_folder(
+    final_config, tmp_path, monkeypatch
+):
+    final_config.runs = "runs"
+    final_config.cell["data"] = {"source": "files", "train": ["text"]}
+    study = tmp_path / "runs" / final_config.study
+    study.mkdir(parents=True)
+    (study / "plan.yaml").write_text(OmegaConf.to_yaml(OmegaConf.structured(final_config)))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    name = f"runs/{final_config.study}/plan.yaml"
+    with pytest.raises(ValueError, match=rf"data text relative .* cd {tmp_path}, .*plan={name}$"):
+        load_plan(f"../{name}", ["machine.cache=cache"])
+    monkeypatch.chdir(tmp_path)
+    assert load_plan(name, ["machine.cache=cache"]).cell["data"]["train"] == ["text"]
+
+
 def test_a_stage_that_was_not_planned_has_a_learning_rate_and_is_said(plan, tmp_path, caplog):
     values = yaml.safe_load(plan.read_text())
     del values["sft"]
@@ -69,7 +88,7 @@ def test_a_stage_that_was_not_planned_has_a_learning_rate_and_is_said(plan, tmp_
 
 
 def test_a_missing_plan_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"analysis\.plan"):
+    with pytest.raises(FileNotFoundError, match="scaling plan"):
         load_plan(tmp_path / "absent.yaml")
 
 
@@ -122,6 +141,7 @@ def test_the_whole_run_and_then_nothing_again(plan, caplog):
     assert "forecast 5.5000" in lines[0]
     assert "the 95% interval" in lines[0]
     assert len(lines) == 4
+    assert following(config) == next_command("report", runs=Path(config.runs, config.study))
     with caplog.at_level("INFO"):
         assert run_final(config) == records
     assert caplog.text.count("done before, kept") == 4

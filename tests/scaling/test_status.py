@@ -96,4 +96,4 @@ def test_the_last_lines_of_a_sweep_give_each_cell_s_reason_up_to_a_number(make_c
     with pytest.raises(RuntimeError, match=r"20 of 20 cells have no result; .* failed: no luck"):
         collect(cells)
     assert sum("failed: no luck" in m for m in caplog.messages) == 11
-    assert "and 8 more, which python -m scaling.status" in caplog.messages[-1]
+    assert "and 8 more, which scaling status" in caplog.messages[-1]

@@ -1,4 +1,4 @@
-"""The evaluations of a study's models by scaling.evaluate, as tables of the report."""
+"""The evaluations of a study's models by scaling evaluate, as tables of the report."""
 
 from dataclasses import asdict
 from pathlib import Path

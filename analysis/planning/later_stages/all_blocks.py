@@ -25,7 +25,7 @@ from scaling.schema import Shape
 
 
 class LaterSettings(Protocol):
-    """The settings of the stages after pretraining; those of `analysis.plan` have them."""
+    """The settings of the stages after pretraining; those of `scaling plan` have them."""
 
     sft: SftSettings
     reward: RewardSettings

@@ -1,6 +1,6 @@
 """What the laws of the later stages choose: examples, epochs, method, pairs, KL budget, episodes.
 
-Each law is a law.json of `analysis.fit` on a sweep of its stage (`stage=sft`, `reward`, `ppo`), and
+Each law is a law.json of `scaling fit` on a sweep of its stage (`stage=sft`, `reward`, `ppo`), and
 its `inputs.settings` hold the settings of that sweep. The choice is the cheapest within `flat_nats`
 of the best loss that the law forecasts with the data at hand: fresh examples before repeated ones
 (Zhang et al. 2024, 2402.17193; LAWS 8, steps 10 to 12). Losses are in nats, KL in nats per

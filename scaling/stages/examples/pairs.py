@@ -74,8 +74,11 @@ def rows_file(name: str, cache: Path, *, what: str = "data") -> Path:
     if name.startswith(HUB):
         return fetch_rows(name.removeprefix(HUB), cache)
     if not Path(name).is_file():
+        start = " (a relative path starts at the folder where the sweep was started)"
+        start *= not Path(name).is_absolute()
         raise FileNotFoundError(
-            f"{what}={name} is no file; give a .jsonl file, {HUB}NAME of a hub set, or the default"
+            f"{what}={name} is no file; give a .jsonl file{start}, {HUB}NAME of a hub set, or the"
+            " default"
         )
     if name.endswith(".parquet"):
         raise ValueError(
@@ -358,10 +361,10 @@ def encode(
     truncate: str = "",
     may_cut: bool = False,
     what: str = "data",
-    setting: str = "data.context",
+    longer: str = "a longer data.context",
     left_out: LeftOut | None = None,
-) -> list[Example]:
-    """Return pairs as token ids, without those that are too long.
+) -> list[tuple[str, Example]]:
+    """Return (prompt as text, token ids) of pairs, without those that are too long.
 
     vocabulary: of the model
     pairs: as text
@@ -370,7 +373,7 @@ def encode(
     truncate: what a pair that is too long loses instead (sft.truncate); empty for nothing
     may_cut: whether the pairs are those of a file, which sft.truncate may cut
     what: the data, for messages
-    setting: the setting of the context, for messages
+    longer: how the context becomes longer, for messages
     left_out: where pairs that are too long are counted
 
     ValueError when no pair remains.
@@ -384,7 +387,11 @@ def encode(
         max(len(e.prompt) + len(e.completion), -(-len(e.completion) * context // room))
         for e in examples
     ]
-    fitting = [e for e, need in zip(examples, needs, strict=True) if need <= context]
+    fitting = [
+        (pair.prompt, example)
+        for pair, example, need in zip(pairs, examples, needs, strict=True)
+        if need <= context
+    ]
     left_out.add("too_long", len(examples) - len(fitting))
     left_out.longest = max([left_out.longest, *needs])
     if not fitting:
@@ -393,6 +400,6 @@ def encode(
         raise ValueError(
             f"no pair of {what} fits the context of {context} tokens "
             f"(the shortest of {len(examples)} needs {min(needs, default=0)}); "
-            f"pretrain with a longer {setting} or give shorter pairs{cuts}"
+            f"set {longer} or give shorter pairs{cuts}"
         )
     return fitting

@@ -6,6 +6,7 @@ import pytest
 
 from analysis.figures import canvas as figures
 from analysis.figures import charts, check_charts, run_charts
+from analysis.figures.bands import broken_at_jumps
 
 
 @pytest.fixture
@@ -158,3 +159,18 @@ def test_flops_have_one_format_on_axes(label, wanted):
     with figures.panel("one", x=label, y="loss", title="a test") as drawn:
         drawn.ax.plot([1e12, 2e13], [1.0, 2.0])
     assert wanted in texts(drawn.svg)
+
+
+def test_a_band_that_jumps_is_broken_there_and_a_smooth_one_is_not():
+    x = np.geomspace(1e10, 1e12, 20)
+    smooth = pd.DataFrame({"x": x, "y": x**0.5, "lo": 0.7 * x**0.4, "hi": 1.5 * x**0.9})
+    assert broken_at_jumps(smooth) is smooth
+    jumping = smooth.assign(hi=np.where(np.arange(20) < 8, 1, 4) * smooth["hi"])
+    broken = broken_at_jumps(jumping)
+    gap = broken.index[broken["hi"].isna()]
+    assert len(broken) == 21
+    assert len(gap) == 1
+    (at,) = broken.loc[broken["hi"].isna(), "x"]
+    assert x[7] < at < x[8]
+    assert broken["y"].notna().all()
+    assert broken["x"].is_monotonic_increasing

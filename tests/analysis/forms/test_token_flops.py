@@ -69,3 +69,20 @@ def test_a_damaged_block_is_a_sentence():
     for wrong in ({"least": 0}, {"over_6n": [1.0]}, {"over_6n": [1.0, -1.0]}, {"step": "x"}):
         with pytest.raises(ValueError, match="token_flops must hold"):
             TokenFlops.of(block | wrong)
+
+
+# Fitted by farseer to 40 cells of a study: its loss falls again far beyond the cells.
+FALLS_AGAIN = {
+    "a1": -0.8507378495289106, "alpha": 0.13020959684151479, "b1": 2.2108562056548178,
+    "a2": 68.73268118341272, "beta": -0.25407120486724866, "b2": -1.1301771591039182,
+    "a3": -0.06444287491505736, "gamma": 0.24053291567363047, "b3": 1.920277644731649,
+}  # fmt: skip
+
+
+def test_an_optimum_does_not_jump_to_the_end_of_the_search_while_it_has_a_minimum():
+    form, flops = FORMS["farseer"], 5.34e10
+    found = optimal_split(form, FALLS_AGAIN, flops)
+    end = {"params": (flops / 6 / 0.5) ** 0.5, "tokens": (flops / 6 * 0.5) ** 0.5}
+    assert form.predict(FALLS_AGAIN, end) < form.predict(FALLS_AGAIN, found)
+    assert found["tokens_per_param"] == pytest.approx(6.52, rel=0.01)
+    assert optimal_split(form, FALLS_AGAIN, 1e12)["tokens_per_param"] == pytest.approx(0.5)

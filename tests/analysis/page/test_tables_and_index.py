@@ -5,6 +5,7 @@ import pytest
 from analysis.page.index_page import index_page
 from analysis.report import ReportConfig, main
 from analysis.runs.columns import Columns
+from analysis.runs.example import TABLE
 from tests.analysis import synthetic
 
 
@@ -40,6 +41,23 @@ def test_a_table_is_not_asked_for_what_a_study_has(page):
     folder, _ = page
     with pytest.raises(ValueError, match="target, unit and wandb are for a study"):
         main(ReportConfig(runs=f"{folder}/their.csv", target="web"))
+
+
+@pytest.mark.parametrize("name", ["law.json", "absent.json", "plan.yaml"])
+def test_a_law_or_plan_as_runs_is_answered_with_what_a_report_takes(tmp_path, name):
+    (tmp_path / "law.json").write_text("{}")
+    with pytest.raises(ValueError, match=rf"is no study and no table; .* runs={tmp_path} or"):
+        main(ReportConfig(runs=f"{tmp_path}/{name}"))
+
+
+@pytest.mark.slow
+def test_the_packaged_table_has_a_page_in_the_current_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(ReportConfig(runs="example"))
+    assert {p.name for p in tmp_path.iterdir()} == {"example.html", "example.law.json"}
+    assert "report written to example.html" in capsys.readouterr().out
+    assert "runs=example form=chinchilla" in (tmp_path / "example.html").read_text()
+    assert not list(TABLE.parent.glob("*.html"))
 
 
 def test_the_index_names_every_study_and_leads_to_its_page(tmp_path):

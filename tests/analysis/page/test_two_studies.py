@@ -117,7 +117,7 @@ def test_what_was_not_measured_alike_is_said(folders):
     with pytest.raises(ValueError, match="counts N as with_head, the other as total"):
         check_comparable(a, read_material(folders[1]))
     (folders[1] / "law.json").unlink()
-    with pytest.raises(ValueError, match=r"has no law.json; run analysis.fit"):
+    with pytest.raises(ValueError, match=r"has no law.json; run scaling fit"):
         check_comparable(a, read_material(folders[1]))
 
 

@@ -104,7 +104,7 @@ def test_a_stage_that_is_asked_for_and_cannot_run_is_an_error(monkeypatch):
 def test_what_is_not_read_is_said(tmp_path):
     made = with_stages(replace(plan(), runs=str(tmp_path)), PlanConfig(flops=1e18))
     assert made.stages == "pretrain"
-    assert "scaling.final checks before it trains" in made.reasons["stages"]["pretrain"]
+    assert "scaling final checks before it trains" in made.reasons["stages"]["pretrain"]
     python = with_stages(replace(plan("stdlib"), runs=str(tmp_path)), PlanConfig(flops=1e18))
     assert python.stages == "pretrain,sft,reward,ppo"
 

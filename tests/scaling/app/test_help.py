@@ -95,7 +95,10 @@ def test_the_help_of_a_command_names_every_key_once(command):
 def test_the_help_speaks_of_the_command_before_hydra_and_fits_a_terminal(command):
     text, about = text_of(command), inspect.getdoc(module_of(command))
     assert text.startswith(about)
-    assert f"python -m {module_of(command).__name__} " in about
+    assert f"scaling {command} " in about
+    assert text[len(about) :].startswith(
+        f"\n\n`python -m {module_of(command).__name__}` is the same command.\n"
+    )
     assert "Hydra" not in text[: text.index("Keys, as key=value")]
     assert text.count("Hydra") == 1
     assert max(map(len, text.splitlines())) <= help.WIDTH
@@ -174,7 +177,10 @@ def test_help_is_printed_before_anything_is_composed_or_run(arguments, monkeypat
     monkeypatch.setattr(sys, "argv", ["fit", *arguments])
     monkeypatch.setattr(application.hydra, "main", None)
     application.start(main, config_name="fit", schema=schema_of("fit"))
-    assert capsys.readouterr().out.startswith("Fit a law")
+    printed = capsys.readouterr().out
+    assert printed.startswith("Fit a law")
+    assert "\n    scaling fit runs=runs/quick\n" in printed
+    assert "\n`python -m analysis.fit` is the same command.\n" in printed
 
 
 @pytest.mark.slow

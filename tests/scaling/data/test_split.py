@@ -128,6 +128,16 @@ def test_what_the_test_tokens_need_raises_the_share(tmp_path):
     assert n_test == pytest.approx(150_000, rel=0.03)
 
 
+def test_the_blocks_of_long_files_are_not_called_documents(make_cell, tmp_path):
+    (tmp_path / "long.txt").write_text("\n\n".join(prose(20, seed=i) for i in range(60)))
+    cell = make_cell()
+    cell.data = replace(cell.data, train=[str(tmp_path / "long.txt")], test_share=0.3, context=8)
+    said = describe_corpus(open_corpus(cell))
+    assert re.search(r"train +\d+ blocks of 1 document ", said)
+    assert re.search(r"test +\d+ blocks of 1 document ", said)
+    assert "a document is a file of text" in said
+
+
 def test_few_blocks_are_an_alarm_and_their_number_is_in_the_test_set(make_cell, tmp_path, caplog):
     (tmp_path / "few.jsonl").write_text(
         "\n".join(json.dumps({"text": prose(20, seed=i)}) for i in range(6))
@@ -138,6 +148,7 @@ def test_few_blocks_are_an_alarm_and_their_number_is_in_the_test_set(make_cell, 
         corpus = open_corpus(cell)
     assert re.search(r"has \d independent blocks? of text, fewer than 10", caplog.text)
     assert "alarm few_test_blocks" in describe_corpus(corpus)
+    assert re.search(r"test +\d documents ", describe_corpus(corpus))  # a row each
     test = make_test_set(corpus, context=8, n_tokens=10**6)
     assert len(np.unique(test.documents)) == corpus.meta["test_blocks"] < 10
 

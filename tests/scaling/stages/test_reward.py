@@ -92,6 +92,24 @@ def test_rows_of_a_prompt_in_a_file_are_one_group(final_config, pretrained, tmp_
     assert record.metrics["accuracy"] > 0.9
 
 
+def test_as_many_prompts_as_stated_are_held_out_of_those_that_fit(
+    final_config, pretrained, tmp_path, caplog
+):
+    run_sft(pretrained("sft"))
+    path = tmp_path / "long.jsonl"
+    long = "a" * 300
+    rows = [
+        {"prompt": f"say {i}", "chosen": long if i % 2 else "yes", "rejected": "b"}
+        for i in range(240)
+    ]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    final_config.reward.data = str(path)
+    with caplog.at_level("INFO"):
+        _, test = file_groups(pretrained("reward"))
+    assert len(test) == 50
+    assert "50 of 120 prompts are held out" in caplog.text
+
+
 def test_completions_beyond_the_context_are_named(final_config, pretrained, tmp_path):
     run_sft(pretrained("sft"))
     path = tmp_path / "long.jsonl"

@@ -198,13 +198,28 @@ def test_what_is_left_out_is_said_in_one_line_and_stands_in_the_record(
     (line,) = [m for m in caplog.messages if "left out" in m]
     assert "40 pairs of sft.data=" in line
     assert "21 without text (null or missing), 3 too long (the context has 96 tokens" in line
-    hint = re.search(r"pretrain\.context=(\d+) ", line)  # a setting of the plan's command
+    hint = re.search(r"data\.context=(\d+) in the sweep, before its law", line)
     assert hint
     stage = pretrained("sft")
     wide = replace(stage.cell, data=replace(stage.cell.data, context=int(hint[1])))
     assert load_pairs(replace(stage, cell=wide)).left_out.as_dict() == {"null": 21}
     elsewhere = replace(stage, folder=tmp_path / "cell")
-    assert elsewhere.context_key == "data.context"  # of a sweep
+    assert elsewhere.longer_context(96) == "data.context=96 and a new pretraining"  # of a sweep
+    assert "sft.truncate=prompt would cut them" in line
+
+
+def test_a_tenth_and_at_least_50_of_the_rows_that_fit_are_held_out(
+    final_config, pretrained, tmp_path, caplog
+):
+    rows = [{"prompt": f"p{i}", "completion": "word " * (200 if i % 3 else 1)} for i in range(330)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    final_config.sft.data = str(path)
+    with caplog.at_level("INFO"):
+        data = load_pairs(pretrained("sft"))
+    assert (len(data.train), len(data.test)) == (60, 50)
+    assert data.left_out.as_dict() == {"too_long": 220}
+    assert "50 of 110 pairs are held out" in caplog.text
 
 
 def test_drawing_some_examples_of_many_is_said(caplog):

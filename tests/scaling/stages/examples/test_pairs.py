@@ -178,7 +178,7 @@ def test_truncation_keeps_a_pair_that_is_too_long(pretrained, part, side):
     vocabulary, left_out = pretrained("sft").corpus.vocabulary, LeftOut()
     pairs = [Pair("a b c d " * 20, "x y"), Pair("a b", "x y z " * 30)]
     whole, cut = (
-        encode(vocabulary, pairs, context=context, truncate=part, left_out=left_out)
+        [e for _, e in encode(vocabulary, pairs, context=context, truncate=part, left_out=left_out)]
         for context in (1000, 60)
     )
     assert left_out.as_dict() == {"too_long": 1}  # the other side alone is longer than the context
@@ -211,7 +211,7 @@ def test_all_turns_of_a_dialogue_are_on_one_side():
 def test_ids_end_with_the_separator_and_the_end(pretrained):
     corpus = pretrained("sft").corpus
     examples = encode(corpus.vocabulary, corpus_pairs(corpus)[0], context=96)
-    assert all(e.prompt[-1] == SEP and e.completion[-1] == END for e in examples)
+    assert all(e.prompt[-1] == SEP and e.completion[-1] == END for _, e in examples)
 
 
 def test_pairs_beyond_the_context_are_refused(pretrained):
