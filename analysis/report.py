@@ -95,8 +95,7 @@ def read(config: ReportConfig) -> tuple[Material, Path]:
     if path.suffix in NO_TABLE and (path.is_file() or not path.exists()):
         raise ValueError(
             f"runs={path} is no study and no table; give the study's folder or a table of runs, as"
-            f" runs={path.parent if path.parent.name else 'runs/NAME'} or runs=TABLE.csv, and a"
-            " law's file as law="
+            f" runs={path.parent if path.parent.name else 'runs/NAME'} or runs=TABLE.csv"
         )
     if path.is_file() or example_or(path) is not path:
         if config.target or config.unit or config.wandb:

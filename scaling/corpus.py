@@ -32,8 +32,8 @@ def describe_corpus(corpus: Corpus) -> str:
             meta.get(f"{part}_{k}") for k in ("documents", "tokens", "bytes")
         )
         count = f"{documents:>12,} documents" if documents else f"{'':>22}"
-        sources = meta.get(f"{part}_sources", documents)
-        if documents and sources < documents:
+        sources = meta.get(f"{part}_sources")
+        if documents and sources and sources < documents:
             count = f"{documents:>12,} blocks of {plural(sources, 'document')}"
         text = f"{size / 1e6:>10,.1f} MB" if size else f"{'':>13}"
         per_token = f"  {size / tokens:.3f} bytes per token" if size else ""
