@@ -103,7 +103,7 @@ const planner = (() => {
     if (!all) return 0;
     return Math.sqrt(law.members.reduce((sum, m) => sum + m.apart / all * (value({ ...law, members: [{ ...m, weight: 1 }] }) - middle) ** 2, 0));
   };
-  const repeating = (law, unique) => unique ? { ...law, alone: law.average, members: law.members.filter(m => law.average || m.form === "chinchilla").map(m => m.form === "chinchilla" ? { ...m, weight: 1, apart: 0 } : { ...m, weight: 0 }) } : law;
+  const repeating = (law, unique) => unique ? { ...law, alone: law.average, members: law.members.filter(m => law.average || m.form === "chinchilla").map(m => m.form === "chinchilla" ? { ...m, weight: 1 } : { ...m, weight: 0 }) } : law;
 
   const sizesOf = (law, asked) => {
     const free = optimum(law, null, asked.flops), found = [];

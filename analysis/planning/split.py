@@ -143,7 +143,8 @@ def repeating(law: Law, constraints: Constraints, *, tokens: float) -> Law:
     taken = [m for m in law.members if is_usable_alone(law, m.form.name)]
     knowing = [m.form.name for m in taken if "unique_tokens" in m.form.variables]
     if knowing:
-        return _alone(law, law.of_form(knowing[0]), f"{knowing[0]} alone")
+        alone = law.of_form(knowing[0])
+        return _alone(law, alone, f"{knowing[0]} alone") if law.forecast else alone
     if constraints.max_epochs is not None and constraints.max_epochs <= 1:
         return law
     if law.form == "allocation":
