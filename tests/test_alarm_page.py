@@ -32,6 +32,7 @@ COMPUTED = {  # codes that the source computes: the text of the expression, and 
 OTHER_CODES = {  # uses of the word that are no alarms: the file, and the expression
     ("scaling/jobs/slurm/submit.py", "code.name"),
     ("analysis/designing/proposal.py", "code_version()"),
+    ("analysis/comparing/comparison.py", "code_version()"),
 }
 
 

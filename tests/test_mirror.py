@@ -36,7 +36,6 @@ WHOLE = {  # test files of no single module: what they hold
     "test_mirror.py": "this file",
     "test_mistakes.py": "each kind of mistake over all commands",
     "test_old_files.py": "files of earlier versions",
-    "test_docs.py": "README and docs: blocks, reference pages, the site",
     "test_page_commands.py": "commands that the pages of docs/ show",
     "test_ranges.py": "the range of every number",
     "test_rebuild.py": "the commands that a report prints",

@@ -40,11 +40,12 @@ def keys_of(command: str) -> set[str]:
 
 def unknown(command: str) -> list[str]:
     """Return the words of a command that it does not have."""
-    _, name, *words = shlex.split(command)
+    _, name, *words = (word.strip("[]") for word in shlex.split(command))  # [..]: optional
     if name not in COMMANDS:
         return [name]
     if name in WITHOUT_CONFIG:
         return []
+    words = [w for w in words if w != "key=value"]  # any setting
     given = [w.partition("=")[0] for w in words if "=" in w and not w.startswith(("+", "-"))]
     return [key for key in given if key not in keys_of(name) and not key.startswith("cell.")]
 
