@@ -1,9 +1,9 @@
 """Compare studies or groups of a table: which is better at a target compute, and how sure.
 
-    python -m analysis.compare studies=[runs/A,runs/B] target.flops=1e20
-    python -m analysis.compare studies=[runs/A,runs/B,runs/C] reference=C out=compare.json
-    python -m analysis.compare studies=[runs/A,runs/B] target=web unit=bits_per_byte
-    python -m analysis.compare runs=table.csv by=corpus target.flops=1e21
+    scaling compare studies=[runs/A,runs/B] target.flops=1e20
+    scaling compare studies=[runs/A,runs/B,runs/C] reference=C out=compare.json
+    scaling compare studies=[runs/A,runs/B] target=web unit=bits_per_byte
+    scaling compare runs=table.csv by=corpus target.flops=1e21
 
 Every arm has a law; draws of all laws together, in which runs of one seed or trunk are paired, give
 the compute multiplier k, P(best) and the expected regret at the target. Studies whose losses do not

@@ -399,7 +399,7 @@ def type_text(kind: Any) -> str:
 def python_page() -> str:
     """Return the page of the Python interface."""
     text = (
-        '# Python\n\n```python\nfrom analysis import fit, load_law, load_runs\n\nlaw = fit(load_runs("example"), "all", resamples=200)\n'
+        '# Python\n\n<!-- test: long -->\n```python\nfrom analysis import fit, load_law, load_runs\n\nlaw = fit(load_runs("example"), "all", resamples=200)\n'
         "print(law.optimum(1e13))\nprint(law.predict(3e5, 1e6, level=0.9))\nprint(law.summary())\n```\n\n"
         "N parameters, D tokens, C training FLOPs, L nats per token. The names below are imported from `analysis`."
         " [Use the library from Python](../how_to/python.md) shows more.\n"

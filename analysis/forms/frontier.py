@@ -34,7 +34,7 @@ def _along(sign: float) -> dict[str, dict[str, float]]:
 
 FORM = Form(
     name="frontier",
-    formula="L = E + (A x^-kappa + B x^kappa) (ND)^-gamma, x = N (ND)^-a, a = mu/kappa",
+    formula="L = E + [A N^-kappa (N D)^mu + B N^kappa (N D)^-mu] (N D)^-gamma",
     source="after Hoffmann et al. 2022, arXiv 2203.15556 section 3.2, as one surface",
     parameters=("E", "A", "B", "gamma", "kappa", "mu"),
     variables=("params", "tokens"),

@@ -119,7 +119,7 @@ def test_a_confirmation_of_another_law_opens_nothing(final_config):
 def test_a_confirmation_opens_the_way_and_a_miss_shuts_it(final_config):
     check_confirmation(gated(final_config, inside=True))
     with pytest.raises(
-        ValueError, match=r"reached 3\.0000, outside .*analysis\.fit runs=.*/tiny takes"
+        ValueError, match=r"reached 3\.0000, outside .*scaling fit runs=.*/tiny takes"
     ):
         check_confirmation(gated(final_config, inside=False, id="y"))
 
