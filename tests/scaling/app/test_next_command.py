@@ -8,12 +8,12 @@ from scaling.app.next_command import next_command
 
 
 def test_paths_of_all_kinds_are_pasted_as_they_are():
-    line = next_command("fit", runs="/tmp/my runs/it's", law="../runs/a/law.json", form="all")
+    line = next_command("fit", runs="studies of mine/it's", law="../runs/a/law.json", form="all")
     assert line.startswith("Next: scaling fit ")
     words = shlex.split(line.removeprefix("Next: "))
     parsed = OverridesParser.create().parse_overrides(words[2:])
     assert [o.value() for o in parsed[1:]] == ["../runs/a/law.json", "all"]
-    assert str(parsed[0].value()) == "/tmp/my runs/it's"
+    assert str(parsed[0].value()) == "studies of mine/it's"
     assert "law=../runs/a/law.json form=all" in line
 
 
