@@ -18,6 +18,7 @@ from analysis.comparing.options import CompareConfig
 from analysis.estimation.points import best_of_points
 from analysis.forms import Array
 from analysis.runs.condition import rows
+from analysis.runs.example import EXAMPLE, TABLE, example_path
 from analysis.runs.files import read_file
 from analysis.runs.table import Runs, load_runs
 from scaling.app.choices import check_choice_of
@@ -98,13 +99,14 @@ def table_arms(config: CompareConfig) -> list[Arm]:
     Raises ValueError for a column that is not there, rows without a value of it, fewer than two
     values or more than `MOST_ARMS`, and as `load_runs` does for the rows of an arm.
     """
-    path = Path(config.runs)
+    path = Path(example_path(config.runs))
     if path.is_dir():
         raise ValueError(
             f"runs={config.runs} is a study, which is one arm; name two studies, as"
             f" studies=[{config.runs},OTHER], or a table"
         )
     raw, inputs = read_file(path)
+    inputs |= {"source": EXAMPLE} if path == TABLE else {}
     values = _arm_values(raw, config)
     matching = rows(raw, config.where) if config.where else np.ones(len(raw), dtype=bool)
     arms = []

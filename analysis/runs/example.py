@@ -14,6 +14,9 @@ TABLE = Path(__file__).with_suffix(".csv")
 
 def example_or(source: str | Path | pd.DataFrame) -> str | Path | pd.DataFrame:
     """Return the path of the example table for `example`, any other source as it is."""
-    if isinstance(source, pd.DataFrame) or str(source) != EXAMPLE or Path(source).exists():
-        return source
-    return TABLE
+    return source if isinstance(source, pd.DataFrame) else example_path(source)
+
+
+def example_path(source: str | Path) -> str | Path:
+    """Return the path of the example table for `example`, any other path as it is."""
+    return TABLE if str(source) == EXAMPLE and not Path(source).exists() else source
