@@ -226,7 +226,7 @@ def test_a_killed_sweep_leaves_its_jobs_which_are_cancelled_and_then_resumed(
     attached = begin(*command)
     assert any("attached to 1 cell " in line for line in attached.stderr)
     cancelled = run("scaling.status", str(study), "--cancel")
-    assert "cancelled 1 jobs" in cancelled.stderr
+    assert "cancelled 1 job\n" in cancelled.stderr
     said = attached.communicate(timeout=120)[1]
     assert attached.returncode == 1, said
     (cell,) = json.loads(run("scaling.status", str(study), "--json").stdout)
