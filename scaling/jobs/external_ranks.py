@@ -15,7 +15,7 @@ import signal
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from scaling.app.progress import Progress
@@ -28,6 +28,7 @@ from scaling.study.lease import Held, Holder, Lease, Pulse, Stopped
 from scaling.study.places import cell_folder, record_path, status_of, trunk_folder
 from scaling.study.precision import settled
 from scaling.study.states import CellState, Outcome, Part, Where
+from scaling.study.stop_signals import stop_on_signal
 from scaling.train.forecast_band import ForecastBand
 from scaling.train.local_ranks import follow
 from scaling.train.ranks import World, launched_ranks
@@ -149,7 +150,9 @@ def pretrain_on_ranks(
         if not world.first:
             if job := world.share(None):
                 cell, band = job
-                follow(world, [cell], band=band)
+                pulse = Pulse()
+                with stop_on_signal(pulse), suppress(Stopped):  # rank 0 says so
+                    follow(world, [cell], band=band, pulse=pulse)
             return []
         preparing = ExitStack()  # closed when the ranks begin to train
         preparing.enter_context(world.busy("prepares the run"))

@@ -39,9 +39,10 @@ from scaling.stages.sealed_forecast import (
     seal_forecast,
     stopped_outside,
 )
-from scaling.study.lease import Stopped
+from scaling.study.lease import Pulse, Stopped
 from scaling.study.precision import settled
-from scaling.train.forecast_band import ForecastBand, read_shares_outside
+from scaling.study.stop_signals import stop_on_signal
+from scaling.train.forecast_band import FLAG, ForecastBand, read_shares_outside
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,7 @@ def run_stages(
     world: "World | None" = None,
     begin: Begin = no_other_ranks,
     ended: Callable[[Record], None] = lambda record: None,
+    pulse: Pulse | None = None,
 ) -> list[Record]:
     """Run stages one after the other; return their records.
 
@@ -72,11 +74,14 @@ def run_stages(
     world: the ranks that torchrun or srun started; None lets pretraining start `machine.ranks`
     begin: called right before pretraining trains, so that the other ranks of `world` begin too
     ended: called with the record of each stage that is done, before the next one starts
+    pulse: requests to stop; a signal sets them while a stage trains
 
     Each stage is checked before the first one trains (scaling.stages.preflight); with
     `config.check` nothing is trained and there are no records. ValueError for a stage that cannot
-    run, and when a stage diverges, so that no later stage starts from it.
+    run, and when a stage diverges, so that no later stage starts from it. RuntimeError where a
+    signal stopped a stage, after its checkpoint.
     """
+    pulse = pulse or Pulse()
     cell = settled(planned_cell(config))
     config = replace(config, machine=cell.machine)
     final = final_folder(config)
@@ -98,10 +103,21 @@ def run_stages(
     remember_run(config)
     records = []
     for name in stages:
-        if name == StageName.PRETRAIN:
-            record = pretrain(config, cell, corpus=corpus, world=world, begin=begin)
-        else:
-            record = post_train(config, cell, name=name, corpus=corpus, device=device)
+        try:
+            with stop_on_signal(pulse):
+                if name == StageName.PRETRAIN:
+                    record = pretrain(
+                        config, cell, corpus=corpus, world=world, begin=begin, pulse=pulse
+                    )
+                else:
+                    record = post_train(
+                        config, cell, name=name, corpus=corpus, device=device, pulse=pulse
+                    )
+        except Stopped as stopped:
+            raise RuntimeError(
+                f"stage {name} was {stopped} at step {pulse.step}, after a checkpoint; the same"
+                " command goes on from there"
+            ) from None
         records.append(record)
         if record.status != "done":
             raise ValueError(f"stage {name} ended as {record.status}: {record.error}")
@@ -121,6 +137,7 @@ def pretrain(
     corpus: "Corpus",
     world: "World | None" = None,
     begin: Begin = no_other_ranks,
+    pulse: Pulse,
 ) -> Record:
     """Train the planned cell, its forecast sealed before; keep a run that is finished.
 
@@ -129,6 +146,7 @@ def pretrain(
     corpus: its tokenised corpus
     world: the ranks that torchrun or srun started; None starts `machine.ranks` processes
     begin: called right before training, so that the other ranks of `world` begin too
+    pulse: requests to stop
 
     ValueError where the confirmation is missing or missed, where the cell cannot be trained here,
     and where the run left its forecast band and `stop_outside` is set.
@@ -144,7 +162,7 @@ def pretrain(
         prepare_folder(config, folder, inputs, resume=same)
         band = seal_band(config, inputs, n_steps=resolved.n_steps)
         begin(cell, band)
-        record = train_cell(config, cell, flops=resolved.flops, band=band, world=world)
+        record = train_cell(config, cell, flops=resolved.flops, band=band, world=world, pulse=pulse)
         plan = sha256_json(described(config.pretrain))
         record = replace(record, inputs={**record.inputs, **inputs, "plan": plan})
         record.write(folder / "record.json")
@@ -212,6 +230,7 @@ def train_cell(
     flops: float,
     band: ForecastBand,
     world: "World | None",
+    pulse: Pulse,
 ) -> Record:
     """Train the planned cell and return its record.
 
@@ -220,8 +239,9 @@ def train_cell(
     flops: the FLOPs of the whole run, for the line of progress
     band: the band that the run should stay in
     world: the ranks that torchrun or srun started; None starts `machine.ranks` processes
+    pulse: requests to stop
 
-    ValueError where the run is stopped outside its forecast band.
+    ValueError where the run is stopped outside its forecast band, Stopped where `pulse` asks to.
     """
     from scaling.train.local_ranks import train_by_ranks
     from scaling.train.trunk import train_trunk
@@ -232,8 +252,10 @@ def train_cell(
     progress = Progress(StageName.PRETRAIN, total=flops, every_seconds=every, unit="FLOP")
     report = progress.update
     try:
-        (record,) = train([cell], folders=[folder], report=report, band=band)
+        (record,) = train([cell], folders=[folder], report=report, band=band, pulse=pulse)
     except Stopped as stopped:
+        if str(stopped) != FLAG:
+            raise
         raise ValueError(stopped_outside(read_shares_outside(curve_file(config)))) from stopped
     finally:
         progress.close()
@@ -247,6 +269,7 @@ def post_train(
     name: StageName,
     corpus: "Corpus",
     device: "torch.device",
+    pulse: Pulse,
 ) -> Record:
     """Run one stage after pretraining; keep it where it is done with the same inputs.
 
@@ -255,11 +278,14 @@ def post_train(
     name: the stage
     corpus: the tokenised corpus of the cell
     device: where the stage trains
+    pulse: requests to stop
     """
     from scaling.stages.run import run_or_keep
     from scaling.stages.stage import open_planned
 
     after = STAGES[name]
     return run_or_keep(
-        open_planned(config, cell, name=name, corpus=corpus, device=device, after=after)
+        open_planned(
+            config, cell, name=name, corpus=corpus, device=device, after=after, pulse=pulse
+        )
     )

@@ -227,6 +227,7 @@ def open_planned(
     corpus: Corpus,
     device: torch.device,
     after: Sequence[StageName],
+    pulse: Pulse | None = None,
 ) -> Stage:
     """Open a stage of a final run, in its folder runs/NAME/final/STAGE.
 
@@ -236,6 +237,7 @@ def open_planned(
     corpus: the tokenised corpus of the cell
     device: where the stage trains
     after: the stages whose weights it starts from
+    pulse: requests to save or stop; a fresh one by default
 
     Raises what `open_stage` raises.
     """
@@ -247,6 +249,7 @@ def open_planned(
         device=device,
         sources={earlier: final_folder(config) / earlier for earlier in after},
         folder=final_folder(config) / name,
+        pulse=pulse,
     )
 
 
