@@ -15,6 +15,7 @@ from scaling import VERSION_LINE
 COMMANDS = {  # the word after `scaling`: the module that is run
     "sweep": "scaling.sweep",
     "status": "scaling.status",
+    "work": "scaling.work",
     "final": "scaling.final",
     "fit": "analysis.fit",
     "backtest": "analysis.backtest",

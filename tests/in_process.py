@@ -27,7 +27,7 @@ from analysis.estimation.fit import fit
 from scaling.app.application import start
 from scaling.config import CellConfig
 
-POSITIONAL = ("status", "published_tables")  # commands that take a folder and no settings
+POSITIONAL = ("status", "work", "published_tables")  # commands that take a folder and no settings
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 

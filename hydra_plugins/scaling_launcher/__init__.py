@@ -100,7 +100,7 @@ class GridSweeper(BasicSweeper):
         if not hasattr(launcher, "compose"):
             raise ValueError(
                 f"hydra/launcher={type(launcher).__name__} cannot run a grid of cells; take"
-                " hydra/launcher=local or slurm"
+                " hydra/launcher=local, slurm or none"
             )
         assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)

@@ -79,7 +79,7 @@ class LogConfig:
 
 @dataclass(kw_only=True)
 class LauncherOptions:
-    """Where a sweep's cells run: hydra/launcher=local or slurm.
+    """Where a sweep's cells run: hydra/launcher=local, slurm or none (`scaling work`).
 
     Hydra leaves these options untyped (conf/hydra/launcher holds their values, with the same
     defaults); `check_launcher` checks their ranges.

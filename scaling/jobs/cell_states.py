@@ -1,6 +1,7 @@
 """The state of every cell of a study, from its files and from SLURM."""
 
 import os
+import shlex
 import signal
 import sys
 from collections import Counter
@@ -57,12 +58,14 @@ class CellStates:
     jobs: the jobs of each cell, in the order of their submission
     slurm_states: the state of each SLURM job; None while SLURM does not answer
     ended: cells that are done, which are not read again
+    cancelled: jobs that a user cancelled
     """
 
     folder: Path
     jobs: dict[str, list[Job]] = field(default_factory=dict)
     slurm_states: dict[str, slurm.State] | None = field(default_factory=dict)
     ended: dict[str, CellStatus] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
 
     def refresh(self) -> None:
         """Read the list of jobs and ask SLURM about the jobs of cells that are not done."""
@@ -78,8 +81,9 @@ class CellStates:
             if j.where == Where.SLURM
         }
         self.slurm_states = slurm.states(sorted(open_jobs))
+        self.cancelled = cancelled_jobs(self.folder)
         if self.slurm_states is not None:
-            forgotten = cancelled_jobs(self.folder) - self.slurm_states.keys()
+            forgotten = self.cancelled - self.slurm_states.keys()
             self.slurm_states |= dict.fromkeys(forgotten, slurm.State(state="CANCELLED"))
 
     def cells(self, run_ids: list[str] | None = None) -> list[CellStatus]:
@@ -143,6 +147,8 @@ class CellStates:
             return False
         if job.where == Where.LOCAL:
             return job.process_lives
+        if job.where == Where.NONE:
+            return job.job not in self.cancelled
         if self.slurm_states is None:
             return True
         state = self.slurm_states.get(job.job)
@@ -160,12 +166,16 @@ class CellStates:
             return f"no word from {last.node} for {silent_seconds(folder, last):.0f} s"
         if last and last.outcome in (Outcome.FAILED, Outcome.STALLED, Outcome.DAMAGED):
             return f"attempt {last.attempt} {last.outcome}: {last.error}"
+        if job and job.where == Where.NONE:
+            return f"waits for a worker: scaling work {shlex.quote(str(self.folder))}"
         state = self.slurm_state(job)
         return state.reason if state and state.state == "PENDING" else ""
 
     def how_ended(self, job: Job | None) -> str:
         """Say in words how a job ended, as SLURM has it."""
         state = self.slurm_state(job)
+        if job and job.where == Where.NONE:
+            return f"{job.job} was cancelled"
         how = f"job {job.job} ended" if job else "no job has it"
         if state:
             how += f" as {state.state}" + (f" on {state.node}" if state.node else "")
@@ -208,7 +218,8 @@ class CellStates:
         state, how = self.slurm_state(job), self.how_ended(job)
         if last and last.outcome == Outcome.FAILED:
             return {"state": CellState.FAILED, "error": last.error or ""}
-        if state and state.state == "CANCELLED":
+        is_open = job is not None and job.where == Where.NONE
+        if is_open or (state and state.state == "CANCELLED"):
             return {"state": CellState.CANCELLED, "error": how}
         if last and last.ended is None:
             silence = f"no word from {last.node} for {silent_seconds(folder, last):.0f} s"

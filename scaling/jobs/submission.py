@@ -1,9 +1,10 @@
-"""Submit cells: to a pool on this machine, or to SLURM."""
+"""Submit cells: to a pool on this machine, to SLURM, or to whoever starts `scaling work`."""
 
 import logging
 import subprocess
 import uuid
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from scaling.app.child_python import module_command, module_environment
@@ -14,7 +15,7 @@ from scaling.jobs.pool import default_workers
 from scaling.jobs.slurm.submit import adopt, submit
 from scaling.jobs.tasks import JobTasks, tasks_of
 from scaling.schema import write_json
-from scaling.study.jobs_file import append_jobs, jobs_folder, local_job, repair, submitter
+from scaling.study.jobs_file import Job, append_jobs, jobs_folder, local_job, repair, submitter
 from scaling.study.lease import Held, Lease, Pulse
 from scaling.study.states import Part, Where
 
@@ -33,7 +34,7 @@ def submit_missing(
 
     cells: cells of one study without a result
     states: the study
-    where: on this machine or on SLURM
+    where: on this machine, on SLURM, or none, which starts nothing
     round: this sweep command; retries are counted within it
     options: the launcher's settings
     """
@@ -50,10 +51,35 @@ def submit_missing(
             if n_active := len(cells) - len(free):
                 log.info("attached to %s queued or running already", plural(n_active, "cell"))
             if free:
-                submit_to = submit if where == Where.SLURM else submit_local
-                submit_to(free, states.folder, round=round, options=options)
+                SUBMIT[where](free, states.folder, round=round, options=options)
     except Held as held:
         log.info("another sweep submits to this study now (%s); watching it", held)
+
+
+def write_open_job(
+    cells: list[CellConfig], folder: Path, *, round: str, options: dict[str, Any]
+) -> None:
+    """Write cells where any worker may take them (`scaling.jobs.open_work`); start nothing.
+
+    cells: what is to be trained
+    folder: the study
+    round: this sweep command
+    options: the launcher's settings, of which none counts here
+    """
+    tasks = tasks_of(cells)
+    job_tasks = JobTasks(round=round, tasks=tasks, retry=cells[0].retry)
+    name = f"open-{uuid.uuid4().hex[:10]}"
+    write_json(jobs_folder(folder) / f"{name}.json", job_tasks.to_dict())
+    job = Job(
+        job=name,
+        where=Where.NONE,
+        round=round,
+        part=Part.ALL,
+        cells=[c.run_id() for c in cells],
+        log="",
+    )
+    append_jobs(folder, [job])
+    log.info("%s for workers: scaling work %s", plural(len(cells), "cell"), quote(str(folder)))
 
 
 def submit_local(
@@ -93,3 +119,6 @@ def submit_local(
         )
     job = local_job(process.pid, round=round, cells=[c.run_id() for c in cells], log=output)
     append_jobs(folder, [job])
+
+
+SUBMIT = {Where.LOCAL: submit_local, Where.SLURM: submit, Where.NONE: write_open_job}

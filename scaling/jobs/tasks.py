@@ -10,7 +10,7 @@ from typing import Any, Self
 from scaling.budget import by_trunk, resolve, task_seconds
 from scaling.config import CellConfig
 from scaling.cpu.compiler import has_numba
-from scaling.schema import sha256_json
+from scaling.schema import code_version, sha256_json
 from scaling.study.places import trained_at
 from scaling.study.states import Part
 
@@ -95,6 +95,7 @@ class JobTasks:
     then_branches: whether the pool queues the branches once their trunk's shared part is trained
     seconds_limit: time limit of a SLURM job; 0 for none
     signal_seconds: how long before the limit SLURM sends its signal
+    code: version and commit of the code that made the list
     """
 
     round: str
@@ -104,6 +105,7 @@ class JobTasks:
     then_branches: bool = False
     seconds_limit: float = 0.0
     signal_seconds: float = 0.0
+    code: dict[str, Any] = field(default_factory=code_version)
     schema: int = 1
 
     def to_dict(self) -> dict[str, Any]:

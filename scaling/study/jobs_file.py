@@ -35,9 +35,9 @@ class Job:
     """One job: where it runs, which cells it trains, where its output goes."""
 
     job: str
-    """SLURM's job id, or local-<process id>."""
+    """SLURM's job id, local-<process id>, or open-<id> for cells that any worker may take."""
     where: Where
-    """Where the job runs: local or slurm."""
+    """Where the job runs: local, slurm, or none for cells that wait for `scaling work`."""
     round: str
     """Id of the sweep command that submitted the job."""
     part: Part

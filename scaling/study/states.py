@@ -67,7 +67,11 @@ class Part(StrEnum):
 
 
 class Where(StrEnum):
-    """Where jobs run: in a pool on this machine, or on a SLURM cluster."""
+    """Where jobs run: in a pool on this machine, on a SLURM cluster, or wherever a worker starts.
+
+    none: the sweep starts nothing; `scaling work` takes the cells
+    """
 
     LOCAL = "local"
     SLURM = "slurm"
+    NONE = "none"
