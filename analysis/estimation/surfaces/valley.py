@@ -49,6 +49,7 @@ MAD = 1.4826  # ratio of a normal standard deviation to the median absolute devi
 STEPS = 60  # of the point estimate, which takes about 8
 DRAW_STEPS = 30  # of a draw, which starts at the point estimate
 SETTLED = 1e-2  # of a step in the metric of its curvature: a hundredth of a deviation
+FREEDOM = 3  # parameters of each optimum: a level and two exponents
 BLOCK = 300_000  # derivatives held at a time, which a cache holds
 OFFSET_STEPS = 5  # of the points' offsets, each a weighted mean
 DAMPING = (1e-6, 1e8)  # least and most of Levenberg's factor
@@ -126,7 +127,8 @@ def draw_valleys(rows: ValleyRows, valley: Valley, draws: int, seed: int) -> Val
 
     A Bayesian bootstrap (Rubin 1981) in two levels: an exponential weight for each (N, D), times
     one for each row. No point is ever lost, unlike in a resample with replacement. The means of the
-    priors are drawn too, so that what the runs leave open varies as the prior says.
+    priors are drawn too, so that what the runs leave open varies as the prior says. Draws are
+    widened by the degrees of freedom of the points.
     """
     rng = np.random.default_rng(seed)
     points = rng.standard_exponential((draws, len(rows.starts)))
@@ -147,6 +149,9 @@ def draw_valleys(rows: ValleyRows, valley: Valley, draws: int, seed: int) -> Val
     ]
     fields = ("theta", "offsets", "residuals", "converged", "value")
     joined = {name: np.concatenate([getattr(p, name) for p in parts]) for name in fields}
+    points = len(rows.starts)  # few: a fit follows its own points, and draws of them are too narrow
+    wider = np.sqrt(points / max(points - FREEDOM, 1))
+    joined["theta"] = valley.theta + wider * (joined["theta"] - valley.theta)
     return Valley(scale=valley.scale, **joined)
 
 
