@@ -125,7 +125,7 @@ def judged(law: Law, points: list[tuple[float, float, pd.DataFrame]]) -> pd.Data
             "smooth": excess(at.lr, at.batch),
             "floor": lost(rows, *np.exp(own)),
             "step_law": lost(rows, *(settings(rule, n, d)[a][0] for a in ("lr", "batch"))),
-            "error": float(law.predict(n, d).loss) / rows["loss"].min() - 1,
+            "error": float(law.predict(n, d, force=True).loss) / rows["loss"].min() - 1,
         }
         for axis, value in zip(("lr", "batch"), np.exp(own), strict=True):
             if at.intervals:

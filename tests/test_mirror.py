@@ -136,6 +136,7 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.page.gallery": "analysis/test_report.py",
     "analysis.page.planner": "analysis/test_report.py",
     "analysis.page.render": "analysis/test_report.py",
+    "analysis.page.sections.settings": "analysis/estimation/surfaces/test_page.py",
     "analysis.page.sections.stage_laws": "analysis/planning/later_stages/test_choices.py",
     "analysis.page.tables": "analysis/test_report.py",
     "analysis.page.wandb_artifact": "analysis/test_report.py",
