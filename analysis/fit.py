@@ -7,6 +7,7 @@
     scaling fit runs=table.csv form=data_constrained +fixed.alpha=0.35 +fixed.beta=0.35
     scaling fit runs=table.csv within=0.1           only runs near the frontier
     scaling fit runs=table.csv prior=published      with a prior over published laws
+    scaling fit runs=table.csv form=surface context=2048   rate and batch at any N and D
     scaling fit runs=runs/own target=web unit=bits_per_byte   a named test set
     scaling fit runs=table.csv plot=true            also write law_<figure>.svg
 
@@ -45,6 +46,7 @@ def main(config: FitConfig) -> None:
         stage=config.stage or stage_of(config.form),
         points=config.points,
         measure=measure,
+        context=config.context,
     )
     runs = best_of_points(runs, config.form)
     law = fit(

@@ -12,7 +12,7 @@ the command make no network request, except with `wandb=online`.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +32,7 @@ from analysis.runs.columns import Columns
 from analysis.runs.example import example_or
 from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store
-from scaling.schema import LOSS_UNITS, OneOf, checked, write_text
+from scaling.schema import LOSS_UNITS, MOST, OneOf, Range, checked, write_text
 
 NO_TABLE = (".json", ".yaml", ".yml", ".html")  # endings of the files that a study has beside it
 
@@ -50,6 +50,13 @@ class ReportConfig:
     form: str = "chinchilla"
     """Form of the law that is fitted to a table (scaling fit); not read with law=."""
     columns: Columns = field(default_factory=Columns)
+    context: Annotated[float, Range(1, MOST)] | None = None
+    """Tokens of a sequence, for a table whose column batch_sequences counts those of a step."""
+    params: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """N at which the settings of a surface are shown, with tokens=; null is the plan's, or that of
+    the largest point."""
+    tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
+    """D at which the settings of a surface are shown, with params=."""
     compare: list[str] = field(default_factory=list)
     """Folders of two studies to compare, as [runs/A,runs/B], instead of runs."""
     target: str = ""
@@ -66,6 +73,11 @@ class ReportConfig:
     wandb: Annotated[str, OneOf("", *MODES)] = ""
     """Log the page to Weights & Biases as an artifact too, in this mode; empty does not."""
 
+    def __post_init__(self) -> None:
+        """Refuse half a point."""
+        if (self.params is None) != (self.tokens is None):
+            raise ValueError("params and tokens are set together, as params=1e9 tokens=2e10")
+
 
 def main(config: ReportConfig) -> None:
     """Read the study, write the page."""
@@ -78,6 +90,8 @@ def main(config: ReportConfig) -> None:
         write_index(config)
         return
     material, page = read(config)
+    if config.params and config.tokens:
+        material = replace(material, asked=(config.params, config.tokens))
     out = write_text(page, report(material, progress_on_stderr()))
     lines = [formula(material.law), formula_note(material.law)]
     outcome = verdict(material)
@@ -106,7 +120,7 @@ def read(config: ReportConfig) -> tuple[Material, Path]:
         page = Path(config.out or path.with_suffix(".html"))
         material = read_table(
             path, page=page, form=config.form, columns=config.columns, law=config.law,
-            plan=config.plan, on_progress=progress_on_stderr(),
+            plan=config.plan, context=config.context, on_progress=progress_on_stderr(),
         )  # fmt: skip
         return material, page
     material = read_material(

@@ -50,7 +50,10 @@ PYTHON = {  # object: what to say of it beside its docstring
     "Fitting": ("fit", "Objective"),
     "Laws": ("load_law", "Law"),
 }
-METHODS = ("predict", "predict_table", "optimum", "flops_per_token", "summary", "read", "write")
+METHODS = (
+    *("predict", "predict_table", "optimum", "settings", "flops_per_token"),
+    *("summary", "read", "write"),
+)
 
 
 def main() -> None:

@@ -130,6 +130,11 @@ def check_law(law: Law) -> None:
     """Refuse a law that gives no loss from N and D alone."""
     form = FORMS.get(law.form)
     needed = [] if form is None else [v for v in form.variables if v not in form.optional]
+    if form is not None and form.own_method:
+        raise ValueError(
+            f"a design chooses N and D, and a law of form {law.form} is of settings too; leave law"
+            " out, so that the best row of each N and D is fitted, or give one of form chinchilla"
+        )
     if form is None or not form.is_surface or set(needed) - {"params", "tokens", "flops"}:
         raise ValueError(
             f"a law of form {law.form} is no loss in N and D; give one of form chinchilla, as"

@@ -34,7 +34,7 @@ from analysis.designing.next_step import (
 )
 from analysis.designing.simulation import from_nothing
 from analysis.estimation.points import best_of_points
-from analysis.forms import FORMS, column
+from analysis.forms import FORMS, column, forms_of_size_and_data
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
 from analysis.number_text import number, power, short
@@ -155,7 +155,7 @@ class DesignConfig:
                 " a first study from, as law=besiroglu2024"
             )
         if self.form:
-            check_choice_of("form", self.form, [f.name for f in FORMS.values() if f.is_surface])
+            check_choice_of("form", self.form, forms_of_size_and_data())
         self.target.goal()
 
 

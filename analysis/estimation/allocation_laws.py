@@ -1,8 +1,9 @@
-"""Laws that are no formula of the loss: IsoFLOP vertices, the envelope, optimal rate and batch.
+"""Forms with a method of their own: IsoFLOP vertices, envelope, optimal rate and batch, surface.
 
 `form=isoflop`, `form=isoflop_akima`, `form=envelope` and `form=lr_batch` give a `Law` that plans
 read as any other. It has N* = k_params C^a and D* = k_tokens C^b, or learning rate and batch, and
-predicts no loss. C is the column flops, 6ND in a table without one.
+predicts no loss. C is the column flops, 6ND in a table without one. `form=surface` predicts loss
+and settings (`analysis.estimation.surfaces.fit`).
 """
 
 from collections.abc import Callable, Mapping
@@ -24,6 +25,8 @@ from analysis.estimation.isoflop_answers import (
 )
 from analysis.estimation.lr_batch import NEEDED as LR_BATCH_NEEDED
 from analysis.estimation.lr_batch import lr_batch
+from analysis.estimation.surfaces.fit import NEEDED as SURFACE_NEEDED
+from analysis.estimation.surfaces.fit import surface
 from analysis.forms import column
 from analysis.laws.law import Law
 from analysis.runs.columns import NEEDED
@@ -63,11 +66,13 @@ METHODS: Mapping[str, Callable[..., Law]] = {
     "isoflop_akima": _isoflop_law(akima),
     "envelope": _envelope_law,
     "lr_batch": lr_batch,
+    "surface": surface,
 }
 NEEDED_BY: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(METHODS, NEEDED),
     "isoflop": ("params", "tokens"),  # a table without a loss is one of optima
     "lr_batch": LR_BATCH_NEEDED,
+    "surface": SURFACE_NEEDED,
 }
 
 

@@ -62,6 +62,7 @@ def fit(
     count: str = "total",
     where: str | None = None,
     columns: Columns | None = None,
+    context: float | None = None,
     objective: Objective | None = None,
     weighting: str = "column",
     fixed: Mapping[str, float] | None = None,
@@ -82,6 +83,7 @@ def fit(
     count: how N is counted in a study (`scaling.schema.COUNTS`); not read where `data` is `Runs`
     where: condition that rows must meet (`analysis.runs.condition`); not read for `Runs`
     columns: the table's names of our columns; not read for `Runs`
+    context: tokens of a sequence, where a table has a column batch_sequences; not read for `Runs`
     objective: which residual is minimised; None is the form's own objective
     weighting: `column` takes the table's `weight`, `seed_noise` measures weights, `none` has none
     fixed: values that some parameters keep, in the form's own units
@@ -110,7 +112,13 @@ def fit(
     runs = data
     if not isinstance(runs, Runs):
         runs = load_runs(
-            runs, count=count, where=where, columns=columns, needed=needed, stage=stage_of(form)
+            runs,
+            count=count,
+            where=where,
+            columns=columns,
+            needed=needed,
+            stage=stage_of(form),
+            context=context,
         )
     check_columns(runs.table, needed, form)
     runs = best_of_points(runs, form)

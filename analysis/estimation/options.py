@@ -91,6 +91,9 @@ class FitConfig:
     """Named test set of a study (eval.sets) whose loss is fitted; empty is the test part."""
     unit: Annotated[str, OneOf(*LOSS_UNITS)] = NATS_PER_TOKEN
     """Unit of a study's loss; a table has columns.loss_unit."""
+    context: Annotated[float, Range(1, MOST)] | None = None
+    """Tokens of a sequence, for a table whose column batch_sequences counts the sequences of a
+    step; null where the batch is in tokens."""
     stage: Annotated[str, OneOf("", *FORM_OF)] = ""
     """Stage of a study whose cells are fitted; empty takes the form's own stage."""
     points: Annotated[str, OneOf(*POINTS)] = "records"

@@ -38,7 +38,7 @@ def _has_points(form: str) -> bool:
     if form == "all":
         return True
     if form in METHODS:
-        return form != "lr_batch"
+        return form not in ("lr_batch", "surface")
     law = form_named(form)
     of_size_and_data = {"params", "tokens"} <= set(law.variables)
     of_settings = set(OF_SETTINGS) & set(law.variables)

@@ -142,7 +142,12 @@ def backtest(
 
 def refuse_untestable(form: str) -> None:
     """Refuse a form that predicts no loss."""
-    testable = [f.name for f in FORMS.values() if f.target == "loss"]
+    testable = [f.name for f in FORMS.values() if f.target == "loss" and not f.own_method]
+    if form == "surface":
+        raise ValueError(
+            "form=surface withholds its largest points itself; scaling fit form=surface prints what"
+            f" its settings lose there. A backtest takes all, {', '.join(testable)}"
+        )
     if form == "all" or (form not in METHODS and form_named(form).target == "loss"):
         return
     what = "gives N and D only" if form in METHODS else f"predicts {form_named(form).target}"

@@ -25,8 +25,18 @@ from analysis.forms import (
     rl_sigmoid,
 )
 from analysis.forms.form import EXPONENT_BOUNDS, Array, Form, Term, column
+from analysis.forms.settings import surface
 
-__all__ = ["EXPONENT_BOUNDS", "FORMS", "Array", "Form", "Term", "column", "form_named"]
+__all__ = [
+    "EXPONENT_BOUNDS",
+    "FORMS",
+    "Array",
+    "Form",
+    "Term",
+    "column",
+    "form_named",
+    "forms_of_size_and_data",
+]
 
 _ALL = (
     chinchilla.FORM,
@@ -47,9 +57,15 @@ _ALL = (
     reward_model.NOISELESS,
     *overoptimisation.FORMS,
     rl_sigmoid.FORM,
+    surface.FORM,
 )
 OTHERS = ("all", "isoflop", "isoflop_akima", "envelope", "lr_batch")  # other names that `fit` takes
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
+
+
+def forms_of_size_and_data() -> list[str]:
+    """Return the names of the forms of N and D that the solver of all forms fits."""
+    return [form.name for form in FORMS.values() if form.is_surface and not form.own_method]
 
 
 def form_named(name: str) -> Form:

@@ -76,6 +76,8 @@ class Form:
     inward: inverts `outward`
     near_frontier: whether the form holds near the compute frontier alone, so that `form=all` fits
         it only where it fits all forms to the runs there
+    own_method: whether the form is fitted by a method of its own
+        (`analysis.estimation.allocation_laws`), and not by the solver of all forms
     """
 
     name: str
@@ -99,6 +101,7 @@ class Form:
     outward: Callable[[Mapping[str, Any], Mapping[str, float]], Mapping[str, Any]] | None = None
     inward: Callable[[Mapping[str, Any], Mapping[str, float]], Mapping[str, Any]] | None = None
     near_frontier: bool = False
+    own_method: bool = False
 
     @property
     def exponents(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
     law = Law.read("law.json")            or  analysis.load_law("besiroglu2024")
     law.predict(1e9, 2e10, level=0.9)     loss with its interval
     law.optimum(1e21)                     N and D of least loss, with their intervals
+    law.settings(1e9, 2e10)               of form=surface: learning rate, batch, weight decay
     law.summary(), law.write(path)
 
 The fields are those of law.json (`analysis.laws.law_file`). N parameters (under `count`), D tokens,
@@ -12,7 +13,7 @@ anything beyond its data unless `force=True`, or unless the law itself is `force
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,46 +26,16 @@ from analysis.forms import FORMS, Array, Form, column
 from analysis.forms.average import FittedRange, Member, Surface, average, spread
 from analysis.forms.optimum import optimal_split, power_optimum, split_intervals
 from analysis.forms.token_flops import COUNTED, TokenFlops, per_token
+from analysis.laws.answers import Optimum, Prediction
 from analysis.laws.form_error import tau_at
 from analysis.laws.law_file import LawFile, flops_range
 from analysis.laws.region import error_beyond
+from analysis.laws.surface_law import BestSettings, best_settings
 from analysis.laws.text import summary
 from analysis.solve.residual_spread import deviation
 from analysis.uncertainty.percentiles import bias_corrected_percentiles
 
 BEYOND = 1.05  # multiple of the largest C fitted from which a prediction is an extrapolation
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """Loss in nats per token at some points, with its interval at `level` (None without draws).
-
-    `parts` are the half-widths of the interval in log loss that each cause alone would give:
-    `parameters`, `forms` (their disagreement), `scatter` (of a single run), `hindcast` (the error
-    of the law beyond its data) and, for a law of runs near the frontier, `region` (the error of
-    shapes away from it). They join in squares.
-    """
-
-    loss: Array
-    low: Array | None
-    high: Array | None
-    level: float
-    parts: dict[str, Array] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimum:
-    """The compute-optimal split of `flops`, with intervals {name: (low, high)}."""
-
-    flops: float
-    params: float
-    tokens: float
-    tokens_per_param: float
-    loss: float | None
-    a: float
-    b: float
-    level: float
-    intervals: dict[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +49,9 @@ class Law(LawFile):
         level: float = 0.9,
         *,
         unique_tokens: ArrayLike | None = None,
+        lr: ArrayLike | None = None,
+        batch: ArrayLike | None = None,
+        weight_decay: ArrayLike | None = None,
         noise: bool = True,
         force: bool = False,
     ) -> Prediction:
@@ -88,6 +62,8 @@ class Law(LawFile):
         level: of the interval, between 0 and 1
         unique_tokens: distinct tokens of the data, for a form of repeated data; by default every
             token is distinct
+        lr, batch, weight_decay: settings of a law of form surface, the batch in tokens; one that is
+            not given has its best value
         noise: whether the interval is that of a single new run, or of the mean loss of such runs
         force: whether to extrapolate a law that is not usable
 
@@ -97,18 +73,25 @@ class Law(LawFile):
         that a law of `form=all` averages and, with `noise`, the scatter of runs about the law
         (`analysis.solve.residual_spread`) and the growth of its error with distance
         (`analysis.validate.hindcast`). `benchmarks/intervals.py` and `benchmarks/averaging.py`
-        measure what it covers. Raises ValueError for a law that gives no loss of N and D, and
-        beyond the data of a law that is not usable and averages no forms.
+        measure what it covers. Raises ValueError for a law that gives no loss of N and D, for
+        settings that the law does not know, and beyond the data of a law that is not usable and
+        averages no forms.
         """
         if not self._form().is_surface:
             raise ValueError(
                 f"a law of form {self.form} does not give the loss of N and D; use predict_table "
                 f"with columns {', '.join(self._form().variables)}"
             )
-        n, d = np.broadcast_arrays(np.asarray(params, float), np.asarray(tokens, float))
+        others = {
+            "unique_tokens": unique_tokens, "lr": lr, "batch": batch, "weight_decay": weight_decay,
+        }  # fmt: skip
+        given = {name: np.asarray(v, float) for name, v in others.items() if v is not None}
+        self._refuse_settings(given)
+        n, d, *rest = np.broadcast_arrays(
+            np.asarray(params, float), np.asarray(tokens, float), *given.values()
+        )
         values = {"params": n, "tokens": d, "flops": 6 * n * d}
-        if unique_tokens is not None:
-            values["unique_tokens"] = np.broadcast_to(np.asarray(unique_tokens, float), n.shape)
+        values |= dict(zip(given, rest, strict=True))
         if not (self.extrapolates or force):
             self._refuse_beyond(6 * n * d, self.ranges.get("flops_6nd", [0.0, np.inf])[1])
         return self._predict(values, level, noise)
@@ -188,6 +171,20 @@ class Law(LawFile):
             intervals["loss"] = (float(prediction.low), float(prediction.high))
         loss = float(prediction.loss)
         return Optimum(flops=float(flops), loss=loss, level=level, intervals=intervals, **values)
+
+    def settings(
+        self, params: float, tokens: float, level: float = 0.9, *, batch: float | None = None
+    ) -> BestSettings:
+        """Return the best learning rate, batch and weight decay of a law of form surface.
+
+        params: N, counted as `count` says
+        tokens: D
+        level: of the intervals
+        batch: in tokens, at which the best rate is asked; None takes the best batch
+
+        Raises ValueError for another form, and for N, D or a batch that is not positive.
+        """
+        return best_settings(self, params, tokens, level, batch)
 
     def flops_per_token(self, params: ArrayLike) -> Array:
         """Return training FLOPs per token at N: of the study's shapes, 6N for a law without."""
@@ -342,6 +339,22 @@ class Law(LawFile):
             )
             widened[name] = (float(back(ends[0])), float(back(ends[1])))
         return widened
+
+    def _refuse_settings(self, given: Mapping[str, Array]) -> None:
+        """Refuse settings that the law does not know, or that are not positive."""
+        known = self.surface.form.variables
+        odd = [n for n in given if n != "unique_tokens" and n not in known]
+        if odd:
+            raise ValueError(
+                f"a law of form {self.form} does not know {', '.join(odd)}; fit form=surface"
+            )
+        if "weight_decay" in given and "q_t" not in self.parameters:
+            raise ValueError(
+                "this surface is of runs with one weight decay; leave weight_decay out, or sweep it"
+            )
+        bad = [name for name, values in given.items() if not np.all(values > 0)]
+        if bad:
+            raise ValueError(f"{', '.join(bad)} must be positive numbers")
 
     def _refuse_beyond(self, flops: Array, reach: float) -> None:
         if np.max(flops) > BEYOND * reach:

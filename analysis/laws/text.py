@@ -9,6 +9,8 @@ from analysis.forms.optimum import edge_of
 from analysis.laws.isoflop_text import isoflop_notes
 from analysis.laws.known_entropy import true_offset
 from analysis.laws.law_file import LawFile
+from analysis.laws.surface_law import FORM as SURFACE
+from analysis.laws.surface_text import surface_notes
 
 WIDTH = 100
 LABEL = 14
@@ -58,6 +60,8 @@ def _head(law: LawFile) -> list[str]:
     source = law.inputs.get("source", law.source)
     runs = f"{law.n_runs} runs" if law.n_runs else "published"
     rest = f", {len(law.dropped)} left out" if law.dropped else ""
+    if SURFACE in law.methods:
+        runs = f"{law.n_runs} of {law.methods[SURFACE]['n_rows']} rows"
     if "within" in law.inputs:
         runs = f"{law.n_runs} of {law.n_runs + law.inputs['n_far']} runs"
         rest += f", those within {law.inputs['within']:.3g} of the best loss at their C"
@@ -162,6 +166,8 @@ def describe_prior(block: Mapping[str, Any]) -> str:
 def _methods(law: LawFile) -> list[str]:
     if "lr_batch" in law.methods:
         return _cells(law.methods["lr_batch"])
+    if SURFACE in law.methods:
+        return surface_notes(law)
     if not law.methods:
         return []
     lines = [f"{'N* ~ C^a':<{LABEL}}{'a':>8}  {'interval':<18}{'b':>8}  {'interval':<18}  from"]

@@ -37,7 +37,8 @@ class Material:
     curve of that loss), `confirmations` are the records of confirmation runs with the score of
     their forecast, `as_read` the records with the losses of their files, `sha256` the hash of each
     file by its name. A page of a table of runs has no records: `table` holds its rows under our
-    column names, `unread_rows` says how many beyond are not drawn.
+    column names, `unread_rows` says how many beyond are not drawn. `asked` are N and D at which the
+    settings of a surface are shown, None for those of the plan or of the largest point.
     """
 
     folder: Path
@@ -54,6 +55,7 @@ class Material:
     as_read: list[Record] = field(default_factory=list)
     table: pd.DataFrame | None = None
     unread_rows: int = 0
+    asked: tuple[float, float] | None = None
 
     @property
     def name(self) -> str:

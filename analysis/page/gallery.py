@@ -172,7 +172,7 @@ def allocation_pictures(
         return []
     low, high = _reach(cells, plan)
     bands = allocation_bands(law, span(low, high * beyond), level=level)
-    if law.form in law.methods:  # a regression alone: it is its own only method
+    if law.form in bands["params"]:  # a regression alone: it is its own only method
         bands = {what: {law.form: of_what[law.form]} for what, of_what in bands.items()}
     planned = plan.pretrain if plan else None
     dense = " of the dense model" if law.form == "mixture" else ""

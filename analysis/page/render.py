@@ -41,6 +41,7 @@ from analysis.page.planner import planner_data
 from analysis.page.rebuild import commands, next_step
 from analysis.page.sections.cell_table import cell_table
 from analysis.page.sections.plan_tables import derivation_grids, plan_groups
+from analysis.page.sections.settings import runs_with_settings, settings_part
 from analysis.page.sections.stage_laws import forecast_grid, stage_laws
 from analysis.page.sections.stage_laws import law_grid as stage_law_grid
 from analysis.page.sections.stage_laws import law_pictures as stage_law_pictures
@@ -154,6 +155,7 @@ def context(material: Material, on_progress: OnProgress = no_progress) -> dict[s
         "backtest_figures": inline(_backtest(law, cells)),
         "sensitivity_figures": inline(gallery.sensitivity_pictures(law)),
         **_tuning(material),
+        **settings_part(material),
         "plan_missing": (
             "" if plan else "There is no plan yet: run scaling plan, then write the report again."
         ),
@@ -268,20 +270,9 @@ def _backtest(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
 
 def _tuning(material: Material) -> dict[str, Any]:
     """Return the figures of learning rate and batch where the study swept them."""
-    rows = pd.DataFrame(
-        [
-            {
-                "params": float(getattr(r.params, material.count)),
-                "tokens": float(r.tokens),
-                "loss": r.test_loss,
-                "lr": r.peak_lr,
-                "batch": float(r.batch_tokens),
-            }
-            for r in material.records
-            if r.status == "done" and r.test_loss is not None
-        ],
-        columns=["params", "tokens", "loss", "lr", "batch"],
-    )
+    if material.table is not None:
+        return {"tuning_missing": "", "tuning_figures": []}
+    rows = runs_with_settings(material)
     pictures = run_gallery.tuning_pictures(swept_points(rows), rows)
     missing = (
         "Neither was swept at four values or more at any (N, D) of this study, which takes them"

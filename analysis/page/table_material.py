@@ -28,6 +28,7 @@ def read_table(
     columns: Columns | None = None,
     law: str = "",
     plan: str = "",
+    context: float | None = None,
     on_progress: OnProgress = no_progress,
 ) -> Material:
     """Read a table of runs and its law, or fit the law and write it beside the page.
@@ -37,19 +38,27 @@ def read_table(
     form: that is fitted
     columns: what our columns are called in the table
     law, plan: their files; empty fits the law, and shows no plan
+    context: tokens of a sequence, where the table has a column batch_sequences
     on_progress: takes (stage, done, total) while the law is fitted
 
     Raises ValueError in one sentence for a table that cannot be read or cannot carry the form.
     """
     path = Path(path)
     needed, stage = needed_columns(form), stage_of(form)
-    runs = load_runs(path, columns=columns or Columns(), needed=needed, stage=stage)
+    runs = load_runs(
+        path,
+        columns=columns or Columns(),
+        needed=needed,
+        stage=stage,
+        context=context,
+    )
     law_path = Path(law) if law else Path(page).with_suffix(".law.json")
     if law:
         fitted = Law.read(law_path)
     else:
         fitted = fit(runs, form, on_progress=on_progress)
         named = [f"columns.{k}={v}" for k, v in (runs.inputs.get("columns") or {}).items()]
+        named += [] if context is None else [f"context={context:g}"]
         arguments = [f"runs={path.as_posix()}", f"form={form}", *named, f"out={law_path}"]
         fitted = replace(fitted, inputs={**fitted.inputs, "arguments": arguments})
         fitted.write(law_path)

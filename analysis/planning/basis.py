@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from analysis.laws.law import Law
+from analysis.laws.surface_law import FORM as SURFACE
 from analysis.planning.budgets import Budget
 from analysis.planning.experts import experts_of, law_for, with_mixture
 from analysis.planning.real_size import at_real_size
@@ -19,7 +20,7 @@ class Basis:
     `law` decides, `others` stand beside it by name, `fitted` is the law as it was fitted; the first
     two hold at the experts of the study's family. `level` is the share that intervals hold,
     `rules` the reasons of settings that follow the budget's size, `lr_batch` the name of the law of
-    learning rate and batch, "" for the study's rule.
+    learning rate and batch, "" for the settings of a law of form surface, else the study's rule.
     """
 
     fitted: Law
@@ -67,7 +68,7 @@ def basis_of(
         study=study,
         level=level,
         rules=size.rules,
-        lr_batch=settings.lr_batch or size.lr_batch,
+        lr_batch=settings.lr_batch or ("" if at_experts.form == SURFACE else size.lr_batch),
     )
 
 

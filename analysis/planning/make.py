@@ -13,6 +13,7 @@ from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
+from analysis.laws.surface_law import FORM as SURFACE
 from analysis.planning.basis import Basis, basis_of
 from analysis.planning.budgets import Budget, budget_of
 from analysis.planning.confirmation import confirmation_of
@@ -99,7 +100,7 @@ def make_plan(
         budget,
         basis.study,
         planned,
-        lr_batch=load_law(basis.lr_batch) if basis.lr_batch else None,
+        lr_batch=_law_of_settings(basis),
         level=basis.level,
     )
     pretrain = explained(pretrain, basis.rules)
@@ -116,6 +117,13 @@ def make_plan(
         scored=scored,
     )
     return _gathered(basis, budget, settings, planned, pretrain, forecast, name=name)
+
+
+def _law_of_settings(basis: Basis) -> Law | None:
+    """Return the law of learning rate and batch: the one named, else a surface as the law."""
+    if basis.lr_batch:
+        return load_law(basis.lr_batch)
+    return basis.law if basis.law.form == SURFACE else None
 
 
 def plan_within_memory(

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from analysis.estimation.lr_batch import AXES, settings
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
+from analysis.laws.surface_law import FORM as SURFACE
+from analysis.laws.surface_law import BestSettings
 from analysis.planning.budgets import Budget
 from analysis.planning.experts import OF_A_TOKEN
 from analysis.planning.later_stages.blocks import rounded
@@ -41,6 +43,7 @@ def pretrain_block(
     shape, count = planned.shape, planned.split.law.count
     params = getattr(shape.params, count)
     rates = _rates(study, shape, planned.tokens, lr_batch, level)
+    decay, decay_reason = _weight_decay(study, rates)
     steps = max(1, int(planned.tokens * WHOLE / rates.batch))
     tokens = steps * rates.batch
     flops = tokens * shape.flops_per_token
@@ -58,7 +61,7 @@ def pretrain_block(
         peak_lr=rates.lr,
         batch_tokens=int(rates.batch),
         warmup_steps=warmup,
-        weight_decay=study.weight_decay,
+        weight_decay=decay,
         schedule=study.schedule,
         decay=study.decay,
         seed=study.seed,
@@ -79,7 +82,7 @@ def pretrain_block(
             "peak_lr": rates.lr_reason,
             "batch_tokens": rates.batch_reason,
             "warmup_steps": warmup_reason,
-            "weight_decay": _decay_reason(study, lr=rates.lr, batch=rates.batch, tokens=tokens),
+            "weight_decay": _decay_reason(decay_reason, decay, rates, tokens=tokens),
             "schedule": f"that of the {study.source}: another schedule is another offset E",
             "decay": f"that of the {study.source}",
             "seed": f"that of the {study.source}",
@@ -115,10 +118,14 @@ class Rates:
     batch: int
     lr_reason: str
     batch_reason: str
+    weight_decay: float | None = None
+    decay_reason: str = ""
 
 
 def _rates(study: Study, shape: Shape, tokens: float, law: Law | None, level: float) -> Rates:
     """Return learning rate and batch: of `law`, else of the study's rule, else of Step Law."""
+    if law and law.form == SURFACE:
+        return _by_surface(law, shape, tokens, level)
     rates = _by_law(law, shape, tokens, level) if law else {}
     if study.recipe is None:
         rates = {**_by_law(load_law("steplaw2025"), shape, tokens, level), **rates}
@@ -171,16 +178,49 @@ def _by_law(law: Law, shape: Shape, tokens: float, level: float) -> dict[str, tu
     return rates
 
 
-def _decay_reason(study: Study, *, lr: float, batch: int, tokens: int) -> str:
+def _by_surface(law: Law, shape: Shape, tokens: float, level: float) -> Rates:
+    """Return the settings of a surface: a whole batch, and the best rate at that batch."""
+    n = getattr(shape.params, OF_A_TOKEN.get(law.count, law.count))
+    free = law.settings(n, tokens, level)
+    batch = whole_batch(free.batch, shape.context)
+    at = law.settings(n, tokens, level, batch=float(batch))
+    rest = "".join(f"; {sentence}" for sentence in at.outside)
+    source = f"surface of {law.n_runs} runs, N {law.count}"
+
+    def ends(name: str, settings: BestSettings) -> str:
+        pair = settings.intervals.get(name)
+        return f" ({100 * level:g}% [{pair[0]:.4g}, {pair[1]:.4g}])" if pair else ""
+
+    decay = at.weight_decay
+    return Rates(
+        lr=rounded(at.lr),
+        batch=batch,
+        lr_reason=f"best rate at this batch{ends('lr', at)}: {source}{rest}",
+        batch_reason=(
+            f"best batch {free.batch:.4g}{ends('batch', free)}: {source}; from {free.batch:.4g}"
+            f" tokens to a power of two of sequences of {shape.context}"
+        ),
+        weight_decay=None if decay is None else rounded(decay),
+        decay_reason="" if decay is None else f"best{ends('weight_decay', at)}: {source}",
+    )
+
+
+def _weight_decay(study: Study, rates: Rates) -> tuple[float, str]:
+    """Return the weight decay and where it comes from: a surface that knows it, else the study."""
+    if rates.weight_decay is not None:
+        return rates.weight_decay, rates.decay_reason
+    return study.weight_decay, f"that of the {study.source}"
+
+
+def _decay_reason(source: str, decay: float, rates: Rates, *, tokens: int) -> str:
     """Say where weight decay comes from, and over how much of the run it averages.
 
     The weights of AdamW are a mean over the last B / (lr wd D) of D (Wang & Aitchison 2024,
     2405.13698).
     """
-    source = f"that of the {study.source}"
-    if not study.weight_decay:
+    if not decay:
         return source
-    scale = batch / (lr * study.weight_decay * tokens)
+    scale = rates.batch / (rates.lr * decay * tokens)
     return (
         f"{source}; AdamW then averages over B / (lr wd D) = {scale:.3g} of the run (Wang &"
         " Aitchison 2024, 2405.13698)"

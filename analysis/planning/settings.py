@@ -99,8 +99,8 @@ class PlanConfig:
     """Share of the FLOPs that is kept for failures, restarts and evaluations; 0.05 to 0.3 is
     usual."""
     lr_batch: str = ""
-    """Law of learning rate and batch (form=lr_batch, or published); empty follows the study's
-    rule."""
+    """Law of learning rate and batch (form=surface, form=lr_batch, or published); empty takes those
+    of a law of form surface, else the study's rule."""
     flat_nats: Annotated[float, Range(0, 1e6)] = FLAT
     """Loss in nats per token within which all N count as equal; for a law in bits per byte it is
     converted by the study's bytes per token. The default is about what two seeds differ by (Porian

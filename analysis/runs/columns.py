@@ -6,7 +6,7 @@ sentence, which names the column, the rows and the setting that repairs it.
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from numbers import Real
 from typing import Annotated, Any
@@ -30,6 +30,7 @@ BESIDE = {"group", "weight", "seed", "trunk", "unique_tokens"}  # columns that a
 SIGNED = ("reward",)  # columns that may be negative
 USUAL_RANGE = (1e-12, 1e30)  # legal values in any unit; beyond, sums of powers leave float64
 RANGES = {"loss": (1e-9, 1e9), "flops": (1e-15, 1e40), "weight": (1e-9, 1e9)}  # other legal values
+SEQUENCES = ""  # name of the column of sequences once they are tokens; no table has it
 MOST_SHOWN = 40  # characters of a wrong value that a message repeats
 
 
@@ -59,9 +60,13 @@ class Columns:
     trunk: str = "trunk"
     """Column that names the trunk of a run; the bootstrap resamples whole trunks."""
     lr: str = "lr"
-    """Column of the peak learning rate (form=lr_batch)."""
+    """Column of the peak learning rate (form=surface, form=lr_batch)."""
     batch: str = "batch"
-    """Column of the tokens of a step (form=lr_batch)."""
+    """Column of the tokens of a step (form=surface, form=lr_batch)."""
+    batch_sequences: str = "batch_sequences"
+    """Column of the sequences of a step, read with context= where there is no column batch."""
+    weight_decay: str = "weight_decay"
+    """Column of the weight decay (form=surface)."""
     examples: str = "examples"
     """Column of the fine-tuning examples."""
     epochs: str = "epochs"
@@ -80,22 +85,28 @@ class Columns:
 
     def names(self) -> dict[str, str]:
         """Return the table's name of each of our columns."""
-        return {k: v for k, v in asdict(self).items() if k != "loss_unit"}
+        return {k: v for k, v in asdict(self).items() if k != "loss_unit" and v}
 
 
 def canonical(
-    raw: pd.DataFrame, columns: Columns | None = None, *, needed: Sequence[str] = NEEDED
+    raw: pd.DataFrame,
+    columns: Columns | None = None,
+    *,
+    needed: Sequence[str] = NEEDED,
+    context: float | None = None,
 ) -> pd.DataFrame:
     """Return the table under our column names, with checked numbers.
 
     raw: the table as it was read
     columns: what our columns are called there
     needed: columns that must be there
+    context: tokens of a sequence, which turns a column batch_sequences into the batch in tokens
 
     Numbers are finite and, except rewards, positive. Raises ValueError for an empty table, a
     missing column, two columns of one name, and a value that is no such number.
     """
     columns = columns or Columns()
+    raw, columns = _with_batch(raw, columns, needed, context)
     sources = columns.names()
     _check_columns(raw, sources, needed)
     table = pd.DataFrame(index=pd.RangeIndex(len(raw)))
@@ -117,6 +128,30 @@ def canonical(
     if "flops" not in table and {"params", "tokens"} <= set(table):
         table["flops"] = 6 * table["params"] * table["tokens"]
     return table
+
+
+def _with_batch(
+    raw: pd.DataFrame, columns: Columns, needed: Sequence[str], context: float | None
+) -> tuple[pd.DataFrame, Columns]:
+    """Return the table with a batch in tokens, where it has one in sequences, and its columns."""
+    source = columns.batch_sequences
+    in_tokens = columns.batch in raw and columns.batch != source
+    columns = replace(columns, batch_sequences=SEQUENCES)  # no column of the checked table
+    if source in raw and not in_tokens and (context is not None or "batch" in needed):
+        if context is None:
+            raise ValueError(
+                f"column {source!r} counts the sequences of a step, and a batch is in tokens; give"
+                " the tokens of a sequence, as context=2048"
+            )
+        tokens = context * _check_numbers(raw, source, source)
+        return raw.drop(columns=source).assign(batch=tokens), replace(columns, batch="batch")
+    if context is not None and source not in raw:
+        raise ValueError(
+            f"context={context:g} turns a column of sequences into the batch in tokens, and the"
+            f" table has no column {source!r}; name it, as columns.batch_sequences=NAME, or leave"
+            " context out where the batch is in tokens"
+        )
+    return raw, columns
 
 
 def _check_columns(raw: pd.DataFrame, sources: dict[str, str], needed: Sequence[str]) -> None:
@@ -178,6 +213,7 @@ _ALIASES = {
     "unique_tokens": ("U", "unique", "U_D", "dataset_tokens"),
     "lr": ("peak_lr", "learning_rate", "eta"),
     "batch": ("batch_tokens", "bs", "batch_size"),
+    "weight_decay": ("wd", "lambda"),
     "reward": ("gold", "gold_reward", "R"),
     "kl": ("KL", "kl_nats"),
     "pairs": ("n_pairs", "comparisons", "n"),

@@ -68,7 +68,7 @@ def best_rows(
     params = column(table, "params")
     if len(np.unique(params)) == len(params):
         return table, None
-    settings, points = settings_in(table), _points(table, SAME_TOKENS)
+    settings, points = settings_in(table), points_of(table, SAME_TOKENS)
     varied = [name for name in settings if _varies(_coded(table.loc[:, name]), points)]
     log_loss = np.log(column(table, "loss"))
     if varied:
@@ -76,7 +76,7 @@ def best_rows(
         keep = _best_settings(log_loss, points, np.unique(codes, axis=0, return_inverse=True)[1])
         why = _by_columns(varied, settings, inputs or {})
     else:
-        points = _points(table, 0.0)
+        points = points_of(table, 0.0)
         spread = (
             None if _known_equal(table, settings, points) else settings_spread(log_loss, points)
         )
@@ -123,8 +123,12 @@ def settings_spread(log_loss: Array, points: Array) -> float | None:
     return spread if spread > MOST_SEED_NOISE and skewness > SURE * error else None
 
 
-def _points(table: pd.DataFrame, same_tokens: float) -> Array:
-    """Return the point of each row (n,), from 0; neighbours in D up to a distance are one."""
+def points_of(table: pd.DataFrame, same_tokens: float) -> Array:
+    """Return the point of each row (n,), from 0; neighbours in log D up to a distance are one.
+
+    table: the runs, with params and tokens, and what else tells points apart (`IDENTITY`)
+    same_tokens: distance of log D within a point
+    """
     same = table[[name for name in IDENTITY if name in table]]
     if "unique_tokens" in same:  # fresh tokens, however many, are alike
         same = same.assign(

@@ -1,7 +1,8 @@
 """Which columns of a table are settings of training: learning rate, batch, weight decay and others.
 
 Rows of one (N, D) that differ in them are one point of a law L(N, D) (`analysis.runs.replicates`).
-A table keeps such columns under `PREFIX` and their own name, `lr` and `batch` under ours.
+A table keeps such columns under `PREFIX` and their own name, `lr`, `batch` and `weight_decay` under
+ours.
 """
 
 import re
@@ -58,6 +59,6 @@ def settings_in(table: pd.DataFrame) -> dict[str, str]:
     kinds = {
         str(c): kind_of_setting(str(c).removeprefix(PREFIX))
         for c in table.columns
-        if c in ("lr", "batch") or str(c).startswith(PREFIX)
+        if c in ("lr", "batch", "weight_decay") or str(c).startswith(PREFIX)
     }
     return {c: kind for c, kind in kinds.items() if kind and bool(table[c].notna().any())}

@@ -71,6 +71,7 @@ def load_runs(
     stage: str = "pretrain",
     points: str = "records",
     measure: Measure | None = None,
+    context: float | None = None,
 ) -> Runs:
     """Read a study's folder, a file, or a data frame into checked `Runs`.
 
@@ -84,6 +85,7 @@ def load_runs(
     points: `records` for a row where each run ended, `updates` for a row of PPO at every update
         at which held-out prompts were scored
     measure: which loss of a study's cells is meant; None for the test loss in nats per token
+    context: tokens of a sequence, for a table whose column batch_sequences counts sequences
 
     Raises FileNotFoundError for a source that is not there, and ValueError in one sentence for a
     source that cannot be read, a condition that no row meets, a missing column or a value that is
@@ -110,11 +112,12 @@ def load_runs(
         raw = refuse_several_texts(raw, str(source))
     if stage != "pretrain" and "lr_fraction" in raw:
         inputs = {**inputs, "settings": stage_settings(raw)}
-    table = canonical(raw, columns, needed=needed)
+    table = canonical(raw, columns, needed=needed, context=context)
     if passes := epochs_column(raw, table):
         inputs = {**inputs, "epochs_column": passes}
     renamed = {k: v for k, v in columns.names().items() if k != v}
     inputs |= {"columns": renamed} if renamed else {}
+    inputs |= {"context": context} if context is not None else {}
     if "loss" in table and (unit := loss_unit_of(columns)) != NATS:
         reading = {"column": columns.loss, "unit": unit, "stated": bool(columns.loss_unit)}
         inputs |= {"loss_unit": reading}

@@ -39,7 +39,8 @@ def candidates(table: pd.DataFrame) -> list[Form]:
 
     Forms that hold near the frontier alone are left out. Raises ValueError where there is none.
     """
-    forms = [f for f in FORMS.values() if _carries(table, f) and not f.near_frontier]
+    every = [f for f in FORMS.values() if not f.own_method]
+    forms = [f for f in every if _carries(table, f) and not f.near_frontier]
     targets = [t for t in ("loss", "reward", "error") if any(f.target == t for f in forms)]
     if not targets:
         names = ", ".join(map(str, table.columns))
