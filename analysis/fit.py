@@ -8,6 +8,7 @@
     scaling fit runs=table.csv within=0.1           only runs near the frontier
     scaling fit runs=table.csv prior=published      with a prior over published laws
     scaling fit runs=runs/own target=web unit=bits_per_byte   a named test set
+    scaling fit runs=wandb:ENTITY/PROJECT columns.loss=eval/loss   logs of another tool
     scaling fit runs=table.csv plot=true            also write law_<figure>.svg
 
 The command calls `analysis.estimation.fit.fit`.
@@ -23,6 +24,7 @@ from analysis.estimation.options import FitConfig
 from analysis.estimation.points import best_of_points
 from analysis.forms import FORMS
 from analysis.laws.law import Law
+from analysis.runs.importers.sources import is_study
 from analysis.runs.table import load_runs
 from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store, typed_arguments
@@ -45,6 +47,7 @@ def main(config: FitConfig) -> None:
         stage=config.stage or stage_of(config.form),
         points=config.points,
         measure=measure,
+        logs=config.logs,
     )
     runs = best_of_points(runs, config.form)
     law = fit(
@@ -65,7 +68,8 @@ def main(config: FitConfig) -> None:
     if typed := typed_arguments():
         command = Command.typed("analysis.fit", typed)
         law = replace(law, inputs={**law.inputs, "arguments": command.arguments})
-    default = source / measure.file("law.json") if source.is_dir() else Path("law.json")
+    of_study = is_study(source)
+    default = source / measure.file("law.json") if of_study else Path("law.json")
     paths = [law.write(config.out or default)]
     if config.plot:
         from analysis.page.figure_files import (
@@ -73,8 +77,8 @@ def main(config: FitConfig) -> None:
         )
 
         paths += write_law_figures(law, runs.table, paths[0])
-    ends = wrote(paths, here=not config.out and not source.is_dir())
-    following = [planning(law, paths[0], of_study=source.is_dir())]
+    ends = wrote(paths, here=not config.out and not of_study)
+    following = [planning(law, paths[0], of_study=of_study)]
     sys.stdout.write("\n".join([law.summary(), "", ends, *filter(None, following)]) + "\n")
 
 
