@@ -38,6 +38,7 @@ def logs(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_law_of_logs_recovers_the_law_that_made_them(logs, tmp_path):
     out = tmp_path / "law.json"
     done = call(

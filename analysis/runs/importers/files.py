@@ -22,7 +22,7 @@ def below(path: Path, pattern: str, *, deepest: int) -> list[Path]:
     pattern: of the file's name, as `*.log`
     deepest: folders between `path` and the file at most
 
-    Files that a link leads out of the folder are left out.
+    Files that a link leads out of the folder are left out, and a file with two paths is there once.
     """
     if path.is_file():
         return [path] if path.match(pattern) else []
@@ -31,8 +31,13 @@ def below(path: Path, pattern: str, *, deepest: int) -> list[Path]:
     root, matches = path.resolve(), []
     for depth in range(deepest + 1):
         matches += islice(path.glob("/".join(["*"] * depth + [pattern])), MOST_FILES)
-    inside = [p for p in matches if p.is_file() and p.resolve().is_relative_to(root)]
-    return sorted(inside)[:MOST_FILES]
+    files = {p.resolve(): p for p in sorted(matches, key=_is_linked, reverse=True) if p.is_file()}
+    return sorted(p for real, p in files.items() if real.is_relative_to(root))[:MOST_FILES]
+
+
+def _is_linked(path: Path) -> bool:
+    """Return whether a path goes through a link, as wandb's `latest-run` does."""
+    return path.resolve() != path.absolute()
 
 
 def name_below(path: Path, root: Path) -> str:

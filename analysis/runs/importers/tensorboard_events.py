@@ -13,6 +13,7 @@ from analysis.runs.importers.logged_run import History, LoggedRun, Logs, read_ea
 from scaling.schema import check_readable
 
 PATTERN = "*tfevents*"
+FRAME_BYTES = 16  # of a record beside its event
 DEEPEST = 4  # folders between the source and an event file
 LOSSES = ("validation_metrics/loss", "eval/loss")
 
@@ -48,15 +49,38 @@ def _loader() -> Any:
 
 
 def _run(name: str, paths: list[Path], loader: Any) -> LoggedRun:
-    history = History()
+    history, why = History(), ""
     for path in paths:
         check_readable(path, most_bytes=MOST_LOG_BYTES)
-        for event in loader(str(path)).Load():
+        count = 0
+        for count, event in enumerate(loader(str(path)).Load(), 1):  # noqa: B007  counted
             values = {v.tag: _scalar(v) for v in event.summary.value}
             scalars = {tag: value for tag, value in values.items() if value is not None}
             if scalars:
                 history.add(int(event.step), scalars)
-    return LoggedRun(name=name, history=history.values, last_step=history.last_step)
+        if count != records_in(path):  # TensorBoard's reader stops without a word
+            why = f"{path.name} is torn or damaged after event {count:,}"
+    return LoggedRun(
+        name=name,
+        history=history.values,
+        last_step=history.last_step,
+        ended=False if why else None,
+        why=why,
+    )
+
+
+def records_in(path: Path) -> float:
+    """Count the records of an event file by their lengths; a half where the last one is torn.
+
+    A record is 8 bytes of length, 4 of checksum, the event, and 4 of checksum.
+    """
+    size, at, count = path.stat().st_size, 0, 0
+    with path.open("rb") as stream:
+        while at < size:
+            stream.seek(at)
+            at += FRAME_BYTES + int.from_bytes(stream.read(8), "little")
+            count += 1
+    return count if at == size else count - 0.5
 
 
 def _scalar(value: Any) -> float | None:

@@ -4,10 +4,15 @@ A table is made from the configurations and summaries, which hold the last value
 the histories are read for curves alone, since each costs a request.
 """
 
+import inspect
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from analysis.runs.importers.logged_run import (
+    MOST_ROWS,
     MOST_RUNS,
     History,
     LoggedRun,
@@ -55,28 +60,38 @@ def read(source: str, *, histories: bool) -> Logs:
     return Logs(tool="wandb", runs=runs, left_out=left_out, notes=notes)
 
 
-def _runs(project: str) -> Any:
-    """Yield the runs of a project; ValueError in one sentence for whatever wandb raises."""
+def _runs(project: str) -> Iterator[Any]:
+    """Yield the runs of a project; ValueError where wandb is missing or does not give them."""
     try:
         import wandb
     except ImportError as error:
         raise ValueError(
             "wandb is not installed, which runs=wandb: needs; run pip install wandb"
         ) from error
+    with _one_sentence(f"the runs of {project}"):
+        api = wandb.Api(timeout=SECONDS)
+        whole = {"lazy": False} if "lazy" in inspect.signature(api.runs).parameters else {}
+        yield from api.runs(project, per_page=PAGE, **whole)
+
+
+@contextmanager
+def _one_sentence(what: str) -> Iterator[None]:
+    """Turn whatever wandb raises, some of which has no class of its own, into a ValueError."""
     try:
-        yield from wandb.Api(timeout=SECONDS).runs(project, per_page=PAGE, lazy=False)
-    except (wandb.Error, ValueError, OSError) as error:
+        yield
+    except Exception as error:  # whatever fails in wandb
         text = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(
-            f"wandb did not give the runs of {project} ({text}); check the names, `wandb login`"
-            " and the network"
+            f"wandb did not give {what} ({text}); check the names, `wandb login` and the network"
         ) from error
 
 
 def _run(name: str, run: Any, histories: bool) -> LoggedRun:
     history = History()
     if histories:
-        for row in run.scan_history():
+        with _one_sentence("its history"):
+            rows = list(islice(run.scan_history(), MOST_ROWS))
+        for row in rows:
             history.add(int(row["_step"]), {k: v for k, v in row.items() if k[:1] != "_"})
     summary = flat(dict(run.summary_metrics or {}))
     last_step = finite(summary.get("_step"))

@@ -34,7 +34,8 @@ def write_runs(
     rows = rows.loc[:, [*front, *(c for c in rows if c not in front)]]
     write_text(out, rows.to_csv(index=False))
     tool = inputs["logs"]["tool"]
-    lines = [f"{len(rows)} runs of {source} (logs of {tool}), {len(table.left_out)} left out"]
+    count = "1 run" if len(rows) == 1 else f"{len(rows)} runs"
+    lines = [f"{count} of {source} (logs of {tool}), {len(table.left_out)} left out"]
     lines += [f"  loss: {table.loss}, its last value"] if table.loss else []
     lines += [f"  {note}" for note in table.notes]
     lines += [f"  missing: {text}" for text in _missing(rows, loss)]

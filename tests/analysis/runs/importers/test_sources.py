@@ -292,6 +292,18 @@ def test_a_missing_library_is_one_sentence(monkeypatch, folder, module):
         read_logs(LOGS / folder)
 
 
+@pytest.mark.parametrize(("change", "event"), [(lambda c: c[:-9], 10), (lambda c: b"", 0)])
+def test_a_torn_event_file_is_named(copy_of, change, event):
+    pytest.importorskip("tensorboard")
+    folder = copy_of("tensorboard")
+    path = next((folder / "small").iterdir())
+    path.write_bytes(change(path.read_bytes()))
+    table = read(folder)
+    assert [one["run"] for one in table.left_out] == ["small"]
+    why = f"after event {event}" if event else "has no validation"
+    assert why in table.left_out[0]["why"]
+
+
 def test_losses_that_are_nan_do_not_count(copy_of):
     path = copy_of("torchtitan") / "6m.log"
     text = path.read_text()
