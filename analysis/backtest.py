@@ -28,6 +28,7 @@ from analysis.estimation.checks import needed_columns, prepare_rows, restrict_to
 from analysis.estimation.points import best_of_points
 from analysis.estimation.withheld import backtest
 from analysis.forms import form_named
+from analysis.runs.importers.sources import is_logs, is_study
 from analysis.runs.table import load_runs
 from analysis.solve.objective import Objective
 from analysis.solve.progress import progress_on_stderr
@@ -38,7 +39,7 @@ from scaling.app.choices import wrote
 def main(config: BacktestConfig) -> None:
     """Read, backtest, write backtest.json (and its figure), then print the table."""
     source = Path(config.runs)
-    if holds_tables(source):
+    if holds_tables(source) and not is_logs(source):
         compare_on_folder(config, source)
         return
     runs = load_runs(
@@ -47,6 +48,7 @@ def main(config: BacktestConfig) -> None:
         where=config.where,
         columns=config.columns,
         needed=needed_columns(config.form),
+        logs=config.logs,
     )
     runs = best_of_points(runs, config.form)
     result = backtest(
@@ -60,7 +62,7 @@ def main(config: BacktestConfig) -> None:
         seed=config.seed,
         on_progress=progress_on_stderr(),
     )
-    beside = source / "backtest.json" if source.is_dir() else Path("backtest.json")
+    beside = source / "backtest.json" if is_study(source) else Path("backtest.json")
     paths = [result.write(config.out or beside)]
     if config.plot:
         from analysis.page.figure_files import write_backtest_figure  # matplotlib
@@ -69,7 +71,7 @@ def main(config: BacktestConfig) -> None:
         table = prepare_rows(runs.table, form, Objective(), "none")
         table = restrict_to_frontier(table, form, config.within)
         paths += write_backtest_figure(table, form, asdict(result), paths[0])
-    ends = wrote(paths, here=not config.out and not source.is_dir())
+    ends = wrote(paths, here=not config.out and not is_study(source))
     sys.stdout.write(f"{result.summary()}\n\n{ends}\n")
 
 

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from analysis.designing.proposal import DesignConfig, lines_of, of_cells, of_law
+from analysis.runs.importers.sources import is_study
 from scaling.app.application import start, store
 from scaling.app.choices import wrote
 from scaling.schema import write_json
@@ -26,7 +27,7 @@ def main(config: DesignConfig) -> None:
     """Design, print the table, write design.json."""
     goal = config.target.goal()
     proposal = of_cells(config, goal) if config.runs else of_law(config, goal)
-    beside = Path(config.runs) if config.runs and Path(config.runs).is_dir() else Path()
+    beside = Path(config.runs) if config.runs and is_study(config.runs) else Path()
     out = write_json(config.out or beside / "design.json", proposal)
     paths = [out]
     if config.plot and proposal["cells"]:

@@ -9,6 +9,7 @@
     scaling fit runs=table.csv prior=published      with a prior over published laws
     scaling fit runs=table.csv form=surface context=2048   rate and batch at any N and D
     scaling fit runs=runs/own target=web unit=bits_per_byte   a named test set
+    scaling fit runs=wandb:ENTITY/PROJECT columns.loss=eval/loss   logs of another tool
     scaling fit runs=table.csv plot=true            also write law_<figure>.svg
 
 The command calls `analysis.estimation.fit.fit`.
@@ -24,6 +25,7 @@ from analysis.estimation.options import FitConfig
 from analysis.estimation.points import best_of_points
 from analysis.forms import FORMS
 from analysis.laws.law import Law
+from analysis.runs.importers.sources import is_study
 from analysis.runs.table import load_runs
 from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store, typed_arguments
@@ -46,7 +48,11 @@ def main(config: FitConfig) -> None:
         stage=config.stage or stage_of(config.form),
         points=config.points,
         measure=measure,
+<<<<<<< HEAD
         context=config.context,
+=======
+        logs=config.logs,
+>>>>>>> importers
     )
     runs = best_of_points(runs, config.form)
     law = fit(
@@ -67,7 +73,8 @@ def main(config: FitConfig) -> None:
     if typed := typed_arguments():
         command = Command.typed("analysis.fit", typed)
         law = replace(law, inputs={**law.inputs, "arguments": command.arguments})
-    default = source / measure.file("law.json") if source.is_dir() else Path("law.json")
+    of_study = is_study(source)
+    default = source / measure.file("law.json") if of_study else Path("law.json")
     paths = [law.write(config.out or default)]
     if config.plot:
         from analysis.page.figure_files import (
@@ -75,8 +82,8 @@ def main(config: FitConfig) -> None:
         )
 
         paths += write_law_figures(law, runs.table, paths[0])
-    ends = wrote(paths, here=not config.out and not source.is_dir())
-    following = [planning(law, paths[0], of_study=source.is_dir())]
+    ends = wrote(paths, here=not config.out and not of_study)
+    following = [planning(law, paths[0], of_study=of_study)]
     sys.stdout.write("\n".join([law.summary(), "", ends, *filter(None, following)]) + "\n")
 
 

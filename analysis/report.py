@@ -26,15 +26,15 @@ from analysis.page.first_screen import (
 )
 from analysis.page.index_page import index_page
 from analysis.page.render import comparison, report
-from analysis.page.table_material import read_table
+from analysis.page.table_material import read_table, refuse_no_table
 from analysis.page.wandb_artifact import MODES, mirror_report
 from analysis.runs.columns import Columns
 from analysis.runs.example import example_or
+from analysis.runs.importers.options import LogsConfig
+from analysis.runs.importers.sources import is_logs
 from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store
 from scaling.schema import LOSS_UNITS, MOST, OneOf, Range, checked, write_text
-
-NO_TABLE = (".json", ".yaml", ".yml", ".html")  # endings of the files that a study has beside it
 
 
 @dataclass(kw_only=True)
@@ -50,6 +50,7 @@ class ReportConfig:
     form: str = "chinchilla"
     """Form of the law that is fitted to a table (scaling fit); not read with law=."""
     columns: Columns = field(default_factory=Columns)
+<<<<<<< HEAD
     context: Annotated[float, Range(1, MOST)] | None = None
     """Tokens of a sequence, for a table whose column batch_sequences counts those of a step."""
     params: Annotated[float, Range(0, MOST, above=True)] | None = None
@@ -57,6 +58,9 @@ class ReportConfig:
     the largest point."""
     tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
     """D at which the settings of a surface are shown, with params=."""
+=======
+    logs: LogsConfig = field(default_factory=LogsConfig)
+>>>>>>> importers
     compare: list[str] = field(default_factory=list)
     """Folders of two studies to compare, as [runs/A,runs/B], instead of runs."""
     target: str = ""
@@ -106,21 +110,23 @@ def main(config: ReportConfig) -> None:
 def read(config: ReportConfig) -> tuple[Material, Path]:
     """Return what the page shows, and the page's file."""
     path = Path(config.runs)
-    if path.suffix in NO_TABLE and (path.is_file() or not path.exists()):
-        raise ValueError(
-            f"runs={path} is no study and no table; give the study's folder or a table of runs, as"
-            f" runs={path.parent if path.parent.name else 'runs/NAME'} or runs=TABLE.csv"
-        )
-    if path.is_file() or example_or(path) is not path:
+    of_logs = is_logs(config.runs)
+    if not of_logs:
+        refuse_no_table(path)
+    if path.is_file() or of_logs or example_or(path) is not path:
         if config.target or config.unit or config.wandb:
             raise ValueError(
                 "target, unit and wandb are for a study; for a table name the column, as"
                 " columns.loss=COLUMN columns.loss_unit=bits_per_byte"
             )
-        page = Path(config.out or path.with_suffix(".html"))
+        page = Path(config.out or (f"{path.name}.html" if of_logs else path.with_suffix(".html")))
         material = read_table(
             path, page=page, form=config.form, columns=config.columns, law=config.law,
+<<<<<<< HEAD
             plan=config.plan, context=config.context, on_progress=progress_on_stderr(),
+=======
+            plan=config.plan, logs=config.logs, on_progress=progress_on_stderr(),
+>>>>>>> importers
         )  # fmt: skip
         return material, page
     material = read_material(

@@ -23,6 +23,7 @@ COMMANDS = {  # the word after `scaling`: the module that is run
     "design": "analysis.design",
     "report": "analysis.report",
     "compare": "analysis.compare",
+    "table": "analysis.table",
     "published_tables": "analysis.published_tables",
     "evaluate": "scaling.evaluate",
     "export": "scaling.export",

@@ -47,6 +47,11 @@ def unit_of_name(name: str) -> str:
             f"character is a byte add {override('columns.loss_unit', BITS_PER_BYTE)}, else give "
             "nats per token"
         )
+    if re.search(r"(word|byte|char)_?perplexity", name.lower()):
+        raise ValueError(
+            f"column {name!r} is perplexity of a word or byte, not of a token; give bits per byte"
+            f" instead, as {override('columns.loss', 'bits_per_byte')}"
+        )
     if re.search(r"nats?(per)?bytes?", letters):
         return "nats_per_byte"
     if "bpb" in words or re.search(r"bits?(per)?bytes?", letters):

@@ -7,6 +7,7 @@ from analysis.backtesting.baselines import GRID_SIZE
 from analysis.estimation.options import ObjectiveConfig
 from analysis.estimation.withheld import refuse_untestable
 from analysis.runs.columns import Columns
+from analysis.runs.importers.options import LogsConfig
 from scaling.schema import COUNTS, LEVEL, MOST, OneOf, Range, Seed, checked
 
 
@@ -46,6 +47,7 @@ class BacktestConfig:
     processes: Annotated[int, Range(0, 4096, note="0 is one a core")] = 0
     """Processes that backtest a folder at the same time; 0 is one a core."""
     columns: Columns = field(default_factory=Columns)
+    logs: LogsConfig = field(default_factory=LogsConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     def __post_init__(self) -> None:

@@ -17,10 +17,11 @@ from analysis.alarms.loss_units import unit_of_law
 from analysis.comparing.options import CompareConfig
 from analysis.estimation.points import best_of_points
 from analysis.forms import Array
+from analysis.runs.columns import NEEDED
 from analysis.runs.condition import rows
-from analysis.runs.example import EXAMPLE, TABLE, example_path
-from analysis.runs.files import read_file
-from analysis.runs.table import Runs, load_runs
+from analysis.runs.importers.complete import complete
+from analysis.runs.importers.sources import is_study
+from analysis.runs.table import Runs, load_runs, read_rows
 from scaling.app.choices import check_choice_of
 from scaling.schema import Measure, Record, read_records
 
@@ -99,21 +100,21 @@ def table_arms(config: CompareConfig) -> list[Arm]:
     Raises ValueError for a column that is not there, rows without a value of it, fewer than two
     values or more than `MOST_ARMS`, and as `load_runs` does for the rows of an arm.
     """
-    path = Path(example_path(config.runs))
-    if path.is_dir():
+    if is_study(config.runs):
         raise ValueError(
             f"runs={config.runs} is a study, which is one arm; name two studies, as"
             f" studies=[{config.runs},OTHER], or a table"
         )
-    raw, inputs = read_file(path)
-    inputs |= {"source": EXAMPLE} if path == TABLE else {}
+    raw, dropped, inputs, columns = read_rows(config.runs, config.columns, config.logs)
+    if "logs" in inputs:
+        raw, dropped = complete(raw, columns, NEEDED, dropped, inputs)
     values = _arm_values(raw, config)
     matching = rows(raw, config.where) if config.where else np.ones(len(raw), dtype=bool)
     arms = []
     for name in dict.fromkeys(values[matching]):
         of_arm = raw.loc[matching & (values == name)]
         try:
-            runs = load_runs(of_arm, count=config.count, columns=config.columns)
+            runs = load_runs(of_arm, count=config.count, columns=columns)
         except ValueError as error:
             raise ValueError(f"arm {name}: {error}") from error
         runs = best_of_points(runs, config.form)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from analysis.forms import forms_of_size_and_data
 from analysis.runs.columns import Columns
+from analysis.runs.importers.options import LogsConfig
 from scaling.app.choices import check_choice_of
 from scaling.schema import (
     COUNTS,
@@ -57,7 +58,8 @@ class CompareConfig:
     studies: list[str] = field(default_factory=list)
     """Folders of two or more studies, as [runs/A,runs/B]."""
     runs: str = ""
-    """Table of runs (CSV, JSONL or Parquet) whose groups are compared, instead of studies."""
+    """Table of runs (CSV, JSONL, Parquet, or logs of another tool) whose groups are compared,
+    instead of studies."""
     by: str = ""
     """Column of the table that names the arm of each run, as corpus."""
     reference: str = ""
@@ -80,6 +82,7 @@ class CompareConfig:
     out: str = ""
     """File to write; empty is compare.json here."""
     columns: Columns = field(default_factory=Columns)
+    logs: LogsConfig = field(default_factory=LogsConfig)
     intervals: DrawsConfig = field(default_factory=DrawsConfig)
 
     def __post_init__(self) -> None:

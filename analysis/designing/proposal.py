@@ -39,6 +39,8 @@ from analysis.laws.law import Law
 from analysis.laws.published import load_law
 from analysis.number_text import number, power, short
 from analysis.runs.columns import Columns
+from analysis.runs.importers.options import LogsConfig
+from analysis.runs.importers.sources import is_study
 from analysis.runs.table import Runs, load_runs
 from scaling.app.choices import check_choice_of
 from scaling.app.plurals import plural
@@ -116,7 +118,8 @@ class DesignConfig:
     """The cells so far, the law, and how many cells are chosen."""
 
     runs: str = ""
-    """Folder of a study, or a table of runs; empty designs a first study from the law."""
+    """Folder of a study, a table of runs, or logs of another tool; empty designs a first
+    study from the law."""
     law: str = ""
     """Published law, or law.json; empty takes the study's own law.json where it is of the same
     records, and fits the runs else."""
@@ -144,6 +147,7 @@ class DesignConfig:
     """Number of tables that are drawn for each simulated point of a first study; 0 simulates
     nothing."""
     columns: Columns = field(default_factory=Columns)
+    logs: LogsConfig = field(default_factory=LogsConfig)
     target: TargetSettings = field(default_factory=TargetSettings)
     pool: PoolSettings = field(default_factory=PoolSettings)
 
@@ -161,7 +165,13 @@ class DesignConfig:
 
 def of_cells(config: DesignConfig, goal: Goal) -> dict[str, Any]:
     """Return the proposal of the next cells of a study or a table."""
-    runs = load_runs(config.runs, count=config.count, where=config.where, columns=config.columns)
+    runs = load_runs(
+        config.runs,
+        count=config.count,
+        where=config.where,
+        columns=config.columns,
+        logs=config.logs,
+    )
     records = _records(config.runs)
     spent, reached = _spent(runs, records, config.count)
     own, note = _own_law(config, runs)
@@ -331,7 +341,7 @@ def _head(config: DesignConfig, goal: Goal) -> dict[str, Any]:
 
 def _records(source: str) -> list[Record]:
     """Return the done pretraining cells of a study, none of a table."""
-    if not Path(source).is_dir():
+    if not is_study(source):
         return []
     return [r for r in read_records(source) if r.status == "done" and r.stage == "pretrain"]
 

@@ -20,6 +20,7 @@ from analysis.alarms import of_fit
 from analysis.alarms.alarm import Alarm
 from analysis.alarms.loss_units import unit_of_law
 from analysis.alarms.methods import methods_disagree
+from analysis.alarms.of_logs import log_alarms
 from analysis.estimation.allocation_laws import METHODS
 from analysis.estimation.checks import (
     check_columns,
@@ -140,7 +141,8 @@ def fit(
         law = _fit_all(runs, objective, settings)
     else:
         law = _fit_form(runs, form_named(form), objective, settings)
-    return with_replicates(law, runs)
+    law = with_replicates(law, runs)
+    return replace(law, alarms=(*log_alarms(runs.inputs, runs.dropped), *law.alarms))
 
 
 def peak_of(law: Law, form: Form, level: float) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from analysis.estimation.checks import WEIGHTINGS, needed_columns
 from analysis.estimation.prior_fit import PRIORS
 from analysis.runs.cells import FORM_OF
 from analysis.runs.columns import Columns
+from analysis.runs.importers.options import LogsConfig
 from analysis.runs.table import POINTS
 from analysis.solve.objective import OBJECTIVES, OVER_WEIGHT, Objective
 from scaling.schema import (
@@ -78,7 +79,8 @@ class FitConfig:
     """The runs, the form that is fitted to them, and what is written."""
 
     runs: str = ""
-    """Folder of a study, or a table of runs (CSV, JSONL or Parquet)."""
+    """Folder of a study, a table of runs (CSV, JSONL or Parquet), or logs of another tool: a
+    folder, a file, or wandb:ENTITY/PROJECT."""
     form: str = "chinchilla"
     """Form of the law, or a method as isoflop; all averages the forms that apply to the table, by
     how well each predicts larger runs that are withheld."""
@@ -117,6 +119,7 @@ class FitConfig:
     fixed: dict[str, Annotated[float, Range(-MOST, MOST)]] = field(default_factory=dict)
     """Parameters that are held at a value instead of fitted, as +fixed.alpha=0.35."""
     columns: Columns = field(default_factory=Columns)
+    logs: LogsConfig = field(default_factory=LogsConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
 

@@ -69,6 +69,7 @@ def _head(law: LawFile) -> list[str]:
         runs = f"{law.replicates['points']} points ({law.n_runs} of {law.replicates['rows']} rows)"
     unit = ", loss in bits per byte" if law.unit == BITS_PER_BYTE else ""
     lines = textwrap.wrap(f"{runs} of {source}{rest}, N counted as {law.count}{unit}", WIDTH)
+    lines += _of_logs(law.inputs.get("logs"))
     for one in law.inputs.get("confirmations", ()):
         lines += textwrap.wrap(describe_confirmation(one), WIDTH, subsequent_indent="  ")
     objective = law.objective
@@ -83,6 +84,15 @@ def _head(law: LawFile) -> list[str]:
         status = _STATUS[law.status] if law.n_runs else "published constants"
         lines += textwrap.wrap(f"{law.form}: {status}", WIDTH)
     return lines
+
+
+def _of_logs(logs: Mapping[str, Any] | None) -> list[str]:
+    """Say which tool's logs were read, and what as the loss; [] for a study or a table."""
+    if not logs:
+        return []
+    loss = f"loss is {logs['loss']}, its last value" if logs["loss"] else "no loss was logged"
+    text = "; ".join([f"read as logs of {logs['tool']}: {loss}", *logs["notes"]])
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ")
 
 
 def describe_forecast(law: LawFile) -> str:

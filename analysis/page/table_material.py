@@ -15,9 +15,21 @@ from analysis.page.figure_files import thinned
 from analysis.planning.written.plan_file import read_plan
 from analysis.runs.columns import Columns
 from analysis.runs.example import example_or
+from analysis.runs.importers.options import LogsConfig
 from analysis.runs.table import load_runs
 from analysis.solve.progress import OnProgress, no_progress
 from scaling.schema import Measure, sha256_file
+
+NO_TABLE = (".json", ".yaml", ".yml", ".html")  # endings of the files that a study has beside it
+
+
+def refuse_no_table(path: Path) -> None:
+    """Raise ValueError for a file that a study or a plan is made of, which is given as a table."""
+    if path.suffix in NO_TABLE and (path.is_file() or not path.exists()):
+        raise ValueError(
+            f"runs={path} is no study and no table; give the study's folder or a table of runs, as"
+            f" runs={path.parent if path.parent.name else 'runs/NAME'} or runs=TABLE.csv"
+        )
 
 
 def read_table(
@@ -28,23 +40,32 @@ def read_table(
     columns: Columns | None = None,
     law: str = "",
     plan: str = "",
+<<<<<<< HEAD
     context: float | None = None,
+=======
+    logs: LogsConfig | None = None,
+>>>>>>> importers
     on_progress: OnProgress = no_progress,
 ) -> Material:
     """Read a table of runs and its law, or fit the law and write it beside the page.
 
-    path: CSV, Parquet or JSONL file, or `example`
+    path: CSV, Parquet or JSONL file, logs of another tool, or `example`
     page: the file that the page is written to
     form: that is fitted
     columns: what our columns are called in the table
     law, plan: their files; empty fits the law, and shows no plan
+<<<<<<< HEAD
     context: tokens of a sequence, where the table has a column batch_sequences
+=======
+    logs: what logs of another tool do not say
+>>>>>>> importers
     on_progress: takes (stage, done, total) while the law is fitted
 
     Raises ValueError in one sentence for a table that cannot be read or cannot carry the form.
     """
     path = Path(path)
     needed, stage = needed_columns(form), stage_of(form)
+<<<<<<< HEAD
     runs = load_runs(
         path,
         columns=columns or Columns(),
@@ -52,6 +73,9 @@ def read_table(
         stage=stage,
         context=context,
     )
+=======
+    runs = load_runs(path, columns=columns or Columns(), needed=needed, stage=stage, logs=logs)
+>>>>>>> importers
     law_path = Path(law) if law else Path(page).with_suffix(".law.json")
     if law:
         fitted = Law.read(law_path)
@@ -63,7 +87,8 @@ def read_table(
         fitted = replace(fitted, inputs={**fitted.inputs, "arguments": arguments})
         fitted.write(law_path)
     plan_path = Path(plan) if plan else Path("plan.yaml")
-    files = [Path(str(example_or(path))), law_path, *([plan_path] if plan else [])]
+    source = Path(str(example_or(path)))
+    files = [*([source] if source.is_file() else []), law_path, *([plan_path] if plan else [])]
     table = thinned(runs.table) if "run" in runs.table else thinned(runs.table).assign(run="")
     return Material(
         folder=path,

@@ -14,6 +14,7 @@ from analysis.runs.columns import Columns, duplicate_names_message
 from analysis.runs.jsonl import read_jsonl
 from scaling.schema import check_readable, near_path, sha256_file
 
+TABLES = (".csv", ".parquet", ".jsonl")  # ends of the names of tables
 MOST_COLUMNS = 2_000  # pandas takes a second for ten thousand columns; a table of runs has twenty
 MOST_HEADER = 1 << 20  # characters of a header that are read
 MOST_TABLE_BYTES = 2 << 30  # bytes of a file, about ten million rows

@@ -1,4 +1,4 @@
-"""Read runs into one table, from a study's records or from any CSV, Parquet or JSONL.
+"""Read runs into one table, from a study, any CSV, Parquet or JSONL, or the logs of another tool.
 
 The table has the columns params (N, under the chosen count), tokens (D), loss (L, nats per token),
 flops (C; 6ND where the source has none) and run. Where the source has them it also has trunk,
@@ -27,6 +27,9 @@ from analysis.runs.columns import NEEDED, Columns, canonical, loss_unit_of
 from analysis.runs.condition import as_column, rows
 from analysis.runs.example import EXAMPLE, TABLE, example_or
 from analysis.runs.files import read_file
+from analysis.runs.importers.complete import complete
+from analysis.runs.importers.options import LogsConfig
+from analysis.runs.importers.sources import is_logs, is_study, read_runs
 from analysis.runs.replicates import Replicates
 from scaling.app.choices import check_choice_of
 from scaling.schema import COUNTS, NATS_PER_TOKEN, Measure
@@ -34,6 +37,7 @@ from scaling.schema import COUNTS, NATS_PER_TOKEN, Measure
 log = logging.getLogger(__name__)
 
 EPOCHS_ROUNDING = 0.02  # relative error of a column of passes that was written in round numbers
+MOST_WARNED = 20  # runs that were left out, a line of the log each; law.json has all
 POINTS = ("records", "updates")  # a row of PPO: the run's end, or an update that was scored
 
 
@@ -71,12 +75,17 @@ def load_runs(
     stage: str = "pretrain",
     points: str = "records",
     measure: Measure | None = None,
+<<<<<<< HEAD
     context: float | None = None,
+=======
+    logs: LogsConfig | None = None,
+>>>>>>> importers
 ) -> Runs:
-    """Read a study's folder, a file, or a data frame into checked `Runs`.
+    """Read a study's folder, a file, logs, or a data frame into checked `Runs`.
 
-    source: folder of a study, path of a CSV, Parquet or JSONL file, a data frame, or `example` for
-        the table that comes with the package
+    source: folder of a study, path of a CSV, Parquet or JSONL file, logs of another tool
+        (`analysis.runs.importers.sources`), a data frame, or `example` for the table that comes
+        with the package
     count: how N is counted in a study (`scaling.schema.COUNTS`); a table has one column of N
     where: condition over the source's own columns (`analysis.runs.condition`)
     columns: what our columns are called in the source; by default the same
@@ -85,7 +94,11 @@ def load_runs(
     points: `records` for a row where each run ended, `updates` for a row of PPO at every update
         at which held-out prompts were scored
     measure: which loss of a study's cells is meant; None for the test loss in nats per token
+<<<<<<< HEAD
     context: tokens of a sequence, for a table whose column batch_sequences counts sequences
+=======
+    logs: what the logs of another tool do not say; None for nothing
+>>>>>>> importers
 
     Raises FileNotFoundError for a source that is not there, and ValueError in one sentence for a
     source that cannot be read, a condition that no row meets, a missing column or a value that is
@@ -97,19 +110,19 @@ def load_runs(
     if not measure.is_default:
         columns = _measured_columns(source, columns, stage, measure)
     columns = columns or Columns()
-    dropped: list[dict[str, str]] = []
+    of_logs = not isinstance(source, pd.DataFrame) and is_logs(source)
+    of_study = not isinstance(source, pd.DataFrame) and is_study(source)
     token_flops = None
-    if isinstance(source, pd.DataFrame):
-        raw, inputs = source.copy(), {"source": "data frame"}
-    elif Path(source).is_dir():
+    if not isinstance(source, pd.DataFrame) and is_study(source):
         raw, dropped, inputs, token_flops = study_rows(Path(source), count, stage, points, measure)
     else:
-        raw, inputs = read_file(Path(source))
-        inputs |= {"source": EXAMPLE} if source is TABLE else {}
+        raw, dropped, inputs, columns = read_rows(source, columns, logs)
     if where:
         raw, inputs = _filter(raw, where), {**inputs, "where": where}
-    if not isinstance(source, pd.DataFrame) and Path(source).is_dir():
+    if of_study:
         raw = refuse_several_texts(raw, str(source))
+    if of_logs:
+        raw, dropped = complete(raw, columns, needed, dropped, inputs)
     if stage != "pretrain" and "lr_fraction" in raw:
         inputs = {**inputs, "settings": stage_settings(raw)}
     table = canonical(raw, columns, needed=needed, context=context)
@@ -124,11 +137,34 @@ def load_runs(
     return Runs(table=table, dropped=dropped, inputs=inputs, count=count, token_flops=token_flops)
 
 
+def read_rows(
+    source: str | Path | pd.DataFrame,
+    columns: Columns | None = None,
+    logs: LogsConfig | None = None,
+) -> tuple[pd.DataFrame, list[dict[str, str]], dict[str, Any], Columns]:
+    """Return the rows of a source as they are there, what was left out, `inputs`, and the columns.
+
+    source: path of a table, logs of another tool, a data frame, or `example`
+    columns: what our columns are called there; of logs, the loss that was chosen is filled in
+    logs: what the logs do not say
+    """
+    columns, source = columns or Columns(), example_or(source)
+    if isinstance(source, pd.DataFrame):
+        return source.copy(), [], {"source": "data frame"}, columns
+    if is_logs(source):
+        table, inputs = read_runs(source, columns=columns, logs=logs)
+        for one in table.left_out[:MOST_WARNED]:
+            log.warning("left out: %s: %s", one["run"], one["why"])
+        return table.rows, table.left_out, inputs, replace(columns, loss=table.loss or columns.loss)
+    raw, inputs = read_file(Path(source))
+    return raw, [], inputs | ({"source": EXAMPLE} if source is TABLE else {}), columns
+
+
 def _measured_columns(
     source: str | Path | pd.DataFrame, columns: Columns | None, stage: str, measure: Measure
 ) -> Columns:
     """Return the columns with the unit of the loss; ValueError where there are no test sets."""
-    if isinstance(source, pd.DataFrame) or not Path(source).is_dir():
+    if isinstance(source, pd.DataFrame) or not is_study(source):
         raise ValueError(
             f"{measure.settings} is for a study, whose records hold the losses; for a table name"
             " the column, as columns.loss=COLUMN columns.loss_unit=bits_per_byte"

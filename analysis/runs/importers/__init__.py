@@ -1,0 +1,1 @@
+"""Logs of other tools, read into the table that a fit reads: a module each."""
