@@ -48,11 +48,8 @@ def main(config: FitConfig) -> None:
         stage=config.stage or stage_of(config.form),
         points=config.points,
         measure=measure,
-<<<<<<< HEAD
         context=config.context,
-=======
         logs=config.logs,
->>>>>>> importers
     )
     runs = best_of_points(runs, config.form)
     law = fit(

@@ -50,7 +50,6 @@ class ReportConfig:
     form: str = "chinchilla"
     """Form of the law that is fitted to a table (scaling fit); not read with law=."""
     columns: Columns = field(default_factory=Columns)
-<<<<<<< HEAD
     context: Annotated[float, Range(1, MOST)] | None = None
     """Tokens of a sequence, for a table whose column batch_sequences counts those of a step."""
     params: Annotated[float, Range(0, MOST, above=True)] | None = None
@@ -58,9 +57,7 @@ class ReportConfig:
     the largest point."""
     tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
     """D at which the settings of a surface are shown, with params=."""
-=======
     logs: LogsConfig = field(default_factory=LogsConfig)
->>>>>>> importers
     compare: list[str] = field(default_factory=list)
     """Folders of two studies to compare, as [runs/A,runs/B], instead of runs."""
     target: str = ""
@@ -122,11 +119,8 @@ def read(config: ReportConfig) -> tuple[Material, Path]:
         page = Path(config.out or (f"{path.name}.html" if of_logs else path.with_suffix(".html")))
         material = read_table(
             path, page=page, form=config.form, columns=config.columns, law=config.law,
-<<<<<<< HEAD
-            plan=config.plan, context=config.context, on_progress=progress_on_stderr(),
-=======
-            plan=config.plan, logs=config.logs, on_progress=progress_on_stderr(),
->>>>>>> importers
+            plan=config.plan, context=config.context, logs=config.logs,
+            on_progress=progress_on_stderr(),
         )  # fmt: skip
         return material, page
     material = read_material(

@@ -40,11 +40,8 @@ def read_table(
     columns: Columns | None = None,
     law: str = "",
     plan: str = "",
-<<<<<<< HEAD
     context: float | None = None,
-=======
     logs: LogsConfig | None = None,
->>>>>>> importers
     on_progress: OnProgress = no_progress,
 ) -> Material:
     """Read a table of runs and its law, or fit the law and write it beside the page.
@@ -54,28 +51,22 @@ def read_table(
     form: that is fitted
     columns: what our columns are called in the table
     law, plan: their files; empty fits the law, and shows no plan
-<<<<<<< HEAD
     context: tokens of a sequence, where the table has a column batch_sequences
-=======
     logs: what logs of another tool do not say
->>>>>>> importers
     on_progress: takes (stage, done, total) while the law is fitted
 
     Raises ValueError in one sentence for a table that cannot be read or cannot carry the form.
     """
     path = Path(path)
     needed, stage = needed_columns(form), stage_of(form)
-<<<<<<< HEAD
     runs = load_runs(
         path,
         columns=columns or Columns(),
         needed=needed,
         stage=stage,
         context=context,
+        logs=logs,
     )
-=======
-    runs = load_runs(path, columns=columns or Columns(), needed=needed, stage=stage, logs=logs)
->>>>>>> importers
     law_path = Path(law) if law else Path(page).with_suffix(".law.json")
     if law:
         fitted = Law.read(law_path)

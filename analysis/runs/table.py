@@ -75,11 +75,8 @@ def load_runs(
     stage: str = "pretrain",
     points: str = "records",
     measure: Measure | None = None,
-<<<<<<< HEAD
     context: float | None = None,
-=======
     logs: LogsConfig | None = None,
->>>>>>> importers
 ) -> Runs:
     """Read a study's folder, a file, logs, or a data frame into checked `Runs`.
 
@@ -94,11 +91,8 @@ def load_runs(
     points: `records` for a row where each run ended, `updates` for a row of PPO at every update
         at which held-out prompts were scored
     measure: which loss of a study's cells is meant; None for the test loss in nats per token
-<<<<<<< HEAD
     context: tokens of a sequence, for a table whose column batch_sequences counts sequences
-=======
     logs: what the logs of another tool do not say; None for nothing
->>>>>>> importers
 
     Raises FileNotFoundError for a source that is not there, and ValueError in one sentence for a
     source that cannot be read, a condition that no row meets, a missing column or a value that is
