@@ -7,6 +7,7 @@ columns gets `metric.` or `config.` before its name: what a log calls `loss` is 
 A training loss is read only where it is named.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -83,8 +84,11 @@ def chosen_loss(logs: Logs, columns: Columns, beside: Beside) -> str:
     but other results are. Raises ValueError where there are several, or training losses alone.
     """
     metrics = list(dict.fromkeys(_column(m, "metric") for run in logs.runs for m in run.metrics))
-    if columns.loss != "loss" or "loss" in beside.columns:
+    if columns.loss in beside.columns:
         return columns.loss
+    if columns.loss != "loss":
+        settings = dict.fromkeys(s for run in logs.runs for s in run.settings)
+        return _asked_for(columns.loss, [*metrics, *settings], logs.tool)
     usual = [m for pattern in logs.losses for m in metrics if fnmatchcase(m, pattern)]
     found = list(dict.fromkeys(usual)) or [m for m in metrics if names.is_held_out_loss(m)]
     in_nats = [m for m in found if not names.EXPONENTIAL.search(names.plain(m))]
@@ -105,6 +109,17 @@ def chosen_loss(logs: Logs, columns: Columns, beside: Beside) -> str:
             " logs.beside=FILE.csv with columns run and loss"
         )
     return ""
+
+
+def _asked_for(loss: str, present: list[str], tool: str) -> str:
+    """Return the name of a loss; ValueError, which names the nearest, where no run has it."""
+    if loss not in present:
+        near = difflib.get_close_matches(loss, present, n=3, cutoff=0.4) or present[:SHOWN]
+        raise ValueError(
+            f"no {tool} run has a metric {loss!r}; nearest are {', '.join(near)}: set"
+            f" {override('columns.loss', near[0] if near else 'NAME')}"
+        )
+    return loss
 
 
 def _row(
