@@ -96,6 +96,12 @@ def test_curves_are_written(tmp_path):
     table = pd.read_csv(tmp_path / "curves.csv")
     assert list(table.columns) == ["schedule", "step", "lr", "loss"]
     assert "10 points of 3 runs" in done.stdout
+    assert "loss_unit" not in done.stdout
+    of_bytes = call(
+        "analysis.table", f"runs={LOGS / 'nanochat'}", "curves=true", "out=b.csv", cwd=tmp_path
+    )
+    assert "form=schedule columns.loss_unit=bits_per_byte" in of_bytes.stdout
+    assert pd.read_csv(tmp_path / "b.csv")["step"].min() > 0
 
 
 @pytest.mark.parametrize(

@@ -167,8 +167,9 @@ def _unfinished(run: LoggedRun, step: int | None) -> str:
 def curves_of(logs: Logs, columns: Columns, options: LogsConfig) -> pd.DataFrame:
     """Return the courses of the runs: columns schedule (the run), step, lr, loss.
 
-    A row is a step at which the loss was logged; its rate is the one logged at that step or last
-    before it. Raises ValueError where no run has both.
+    A row is a step after 0 at which the loss was logged; its rate is the one logged at that step or
+    last before it. Runs that stopped are there too. `attrs` of the frame has the loss's name, which
+    says its unit. Raises ValueError where no run has both.
     """
     loss = chosen_loss(logs, columns, Beside.read(options.beside, [r.name for r in logs.runs]))
     parts = []
@@ -180,13 +181,15 @@ def curves_of(logs: Logs, columns: Columns, options: LogsConfig) -> pd.DataFrame
         of_loss = pd.DataFrame({"step": list(losses), "loss": list(losses.values())})
         of_rate = pd.DataFrame({"step": list(rates), "lr": list(rates.values())})
         both = pd.merge_asof(of_loss.sort_values("step"), of_rate.sort_values("step"), on="step")
-        parts.append(both.assign(schedule=run.name).dropna())
+        parts.append(both[both["step"] > 0].assign(schedule=run.name).dropna())
     if not any(map(len, parts)):
         raise ValueError(
             f"no {logs.tool} run logged both a learning rate and {loss or 'a loss'} by step, which"
             " curves need; name the loss by columns.loss=NAME"
         )
-    return pd.concat(parts, ignore_index=True).loc[:, ["schedule", "step", "lr", "loss"]]
+    curves = pd.concat(parts, ignore_index=True).loc[:, ["schedule", "step", "lr", "loss"]]
+    curves.attrs["loss"] = loss
+    return curves
 
 
 def _column(name: str, prefix: str) -> str:
