@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from analysis.alarms.loss_units import NATS
 from analysis.runs.columns import Columns
 from analysis.runs.importers.options import LogsConfig
 from analysis.runs.importers.sources import is_logs
@@ -52,8 +53,9 @@ def main(config: TableConfig) -> None:
         )
     out = Path(config.out or ("curves.csv" if config.curves else "runs.csv"))
     if config.curves:
-        lines = write_courses(config.runs, out, columns=config.columns, logs=config.logs)
-        following = next_command("fit", runs=out, form="schedule")
+        unit, lines = write_courses(config.runs, out, columns=config.columns, logs=config.logs)
+        named = {} if unit == NATS else {"columns.loss_unit": unit}
+        following = next_command("fit", runs=out, form="schedule", **named)
     else:
         table, lines = write_runs(config.runs, out, columns=config.columns, logs=config.logs)
         named = {"columns.loss": table.loss} if table.loss not in ("", "loss") else {}

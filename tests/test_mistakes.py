@@ -23,7 +23,7 @@ OLD = max(p for p in Path(__file__).with_name("old").iterdir() if p.is_dir())
 COMMANDS = (
     *(f"scaling.{n}" for n in ("sweep", "final", "evaluate", "export", "sample", "corpus")),
     *(f"scaling.{n}" for n in ("coordinates", "best_of_n")),
-    *(f"analysis.{n}" for n in ("fit", "backtest", "plan", "design", "report", "compare")),
+    *(f"analysis.{n}" for n in ("fit", "backtest", "plan", "design", "report", "compare", "table")),
 )
 
 NEED_NOTHING = ("scaling.sweep", "scaling.corpus", "scaling.coordinates")

@@ -4,7 +4,7 @@ The law is fitted as `scaling fit runs=TABLE` fits it, unless a file is named. I
 written beside the page, so that a plan can follow from it.
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from analysis.estimation.checks import needed_columns, stage_of
@@ -74,6 +74,7 @@ def read_table(
         fitted = fit(runs, form, on_progress=on_progress)
         named = [f"columns.{k}={v}" for k, v in (runs.inputs.get("columns") or {}).items()]
         named += [] if context is None else [f"context={context:g}"]
+        named += [f"logs.{k}={v}" for k, v in asdict(logs or LogsConfig()).items() if v]
         arguments = [f"runs={path.as_posix()}", f"form={form}", *named, f"out={law_path}"]
         fitted = replace(fitted, inputs={**fitted.inputs, "arguments": arguments})
         fitted.write(law_path)

@@ -38,6 +38,17 @@ def logs(tmp_path):
     return folder
 
 
+@pytest.mark.long
+def test_a_report_of_logs_says_what_was_left_out(logs, tmp_path):
+    done = call("analysis.report", f"runs={logs}", "logs.tokens_per_step=131072", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "logs.html").read_text("utf-8")
+    assert "runs_left_out" in page
+    assert "torn.log: it stands at step 1,000 of 9,000" in page
+    law = json.loads((tmp_path / "logs.law.json").read_text())
+    assert "logs.tokens_per_step=131072" in law["inputs"]["arguments"]
+
+
 @pytest.mark.slow
 def test_a_law_of_logs_recovers_the_law_that_made_them(logs, tmp_path):
     out = tmp_path / "law.json"
@@ -85,6 +96,12 @@ def test_curves_are_written(tmp_path):
     table = pd.read_csv(tmp_path / "curves.csv")
     assert list(table.columns) == ["schedule", "step", "lr", "loss"]
     assert "10 points of 3 runs" in done.stdout
+    assert "loss_unit" not in done.stdout
+    of_bytes = call(
+        "analysis.table", f"runs={LOGS / 'nanochat'}", "curves=true", "out=b.csv", cwd=tmp_path
+    )
+    assert "form=schedule columns.loss_unit=bits_per_byte" in of_bytes.stdout
+    assert pd.read_csv(tmp_path / "b.csv")["step"].min() > 0
 
 
 @pytest.mark.parametrize(
@@ -94,6 +111,8 @@ def test_curves_are_written(tmp_path):
         (["runs=absent"], "is no log of another tool"),
         (["runs=wandb:one"], "runs=wandb:ENTITY/PROJECT"),
         (["runs=mlflow:absent"], "no logs absent"),
+        (["runs=LOGS/mlflow", "columns.loss=val_los"], "nearest are val_loss"),
+        (["runs=LOGS/lm_eval", "columns.loss=texts/word_perplexit"], "texts/word_perplexity"),
         (["runs=LOGS/olmo"], "name the one to fit, as columns.loss="),
     ],
 )

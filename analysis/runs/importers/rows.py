@@ -7,6 +7,7 @@ columns gets `metric.` or `config.` before its name: what a log calls `loss` is 
 A training loss is read only where it is named.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -83,8 +84,11 @@ def chosen_loss(logs: Logs, columns: Columns, beside: Beside) -> str:
     but other results are. Raises ValueError where there are several, or training losses alone.
     """
     metrics = list(dict.fromkeys(_column(m, "metric") for run in logs.runs for m in run.metrics))
-    if columns.loss != "loss" or "loss" in beside.columns:
+    if columns.loss in beside.columns:
         return columns.loss
+    if columns.loss != "loss":
+        settings = dict.fromkeys(s for run in logs.runs for s in run.settings)
+        return _asked_for(columns.loss, [*metrics, *settings], logs.tool)
     usual = [m for pattern in logs.losses for m in metrics if fnmatchcase(m, pattern)]
     found = list(dict.fromkeys(usual)) or [m for m in metrics if names.is_held_out_loss(m)]
     in_nats = [m for m in found if not names.EXPONENTIAL.search(names.plain(m))]
@@ -105,6 +109,17 @@ def chosen_loss(logs: Logs, columns: Columns, beside: Beside) -> str:
             " logs.beside=FILE.csv with columns run and loss"
         )
     return ""
+
+
+def _asked_for(loss: str, present: list[str], tool: str) -> str:
+    """Return the name of a loss; ValueError, which names the nearest, where no run has it."""
+    if loss not in present:
+        near = difflib.get_close_matches(loss, present, n=3, cutoff=0.4) or present[:SHOWN]
+        raise ValueError(
+            f"no {tool} run has a metric {loss!r}; nearest are {', '.join(near)}: set"
+            f" {override('columns.loss', near[0] if near else 'NAME')}"
+        )
+    return loss
 
 
 def _row(
@@ -152,8 +167,9 @@ def _unfinished(run: LoggedRun, step: int | None) -> str:
 def curves_of(logs: Logs, columns: Columns, options: LogsConfig) -> pd.DataFrame:
     """Return the courses of the runs: columns schedule (the run), step, lr, loss.
 
-    A row is a step at which the loss was logged; its rate is the one logged at that step or last
-    before it. Raises ValueError where no run has both.
+    A row is a step after 0 at which the loss was logged; its rate is the one logged at that step or
+    last before it. Runs that stopped are there too. `attrs` of the frame has the loss's name, which
+    says its unit. Raises ValueError where no run has both.
     """
     loss = chosen_loss(logs, columns, Beside.read(options.beside, [r.name for r in logs.runs]))
     parts = []
@@ -165,13 +181,15 @@ def curves_of(logs: Logs, columns: Columns, options: LogsConfig) -> pd.DataFrame
         of_loss = pd.DataFrame({"step": list(losses), "loss": list(losses.values())})
         of_rate = pd.DataFrame({"step": list(rates), "lr": list(rates.values())})
         both = pd.merge_asof(of_loss.sort_values("step"), of_rate.sort_values("step"), on="step")
-        parts.append(both.assign(schedule=run.name).dropna())
+        parts.append(both[both["step"] > 0].assign(schedule=run.name).dropna())
     if not any(map(len, parts)):
         raise ValueError(
             f"no {logs.tool} run logged both a learning rate and {loss or 'a loss'} by step, which"
             " curves need; name the loss by columns.loss=NAME"
         )
-    return pd.concat(parts, ignore_index=True).loc[:, ["schedule", "step", "lr", "loss"]]
+    curves = pd.concat(parts, ignore_index=True).loc[:, ["schedule", "step", "lr", "loss"]]
+    curves.attrs["loss"] = loss
+    return curves
 
 
 def _column(name: str, prefix: str) -> str:

@@ -70,7 +70,8 @@ def _runs(project: str) -> Iterator[Any]:
         ) from error
     with _one_sentence(f"the runs of {project}"):
         api = wandb.Api(timeout=SECONDS)
-        whole = {"lazy": False} if "lazy" in inspect.signature(api.runs).parameters else {}
+        lazy = "lazy" in inspect.signature(api.runs).parameters  # of versions that load in parts
+        whole: dict[str, Any] = {"lazy": False} if lazy else {}
         yield from api.runs(project, per_page=PAGE, **whole)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.alarms.loss_units import unit_of_name
 from analysis.alarms.of_logs import log_alarms
 from analysis.runs.columns import NEEDED, Columns
 from analysis.runs.importers.options import LogsConfig
@@ -45,11 +46,18 @@ def write_runs(
     return table, lines
 
 
-def write_courses(source: str, out: str | Path, *, columns: Columns, logs: LogsConfig) -> list[str]:
-    """Write the curves of the runs (schedule, step, lr, loss); return the lines to print."""
+def write_courses(
+    source: str, out: str | Path, *, columns: Columns, logs: LogsConfig
+) -> tuple[str, list[str]]:
+    """Write the curves of the runs (schedule, step, lr, loss); return the unit and the lines.
+
+    source, out, columns, logs: as of `write_runs`
+    """
     curves = read_curves(source, columns=columns, logs=logs)
     write_text(out, curves.to_csv(index=False))
-    return [f"{len(curves)} points of {curves['schedule'].nunique()} runs of {source}"]
+    loss, runs = curves.attrs["loss"], curves["schedule"].nunique()
+    lines = [f"{len(curves)} points of {runs} runs of {source}", f"  loss: {loss}"]
+    return columns.loss_unit or unit_of_name(loss), lines
 
 
 def _missing(rows: pd.DataFrame, loss: str) -> list[str]:

@@ -97,11 +97,14 @@ def test_laws_of_every_kind_say_the_unit(refit_law, form):
     [
         ({"loss_unit": "nats"}, "choose one of nats_per_token"),
         ({"loss": "bpc"}, "bits per character"),
+        ({"loss": "wikitext/word_perplexity"}, "of a word or byte"),
         ({"loss": "ppl"}, "which is above 1, but 1 of 3 rows have 0.9"),
     ],
 )
 def test_a_unit_that_cannot_be_read_is_refused(columns, words):
     table = pd.DataFrame({"params": 1e6, "tokens": 1e8, "loss": [2.0, 3.0, 4.0]})
-    table = table.assign(bpc=table["loss"], ppl=[0.9, 3.0, 4.0])
+    table = table.assign(
+        **{"wikitext/word_perplexity": table["loss"]}, bpc=table["loss"], ppl=[0.9, 3.0, 4.0]
+    )
     with pytest.raises(ValueError, match=words):
         load_runs(table, columns=Columns(**columns))
