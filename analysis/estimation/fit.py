@@ -45,6 +45,7 @@ from analysis.runs.columns import Columns
 from analysis.runs.table import Runs, load_runs
 from analysis.solve.objective import Objective
 from analysis.solve.progress import OnProgress, no_progress
+from analysis.validate.epoch_ranking import rank_by_epochs
 from analysis.validate.form_ranking import UNTESTED, Ranking
 from analysis.validate.hindcast import hindcasts, widen_tau
 from analysis.validate.near_frontier import check_within, far_runs
@@ -78,7 +79,8 @@ def fit(
 
     data: a study's folder, a table's path, a data frame, or `Runs` that were read before
     form: a name of `analysis.forms.FORMS` or of `analysis.estimation.allocation_laws.METHODS`, or
-        `all` for the form that predicts withheld larger runs best
+        `all` for the form that predicts withheld larger runs best, `repetition` for the form of
+        repeated data that predicts withheld epochs best
     count: how N is counted in a study (`scaling.schema.COUNTS`); not read where `data` is `Runs`
     where: condition that rows must meet (`analysis.runs.condition`); not read for `Runs`
     columns: the table's names of our columns; not read for `Runs`
@@ -130,6 +132,10 @@ def fit(
         law = METHODS[form](runs, **settings.intervals)
     elif form == "all":
         law = _fit_all(runs, objective, settings)
+    elif form == "repetition":
+        rows = rank_by_epochs(runs.table, objective, on_progress=on_progress)
+        ranking = Ranking(rows=rows, hindcasts={}, table=runs.table)
+        law = _fit_best(runs, objective, settings, ranking)
     else:
         law = _fit_form(runs, form_named(form), objective, settings)
     return with_replicates(law, runs)

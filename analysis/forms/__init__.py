@@ -26,7 +26,16 @@ from analysis.forms import (
 )
 from analysis.forms.form import EXPONENT_BOUNDS, Array, Form, Term, column
 
-__all__ = ["EXPONENT_BOUNDS", "FORMS", "Array", "Form", "Term", "column", "form_named"]
+__all__ = [
+    "COMPARISONS",
+    "EXPONENT_BOUNDS",
+    "FORMS",
+    "Array",
+    "Form",
+    "Term",
+    "column",
+    "form_named",
+]
 
 _ALL = (
     chinchilla.FORM,
@@ -34,7 +43,7 @@ _ALL = (
     kaplan.FORM,
     frontier.FORM,
     *power.POWERS,
-    data_constrained.FORM,
+    *data_constrained.FORMS,
     mixture.FORM,
     overtraining.OVERTRAINING,
     overtraining.DOWNSTREAM_ERROR,
@@ -48,7 +57,9 @@ _ALL = (
     *overoptimisation.FORMS,
     rl_sigmoid.FORM,
 )
-OTHERS = ("all", "isoflop", "isoflop_akima", "envelope", "lr_batch")  # other names that `fit` takes
+# Other names that `fit` takes: comparisons of forms, and methods that are no formula.
+COMPARISONS = ("all", "repetition")
+OTHERS = (*COMPARISONS, "isoflop", "isoflop_akima", "envelope", "lr_batch")
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
 
 
