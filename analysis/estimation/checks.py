@@ -7,6 +7,7 @@ from analysis.estimation.allocation_laws import METHODS, NEEDED_BY
 from analysis.estimation.power_laws import frontier_runs
 from analysis.estimation.prior_fit import FEWEST_ROWS
 from analysis.forms import Form, column, form_named
+from analysis.forms.accuracy import LOSS_OF
 from analysis.runs.columns import NEEDED
 from analysis.solve.objective import Objective
 from analysis.solve.seed_noise import weight_by_seed_noise
@@ -17,6 +18,7 @@ SPARE_ROWS = 2  # rows beyond the parameters that a fit needs at least
 COMPARED: dict[str, tuple[str, ...]] = {  # what a comparison of forms needs; all takes any target
     "all": (),
     "repetition": (*NEEDED, "unique_tokens"),
+    "downstream": (*NEEDED, "error"),
 }
 WEIGHTINGS = ("column", "seed_noise", "none")
 
@@ -54,6 +56,8 @@ def needed_columns(form: str) -> tuple[str, ...]:
         return NEEDED_BY[form]
     if form in COMPARED:
         return COMPARED[form]
+    if form in LOSS_OF:
+        return (*LOSS_OF[form].variables, "loss", "error")
     law = form_named(form)
     optional = () if law.terms else law.optional  # a term needs all of its variables to be fitted
     return (*(v for v in law.variables if v not in optional), law.target)

@@ -253,7 +253,7 @@ def _block_of_optima(optima: list[dict[str, Any]], convention: str) -> dict[str,
 
 def _ranges_of_repetition(table: pd.DataFrame, form: Form) -> dict[str, list[float]]:
     """Return the range of the passes and of the weight decay, where the form rises with them."""
-    if not form.over_epochs:
+    if form.compared_by != "repetition":
         return {}
     read = {"passes": passes_of(table)}
     read |= {name: column(table, name) for name in form.chosen}

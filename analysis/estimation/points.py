@@ -51,7 +51,7 @@ def varies(table: pd.DataFrame, name: str) -> bool:
 
 def _has_points(form: str) -> bool:
     if form in COMPARISONS:
-        return True
+        return form != "downstream"
     if form in METHODS:
         return form != "lr_batch"
     law = form_named(form)

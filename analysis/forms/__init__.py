@@ -47,7 +47,7 @@ _ALL = (
     mixture.FORM,
     overtraining.OVERTRAINING,
     overtraining.DOWNSTREAM_ERROR,
-    accuracy.FORM,
+    *accuracy.FORMS,
     farseer.FORM,
     bnsl.FORM,
     finetuning.FORM,
@@ -58,7 +58,7 @@ _ALL = (
     rl_sigmoid.FORM,
 )
 # Other names that `fit` takes: comparisons of forms, and methods that are no formula.
-COMPARISONS = ("all", "repetition")
+COMPARISONS = ("all", "repetition", "downstream")
 OTHERS = (*COMPARISONS, "isoflop", "isoflop_akima", "envelope", "lr_batch")
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
 

@@ -201,7 +201,7 @@ POWER = Form(
     amplitudes=_AMPLITUDES,
     bounds=_BOUNDS,
     starts=_rising_starts(P=(1e-3, 1e-2, 0.1), e0=(3.0, 20.0), g=(0.5, 1.0), h=(0.5,)),
-    over_epochs=True,
+    compared_by="repetition",
 )
 LOGARITHM = Form(
     name="overfitting_log",
@@ -216,7 +216,7 @@ LOGARITHM = Form(
     amplitudes=_AMPLITUDES,
     bounds={k: v for k, v in _BOUNDS.items() if k != "g"},
     starts=_rising_starts(P=(0.1, 1.0), e0=(3.0, 20.0), h=(0.5, 1.0)),
-    over_epochs=True,
+    compared_by="repetition",
 )
 DECAYED = Form(
     name="overfitting_decay",
@@ -236,6 +236,6 @@ DECAYED = Form(
         P=(1e-3, 1e-2), e0=(2.0, 8.0), g=(0.5, 1.0), h=(0.5,), w0=(0.3, 3.0), q=(1.0,),
         Q=(0.02,), r=(0.7,),
     ),
-    over_epochs=True,
+    compared_by="repetition",
 )  # fmt: skip
 FORMS = (FORM, POWER, LOGARITHM, DECAYED)

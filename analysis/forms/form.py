@@ -77,8 +77,8 @@ class Form:
     inward: inverts `outward`
     near_frontier: whether the form holds near the compute frontier alone, so that `form=all` fits
         it only where it fits all forms to the runs there
-    over_epochs: whether the form is about many passes over few tokens, so that `form=repetition`
-        ranks it, by withheld epochs, and `form=all` leaves it out
+    compared_by: the comparison that ranks the form, as `repetition` (by withheld epochs); form=all
+        then leaves it out
     """
 
     name: str
@@ -103,7 +103,7 @@ class Form:
     outward: Callable[[Mapping[str, Any], Mapping[str, float]], Mapping[str, Any]] | None = None
     inward: Callable[[Mapping[str, Any], Mapping[str, float]], Mapping[str, Any]] | None = None
     near_frontier: bool = False
-    over_epochs: bool = False
+    compared_by: str = "all"
 
     @property
     def exponents(self) -> tuple[str, ...]:

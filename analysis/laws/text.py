@@ -276,11 +276,12 @@ def _sensitivity(law: LawFile) -> list[str]:
 def _comparison(law: LawFile) -> list[str]:
     if not law.comparison:
         return []
-    by_epochs = law.comparison[0].get("asked") == "repetition"
-    ending = "beyond epochs" if by_epochs else "by reach"
-    lines = [
-        f"{'form':<20}{'parameters':>11}{'in range':>10}{'withheld':>10}  {'status':<22}{ending}"
-    ]
+    asked = law.comparison[0].get("asked", "all")
+    ending = {"repetition": "beyond epochs", "downstream": "accuracy, by reach"}.get(
+        asked, "by reach"
+    )
+    width = max(20, *(len(row["form"]) + 1 for row in law.comparison))
+    lines = [f"{'form':<{width}}{'parameters':>11}{'in range':>10}{'withheld':>10}  {ending}"]
     for row in law.comparison:
         error = row["score"]
         score = "no minimum" if error is None else f"{error:.2%}"
@@ -288,7 +289,7 @@ def _comparison(law: LawFile) -> list[str]:
         reaches = " ".join(f"{beyond}{d:.3g} {e:.2%}" for d, e in row["by_cutoff"][:4])
         reaches = f"{row.get('status', ''):<22}{reaches}"
         lines.append(
-            f"{row['form']:<20}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
+            f"{row['form']:<{width}}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
             f"{score:>10}  {reaches}"[:WIDTH]
         )
     return lines

@@ -35,6 +35,7 @@ NUMBERS = (
     "kl",
     "reward",
     "error",
+    "k",
 )
 TARGETS = {"loss", "reward", "error"}  # of which every form has one
 BESIDE = {"group", "weight", "seed", "trunk", "unique_tokens"}  # columns that alone carry no form
@@ -87,7 +88,9 @@ class Columns:
     reward: str = "reward"
     """Column of the gold reward; it may be negative."""
     error: str = "error"
-    """Column of a task's error (form=accuracy)."""
+    """Column of a task's error, 1 - accuracy (form=downstream)."""
+    k: str = "k"
+    """Column of the samples of a problem, of which one must solve it (form=pass_at_k)."""
     loss_unit: Annotated[str, OneOf("", *UNITS)] = ""
     """Unit of the loss; empty takes what the column's name says, nats per token where it says
     nothing."""

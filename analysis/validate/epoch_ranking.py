@@ -59,7 +59,7 @@ def epoch_cutoffs(passes: Array) -> list[float]:
 
 def repetition_forms(table: pd.DataFrame) -> list[Form]:
     """Return the forms of repeated data that a table can carry, beside those that cannot rise."""
-    forms = [f for f in FORMS.values() if f.over_epochs or f.name in BESIDE]
+    forms = [f for f in FORMS.values() if f.compared_by == ASKED or f.name in BESIDE]
     return [f for f in forms if _carries(table, f)]
 
 
@@ -86,7 +86,10 @@ def rank_by_epochs(
         on_progress("forms", done, len(forms))
         rows.append(_row(table, form, objective or Objective(name=form.objective), cutoffs))
     on_progress("forms", len(forms), len(forms))
-    return best_first(rows)
+    rows = best_first(rows)
+    if not rows or rows[0]["score"] is None:
+        raise ValueError(UNTESTED)
+    return rows
 
 
 def withheld_errors(

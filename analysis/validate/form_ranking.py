@@ -37,10 +37,10 @@ LEAST_WEIGHT = 0.01  # below which a form is left out
 def candidates(table: pd.DataFrame) -> list[Form]:
     """Return the forms that a table can carry and that use most of its variables.
 
-    Forms that hold near the frontier alone, or that are ranked by epochs, are left out. Raises
+    Forms that hold near the frontier alone, or that another comparison ranks, are left out. Raises
     ValueError where there is none.
     """
-    ranked = [f for f in FORMS.values() if not (f.near_frontier or f.over_epochs)]
+    ranked = [f for f in FORMS.values() if f.compared_by == "all" and not f.near_frontier]
     forms = [f for f in ranked if _carries(table, f)]
     targets = [t for t in ("loss", "reward", "error") if any(f.target == t for f in forms)]
     if not targets:
@@ -126,9 +126,11 @@ def best_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         worst[cutoff] = max(error, worst.get(cutoff, 0.0))
     scored = []
     for row in rows:
-        errors = list({**worst, **dict(row["by_cutoff"])}.values())
-        score = float(np.exp(np.log(np.maximum(errors, EXACT)).mean()))
-        scored.append({**row, "score": score if row["by_cutoff"] else None})
+        score = None
+        if row["by_cutoff"]:
+            errors = list({**worst, **dict(row["by_cutoff"])}.values())
+            score = float(np.exp(np.log(np.maximum(errors, EXACT)).mean()))
+        scored.append({**row, "score": score})
     return sorted(
         scored, key=lambda row: (row["score"] is None, row["score"] or 0.0, row["n_parameters"])
     )
