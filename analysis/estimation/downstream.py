@@ -128,22 +128,14 @@ def two_steps_law(
     table = runs.table
     steps = fit_steps(table, form, fixed)
     parameters = {k: v for step in steps for k, v in step.parameters.items()}
-    draws, intervals = None, None
+    boots: list[Bootstrap] = []
     if resamples and all(np.isfinite(s.solution.value[0]) for s in steps):
         units = units_of(table)
         boots = [
             bootstrap(s.problem, s.solution, units, resamples=resamples, seed=seed) for s in steps
         ]
-        draws = _joined(boots)
-        draws = draws if len(draws) > resamples / 2 else None
-    if draws is not None:
-        tails = [(1 - level) / 2, (1 + level) / 2]
-        ends = np.quantile(draws, tails, axis=0).T
-        intervals = {
-            **{"level": level, "method": boots[0].method, "resamples": resamples},
-            **{"converged": len(draws), "unit": units.name, "units": units.count},
-            "parameters": {k: e.tolist() for k, e in zip(parameters, ends, strict=True)},
-        }
+    draws = _joined(boots) if boots else None
+    draws = draws if draws is not None and len(draws) > resamples / 2 else None
     errors = _predicted(form, parameters, table) - column(table, "error")
     freedom = max(len(table) - len(parameters), 1)
     return Law(
@@ -152,7 +144,7 @@ def two_steps_law(
         parameters=parameters,
         objective={**steps[1].problem.objective.as_block(), "value": float((errors**2).sum() / 2)},
         status=_status(steps, draws, resamples),
-        intervals=intervals,
+        intervals=None if draws is None else _intervals(boots[0], parameters, draws, level),
         draws=draws,
         n_runs=len(table),
         dropped=runs.dropped,
@@ -171,6 +163,22 @@ def _step(table: pd.DataFrame, form: Form, fixed: Mapping[str, float]) -> Step:
     values = problem.design.external(solution.theta[0]).tolist()
     parameters = dict(zip(form.parameters, values, strict=True))
     return Step(problem=problem, solution=solution, parameters=parameters)
+
+
+def _intervals(
+    boot: Bootstrap, names: Mapping[str, float], draws: Array, level: float
+) -> dict[str, Any]:
+    """Return the `intervals` block of law.json."""
+    ends = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0).T
+    return {
+        "level": level,
+        "method": boot.method,
+        "resamples": boot.resamples,
+        "converged": len(draws),
+        "unit": boot.units.name,
+        "units": boot.units.count,
+        "parameters": {name: pair.tolist() for name, pair in zip(names, ends, strict=True)},
+    }
 
 
 def _joined(boots: Sequence[Bootstrap]) -> Array:
@@ -199,10 +207,10 @@ def _is_enough(flops: Array, cutoff: float) -> bool:
 def _withheld(table: pd.DataFrame, form: Form, fixed: Mapping[str, float], cut: float) -> float:
     """Return the RMS error of the accuracy of models above a cutoff in C; NaN without a law."""
     below = column(table, "flops") <= cut
-    train, test = (table[rows].reset_index(drop=True) for rows in (below, ~below))
+    train, test = (table.iloc[np.flatnonzero(rows)] for rows in (below, ~below))
     if len(train) < len(form.parameters) + SPARE_ROWS:
         return float("nan")
-    steps = fit_steps(train, form, fixed)
+    steps = fit_steps(train.reset_index(drop=True), form, fixed)
     if not all(step.is_law for step in steps):
         return float("nan")
     parameters = {k: v for step in steps for k, v in step.parameters.items()}

@@ -9,15 +9,16 @@ unless large models repeat data.
 
 With e = D/U passes (1 where D is below U):
 
-`overfitting`: L = E + A N^-alpha + B D^-beta + P max(0, e - e0)^g (N/U)^h. Past e0 passes the
-    loss rises, faster for models that are large beside their data. An additive penalty is the
-    proposal of arXiv 2605.01640; the powers of e and N/U are this project's. A repeated token
-    counts as a fresh one beside the penalty: with N' and D' instead, R_N and R_D end at their
-    bounds on Muennighoff's 182 runs, so that the form would be no law there.
-`overfitting_log`: the same with P max(0, log(e/e0)) (N/U)^h. The penalty grows by as much with
+`overfitting`: L = E + A N^-alpha + B D^-beta + P o^g (N/U)^h, o = e / (1 + (e0/e)^2). Past about
+    e0 passes the loss rises, faster for models that are large beside their data. An additive
+    penalty is the proposal of arXiv 2605.01640; the powers of e and N/U are this project's. The
+    passes that harm, o, begin smoothly: with max(0, e - e0) the best plan stands at the kink e0
+    whatever N is. A repeated token counts as a fresh one beside the penalty: with N' and D'
+    instead, R_N and R_D end at their bounds on Muennighoff's 182 runs, which would be no law.
+`overfitting_log`: the same with P log(1 + (e/e0)^2)/2 (N/U)^h. The penalty grows by as much with
     every doubling of e, since a text that is known by heart costs no more at each further pass.
 `overfitting_decay`: L = E + A N^-alpha + B D^-beta + Q wd^r
-    + P max(0, e - e0)^g (N/U)^h (1 + wd/w0)^-q. Weight decay wd divides the penalty, and costs
+    + P o^g (N/U)^h (1 + wd/w0)^-q. Weight decay wd divides the penalty, and costs
     Q wd^r at any number of passes, so that for a given U there are a best e and a best wd. A
     prediction without `weight_decay` is at the best one.
 
@@ -35,7 +36,6 @@ from analysis.forms.form import EXPONENT_BOUNDS, Array, Form, column
 from analysis.forms.grid import product
 
 MOST_REPEATS = 1e4  # bound of R_D and R_N, where no run tells a repeated token from a fresh one
-NOTHING = 1e-100  # stands for 0 passes beyond e0, of which a power and its derivatives are taken
 NO_DECAY = 1e-9  # stands for a weight decay of 0, of which a power is taken
 DECAYS = np.geomspace(1e-3, 1e2, 121)  # weight decays among which a best one is looked for
 _COMMON = ("E", "A", "B", "alpha", "beta")
@@ -128,21 +128,26 @@ def _fresh(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
     return p["E"] + p["A"] * x["params"] ** -p["alpha"] + p["B"] * x["tokens"] ** -p["beta"]
 
 
+def _onset(epochs: Any, e0: Any) -> Any:
+    """Return the passes that harm: none far below e0, all of them far above."""
+    return epochs / (1 + (e0 / epochs) ** 2)
+
+
 def _power(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
     unique, epochs = passes(x)
-    over = np.maximum(epochs - p["e0"], NOTHING) ** p["g"]
+    over = _onset(epochs, p["e0"]) ** p["g"]
     return _fresh(p, x) + p["P"] * over * (x["params"] / unique) ** p["h"]
 
 
 def _logarithm(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
     unique, epochs = passes(x)
-    over = np.maximum(np.log(epochs) - np.log(p["e0"]), 0.0)
+    over = np.log(1 + (epochs / p["e0"]) ** 2) / 2
     return _fresh(p, x) + p["P"] * over * (x["params"] / unique) ** p["h"]
 
 
 def _decayed(p: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
     unique, epochs = passes(x)
-    over = np.maximum(epochs - p["e0"], NOTHING) ** p["g"]
+    over = _onset(epochs, p["e0"]) ** p["g"]
     penalty = p["P"] * over * (x["params"] / unique) ** p["h"]
     if "weight_decay" in x:
         return _fresh(p, x) + _with_decay(p, penalty, np.maximum(x["weight_decay"], NO_DECAY))
@@ -190,7 +195,7 @@ _SOURCE = "this project, after arXiv 2605.01640 (an additive over-fitting penalt
 
 POWER = Form(
     name="overfitting",
-    formula="L = E + A N^-alpha + B D^-beta + P max(0, e - e0)^g (N/U)^h, e = D/U",
+    formula="L = E + A N^-alpha + B D^-beta + P o^g (N/U)^h, o = e / (1 + (e0/e)^2), e = D/U",
     source=_SOURCE,
     parameters=(*_COMMON, "P", "e0", "g", "h"),
     variables=("params", "tokens", "unique_tokens"),
@@ -205,7 +210,7 @@ POWER = Form(
 )
 LOGARITHM = Form(
     name="overfitting_log",
-    formula="L = E + A N^-alpha + B D^-beta + P max(0, log(e/e0)) (N/U)^h, e = D/U",
+    formula="L = E + A N^-alpha + B D^-beta + P log(1 + (e/e0)^2)/2 (N/U)^h, e = D/U",
     source=_SOURCE,
     parameters=(*_COMMON, "P", "e0", "h"),
     variables=("params", "tokens", "unique_tokens"),
@@ -221,7 +226,7 @@ LOGARITHM = Form(
 DECAYED = Form(
     name="overfitting_decay",
     formula="L = E + A N^-alpha + B D^-beta + Q wd^r"
-    " + P max(0, e - e0)^g (N/U)^h (1 + wd/w0)^-q, e = D/U",
+    " + P o^g (N/U)^h (1 + wd/w0)^-q, o = e / (1 + (e0/e)^2), e = D/U",
     source=_SOURCE + "; weight decay near 1 cuts the penalty by about 70 % there",
     parameters=(*_COMMON, "P", "e0", "g", "h", "w0", "q", "Q", "r"),
     variables=("params", "tokens", "unique_tokens", "weight_decay"),

@@ -277,9 +277,8 @@ def _comparison(law: LawFile) -> list[str]:
     if not law.comparison:
         return []
     asked = law.comparison[0].get("asked", "all")
-    ending = {"repetition": "beyond epochs", "downstream": "accuracy, by reach"}.get(
-        asked, "by reach"
-    )
+    endings = {"repetition": "beyond epochs", "downstream": "accuracy, by reach"}
+    ending = f"{'status':<22}{endings.get(asked, 'by reach')}"
     width = max(20, *(len(row["form"]) + 1 for row in law.comparison))
     lines = [f"{'form':<{width}}{'parameters':>11}{'in range':>10}{'withheld':>10}  {ending}"]
     for row in law.comparison:

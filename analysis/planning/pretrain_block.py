@@ -12,6 +12,7 @@ from analysis.laws.published import load_law
 from analysis.planning.budgets import Budget
 from analysis.planning.experts import OF_A_TOKEN
 from analysis.planning.later_stages.blocks import rounded
+from analysis.planning.passes import chosen_decay
 from analysis.planning.plan import PretrainBlock
 from analysis.planning.shape import PlannedShape
 from analysis.runs.study import Study
@@ -46,6 +47,9 @@ def pretrain_block(
     flops = tokens * shape.flops_per_token
     warmup, warmup_reason = _warmup(study, params=params, tokens=tokens, batch=rates.batch)
     speed = budget.flops_per_second
+    unique = planned.split.constraints.unique_tokens
+    decay = chosen_decay(planned.split.law, float(params), float(tokens), unique, level)
+    weight_decay = study.weight_decay if decay is None else rounded(decay.value)
     return PretrainBlock(
         params_target=float(planned.split.params),
         params=int(params),
@@ -58,7 +62,7 @@ def pretrain_block(
         peak_lr=rates.lr,
         batch_tokens=int(rates.batch),
         warmup_steps=warmup,
-        weight_decay=study.weight_decay,
+        weight_decay=weight_decay,
         schedule=study.schedule,
         decay=study.decay,
         seed=study.seed,
@@ -79,7 +83,13 @@ def pretrain_block(
             "peak_lr": rates.lr_reason,
             "batch_tokens": rates.batch_reason,
             "warmup_steps": warmup_reason,
-            "weight_decay": _decay_reason(study, lr=rates.lr, batch=rates.batch, tokens=tokens),
+            "weight_decay": _decay_reason(
+                decay.reason if decay else f"that of the {study.source}",
+                weight_decay,
+                lr=rates.lr,
+                batch=rates.batch,
+                tokens=tokens,
+            ),
             "schedule": f"that of the {study.source}: another schedule is another offset E",
             "decay": f"that of the {study.source}",
             "seed": f"that of the {study.source}",
@@ -99,6 +109,8 @@ def _seconds_reason(budget: Budget) -> str:
 
 def _tokens_reason(planned: PlannedShape) -> str:
     """Say what D follows from."""
+    if planned.split.rises:
+        return f"D = {planned.split.tokens:.4g}, past which more passes would raise the loss"
     if planned.split.limited:
         return f"D = {planned.split.tokens:.4g}, all that constraints allow"
     cost = f"{planned.shape.flops_per_token:.4g} FLOPs per token of the rounded shape"
@@ -171,16 +183,15 @@ def _by_law(law: Law, shape: Shape, tokens: float, level: float) -> dict[str, tu
     return rates
 
 
-def _decay_reason(study: Study, *, lr: float, batch: int, tokens: int) -> str:
+def _decay_reason(source: str, decay: float, *, lr: float, batch: int, tokens: int) -> str:
     """Say where weight decay comes from, and over how much of the run it averages.
 
     The weights of AdamW are a mean over the last B / (lr wd D) of D (Wang & Aitchison 2024,
     2405.13698).
     """
-    source = f"that of the {study.source}"
-    if not study.weight_decay:
+    if not decay:
         return source
-    scale = batch / (lr * study.weight_decay * tokens)
+    scale = batch / (lr * decay * tokens)
     return (
         f"{source}; AdamW then averages over B / (lr wd D) = {scale:.3g} of the run (Wang &"
         " Aitchison 2024, 2405.13698)"

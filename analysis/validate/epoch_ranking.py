@@ -107,13 +107,14 @@ def withheld_errors(
     above = ~below & (passes <= cutoff * REACH * SAME)
     if below.sum() < len(form.parameters) + SPARE_ROWS:
         return None
-    problem = problem_of(table[below].reset_index(drop=True), form, objective)
+    train, test = (table.iloc[np.flatnonzero(rows)] for rows in (below, above))
+    problem = problem_of(train.reset_index(drop=True), form, objective)
     solution = minimise(problem, n_best=4)
     if not np.isfinite(solution.value[0]) or _is_at_bound(form, solution):
         return None
     parameters = dict(zip(form.parameters, problem.design.external(solution.theta[0]), strict=True))
-    values = {v: column(table[above], v) for v in form.variables}
-    errors = np.log(form.predict(parameters, values)) - np.log(column(table[above], form.target))
+    values = {v: column(test, v) for v in form.variables}
+    errors = np.log(form.predict(parameters, values)) - np.log(column(test, form.target))
     return errors if np.isfinite(errors).all() else None
 
 

@@ -48,6 +48,7 @@ def test_two_steps_recover_both_parts():
     assert parameters == pytest.approx({**LOSS, **SIGMOID}, rel=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("truth", ["two_steps", "size"])
 def test_the_law_that_made_the_accuracy_is_ahead(truth):
@@ -56,6 +57,7 @@ def test_the_law_that_made_the_accuracy_is_ahead(truth):
     assert rows[0]["score"] < 0.01 < rows[-1]["score"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_law_is_written_read_and_predicts_with_intervals(tmp_path):
     runs = load_runs(models("two_steps", noise=0.002), needed=NEEDED)
@@ -71,6 +73,7 @@ def test_the_law_is_written_read_and_predicts_with_intervals(tmp_path):
     assert row["high"] - row["low"] < 0.05
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_loss_of_withheld_models_is_not_seen():
     table = models("two_steps", noise=0.001)
