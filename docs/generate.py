@@ -40,6 +40,8 @@ NOTE = (
 # Forms that are no `Form`: name, formula, source, what it reads.
 REGRESSIONS = (
     ("all", "the average of log L over the forms that apply", "", "params, tokens, loss"),
+    ("repetition", "of the forms of repeated data the one that predicts withheld epochs best", "", "params, tokens, loss, unique_tokens, perhaps weight_decay"),
+    ("downstream", "of the laws of accuracy the one that predicts withheld larger models best", "", "params, tokens, loss, error"),
     ("isoflop", "N*, D* = k C^a from the parabola of each budget", "Hoffmann et al. 2022, approach 2", "params, tokens, loss, flops"),
     ("isoflop_akima", "N*, D* = k C^a from Akima interpolation of each budget", "Porian et al. 2024", "params, tokens, loss, flops"),
     ("envelope", "N*, D* = k C^a along the lower envelope of training curves", "Hoffmann et al. 2022, approach 1", "a study's curves"),

@@ -7,12 +7,19 @@ from analysis.estimation.allocation_laws import METHODS, NEEDED_BY
 from analysis.estimation.power_laws import frontier_runs
 from analysis.estimation.prior_fit import FEWEST_ROWS
 from analysis.forms import Form, column, form_named
+from analysis.forms.accuracy import LOSS_OF
+from analysis.runs.columns import NEEDED
 from analysis.solve.objective import Objective
 from analysis.solve.seed_noise import weight_by_seed_noise
 from analysis.validate.near_frontier import near_frontier
 from scaling.schema import MOST_RESAMPLES
 
 SPARE_ROWS = 2  # rows beyond the parameters that a fit needs at least
+COMPARED: dict[str, tuple[str, ...]] = {  # what a comparison of forms needs; all takes any target
+    "all": (),
+    "repetition": (*NEEDED, "unique_tokens"),
+    "downstream": (*NEEDED, "error"),
+}
 WEIGHTINGS = ("column", "seed_noise", "none")
 
 
@@ -44,11 +51,13 @@ def check_options(
 
 
 def needed_columns(form: str) -> tuple[str, ...]:
-    """Return the columns that a table must have for a form, a method, or `all`."""
+    """Return the columns that a table must have for a form, a method, or a comparison of forms."""
     if form in METHODS:
         return NEEDED_BY[form]
-    if form == "all":
-        return ()
+    if form in COMPARED:
+        return COMPARED[form]
+    if form in LOSS_OF:
+        return (*LOSS_OF[form].variables, "loss", "error")
     law = form_named(form)
     optional = () if law.terms else law.optional  # a term needs all of its variables to be fitted
     return (*(v for v in law.variables if v not in optional), law.target)
@@ -56,7 +65,7 @@ def needed_columns(form: str) -> tuple[str, ...]:
 
 def stage_of(form: str) -> str:
     """Return the stage whose cells a form, a method, or `all` is fitted to."""
-    return "pretrain" if form in METHODS or form == "all" else form_named(form).stage
+    return "pretrain" if form in METHODS or form in COMPARED else form_named(form).stage
 
 
 def check_columns(table: pd.DataFrame, needed: tuple[str, ...], form: str) -> None:

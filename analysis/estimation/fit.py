@@ -28,6 +28,7 @@ from analysis.estimation.checks import (
     needed_columns,
     stage_of,
 )
+from analysis.estimation.downstream import rank_downstream, two_steps_law
 from analysis.estimation.envelope import envelope
 from analysis.estimation.fit_blocks import Estimate, peak_block, scatter_block
 from analysis.estimation.fitted_form import FittedForm, Settings, estimate_form
@@ -38,6 +39,7 @@ from analysis.estimation.points import best_of_points, with_replicates
 from analysis.estimation.power_laws import power_laws
 from analysis.estimation.prior_fit import families_of
 from analysis.forms import Form, column, form_named
+from analysis.forms.accuracy import LOSS_OF
 from analysis.forms.token_flops import TokenFlops
 from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH, PRIOR_GROWTH
 from analysis.laws.law import Law
@@ -46,7 +48,8 @@ from analysis.runs.columns import Columns
 from analysis.runs.table import Runs, load_runs
 from analysis.solve.objective import Objective
 from analysis.solve.progress import OnProgress, no_progress
-from analysis.validate.form_ranking import UNTESTED, Ranking
+from analysis.validate.epoch_ranking import rank_by_epochs
+from analysis.validate.form_ranking import UNTESTED
 from analysis.validate.hindcast import hindcasts, widen_tau
 from analysis.validate.near_frontier import check_within, far_runs
 from analysis.validate.row_choice import rank_rows_and_forms
@@ -80,7 +83,9 @@ def fit(
 
     data: a study's folder, a table's path, a data frame, or `Runs` that were read before
     form: a name of `analysis.forms.FORMS` or of `analysis.estimation.allocation_laws.METHODS`, or
-        `all` for the form that predicts withheld larger runs best
+        `all` for the form that predicts withheld larger runs best, `repetition` for the form of
+        repeated data that predicts withheld epochs best, `downstream` for the law of a task's
+        accuracy that predicts withheld larger models best
     count: how N is counted in a study (`scaling.schema.COUNTS`); not read where `data` is `Runs`
     where: condition that rows must meet (`analysis.runs.condition`); not read for `Runs`
     columns: the table's names of our columns; not read for `Runs`
@@ -139,6 +144,12 @@ def fit(
         law = METHODS[form](runs, **settings.intervals)
     elif form == "all":
         law = _fit_all(runs, objective, settings)
+    elif form == "repetition":
+        rows = rank_by_epochs(runs.table, objective, on_progress=on_progress)
+        law = _fit_best(runs, objective, settings, rows)
+    elif form == "downstream":
+        rows = rank_downstream(runs.table, fixed=settings.fixed, on_progress=on_progress)
+        law = _fit_best(runs, objective, settings, rows)
     else:
         law = _fit_form(runs, form_named(form), objective, settings)
     law = with_replicates(law, runs)
@@ -152,6 +163,8 @@ def peak_of(law: Law, form: Form, level: float) -> dict[str, Any]:
 
 def _fit_form(runs: Runs, form: Form, objective: Objective | None, settings: Settings) -> Law:
     """Fit one form, and everything that the settings ask for beside it."""
+    if form.name in LOSS_OF:
+        return two_steps_law(runs, form, fixed=settings.fixed, **settings.intervals)
     return _law_of(estimate_form(runs, form, objective, settings), runs, settings)
 
 
@@ -166,7 +179,9 @@ def _fit_all(runs: Runs, objective: Objective | None, settings: Settings) -> Law
         on_progress=settings.on_progress,
     )
     if not form_named(ranking.rows[0]["form"]).is_surface:
-        return _fit_best(runs, objective, settings, ranking)
+        if not ranking.is_tested:
+            raise ValueError(UNTESTED)
+        return _fit_best(runs, objective, settings, ranking.rows)
     if choice is not None and choice.within is not None:
         settings = replace(settings, within=choice.within)
     fits: dict[str, FittedForm] = {}
@@ -182,19 +197,22 @@ def _fit_all(runs: Runs, objective: Objective | None, settings: Settings) -> Law
     return average_law(law, fits, ranking, settings, choice)
 
 
-def _fit_best(runs: Runs, objective: Objective | None, settings: Settings, ranking: Ranking) -> Law:
-    """Return the usable law of the form that predicts withheld runs best, or the first."""
-    if not ranking.is_tested:
-        raise ValueError(UNTESTED)
+def _fit_best(
+    runs: Runs, objective: Objective | None, settings: Settings, rows: list[dict[str, Any]]
+) -> Law:
+    """Return the usable law of the form that predicts withheld runs best, or the first.
+
+    `rows` is the ranking of the forms, best first; their status is filled in.
+    """
     laws: list[Law] = []
-    for row in ranking.rows:
+    for row in rows:
         law = _fit_form(runs, form_named(row["form"]), objective, settings)
         row["status"] = law.status
         laws.append(law)
         if law.usable:
             break
     best = laws[-1] if laws[-1].usable else laws[0]
-    return replace(best, comparison=ranking.rows)  # which is complete only now
+    return replace(best, comparison=rows)  # which is complete only now
 
 
 def _law_of(fitted: FittedForm, runs: Runs, settings: Settings) -> Law:

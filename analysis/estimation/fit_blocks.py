@@ -16,6 +16,7 @@ from analysis.solve.residual_spread import far_rows, scatter
 from analysis.solve.solver import Solution
 from analysis.uncertainty.bootstrap import Bootstrap
 from analysis.uncertainty.intervals import other_intervals
+from analysis.validate.epoch_ranking import passes_of
 
 REACHES = (1.0, 10.0, 100.0)  # budgets of stated optima, in units of the largest C fitted
 RANGES_OF = (  # columns whose smallest and largest values stand in law.json
@@ -90,7 +91,7 @@ def estimate_of(
     form = problem.design.form
     values = problem.design.external(solution.theta[0])
     parameters = dict(zip(form.parameters, values.tolist(), strict=True))
-    ranges = ranges_of(table)
+    ranges = ranges_of(table) | _ranges_of_repetition(table, form)
     draws, intervals = None, None
     if boot is not None and len(boot.draws) > max(1, boot.resamples / 2):
         draws = boot.draws
@@ -248,6 +249,15 @@ def _block_of_optima(optima: list[dict[str, Any]], convention: str) -> dict[str,
             for o in optima
         ],
     }
+
+
+def _ranges_of_repetition(table: pd.DataFrame, form: Form) -> dict[str, list[float]]:
+    """Return the range of the passes and of the weight decay, where the form rises with them."""
+    if form.compared_by != "repetition":
+        return {}
+    read = {"passes": passes_of(table)}
+    read |= {name: column(table, name) for name in form.chosen}
+    return {name: [float(v.min()), float(v.max())] for name, v in read.items()}
 
 
 def ranges_of(table: pd.DataFrame) -> dict[str, list[float]]:

@@ -2,13 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
+
 from analysis.estimation.allocation_laws import METHODS
-from analysis.forms import form_named
+from analysis.forms import COMPARISONS, column, form_named
 from analysis.laws.law import Law
 from analysis.runs.replicates import best_rows
 from analysis.runs.table import Runs
 
-OF_SETTINGS = ("lr", "batch")  # columns of a form or method that is a law of settings itself
+OF_SETTINGS = (
+    "lr",
+    "batch",
+    "weight_decay",
+)  # columns of a form or method that is a law of settings itself
 
 
 def best_of_points(runs: Runs, form: str) -> Runs:
@@ -16,9 +23,12 @@ def best_of_points(runs: Runs, form: str) -> Runs:
 
     runs: the runs; those that were reduced before are returned as they are
     form: a form, a method, or `all`; a law of settings, a law in one variable (which is fitted to
-        the frontier) and a law of a later stage take all rows
+        the frontier) and a law of a later stage take all rows, and so does a comparison of forms
+        one of which is a law of a weight decay that varies
     """
     if runs.replicates is not None or not _has_points(form):
+        return runs
+    if form == "repetition" and varies(runs.table, "weight_decay"):
         return runs
     if not {"params", "tokens", "loss"} <= set(runs.table):
         return runs
@@ -34,9 +44,14 @@ def with_replicates(law: Law, runs: Runs) -> Law:
     return replace(law, alarms=alarms, replicates=runs.replicates.as_json())
 
 
+def varies(table: pd.DataFrame, name: str) -> bool:
+    """Return whether a table has a column of numbers that are not all the same."""
+    return name in table and bool(np.ptp(column(table, name)) > 0)
+
+
 def _has_points(form: str) -> bool:
-    if form == "all":
-        return True
+    if form in COMPARISONS:
+        return form != "downstream"
     if form in METHODS:
         return form not in ("lr_batch", "surface")
     law = form_named(form)

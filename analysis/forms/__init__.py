@@ -28,6 +28,7 @@ from analysis.forms.form import EXPONENT_BOUNDS, Array, Form, Term, column
 from analysis.forms.settings import surface
 
 __all__ = [
+    "COMPARISONS",
     "EXPONENT_BOUNDS",
     "FORMS",
     "Array",
@@ -44,11 +45,11 @@ _ALL = (
     kaplan.FORM,
     frontier.FORM,
     *power.POWERS,
-    data_constrained.FORM,
+    *data_constrained.FORMS,
     mixture.FORM,
     overtraining.OVERTRAINING,
     overtraining.DOWNSTREAM_ERROR,
-    accuracy.FORM,
+    *accuracy.FORMS,
     farseer.FORM,
     bnsl.FORM,
     finetuning.FORM,
@@ -59,7 +60,9 @@ _ALL = (
     rl_sigmoid.FORM,
     surface.FORM,
 )
-OTHERS = ("all", "isoflop", "isoflop_akima", "envelope", "lr_batch")  # other names that `fit` takes
+# Other names that `fit` takes: comparisons of forms, and methods that are no formula.
+COMPARISONS = ("all", "repetition", "downstream")
+OTHERS = (*COMPARISONS, "isoflop", "isoflop_akima", "envelope", "lr_batch")
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
 
 

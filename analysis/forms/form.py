@@ -70,6 +70,7 @@ class Form:
     objective: used where the caller names none
     stage: of the cells that the law is about
     optional: variables that a prediction may leave out; in terms they then count as 1
+    chosen: variables that a fit needs and a prediction may leave out, which then is at their best
     peak: parameters to the first variable's value where the target is largest, and the target there
     outward: (theta, middle) to the parameters, for a function with better coordinates than logs and
         centred amplitudes; `middle` is the mean log of each variable
@@ -78,6 +79,8 @@ class Form:
         it only where it fits all forms to the runs there
     own_method: whether the form is fitted by a method of its own
         (`analysis.estimation.allocation_laws`), and not by the solver of all forms
+    compared_by: the comparison that ranks the form, as `repetition` (by withheld epochs); form=all
+        then leaves it out
     """
 
     name: str
@@ -97,11 +100,13 @@ class Form:
     objective: str = "huber_log"
     stage: str = "pretrain"
     optional: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
     peak: Callable[[Mapping[str, Any]], tuple[Any, Any]] | None = None
     outward: Callable[[Mapping[str, Any], Mapping[str, float]], Mapping[str, Any]] | None = None
     inward: Callable[[Mapping[str, Any], Mapping[str, float]], Mapping[str, Any]] | None = None
     near_frontier: bool = False
     own_method: bool = False
+    compared_by: str = "all"
 
     @property
     def exponents(self) -> tuple[str, ...]:
@@ -111,7 +116,7 @@ class Form:
     @property
     def is_surface(self) -> bool:
         """Whether the form gives the loss of a run from N and D alone (and optional variables)."""
-        needed = set(self.variables) - set(self.optional)
+        needed = set(self.variables) - set(self.optional) - set(self.chosen)
         return self.target == "loss" and needed == {"params", "tokens"}
 
     def predict(

@@ -109,7 +109,9 @@ class Law(LawFile):
         Raises ValueError for a missing column and as `predict` does.
         """
         form = self._form()
-        missing = [v for v in form.variables if v not in table and v not in form.optional]
+        missing = [
+            v for v in form.variables if v not in table and v not in (*form.optional, *form.chosen)
+        ]
         if missing:
             raise ValueError(f"form={form.name} predicts from {', '.join(missing)}: add the column")
         values = {v: column(table, v) for v in form.variables if v in table}

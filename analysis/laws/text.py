@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis.alarms.loss_units import BITS_PER_BYTE
+from analysis.forms import FORMS
 from analysis.forms.optimum import edge_of
 from analysis.laws.isoflop_text import isoflop_notes
 from analysis.laws.known_entropy import true_offset
@@ -114,7 +115,7 @@ def describe_predicting(law: LawFile) -> str:
 def used_alone(law: LawFile) -> str:
     """Say that one form of an average is planned with alone; empty for other laws."""
     weights = [one["weight"] for one in (law.forecast or {}).get("forms", ()) if one["weight"]]
-    if weights != [1.0] or "R_D" not in law.parameters:
+    if weights != [1.0] or "unique_tokens" not in FORMS[law.form].variables:
         return ""
     rule = (law.forecast or {})["rule"]
     return f"with unique_tokens the plan uses {rule}, and the other forms widen its intervals"
@@ -291,16 +292,19 @@ def _sensitivity(law: LawFile) -> list[str]:
 def _comparison(law: LawFile) -> list[str]:
     if not law.comparison:
         return []
-    lines = [
-        f"{'form':<20}{'parameters':>11}{'in range':>10}{'withheld':>10}  {'status':<22}by reach"
-    ]
+    asked = law.comparison[0].get("asked", "all")
+    endings = {"repetition": "beyond epochs", "downstream": "accuracy, by reach"}
+    ending = f"{'status':<22}{endings.get(asked, 'by reach')}"
+    width = max(20, *(len(row["form"]) + 1 for row in law.comparison))
+    lines = [f"{'form':<{width}}{'parameters':>11}{'in range':>10}{'withheld':>10}  {ending}"]
     for row in law.comparison:
         error = row["score"]
         score = "no minimum" if error is None else f"{error:.2%}"
-        reaches = " ".join(f"x{d:.3g} {e:.2%}" for d, e in row["by_cutoff"][:4])
+        beyond = ">" if row.get("asked") == "repetition" else "x"
+        reaches = " ".join(f"{beyond}{d:.3g} {e:.2%}" for d, e in row["by_cutoff"][:4])
         reaches = f"{row.get('status', ''):<22}{reaches}"
         lines.append(
-            f"{row['form']:<20}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
+            f"{row['form']:<{width}}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
             f"{score:>10}  {reaches}"[:WIDTH]
         )
     return lines

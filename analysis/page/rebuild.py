@@ -103,7 +103,7 @@ def _fit_options(law: Law | None) -> str:
     if law is None:
         return ""
     options = {
-        "form": "all" if law.comparison else law.form,
+        "form": law.comparison[0].get("asked", "all") if law.comparison else law.form,
         "count": law.count,
         **{k: law.inputs.get(k) for k in ("where", "within")},
     }

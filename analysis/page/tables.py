@@ -122,18 +122,28 @@ def power_law(block: Mapping[str, Any]) -> str:
 
 
 def comparison_grid(law: Law | None) -> Grid:
-    """Return the forms that were compared (form=all), best first."""
+    """Return the forms that were compared (form=all, repetition), best first."""
+    by_epochs = bool(law and law.comparison and law.comparison[0].get("asked") == "repetition")
+    beyond = ">" if by_epochs else "x"
     rows = [
         (
             row["form"],
             f"{row['n_parameters']}",
             f"{100 * row['rms_in_range']:.2f}%",
             "no minimum" if row["score"] is None else f"{100 * row['score']:.2f}%",
-            ", ".join(f"x{reach:.2g} {100 * error:.2f}%" for reach, error in row["by_cutoff"]),
+            ", ".join(
+                f"{beyond}{reach:.2g} {100 * error:.2f}%" for reach, error in row["by_cutoff"]
+            ),
         )
         for row in (law.comparison if law else ())
     ]
-    columns = ("form", "parameters", "error in range", "error of withheld runs", "by reach in C")
+    columns = (
+        "form",
+        "parameters",
+        "error in range",
+        "error of withheld runs",
+        "beyond epochs" if by_epochs else "by reach in C",
+    )
     return Grid(name="Forms compared", columns=columns, rows=rows, numeric=(1, 2, 3))
 
 

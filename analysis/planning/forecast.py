@@ -59,7 +59,8 @@ def forecast_block(
     if law.form not in FORMS or not FORMS[law.form].is_surface:
         reason = f"a law of form {law.form} gives N and D only: no loss to forecast"
         return Forecast(level=level, reasons={"test_loss": reason})
-    unique = planned.split.constraints.unique_tokens if "R_D" in law.parameters else None
+    repeats = "unique_tokens" in FORMS[law.form].variables
+    unique = planned.split.constraints.unique_tokens if repeats else None
     widen, width_reason = learnt_width(scored, pretrain.flops)
     n, d = pretrain.params, pretrain.tokens
     loss, ends = _predicted(law, n, d, level, unique, widen)

@@ -14,6 +14,7 @@ from analysis.laws.surface_law import BestSettings
 from analysis.planning.budgets import Budget
 from analysis.planning.experts import OF_A_TOKEN
 from analysis.planning.later_stages.blocks import rounded
+from analysis.planning.passes import Choice, chosen_decay
 from analysis.planning.plan import PretrainBlock
 from analysis.planning.shape import PlannedShape
 from analysis.runs.study import Study
@@ -43,12 +44,14 @@ def pretrain_block(
     shape, count = planned.shape, planned.split.law.count
     params = getattr(shape.params, count)
     rates = _rates(study, shape, planned.tokens, lr_batch, level)
-    decay, decay_reason = _weight_decay(study, rates)
     steps = max(1, int(planned.tokens * WHOLE / rates.batch))
     tokens = steps * rates.batch
     flops = tokens * shape.flops_per_token
     warmup, warmup_reason = _warmup(study, params=params, tokens=tokens, batch=rates.batch)
     speed = budget.flops_per_second
+    unique = planned.split.constraints.unique_tokens
+    decay = chosen_decay(planned.split.law, float(params), float(tokens), unique, level)
+    weight_decay, decay_reason = _weight_decay(study, rates, decay)
     return PretrainBlock(
         params_target=float(planned.split.params),
         params=int(params),
@@ -61,7 +64,7 @@ def pretrain_block(
         peak_lr=rates.lr,
         batch_tokens=int(rates.batch),
         warmup_steps=warmup,
-        weight_decay=decay,
+        weight_decay=weight_decay,
         schedule=study.schedule,
         decay=study.decay,
         seed=study.seed,
@@ -82,7 +85,7 @@ def pretrain_block(
             "peak_lr": rates.lr_reason,
             "batch_tokens": rates.batch_reason,
             "warmup_steps": warmup_reason,
-            "weight_decay": _decay_reason(decay_reason, decay, rates, tokens=tokens),
+            "weight_decay": _decay_reason(decay_reason, weight_decay, rates, tokens=tokens),
             "schedule": f"that of the {study.source}: another schedule is another offset E",
             "decay": f"that of the {study.source}",
             "seed": f"that of the {study.source}",
@@ -102,6 +105,8 @@ def _seconds_reason(budget: Budget) -> str:
 
 def _tokens_reason(planned: PlannedShape) -> str:
     """Say what D follows from."""
+    if planned.split.rises:
+        return f"D = {planned.split.tokens:.4g}, past which more passes would raise the loss"
     if planned.split.limited:
         return f"D = {planned.split.tokens:.4g}, all that constraints allow"
     cost = f"{planned.shape.flops_per_token:.4g} FLOPs per token of the rounded shape"
@@ -205,8 +210,13 @@ def _by_surface(law: Law, shape: Shape, tokens: float, level: float) -> Rates:
     )
 
 
-def _weight_decay(study: Study, rates: Rates) -> tuple[float, str]:
-    """Return the weight decay and where it comes from: a surface that knows it, else the study."""
+def _weight_decay(study: Study, rates: Rates, decay: Choice | None) -> tuple[float, str]:
+    """Return the weight decay and where it comes from.
+
+    That is a law of repeated data that knows it, a surface that knows it, else the study.
+    """
+    if decay is not None:
+        return rounded(decay.value), decay.reason
     if rates.weight_decay is not None:
         return rates.weight_decay, rates.decay_reason
     return study.weight_decay, f"that of the {study.source}"

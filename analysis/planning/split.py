@@ -7,6 +7,8 @@ law and for each of its draws:
 
 - repeated data: D' of Muennighoff et al. 2023 (2305.16264) eq. 5-6; a Chinchilla law takes their
   R_D and R_N, as they froze the law of unrepeated runs and fitted those two alone;
+- repeated data by a law that can rise: no more passes than those of least loss
+  (`analysis.planning.passes`), so that part of the budget may be left;
 - serving: c(N) D + 2N D_inf = C (Sardana et al. 2023, 2401.00448), the budget paying for both;
 - a law that gives N and D alone cannot price a constraint. Where data limit D, N is the largest
   that is affordable with one pass over all tokens, but never above N* of the whole budget (the
@@ -25,6 +27,7 @@ from analysis.laws.law_file import USABLE
 from analysis.laws.published import PUBLISHED
 from analysis.laws.text import describe_predicting
 from analysis.planning.constraints import Constraints
+from analysis.planning.passes import can_rise, tokens_of_least_loss
 
 REPEATING = "muennighoff2023"
 SPAN = (1e-4, 1e2)  # sizes searched, in units of the unconstrained N*
@@ -67,8 +70,16 @@ class Split:
     def limited(self) -> bool:
         """Whether D stands at a limit of its own: fixed, or all the data allow."""
         return self.constraints.tokens is not None or self.tokens >= BINDS * min(
-            self.constraints.most_tokens, _one_pass(self.law, self.constraints)
+            self.constraints.most_tokens,
+            _one_pass(self.law, self.constraints),
+            float(_before_rising(self.law, self.constraints, np.array(self.params))),
         )
+
+    @property
+    def rises(self) -> bool:
+        """Whether D stands where more passes over the unique tokens would raise the loss."""
+        most = float(_before_rising(self.law, self.constraints, np.array(self.params)))
+        return self.constraints.tokens is None and self.tokens >= BINDS * most
 
     def tokens_at(self, params: float, flops_per_token: float) -> float:
         """Return the D that budget and data allow a shape of N `params` and its FLOPs per token."""
@@ -268,6 +279,14 @@ def _one_pass(law: Law, constraints: Constraints) -> float:
     return unique if unique is not None and law.form == "allocation" else float("inf")
 
 
+def _before_rising(law: Law, constraints: Constraints, params: Array) -> Array:
+    """Return the D of each N past which the loss rises again; inf for a law that cannot rise."""
+    unique = constraints.unique_tokens
+    if unique is None or not can_rise(law):
+        return np.full(np.shape(params), np.inf)
+    return tokens_of_least_loss(law, unique, params)
+
+
 def _affordable(constraints: Constraints, spendable: float, params: Any, per_token: Any) -> Any:
     """Return the D that is left to pay when serving is paid; below 0 where it is not."""
     serving = 2 * np.asarray(params) * (constraints.inference_tokens or 0.0)
@@ -280,6 +299,7 @@ def _tokens_at(law: Law, constraints: Constraints, spendable: float, params: Arr
     if constraints.tokens is not None:
         return np.where(tokens >= constraints.tokens * BINDS, constraints.tokens, np.nan)
     tokens = np.minimum(tokens, min(constraints.most_tokens, _one_pass(law, constraints)))
+    tokens = np.minimum(tokens, _before_rising(law, constraints, params))
     return np.where(tokens > 0, tokens, np.nan)
 
 

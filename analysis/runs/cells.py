@@ -246,6 +246,7 @@ def _row(record: Record, count: str) -> dict[str, Any]:
         "batch": record.batch_tokens,
         "schedule": record.schedule,
         "lr_base": optim.get("lr_base"),
+        "weight_decay": optim.get("weight_decay", 0.1),
         "optimizer": optim.get("name", "adamw"),
         "parametrization": model.get("parametrization", "layerwise"),
         "n_experts": model.get("n_experts", 0),

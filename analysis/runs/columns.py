@@ -24,10 +24,23 @@ from scaling.schema import OneOf, checked
 NEEDED = ("params", "tokens", "loss")  # columns that a law of pretraining needs
 # Columns that are checked even where the form does not read them: alarms and units do.
 ALWAYS_CHECKED = (*NEEDED, "flops", "weight", "unique_tokens", "experts")
-NUMBERS = (*ALWAYS_CHECKED, "lr", "batch", "examples", "epochs", "pairs", "kl", "reward", "error")
+NUMBERS = (
+    *ALWAYS_CHECKED,
+    "weight_decay",
+    "lr",
+    "batch",
+    "examples",
+    "epochs",
+    "pairs",
+    "kl",
+    "reward",
+    "error",
+    "k",
+)
 TARGETS = {"loss", "reward", "error"}  # of which every form has one
 BESIDE = {"group", "weight", "seed", "trunk", "unique_tokens"}  # columns that alone carry no form
 SIGNED = ("reward",)  # columns that may be negative
+OR_ZERO = ("weight_decay",)  # columns that may be 0 beside positive
 USUAL_RANGE = (1e-12, 1e30)  # legal values in any unit; beyond, sums of powers leave float64
 RANGES = {"loss": (1e-9, 1e9), "flops": (1e-15, 1e40), "weight": (1e-9, 1e9)}  # other legal values
 SEQUENCES = ""  # name of the column of sequences once they are tokens; no table has it
@@ -55,6 +68,8 @@ class Columns:
     """Column of the seed."""
     unique_tokens: str = "unique_tokens"
     """Column of the different training tokens, where tokens repeat (form=data_constrained)."""
+    weight_decay: str = "weight_decay"
+    """Column of the weight decay, where the form reads it (form=overfitting_decay)."""
     experts: str = "experts"
     """Column of the number of experts, 1 for a dense model (form=mixture)."""
     trunk: str = "trunk"
@@ -78,7 +93,9 @@ class Columns:
     reward: str = "reward"
     """Column of the gold reward; it may be negative."""
     error: str = "error"
-    """Column of a task's error (form=accuracy)."""
+    """Column of a task's error, 1 - accuracy (form=downstream)."""
+    k: str = "k"
+    """Column of the samples of a problem, of which one must solve it (form=pass_at_k)."""
     loss_unit: Annotated[str, OneOf("", *UNITS)] = ""
     """Unit of the loss; empty takes what the column's name says, nats per token where it says
     nothing."""
@@ -225,9 +242,10 @@ def _check_numbers(table: pd.DataFrame, name: str, source: str) -> np.ndarray:
     """Return a column as finite and, except rewards, positive numbers; ValueError names rows."""
     raw, signed = table.loc[:, name], name in SIGNED
     values = _numbers(raw)
-    bad = np.flatnonzero(~(np.isfinite(values) & (signed | (values > 0))))
+    zero = (values == 0) if name in OR_ZERO else np.zeros(len(values), dtype=bool)
+    bad = np.flatnonzero(~(np.isfinite(values) & (signed | zero | (values > 0))))
     least, most = RANGES.get(name, USUAL_RANGE)
-    beyond = np.flatnonzero((np.abs(values) > most) | (~signed & (values < least)))
+    beyond = np.flatnonzero((np.abs(values) > most) | (~(signed | zero) & (values < least)))
     if not len(bad) and len(beyond):
         raise ValueError(
             f"column {source!r} is beyond {least:g} to {most:g} in {len(beyond)} of {len(values)} "
@@ -237,6 +255,7 @@ def _check_numbers(table: pd.DataFrame, name: str, source: str) -> np.ndarray:
         )
     if len(bad):
         kind = "finite number" if signed else "positive finite number"
+        kind += " or 0" if name in OR_ZERO else ""
         raise ValueError(
             f"column {source!r} is not a {kind} in {len(bad)} of {len(values)} rows "
             f"({named_rows(table, bad)}, counted from 1; the first holds "

@@ -11,6 +11,7 @@ from collections.abc import Collection
 import pandas as pd
 
 PREFIX = "setting "  # before the source's own name of a setting, in a table under our names
+OURS = ("lr", "batch", "weight_decay")  # settings that a table has under our names
 STUDY = ("optim.", "schedule.")  # columns of a study's rows that are settings whatever their name
 MARKS = {  # a column is a setting where its name, in lower case with `_` for other signs, matches
     "lr": r"lr|learning_?rate|eta|step_size",
@@ -59,6 +60,14 @@ def settings_in(table: pd.DataFrame) -> dict[str, str]:
     kinds = {
         str(c): kind_of_setting(str(c).removeprefix(PREFIX))
         for c in table.columns
-        if c in ("lr", "batch", "weight_decay") or str(c).startswith(PREFIX)
+        if c in OURS or (str(c).startswith(PREFIX) and not _is_ours_too(str(c), table))
     }
     return {c: kind for c, kind in kinds.items() if kind and bool(table[c].notna().any())}
+
+
+def _is_ours_too(name: str, table: pd.DataFrame) -> bool:
+    """Return whether a study's setting stands in the table under our own name too."""
+    plain = name.removeprefix(PREFIX)
+    return (
+        plain.startswith(STUDY) and plain.split(".")[-1] in OURS and plain.split(".")[-1] in table
+    )

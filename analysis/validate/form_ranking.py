@@ -37,10 +37,11 @@ LEAST_WEIGHT = 0.01  # below which a form is left out
 def candidates(table: pd.DataFrame) -> list[Form]:
     """Return the forms that a table can carry and that use most of its variables.
 
-    Forms that hold near the frontier alone are left out. Raises ValueError where there is none.
+    Forms that hold near the frontier alone, or that another comparison ranks, are left out. Raises
+    ValueError where there is none.
     """
-    every = [f for f in FORMS.values() if not f.own_method]
-    forms = [f for f in every if _carries(table, f) and not f.near_frontier]
+    ranked = [f for f in FORMS.values() if f.compared_by == "all" and not f.own_method]
+    forms = [f for f in ranked if _carries(table, f) and not f.near_frontier]
     targets = [t for t in ("loss", "reward", "error") if any(f.target == t for f in forms)]
     if not targets:
         names = ", ".join(map(str, table.columns))
@@ -112,15 +113,27 @@ def rank_forms(
         )
         rows.append(_row(table, form, objective, found[form.name]))
     on_progress("forms", len(forms), len(forms))
+    return Ranking(rows=best_first(rows), hindcasts=found, table=table)
+
+
+def best_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with their scores, best first (the rule at the head of this module).
+
+    rows: a form a row, with `n_parameters`, and `by_cutoff`, pairs of a cutoff and the error there
+    """
     worst: dict[float, float] = {}
-    for distance, error in (point for row in rows for point in row["by_cutoff"]):
-        worst[distance] = max(error, worst.get(distance, 0.0))
+    for cutoff, error in (point for row in rows for point in row["by_cutoff"]):
+        worst[cutoff] = max(error, worst.get(cutoff, 0.0))
+    scored = []
     for row in rows:
+        score = None
         if row["by_cutoff"]:
             errors = list({**worst, **dict(row["by_cutoff"])}.values())
-            row["score"] = float(np.exp(np.log(np.maximum(errors, EXACT)).mean()))
-    rows.sort(key=lambda row: (row["score"] is None, row["score"] or 0.0, row["n_parameters"]))
-    return Ranking(rows=rows, hindcasts=found, table=table)
+            score = float(np.exp(np.log(np.maximum(errors, EXACT)).mean()))
+        scored.append({**row, "score": score})
+    return sorted(
+        scored, key=lambda row: (row["score"] is None, row["score"] or 0.0, row["n_parameters"])
+    )
 
 
 def weights_of(rows: Sequence[Mapping[str, Any]], power: float = POWER) -> dict[str, float]:

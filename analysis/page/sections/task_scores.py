@@ -4,11 +4,12 @@ Two steps, as Bhagia et al. 2024 (2412.04403) and Gadre et al. 2024 (2403.08540)
 of a task's right answers follow [E +] k C^-x over the models that no cheaper one beats, and the
 error is a sigmoid of those bits from chance (`downstream_accuracy`) over all models. A task has no
 second law, and an alarm says so, where no model is shown to be above chance, or where fewer bits
-are not shown to give more right answers.
+are not shown to give more right answers. A direct law of accuracy in compute takes the place of the
+two steps where it predicts withheld larger models better (`analysis.page.sections.direct_law`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from analysis.forms import FORMS, Array, column
 from analysis.laws.law import Law
 from analysis.number_text import interval, number
 from analysis.page.gallery import Picture
+from analysis.page.sections.direct_law import Choice, choice_of
 from analysis.page.tables import Grid, Row
 from analysis.solve.objective import Objective
 
@@ -48,6 +50,7 @@ class Scores:
     without: str  # why there can be no law of the accuracy: at_chance, no_trend, or empty
     loss_law: Law | None
     accuracy_law: Law | None
+    choice: Choice | None = None  # two steps or a direct law, None where nothing can be withheld
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,7 @@ def _scores(task: str, cells: Sequence[dict[str, Any]]) -> Scores:
         without=without,
         loss_law=_loss_law(points),
         accuracy_law=None if without else _accuracy_law(points, chance),
+        choice=None if without else choice_of(points, chance, resamples=RESAMPLES, level=LEVEL),
     )
 
 
@@ -151,6 +155,10 @@ def expected(scores: Scores, flops: float) -> Expected | None:
         return None
     bits, low, high = _predicted(scores.loss_law, "loss", flops=flops)
     bits_alone = Expected(bits=bits, bits_interval=(low, high))
+    if scores.choice and scores.choice.law:
+        error, *ends = _predicted(scores.choice.law, "error", flops=flops)
+        least, most = (float(np.clip(1 - e, 0, 1)) for e in reversed(ends))
+        return replace(bits_alone, accuracy=1 - error, accuracy_interval=(least, most))
     if scores.accuracy_law is None:
         return bits_alone
     law = scores.accuracy_law
@@ -254,10 +262,10 @@ def score_grid(
     rows = [_row(s, flops, (reached or {"tasks": {}})["tasks"].get(s.task)) for s in scores]
     columns = (
         "task", "models", "bits/byte against C", "accuracy against bits/byte",
-        "bits/byte expected", "reached", "accuracy expected", "reached",
+        "bits/byte expected", "reached", "accuracy expected", "reached", "law of the accuracy",
     )  # fmt: skip
     name = "Laws of task scores, and what they expect of the planned run"
-    return Grid(name=name, columns=columns, rows=rows, numeric=(1, 5, 7), wide=(2, 3))
+    return Grid(name=name, columns=columns, rows=rows, numeric=(1, 5, 7), wide=(2, 3, 8))
 
 
 def _row(scores: Scores, flops: float | None, reached: dict[str, Any] | None) -> Row:
@@ -275,6 +283,7 @@ def _row(scores: Scores, flops: float | None, reached: dict[str, Any] | None) ->
         number(reached["bits_per_byte"]) if reached else "–",
         accuracy,
         f"{reached['acc']:.3f} ± {reached['acc_se']:.3f}" if reached else "–",
+        _used_law_text(scores),
     )
 
 
@@ -285,6 +294,12 @@ def _loss_text(law: Law | None) -> str:
     offset = f"{number(p['E'], 3)} + " if "E" in p else ""
     power = f"{number(p['k'], 3)} C^-{number(p['exponent'], 3)}"
     return f"{offset}{power}, exponent {interval(ends.get('exponent'), 3)}"
+
+
+def _used_law_text(scores: Scores) -> str:
+    if scores.choice:
+        return scores.choice.text
+    return "–" if scores.without else "two steps; too few models to withhold any"
 
 
 def _accuracy_text(scores: Scores) -> str:

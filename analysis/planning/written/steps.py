@@ -5,6 +5,7 @@ import numpy as np
 from analysis.forms import FORMS
 from analysis.forms.optimum import edge_of
 from analysis.laws.text import used_alone
+from analysis.planning.passes import best_passes, can_rise
 from analysis.planning.plan import PretrainBlock, Step
 from analysis.planning.shape import PlannedShape
 from analysis.planning.shape_family import VOCAB_STEP, best_vocabulary
@@ -164,6 +165,9 @@ def _whose_optimum(split: Split) -> str:
 def _limit_on_tokens(split: Split) -> str:
     """Say which limit D stands at, and which share of C it leaves."""
     used = float(split.law.flops_per_token(split.params)) * split.tokens / split.flops
+    if split.rises:
+        rest = f"{100 * (1 - used):.3g}% of the compute is left in reserve"
+        return f"data-limited: more passes would raise the loss again; {rest}"
     if split.limited and split.constraints.tokens is None:
         rest = f"{100 * (1 - used):.3g}% of the compute is left in reserve"
         return f"data-limited: every token at hand, where the optimum asks for more; {rest}"
@@ -192,6 +196,9 @@ def _effect(split: Split, name: str) -> str:
                 f"{plural(passes, 'pass', text=f'{passes:.3g}')}, worth D' of Muennighoff et al."
                 f" 2023 (2305.16264) with R_D = {p['R_D']:.4g}, R_N = {p['R_N']:.4g}"
             )
+        elif can_rise(split.law) and c.unique_tokens is not None:
+            chosen = best_passes(split.law, c.unique_tokens, split.params, 0.9)
+            law = f"{plural(passes, 'pass', text=f'{passes:.3g}')}: {chosen.reason}"
         elif split.law.form in FORMS and not short:
             law = "no token is seen twice, and the plan is that without unique_tokens"
         else:
