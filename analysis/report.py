@@ -12,9 +12,8 @@ the command make no network request, except with `wandb=online`.
 """
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
 from analysis.page import two_studies as against
 from analysis.page.contents import Material, read_material
@@ -26,58 +25,14 @@ from analysis.page.first_screen import (
 )
 from analysis.page.index_page import index_page
 from analysis.page.render import comparison, report
+from analysis.page.sections.options import ReportConfig
 from analysis.page.table_material import read_table, refuse_no_table
-from analysis.page.wandb_artifact import MODES, mirror_report
-from analysis.runs.columns import Columns
+from analysis.page.wandb_artifact import mirror_report
 from analysis.runs.example import example_or
-from analysis.runs.importers.options import LogsConfig
 from analysis.runs.importers.sources import is_logs
 from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store
-from scaling.schema import LOSS_UNITS, MOST, OneOf, Range, checked, write_text
-
-
-@dataclass(kw_only=True)
-@checked()
-class ReportConfig:
-    """The study or table whose page is written, two studies side by side, or an index."""
-
-    runs: str = ""
-    """Folder of the study, or a table of runs (CSV, JSONL or Parquet; `example` is the one that
-    comes with the package); with index=true the folder that holds the studies."""
-    index: bool = False
-    """Write one page over all studies of the folder runs instead."""
-    form: str = "chinchilla"
-    """Form of the law that is fitted to a table (scaling fit); not read with law=."""
-    columns: Columns = field(default_factory=Columns)
-    context: Annotated[float, Range(1, MOST)] | None = None
-    """Tokens of a sequence, for a table whose column batch_sequences counts those of a step."""
-    params: Annotated[float, Range(0, MOST, above=True)] | None = None
-    """N at which the settings of a surface are shown, with tokens=; null is the plan's, or that of
-    the largest point."""
-    tokens: Annotated[float, Range(0, MOST, above=True)] | None = None
-    """D at which the settings of a surface are shown, with params=."""
-    logs: LogsConfig = field(default_factory=LogsConfig)
-    compare: list[str] = field(default_factory=list)
-    """Folders of two studies to compare, as [runs/A,runs/B], instead of runs."""
-    target: str = ""
-    """Named test set (eval.sets) whose loss the page shows; empty is that of the law."""
-    unit: Annotated[str, OneOf("", *LOSS_UNITS)] = ""
-    """Unit of the loss; empty is that of the law."""
-    out: str = ""
-    """File to write; empty is report.html in the study (report.web.html for a set named web),
-    TABLE.html beside a table, index.html in a folder of studies, or A-against-B.html."""
-    law: str = ""
-    """The law's file; empty is law.json in the study (law.web.json for a set named web)."""
-    plan: str = ""
-    """The plan's file; empty is plan.yaml in the study (plan.web.yaml for a set named web)."""
-    wandb: Annotated[str, OneOf("", *MODES)] = ""
-    """Log the page to Weights & Biases as an artifact too, in this mode; empty does not."""
-
-    def __post_init__(self) -> None:
-        """Refuse half a point."""
-        if (self.params is None) != (self.tokens is None):
-            raise ValueError("params and tokens are set together, as params=1e9 tokens=2e10")
+from scaling.schema import write_text
 
 
 def main(config: ReportConfig) -> None:

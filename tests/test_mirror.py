@@ -15,6 +15,7 @@ import pytest
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
 WHOLE = {  # test files of no single module: what they hold
+    "analysis/estimation/surfaces/test_page.py": "a surface before the other commands",
     "analysis/forms/test_forms.py": "every form of a law, by one set of tests",
     "analysis/test_bad_input.py": "hostile input to every command of the analysis",
     "analysis/test_known_plans.py": "plans of published models",
@@ -138,6 +139,8 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.page.gallery": "analysis/test_report.py",
     "analysis.page.planner": "analysis/test_report.py",
     "analysis.page.render": "analysis/test_report.py",
+    "analysis.figures.valley_charts": "analysis/estimation/surfaces/test_page.py",
+    "analysis.page.sections.options": "analysis/estimation/surfaces/test_page.py",
     "analysis.page.sections.settings": "analysis/estimation/surfaces/test_page.py",
     "analysis.page.sections.stage_laws": "analysis/planning/later_stages/test_choices.py",
     "analysis.page.tables": "analysis/test_report.py",

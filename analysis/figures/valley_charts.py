@@ -46,8 +46,9 @@ def valley(
                     label=label, zorder=3,
                 )  # fmt: skip
         if intervals:
-            axis.hlines(chosen[1], *intervals["lr"], color=FINAL, linewidth=1.6, zorder=4)
-            axis.vlines(chosen[0], *intervals["batch"], color=FINAL, linewidth=1.6, zorder=4)
+            (left, right), (low, high) = intervals["lr"], intervals["batch"]
+            axis.hlines(chosen[1], left, right, color=FINAL, linewidth=1.6, zorder=4)
+            axis.vlines(chosen[0], low, high, color=FINAL, linewidth=1.6, zorder=4)
         axis.scatter(*chosen, s=26, marker="*", color=FINAL, label="chosen", zorder=5)
         axis.set_xlim(float(np.min(lr)), float(np.max(lr)))
         axis.set_ylim(float(np.min(batch)), float(np.max(batch)))
