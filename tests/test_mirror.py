@@ -45,6 +45,7 @@ WHOLE = {  # test files of no single module: what they hold
     "test_worker_groups.py": "tests that share a worker",
 }
 COVERED_BY = {  # module: the test file that covers it, below tests/
+    "scaling.curves.block": "analysis/laws/test_curve_law.py",
     "scaling.curves.curve": "scaling/curves/test_fit.py",
     "scaling.curves.law_fit": "scaling/curves/test_fit.py",
     "scaling.schema.memory": "scaling/stages/test_preflight.py",
@@ -78,6 +79,7 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.estimation.isoflop_akima": "analysis/estimation/test_isoflop.py",
     "analysis.estimation.options": "analysis/test_bad_input.py",
     "analysis.estimation.points": "analysis/runs/test_replicates.py",
+    "analysis.estimation.schedule": "analysis/laws/test_curve_law.py",
     "analysis.estimation.power_laws": "analysis/test_report.py",
     "analysis.estimation.withheld": "analysis/test_backtest.py",
     "analysis.comparing.arms": "analysis/comparing/test_comparability.py",

@@ -7,11 +7,13 @@ from analysis.estimation.allocation_laws import METHODS, NEEDED_BY
 from analysis.estimation.power_laws import frontier_runs
 from analysis.estimation.prior_fit import FEWEST_ROWS
 from analysis.forms import Form, column, form_named
+from analysis.runs.curves import NEEDED as CURVES_NEED
 from analysis.solve.objective import Objective
 from analysis.solve.seed_noise import weight_by_seed_noise
 from analysis.validate.near_frontier import near_frontier
 from scaling.schema import MOST_RESAMPLES
 
+SCHEDULE = "schedule"  # the form of loss curves, which has a reader of its own
 SPARE_ROWS = 2  # rows beyond the parameters that a fit needs at least
 WEIGHTINGS = ("column", "seed_noise", "none")
 
@@ -45,8 +47,8 @@ def check_options(
 
 def needed_columns(form: str) -> tuple[str, ...]:
     """Return the columns that a table must have for a form, a method, or `all`."""
-    if form in METHODS:
-        return NEEDED_BY[form]
+    if form in METHODS or form == SCHEDULE:
+        return NEEDED_BY.get(form, CURVES_NEED)
     if form == "all":
         return ()
     law = form_named(form)
@@ -56,7 +58,7 @@ def needed_columns(form: str) -> tuple[str, ...]:
 
 def stage_of(form: str) -> str:
     """Return the stage whose cells a form, a method, or `all` is fitted to."""
-    return "pretrain" if form in METHODS or form == "all" else form_named(form).stage
+    return "pretrain" if form in (*METHODS, "all", SCHEDULE) else form_named(form).stage
 
 
 def check_columns(table: pd.DataFrame, needed: tuple[str, ...], form: str) -> None:

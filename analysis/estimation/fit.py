@@ -22,6 +22,7 @@ from analysis.alarms.loss_units import unit_of_law
 from analysis.alarms.methods import methods_disagree
 from analysis.estimation.allocation_laws import METHODS
 from analysis.estimation.checks import (
+    SCHEDULE,
     check_columns,
     check_options,
     needed_columns,
@@ -36,6 +37,7 @@ from analysis.estimation.isoflop_answers import isoflop_both
 from analysis.estimation.points import best_of_points, with_replicates
 from analysis.estimation.power_laws import power_laws
 from analysis.estimation.prior_fit import families_of
+from analysis.estimation.schedule import fit_schedule
 from analysis.forms import Form, column, form_named
 from analysis.forms.token_flops import TokenFlops
 from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH, PRIOR_GROWTH
@@ -106,6 +108,10 @@ def fit(
     check_options(resamples, level, weighting, seed=seed)
     check_within(within)
     families_of(prior, form, objective, fixed or {})
+    if form == SCHEDULE:
+        if isinstance(data, Runs):
+            raise ValueError("form=schedule reads curves, not runs; give the table or the study")
+        return fit_schedule(data, count=count, where=where, columns=columns, level=level)
     needed = needed_columns(form)
     runs = data
     if not isinstance(runs, Runs):

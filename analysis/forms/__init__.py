@@ -48,7 +48,8 @@ _ALL = (
     *overoptimisation.FORMS,
     rl_sigmoid.FORM,
 )
-OTHERS = ("all", "isoflop", "isoflop_akima", "envelope", "lr_batch")  # other names that `fit` takes
+# Other names that `fit` takes.
+OTHERS = ("all", "isoflop", "isoflop_akima", "envelope", "lr_batch", "schedule")
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
 
 

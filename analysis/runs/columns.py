@@ -25,6 +25,7 @@ NEEDED = ("params", "tokens", "loss")  # columns that a law of pretraining needs
 # Columns that are checked even where the form does not read them: alarms and units do.
 ALWAYS_CHECKED = (*NEEDED, "flops", "weight", "unique_tokens", "experts")
 NUMBERS = (*ALWAYS_CHECKED, "lr", "batch", "examples", "epochs", "pairs", "kl", "reward", "error")
+OF_CURVES = ("schedule", "step")  # columns of curves, which analysis.runs.curves reads
 TARGETS = {"loss", "reward", "error"}  # of which every form has one
 BESIDE = {"group", "weight", "seed", "trunk", "unique_tokens"}  # columns that alone carry no form
 SIGNED = ("reward",)  # columns that may be negative
@@ -59,7 +60,7 @@ class Columns:
     trunk: str = "trunk"
     """Column that names the trunk of a run; the bootstrap resamples whole trunks."""
     lr: str = "lr"
-    """Column of the peak learning rate (form=lr_batch)."""
+    """Column of the peak learning rate (form=lr_batch), or of a row's rate (form=schedule)."""
     batch: str = "batch"
     """Column of the tokens of a step (form=lr_batch)."""
     examples: str = "examples"
@@ -74,13 +75,17 @@ class Columns:
     """Column of the gold reward; it may be negative."""
     error: str = "error"
     """Column of a task's error (form=accuracy)."""
+    schedule: str = "schedule"
+    """Column that names the schedule of a curve's row (form=schedule)."""
+    step: str = "step"
+    """Column of the step of a curve's row (form=schedule)."""
     loss_unit: Annotated[str, OneOf("", *UNITS)] = ""
     """Unit of the loss; empty takes what the column's name says, nats per token where it says
     nothing."""
 
     def names(self) -> dict[str, str]:
         """Return the table's name of each of our columns."""
-        return {k: v for k, v in asdict(self).items() if k != "loss_unit"}
+        return {k: v for k, v in asdict(self).items() if k not in (*OF_CURVES, "loss_unit")}
 
 
 def canonical(
@@ -128,7 +133,7 @@ def _check_columns(raw: pd.DataFrame, sources: dict[str, str], needed: Sequence[
         needed = NEEDED  # of form=all, which takes any target and the variables that are there
     absent = {n: s for n, s in sources.items() if s not in raw and (n in needed or s != n)}
     if absent:
-        raise ValueError(_missing_message(absent, list(map(str, raw.columns))))
+        raise ValueError(missing_message(absent, list(map(str, raw.columns))))
     twice = [s for s in sources.values() if list(raw.columns).count(s) > 1]
     if twice:
         raise ValueError(duplicate_names_message(twice))
@@ -144,7 +149,7 @@ def duplicate_names_message(names: Sequence[str]) -> str:
     return f"two columns are called {', '.join(names)}; rename or drop one"
 
 
-def _missing_message(absent: dict[str, str], present: list[str]) -> str:
+def missing_message(absent: dict[str, str], present: list[str]) -> str:
     """Return the message of absent columns, with the settings that may repair it."""
     likely_of = {name: _nearest(name, source, present) for name, source in absent.items()}
     absences = " and ".join(f"{source!r} for {name}" for name, source in absent.items())
@@ -178,6 +183,8 @@ _ALIASES = {
     "unique_tokens": ("U", "unique", "U_D", "dataset_tokens"),
     "lr": ("peak_lr", "learning_rate", "eta"),
     "batch": ("batch_tokens", "bs", "batch_size"),
+    "schedule": ("name", "curve", "run", "run_name"),
+    "step": ("steps", "iteration", "iter", "_step"),
     "reward": ("gold", "gold_reward", "R"),
     "kl": ("KL", "kl_nats"),
     "pairs": ("n_pairs", "comparisons", "n"),
@@ -188,7 +195,7 @@ _ALIASES = {
 def _check_numbers(table: pd.DataFrame, name: str, source: str) -> np.ndarray:
     """Return a column as finite and, except rewards, positive numbers; ValueError names rows."""
     raw, signed = table.loc[:, name], name in SIGNED
-    values = _numbers(raw)
+    values = numbers(raw)
     bad = np.flatnonzero(~(np.isfinite(values) & (signed | (values > 0))))
     least, most = RANGES.get(name, USUAL_RANGE)
     beyond = np.flatnonzero((np.abs(values) > most) | (~signed & (values < least)))
@@ -209,7 +216,7 @@ def _check_numbers(table: pd.DataFrame, name: str, source: str) -> np.ndarray:
     return values
 
 
-def _numbers(values: pd.Series) -> np.ndarray:
+def numbers(values: pd.Series) -> np.ndarray:
     """Return floats; NaN for text, dates, true and false, lists and missing values."""
     types = pd.api.types
     if types.is_float_dtype(values) or (types.is_integer_dtype(values)):

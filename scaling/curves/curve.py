@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from scaling.curves.path import Floats, Path, checked_rows, path
 
@@ -36,6 +36,11 @@ class Curve:
     def path(self) -> Path:
         """The sums and changes of its rate."""
         return path(self.step, self.lr, warmup_steps=self.warmup_steps, peak_lr=self.peak_lr)
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """Which rows have a weight above 0: the others only say what the rate was (n,)."""
+        return self.weights > 0
 
     @property
     def weights(self) -> Floats:

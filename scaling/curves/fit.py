@@ -19,6 +19,7 @@ from scaling.curves.law_fit import MODEL_ERROR, LawFit, fit_law
 from scaling.curves.laws import ANNEALING, LAWS, MULTI_POWER, CurveLaw, Unit
 from scaling.curves.path import Floats, path
 
+AT_PEAK = 0.99  # Of the peak rate: a first row above has ended its warm-up.
 FEWEST_ROWS = 6  # Three parameters of a constant rate and as many rows to check them.
 ROWS_OF_MULTI_POWER = (
     40  # Below, its seven parameters are mostly their priors (LAWS: dense curves).
@@ -107,7 +108,7 @@ class CurveFit:
         if self.status == NOT_IDENTIFIED:
             raise ValueError(f"the schedule law forecasts nothing: {self.why}")
         peak = self.peak_lr if peak_lr is None else peak_lr
-        warmup = self.warmup_steps if warmup_steps is None else warmup_steps
+        warmup = self._warmup(step, lr) if warmup_steps is None else warmup_steps
         along = path(step, lr, warmup_steps=warmup, peak_lr=peak)
         lowest = float(np.min(lr)) / peak
         if self.status == NO_DROP and lowest < DROP_NEEDED:
@@ -131,6 +132,23 @@ class CurveFit:
         """Return loss, low and high at the last row of a schedule; arguments as of `predict`."""
         loss, low, high = self.predict(schedule_step, schedule_lr, level)
         return float(loss[-1]), float(low[-1]), float(high[-1])
+
+    def last(self, schedule_step: ArrayLike, schedule_lr: ArrayLike) -> float:
+        """Return the loss at the last row alone, without an interval: fast, for a search."""
+        warmup = self._warmup(schedule_step, schedule_lr)
+        along = path(schedule_step, schedule_lr, warmup_steps=warmup, peak_lr=self.peak_lr).last()
+        logs = [fit.log_loss(along)[0][0] for fit in self.laws]
+        return float(np.exp(np.dot(self.weights, logs)))
+
+    def _warmup(self, step: ArrayLike, lr: ArrayLike) -> float:
+        """Return the steps of the warm-up; a schedule at the peak before its end has a shorter one.
+
+        The end is often known only as the first row of a table.
+        """
+        steps, rates = np.ravel(step), np.ravel(lr)
+        if len(steps) and len(rates) and rates[0] >= AT_PEAK * self.peak_lr:
+            return min(self.warmup_steps, float(steps[0]))
+        return self.warmup_steps
 
     @property
     def noise(self) -> float:
@@ -181,7 +199,7 @@ def fit_curves(curves: list[Curve], *, law: str = "auto") -> CurveFit:
         raise ValueError(f"the schedule law is {law!r}; choose one of {', '.join(CHOICES)}")
     if not curves:
         raise ValueError("there is no curve to fit; give at least one")
-    rows = sum(int((curve.weights > 0).sum()) for curve in curves)
+    rows = sum(int(curve.measured.sum()) for curve in curves)
     if rows < FEWEST_ROWS:
         return _unidentified(curves, rows)
     unit = _unit(curves)
@@ -189,12 +207,11 @@ def fit_curves(curves: list[Curve], *, law: str = "auto") -> CurveFit:
     forms = _choose(law, rows, drop)
     fits = [fit_law(curves, form, unit=unit, drop=drop) for form in forms]
     withheld = _withheld(curves, fits)
-    squares = [
-        float(np.mean([np.mean(e[i] ** 2) for e in withheld.values()])) for i in range(len(fits))
-    ]
-    weights = _weights(squares)
+    weights = _weights(list(withheld.values()), len(fits))
     joint = {name: np.tensordot(weights, errors, 1) for name, errors in withheld.items()}
-    error = float(np.sqrt(np.mean([np.mean(e**2) for e in joint.values()]))) if joint else 0.0
+    error = max(fit.spread for fit in fits)  # where nothing could be withheld
+    if joint:
+        error = float(np.sqrt(np.mean([np.mean(e**2) for e in joint.values()])))
     status, why = _status(fits, drop)
     return CurveFit(
         status=status,
@@ -221,9 +238,7 @@ def _unit(curves: list[Curve]) -> Unit:
 
 def _lowered(curves: list[Curve]) -> bool:
     """Say whether enough rows come after a fall of the rate."""
-    low = [
-        ((curve.lr < DROP_NEEDED * curve.peak_lr) & (curve.weights > 0)).sum() for curve in curves
-    ]
+    low = [((curve.lr < DROP_NEEDED * curve.peak_lr) & curve.measured).sum() for curve in curves]
     return int(sum(low)) >= ROWS_AFTER_DROP
 
 
@@ -252,26 +267,28 @@ def _withheld(curves: list[Curve], fits: list[LawFit]) -> dict[str, Floats]:
         ]
         tested = slice(None)
     for name, others, curve in parts:
-        rows = sum(int((other.weights > 0).sum()) for other in others)
-        use = curve.weights[tested] > 0
+        rows = sum(int(other.measured.sum()) for other in others)
+        use = curve.measured[tested]
         drop = _lowered(others)
         if rows < FEWEST_ROWS or not use.any() or (fits[0].drop and not drop):
             continue
-        along, measured = curve.path, np.log(curve.loss)
+        chosen = np.zeros(len(curve.step), bool)
+        chosen[tested] = use
+        along, measured = curve.path.at(chosen), np.log(curve.loss[chosen])
         logs = [
             fit_law(others, fit.law, unit=fit.unit, drop=fit.drop).log_loss(along)[0]
             for fit in fits
         ]
-        errors[name] = np.stack([(log - measured)[tested][use] for log in logs])
+        errors[name] = np.stack([log - measured for log in logs])
     return errors
 
 
-def _weights(squares: list[float]) -> Floats:
+def _weights(withheld: list[Floats], laws: int) -> Floats:
     """Return weights in proportion to 1 / mean square error on what was withheld."""
-    values = np.array(squares)
-    if not np.isfinite(values).all():
-        values = np.ones_like(values)
-    inverse = 1 / np.maximum(values, MODEL_ERROR**2 / 100)
+    if not withheld:
+        return np.full(laws, 1 / laws)
+    squares = np.mean([np.mean(errors**2, axis=1) for errors in withheld], axis=0)
+    inverse = 1 / np.maximum(squares, MODEL_ERROR**2 / 100)
     return inverse / inverse.sum()
 
 

@@ -19,6 +19,7 @@ MODEL_ERROR = 1e-3  # Of the log loss; the law's published errors are 0.5e-3 to 
 STRETCHES = 5  # Of a curve over which that error is about the same (its sign changes 2 to 5 times).
 HUBER = 3.0  # Standard deviations beyond which a row counts less.
 MOST_CORRELATION = 0.95  # Of neighbouring residuals; 39 rows then count as one.
+TOLERANCE = 1e-6  # Relative, of the objective and of the step: a forecast moves by 1e-5 at most.
 STARTS = 3  # The best of the starting points are followed to a minimum.
 ALPHAS = (0.2, 0.4, 0.8)  # Exponents that a fit starts from; published ones are 0.43 to 0.51.
 
@@ -37,6 +38,7 @@ class LawFit:
     theta: L0, log A, log alpha, log B and the logs of the law's own parameters (k,)
     covariance: of theta (k, k)
     noise: standard deviation of a row's log loss around the law, the correlated part left out
+    spread: robust standard deviation of a row's log loss around the law, all of it
     drop: whether the curves say what a lower rate does; without, B is 0 and held
     """
 
@@ -45,6 +47,7 @@ class LawFit:
     theta: Floats
     covariance: Floats
     noise: float
+    spread: float
     drop: bool
 
     def log_loss(self, path: Path) -> tuple[Floats, Floats]:
@@ -80,15 +83,14 @@ def fit_law(
     drop: whether the rate falls enough in the curves to fit B and the law's own parameters
     start: theta of a fit of nearly the same curves; None tries a grid of starting points
     """
-    paths = [curve.path for curve in curves]
-    problem = _Problem(curves, paths, law, unit, drop)
+    problem = _Problem(curves, law, unit, drop)
     starts = problem.starts() if start is None else [start]
     best, residuals, precision = starts[0], [], problem.row_precision(0.0)
     for _ in range(2):  # the second time with the spread of the rows that the first one gives
         solved = [problem.solve(theta, precision) for theta in starts]
         best = min(solved, key=lambda pair: pair[1])[0]
         starts, residuals = [best], problem.residuals(best)
-        precision = problem.row_precision(_spread(residuals, problem.weights, len(best)))
+        precision = problem.row_precision(_spread(residuals, len(best)))
     _, slopes = problem.rows(best)
     hessian = slopes.T @ (slopes * precision[:, None])
     hessian += np.diag(problem.prior_precision)
@@ -100,7 +102,8 @@ def fit_law(
         unit=unit,
         theta=best,
         covariance=covariance,
-        noise=_white(residuals, problem.weights),
+        noise=_white(residuals),
+        spread=1.4826 * float(np.median(np.abs(np.concatenate(residuals)))),
         drop=drop,
     )
 
@@ -108,12 +111,13 @@ def fit_law(
 class _Problem:
     """The residuals of one law on some curves, with their derivatives."""
 
-    def __init__(
-        self, curves: list[Curve], paths: list[Path], law: CurveLaw, unit: Unit, drop: bool
-    ) -> None:
-        self.paths, self.law, self.unit, self.drop = paths, law, unit, drop
-        self.log_loss = np.log(np.concatenate([curve.loss for curve in curves]))
-        self.weights = [curve.weights for curve in curves]
+    def __init__(self, curves: list[Curve], law: CurveLaw, unit: Unit, drop: bool) -> None:
+        curves = [curve for curve in curves if curve.measured.any()]
+        self.paths = [curve.path.at(curve.measured) for curve in curves]
+        self.law, self.unit, self.drop = law, unit, drop
+        self.last: tuple[Floats, tuple[Floats, Floats]] | None = None
+        self.log_loss = np.log(np.concatenate([curve.loss[curve.measured] for curve in curves]))
+        self.weights = [curve.weights[curve.measured] for curve in curves]
         self.weight = np.concatenate(self.weights)
         names = ("L0", "A", "alpha", "B", *law.names)
         priors = [PRIORS.get(name, (1.0, np.inf)) for name in names]
@@ -125,10 +129,17 @@ class _Problem:
         self.low, self.high = np.array(low), np.array(high)
 
     def rows(self, theta: Floats) -> tuple[Floats, Floats]:
-        """Return log losses of the law at all rows and their derivatives."""
+        """Return log losses of the law at all rows and their derivatives.
+
+        The solver asks for both at the same point, one after the other.
+        """
+        if self.last is not None and np.array_equal(self.last[0], theta):
+            return self.last[1]
         parts = [curve_loss(self.law, path, self.unit, theta) for path in self.paths]
         loss = np.maximum(np.concatenate([loss for loss, _ in parts]), SMALLEST_LOSS)
-        return np.log(loss), np.concatenate([slopes for _, slopes in parts]) / loss[:, None]
+        slopes = np.concatenate([slopes for _, slopes in parts]) / loss[:, None]
+        self.last = (theta.copy(), (np.log(loss), slopes))
+        return self.last[1]
 
     def residuals(self, theta: Floats) -> list[Floats]:
         """Return law minus measurement, in log loss, for every curve."""
@@ -185,6 +196,8 @@ class _Problem:
             x_scale="jac",
             loss=huber,  # pyright: ignore[reportArgumentType]
             f_scale=HUBER * scale,
+            ftol=TOLERANCE,
+            xtol=TOLERANCE,
             max_nfev=100,
         )
         return whole(solution.x), float(solution.cost)
@@ -207,13 +220,12 @@ class _Problem:
         return [theta for _, theta in found[:STARTS]]
 
 
-def _spread(residuals: list[Floats], weights: list[Floats], parameters: int) -> float:
+def _spread(residuals: list[Floats], parameters: int) -> float:
     """Return the variance of a row times the correlation time of the rows.
 
     The correlation of neighbours gives tau = (1 + rho) / (1 - rho), as in a first-order process.
     """
-    rows = [r[w > 0] for r, w in zip(residuals, weights, strict=True)]
-    pooled = np.concatenate(rows)
+    rows, pooled = residuals, np.concatenate(residuals)
     sd = 1.4826 * float(np.median(np.abs(pooled)))
     rows = [np.clip(r, -HUBER * sd, HUBER * sd) for r in rows]
     power = sum(float(r @ r) for r in rows)
@@ -223,10 +235,9 @@ def _spread(residuals: list[Floats], weights: list[Floats], parameters: int) -> 
     return sd**2 / degrees * (1 + rho) / (1 - rho)
 
 
-def _white(residuals: list[Floats], weights: list[Floats]) -> float:
+def _white(residuals: list[Floats]) -> float:
     """Return the deviation of a row from its neighbours, by second differences (6 variances)."""
-    rows = [r[w > 0] for r, w in zip(residuals, weights, strict=True)]
-    second = [r[2:] - 2 * r[1:-1] + r[:-2] for r in rows if len(r) > 2]
+    second = [r[2:] - 2 * r[1:-1] + r[:-2] for r in residuals if len(r) > 2]
     if not second:
         return 0.0
     return 1.4826 * float(np.median(np.abs(np.concatenate(second)))) / np.sqrt(6.0)

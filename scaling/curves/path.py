@@ -5,7 +5,7 @@ Luo et al. (2025, 2503.12811), whose first row at a lower rate still has the los
 Before the first row the rate rises linearly from 0 to the peak over the warm-up and stays there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,6 +34,14 @@ class Path:
     change_sizes: Floats
     change_rates: Floats
     change_sums: Floats
+
+    def last(self) -> "Path":
+        """Return the path of the last row alone, with all changes before it."""
+        return self.at(np.arange(len(self.steps)) == len(self.steps) - 1)
+
+    def at(self, rows: NDArray[np.bool_]) -> "Path":
+        """Return the path of some rows, with all changes of the rate."""
+        return replace(self, steps=self.steps[rows], sums=self.sums[rows])
 
 
 def path(step: ArrayLike, lr: ArrayLike, *, warmup_steps: float, peak_lr: float) -> Path:
