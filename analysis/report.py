@@ -2,6 +2,7 @@
 
     scaling report runs=runs/quick [out=report.html]
     scaling report runs=TABLE.csv [columns.params=N ...] [law=law.json]
+    scaling report runs=CURVES.csv form=schedule [law=law.json]
     scaling report runs=runs index=true
     scaling report compare=[runs/A,runs/B] [out=runs/A-against-B.html]
 
@@ -16,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from analysis.estimation.checks import SCHEDULE
 from analysis.page import two_studies as against
 from analysis.page.contents import Material, read_material
+from analysis.page.curve_page import curve_page
 from analysis.page.first_screen import (
     DEFAULT_LEVEL,
     formula,
@@ -75,13 +78,18 @@ def main(config: ReportConfig) -> None:
     if not config.runs:
         raise ValueError("runs is not set; give the study's folder, as runs=runs/quick")
     if config.index:
-        write_index(config)
+        out = Path(config.out or Path(config.runs) / "index.html")
+        text, count = index_page(config.runs, out)
+        sys.stdout.write(f"index of {count} studies written to {write_text(out, text)}\n")
+        return
+    if config.form == SCHEDULE:
+        page = curve_page(config.runs, out=config.out, columns=config.columns, law=config.law)
+        sys.stdout.write(f"report written to {page}\n")
         return
     material, page = read(config)
     out = write_text(page, report(material, progress_on_stderr()))
     lines = [formula(material.law), formula_note(material.law)]
-    outcome = verdict(material)
-    if outcome:
+    if outcome := verdict(material):
         lines += [outcome["text"], outcome["head"]]
     lines.append(material.final.other_plan)
     sys.stdout.write("\n".join([*filter(None, lines), f"report written to {Path(out)}"]) + "\n")
@@ -113,13 +121,6 @@ def read(config: ReportConfig) -> tuple[Material, Path]:
         config.runs, law=config.law, plan=config.plan, target=config.target, unit=config.unit
     )
     return material, Path(config.out or material.folder / material.measure.file("report.html"))
-
-
-def write_index(config: ReportConfig) -> None:
-    """Write the page over all studies of a folder."""
-    out = Path(config.out or Path(config.runs) / "index.html")
-    text, count = index_page(config.runs, out)
-    sys.stdout.write(f"index of {count} studies written to {write_text(out, text)}\n")
 
 
 def compare(config: ReportConfig) -> None:

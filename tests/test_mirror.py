@@ -118,6 +118,8 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.page.backtest_page": "analysis/backtesting/test_folder.py",
     "analysis.figures.check_charts": "analysis/figures/test_canvas.py",
     "analysis.figures.run_charts": "analysis/figures/test_canvas.py",
+    "analysis.figures.schedule_charts": "analysis/page/test_curve_page.py",
+    "analysis.page.sections.curve_forecasts": "analysis/page/test_curve_page.py",
     "analysis.page.alarm_list": "analysis/test_report.py",
     "analysis.page.sections.cell_table": "analysis/test_report.py",
     "analysis.page.index_page": "analysis/page/test_tables_and_index.py",

@@ -24,6 +24,7 @@ from scaling.schema import (
 )
 
 log = logging.getLogger(__name__)
+CURVE_LAW = "law.schedule.json"  # of a study's loss curves (scaling fit form=schedule)
 CURVE_ROWS = 120  # points of one cell's curve in a figure: nobody sees more
 FEWEST_ROWS = 12  # of one cell's curve, where there are thousands of cells
 MOST_CURVE_ROWS = 20_000  # points of all curves of a figure, but for the fewest of each
@@ -37,7 +38,8 @@ class Material:
     curve of that loss), `confirmations` are the records of confirmation runs with the score of
     their forecast, `as_read` the records with the losses of their files, `sha256` the hash of each
     file by its name. A page of a table of runs has no records: `table` holds its rows under our
-    column names, `unread_rows` says how many beyond are not drawn.
+    column names, `unread_rows` says how many beyond are not drawn. `curve_law` is the study's law
+    of form=schedule.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class Material:
     as_read: list[Record] = field(default_factory=list)
     table: pd.DataFrame | None = None
     unread_rows: int = 0
+    curve_law: Law | None = None
 
     @property
     def name(self) -> str:
@@ -152,7 +155,13 @@ def read_material(
     read_law = Law.read(law_path) if law or law_path.exists() else None
     if read_law:
         check_measure(read_law, str(law_path), target=target, unit=unit)
+        if read_law.curves:
+            raise ValueError(
+                f"law={law_path} is of loss curves (form=schedule), which the page shows beside a"
+                " law of N and D; leave law= out"
+            )
     measure = read_law.measure if read_law else asked
+    curve_path = folder / CURVE_LAW
     plan_path = Path(plan or folder / measure.file("plan.yaml"))
     read_plan_file = read_plan(plan_path) if plan or plan_path.exists() else None
     if read_plan_file:
@@ -163,7 +172,7 @@ def read_material(
         measure,
         plan_sha256=sha256_file(plan_path) if read_plan_file else "",
     )
-    files = [*(p for p in (law_path, plan_path) if p.exists()), *final.files]
+    files = [*(p for p in (law_path, plan_path, curve_path) if p.exists()), *final.files]
     return Material(
         folder=folder,
         records=_measured(records, measure),
@@ -171,6 +180,7 @@ def read_material(
         measure=measure,
         law=read_law,
         law_path=law_path if read_law else None,
+        curve_law=Law.read(curve_path) if curve_path.exists() and measure.is_default else None,
         plan=read_plan_file,
         plan_path=plan_path,
         final=final,

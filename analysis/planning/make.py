@@ -40,6 +40,7 @@ from analysis.planning.plan import (
     PretrainBlock,
 )
 from analysis.planning.pretrain_block import pretrain_block
+from analysis.planning.rate import with_rate
 from analysis.planning.real_size import explained, explained_steps, toy_alarm
 from analysis.planning.settings import PlanConfig
 from analysis.planning.shape import PlannedShape, choose_shape
@@ -115,6 +116,7 @@ def make_plan(
         level=basis.level,
         scored=scored,
     )
+    pretrain, forecast = with_rate(pretrain, forecast, basis.study, settings.rate)
     return _gathered(basis, budget, settings, planned, pretrain, forecast, name=name)
 
 

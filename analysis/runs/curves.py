@@ -1,8 +1,8 @@
 """Loss curves from a table: a row is one step of one schedule (form=schedule).
 
 The columns are schedule, step, lr and loss. The rate of a row holds from its step to that of the
-next. Rows of the warm-up may be there or not: `curve.warmup_steps` and `curve.peak_lr` say what the table
-leaves out, and by default the first rows do.
+next. Rows of the warm-up may be there or not: `curve.warmup_steps` and `curve.peak_lr` say what the
+table leaves out, and by default the first rows do.
 """
 
 from dataclasses import dataclass, field, replace
@@ -145,7 +145,7 @@ def _curve(name: str, table: pd.DataFrame, options: CurveOptions) -> tuple[Curve
         table["loss"].to_numpy(),
         warmup_steps=warmup,
         peak_lr=peak,
-        name=f"schedule {name}",
+        name=name,
     )
     return curve, int((step < warmup).sum())
 

@@ -23,11 +23,15 @@ ROWS = 160  # of a cell's schedule between its scored rows, at which its rate is
 FEWEST_ROWS = 6  # of a size, as of any fit of curves
 
 
-def study_curves(folder: str | Path, *, count: str = "total") -> CurveRuns:
+def study_curves(
+    folder: str | Path, *, count: str = "total", ratio: float | None = None
+) -> CurveRuns:
     """Read the curves of a study's done pretraining cells.
 
     folder: of the study
     count: how N is counted
+    ratio: of losses on the whole test set to those on a part of it, which rows are multiplied by;
+        None measures it
 
     Raises ValueError for a study without such curves.
     """
@@ -55,7 +59,8 @@ def study_curves(folder: str | Path, *, count: str = "total") -> CurveRuns:
             f"{folder} has no size with {FEWEST_ROWS} test losses along its curves; train longer"
             " cells, or raise eval.curve_points"
         )
-    sizes, ratio = _on_the_whole_test_set(sizes)
+    ratio = _ratio(sizes) if ratio is None else ratio
+    sizes = [_scaled(size, ratio) for size in sizes]
     inputs = {"source": folder.as_posix(), "sha256": sha256_of(folder), "curve_ratio": ratio}
     return CurveRuns(sizes=tuple(sizes), dropped=dropped, inputs=inputs)
 
@@ -123,17 +128,17 @@ def _of_cell(folder: Path, cell: Record, shared: set[int]) -> Curve:
     )
 
 
-def _on_the_whole_test_set(sizes: Sequence[SizeCurves]) -> tuple[list[SizeCurves], float]:
-    """Return the curves with rows on the scale of the records' losses, and the ratio between them.
+def _ratio(sizes: Sequence[SizeCurves]) -> float:
+    """Return the median ratio of the losses of records to those of rows.
 
-    A first fit of the rows alone forecasts the ends; the ratio is the median over all cells.
+    A first fit of the rows alone forecasts the ends of the cells.
     """
     logs = []
     for size in sizes:
         rows = [curve.without(slice(-1, None)) for curve in size.curves]
         if sum(int(c.measured.sum()) for c in rows) < FEWEST_ROWS:
             continue
-        fit = fit_curves(rows, law="annealing")
+        fit = fit_curves(rows, law="annealing", withhold=False)
         if fit.status != "converged":
             continue
         for curve in size.curves:
@@ -141,13 +146,14 @@ def _on_the_whole_test_set(sizes: Sequence[SizeCurves]) -> tuple[list[SizeCurves
                 curve.step, curve.lr, warmup_steps=curve.warmup_steps, peak_lr=curve.peak_lr
             )
             logs.append(float(np.log(curve.loss[-1] / end.loss[-1])))
-    ratio = float(np.exp(np.median(logs))) if logs else 1.0
-    scaled = []
-    for size in sizes:
-        curves = []
-        for curve in size.curves:
-            loss = curve.loss * ratio
-            loss[-1] = curve.loss[-1]
-            curves.append(replace(curve, loss=loss))
-        scaled.append(replace(size, curves=tuple(curves)))
-    return scaled, ratio
+    return float(np.exp(np.median(logs))) if logs else 1.0
+
+
+def _scaled(size: SizeCurves, ratio: float) -> SizeCurves:
+    """Return the curves with their rows, the last one left out, multiplied by the ratio."""
+    curves = []
+    for curve in size.curves:
+        loss = curve.loss * ratio
+        loss[-1] = curve.loss[-1]
+        curves.append(replace(curve, loss=loss))
+    return replace(size, curves=tuple(curves))

@@ -65,6 +65,7 @@ class CurveFit:
     warmup_steps: of the first curve, for schedules to come
     peak_lr: of the first curve
     largest_sum: the largest sum of rates in the curves
+    last_step: the last step of the longest curve
     names: of the curves
     n_rows: rows in the fit
     withheld_errors: mean absolute relative error of each curve that was withheld in turn
@@ -79,6 +80,7 @@ class CurveFit:
     warmup_steps: float
     peak_lr: float
     largest_sum: float
+    last_step: float
     names: tuple[str, ...]
     n_rows: int
     withheld_errors: dict[str, float] = field(default_factory=dict)
@@ -133,6 +135,31 @@ class CurveFit:
         loss, low, high = self.predict(schedule_step, schedule_lr, level)
         return float(loss[-1]), float(low[-1]), float(high[-1])
 
+    def change(
+        self,
+        before: tuple[ArrayLike, ArrayLike],
+        after: tuple[ArrayLike, ArrayLike],
+        level: float = 0.9,
+    ) -> tuple[float, float]:
+        """Return log(loss at the end of `after` / of `before`), and the half-width of its interval.
+
+        before, after: steps and rates of two schedules (n,)
+        level: of the interval
+        """
+        for rows in (before, after):
+            self.predict(*rows)  # refuses what the curves do not say
+        paths = [
+            path(step, lr, warmup_steps=self._warmup(step, lr), peak_lr=self.peak_lr)
+            for step, lr in (before, after)
+        ]
+        parts = [law.log_change(*paths) for law in self.laws]
+        weights = np.array(self.weights)
+        changes = np.array([change for change, _ in parts])
+        mean = float(weights @ changes)
+        variance = float(weights @ ((changes - mean) ** 2 + [own for _, own in parts]))
+        half = student.ppf((1 + level) / 2, self.degrees) * np.sqrt(variance + self.error**2)
+        return mean, float(half)
+
     def last(self, schedule_step: ArrayLike, schedule_lr: ArrayLike) -> float:
         """Return the loss at the last row alone, without an interval: fast, for a search."""
         warmup = self._warmup(schedule_step, schedule_lr)
@@ -186,12 +213,14 @@ def fit_curve(
     return fit_curves([curve], law=law)
 
 
-def fit_curves(curves: list[Curve], *, law: str = "auto") -> CurveFit:
+def fit_curves(curves: list[Curve], *, law: str = "auto", withhold: bool = True) -> CurveFit:
     """Fit the schedule laws to several curves of one model size at once.
 
     curves: made by `make_curve`, of one model, batch and corpus
     law: auto averages the two laws by their errors on withheld curves; multi_power or annealing is
         that one alone. Few rows are fitted by the annealing law.
+    withhold: whether to fit without each curve in turn, which takes most of the time; without,
+        the interval knows the residuals alone
 
     Returns a fit whose status says what can be forecast. Raises ValueError for an unknown law.
     """
@@ -206,7 +235,7 @@ def fit_curves(curves: list[Curve], *, law: str = "auto") -> CurveFit:
     drop = _lowered(curves)
     forms = _choose(law, rows, drop)
     fits = [fit_law(curves, form, unit=unit, drop=drop) for form in forms]
-    withheld = _withheld(curves, fits)
+    withheld = _withheld(curves, fits) if withhold else {}
     weights = _weights(list(withheld.values()), len(fits))
     joint = {name: np.tensordot(weights, errors, 1) for name, errors in withheld.items()}
     error = max(fit.spread for fit in fits)  # where nothing could be withheld
@@ -223,6 +252,7 @@ def fit_curves(curves: list[Curve], *, law: str = "auto") -> CurveFit:
         warmup_steps=curves[0].warmup_steps,
         peak_lr=curves[0].peak_lr,
         largest_sum=max(float(curve.path.sums[-1]) for curve in curves),
+        last_step=max(float(curve.step[-1]) for curve in curves),
         names=tuple(curve.name for curve in curves),
         n_rows=rows,
         withheld_errors={n: float(np.mean(np.abs(np.expm1(e)))) for n, e in joint.items()},
@@ -314,6 +344,7 @@ def _unidentified(curves: list[Curve], rows: int) -> CurveFit:
         warmup_steps=curves[0].warmup_steps,
         peak_lr=curves[0].peak_lr,
         largest_sum=max(float(curve.path.sums[-1]) for curve in curves),
+        last_step=max(float(curve.step[-1]) for curve in curves),
         names=tuple(curve.name for curve in curves),
         n_rows=rows,
     )

@@ -57,6 +57,16 @@ class LawFit:
         slopes = slopes / loss[:, None]
         return np.log(loss), np.einsum("ni,ij,nj->n", slopes, self.covariance, slopes)
 
+    def log_change(self, before: Path, after: Path) -> tuple[float, float]:
+        """Return log loss at the end of `after` over that of `before`, and its variance."""
+        ends = []
+        for along in (before.last(), after.last()):
+            loss, slopes = curve_loss(self.law, along, self.unit, self.theta)
+            loss = np.maximum(loss, SMALLEST_LOSS)
+            ends.append((float(np.log(loss[0])), slopes[0] / loss[0]))
+        slope = ends[1][1] - ends[0][1]
+        return ends[1][0] - ends[0][0], float(slope @ self.covariance @ slope)
+
     def parameters(self) -> dict[str, float]:
         """Return the parameters in the paper's units: sums of rates as they are, steps."""
         values = np.exp(self.theta[1:])
