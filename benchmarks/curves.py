@@ -50,7 +50,9 @@ def released(path: Path, law: str) -> None:
     began = time.process_time()
     fit = fit_curves([curves[name] for name in FITTED], law=law)
     took = time.process_time() - began
-    weights = ", ".join(f"{one.law.name} {w:.2f}" for one, w in zip(fit.laws, fit.weights))
+    weights = ", ".join(
+        f"{one.law.name} {w:.2f}" for one, w in zip(fit.laws, fit.weights, strict=True)
+    )
     print(f"\n{path.stem}: {fit.status}, {weights}; {took:.1f} CPU s\n")
     print("| schedule | | mean error | at the end | half interval | inside |")
     print("|---|---|---|---|---|---|")
