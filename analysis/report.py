@@ -20,7 +20,6 @@ from typing import Annotated
 from analysis.estimation.checks import SCHEDULE
 from analysis.page import two_studies as against
 from analysis.page.contents import Material, read_material
-from analysis.page.curve_page import curve_page
 from analysis.page.first_screen import (
     DEFAULT_LEVEL,
     formula,
@@ -29,6 +28,7 @@ from analysis.page.first_screen import (
 )
 from analysis.page.index_page import index_page
 from analysis.page.render import comparison, report
+from analysis.page.sections.curve_page import curve_page
 from analysis.page.table_material import read_table
 from analysis.page.wandb_artifact import MODES, mirror_report
 from analysis.runs.columns import Columns

@@ -55,6 +55,11 @@ FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
 
 def form_named(name: str) -> Form:
     """Return a form by name; raises ValueError listing the names."""
+    if name == "schedule":
+        raise ValueError(
+            "form=schedule is a law of loss curves, which scaling fit and scaling report read alone;"
+            " choose a form of N and D, as form=chinchilla"
+        )
     if name not in FORMS:
         close = difflib.get_close_matches(name, [*FORMS, *OTHERS], n=1)
         hint = f", did you mean {close[0]}?" if close else ""

@@ -12,7 +12,7 @@ from analysis.laws.law import Law
 from analysis.laws.published import load_law
 from analysis.planning.experts import MixtureSettings
 from analysis.planning.plan import Plan
-from analysis.planning.rate import RateSettings
+from analysis.planning.schedules.rate import RateSettings
 from analysis.planning.settings import PlanConfig
 from analysis.planning.shape_family import FamilySettings
 from analysis.runs.cells import sha256_of

@@ -40,8 +40,8 @@ from analysis.planning.plan import (
     PretrainBlock,
 )
 from analysis.planning.pretrain_block import pretrain_block
-from analysis.planning.rate import with_rate
 from analysis.planning.real_size import explained, explained_steps, toy_alarm
+from analysis.planning.schedules.rate import with_rate
 from analysis.planning.settings import PlanConfig
 from analysis.planning.shape import PlannedShape, choose_shape
 from analysis.planning.split import repeating, split_of

@@ -11,7 +11,7 @@ from analysis.planning.later_stages.blocks import (
     RewardSettings,
     SftSettings,
 )
-from analysis.planning.rate import RateSettings
+from analysis.planning.schedules.rate import RateSettings
 from analysis.planning.shape import FLAT
 from analysis.planning.shape_family import FamilySettings
 from analysis.planning.written.plan_alarms import FAR

@@ -3,7 +3,7 @@
 import pytest
 
 from analysis.estimation.schedule import fit_schedule
-from analysis.page.curve_page import curve_page
+from analysis.page.sections.curve_page import curve_page
 from tests.analysis.laws.test_curve_law import table
 
 

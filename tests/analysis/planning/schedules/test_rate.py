@@ -6,7 +6,7 @@ import pytest
 
 from analysis.estimation.schedule import fit_schedule
 from analysis.planning.plan import Forecast, PretrainBlock
-from analysis.planning.rate import RateSettings, with_rate
+from analysis.planning.schedules.rate import RateSettings, with_rate
 from analysis.runs.study import default_study
 from tests.analysis.laws.test_curve_law import table
 
