@@ -57,8 +57,8 @@ def form_named(name: str) -> Form:
     """Return a form by name; raises ValueError listing the names."""
     if name == "schedule":
         raise ValueError(
-            "form=schedule is a law of loss curves, which scaling fit and scaling report read alone;"
-            " choose a form of N and D, as form=chinchilla"
+            "form=schedule is a law of loss curves, which scaling fit and scaling report alone"
+            " read; choose a form of N and D, as form=chinchilla"
         )
     if name not in FORMS:
         close = difflib.get_close_matches(name, [*FORMS, *OTHERS], n=1)

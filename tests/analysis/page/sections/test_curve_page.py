@@ -7,6 +7,9 @@ from analysis.page.sections.curve_page import curve_page
 from tests.analysis.laws.test_curve_law import table
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     here = tmp_path_factory.mktemp("curves")

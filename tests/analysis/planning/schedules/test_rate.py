@@ -31,6 +31,7 @@ def test_the_study_s_own_schedule_changes_nothing():
     assert with_rate(BLOCK, FORECAST, STUDY, same) == (BLOCK, FORECAST)
 
 
+@pytest.mark.slow
 def test_another_schedule_moves_the_forecast_and_widens_it(file):
     asked = RateSettings(schedule="wsd", decay=0.02, law=file)
     pretrain, forecast = with_rate(BLOCK, FORECAST, STUDY, asked)
