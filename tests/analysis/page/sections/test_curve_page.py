@@ -6,7 +6,6 @@ from analysis.estimation.schedule import fit_schedule
 from analysis.page.sections.curve_page import curve_page
 from tests.analysis.laws.test_curve_law import table
 
-
 pytestmark = pytest.mark.slow
 
 
