@@ -10,6 +10,7 @@
     scaling fit runs=table.csv form=surface context=2048   rate and batch at any N and D
     scaling fit runs=runs/own target=web unit=bits_per_byte   a named test set
     scaling fit runs=wandb:ENTITY/PROJECT columns.loss=eval/loss   logs of another tool
+    scaling fit runs=curves.csv form=schedule where="schedule in ['cosine', 'constant']"
     scaling fit runs=table.csv plot=true            also write law_<figure>.svg
 
 The command calls `analysis.estimation.fit.fit`.
@@ -19,10 +20,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from analysis.estimation.checks import needed_columns, stage_of
+from analysis.estimation.checks import SCHEDULE, needed_columns, stage_of
 from analysis.estimation.fit import fit
-from analysis.estimation.options import FitConfig
+from analysis.estimation.options import FitConfig, check_curve_options
 from analysis.estimation.points import best_of_points
+from analysis.estimation.schedule import fit_schedule
 from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.runs.importers.sources import is_study
@@ -39,6 +41,9 @@ BEYOND = 3.0  # times the largest compute that was fitted: a budget that most la
 def main(config: FitConfig) -> None:
     """Read, fit, write law.json (and figures beside it), then print the law."""
     source, measure = Path(config.runs), Measure(target=config.target, unit=config.unit)
+    if config.form == SCHEDULE:
+        fit_curves_of(config)
+        return
     runs = load_runs(
         source,
         count=config.count,
@@ -82,6 +87,27 @@ def main(config: FitConfig) -> None:
     ends = wrote(paths, here=not config.out and not of_study)
     following = [planning(law, paths[0], of_study=of_study)]
     sys.stdout.write("\n".join([law.summary(), "", ends, *filter(None, following)]) + "\n")
+
+
+def fit_curves_of(config: FitConfig) -> None:
+    """Fit the law of loss curves (form=schedule), write it, and print it."""
+    check_curve_options(config)
+    source = Path(config.runs)
+    law = fit_schedule(
+        source,
+        count=config.count,
+        where=config.where,
+        columns=config.columns,
+        options=config.curve,
+        logs=config.logs,
+        level=config.intervals.level,
+        on_progress=progress_on_stderr(),
+    )
+    of_study = is_study(source)
+    default = source / f"law.{SCHEDULE}.json" if of_study else Path("law.json")
+    path = law.write(config.out or default)
+    ends = wrote([path], here=not config.out and not of_study)
+    sys.stdout.write(f"{law.summary()}\n\n{ends}\n")
 
 
 def planning(law: Law, path: Path, *, of_study: bool) -> str:

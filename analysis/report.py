@@ -2,6 +2,7 @@
 
     scaling report runs=runs/quick [out=report.html]
     scaling report runs=TABLE.csv [columns.params=N ...] [law=law.json]
+    scaling report runs=CURVES.csv form=schedule [law=law.json]
     scaling report runs=runs index=true
     scaling report compare=[runs/A,runs/B] [out=runs/A-against-B.html]
 
@@ -15,6 +16,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from analysis.estimation.checks import SCHEDULE
 from analysis.page import two_studies as against
 from analysis.page.contents import Material, read_material
 from analysis.page.first_screen import (
@@ -25,6 +27,7 @@ from analysis.page.first_screen import (
 )
 from analysis.page.index_page import index_page
 from analysis.page.render import comparison, report
+from analysis.page.sections.curve_page import curve_page
 from analysis.page.sections.options import ReportConfig
 from analysis.page.table_material import read_table, refuse_no_table
 from analysis.page.wandb_artifact import mirror_report
@@ -43,15 +46,20 @@ def main(config: ReportConfig) -> None:
     if not config.runs:
         raise ValueError("runs is not set; give the study's folder, as runs=runs/quick")
     if config.index:
-        write_index(config)
+        out = Path(config.out or Path(config.runs) / "index.html")
+        text, count = index_page(config.runs, out)
+        sys.stdout.write(f"index of {count} studies written to {write_text(out, text)}\n")
+        return
+    if config.form == SCHEDULE:
+        page = curve_page(config.runs, out=config.out, columns=config.columns, law=config.law)
+        sys.stdout.write(f"report written to {page}\n")
         return
     material, page = read(config)
     if config.params and config.tokens:
         material = replace(material, asked=(config.params, config.tokens))
     out = write_text(page, report(material, progress_on_stderr()))
     lines = [formula(material.law), formula_note(material.law)]
-    outcome = verdict(material)
-    if outcome:
+    if outcome := verdict(material):
         lines += [outcome["text"], outcome["head"]]
     lines.append(material.final.other_plan)
     sys.stdout.write("\n".join([*filter(None, lines), f"report written to {Path(out)}"]) + "\n")
@@ -82,13 +90,6 @@ def read(config: ReportConfig) -> tuple[Material, Path]:
         config.runs, law=config.law, plan=config.plan, target=config.target, unit=config.unit
     )
     return material, Path(config.out or material.folder / material.measure.file("report.html"))
-
-
-def write_index(config: ReportConfig) -> None:
-    """Write the page over all studies of a folder."""
-    out = Path(config.out or Path(config.runs) / "index.html")
-    text, count = index_page(config.runs, out)
-    sys.stdout.write(f"index of {count} studies written to {write_text(out, text)}\n")
 
 
 def compare(config: ReportConfig) -> None:

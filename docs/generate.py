@@ -45,6 +45,7 @@ REGRESSIONS = (
     ("isoflop", "N*, D* = k C^a from the parabola of each budget", "Hoffmann et al. 2022, approach 2", "params, tokens, loss, flops"),
     ("isoflop_akima", "N*, D* = k C^a from Akima interpolation of each budget", "Porian et al. 2024", "params, tokens, loss, flops"),
     ("envelope", "N*, D* = k C^a along the lower envelope of training curves", "Hoffmann et al. 2022, approach 1", "a study's curves"),
+    ("schedule", "L along a learning rate: multi-power and annealing law, averaged", "Luo et al. 2025, arXiv 2503.12811; Tissue et al. 2024, arXiv 2408.11029", "schedule, step, lr, loss; a study's curves"),
     ("lr_batch", "lr* = k N^p D^q, batch* = k D^q", "Step Law 2025, arXiv 2503.04715", "params, tokens, loss, lr, batch"),
 )  # fmt: skip
 PYTHON = {  # object: what to say of it beside its docstring
@@ -53,8 +54,16 @@ PYTHON = {  # object: what to say of it beside its docstring
     "Laws": ("load_law", "Law"),
 }
 METHODS = (
-    *("predict", "predict_table", "optimum", "settings", "flops_per_token"),
-    *("summary", "read", "write"),
+    "predict",
+    "predict_table",
+    "predict_curve",
+    "best_decay",
+    "optimum",
+    "settings",
+    "flops_per_token",
+    "summary",
+    "read",
+    "write",
 )
 
 

@@ -24,6 +24,7 @@ COMPUTED = {  # codes that the source computes: the text of the expression, and 
         *(status.value for status in Status if status != Status.DONE),  # of cells
     ],
     "law.status": list(STATUSES),
+    "fit.status": ["drop_not_identified", "offset_not_identified", "not_identified"],
     "code": list(WITHOUT),
     "a.code": [],  # of an alarm that another place raises
     "alarm.code": [],

@@ -47,6 +47,9 @@ WHOLE = {  # test files of no single module: what they hold
 }
 COVERED_BY = {  # module: the test file that covers it, below tests/
     "scaling.work": "scaling/jobs/test_open_work.py",
+    "scaling.curves.block": "analysis/laws/test_curve_law.py",
+    "scaling.curves.curve": "scaling/curves/test_fit.py",
+    "scaling.curves.law_fit": "scaling/curves/test_fit.py",
     "scaling.schema.memory": "scaling/stages/test_preflight.py",
     "scaling.schema.sft_columns": "scaling/stages/test_sft.py",
     "scaling.stages.plan_that_ran": "scaling/test_final.py",
@@ -79,6 +82,7 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.estimation.isoflop_akima": "analysis/estimation/test_isoflop.py",
     "analysis.estimation.options": "analysis/test_bad_input.py",
     "analysis.estimation.points": "analysis/runs/test_replicates.py",
+    "analysis.estimation.schedule": "analysis/laws/test_curve_law.py",
     "analysis.estimation.power_laws": "analysis/test_report.py",
     "analysis.forms.settings.surface": "analysis/estimation/surfaces/test_fit.py",
     "analysis.estimation.surfaces.grid": "analysis/estimation/surfaces/test_fit.py",
@@ -123,6 +127,8 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.page.backtest_page": "analysis/backtesting/test_folder.py",
     "analysis.figures.check_charts": "analysis/figures/test_canvas.py",
     "analysis.figures.run_charts": "analysis/figures/test_canvas.py",
+    "analysis.figures.schedule_charts": "analysis/page/sections/test_curve_page.py",
+    "analysis.page.sections.curve_forecasts": "analysis/page/sections/test_curve_page.py",
     "analysis.page.alarm_list": "analysis/test_report.py",
     "analysis.page.sections.cell_table": "analysis/test_report.py",
     "analysis.page.index_page": "analysis/page/test_tables_and_index.py",

@@ -9,11 +9,13 @@ from analysis.estimation.prior_fit import FEWEST_ROWS
 from analysis.forms import Form, column, form_named
 from analysis.forms.accuracy import LOSS_OF
 from analysis.runs.columns import NEEDED
+from analysis.runs.curves import NEEDED as CURVES_NEED
 from analysis.solve.objective import Objective
 from analysis.solve.seed_noise import weight_by_seed_noise
 from analysis.validate.near_frontier import near_frontier
 from scaling.schema import MOST_RESAMPLES
 
+SCHEDULE = "schedule"  # the form of loss curves, which has a reader of its own
 SPARE_ROWS = 2  # rows beyond the parameters that a fit needs at least
 COMPARED: dict[str, tuple[str, ...]] = {  # what a comparison of forms needs; all takes any target
     "all": (),
@@ -54,6 +56,8 @@ def needed_columns(form: str) -> tuple[str, ...]:
     """Return the columns that a table must have for a form, a method, or a comparison of forms."""
     if form in METHODS:
         return NEEDED_BY[form]
+    if form == SCHEDULE:
+        return CURVES_NEED
     if form in COMPARED:
         return COMPARED[form]
     if form in LOSS_OF:
@@ -65,7 +69,8 @@ def needed_columns(form: str) -> tuple[str, ...]:
 
 def stage_of(form: str) -> str:
     """Return the stage whose cells a form, a method, or `all` is fitted to."""
-    return "pretrain" if form in METHODS or form in COMPARED else form_named(form).stage
+    others = (*METHODS, *COMPARED, SCHEDULE)
+    return "pretrain" if form in others else form_named(form).stage
 
 
 def check_columns(table: pd.DataFrame, needed: tuple[str, ...], form: str) -> None:

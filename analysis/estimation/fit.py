@@ -23,6 +23,7 @@ from analysis.alarms.methods import methods_disagree
 from analysis.alarms.of_logs import log_alarms
 from analysis.estimation.allocation_laws import METHODS
 from analysis.estimation.checks import (
+    SCHEDULE,
     check_columns,
     check_options,
     needed_columns,
@@ -38,6 +39,7 @@ from analysis.estimation.isoflop_answers import isoflop_both
 from analysis.estimation.points import best_of_points, with_replicates
 from analysis.estimation.power_laws import power_laws
 from analysis.estimation.prior_fit import families_of
+from analysis.estimation.schedule import fit_schedule
 from analysis.forms import Form, column, form_named
 from analysis.forms.accuracy import LOSS_OF
 from analysis.forms.token_flops import TokenFlops
@@ -114,6 +116,10 @@ def fit(
     check_options(resamples, level, weighting, seed=seed)
     check_within(within)
     families_of(prior, form, objective, fixed or {})
+    if form == SCHEDULE:
+        if isinstance(data, Runs):
+            raise ValueError("form=schedule reads curves, not runs; give the table or the study")
+        return fit_schedule(data, count=count, where=where, columns=columns, level=level)
     needed = needed_columns(form)
     runs = data
     if not isinstance(runs, Runs):

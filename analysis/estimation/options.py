@@ -7,6 +7,7 @@ from analysis.estimation.checks import WEIGHTINGS, needed_columns
 from analysis.estimation.prior_fit import PRIORS
 from analysis.runs.cells import FORM_OF
 from analysis.runs.columns import Columns
+from analysis.runs.curves import CurveOptions
 from analysis.runs.importers.options import LogsConfig
 from analysis.runs.table import POINTS
 from analysis.solve.objective import OBJECTIVES, OVER_WEIGHT, Objective
@@ -120,6 +121,7 @@ class FitConfig:
     """Parameters that are held at a value instead of fitted, as +fixed.alpha=0.35."""
     columns: Columns = field(default_factory=Columns)
     logs: LogsConfig = field(default_factory=LogsConfig)
+    curve: CurveOptions = field(default_factory=CurveOptions)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     intervals: IntervalsConfig = field(default_factory=IntervalsConfig)
 
@@ -128,3 +130,14 @@ class FitConfig:
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
         needed_columns(self.form)
+
+
+def check_curve_options(config: FitConfig) -> None:
+    """Refuse options that form=schedule does not read, rather than leave them unread."""
+    usual = FitConfig(runs=config.runs)
+    unread = ("target", "unit", "stage", "points", "within", "prior", "plot", "fixed", "objective")
+    wrong = [name for name in unread if getattr(config, name) != getattr(usual, name)]
+    if wrong:
+        raise ValueError(
+            f"form=schedule does not read {', '.join(wrong)}; leave {', '.join(wrong)} out"
+        )

@@ -62,7 +62,7 @@ _ALL = (
 )
 # Other names that `fit` takes: comparisons of forms, and methods that are no formula.
 COMPARISONS = ("all", "repetition", "downstream")
-OTHERS = (*COMPARISONS, "isoflop", "isoflop_akima", "envelope", "lr_batch")
+OTHERS = (*COMPARISONS, "isoflop", "isoflop_akima", "envelope", "lr_batch", "schedule")
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
 
 
@@ -73,6 +73,11 @@ def forms_of_size_and_data() -> list[str]:
 
 def form_named(name: str) -> Form:
     """Return a form by name; raises ValueError listing the names."""
+    if name == "schedule":
+        raise ValueError(
+            "form=schedule is a law of loss curves, which scaling fit and scaling report alone"
+            " read; choose a form of N and D, as form=chinchilla"
+        )
     if name not in FORMS:
         close = difflib.get_close_matches(name, [*FORMS, *OTHERS], n=1)
         hint = f", did you mean {close[0]}?" if close else ""

@@ -27,6 +27,7 @@ from analysis.forms.average import FittedRange, Member, Surface, average, spread
 from analysis.forms.optimum import optimal_split, power_optimum, split_intervals
 from analysis.forms.token_flops import COUNTED, TokenFlops, per_token
 from analysis.laws.answers import Optimum, Prediction
+from analysis.laws.curve_law import decay_of, losses_along
 from analysis.laws.form_error import tau_at
 from analysis.laws.law_file import LawFile, flops_range
 from analysis.laws.region import error_beyond
@@ -34,6 +35,7 @@ from analysis.laws.surface_law import BestSettings, best_settings
 from analysis.laws.text import summary
 from analysis.solve.residual_spread import deviation
 from analysis.uncertainty.percentiles import bias_corrected_percentiles
+from scaling.curves import BestDecay
 
 BEYOND = 1.05  # multiple of the largest C fitted from which a prediction is an extrapolation
 
@@ -148,6 +150,8 @@ class Law(LawFile):
         if not (self.extrapolates or force):
             self._refuse_beyond(np.asarray(flops), self.largest_flops)
         if self.form not in FORMS or not FORMS[self.form].is_surface:
+            if self.form == "schedule":
+                self._form()
             if "k_params" not in self.allocation:
                 raise ValueError(
                     f"a law of form {self.form} has no compute optimum; give a law of N and D, as"
@@ -187,6 +191,55 @@ class Law(LawFile):
         Raises ValueError for another form, and for N, D or a batch that is not positive.
         """
         return best_settings(self, params, tokens, level, batch)
+
+    def predict_curve(
+        self,
+        step: ArrayLike,
+        lr: ArrayLike,
+        level: float = 0.9,
+        *,
+        params: float | None = None,
+        warmup_steps: float | None = None,
+        peak_lr: float | None = None,
+    ) -> Prediction:
+        """Return the losses at the rows of a schedule, of a law of form=schedule.
+
+        step: of the rows, increasing, from after the warm-up (n,)
+        lr: the rate from this step to the next row's (n,)
+        level: of the intervals, which hold for one measured loss
+        params: N, for a law of several sizes; None is the largest
+        warmup_steps, peak_lr: of the schedule; None is those of the curves that were fitted
+
+        Raises ValueError for a law of another form, rows that are no schedule, and what the curves
+        cannot say, as a decay where no curve lowered its rate.
+        """
+        loss, low, high = losses_along(
+            self.curves, step, lr, level, form=self.form, params=params,
+            warmup_steps=warmup_steps, peak_lr=peak_lr,
+        )  # fmt: skip
+        return Prediction(loss=loss, low=low, high=high, level=level)
+
+    def best_decay(
+        self,
+        steps: int,
+        *,
+        shape: str = "linear",
+        floor: float = 0.0,
+        level: float = 0.9,
+        params: float | None = None,
+    ) -> BestDecay:
+        """Return the share of the steps at which a decay from the peak ends lowest.
+
+        steps: of the run, its warm-up included
+        shape: linear or sqrt
+        floor: rate at the end over the peak
+        level: of the intervals
+        params: N, for a law of several sizes; None is the largest
+
+        Raises ValueError for a law that cannot say what a decay does.
+        """
+        asked = {"shape": shape, "floor": floor, "level": level, "params": params}
+        return decay_of(self.curves, steps, form=self.form, **asked)
 
     def flops_per_token(self, params: ArrayLike) -> Array:
         """Return training FLOPs per token at N: of the study's shapes, 6N for a law without."""
@@ -271,6 +324,11 @@ class Law(LawFile):
         """Return the form; ValueError for regressions, which predict no loss."""
         if self.form in FORMS:
             return FORMS[self.form]
+        if self.form == "schedule":
+            raise ValueError(
+                "a law of form schedule gives the loss along a schedule of one model, not of N and"
+                " D; use predict_curve(step, lr), or a law of N and D"
+            )
         what = (
             "settings: see analysis.estimation.lr_batch.settings"
             if self.form == "lr_batch"

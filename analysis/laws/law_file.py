@@ -16,6 +16,7 @@ from analysis.alarms.alarm import Alarm
 from analysis.forms import FORMS, Array
 from analysis.forms.average import FittedRange
 from analysis.forms.token_flops import TokenFlops
+from analysis.laws.curve_law import check_curves
 from analysis.laws.region import check_region
 from scaling.schema import (
     COUNTS,
@@ -39,7 +40,7 @@ class LawFile:
 
     form: str
     """Name of the form, as chinchilla, or of a regression: isoflop, isoflop_akima, envelope,
-    lr_batch."""
+    lr_batch, schedule."""
     count: str
     """How N is counted: total, non_embedding, with_head, active, multiplying or active_body."""
     parameters: dict[str, float]
@@ -111,6 +112,9 @@ class LawFile:
     token_flops: dict[str, Any] | None = field(default=None, repr=False)
     """Training FLOPs per token as a function of N, as knots of c / 6N evenly spaced in log N; null
     where C = 6ND."""
+    curves: dict[str, Any] | None = field(default=None, repr=False)
+    """Of form=schedule: `sizes`, each with `params` (N, null for a table) and `fit` of its loss
+    curves, `best_decay`, and the `level` of its intervals; null for other laws."""
     inputs: dict[str, Any] = field(default_factory=dict)
     """Source, its sha256, and how it was read."""
     unit: str = "nats_per_token"
@@ -185,6 +189,7 @@ class LawFile:
         draws = _draws(law.draws, len(floats), path)
         _check_token_flops(law.token_flops, path)
         check_region(law.region, path)
+        check_curves(law.curves, path)
         return replace(law, parameters=floats, draws=draws, forecast=_forecast(law.forecast, path))
 
 

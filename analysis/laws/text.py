@@ -7,6 +7,7 @@ from typing import Any
 from analysis.alarms.loss_units import BITS_PER_BYTE
 from analysis.forms import FORMS
 from analysis.forms.optimum import edge_of
+from analysis.laws.curve_law import curve_lines
 from analysis.laws.isoflop_text import isoflop_notes
 from analysis.laws.known_entropy import true_offset
 from analysis.laws.law_file import LawFile
@@ -37,7 +38,7 @@ def summary(law: LawFile) -> str:
         _alarms(law),
         _head(law),
         _forecast(law),
-        _parameters(law),
+        _parameters(law) if not law.curves else curve_lines(law.curves, WIDTH),
         _methods(law),
         _optima(law),
         _peak(law),
@@ -59,7 +60,8 @@ def _alarms(law: LawFile) -> list[str]:
 
 def _head(law: LawFile) -> list[str]:
     source = law.inputs.get("source", law.source)
-    runs = f"{law.n_runs} runs" if law.n_runs else "published"
+    noun = "curves" if law.curves else "runs"
+    runs = f"{law.n_runs} {noun}" if law.n_runs else "published"
     rest = f", {len(law.dropped)} left out" if law.dropped else ""
     if SURFACE in law.methods:
         runs = f"{law.n_runs} of {law.methods[SURFACE]['n_rows']} rows"

@@ -24,6 +24,7 @@ from scaling.schema import (
 )
 
 log = logging.getLogger(__name__)
+CURVE_LAW = "law.schedule.json"  # of a study's loss curves (scaling fit form=schedule)
 CURVE_ROWS = 120  # points of one cell's curve in a figure: nobody sees more
 FEWEST_ROWS = 12  # of one cell's curve, where there are thousands of cells
 MOST_CURVE_ROWS = 20_000  # points of all curves of a figure, but for the fewest of each
@@ -39,6 +40,8 @@ class Material:
     file by its name. A page of a table of runs has no records: `table` holds its rows under our
     column names, `unread_rows` says how many beyond are not drawn. `asked` are N and D at which the
     settings of a surface are shown, None for those of the plan or of the largest point.
+    column names, `unread_rows` says how many beyond are not drawn. `curve_law` is the study's law
+    of form=schedule.
     """
 
     folder: Path
@@ -56,6 +59,7 @@ class Material:
     table: pd.DataFrame | None = None
     unread_rows: int = 0
     asked: tuple[float, float] | None = None
+    curve_law: Law | None = None
 
     @property
     def name(self) -> str:
@@ -154,7 +158,13 @@ def read_material(
     read_law = Law.read(law_path) if law or law_path.exists() else None
     if read_law:
         check_measure(read_law, str(law_path), target=target, unit=unit)
+        if read_law.curves:
+            raise ValueError(
+                f"law={law_path} is of loss curves (form=schedule), which the page shows beside a"
+                " law of N and D; leave law= out"
+            )
     measure = read_law.measure if read_law else asked
+    curve_path = folder / CURVE_LAW
     plan_path = Path(plan or folder / measure.file("plan.yaml"))
     read_plan_file = read_plan(plan_path) if plan or plan_path.exists() else None
     if read_plan_file:
@@ -165,7 +175,7 @@ def read_material(
         measure,
         plan_sha256=sha256_file(plan_path) if read_plan_file else "",
     )
-    files = [*(p for p in (law_path, plan_path) if p.exists()), *final.files]
+    files = [*(p for p in (law_path, plan_path, curve_path) if p.exists()), *final.files]
     return Material(
         folder=folder,
         records=_measured(records, measure),
@@ -173,6 +183,7 @@ def read_material(
         measure=measure,
         law=read_law,
         law_path=law_path if read_law else None,
+        curve_law=Law.read(curve_path) if curve_path.exists() and measure.is_default else None,
         plan=read_plan_file,
         plan_path=plan_path,
         final=final,

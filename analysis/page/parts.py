@@ -40,6 +40,7 @@ def parts_of(material: Material, checked: Grid) -> list[Part]:
             title="Forecast against outcome",
             gist=(verdict(material) or {"head": "not run yet"})["head"],
         ),
+        *_curve_parts(material),
         Part(
             anchor="stages",
             name="Stages",
@@ -82,6 +83,16 @@ def parts_of(material: Material, checked: Grid) -> list[Part]:
         ),
     ]
     return [p for p in every if material.table is None or not p.of_records]
+
+
+def _curve_parts(material: Material) -> list[Part]:
+    """Return the part on schedules, where a law of the study's curves was fitted."""
+    law = material.curve_law
+    if law is None:
+        return []
+    sizes = len((law.curves or {})["sizes"])
+    gist = f"{law.n_runs} curves of {sizes} sizes, {law.status.replace('_', ' ')}"
+    return [Part(anchor="schedules", name="Schedules", title="Curves and schedules", gist=gist)]
 
 
 def _law_gist(material: Material) -> str:

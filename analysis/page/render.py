@@ -40,6 +40,7 @@ from analysis.page.parts import parts_of
 from analysis.page.planner import planner_data
 from analysis.page.rebuild import commands, next_step
 from analysis.page.sections.cell_table import cell_table
+from analysis.page.sections.curve_forecasts import curve_pictures, error_grid, parameter_grid
 from analysis.page.sections.plan_tables import derivation_grids, plan_groups
 from analysis.page.sections.settings import runs_with_settings, settings_part
 from analysis.page.sections.stage_laws import forecast_grid, stage_laws
@@ -52,6 +53,7 @@ from analysis.page.sections.task_tables import read_evaluations, task_grid, text
 from analysis.page.template import inline, page_script, render
 from analysis.page.typeset import law_mathml, name_mathml
 from analysis.runs.study import study_of
+from analysis.runs.study_curves import study_curves
 from analysis.solve.progress import OnProgress, no_progress
 
 MOST_SAMPLES = 12  # of PPO, shown before and after
@@ -166,6 +168,7 @@ def context(material: Material, on_progress: OnProgress = no_progress) -> dict[s
         **evaluation,
         "cost_table": tables.cost_grid(material),
         **_design(material),
+        **_schedules(material),
         "curves_missing": material.why_no_curves,
         "curve_figures": inline(curves),
         "cells": cell_table(material),
@@ -266,6 +269,19 @@ def _backtest(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
     if law is None or not law.backtest or len(cells) != law.n_runs or law.form not in FORMS:
         return []
     return backtest_pictures(cells, FORMS[law.form], law.backtest)
+
+
+def _schedules(material: Material) -> dict[str, Any]:
+    """Return tables and figures of the law of the study's curves, empty where there is none."""
+    law = material.curve_law
+    if law is None:
+        return {"schedule_tables": [], "schedule_figures": []}
+    ratio = law.inputs.get("curve_ratio")
+    sizes = study_curves(material.folder, count=law.count, ratio=ratio).sizes
+    return {
+        "schedule_tables": [error_grid(law, sizes), parameter_grid(law)],
+        "schedule_figures": inline(curve_pictures(law, sizes)),
+    }
 
 
 def _tuning(material: Material) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from analysis.laws.law import Law
 from analysis.laws.published import load_law
 from analysis.planning.experts import MixtureSettings
 from analysis.planning.plan import Plan
+from analysis.planning.schedules.rate import RateSettings
 from analysis.planning.settings import PlanConfig
 from analysis.planning.shape_family import FamilySettings
 from analysis.runs.cells import sha256_of
@@ -25,6 +26,7 @@ def command_of(config: PlanConfig) -> str:
         ("", config, PlanConfig()),
         ("shape.", config.shape, FamilySettings()),
         ("moe.", config.moe, MixtureSettings()),
+        ("rate.", config.rate, RateSettings()),
     ):
         for f in fields(block):
             value = getattr(block, f.name)

@@ -42,6 +42,7 @@ from analysis.planning.plan import (
 )
 from analysis.planning.pretrain_block import pretrain_block
 from analysis.planning.real_size import explained, explained_steps, toy_alarm
+from analysis.planning.schedules.rate import with_rate
 from analysis.planning.settings import PlanConfig
 from analysis.planning.shape import PlannedShape, choose_shape
 from analysis.planning.split import repeating, split_of
@@ -116,6 +117,7 @@ def make_plan(
         level=basis.level,
         scored=scored,
     )
+    pretrain, forecast = with_rate(pretrain, forecast, basis.study, settings.rate)
     return _gathered(basis, budget, settings, planned, pretrain, forecast, name=name)
 
 

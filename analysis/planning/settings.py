@@ -11,6 +11,7 @@ from analysis.planning.later_stages.blocks import (
     RewardSettings,
     SftSettings,
 )
+from analysis.planning.schedules.rate import RateSettings
 from analysis.planning.shape import FLAT
 from analysis.planning.shape_family import FamilySettings
 from analysis.planning.written.plan_alarms import FAR
@@ -112,6 +113,7 @@ class PlanConfig:
     """Level of the intervals; null takes the law's, or 0.9."""
     force: bool = False
     """Plan from a law that is not converged; the plan says so."""
+    rate: RateSettings = field(default_factory=RateSettings)
     shape: FamilySettings = field(default_factory=FamilySettings)
     moe: MixtureSettings = field(default_factory=MixtureSettings)
     sft: SftSettings = field(default_factory=SftSettings)

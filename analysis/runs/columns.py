@@ -37,6 +37,7 @@ NUMBERS = (
     "error",
     "k",
 )
+OF_CURVES = ("schedule", "step")  # columns of curves, which analysis.runs.curves reads
 TARGETS = {"loss", "reward", "error"}  # of which every form has one
 BESIDE = {"group", "weight", "seed", "trunk", "unique_tokens"}  # columns that alone carry no form
 SIGNED = ("reward",)  # columns that may be negative
@@ -75,7 +76,8 @@ class Columns:
     trunk: str = "trunk"
     """Column that names the trunk of a run; the bootstrap resamples whole trunks."""
     lr: str = "lr"
-    """Column of the peak learning rate (form=surface, form=lr_batch)."""
+    """Column of the peak learning rate (form=surface, form=lr_batch), or of a row's rate
+    (form=schedule)."""
     batch: str = "batch"
     """Column of the tokens of a step (form=surface, form=lr_batch)."""
     batch_sequences: str = "batch_sequences"
@@ -96,13 +98,17 @@ class Columns:
     """Column of a task's error, 1 - accuracy (form=downstream)."""
     k: str = "k"
     """Column of the samples of a problem, of which one must solve it (form=pass_at_k)."""
+    schedule: str = "schedule"
+    """Column that names the schedule of a curve's row (form=schedule)."""
+    step: str = "step"
+    """Column of the step of a curve's row (form=schedule)."""
     loss_unit: Annotated[str, OneOf("", *UNITS)] = ""
     """Unit of the loss; empty takes what the column's name says, nats per token where it says
     nothing."""
 
     def names(self) -> dict[str, str]:
         """Return the table's name of each of our columns."""
-        return {k: v for k, v in asdict(self).items() if k != "loss_unit" and v}
+        return {k: v for k, v in asdict(self).items() if k not in (*OF_CURVES, "loss_unit") and v}
 
 
 def canonical(
@@ -180,7 +186,7 @@ def _check_columns(raw: pd.DataFrame, sources: dict[str, str], needed: Sequence[
         needed = NEEDED  # of form=all, which takes any target and the variables that are there
     absent = {n: s for n, s in sources.items() if s not in raw and (n in needed or s != n)}
     if absent:
-        raise ValueError(_missing_message(absent, list(map(str, raw.columns))))
+        raise ValueError(missing_message(absent, list(map(str, raw.columns))))
     twice = [s for s in sources.values() if list(raw.columns).count(s) > 1]
     if twice:
         raise ValueError(duplicate_names_message(twice))
@@ -196,7 +202,7 @@ def duplicate_names_message(names: Sequence[str]) -> str:
     return f"two columns are called {', '.join(names)}; rename or drop one"
 
 
-def _missing_message(absent: dict[str, str], present: list[str]) -> str:
+def missing_message(absent: dict[str, str], present: list[str]) -> str:
     """Return the message of absent columns, with the settings that may repair it."""
     likely_of = {name: _nearest(name, source, present) for name, source in absent.items()}
     absences = " and ".join(f"{source!r} for {name}" for name, source in absent.items())
@@ -231,6 +237,8 @@ _ALIASES = {
     "lr": ("peak_lr", "learning_rate", "eta"),
     "batch": ("batch_tokens", "bs", "batch_size"),
     "weight_decay": ("wd", "lambda"),
+    "schedule": ("name", "curve", "run", "run_name"),
+    "step": ("steps", "iteration", "iter", "_step"),
     "reward": ("gold", "gold_reward", "R"),
     "kl": ("KL", "kl_nats"),
     "pairs": ("n_pairs", "comparisons", "n"),
@@ -241,7 +249,7 @@ _ALIASES = {
 def _check_numbers(table: pd.DataFrame, name: str, source: str) -> np.ndarray:
     """Return a column as finite and, except rewards, positive numbers; ValueError names rows."""
     raw, signed = table.loc[:, name], name in SIGNED
-    values = _numbers(raw)
+    values = numbers(raw)
     zero = (values == 0) if name in OR_ZERO else np.zeros(len(values), dtype=bool)
     bad = np.flatnonzero(~(np.isfinite(values) & (signed | zero | (values > 0))))
     least, most = RANGES.get(name, USUAL_RANGE)
@@ -264,7 +272,7 @@ def _check_numbers(table: pd.DataFrame, name: str, source: str) -> np.ndarray:
     return values
 
 
-def _numbers(values: pd.Series) -> np.ndarray:
+def numbers(values: pd.Series) -> np.ndarray:
     """Return floats; NaN for text, dates, true and false, lists and missing values."""
     types = pd.api.types
     if types.is_float_dtype(values) or (types.is_integer_dtype(values)):
