@@ -18,23 +18,20 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from torch import Tensor
-
-from scaling.budget import Resolved, resolve
+from scaling.budget import resolve
 from scaling.config import CellConfig
-from scaling.model.moe import summary
 from scaling.optim.schedule import lr_factor, set_lr
 from scaling.schema import Record, find_record
 from scaling.study.activity import moved
-from scaling.study.curve import RunLog, finite_values
+from scaling.study.curve import RunLog
 from scaling.study.lease import Held, Hold, Pulse, Stopped
 from scaling.study.places import cell_folder, trunk_folder
 from scaling.study.precision import settled
+from scaling.train.curve_rows import CURVE_STEPS, all_test_steps, row_of, write_row
 from scaling.train.forecast_band import ForecastBand
 from scaling.train.health import copy_matrices
 from scaling.train.ranks import ALONE, World, hold_at_all_ranks
 from scaling.train.requests import (
-    HealthRequest,
     ScoreRequest,
     SetsRequest,
     StepRequest,
@@ -44,7 +41,6 @@ from scaling.train.requests import (
 from scaling.train.step import REMEDY, Diverged, Report, Run, Setting, prepare
 from scaling.train.trunk_record import finish
 from scaling.train.trunk_state import (
-    CURVE_STEPS,
     branch_name,
     copy_trunk,
     is_done,
@@ -57,8 +53,6 @@ from scaling.train.trunk_state import (
 
 log = logging.getLogger(__name__)
 CHECK_STEPS = 20  # A loss that is not finite is noticed after at most this many steps.
-TEST_EVERY = 3  # Every third of the curve's rows has a test loss too: a test costs more than a row.
-_CURVE = frozenset(CURVE_STEPS)
 
 
 def train_trunk(
@@ -312,7 +306,8 @@ def advance(
     every, clip = cell.machine.checkpoint_seconds, cell.optim.clip
     saved_at, began = time.monotonic(), setting.clock() - run.seconds
     loss_sum, grad_norm = run.loss_sum, 0.0
-    row_steps = _CURVE | setting.band.steps | {resolved.n_steps}
+    row_steps = {*CURVE_STEPS, *setting.band.steps, resolved.n_steps}
+    test_steps = all_test_steps(setting, cell)
     run.model.train()
     while run.step < until:
         due = run.step + 1 in row_steps
@@ -340,8 +335,14 @@ def advance(
                 raise Diverged(f"the loss stopped being finite before step {run.step}; {REMEDY}")
             setting.report(resolved.shape.flops_per_token * resolved.batch_tokens * run.step)
         if due and run.loss_steps:  # a row of skipped steps alone would have no loss
-            yield from write_row(run, setting, resolved, grad_norm, curve, before)
-            loss_sum = 0.0
+            row = row_of(run, resolved, grad_norm, train_loss=run.loss_sum / run.loss_steps)
+            scored = run.step in test_steps
+            yield from write_row(run, setting, row, curve, scored=scored, before=before)
+            run.loss_sum, run.loss_steps, loss_sum = 0.0, 0, 0.0
+        elif run.step in test_steps:
+            run.seconds = setting.clock() - began
+            row = row_of(run, resolved, grad_norm)
+            yield from write_row(run, setting, row, curve, scored=True)
         pulse.step = run.step
         moved()
 
@@ -359,57 +360,3 @@ def advance(
         if stop:
             raise Stopped(stop)
     run.loss_sum = loss_sum
-
-
-def write_row(
-    run: Run,
-    setting: Setting,
-    resolved: Resolved,
-    grad_norm: float,
-    curve: RunLog | None,
-    before: list[Tensor] | None,
-) -> StepRequests[None]:
-    """Add a row to the curve: the mean training loss since the last row, at times a test loss.
-
-    run: the model in training; its `rows` get the new one
-    setting: what stays the same along the trunk
-    resolved: the cell's step count, batch and shape
-    grad_norm: of the last step that was not skipped
-    curve: the cell's curve; None on the trunk
-    before: the matrices before the last step, for the row's health; None leaves the health out
-
-    Raises Diverged for a test loss of the forecast band that is not finite.
-    """
-    tokens = run.step * resolved.batch_tokens
-    row = {
-        "step": run.step,
-        "tokens": tokens,
-        "flops": resolved.shape.flops_per_token * tokens,
-        "train_loss": run.loss_sum / run.loss_steps,
-        "lr": run.optimizer.param_groups[0]["lr"],
-        "grad_norm": grad_norm,
-        "seconds": run.seconds,
-        "tokens_per_second": tokens / max(run.seconds, 1e-9),
-        **summary(run.model.routings()),
-    }
-    if run.skipped:
-        row["skipped_steps"] = run.skipped
-    if before is not None:
-        row |= yield HealthRequest(run=run, setting=setting, before=before)
-    in_band = run.step in setting.band.steps
-    if in_band or (run.step in _CURVE and CURVE_STEPS.index(run.step) % TEST_EVERY == 0):
-        windows = max(1, setting.cell.eval.curve_tokens // resolved.shape.context)
-        score = yield ScoreRequest(run=run, setting=setting, windows=windows)
-        row["test_loss"] = score.loss
-        setting.pulse.test_loss = score.loss if math.isfinite(score.loss) else None
-    row, n_values = finite_values(row), len(row)
-    if len(row) < n_values:
-        log.warning("step %d: some of what is measured is not finite, and left out", run.step)
-    run.rows.append(row)
-    run.loss_sum, run.loss_steps = 0.0, 0
-    if in_band and "test_loss" not in row:
-        raise Diverged(f"the test loss at step {run.step} is not finite; {REMEDY}")
-    if in_band:
-        setting.pulse.stop = setting.band.compare(run.rows) or setting.pulse.stop
-    if curve is not None:
-        curve.log(row)
