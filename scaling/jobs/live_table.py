@@ -156,6 +156,7 @@ class Table:
         rows += [
             f"  {c.run_id}  {c.node:10} {c.job:12} step {c.step:>6} of {self.steps[c.run_id]:<6} "
             + ("" if c.test_loss is None else f"test loss {c.test_loss:.4f}")
+            + (f"  {c.at_end}" if c.at_end else "")
             for c in running[:ROWS]
         ]
         if len(running) > ROWS:

@@ -28,6 +28,7 @@ from scaling.study.lease import Held, Hold, Pulse, Stopped
 from scaling.study.places import cell_folder, trunk_folder
 from scaling.study.precision import settled
 from scaling.train.curve_rows import CURVE_STEPS, all_test_steps, row_of, write_row
+from scaling.train.end_forecast import forecast_end
 from scaling.train.forecast_band import ForecastBand
 from scaling.train.health import copy_matrices
 from scaling.train.ranks import ALONE, World, hold_at_all_ranks
@@ -334,15 +335,17 @@ def advance(
             if not math.isfinite(run.loss_sum):
                 raise Diverged(f"the loss stopped being finite before step {run.step}; {REMEDY}")
             setting.report(resolved.shape.flops_per_token * resolved.batch_tokens * run.step)
+        scored = run.step in test_steps
         if due and run.loss_steps:  # a row of skipped steps alone would have no loss
             row = row_of(run, resolved, grad_norm, train_loss=run.loss_sum / run.loss_steps)
-            scored = run.step in test_steps
             yield from write_row(run, setting, row, curve, scored=scored, before=before)
             run.loss_sum, run.loss_steps, loss_sum = 0.0, 0, 0.0
-        elif run.step in test_steps:
+        elif scored:
             run.seconds = setting.clock() - began
             row = row_of(run, resolved, grad_norm)
             yield from write_row(run, setting, row, curve, scored=True)
+        if scored and setting.world.first:
+            pulse.at_end = forecast_end(run, setting, cell)
         pulse.step = run.step
         moved()
 

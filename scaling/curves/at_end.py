@@ -1,0 +1,281 @@
+"""The loss at the end of a run in training, from its own curve so far and the schedule ahead.
+
+    forecast = loss_at_end(rows, n_steps=3833, end_rate=0.0, finished=curves)
+    str(forecast)    at the end 4.19 [4.15, 4.23]
+
+The log loss of a curve is a parabola in log step u, less a drop in proportion to how far the rate
+has fallen from its peak:
+
+    log L = a + b u + c u^2 + (d0 + d1 log(n / 1000)) (1 - lr / peak)
+
+with n the steps of the run. It is a local description, not a law: it has no irreducible loss and
+is not meant for more than a few times the steps so far. All terms are linear, so that a Gaussian
+prior and the rows give the forecast and its interval in closed form, in milliseconds.
+The drops of cells that have ended, those of the same trunk first, narrow the prior of d0 and d1.
+Training losses enter beside the test losses, with an offset of their own: they are denser.
+
+The prior was set on two studies and checked on others (benchmarks/running.py). Nothing is forecast
+where too little is known: few test losses, a curve unlike the form, or an interval that says
+nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scaling.schema import Record
+
+Floats = NDArray[np.float64]
+Row = dict[str, Any]
+
+LEVEL = 0.9  # Share of final losses that the interval should hold.
+FIRST_STEP = 15  # Rows before this step, or twice the warm-up, do not follow the form.
+FEWEST_TESTS = 3  # Test losses below which nothing is forecast: one more than the slope needs.
+WIDEST = 0.12  # The largest half width in log loss that still says something.
+WORST_RESIDUAL = 3.0  # Root mean square of the residuals, in their errors, of another form's curve.
+
+# Prior means and standard deviations of the terms, in log loss.
+LEVEL_SD = 3.0  # a, around the last test loss: no information
+SLOPE = (-0.12, 0.06)  # b, a factor e of steps
+CURVATURE = (0.010, 0.006)  # c
+DROP = (-0.055, 0.012)  # d0: a full decay lowers the loss of a run of 1000 steps by 5 %
+DROP_GROWTH = (-0.014, 0.006)  # d1: and by more in a longer run
+TRAINING_OFFSET = (0.0, 0.06)  # of training losses against test losses
+TRAINING_DRIFT = (0.0, 0.015)  # of that offset, a factor e of steps
+WHOLE_SET = (0.0, 0.008)  # of the whole test set against the windows that curves are scored on
+
+# Standard deviations of what is measured, in log loss.
+TEST_NOISE = 0.005  # a test loss at the peak rate, around the smooth curve
+MISFIT = 0.009  # the form's error, a factor e of steps away from the last row
+TRAINING_NOISE = 0.004  # a mean training loss, in addition to its batches
+TOKEN_NOISE = 2.4  # one token's loss over the mean, neighbours being correlated; / sqrt(tokens)
+DECAY_NOISE = 0.03  # a training loss in a decay is the mean over rates that differ
+DROP_NOISE = 0.008  # the drop of another cell of the same trunk against this one's
+DROP_NOISE_OTHERS = 0.02  # and of a cell of another trunk
+SET_NOISE = 0.006  # the ratio of the two test sets from cell to cell
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndForecast:
+    """The forecast of a run's final test loss, in nats per token.
+
+    loss, low, high: the forecast and its interval at `level`
+    step: of the last row that it rests on
+    """
+
+    loss: float
+    low: float
+    high: float
+    level: float = LEVEL
+    step: int = 0
+
+    def __str__(self) -> str:
+        """Return the forecast in words, with the digits that the interval supports."""
+        half = max(self.high - self.low, 1e-4) / 2
+        digits = min(4, max(2, math.ceil(-math.log10(half))))
+        values = (f"{v:.{digits}f}" for v in (self.loss, self.low, self.high))
+        return "at the end {} [{}, {}]".format(*values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndedCurve:
+    """The curve of a cell that has ended.
+
+    rows: its rows: step, tokens, lr, train_loss and test_loss where there are
+    n_steps: its steps
+    test_loss: on the whole test set, in nats per token
+    end_on_windows: at the end, on the windows that curves are scored on; None where not measured
+    same_trunk: whether it left the trunk of the run that is forecast
+    """
+
+    rows: Sequence[Row]
+    n_steps: int
+    test_loss: float
+    end_on_windows: float | None = None
+    same_trunk: bool = False
+
+    @classmethod
+    def of(cls, record: Record, rows: Sequence[Row], *, same_trunk: bool) -> "EndedCurve":
+        """Return the curve of a done record; ValueError for a record without a test loss."""
+        if record.test_loss is None:
+            raise ValueError(f"cell {record.run_id} has no test loss; leave it out")
+        return cls(
+            rows=rows,
+            n_steps=record.steps,
+            test_loss=record.test_loss,
+            end_on_windows=record.metrics.get("curve_test_loss"),
+            same_trunk=same_trunk,
+        )
+
+
+def loss_at_end(
+    rows: Sequence[Row],
+    *,
+    n_steps: int,
+    end_rate: float = 0.0,
+    warmup_steps: int = 0,
+    unique_tokens: float = math.inf,
+    finished: Sequence[EndedCurve] = (),
+) -> EndForecast | None:
+    """Forecast the final test loss of a run; None where too little is known.
+
+    rows: of its curve so far, with step, tokens, lr, train_loss and test_loss where there are
+    n_steps: of the whole run
+    end_rate: the rate at its end over the peak
+    warmup_steps: of its schedule
+    unique_tokens: training losses beyond so many tokens repeat text, and are left out
+    finished: curves of cells of the study that have ended
+    """
+    first = max(FIRST_STEP, 2 * warmup_steps)
+    data = _data(rows, n_steps=n_steps, first=first, unique_tokens=unique_tokens)
+    if data is None or data.n_tests < FEWEST_TESTS or data.last >= n_steps:
+        return None
+    mean, covariance = _drops(finished, first=first)
+    fit = _posterior(data, mean, covariance)
+    if fit is None:
+        return None
+    end = data.terms_at(n_steps, fallen=1 - end_rate, whole_set=True)
+    log_loss, sd = float(end @ fit.mean), math.sqrt(end @ fit.covariance @ end) * fit.inflation
+    half = NormalDist().inv_cdf((1 + LEVEL) / 2) * sd
+    if not math.isfinite(half) or half > WIDEST:
+        return None
+    low, middle, high = (math.exp(log_loss + k * half) for k in (-1, 0, 1))
+    return EndForecast(loss=middle, low=low, high=high, step=data.last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Data:
+    """The rows of a curve as a linear problem in a, b, c, d0, d1, whole set, offset, drift."""
+
+    terms: Floats  # (rows, 8)
+    values: Floats  # (rows,), log losses
+    noise: Floats  # (rows,), standard deviations
+    log_last: float
+    log_size: float  # log(n / 1000)
+    last: int
+    n_tests: int
+
+    def terms_at(self, step: float, *, fallen: float, whole_set: bool = False) -> Floats:
+        """Return the terms of a test loss after a step; `fallen` is 1 - lr / peak."""
+        u = math.log(step) - self.log_last
+        drop = (fallen, fallen * self.log_size)
+        return np.array([1.0, u, u * u, *drop, float(whole_set), 0.0, 0.0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Posterior:
+    """Mean and covariance of the terms; `inflation` of errors whose residuals are too large."""
+
+    mean: Floats
+    covariance: Floats
+    inflation: float
+
+
+def _data(
+    rows: Sequence[Row], *, n_steps: int, first: int, unique_tokens: float
+) -> _Data | None:
+    """Return the problem of a curve's rows; None where none can be used."""
+    tests = [r["step"] for r in rows if "test_loss" in r and r["step"] >= first]
+    if not tests:
+        return None
+    peak, last = max(r["lr"] for r in rows), max(r["step"] for r in rows)
+    data = _Data(
+        terms=np.zeros((0, 8)),
+        values=np.zeros(0),
+        noise=np.zeros(0),
+        log_last=math.log(last),
+        log_size=math.log(n_steps / 1000),
+        last=last,
+        n_tests=len(tests),
+    )
+    terms, values, noise = [], [], []
+    before = 0, 0.0
+    for row in rows:
+        fallen = 1 - row["lr"] / peak if peak > 0 else 0.0
+        if "test_loss" in row and row["step"] >= first:
+            at = data.terms_at(row["step"], fallen=fallen)
+            terms.append(at)
+            values.append(math.log(row["test_loss"]))
+            noise.append(TEST_NOISE + MISFIT * abs(at[1]))
+        if "train_loss" not in row:
+            continue
+        (start, start_tokens), before = before, (row["step"], row["tokens"])
+        if start >= first and row["tokens"] <= 1.001 * unique_tokens:
+            at = data.terms_at(math.sqrt(start * row["step"]), fallen=fallen)
+            at[-2:] = 1.0, at[1]
+            batches = TOKEN_NOISE / math.sqrt(row["tokens"] - start_tokens)
+            own = math.hypot(TRAINING_NOISE + MISFIT * abs(at[1]), batches)
+            terms.append(at)
+            values.append(math.log(row["train_loss"]))
+            noise.append(own + DECAY_NOISE * fallen)
+    return _Data(
+        **{**vars(data), "terms": np.array(terms), "values": np.array(values)}
+        | {"noise": np.array(noise)}
+    )
+
+
+def _posterior(data: _Data, drops: Floats, drops_covariance: Floats) -> _Posterior | None:
+    """Return the terms given a curve; None where the curve is unlike the form.
+
+    drops: prior mean of d0, d1 and the whole set's offset (3,)
+    drops_covariance: of these (3, 3)
+    """
+    others = (SLOPE, CURVATURE, TRAINING_OFFSET, TRAINING_DRIFT)
+    (b, c, offset, drift), sds = zip(*others, strict=True)
+    level = float(data.values[np.argmax(data.terms[:, 1])])
+    prior = np.array([level, b, c, *drops, offset, drift])
+    covariance = np.diag([LEVEL_SD**2, *(sd**2 for sd in (*sds[:2], 1, 1, 1, *sds[2:]))])
+    covariance[3:6, 3:6] = drops_covariance
+    precision = np.linalg.inv(covariance)
+    weights = 1 / data.noise**2
+    normal = data.terms.T @ (data.terms * weights[:, None]) + precision
+    posterior = np.linalg.inv(normal)
+    mean = posterior @ (data.terms.T @ (weights * data.values) + precision @ prior)
+    residuals = (data.values - data.terms @ mean) / data.noise
+    spread = math.sqrt(float(np.mean(residuals**2)))
+    if not spread < WORST_RESIDUAL:
+        return None
+    return _Posterior(mean=mean, covariance=posterior, inflation=max(1.0, spread))
+
+
+def _drops(finished: Sequence[EndedCurve], *, first: int) -> tuple[Floats, Floats]:
+    """Return mean and covariance of d0, d1 and the whole set's offset, given ended cells."""
+    means, sds = zip(DROP, DROP_GROWTH, WHOLE_SET, strict=True)
+    precision = np.diag([1 / sd**2 for sd in sds])
+    total = precision @ np.array(means)
+    for curve in finished:
+        for terms, value, variance in _drop_of(curve, first=first):
+            precision = precision + np.outer(terms, terms) / variance
+            total = total + terms * value / variance
+    covariance = np.linalg.inv(precision)
+    return covariance @ total, covariance
+
+
+def _drop_of(curve: EndedCurve, *, first: int) -> list[tuple[Floats, float, float]]:
+    """Return what an ended cell says of the drops: terms, value and variance of each statement."""
+    peak = max((r["lr"] for r in curve.rows), default=0.0)
+    constant = [r for r in curve.rows if r["lr"] >= 0.999 * peak]
+    data = _data(constant, n_steps=curve.n_steps, first=first, unique_tokens=math.inf)
+    if data is None or data.n_tests < FEWEST_TESTS or not peak:
+        return []
+    fit = _posterior(data, np.zeros(3), 1e-12 * np.eye(3))
+    if fit is None:
+        return []
+    fallen = 1 - curve.rows[-1]["lr"] / peak
+    at_peak = data.terms_at(curve.n_steps, fallen=0.0)
+    noise = DROP_NOISE if curve.same_trunk else DROP_NOISE_OTHERS
+    variance = float(at_peak @ fit.covariance @ at_peak) * fit.inflation**2 + noise**2
+    drop = np.array([fallen, fallen * data.log_size, 0.0])
+    whole = np.array([0.0, 0.0, 1.0])
+    without_drop = float(at_peak @ fit.mean)
+    if curve.end_on_windows is None:
+        return [(drop + whole, math.log(curve.test_loss) - without_drop, variance)]
+    return [
+        (drop, math.log(curve.end_on_windows) - without_drop, variance),
+        (whole, math.log(curve.test_loss / curve.end_on_windows), SET_NOISE**2),
+    ]
