@@ -56,13 +56,13 @@ def main() -> None:
                 rows = [row for row in curves[r.run_id] if row["step"] <= cut]
                 own = [o for o in records if o.trunk == r.trunk and o.steps <= cut]
                 others = [
-                    o
-                    for o in records
-                    if o.trunk != r.trunk and o.params.total < r.params.total
+                    o for o in records if o.trunk != r.trunk and o.params.total < r.params.total
                 ]
                 others.sort(key=lambda o: abs(math.log(o.flops / r.flops)))
                 mine = [EndedCurve.of(o, curves[o.run_id], same_trunk=True) for o in own]
-                rest = [EndedCurve.of(o, curves[o.run_id], same_trunk=False) for o in others[:OTHERS]]
+                rest = [
+                    EndedCurve.of(o, curves[o.run_id], same_trunk=False) for o in others[:OTHERS]
+                ]
                 keys = {
                     "n_steps": r.steps,
                     "warmup_steps": r.config["schedule"]["warmup_steps"],

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scaling.schema import Record
+from scaling.schema import EndForecast, Record
 
 Floats = NDArray[np.float64]
 Row = dict[str, Any]
@@ -58,28 +58,6 @@ DECAY_NOISE = 0.03  # a training loss in a decay is the mean over rates that dif
 DROP_NOISE = 0.008  # the drop of another cell of the same trunk against this one's
 DROP_NOISE_OTHERS = 0.02  # and of a cell of another trunk
 SET_NOISE = 0.006  # the ratio of the two test sets from cell to cell
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndForecast:
-    """The forecast of a run's final test loss, in nats per token.
-
-    loss, low, high: the forecast and its interval at `level`
-    step: of the last row that it rests on
-    """
-
-    loss: float
-    low: float
-    high: float
-    level: float = LEVEL
-    step: int = 0
-
-    def __str__(self) -> str:
-        """Return the forecast in words, with the digits that the interval supports."""
-        half = max(self.high - self.low, 1e-4) / 2
-        digits = min(4, max(2, math.ceil(-math.log10(half))))
-        values = (f"{v:.{digits}f}" for v in (self.loss, self.low, self.high))
-        return "at the end {} [{}, {}]".format(*values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +123,7 @@ def loss_at_end(
     if not math.isfinite(half) or half > WIDEST:
         return None
     low, middle, high = (math.exp(log_loss + k * half) for k in (-1, 0, 1))
-    return EndForecast(loss=middle, low=low, high=high, step=data.last)
+    return EndForecast(loss=middle, low=low, high=high, level=LEVEL, step=data.last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +154,7 @@ class _Posterior:
     inflation: float
 
 
-def _data(
-    rows: Sequence[Row], *, n_steps: int, first: int, unique_tokens: float
-) -> _Data | None:
+def _data(rows: Sequence[Row], *, n_steps: int, first: int, unique_tokens: float) -> _Data | None:
     """Return the problem of a curve's rows; None where none can be used."""
     tests = [r["step"] for r in rows if "test_loss" in r and r["step"] >= first]
     if not tests:

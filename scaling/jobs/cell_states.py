@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from scaling.curves.at_end import EndForecast
 from scaling.jobs.slurm import queries as slurm
-from scaling.schema import Record, Status, no_study, read_record
+from scaling.schema import EndForecast, Record, Status, no_study, read_record
 from scaling.study.failures import last_line, tail
 from scaling.study.jobs_file import Job, append, cancelled_jobs, damaged_lines, read_jobs
 from scaling.study.lease import (

@@ -8,6 +8,7 @@ from scaling.schema.atomic import replacing, sweep_temporaries, temporary_name
 from scaling.schema.commands import Command, read_commands, remember_command
 from scaling.schema.damage import set_aside
 from scaling.schema.devices import DEVICES, Device, device_named, device_of_label
+from scaling.schema.end_forecast import EndForecast
 from scaling.schema.evaluation import EVALUATION, Evaluation, read_evaluation
 from scaling.schema.files import (
     SNAPSHOT,
@@ -113,6 +114,7 @@ __all__ = [
     "Command",
     "Cost",
     "Device",
+    "EndForecast",
     "Evaluation",
     "LaterVersion",
     "Measure",

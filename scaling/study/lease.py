@@ -27,8 +27,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from scaling.config import CellConfig
-from scaling.curves.at_end import EndForecast
 from scaling.schema import (
+    EndForecast,
     LaterVersion,
     check_readable,
     machine_id,

@@ -10,8 +10,8 @@ from scaling.budget import resolve
 from scaling.config import CellConfig
 from scaling.optim.schedule import undercooled
 from scaling.schema import Cost, Record, Status
+from scaling.study.curve_steps import curve_windows, flops_of_tests
 from scaling.train import checkpoint
-from scaling.train.curve_rows import curve_windows, flops_of_tests
 from scaling.train.device import device_name, peak_flops, peak_memory
 from scaling.train.forecast_band import FLAG, shares_outside
 from scaling.train.heldout import Score

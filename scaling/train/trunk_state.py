@@ -12,12 +12,11 @@ from scaling.schema import (
     write_text,
 )
 from scaling.study.curve import json_line, rows_before
+from scaling.study.curve_steps import CURVE_STEPS
 from scaling.study.lease import Stopped
 from scaling.train import checkpoint
-from scaling.train.curve_rows import CURVE_STEPS
 from scaling.train.ranks import ALONE
 from scaling.train.step import Run, Setting, new_run
-
 
 
 def branch_name(cell: CellConfig) -> str:

@@ -5,17 +5,18 @@ it to the attempt's file. What ended cells say is read once a process.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from scaling.budget import resolve
 from scaling.config import CellConfig
-from scaling.curves.at_end import EndedCurve, EndForecast, loss_at_end
+from scaling.curves.at_end import EndedCurve, loss_at_end
 from scaling.optim.schedule import lr_factor
-from scaling.schema import Record, Status, find_record, read_curve
+from scaling.schema import EndForecast, Record, Status, find_record, read_curve
 from scaling.study.places import study_folder
-from scaling.train.step import Run, Setting
 
 MOST_OTHERS = 12  # Ended cells of other trunks that are read, the nearest in FLOPs.
 
@@ -66,12 +67,14 @@ def ended_cells(folder: Path) -> EndedCells:
     return EndedCells(folder)
 
 
-def forecast_end(run: Run, setting: Setting, cell: CellConfig) -> EndForecast | None:
+def forecast_end(
+    rows: Sequence[dict[str, Any]], cell: CellConfig, *, unique_tokens: float
+) -> EndForecast | None:
     """Forecast the final test loss of a cell; None where too little is known.
 
-    run: the model in training, with the rows of its curve
-    setting: of its trunk
-    cell: whose budget the run is trained for
+    rows: of its curve so far
+    cell: the cell
+    unique_tokens: how many of its training tokens are different text
     """
     resolved = resolve(cell)
     n_steps, decay_start = resolved.n_steps, resolved.decay_start
@@ -79,10 +82,10 @@ def forecast_end(run: Run, setting: Setting, cell: CellConfig) -> EndForecast | 
         n_steps - 1, schedule=cell.schedule, n_steps=n_steps, decay_start=decay_start
     )
     return loss_at_end(
-        run.rows,
+        rows,
         n_steps=n_steps,
         end_rate=end_rate,
         warmup_steps=resolved.warmup_steps,
-        unique_tokens=setting.batches.unique(resolved.n_tokens),
+        unique_tokens=unique_tokens,
         finished=ended_cells(study_folder(cell)).near(cell),
     )
