@@ -8,6 +8,7 @@
     scaling fit runs=table.csv within=0.1           only runs near the frontier
     scaling fit runs=table.csv prior=published      with a prior over published laws
     scaling fit runs=runs/own target=web unit=bits_per_byte   a named test set
+    scaling fit runs=runs/own annealed=true         with what decays from the trunks would reach
     scaling fit runs=table.csv plot=true            also write law_<figure>.svg
 
 The command calls `analysis.estimation.fit.fit`.
@@ -23,6 +24,7 @@ from analysis.estimation.options import FitConfig
 from analysis.estimation.points import best_of_points
 from analysis.forms import FORMS
 from analysis.laws.law import Law
+from analysis.runs.annealed import sentence_of, with_annealed
 from analysis.runs.table import load_runs
 from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store, typed_arguments
@@ -46,6 +48,8 @@ def main(config: FitConfig) -> None:
         points=config.points,
         measure=measure,
     )
+    if config.annealed:
+        runs = with_annealed(runs, source)
     runs = best_of_points(runs, config.form)
     law = fit(
         runs,
@@ -74,7 +78,7 @@ def main(config: FitConfig) -> None:
 
         paths += write_law_figures(law, runs.table, paths[0])
     ends = wrote(paths, here=not config.out and not source.is_dir())
-    following = [planning(law, paths[0], of_study=source.is_dir())]
+    following = [sentence_of(runs.inputs), planning(law, paths[0], of_study=source.is_dir())]
     sys.stdout.write("\n".join([law.summary(), "", ends, *filter(None, following)]) + "\n")
 
 

@@ -16,6 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,6 +37,23 @@ def crude(rows: Sequence[dict], shorter: EndedCurve | None, n_steps: int) -> flo
         return None
     own = [r for r in shorter.rows if "test_loss" in r and r["step"] <= 0.8 * shorter.n_steps]
     return tests[-1]["test_loss"] * shorter.test_loss / own[-1]["test_loss"] if own else None
+
+
+def print_lines(lines: dict[tuple[float, str], list[Any]]) -> None:
+    """Print a line for each share and way of forecasting; with `cells`, one for each cell."""
+    for (share, name), values in sorted(lines.items()):
+        known = [v for v in values if v is not None]
+        errors = np.array([v[0] for v in known])
+        held = np.mean([v[2] for v in known])
+        print(
+            f"{share:.0%}  {name:14} {len(known):3} of {len(values):3} forecast"
+            f"  mean error {100 * np.mean(abs(errors)):.2f} %"
+            f"  median {100 * np.median(abs(errors)):.2f} %  bias {100 * errors.mean():+.2f} %"
+            f"  half width {100 * np.median([v[1] for v in known]):.1f} %  held {held:.0%}"
+        )
+        if "cells" in sys.argv:
+            for error, half, _, params, steps in known:
+                print(f"      {params:8} {steps:6} {100 * error:+.2f} {100 * half:.1f}")
 
 
 def main() -> None:
@@ -89,19 +107,7 @@ def main() -> None:
                     lines[share, "crude"].append(
                         (math.log(r.test_loss / guess), math.nan, False, r.params.total, r.steps)
                     )
-    for (share, name), values in sorted(lines.items()):
-        known = [v for v in values if v is not None]
-        errors = np.array([v[0] for v in known])
-        held = np.mean([v[2] for v in known])
-        print(
-            f"{share:.0%}  {name:14} {len(known):3} of {len(values):3} forecast"
-            f"  mean error {100 * np.mean(abs(errors)):.2f} %"
-            f"  median {100 * np.median(abs(errors)):.2f} %  bias {100 * errors.mean():+.2f} %"
-            f"  half width {100 * np.median([v[1] for v in known]):.1f} %  held {held:.0%}"
-        )
-        if "cells" in sys.argv:
-            for error, half, _, params, steps in known:
-                print(f"      {params:8} {steps:6} {100 * error:+.2f} {100 * half:.1f}")
+    print_lines(lines)
     print(f"{1e3 * np.median(seconds):.2f} ms a forecast (median)")
 
 

@@ -95,6 +95,9 @@ class FitConfig:
     """Stage of a study whose cells are fitted; empty takes the form's own stage."""
     points: Annotated[str, OneOf(*POINTS)] = "records"
     """What a row is: a cell's record, or each time that a PPO run scored held-out prompts."""
+    annealed: bool = False
+    """Add a row for each checkpoint of a study's trunks: the loss that a decay from there would
+    reach, forecast from the trunk's curve and the study's decays, with its error."""
     within: Annotated[float, Range(0, MOST, above=True)] | None = None
     """Keep runs whose loss is within this share of the frontier's, as 0.1; null keeps all."""
     prior: Annotated[str, OneOf(*PRIORS)] = "auto"

@@ -30,13 +30,14 @@ from numpy.typing import NDArray
 
 from scaling.schema import EndForecast, Record
 
-Floats = NDArray[np.float64]
+Floats = NDArray[Any]
 Row = dict[str, Any]
 
 LEVEL = 0.9  # Share of final losses that the interval should hold.
 FIRST_STEP = 15  # Rows before this step, or twice the warm-up, do not follow the form.
 FEWEST_TESTS = 3  # Test losses below which nothing is forecast: one more than the slope needs.
 WIDEST = 0.12  # The largest half width in log loss that still says something.
+CONSTANT = 0.999  # A rate above this share of the peak is the peak.
 WORST_RESIDUAL = 3.0  # Root mean square of the residuals, in their errors, of another form's curve.
 
 # Prior means and standard deviations of the terms, in log loss.
@@ -44,7 +45,10 @@ LEVEL_SD = 3.0  # a, around the last test loss: no information
 SLOPE = (-0.12, 0.06)  # b, a factor e of steps
 CURVATURE = (0.010, 0.006)  # c
 DROP = (-0.045, 0.02)  # d0: a full decay of a run of 1000 steps; 3 to 8 % were measured
-DROP_GROWTH = (-0.005, 0.009)  # d1: 2 to 3 % at 24,000 steps of 100M parameters, 7 % at 3000 of 100k
+DROP_GROWTH = (
+    -0.005,
+    0.009,
+)  # d1: 2 to 3 % at 24,000 steps of 100M parameters, 7 % at 3000 of 100k
 TRAINING_OFFSET = (0.0, 0.06)  # of training losses against test losses
 TRAINING_DRIFT = (0.0, 0.015)  # of that offset, a factor e of steps
 WHOLE_SET = (0.0, 0.008)  # of the whole test set against the windows that curves are scored on
@@ -126,6 +130,44 @@ def loss_at_end(
     return EndForecast(loss=middle, low=low, high=high, level=LEVEL, step=data.last)
 
 
+def loss_after_decay(
+    rows: Sequence[Row],
+    *,
+    start: int,
+    n_steps: int,
+    warmup_steps: int = 0,
+    unique_tokens: float = math.inf,
+    finished: Sequence[EndedCurve] = (),
+) -> tuple[float, float] | None:
+    """Return the loss that a full decay from a trunk's checkpoint would reach, and its error.
+
+    The loss is on the whole test set, in nats per token; the error is a standard deviation in log
+    loss, of the form and of the drops together. None where the trunk has too few test losses.
+
+    rows: of the trunk's curve, before and after the checkpoint; those of a decay are left out
+    start: step of the checkpoint
+    n_steps: steps at the end of the decay
+    warmup_steps, unique_tokens, finished: as in `loss_at_end`
+    """
+    first = max(FIRST_STEP, 2 * warmup_steps)
+    keys = {"n_steps": n_steps, "first": first, "unique_tokens": unique_tokens}
+    data = _data(_at_peak(rows), centre=start, **keys)
+    if data is None or data.n_tests < FEWEST_TESTS or data.last < start:
+        return None
+    fit = _posterior(data, *_drops(finished, first=first))
+    if fit is None:
+        return None
+    end = data.terms_at(n_steps, fallen=1.0, whole_set=True)
+    sd = math.sqrt(end @ fit.covariance @ end) * fit.inflation
+    return math.exp(float(end @ fit.mean)), sd
+
+
+def _at_peak(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of a curve at its highest rate."""
+    peak = max((r["lr"] for r in rows), default=0.0)
+    return [r for r in rows if r["lr"] >= CONSTANT * peak]
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Data:
     """The rows of a curve as a linear problem in a, b, c, d0, d1, whole set, offset, drift."""
@@ -133,16 +175,15 @@ class _Data:
     terms: Floats  # (rows, 8)
     values: Floats  # (rows,), log losses
     noise: Floats  # (rows,), standard deviations
-    log_last: float
+    log_centre: float
     log_size: float  # log(n / 1000)
     last: int
     n_tests: int
 
     def terms_at(self, step: float, *, fallen: float, whole_set: bool = False) -> Floats:
         """Return the terms of a test loss after a step; `fallen` is 1 - lr / peak."""
-        u = math.log(step) - self.log_last
-        drop = (fallen, fallen * self.log_size)
-        return np.array([1.0, u, u * u, *drop, float(whole_set), 0.0, 0.0])
+        u = math.log(step) - self.log_centre
+        return _terms(u, fallen, self.log_size, whole_set=whole_set)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,45 +195,58 @@ class _Posterior:
     inflation: float
 
 
-def _data(rows: Sequence[Row], *, n_steps: int, first: int, unique_tokens: float) -> _Data | None:
-    """Return the problem of a curve's rows; None where none can be used."""
-    tests = [r["step"] for r in rows if "test_loss" in r and r["step"] >= first]
-    if not tests:
+def _data(
+    rows: Sequence[Row],
+    *,
+    n_steps: int,
+    first: int,
+    unique_tokens: float,
+    centre: int | None = None,
+) -> _Data | None:
+    """Return the problem of a curve's rows; None where none can be used.
+
+    The form is exact at the step `centre`, the last by default, and errs more away from it.
+    """
+    if not any("test_loss" in r and r["step"] >= first for r in rows):
         return None
-    peak, last = max(r["lr"] for r in rows), max(r["step"] for r in rows)
-    data = _Data(
-        terms=np.zeros((0, 8)),
-        values=np.zeros(0),
-        noise=np.zeros(0),
-        log_last=math.log(last),
-        log_size=math.log(n_steps / 1000),
-        last=last,
-        n_tests=len(tests),
-    )
-    terms, values, noise = [], [], []
-    before = 0, 0.0
+    peak, last = max(r["lr"] for r in rows), max(int(r["step"]) for r in rows)
+    log_centre, log_size = math.log(centre or last), math.log(n_steps / 1000)
+    statements: list[tuple[Floats, float, float]] = []
+    n_tests, before = 0, (0, 0.0)
     for row in rows:
         fallen = 1 - row["lr"] / peak if peak > 0 else 0.0
         if "test_loss" in row and row["step"] >= first:
-            at = data.terms_at(row["step"], fallen=fallen)
-            terms.append(at)
-            values.append(math.log(row["test_loss"]))
-            noise.append(TEST_NOISE + MISFIT * abs(at[1]))
+            at = _terms(math.log(row["step"]) - log_centre, fallen, log_size)
+            noise = TEST_NOISE + MISFIT * abs(at[1])
+            statements.append((at, math.log(row["test_loss"]), noise))
+            n_tests += 1
         if "train_loss" not in row:
             continue
         (start, start_tokens), before = before, (row["step"], row["tokens"])
         if start >= first and row["tokens"] <= 1.001 * unique_tokens:
-            at = data.terms_at(math.sqrt(start * row["step"]), fallen=fallen)
-            at[-2:] = 1.0, at[1]
+            u = math.log(start * row["step"]) / 2 - log_centre
             batches = TOKEN_NOISE / math.sqrt(row["tokens"] - start_tokens)
-            own = math.hypot(TRAINING_NOISE + MISFIT * abs(at[1]), batches)
-            terms.append(at)
-            values.append(math.log(row["train_loss"]))
-            noise.append(own + DECAY_NOISE * fallen)
+            noise = math.hypot(TRAINING_NOISE + MISFIT * abs(u), batches) + DECAY_NOISE * fallen
+            at = _terms(u, fallen, log_size, training=True)
+            statements.append((at, math.log(row["train_loss"]), noise))
+    terms, values, noises = zip(*statements, strict=True)
     return _Data(
-        **{**vars(data), "terms": np.array(terms), "values": np.array(values)}
-        | {"noise": np.array(noise)}
+        terms=np.array(terms),
+        values=np.array(values),
+        noise=np.array(noises),
+        log_centre=log_centre,
+        log_size=log_size,
+        last=last,
+        n_tests=n_tests,
     )
+
+
+def _terms(
+    u: float, fallen: float, log_size: float, *, whole_set: bool = False, training: bool = False
+) -> Floats:
+    """Return the terms of a loss at the log step `u`; `fallen` is 1 - lr / peak."""
+    drop = (fallen, fallen * log_size, float(whole_set))
+    return np.array([1.0, u, u * u, *drop, float(training), u * training])
 
 
 def _posterior(data: _Data, drops: Floats, drops_covariance: Floats) -> _Posterior | None:
@@ -203,7 +257,7 @@ def _posterior(data: _Data, drops: Floats, drops_covariance: Floats) -> _Posteri
     """
     others = (SLOPE, CURVATURE, TRAINING_OFFSET, TRAINING_DRIFT)
     (b, c, offset, drift), sds = zip(*others, strict=True)
-    level = float(data.values[np.argmax(data.terms[:, 1])])
+    level = float(data.values[np.argmin(np.abs(data.terms[:, 1]))])
     prior = np.array([level, b, c, *drops, offset, drift])
     covariance = np.diag([LEVEL_SD**2, *(sd**2 for sd in (*sds[:2], 1, 1, 1, *sds[2:]))])
     covariance[3:6, 3:6] = drops_covariance
@@ -235,8 +289,7 @@ def _drops(finished: Sequence[EndedCurve], *, first: int) -> tuple[Floats, Float
 def _drop_of(curve: EndedCurve, *, first: int) -> list[tuple[Floats, float, float]]:
     """Return what an ended cell says of the drops: terms, value and variance of each statement."""
     peak = max((r["lr"] for r in curve.rows), default=0.0)
-    constant = [r for r in curve.rows if r["lr"] >= 0.999 * peak]
-    data = _data(constant, n_steps=curve.n_steps, first=first, unique_tokens=math.inf)
+    data = _data(_at_peak(curve.rows), n_steps=curve.n_steps, first=first, unique_tokens=math.inf)
     if data is None or data.n_tests < FEWEST_TESTS or not peak:
         return []
     fit = _posterior(data, np.zeros(3), 1e-12 * np.eye(3))
