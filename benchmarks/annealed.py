@@ -67,7 +67,7 @@ def withheld_errors(folder: Path, records: list[Record]) -> list[tuple[float, fl
             ],
         )
         if answer is not None:
-            errors.append((math.log(r.test_loss / answer[0]), answer[1]))
+            errors.append((math.log((r.test_loss or math.nan) / answer[0]), answer[1]))
     return errors
 
 
@@ -82,7 +82,9 @@ def main() -> None:
         print(
             f"{folder.name}: {len(errors)} branches withheld, mean error"
             f" {100 * np.mean(np.abs(errors[:, 0])):.2f} %,"
-            f" bias {100 * errors[:, 0].mean():+.2f} %, stated {100 * np.median(errors[:, 1]):.2f} %, held {held:.0%}"
+            f" bias {100 * errors[:, 0].mean():+.2f} %,"
+            f" stated {100 * np.median(errors[:, 1]):.2f} %"
+            f" and held {held:.0%}"
         )
         largest = max(records, key=lambda r: r.flops)
         with tempfile.TemporaryDirectory() as name:
@@ -107,7 +109,9 @@ def main() -> None:
                     answer = law.predict(
                         BEYOND * largest.params.total, BEYOND * largest.tokens, level=0.9
                     )
-                    width = 50 * math.log(answer.high / answer.low)
+                    width = 50 * math.log(
+                        float(answer.high or math.nan) / float(answer.low or math.nan)
+                    )
                     line = f"{float(answer.loss):.3f} +- {width:.2f} %, {law.status}"
                 except ValueError as error:
                     line = str(error)[:80]

@@ -64,9 +64,10 @@ def main() -> None:
     lines = defaultdict(list)
     seconds = []
     for folder in folders:
-        records = [r for r in read_records(folder) if r.status == "done" and r.stage == "pretrain"]
+        records = [r for r in read_records(folder) if r.test_loss and r.stage == "pretrain"]
         curves = {r.run_id: read_curve(folder / r.run_id / "metrics.jsonl") for r in records}
         for r in records:
+            reached = r.test_loss or math.nan
             if r.steps < FEWEST_STEPS:
                 continue
             for share in shares:
@@ -98,14 +99,14 @@ def main() -> None:
                 for name, forecast in forecasts.items():
                     value = None
                     if forecast is not None:
-                        error = math.log(r.test_loss / forecast.loss)
+                        error = math.log(reached / forecast.loss)
                         half = math.log(forecast.high / forecast.low) / 2
-                        held = forecast.low <= r.test_loss <= forecast.high
+                        held = forecast.low <= reached <= forecast.high
                         value = (error, half, held, r.params.total, r.steps)
                     lines[share, name].append(value)
                 if guess:
                     lines[share, "crude"].append(
-                        (math.log(r.test_loss / guess), math.nan, False, r.params.total, r.steps)
+                        (math.log(reached / guess), math.nan, False, r.params.total, r.steps)
                     )
     print_lines(lines)
     print(f"{1e3 * np.median(seconds):.2f} ms a forecast (median)")

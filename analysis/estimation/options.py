@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from analysis.estimation.checks import WEIGHTINGS, needed_columns
+from analysis.estimation.checks import WEIGHTINGS, needed_columns, stage_of
 from analysis.estimation.prior_fit import PRIORS
 from analysis.runs.cells import FORM_OF
 from analysis.runs.columns import Columns
@@ -125,3 +125,10 @@ class FitConfig:
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
         needed_columns(self.form)
+        stage = self.stage or stage_of(self.form)
+        if self.annealed and (stage != "pretrain" or self.target or self.unit != NATS_PER_TOKEN):
+            raise ValueError(
+                "annealed=true reads curves, which hold the test part's loss in nats per token of"
+                f" pretraining; here stage={stage} target={self.target or 'none'} unit={self.unit};"
+                " leave one of the two out"
+            )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from analysis.number_text import duration, number, power, short
 from analysis.page.contents import Material
 from analysis.page.first_screen import verdict
+from analysis.page.sections.running_cells import running_gist
 from analysis.page.sections.stage_tables import NAMES as STAGE_NAMES
 from analysis.page.tables import Grid
 
@@ -59,6 +60,7 @@ def parts_of(material: Material, checked: Grid) -> list[Part]:
             gist=f"{len(material.final.samples) or 'none'} kept",
         ),
         Part(anchor="cost", name="Cost", title="What it cost", gist=_cost_gist(material)),
+        *_running(material),
         Part(
             anchor="cells",
             name="Cells" if material.table is None else "Runs",
@@ -82,6 +84,13 @@ def parts_of(material: Material, checked: Grid) -> list[Part]:
         ),
     ]
     return [p for p in every if material.table is None or not p.of_records]
+
+
+def _running(material: Material) -> list[Part]:
+    """Return the part on cells in training, nothing where none trains."""
+    gist = running_gist(material.running)
+    part = Part(anchor="running", name="Running", title="Running cells", gist=gist)
+    return [part] if material.running else []
 
 
 def _law_gist(material: Material) -> str:

@@ -20,7 +20,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from analysis.runs.table import Runs
-from scaling.curves.at_end import EndedCurve, loss_after_decay
+from scaling.curves.at_end import EndedCurve, loss_after_decay, usable
 from scaling.schema import Record, read_curve, read_records
 
 ERROR = "annealed_error"  # Column: standard deviation in log loss, 0 for a cell that was trained.
@@ -48,10 +48,12 @@ def with_annealed(runs: Runs, source: str | Path) -> Runs:
     table = runs.table
     names = set(table["run"])
     records = {r.run_id: r for r in read_records(folder) if r.run_id in names}
-    curves = {name: read_curve(folder / name / "metrics.jsonl") for name in records}
+    curves = {name: usable(read_curve(folder / name / "metrics.jsonl")) for name in records}
     rows = [
         row
-        for trunk in dict.fromkeys(r.trunk for r in records.values() if r.schedule == "wsd")
+        for trunk in dict.fromkeys(
+            r.trunk for r in records.values() if r.schedule == "wsd" and r.trunk
+        )
         for row in _rows_of_trunk(trunk, table, records, curves)
     ]
     if not rows:

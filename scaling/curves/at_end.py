@@ -87,7 +87,7 @@ class EndedCurve:
         if record.test_loss is None:
             raise ValueError(f"cell {record.run_id} has no test loss; leave it out")
         return cls(
-            rows=rows,
+            rows=usable(rows),
             n_steps=record.steps,
             test_loss=record.test_loss,
             end_on_windows=record.metrics.get("curve_test_loss"),
@@ -114,7 +114,7 @@ def loss_at_end(
     finished: curves of cells of the study that have ended
     """
     first = max(FIRST_STEP, 2 * warmup_steps)
-    data = _data(rows, n_steps=n_steps, first=first, unique_tokens=unique_tokens)
+    data = _data(usable(rows), n_steps=n_steps, first=first, unique_tokens=unique_tokens)
     if data is None or data.n_tests < FEWEST_TESTS or data.last >= n_steps:
         return None
     mean, covariance = _drops(finished, first=first)
@@ -151,7 +151,7 @@ def loss_after_decay(
     """
     first = max(FIRST_STEP, 2 * warmup_steps)
     keys = {"n_steps": n_steps, "first": first, "unique_tokens": unique_tokens}
-    data = _data(_at_peak(rows), centre=start, **keys)
+    data = _data(_at_peak(usable(rows)), centre=start, **keys)
     if data is None or data.n_tests < FEWEST_TESTS or data.last < start:
         return None
     fit = _posterior(data, *_drops(finished, first=first))
@@ -160,6 +160,24 @@ def loss_after_decay(
     end = data.terms_at(n_steps, fallen=1.0, whole_set=True)
     sd = math.sqrt(end @ fit.covariance @ end) * fit.inflation
     return math.exp(float(end @ fit.mean)), sd
+
+
+def usable(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that a forecast can read: with step, tokens and rate, and losses above 0.
+
+    Trainers of the user's own may write others, and a file may be damaged.
+    """
+
+    def is_positive(value: Any) -> bool:
+        return isinstance(value, int | float) and 0 < value < math.inf
+
+    readable = []
+    for row in rows:
+        if all(is_positive(row.get(name)) for name in ("step", "tokens", "lr")):
+            losses = [n for n in ("test_loss", "train_loss") if n in row]
+            wrong = [n for n in losses if not is_positive(row[n])]
+            readable.append({k: v for k, v in row.items() if k not in wrong})
+    return readable
 
 
 def _at_peak(rows: Sequence[Row]) -> list[Row]:

@@ -8,7 +8,6 @@ from scaling.schema.atomic import replacing, sweep_temporaries, temporary_name
 from scaling.schema.commands import Command, read_commands, remember_command
 from scaling.schema.damage import set_aside
 from scaling.schema.devices import DEVICES, Device, device_named, device_of_label
-from scaling.schema.end_forecast import EndForecast
 from scaling.schema.evaluation import EVALUATION, Evaluation, read_evaluation
 from scaling.schema.files import (
     SNAPSHOT,
@@ -76,6 +75,7 @@ from scaling.schema.record import (
     read_records,
 )
 from scaling.schema.record_parts import Cost, Params, Status, TestSetScore
+from scaling.schema.running import EndForecast, RunningCell, running_cells
 from scaling.schema.safety import (
     MOST_TEXT_BYTES,
     check_folder,
@@ -123,6 +123,7 @@ __all__ = [
     "Range",
     "Recipe",
     "Record",
+    "RunningCell",
     "Seed",
     "SftColumns",
     "Shape",
@@ -172,6 +173,7 @@ __all__ = [
     "refuse_code",
     "remember_command",
     "replacing",
+    "running_cells",
     "seconds_here",
     "set_aside",
     "sha256_file",

@@ -28,7 +28,7 @@ def curve_windows(resolved: Resolved, curve_tokens: int) -> int:
     return max(1, curve_tokens // resolved.shape.context)
 
 
-def tested_steps(resolved: Resolved, *, curve_tokens: int) -> frozenset[int]:
+def steps_with_test(resolved: Resolved, *, curve_tokens: int) -> frozenset[int]:
     """Return the steps of a cell after which its curve gets a test loss.
 
     resolved: the cell's steps, batch and decay
@@ -71,7 +71,7 @@ class RowSteps:
     def of(cls, cell: CellConfig, band: frozenset[int]) -> "RowSteps":
         """Return the steps of a cell; those of its forecast band, `band`, have both losses."""
         resolved = resolve(cell)
-        tests = tested_steps(resolved, curve_tokens=cell.eval.curve_tokens)
+        tests = steps_with_test(resolved, curve_tokens=cell.eval.curve_tokens)
         losses = band | frozenset(CURVE_STEPS) | {resolved.n_steps}
         return cls(losses=losses, tests=tests | band, health=cell.log.health)
 
