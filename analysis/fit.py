@@ -11,6 +11,7 @@
     scaling fit runs=runs/own target=web unit=bits_per_byte   a named test set
     scaling fit runs=wandb:ENTITY/PROJECT columns.loss=eval/loss   logs of another tool
     scaling fit runs=curves.csv form=schedule where="schedule in ['cosine', 'constant']"
+    scaling fit runs=runs/own annealed=true         with what decays from the trunks would reach
     scaling fit runs=table.csv plot=true            also write law_<figure>.svg
 
 The command calls `analysis.estimation.fit.fit`.
@@ -27,6 +28,7 @@ from analysis.estimation.points import best_of_points
 from analysis.estimation.schedule import fit_schedule
 from analysis.forms import FORMS
 from analysis.laws.law import Law
+from analysis.runs.annealed import sentence_of, with_annealed
 from analysis.runs.importers.sources import is_study
 from analysis.runs.table import load_runs
 from analysis.solve.progress import progress_on_stderr
@@ -56,6 +58,8 @@ def main(config: FitConfig) -> None:
         context=config.context,
         logs=config.logs,
     )
+    if config.annealed:
+        runs = with_annealed(runs, source)
     runs = best_of_points(runs, config.form)
     law = fit(
         runs,
@@ -85,7 +89,7 @@ def main(config: FitConfig) -> None:
 
         paths += write_law_figures(law, runs.table, paths[0])
     ends = wrote(paths, here=not config.out and not of_study)
-    following = [planning(law, paths[0], of_study=of_study)]
+    following = [sentence_of(runs.inputs), planning(law, paths[0], of_study=of_study)]
     sys.stdout.write("\n".join([law.summary(), "", ends, *filter(None, following)]) + "\n")
 
 

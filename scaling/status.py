@@ -49,7 +49,7 @@ def rows_of(cells: Sequence[CellStatus]) -> list[str]:
         loss = "" if c.test_loss is None else f"{c.test_loss:.4f}"
         lines.append(
             f"{c.run_id:10}  {c.state:9} {c.attempt or '':>3} {c.node[:8]:8} {c.job[:12]:12} "
-            f"{c.step:7} {loss:>9}  {c.error}".rstrip()
+            f"{c.step:7} {loss:>9}  {c.at_end or c.error}".rstrip()
         )
     return [printable(line) for line in lines]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from analysis.estimation.fit_blocks import Estimate, estimate_of
 from analysis.estimation.prior_fit import OBJECTIVE, PriorFit, chosen_families, fit_with_prior
 from analysis.forms import Form
 from analysis.laws.law_file import LawStatus
+from analysis.runs.annealed import law_errors
 from analysis.runs.table import Runs
 from analysis.solve.objective import Objective, Problem, problem_of
 from analysis.solve.progress import OnProgress
@@ -117,5 +119,6 @@ def _resample(
         units_of(table),
         resamples=settings.resamples,
         seed=settings.seed,
+        target_errors=partial(law_errors, table),
         on_progress=settings.on_progress,
     )

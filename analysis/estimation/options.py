@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from analysis.estimation.checks import WEIGHTINGS, needed_columns
+from analysis.estimation.checks import WEIGHTINGS, needed_columns, stage_of
 from analysis.estimation.prior_fit import PRIORS
 from analysis.runs.cells import FORM_OF
 from analysis.runs.columns import Columns
@@ -101,6 +101,9 @@ class FitConfig:
     """Stage of a study whose cells are fitted; empty takes the form's own stage."""
     points: Annotated[str, OneOf(*POINTS)] = "records"
     """What a row is: a cell's record, or each time that a PPO run scored held-out prompts."""
+    annealed: bool = False
+    """Add a row for each checkpoint of a study's trunks: the loss that a decay from there would
+    reach, forecast from the trunk's curve and the study's decays, with its error."""
     within: Annotated[float, Range(0, MOST, above=True)] | None = None
     """Keep runs whose loss is within this share of the frontier's, as 0.1; null keeps all."""
     prior: Annotated[str, OneOf(*PRIORS)] = "auto"
@@ -130,12 +133,30 @@ class FitConfig:
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
         needed_columns(self.form)
+        stage = self.stage or stage_of(self.form)
+        if self.annealed and (stage != "pretrain" or self.target or self.unit != NATS_PER_TOKEN):
+            raise ValueError(
+                "annealed=true reads curves, which hold the test part's loss in nats per token of"
+                f" pretraining; here stage={stage} target={self.target or 'none'} unit={self.unit};"
+                " leave one of the two out"
+            )
 
 
 def check_curve_options(config: FitConfig) -> None:
     """Refuse options that form=schedule does not read, rather than leave them unread."""
     usual = FitConfig(runs=config.runs)
-    unread = ("target", "unit", "stage", "points", "within", "prior", "plot", "fixed", "objective")
+    unread = (
+        "target",
+        "unit",
+        "stage",
+        "points",
+        "within",
+        "prior",
+        "plot",
+        "fixed",
+        "objective",
+        "annealed",
+    )
     wrong = [name for name in unread if getattr(config, name) != getattr(usual, name)]
     if wrong:
         raise ValueError(

@@ -17,9 +17,11 @@ from scaling.schema import (
     NATS_PER_TOKEN,
     Measure,
     Record,
+    RunningCell,
     confirmations,
     read_curve,
     read_records,
+    running_cells,
     sha256_file,
 )
 
@@ -65,6 +67,11 @@ class Material:
     def name(self) -> str:
         """The study's name, or that of the table's file."""
         return self.folder.name
+
+    @cached_property
+    def running(self) -> list[RunningCell]:
+        """The cells that train while the page is written; none of a table."""
+        return [] if self.table is not None else running_cells(self.folder)
 
     @property
     def forecast(self) -> Forecast | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from analysis.number_text import duration, number, power, short
 from analysis.page.contents import Material
 from analysis.page.first_screen import verdict
+from analysis.page.sections.running_cells import running_gist
 from analysis.page.sections.stage_tables import NAMES as STAGE_NAMES
 from analysis.page.tables import Grid
 
@@ -60,6 +61,7 @@ def parts_of(material: Material, checked: Grid) -> list[Part]:
             gist=f"{len(material.final.samples) or 'none'} kept",
         ),
         Part(anchor="cost", name="Cost", title="What it cost", gist=_cost_gist(material)),
+        *_running(material),
         Part(
             anchor="cells",
             name="Cells" if material.table is None else "Runs",
@@ -93,6 +95,13 @@ def _curve_parts(material: Material) -> list[Part]:
     sizes = len((law.curves or {})["sizes"])
     gist = f"{law.n_runs} curves of {sizes} sizes, {law.status.replace('_', ' ')}"
     return [Part(anchor="schedules", name="Schedules", title="Curves and schedules", gist=gist)]
+
+
+def _running(material: Material) -> list[Part]:
+    """Return the part on cells in training, nothing where none trains."""
+    gist = running_gist(material.running)
+    part = Part(anchor="running", name="Running", title="Running cells", gist=gist)
+    return [part] if material.running else []
 
 
 def _law_gist(material: Material) -> str:

@@ -42,6 +42,7 @@ from analysis.page.rebuild import commands, next_step
 from analysis.page.sections.cell_table import cell_table
 from analysis.page.sections.curve_forecasts import curve_pictures, error_grid, parameter_grid
 from analysis.page.sections.plan_tables import derivation_grids, plan_groups
+from analysis.page.sections.running_cells import running_grid
 from analysis.page.sections.settings import runs_with_settings, settings_part
 from analysis.page.sections.stage_laws import forecast_grid, stage_laws
 from analysis.page.sections.stage_laws import law_grid as stage_law_grid
@@ -171,6 +172,7 @@ def context(material: Material, on_progress: OnProgress = no_progress) -> dict[s
         **_schedules(material),
         "curves_missing": material.why_no_curves,
         "curve_figures": inline(curves),
+        "running_table": running_grid(material.running),
         "cells": cell_table(material),
         "dropped": law.dropped if law else [],
         "checklist_table": checked,

@@ -10,6 +10,7 @@ resample without a minimum is tried again, first more slowly and then from the m
 resamples. One that still has none is counted and left out.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -31,7 +32,16 @@ LARGE = 5000  # rows from which resamples start at a Gauss-Newton step from the 
 LINEAR_TRUST = 1e-6  # damping of the exact descent that follows it
 SMOOTHING = 0.15  # share of the median residual over which Huber's curvature is averaged there
 FUNCTION_COST = 200  # work of a function form a row, in rows of power laws; sets progress reports
+ERROR_DRAWS = 50  # Draws of the targets' errors; each serves a fiftieth of the resamples.
 BLOCK = 4_000_000  # resampled rows whose weights are in memory at a time
+
+
+# Takes a generator and a number of draws; returns errors of the log targets (draws, n) or None.
+TargetErrors = Callable[[np.random.Generator, int], Array | None]
+
+
+def no_errors(rng: np.random.Generator, count: int) -> None:
+    """Draw nothing: the targets are measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +95,7 @@ def bootstrap(
     *,
     resamples: int,
     seed: int = 0,
+    target_errors: TargetErrors = no_errors,
     on_progress: OnProgress = no_progress,
 ) -> Bootstrap:
     """Refit resamples of a problem.
@@ -94,14 +105,20 @@ def bootstrap(
     units: what is drawn with replacement
     resamples: how many
     seed: of the draws
+    target_errors: draws errors of the targets' logs, for rows whose losses are themselves forecasts
     on_progress: takes ("resamples", done, total)
     """
     rng = np.random.default_rng(seed)
     cost = 1 if isinstance(problem.design, TermDesign) else FUNCTION_COST
     block = max(1, BLOCK // (cost * problem.design.n_rows))
-    solutions = []
-    for low in range(0, resamples, block):
+    errors = target_errors(rng, ERROR_DRAWS)
+    if errors is not None:
+        block = min(block, -(-resamples // ERROR_DRAWS))
+    solutions, point_problem = [], problem
+    for number, low in enumerate(range(0, resamples, block)):
         count = min(block, resamples - low)
+        if errors is not None:
+            problem = with_errors(point_problem, errors[number % ERROR_DRAWS])
         weights = problem.weights * unit_weights(units, rng, count)
         resampled = replace(problem, weights=weights)
         if len(units.codes) >= LARGE:
@@ -122,6 +139,12 @@ def bootstrap(
         method=METHOD,
         units=units,
     )
+
+
+def with_errors(problem: Problem, errors: Array) -> Problem:
+    """Return a problem whose targets have other errors, given in logs (n,)."""
+    logs = problem.logs + errors if problem.objective.in_logs else problem.logs
+    return replace(problem, target=problem.target * np.exp(errors), logs=logs)
 
 
 def unit_weights(units: Units, rng: np.random.Generator, resamples: int) -> Array:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from scaling.jobs.slurm import queries as slurm
-from scaling.schema import Record, Status, no_study, read_record
+from scaling.schema import EndForecast, Record, Status, no_study, read_record
 from scaling.study.failures import last_line, tail
 from scaling.study.jobs_file import Job, append, cancelled_jobs, damaged_lines, read_jobs
 from scaling.study.lease import (
@@ -22,6 +22,7 @@ from scaling.study.lease import (
 )
 from scaling.study.states import CellState, Outcome, Where
 
+FINAL_RUN = "final/pretrain"  # The folder of the final run's pretraining, within the study's.
 WATCH_SECONDS = 2.0  # `scaling status --watch` shows the table this often, in seconds.
 ACTIVE = (CellState.QUEUED, CellState.RUNNING)  # States of cells that a job will train or trains.
 
@@ -31,6 +32,7 @@ class CellStatus:
     """The state of one cell, as `scaling status` shows it.
 
     attempt, node, job, step, test_loss: of the last attempt, or of the cell's job
+    at_end: the forecast of the final test loss of a cell that runs; None where too little is known
     tokens: tokens of a cell with a record
     test_sets: names of the test sets (eval.sets) that a cell with a record was scored on
     error: why the cell has this state, in a sentence
@@ -45,6 +47,7 @@ class CellStatus:
     step: int = 0
     tokens: int = 0
     test_loss: float | None = None
+    at_end: EndForecast | None = None
     test_sets: tuple[str, ...] = ()
     error: str = ""
     taken_away: Outcome | Literal[""] = ""
@@ -87,8 +90,15 @@ class CellStates:
             self.slurm_states |= dict.fromkeys(forgotten, slurm.State(state="CANCELLED"))
 
     def cells(self, run_ids: list[str] | None = None) -> list[CellStatus]:
-        """Return the status of these cells, or of all cells of the study."""
-        return [self.of(run_id) for run_id in (self.all_cells() if run_ids is None else run_ids)]
+        """Return the status of these cells, or of all cells of the study and its final run.
+
+        The final run is shown while it trains.
+        """
+        if run_ids is not None:
+            return [self.of(run_id) for run_id in run_ids]
+        final = self.read(FINAL_RUN) if (self.folder / FINAL_RUN).is_dir() else None
+        running = [final] if final and final.state == CellState.RUNNING else []
+        return [*map(self.of, self.all_cells()), *running]
 
     def all_cells(self) -> list[str]:
         """List the cells that have a folder or a job."""
@@ -124,7 +134,7 @@ class CellStates:
         if record and record.status == Status.DONE:
             return CellStatus(**common | record_fields(record), state=CellState.DONE)
         if last and last.ended is None and not is_dead(folder, last):
-            return CellStatus(**common, state=CellState.RUNNING)
+            return CellStatus(**common, at_end=last.at_end, state=CellState.RUNNING)
         if live and not (last and job and last.round == job.round and last.final):
             why = self.why_queued(folder, last, job)
             return CellStatus(**common, state=CellState.QUEUED, error=why)

@@ -22,6 +22,7 @@ from scaling.study.states import CellState, Outcome, Where
 
 log = logging.getLogger(__name__)
 FILES_SECONDS = 0.5  # The files are read this often, in seconds, or less where reading is slow.
+MOST_FORECASTS = 2  # Forecasts in a line of a log.
 ROWS = 12  # The most running cells that the table shows.
 
 
@@ -107,6 +108,12 @@ def failure_lines(folder: Path, error: str, jobs: list[Job]) -> str:
     return last_lines(text or error, LAST_LINES)
 
 
+def forecasts(cells: list[CellStatus]) -> str:
+    """Return the forecasts of the cells that are furthest, for a line of a log."""
+    known = sorted((c for c in cells if c.at_end), key=lambda c: c.step, reverse=True)
+    return "".join(f"  {c.run_id} {c.at_end}" for c in known[:MOST_FORECASTS])
+
+
 class Table:
     """The table: counts, running cells and the time left."""
 
@@ -138,7 +145,8 @@ class Table:
         speed = rate(gained * sum(self.flops.values()) / max(seconds, 1e-9), "FLOP")
         times = f"{clock(seconds)} gone, {clock(rest(seconds, gained, 1 - share))} left"
         start = f"sweep  {bar(share)} " if self.terminal else "sweep: "
-        return f"{start}{share:4.0%}  {speed}  {times}  {counts(cells)}"
+        ends = "" if self.terminal else forecasts(cells)
+        return f"{start}{share:4.0%}  {speed}  {times}  {counts(cells)}{ends}"
 
     def update(self, cells: list[CellStatus]) -> None:
         """Draw the table on a terminal; else log its first line where it is time to."""
@@ -156,6 +164,7 @@ class Table:
         rows += [
             f"  {c.run_id}  {c.node:10} {c.job:12} step {c.step:>6} of {self.steps[c.run_id]:<6} "
             + ("" if c.test_loss is None else f"test loss {c.test_loss:.4f}")
+            + (f"  {c.at_end}" if c.at_end else "")
             for c in running[:ROWS]
         ]
         if len(running) > ROWS:

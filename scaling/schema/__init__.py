@@ -75,6 +75,7 @@ from scaling.schema.record import (
     read_records,
 )
 from scaling.schema.record_parts import Cost, Params, Status, TestSetScore
+from scaling.schema.running import EndForecast, RunningCell, running_cells
 from scaling.schema.safety import (
     MOST_TEXT_BYTES,
     check_folder,
@@ -113,6 +114,7 @@ __all__ = [
     "Command",
     "Cost",
     "Device",
+    "EndForecast",
     "Evaluation",
     "LaterVersion",
     "Measure",
@@ -121,6 +123,7 @@ __all__ = [
     "Range",
     "Recipe",
     "Record",
+    "RunningCell",
     "Seed",
     "SftColumns",
     "Shape",
@@ -170,6 +173,7 @@ __all__ = [
     "refuse_code",
     "remember_command",
     "replacing",
+    "running_cells",
     "seconds_here",
     "set_aside",
     "sha256_file",

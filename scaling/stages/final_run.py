@@ -4,8 +4,11 @@ Pretraining is the planned cell. Its forecast is sealed before it starts and sco
 """
 
 import logging
+import os
 import shutil
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +42,7 @@ from scaling.stages.sealed_forecast import (
     seal_forecast,
     stopped_outside,
 )
-from scaling.study.lease import Pulse, Stopped
+from scaling.study.lease import Held, Holder, Lease, Pulse, Stopped
 from scaling.study.precision import settled
 from scaling.study.stop_signals import stop_on_signal
 from scaling.train.forecast_band import FLAG, ForecastBand, read_shares_outside
@@ -250,16 +253,41 @@ def train_cell(
     train = partial(train_trunk, world=world) if world else train_by_ranks
     every = config.log.every_seconds
     progress = Progress(StageName.PRETRAIN, total=flops, every_seconds=every, unit="FLOP")
-    report = progress.update
-    try:
-        (record,) = train([cell], folders=[folder], report=report, band=band, pulse=pulse)
-    except Stopped as stopped:
-        if str(stopped) != FLAG:
-            raise
-        raise ValueError(stopped_outside(read_shares_outside(curve_file(config)))) from stopped
-    finally:
-        progress.close()
+
+    def report(flops: float) -> None:
+        progress.update(flops, str(pulse.at_end or ""))
+
+    with final_lease(folder, pulse) if world is None or world.first else nullcontext():
+        try:
+            (record,) = train([cell], folders=[folder], report=report, band=band, pulse=pulse)
+        except Stopped as stopped:
+            if str(stopped) != FLAG:
+                raise
+            raise ValueError(stopped_outside(read_shares_outside(curve_file(config)))) from stopped
+        finally:
+            progress.close()
     return record
+
+
+@contextmanager
+def final_lease(folder: Path, pulse: Pulse) -> Iterator[None]:
+    """Hold the final run while it trains, so that `scaling status` and the report show it.
+
+    folder: where pretraining writes
+    pulse: its progress
+
+    ValueError where another process trains the run.
+    """
+    holder = Holder.here(round=uuid.uuid4().hex[:10], job=f"local-{os.getpid()}")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(Lease(folder, holder, pulse))
+        except Held as held:
+            raise ValueError(
+                f"{folder} is {held}, which trains it now; wait for it, or end it and give the"
+                " command again"
+            ) from None
+        yield
 
 
 def post_train(

@@ -28,6 +28,7 @@ from typing import Any, Self
 
 from scaling.config import CellConfig
 from scaling.schema import (
+    EndForecast,
     LaterVersion,
     check_readable,
     machine_id,
@@ -71,6 +72,7 @@ class Pulse:
     """What a worker reports, and what it is asked for, between two steps.
 
     step, test_loss: progress of the cell that is trained now
+    at_end: the forecast of its final test loss; None while too little is known
     stop: write a checkpoint and end with this outcome; empty: go on
     save: write a checkpoint and go on
     leases: the leases that the worker holds now
@@ -78,6 +80,7 @@ class Pulse:
 
     step: int = 0
     test_loss: float | None = None
+    at_end: EndForecast | None = None
     stop: str = ""
     save: bool = False
     leases: list["Lease"] = field(default_factory=list)
@@ -147,6 +150,8 @@ class Attempt(Holder):
     """Last optimiser step that was reported."""
     test_loss: float | None = None
     """Last test loss that was reported, in nats per token; null before the first."""
+    at_end: EndForecast | None = None
+    """Forecast of the final test loss, in nats per token; null while too little is known."""
     moves: int = 0
     """Count that grows while the process makes progress; one that stands still is a hang."""
     ended: str | None = None
@@ -412,7 +417,7 @@ class Lease:
         """Take the work; raise Held while another process has it."""
         self.attempt = take(self.folder, self.holder)
         sweep_temporaries(self.folder, self.folder / "attempts")
-        self.pulse.step, self.pulse.test_loss = 0, None
+        self.pulse.step, self.pulse.test_loss, self.pulse.at_end = 0, None, None
         self.pulse.leases.append(self)
         self._thread = threading.Thread(target=self._beat, daemon=True)
         self._thread.start()
@@ -431,9 +436,11 @@ class Lease:
         return max(attempt_files(self.folder), default=0) > self.attempt.attempt
 
     def _write(self, **changes: Any) -> None:
-        values = {"step": self.pulse.step, "test_loss": self.pulse.test_loss, "moves": moves()}
+        pulse = self.pulse
+        values = {"step": pulse.step, "test_loss": pulse.test_loss, "at_end": pulse.at_end}
+        values |= {"moves": moves(), **changes}
         try:
-            self.attempt = write_attempt(self.folder, replace(self.attempt, **values | changes))
+            self.attempt = write_attempt(self.folder, replace(self.attempt, **values))
         except OSError:
             with suppress(OSError):  # beats go on: the disk may have room again
                 os.utime(attempt_path(self.folder, self.attempt.attempt))  # a beat without content

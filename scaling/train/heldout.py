@@ -2,7 +2,7 @@
 
 import math
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,12 +51,18 @@ class TestSet:
 class Score:
     """Mean loss in nats/token, its standard error over blocks of text, and bits per byte.
 
-    Bits per byte are None where the bytes of the tokens are not known.
+    Bits per byte are None where the bytes of the tokens are not known. `window_losses` are the mean
+    losses of the windows, (windows,), in the order of the test set.
     """
 
     loss: float
     standard_error: float
     bits_per_byte: float | None
+    window_losses: np.ndarray = field(compare=False, repr=False)
+
+    def loss_of_first(self, windows: int) -> float:
+        """Return the mean loss, in nats/token, on the first windows: those that curves use."""
+        return float(self.window_losses[:windows].mean())
 
 
 def make_test_set(corpus: Corpus, *, context: int, n_tokens: int) -> TestSet:
@@ -151,6 +157,7 @@ def score_of(per_window: np.ndarray, test: TestSet) -> Score:
         loss=loss,
         standard_error=clustered_error(per_window, test.documents[: len(per_window)]),
         bits_per_byte=loss / math.log(2) / per_token if per_token else None,
+        window_losses=per_window,
     )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -27,6 +28,8 @@ from scaling.optim.schedule import lr_factor, set_lr
 from scaling.schema import Record, find_record
 from scaling.study.activity import moved
 from scaling.study.curve import RunLog, finite_values
+from scaling.study.curve_steps import RowSteps, curve_windows
+from scaling.study.end_forecast import forecast_end
 from scaling.study.lease import Held, Hold, Pulse, Stopped
 from scaling.study.places import cell_folder, trunk_folder
 from scaling.study.precision import settled
@@ -44,7 +47,6 @@ from scaling.train.requests import (
 from scaling.train.step import REMEDY, Diverged, Report, Run, Setting, prepare
 from scaling.train.trunk_record import finish
 from scaling.train.trunk_state import (
-    CURVE_STEPS,
     branch_name,
     copy_trunk,
     is_done,
@@ -57,8 +59,6 @@ from scaling.train.trunk_state import (
 
 log = logging.getLogger(__name__)
 CHECK_STEPS = 20  # A loss that is not finite is noticed after at most this many steps.
-TEST_EVERY = 3  # Every third of the curve's rows has a test loss too: a test costs more than a row.
-_CURVE = frozenset(CURVE_STEPS)
 
 
 def train_trunk(
@@ -312,10 +312,9 @@ def advance(
     every, clip = cell.machine.checkpoint_seconds, cell.optim.clip
     saved_at, began = time.monotonic(), setting.clock() - run.seconds
     loss_sum, grad_norm = run.loss_sum, 0.0
-    row_steps = _CURVE | setting.band.steps | {resolved.n_steps}
+    steps = RowSteps.of(cell, setting.band.steps)
     run.model.train()
     while run.step < until:
-        due = run.step + 1 in row_steps
         set_lr(
             run.optimizer,
             lr_factor(
@@ -325,7 +324,7 @@ def advance(
                 decay_start=resolved.decay_start,
             ),
         )
-        before = copy_matrices(run.model) if due and cell.log.health else None
+        before = copy_matrices(run.model) if steps.probed(run.step + 1) else None
         skipped = run.skipped
 
         # Batch, forward, backward, clip and optimiser step: scaling.train.step.train_step.
@@ -334,14 +333,15 @@ def advance(
             loss_sum, grad_norm, run.loss_steps = loss_sum + loss, norm, run.loss_steps + 1
         run.step += 1
 
-        if due or run.step % CHECK_STEPS == 0:
+        if run.step in steps.rows or run.step % CHECK_STEPS == 0:
             run.loss_sum, run.seconds = loss_sum, setting.clock() - began
             if not math.isfinite(run.loss_sum):
                 raise Diverged(f"the loss stopped being finite before step {run.step}; {REMEDY}")
             setting.report(resolved.shape.flops_per_token * resolved.batch_tokens * run.step)
-        if due and run.loss_steps:  # a row of skipped steps alone would have no loss
-            yield from write_row(run, setting, resolved, grad_norm, curve, before)
-            loss_sum = 0.0
+        if run.step in steps.rows:
+            yield from write_row(run, setting, cell, steps, grad_norm, curve, before)
+            loss_sum = run.loss_sum
+            forecast(run, setting, cell)
         pulse.step = run.step
         moved()
 
@@ -364,52 +364,79 @@ def advance(
 def write_row(
     run: Run,
     setting: Setting,
-    resolved: Resolved,
+    cell: CellConfig,
+    steps: RowSteps,
     grad_norm: float,
     curve: RunLog | None,
     before: list[Tensor] | None,
 ) -> StepRequests[None]:
-    """Add a row to the curve: the mean training loss since the last row, at times a test loss.
+    """Add the row that is due after a step to the curve.
 
-    run: the model in training; its `rows` get the new one
+    run: the model in training; its `rows` get the new one, and the sum of training losses starts
+        anew where the row holds their mean
     setting: what stays the same along the trunk
-    resolved: the cell's step count, batch and shape
+    cell: whose budget the run is trained for
+    steps: of the cell's rows
     grad_norm: of the last step that was not skipped
     curve: the cell's curve; None on the trunk
     before: the matrices before the last step, for the row's health; None leaves the health out
 
     Raises Diverged for a test loss of the forecast band that is not finite.
     """
+    pulse, in_band = setting.pulse, run.step in setting.band.steps
+    has_loss = run.step in steps.losses and run.loss_steps > 0  # not where all steps were skipped
+    scored = run.step in steps.tests and (has_loss or run.step not in steps.losses)
+    if not (has_loss or scored):
+        return
+    row = row_of(run, resolve(cell), grad_norm, has_loss=has_loss)
+    if has_loss and before is not None:
+        row |= yield HealthRequest(run=run, setting=setting, before=before)
+    if scored:
+        windows = curve_windows(setting.resolved, cell.eval.curve_tokens)
+        score = yield ScoreRequest(run=run, setting=setting, windows=windows)
+        row["test_loss"] = score.loss
+        pulse.test_loss = score.loss if math.isfinite(score.loss) else None
+    row, n_values = finite_values(row), len(row)
+    if len(row) < n_values:
+        log.warning("step %d: some of what is measured is not finite, and left out", run.step)
+    if not (has_loss or "test_loss" in row):
+        return
+    run.rows.append(row)
+    if has_loss:
+        run.loss_sum, run.loss_steps = 0.0, 0
+    if in_band and "test_loss" not in row:
+        raise Diverged(f"the test loss at step {run.step} is not finite; {REMEDY}")
+    if in_band:
+        pulse.stop = setting.band.compare(run.rows) or pulse.stop
+    if curve is not None:
+        curve.log(row)
+
+
+def forecast(run: Run, setting: Setting, cell: CellConfig) -> None:
+    """Put the forecast of the cell's end into the pulse, made anew after a row with a test loss."""
+    if setting.world.first and run.rows and "test_loss" in run.rows[-1]:
+        unique = setting.batches.unique(resolve(cell).n_tokens)
+        setting.pulse.at_end = forecast_end(run.rows, cell, unique_tokens=unique)
+
+
+def row_of(run: Run, resolved: Resolved, grad_norm: float, *, has_loss: bool) -> dict[str, Any]:
+    """Return a row of the curve without its test loss.
+
+    run: the model in training
+    resolved: the cell's step count, batch and shape
+    grad_norm: of the last step that was not skipped
+    has_loss: whether the row has the mean training loss since the last row that had one
+    """
     tokens = run.step * resolved.batch_tokens
     row = {
         "step": run.step,
         "tokens": tokens,
         "flops": resolved.shape.flops_per_token * tokens,
-        "train_loss": run.loss_sum / run.loss_steps,
+        **({"train_loss": run.loss_sum / run.loss_steps} if has_loss else {}),
         "lr": run.optimizer.param_groups[0]["lr"],
         "grad_norm": grad_norm,
         "seconds": run.seconds,
         "tokens_per_second": tokens / max(run.seconds, 1e-9),
-        **summary(run.model.routings()),
+        **(summary(run.model.routings()) if has_loss else {}),
     }
-    if run.skipped:
-        row["skipped_steps"] = run.skipped
-    if before is not None:
-        row |= yield HealthRequest(run=run, setting=setting, before=before)
-    in_band = run.step in setting.band.steps
-    if in_band or (run.step in _CURVE and CURVE_STEPS.index(run.step) % TEST_EVERY == 0):
-        windows = max(1, setting.cell.eval.curve_tokens // resolved.shape.context)
-        score = yield ScoreRequest(run=run, setting=setting, windows=windows)
-        row["test_loss"] = score.loss
-        setting.pulse.test_loss = score.loss if math.isfinite(score.loss) else None
-    row, n_values = finite_values(row), len(row)
-    if len(row) < n_values:
-        log.warning("step %d: some of what is measured is not finite, and left out", run.step)
-    run.rows.append(row)
-    run.loss_sum, run.loss_steps = 0.0, 0
-    if in_band and "test_loss" not in row:
-        raise Diverged(f"the test loss at step {run.step} is not finite; {REMEDY}")
-    if in_band:
-        setting.pulse.stop = setting.band.compare(run.rows) or setting.pulse.stop
-    if curve is not None:
-        curve.log(row)
+    return row | ({"skipped_steps": run.skipped} if run.skipped else {})

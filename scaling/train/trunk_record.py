@@ -10,6 +10,7 @@ from scaling.budget import resolve
 from scaling.config import CellConfig
 from scaling.optim.schedule import undercooled
 from scaling.schema import Cost, Record, Status
+from scaling.study.curve_steps import curve_windows, flops_of_tests
 from scaling.train import checkpoint
 from scaling.train.device import device_name, peak_flops, peak_memory
 from scaling.train.forecast_band import FLAG, shares_outside
@@ -85,7 +86,7 @@ def finish(
         config=asdict(cell),
         started=setting.started,
         error=error,
-        metrics=corpus_metrics(setting),
+        metrics={**corpus_metrics(setting), **curve_metrics(run, cell, score)},
         inputs={
             **setting.corpus.inputs,
             "test": setting.corpus.test_sha256,
@@ -106,6 +107,19 @@ def corpus_metrics(setting: Setting) -> dict[str, float]:
         metrics["bayes_loss"] = setting.test.bayes_loss
     if setting.stacked:
         metrics["stacked"] = 1.0
+    return metrics
+
+
+def curve_metrics(run: Run, cell: CellConfig, score: Score | None) -> dict[str, float]:
+    """Return what the curve's test losses cost, in FLOPs, and the end's loss on their windows.
+
+    The rows of the trunk before the branch count. The second is left out for a run that diverged.
+    """
+    resolved, tokens = resolve(cell), cell.eval.curve_tokens
+    metrics = {"curve_test_flops": flops_of_tests(run.rows, resolved, curve_tokens=tokens)}
+    if score is not None:
+        end = score.loss_of_first(curve_windows(resolved, tokens))
+        metrics["curve_test_loss"] = end
     return metrics
 
 

@@ -12,13 +12,11 @@ from scaling.schema import (
     write_text,
 )
 from scaling.study.curve import json_line, rows_before
+from scaling.study.curve_steps import CURVE_STEPS
 from scaling.study.lease import Stopped
 from scaling.train import checkpoint
 from scaling.train.ranks import ALONE
 from scaling.train.step import Run, Setting, new_run
-
-# The steps that have a row in the curve: about 12 a decade from step 10 on, the same in every cell.
-CURVE_STEPS = sorted({round(10 * 1.22**k) for k in range(80)})
 
 
 def branch_name(cell: CellConfig) -> str:
