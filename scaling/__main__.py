@@ -22,6 +22,7 @@ COMMANDS = {  # the word after `scaling`: the module that is run
     "design": "analysis.design",
     "report": "analysis.report",
     "compare": "analysis.compare",
+    "mixture": "analysis.mixture",
     "published_tables": "analysis.published_tables",
     "evaluate": "scaling.evaluate",
     "export": "scaling.export",
