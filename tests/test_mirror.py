@@ -106,7 +106,7 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.forms.grid": "analysis/forms/test_forms.py",
     "analysis.forms.jets": "analysis/forms/test_forms.py",
     "analysis.forms.kaplan": "analysis/forms/test_forms.py",
-    "analysis.forms.mixture": "analysis/forms/test_forms.py",
+    "analysis.forms.experts": "analysis/forms/test_forms.py",
     "analysis.forms.optimum": "analysis/laws/test_law.py",
     "analysis.forms.overoptimisation": "analysis/forms/test_forms.py",
     "analysis.forms.overtraining": "analysis/forms/test_forms.py",

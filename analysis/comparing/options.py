@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated
 
-from analysis.forms import FORMS
+from analysis.forms import FORMS, current_form
 from analysis.runs.columns import Columns
 from scaling.app.choices import check_choice_of
 from scaling.schema import (
@@ -100,4 +100,5 @@ class CompareConfig:
                 f"studies={self.studies} names one study; a comparison needs two or more, as"
                 " studies=[runs/A,runs/B]"
             )
+        self.form = current_form(self.form)
         check_choice_of("form", self.form, [f.name for f in FORMS.values() if f.is_surface])

@@ -36,7 +36,7 @@ from analysis.estimation.isoflop_answers import isoflop_both
 from analysis.estimation.points import best_of_points, with_replicates
 from analysis.estimation.power_laws import power_laws
 from analysis.estimation.prior_fit import families_of
-from analysis.forms import Form, column, form_named
+from analysis.forms import Form, column, current_form, form_named
 from analysis.forms.token_flops import TokenFlops
 from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH, PRIOR_GROWTH
 from analysis.laws.law import Law
@@ -105,6 +105,7 @@ def fit(
     """
     check_options(resamples, level, weighting, seed=seed)
     check_within(within)
+    form = current_form(form)
     families_of(prior, form, objective, fixed or {})
     needed = needed_columns(form)
     runs = data

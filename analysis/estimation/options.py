@@ -5,6 +5,7 @@ from typing import Annotated
 
 from analysis.estimation.checks import WEIGHTINGS, needed_columns
 from analysis.estimation.prior_fit import PRIORS
+from analysis.forms import current_form
 from analysis.runs.cells import FORM_OF
 from analysis.runs.columns import Columns
 from analysis.runs.table import POINTS
@@ -121,4 +122,5 @@ class FitConfig:
         """Refuse options that no table could make right, before anything is read."""
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
+        self.form = current_form(self.form)
         needed_columns(self.form)

@@ -13,11 +13,11 @@ from analysis.forms import (
     chinchilla,
     coupled,
     data_constrained,
+    experts,
     farseer,
     finetuning,
     frontier,
     kaplan,
-    mixture,
     overoptimisation,
     overtraining,
     power,
@@ -26,7 +26,16 @@ from analysis.forms import (
 )
 from analysis.forms.form import EXPONENT_BOUNDS, Array, Form, Term, column
 
-__all__ = ["EXPONENT_BOUNDS", "FORMS", "Array", "Form", "Term", "column", "form_named"]
+__all__ = [
+    "EXPONENT_BOUNDS",
+    "FORMS",
+    "Array",
+    "Form",
+    "Term",
+    "column",
+    "current_form",
+    "form_named",
+]
 
 _ALL = (
     chinchilla.FORM,
@@ -35,7 +44,7 @@ _ALL = (
     frontier.FORM,
     *power.POWERS,
     data_constrained.FORM,
-    mixture.FORM,
+    experts.FORM,
     overtraining.OVERTRAINING,
     overtraining.DOWNSTREAM_ERROR,
     accuracy.FORM,
@@ -50,10 +59,17 @@ _ALL = (
 )
 OTHERS = ("all", "isoflop", "isoflop_akima", "envelope", "lr_batch")  # other names that `fit` takes
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
+FORMER = {"mixture": "experts"}  # names of forms in earlier versions, which are still read
+
+
+def current_form(name: str) -> str:
+    """Return the name of a form in this version, whatever the version that the name is from."""
+    return FORMER.get(name, name)
 
 
 def form_named(name: str) -> Form:
-    """Return a form by name; raises ValueError listing the names."""
+    """Return a form by name, or by a former one; raises ValueError listing the names."""
+    name = current_form(name)
     if name not in FORMS:
         close = difflib.get_close_matches(name, [*FORMS, *OTHERS], n=1)
         hint = f", did you mean {close[0]}?" if close else ""

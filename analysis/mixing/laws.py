@@ -34,6 +34,7 @@ class MixtureLaw:
 
     size: number of parameters for J sources
     longest: largest step of a parameter that a fit takes
+    anchored: whether the law has a loss without any share, which few rows tell (`solve.ANCHOR`)
     log_loss: log L (B, n), and its derivatives by theta (B, n, K) where asked for
     slopes: L (B,) and its derivatives by the shares (B, J), at shares (J,)
     starts: theta (S, K) to start from, of log losses (n,), J, S and a generator
@@ -45,6 +46,7 @@ class MixtureLaw:
     formula: str
     size: Callable[[int], int]
     longest: float
+    anchored: bool
     log_loss: Callable[..., tuple[Array, Array | None]]
     slopes: Callable[[Array, Array], tuple[Array, Array]]
     starts: Callable[[Array, int, int, np.random.Generator], Array]
@@ -82,17 +84,13 @@ def _effective(
     positive = shares > 0
     logs = np.log(np.where(positive, shares, 1.0))
     powers = np.exp(g[:, None, None] * logs) * positive  # (B, n, J)
-    if derivatives:
-        parts = powers * v[:, None, :]
-        y = eps[:, None] + parts.sum(axis=2)
-    else:
-        y = eps[:, None] + np.einsum("bnj,bj->bn", powers, v)
+    y = eps[:, None] + np.einsum("bnj,bj->bn", powers, v)
     beta, reducible = beta[:, None], reducible[:, None]
     power = y**-beta
     loss = offset[:, None] + reducible * power
     if not derivatives:
         return np.log(loss), None
-    log_y = np.log(y)
+    log_y, parts = np.log(y), powers * v[:, None, :]
     by_y = -beta * reducible * power / y / loss
     jacobian = np.empty((*loss.shape, theta.shape[1]))
     jacobian[..., 0] = (1 - power * (1 + beta * log_y)) / loss
@@ -220,6 +218,7 @@ LAWS: Mapping[str, MixtureLaw] = {
             formula="L = E + (eps + sum_j w_j r_j^g)^-beta",
             size=lambda n_sources: n_sources + 4,
             longest=1.0,
+            anchored=True,
             log_loss=_effective,
             slopes=_effective_slopes,
             starts=_effective_starts,
@@ -231,6 +230,7 @@ LAWS: Mapping[str, MixtureLaw] = {
             formula="L = c + exp(sum_j t_j r_j)",
             size=lambda n_sources: n_sources + 1,
             longest=10.0,
+            anchored=False,
             log_loss=_exponential,
             slopes=_exponential_slopes,
             starts=_exponential_starts,
@@ -242,6 +242,7 @@ LAWS: Mapping[str, MixtureLaw] = {
             formula="L = sum_j b_j r_j",
             size=lambda n_sources: n_sources,
             longest=100.0,
+            anchored=False,
             log_loss=_linear,
             slopes=lambda theta, shares: (theta @ shares, theta),
             starts=_linear_starts,

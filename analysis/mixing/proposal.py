@@ -1,9 +1,9 @@
 """The shares that minimise the weighted loss, within what was trained, caps and unique tokens.
 
 Effective data has L convex in the shares (falling returns, and a worth of repeats that is concave),
-so that one search from one start ends at the best mixture. A share is at most the largest that was
-trained, and a mixture farther from the trained ones than those are from one another is moved back
-towards them (`analysis.mixing.hull`).
+so one search from one start ends at the best mixture. A share lies between the least and the
+largest that were trained. A mixture farther from the trained ones than those are from one another
+is moved back towards them (`analysis.mixing.hull`).
 """
 
 from dataclasses import dataclass
@@ -26,12 +26,13 @@ class Goal:
     """What is minimised, and where.
 
     target: weights of the domains (domains,), adding to 1
-    most: largest share of each source (J,)
+    least, most: ends of the share of each source (J,)
     unique: distinct tokens of each source over the tokens of the run (J,), inf where unlimited
     decay: R_D of the repetition law
     """
 
     target: Array
+    least: Array
     most: Array
     unique: Array
     decay: float
@@ -53,10 +54,15 @@ def check_room(goal: Goal, words: str) -> None:
     goal: with the largest shares
     words: the settings that limit them
     """
+    if (low := (goal.most < goal.least - ROUNDING)).any():
+        raise ValueError(
+            f"{words} limit {low.sum()} sources to less than any mixture that was trained has; train"
+            " mixtures with less of them, or raise the limits"
+        )
     if (total := goal.most.sum()) < 1 - ROUNDING:
         raise ValueError(
-            f"{words} leave room for {total:.3g} of the mixture and not for all of it; raise one,"
-            " or lower tokens"
+            f"{words} leave room for {total:.3g} of the mixture and not for all of it; raise"
+            " one, or lower tokens"
         )
 
 
@@ -70,7 +76,7 @@ def best_shares(law: MixtureLaw, theta: Array, goal: Goal, start: Array) -> Arra
     goal: what is minimised
     start: shares (J,) to start from
     """
-    at = np.maximum(_within(start, goal.most), LEAST)
+    at = np.maximum(_within(start, goal), LEAST)
     scale = 1.0 / max(goal.value(law, theta, at)[0], 1e-12)
 
     def by_root(roots: Array) -> tuple[float, Array]:
@@ -82,21 +88,21 @@ def best_shares(law: MixtureLaw, theta: Array, goal: Goal, start: Array) -> Arra
         np.sqrt(at),
         jac=True,
         method="SLSQP",
-        bounds=[(0.0, float(np.sqrt(m))) for m in goal.most],
+        bounds=list(zip(np.sqrt(goal.least), np.sqrt(goal.most), strict=True)),
         constraints={"type": "eq", "fun": lambda q: q @ q - 1, "jac": lambda q: 2 * q},
         options={"maxiter": STEPS, "ftol": PRECISION},
     )
     roots = answer.x if np.isfinite(answer.x).all() else np.sqrt(at)
     found = np.where(roots**2 < LEAST, 0.0, roots**2)
-    return _within(found / found.sum(), goal.most)
+    return _within(found / found.sum(), goal)
 
 
-def _within(shares: Array, most: Array) -> Array:
-    """Return shares cut to the largest ones, what is cut off divided over the room that is left."""
-    shares = np.clip(shares, 0.0, most)
-    room = most - shares
+def _within(shares: Array, goal: Goal) -> Array:
+    """Return shares cut to the ends of the goal, and what that changes divided over the room."""
+    shares = np.clip(shares, goal.least, goal.most)
     missing = 1 - shares.sum()
-    return shares + room * missing / room.sum() if missing > 0 and room.sum() > 0 else shares
+    room = goal.most - shares if missing > 0 else shares - goal.least
+    return shares + room * missing / room.sum() if room.sum() > 0 else shares
 
 
 def held_near(
@@ -113,4 +119,4 @@ def held_near(
     if distance <= usual:
         return shares, distance, mix
     moved = mix + (shares - mix) * usual / distance
-    return _within(moved, goal.most), distance, mix
+    return _within(moved, goal), distance, mix

@@ -21,7 +21,7 @@ from analysis.mixing.draws import Draws, draw, percentiles
 from analysis.mixing.hull import usual_distance
 from analysis.mixing.laws import LAWS, MixtureLaw
 from analysis.mixing.options import MixtureConfig
-from analysis.mixing.proposal import Goal, best_shares, check_room, held_near
+from analysis.mixing.proposal import ROUNDING, Goal, best_shares, check_room, held_near
 from analysis.mixing.solve import Ends, fit_domains
 from analysis.mixing.table import (
     Swarm,
@@ -35,6 +35,7 @@ from analysis.mixing.validation import Withheld, rank, withhold
 from scaling.schema import code_version
 
 SCHEMA = 1
+LEAST_SKILL = 0.2  # of withheld variance that the laws explain; noise alone reaches .1 at times
 DIGITS = 6  # decimals of a predicted loss in the table of predictions
 
 
@@ -82,16 +83,22 @@ def goal_of(config: MixtureConfig, swarm: Swarm) -> Goal:
         most = np.minimum(most, np.where(caps > 0, caps, 1.0))
     if config.epochs:
         most = np.minimum(most, config.epochs * unique)
-    goal = Goal(target=target / target.sum(), most=most, unique=unique, decay=config.repeat_decay)
+    goal = Goal(
+        target=target / target.sum(),
+        least=swarm.shares.min(axis=0),
+        most=most,
+        unique=unique,
+        decay=config.repeat_decay,
+    )
     check_room(goal, "caps, epochs and the largest shares that were trained")
     return goal
 
 
 def _refuse_blind(withheld: Withheld, goal: Goal, swarm: Swarm) -> None:
-    if (skill := withheld.skill(goal.target)) <= 0:
+    if (skill := withheld.skill(goal.target)) < LEAST_SKILL:
         raise ValueError(
-            f"the laws predict withheld mixtures of {swarm.inputs['source']} no better than their"
-            f" mean does (1 - error/variance = {skill:.2g}), so there is no proposal; train more"
+            f"the laws predict withheld mixtures of {swarm.inputs['source']} hardly better than"
+            f" their mean (1 - error/variance = {skill:.2g}), so there is no proposal; train more"
             " mixtures, or mixtures that differ more"
         )
 
@@ -105,7 +112,8 @@ def _propose(
         name: goal.value(law, theta, at)[0]
         for name, at in (("natural", natural), ("shares", shares), ("free", free), ("mix", mix))
     }
-    if values["natural"] < values["shares"] and (natural <= goal.most + 1e-9).all():
+    within = (natural <= goal.most + ROUNDING) & (natural >= goal.least - ROUNDING)
+    if values["natural"] < values["shares"] and within.all():
         shares, values["shares"] = natural, values["natural"]
     return Proposal(
         shares=shares, natural=natural, distance=distance, usual=usual, values=values, goal=goal

@@ -25,6 +25,10 @@ STILL = 1e-12  # value of F below which the rows are met exactly
 MOST_STEPS = 200
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-2, 1e-9, 1e7
 FLOOR = 1e-6  # damping that acts on parameters that move no prediction
+# Weight of a row without any share, whose loss is taken as the largest seen. A swarm in which each
+# mixture has some of each source hardly tells eps, and the loss near no share could be anything.
+# A law that is off this row by a factor of 1.6 has F raised by 1, which no measured eps notices.
+ANCHOR = 0.01
 CHUNK = 1 << 22  # numbers of a Jacobian that are held at a time (32 MiB)
 STARTS = 8
 
@@ -96,6 +100,10 @@ def _minimise(
     ends = [law.bounds(own, shares.shape[1]) for own in logs]
     low, high = (np.array(side) for side in zip(*ends, strict=True))
     rows = np.ones_like(logs) if weights is None else weights
+    if law.anchored:
+        shares = np.concatenate([shares, np.zeros((1, shares.shape[1]))])
+        logs = np.column_stack([logs, logs.max(axis=1)])
+        rows = np.column_stack([rows, np.full(len(rows), ANCHOR)])
     theta = np.clip(theta, low, high)
     residual, jacobian = _at(law, theta, shares, logs)
     value = _objective(residual, rows)

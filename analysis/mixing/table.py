@@ -71,7 +71,7 @@ def load_swarm(config: MixtureConfig) -> Swarm:
     shares = shares_of(raw, list(sources.values()), config.runs)
     losses = _numbers(raw, list(domains.values()), config.runs)
     if not (losses > 0).all():
-        at = named_rows(raw, (losses <= 0).any(axis=1))
+        at = named_rows(raw, np.asarray((losses <= 0).any(axis=1)))
         raise ValueError(
             f"{config.runs}: {at} have a loss that is not positive; losses are in nats per token"
         )
@@ -155,7 +155,7 @@ def shares_of(raw: pd.DataFrame, columns: Sequence[str], source: str) -> Array:
             f"{source}: the shares of {named_rows(raw, wrong)} add to {shown} and not to 1; {fix}"
         )
     if (values < 0).any():
-        at = named_rows(raw, (values < 0).any(axis=1))
+        at = named_rows(raw, np.asarray((values < 0).any(axis=1)))
         raise ValueError(f"{source}: {at} have a share below 0; shares lie between 0 and 1")
     return values / sums[:, None]
 
@@ -200,12 +200,13 @@ def natural_shares(config: MixtureConfig, swarm: Swarm) -> Array:
 def _numbers(raw: pd.DataFrame, columns: Sequence[str], source: str) -> Array:
     """Return columns as finite numbers (n, columns); ValueError names rows that are not."""
     values = raw.loc[:, list(columns)].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
-    bad = ~np.isfinite(values)
+    bad = np.asarray(~np.isfinite(values))
     if bad.any():
         column = columns[int(np.flatnonzero(bad.any(axis=0))[0])]
+        at = named_rows(raw, np.asarray(bad.any(axis=1)))
         raise ValueError(
-            f"{source}: column {column} holds no number in {named_rows(raw, bad.any(axis=1))};"
-            " fill it, or leave these rows out with where="
+            f"{source}: column {column} holds no number in {at}; fill it, or leave these rows out"
+            " with where="
         )
     return values
 

@@ -30,8 +30,8 @@ def law_lines(result: Mapping[str, Any]) -> list[str]:
     return _wrapped(
         f"{result['formula']}, {len(result['domains'])} domains, {len(result['sources'])} sources,"
         f" {result['n_runs']} runs. Withheld mixtures ({checks['folds']} folds): rank correlation"
-        f" of the target {checks['rank_of_target']:.3f}, median error of a loss {min(errors):.2%} to"
-        f" {max(errors):.2%}."
+        f" {checks['rank_of_target']:.3f} of the weighted loss, median error of a loss"
+        f" {min(errors):.2%} to {max(errors):.2%}."
     )
 
 

@@ -55,7 +55,7 @@ class Columns:
     unique_tokens: str = "unique_tokens"
     """Column of the different training tokens, where tokens repeat (form=data_constrained)."""
     experts: str = "experts"
-    """Column of the number of experts, 1 for a dense model (form=mixture)."""
+    """Column of the number of experts, 1 for a dense model (form=experts)."""
     trunk: str = "trunk"
     """Column that names the trunk of a run; the bootstrap resamples whole trunks."""
     lr: str = "lr"

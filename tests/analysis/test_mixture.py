@@ -49,7 +49,7 @@ def test_the_command_writes_the_proposal_and_the_predictions(tmp_path):
         (["runs=few.csv"], "6 different mixtures, and effective_data has 7 parameters"),
         (["runs=sum.csv"], "the shares of row 3 add to 1.5 and not to 1"),
         (["runs=constant.csv"], "share_web is 0.5 in every row"),
-        (["runs=gap.csv"], "column loss_code holds no number in row 2"),
+        (["runs=gap.csv"], "column loss_code holds no number in row 2;"),
         (["runs=t.csv", "predict=lacking.csv"], "no column share_web"),
         (["runs=t.csv", "where=loss_code > 100"], "matches no row"),
     ],

@@ -14,7 +14,12 @@ THETA = fit_domains(LAW, VALUES[:, :3], VALUES[:, 3:]).theta
 
 
 def goal(**changes: object) -> Goal:
-    free = {"target": np.full(2, 0.5), "most": np.ones(3), "unique": np.full(3, np.inf)}
+    free = {
+        "target": np.full(2, 0.5),
+        "least": np.zeros(3),
+        "most": np.ones(3),
+        "unique": np.full(3, np.inf),
+    }
     return Goal(**{**free, "decay": 15.4, **changes})
 
 

@@ -77,5 +77,5 @@ def test_alarms_name_the_edge_few_rows_and_repeats(tmp_path):
 def test_losses_without_any_relation_to_shares_give_no_proposal(tmp_path):
     table = table_of(30)
     table["loss_code"] = 3 + np.random.default_rng(3).standard_normal(30) * 0.1
-    with pytest.raises(ValueError, match="no better than their mean"):
+    with pytest.raises(ValueError, match="hardly better than their mean"):
         result_of(tmp_path, table, target={"code": 1})
