@@ -77,6 +77,7 @@ def alarms_of(
         Alarm(code="mixture_extrapolated", sentence=_beyond(proposal)),
         Alarm(code="mixture_at_edge", sentence=_edge(swarm, proposal)),
         Alarm(code="mixture_gain_unsure", sentence=_unsure(proposal, gain)),
+        Alarm(code="mixture_gain_small", sentence=_small(withheld, proposal)),
         Alarm(code="mixture_repeats", sentence=_repeats(swarm, proposal)),
     ]
     return [alarm for alarm in said if alarm.sentence]
@@ -153,6 +154,18 @@ def _edge(swarm: Swarm, proposal: Proposal) -> str:
     return (
         f"The share of {names} is the largest that was trained, so the best may lie beyond it;"
         " train mixtures with more of it."
+    )
+
+
+def _small(withheld: Withheld, proposal: Proposal) -> str:
+    target = proposal.goal.target
+    errors = (withheld.seen - withheld.predicted) @ target
+    sd = float(np.sqrt((errors**2).mean()))
+    if proposal.gain >= sd:
+        return ""
+    return (
+        f"The gain of {proposal.gain:.2g} nats is below the {sd:.2g} that one run differs from its"
+        " prediction by: a few seeds will not show it, and the natural shares are as good a choice."
     )
 
 

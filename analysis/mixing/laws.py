@@ -34,7 +34,7 @@ class MixtureLaw:
 
     size: number of parameters for J sources
     longest: largest step of a parameter that a fit takes
-    anchored: whether the law has a loss without any share, which few rows tell (`solve.ANCHOR`)
+    anchored: whether the law has a loss without any share, that few rows tell (`solve.ANCHOR`)
     log_loss: log L (B, n), and its derivatives by theta (B, n, K) where asked for
     slopes: L (B,) and its derivatives by the shares (B, J), at shares (J,)
     starts: theta (S, K) to start from, of log losses (n,), J, S and a generator

@@ -54,11 +54,6 @@ def check_room(goal: Goal, words: str) -> None:
     goal: with the largest shares
     words: the settings that limit them
     """
-    if (low := (goal.most < goal.least - ROUNDING)).any():
-        raise ValueError(
-            f"{words} limit {low.sum()} sources to less than any mixture that was trained has; train"
-            " mixtures with less of them, or raise the limits"
-        )
     if (total := goal.most.sum()) < 1 - ROUNDING:
         raise ValueError(
             f"{words} leave room for {total:.3g} of the mixture and not for all of it; raise"

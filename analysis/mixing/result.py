@@ -85,7 +85,7 @@ def goal_of(config: MixtureConfig, swarm: Swarm) -> Goal:
         most = np.minimum(most, config.epochs * unique)
     goal = Goal(
         target=target / target.sum(),
-        least=swarm.shares.min(axis=0),
+        least=np.minimum(swarm.shares.min(axis=0), most),
         most=most,
         unique=unique,
         decay=config.repeat_decay,

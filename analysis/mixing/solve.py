@@ -25,10 +25,10 @@ STILL = 1e-12  # value of F below which the rows are met exactly
 MOST_STEPS = 200
 FIRST_DAMPING, LEAST_DAMPING, MOST_DAMPING = 1e-2, 1e-9, 1e7
 FLOOR = 1e-6  # damping that acts on parameters that move no prediction
-# Weight of a row without any share, whose loss is taken as the largest seen. A swarm in which each
-# mixture has some of each source hardly tells eps, and the loss near no share could be anything.
-# A law that is off this row by a factor of 1.6 has F raised by 1, which no measured eps notices.
-ANCHOR = 0.01
+# A swarm in which each mixture has some of each source hardly tells the loss without any share,
+# which could then be anything (2e5 nats, in a study of ours). A law whose loss there is above
+# MOST_LOSS times the largest seen pays for it by a row of this weight; a law below pays nothing.
+MOST_LOSS, ANCHOR = 2.0, 0.01
 CHUNK = 1 << 22  # numbers of a Jacobian that are held at a time (32 MiB)
 STARTS = 8
 
@@ -102,7 +102,7 @@ def _minimise(
     rows = np.ones_like(logs) if weights is None else weights
     if law.anchored:
         shares = np.concatenate([shares, np.zeros((1, shares.shape[1]))])
-        logs = np.column_stack([logs, logs.max(axis=1)])
+        logs = np.column_stack([logs, logs.max(axis=1) + np.log(MOST_LOSS)])
         rows = np.column_stack([rows, np.full(len(rows), ANCHOR)])
     theta = np.clip(theta, low, high)
     residual, jacobian = _at(law, theta, shares, logs)
@@ -138,7 +138,11 @@ def _minimise(
 def _at(law: MixtureLaw, theta: Array, shares: Array, logs: Array) -> tuple[Array, Array]:
     predicted, jacobian = law.log_loss(theta, shares, derivatives=True)
     assert jacobian is not None
-    return predicted - logs, jacobian
+    residual = predicted - logs
+    if law.anchored:
+        below = residual[:, -1] < 0
+        residual[below, -1], jacobian[below, -1] = 0.0, 0.0
+    return residual, jacobian
 
 
 def _objective(residual: Array, rows: Array) -> Array:

@@ -19,10 +19,10 @@ def test_a_known_law_comes_back_from_a_table_without_noise():
     assert ends.converged.all()
     for theta, name in zip(ends.theta, DOMAINS, strict=True):
         found, (offset, _, g, beta, w) = law.named(theta, SOURCES), TRUTH[name]
-        assert found["E"] == pytest.approx(offset, rel=0.02)
-        assert found["g"] == pytest.approx(g, rel=0.01)
-        assert found["beta"] == pytest.approx(beta, rel=0.05)
-        assert found["w"]["code"] == pytest.approx(w[0], rel=0.05)
+        assert found["E"] == pytest.approx(offset, rel=0.05)
+        assert found["g"] == pytest.approx(g, rel=0.02)
+        assert found["beta"] == pytest.approx(beta, rel=0.1)
+        assert found["w"]["code"] == pytest.approx(w[0], rel=0.1)
     fresh = np.random.default_rng(9).dirichlet(np.ones(3), size=50)
     np.testing.assert_allclose(law.losses(ends.theta, fresh), losses_at(fresh), rtol=2e-4)
 
