@@ -12,7 +12,7 @@ the command make no network request, except with `wandb=online`.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +26,7 @@ from analysis.page.first_screen import (
 )
 from analysis.page.index_page import index_page
 from analysis.page.render import comparison, report
+from analysis.page.sections.mixture import read_mixture
 from analysis.page.table_material import read_table
 from analysis.page.wandb_artifact import MODES, mirror_report
 from analysis.runs.columns import Columns
@@ -112,6 +113,7 @@ def read(config: ReportConfig) -> tuple[Material, Path]:
     material = read_material(
         config.runs, law=config.law, plan=config.plan, target=config.target, unit=config.unit
     )
+    material = replace(material, mixture=read_mixture(material.folder))
     return material, Path(config.out or material.folder / material.measure.file("report.html"))
 
 

@@ -90,6 +90,7 @@ COVERED_BY = {  # module: the test file that covers it, below tests/
     "analysis.mixing.draws": "analysis/mixing/test_result.py",
     "analysis.mixing.options": "analysis/test_mixture.py",
     "analysis.mixing.text": "analysis/test_mixture.py",
+    "analysis.figures.mixture_charts": "analysis/page/sections/test_mixture.py",
     "analysis.mixing.validation": "analysis/mixing/test_result.py",
     "analysis.figures.backtest_charts": "analysis/backtesting/test_folder.py",
     "analysis.figures.bands": "analysis/figures/test_canvas.py",

@@ -160,7 +160,7 @@ def _edge(swarm: Swarm, proposal: Proposal) -> str:
 def _small(withheld: Withheld, proposal: Proposal) -> str:
     target = proposal.goal.target
     errors = (withheld.seen - withheld.predicted) @ target
-    sd = float(np.sqrt((errors**2).mean()))
+    sd = float(1.4826 * np.median(np.abs(errors)))  # one corner of the simplex must not decide
     if proposal.gain >= sd:
         return ""
     return (

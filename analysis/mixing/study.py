@@ -44,7 +44,7 @@ def read_swarm(folder: Path) -> tuple[pd.DataFrame, list[dict[str, str]], dict[s
             f"the cells of {folder} have several sizes ({words}), and a law of mixtures is of one;"
             " give each size a study of its own"
         )
-    if lacking := [str(c) for c in table.columns if table[c].count() < len(table)]:
+    if lacking := sorted({name for row in rows for name in table.columns if name not in row}):
         raise ValueError(
             f"cells of {folder} have different {', '.join(lacking)}; a law of mixtures needs one"
             " list of sources and of test sets"

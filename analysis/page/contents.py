@@ -35,8 +35,8 @@ class Material:
 
     `curve_factors` turn the losses of each cell's curve into the page's (a cell without one has no
     curve of that loss), `confirmations` are the records of confirmation runs with the score of
-    their forecast, `as_read` the records with the losses of their files, `sha256` the hash of each
-    file by its name. A page of a table of runs has no records: `table` holds its rows under our
+    their forecast, `mixture` the content of mixture.json, `as_read` the records with the losses of
+    their files, `sha256` the hash of each file by its name. A page of a table of runs has no records: `table` holds its rows under our
     column names, `unread_rows` says how many beyond are not drawn.
     """
 
@@ -53,6 +53,7 @@ class Material:
     sha256: dict[str, str] = field(default_factory=dict)
     as_read: list[Record] = field(default_factory=list)
     table: pd.DataFrame | None = None
+    mixture: dict[str, Any] | None = None
     unread_rows: int = 0
 
     @property
