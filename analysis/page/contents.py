@@ -36,8 +36,9 @@ class Material:
     `curve_factors` turn the losses of each cell's curve into the page's (a cell without one has no
     curve of that loss), `confirmations` are the records of confirmation runs with the score of
     their forecast, `mixture` the content of mixture.json, `as_read` the records with the losses of
-    their files, `sha256` the hash of each file by its name. A page of a table of runs has no records: `table` holds its rows under our
-    column names, `unread_rows` says how many beyond are not drawn.
+    their files, `sha256` the hash of each file by its name. A page of a table of runs has no
+    records: `table` holds its rows under our column names, `unread_rows` says how many beyond are
+    not drawn.
     """
 
     folder: Path
