@@ -28,6 +28,7 @@ from analysis.page.first_screen import (
 from analysis.page.index_page import index_page
 from analysis.page.render import comparison, report
 from analysis.page.sections.curve_page import curve_page
+from analysis.page.sections.mixture import read_mixture
 from analysis.page.sections.options import ReportConfig
 from analysis.page.table_material import read_table, refuse_no_table
 from analysis.page.wandb_artifact import mirror_report
@@ -89,6 +90,7 @@ def read(config: ReportConfig) -> tuple[Material, Path]:
     material = read_material(
         config.runs, law=config.law, plan=config.plan, target=config.target, unit=config.unit
     )
+    material = replace(material, mixture=read_mixture(material.folder))
     return material, Path(config.out or material.folder / material.measure.file("report.html"))
 
 

@@ -24,6 +24,7 @@ COMMANDS = {  # the word after `scaling`: the module that is run
     "report": "analysis.report",
     "compare": "analysis.compare",
     "table": "analysis.table",
+    "mixture": "analysis.mixture",
     "published_tables": "analysis.published_tables",
     "evaluate": "scaling.evaluate",
     "export": "scaling.export",

@@ -12,6 +12,7 @@ from dataclasses import replace
 from scaling.app.application import start, store
 from scaling.config import CellConfig, LauncherOptions
 from scaling.jobs.study_run import log_next, run_cells
+from scaling.jobs.swarm import swarm_of
 from scaling.train.rank_exit import run_to_end
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ def main(config: CellConfig) -> None:
         train_on_ranks(with_vocabulary(config))
     else:
         cell = with_vocabulary(config)
-        log_next(cell, run_cells([cell]))
+        log_next(cell, run_cells(swarm_of(cell)))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ OTHER_CODES = {  # uses of the word that are no alarms: the file, and the expres
     ("scaling/jobs/slurm/submit.py", "code.name"),
     ("analysis/designing/proposal.py", "code_version()"),
     ("analysis/comparing/comparison.py", "code_version()"),
+    ("analysis/mixing/result.py", "code_version()"),
 }
 
 

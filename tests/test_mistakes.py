@@ -24,6 +24,7 @@ COMMANDS = (
     *(f"scaling.{n}" for n in ("sweep", "final", "evaluate", "export", "sample", "corpus")),
     *(f"scaling.{n}" for n in ("coordinates", "best_of_n")),
     *(f"analysis.{n}" for n in ("fit", "backtest", "plan", "design", "report", "compare", "table")),
+    "analysis.mixture",
 )
 
 NEED_NOTHING = ("scaling.sweep", "scaling.corpus", "scaling.coordinates")

@@ -6,6 +6,7 @@ from typing import Annotated
 from analysis.backtesting.baselines import GRID_SIZE
 from analysis.estimation.options import ObjectiveConfig
 from analysis.estimation.withheld import refuse_untestable
+from analysis.forms import current_form
 from analysis.runs.columns import Columns
 from analysis.runs.importers.options import LogsConfig
 from scaling.schema import COUNTS, LEVEL, MOST, OneOf, Range, Seed, checked
@@ -54,6 +55,7 @@ class BacktestConfig:
         """Refuse options that no table could make right, before anything is read."""
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
+        self.form, self.forms = current_form(self.form), [current_form(f) for f in self.forms]
         for form in (self.form, *self.forms):
             refuse_untestable(form)
         if not self.forms:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated
 
-from analysis.forms import forms_of_size_and_data
+from analysis.forms import current_form, forms_of_size_and_data
 from analysis.runs.columns import Columns
 from analysis.runs.importers.options import LogsConfig
 from scaling.app.choices import check_choice_of
@@ -103,4 +103,5 @@ class CompareConfig:
                 f"studies={self.studies} names one study; a comparison needs two or more, as"
                 " studies=[runs/A,runs/B]"
             )
+        self.form = current_form(self.form)
         check_choice_of("form", self.form, forms_of_size_and_data())

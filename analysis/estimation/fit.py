@@ -40,7 +40,7 @@ from analysis.estimation.points import best_of_points, with_replicates
 from analysis.estimation.power_laws import power_laws
 from analysis.estimation.prior_fit import families_of
 from analysis.estimation.schedule import fit_schedule
-from analysis.forms import Form, column, form_named
+from analysis.forms import Form, column, current_form, form_named
 from analysis.forms.accuracy import LOSS_OF
 from analysis.forms.token_flops import TokenFlops
 from analysis.laws.form_error import DEFAULT_GROWTH, ERROR_GROWTH, PRIOR_GROWTH
@@ -115,6 +115,7 @@ def fit(
     """
     check_options(resamples, level, weighting, seed=seed)
     check_within(within)
+    form = current_form(form)
     families_of(prior, form, objective, fixed or {})
     if form == SCHEDULE:
         if isinstance(data, Runs):

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from analysis.estimation.checks import WEIGHTINGS, needed_columns, stage_of
 from analysis.estimation.prior_fit import PRIORS
+from analysis.forms import current_form
 from analysis.runs.cells import FORM_OF
 from analysis.runs.columns import Columns
 from analysis.runs.curves import CurveOptions
@@ -132,6 +133,7 @@ class FitConfig:
         """Refuse options that no table could make right, before anything is read."""
         if not self.runs:
             raise ValueError("runs is not set; give a study or a table, as runs=runs/quick")
+        self.form = current_form(self.form)
         needed_columns(self.form)
         stage = self.stage or stage_of(self.form)
         if self.annealed and (stage != "pretrain" or self.target or self.unit != NATS_PER_TOKEN):

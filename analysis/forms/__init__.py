@@ -13,11 +13,11 @@ from analysis.forms import (
     chinchilla,
     coupled,
     data_constrained,
+    experts,
     farseer,
     finetuning,
     frontier,
     kaplan,
-    mixture,
     overoptimisation,
     overtraining,
     power,
@@ -35,6 +35,7 @@ __all__ = [
     "Form",
     "Term",
     "column",
+    "current_form",
     "form_named",
     "forms_of_size_and_data",
 ]
@@ -46,7 +47,7 @@ _ALL = (
     frontier.FORM,
     *power.POWERS,
     *data_constrained.FORMS,
-    mixture.FORM,
+    experts.FORM,
     overtraining.OVERTRAINING,
     overtraining.DOWNSTREAM_ERROR,
     *accuracy.FORMS,
@@ -64,6 +65,12 @@ _ALL = (
 COMPARISONS = ("all", "repetition", "downstream")
 OTHERS = (*COMPARISONS, "isoflop", "isoflop_akima", "envelope", "lr_batch", "schedule")
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
+FORMER = {"mixture": "experts"}  # names of forms in earlier versions, which are still read
+
+
+def current_form(name: str) -> str:
+    """Return the name of a form in this version, whatever the version that the name is from."""
+    return FORMER.get(name, name)
 
 
 def forms_of_size_and_data() -> list[str]:
@@ -72,12 +79,13 @@ def forms_of_size_and_data() -> list[str]:
 
 
 def form_named(name: str) -> Form:
-    """Return a form by name; raises ValueError listing the names."""
+    """Return a form by name, or by a former one; raises ValueError listing the names."""
     if name == "schedule":
         raise ValueError(
             "form=schedule is a law of loss curves, which scaling fit and scaling report alone"
             " read; choose a form of N and D, as form=chinchilla"
         )
+    name = current_form(name)
     if name not in FORMS:
         close = difflib.get_close_matches(name, [*FORMS, *OTHERS], n=1)
         hint = f", did you mean {close[0]}?" if close else ""

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 
 from analysis.alarms.alarm import Alarm
-from analysis.forms import FORMS, Array
+from analysis.forms import FORMS, Array, current_form
 from analysis.forms.average import FittedRange
 from analysis.forms.token_flops import TokenFlops
 from analysis.laws.curve_law import check_curves
@@ -182,6 +182,8 @@ class LawFile:
         if not isinstance(values, dict) or "optimum" not in values:
             raise ValueError(f"{path} is not a law (no key `optimum`); make one with scaling fit")
         values["allocation"] = values.pop("optimum")
+        if isinstance(values.get("form"), str):
+            values["form"] = current_form(values["form"])
         law = read_as(
             cls, values, source=path, noun="law", fix="refit it with scaling fit", schema=SCHEMA
         )
@@ -254,6 +256,7 @@ def _forecast(block: Any, path: str | Path) -> dict[str, Any] | None:
 
 def _member(one: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
     """Return one form of a forecast; KeyError or TypeError for one that is none."""
+    one = {**one, "form": current_form(one["form"])}
     form = FORMS[one["form"]]
     parameters = {name: float(one["parameters"][name]) for name in form.parameters}
     weight = float(one["weight"])

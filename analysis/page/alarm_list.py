@@ -17,7 +17,8 @@ def alarms(material: Material) -> list[dict[str, str]]:
     law, plan = material.law, material.plan
     of_law = list(law.alarms) if law else []
     of_plan = [a for a in (plan.alarms if plan else ()) if a not in of_law]
-    rows = [_alarm_row(a, "plan") for a in of_plan] + [_alarm_row(a, "law") for a in of_law]
+    rows = [{**a, "where": "mixture"} for a in (material.mixture or {}).get("alarms", ())]
+    rows += [_alarm_row(a, "plan") for a in of_plan] + [_alarm_row(a, "law") for a in of_law]
     if law and not law.usable:
         rows.insert(
             0,

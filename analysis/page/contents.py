@@ -38,12 +38,11 @@ class Material:
 
     `curve_factors` turn the losses of each cell's curve into the page's (a cell without one has no
     curve of that loss), `confirmations` are the records of confirmation runs with the score of
-    their forecast, `as_read` the records with the losses of their files, `sha256` the hash of each
-    file by its name. A page of a table of runs has no records: `table` holds its rows under our
-    column names, `unread_rows` says how many beyond are not drawn. `asked` are N and D at which the
-    settings of a surface are shown, None for those of the plan or of the largest point.
-    column names, `unread_rows` says how many beyond are not drawn. `curve_law` is the study's law
-    of form=schedule.
+    their forecast, `mixture` the content of mixture.json, `as_read` the records with the losses of
+    their files, `sha256` the hash of each file by its name. A page of a table of runs has no
+    records: `table` holds its rows under our column names, `unread_rows` says how many beyond are
+    not drawn. `asked` are N and D at which the settings of a surface are shown, None for those of
+    the plan or of the largest point. `curve_law` is the study's law of form=schedule.
     """
 
     folder: Path
@@ -59,6 +58,7 @@ class Material:
     sha256: dict[str, str] = field(default_factory=dict)
     as_read: list[Record] = field(default_factory=list)
     table: pd.DataFrame | None = None
+    mixture: dict[str, Any] | None = None
     unread_rows: int = 0
     asked: tuple[float, float] | None = None
     curve_law: Law | None = None

@@ -7,6 +7,7 @@ little as `flat N` of the plan says.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from analysis.figures.bands import has_optimum
 from analysis.forms import FORMS
@@ -16,6 +17,7 @@ from analysis.laws.text import describe_forecast
 from analysis.number_text import (
     counts,
     duration,
+    interval,
     number,
     power,
     short,
@@ -40,8 +42,13 @@ class Card:
     tone: str = ""
 
 
-def question(plan: Plan | None) -> str:
-    """Return the question that the plan answers."""
+def question(plan: Plan | None, mixture: dict[str, Any] | None = None) -> str:
+    """Return the question that the plan answers, or the mixture."""
+    if mixture and not plan:
+        target = " and ".join(name for name, weight in mixture["target"].items() if weight)
+        every = mixture["target"].values()
+        loss = "mean loss of all domains" if len(set(every)) == 1 else f"loss on {target}"
+        return f"which mixture of {len(mixture['sources'])} sources gives the least {loss}?"
     if not plan:
         return (
             "how the test loss falls with parameters, tokens and compute; no budget has been"
@@ -83,6 +90,11 @@ def cards(material: Material) -> list[Card]:
             )
         )
     answer += _ppo_cards(material)
+    if material.mixture and not answer:
+        gain = number(material.mixture["gain_over_natural"], 2)
+        ends = interval(material.mixture["intervals"]["gain_over_natural"], 2)
+        what = "gain of the proposed mixture over natural shares"
+        answer.append(Card(what=what, value=f"{gain} nats", note=f"of weighted loss {ends}"))
     if not answer:
         done = len(material.cells())
         answer.append(Card(what="cells done", value=f"{done} of {len(material.records)}"))

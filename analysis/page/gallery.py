@@ -175,7 +175,7 @@ def allocation_pictures(
     if law.form in bands["params"]:  # a regression alone: it is its own only method
         bands = {what: {law.form: of_what[law.form]} for what, of_what in bands.items()}
     planned = plan.pretrain if plan else None
-    dense = " of the dense model" if law.form == "mixture" else ""
+    dense = " of the dense model" if law.form == "experts" else ""
     return [
         Picture(
             name=f"optimum_{what}",

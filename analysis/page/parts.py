@@ -1,6 +1,7 @@
 """The parts of a report: place, name in the contents, heading, and the line beside it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from analysis.number_text import duration, number, power, short
 from analysis.page.contents import Material
@@ -28,6 +29,7 @@ def parts_of(material: Material, checked: Grid) -> list[Part]:
     """Return the parts of a page in order, each with the line that it is folded to."""
     every = [
         Part(anchor="law", name="Law", title="The law", gist=_law_gist(material), of_records=False),
+        *([_mixture_part(material.mixture)] if material.mixture else []),
         Part(
             anchor="plan",
             name="Plan",
@@ -102,6 +104,22 @@ def _running(material: Material) -> list[Part]:
     gist = running_gist(material.running)
     part = Part(anchor="running", name="Running", title="Running cells", gist=gist)
     return [part] if material.running else []
+
+
+def _mixture_part(mixture: dict[str, Any]) -> Part:
+    gain, order = mixture["gain_over_natural"], sorted(mixture["weights"].items(), key=_by_share)
+    first = ", ".join(f"{name} {share:.0%}" for name, share in order[:3])
+    return Part(
+        anchor="mixture",
+        name="Mixture",
+        title="The mixture of sources",
+        gist=f"{first}; {number(gain, 2)} nats below the natural shares",
+        of_records=False,
+    )
+
+
+def _by_share(item: tuple[str, float]) -> float:
+    return -item[1]
 
 
 def _law_gist(material: Material) -> str:

@@ -26,6 +26,8 @@ def next_step(material: Material) -> Step:
     runs = shlex.quote(material.folder.as_posix())
     settings = f" {material.measure.settings}" if material.measure.settings else ""
     law_file = shlex.quote((material.law_path or Path("law.json")).as_posix())
+    if law is None and material.mixture:
+        return _train_mixtures(material, runs)
     if law is None:
         return Step(why="Fit the law.", command=f"python -m analysis.fit runs={runs}{settings}")
     largest = law.ranges.get("flops", law.ranges.get("flops_6nd", [0.0, 0.0]))[1]
@@ -46,6 +48,24 @@ def next_step(material: Material) -> Step:
         why=f"The planned run has ended. Plan the next one, of {FURTHER:g} times the largest C"
         " fitted.",
         command=planning,
+    )
+
+
+def _train_mixtures(material: Material, runs: str) -> Step:
+    """Return the command that trains the proposed and the natural mixture of a study."""
+    why = "Train the proposed and the natural mixture with three seeds each."
+    if material.table is not None:
+        return Step(why=why, command=f"python -m analysis.mixture runs={runs}")
+    mixture = material.mixture or {}
+    rows = [
+        "[" + ",".join(f"{max(share, 0.001):.3f}" for share in mixture[name].values()) + "]"
+        for name in ("weights", "natural")
+    ]
+    name = material.records[0].study
+    return Step(
+        why=why,
+        command=f"python -m scaling.sweep -m sweeps={name} study={name}_test swarm.draws=0"
+        f" seed=1,2,3 'data.weights={','.join(rows)}'",
     )
 
 

@@ -41,6 +41,7 @@ from analysis.page.planner import planner_data
 from analysis.page.rebuild import commands, next_step
 from analysis.page.sections.cell_table import cell_table
 from analysis.page.sections.curve_forecasts import curve_pictures, error_grid, parameter_grid
+from analysis.page.sections.mixture import mixture_context, mixture_pictures
 from analysis.page.sections.plan_tables import derivation_grids, plan_groups
 from analysis.page.sections.running_cells import running_grid
 from analysis.page.sections.settings import runs_with_settings, settings_part
@@ -134,7 +135,7 @@ def context(material: Material, on_progress: OnProgress = no_progress) -> dict[s
         "has_records": material.table is None,
         "alarms": [*alarms(material), *score_alarms],
         "most_alarms": MOST_ALARMS,
-        "question": question(plan),
+        "question": question(plan, material.mixture),
         "cards": [asdict(c) for c in cards(material)],
         "mathml": Markup(law_mathml(law)),
         "formula": formula(law),
@@ -159,6 +160,8 @@ def context(material: Material, on_progress: OnProgress = no_progress) -> dict[s
         "sensitivity_figures": inline(gallery.sensitivity_pictures(law)),
         **_tuning(material),
         **settings_part(material),
+        **mixture_context(material.mixture),
+        "mixture_figures": inline(mixture_pictures(material.mixture)),
         "plan_missing": (
             "" if plan else "There is no plan yet: run scaling plan, then write the report again."
         ),

@@ -6,15 +6,18 @@ written beside the page, so that a plan can follow from it.
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from analysis.estimation.checks import needed_columns, stage_of
 from analysis.estimation.fit import fit
 from analysis.laws.law import Law
 from analysis.page.contents import Material
 from analysis.page.figure_files import thinned
+from analysis.page.sections.mixture import FILE, read_mixture
 from analysis.planning.written.plan_file import read_plan
 from analysis.runs.columns import Columns
 from analysis.runs.example import example_or
+from analysis.runs.files import read_file
 from analysis.runs.importers.options import LogsConfig
 from analysis.runs.table import load_runs
 from analysis.solve.progress import OnProgress, no_progress
@@ -58,6 +61,9 @@ def read_table(
     Raises ValueError in one sentence for a table that cannot be read or cannot carry the form.
     """
     path = Path(path)
+    mixture = read_mixture(path.parent, path) if path.is_file() else None
+    if mixture and not law and not {"params", "tokens", "loss"} & set(read_file(path)[0].columns):
+        return _of_mixtures(path, mixture)
     needed, stage = needed_columns(form), stage_of(form)
     runs = load_runs(
         path,
@@ -92,5 +98,23 @@ def read_table(
         plan_path=plan_path,
         sha256={p.name: sha256_file(p) for p in files},
         table=table,
+        mixture=mixture,
         unread_rows=len(runs.table) - len(table),
+    )
+
+
+def _of_mixtures(path: Path, mixture: dict[str, Any]) -> Material:
+    """Return what the page of a table of shares and losses shows: no law in N and D."""
+    rows, _ = read_file(path)
+    table = thinned(rows).assign(run="")
+    files = [path, path.parent / FILE]
+    return Material(
+        folder=path,
+        records=[],
+        law=None,
+        plan=None,
+        sha256={p.name: sha256_file(p) for p in files},
+        table=table,
+        mixture=mixture,
+        unread_rows=len(rows) - len(table),
     )

@@ -1,7 +1,7 @@
 """A planned mixture of experts: its shapes, the law that holds for it, and the choice of experts.
 
 C and the law's N count what one token passes; memory counts every expert (LAWS 1.2). A law of form
-`mixture` knows experts and may choose among several numbers of them. Any other law of dense runs
+`experts` knows experts and may choose among several numbers of them. Any other law of dense runs
 treats a mixture as the dense model of equal active parameters, and an alarm says so. The active
 parameters stay those of the dense model: routed and shared experts divide d_ff between them.
 """
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from analysis.alarms.alarm import Alarm
-from analysis.forms.mixture import dense_at
+from analysis.forms.experts import dense_at
 from analysis.laws.law import Law
 from analysis.planning.plan import MixtureRow, Plan
 from analysis.runs.study import Study
@@ -104,7 +104,7 @@ def law_for(law: Law, experts: int) -> Law:
         law = replace(
             law, count=OF_A_TOKEN.get(law.count, law.count)
         )  # equal to the former count on dense runs
-    if law.form != "mixture":
+    if law.form != "experts":
         return law
     law = law.of_form(law.form) if law.forecast else law
     draws = None
@@ -118,7 +118,7 @@ def law_for(law: Law, experts: int) -> Law:
         parameters={k: float(v) for k, v in dense_at(law.parameters, experts).items()},
         draws=draws,
         intervals=intervals,
-        source=f"{law.source}, at {_with_experts(experts)} of form mixture",
+        source=f"{law.source}, at {_with_experts(experts)} of form experts",
     )
 
 
@@ -128,15 +128,15 @@ def mixture_alarm(law: Law, experts: int) -> Alarm | None:
     `law` is the one that was fitted, before `law_for`.
     """
     low, high = _experts_fitted(law)
-    if low <= experts <= high and (law.form == "mixture" or low == high):
+    if low <= experts <= high and (law.form == "experts" or low == high):
         return None
     fitted = "no experts" if high == DENSE else f"{low:g} to {high:g} experts"
-    if law.form == "mixture":
+    if law.form == "experts":
         text = "the gain by experts is extrapolated"
     else:
         text = (
             "N, loss and learning rate are those of a model of as many active parameters"
-            " with the experts that the law's runs had; sweep model.n_experts and fit form=mixture"
+            " with the experts that the law's runs had; sweep model.n_experts and fit form=experts"
             " count=active to know"
         )
     return Alarm(
@@ -150,10 +150,10 @@ def check_choice(law: Law, settings: MixtureSettings) -> None:
     choices = settings.choices()
     if len(set(choices)) < len(choices):
         raise ValueError(f"moe.experts={list(choices)} names a number twice; name each once")
-    if len(choices) > 1 and law.form != "mixture":
+    if len(choices) > 1 and law.form != "experts":
         raise ValueError(
             f"moe.experts={list(choices)} asks the law to choose, and one of form {law.form} does"
-            " not know experts; fit form=mixture count=active on a sweep of model.n_experts, or"
+            " not know experts; fit form=experts count=active on a sweep of model.n_experts, or"
             " give one number"
         )
 
@@ -178,7 +178,7 @@ def choice_lines(rows: Sequence[MixtureRow]) -> list[str]:
 
 
 def _loss_of(plan: Plan) -> float:
-    assert plan.forecast.test_loss is not None  # a law of form mixture predicts a loss
+    assert plan.forecast.test_loss is not None  # a law of form experts predicts a loss
     return plan.forecast.test_loss
 
 

@@ -72,7 +72,7 @@ class Columns:
     weight_decay: str = "weight_decay"
     """Column of the weight decay, where the form reads it (form=overfitting_decay)."""
     experts: str = "experts"
-    """Column of the number of experts, 1 for a dense model (form=mixture)."""
+    """Column of the number of experts, 1 for a dense model (form=experts)."""
     trunk: str = "trunk"
     """Column that names the trunk of a run; the bootstrap resamples whole trunks."""
     lr: str = "lr"

@@ -9,6 +9,7 @@ from scaling.config.cell import (
     SCIENCE,
     CellConfig,
     GridConfig,
+    SwarmConfig,
     TargetConfig,
     with_former_split,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "ScheduleConfig",
     "SftColumns",
     "SftPlan",
+    "SwarmConfig",
     "TargetConfig",
     "TokenizerConfig",
     "TruthConfig",

@@ -42,6 +42,38 @@ class GridConfig:
 
 
 @dataclass(kw_only=True)
+@checked("swarm")
+class SwarmConfig:
+    """Mixtures that each cell of the sweep's product is trained on, drawn around natural shares.
+
+    The natural shares are data.weights, alike where it is empty; the first mixture is they. The
+    others are Dirichlet draws with parameters concentration x sources x shares^(1 / temperature)
+    (normalised), as of Liu et al. 2024 (RegMix, 2407.01492, section 3.1).
+    """
+
+    draws: Annotated[int, Range(0, 100_000, note="0 draws none")] = 0
+    """Number of mixtures, the natural one included; 0 trains on data.weights as they are."""
+    temperature: Annotated[float, Range(0.01, 1e3)] = 2.0
+    """Temperature of the natural shares that the draws lie around: above 1 they are more alike."""
+    concentration_min: Annotated[float, Range(0.01, 1e3)] = 0.2
+    """Smallest concentration; each draw's is log-uniform between the two. Below 1 most of a mixture
+    is one or two sources."""
+    concentration_max: Annotated[float, Range(0.01, 1e3)] = 4.0
+    """Largest concentration."""
+    seed: Seed = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        """Check that the range of concentrations is one."""
+        check(
+            "swarm.concentration_max",
+            self.concentration_max,
+            self.concentration_max >= self.concentration_min,
+            f"must be at least swarm.concentration_min={self.concentration_min:g}",
+        )
+
+
+@dataclass(kw_only=True)
 @checked("target")
 class TargetConfig:
     """The forecast that hydra/sweeper=design chooses cells for; it ends at precision or max_flops.
@@ -101,6 +133,7 @@ class CellConfig:
     reward: RewardPlan = field(default_factory=RewardPlan)
     ppo: PpoPlan = field(default_factory=PpoPlan)
     grid: GridConfig = field(default_factory=GridConfig)
+    swarm: SwarmConfig = field(default_factory=SwarmConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
     machine: MachineConfig = field(default_factory=MachineConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -12,6 +12,7 @@ from scaling.app.application import to_dataclass
 from scaling.budget import resolve
 from scaling.config import CellConfig, TokenizerConfig
 from scaling.data.vocabulary_files import with_source
+from scaling.jobs.swarm import swarm_of
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def compose_cells(
         if key not in vocabularies:
             vocabularies[key] = with_source(cell.tokenizer)
             refuse_two_sizes(dict(values), vocabularies[key])
-        cells.append(replace(cell, tokenizer=vocabularies[key]))
+        cells += swarm_of(replace(cell, tokenizer=vocabularies[key]))
     within = [c for c in cells if in_grid(c)]
     if len(within) < len(cells):
         log.info("grid: %d of %d cells lie within its limits", len(within), len(cells))

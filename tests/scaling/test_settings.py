@@ -18,6 +18,7 @@ from scaling.config import (
     RewardPlan,
     SftColumns,
     SftPlan,
+    SwarmConfig,
     TargetConfig,
     TokenizerConfig,
 )
@@ -109,6 +110,7 @@ OUTSIDE = {  # settings outside the hash -> another value of each that this mach
     "branches": "jobs",
     "force": True,
     "grid": GridConfig(min_steps=5, max_flops=1e9),
+    "swarm": SwarmConfig(draws=3, temperature=5.0),
     "target": TargetConfig(flops=1e12, start=3),
 }
 NOT_HERE = {  # elsewhere: what compiles, joins other processes or rounds otherwise, and places

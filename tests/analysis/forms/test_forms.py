@@ -37,7 +37,7 @@ LAWS = {
         **RISING,
         **{"P": 0.03, "e0": 4.3, "g": 0.8, "h": 0.4, "w0": 0.4, "q": 1.2, "Q": 0.05, "r": 0.8},
     },
-    "mixture": {"E": 1.8, "A": 482.0, "B": 2085.0, "alpha": 0.35, "beta": 0.37, "delta": 0.12},
+    "experts": {"E": 1.8, "A": 482.0, "B": 2085.0, "alpha": 0.35, "beta": 0.37, "delta": 0.12},
     "overtraining": {"E": 1.5, "a": 141.3, "b": 189.5, "eta": 0.1213},
     "downstream_error": {"eps": 0.85, "k": 2.08, "g": 0.756},
     "downstream_accuracy": {"chance": 0.25, "g": 3.0, "L_half": 1.9},

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import fit
+from analysis.estimation.options import FitConfig
 from analysis.laws.law import Law
 from analysis.laws.published import load_law
 from analysis.planning.budgets import Budget
@@ -44,7 +45,7 @@ def table(noise: float = 0.0) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def law() -> Law:
-    found = fit(table(0.002), "mixture", resamples=60, hindcast=False, sensitivity=False)
+    found = fit(table(0.002), "experts", resamples=60, hindcast=False, sensitivity=False)
     return replace(found, count="active")
 
 
@@ -60,7 +61,7 @@ def codes(made) -> list[str]:
 
 @pytest.mark.slow
 def test_the_form_is_recovered_from_noiseless_runs():
-    found = fit(table(), "mixture", resamples=0, hindcast=False, sensitivity=False)
+    found = fit(table(), "experts", resamples=0, hindcast=False, sensitivity=False)
     assert found.status == "converged"
     assert found.parameters == pytest.approx(TRUE, rel=1e-6)
     assert found.ranges["experts"] == [1, 16]
@@ -83,9 +84,9 @@ def test_at_given_experts_it_is_a_chinchilla_law(law):
 def test_runs_of_one_number_of_experts_cannot_carry_it():
     dense = table().query("experts == 1")
     with pytest.raises(ValueError, match="all 24 rows have experts=1"):
-        fit(dense, "mixture")
+        fit(dense, "experts")
     with pytest.raises(ValueError, match="no column 'experts'"):
-        fit(dense.drop(columns="experts"), "mixture")
+        fit(dense.drop(columns="experts"), "experts")
 
 
 def test_compute_counts_active_and_memory_counts_all_parameters(tmp_path):
@@ -164,3 +165,15 @@ def test_a_mixture_that_cannot_be_is_one_sentence(moe, sentence):
     with pytest.raises(ValueError, match=sentence) as caught:
         plan(DENSE, **moe)
     assert "\n" not in str(caught.value)
+
+
+def test_the_former_name_of_the_form_is_read_in_commands_and_laws(tmp_path):
+    law = fit(table(), "mixture", resamples=0, hindcast=False, sensitivity=False)
+    assert law.form == "experts"
+    assert FitConfig(runs="t.csv", form="mixture").form == "experts"
+    path = law.write(tmp_path / "law.json")
+    path.write_text(path.read_text().replace('"form": "experts"', '"form": "mixture"'))
+    assert '"form": "mixture"' in path.read_text()
+    again = Law.read(path)
+    assert again.form == "experts"
+    assert again.predict(1e8, 1e9).loss == law.predict(1e8, 1e9).loss

@@ -14,7 +14,7 @@ from analysis.forms.chinchilla import optimum
 from analysis.forms.form import Form, Term
 
 FORM = Form(
-    name="mixture",
+    name="experts",
     formula="L = E + A N^-alpha X^-delta + B D^-beta, X experts",
     source="effective parameters of Clark et al. 2022, arXiv 2202.01169, in the form of Hoffmann et"
     " al. 2022",
