@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from analysis.estimation.allocation_laws import METHODS
+from analysis.estimation.allocation_laws import CRITICAL_BATCH, METHODS
 from analysis.forms import form_named
 from analysis.laws.law import Law
 from analysis.runs.replicates import best_rows
@@ -38,7 +38,7 @@ def _has_points(form: str) -> bool:
     if form == "all":
         return True
     if form in METHODS:
-        return form != "lr_batch"
+        return form not in ("lr_batch", CRITICAL_BATCH)
     law = form_named(form)
     of_size_and_data = {"params", "tokens"} <= set(law.variables)
     of_settings = set(OF_SETTINGS) & set(law.variables)

@@ -48,7 +48,14 @@ _ALL = (
     *overoptimisation.FORMS,
     rl_sigmoid.FORM,
 )
-OTHERS = ("all", "isoflop", "isoflop_akima", "envelope", "lr_batch")  # other names that `fit` takes
+OTHERS = (
+    "all",
+    "isoflop",
+    "isoflop_akima",
+    "envelope",
+    "lr_batch",
+    "critical_batch",
+)  # other names that `fit` takes
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
 
 

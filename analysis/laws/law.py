@@ -272,11 +272,10 @@ class Law(LawFile):
         """Return the form; ValueError for regressions, which predict no loss."""
         if self.form in FORMS:
             return FORMS[self.form]
-        what = (
-            "settings: see analysis.estimation.lr_batch.settings"
-            if self.form == "lr_batch"
-            else "N and D"
-        )
+        what = {
+            "lr_batch": "settings: see analysis.estimation.lr_batch.settings",
+            "critical_batch": "a batch: see analysis.estimation.critical_batch.batch_at",
+        }.get(self.form, "N and D")
         raise ValueError(f"a law of form {self.form} gives {what}; there is no loss to predict")
 
     def _predict(self, values: Mapping[str, Array], level: float, noise: bool) -> Prediction:

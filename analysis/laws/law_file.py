@@ -39,7 +39,7 @@ class LawFile:
 
     form: str
     """Name of the form, as chinchilla, or of a regression: isoflop, isoflop_akima, envelope,
-    lr_batch."""
+    lr_batch, critical_batch."""
     count: str
     """How N is counted: total, non_embedding, with_head, active, multiplying or active_body."""
     parameters: dict[str, float]

@@ -6,6 +6,7 @@ from typing import Any
 
 from analysis.alarms.loss_units import BITS_PER_BYTE
 from analysis.forms.optimum import edge_of
+from analysis.laws.critical_batch_text import critical_batch_lines
 from analysis.laws.isoflop_text import isoflop_notes
 from analysis.laws.known_entropy import true_offset
 from analysis.laws.law_file import LawFile
@@ -160,6 +161,9 @@ def describe_prior(block: Mapping[str, Any]) -> str:
 
 
 def _methods(law: LawFile) -> list[str]:
+    if "critical_batch" in law.methods:
+        level = (law.intervals or {}).get("level", 0.9)
+        return critical_batch_lines(law.methods["critical_batch"], level)
     if "lr_batch" in law.methods:
         return _cells(law.methods["lr_batch"])
     if not law.methods:

@@ -24,7 +24,18 @@ from scaling.schema import OneOf, checked
 NEEDED = ("params", "tokens", "loss")  # columns that a law of pretraining needs
 # Columns that are checked even where the form does not read them: alarms and units do.
 ALWAYS_CHECKED = (*NEEDED, "flops", "weight", "unique_tokens", "experts")
-NUMBERS = (*ALWAYS_CHECKED, "lr", "batch", "examples", "epochs", "pairs", "kl", "reward", "error")
+NUMBERS = (
+    *ALWAYS_CHECKED,
+    "lr",
+    "batch",
+    "at_tokens",
+    "examples",
+    "epochs",
+    "pairs",
+    "kl",
+    "reward",
+    "error",
+)
 TARGETS = {"loss", "reward", "error"}  # of which every form has one
 BESIDE = {"group", "weight", "seed", "trunk", "unique_tokens"}  # columns that alone carry no form
 SIGNED = ("reward",)  # columns that may be negative
@@ -62,6 +73,9 @@ class Columns:
     """Column of the peak learning rate (form=lr_batch)."""
     batch: str = "batch"
     """Column of the tokens of a step (form=lr_batch)."""
+    at_tokens: str = "at_tokens"
+    """Column of the tokens of its trunk before a branch with another batch
+    (form=critical_batch)."""
     examples: str = "examples"
     """Column of the fine-tuning examples."""
     epochs: str = "epochs"
