@@ -116,6 +116,11 @@ def _pair_notes(result: Mapping[str, Any]) -> list[str]:
         f" better. * promoted: q at most {result['rate']:g}. trend: d log k / d log C. seeds"
         f" needed: for {result['difference']:g} {unit}, power 0.8."
     ]
+    if (typical := result.get("effect", {}).get("deviation")) is not None:
+        lines.append(
+            f"P and regret hold that effects are small: log k between two arms has a deviation of"
+            f" about {number(typical, 2)}. k, its interval and q are of the runs alone."
+        )
     for pair in pairs:
         if pair["fades"]:
             lines.append(f"The difference of {pair['b']} to {pair['a']} fades with scale.")
