@@ -16,16 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from analysis.page import two_studies as against
+from analysis.page import compared_studies
 from analysis.page.contents import Material, read_material
 from analysis.page.first_screen import (
-    DEFAULT_LEVEL,
     formula,
     formula_note,
     verdict,
 )
 from analysis.page.index_page import index_page
-from analysis.page.render import comparison, report
+from analysis.page.render import report
 from analysis.page.table_material import read_table
 from analysis.page.wandb_artifact import MODES, mirror_report
 from analysis.runs.columns import Columns
@@ -40,7 +39,7 @@ NO_TABLE = (".json", ".yaml", ".yml", ".html")  # endings of the files that a st
 @dataclass(kw_only=True)
 @checked()
 class ReportConfig:
-    """The study or table whose page is written, two studies side by side, or an index."""
+    """The study or table whose page is written, several studies side by side, or an index."""
 
     runs: str = ""
     """Folder of the study, or a table of runs (CSV, JSONL or Parquet; `example` is the one that
@@ -51,7 +50,7 @@ class ReportConfig:
     """Form of the law that is fitted to a table (scaling fit); not read with law=."""
     columns: Columns = field(default_factory=Columns)
     compare: list[str] = field(default_factory=list)
-    """Folders of two studies to compare, as [runs/A,runs/B], instead of runs."""
+    """Folders of two or more studies to compare, as [runs/A,runs/B], instead of runs."""
     target: str = ""
     """Named test set (eval.sets) whose loss the page shows; empty is that of the law."""
     unit: Annotated[str, OneOf("", *LOSS_UNITS)] = ""
@@ -123,24 +122,22 @@ def write_index(config: ReportConfig) -> None:
 
 
 def compare(config: ReportConfig) -> None:
-    """Write the page of two studies and print the multiplier."""
-    if len(config.compare) != 2 or config.runs:
+    """Write the page of two or more studies and print the multipliers."""
+    if len(config.compare) < 2 or config.runs:
         raise ValueError(
-            f"compare={config.compare} must name two studies, as compare=[runs/A,runs/B], and no"
-            " runs="
+            f"compare={config.compare} must name two studies or more, as compare=[runs/A,runs/B],"
+            " and no runs="
         )
-    a, b = (read_material(folder) for folder in config.compare)
-    page = comparison(a, b)
-    default = a.folder.parent / f"{a.folder.name}-against-{b.folder.name}.html"
-    out = write_text(config.out or default, page)
-    assert a.law is not None
-    assert b.law is not None
-    level = (a.law.intervals or {}).get("level", DEFAULT_LEVEL)
-    names = (a.folder.name, b.folder.name)
-    for flops in reversed(against.common_range(a.law, b.law)):
-        worth = against.multiplier(a.law, b.law, flops, level=level)
-        sys.stdout.write(f"{against.sentence(worth, names, level=level)}\n")
-    sys.stdout.write(f"report written to {Path(out)}\n")
+    result = compared_studies.compared(
+        config.compare, target=config.target, unit=config.unit, on_progress=progress_on_stderr()
+    )
+    names = "-against-".join(Path(folder).resolve().name for folder in config.compare)
+    default = Path(config.compare[0]).resolve().parent / f"{names}.html"
+    out = write_text(config.out or default, compared_studies.page(result))
+    if not result["comparable"]:
+        raise ValueError(f"the studies do not compare: {result['why']} (page written to {out})")
+    lines = [*compared_studies.answer(result), f"report written to {Path(out)}"]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 store("report", ReportConfig)
