@@ -45,6 +45,7 @@ WHOLE = {  # test files of no single module: what they hold
     "test_worker_groups.py": "tests that share a worker",
 }
 COVERED_BY = {  # module: the test file that covers it, below tests/
+    "analysis.figures.batch_charts": "analysis/estimation/test_critical_batch.py",
     "analysis.figures.arm_charts": "analysis/page/test_compared_studies.py",
     "analysis.laws.critical_batch_text": "analysis/estimation/test_critical_batch.py",
     "scaling.schema.memory": "scaling/stages/test_preflight.py",

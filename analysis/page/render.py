@@ -252,7 +252,10 @@ def _tuning(material: Material) -> dict[str, Any]:
         ],
         columns=["params", "tokens", "loss", "lr", "batch"],
     )
-    pictures = run_gallery.tuning_pictures(swept_points(rows), rows)
+    law = material.law
+    level = (law.intervals or {}).get("level", DEFAULT_LEVEL) if law else DEFAULT_LEVEL
+    pictures = run_gallery.critical_batch_pictures(law, level=level)
+    pictures = pictures or run_gallery.tuning_pictures(swept_points(rows), rows)
     missing = (
         "Neither was swept at four values or more at any (N, D) of this study, which takes them"
         " from the rule of its optim settings; sweeps=lr_batch sweeps both."

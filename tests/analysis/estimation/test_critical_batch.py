@@ -7,6 +7,7 @@ import pytest
 from analysis import fit
 from analysis.estimation.critical_batch import batch_at, critical_batch, crossing
 from analysis.laws.law import Law
+from analysis.page.run_gallery import critical_batch_pictures
 from analysis.runs.table import Runs
 
 K, P = 60.0, 0.3
@@ -111,3 +112,11 @@ def test_another_form_gives_no_critical_batch():
     law = fit("example", resamples=0, hindcast=False, sensitivity=False)
     with pytest.raises(ValueError, match="fit form=critical_batch"):
         batch_at(law, 1e7)
+
+
+def test_the_report_draws_the_points_and_the_law():
+    law = law_of(branches(factors=6, k=100.0, noise=0.001))
+    (picture,) = critical_batch_pictures(law, level=0.9)
+    assert "above the largest batch tried" in picture.svg
+    assert "within 0.02 of the least" in picture.caption
+    assert critical_batch_pictures(None, level=0.9) == []
