@@ -268,10 +268,11 @@ def branch_of(cell: CellConfig) -> Branch:
 def trunk_flops(cells: list[CellConfig]) -> float:
     """Return the FLOPs that these branches of one trunk take; the shared part counts once."""
     first = resolve(cells[0])
-    branches = [
-        tuple(map(resolve(cell).tokens_at, ends))
-        for cell, ends in zip(cells, map(branch_of, cells), strict=True)
-    ]
+    branches = []
+    for cell in cells:
+        resolved, (leaves, ends) = resolve(cell), branch_of(cell)
+        tokens_at = resolved.tokens_at
+        branches.append((float(tokens_at(round(leaves))), float(tokens_at(round(ends)))))
     return round(training_length(branches)) * first.shape.flops_per_token
 
 
