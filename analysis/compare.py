@@ -16,6 +16,7 @@ from pathlib import Path
 from analysis.comparing.comparison import compare
 from analysis.comparing.options import CompareConfig
 from analysis.comparing.text import lines_of
+from analysis.solve.progress import progress_on_stderr
 from scaling.app.application import start, store
 from scaling.app.choices import wrote
 from scaling.schema import write_json
@@ -23,7 +24,7 @@ from scaling.schema import write_json
 
 def main(config: CompareConfig) -> None:
     """Compare, write compare.json, print arms, pairs, rankings and what to run next."""
-    result = compare(config)
+    result = compare(config, progress_on_stderr())
     out = write_json(config.out or Path("compare.json"), result)
     if not result["comparable"]:
         raise ValueError(f"the arms do not compare: {result['why']} (written to {out})")

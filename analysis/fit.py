@@ -74,6 +74,7 @@ def main(config: FitConfig) -> None:
         seed=config.intervals.seed,
         hindcast=config.backtest,
         sensitivity=config.sensitivity,
+        tolerance=config.tolerance,
         on_progress=progress_on_stderr(),
     )
     if typed := typed_arguments():

@@ -17,16 +17,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from analysis.estimation.checks import SCHEDULE
-from analysis.page import two_studies as against
+from analysis.page import compared_studies
 from analysis.page.contents import Material, read_material
 from analysis.page.first_screen import (
-    DEFAULT_LEVEL,
     formula,
     formula_note,
     verdict,
 )
 from analysis.page.index_page import index_page
-from analysis.page.render import comparison, report
+from analysis.page.render import report
 from analysis.page.sections.curve_page import curve_page
 from analysis.page.sections.mixture import read_mixture
 from analysis.page.sections.options import ReportConfig
@@ -95,24 +94,22 @@ def read(config: ReportConfig) -> tuple[Material, Path]:
 
 
 def compare(config: ReportConfig) -> None:
-    """Write the page of two studies and print the multiplier."""
-    if len(config.compare) != 2 or config.runs:
+    """Write the page of two or more studies and print the multipliers."""
+    if len(config.compare) < 2 or config.runs:
         raise ValueError(
-            f"compare={config.compare} must name two studies, as compare=[runs/A,runs/B], and no"
-            " runs="
+            f"compare={config.compare} must name two studies or more, as compare=[runs/A,runs/B],"
+            " and no runs="
         )
-    a, b = (read_material(folder) for folder in config.compare)
-    page = comparison(a, b)
-    default = a.folder.parent / f"{a.folder.name}-against-{b.folder.name}.html"
-    out = write_text(config.out or default, page)
-    assert a.law is not None
-    assert b.law is not None
-    level = (a.law.intervals or {}).get("level", DEFAULT_LEVEL)
-    names = (a.folder.name, b.folder.name)
-    for flops in reversed(against.common_range(a.law, b.law)):
-        worth = against.multiplier(a.law, b.law, flops, level=level)
-        sys.stdout.write(f"{against.sentence(worth, names, level=level)}\n")
-    sys.stdout.write(f"report written to {Path(out)}\n")
+    result = compared_studies.compared(
+        config.compare, target=config.target, unit=config.unit, on_progress=progress_on_stderr()
+    )
+    names = "-against-".join(Path(folder).resolve().name for folder in config.compare)
+    default = Path(config.compare[0]).resolve().parent / f"{names}.html"
+    out = write_text(config.out or default, compared_studies.page(result))
+    if not result["comparable"]:
+        raise ValueError(f"the studies do not compare: {result['why']} (page written to {out})")
+    lines = [*compared_studies.answer(result), f"report written to {Path(out)}"]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 store("report", ReportConfig)

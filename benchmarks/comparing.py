@@ -127,17 +127,24 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--draws", type=int, default=300)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--only", default="", help="part of a scenario's name")
     options = parser.parse_args()
-    for scenario in (s for s in SCENARIOS if options.only in s.name):
-        report(scenario, options.repeats, options.draws, options.processes)
+    seeds = range(options.first_seed, options.first_seed + options.repeats)
+    pairs = [
+        report(scenario, seeds, options.draws, options.processes)
+        for scenario in SCENARIOS
+        if options.only in scenario.name
+    ]
+    write("\nall of these arms")
+    calibration(np.concatenate(pairs))
 
 
-def report(scenario: Scenario, repeats: int, draws: int, processes: int) -> None:
-    """Print what the repeats of one scenario give."""
+def report(scenario: Scenario, seeds: range, draws: int, processes: int) -> Array:
+    """Print what the repeats of one scenario give; return P(better) and the truth of its pairs."""
     results: dict[float, list[list[tuple[float, bool, bool, bool]]]] = {}
     for spread in (0.0, *SPREADS):
-        tasks = [(scenario, spread, seed, draws) for seed in range(repeats)]
+        tasks = [(scenario, spread, seed, draws) for seed in seeds]
         if processes > 1:
             with process_pool(processes) as pool:
                 results[spread] = list(pool.map(repeat, tasks))
@@ -150,6 +157,12 @@ def report(scenario: Scenario, repeats: int, draws: int, processes: int) -> None
     write(f"  no effect: any arm promoted in {promoted:.1%}")
     write("  90 % intervals of k held " + ", ".join(f"{v:.0%}" for v in inside.values()))
     pairs = np.array([row[:2] for s in SPREADS for rows in results[s] for row in rows], float)
+    calibration(pairs)
+    return pairs
+
+
+def calibration(pairs: Array) -> None:
+    """Print how often b was better where P(b better) was in a bin, from pairs (n, 2) of both."""
     places = np.clip(np.digitize(pairs[:, 0], BINS) - 1, 0, len(BINS) - 2)
     for i in range(len(BINS) - 1):
         here = pairs[places == i]

@@ -47,6 +47,7 @@ REGRESSIONS = (
     ("envelope", "N*, D* = k C^a along the lower envelope of training curves", "Hoffmann et al. 2022, approach 1", "a study's curves"),
     ("schedule", "L along a learning rate: multi-power and annealing law, averaged", "Luo et al. 2025, arXiv 2503.12811; Tissue et al. 2024, arXiv 2408.11029", "schedule, step, lr, loss; a study's curves"),
     ("lr_batch", "lr* = k N^p D^q, batch* = k D^q", "Step Law 2025, arXiv 2503.04715", "params, tokens, loss, lr, batch"),
+    ("critical_batch", "B_crit = k T^p", "Merrill et al. 2025, arXiv 2505.23971", "at_tokens, batch, loss, trunk"),
 )  # fmt: skip
 PYTHON = {  # object: what to say of it beside its docstring
     "Reading runs": ("load_runs", "Runs", "Columns"),

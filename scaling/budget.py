@@ -6,15 +6,21 @@ The one module that knows both layers and widths, and N, D and C.
 import math
 from dataclasses import dataclass, replace
 
-from scaling.config import CellConfig, FinalConfig
+from scaling.config import LR_POWERS, CellConfig, FinalConfig
 from scaling.schema import Branch, Shape, training_length, training_memory_bytes, tuning_lr
+
+LEAST_BRANCH_STEPS = 2  # of a branch with another batch: one at the whole rate, one that decays
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
     """The numbers of a cell. Tokens fill whole steps; FLOPs are exact for these tokens.
 
-    rows: rows of `context` tokens in a step
+    batch_tokens, peak_lr: of the cell's own steps; a branch with another batch (`branch.at_tokens`)
+        leaves a trunk whose batch has `rows` rows of `context` tokens, at `trunk_lr`
+    own_rate: peak_lr over trunk_lr, 1 for other cells
+    rows: rows of a step of the trunk, which pass at once
+    leaves: the step at which the cell leaves its trunk
     decay_start: the step at which the learning rate begins to fall
     flops, flops_6nd: all FLOPs of the training, and their approximation 6 N D
     memory_bytes: of one device, for the rows that pass at once (scaling.schema.memory)
@@ -27,7 +33,10 @@ class Resolved:
     batch_tokens: int
     rows: int
     peak_lr: float
+    trunk_lr: float
+    own_rate: float
     warmup_steps: int
+    leaves: int
     decay_start: int
     flops: float
     flops_6nd: float
@@ -38,6 +47,11 @@ class Resolved:
     def tokens_per_param(self) -> float:
         """D/N with N the matrices that multiply, head included."""
         return self.n_tokens / self.shape.params.with_head
+
+    def tokens_at(self, step: int) -> int:
+        """Return the tokens of the first `step` steps, of the trunk and of the cell's own."""
+        own = max(0, step - self.leaves)
+        return (step - own) * self.rows * self.shape.context + own * self.batch_tokens
 
 
 def resolve(cell: CellConfig) -> Resolved:
@@ -55,23 +69,22 @@ def resolve(cell: CellConfig) -> Resolved:
             f"set {shape.context * max(1, round(batch / shape.context))}"
         )
     rows_per_rank(batch // shape.context, cell.machine.ranks)
-    budget_tokens = _tokens(cell, shape)
-    n_steps = round(budget_tokens / batch)
-    if n_steps < 1:
-        raise ValueError(
-            f"the budget gives {budget_tokens:.3g} tokens, less than half a batch of {batch}; "
-            "raise the budget or lower optim.batch_tokens"
-        )
-    n_tokens = n_steps * batch
+    steps = _steps(cell, shape, batch)
+    n_tokens = steps.n_tokens
+    own_rate = cell.branch.batch_factor ** LR_POWERS[cell.branch.lr_rule]
+    trunk_lr = cell.optim.peak_lr or recipe.peak_lr(shape.d_model)
     return Resolved(
         shape=shape,
         n_tokens=n_tokens,
-        n_steps=n_steps,
-        batch_tokens=batch,
+        n_steps=steps.ends,
+        batch_tokens=batch * cell.branch.batch_factor,
         rows=batch // shape.context,
-        peak_lr=cell.optim.peak_lr or recipe.peak_lr(shape.d_model),
+        peak_lr=trunk_lr * own_rate,
+        own_rate=own_rate,
+        trunk_lr=trunk_lr,
         warmup_steps=cell.schedule.warmup_steps,
-        decay_start=n_steps - max(1, round(cell.schedule.decay * n_steps)),
+        leaves=steps.leaves,
+        decay_start=steps.decay_start,
         flops=shape.flops_per_token * n_tokens,
         flops_6nd=6.0 * shape.params.multiplying * n_tokens,
         memory_bytes=round(
@@ -84,6 +97,54 @@ def resolve(cell: CellConfig) -> Resolved:
             )
         ),
         copied_bytes=copied_bytes(cell, shape),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """Where a cell leaves its trunk, begins to decay and ends, in steps, and its tokens."""
+
+    leaves: int
+    decay_start: int
+    ends: int
+    n_tokens: int
+
+
+def _steps(cell: CellConfig, shape: Shape, batch: int) -> Steps:
+    """Return the steps of a cell whose trunk has a batch of so many tokens."""
+    if cell.branch.is_set:
+        return _branch_steps(cell, batch)
+    budget_tokens = _tokens(cell, shape)
+    ends = round(budget_tokens / batch)
+    if ends < 1:
+        raise ValueError(
+            f"the budget gives {budget_tokens:.3g} tokens, less than half a batch of {batch}; "
+            "raise the budget or lower optim.batch_tokens"
+        )
+    decay_start = ends - max(1, round(cell.schedule.decay * ends))
+    return Steps(leaves=decay_start, decay_start=decay_start, ends=ends, n_tokens=ends * batch)
+
+
+def _branch_steps(cell: CellConfig, batch: int) -> Steps:
+    """Return the steps of a branch with another batch; ValueError for a budget beside its own."""
+    branch, own_batch = cell.branch, batch * cell.branch.batch_factor
+    if given := cell.budget.given():
+        raise ValueError(
+            f"budget sets {given}, and branch.tokens={branch.tokens:g} is the budget of a branch;"
+            " leave one of them out"
+        )
+    leaves, own = round(branch.at_tokens / batch), round(branch.tokens / own_batch)
+    if leaves < 1 or own < LEAST_BRANCH_STEPS:
+        raise ValueError(
+            f"branch.at_tokens={branch.at_tokens:g} and branch.tokens={branch.tokens:g} are"
+            f" {leaves} steps of {batch} tokens and {own} of {own_batch}; a branch needs 1 and"
+            f" {LEAST_BRANCH_STEPS} or more: raise them, or lower branch.batch_factor"
+        )
+    return Steps(
+        leaves=leaves,
+        decay_start=leaves + own - max(1, round(cell.schedule.decay * own)),
+        ends=leaves + own,
+        n_tokens=leaves * batch + own * own_batch,
     )
 
 
@@ -201,13 +262,18 @@ def trunk_steps(cells: list[CellConfig]) -> int:
 def branch_of(cell: CellConfig) -> Branch:
     """Return the steps at which a cell leaves its trunk and ends; one trained alone leaves at 0."""
     r = resolve(cell)
-    return (r.decay_start if cell.schedule.name == "wsd" else 0, r.n_steps)
+    return (r.leaves if cell.schedule.name == "wsd" else 0, r.n_steps)
 
 
 def trunk_flops(cells: list[CellConfig]) -> float:
     """Return the FLOPs that these branches of one trunk take; the shared part counts once."""
     first = resolve(cells[0])
-    return trunk_steps(cells) * first.batch_tokens * first.shape.flops_per_token
+    branches = []
+    for cell in cells:
+        resolved, (leaves, ends) = resolve(cell), branch_of(cell)
+        tokens_at = resolved.tokens_at
+        branches.append((float(tokens_at(round(leaves))), float(tokens_at(round(ends)))))
+    return round(training_length(branches)) * first.shape.flops_per_token
 
 
 def core_seconds(flops: float, steps: int) -> float:

@@ -18,7 +18,6 @@ PAGE = ROOT / "docs" / "reference" / "alarms.md"
 LAWS = ROOT / "docs" / "explanations" / "laws.md"
 COMPUTED = {  # codes that the source computes: the text of the expression, and its values
     "f'no_{axis}_law'": [f"no_{axis}_law" for axis in AXES],
-    "f'other_{what}'": [f"other_{what}" for what in ("corpus", "vocab_size", "test_tokens")],
     "status": [
         *("not_identified", "bound_hit", "max_iter"),  # of a law
         *(status.value for status in Status if status != Status.DONE),  # of cells

@@ -14,6 +14,7 @@ import numpy as np
 from analysis.comparing.arms import Arm, measure_of, records_of, study_arms, table_arms, unit_of
 from analysis.comparing.comparability import Verdict, check_measured, judge, left_out
 from analysis.comparing.draws import ArmLaw, budgets, curves_of, law_of, shared_weights
+from analysis.comparing.effects import EFFECT, Believed, believed
 from analysis.comparing.evidence import benjamini_hochberg
 from analysis.comparing.matching import form_for, on_common_points
 from analysis.comparing.multiplier import percentiles
@@ -22,16 +23,18 @@ from analysis.comparing.pairs import Setting, pair_of, refusal
 from analysis.comparing.points import places
 from analysis.comparing.rankings import common_of, hindcast, single_size
 from analysis.forms import Array
+from analysis.solve.progress import OnProgress, no_progress
 from scaling.schema import code_version
 
 SCHEMA = 1
 SURE = 0.5  # p_better that a promotion needs beside its q-value
 
 
-def compare(config: CompareConfig) -> dict[str, Any]:
+def compare(config: CompareConfig, on_progress: OnProgress = no_progress) -> dict[str, Any]:
     """Return the content of compare.json.
 
     config: what is compared, and at which compute
+    on_progress: takes (stage, done, total) of steps that take long
 
     What cannot be compared has `comparable` false and `why`. Raises ValueError for studies and
     tables that cannot be read.
@@ -50,7 +53,7 @@ def compare(config: CompareConfig) -> dict[str, Any]:
     verdict = judge(arms, measure)
     if not verdict.comparable:
         return _refused(config, verdict, [arm.name for arm in arms])
-    return compare_arms(arms, config, verdict)
+    return compare_arms(arms, config, verdict, on_progress=on_progress)
 
 
 def _refused(config: CompareConfig, verdict: Verdict, names: Sequence[str]) -> dict[str, Any]:
@@ -77,7 +80,12 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def compare_arms(
-    arms: Sequence[Arm], config: CompareConfig, verdict: Verdict, *, thorough: bool = True
+    arms: Sequence[Arm],
+    config: CompareConfig,
+    verdict: Verdict,
+    *,
+    thorough: bool = True,
+    on_progress: OnProgress = no_progress,
 ) -> dict[str, Any]:
     """Compare arms whose losses compare; return the content of compare.json.
 
@@ -86,31 +94,35 @@ def compare_arms(
     verdict: that they compare, and what they differ in
     thorough: whether alarms of each fit are looked for, and both rankings tested at withheld
         budgets; a simulation of many comparisons needs neither
+    on_progress: takes (stage, done, total) of steps that take long
     """
     draws = config.intervals
     form, ray = form_for(arms, config.form)
     arms, matched, said = on_common_points(arms, form)
     where = places([arm.runs.table for arm in arms])
     weights = shared_weights(where, draws.resamples, draws.seed)
-    laws = [
-        law_of(arm.runs, form, weights, units, level=draws.level, judged=thorough)
-        for arm, units in zip(arms, where.units, strict=True)
-    ]
+    laws = []
+    for i, (arm, units) in enumerate(zip(arms, where.units, strict=True)):
+        on_progress("laws of the arms", i, len(arms))
+        laws.append(law_of(arm.runs, form, weights, units, level=draws.level, judged=thorough))
+    on_progress("laws of the arms", len(arms), len(arms))
     largest = min(law.largest for law in laws)
     target = config.target.flops or largest
     flops = budgets(target)
     points, drawn = curves_of(
         laws, [arm.runs for arm in arms], flops, seed=draws.seed, matched=matched
     )
+    whys = [refusal(law, arm.name, target) for arm, law in zip(arms, laws, strict=True)]
     setting = Setting(
         target=target, flops=flops, points=points, drawn=drawn, level=draws.level,
-        difference=config.difference,
+        difference=config.difference, whys=whys,
+        believed=_believed(points, drawn, flops, whys, draws.seed),
     )  # fmt: skip
-    pairs = [
-        pair_of(i, j, arms, laws, where, setting)
-        for i in range(len(arms))
-        for j in range(i + 1, len(arms))
-    ]
+    pairs = []
+    for i in range(len(arms)):
+        on_progress("pairs of arms", i, len(arms))
+        pairs += [pair_of(i, j, arms, where, setting) for j in range(i + 1, len(arms))]
+    on_progress("pairs of arms", len(arms), len(arms))
     _promote(pairs, arms[0].name, config.rate)
     common = common_of(arms, where)
     ranking = single_size(arms, common)
@@ -131,24 +143,47 @@ def compare_arms(
         "rate": config.rate,
         "difference": config.difference,
         "form": form.name,
+        "effect": {
+            "prior": EFFECT,
+            "deviation": setting.believed.deviation if setting.believed else None,
+        },
         "arms": _arms(arms, laws, setting),
         "pairs": pairs,
         "single_size_ranking": ranking["order"] if ranking else None,
         "single_size": ranking,
-        "hindcast": hindcast(arms, where, common, form) if thorough else None,
+        "hindcast": hindcast(arms, where, common, form, on_progress)
+        if thorough else None,
         "inputs": {arm.name: arm.runs.inputs for arm in arms},
         "code": code_version(),
     }  # fmt: skip
 
 
+def _believed(
+    points: Sequence[Array], drawn: Sequence[Array], flops: Array, whys: Sequence[str], seed: int
+) -> Believed | None:
+    """Return what is believed of the losses of the usable arms at the target; None without one."""
+    at = len(flops) // 2  # the target is the middle budget
+    usable = [i for i, why in enumerate(whys) if not why]
+    if not usable:
+        return None
+    step = 2 * float(np.log(flops[at + 1] / flops[at]))
+    slopes = [(points[i][at - 1] - points[i][at + 1]) / step for i in usable]
+    return believed(
+        np.array([points[i][at] for i in usable]),
+        np.column_stack([drawn[i][:, at] for i in usable]),
+        float(np.mean(slopes)),
+        seed,
+    )
+
+
 def _arms(arms: Sequence[Arm], laws: Sequence[ArmLaw], setting: Setting) -> list[dict[str, Any]]:
     """Return the entries of the arms; those whose law does not reach the target have no loss."""
     at = len(setting.flops) // 2  # the target is the middle budget
-    whys = [refusal(law, arm.name, setting.target) for arm, law in zip(arms, laws, strict=True)]
-    usable = [i for i, why in enumerate(whys) if not why]
+    usable = setting.usable
     several = len(usable) > 1
-    best, regret = _best(np.column_stack([np.exp(setting.drawn[i][:, at]) for i in usable])
-                         if usable else np.empty((0, 0)))  # fmt: skip
+    best, regret = _best(
+        np.exp(setting.believed.log_loss) if setting.believed else np.empty((0, 0))
+    )
     entries = []
     for i, (arm, law) in enumerate(zip(arms, laws, strict=True)):
         known = i in usable
@@ -163,7 +198,7 @@ def _arms(arms: Sequence[Arm], laws: Sequence[ArmLaw], setting: Setting) -> list
             "runs": len(arm.runs),
             "seeds": arm.seeds,
             "largest_flops": law.largest,
-            "why": whys[i],
+            "why": setting.whys[i],
             "alarms": [{"code": a.code, "sentence": a.sentence} for a in law.alarms],
         })  # fmt: skip
     return entries

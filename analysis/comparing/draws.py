@@ -196,7 +196,8 @@ def budgets(target: float) -> Array:
 def curve(form: Form, parameters: Array, flops: Array, runs: Runs) -> Array:
     """Return log L*(C) at budgets (K,), for parameters (S, P): (S, K), falling in C.
 
-    A grid of sizes and a parabola about the best give the least loss of each budget.
+    The form's own optimum gives the least loss of each budget where it has one and C = 6ND; else a
+    grid of sizes and a parabola about the best do.
     """
     if "params" not in form.variables:  # a law along a ray
         by_name = {name: parameters[:, i, None] for i, name in enumerate(form.parameters)}
@@ -205,6 +206,8 @@ def curve(form: Form, parameters: Array, flops: Array, runs: Runs) -> Array:
         return np.minimum.accumulate(logs, axis=1)
     count = runs.token_flops
     ends = [[params_at_ratio(c, r, count) for c in flops] for r in RATIOS[::-1]]
+    if count is None and form.optimum is not None:
+        return np.minimum.accumulate(_at_optimum(form, parameters, flops, np.log(ends)), axis=1)
     n = np.exp(np.linspace(np.log(ends[0]), np.log(ends[1]), SIZES))  # (sizes, K)
     d = flops / per_token(n, count)
     values = {"params": n, "tokens": d, "flops": 6 * n * d}
@@ -212,6 +215,16 @@ def curve(form: Form, parameters: Array, flops: Array, runs: Runs) -> Array:
         _least(form, parameters[i : i + BLOCK], values) for i in range(0, len(parameters), BLOCK)
     ]
     return np.minimum.accumulate(np.concatenate(curves), axis=1)
+
+
+def _at_optimum(form: Form, parameters: Array, flops: Array, log_ends: Array) -> Array:
+    """Return log L at the form's optimum for C = 6ND (S, K), with N between ends (2, K) in logs."""
+    assert form.optimum is not None
+    by_name = {name: parameters[:, i, None] for i, name in enumerate(form.parameters)}
+    with np.errstate(all="ignore"):
+        n = np.exp(np.clip(np.asarray(form.optimum(by_name, flops[None])), *log_ends))
+        values = {"params": n, "tokens": flops / (6 * n), "flops": np.broadcast_to(flops, n.shape)}
+        return np.log(form.predict(by_name, values))
 
 
 def _least(form: Form, parameters: Array, values: dict[str, Array]) -> Array:

@@ -23,14 +23,16 @@ def log_multiplier(a: Array, b: Array, log_flops: Array, at: float) -> Array:
     -inf where b does not reach a's loss with `FARTHEST` times the compute. A loss that b undercuts
     at every budget gives log k at the least budget, so that |log k| is at most log `FARTHEST`.
     """
-    loss = np.array([np.interp(at, log_flops, row) for row in a])[:, None]
+    step = log_flops[1] - log_flops[0]
+    place = np.clip((at - log_flops[0]) / step, 0, a.shape[1] - 1)
+    left = min(int(place), a.shape[1] - 2)
+    loss = (a[:, left] + (place - left) * (a[:, left + 1] - a[:, left]))[:, None]
     above = (b > loss).sum(axis=1)
     rows, last = np.arange(len(b)), b.shape[1] - 1
     right = np.clip(above, 1, last)
     high, low = b[rows, right - 1], b[rows, right]
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(high > low, (high - loss[:, 0]) / (high - low), 0.0)
-    step = log_flops[1] - log_flops[0]
     needed = log_flops[right - 1] + step * np.clip(share, 0.0, 1.0)
     log_k = np.where(above > last, -np.inf, at - needed)
     return np.where(np.isnan(loss[:, 0]) | np.isnan(b).any(axis=1), np.nan, log_k)

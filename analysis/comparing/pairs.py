@@ -8,6 +8,7 @@ import numpy as np
 
 from analysis.comparing.arms import Arm
 from analysis.comparing.draws import ArmLaw
+from analysis.comparing.effects import Believed
 from analysis.comparing.evidence import (
     always_valid,
     deviation_about_trend,
@@ -29,6 +30,8 @@ class Setting:
     points, drawn: curves of log L* of each arm (K,), and of its draws (S, K)
     level: of intervals
     difference: in loss that matters
+    whys: why the law of an arm gives no loss at the target, empty where it gives one
+    believed: of the losses of the usable arms at the target, None without one
     """
 
     target: float
@@ -37,6 +40,13 @@ class Setting:
     drawn: Sequence[Array]
     level: float
     difference: float
+    whys: Sequence[str]
+    believed: Believed | None
+
+    @property
+    def usable(self) -> list[int]:
+        """The arms whose law gives a loss at the target: the columns of `believed`."""
+        return [i for i, why in enumerate(self.whys) if not why]
 
 
 def refusal(law: ArmLaw, name: str, target: float) -> str:
@@ -52,20 +62,20 @@ def refusal(law: ArmLaw, name: str, target: float) -> str:
 
 
 def pair_of(
-    i: int, j: int, arms: Sequence[Arm], laws: Sequence[ArmLaw], places: Places, setting: Setting
+    i: int, j: int, arms: Sequence[Arm], places: Places, setting: Setting
 ) -> dict[str, Any]:
     """Return the entry of compare.json of two arms; k is None where a law does not give it.
 
     i, j: the arms a and b
-    arms, laws, places: of all arms
+    arms, places: of all arms
     setting: the target and the curves
 
-    p_value is one-sided, of b being no better than a.
+    k, its interval, its trend and p_value, which is one-sided, of b being no better than a, are of
+    the runs alone. p_better has the prior over effects too (`analysis.comparing.effects`).
     """
     names = [arms[k].name for k in (i, j)]
     pair: dict[str, Any] = {"a": names[0], "b": names[1]}
-    whys = [refusal(laws[k], arms[k].name, setting.target) for k in (i, j)]
-    why = "; ".join(filter(None, whys))
+    why = "; ".join(filter(None, (setting.whys[k] for k in (i, j))))
     keys = ("k", "k_interval", "p_better", "p_value", "trend", "trend_interval", "fades")
     pair |= dict.fromkeys(keys) if why else _from_curves(i, j, setting)
     return pair | _from_runs(i, j, arms, places, setting) | {"why": why}
@@ -80,7 +90,9 @@ def _from_curves(i: int, j: int, setting: Setting) -> dict[str, Any]:
     points = (setting.points[i][None], setting.points[j][None])
     log_k = log_multiplier(a, b, logs, at)
     slopes = trend(a, b, logs, at)
-    better = float((log_k > 0).mean() + (log_k == 0).mean() / 2) if len(log_k) else 0.5
+    better = 0.5
+    if setting.believed:
+        better = setting.believed.p_better(setting.usable.index(i), setting.usable.index(j))
     ends, slope_ends = (percentiles(v, setting.level) for v in (log_k, slopes))
     k = float(np.exp(log_multiplier(points[0], points[1], logs, at)[0]))
     slope = float(trend(points[0], points[1], logs, at)[0])

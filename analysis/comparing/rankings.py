@@ -17,6 +17,7 @@ from analysis.comparing.points import Places, common_points, point_means
 from analysis.estimation.checks import check_table
 from analysis.forms import Array, Form, column
 from analysis.solve.objective import Objective, problem_of
+from analysis.solve.progress import OnProgress, no_progress
 from analysis.solve.solver import minimise
 from analysis.validate.hindcast import LEAST_SHARE, SAME_LEVEL
 
@@ -85,7 +86,11 @@ def levels_of(flops: Array) -> list[Array]:
 
 
 def hindcast(
-    arms: Sequence[Arm], places: Places, common: Common, form: Form
+    arms: Sequence[Arm],
+    places: Places,
+    common: Common,
+    form: Form,
+    on_progress: OnProgress = no_progress,
 ) -> dict[str, Any] | None:
     """Return how many orders of two arms each ranking predicted at withheld budgets.
 
@@ -94,10 +99,15 @@ def hindcast(
     levels = levels_of(common.flops)
     right = {"laws": 0.0, "single_size": 0.0}
     total = 0
-    for cut in range(min(MOST_CUTOFFS, len(levels) - LEAST_BUDGETS)):
+    cuts = max(0, min(MOST_CUTOFFS, len(levels) - LEAST_BUDGETS))
+    for cut in range(cuts):
         withheld, left = levels[cut], np.concatenate(levels[cut + 1 :])
         below = float(common.flops[withheld].min()) / np.sqrt(SAME_LEVEL)
-        predicted = np.array([_predicted(arm, form, below, common, withheld) for arm in arms])
+        fits = []
+        for i, arm in enumerate(arms):
+            on_progress("withheld budgets", cut * len(arms) + i, cuts * len(arms))
+            fits.append(_predicted(arm, form, below, common, withheld))
+        predicted = np.array(fits)
         seen = common.log_loss[:, withheld]
         at_one = common.log_loss[:, left[0]][:, None]
         for i, j in zip(*np.triu_indices(len(arms), 1), strict=True):
@@ -107,6 +117,8 @@ def hindcast(
             total += len(withheld)
             right["laws"] += _agreement(truth, predicted[i] - predicted[j])
             right["single_size"] += _agreement(truth, at_one[i] - at_one[j])
+    if cuts:
+        on_progress("withheld budgets", cuts * len(arms), cuts * len(arms))
     if not total:
         return None
     shares = {name: n / total for name, n in right.items()}

@@ -24,7 +24,7 @@ def lines_of(result: Mapping[str, Any]) -> list[str]:
         verdict_lines(result),
         alarm_lines(result),
         ["", *_table(ARM_COLUMNS, arm_rows(result))],
-        ["", *_table(PAIR_COLUMNS, pair_rows(result)), *_pair_notes(result)],
+        ["", *_table(PAIR_COLUMNS, pair_rows(result)), *pair_notes(result)],
         ["", *ranking_lines(result)],
         ["", "Next:", *(f"  {line}" for line in next_lines(result))],
     ]
@@ -44,7 +44,7 @@ def section_rows(result: Mapping[str, Any]) -> dict[str, tuple[Sequence[str], li
     }
 
 
-def verdict_lines(result: Mapping[str, Any]) -> list[str]:
+def verdict_lines(result: Mapping[str, Any], *, wrapped: bool = True) -> list[str]:
     """Return that the arms compare, what the question is and what else differs."""
     target, unit = result["target"], result["unit"].replace("_", " ")
     by = "" if target["given"] else " (the largest compute that all arms have)"
@@ -54,7 +54,7 @@ def verdict_lines(result: Mapping[str, Any]) -> list[str]:
     ]
     lines += [f"Differs by accident: {phrase}." for phrase in result["accidents"]]
     lines += [f"Question: {phrase}." for phrase in result["question"]]
-    return [w for line in [*lines, *result["notes"]] for w in _wrapped(line)]
+    return _folded([*lines, *result["notes"]], wrapped)
 
 
 def alarm_lines(result: Mapping[str, Any]) -> list[str]:
@@ -107,7 +107,7 @@ def _of_reference(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [pair for pair in result["pairs"] if pair["a"] == result["reference"]]
 
 
-def _pair_notes(result: Mapping[str, Any]) -> list[str]:
+def pair_notes(result: Mapping[str, Any], *, wrapped: bool = True) -> list[str]:
     """Explain the columns, and say which gains are real and which fade."""
     pairs = _of_reference(result)
     unit = "bits per byte" if result["unit"] == "bits_per_byte" else "nats"
@@ -116,6 +116,11 @@ def _pair_notes(result: Mapping[str, Any]) -> list[str]:
         f" better. * promoted: q at most {result['rate']:g}. trend: d log k / d log C. seeds"
         f" needed: for {result['difference']:g} {unit}, power 0.8."
     ]
+    if (typical := result.get("effect", {}).get("deviation")) is not None:
+        lines.append(
+            f"P and regret hold that effects are small: log k between two arms has a deviation of"
+            f" about {number(typical, 2)}. k, its interval and q are of the runs alone."
+        )
     for pair in pairs:
         if pair["fades"]:
             lines.append(f"The difference of {pair['b']} to {pair['a']} fades with scale.")
@@ -123,10 +128,10 @@ def _pair_notes(result: Mapping[str, Any]) -> list[str]:
             paired = pair["paired_seeds"]
             by = f"{paired} pairs of one seed" if paired else "pairs of one (N, D), seeds apart"
             lines.append(f"{pair['b']} against {pair['a']}: {by}; p at every look {number(p, 2)}.")
-    return [w for line in lines for w in _wrapped(line)]
+    return _folded(lines, wrapped)
 
 
-def ranking_lines(result: Mapping[str, Any]) -> list[str]:
+def ranking_lines(result: Mapping[str, Any], *, wrapped: bool = True) -> list[str]:
     """Return both rankings and which of them predicted withheld budgets."""
     by_law = [row[0] for row in arm_rows(result) if row[3] != "–"]
     by_law.sort(key={a["study"]: a["loss_at_target"] for a in result["arms"]}.__getitem__)
@@ -153,10 +158,10 @@ def ranking_lines(result: Mapping[str, Any]) -> list[str]:
             f" {cast['laws']:.0%}, the single size {cast['single_size']:.0%}; ahead:"
             f" {winner[cast['winner']]}."
         )
-    return [w for line in lines for w in _wrapped(line)]
+    return _folded(lines, wrapped)
 
 
-def next_lines(result: Mapping[str, Any]) -> list[str]:
+def next_lines(result: Mapping[str, Any], *, wrapped: bool = True) -> list[str]:
     """Say what to run next, with commands where the arms are studies."""
     lines, flops = [], f"target.flops={power(result['target']['flops'], 3)}"
     folders = {
@@ -194,7 +199,7 @@ def next_lines(result: Mapping[str, Any]) -> list[str]:
                 )
     if result["target"]["extrapolation"] > FAR:
         lines.append("the target is far beyond the data: confirm the order at one larger size")
-    return [w for line in lines or ["nothing; the arms are decided"] for w in _wrapped(line)]
+    return _folded(lines or ["nothing; the arms are decided"], wrapped)
 
 
 def _seed_hint(folders: Mapping[str, str], pair: Mapping[str, Any]) -> str:
@@ -208,6 +213,11 @@ def _seed_hint(folders: Mapping[str, str], pair: Mapping[str, Any]) -> str:
 
 def _probability(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def _folded(lines: Sequence[str], wrapped: bool) -> list[str]:
+    """Return lines of at most `WIDTH`, or one a sentence for a page."""
+    return [w for line in lines for w in _wrapped(line)] if wrapped else list(lines)
 
 
 def _wrapped(text: str) -> list[str]:

@@ -1,9 +1,9 @@
 """Forms with a method of their own: IsoFLOP vertices, envelope, optimal rate and batch, surface.
 
-`form=isoflop`, `form=isoflop_akima`, `form=envelope` and `form=lr_batch` give a `Law` that plans
-read as any other. It has N* = k_params C^a and D* = k_tokens C^b, or learning rate and batch, and
-predicts no loss. C is the column flops, 6ND in a table without one. `form=surface` predicts loss
-and settings (`analysis.estimation.surfaces.fit`).
+`form=isoflop`, `form=isoflop_akima`, `form=envelope`, `form=lr_batch` and `form=critical_batch`
+give a `Law` that plans read as any other. It has N* = k_params C^a and D* = k_tokens C^b, or
+learning rate and batch, or the critical batch, and predicts no loss. C is the column flops, 6ND in
+a table without one. `form=surface` predicts loss and settings (`analysis.estimation.surfaces.fit`).
 """
 
 from collections.abc import Callable, Mapping
@@ -14,6 +14,9 @@ from analysis.alarms.loss_units import loss_unit_alarm, unit_of_law
 from analysis.alarms.of_fit import edge_alarm
 from analysis.alarms.of_table import table_alarms
 from analysis.alarms.units import unit_alarms
+from analysis.estimation.critical_batch import FORM as CRITICAL_BATCH
+from analysis.estimation.critical_batch import NEEDED as CRITICAL_BATCH_NEEDED
+from analysis.estimation.critical_batch import critical_batch
 from analysis.estimation.envelope import envelope
 from analysis.estimation.isoflop import Isoflop
 from analysis.estimation.isoflop_akima import akima
@@ -67,12 +70,14 @@ METHODS: Mapping[str, Callable[..., Law]] = {
     "envelope": _envelope_law,
     "lr_batch": lr_batch,
     "surface": surface,
+    CRITICAL_BATCH: critical_batch,
 }
 NEEDED_BY: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(METHODS, NEEDED),
     "isoflop": ("params", "tokens"),  # a table without a loss is one of optima
     "lr_batch": LR_BATCH_NEEDED,
     "surface": SURFACE_NEEDED,
+    CRITICAL_BATCH: CRITICAL_BATCH_NEEDED,
 }
 
 

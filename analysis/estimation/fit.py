@@ -21,7 +21,7 @@ from analysis.alarms.alarm import Alarm
 from analysis.alarms.loss_units import unit_of_law
 from analysis.alarms.methods import methods_disagree
 from analysis.alarms.of_logs import log_alarms
-from analysis.estimation.allocation_laws import METHODS
+from analysis.estimation.allocation_laws import CRITICAL_BATCH, METHODS
 from analysis.estimation.checks import (
     SCHEDULE,
     check_columns,
@@ -29,6 +29,7 @@ from analysis.estimation.checks import (
     needed_columns,
     stage_of,
 )
+from analysis.estimation.critical_batch import TOLERANCE
 from analysis.estimation.downstream import rank_downstream, two_steps_law
 from analysis.estimation.envelope import envelope
 from analysis.estimation.fit_blocks import Estimate, peak_block, scatter_block
@@ -79,6 +80,7 @@ def fit(
     seed: int = 0,
     hindcast: bool = True,
     sensitivity: bool = True,
+    tolerance: float = TOLERANCE,
     on_progress: OnProgress = no_progress,
 ) -> Law:
     """Fit a form to runs and return the law.
@@ -104,6 +106,7 @@ def fit(
     seed: of the resamples
     hindcast: whether to withhold the largest budgets and predict them
     sensitivity: whether to fit other objectives and subsets of the rows too
+    tolerance: loss above the least that a batch may cost (form=critical_batch)
     on_progress: takes (stage, done, total) of steps that take long
 
     Where rows of one (N, D) differ in settings, the best of each is fitted
@@ -148,7 +151,8 @@ def fit(
         on_progress=on_progress,
     )
     if form in METHODS:
-        law = METHODS[form](runs, **settings.intervals)
+        own = {"tolerance": tolerance} if form == CRITICAL_BATCH else {}
+        law = METHODS[form](runs, **settings.intervals, **own)
     elif form == "all":
         law = _fit_all(runs, objective, settings)
     elif form == "repetition":

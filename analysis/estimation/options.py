@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from analysis.estimation.checks import WEIGHTINGS, needed_columns, stage_of
+from analysis.estimation.critical_batch import TOLERANCE
 from analysis.estimation.prior_fit import PRIORS
 from analysis.forms import current_form
 from analysis.runs.cells import FORM_OF
@@ -121,6 +122,9 @@ class FitConfig:
     sensitivity: bool = True
     """Refit with other objectives and without the rows at the ends, and show how far the law
     moves."""
+    tolerance: Annotated[float, Range(0, 100, above=True)] = TOLERANCE
+    """Loss above the least, in the unit of the losses, up to which a batch is not above the
+    critical one (form=critical_batch)."""
     fixed: dict[str, Annotated[float, Range(-MOST, MOST)]] = field(default_factory=dict)
     """Parameters that are held at a value instead of fitted, as +fixed.alpha=0.35."""
     columns: Columns = field(default_factory=Columns)

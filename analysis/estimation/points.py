@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from analysis.estimation.allocation_laws import METHODS
+from analysis.estimation.allocation_laws import CRITICAL_BATCH, METHODS
 from analysis.forms import COMPARISONS, column, form_named
 from analysis.laws.law import Law
 from analysis.runs.replicates import best_rows
@@ -53,7 +53,7 @@ def _has_points(form: str) -> bool:
     if form in COMPARISONS:
         return form != "downstream"
     if form in METHODS:
-        return form not in ("lr_batch", "surface")
+        return form not in ("lr_batch", "surface", CRITICAL_BATCH)
     law = form_named(form)
     of_size_and_data = {"params", "tokens"} <= set(law.variables)
     of_settings = set(OF_SETTINGS) & set(law.variables)

@@ -20,7 +20,6 @@ from analysis.figures.canvas import (
     LETTERS,
     LETTERS_POINTS,
     MOST_TIPS,
-    SERIES,
     TIP,
     band,
     panel,
@@ -85,30 +84,6 @@ def loss_compute(
         losses = [*cells["loss"], *([planned["loss"]] if planned else [])]
         losses += [] if frontier is None else [frontier["y"].min()]
         axis.set_ylim(0.95 * min(losses), 1.12 * max(losses))
-        drawn.legend()
-    return drawn.svg
-
-
-def compared(series: Mapping[str, tuple[pd.DataFrame, pd.DataFrame | None]]) -> str:
-    """Draw loss against compute of several studies: cells (flops, loss) and frontier by name."""
-    title = "Test loss against training compute"
-    with panel("compared", x=LABELS["flops"], y=LABELS["loss"], logy=True, title=title) as drawn:
-        axis = drawn.ax
-        for colour, (name, (cells, frontier)) in zip(SERIES, series.items(), strict=False):
-            label, tips = f"cells of {name}", tips_of(cells)
-            points(axis, cells["flops"], cells["loss"], colour=colour, label=label, tips=tips)
-            if frontier is not None:
-                band(axis, frontier, colour=colour, label=f"frontier of {name}")
-        drawn.legend()
-    return drawn.svg
-
-
-def multiplier(table: pd.DataFrame, label: str) -> str:
-    """Draw an effective-compute multiplier (x, y, and lo, hi where known) against compute."""
-    title = "Effective compute"
-    with panel("multiplier", x=LABELS["flops"], y=label, logy=True, title=title) as drawn:
-        band(drawn.ax, table, colour=LAW, label="multiplier")
-        drawn.ax.axhline(1.0, color=INK, linewidth=0.8, linestyle=":", label="no difference")
         drawn.legend()
     return drawn.svg
 

@@ -63,7 +63,15 @@ _ALL = (
 )
 # Other names that `fit` takes: comparisons of forms, and methods that are no formula.
 COMPARISONS = ("all", "repetition", "downstream")
-OTHERS = (*COMPARISONS, "isoflop", "isoflop_akima", "envelope", "lr_batch", "schedule")
+OTHERS = (
+    *COMPARISONS,
+    "isoflop",
+    "isoflop_akima",
+    "envelope",
+    "lr_batch",
+    "critical_batch",
+    "schedule",
+)
 FORMS: Mapping[str, Form] = MappingProxyType({form.name: form for form in _ALL})
 FORMER = {"mixture": "experts"}  # names of forms in earlier versions, which are still read
 

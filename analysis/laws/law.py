@@ -329,11 +329,10 @@ class Law(LawFile):
                 "a law of form schedule gives the loss along a schedule of one model, not of N and"
                 " D; use predict_curve(step, lr), or a law of N and D"
             )
-        what = (
-            "settings: see analysis.estimation.lr_batch.settings"
-            if self.form == "lr_batch"
-            else "N and D"
-        )
+        what = {
+            "lr_batch": "settings: see analysis.estimation.lr_batch.settings",
+            "critical_batch": "a batch: see analysis.estimation.critical_batch.batch_at",
+        }.get(self.form, "N and D")
         raise ValueError(f"a law of form {self.form} gives {what}; there is no loss to predict")
 
     def _predict(self, values: Mapping[str, Array], level: float, noise: bool) -> Prediction:

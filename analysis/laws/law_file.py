@@ -40,7 +40,7 @@ class LawFile:
 
     form: str
     """Name of the form, as chinchilla, or of a regression: isoflop, isoflop_akima, envelope,
-    lr_batch, schedule."""
+    lr_batch, critical_batch, schedule."""
     count: str
     """How N is counted: total, non_embedding, with_head, active, multiplying or active_body."""
     parameters: dict[str, float]

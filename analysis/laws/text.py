@@ -7,6 +7,7 @@ from typing import Any
 from analysis.alarms.loss_units import BITS_PER_BYTE
 from analysis.forms import FORMS
 from analysis.forms.optimum import edge_of
+from analysis.laws.critical_batch_text import critical_batch_lines
 from analysis.laws.curve_law import curve_lines
 from analysis.laws.isoflop_text import isoflop_notes
 from analysis.laws.known_entropy import true_offset
@@ -177,6 +178,9 @@ def describe_prior(block: Mapping[str, Any]) -> str:
 
 
 def _methods(law: LawFile) -> list[str]:
+    if "critical_batch" in law.methods:
+        level = (law.intervals or {}).get("level", 0.9)
+        return critical_batch_lines(law.methods["critical_batch"], level)
     if "lr_batch" in law.methods:
         return _cells(law.methods["lr_batch"])
     if SURFACE in law.methods:

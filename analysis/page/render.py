@@ -1,4 +1,4 @@
-"""The report's pages as HTML: of one study, and of two studies side by side.
+"""The report's page of one study or table as HTML.
 
 `context` says which part of the page shows what; tables, figures and sentences come from the other
 modules of this room. A part whose files do not exist yet gets a sentence that says what to run. The
@@ -18,7 +18,6 @@ from analysis.forms import FORMS
 from analysis.laws.law import Law
 from analysis.number_text import number, power
 from analysis.page import gallery, run_gallery, tables
-from analysis.page import two_studies as against
 from analysis.page.alarm_list import alarms
 from analysis.page.checklist import checklist, counted
 from analysis.page.contents import Material
@@ -76,35 +75,6 @@ def loss_words(material: Material) -> str:
     """Say what L is on this page."""
     measure = material.measure
     return "Loss L in nats per token" if measure.is_default else f"L is the {measure.words}"
-
-
-def comparison(a: Material, b: Material) -> str:
-    """Return the page of two studies, side by side."""
-    differences = against.check_comparable(a, b)
-    assert a.law is not None
-    assert b.law is not None
-    level = (a.law.intervals or {}).get("level", DEFAULT_LEVEL)
-    names = (a.folder.name, b.folder.name)
-    low, high = against.common_range(a.law, b.law)
-    worth = [against.multiplier(a.law, b.law, c, level=level) for c in (high, low)]
-    return render(
-        "against.html.j2",
-        names=names,
-        lede=(
-            f"{len(a.cells())} and {len(b.cells())} cells; N counted as"
-            f" {a.law.count.replace('_', '-')}; both laws were fitted between C = {power(low)} and"
-            f" {power(high)} training FLOPs."
-        ),
-        alarms=differences,
-        answer=[against.sentence(m, names, level=level) for m in worth],
-        figures_shown=inline(against.pictures(a, b, level=level)),
-        table=against.side_by_side(a, b, high, level=level),
-        footer=(
-            "Made by scaling report; the multiplier is the compute that the second recipe needs"
-            " to reach the first one's loss, over the first one's compute."
-        ),
-        script=page_script(),
-    )
 
 
 def context(material: Material, on_progress: OnProgress = no_progress) -> dict[str, Any]:
@@ -291,10 +261,13 @@ def _schedules(material: Material) -> dict[str, Any]:
 
 def _tuning(material: Material) -> dict[str, Any]:
     """Return the figures of learning rate and batch where the study swept them."""
+    law = material.law
+    level = (law.intervals or {}).get("level", DEFAULT_LEVEL) if law else DEFAULT_LEVEL
+    pictures = run_gallery.critical_batch_pictures(law, level=level)
     if material.table is not None:
-        return {"tuning_missing": "", "tuning_figures": []}
+        return {"tuning_missing": "", "tuning_figures": inline(pictures)}
     rows = runs_with_settings(material)
-    pictures = run_gallery.tuning_pictures(swept_points(rows), rows)
+    pictures = pictures or run_gallery.tuning_pictures(swept_points(rows), rows)
     missing = (
         "Neither was swept at four values or more at any (N, D) of this study, which takes them"
         " from the rule of its optim settings; sweeps=lr_batch sweeps both."

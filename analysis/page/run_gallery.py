@@ -6,10 +6,13 @@ A figure without data is left out.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from analysis.figures import run_charts
+from analysis.estimation.critical_batch import batch_at
+from analysis.figures import batch_charts, run_charts
 from analysis.forms import FORMS
+from analysis.laws.law import Law
 from analysis.number_text import power
 from analysis.page.contents import Material, ended_at, loss_curve
 from analysis.page.gallery import Picture
@@ -91,6 +94,24 @@ def tuning_pictures(points: Sequence[dict[str, Any]], cells: pd.DataFrame) -> li
         )
         pictures.append(Picture(name=f"tuning_{axis}", svg=svg, caption=caption))
     return pictures
+
+
+def critical_batch_pictures(law: Law | None, *, level: float) -> list[Picture]:
+    """Draw the critical batches of a law of them; none for another law."""
+    if law is None or law.form != "critical_batch":
+        return []
+    points = law.methods["critical_batch"]["points"]
+    reach = np.geomspace(points[0]["at_tokens"], 4 * points[-1]["at_tokens"], 30)
+    rows = [(t, *batch_at(law, float(t), level)) for t in reach]
+    line = pd.DataFrame(rows, columns=["x", "y", "lo", "hi"])
+    caption = (
+        f"The largest batch whose loss is within {law.methods['critical_batch']['tolerance']:g} of"
+        f" the least, at each point of each trunk, and its law with the {100 * level:g}% interval"
+        " of a new point."
+    )
+    return [
+        Picture(name="critical_batch", svg=batch_charts.critical(points, line), caption=caption)
+    ]
 
 
 def stage_pictures(

@@ -19,6 +19,7 @@ from analysis.planning.budgets import Budget, budget_of
 from analysis.planning.confirmation import confirmation_of
 from analysis.planning.constraints import Constraints, constraints_of
 from analysis.planning.cost import cost_block, idle_alarm, later_flops, memory_alarm
+from analysis.planning.critical import beside_critical, critical_alarms
 from analysis.planning.experts import (
     check_choice,
     experts_of,
@@ -104,7 +105,9 @@ def make_plan(
         lr_batch=_law_of_settings(basis),
         level=basis.level,
     )
-    pretrain = explained(pretrain, basis.rules)
+    pretrain = beside_critical(
+        explained(pretrain, basis.rules), _critical_law(settings), basis.level
+    )
     forecast = forecast_block(
         repeating(
             _forecasting_law(basis),
@@ -231,6 +234,11 @@ def _forecasting_law(basis: Basis) -> Law:
     return basis.law
 
 
+def _critical_law(settings: PlanConfig) -> Law | None:
+    """Return the law of the critical batch that the settings name, if any."""
+    return load_law(settings.critical_batch) if settings.critical_batch else None
+
+
 def _gathered(
     basis: Basis,
     budget: Budget,
@@ -262,6 +270,7 @@ def _gathered(
     alarms = [
         *size_alarms(planned.split, cost, planned.shape, devices=budget.devices),
         *_alarms_beside(basis, laws, budget, layout, rows=rows),
+        *critical_alarms(pretrain, _critical_law(settings), basis.level),
         *plan_alarms(law, study, pretrain, forecast, forced=not law.usable, far=settings.far),
     ]
     return Plan(

@@ -102,6 +102,9 @@ class PlanConfig:
     lr_batch: str = ""
     """Law of learning rate and batch (form=surface, form=lr_batch, or published); empty takes those
     of a law of form surface, else the study's rule."""
+    critical_batch: str = ""
+    """Law of the critical batch (form=critical_batch), beside which the batch is put; empty leaves
+    it out."""
     flat_nats: Annotated[float, Range(0, 1e6)] = FLAT
     """Loss in nats per token within which all N count as equal; for a law in bits per byte it is
     converted by the study's bytes per token. The default is about what two seeds differ by (Porian

@@ -6,6 +6,7 @@ Records that cannot be read, and cells that are not done, are dropped with the r
 """
 
 import logging
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ RULE = (  # settings that say how the rate and the batch, which rows have, follo
     "peak_lr", "batch_tokens", "lr_base_width", "lr_width_exponent", "batch_base",
     "batch_base_params", "batch_exponent", "max_skipped",
 )  # fmt: skip
+IS_BRANCH = "a branch with another batch (branch.at_tokens), which form=critical_batch reads"
 LEAST_KL = 0.1  # nats a sequence; the law of PPO does not hold nearer to the start
 FEWEST_BODIES = 8  # pretrained models of a stage's cells that are resampled; fewer leave no law
 
@@ -53,7 +55,7 @@ def sha256_of(folder: Path) -> dict[str, str]:
 
 
 def study_rows(
-    folder: Path, count: str, stage: str, points: str, measure: Measure
+    folder: Path, count: str, stage: str, points: str, measure: Measure, *, branches: bool = False
 ) -> tuple[pd.DataFrame, list[dict[str, str]], dict[str, Any], TokenFlops | None]:
     """Return a study's rows, the cells that were dropped, the `inputs`, and FLOPs per token by N.
 
@@ -62,6 +64,8 @@ def study_rows(
     stage: of the cells to read
     points: `records`, or `updates` for the course of PPO runs
     measure: which loss of a pretraining cell is meant
+    branches: whether branches with another batch than their trunk are meant (`branch.at_tokens`)
+        instead of the other cells
 
     Raises ValueError for a folder without records or without a done cell of the stage.
     """
@@ -72,7 +76,7 @@ def study_rows(
     records, dropped = _read_records(paths)
     of_stage: list[Record] = []
     for path, record in records.items():
-        why = _reason_to_drop(record, stage, measure)
+        why = _reason_to_drop(record, stage, measure) or _other_kind(record, branches)
         if why:
             dropped.append({"run": record.run_id, "why": why})
         else:
@@ -80,17 +84,7 @@ def study_rows(
             rows += [row | _curve(record, path.parent, measure) for row in of_row]
             of_stage.append(record)
     if not rows:
-        whys = sorted({d["why"] for d in dropped})
-        others = sorted({r.stage for r in records.values()} - {stage})
-        if others and all(w.startswith("stage is") for w in whys):
-            raise ValueError(
-                f"{folder} has {len(dropped)} records of stage {' and '.join(others)}, none of"
-                f" {stage}; fit a form of that stage, as form={FORM_OF[others[0]]}"
-            )
-        raise ValueError(
-            f"{folder} has {len(dropped)} records but none that is done and {stage} "
-            f"({'; '.join(whys)}); finish the sweep first"
-        )
+        raise ValueError(_no_rows(folder, stage, records.values(), dropped))
     inputs: dict[str, Any] = {"source": folder.as_posix(), "sha256": sha256_of(folder)}
     if stage == "pretrain":
         confirmation_rows, confirmations_met, other_data = _confirmation_rows(
@@ -114,6 +108,25 @@ def study_rows(
     pretraining = [r for r in records.values() if not _reason_to_drop(r, "pretrain", Measure())]
     token_flops = token_flops_of(pretraining, count) if stage == "pretrain" else None
     return table, dropped, inputs, token_flops
+
+
+def _no_rows(
+    folder: Path, stage: str, records: Collection[Record], dropped: Sequence[Mapping[str, str]]
+) -> str:
+    """Return why a study has no row of a stage, and what to do."""
+    whys = sorted({d["why"] for d in dropped})
+    others = sorted({r.stage for r in records} - {stage})
+    if others and all(w.startswith("stage is") for w in whys):
+        return (
+            f"{folder} has {len(dropped)} records of stage {' and '.join(others)}, none of"
+            f" {stage}; fit a form of that stage, as form={FORM_OF[others[0]]}"
+        )
+    if whys == [IS_BRANCH]:
+        return f"each of {len(dropped)} cells of {folder} is {IS_BRANCH}"
+    return (
+        f"{folder} has {len(dropped)} records but none that is done and {stage} "
+        f"({'; '.join(whys)}); finish the sweep first"
+    )
 
 
 def _with_texts(
@@ -209,6 +222,20 @@ def _reason_to_drop(record: Record, stage: str, measure: Measure) -> str | None:
     return measure.why_missing(record) or None
 
 
+def _other_kind(record: Record, branches: bool) -> str | None:
+    """Say that a cell is a branch with another batch where others are meant, or the other way."""
+    if record.stage != "pretrain" or branches == (branch_point(record) > 0):
+        return None
+    if branches:
+        return "no branch with another batch: branch.at_tokens is not set"
+    return IS_BRANCH
+
+
+def branch_point(record: Record) -> float:
+    """Return the tokens after which a branch with another batch left its trunk; 0 for no such."""
+    return float(record.config.get("branch", {}).get("at_tokens", 0.0))
+
+
 def _rows(record: Record, folder: Path, count: str, points: str) -> list[dict[str, Any]]:
     """Return the row of a run, or one row an update; rows of one run share it as their trunk."""
     row = _row(record, count)
@@ -252,6 +279,7 @@ def _row(record: Record, count: str) -> dict[str, Any]:
         "n_experts": model.get("n_experts", 0),
         "experts": max(1, model.get("n_experts", 0)),
         "undercooled": "undercooled" in record.flags,
+        **({"at_tokens": at} if (at := branch_point(record)) else {}),
         **{f"optim.{k}": v for k, v in optim.items() if k not in RULE and _plain(v)},
         **{f"schedule.{k}": v for k, v in config.get("schedule", {}).items() if _plain(v)},
     }

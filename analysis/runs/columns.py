@@ -29,6 +29,7 @@ NUMBERS = (
     "weight_decay",
     "lr",
     "batch",
+    "at_tokens",
     "examples",
     "epochs",
     "pairs",
@@ -70,7 +71,7 @@ class Columns:
     unique_tokens: str = "unique_tokens"
     """Column of the different training tokens, where tokens repeat (form=data_constrained)."""
     weight_decay: str = "weight_decay"
-    """Column of the weight decay, where the form reads it (form=overfitting_decay)."""
+    """Column of the weight decay (form=surface, form=overfitting_decay)."""
     experts: str = "experts"
     """Column of the number of experts, 1 for a dense model (form=experts)."""
     trunk: str = "trunk"
@@ -82,8 +83,9 @@ class Columns:
     """Column of the tokens of a step (form=surface, form=lr_batch)."""
     batch_sequences: str = "batch_sequences"
     """Column of the sequences of a step, read with context= where there is no column batch."""
-    weight_decay: str = "weight_decay"
-    """Column of the weight decay (form=surface)."""
+    at_tokens: str = "at_tokens"
+    """Column of the tokens of its trunk before a branch with another batch
+    (form=critical_batch)."""
     examples: str = "examples"
     """Column of the fine-tuning examples."""
     epochs: str = "epochs"

@@ -2,12 +2,12 @@
 
 The table has the columns params (N, under the chosen count), tokens (D), loss (L, nats per token),
 flops (C; 6ND where the source has none) and run. Where the source has them it also has trunk,
-group, weight, seed, unique_tokens, experts (1: dense), lr, batch, curve (path of metrics.jsonl),
-curve_factor (of its losses, for another unit), and for post-training examples, pairs, epochs, kl,
-reward, error; other settings of training stand under `analysis.runs.setting_columns.PREFIX` and
-their own name. The form says which columns must be there. From a study come the done cells of one
-stage; for pretraining also its confirmation runs (LAWS 8, step 9). `dropped` lists the other cells
-with the reason. Every mistake is one sentence.
+group, weight, seed, unique_tokens, experts (1: dense), lr, batch, at_tokens, curve (path of
+metrics.jsonl), curve_factor (of its losses, for another unit), and for post-training examples,
+pairs, epochs, kl, reward, error; other settings of training stand under
+`analysis.runs.setting_columns.PREFIX` and their own name. The form says which columns must be
+there. From a study come the done cells of one stage; for pretraining also its confirmation runs
+(LAWS 8, step 9). `dropped` lists the other cells with the reason. Every mistake is one sentence.
 """
 
 import logging
@@ -108,7 +108,9 @@ def load_runs(
     of_study = not isinstance(source, pd.DataFrame) and is_study(source)
     token_flops = None
     if not isinstance(source, pd.DataFrame) and is_study(source):
-        raw, dropped, inputs, token_flops = study_rows(Path(source), count, stage, points, measure)
+        raw, dropped, inputs, token_flops = study_rows(
+            Path(source), count, stage, points, measure, branches="at_tokens" in needed
+        )
     else:
         raw, dropped, inputs, columns = read_rows(source, columns, logs)
     if where:

@@ -26,14 +26,23 @@ from scaling.config.machine import LauncherOptions, LogConfig, MachineConfig, ch
 from scaling.config.model import PARAMETRIZATIONS, ModelConfig, rung
 from scaling.config.ranges import check, one_of
 from scaling.config.stages import PpoPlan, RewardPlan, SftColumns, SftPlan, described
-from scaling.config.training import BudgetConfig, EvalConfig, OptimConfig, ScheduleConfig
+from scaling.config.training import (
+    LR_POWERS,
+    BranchConfig,
+    BudgetConfig,
+    EvalConfig,
+    OptimConfig,
+    ScheduleConfig,
+)
 
 __all__ = [
     "BYTES_ALONE",
+    "LR_POWERS",
     "OWN_TRUTH",
     "PARAMETRIZATIONS",
     "SCIENCE",
     "TRUTHS",
+    "BranchConfig",
     "BudgetConfig",
     "CellConfig",
     "DataConfig",

@@ -9,7 +9,13 @@ from scaling.config.machine import LogConfig, MachineConfig
 from scaling.config.model import ModelConfig, rung, underived
 from scaling.config.ranges import COUNT, LIMIT, check
 from scaling.config.stages import SAMPLING, PpoPlan, RewardPlan, SftPlan, described
-from scaling.config.training import BudgetConfig, EvalConfig, OptimConfig, ScheduleConfig
+from scaling.config.training import (
+    BranchConfig,
+    BudgetConfig,
+    EvalConfig,
+    OptimConfig,
+    ScheduleConfig,
+)
 from scaling.schema import (
     FLOPS,
     LEVEL,
@@ -123,6 +129,7 @@ class CellConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
+    branch: BranchConfig = field(default_factory=BranchConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     seed: Seed = 0
     """Seed of initial weights and of the order of the text."""
@@ -182,6 +189,12 @@ class CellConfig:
             not (self.machine.shard and self.optim.name == "muon"),
             "needs whole matrices; machine.shard=true leaves each rank a part: take adamw",
         )
+        check(
+            "branch.at_tokens",
+            self.branch.at_tokens,
+            not self.branch.is_set or self.schedule.name == "wsd",
+            f"needs a trunk, which schedule.name={self.schedule.name} has not; take schedule=wsd",
+        )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "CellConfig":
@@ -219,6 +232,8 @@ class CellConfig:
         """
         science = {name: values[name] for name in SCIENCE}
         science["tokenizer"] = self.tokenizer.identity()
+        if self.branch.is_set:
+            science["branch"] = values["branch"]
         for source, names in OWN_TRUTH.items():
             if self.data.source != source:
                 for name in names:
@@ -250,14 +265,15 @@ class CellConfig:
     def trunk_id(self) -> str:
         """Return ten hex digits of what the branches of a trunk share: everything but the budget.
 
-        A cosine cell is its own trunk, since its schedule needs the budget. A later stage has the
-        trunk of the model that it starts from.
+        That of a branch with another batch is the trunk which it leaves. A cosine cell is its own
+        trunk, since its schedule needs the budget. A later stage has the trunk of the model that it
+        starts from.
         """
         if self.stage != "pretrain":
             return self.body().trunk_id()
         if self.schedule.name != "wsd":
             return self.run_id()
-        shared = {k: v for k, v in self.science().items() if k != "budget"}
+        shared = {k: v for k, v in self.science().items() if k not in ("budget", "branch")}
         return sha256_json(shared)[:10]
 
 

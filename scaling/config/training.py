@@ -116,18 +116,65 @@ class BudgetConfig:
 
     def chosen(self) -> tuple[str, float]:
         """Return the one budget that is set; ValueError when none or several are."""
-        budgets = {
-            n: getattr(self, n)
-            for n in ("flops", "n_tokens", "tokens_per_param")
-            if getattr(self, n) is not None
-        }
+        budgets = self._budgets()
         if len(budgets) != 1:
-            text = " and ".join(f"{k}={v:g}" for k, v in budgets.items()) or "nothing"
             raise ValueError(
-                f"budget sets {text}; set exactly one of flops, n_tokens, tokens_per_param "
-                f"(got {len(budgets)})"
+                f"budget sets {self.given() or 'nothing'}; set exactly one of flops, n_tokens,"
+                f" tokens_per_param (got {len(budgets)})"
             )
         return next(iter(budgets.items()))
+
+    def given(self) -> str:
+        """Return the budgets that are set, as `flops=1e12`; empty where none is."""
+        return " and ".join(f"{k}={v:g}" for k, v in self._budgets().items())
+
+    def _budgets(self) -> dict[str, float]:
+        names = ("flops", "n_tokens", "tokens_per_param")
+        return {n: value for n in names if (value := getattr(self, n)) is not None}
+
+
+LR_POWERS = {"sqrt": 0.5, "linear": 1.0, "none": 0.0}  # of the batch, by which the rate grows
+
+
+@dataclass(kw_only=True)
+@checked("branch")
+class BranchConfig:
+    """A branch with another batch than its trunk, to measure the critical batch.
+
+    It leaves the trunk after at_tokens and trains so many more tokens (branched training: Merrill
+    et al. 2025, 2505.23971); its rate decays over the last schedule.decay of its own steps.
+    """
+
+    at_tokens: Annotated[float, Range(0, MOST_TEXT, note="0 is a branch of the usual kind")] = 0.0
+    """Tokens of the trunk after which the branch leaves it; 0 is a branch of the usual kind, which
+    leaves where the decay of its budget begins."""
+    tokens: Annotated[float, Range(0, MOST_TEXT)] = 0.0
+    """Tokens that the branch trains of its own; they stand in for the budget."""
+    batch_factor: Annotated[int, Range(1, 65_536)] = 1
+    """Batch of the branch over that of the trunk."""
+    lr_rule: Annotated[str, OneOf(*LR_POWERS)] = "sqrt"
+    """How the branch's learning rate follows its batch: sqrt multiplies the trunk's rate by the
+    root of batch_factor, as AdamW needs it (Malladi et al. 2022, 2205.10287), linear by
+    batch_factor, none keeps it."""
+
+    @property
+    def is_set(self) -> bool:
+        """Whether the cell is such a branch."""
+        return self.at_tokens > 0
+
+    def __post_init__(self) -> None:
+        """Refuse a branch without tokens, and settings of a branch without its point."""
+        if self.is_set and not self.tokens:
+            raise ValueError(
+                f"branch.at_tokens={self.at_tokens:g} needs branch.tokens, which the branch trains"
+                " after it; set branch.tokens as well"
+            )
+        if not self.is_set and (self.tokens or self.batch_factor != 1):
+            raise ValueError(
+                f"branch.tokens={self.tokens:g} and branch.batch_factor={self.batch_factor} are of"
+                " a branch with another batch; set branch.at_tokens, the tokens after which it"
+                " leaves its trunk"
+            )
 
 
 @dataclass(kw_only=True)

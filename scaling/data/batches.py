@@ -26,7 +26,8 @@ class Batches:
 
     `part_tokens` are the numbers of tokens of a mixture's parts, which follow one another in
     `tokens`, and `weights` their shares of the windows (normalised here). With `unique_tokens` only
-    that many tokens are ever seen, divided among the parts by their shares.
+    that many tokens are ever seen, divided among the parts by their shares. Steps before
+    `first_step` had batches of other rows, `first_window` windows in all.
     """
 
     tokens: np.ndarray | TokenStream
@@ -36,6 +37,8 @@ class Batches:
     part_tokens: tuple[int, ...] = ()
     weights: tuple[float, ...] = (1.0,)
     unique_tokens: int = 0
+    first_step: int = 0
+    first_window: int = 0
 
     @classmethod
     def of(cls, corpus: Corpus, config: DataConfig, *, rows: int, seed: int) -> "Batches":
@@ -118,7 +121,8 @@ class Batches:
 
     def __call__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return inputs and targets of a step, (rows, context) int64 each."""
-        numbers = np.arange(step * self.rows, (step + 1) * self.rows)
+        first = self.first_window + (step - self.first_step) * self.rows
+        numbers = np.arange(first, first + self.rows)
         part, rank = self._place(numbers)
         starts = np.empty(self.rows, dtype=np.int64)
         firsts = np.cumsum([0, *self._lengths])

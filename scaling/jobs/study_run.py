@@ -96,7 +96,8 @@ def log_next(cell: CellConfig, records: list[Record]) -> None:
     """
     if records:
         done = sum(r.status == Status.DONE for r in records)
-        line = next_command("fit", runs=study_folder(cell), form="all")
+        form = "critical_batch" if cell.branch.is_set else "all"
+        line = next_command("fit", runs=study_folder(cell), form=form)
         log.info("%d done. %s", done, line)
 
 

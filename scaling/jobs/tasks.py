@@ -64,7 +64,7 @@ def stack_key(task: Task) -> str:
     plain = cell.model.plain and not cell.data.mask_documents and optim.name == "adamw"
     rows_at_once = not machine.micro_batch and machine.precision != "bf16"
     special = machine.compile or machine.activation_checkpointing or machine.deterministic
-    special = special or machine.ranks > 1
+    special = special or machine.ranks > 1 or any(c.branch.is_set for c in task.cells)
     if not plain or not rows_at_once or special or cell.data.context > STACK_CONTEXT:
         return ""
     parts = (cell.model, cell.data, cell.tokenizer, cell.eval, machine)

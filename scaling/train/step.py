@@ -111,6 +111,22 @@ class Setting:
             started=now(),
         )
 
+    def for_branch(self, cell: CellConfig) -> "Setting":
+        """Return the setting of a branch's own steps: its batches, as the trunk's rows go on.
+
+        The rows of a larger batch pass in parts of the trunk's size.
+        """
+        own = resolve(cell)
+        if not cell.branch.is_set:
+            return self
+        batches = replace(
+            self.batches,
+            rows=own.batch_tokens // own.shape.context,
+            first_step=own.leaves,
+            first_window=own.leaves * own.rows,
+        )
+        return replace(self, batches=batches)
+
 
 class Objective(nn.Module):
     """What training minimises: the loss and, for experts, the router's losses."""
@@ -186,7 +202,7 @@ def new_run(setting: Setting) -> Run:
         objective = DistributedDataParallel(objective, gradient_as_bucket_view=True)
     return Run(
         model=model,
-        optimizer=make_optimizer(model, cell.optim, setting.resolved.peak_lr),
+        optimizer=make_optimizer(model, cell.optim, setting.resolved.trunk_lr),
         objective=objective,
         passes=passes,
     )

@@ -100,7 +100,7 @@ def train_trunk(
     setting = prepare(longest(cells), report, pulse, world, band=band)
     hold = hold_at_all_ranks(world, hold)
     answer_each(trunk_requests(cells, setting, trunk=trunk, places=places, hold=hold, part=part))
-    order = sorted(cells, key=lambda c: resolve(c).n_steps)
+    order = in_order(cells)
     records = [find_record(places[c.run_id()] / "record.json") for c in order]
     return [r for r in records if r is not None]
 
@@ -110,6 +110,11 @@ def longest(cells: list[CellConfig]) -> CellConfig:
     if len({c.trunk_id() for c in cells}) != 1:
         raise ValueError("the cells are of different trunks; group them by trunk_id first")
     return max(cells, key=lambda c: resolve(c).n_steps)
+
+
+def in_order(cells: list[CellConfig]) -> list[CellConfig]:
+    """Return the branches of a trunk in the order in which they leave it."""
+    return sorted(cells, key=lambda c: (resolve(c).leaves, resolve(c).n_steps))
 
 
 def trunk_requests(
@@ -134,7 +139,7 @@ def trunk_requests(
     on_branch_point: called with a cell as soon as the checkpoint where it leaves the trunk is
         written: with all cells for the part `trunk`, with all but the longest for `lead`
     """
-    order = sorted(cells, key=lambda c: resolve(c).n_steps)
+    order = in_order(cells)
     undone = {c.run_id() for c in order if not is_done(places[c.run_id()] / "record.json")}
     undone = setting.world.share(undone)
     pending = [c for c in order if c.run_id() in undone]
@@ -228,7 +233,7 @@ def train_cell(
     last: whether no other cell goes on from this trunk, which then needs no copy
     """
     try:
-        yield from advance(run, setting, cell, folder=trunk, until=resolve(cell).decay_start)
+        yield from advance(run, setting, cell, folder=trunk, until=resolve(cell).leaves)
         save_run(run, setting, trunk)
         yield from train_branch(run, setting, cell, folder, last=last)
     except Diverged as error:
@@ -237,8 +242,8 @@ def train_cell(
 
 def grow(run: Run, setting: Setting, cell: CellConfig, trunk: Path) -> StepRequests[None]:
     """Bring the trunk to where the cell leaves it; write a checkpoint there for the cell's job."""
-    yield from advance(run, setting, cell, folder=trunk, until=resolve(cell).decay_start)
-    if run.step == resolve(cell).decay_start:  # a trunk beyond it wrote this checkpoint before
+    yield from advance(run, setting, cell, folder=trunk, until=resolve(cell).leaves)
+    if run.step == resolve(cell).leaves:  # a trunk beyond it wrote this checkpoint before
         save_run(run, setting, trunk)
         save_run(run, setting, trunk, name=branch_name(cell))
 
@@ -257,6 +262,7 @@ def train_branch(
     last: whether no other cell goes on from this trunk
     """
     trunk = None if last else copy_trunk(run, setting)
+    setting = setting.for_branch(cell)
     load_run(run, setting, folder)
     try:
         with RunLog(
@@ -315,15 +321,7 @@ def advance(
     steps = RowSteps.of(cell, setting.band.steps)
     run.model.train()
     while run.step < until:
-        set_lr(
-            run.optimizer,
-            lr_factor(
-                run.step,
-                schedule=cell.schedule,
-                n_steps=resolved.n_steps,
-                decay_start=resolved.decay_start,
-            ),
-        )
+        set_lr(run.optimizer, rate_at(run.step, cell, resolved))
         before = copy_matrices(run.model) if steps.probed(run.step + 1) else None
         skipped = run.skipped
 
@@ -337,7 +335,7 @@ def advance(
             run.loss_sum, run.seconds = loss_sum, setting.clock() - began
             if not math.isfinite(run.loss_sum):
                 raise Diverged(f"the loss stopped being finite before step {run.step}; {REMEDY}")
-            setting.report(resolved.shape.flops_per_token * resolved.batch_tokens * run.step)
+            setting.report(resolved.shape.flops_per_token * resolved.tokens_at(run.step))
         if run.step in steps.rows:
             yield from write_row(run, setting, cell, steps, grad_norm, curve, before)
             loss_sum = run.loss_sum
@@ -359,6 +357,17 @@ def advance(
         if stop:
             raise Stopped(stop)
     run.loss_sum = loss_sum
+
+
+def rate_at(step: int, cell: CellConfig, resolved: Resolved) -> float:
+    """Return the learning rate of a step over the trunk's peak; a branch's batch may scale it."""
+    rate = lr_factor(
+        step,
+        schedule=cell.schedule,
+        n_steps=resolved.n_steps,
+        decay_start=resolved.decay_start,
+    )
+    return rate * resolved.own_rate if step >= resolved.leaves else rate
 
 
 def write_row(
@@ -427,7 +436,7 @@ def row_of(run: Run, resolved: Resolved, grad_norm: float, *, has_loss: bool) ->
     grad_norm: of the last step that was not skipped
     has_loss: whether the row has the mean training loss since the last row that had one
     """
-    tokens = run.step * resolved.batch_tokens
+    tokens = resolved.tokens_at(run.step)
     row = {
         "step": run.step,
         "tokens": tokens,

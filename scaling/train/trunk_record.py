@@ -52,7 +52,7 @@ def finish(
         if setting.world.rank == 0:
             setting.corpus.write_vocabulary(folder)
     peak = peak_flops(setting.device, torch.get_num_threads(), setting.cell.machine.precision)
-    trained_tokens = run.step * resolved.batch_tokens
+    trained_tokens = resolved.tokens_at(run.step)
     cost = Cost(
         device=device_name(setting.device),
         steps=run.step,
@@ -126,6 +126,11 @@ def curve_metrics(run: Run, cell: CellConfig, score: Score | None) -> dict[str, 
 def flags(run: Run, cell: CellConfig, setting: Setting) -> list[str]:
     """Return warnings for a reader of the cell's loss (Record.flags)."""
     resolved, outside = resolve(cell), shares_outside(setting.band.readings(run.rows))
-    hot = undercooled(cell.schedule, n_steps=resolved.n_steps, decay_start=resolved.decay_start)
+    before = resolved.leaves if cell.branch.is_set else 0  # such a branch decays over its own steps
+    hot = undercooled(
+        cell.schedule,
+        n_steps=resolved.n_steps - before,
+        decay_start=resolved.decay_start - before,
+    )
     holds_by_flag = {"undercooled": hot, "skipped_steps": run.skipped > 0, FLAG: bool(outside)}
     return [name for name, holds in holds_by_flag.items() if holds]

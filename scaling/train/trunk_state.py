@@ -21,7 +21,7 @@ from scaling.train.step import Run, Setting, new_run
 
 def branch_name(cell: CellConfig) -> str:
     """Name the checkpoint at which a cell leaves its trunk."""
-    return f"step-{resolve(cell).decay_start}"
+    return f"step-{resolve(cell).leaves}"
 
 
 def is_done(path: Path) -> bool:
@@ -49,7 +49,7 @@ def start_run(
         return run
     load_run(run, setting, folder)
     on_trunk = {"trunk": pending, "lead": pending[:-1]}.get(part, [])
-    passed_points = setting.world.share([resolve(c).decay_start < run.step for c in pending])
+    passed_points = setting.world.share([resolve(c).leaves < run.step for c in pending])
     for cell in [c for c, passed in zip(pending, passed_points, strict=True) if passed]:
         point = branch_point(cell, folder if cell in on_trunk else None, places[cell.run_id()])
         # Reading it sets aside a file that is damaged.

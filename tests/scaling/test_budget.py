@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from scaling.budget import resolve, trunk_flops
-from scaling.config import BudgetConfig
+from scaling.config import BranchConfig, BudgetConfig, ScheduleConfig
 from scaling.schema import training_length
 
 
@@ -56,3 +58,39 @@ def test_the_two_ways_to_say_a_model_are_one_cell(make_cell):
     assert said.run_id() == make_cell().run_id()
     assert make_cell(seed=1).run_id() != make_cell().run_id()
     assert make_cell(n_tokens=4096).trunk_id() == make_cell().trunk_id()
+
+
+def test_a_branch_of_another_batch_counts_the_tokens_of_both_parts(make_cell):
+    cell = replace(
+        make_cell(),
+        budget=BudgetConfig(),
+        branch=BranchConfig(at_tokens=1000, tokens=1100, batch_factor=4),
+    )
+    r = resolve(cell)
+    assert (r.leaves, r.n_steps, r.decay_start) == (16, 20, 19)  # of 64 tokens, then of 256
+    assert r.n_tokens == r.tokens_at(r.n_steps) == 16 * 64 + 4 * 256
+    assert r.tokens_at(17) == 16 * 64 + 256
+    assert r.flops == r.shape.flops_per_token * r.n_tokens == trunk_flops([cell])
+
+
+def test_a_branch_that_cannot_be_is_refused(make_cell):
+    branch = BranchConfig(at_tokens=1024, tokens=1024)
+    with pytest.raises(ValueError, match="leave one of them out"):
+        resolve(replace(make_cell(), branch=branch))
+    alone = replace(make_cell(), budget=BudgetConfig())
+    with pytest.raises(ValueError, match=r"lower branch\.batch_factor"):
+        resolve(replace(alone, branch=replace(branch, batch_factor=16)))
+    with pytest.raises(ValueError, match=r"set branch\.tokens"):
+        BranchConfig(at_tokens=1024)
+    with pytest.raises(ValueError, match=r"set branch\.at_tokens"):
+        BranchConfig(batch_factor=2)
+    with pytest.raises(ValueError, match="take schedule=wsd"):
+        replace(alone, branch=branch, schedule=ScheduleConfig(name="cosine"))
+
+
+def test_a_branch_of_another_batch_leaves_other_ids_as_they_are(make_cell):
+    cell, branch = make_cell(), BranchConfig(at_tokens=1024, tokens=1024)
+    assert "branch" not in cell.science()
+    other = replace(cell, branch=branch)
+    assert other.run_id() != cell.run_id()
+    assert other.trunk_id() == cell.trunk_id()

@@ -11,6 +11,7 @@ from scaling.config import (
     BYTES_ALONE,
     OWN_TRUTH,
     SCIENCE,
+    BranchConfig,
     CellConfig,
     DataConfig,
     GridConfig,
@@ -60,6 +61,7 @@ def science_fields() -> set[str]:
     cells = [CellConfig(stage="ppo", sft=sft, ppo=PpoPlan(judge="gold"))]
     cells.append(CellConfig(tokenizer=TokenizerConfig(source="a", sha256="b")))
     cells.append(CellConfig(data=DataConfig(source="files", train=["x"])))
+    cells.append(CellConfig(branch=BranchConfig(at_tokens=1e6, tokens=1e6)))
     for source in OWN_TRUTH:
         data = DataConfig(source=source)
         cells.append(CellConfig(data=data, tokenizer=TokenizerConfig(vocab_size=BYTES_ALONE)))

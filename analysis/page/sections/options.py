@@ -31,7 +31,7 @@ class ReportConfig:
     """D at which the settings of a surface are shown, with params=."""
     logs: LogsConfig = field(default_factory=LogsConfig)
     compare: list[str] = field(default_factory=list)
-    """Folders of two studies to compare, as [runs/A,runs/B], instead of runs."""
+    """Folders of two or more studies to compare, as [runs/A,runs/B], instead of runs."""
     target: str = ""
     """Named test set (eval.sets) whose loss the page shows; empty is that of the law."""
     unit: Annotated[str, OneOf("", *LOSS_UNITS)] = ""

@@ -6,15 +6,18 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from scaling.budget import resolve
+from scaling.config import BranchConfig, BudgetConfig
 from scaling.schema import read_curve, read_record
 from scaling.study.lease import Holder, Lease, Pulse, Stopped, take
 from scaling.study.places import cell_folder, trunk_folder
 from scaling.train import checkpoint, heldout, requests, tensor_files
 from scaling.train import step as step_module
+from scaling.train import trunk as trunk_module
 from scaling.train.device import has_compiler, pick_device
 from scaling.train.health import copy_matrices, probe
 from scaling.train.step import new_run, prepare, train_step
@@ -582,3 +585,66 @@ def test_blocks_compiled_for_another_shape_are_forgotten(make_cell, monkeypatch)
         cell.machine.compile = True
         new_run(prepare(cell, lambda flops: None))
     assert len(resets) == 2
+
+
+def branching(make_cell, factor=1, *, at=1024, tokens=512, **settings):
+    """Return a branch with another batch than its trunk."""
+    branch = BranchConfig(at_tokens=at, tokens=tokens, batch_factor=factor, **settings)
+    return replace(make_cell(), budget=BudgetConfig(), branch=branch)
+
+
+def test_a_branch_of_another_batch_equals_one_trained_alone_and_leaves_the_trunk_as_it_was(
+    make_cell, tmp_path
+):
+    usual = make_cell(n_tokens=2560)  # leaves at 2048 tokens, after every branch
+    cells = [usual, *(branching(make_cell, k, at=at) for at in (1536, 1024) for k in (4, 1, 2))]
+    assert len({c.trunk_id() for c in cells}) == 1
+    records = {r.run_id: r for r in train_trunk(cells)}
+    for cell in (usual, cells[1], cells[5]):
+        alone = replace(cell, runs=str(tmp_path / f"alone-{cell.run_id()}"))
+        assert science(train_trunk([alone])[0]) == science(records[cell.run_id()])
+    four = records[cells[1].run_id()]
+    assert (four.tokens, four.batch_tokens, four.steps) == (2048, 256, 24 + 2)
+    assert four.peak_lr == pytest.approx(2 * records[usual.run_id()].peak_lr)
+    assert curve(cells[1])[-1]["tokens"] == 2048
+
+
+def test_branches_of_every_batch_see_the_same_windows(make_cell):
+    setting = prepare(branching(make_cell), lambda flops: None)
+    windows = []
+    for factor in (1, 4):
+        cell = branching(make_cell, factor)
+        own, r = setting.for_branch(cell), resolve(cell)
+        steps = range(r.leaves, r.n_steps)
+        windows.append(np.concatenate([own.batches(step)[0] for step in steps]))
+    trunk = np.concatenate([setting.batches(step)[0] for step in range(16, 24)])
+    assert np.array_equal(windows[0], windows[1])
+    assert np.array_equal(windows[0], trunk)
+
+
+def test_the_rate_of_a_branch_follows_its_batch_by_the_rule(make_cell, monkeypatch):
+    rates = []
+    monkeypatch.setattr(trunk_module, "set_lr", lambda optimizer, factor: rates.append(factor))
+    for rule in ("sqrt", "linear", "none"):
+        cell = branching(make_cell, 4, lr_rule=rule, tokens=2560)  # 16 steps, then 10
+        train_trunk([replace(cell, runs=f"{cell.runs}-{rule}")])
+    at_whole_rate = [rates[26 * i + 16 + 7] for i in range(3)]
+    assert at_whole_rate == [2.0, 4.0, 1.0]
+    assert rates[15] == 1.0
+
+
+def test_a_branch_that_was_killed_goes_on_where_it_stopped(make_cell, tmp_path, monkeypatch):
+    cells = [branching(make_cell, k) for k in (1, 2)]
+    unbroken = train_trunk([replace(c, runs=str(tmp_path / "unbroken")) for c in cells])
+    steps = itertools.count()
+
+    def step(self):
+        if next(steps) == 20:  # within the first branch
+            raise Killed
+        return step_module.step_or_advise(self.run, self.setting, self.clip)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(requests.StepRequest, "answer", step)
+        with suppress(Killed):
+            train_trunk(cells)
+    assert list(map(science, train_trunk(cells))) == list(map(science, unbroken))
