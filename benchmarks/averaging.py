@@ -10,8 +10,8 @@ the RMS error and the share of withheld runs inside nominal 90 % intervals of a 
 C (`analysis.laws.form_error`) is set anew: the smallest on a grid with which the other families
 together reach 90 % beyond ten times C, and what the family that was left out then has.
 Where there are IsoFLOP budgets the loss at the optimum of each withheld budget (its own vertex by
-`analysis.estimation.isoflop`) is predicted too, by the laws and by the line L(C) + E through the
-frontier; the medians over tables of the RMS error are printed.
+`analysis.estimation.isoflops.isoflop`) is predicted too, by the laws and by the line L(C) + E
+through the frontier; the medians over tables of the RMS error are printed.
 --keep writes every withheld run as CSV, --forms and --reaches leave out splits and forms.
 """
 
@@ -31,7 +31,7 @@ from scipy.special import ndtri
 from scipy.stats import beta
 
 from analysis import Law, fit, load_runs
-from analysis.estimation.isoflop import vertices
+from analysis.estimation.isoflops.isoflop import vertices
 from analysis.estimation.power_laws import predict_power
 from analysis.forms import column
 from analysis.laws.form_error import tau_at

@@ -12,10 +12,10 @@ Each data set is fitted below cutoffs in C and the runs above them are predicted
   random start of their grid: the median over several. The constants of (H) were fitted to all of
   the Epoch runs, withheld ones included, and such a descent stops near its start.
 Where there are IsoFLOP budgets the optimum of each withheld budget (its own vertex by
-`analysis.estimation.isoflop`) is predicted too, by our fits, by our IsoFLOP line and our L(C) + E,
-and by plain Approach 2: a parabola through all sizes of a budget, every vertex taken, N* and the
-vertex loss as power laws of C, the latter with an offset from 4 budgets on. Laws that are not
-usable are made to predict all the same, so that all methods answer for the same runs; how many
+`analysis.estimation.isoflops.isoflop`) is predicted too, by our fits, by our IsoFLOP line and our
+L(C) + E, and by plain Approach 2: a parabola through all sizes of a budget, every vertex taken, N*
+and the vertex loss as power laws of C, the latter with an offset from 4 budgets on. Laws that are
+not usable are made to predict all the same, so that all methods answer for the same runs; how many
 there were is printed. A run withheld by two cutoffs counts once a cutoff.
 
 `python -m analysis.backtest runs=FOLDER` compares methods on anybody's tables and has the descents
@@ -38,7 +38,7 @@ from scipy.optimize import curve_fit
 from analysis import Law, fit, load_runs
 from analysis.backtesting.baselines import HOFFMANN, grid_starts, single_descent, surface_of
 from analysis.backtesting.splits import by_distance, rms, splits
-from analysis.estimation.isoflop import budgets, vertices
+from analysis.estimation.isoflops.isoflop import budgets, vertices
 from analysis.estimation.power_laws import predict_power
 from analysis.forms import column
 from analysis.runs.columns import Columns

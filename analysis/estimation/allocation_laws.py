@@ -18,14 +18,14 @@ from analysis.estimation.critical_batch import FORM as CRITICAL_BATCH
 from analysis.estimation.critical_batch import NEEDED as CRITICAL_BATCH_NEEDED
 from analysis.estimation.critical_batch import critical_batch
 from analysis.estimation.envelope import envelope
-from analysis.estimation.isoflop import Isoflop
-from analysis.estimation.isoflop_akima import akima
-from analysis.estimation.isoflop_answers import (
+from analysis.estimation.isoflops.akima import akima
+from analysis.estimation.isoflops.answers import (
     OPTIMA,
     convention_of,
     isoflop_both,
     lines_of_optima,
 )
+from analysis.estimation.isoflops.isoflop import Isoflop
 from analysis.estimation.lr_batch import NEEDED as LR_BATCH_NEEDED
 from analysis.estimation.lr_batch import lr_batch
 from analysis.estimation.surfaces.fit import NEEDED as SURFACE_NEEDED

@@ -17,7 +17,7 @@ Legend: G points (a trunk at some T), S draws.
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -83,9 +83,8 @@ class Line:
     def ends(self, tokens: float, level: float) -> tuple[float, float]:
         """Return the ends of the prediction interval of log B_crit of a new point at T tokens."""
         x = np.array([1.0, np.log(tokens) - self.centre])
-        half = student.ppf((1 + level) / 2, self.freedom) * np.sqrt(
-            x @ self.covariance @ x + self.deviation**2
-        )
+        spread = float(np.sqrt(x @ self.covariance @ x + self.deviation**2))
+        half = float(student.ppf((1 + level) / 2, self.freedom)) * spread
         middle = float(self.at(tokens))
         return middle - half, middle + half
 
@@ -170,16 +169,17 @@ def points_of(table: pd.DataFrame, tolerance: float) -> list[Point]:
     keys = [c for c in (["trunk"] if "trunk" in table else ["params", "seed"]) if c in table]
     points = []
     for key, rows in table.groupby([*keys, "at_tokens"], sort=False):
-        *trunk, at_tokens = key
+        *trunk, at_tokens = cast("tuple[Any, ...]", key)
         name = " ".join(map(str, trunk)) or "all"
-        mean = rows.assign(loss=column(rows, "loss")).groupby("batch")["loss"].mean()
-        if len(mean) < FEWEST_BATCHES:
+        batch_of, loss_of = column(rows, "batch"), column(rows, "loss")
+        batches = np.unique(batch_of)
+        losses = np.array([loss_of[batch_of == b].mean() for b in batches])
+        if len(batches) < FEWEST_BATCHES:
             raise ValueError(
-                f"trunk {name} at {float(at_tokens):.4g} tokens has {len(mean)} batches; a critical"
-                f" batch needs {FEWEST_BATCHES} or more: add branch.batch_factor, or leave the"
-                " point out with where="
+                f"trunk {name} at {float(at_tokens):.4g} tokens has {len(batches)} batches; a"
+                f" critical batch needs {FEWEST_BATCHES} or more: add branch.batch_factor, or leave"
+                " the point out with where="
             )
-        batches, losses = mean.index.to_numpy(dtype=float), mean.to_numpy(dtype=float)
         batch, where = crossing(batches, losses, tolerance)
         points.append(
             Point(

@@ -35,8 +35,8 @@ from analysis.estimation.envelope import envelope
 from analysis.estimation.fit_blocks import Estimate, peak_block, scatter_block
 from analysis.estimation.fitted_form import FittedForm, Settings, estimate_form
 from analysis.estimation.form_average import average_law, leading_form
-from analysis.estimation.isoflop import vertices
-from analysis.estimation.isoflop_answers import isoflop_both
+from analysis.estimation.isoflops.answers import isoflop_both
+from analysis.estimation.isoflops.isoflop import vertices
 from analysis.estimation.points import best_of_points, with_replicates
 from analysis.estimation.power_laws import power_laws
 from analysis.estimation.prior_fit import families_of

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.estimation.isoflop import NEAR, vertices
+from analysis.estimation.isoflops.isoflop import NEAR, vertices
 from analysis.figures import charts, check_charts
 from analysis.figures.bands import (
     allocation_bands,

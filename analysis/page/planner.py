@@ -25,8 +25,8 @@ from analysis.laws.published import PUBLISHED
 from analysis.laws.text import describe_forecast
 from analysis.planning.basis import counted
 from analysis.planning.plan import Plan
-from analysis.planning.shape import NEAR, NO_LOSS, SPANS
-from analysis.planning.shape_candidates import Candidate, candidates, ffn_step, ffn_steps
+from analysis.planning.shapes.candidates import Candidate, candidates, ffn_step, ffn_steps
+from analysis.planning.shapes.shape import NEAR, NO_LOSS, SPANS
 from analysis.planning.split import GRID, MOST_DRAWS, REPEATING, is_usable_alone
 from analysis.planning.written.plan_alarms import FAR
 from analysis.runs.study import Study

@@ -9,7 +9,7 @@ from analysis.planning.budgets import Budget
 from analysis.planning.experts import experts_of, law_for, with_mixture
 from analysis.planning.real_size import at_real_size
 from analysis.planning.settings import DEFAULT_LEVEL, PlanConfig
-from analysis.planning.shape_family import with_family, with_vocabulary
+from analysis.planning.shapes.family import with_family, with_vocabulary
 from analysis.runs.study import Study
 
 

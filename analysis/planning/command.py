@@ -14,7 +14,7 @@ from analysis.planning.experts import MixtureSettings
 from analysis.planning.plan import Plan
 from analysis.planning.schedules.rate import RateSettings
 from analysis.planning.settings import PlanConfig
-from analysis.planning.shape_family import FamilySettings
+from analysis.planning.shapes.family import FamilySettings
 from analysis.runs.cells import sha256_of
 from scaling.schema import check_study, sha256_file, sha256_json
 

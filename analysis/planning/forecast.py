@@ -25,7 +25,7 @@ from analysis.laws.law import Law
 from analysis.laws.text import describe_forecast, used_alone
 from analysis.planning.later_stages.blocks import rounded
 from analysis.planning.plan import CurvePoint, Forecast, Interval, PretrainBlock
-from analysis.planning.shape import PlannedShape
+from analysis.planning.shapes.shape import PlannedShape
 from analysis.runs.study import Study
 from scaling.app.plurals import plural
 from scaling.schema import BITS_PER_BYTE

@@ -45,7 +45,7 @@ from analysis.planning.pretrain_block import pretrain_block
 from analysis.planning.real_size import explained, explained_steps, toy_alarm
 from analysis.planning.schedules.rate import with_rate
 from analysis.planning.settings import PlanConfig
-from analysis.planning.shape import PlannedShape, choose_shape
+from analysis.planning.shapes.shape import PlannedShape, choose_shape
 from analysis.planning.split import repeating, split_of
 from analysis.planning.written.plan_alarms import plan_alarms, reached_flops
 from analysis.planning.written.size_alarms import size_alarms
@@ -71,7 +71,7 @@ def make_plan(
 
         N0, D0 = the N, D of least L(N, D) with c(N) D = C and the constraints
         shape  = a shape of the study's family within 5 % of N0 that loses at most .0005 nats
-                 (`analysis.planning.shape`), and N its parameters
+                 (`analysis.planning.shapes.shape`), and N its parameters
         D      = B floor(C / f(shape) / B)
         L      = L(N, D), with the prediction interval of one run
 

@@ -16,7 +16,7 @@ from analysis.planning.experts import OF_A_TOKEN
 from analysis.planning.later_stages.blocks import rounded
 from analysis.planning.passes import Choice, chosen_decay
 from analysis.planning.plan import PretrainBlock
-from analysis.planning.shape import PlannedShape
+from analysis.planning.shapes.shape import PlannedShape
 from analysis.runs.study import Study
 from scaling.app.plurals import plural
 from scaling.schema import Recipe, Shape, whole_batch

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from analysis.alarms.alarm import Alarm
 from analysis.laws.law import Law
 from analysis.planning.plan import PretrainBlock, Step
-from analysis.planning.shape_family import FamilySettings, best_vocabulary
+from analysis.planning.shapes.family import FamilySettings, best_vocabulary
 from analysis.runs.study import Study
 
 # FLOPs from which a plan is one of real size: about Llama 2 7B's data at a tenth of its tokens.

@@ -12,8 +12,8 @@ from analysis.planning.later_stages.blocks import (
     SftSettings,
 )
 from analysis.planning.schedules.rate import RateSettings
-from analysis.planning.shape import FLAT
-from analysis.planning.shape_family import FamilySettings
+from analysis.planning.shapes.family import FamilySettings
+from analysis.planning.shapes.shape import FLAT
 from analysis.planning.written.plan_alarms import FAR
 from scaling.schema import (
     LEVEL,

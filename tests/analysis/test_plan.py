@@ -21,7 +21,7 @@ from analysis.planning.later_stages.blocks import ppo_block, sft_block
 from analysis.planning.later_stages.sizes import sized
 from analysis.planning.make import make_plan
 from analysis.planning.settings import PlanConfig
-from analysis.planning.shape_family import FamilySettings
+from analysis.planning.shapes.family import FamilySettings
 from analysis.planning.written.derivation import derivation
 from analysis.planning.written.plan_file import read_plan, write_plan
 from analysis.runs.study import _at_once, default_study, study_of

@@ -7,8 +7,8 @@ from analysis.forms.optimum import edge_of
 from analysis.laws.text import used_alone
 from analysis.planning.passes import best_passes, can_rise
 from analysis.planning.plan import PretrainBlock, Step
-from analysis.planning.shape import PlannedShape
-from analysis.planning.shape_family import VOCAB_STEP, best_vocabulary
+from analysis.planning.shapes.family import VOCAB_STEP, best_vocabulary
+from analysis.planning.shapes.shape import PlannedShape
 from analysis.planning.split import Split, serving_saving
 from scaling.app.plurals import plural
 from scaling.schema import Shape

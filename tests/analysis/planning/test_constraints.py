@@ -23,7 +23,7 @@ from analysis.planning.laws_compared import (
 from analysis.planning.layout import memory_gib
 from analysis.planning.make import make_plan
 from analysis.planning.settings import PlanConfig
-from analysis.planning.shape_family import FamilySettings, levine_shape, levine_width, with_family
+from analysis.planning.shapes.family import FamilySettings, levine_shape, levine_width, with_family
 from analysis.planning.split import serving_saving, split_of
 from analysis.runs.study import Cell, default_study
 

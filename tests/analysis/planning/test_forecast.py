@@ -156,8 +156,8 @@ def test_bits_per_byte_have_the_same_interval(tmp_path):
     from analysis.planning.constraints import Constraints
     from analysis.planning.forecast import forecast_block
     from analysis.planning.pretrain_block import pretrain_block
-    from analysis.planning.shape import choose_shape
-    from analysis.planning.shape_family import FamilySettings
+    from analysis.planning.shapes.family import FamilySettings
+    from analysis.planning.shapes.shape import choose_shape
     from analysis.planning.split import split_of
 
     base = replace(default_study(), bytes_per_token=4.0)

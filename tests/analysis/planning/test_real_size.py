@@ -8,7 +8,7 @@ from analysis.planning.later_stages.blocks import PpoSettings, SftSettings
 from analysis.planning.later_stages.sizes import sized
 from analysis.planning.make import make_plan
 from analysis.planning.settings import PlanConfig
-from analysis.planning.shape_family import FamilySettings
+from analysis.planning.shapes.family import FamilySettings
 from analysis.runs.study import default_study
 
 LAW = load_law("besiroglu2024")

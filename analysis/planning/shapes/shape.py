@@ -13,8 +13,8 @@ from functools import cached_property
 
 from analysis.forms import FORMS
 from analysis.forms.optimum import edge_of
-from analysis.planning.shape_candidates import Candidate, candidates, with_params
-from analysis.planning.shape_family import FamilySettings, levine_shape, levine_width
+from analysis.planning.shapes.candidates import Candidate, candidates, with_params
+from analysis.planning.shapes.family import FamilySettings, levine_shape, levine_width
 from analysis.planning.split import Split
 from analysis.runs.study import Study
 from scaling.schema import Shape

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.planning.shape_candidates import candidates, ffn_steps, width_step, with_params
+from analysis.planning.shapes.candidates import candidates, ffn_steps, width_step, with_params
 from analysis.runs.study import Cell, Study, default_study
 from scaling.schema import Shape
 

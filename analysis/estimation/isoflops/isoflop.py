@@ -5,7 +5,7 @@ lies inside the sizes that were run; other vertices are listed with the reason. 
 comes from the budget's own line of log D in log N, so it holds for any way of counting C. A
 parabola is biased on an asymmetric valley: near zero at alpha = beta, else by a few per cent at
 +-8x. The bias is the same at every budget, so it moves the intercepts and not a or b. Wide grids
-are cut to the sizes near the best one; `analysis.estimation.isoflop_answers` gives the answer with
+are cut to the sizes near the best one; `analysis.estimation.isoflops.answers` gives the answer with
 all sizes beside it. C is the column flops, which is 6ND only where the table has none. On the 15
 experiments of Porian et al. 2024 a is then within 0.010 (median; at worst 0.033) of what they
 publish, and with every size 0.019 (at worst 0.104).

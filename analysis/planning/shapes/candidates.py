@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from analysis.planning.shape_family import kv_heads_of
+from analysis.planning.shapes.family import kv_heads_of
 from analysis.runs.study import Study
 from scaling.schema import Shape, check_size
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from analysis.estimation.isoflop import (
+from analysis.estimation.isoflops.isoflop import (
     FEWEST_VERTICES,
     Isoflop,
     Vertex,

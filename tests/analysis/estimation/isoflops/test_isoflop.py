@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.estimation.isoflop import budgets, isoflop, vertex
-from analysis.estimation.isoflop_akima import akima
+from analysis.estimation.isoflops.akima import akima
+from analysis.estimation.isoflops.isoflop import budgets, isoflop, vertex
 from analysis.forms.optimum import chinchilla_optimum
 from tests.analysis.conftest import isoflop_table, loss_of
 

@@ -9,12 +9,12 @@ from analysis.laws.law import Law
 from analysis.planning.budgets import Budget
 from analysis.planning.make import make_plan
 from analysis.planning.settings import PlanConfig
-from analysis.planning.shape import NEAR, NO_LOSS, best_candidate
-from analysis.planning.shape_candidates import Candidate, candidates, with_params
+from analysis.planning.shapes.candidates import Candidate, candidates, with_params
+from analysis.planning.shapes.shape import NEAR, NO_LOSS, best_candidate
 from analysis.runs.study import study_of
 
 _spec = importlib.util.spec_from_file_location(
-    "synthetic", Path(__file__).parents[1] / "synthetic.py"
+    "synthetic", Path(__file__).parents[2] / "synthetic.py"
 )
 synthetic = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(synthetic)

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from analysis import Columns, Law, fit, load_runs
-from analysis.estimation.isoflop import isoflop
-from analysis.estimation.isoflop_answers import convention_of, isoflop_both, lines_of_optima
+from analysis.estimation.isoflops.answers import convention_of, isoflop_both, lines_of_optima
+from analysis.estimation.isoflops.isoflop import isoflop
 from analysis.forms.optimum import chinchilla_optimum
 from analysis.page.figure_files import write_law_figures
 from tests.analysis.conftest import LAWS, isoflop_table, loss_of

@@ -17,7 +17,13 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from analysis.alarms.units import DERIVED
-from analysis.estimation.isoflop import FEWEST_VERTICES, SAME_BUDGET, Isoflop, Vertex, isoflop
+from analysis.estimation.isoflops.isoflop import (
+    FEWEST_VERTICES,
+    SAME_BUDGET,
+    Isoflop,
+    Vertex,
+    isoflop,
+)
 from analysis.forms import Array, column
 
 OPTIMA = "optima of the table"  # the method of lines through optima that were read
