@@ -67,13 +67,17 @@ def run(arguments: argparse.Namespace) -> int:
         raise no_study(study)
     if not read_open_jobs(study.resolve()):
         raise ValueError(
-            f"{study} has no cells for workers; give its sweep command with hydra/launcher=none"
+            f"{study} has no cells for workers, or they were cancelled; give its sweep command with"
+            " hydra/launcher=none"
         )
     stop = work(study, workers=arguments.workers, leave=arguments.leave)
     cells = read_status(study)
     log.info("%s: %s", study, counts(cells))
     if stop:
-        log.info("%s; scaling work %s goes on", stop, shlex.quote(str(study)))
+        if read_open_jobs(study.resolve()):
+            log.info("%s; scaling work %s goes on", stop, shlex.quote(str(study)))
+        else:
+            log.info("the cells were cancelled; the sweep command makes them open again")
         return ExitCode.STOPPED
     if any(c.state in (CellState.FAILED, CellState.DAMAGED) for c in cells):
         return 1

@@ -302,7 +302,7 @@ def _comparison(law: LawFile) -> list[str]:
     endings = {"repetition": "beyond epochs", "downstream": "accuracy, by reach"}
     ending = f"{'status':<22}{endings.get(asked, 'by reach')}"
     width = max(20, *(len(row["form"]) + 1 for row in law.comparison))
-    lines = [f"{'form':<{width}}{'parameters':>11}{'in range':>10}{'withheld':>10}  {ending}"]
+    lines = [f"{'form':<{width}}{'parameters':>11}{'in range':>10} {'withheld':>10}  {ending}"]
     for row in law.comparison:
         error = row["score"]
         score = "no minimum" if error is None else f"{error:.2%}"
@@ -311,7 +311,7 @@ def _comparison(law: LawFile) -> list[str]:
         reaches = f"{row.get('status', ''):<22}{reaches}"
         lines.append(
             f"{row['form']:<{width}}{row['n_parameters']:>11}{row['rms_in_range']:>10.2%}"
-            f"{score:>10}  {reaches}"[:WIDTH]
+            f" {score:>10}  {reaches}"[:WIDTH]
         )
     return lines
 

@@ -5,6 +5,7 @@ share a step. The critical batch rises along a run (Merrill et al. 2025, 2505.23
 batch is above it until some number of tokens: a warm-up of the batch would save steps, not tokens.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -66,8 +67,8 @@ def critical_alarms(pretrain: PretrainBlock, law: Law | None, level: float) -> I
         yield Alarm(
             code="batch_above_critical",
             sentence=f"batch {batch} is {batch / value:.2g} times the critical batch at the end of"
-            f" the run{sure}: tokens are wasted; halve the batch, and take the rate times"
-            " 1/sqrt(2)",
+            f" the run{sure}: tokens are wasted; divide the batch by"
+            f" {2 ** math.ceil(math.log2(batch / value))}, and the rate by the root of that",
         )
     reach = pretrain.tokens / law.ranges["at_tokens"][1]
     if reach > FAR_TOKENS:

@@ -35,6 +35,9 @@ Row = dict[str, Any]
 
 LEVEL = 0.9  # Share of final losses that the interval should hold.
 FIRST_STEP = 15  # Rows before this step, or twice the warm-up, do not follow the form.
+# Share of the steps below which nothing is forecast: cells at 5 to 10 % of their steps ended below
+# their intervals.
+LEAST_SHARE = 0.15
 FEWEST_TESTS = 3  # Test losses below which nothing is forecast: one more than the slope needs.
 WIDEST = 0.12  # The largest half width in log loss that still says something.
 CONSTANT = 0.999  # A rate above this share of the peak is the peak.
@@ -116,6 +119,8 @@ def loss_at_end(
     first = max(FIRST_STEP, 2 * warmup_steps)
     data = _data(usable(rows), n_steps=n_steps, first=first, unique_tokens=unique_tokens)
     if data is None or data.n_tests < FEWEST_TESTS or data.last >= n_steps:
+        return None
+    if data.last < LEAST_SHARE * n_steps:
         return None
     mean, covariance = _drops(finished, first=first)
     fit = _posterior(data, mean, covariance)

@@ -82,6 +82,8 @@ def best_decay(
 
     Raises ValueError where the fit cannot say what a decay does, and for too few steps.
     """
+    if shape not in ("linear", "sqrt"):
+        raise ValueError(f"shape={shape} is no decay; give linear or sqrt")
     if fit.status in (NO_DROP, NOT_IDENTIFIED):
         raise ValueError(f"no decay can be chosen: {fit.why}")
     if n_steps < 2 * fit.warmup_steps + 10:

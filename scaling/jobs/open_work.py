@@ -36,21 +36,27 @@ class OpenPool(Pool):
 
     is_cancelled: whether a user has cancelled the open job
     looked: when the leases of others were last read
+    owner: this process, without which its processes end too
     """
 
     is_cancelled: Callable[[], bool] = lambda: False
     looked: float = field(default=0.0)
+    owner: int = field(default_factory=os.getpid)
 
     def next_task(self) -> Task | None:
         """Take the next task that nobody has; those of others are looked at again later."""
         if time.monotonic() - self.looked > LOOK_SECONDS:
             self.looked = time.monotonic()
-            if self.is_cancelled():
-                self.end(signal.SIGTERM)
             busy = {task_key(t) for running in self.running.values() for t in running.tasks}
             tasks = [t for t in map(self.shortened, self.job_tasks.tasks) if t.cells]
             self.waiting = deque(t for t in tasks if task_key(t) not in busy and not is_held(t))
         return None if self.stop else super().next_task()
+
+    def end_stalled(self, moment: float) -> None:
+        """End what hangs, and everything once a user has cancelled the job."""
+        super().end_stalled(moment)
+        if not self.stop and self.is_cancelled():
+            self.end(signal.SIGTERM)
 
     def shortened(self, task: Task) -> Task:
         """Return a task without the cells that have ended."""

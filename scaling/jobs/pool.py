@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from typing import Any
 from scaling.config import CellConfig
 from scaling.jobs.stalls import LOOK_SECONDS, ProcessWatch
 from scaling.jobs.tasks import ExitCode, JobTasks, Task, gpu_count, max_stack, stack_key
-from scaling.schema import read_json, seconds_here
+from scaling.schema import process_start, read_json, seconds_here
 from scaling.study.failures import (
     describe_exit,
     fail_dead_attempt,
@@ -76,6 +77,7 @@ class Pool:
     stop: the outcome that a signal asks for; None while no signal has come
     limit_at: seconds since the epoch; a signal from then on means the time limit; 0 for no limit
     before: attempts at each cell before this job
+    owner: process without which those of the pool end too; 0 lets them outlive a killed pool
     """
 
     job_tasks: JobTasks
@@ -91,6 +93,7 @@ class Pool:
     stop: Outcome | None = None
     limit_at: float = 0.0
     before: dict[str, int] = field(default_factory=dict)
+    owner: int = 0
 
     def __post_init__(self) -> None:
         """Queue the tasks."""
@@ -186,6 +189,7 @@ class Pool:
                 "limit_at": self.limit_at,
                 "slot": slot,
                 "environment": self.environment,
+                "owner": self.owner,
             },
         )
         process.start()
@@ -406,12 +410,24 @@ def start_server(preload: Sequence[str]) -> Any:
     return context
 
 
-def train_in_fork(tasks: list[Task], *, environment: dict[str, str], **options: Any) -> None:
-    """Train tasks in a process that was forked from the server."""
+def train_in_fork(
+    tasks: list[Task], *, environment: dict[str, str], owner: int = 0, **options: Any
+) -> None:
+    """Train tasks in a process that was forked from the server; see `Pool` for `owner`."""
     os.environ.update(environment)
+    if owner:
+        threading.Thread(target=end_without, args=(owner,), daemon=True).start()
     from scaling.jobs.worker import train_tasks  # the server has torch, the pool must not load it
 
     train_tasks(tasks, **options)
+
+
+def end_without(owner: int) -> None:
+    """Kill this process once another one is gone, so that what it holds can be taken over."""
+    started = process_start(owner)
+    while started is not None and process_start(owner) == started:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def default_workers(device: str = "auto") -> int:

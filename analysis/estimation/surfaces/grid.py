@@ -18,6 +18,7 @@ from analysis.forms import Array, column
 from analysis.runs.replicates import SAME_TOKENS, points_of
 from analysis.runs.setting_columns import PREFIX
 
+MOST_STEPS = 3e6  # of the shortest run: a batch that makes more is not in tokens
 BOUND = 0.15  # share by which a row may lose to the best of its point
 AXES = ("lr", "batch")
 DECAYS = ("weight_decay", f"{PREFIX}optim.weight_decay")  # columns of a table and of a study
@@ -60,6 +61,12 @@ def grid_of(table: pd.DataFrame) -> Grid:
     Raises ValueError in one sentence for a table of too few points, sizes or settings, and for one
     whose best settings stand at the end of what was tried.
     """
+    steps = column(table, "tokens") / column(table, "batch")
+    if steps.min() > MOST_STEPS:
+        raise ValueError(
+            f"the batches would make {steps.min():.2g} steps and more of every run; batch is in"
+            " tokens: name a column of sequences, as columns.batch_sequences=batch context=2048"
+        )
     decay = decay_of(table)
     codes = _in_order(points_of(table, SAME_TOKENS), table)
     loss = column(table, "loss")

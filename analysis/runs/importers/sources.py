@@ -122,7 +122,7 @@ def read_runs(
     reading: dict[str, Any] = {
         "tool": of_source.tool,
         "loss": table.loss,
-        "training_loss": is_training_loss(table.loss),
+        "training_loss": of_source.tool != "lm-eval" and is_training_loss(table.loss),
         "notes": table.notes,
     }
     inputs: dict[str, Any] = {"source": str(source), "logs": reading}

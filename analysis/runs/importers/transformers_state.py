@@ -14,6 +14,7 @@ from typing import Any
 from analysis.runs.importers.files import below, name_below, read_values
 from analysis.runs.importers.logged_run import History, LoggedRun, Logs, finite, flat, read_each
 
+DEEPEST = 5  # folders between the source and a file
 STATE = "trainer_state.json"
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 MOST_HEADER = 64 << 20  # bytes of a safetensors header; one of a large model has 100 kB
@@ -24,13 +25,13 @@ CONFIG = ("model_type", "hidden_size", "n_embd", "num_hidden_layers", "n_layer",
 
 def recognises(path: Path) -> bool:
     """Return whether a folder holds a state at most two folders down, or a file is one."""
-    return bool(below(path, STATE, deepest=2))
+    return bool(below(path, STATE, deepest=DEEPEST))
 
 
 def read(path: Path) -> Logs:
     """Read the last state of each run."""
     states: dict[Path, list[Path]] = {}
-    for file in below(path, STATE, deepest=2):
+    for file in below(path, STATE, deepest=DEEPEST):
         in_checkpoint = CHECKPOINT.fullmatch(file.parent.name) and path not in (file, file.parent)
         run = file.parent.parent if in_checkpoint else file.parent
         states.setdefault(run, []).append(file)

@@ -31,18 +31,19 @@ HEADER_BYTES = 7
 BLOCK = 32 << 10
 PIECE = struct.Struct("<IHB")  # checksum, length, kind of a piece
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
+DEEPEST = 5  # folders between the source and a file
 PATTERN = "run-*.wandb"
 OWN = ("_step", "_runtime", "_timestamp", "_wandb")  # keys that wandb adds itself
 
 
 def recognises(path: Path) -> bool:
     """Return whether a folder is a run's or holds run folders, or a file is a run's."""
-    return bool(below(path, PATTERN, deepest=1))
+    return bool(below(path, PATTERN, deepest=DEEPEST))
 
 
 def read(path: Path) -> Logs:
     """Read every run; of one run id the file that was written last."""
-    files = below(path, PATTERN, deepest=1)
+    files = below(path, PATTERN, deepest=DEEPEST)
     latest = {p.stem.removeprefix("run-"): p for p in sorted(files, key=lambda p: p.parent.name)}
     pb = _record_classes()
     runs, left_out = read_each(latest.items(), lambda name, p: _run(name, p, pb))
