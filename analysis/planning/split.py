@@ -174,12 +174,7 @@ def repeating(law: Law, constraints: Constraints, *, tokens: float) -> Law:
             f"a law of form {law.form} does not say what repeated tokens are worth; set"
             " max_epochs=1, or take a law of form chinchilla or data_constrained"
         )
-    if any(alarm.code == "repeated_data" for alarm in law.alarms):
-        raise ValueError(
-            "the law was fitted to repeated tokens as if they were fresh, so the worth of a"
-            " repeated token would count twice; set max_epochs=1, or plan from form=data_constrained or"
-            " another form of `scaling fit form=repetition` that knows unique_tokens"
-        )
+    _refuse_repeats_as_fresh(law)
     rates = {k: PUBLISHED[REPEATING].parameters[k] for k in ("R_D", "R_N")}
     draws = law.draws
     if draws is not None:
@@ -189,6 +184,16 @@ def repeating(law: Law, constraints: Constraints, *, tokens: float) -> Law:
     )
     rule = "chinchilla alone, with the published worth of repeated tokens"
     return _alone(average, alone, rule) if average.forecast else alone
+
+
+def _refuse_repeats_as_fresh(law: Law) -> None:
+    """Refuse to give repetition to a law that has it already, as fresh tokens of less worth."""
+    if any(alarm.code == "repeated_data" for alarm in law.alarms):
+        raise ValueError(
+            "the law was fitted to repeated tokens as if they were fresh, so the worth of a"
+            " repeated token would count twice; set max_epochs=1, or plan from"
+            " form=data_constrained or another form that reads unique_tokens"
+        )
 
 
 def _alone(average: Law, alone: Law, rule: str) -> Law:
