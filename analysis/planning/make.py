@@ -131,6 +131,13 @@ def _law_of_settings(basis: Basis) -> Law | None:
     return basis.law if basis.law.form == SURFACE else None
 
 
+def _alarms_of_settings(basis: Basis) -> list[Alarm]:
+    """Return the alarms of a law of settings that `lr_batch` names, each with its name."""
+    law = _law_of_settings(basis) if basis.lr_batch else None
+    alarms = law.alarms if law else ()
+    return [replace(a, sentence=f"lr_batch={basis.lr_batch}: {a.sentence}") for a in alarms]
+
+
 def plan_within_memory(
     law: Law, study: Study, settings: PlanConfig, **named: Any
 ) -> tuple[PlanConfig, Budget, Plan]:
@@ -269,6 +276,7 @@ def _gathered(
     cost = cost_block(law, budget, planned.split, pretrain, **costs)
     alarms = [
         *size_alarms(planned.split, cost, planned.shape, devices=budget.devices),
+        *_alarms_of_settings(basis),
         *_alarms_beside(basis, laws, budget, layout, rows=rows),
         *critical_alarms(pretrain, _critical_law(settings), basis.level),
         *plan_alarms(law, study, pretrain, forecast, forced=not law.usable, far=settings.far),
