@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.alarms.alarm import Alarm
+from analysis.alarms.loss_units import loss_unit_alarm, unit_of_law
 from analysis.laws.law import Law
 from analysis.laws.law_file import LawStatus
 from analysis.runs.columns import Columns
@@ -24,6 +25,7 @@ from scaling.curves import CurveFit, as_block, best_decay, fit_curves
 
 FORM = "schedule"
 SHAPES = ("linear", "sqrt")  # of the decay that is proposed
+LARGE_ERROR = 0.03  # of the loss; published curves of one model have .2 %, own studies 1 %
 STATUS: dict[str, LawStatus] = {
     "converged": "converged",
     "offset_not_identified": "offset_not_identified",
@@ -112,6 +114,7 @@ def _law(runs: CurveRuns, fits: list[CurveFit], *, count: str, level: float, of_
         noise={"sd_log": largest.noise},
         curves=curves,
         inputs=runs.inputs,
+        unit=unit_of_law(runs.inputs),
     )
 
 
@@ -137,10 +140,18 @@ def _decays(
 
 def _alarms(runs: CurveRuns, fits: list[CurveFit]) -> list[Alarm]:
     """Return an alarm for each size whose curves leave something open."""
-    alarms = []
+    alarms = [alarm for alarm in [loss_unit_alarm(runs.inputs)] if alarm]
     for size, fit in zip(runs.sizes, fits, strict=True):
-        if fit.status == "converged":
-            continue
         of = "" if size.params is None else f"at N = {size.params:.4g}, "
-        alarms.append(Alarm(code=fit.status, sentence=f"{of}{fit.why}"))
+        if fit.status != "converged":
+            alarms.append(Alarm(code=fit.status, sentence=f"{of}{fit.why}"))
+        elif fit.error > LARGE_ERROR:
+            worst = max(fit.withheld_errors, key=fit.withheld_errors.__getitem__, default="")
+            sentence = (
+                f"{of}curves that were withheld in turn are missed by {fit.error:.1%}"
+                + (f", {worst} most" if worst else "")
+                + "; look for a loss that jumps, and for curves of several models, of which one is"
+                " chosen with where="
+            )
+            alarms.append(Alarm(code="curve_error", sentence=sentence))
     return alarms

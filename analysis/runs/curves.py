@@ -108,6 +108,8 @@ def table_curves(
     unit = loss_unit_of(columns)
     if unit != NATS:
         table["loss"] = convert_loss(table["loss"].to_numpy(), unit, columns.loss)
+        reading = {"column": columns.loss, "unit": unit, "stated": bool(columns.loss_unit)}
+        inputs |= {"loss_unit": reading}
     renamed = {name: source for name, source in names.items() if name != source}
     inputs |= {"columns": renamed} if renamed else {}
     curves, dropped = [], []
