@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.estimation.allocation_laws import METHODS
+from analysis.estimation.allocation_laws import CRITICAL_BATCH, METHODS
 from analysis.estimation.checks import (
     check_columns,
     check_table,
@@ -150,7 +150,9 @@ def refuse_untestable(form: str) -> None:
         )
     if form == "all" or (form not in METHODS and form_named(form).target == "loss"):
         return
-    what = "gives N and D only" if form in METHODS else f"predicts {form_named(form).target}"
+    of_settings = form in ("lr_batch", CRITICAL_BATCH)
+    of_method = "predicts no loss" if of_settings else "gives N and D only"
+    what = of_method if form in METHODS else f"predicts {form_named(form).target}"
     raise ValueError(
         f"form={form} {what}; a backtest needs a form of the loss: all, {', '.join(testable)}"
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.estimation.isoflops.isoflop import NEAR, vertices
+from analysis.estimation.surfaces.grid import BOUND
 from analysis.figures import charts, check_charts
 from analysis.figures.bands import (
     allocation_bands,
@@ -18,6 +19,7 @@ from analysis.figures.bands import (
 )
 from analysis.forms import FORMS, column
 from analysis.laws.law import Law
+from analysis.laws.surface_law import FORM as SETTINGS
 from analysis.page.contents import Material
 from analysis.planning.plan import Plan
 from scaling.schema import Record
@@ -108,6 +110,10 @@ def fit_pictures(law: Law | None, cells: pd.DataFrame) -> list[Picture]:
     """Draw observed against fitted loss and the residuals against N, D, C and D/N."""
     if law is None or not _predicts_loss(law, cells) or not len(cells):
         return []
+    if law.form == SETTINGS:  # rows far from the best of their point were not fitted
+        points = cells.groupby(["params", "tokens"])["loss"]
+        best = column(cells.assign(best=points.transform("min")), "best")
+        cells = cells.loc[column(cells, "loss") <= (1 + BOUND) * best].reset_index(drop=True)
     prediction = law.predict_table(cells, noise=False, force=True)
     fitted = cells.assign(predicted=prediction["loss"])
     spread = 100 * float(np.sqrt((np.log(fitted["loss"] / fitted["predicted"]) ** 2).mean()))
