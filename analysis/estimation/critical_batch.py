@@ -22,8 +22,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import pandas as pd
 from scipy.optimize import isotonic_regression, minimize
-from scipy.special import log_ndtr
-from scipy.stats import t as student
+from scipy.special import log_ndtr, stdtrit
 
 from analysis.alarms.alarm import Alarm
 from analysis.alarms.loss_units import unit_of_law
@@ -84,7 +83,7 @@ class Line:
         """Return the ends of the prediction interval of log B_crit of a new point at T tokens."""
         x = np.array([1.0, np.log(tokens) - self.centre])
         spread = float(np.sqrt(x @ self.covariance @ x + self.deviation**2))
-        half = float(student.ppf((1 + level) / 2, self.freedom)) * spread
+        half = float(stdtrit(self.freedom, (1 + level) / 2)) * spread
         middle = float(self.at(tokens))
         return middle - half, middle + half
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from scaling.curves.curve import Curve, make_curve
 from scaling.curves.law_fit import MODEL_ERROR, LawFit, fit_law
@@ -125,7 +125,7 @@ class CurveFit:
         spread = (weights * (logs - mean) ** 2).sum(0)
         variance = (weights * np.stack([own for _, own in parts])).sum(0) + spread
         variance = variance + self.error**2 + self.noise**2
-        half = float(student.ppf((1 + level) / 2, self.degrees)) * np.sqrt(variance)
+        half = float(stdtrit(self.degrees, (1 + level) / 2)) * np.sqrt(variance)
         return CurveForecast(np.exp(mean), np.exp(mean - half), np.exp(mean + half))
 
     def end(
@@ -157,7 +157,7 @@ class CurveFit:
         changes = np.array([change for change, _ in parts])
         mean = float(weights @ changes)
         variance = float(weights @ ((changes - mean) ** 2 + [own for _, own in parts]))
-        half = student.ppf((1 + level) / 2, self.degrees) * np.sqrt(variance + self.error**2)
+        half = stdtrit(self.degrees, (1 + level) / 2) * np.sqrt(variance + self.error**2)
         return mean, float(half)
 
     def last(self, schedule_step: ArrayLike, schedule_lr: ArrayLike) -> float:
