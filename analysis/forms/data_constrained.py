@@ -195,7 +195,7 @@ _SOURCE = "this project, after arXiv 2605.01640 (an additive over-fitting penalt
 
 POWER = Form(
     name="overfitting",
-    formula="L = E + A N^-alpha + B D^-beta + P o^g (N/U)^h, o = e / (1 + (e0/e)^2), e = D/U",
+    formula="L = E + A N^-alpha + B D^-beta + P (e / (1 + (e0/e)^2))^g (N/U)^h, e = D/U",
     source=_SOURCE,
     parameters=(*_COMMON, "P", "e0", "g", "h"),
     variables=("params", "tokens", "unique_tokens"),
@@ -226,7 +226,7 @@ LOGARITHM = Form(
 DECAYED = Form(
     name="overfitting_decay",
     formula="L = E + A N^-alpha + B D^-beta + Q wd^r"
-    " + P o^g (N/U)^h (1 + wd/w0)^-q, o = e / (1 + (e0/e)^2), e = D/U",
+    " + P (e / (1 + (e0/e)^2))^g (N/U)^h (1 + wd/w0)^-q, e = D/U",
     source=_SOURCE + "; weight decay near 1 cuts the penalty by about 70 % there",
     parameters=(*_COMMON, "P", "e0", "g", "h", "w0", "q", "Q", "r"),
     variables=("params", "tokens", "unique_tokens", "weight_decay"),

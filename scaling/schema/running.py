@@ -16,17 +16,18 @@ SILENT_SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class EndForecast:
-    """The forecast of a run's final test loss, in nats per token.
-
-    loss, low, high: the forecast, and the interval that should hold the share `level` of losses
-    step: of the last row of the curve that it rests on
-    """
+    """The forecast of a run's final test loss."""
 
     loss: float
+    """The forecast, in nats per token."""
     low: float
+    """Lower end of its interval."""
     high: float
+    """Upper end of its interval."""
     level: float
+    """Share of losses that the interval should hold."""
     step: int
+    """Step of the last row of the curve that the forecast rests on."""
 
     @property
     def digits(self) -> int:

@@ -295,7 +295,7 @@ def test_scores_of_the_cells_are_laws_with_what_they_expect_of_the_plan(folder, 
     checked = Checker()
     checked.feed(page)
     assert len(checked.ids) == len(set(checked.ids))
-    ((task, _, _, _, bits, reached, accuracy, _),) = score_grid(
+    ((task, _, _, _, bits, reached, accuracy, *_),) = score_grid(
         scores_of(read_evaluations(copied)), 3e13, None
     ).rows
     assert (task, reached, accuracy) == ("blimp", "–", "–")
