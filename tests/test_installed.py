@@ -159,7 +159,8 @@ def test_the_wheel_puts_three_names_at_the_top(wheel):
     inside = {n.removeprefix("scaling/_conf/") for n in names if n.startswith("scaling/_conf/")}
     ours = {p.relative_to(ROOT / "conf").as_posix() for p in (ROOT / "conf").rglob("*.yaml")}
     for linked in ("sweeps", "examples"):
-        ours |= {f"{linked}/{p.name}" for p in (ROOT / linked).glob("*.yaml")}
+        files = (ROOT / linked).rglob("*.yaml")
+        ours |= {f"{linked}/{p.relative_to(ROOT / linked).as_posix()}" for p in files}
     assert inside == ours
     assert {"scaling/py.typed", "analysis/py.typed", "analysis/page/planner.js"} <= set(names)
 
