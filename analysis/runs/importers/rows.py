@@ -129,7 +129,7 @@ def _row(
     by_column = {_column(m, "metric"): m for m in run.metrics}
     value, step = run.last(by_column[loss]) if loss in by_column else (None, run.last_step)
     if loss and value is None and loss not in beside and loss not in run.settings:
-        return {}, f"it has no {loss}"
+        return {}, f"it has no finite {loss}"
     why = _unfinished(run, step)
     if why and not options.unfinished:
         return {}, f"{why} (logs.unfinished=true takes it)"
