@@ -300,7 +300,7 @@ def test_a_torn_event_file_is_named(copy_of, change, event):
     path.write_bytes(change(path.read_bytes()))
     table = read(folder)
     assert [one["run"] for one in table.left_out] == ["small"]
-    why = f"after event {event}" if event else "has no validation"
+    why = f"after event {event}" if event else "has no finite validation"
     assert why in table.left_out[0]["why"]
 
 
