@@ -43,7 +43,7 @@ def test_a_report_of_logs_says_what_was_left_out(logs, tmp_path):
     done = call("analysis.report", f"runs={logs}", "logs.tokens_per_step=131072", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "logs.html").read_text("utf-8")
-    assert "runs_left_out" in page
+    assert "runs left out" in page
     assert "torn.log: it stands at step 1,000 of 9,000" in page
     law = json.loads((tmp_path / "logs.law.json").read_text())
     assert "logs.tokens_per_step=131072" in law["inputs"]["arguments"]
