@@ -80,7 +80,11 @@ def read_table(
         fitted = fit(runs, form, on_progress=on_progress)
         named = [f"columns.{k}={v}" for k, v in (runs.inputs.get("columns") or {}).items()]
         named += [] if context is None else [f"context={context:g}"]
-        named += [f"logs.{k}={v}" for k, v in asdict(logs or LogsConfig()).items() if v]
+        given = {k: v for k, v in asdict(logs or LogsConfig()).items() if v}
+        named += [
+            f"logs.{k}={v:.15g}" if isinstance(v, float) else f"logs.{k}={v}"
+            for k, v in given.items()
+        ]
         arguments = [f"runs={path.as_posix()}", f"form={form}", *named, f"out={law_path}"]
         fitted = replace(fitted, inputs={**fitted.inputs, "arguments": arguments})
         fitted.write(law_path)
