@@ -43,13 +43,17 @@ class OpenPool(Pool):
     looked: float = field(default=0.0)
     owner: int = field(default_factory=os.getpid)
 
+    def look(self) -> None:
+        """Let those tasks wait that have not ended and that nobody holds."""
+        self.looked = time.monotonic()
+        busy = {task_key(t) for running in self.running.values() for t in running.tasks}
+        tasks = [t for t in map(self.shortened, self.job_tasks.tasks) if t.cells]
+        self.waiting = deque(t for t in tasks if task_key(t) not in busy and not is_held(t))
+
     def next_task(self) -> Task | None:
         """Take the next task that nobody has; those of others are looked at again later."""
         if time.monotonic() - self.looked > LOOK_SECONDS:
-            self.looked = time.monotonic()
-            busy = {task_key(t) for running in self.running.values() for t in running.tasks}
-            tasks = [t for t in map(self.shortened, self.job_tasks.tasks) if t.cells]
-            self.waiting = deque(t for t in tasks if task_key(t) not in busy and not is_held(t))
+            self.look()
         return None if self.stop else super().next_task()
 
     def end_stalled(self, moment: float) -> None:
@@ -159,6 +163,7 @@ def work(study: Path, *, workers: int = 0, leave: bool = False) -> Outcome | Non
             return None
         free = next((pool for pool, t in left if not is_held(pool.shortened(t))), None)
         if free:
+            free.look()
             free.run()
             if free.stop:
                 return free.stop

@@ -129,6 +129,7 @@ def test_workers_that_are_killed_lose_and_double_nothing(corpus_folder, long_tok
     first, second = (subprocess.Popen(command, cwd=ROOT, start_new_session=True) for _ in "12")
     os.kill(await_(lambda: long_one(study))[0].pid, signal.SIGKILL)  # one process of a worker
     os.killpg(first.pid, signal.SIGKILL)  # a worker with its process
+    first.wait()
     assert second.wait(timeout=300) == 0
     assert "4 done" in watching.communicate(timeout=60)[1]
     assert watching.returncode == 0
