@@ -114,7 +114,7 @@ def apart(a: Sequence[float], b: Sequence[float]) -> float:
 def losses(cell: CellConfig, record: Record) -> list[float]:
     """Return the losses of a cell's curve, and its test loss."""
     rows = read_curve(cell_folder(cell) / "metrics.jsonl")
-    return [*(r["train_loss"] for r in rows), record.test_loss or math.nan]
+    return [*(r["train_loss"] for r in rows if "train_loss" in r), record.test_loss or math.nan]
 
 
 def far(out: Tensor, wanted: Tensor) -> float:

@@ -126,11 +126,11 @@ def test_workers_that_are_killed_lose_and_double_nothing(corpus_folder, long_tok
     study = tmp_path / "runs/tiny"
     await_(lambda: (study / "jobs.jsonl").is_file())
     command = [sys.executable, "-m", "scaling.work", str(study), "--workers", "1"]
-    first, second = (subprocess.Popen(command, cwd=ROOT, start_new_session=True) for _ in "12")
-    os.kill(await_(lambda: long_one(study))[0].pid, signal.SIGKILL)  # one process of a worker
-    os.killpg(first.pid, signal.SIGKILL)  # a worker with its process
-    first.wait()
-    assert second.wait(timeout=300) == 0
+    workers = [subprocess.Popen(command, cwd=ROOT, start_new_session=True) for _ in "12"]
+    held = await_(lambda: long_one(study))[0]
+    os.kill(int(held.job.removeprefix("worker-")), signal.SIGKILL)  # its process ends by itself
+    ends = sorted(worker.wait(timeout=300) for worker in workers)
+    assert ends == [-signal.SIGKILL, 0]
     assert "4 done" in watching.communicate(timeout=60)[1]
     assert watching.returncode == 0
     losses = {r.run_id: r.test_loss for r in read_records(study)}
