@@ -18,9 +18,9 @@ CREATE TABLE "runs" (
 	FOREIGN KEY(experiment_id) REFERENCES experiments (experiment_id), 
 	CHECK (status IN ('SCHEDULED', 'FAILED', 'FINISHED', 'RUNNING', 'KILLED'))
 );
-INSERT INTO runs VALUES ('37bf49b210f74a6c8656dc7c7b28f02a', 'small', 'UNKNOWN', '', '', 'someone', 'FINISHED', 1796100380062, 1796100380433, '', 'active', 'file:///home/someone', 1, NULL);
-INSERT INTO runs VALUES ('57c46c78cef04b6da551157b8b066ae8', 'large', 'UNKNOWN', '', '', 'someone', 'FINISHED', 1796100380453, 1796100380674, '', 'active', 'file:///home/someone', 1, NULL);
-INSERT INTO runs VALUES ('3b95295e6fe14ab894201a2a5f04ceea', 'failed', 'UNKNOWN', '', '', 'someone', 'FAILED', 1796100380721, 1796100380917, '', 'active', 'file:///home/someone', 1, NULL);
+INSERT INTO runs VALUES ('37bf49b210f74a6c8656dc7c7b28f02a', 'small', 'UNKNOWN', '', '', 'someone', 'FINISHED', 1796100380062, 1796100380433, '', 'active', 'file:artifacts', 1, NULL);
+INSERT INTO runs VALUES ('57c46c78cef04b6da551157b8b066ae8', 'large', 'UNKNOWN', '', '', 'someone', 'FINISHED', 1796100380453, 1796100380674, '', 'active', 'file:artifacts', 1, NULL);
+INSERT INTO runs VALUES ('3b95295e6fe14ab894201a2a5f04ceea', 'failed', 'UNKNOWN', '', '', 'someone', 'FAILED', 1796100380721, 1796100380917, '', 'active', 'file:artifacts', 1, NULL);
 CREATE TABLE "metrics" (
 	"key" VARCHAR(250) NOT NULL, 
 	value FLOAT NOT NULL, 
